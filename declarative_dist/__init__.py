@@ -1,0 +1,65 @@
+"""Distributions declared as classes: live, trainable, with parameters that cannot break."""
+
+from declarative_dist.constraints.adapters import as_constraint, register_constraint
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.interval import (
+    GreaterThan,
+    Interval,
+    LessThan,
+    LogInterval,
+    UnitInterval,
+)
+from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
+from declarative_dist.constraints.ordered import Ordered
+from declarative_dist.constraints.positive import Exp, Positive
+from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.simplex import Simplex
+from declarative_dist.declaration.record import fields_of
+from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.kl import entropy, kl_divergence, rsample_and_log_prob
+from declarative_dist.distributions.learnable import learnable
+from declarative_dist.distributions.variational import Variational
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    FieldError,
+    NonFiniteError,
+    StateMismatchError,
+)
+from declarative_dist.fields.derived import derived
+from declarative_dist.fields.param import Param
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Constraint",
+    "ConstraintError",
+    "CorrCholesky",
+    "Declarative",
+    "DeclarationError",
+    "Exp",
+    "FieldError",
+    "GreaterThan",
+    "Interval",
+    "LessThan",
+    "LogInterval",
+    "LowerCholesky",
+    "NonFiniteError",
+    "Ordered",
+    "Param",
+    "Positive",
+    "PositiveDefinite",
+    "Real",
+    "Simplex",
+    "StateMismatchError",
+    "UnitInterval",
+    "Variational",
+    "as_constraint",
+    "derived",
+    "entropy",
+    "fields_of",
+    "kl_divergence",
+    "learnable",
+    "register_constraint",
+    "rsample_and_log_prob",
+]

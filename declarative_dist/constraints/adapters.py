@@ -1,0 +1,254 @@
+"""Constraints made of torch's constraints, of transforms and of parametrization modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+from typing_extensions import TypeVar
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.interval import GreaterThan, Interval, LessThan, UnitInterval
+from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
+from declarative_dist.constraints.positive import Positive
+from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.simplex import Simplex
+from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+
+C = TypeVar("C", bound=constraints.Constraint)
+Factory = Callable[[Any], Constraint]
+
+
+class FromTransform(Constraint):
+    """A `torch.distributions.Transform` as a constraint; its guarantees are its own.
+
+    Args:
+        transform: a bijective transform from real numbers.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import ExpTransform
+        >>> from declarative_dist import as_constraint
+        >>> as_constraint(ExpTransform()).right_inverse(torch.tensor(1.0))
+        tensor(0.)
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform.with_cache(0)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.transform.codomain
+
+    @property
+    def raw_event_dim(self) -> int:
+        return self.transform.domain.event_dim
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return self.transform(raw)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return self.transform.inv(value)
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return self.transform.log_abs_det_jacobian(raw, value)
+
+    def raw_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size(self.transform.inverse_shape(torch.Size(shape)))
+
+    def value_shape(self, raw_shape: torch.Size) -> torch.Size:
+        return torch.Size(self.transform.forward_shape(torch.Size(raw_shape)))
+
+    def extra_repr(self) -> str:
+        return repr(self.transform)
+
+
+class FromModule(Constraint):
+    """A module in torch's parametrization convention, `forward` and `right_inverse`.
+
+    What the module maps onto is known to it alone, so a value counts as inside when it is finite
+    and `forward(right_inverse(value))` gives it back.
+
+    Args:
+        module: any module with both methods, such as geotorch's manifolds.
+    """
+
+    support = constraints.real
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @property
+    def right_inverse_of_module(self) -> Callable[[Tensor], Tensor]:
+        """The inverse that the module offers."""
+        inverse: Callable[[Tensor], Tensor] = self.module.right_inverse  # type: ignore[assignment]
+        return inverse
+
+    def forward(self, raw: Tensor) -> Tensor:
+        value: Tensor = self.module(raw)
+        return value
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return self.right_inverse_of_module(value)
+
+    def contains(self, value: Tensor) -> Tensor:
+        with torch.no_grad():
+            again = self.forward(self.inverse(value))
+        tolerance = torch.finfo(value.dtype).eps ** 0.5
+        return torch.isclose(again, value, rtol=tolerance, atol=tolerance) & value.isfinite()
+
+    def raw_shape(self, shape: torch.Size) -> torch.Size:
+        raise NotImplementedError(
+            f"{type(self.module).__name__} does not say which shape its raw numbers have: "
+            "give the field a value"
+        )
+
+    value_shape = raw_shape
+
+    def default(self, shape: torch.Size) -> Tensor:
+        return self.forward(torch.zeros(shape))
+
+    def describe(self) -> str:
+        return f"a value that {type(self.module).__name__} maps onto"
+
+
+def _independent(constraint: Any) -> Constraint:
+    return as_constraint(constraint.base_constraint)
+
+
+def _interval(constraint: Any) -> Constraint:
+    low, high = constraint.lower_bound, constraint.upper_bound
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and (low, high) == (0, 1):
+        return UnitInterval()
+    return Interval(low, high)
+
+
+def _greater_than(constraint: Any) -> Constraint:
+    low = constraint.lower_bound
+    return Positive() if not isinstance(low, Tensor) and low == 0 else GreaterThan(low)
+
+
+_FACTORIES: dict[type[constraints.Constraint], Factory] = {
+    type(constraints.real): lambda _: Real(),
+    type(constraints.independent(constraints.real, 1)): _independent,
+    type(constraints.positive): _greater_than,
+    type(constraints.nonnegative): _greater_than,
+    type(constraints.less_than(0.0)): lambda c: LessThan(c.upper_bound),
+    type(constraints.unit_interval): _interval,
+    type(constraints.half_open_interval(0.0, 1.0)): _interval,
+    type(constraints.simplex): lambda _: Simplex(),
+    type(constraints.lower_cholesky): lambda _: LowerCholesky(),
+    type(constraints.corr_cholesky): lambda _: CorrCholesky(),
+    type(constraints.positive_definite): lambda _: PositiveDefinite(),
+    type(constraints.positive_semidefinite): lambda _: PositiveDefinite(),
+}
+
+
+def register_constraint(torch_constraint: type[C], factory: Callable[[C], Constraint]) -> None:
+    """Say which constraint stands for a type of torch constraint.
+
+    The table is used when a field has no constraint and its base says only what
+    `torch.distributions.constraints` object the argument must satisfy.
+
+    Args:
+        torch_constraint: a subclass of `torch.distributions.constraints.Constraint`.
+        factory: makes the constraint from such an object.
+
+    Raises:
+        DeclarationError: if the first argument is no such type, or the second not callable.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> from declarative_dist import Interval, as_constraint, register_constraint
+        >>> class Percent(constraints.Constraint):
+        ...     def check(self, value):
+        ...         return (value > 0) & (value < 100)
+        >>> register_constraint(Percent, lambda percent: Interval(0.0, 100.0))
+        >>> as_constraint(Percent())
+        Interval(low=0.0, high=100.0)
+    """
+    is_type = isinstance(torch_constraint, type)
+    if not is_type or not issubclass(torch_constraint, constraints.Constraint):
+        raise DeclarationError(
+            "register_constraint",
+            "a subclass of torch.distributions.constraints.Constraint",
+            shortened(torch_constraint),
+        )
+    if not callable(factory):
+        raise DeclarationError("register_constraint", "a callable factory", shortened(factory))
+    _FACTORIES[torch_constraint] = factory
+
+
+def as_constraint(constraint: object, subject: str = "as_constraint") -> Constraint:
+    """Make a constraint of anything that says how to constrain a number.
+
+    Args:
+        constraint: a Constraint or its class, a `torch.distributions.constraints` object, a
+            `Transform`, or a module with `forward` and `right_inverse`.
+        subject: whom an error is about.
+
+    Returns:
+        A Constraint. For foreign maps its guarantees are theirs.
+
+    Raises:
+        DeclarationError: if the object is none of these, or a torch constraint unknown here.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> from declarative_dist import as_constraint
+        >>> as_constraint(constraints.positive), as_constraint(constraints.interval(0.0, 2.0))
+        (Positive(), Interval(low=0.0, high=2.0))
+    """
+    if isinstance(constraint, Constraint):
+        return constraint
+    if isinstance(constraint, type) and issubclass(constraint, Constraint):
+        return _constructed(constraint, subject)
+    if isinstance(constraint, constraints.Constraint):
+        return _translated(constraint, subject)
+    if isinstance(constraint, Transform):
+        return FromTransform(constraint)
+    if isinstance(constraint, nn.Module) and hasattr(constraint, "right_inverse"):
+        return FromModule(constraint)
+    raise DeclarationError(
+        subject,
+        "a Constraint, a torch constraint, a Transform, or a module with right_inverse",
+        shortened(constraint),
+    )
+
+
+def _constructed(constraint: type[Constraint], subject: str) -> Constraint:
+    required = [
+        name
+        for name, parameter in inspect.signature(constraint).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:
+        arguments = ", ".join(required)
+        raise DeclarationError(
+            subject,
+            f"{constraint.__name__} with its arguments",
+            f"the class {constraint.__name__}",
+            f"Write {constraint.__name__}({arguments}).",
+        )
+    return constraint()
+
+
+def _translated(constraint: constraints.Constraint, subject: str) -> Constraint:
+    factory = _FACTORIES.get(type(constraint))
+    if factory is None:
+        known = sorted(kind.__name__.strip("_") for kind in _FACTORIES)
+        raise DeclarationError(
+            subject,
+            "a torch constraint that a parameter can be learned in",
+            f"{constraint}",
+            "Declare a constant, give the field a constraint, or call register_constraint. "
+            + did_you_mean(type(constraint).__name__.strip("_"), known),
+        )
+    return factory(constraint)

@@ -1,0 +1,160 @@
+"""What each argument of a distribution must satisfy, and the constraint inferred from that."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.distributions as dd
+from torch.distributions import Distribution, constraints
+from typing_extensions import Self
+
+from declarative_dist.constraints.adapters import as_constraint
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.interval import GreaterThan, LessThan
+from declarative_dist.constraints.limits import INFERRED
+
+EXCLUSIVE = (
+    ("logits", "probs"),
+    ("scale_tril", "covariance_matrix", "precision_matrix"),
+)
+"""Arguments that say the same thing in other words; the first is the preferred one."""
+
+_MATRIX = {
+    "scale_tril": constraints.lower_cholesky,
+    "covariance_matrix": constraints.positive_definite,
+    "precision_matrix": constraints.positive_definite,
+}
+
+_UNSTATED: Mapping[type[Distribution], Mapping[str, constraints.Constraint]] = {
+    dd.Uniform: {"low": constraints.real, "high": constraints.real},
+    dd.Wishart: {"df": constraints.positive, **_MATRIX},
+    dd.RelaxedBernoulli: {"temperature": constraints.positive},
+    dd.RelaxedOneHotCategorical: {"temperature": constraints.positive},
+}
+"""What torch's own `arg_constraints` leave out, or say only of an instance."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a distribution's constructor.
+
+    Args:
+        name: its name.
+        required: whether it has no default.
+        default: the default, or None.
+        torch_constraint: what torch says that it must satisfy, or None.
+    """
+
+    name: str
+    required: bool
+    default: object
+    torch_constraint: constraints.Constraint | None
+
+    @property
+    def event_dim(self) -> int:
+        """How many rightmost dimensions of the argument belong to one event."""
+        return 0 if self.torch_constraint is None else self.torch_constraint.event_dim
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether it is a continuous number, so that it can be a parameter."""
+        return self.torch_constraint is not None and not self.torch_constraint.is_discrete
+
+    def event_names(self) -> tuple[str, ...]:
+        """Names for the sizes of its event dimensions, shared among a base's arguments."""
+        if self.name == "cov_factor":
+            return ("dim", "rank")
+        return ("dim",) * self.event_dim
+
+
+def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
+    """The constructor arguments of a distribution class, in order.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> list(arguments_of(dd.StudentT))
+        ['df', 'loc', 'scale']
+    """
+    stated = _stated_constraints(base)
+    parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+    return {
+        parameter.name: Argument(
+            parameter.name,
+            required=parameter.default is parameter.empty,
+            default=None if parameter.default is parameter.empty else parameter.default,
+            torch_constraint=stated.get(parameter.name),
+        )
+        for parameter in parameters
+        if parameter.name != "validate_args"
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+
+
+def _stated_constraints(base: type[Distribution]) -> dict[str, constraints.Constraint]:
+    stated = inspect.getattr_static(base, "arg_constraints", None)
+    known = dict(stated) if isinstance(stated, Mapping) else {}
+    for ancestor in base.__mro__:
+        known = {**_UNSTATED.get(ancestor, {}), **known}
+    return {name: c for name, c in known.items() if not constraints.is_dependent(c)}
+
+
+def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
+    """The groups of optional arguments of which a base takes exactly one.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> alternatives(arguments_of(dd.Bernoulli))
+        [('logits', 'probs')]
+    """
+    groups = []
+    for group in EXCLUSIVE:
+        present = tuple(
+            name
+            for name in group
+            if name in arguments and not arguments[name].required and arguments[name].default is None
+        )
+        if len(present) > 1:
+            groups.append(present)
+    return groups
+
+
+def inferred_constraint(
+    base: type[Distribution], argument: Argument, declared: Mapping[str, bool]
+) -> Constraint | None:
+    """The constraint of an argument for which none was declared.
+
+    Args:
+        base: the distribution class.
+        argument: one of its arguments.
+        declared: the names declared beside it, and whether each has a constraint or value of its
+            own.
+
+    Returns:
+        The constraint, or None where nothing is known about the argument.
+    """
+    if issubclass(base, dd.Uniform) and argument.name == "high":
+        return GreaterThan("low")
+    if issubclass(base, dd.Uniform) and argument.name == "low" and declared.get("high"):
+        return LessThan("high")
+    if issubclass(base, dd.Wishart) and argument.name == "df":
+        return DegreesOfFreedom(next(name for name in _MATRIX if name in declared))
+    for ancestor in base.__mro__:
+        if (ancestor, argument.name) in INFERRED:
+            return INFERRED[ancestor, argument.name]
+    if argument.torch_constraint is None:
+        return None
+    return as_constraint(argument.torch_constraint, f"{base.__name__}.{argument.name}")
+
+
+class DegreesOfFreedom(GreaterThan):
+    """Numbers above n - 1, where n is the size of the matrix in another field.
+
+    Args:
+        matrix: the name of that field.
+    """
+
+    def resolved(self, values: Mapping[str, object]) -> Self:
+        matrix = values[self.low]
+        return self.with_bounds({"low": float(matrix.shape[-1] - 1)})

@@ -1,0 +1,220 @@
+"""What a constraint is: a set of values, and the smooth map that keeps a parameter inside it.
+
+A family's own constraint is a class of about eight lines:
+
+    class Even(Constraint):
+        support = constraints.positive
+
+        def forward(self, raw):
+            return 2 * raw.exp()
+
+        def inverse(self, value):
+            return (value / 2).log()
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+from typing_extensions import Self, final
+
+from declarative_dist.constraints.tracing import is_traced
+from declarative_dist.errors import ConstraintError, shortened
+
+
+class Constraint(nn.Module, ABC):
+    """A set of values and a smooth map onto it from all real numbers.
+
+    Raw values are unconstrained; values are constrained. Shapes are `(*batch, *event)` for values
+    and `(*batch, *raw_event)` for raw values; only maps that change shape tell the two apart.
+    `forward` and `inverse` are pure maths; `right_inverse` checks first, and makes every
+    constraint a parametrization for `torch.nn.utils.parametrize`.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import constraints
+        >>> from declarative_dist import Constraint
+        >>> class Squared(Constraint):
+        ...     support = constraints.positive
+        ...     def forward(self, raw):
+        ...         return raw.exp().square()
+        ...     def inverse(self, value):
+        ...         return value.sqrt().log()
+        >>> constraint = Squared()
+        >>> constraint(constraint.right_inverse(torch.tensor(4.0)))
+        tensor(4.)
+    """
+
+    support: constraints.Constraint
+    """The set as a `torch.distributions.constraints` object."""
+
+    names: tuple[str, ...] = ()
+    """The other fields whose values are bounds of this constraint."""
+
+    @abstractmethod
+    def forward(self, raw: Tensor) -> Tensor:
+        """Map unconstrained numbers to constrained values."""
+
+    @abstractmethod
+    def inverse(self, value: Tensor) -> Tensor:
+        """Map constrained values back to unconstrained numbers, without checks."""
+
+    @final
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """Check that the value is inside, then invert.
+
+        Args:
+            value: a constrained value, of shape `(*batch, *event)`.
+
+        Returns:
+            The unconstrained numbers, of shape `raw_shape(value.shape)`.
+
+        Raises:
+            ConstraintError: if a value is outside, on the boundary or not finite. Skipped for
+                meta and fake tensors, while compiling, and under `torch.func` transforms.
+        """
+        self.check(value, type(self).__name__)
+        return self.inverse(value)
+
+    @final
+    def check(self, value: Tensor, subject: str) -> None:
+        """Raise a ConstraintError about `subject` unless every value is inside."""
+        if is_traced(value):
+            return
+        inside = self.contains(value)
+        if not inside.all():
+            raise ConstraintError(
+                subject, self.describe(), self._offender(value, inside), self.advice(value)
+            )
+
+    def contains(self, value: Tensor) -> Tensor:
+        """Whether each value is finite and inside the open set.
+
+        Args:
+            value: candidate values, of shape `(*batch, *event)`.
+
+        Returns:
+            A boolean tensor of shape `(*batch)`.
+        """
+        finite = value.isfinite()
+        if self.event_dim:
+            finite = finite.flatten(-self.event_dim).all(-1)
+        return finite & self.support.check(value)
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        """The log of the volume change from raw to value, of shape `(*batch)`.
+
+        Raises:
+            NotImplementedError: for a constraint that does not define it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}.log_abs_det_jacobian is not defined: define it in the class "
+            "to use the constraint as a transform of densities"
+        )
+
+    @property
+    def event_dim(self) -> int:
+        """How many rightmost dimensions one value spans."""
+        return self.support.event_dim
+
+    @property
+    def raw_event_dim(self) -> int:
+        """How many rightmost dimensions the raw numbers of one value span."""
+        return self.event_dim
+
+    def raw_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of the raw numbers of a value of this shape."""
+        return torch.Size(shape)
+
+    def value_shape(self, raw_shape: torch.Size) -> torch.Size:
+        """The shape of the value of raw numbers of this shape."""
+        return torch.Size(raw_shape)
+
+    def default(self, shape: torch.Size) -> Tensor:
+        """A starting value of this shape."""
+        return self.forward(torch.zeros(self.raw_shape(torch.Size(shape))))
+
+    def describe(self) -> str:
+        """What the constraint expects, in words."""
+        return f"a value in {self.support}"
+
+    def advice(self, value: Tensor) -> str:
+        """What to do about a value that is not inside."""
+        return "Give a finite value strictly inside."
+
+    def resolved(self, values: Mapping[str, object]) -> Self:
+        """The constraint with the values of other fields in place of their names."""
+        return self
+
+    def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
+        """Raise a ConstraintError if the dtype has no number inside."""
+
+    @final
+    def as_transform(self, cache_size: int = 0) -> Transform:
+        """The same map as a `torch.distributions.Transform`.
+
+        Args:
+            cache_size: 1 remembers the last pair, so that the exact inverse of a sample is known.
+
+        Example:
+            >>> from declarative_dist import Interval
+            >>> Interval(-1.0, 1.0).as_transform()(torch.tensor(0.0))
+            tensor(0.)
+        """
+        return ConstraintTransform(self, cache_size=cache_size)
+
+    def _offender(self, value: Tensor, inside: Tensor) -> str:
+        if value.ndim == 0 or self.event_dim:
+            return shortened(value)
+        index = tuple((~inside).nonzero()[0].tolist())
+        return f"{value[index].item()!r} at {list(index)} of {shortened(value)}"
+
+
+class ConstraintTransform(Transform):
+    """A constraint seen as a `torch.distributions.Transform` from all real numbers.
+
+    Args:
+        constraint: the constraint whose `forward` and `inverse` are used.
+        cache_size: as for every torch transform.
+    """
+
+    bijective = True
+
+    def __init__(self, constraint: Constraint, cache_size: int = 0) -> None:
+        super().__init__(cache_size=cache_size)
+        self.constraint = constraint
+        self.domain = _real(constraint.raw_event_dim)
+        self.codomain = constraint.support
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ConstraintTransform) and self.constraint is other.constraint
+
+    def with_cache(self, cache_size: int = 1) -> ConstraintTransform:
+        """The same transform with another cache."""
+        return ConstraintTransform(self.constraint, cache_size=cache_size)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.constraint.forward(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.constraint.inverse(y)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The log of the volume change at a pair of points, of shape `(*sample, *batch)`."""
+        return self.constraint.log_abs_det_jacobian(x, y)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of the value of raw numbers of this shape."""
+        return self.constraint.value_shape(shape)
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of the raw numbers of a value of this shape."""
+        return self.constraint.raw_shape(shape)
+
+
+def _real(event_dim: int) -> constraints.Constraint:
+    return constraints.independent(constraints.real, event_dim) if event_dim else constraints.real

@@ -1,0 +1,234 @@
+"""Cholesky factors, positive-definite matrices and correlation factors, from packed triangles.
+
+Raw numbers of a triangular matrix are a vector: first the diagonal (where there is one), then the
+entries below it, row by row. So no parameter is dead. The guarantees hold in float64 and float32;
+half precision works where torch has the operators.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import constraints
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
+from declarative_dist.constraints.representable import HALF, Limits, largest, widened
+
+
+class _Triangular(Constraint):
+    """Square matrices packed as the lower triangle with its diagonal."""
+
+    @property
+    def raw_event_dim(self) -> int:
+        return 1
+
+    def raw_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
+
+    def value_shape(self, raw_shape: torch.Size) -> torch.Size:
+        size = _triangle_size(raw_shape[-1])
+        return torch.Size((*raw_shape[:-1], size, size))
+
+    def default(self, shape: torch.Size) -> Tensor:
+        return torch.eye(shape[-1]).expand(shape)
+
+
+class LowerCholesky(_Triangular):
+    """Lower-triangular matrices with a positive diagonal, through softplus.
+
+    The usual parameter of a multivariate normal's covariance `L @ L.mT`. Values have shape
+    `(*batch, n, n)`, raw numbers `(*batch, n * (n + 1) / 2)`.
+
+    Args:
+        guard: as for `Positive`, for the diagonal.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist import LowerCholesky
+        >>> constraint = LowerCholesky()
+        >>> constraint(constraint.inverse(torch.eye(2)))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+
+    support = constraints.lower_cholesky
+
+    def __init__(self, *, guard: Limits = GUARD) -> None:
+        super().__init__()
+        self.limits = guard
+
+    def forward(self, raw: Tensor) -> Tensor:
+        size = _triangle_size(raw.shape[-1])
+        diagonal = softplus(raw[..., :size]).clamp(*self.limits[raw.dtype])
+        return _strictly_lower(raw[..., size:], size) + diagonal.diag_embed()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        diagonal = inverse_softplus(widened(value.diagonal(dim1=-2, dim2=-1)))
+        return torch.cat([diagonal.to(value.dtype), _packed_strictly_lower(value)], -1)
+
+    def contains(self, value: Tensor) -> Tensor:
+        low, high = self.limits[value.dtype]
+        diagonal = value.diagonal(dim1=-2, dim2=-1)
+        in_band = ((diagonal >= low) & (diagonal <= high)).all(-1)
+        return _is_lower(value) & in_band
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return F.logsigmoid(raw[..., : value.shape[-1]]).sum(-1)
+
+    def describe(self) -> str:
+        return "lower-triangular matrices with a positive diagonal"
+
+
+class PositiveDefinite(_Triangular):
+    """Symmetric positive-definite matrices `L @ L.mT`, always with a Cholesky factor.
+
+    The diagonal is raised by a few units in the last place, so that torch's Cholesky
+    decomposition of the value succeeds whatever the raw numbers are. Values have shape
+    `(*batch, n, n)`, raw numbers `(*batch, n * (n + 1) / 2)`.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist import PositiveDefinite
+        >>> matrix = PositiveDefinite()(torch.tensor([0.0, -1e10, 1e6]))
+        >>> torch.linalg.cholesky_ex(matrix).info
+        tensor(0, dtype=torch.int32)
+    """
+
+    support = constraints.positive_definite
+
+    def forward(self, raw: Tensor) -> Tensor:
+        size = _triangle_size(raw.shape[-1])
+        info = torch.finfo(raw.dtype)
+        ceiling = math.sqrt(info.max / (4 * size))
+        floor = math.sqrt(info.tiny / info.eps)
+        diagonal = softplus(raw[..., :size]).clamp(floor, ceiling)
+        lower = _strictly_lower(raw[..., size:].clamp(-ceiling, ceiling), size)
+        factor = lower + diagonal.diag_embed()
+        matrix = factor @ factor.mT
+        raised = matrix.diagonal(dim1=-2, dim2=-1) * _raise(size, raw.dtype)
+        return matrix + raised.diag_embed()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        size = value.shape[-1]
+        wide = widened(value)
+        share = _raise(size, value.dtype)
+        raised = wide.diagonal(dim1=-2, dim2=-1) * (share / (1 + share))
+        exact, failed = torch.linalg.cholesky_ex(wide - raised.diag_embed())
+        nearest = torch.linalg.cholesky_ex(wide).L
+        factor = torch.where((failed == 0)[..., None, None], exact, nearest)
+        diagonal = inverse_softplus(factor.diagonal(dim1=-2, dim2=-1))
+        return torch.cat([diagonal, _packed_strictly_lower(factor)], -1).to(value.dtype)
+
+    def contains(self, value: Tensor) -> Tensor:
+        finite = value.isfinite().flatten(-2).all(-1)
+        wide = torch.where(finite[..., None, None], widened(value), torch.eye(value.shape[-1]).to(value))
+        slack = 8 * torch.finfo(value.dtype).eps * wide.abs().amax((-2, -1), keepdim=True)
+        symmetric = ((wide - wide.mT).abs() <= slack).flatten(-2).all(-1)
+        return finite & symmetric & (torch.linalg.cholesky_ex(wide).info == 0)
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        size = value.shape[-1]
+        diagonal = softplus(raw[..., :size])
+        powers = torch.arange(size, 0, -1, dtype=raw.dtype, device=raw.device)
+        from_factor = size * math.log(2.0) + (powers * diagonal.log()).sum(-1)
+        raised = size * math.log1p(_raise(size, raw.dtype))
+        return F.logsigmoid(raw[..., :size]).sum(-1) + from_factor + raised
+
+    def describe(self) -> str:
+        return "symmetric positive-definite matrices"
+
+
+class CorrCholesky(Constraint):
+    """Cholesky factors of correlation matrices: rows of length one, a positive diagonal.
+
+    Each row is `(raw_i, 1)` divided by its length. Values have shape `(*batch, n, n)`, raw numbers
+    `(*batch, n * (n - 1) / 2)`.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist import CorrCholesky
+        >>> CorrCholesky()(torch.tensor([1.0]))
+        tensor([[1.0000, 0.0000],
+                [0.7071, 0.7071]])
+    """
+
+    support = constraints.corr_cholesky
+
+    @property
+    def raw_event_dim(self) -> int:
+        return 1
+
+    def forward(self, raw: Tensor) -> Tensor:
+        size = _triangle_size(raw.shape[-1]) + 1
+        identity = torch.eye(size, dtype=raw.dtype, device=raw.device)
+        rows = _strictly_lower(raw, size) + identity
+        rows = rows / rows.abs().amax(-1, keepdim=True).detach()
+        value = rows / rows.norm(dim=-1, keepdim=True)
+        tiny = torch.finfo(raw.dtype).tiny
+        diagonal = value.diagonal(dim1=-2, dim2=-1)
+        return value.tril(-1) + diagonal.clamp_min(tiny).diag_embed()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        wide = widened(value)
+        ratio = wide / wide.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+        return _packed_strictly_lower(ratio).to(value.dtype)
+
+    def contains(self, value: Tensor) -> Tensor:
+        size = value.shape[-1]
+        eps = torch.finfo(value.dtype).eps
+        slack = 4 * eps if value.dtype in HALF else (4 + size) * eps
+        unit = ((widened(value).norm(dim=-1) - 1).abs() <= slack).all(-1)
+        positive = (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+        return _is_lower(value) & positive & unit
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        size = value.shape[-1]
+        powers = torch.arange(3, size + 2, dtype=value.dtype, device=value.device)
+        return (powers * value.diagonal(dim1=-2, dim2=-1)[..., 1:].log()).sum(-1)
+
+    def raw_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-2], shape[-1] * (shape[-1] - 1) // 2))
+
+    def value_shape(self, raw_shape: torch.Size) -> torch.Size:
+        size = _triangle_size(raw_shape[-1]) + 1
+        return torch.Size((*raw_shape[:-1], size, size))
+
+    def default(self, shape: torch.Size) -> Tensor:
+        return torch.eye(shape[-1]).expand(shape)
+
+    def describe(self) -> str:
+        return "lower-triangular matrices with rows of length 1 and a positive diagonal"
+
+
+def _triangle_size(count: int) -> int:
+    """The n for which n * (n + 1) / 2 numbers fill a triangle."""
+    return (math.isqrt(8 * count + 1) - 1) // 2
+
+
+def _raise(size: int, dtype: torch.dtype) -> float:
+    """The share of itself by which a diagonal of this size grows, for Cholesky to succeed."""
+    return 4 * size**2 * torch.finfo(dtype).eps
+
+
+def _strictly_lower(packed: Tensor, size: int) -> Tensor:
+    """Unpack the entries below the diagonal, row by row."""
+    rows, columns = torch.tril_indices(size, size, -1, device=packed.device)
+    position = torch.zeros(size, size, dtype=torch.long, device=packed.device)
+    position[rows, columns] = torch.arange(1, rows.shape[0] + 1, device=packed.device)
+    padded = F.pad(packed, (1, 0))
+    return padded.index_select(-1, position.flatten()).unflatten(-1, (size, size))
+
+
+def _packed_strictly_lower(matrix: Tensor) -> Tensor:
+    size = matrix.shape[-1]
+    rows, columns = torch.tril_indices(size, size, -1, device=matrix.device)
+    return matrix[..., rows, columns]
+
+
+def _is_lower(value: Tensor) -> Tensor:
+    finite = value.isfinite().flatten(-2).all(-1)
+    return finite & (value == value.tril()).flatten(-2).all(-1)

@@ -1,0 +1,1 @@
+"""The class engine: how a class body becomes a declaration."""

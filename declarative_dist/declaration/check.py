@@ -1,0 +1,173 @@
+"""What a class body may not say; every rule raises a DeclarationError."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+from torch.distributions import Distribution, ExponentialFamily
+
+from declarative_dist.constraints.arguments import Argument, alternatives
+from declarative_dist.declaration.record import Base
+from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.fields.field import Field
+from declarative_dist.fields.param import Param
+from declarative_dist.spelling import is_one_edit_from
+
+KEYWORDS = ("batch_shape", "device", "dtype")
+"""The constructor's own keywords."""
+
+
+def check_base(owner: str, base: Base | None, arguments: Mapping[str, Argument]) -> None:
+    """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
+    if base in (Distribution, ExponentialFamily) or hasattr(base, "__declaration__"):
+        raise DeclarationError(
+            f"{owner}.base", "a concrete torch distribution class", f"{base.__name__}"  # type: ignore[union-attr]
+        )
+    colliding = [name for name in arguments if name in (*KEYWORDS, "base", "event_dim")]
+    colliding += [name for name in arguments if hasattr(nn.Module, name) or name == "training"]
+    if colliding:
+        raise DeclarationError(
+            f"{owner}.base",
+            "a base whose arguments have names of their own",
+            f"{base.__name__} with {', '.join(colliding)}",  # type: ignore[union-attr]
+            "Write a method instead: def base(self, ...): return "
+            f"{base.__name__}(...), with fields under other names.",  # type: ignore[union-attr]
+        )
+
+
+def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
+    """Refuse an `event_dim` that is no size and a `validate_args` that is no switch."""
+    event_dim = namespace.get("event_dim")
+    is_count = isinstance(event_dim, int) and not isinstance(event_dim, bool) and event_dim >= 0
+    if "event_dim" in namespace and not is_count and event_dim is not None:
+        raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shortened(event_dim))
+    validates = namespace.get("validate_args")
+    if validates not in (None, True, False):
+        raise DeclarationError(f"{owner}.validate_args", "True or False", shortened(validates))
+
+
+def check_namespace(
+    owner: str, namespace: Mapping[str, Any], fields: Mapping[str, Field], arguments: Collection[str]
+) -> None:
+    """Refuse what stands where a field should, and numbers whose names are nearly arguments."""
+    for name, value in namespace.items():
+        if name in fields or name.startswith("_"):
+            continue
+        if name in arguments and value is not None:
+            raise DeclarationError(
+                f"{owner}.{name}", "a Param, a number, a tensor or @derived", shortened(value)
+            )
+        if isinstance(value, nn.Module):
+            raise DeclarationError(
+                f"{owner}.{name}",
+                "a Param, a number, a tensor or @derived",
+                f"a module, {type(value).__name__}",
+                "Make it in __init__, so that every instance has its own.",
+            )
+        near = [argument for argument in arguments if is_one_edit_from(name, argument)]
+        if near and isinstance(value, (int, float)) and not isinstance(value, bool):
+            raise DeclarationError(
+                f"{owner}.{name}", "the name of an argument", repr(name), did_you_mean(name, arguments)
+            )
+
+
+def check_names(
+    owner: str, fields: Mapping[str, Field], arguments: Collection[str], reserved: Collection[str]
+) -> None:
+    """Refuse names that the module or the distribution needs, and fields that collide."""
+    for name, field in fields.items():
+        if name in KEYWORDS or name == "training" or (name in reserved and name not in arguments):
+            raise DeclarationError(
+                f"{owner}.{name}",
+                "a name that is free",
+                f"{name!r}, which nn.Module, Distribution or this library defines",
+                "Choose another name.",
+            )
+        taken = field.raw_name if isinstance(field, Param) else None
+        if taken in fields:
+            raise DeclarationError(
+                f"{owner}.{taken}",
+                "a name that is free",
+                f"{taken!r}, the unconstrained parameter of {name}",
+                "Choose another name.",
+            )
+        for size in getattr(field, "shape", None) or ():
+            if size in fields or size in KEYWORDS:
+                raise DeclarationError(
+                    f"{owner}.{name}",
+                    "a size with a name of its own",
+                    f"{size!r}, the name of a field or keyword",
+                    "Choose another name for the size.",
+                )
+
+
+def check_needs(owner: str, fields: Mapping[str, Field]) -> None:
+    """Refuse bounds and derived fields that name no field."""
+    for name, field in fields.items():
+        for needed in field.needs:
+            if needed not in fields:
+                raise DeclarationError(
+                    f"{owner}.{name}",
+                    "names of fields",
+                    repr(needed),
+                    did_you_mean(needed, [other for other in fields if other != name]),
+                )
+
+
+def check_arguments(
+    owner: str, base: type[Distribution], arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+) -> None:
+    """Refuse unknown, missing and exclusive arguments, and parameters for counts."""
+    used = {needed for field in fields.values() for needed in field.needs}
+    for name, field in fields.items():
+        if isinstance(field, Param) and name not in arguments and name not in used:
+            raise DeclarationError(
+                f"{owner}.{name}",
+                f"an argument of {base.__name__}, or a name that another field uses",
+                repr(name),
+                did_you_mean(name, arguments),
+            )
+        argument = arguments.get(name)
+        is_count = argument is not None and not argument.is_learnable
+        if isinstance(field, Param) and is_count and field.declared_constraint is None:
+            raise DeclarationError(
+                f"{owner}.{name}",
+                "a constant, because no gradient reaches this argument",
+                repr(field),
+                f"Write {name} = 10, or give the constructor a value.",
+            )
+    _check_alternatives(owner, base, arguments, fields)
+    required = [name for name, argument in arguments.items() if argument.required]
+    for name in required:
+        if name not in fields:
+            raise DeclarationError(
+                f"{owner}.{name}",
+                f"every required argument of {base.__name__} ({', '.join(required)})",
+                f"none of that name among {', '.join(fields)}",
+                f"Write {name} = Param().",
+            )
+
+
+def _check_alternatives(
+    owner: str, base: type[Distribution], arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+) -> None:
+    for group in alternatives(arguments):
+        given = [name for name in group if name in fields]
+        if len(given) != 1:
+            raise DeclarationError(
+                f"{owner}.{given[1] if given else group[0]}",
+                f"exactly one of {', '.join(group)}, as {base.__name__} takes it",
+                " and ".join(given) or "none of them",
+                f"Keep {given[0]}." if given else f"Write {group[0]} = Param().",
+            )
+
+
+def check_inputs(owner: str, inputs: Collection[str], fields: Mapping[str, Field]) -> None:
+    """Refuse a base method that takes names of no field."""
+    for name in inputs:
+        if name not in fields:
+            raise DeclarationError(
+                f"{owner}.base", "names of fields", repr(name), did_you_mean(name, fields)
+            )

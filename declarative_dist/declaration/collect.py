@@ -1,0 +1,187 @@
+"""What a class body declares: its base and its fields, along the line of inheritance."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from declarative_dist.constraints.adapters import as_constraint
+from declarative_dist.constraints.arguments import Argument, alternatives, inferred_constraint
+from declarative_dist.constraints.limits import starting_value
+from declarative_dist.constraints.real import Real
+from declarative_dist.declaration.record import Base
+from declarative_dist.errors import DeclarationError, ExplainedError
+from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.derived import Derived
+from declarative_dist.fields.field import Field
+from declarative_dist.fields.method import names_of
+from declarative_dist.fields.param import Param
+
+SETTINGS = ("base", "event_dim", "validate_args")
+"""Names in a class body that are no fields."""
+
+
+def base_of(cls: type) -> Base | None:
+    """The base that a class declares or inherits: a distribution class or a method."""
+    base = inspect.getattr_static(cls, "base", None)
+    if base is None:
+        return None
+    if isinstance(base, type) and issubclass(base, Distribution):
+        return base
+    if inspect.isfunction(base):
+        return base
+    raise DeclarationError(
+        f"{cls.__name__}.base",
+        "a torch.distributions.Distribution subclass or a method that returns a distribution",
+        repr(base),
+        "Write base = torch.distributions.Normal, or def base(self, loc, scale): ...",
+    )
+
+
+def declared_in(cls: type, base: Base | None, arguments: Iterable[str]) -> dict[str, Field]:
+    """The fields of a class by name, in order; later ones override inherited ones.
+
+    Numbers count as constants where something uses their name: an argument of the base, a derived
+    field, or a bound. Tensors always do. What was declared automatically is inherited together
+    with its base.
+    """
+    fields: dict[str, Field] = {}
+    line = [klass for klass in reversed(cls.__mro__) if not is_framework(klass)]
+    used = {*arguments, *_names_used(map(_body_of, line))}
+    for klass in line:
+        if "__auto__" in vars(klass) and base_of(klass) is base:
+            fields.update(vars(klass)["__auto__"])
+        for name, value in _body_of(klass).items():
+            field = _as_field(name, value, used)
+            if field is not None:
+                fields[name] = field
+            elif name in fields:
+                del fields[name]
+    return fields
+
+
+def _body_of(klass: type) -> Mapping[str, Any]:
+    """What the body of a class says, before fields were specialised."""
+    body: Mapping[str, Any] = vars(klass).get("__declared__", vars(klass))
+    return body
+
+
+def is_framework(klass: type) -> bool:
+    """Whether a class is one of ours or torch's, whose attributes declare nothing."""
+    return klass.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing") or (
+        klass.__dict__.get("__framework__", False)
+    )
+
+
+def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
+    used: set[str] = set()
+    for body in bodies:
+        for value in body.values():
+            if isinstance(value, Derived):
+                used.update(value.needs)
+            elif isinstance(value, Param):
+                used.update(getattr(value.declared_constraint, "names", ()))
+    return used
+
+
+def _as_field(name: str, value: Any, used: set[str]) -> Field | None:
+    if isinstance(value, Field):
+        return value.named(name)
+    if name in SETTINGS or name.startswith("__") or value is None:
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, Tensor) or (name in used and (is_number or isinstance(value, (list, tuple)))):
+        return Constant(value).named(name)
+    return None
+
+
+def auto_declared(arguments: Mapping[str, Argument]) -> dict[str, Field]:
+    """Fields for all arguments of a base, in its preferred parametrisation.
+
+    Continuous arguments become parameters at their default values; counts and dimensions become
+    constants.
+    """
+    others = {name for group in alternatives(arguments) for name in group[1:]}
+    fields: dict[str, Field] = {}
+    for name, argument in arguments.items():
+        if name in others:
+            continue
+        if argument.is_learnable:
+            default = argument.default if isinstance(argument.default, (int, float)) else None
+            init = starting_value(name) if default is None else default
+            fields[name] = Param(init).named(name)
+        else:
+            fields[name] = Constant(argument.default).named(name)
+    return fields
+
+
+def specialised(
+    owner: str, base: Base | None, arguments: Mapping[str, Argument], declared: Mapping[str, Field]
+) -> dict[str, Field]:
+    """Copies of the fields with what they take from their base: constraints, event dimensions."""
+    own = {
+        name: not isinstance(field, Param) or field.declared_constraint is not None
+        for name, field in declared.items()
+    }
+    fields: dict[str, Field] = {}
+    for name, field in declared.items():
+        argument = arguments.get(name)
+        if isinstance(field, Param):
+            fields[name] = _constrained(owner, base, field, argument, own)
+        elif isinstance(field, Constant):
+            fields[name] = _checked(owner, field, argument)
+        else:
+            fields[name] = field
+    return fields
+
+
+def _constrained(
+    owner: str,
+    base: Base | None,
+    param: Param,
+    argument: Argument | None,
+    own: Mapping[str, bool],
+) -> Param:
+    subject = f"{owner}.{param.name}"
+    if param.declared_constraint is not None:
+        constraint = as_constraint(param.declared_constraint, subject)
+    elif argument is None:
+        constraint = Real()
+    else:
+        inferred = inferred_constraint(base, argument, own)  # type: ignore[arg-type]
+        if inferred is None:
+            raise DeclarationError(
+                subject,
+                "a constraint",
+                "none",
+                f"{base.__name__} does not say what {param.name} must satisfy: "  # type: ignore[union-attr]
+                f"write Param(..., constraint), or declare a constant.",
+            )
+        constraint = inferred
+    if argument is None:
+        return param.constrained_by(constraint, constraint.event_dim)
+    return param.constrained_by(constraint, argument.event_dim, argument.event_names())
+
+
+def _checked(owner: str, constant: Constant, argument: Argument | None) -> Constant:
+    if argument is not None:
+        constant = constant.accepting(argument.torch_constraint, argument.event_names())
+    if constant.init is not None:
+        try:
+            constant.converted(constant.init, f"{owner}.{constant.name}")
+        except ExplainedError as error:
+            raise DeclarationError(*error.args) from error
+    return constant
+
+
+def inputs_of(base: Base | None, arguments: Mapping[str, Argument], fields: Mapping[str, Field]) -> tuple[str, ...]:
+    """The names of the fields that go to the base."""
+    if base is None:
+        return ()
+    if isinstance(base, type):
+        return tuple(name for name in arguments if name in fields)
+    return names_of(base, "base")

@@ -1,0 +1,75 @@
+"""The metaclass: it runs the steps that turn a class body into a declaration."""
+
+from __future__ import annotations
+
+import copyreg
+from abc import ABCMeta
+from collections.abc import Callable
+from typing import Any
+
+from declarative_dist.constraints.arguments import arguments_of
+from declarative_dist.declaration import check, collect
+from declarative_dist.declaration.record import Declaration, declare
+from declarative_dist.fields.field import Field
+
+
+class DeclarativeMeta(ABCMeta):
+    """The type of all declarative classes; their `__declaration__` is the record of their body."""
+
+    __declaration__: Declaration
+    __auto__: dict[str, Field]
+    __recipe__: tuple[Callable[..., type], tuple[Any, ...]] | None
+
+    def __new__(
+        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any
+    ) -> DeclarativeMeta:
+        own = dict(namespace)
+        namespace["__declared__"] = own
+        cls = super().__new__(mcls, name, bases, namespace, **keywords)
+
+        # The base and what it takes.
+        base = collect.base_of(cls)
+        arguments = arguments_of(base) if isinstance(base, type) else {}
+        check.check_base(name, base, arguments)
+        check.check_settings(name, own)
+
+        # The fields, declared here or inherited.
+        used = arguments or collect.inputs_of(base, {}, {})
+        declared = collect.declared_in(cls, base, used)
+        if arguments and not declared:
+            declared = cls.__auto__ = collect.auto_declared(arguments)
+        check.check_namespace(name, own, declared, used)
+        check.check_names(name, declared, arguments, mcls.reserved(cls))
+        if isinstance(base, type):
+            check.check_arguments(name, base, arguments, declared)
+        fields = collect.specialised(name, base, arguments, declared)
+        inputs = collect.inputs_of(base, arguments, fields)
+        check.check_needs(name, fields)
+        check.check_inputs(name, inputs, fields)
+
+        # The record, and the fields as descriptors.
+        event_dim, validates = getattr(cls, "event_dim", None), getattr(cls, "validate_args", None)
+        cls.__declaration__ = declare(
+            name, base, fields, inputs, event_dim=event_dim, validates=validates
+        )
+        for field in fields.values():
+            type.__setattr__(cls, field.name, field)
+        return cls
+
+    def reserved(cls) -> set[str]:
+        """The names that the library's and torch's own classes define."""
+        return {
+            name
+            for klass in cls.__mro__
+            if collect.is_framework(klass)
+            for name in dir(klass)
+        }
+
+
+def _pickled(cls: DeclarativeMeta) -> Any:
+    """A class that a function made is made again by it; any other is found by its name."""
+    recipe = cls.__dict__.get("__recipe__")
+    return cls.__qualname__ if recipe is None else recipe
+
+
+copyreg.pickle(DeclarativeMeta, _pickled)  # type: ignore[arg-type]

@@ -1,0 +1,127 @@
+"""The declaration: what a class body says, computed once per class and then only read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.distributions import Distribution
+
+from declarative_dist.errors import DeclarationError
+from declarative_dist.fields.derived import Derived
+from declarative_dist.fields.field import Field
+
+Base = type[Distribution] | Callable[..., Distribution]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The frozen record of a class body.
+
+    Args:
+        owner: the name of the class.
+        base: a distribution class, a method that makes a distribution, or None.
+        fields: all fields by name, in the order in which they were declared.
+        inputs: the names of the fields that the base takes.
+        order: all fields, each behind those that it needs.
+        chains: for each field what must be computed to know it, itself last.
+        build: what must be computed for the base.
+        event_dim: the total number of event dimensions asked for, or None for the base's own.
+        validates: the class body's `validate_args`, or None.
+    """
+
+    owner: str
+    base: Base | None
+    fields: Mapping[str, Field]
+    inputs: tuple[str, ...]
+    order: tuple[Field, ...]
+    chains: Mapping[str, tuple[Field, ...]]
+    build: tuple[Field, ...]
+    event_dim: int | None
+    validates: bool | None
+
+    @property
+    def has_class_base(self) -> bool:
+        """Whether the base is a distribution class, whose arguments are known."""
+        return isinstance(self.base, type)
+
+    @property
+    def has_derived_input(self) -> bool:
+        """Whether a value that nothing constrains goes to the base."""
+        return any(isinstance(self.fields[name], Derived) for name in self.inputs)
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """The names of sizes that a constructor takes as keywords."""
+        names: dict[str, None] = {}
+        for field in self.fields.values():
+            shape = getattr(field, "shape", None) or getattr(field, "event_names", ())
+            names.update(dict.fromkeys(name for name in shape if isinstance(name, str)))
+        return tuple(names)
+
+
+def declare(
+    owner: str,
+    base: Base | None,
+    fields: Mapping[str, Field],
+    inputs: tuple[str, ...],
+    *,
+    event_dim: int | None = None,
+    validates: bool | None = None,
+) -> Declaration:
+    """Order the fields and make the record.
+
+    Raises:
+        DeclarationError: if fields need each other in a circle.
+    """
+    chains = {name: _chain(owner, fields, (name,)) for name in fields}
+    return Declaration(
+        owner,
+        base,
+        fields,
+        inputs,
+        _chain(owner, fields, tuple(fields)),
+        chains,
+        _chain(owner, fields, inputs),
+        event_dim,
+        validates,
+    )
+
+
+def _chain(owner: str, fields: Mapping[str, Field], names: tuple[str, ...]) -> tuple[Field, ...]:
+    """These fields and all that they need, each behind what it needs."""
+    done: dict[str, Field] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join((*path[path.index(name) :], name))
+            raise DeclarationError(f"{owner}.{name}", "no circle", circle, "Cut it at one field.")
+        if name not in done:
+            for needed in fields[name].needs:
+                visit(needed, (*path, name))
+            done[name] = fields[name]
+
+    for name in names:
+        visit(name, ())
+    return tuple(done.values())
+
+
+def fields_of(declared: Any) -> Mapping[str, Field]:
+    """The fields of a declarative class or instance by name, in the order of declaration.
+
+    Raises:
+        DeclarationError: if the argument is neither.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import Variational, fields_of
+        >>> class Standard(Variational):
+        ...     base = dd.Normal
+        >>> list(fields_of(Standard))
+        ['loc', 'scale']
+    """
+    declaration = getattr(declared, "__declaration__", None)
+    if not isinstance(declaration, Declaration):
+        raise DeclarationError("fields_of", "a declarative class or instance", repr(declared))
+    return declaration.fields

@@ -1,0 +1,1 @@
+"""Declarative modules: plain ones, and live distributions."""

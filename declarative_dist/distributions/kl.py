@@ -1,0 +1,146 @@
+"""Divergence, entropy and scored samples, for live and plain distributions alike.
+
+Importing this file registers declared distributions with `torch.distributions.kl_divergence`; it
+changes nothing else in torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.kl import register_kl
+
+from declarative_dist.distributions.variational import Variational
+from declarative_dist.errors import ConstraintError, shortened
+
+
+@register_kl(Variational, Variational)
+@register_kl(Variational, Distribution)
+@register_kl(Distribution, Variational)
+def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
+    return dd.kl_divergence(snapshot(p), snapshot(q))
+
+
+def snapshot(distribution: Distribution) -> Distribution:
+    """The current plain distribution of a live one; a plain one as it is."""
+    return distribution() if isinstance(distribution, Variational) else distribution
+
+
+def kl_divergence(p: Distribution, q: Distribution, num_samples: int | None = None) -> Tensor:
+    """The Kullback-Leibler divergence of q from p, in nats.
+
+    Exact where torch knows the pair. Where it does not, and only if `num_samples` is given, the
+    Monte Carlo mean of `log p(x) - log q(x)` over draws from p; its gradient is pathwise where p
+    has a reparametrised sampler, and otherwise that of the score function.
+
+    Args:
+        p: a live or plain distribution.
+        q: another on the same space.
+        num_samples: how many draws an estimate may take, 1 or more.
+
+    Returns:
+        A tensor of shape `(*batch)`.
+
+    Raises:
+        NotImplementedError: if torch does not know the pair and `num_samples` is None.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import kl_divergence, learnable
+        >>> kl_divergence(learnable(dd.Normal(0.0, 1.0)), dd.Normal(0.0, 1.0)).item()
+        0.0
+    """
+    _check_count(num_samples)
+    p, q = snapshot(p), snapshot(q)
+    try:
+        return dd.kl_divergence(p, q)
+    except NotImplementedError as error:
+        if num_samples is None:
+            raise NotImplementedError(
+                f"kl_divergence: torch has no exact formula for {type(p).__name__} and "
+                f"{type(q).__name__}. Pass num_samples= for a Monte Carlo estimate."
+            ) from error
+    return _mean_under(p, num_samples, lambda x, log_p: log_p - q.log_prob(x))
+
+
+def entropy(q: Distribution, num_samples: int | None = None) -> Tensor:
+    """The entropy of a distribution, in nats.
+
+    Exact where torch knows it; otherwise, and only if `num_samples` is given, the Monte Carlo mean
+    of `-log q(x)`, with gradients as for `kl_divergence`.
+
+    Args:
+        q: a live or plain distribution.
+        num_samples: how many draws an estimate may take, 1 or more.
+
+    Returns:
+        A tensor of shape `(*batch)`.
+
+    Raises:
+        NotImplementedError: if torch does not know it and `num_samples` is None.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import entropy, learnable
+        >>> round(entropy(learnable(dd.Exponential(1.0))).item(), 4)
+        1.0
+    """
+    _check_count(num_samples)
+    q = snapshot(q)
+    try:
+        return q.entropy()
+    except NotImplementedError as error:
+        if num_samples is None:
+            raise NotImplementedError(
+                f"entropy: torch has no exact formula for {type(q).__name__}. "
+                "Pass num_samples= for a Monte Carlo estimate."
+            ) from error
+    return _mean_under(q, num_samples, lambda _, log_q: -log_q)
+
+
+def rsample_and_log_prob(
+    distribution: Distribution, sample_shape: Any = torch.Size()
+) -> tuple[Tensor, Tensor]:
+    """Reparametrised samples and their log densities, from one snapshot.
+
+    Args:
+        distribution: a live or plain distribution.
+        sample_shape: the shape in front.
+
+    Returns:
+        Samples of shape `(*sample, *batch, *event)` and densities of shape `(*sample, *batch)`.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import learnable, rsample_and_log_prob
+        >>> x, log_prob = rsample_and_log_prob(learnable(dd.Normal(0.0, 1.0)), (3,))
+        >>> x.shape, log_prob.shape
+        (torch.Size([3]), torch.Size([3]))
+    """
+    if isinstance(distribution, Variational):
+        return distribution.rsample_and_log_prob(sample_shape)
+    value = distribution.rsample(sample_shape)
+    return value, distribution.log_prob(value)
+
+
+def _mean_under(p: Distribution, count: Any, statistic: Any) -> Tensor:
+    """The mean of a statistic of draws and their log densities, with an unbiased gradient."""
+    if p.has_rsample:
+        x = p.rsample((count,))
+        return statistic(x, p.log_prob(x)).mean(0)
+    x = p.sample((count,))
+    log_p = p.log_prob(x)
+    weight = statistic(x, log_p)
+    # The second term is zero; its gradient is the one that sampling from p hides.
+    score = weight.detach() * (log_p - log_p.detach())
+    return (weight + score).mean(0)
+
+
+def _check_count(num_samples: object) -> None:
+    is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool) and num_samples > 0
+    if num_samples is not None and not is_count:
+        raise ConstraintError("num_samples", "an int, 1 or more", shortened(num_samples))

@@ -1,0 +1,144 @@
+"""Torch distributions built without argument checks, those of their inner parts included.
+
+A few constructors of torch build inner distributions with torch's default validation, whatever
+`validate_args` they were given. Checks of values that are valid by construction cost time and fail
+under `vmap`; so for these classes the constructor's work is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+from torch.distributions.utils import broadcast_all, clamp_probs
+
+D = TypeVar("D", bound=Distribution)
+
+
+def unvalidated(base: type[D], arguments: Mapping[str, Any]) -> D:
+    """Build `base(**arguments)` without any check.
+
+    Args:
+        base: a distribution class whose constructor takes `validate_args`.
+        arguments: its constructor arguments by name.
+
+    Example:
+        >>> import torch
+        >>> d = unvalidated(dd.OneHotCategorical, {"probs": torch.tensor([0.5, 0.6])})
+        >>> d.probs.sum()
+        tensor(1.)
+    """
+    build = _BUILDERS.get(base)
+    if build is None:
+        return base(**arguments, validate_args=False)
+    distribution = object.__new__(base)
+    build(distribution, **arguments)
+    return distribution
+
+
+def _finish(
+    distribution: Any, batch_shape: torch.Size, event_shape: torch.Size = torch.Size()
+) -> None:
+    Distribution.__init__(distribution, batch_shape, event_shape, validate_args=False)
+
+
+def _student_t(
+    new: Any, df: Tensor | float, loc: Tensor | float = 0.0, scale: Tensor | float = 1.0
+) -> None:
+    new.df, new.loc, new.scale = broadcast_all(df, loc, scale)
+    new._chi2 = dd.Chi2(new.df, validate_args=False)
+    _finish(new, new.df.size())
+
+
+def _fisher_snedecor(new: Any, df1: Tensor | float, df2: Tensor | float) -> None:
+    new.df1, new.df2 = broadcast_all(df1, df2)
+    new._gamma1 = dd.Gamma(new.df1 * 0.5, new.df1, validate_args=False)
+    new._gamma2 = dd.Gamma(new.df2 * 0.5, new.df2, validate_args=False)
+    _finish(new, new.df1.size())
+
+
+def _one_hot_categorical(new: Any, **parameter: Tensor) -> None:
+    new._categorical = dd.Categorical(**parameter, validate_args=False)
+    _finish(new, new._categorical.batch_shape, new._categorical.param_shape[-1:])
+
+
+def _multinomial(new: Any, total_count: int = 1, **parameter: Tensor) -> None:
+    if not isinstance(total_count, int):
+        raise NotImplementedError("Multinomial takes one int total_count for the whole batch")
+    new.total_count = total_count
+    new._categorical = dd.Categorical(**parameter, validate_args=False)
+    new._binomial = dd.Binomial(total_count, probs=new.probs, validate_args=False)
+    _finish(new, new._categorical.batch_shape, new._categorical.param_shape[-1:])
+
+
+def _relaxed_bernoulli(new: Any, temperature: Tensor, **parameter: Tensor) -> None:
+    inner = LogitRelaxedBernoulli(temperature, **parameter, validate_args=False)
+    dd.TransformedDistribution.__init__(new, inner, dd.SigmoidTransform(), validate_args=False)
+
+
+def _relaxed_one_hot(new: Any, temperature: Tensor, **parameter: Tensor) -> None:
+    inner: Any = object.__new__(ExpRelaxedCategorical)
+    _one_hot_categorical(inner, **parameter)
+    inner.temperature = temperature
+    dd.TransformedDistribution.__init__(new, inner, dd.ExpTransform(), validate_args=False)
+
+
+def _continuous_bernoulli(
+    new: Any, lims: tuple[float, float] = (0.499, 0.501), **parameter: Tensor
+) -> None:
+    # With validate_args=False torch still checks probs: it asks only whether the flag was given.
+    name, value = next(iter(parameter.items()))
+    (value,) = broadcast_all(value)
+    value = clamp_probs(value) if name == "probs" else value
+    setattr(new, name, value)
+    new._param = value
+    new._lims = lims
+    _finish(new, value.size())
+
+
+def _lkj_cholesky(new: Any, dim: int, concentration: Tensor | float = 1.0) -> None:
+    # The onion method draws each row's radius from a beta distribution of its own.
+    (new.concentration,) = broadcast_all(concentration)
+    new.dim = dim
+    place = dict(dtype=new.concentration.dtype, device=new.concentration.device)
+    offset = torch.arange(-1, dim - 1, **place).clamp_min(0)
+    marginal = (new.concentration + 0.5 * (dim - 2)).unsqueeze(-1)
+    new._beta = dd.Beta(offset + 0.5, marginal - 0.5 * offset, validate_args=False)
+    _finish(new, new.concentration.size(), torch.Size((dim, dim)))
+
+
+def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
+    name, matrix = next(iter(parameter.items()))
+    df = torch.as_tensor(df, dtype=matrix.dtype, device=matrix.device)
+    batch_shape = torch.broadcast_shapes(matrix.shape[:-2], df.shape)
+    new.df = df.expand(batch_shape)
+    setattr(new, name, matrix.expand(*batch_shape, -1, -1))
+    if name == "scale_tril":
+        new._unbroadcasted_scale_tril = matrix
+    else:
+        factor = dd.MultivariateNormal(matrix.new_zeros(matrix.shape[-1]), **parameter, validate_args=False)
+        new._unbroadcasted_scale_tril = factor._unbroadcasted_scale_tril
+    _finish(new, batch_shape, matrix.shape[-2:])
+    new._batch_dims = [-(x + 1) for x in range(len(batch_shape))]
+    rank = torch.arange(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    new._dist_chi2 = dd.Chi2(new.df.unsqueeze(-1) - rank, validate_args=False)
+
+
+_BUILDERS: Mapping[type[Distribution], Callable[..., None]] = {
+    dd.ContinuousBernoulli: _continuous_bernoulli,
+    dd.FisherSnedecor: _fisher_snedecor,
+    dd.LKJCholesky: _lkj_cholesky,
+    dd.Multinomial: _multinomial,
+    dd.OneHotCategorical: _one_hot_categorical,
+    dd.OneHotCategoricalStraightThrough: _one_hot_categorical,
+    dd.RelaxedBernoulli: _relaxed_bernoulli,
+    dd.RelaxedOneHotCategorical: _relaxed_one_hot,
+    dd.StudentT: _student_t,
+    dd.Wishart: _wishart,
+}

@@ -1,0 +1,287 @@
+"""Declared distributions: a module and a live torch distribution in one object."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, constraints
+from typing_extensions import Self
+
+from declarative_dist.constraints.tracing import is_traced
+from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.unvalidated import unvalidated
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.fields.field import evaluate
+
+D_co = TypeVar("D_co", bound=Distribution, covariant=True)
+
+
+class HasBase(Protocol[D_co]):
+    """A class whose base, a distribution class or a method, makes a `D_co`."""
+
+    @property
+    def base(self) -> Callable[..., D_co]:
+        """What makes the distribution."""
+
+
+def _delegated(name: str) -> Any:
+    """A property of the current distribution; an AttributeError inside is not swallowed."""
+
+    def read(self: Variational) -> Any:
+        distribution = self()
+        try:
+            return getattr(distribution, name)
+        except AttributeError as error:
+            raise FieldError(
+                f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
+            ) from error
+
+    return property(read, doc=getattr(Distribution, name).__doc__)
+
+
+class Variational(Declarative, Distribution):
+    """A distribution declared as a class: its base, and a field per argument.
+
+    The class body has a `base`, which is a `torch.distributions` class or a method from field
+    values to a distribution, and fields: `Param`, constants, `@derived`. Without any field, all
+    arguments of a class base are declared in its preferred parametrisation. `event_dim` is the
+    total number of event dimensions; batch dimensions are reinterpreted until it holds.
+    `validate_args = False` switches off the validation of values given to `log_prob`.
+
+    An instance is an `nn.Module` and a `torch.distributions.Distribution`. Calling it gives a
+    plain, current distribution, a snapshot for a whole step; every member of a distribution
+    delegates to a fresh one. Nothing is cached, so no value is ever stale.
+
+    Samples have shape `(*sample, *batch, *event)`.
+
+    Args:
+        batch_shape: how many independent copies; prepended to the shape of every parameter.
+        device: where to build it.
+        dtype: the floating-point type of everything in it.
+        **sizes_and_values: sizes by the names that shapes use, and values by field.
+
+    Raises:
+        DeclarationError: if a keyword is neither, or the class has no base.
+        ConstraintError: if a value is outside its constraint or shapes do not fit.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Exp, Param, Positive, Variational
+        >>> class GammaFamily(Variational):
+        ...     base = dd.Gamma
+        ...     concentration = Param(1.0, Positive())
+        ...     rate = Param(1.0, Exp())
+        >>> q = GammaFamily()
+        >>> optimizer = torch.optim.SGD(q.parameters(), lr=0.01)
+        >>> target = dd.Gamma(5.0, 5.0)
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     x = q.rsample((1000,))
+        ...     loss = (q.log_prob(x) - target.log_prob(x)).mean()
+        ...     loss.backward()
+        ...     optimizer.step()
+    """
+
+    __framework__ = True
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def __call__(self: HasBase[D_co]) -> D_co: ...
+        @overload
+        def __call__(self) -> Distribution: ...
+        def __call__(self) -> Distribution: ...
+
+    def __init__(self, **keywords: Any) -> None:
+        # Distribution's own __init__ stores shapes and checks arguments; both live in the base.
+        if self.__declaration__.base is None:
+            raise DeclarationError(
+                type(self).__name__,
+                "a class with a base",
+                "none",
+                "Write base = torch.distributions.Normal in the class body.",
+            )
+        Declarative.__init__(self, **keywords)
+
+    def forward(self) -> Distribution:
+        """Build the current distribution from the current values."""
+        declaration = self.__declaration__
+        values = evaluate(self, declaration.build)
+        distribution = self._build({name: values[name] for name in declaration.inputs})
+        if "_live_shape" in self.__dict__:
+            distribution = distribution.expand(self.__dict__["_live_shape"])
+        return distribution
+
+    def _build(self, arguments: Mapping[str, Any]) -> Distribution:
+        declaration = self.__declaration__
+        checks = Distribution._validate_args and not is_traced(*arguments.values())
+        if not declaration.has_class_base:
+            distribution = self._from_method(arguments)
+        elif declaration.has_derived_input and checks:
+            distribution = declaration.base(**arguments)
+        else:
+            distribution = unvalidated(declaration.base, arguments)
+        if declaration.has_class_base or declaration.validates is not None:
+            distribution._validate_args = checks and declaration.validates is not False
+        if declaration.event_dim is not None:
+            distribution = self._with_event_dim(distribution, declaration.event_dim)
+        return distribution
+
+    def _from_method(self, arguments: Mapping[str, Any]) -> Distribution:
+        try:
+            distribution = self.__declaration__.base(self, **arguments)
+        except AttributeError as error:
+            raise FieldError(
+                f"{type(self).__name__}.base", "a distribution", f"AttributeError: {error}"
+            ) from error
+        if not isinstance(distribution, Distribution):
+            raise FieldError(
+                f"{type(self).__name__}.base",
+                "a torch distribution from the method",
+                shortened(distribution),
+                "Return one.",
+            )
+        return distribution() if isinstance(distribution, Variational) else distribution
+
+    def _with_event_dim(self, distribution: Distribution, event_dim: int) -> Distribution:
+        own, batch = len(distribution.event_shape), len(distribution.batch_shape)
+        if not own <= event_dim <= own + batch:
+            raise ConstraintError(
+                f"{type(self).__name__}.event_dim",
+                f"between {own} (the base's own) and {own + batch} (with its batch shape)",
+                str(event_dim),
+                "Give the parameters more dimensions." if event_dim > own else "Raise event_dim.",
+            )
+        if event_dim == own:
+            return distribution
+        return Independent(distribution, event_dim - own, validate_args=False)
+
+    def _check_build(self, values: Mapping[str, Any]) -> None:
+        declaration = self.__declaration__
+        if not declaration.has_class_base:
+            return
+        arguments = {name: values[name] for name in declaration.inputs}
+        try:
+            with torch.no_grad():
+                self._build(arguments)
+        except ConstraintError:
+            raise
+        except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+            shapes = ", ".join(
+                f"{name} {tuple(value.shape) if isinstance(value, Tensor) else value!r}"
+                for name, value in arguments.items()
+            )
+            raise ConstraintError(
+                type(self).__name__,
+                f"arguments that {declaration.base.__name__} takes together",
+                shapes,
+                f"It says: {error}",
+            ) from error
+
+    def detach(self) -> Distribution:
+        """A snapshot with detached parameters: gradients flow to values, not to parameters.
+
+        The density of "Sticking the landing" (Roeder, Wu and Duvenaud, 2017,
+        https://arxiv.org/abs/1703.09194).
+
+        Example:
+            >>> import torch
+            >>> from declarative_dist import learnable
+            >>> q = learnable(torch.distributions.Normal(0.0, 1.0))
+            >>> q.detach().log_prob(q.rsample()).requires_grad
+            True
+        """
+        detached = {name: p.detach() for name, p in self.named_parameters()}
+        snapshot: Distribution = torch.func.functional_call(self, detached, ())
+        return snapshot
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draw samples of shape `(*sample, *batch, *event)`, without gradients."""
+        return self().sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draw samples of shape `(*sample, *batch, *event)` that carry gradients.
+
+        Raises:
+            NotImplementedError: if the base has no reparametrised sampler.
+        """
+        return self._reparametrised().rsample(sample_shape)
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Samples and their log densities from one snapshot, so that transform caches serve.
+
+        Returns:
+            Samples of shape `(*sample, *batch, *event)` and densities of shape `(*sample, *batch)`.
+        """
+        distribution = self._reparametrised()
+        value = distribution.rsample(sample_shape)
+        return value, distribution.log_prob(value)
+
+    def _reparametrised(self) -> Distribution:
+        distribution = self()
+        if not distribution.has_rsample:
+            raise NotImplementedError(
+                f"{type(self).__name__}.rsample: {type(distribution).__name__} has no "
+                "reparametrised sampler. Use sample() and the score function, "
+                "log_prob(value) * weight.detach(), or another base."
+            )
+        return distribution
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density or mass at values of shape `(*sample, *batch, *event)`."""
+        return self().log_prob(value)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
+        return self().cdf(value)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile function at probabilities of shape `(*sample, *batch)`."""
+        return self().icdf(value)
+
+    def entropy(self) -> Tensor:
+        """The entropy, of shape `(*batch)`, in nats."""
+        return self().entropy()
+
+    def perplexity(self) -> Tensor:
+        """The exponential of the entropy, of shape `(*batch)`."""
+        return self().perplexity()
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All values of a discrete distribution, of shape `(cardinality, *batch, *event)`."""
+        return self().enumerate_support(expand)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """A live view with another batch shape, which shares all parameters.
+
+        Plain torch wrappers (`Independent`, `TransformedDistribution`) expand what they wrap, so
+        they stay live around a declared distribution.
+        """
+        view = copy.copy(self)
+        view.__dict__["_live_shape"] = torch.Size(batch_shape)
+        return view
+
+    mean: Tensor = _delegated("mean")
+    mode: Tensor = _delegated("mode")
+    variance: Tensor = _delegated("variance")
+    stddev: Tensor = _delegated("stddev")
+    support: constraints.Constraint = _delegated("support")
+    batch_shape: torch.Size = _delegated("batch_shape")
+    event_shape: torch.Size = _delegated("event_shape")
+    _batch_shape: torch.Size = _delegated("batch_shape")
+    _event_shape: torch.Size = _delegated("event_shape")
+    has_rsample: bool = _delegated("has_rsample")
+    has_enumerate_support: bool = _delegated("has_enumerate_support")
+    arg_constraints: dict[str, constraints.Constraint] = _delegated("arg_constraints")
+
+    def __repr__(self) -> str:
+        return Declarative.__repr__(self)
+
+    def extra_repr(self) -> str:
+        """The base's name, for `repr`."""
+        base = self.__declaration__.base
+        return base.__name__ if isinstance(base, type) else ""

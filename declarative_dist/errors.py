@@ -1,0 +1,94 @@
+"""The errors of the library: what was expected, what came, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class ExplainedError(Exception):
+    """A mistake told in one sentence.
+
+    Args:
+        subject: where it happened, usually `"Class.field"`.
+        expected: what was expected, in words.
+        got: what came instead.
+        fix: what to do about it.
+
+    Example:
+        >>> raise ConstraintError("Gamma.rate", "a positive number", "-1.0", "Give it above 0.")
+        Traceback (most recent call last):
+        ...
+        declarative_dist.errors.ConstraintError: Gamma.rate: expected a positive number, \
+got -1.0. Give it above 0.
+    """
+
+    def __init__(self, subject: str, expected: str, got: str, fix: str = "") -> None:
+        super().__init__(subject, expected, got, fix)
+        self.subject = subject
+        self.expected = expected
+        self.got = got
+        self.fix = fix
+
+    def __str__(self) -> str:
+        sentence = f"{self.subject}: expected {self.expected}, got {self.got}."
+        return f"{sentence} {self.fix}" if self.fix else sentence
+
+
+class DeclarationError(ExplainedError, TypeError):
+    """A class body, or a call of a declared class, that cannot mean anything."""
+
+
+class ConstraintError(ExplainedError, ValueError):
+    """A value outside its constraint, not finite, or of the wrong shape."""
+
+
+class FieldError(ExplainedError, RuntimeError):
+    """A field that could not be computed, or was used in a way that it does not allow."""
+
+
+class StateMismatchError(ExplainedError, RuntimeError):
+    """A saved state whose numbers mean something else in this class."""
+
+
+class NonFiniteError(ExplainedError, ArithmeticError):
+    """A number that went to infinity or NaN where a finite one is needed."""
+
+
+def shortened(value: object) -> str:
+    """Describe a value in at most a line: a number as itself, a tensor by shape and values.
+
+    Example:
+        >>> shortened(torch.zeros(2, 3))
+        'a tensor of shape (2, 3) with values from 0.0 to 0.0'
+    """
+    if not isinstance(value, Tensor):
+        text = repr(value)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+    if value.is_meta or value.numel() == 0:
+        return f"a tensor of shape {tuple(value.shape)}"
+    if value.ndim == 0:
+        return repr(value.item())
+    shape = f"a tensor of shape {tuple(value.shape)}"
+    if value.numel() <= 4:
+        return f"{shape} with values {value.detach().tolist()}"
+    if not value.isfinite().all():
+        return f"{shape} with NaN or infinite values"
+    low, high = torch.aminmax(value.detach())
+    return f"{shape} with values from {low.item()} to {high.item()}"
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Propose the candidate nearest to a name that is not known, and list them all.
+
+    Example:
+        >>> did_you_mean("rte", ["rate", "concentration"])
+        "Did you mean 'rate'? Known here: rate, concentration."
+    """
+    known = list(candidates)
+    near = difflib.get_close_matches(name, known, n=1)
+    listing = f"Known here: {', '.join(known)}." if known else "Nothing is known here."
+    return f"Did you mean {near[0]!r}? {listing}" if near else listing

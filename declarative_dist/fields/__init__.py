@@ -1,0 +1,1 @@
+"""Fields: the attributes that a class body declares."""

@@ -1,0 +1,176 @@
+"""What one call of a constructor says: values, sizes, batch shape, device and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from declarative_dist.errors import ConstraintError, shortened
+
+Shape = tuple[int | str, ...]
+
+
+class Sized(Protocol):
+    """What the blueprint needs to know of a field to find its shape."""
+
+    name: str
+    init: Any
+    shape: Shape | None
+    event_names: tuple[str, ...]
+    event_dim: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """A starting value that can be made again, on any device and in any dtype.
+
+    Args:
+        source: a number, a tensor of the full shape, a callable from shapes to tensors, or None
+            for the constraint's default.
+        shape: the full shape, batch included.
+    """
+
+    source: float | Tensor | Callable[[torch.Size], Tensor] | None
+    shape: torch.Size
+
+    def tensor(
+        self, default: Callable[[torch.Size], Tensor], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Make the value; `default` gives it where there is no source."""
+        source = self.source
+        if source is None:
+            source = default
+        if callable(source):
+            return source(self.shape).detach().to(device, dtype)
+        if isinstance(source, Tensor):
+            return source.to(device, dtype).expand(self.shape)
+        return torch.full(self.shape, source, dtype=dtype, device=device)
+
+
+@dataclass
+class Blueprint:
+    """How to build one instance.
+
+    Args:
+        subject: the name of the class, for errors.
+        given: values by field, from the constructor.
+        sizes: sizes by name, from the constructor.
+        batch_shape: what is prepended to the shape of every parameter.
+        device: where to build; None for wherever the values are.
+        dtype: the floating-point type; None for that of the values given.
+        aligns: whether the fields broadcast among each other, so that batch dimensions must
+            line up where their own shapes differ in length.
+    """
+
+    subject: str
+    given: Mapping[str, Any]
+    sizes: dict[str, int]
+    batch_shape: torch.Size = torch.Size()
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    aligns: bool = False
+    _depth: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        tensors = [v for v in self.given.values() if isinstance(v, Tensor)]
+        floating = {v.dtype for v in tensors if v.is_floating_point()}
+        if self.dtype is None and len(floating) == 1:
+            self.dtype = floating.pop()
+        devices = {v.device for v in tensors}
+        if self.device is None and len(devices) == 1:
+            self.device = devices.pop()
+
+    def read_sizes(self, fields: Iterable[Sized]) -> None:
+        """Find the sizes that values tell, and how far shapes must be aligned.
+
+        Raises:
+            ConstraintError: if two values, or a value and a keyword, disagree about a size.
+        """
+        fields = list(fields)
+        origins = dict.fromkeys(self.sizes, "the keyword")
+        for sized in fields:
+            value = self._value(sized)
+            names = sized.event_names if sized.shape is None else sized.shape
+            if isinstance(value, Tensor) and names and value.ndim >= len(names):
+                self._learn(sized, names, value.shape[-len(names) :], origins)
+        if self.aligns and self.batch_shape:
+            self._depth = max((len(self._own_shape(s)) - s.event_dim for s in fields), default=0)
+
+    def _learn(
+        self, sized: Sized, names: Shape, shape: torch.Size, origins: dict[str, str]
+    ) -> None:
+        for name, size in zip(names, shape, strict=True):
+            if isinstance(name, int):
+                continue
+            known = self.sizes.setdefault(name, size)
+            origin = origins.setdefault(name, sized.name)
+            if known != size and sized.shape is not None:
+                raise ConstraintError(
+                    f"{self.subject}.{sized.name}",
+                    f"size {name}={known}, as {origin} says",
+                    f"{name}={size}",
+                    "Give sizes that agree.",
+                )
+
+    def start(self, sized: Sized) -> Start:
+        """The starting value and the full shape of a field.
+
+        Raises:
+            ConstraintError: if a size is unknown or the value has neither the field's shape nor
+                that with the batch shape in front.
+        """
+        source = self._value(sized)
+        own = self._own_shape(sized)
+        lead = self._depth - (len(own) - sized.event_dim) if self.aligns and self.batch_shape else 0
+        full = torch.Size((*self.batch_shape, *(1,) * max(lead, 0), *own))
+        if not isinstance(source, Tensor):
+            return Start(source, full)
+        if source.shape == torch.Size((*self.batch_shape, *own)):
+            source = source.reshape(full)
+        elif source.ndim and source.shape not in (own, full):
+            expected = f"shape {tuple(own)}"
+            if self.batch_shape:
+                expected += f", or {tuple(full)} with the batch in front"
+            raise ConstraintError(f"{self.subject}.{sized.name}", expected, shortened(source))
+        # What the constructor was given may change later; what the class holds does not.
+        return Start(source.detach().clone() if sized.name in self.given else source, full)
+
+    def _value(self, sized: Sized) -> Any:
+        return self.given.get(sized.name, sized.init)
+
+    def _own_shape(self, sized: Sized) -> torch.Size:
+        """The shape of one copy."""
+        if sized.shape is not None:
+            return self._sized(sized, sized.shape)
+        value = self._value(sized)
+        if isinstance(value, Tensor):
+            return self._without_batch(sized, value)
+        return self._sized(sized, sized.event_names) if value is None else torch.Size()
+
+    def _without_batch(self, sized: Sized, value: Tensor) -> torch.Size:
+        """Whether a given value is for one copy or for all is told by its shape."""
+        count = len(self.batch_shape)
+        init_shape = getattr(sized.init, "shape", None)
+        is_full = (
+            count > 0
+            and sized.name in self.given
+            and value.shape != init_shape
+            and value.ndim >= count + sized.event_dim
+            and value.shape[:count] == self.batch_shape
+        )
+        return value.shape[count:] if is_full else value.shape
+
+    def _sized(self, sized: Sized, names: Shape) -> torch.Size:
+        missing = [name for name in names if isinstance(name, str) and name not in self.sizes]
+        if missing:
+            raise ConstraintError(
+                f"{self.subject}.{sized.name}",
+                f"a size for {', '.join(map(repr, missing))}",
+                "none",
+                f"Write {self.subject}({missing[0]}=...), or give a value of that size.",
+            )
+        return torch.Size(self.sizes[n] if isinstance(n, str) else n for n in names)

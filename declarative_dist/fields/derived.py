@@ -1,0 +1,98 @@
+"""Derived values: computed from other fields, never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, overload
+
+from torch import nn
+from typing_extensions import Never, Self, TypeVar
+
+from declarative_dist.errors import FieldError
+from declarative_dist.fields.blueprint import Blueprint
+from declarative_dist.fields.field import Field, current_value
+from declarative_dist.fields.method import names_of
+
+T = TypeVar("T")
+
+
+class Derived(Field, Generic[T]):
+    """A value computed from other fields by a method: self, then values by name.
+
+    Args:
+        function: the method.
+    """
+
+    def __init__(self, function: Callable[..., T]) -> None:
+        self.function = function
+        self.names = names_of(function, f"@derived {function.__name__}")
+        self.__doc__ = self.doc = function.__doc__
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.names
+
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> T:
+        return self.function(module, **{name: values[name] for name in self.needs})
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        if self.name in blueprint.given:
+            self._refuse(module)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        """A derived value has nothing of its own to go back to."""
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
+        self._refuse(module)
+
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        self._refuse(module)
+
+    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> T:
+        return self.value(module, values)
+
+    def _refuse(self, module: nn.Module) -> Never:
+        raise FieldError(
+            self.subject(module),
+            "no assignment to a derived field",
+            "a value",
+            f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead.",
+        )
+
+    def describe(self, module: nn.Module) -> str:
+        return f", derived from {', '.join(self.needs)}" if self.needs else ", derived"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: nn.Module, owner: type) -> T: ...
+    def __get__(self, instance: nn.Module | None, owner: type) -> Self | T:
+        if instance is None:
+            return self
+        value: T = current_value(instance, self.name)
+        return value
+
+    def __repr__(self) -> str:
+        return f"derived({', '.join(self.needs)})"
+
+
+def derived(function: Callable[..., T]) -> Derived[T]:
+    """Declare a value that is computed from other fields.
+
+    The method takes self, then the values of fields by their names. The result may be an argument
+    of the base and may be used by other derived fields. It is computed once per build.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import Param, Positive, Variational, derived
+        >>> class GammaByMean(Variational):
+        ...     base = dd.Gamma
+        ...     concentration = Param(2.0)
+        ...     location = Param(4.0, Positive())
+        ...     @derived
+        ...     def rate(self, concentration, location):
+        ...         return concentration / location
+        >>> round(GammaByMean().mean.item(), 4)
+        4.0
+    """
+    return Derived(function)

@@ -1,0 +1,126 @@
+"""What a field is: one declared attribute, the same descriptor for the class and its instances.
+
+Read on the class, a field is itself; read on an instance, it is its current value. Fields know how
+to install themselves on an instance (`bind`), how to compute their value from the instance and the
+values of the fields they need (`value`), and how to take a new value in two steps (`prepare`, which
+checks and changes nothing, and `commit`, which cannot fail).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from typing_extensions import Self
+
+from declarative_dist.errors import FieldError
+
+if TYPE_CHECKING:
+    from declarative_dist.fields.blueprint import Blueprint
+
+
+class Field(ABC):
+    """One declared attribute of a declarative class."""
+
+    name: str = ""
+    """The attribute's name, known once its class is."""
+
+    doc: str | None = None
+    """What the field is for, in the words of whoever declared it."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names of the fields from which this one is computed."""
+        return ()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if not self.name:
+            self.name = name
+
+    def named(self, name: str) -> Self:
+        """The same field under its own name: a copy, if it already goes by another."""
+        if self.name == name:
+            return self
+        field = copy.copy(self)
+        field.name = name
+        return field
+
+    def source(self, value: Any, subject: str) -> Any:
+        """A value as a constructor was given it, in a form that `bind` takes."""
+        return value
+
+    @abstractmethod
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        """Install the field on a new instance; `values` holds the fields that it needs."""
+
+    @abstractmethod
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        """The current value, computed afresh."""
+
+    @abstractmethod
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
+        """Check a new value and return what `commit` stores; the instance stays as it was."""
+
+    @abstractmethod
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        """Store what `prepare` returned."""
+
+    @abstractmethod
+    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
+        """The value that the field will have once `prepared` is committed."""
+
+    @abstractmethod
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        """Go back to what the instance was built with."""
+
+    def describe(self, module: nn.Module) -> str:
+        """What stands behind the value in `repr`."""
+        return ""
+
+    def signature(self, module: nn.Module) -> str | None:
+        """What a saved state must agree on with the class that loads it, or None."""
+        return None
+
+    def subject(self, module: nn.Module) -> str:
+        """Whom an error is about: `Class.field`."""
+        return f"{type(module).__name__}.{self.name}"
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        needed = evaluate(instance, type(instance).__declaration__.chains[self.name][:-1])
+        self.commit(instance, self.prepare(instance, value, needed))
+
+
+def evaluate(
+    module: nn.Module, fields: Iterable[Field], known: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Compute fields once each; every field must come after those that it needs.
+
+    Args:
+        module: the instance.
+        fields: what to compute, in order.
+        known: values computed already, to which these are added.
+
+    Returns:
+        The values by name.
+
+    Raises:
+        FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
+            attribute.
+    """
+    values: dict[str, Any] = {} if known is None else known
+    field = None
+    try:
+        for field in fields:
+            values[field.name] = field.value(module, values)
+    except AttributeError as error:
+        subject = type(module).__name__ if field is None else field.subject(module)
+        raise FieldError(subject, "a value", f"AttributeError: {error}") from error
+    return values
+
+
+def current_value(instance: nn.Module, name: str) -> Any:
+    """The value of one field of an instance, computed afresh with all that it needs."""
+    return evaluate(instance, type(instance).__declaration__.chains[name])[name]  # type: ignore[attr-defined]

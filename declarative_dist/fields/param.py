@@ -1,0 +1,264 @@
+"""Parameters: learned through an unconstrained number, read and written constrained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.real import Real
+from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.fields.blueprint import Blueprint, Shape, Start
+from declarative_dist.fields.field import Field, current_value
+
+Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
+
+
+class Param(Field):
+    """A learned, constrained attribute.
+
+    On the class it reads as the `Param`; on an instance as a Tensor, the constrained value,
+    computed afresh on every read. The unconstrained `nn.Parameter` is `raw_<name>`. Assigning
+    checks the value and writes through the inverse into the same Parameter, so the state of an
+    optimizer survives. Changing the tensor that was read, as in `q.scale[0] = 1.0`, cannot persist.
+
+    Args:
+        init: the starting value, constrained: a number, a nested list, a tensor, or a callable
+            that takes the full shape, such as `torch.randn`. None for the constraint's default.
+        constraint: anything that `as_constraint` takes; None to infer it from the argument of the
+            base that bears the field's name.
+        shape: sizes and names of sizes; a name becomes a keyword of the constructor. None for the
+            shape of the value.
+        trainable: False keeps the parameter out of training (`requires_grad` off), but saved and
+            moved with the others.
+        doc: what the parameter is for.
+
+    Raises:
+        DeclarationError: if an argument is of the wrong kind.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import Exp, Param, Positive, Variational
+        >>> class GammaFamily(Variational):
+        ...     base = dd.Gamma
+        ...     concentration = Param(1.0, Positive())
+        ...     rate = Param(1.0, Exp())
+        >>> q = GammaFamily(rate=2.0)
+        >>> q.rate
+        tensor(2., grad_fn=<ExpBackward0>)
+        >>> GammaFamily.rate
+        Param(1.0, Exp())
+    """
+
+    event_dim = 0
+    event_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        init: Init | None = None,
+        constraint: object = None,
+        *,
+        shape: int | str | Sequence[int | str] | None = None,
+        trainable: bool = True,
+        doc: str | None = None,
+    ) -> None:
+        self.init = _as_source(init)
+        self.declared_constraint = constraint
+        self.constraint: Constraint = Real()
+        self.shape: Shape | None = _as_shape(shape)
+        self.trainable = trainable
+        self.doc = doc
+        if doc is not None:
+            self.__doc__ = doc
+
+    def constrained_by(
+        self, constraint: Constraint, event_dim: int = 0, event_names: tuple[str, ...] = ()
+    ) -> Self:
+        """A copy with the constraint that it has in a class."""
+        param = copy.copy(self)
+        param.constraint = constraint
+        param.event_dim = event_dim
+        if self.shape is None and self.init is None:
+            param.event_names = event_names
+        return param
+
+    @property
+    def raw_name(self) -> str:
+        """The name of the unconstrained parameter on an instance."""
+        return f"raw_{self.name}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.constraint.names
+
+    @property
+    def owns_constraint(self) -> bool:
+        """Whether every instance has a copy of the constraint, for it holds tensors."""
+        constraint = self.constraint
+        return next(constraint.buffers(), next(constraint.parameters(), None)) is not None
+
+    def constraint_of(self, module: nn.Module) -> Constraint:
+        """The constraint as it is on an instance."""
+        own: Constraint | None = module._modules.get(f"{self.raw_name}_constraint")  # type: ignore[assignment]
+        return self.constraint if own is None else own
+
+    def source(self, value: Any, subject: str) -> Any:
+        return _as_source(value, subject)
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        start = blueprint.start(self)
+        dtype, device = self._place(start, blueprint)
+        if self.owns_constraint:
+            own = copy.deepcopy(self.constraint).to(device=device, dtype=dtype)
+            module.add_module(f"{self.raw_name}_constraint", own)
+        self.constraint_of(module).check_dtype(dtype, self.subject(module))
+        raw = self._started(module, start, dtype, device, values)
+        module.register_parameter(self.raw_name, nn.Parameter(raw, requires_grad=self.trainable))
+        module.__dict__["_starts"][self.name] = start
+
+    def _place(self, start: Start, blueprint: Blueprint) -> tuple[torch.dtype, torch.device]:
+        source = start.source
+        dtype = blueprint.dtype
+        if dtype is None:
+            floating = isinstance(source, Tensor) and source.is_floating_point()
+            dtype = source.dtype if floating else torch.get_default_dtype()
+        return dtype, blueprint.device or torch.get_default_device()
+
+    def _started(
+        self,
+        module: nn.Module,
+        start: Start,
+        dtype: torch.dtype,
+        device: torch.device,
+        values: Mapping[str, Any],
+    ) -> Tensor:
+        constraint = self.constraint_of(module).resolved(values)
+        with torch.no_grad():
+            value = start.tensor(constraint.default, dtype, device)
+            if value.shape != start.shape:
+                raise ConstraintError(
+                    self.subject(module), f"shape {tuple(start.shape)}", shortened(value)
+                )
+            constraint.check(value, self.subject(module))
+            return constraint.inverse(value).detach().clone()
+
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
+        raw: Tensor = getattr(module, self.raw_name)
+        constraint = self.constraint_of(module)
+        if constraint.names:
+            constraint = constraint.resolved(values)
+        return constraint.forward(raw)
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Tensor:
+        source = _as_source(value, self.subject(module))
+        with torch.no_grad():
+            now = self.value(module, values)
+            if not isinstance(source, (int, float, Tensor)):
+                raise ConstraintError(
+                    self.subject(module), "a number or a tensor", shortened(source)
+                )
+            new = torch.as_tensor(source, dtype=now.dtype, device=now.device)
+            if new.ndim and new.shape != now.shape:
+                raise ConstraintError(
+                    self.subject(module), f"shape {tuple(now.shape)}", shortened(new)
+                )
+            new = new.expand(now.shape)
+            constraint = self.constraint_of(module).resolved(values)
+            constraint.check(new, self.subject(module))
+            return constraint.inverse(new)
+
+    def commit(self, module: nn.Module, prepared: Tensor) -> None:
+        raw = module._parameters.get(self.raw_name)
+        if raw is None:
+            setattr(module, self.raw_name, prepared)
+            return
+        with torch.no_grad():
+            raw.copy_(prepared)
+
+    def read(self, module: nn.Module, prepared: Tensor, values: Mapping[str, Any]) -> Tensor:
+        return self.constraint_of(module).resolved(values).forward(prepared)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        if self.owns_constraint:
+            own = self.constraint_of(module)
+            with torch.no_grad():
+                for name, tensor in [*own.named_buffers(), *own.named_parameters()]:
+                    tensor.copy_(_at(self.constraint, name))
+        raw = getattr(module, self.raw_name)
+        start: Start = module.__dict__["_starts"][self.name]
+        self.commit(module, self._started(module, start, raw.dtype, raw.device, values))
+
+    def describe(self, module: nn.Module) -> str:
+        frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
+        return f", {self.constraint_of(module)!r}{frozen}"
+
+    def signature(self, module: nn.Module) -> str:
+        return repr(self.constraint_of(module))
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: nn.Module, owner: type) -> Tensor: ...
+    def __get__(self, instance: nn.Module | None, owner: type) -> Self | Tensor:
+        if instance is None:
+            return self
+        value: Tensor = current_value(instance, self.name)
+        return value
+
+    def __set__(self, instance: nn.Module, value: float | Sequence[Any] | Tensor) -> None:
+        super().__set__(instance, value)
+
+    def __repr__(self) -> str:
+        init = [] if self.init is None else [shortened(self.init)]
+        shape = [] if self.shape is None else [f"shape={self.shape!r}"]
+        trainable = [] if self.trainable else ["trainable=False"]
+        return f"Param({', '.join([*init, repr(self.constraint), *shape, *trainable])})"
+
+
+def _at(constraint: Constraint, name: str) -> Tensor:
+    """The buffer or parameter of this dotted name."""
+    return {**dict(constraint.named_buffers()), **dict(constraint.named_parameters())}[name]
+
+
+def _as_source(value: Any, subject: str = "Param(init=)") -> Any:
+    """Lists and arrays as tensors; numbers, tensors, callables and None as they are."""
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, Tensor):
+        return _floating(value.detach())
+    if callable(value):
+        return value
+    try:
+        if isinstance(value, (bool, complex, str)):
+            raise TypeError
+        return _floating(torch.as_tensor(value, device="cpu"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DeclarationError(
+            subject, "a number, a list, a tensor or a callable", shortened(value)
+        ) from error
+
+
+def _floating(value: Tensor) -> Tensor:
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())
+
+
+def _as_shape(shape: object) -> Shape | None:
+    if shape is None:
+        return None
+    if isinstance(shape, (int, str)):
+        shape = (shape,)
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    for size in sizes:
+        is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        if not is_size and not (isinstance(size, str) and size.isidentifier()):
+            raise DeclarationError(
+                "Param(shape=)", "sizes (0 or above) and names", shortened(shape)
+            )
+    return sizes
