@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.distributions as dd
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 from typing_extensions import Self
 
@@ -14,6 +16,7 @@ from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.interval import GreaterThan, LessThan
 from declarative_dist.constraints.limits import INFERRED
+from declarative_dist.constraints.positive import GUARD
 
 EXCLUSIVE = (
     ("logits", "probs"),
@@ -135,11 +138,13 @@ def inferred_constraint(
         The constraint, or None where nothing is known about the argument.
     """
     if issubclass(base, dd.Uniform) and argument.name == "high":
-        return GreaterThan("low")
+        return WiderThan("low")
     if issubclass(base, dd.Uniform) and argument.name == "low" and declared.get("high"):
         return LessThan("high")
     if issubclass(base, dd.Wishart) and argument.name == "df":
         return DegreesOfFreedom(next(name for name in _MATRIX if name in declared))
+    if issubclass(base, dd.LowRankMultivariateNormal) and argument.name == "cov_diag":
+        return NoiseFloor("cov_factor")
     for ancestor in base.__mro__:
         if (ancestor, argument.name) in INFERRED:
             return INFERRED[ancestor, argument.name]
@@ -158,3 +163,40 @@ class DegreesOfFreedom(GreaterThan):
     def resolved(self, values: Mapping[str, object]) -> Self:
         matrix = values[self.low]
         return self.with_bounds({"low": float(matrix.shape[-1] - 1)})
+
+
+class NoiseFloor(GreaterThan):
+    """Variances above a few units in the last place of those that a low-rank factor adds.
+
+    Below that, the sum of both has no Cholesky factor in the dtype.
+
+    Args:
+        factor: the name of the field that holds the factor, of shape `(*batch, dim, rank)`.
+    """
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw.clamp_max(GUARD[raw.dtype][1]))
+
+    def resolved(self, values: Mapping[str, object]) -> Self:
+        factor = values[self.low]
+        share = 4 * factor.shape[-2] * torch.finfo(factor.dtype).eps
+        return self.with_bounds({"low": factor.square().sum(-1) * share + GUARD[factor.dtype][0]})
+
+
+class WiderThan(GreaterThan):
+    """Upper ends so far above a lower one that numbers between them can be told apart.
+
+    The distance is at least the square root of the dtype's precision times the lower end. Closer,
+    a uniform draw is rounded onto the upper end too often, which is outside the support.
+
+    Args:
+        low: the name of the field that holds the lower end.
+    """
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw.clamp_max(GUARD[raw.dtype][1]))
+
+    def resolved(self, values: Mapping[str, object]) -> Self:
+        low = values[self.low]
+        share = torch.finfo(low.dtype).eps ** 0.5
+        return self.with_bounds({"low": low + low.abs() * share + GUARD[low.dtype][0]})

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.positive import inverse_softplus, softplus
 from declarative_dist.constraints.representable import (
     Limits,
@@ -145,7 +146,7 @@ class GreaterThan(Bounded):
     def forward(self, raw: Tensor) -> Tensor:
         value = softplus(raw) + self.low
         if self.limits is not None:
-            return value.clamp(*self.limits[raw.dtype])
+            return held(value, *self.limits[raw.dtype])
         return torch.maximum(value, above_tensor(_as_tensor(self.low, raw))).clamp_max(largest(raw.dtype))
 
     def inverse(self, value: Tensor) -> Tensor:
@@ -189,7 +190,7 @@ class LessThan(Bounded):
     def forward(self, raw: Tensor) -> Tensor:
         value = self.high - softplus(raw)
         if self.limits is not None:
-            return value.clamp(*self.limits[raw.dtype])
+            return held(value, *self.limits[raw.dtype])
         return torch.minimum(value, below_tensor(_as_tensor(self.high, raw))).clamp_min(-largest(raw.dtype))
 
     def inverse(self, value: Tensor) -> Tensor:
@@ -243,7 +244,7 @@ class Interval(Bounded):
 
     def _inside(self, value: Tensor) -> Tensor:
         if self.limits is not None:
-            return value.clamp(*self.limits[value.dtype])
+            return held(value, *self.limits[value.dtype])
         low, high = (_as_tensor(bound, value) for bound in (self.low, self.high))
         return torch.minimum(torch.maximum(value, above_tensor(low)), below_tensor(high))
 
@@ -291,6 +292,18 @@ class UnitInterval(Interval):
 
     def extra_repr(self) -> str:
         return ""
+
+
+class Probability(UnitInterval):
+    """Probabilities within a narrower range per dtype.
+
+    Args:
+        limits: for each dtype the range `(low, high)`.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self.limits = limits
 
 
 class LogInterval(Interval):

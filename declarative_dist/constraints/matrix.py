@@ -44,7 +44,10 @@ class LowerCholesky(_Triangular):
     `(*batch, n, n)`, raw numbers `(*batch, n * (n + 1) / 2)`.
 
     Args:
-        guard: as for `Positive`, for the diagonal.
+        conditioned: keeps every diagonal entry above a small share of its row's length, and all
+            entries where squares are finite, so that solving with the matrix gives finite numbers
+            for any raw numbers. The share is the root of a few units in the last place: 1e-7 in
+            float64 and 2e-3 in float32, for 3 rows.
 
     Example:
         >>> import torch
@@ -57,30 +60,47 @@ class LowerCholesky(_Triangular):
 
     support = constraints.lower_cholesky
 
-    def __init__(self, *, guard: Limits = GUARD) -> None:
+    def __init__(self, *, conditioned: bool = False) -> None:
         super().__init__()
-        self.limits = guard
+        self.conditioned = conditioned
 
     def forward(self, raw: Tensor) -> Tensor:
         size = _triangle_size(raw.shape[-1])
-        diagonal = softplus(raw[..., :size]).clamp(*self.limits[raw.dtype])
-        return _strictly_lower(raw[..., size:], size) + diagonal.diag_embed()
+        low, high = GUARD[raw.dtype]
+        packed = raw[..., size:].clamp(-high, high) if self.conditioned else raw[..., size:]
+        lower = _strictly_lower(packed, size)
+        diagonal = softplus(raw[..., :size]).clamp(low, high) + self._share(lower)
+        return lower + diagonal.diag_embed()
+
+    def _share(self, value: Tensor) -> Tensor | float:
+        """What the diagonal must exceed: a share of the length of the row beside it."""
+        if not self.conditioned:
+            return 0.0
+        beside = value.tril(-1)
+        longest = beside.abs().amax(-1, keepdim=True).detach().clamp_min(GUARD[value.dtype][0])
+        length = (beside / longest).square().sum(-1).clamp_min(1e-3).sqrt() * longest.squeeze(-1)
+        return length * math.sqrt(_raise(value.shape[-1], value.dtype))
 
     def inverse(self, value: Tensor) -> Tensor:
-        diagonal = inverse_softplus(widened(value.diagonal(dim1=-2, dim2=-1)))
+        wide = widened(value)
+        diagonal = inverse_softplus(wide.diagonal(dim1=-2, dim2=-1) - self._share(wide))
         return torch.cat([diagonal.to(value.dtype), _packed_strictly_lower(value)], -1)
 
     def contains(self, value: Tensor) -> Tensor:
-        low, high = self.limits[value.dtype]
-        diagonal = value.diagonal(dim1=-2, dim2=-1)
-        in_band = ((diagonal >= low) & (diagonal <= high)).all(-1)
-        return _is_lower(value) & in_band
+        low, high = GUARD[value.dtype]
+        diagonal = value.diagonal(dim1=-2, dim2=-1) - self._share(value)
+        in_band = ((diagonal >= 0) if self.conditioned else (diagonal >= low)) & (diagonal <= high)
+        return _is_lower(value) & in_band.all(-1) & (value.abs() <= high).flatten(-2).all(-1)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(raw[..., : value.shape[-1]]).sum(-1)
 
     def describe(self) -> str:
-        return "lower-triangular matrices with a positive diagonal"
+        kept = ", well conditioned" if self.conditioned else ""
+        return f"lower-triangular matrices with a positive diagonal{kept}"
+
+    def extra_repr(self) -> str:
+        return "conditioned=True" if self.conditioned else ""
 
 
 class PositiveDefinite(_Triangular):

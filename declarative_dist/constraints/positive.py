@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.representable import (
     FLOATING,
     Limits,
@@ -17,6 +18,7 @@ from declarative_dist.constraints.representable import (
     largest,
     widened,
 )
+from declarative_dist.constraints.tracing import is_transforming
 from declarative_dist.errors import ConstraintError
 
 GUARD: Limits = {
@@ -112,9 +114,11 @@ class Positive(_Guarded):
     """
 
     def forward(self, raw: Tensor) -> Tensor:
+        value = F.softplus(raw, threshold=50)
+        if self.floor:
+            value = value + self.floor
         low, high = self.limits[raw.dtype]
-        value = softplus(raw) + self.floor if self.floor else softplus(raw)
-        return value.clamp(low, high)
+        return held(value, low, high)
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(widened(value) - self.floor).to(value.dtype)
@@ -144,25 +148,34 @@ class Exp(_Guarded):
     def __init__(self, *, floor: float = 0.0, guard: bool | Limits = True) -> None:
         super().__init__(floor=floor, guard=guard)
         band = guard if not isinstance(guard, bool) else GUARD if guard else WIDEST
-        # Whole numbers, exact in every dtype. The clamp comes before exp: inf * 0 is NaN.
+        # Whole numbers, exact in every dtype.
         self.raw_limits: Limits = {
             dtype: (math.ceil(math.log(low)), math.floor(math.log(high)))
             for dtype, (low, high) in band.items()
         }
+        self.exp_limits: Limits = {
+            dtype: (math.exp(low), math.exp(high)) for dtype, (low, high) in self.raw_limits.items()
+        }
         self.limits = {
-            dtype: (
-                max(low, math.exp(self.raw_limits[dtype][0]) * (1 - 8 * torch.finfo(dtype).eps)),
-                math.exp(self.raw_limits[dtype][1]) * (1 + 8 * torch.finfo(dtype).eps) + floor,
-            )
-            for dtype, (low, _) in self.limits.items()
+            dtype: self._with_rounding(torch.finfo(dtype).eps, floor, *self.exp_limits[dtype])
+            for dtype, floor in ((d, low if self.floor else 0.0) for d, (low, _) in self.limits.items())
         }
 
+    def _with_rounding(self, eps: float, floor: float, low: float, high: float) -> tuple[float, float]:
+        """The range of values, a few units in the last place wider than exp's own."""
+        return max(floor, low * (1 - 8 * eps)), (high + self.floor) * (1 + 8 * eps)
+
     def forward(self, raw: Tensor) -> Tensor:
-        low, high = self.raw_limits[raw.dtype]
-        value = raw.clamp(low, high).exp()
+        if is_transforming():
+            value = held(raw, *self.raw_limits[raw.dtype]).exp()
+        else:
+            # As in `held`; where infinity is held in place it never meets a gradient.
+            low, high = self.exp_limits[raw.dtype]
+            value = raw.exp()
+            value.data.clamp_(low, high)
         if not self.floor:
             return value
-        return (value + self.floor).clamp_min(self.limits[raw.dtype][0])
+        return held(value + self.floor, *self.limits[raw.dtype])
 
     def inverse(self, value: Tensor) -> Tensor:
         return (widened(value) - self.floor).log().to(value.dtype)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
+
+
+def is_transforming() -> bool:
+    """Whether code is compiled by dynamo, exported, or runs under a `torch.func` transform.
+
+    Then numbers must not be changed in place through `.data`. Cheap: it is asked once per
+    constraint and build.
+    """
+    # The level of torch.func transforms has no public name.
+    return is_dynamo_compiling() or is_exporting() or maybe_current_level() is not None
 
 
 def is_traced(*tensors: object) -> bool:
@@ -17,12 +28,12 @@ def is_traced(*tensors: object) -> bool:
         >>> is_traced(torch.ones(2)), is_traced(torch.ones(2, device="meta"))
         (False, True)
     """
-    if torch.compiler.is_compiling():
+    if is_compiling() or is_transforming():
         return True
-    # The level of torch.func transforms has no public name.
-    if torch._C._functorch.maybe_current_level() is not None:
-        return True
-    return any(
-        isinstance(tensor, Tensor) and (tensor.is_meta or isinstance(tensor, FakeTensor))
-        for tensor in tensors
-    )
+    for tensor in tensors:
+        if type(tensor) is Tensor:
+            if tensor.is_meta:
+                return True
+        elif isinstance(tensor, Tensor) and (tensor.is_meta or isinstance(tensor, FakeTensor)):
+            return True
+    return False

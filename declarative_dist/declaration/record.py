@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.distributions import Distribution
 
+from declarative_dist.declaration.unvalidated import unvalidated
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
@@ -29,6 +30,9 @@ class Declaration:
         build: what must be computed for the base.
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
+        make: for a class base, what builds it without checking values that are valid already.
+        has_derived_input: whether a value that nothing constrains goes to the base.
+        is_direct: whether all that is computed for a build goes to the base.
     """
 
     owner: str
@@ -40,16 +44,13 @@ class Declaration:
     build: tuple[Field, ...]
     event_dim: int | None
     validates: bool | None
+    make: Callable[..., Distribution] | None
+    has_derived_input: bool
+    is_direct: bool
 
-    @property
-    def has_class_base(self) -> bool:
-        """Whether the base is a distribution class, whose arguments are known."""
-        return isinstance(self.base, type)
-
-    @property
-    def has_derived_input(self) -> bool:
-        """Whether a value that nothing constrains goes to the base."""
-        return any(isinstance(self.fields[name], Derived) for name in self.inputs)
+    def chosen(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Of the values computed for a build, those that go to the base."""
+        return values if self.is_direct else {name: values[name] for name in self.inputs}
 
     @property
     def size_names(self) -> tuple[str, ...]:
@@ -76,6 +77,7 @@ def declare(
         DeclarationError: if fields need each other in a circle.
     """
     chains = {name: _chain(owner, fields, (name,)) for name in fields}
+    build = _chain(owner, fields, inputs)
     return Declaration(
         owner,
         base,
@@ -83,9 +85,12 @@ def declare(
         inputs,
         _chain(owner, fields, tuple(fields)),
         chains,
-        _chain(owner, fields, inputs),
+        build,
         event_dim,
         validates,
+        make=unvalidated(base) if isinstance(base, type) else None,
+        has_derived_input=any(isinstance(fields[name], Derived) for name in inputs),
+        is_direct=len(build) == len(inputs),
     )
 
 

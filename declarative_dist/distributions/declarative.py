@@ -304,7 +304,7 @@ def _read(
         torch.Size(batch_shape),
         None if device is None else torch.device(device),
         dtype,
-        aligns=declaration.has_class_base,
+        aligns=declaration.make is not None,
     )
     blueprint.read_sizes(
         [f for f in declaration.order if isinstance(f, (Param, Constant)) and f.name]

@@ -13,7 +13,6 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.declarative import Declarative
-from declarative_dist.distributions.unvalidated import unvalidated
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
 from declarative_dist.fields.field import evaluate
 
@@ -110,26 +109,26 @@ class Variational(Declarative, Distribution):
     def forward(self) -> Distribution:
         """Build the current distribution from the current values."""
         declaration = self.__declaration__
-        values = evaluate(self, declaration.build)
-        distribution = self._build({name: values[name] for name in declaration.inputs})
-        if "_live_shape" in self.__dict__:
-            distribution = distribution.expand(self.__dict__["_live_shape"])
-        return distribution
+        distribution = self._build(declaration.chosen(evaluate(self, declaration.build)))
+        shape = self.__dict__.get("_live_shape")
+        return distribution if shape is None else distribution.expand(shape)
 
-    def _build(self, arguments: Mapping[str, Any]) -> Distribution:
+    def _build(self, arguments: dict[str, Any]) -> Distribution:
         declaration = self.__declaration__
         checks = Distribution._validate_args and not is_traced(*arguments.values())
-        if not declaration.has_class_base:
+        if declaration.make is None:
             distribution = self._from_method(arguments)
-        elif declaration.has_derived_input and checks:
-            distribution = declaration.base(**arguments)
+            if declaration.validates is not None:
+                distribution._validate_args = checks and declaration.validates
         else:
-            distribution = unvalidated(declaration.base, arguments)
-        if declaration.has_class_base or declaration.validates is not None:
+            if checks and declaration.has_derived_input:
+                distribution = declaration.base(**arguments)
+            else:
+                distribution = declaration.make(**arguments, validate_args=False)
             distribution._validate_args = checks and declaration.validates is not False
-        if declaration.event_dim is not None:
-            distribution = self._with_event_dim(distribution, declaration.event_dim)
-        return distribution
+        if declaration.event_dim is None:
+            return distribution
+        return self._with_event_dim(distribution, declaration.event_dim)
 
     def _from_method(self, arguments: Mapping[str, Any]) -> Distribution:
         try:
@@ -162,9 +161,9 @@ class Variational(Declarative, Distribution):
 
     def _check_build(self, values: Mapping[str, Any]) -> None:
         declaration = self.__declaration__
-        if not declaration.has_class_base:
+        if declaration.make is None:
             return
-        arguments = {name: values[name] for name in declaration.inputs}
+        arguments = declaration.chosen(values)
         try:
             with torch.no_grad():
                 self._build(arguments)

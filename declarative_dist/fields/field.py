@@ -111,13 +111,13 @@ def evaluate(
             attribute.
     """
     values: dict[str, Any] = {} if known is None else known
-    field = None
-    try:
-        for field in fields:
+    for field in fields:
+        try:
             values[field.name] = field.value(module, values)
-    except AttributeError as error:
-        subject = type(module).__name__ if field is None else field.subject(module)
-        raise FieldError(subject, "a value", f"AttributeError: {error}") from error
+        except AttributeError as error:
+            raise FieldError(
+                field.subject(module), "a value", f"AttributeError: {error}"
+            ) from error
     return values
 
 

@@ -57,6 +57,8 @@ class Param(Field):
 
     event_dim = 0
     event_names: tuple[str, ...] = ()
+    raw_name = ""
+    """The name of the unconstrained parameter on an instance."""
 
     def __init__(
         self,
@@ -73,8 +75,14 @@ class Param(Field):
         self.shape: Shape | None = _as_shape(shape)
         self.trainable = trainable
         self.doc = doc
+        self._forward: Callable[[Tensor], Tensor] | None = None
         if doc is not None:
             self.__doc__ = doc
+
+    def named(self, name: str) -> Self:
+        param = super().named(name)
+        param.raw_name = f"raw_{name}"
+        return param
 
     def constrained_by(
         self, constraint: Constraint, event_dim: int = 0, event_names: tuple[str, ...] = ()
@@ -82,15 +90,12 @@ class Param(Field):
         """A copy with the constraint that it has in a class."""
         param = copy.copy(self)
         param.constraint = constraint
+        is_shared = not constraint.names and not param.owns_constraint
+        param._forward = constraint.forward if is_shared else None
         param.event_dim = event_dim
         if self.shape is None and self.init is None:
             param.event_names = event_names
         return param
-
-    @property
-    def raw_name(self) -> str:
-        """The name of the unconstrained parameter on an instance."""
-        return f"raw_{self.name}"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -104,8 +109,10 @@ class Param(Field):
 
     def constraint_of(self, module: nn.Module) -> Constraint:
         """The constraint as it is on an instance."""
-        own: Constraint | None = module._modules.get(f"{self.raw_name}_constraint")  # type: ignore[assignment]
-        return self.constraint if own is None else own
+        if not self.owns_constraint:
+            return self.constraint
+        own: Constraint = getattr(module, f"{self.raw_name}_constraint")
+        return own
 
     def source(self, value: Any, subject: str) -> Any:
         return _as_source(value, subject)
@@ -148,11 +155,12 @@ class Param(Field):
             return constraint.inverse(value).detach().clone()
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
-        raw: Tensor = getattr(module, self.raw_name)
-        constraint = self.constraint_of(module)
-        if constraint.names:
-            constraint = constraint.resolved(values)
-        return constraint.forward(raw)
+        raw = module._parameters.get(self.raw_name)
+        if raw is None:  # a parametrization of torch has replaced it
+            raw = getattr(module, self.raw_name)
+        if self._forward is not None:
+            return self._forward(raw)
+        return self.constraint_of(module).resolved(values).forward(raw)
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Tensor:
         source = _as_source(value, self.subject(module))

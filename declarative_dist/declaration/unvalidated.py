@@ -7,7 +7,9 @@ under `vmap`; so for these classes the constructor's work is done here.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -21,25 +23,40 @@ from torch.distributions.utils import broadcast_all, clamp_probs
 D = TypeVar("D", bound=Distribution)
 
 
-def unvalidated(base: type[D], arguments: Mapping[str, Any]) -> D:
-    """Build `base(**arguments)` without any check.
+def unvalidated(base: type[D]) -> Callable[..., D]:
+    """What builds distributions of a class without any check, when told `validate_args=False`.
 
     Args:
-        base: a distribution class whose constructor takes `validate_args`.
-        arguments: its constructor arguments by name.
+        base: a distribution class.
+
+    Returns:
+        A callable that takes the arguments of the base by name, and `validate_args=False`.
 
     Example:
         >>> import torch
-        >>> d = unvalidated(dd.OneHotCategorical, {"probs": torch.tensor([0.5, 0.6])})
-        >>> d.probs.sum()
-        tensor(1.)
+        >>> build = unvalidated(dd.OneHotCategorical)
+        >>> build(probs=torch.tensor([0.25, 0.25]), validate_args=False).probs
+        tensor([0.5000, 0.5000])
     """
-    build = _BUILDERS.get(base)
-    if build is None:
-        return base(**arguments, validate_args=False)
+    fill = _FILLERS.get(base)
+    if fill is not None:
+        return partial(_filled, base, fill)
+    if "validate_args" in inspect.signature(base.__init__).parameters:
+        return base
+    return partial(_without_switch, base)
+
+
+def _filled(
+    base: type[D], fill: Callable[..., None], *, validate_args: bool, **arguments: Any
+) -> D:
     distribution = object.__new__(base)
-    build(distribution, **arguments)
+    fill(distribution, **arguments)
     return distribution
+
+
+def _without_switch(base: type[D], *, validate_args: bool, **arguments: Any) -> D:
+    """Build a class whose constructor knows nothing of validation."""
+    return base(**arguments)
 
 
 def _finish(
@@ -130,7 +147,7 @@ def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
     new._dist_chi2 = dd.Chi2(new.df.unsqueeze(-1) - rank, validate_args=False)
 
 
-_BUILDERS: Mapping[type[Distribution], Callable[..., None]] = {
+_FILLERS: Mapping[type[Distribution], Callable[..., None]] = {
     dd.ContinuousBernoulli: _continuous_bernoulli,
     dd.FisherSnedecor: _fisher_snedecor,
     dd.LKJCholesky: _lkj_cholesky,
