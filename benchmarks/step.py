@@ -116,7 +116,12 @@ def main() -> None:
     q, raw = GammaFamily(), raw_parameters()
     cases = {
         "building q() / by hand": (q, lambda: by_hand(*raw), 50, 0.90),
-        "snapshot step / hand-written, 1 sample": (snapshot_step(1), hand_written_step(1), 20, 1.02),
+        "snapshot step / hand-written, 1 sample": (
+            snapshot_step(1),
+            hand_written_step(1),
+            20,
+            1.02,
+        ),
         "snapshot step / hand-written, 1000": (
             snapshot_step(1000),
             hand_written_step(1000),

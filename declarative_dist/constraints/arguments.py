@@ -116,7 +116,9 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
         present = tuple(
             name
             for name in group
-            if name in arguments and not arguments[name].required and arguments[name].default is None
+            if name in arguments
+            and not arguments[name].required
+            and arguments[name].default is None
         )
         if len(present) > 1:
             groups.append(present)

@@ -114,7 +114,9 @@ class Bounded(Constraint):
         if self.limits is not None:
             low, high = self.limits[dtype]
             return low <= high
-        tensors = (bound for name in self._bounds if isinstance(bound := getattr(self, name), Tensor))
+        tensors = (
+            bound for name in self._bounds if isinstance(bound := getattr(self, name), Tensor)
+        )
         return all(bound.is_meta or bool(bound.to(dtype).isfinite().all()) for bound in tensors)
 
     def extra_repr(self) -> str:
@@ -147,7 +149,9 @@ class GreaterThan(Bounded):
         value = softplus(raw) + self.low
         if self.limits is not None:
             return held(value, *self.limits[raw.dtype])
-        return torch.maximum(value, above_tensor(_as_tensor(self.low, raw))).clamp_max(largest(raw.dtype))
+        return torch.maximum(value, above_tensor(_as_tensor(self.low, raw))).clamp_max(
+            largest(raw.dtype)
+        )
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(widened(value) - self.low).to(value.dtype)
@@ -191,7 +195,9 @@ class LessThan(Bounded):
         value = self.high - softplus(raw)
         if self.limits is not None:
             return held(value, *self.limits[raw.dtype])
-        return torch.minimum(value, below_tensor(_as_tensor(self.high, raw))).clamp_min(-largest(raw.dtype))
+        return torch.minimum(value, below_tensor(_as_tensor(self.high, raw))).clamp_min(
+            -largest(raw.dtype)
+        )
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(self.high - widened(value)).to(value.dtype)

@@ -52,6 +52,10 @@ INFERRED: Mapping[tuple[type[Distribution], str], Constraint] = {
     (dd.Beta, "concentration0"): _CONCENTRATION,
     (dd.Beta, "concentration1"): _CONCENTRATION,
     (dd.Dirichlet, "concentration"): _CONCENTRATION,
+    # The gradient of a draw with respect to the rate is concentration / rate**2.
+    (dd.Gamma, "concentration"): _positive((1e-150, 1e50), (1e-18, 1e8), (1e-2, 1e2)),
+    (dd.Gamma, "rate"): _positive((1e-80, 1e80), (1e-12, 1e12), (1e-1, 1e2)),
+    (dd.Chi2, "df"): _positive((1e-150, 1e50), (1e-18, 1e8), (1e-2, 1e2)),
     (dd.FisherSnedecor, "df1"): _positive((0.5, 1e8), (0.5, 1e4), (0.5, 1e2)),
     (dd.FisherSnedecor, "df2"): _positive((0.5, 1e8), (0.5, 1e4), (0.5, 1e2)),
     (dd.InverseGamma, "concentration"): _positive((0.2, 1e8), (0.5, 1e4), (1.0, 1e2)),
@@ -62,9 +66,13 @@ INFERRED: Mapping[tuple[type[Distribution], str], Constraint] = {
     (dd.Multinomial, "logits"): _LOGIT,
     # Counts stay in the range where the sampler returns whole numbers.
     (dd.Geometric, "logits"): _real(300.0, 40.0, 6.0),
-    (dd.Geometric, "probs"): Probability(_limits((1e-100, 1 - 1e-15), (1e-15, 1 - 1e-6), (1e-2, 0.99))),
+    (dd.Geometric, "probs"): Probability(
+        _limits((1e-100, 1 - 1e-15), (1e-15, 1 - 1e-6), (1e-2, 0.99))
+    ),
     (dd.NegativeBinomial, "logits"): _real(20.0, 15.0, 3.0),
-    (dd.NegativeBinomial, "probs"): Probability(_limits((1e-100, 1 - 1e-12), (1e-15, 1 - 1e-6), (1e-2, 0.95))),
+    (dd.NegativeBinomial, "probs"): Probability(
+        _limits((1e-100, 1 - 1e-12), (1e-15, 1 - 1e-6), (1e-2, 0.95))
+    ),
     (dd.NegativeBinomial, "total_count"): _positive((1e-8, 1e6), (1e-4, 1e4), (1e-1, 1e2)),
     (dd.Poisson, "rate"): _positive((1e-150, 1e15), (1e-18, 1e15), (1e-3, 1e3)),
     # Values are exponentials of the parameters.
@@ -85,7 +93,7 @@ INFERRED: Mapping[tuple[type[Distribution], str], Constraint] = {
     (dd.Kumaraswamy, "concentration1"): _positive((0.5, 1e3), (0.5, 1e2), (0.5, 4.0)),
     (dd.LKJCholesky, "concentration"): _positive((1e-3, 1e8), (1e-1, 1e4), (1.0, 1e2)),
     # Torch's rejection sampler hangs at small concentrations.
-    (dd.VonMises, "concentration"): _positive((1e-6, 1e12), (1e-3, 1e6), (1e-2, 1e3)),
+    (dd.VonMises, "concentration"): _positive((1e-6, 1e8), (1e-3, 1e4), (1e-2, 1e3)),
     (dd.VonMises, "loc"): _real(1e12, 1e5, 1e2),
     (dd.Uniform, "low"): _real(1e150, 1e18, 1e3),
     (dd.Weibull, "concentration"): _positive((0.1, 1e3), (0.5, 1e2), (1.0, 1e1)),
@@ -107,3 +115,12 @@ def starting_value(argument: str) -> Callable[[torch.Size], Tensor] | None:
 
 def _small(shape: torch.Size) -> Tensor:
     return 0.1 * torch.randn(shape)
+
+
+def guard_of(base: type[Distribution], argument: str) -> Limits | None:
+    """The narrower guard band of a positive argument, if it needs one."""
+    for ancestor in base.__mro__:
+        constraint = INFERRED.get((ancestor, argument))
+        if isinstance(constraint, Positive) and not isinstance(constraint.guard, bool):
+            return constraint.guard
+    return None

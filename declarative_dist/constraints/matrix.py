@@ -70,7 +70,7 @@ class LowerCholesky(_Triangular):
         packed = raw[..., size:].clamp(-high, high) if self.conditioned else raw[..., size:]
         lower = _strictly_lower(packed, size)
         diagonal = softplus(raw[..., :size]).clamp(low, high) + self._share(lower)
-        return lower + diagonal.diag_embed()
+        return lower + diagonal.clamp_max(high).diag_embed()
 
     def _share(self, value: Tensor) -> Tensor | float:
         """What the diagonal must exceed: a share of the length of the row beside it."""
@@ -88,9 +88,12 @@ class LowerCholesky(_Triangular):
 
     def contains(self, value: Tensor) -> Tensor:
         low, high = GUARD[value.dtype]
-        diagonal = value.diagonal(dim1=-2, dim2=-1) - self._share(value)
-        in_band = ((diagonal >= 0) if self.conditioned else (diagonal >= low)) & (diagonal <= high)
-        return _is_lower(value) & in_band.all(-1) & (value.abs() <= high).flatten(-2).all(-1)
+        diagonal = value.diagonal(dim1=-2, dim2=-1)
+        inside = _is_lower(value) & (diagonal >= low).all(-1) & (diagonal <= high).all(-1)
+        if not self.conditioned:
+            return inside
+        in_range = (value.abs() <= high).flatten(-2).all(-1)
+        return inside & in_range & (diagonal >= self._share(value)).all(-1)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(raw[..., : value.shape[-1]]).sum(-1)
@@ -145,7 +148,9 @@ class PositiveDefinite(_Triangular):
 
     def contains(self, value: Tensor) -> Tensor:
         finite = value.isfinite().flatten(-2).all(-1)
-        wide = torch.where(finite[..., None, None], widened(value), torch.eye(value.shape[-1]).to(value))
+        wide = torch.where(
+            finite[..., None, None], widened(value), torch.eye(value.shape[-1]).to(value)
+        )
         slack = 8 * torch.finfo(value.dtype).eps * wide.abs().amax((-2, -1), keepdim=True)
         symmetric = ((wide - wide.mT).abs() <= slack).flatten(-2).all(-1)
         return finite & symmetric & (torch.linalg.cholesky_ex(wide).info == 0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
+from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.hold import held
@@ -43,7 +45,7 @@ def inverse_softplus(value: Tensor) -> Tensor:
     return value + (-torch.expm1(-value)).log()
 
 
-class _Guarded(Constraint):
+class Guarded(Constraint):
     """Positive numbers above a floor, kept inside a band where arithmetic stays finite."""
 
     support = constraints.positive
@@ -56,11 +58,24 @@ class _Guarded(Constraint):
             )
         self.floor = float(floor)
         self.guard = guard
-        band = guard if not isinstance(guard, bool) else GUARD if guard else WIDEST
+        self._set_band(guard if not isinstance(guard, bool) else GUARD if guard else WIDEST)
+
+    def guarded_by(self, band: Limits) -> Self:
+        """The same map in the band of a certain argument, unless it was given one of its own."""
+        if self.guard is not True:
+            return self
+        constraint = copy.deepcopy(self)
+        constraint._set_band(band)
+        return constraint
+
+    def _set_band(self, band: Limits) -> None:
+        """Note which values each dtype may take."""
         self.limits: Limits = {
-            dtype: (max(low, above(self.floor, dtype)) if floor else low, high)
-            for dtype, (low, high) in band.items()
+            dtype: (self._above_floor(low, dtype), high) for dtype, (low, high) in band.items()
         }
+
+    def _above_floor(self, low: float, dtype: torch.dtype) -> float:
+        return max(low, above(self.floor, dtype)) if self.floor else low
 
     def contains(self, value: Tensor) -> Tensor:
         low, high = self.limits[value.dtype]
@@ -73,18 +88,23 @@ class _Guarded(Constraint):
         low, high = self.limits[dtype]
         if low > high:
             raise ConstraintError(
-                subject, f"a floor below {high:.6g}, where {dtype} ends", repr(self.floor)
+                subject,
+                f"a floor below {high:.6g}, the highest value in {dtype}",
+                f"{self.floor:g}",
+                "Use a wider dtype or a lower floor.",
             )
 
     def describe(self) -> str:
-        return f"a finite number above {self.floor:g}" if self.floor else "a finite positive number"
+        return (
+            f"a finite number above {self.floor:g}" if self.floor else "a finite positive number"
+        )
 
     def advice(self, value: Tensor) -> str:
         low, high = self.limits[value.dtype]
-        band = f"In {value.dtype} this constraint holds [{low:.3g}, {high:.3g}]"
-        if self.guard is False:
-            return f"{band}."
-        return f"{band}; guard=False widens it to the dtype's own range."
+        if not ((value > self.floor) & value.isfinite()).all():
+            return f"Give a number above {self.floor:g}."
+        widen = "" if self.guard is False else "; guard=False widens this to the dtype's own range"
+        return f"In {value.dtype} values are held in [{low:.3g}, {high:.3g}]{widen}."
 
     def extra_repr(self) -> str:
         floor = f"floor={self.floor:g}" if self.floor else ""
@@ -92,7 +112,7 @@ class _Guarded(Constraint):
         return ", ".join(filter(None, (floor, guard)))
 
 
-class Positive(_Guarded):
+class Positive(Guarded):
     """Positive numbers through softplus: `floor + log(1 + exp(raw))`.
 
     Close to linear for large values, so that steps of an optimizer do not explode. Every finite
@@ -101,8 +121,8 @@ class Positive(_Guarded):
     Args:
         floor: a strict lower bound, approached smoothly.
         guard: `True` keeps values where squares and reciprocals are finite, about
-            `[1e-18, 1e18]` in float32; `False` widens this to the dtype's range; a mapping from
-            dtypes to `(low, high)` sets it.
+            `[1e-18, 1e18]` in float32, or narrower where the argument of a base needs it; `False`
+            widens this to the dtype's range; a mapping from dtypes to `(low, high)` sets it.
 
     Example:
         >>> import torch
@@ -114,10 +134,10 @@ class Positive(_Guarded):
     """
 
     def forward(self, raw: Tensor) -> Tensor:
-        value = F.softplus(raw, threshold=50)
+        low, high = self.limits[raw.dtype]
+        value = softplus(raw)
         if self.floor:
             value = value + self.floor
-        low, high = self.limits[raw.dtype]
         return held(value, low, high)
 
     def inverse(self, value: Tensor) -> Tensor:
@@ -127,7 +147,7 @@ class Positive(_Guarded):
         return F.logsigmoid(raw)
 
 
-class Exp(_Guarded):
+class Exp(Guarded):
     """Positive numbers learned through their logarithm: `floor + exp(raw)`.
 
     A step of an optimizer multiplies the value. Every finite raw number gives a finite value
@@ -145,41 +165,37 @@ class Exp(_Guarded):
         tensor([True, True, True])
     """
 
-    def __init__(self, *, floor: float = 0.0, guard: bool | Limits = True) -> None:
-        super().__init__(floor=floor, guard=guard)
-        band = guard if not isinstance(guard, bool) else GUARD if guard else WIDEST
+    def _set_band(self, band: Limits) -> None:
         # Whole numbers, exact in every dtype.
         self.raw_limits: Limits = {
             dtype: (math.ceil(math.log(low)), math.floor(math.log(high)))
             for dtype, (low, high) in band.items()
         }
         self.exp_limits: Limits = {
-            dtype: (math.exp(low), math.exp(high)) for dtype, (low, high) in self.raw_limits.items()
+            dtype: (math.exp(low), math.exp(high))
+            for dtype, (low, high) in self.raw_limits.items()
         }
         self.limits = {
-            dtype: self._with_rounding(torch.finfo(dtype).eps, floor, *self.exp_limits[dtype])
-            for dtype, floor in ((d, low if self.floor else 0.0) for d, (low, _) in self.limits.items())
+            dtype: self._range(dtype, low, high) for dtype, (low, high) in self.exp_limits.items()
         }
 
-    def _with_rounding(self, eps: float, floor: float, low: float, high: float) -> tuple[float, float]:
-        """The range of values, a few units in the last place wider than exp's own."""
-        return max(floor, low * (1 - 8 * eps)), (high + self.floor) * (1 + 8 * eps)
+    def _range(self, dtype: torch.dtype, low: float, high: float) -> tuple[float, float]:
+        """What values may be: a few units in the last place more than what exp gives."""
+        rounding = 8 * torch.finfo(dtype).eps
+        return self._above_floor(low * (1 - rounding), dtype), (high + self.floor) * (1 + rounding)
 
     def forward(self, raw: Tensor) -> Tensor:
         if is_transforming():
             value = held(raw, *self.raw_limits[raw.dtype]).exp()
         else:
-            # As in `held`; where infinity is held in place it never meets a gradient.
+            # As in `held`: where infinity is replaced in place it never meets a gradient.
             low, high = self.exp_limits[raw.dtype]
             value = raw.exp()
             value.data.clamp_(low, high)
-        if not self.floor:
-            return value
-        return held(value + self.floor, *self.limits[raw.dtype])
+        return held(value + self.floor, *self.limits[raw.dtype]) if self.floor else value
 
     def inverse(self, value: Tensor) -> Tensor:
         return (widened(value) - self.floor).log().to(value.dtype)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        low, high = self.raw_limits[raw.dtype]
-        return raw.clamp(low, high)
+        return raw.clamp(*self.raw_limits[raw.dtype])

@@ -23,7 +23,9 @@ def check_base(owner: str, base: Base | None, arguments: Mapping[str, Argument])
     """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
     if base in (Distribution, ExponentialFamily) or hasattr(base, "__declaration__"):
         raise DeclarationError(
-            f"{owner}.base", "a concrete torch distribution class", f"{base.__name__}"  # type: ignore[union-attr]
+            f"{owner}.base",
+            "a concrete torch distribution class",
+            f"{base.__name__}",  # type: ignore[union-attr]
         )
     colliding = [name for name in arguments if name in (*KEYWORDS, "base", "event_dim")]
     colliding += [name for name in arguments if hasattr(nn.Module, name) or name == "training"]
@@ -49,7 +51,10 @@ def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
 
 
 def check_namespace(
-    owner: str, namespace: Mapping[str, Any], fields: Mapping[str, Field], arguments: Collection[str]
+    owner: str,
+    namespace: Mapping[str, Any],
+    fields: Mapping[str, Field],
+    arguments: Collection[str],
 ) -> None:
     """Refuse what stands where a field should, and numbers whose names are nearly arguments."""
     for name, value in namespace.items():
@@ -69,7 +74,10 @@ def check_namespace(
         near = [argument for argument in arguments if is_one_edit_from(name, argument)]
         if near and isinstance(value, (int, float)) and not isinstance(value, bool):
             raise DeclarationError(
-                f"{owner}.{name}", "the name of an argument", repr(name), did_you_mean(name, arguments)
+                f"{owner}.{name}",
+                "the name of an argument",
+                repr(name),
+                did_you_mean(name, arguments),
             )
 
 
@@ -117,7 +125,10 @@ def check_needs(owner: str, fields: Mapping[str, Field]) -> None:
 
 
 def check_arguments(
-    owner: str, base: type[Distribution], arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+    owner: str,
+    base: type[Distribution],
+    arguments: Mapping[str, Argument],
+    fields: Mapping[str, Field],
 ) -> None:
     """Refuse unknown, missing and exclusive arguments, and parameters for counts."""
     used = {needed for field in fields.values() for needed in field.needs}
@@ -151,7 +162,10 @@ def check_arguments(
 
 
 def _check_alternatives(
-    owner: str, base: type[Distribution], arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+    owner: str,
+    base: type[Distribution],
+    arguments: Mapping[str, Argument],
+    fields: Mapping[str, Field],
 ) -> None:
     for group in alternatives(arguments):
         given = [name for name in group if name in fields]

@@ -11,7 +11,8 @@ from torch.distributions import Distribution
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.arguments import Argument, alternatives, inferred_constraint
-from declarative_dist.constraints.limits import starting_value
+from declarative_dist.constraints.limits import guard_of, starting_value
+from declarative_dist.constraints.positive import Guarded
 from declarative_dist.constraints.real import Real
 from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, ExplainedError
@@ -94,7 +95,9 @@ def _as_field(name: str, value: Any, used: set[str]) -> Field | None:
     if name in SETTINGS or name.startswith("__") or value is None:
         return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(value, Tensor) or (name in used and (is_number or isinstance(value, (list, tuple)))):
+    if isinstance(value, Tensor) or (
+        name in used and (is_number or isinstance(value, (list, tuple)))
+    ):
         return Constant(value).named(name)
     return None
 
@@ -149,6 +152,9 @@ def _constrained(
     subject = f"{owner}.{param.name}"
     if param.declared_constraint is not None:
         constraint = as_constraint(param.declared_constraint, subject)
+        band = guard_of(base, param.name) if isinstance(base, type) else None
+        if band is not None and isinstance(constraint, Guarded):
+            constraint = constraint.guarded_by(band)
     elif argument is None:
         constraint = Real()
     else:
@@ -178,7 +184,9 @@ def _checked(owner: str, constant: Constant, argument: Argument | None) -> Const
     return constant
 
 
-def inputs_of(base: Base | None, arguments: Mapping[str, Argument], fields: Mapping[str, Field]) -> tuple[str, ...]:
+def inputs_of(
+    base: Base | None, arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+) -> tuple[str, ...]:
     """The names of the fields that go to the base."""
     if base is None:
         return ()

@@ -59,10 +59,7 @@ class DeclarativeMeta(ABCMeta):
     def reserved(cls) -> set[str]:
         """The names that the library's and torch's own classes define."""
         return {
-            name
-            for klass in cls.__mro__
-            if collect.is_framework(klass)
-            for name in dir(klass)
+            name for klass in cls.__mro__ if collect.is_framework(klass) for name in dir(klass)
         }
 
 

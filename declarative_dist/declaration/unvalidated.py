@@ -139,7 +139,9 @@ def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
     if name == "scale_tril":
         new._unbroadcasted_scale_tril = matrix
     else:
-        factor = dd.MultivariateNormal(matrix.new_zeros(matrix.shape[-1]), **parameter, validate_args=False)
+        factor = dd.MultivariateNormal(
+            matrix.new_zeros(matrix.shape[-1]), **parameter, validate_args=False
+        )
         new._unbroadcasted_scale_tril = factor._unbroadcasted_scale_tril
     _finish(new, batch_shape, matrix.shape[-2:])
     new._batch_dims = [-(x + 1) for x in range(len(batch_shape))]

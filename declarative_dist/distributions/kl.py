@@ -141,6 +141,8 @@ def _mean_under(p: Distribution, count: Any, statistic: Any) -> Tensor:
 
 
 def _check_count(num_samples: object) -> None:
-    is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool) and num_samples > 0
+    is_count = (
+        isinstance(num_samples, int) and not isinstance(num_samples, bool) and num_samples > 0
+    )
     if num_samples is not None and not is_count:
         raise ConstraintError("num_samples", "an int, 1 or more", shortened(num_samples))

@@ -65,7 +65,10 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         return _live_class(x, (), fixed)
     if not isinstance(x, Distribution) or isinstance(x, Variational):
         raise DeclarationError(
-            "learnable", "a torch distribution or its class", shortened(x), "It may be live already."
+            "learnable",
+            "a torch distribution or its class",
+            shortened(x),
+            "It may be live already.",
         )
     kind, values = decompose(x)
     return _live_class(kind, tuple(values), fixed)(**values)

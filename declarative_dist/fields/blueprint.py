@@ -125,7 +125,9 @@ class Blueprint:
         """
         source = self._value(sized)
         own = self._own_shape(sized)
-        lead = self._depth - (len(own) - sized.event_dim) if self.aligns and self.batch_shape else 0
+        lead = (
+            self._depth - (len(own) - sized.event_dim) if self.aligns and self.batch_shape else 0
+        )
         full = torch.Size((*self.batch_shape, *(1,) * max(lead, 0), *own))
         if not isinstance(source, Tensor):
             return Start(source, full)

@@ -46,7 +46,9 @@ class Constant(Field):
         """Whether an int means a real number here."""
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
 
-    def accepting(self, torch_constraint: constraints.Constraint | None, event_names: tuple[str, ...]) -> Self:
+    def accepting(
+        self, torch_constraint: constraints.Constraint | None, event_names: tuple[str, ...]
+    ) -> Self:
         """A copy that must satisfy a torch constraint."""
         constant = copy.copy(self)
         constant.torch_constraint = torch_constraint
@@ -66,12 +68,18 @@ class Constant(Field):
         elif isinstance(value, float) or (self.is_continuous and type(value) is int):
             converted = torch.tensor(float(value), device="cpu")
         if self.is_continuous and isinstance(converted, Tensor):
-            converted = converted if converted.is_floating_point() else converted.to(torch.get_default_dtype())
+            converted = (
+                converted
+                if converted.is_floating_point()
+                else converted.to(torch.get_default_dtype())
+            )
         self._check(converted, subject)
         return converted
 
     def _check(self, value: Any, subject: str) -> None:
-        expected = f"a value in {self.torch_constraint}" if self.torch_constraint else "a finite number"
+        expected = (
+            f"a value in {self.torch_constraint}" if self.torch_constraint else "a finite number"
+        )
         if not isinstance(value, Tensor):
             if self.torch_constraint is None:
                 return
@@ -117,7 +125,9 @@ class Constant(Field):
         if not isinstance(now, Tensor) or not isinstance(new, Tensor):
             return new
         if new.ndim and new.shape != now.shape:
-            raise ConstraintError(self.subject(module), f"shape {tuple(now.shape)}", shortened(new))
+            raise ConstraintError(
+                self.subject(module), f"shape {tuple(now.shape)}", shortened(new)
+            )
         return new.detach().to(now.device, now.dtype).expand(now.shape)
 
     def commit(self, module: nn.Module, prepared: Any) -> None:

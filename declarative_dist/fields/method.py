@@ -26,7 +26,11 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
         inspect.Parameter.VAR_KEYWORD,
         inspect.Parameter.POSITIONAL_ONLY,
     )
-    if not parameters or parameters[0].name != "self" or any(p.kind in unnamed for p in parameters[1:]):
+    if (
+        not parameters
+        or parameters[0].name != "self"
+        or any(p.kind in unnamed for p in parameters[1:])
+    ):
         raise DeclarationError(
             subject,
             "a method that takes self, then values by name",
