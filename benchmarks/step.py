@@ -114,7 +114,7 @@ def main() -> None:
     blocks = parser.parse_args().blocks
     torch.set_num_threads(1)
     q, raw = GammaFamily(), raw_parameters()
-    cases = {
+    cases: dict[str, tuple[Callable[[], object], Callable[[], object], int, float]] = {
         "building q() / by hand": (q, lambda: by_hand(*raw), 50, 0.90),
         "snapshot step / hand-written, 1 sample": (
             snapshot_step(1),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
-from typing_extensions import TypeVar
+from typing_extensions import Never, TypeVar
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.interval import GreaterThan, Interval, LessThan, UnitInterval
@@ -37,26 +37,32 @@ class FromTransform(Constraint):
         tensor(0.)
     """
 
+    transform: Any  # a Transform, whose methods torch leaves untyped
+
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform.with_cache(0)
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        return self.transform.codomain
+        codomain: constraints.Constraint = self.transform.codomain
+        return codomain
 
     @property
     def raw_event_dim(self) -> int:
-        return self.transform.domain.event_dim
+        return int(self.transform.domain.event_dim)
 
     def forward(self, raw: Tensor) -> Tensor:
-        return self.transform(raw)
+        value: Tensor = self.transform(raw)
+        return value
 
     def inverse(self, value: Tensor) -> Tensor:
-        return self.transform.inv(value)
+        raw: Tensor = self.transform.inv(value)
+        return raw
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        return self.transform.log_abs_det_jacobian(raw, value)
+        log_det: Tensor = self.transform.log_abs_det_jacobian(raw, value)
+        return log_det
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
         return torch.Size(self.transform.inverse_shape(torch.Size(shape)))
@@ -104,12 +110,16 @@ class FromModule(Constraint):
         return torch.isclose(again, value, rtol=tolerance, atol=tolerance) & value.isfinite()
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
+        return self._shape_unknown()
+
+    def value_shape(self, raw_shape: torch.Size) -> torch.Size:
+        return self._shape_unknown()
+
+    def _shape_unknown(self) -> Never:
         raise NotImplementedError(
             f"{type(self.module).__name__} does not say which shape its raw numbers have: "
             "give the field a value"
         )
-
-    value_shape = raw_shape
 
     def default(self, shape: torch.Size) -> Tensor:
         return self.forward(torch.zeros(shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributions as dd
@@ -162,7 +163,7 @@ class DegreesOfFreedom(GreaterThan):
         matrix: the name of that field.
     """
 
-    def resolved(self, values: Mapping[str, object]) -> Self:
+    def resolved(self, values: Mapping[str, Any]) -> Self:
         matrix = values[self.low]
         return self.with_bounds({"low": float(matrix.shape[-1] - 1)})
 
@@ -179,7 +180,7 @@ class NoiseFloor(GreaterThan):
     def forward(self, raw: Tensor) -> Tensor:
         return super().forward(raw.clamp_max(GUARD[raw.dtype][1]))
 
-    def resolved(self, values: Mapping[str, object]) -> Self:
+    def resolved(self, values: Mapping[str, Any]) -> Self:
         factor = values[self.low]
         share = 4 * factor.shape[-2] * torch.finfo(factor.dtype).eps
         return self.with_bounds({"low": factor.square().sum(-1) * share + GUARD[factor.dtype][0]})
@@ -198,7 +199,7 @@ class WiderThan(GreaterThan):
     def forward(self, raw: Tensor) -> Tensor:
         return super().forward(raw.clamp_max(GUARD[raw.dtype][1]))
 
-    def resolved(self, values: Mapping[str, object]) -> Self:
+    def resolved(self, values: Mapping[str, Any]) -> Self:
         low = values[self.low]
         share = torch.finfo(low.dtype).eps ** 0.5
         return self.with_bounds({"low": low + low.abs() * share + GUARD[low.dtype][0]})

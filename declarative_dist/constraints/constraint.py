@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,8 @@ class Constraint(nn.Module, ABC):
         finite = value.isfinite()
         if self.event_dim:
             finite = finite.flatten(-self.event_dim).all(-1)
-        return finite & self.support.check(value)
+        inside: Tensor = finite & self.support.check(value)
+        return inside
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         """The log of the volume change from raw to value, of shape `(*batch)`.
@@ -146,7 +148,7 @@ class Constraint(nn.Module, ABC):
         """What to do about a value that is not inside."""
         return "Give a finite value strictly inside."
 
-    def resolved(self, values: Mapping[str, object]) -> Self:
+    def resolved(self, values: Mapping[str, Any]) -> Self:
         """The constraint with the values of other fields in place of their names."""
         return self
 

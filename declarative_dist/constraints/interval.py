@@ -1,9 +1,10 @@
-"""Numbers above, below or between bounds; a bound is a number, a tensor or another field's name."""
+"""Numbers above, below or between bounds: numbers, tensors, or names of other fields."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class Bounded(Constraint):
     def _ends(self) -> tuple[float, float]:
         return getattr(self, "low", -math.inf), getattr(self, "high", math.inf)
 
-    def resolved(self, values: Mapping[str, object]) -> Self:
+    def resolved(self, values: Mapping[str, Any]) -> Self:
         if not self.names:
             return self
         bounds = {
@@ -83,13 +84,14 @@ class Bounded(Constraint):
         }
         return self.with_bounds(bounds)
 
-    def with_bounds(self, bounds: Mapping[str, object]) -> Self:
+    def with_bounds(self, bounds: Mapping[str, Any]) -> Self:
         """The same constraint with other bounds, as a light copy that compiles."""
-        copy = object.__new__(type(self))
+        copy: Any = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
         copy.__dict__.update(bounds)
         copy.__dict__.update(names=(), limits=None)
-        return copy
+        resolved: Self = copy
+        return resolved
 
     def _is_above(self, value: Tensor, low: float | Tensor) -> Tensor:
         if self.limits is not None:
@@ -136,7 +138,7 @@ class GreaterThan(Bounded):
         1004.0
     """
 
-    low: Bound
+    low: Any  # a Bound; a number or tensor wherever there is arithmetic
 
     def __init__(self, low: Bound) -> None:
         super().__init__(low=low)
@@ -182,7 +184,7 @@ class LessThan(Bounded):
         tensor(-0.6931)
     """
 
-    high: Bound
+    high: Any  # a Bound; a number or tensor wherever there is arithmetic
 
     def __init__(self, high: Bound) -> None:
         super().__init__(high=high)
@@ -232,8 +234,8 @@ class Interval(Bounded):
         tensor(True)
     """
 
-    low: Bound
-    high: Bound
+    low: Any  # a Bound; a number or tensor wherever there is arithmetic
+    high: Any
 
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__(low=low, high=high)
@@ -256,7 +258,8 @@ class Interval(Bounded):
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = widened(value)
-        return ((wide - self.low).log() - (self.high - wide).log()).to(value.dtype)
+        result: Tensor = ((wide - self.low).log() - (self.high - wide).log()).to(value.dtype)
+        return result
 
     def contains(self, value: Tensor) -> Tensor:
         return self._is_above(value, self.low) & self._is_below(value, self.high)
@@ -347,12 +350,13 @@ class LogInterval(Interval):
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = widened(value)
-        raw = (wide / self.low).log().log() - (self.high / wide).log().log()
+        raw: Tensor = (wide / self.low).log().log() - (self.high / wide).log().log()
         return raw.to(value.dtype)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         width = _as_tensor(self._log_width(), raw)
-        return value.log() + width.log() + F.logsigmoid(raw) + F.logsigmoid(-raw)
+        log_det: Tensor = value.log() + width.log() + F.logsigmoid(raw) + F.logsigmoid(-raw)
+        return log_det
 
     def default(self, shape: torch.Size) -> Tensor:
         return (_filled(self.low, shape) * _filled(self.high, shape)).sqrt()

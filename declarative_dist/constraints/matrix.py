@@ -16,7 +16,7 @@ from torch.distributions import constraints
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
-from declarative_dist.constraints.representable import HALF, Limits, largest, widened
+from declarative_dist.constraints.representable import HALF, widened
 
 
 class _Triangular(Constraint):
@@ -147,13 +147,14 @@ class PositiveDefinite(_Triangular):
         return torch.cat([diagonal, _packed_strictly_lower(factor)], -1).to(value.dtype)
 
     def contains(self, value: Tensor) -> Tensor:
-        finite = value.isfinite().flatten(-2).all(-1)
+        finite: Tensor = value.isfinite().flatten(-2).all(-1)
         wide = torch.where(
             finite[..., None, None], widened(value), torch.eye(value.shape[-1]).to(value)
         )
         slack = 8 * torch.finfo(value.dtype).eps * wide.abs().amax((-2, -1), keepdim=True)
         symmetric = ((wide - wide.mT).abs() <= slack).flatten(-2).all(-1)
-        return finite & symmetric & (torch.linalg.cholesky_ex(wide).info == 0)
+        factored: Tensor = torch.linalg.cholesky_ex(wide).info == 0
+        return finite & symmetric & factored
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         size = value.shape[-1]
@@ -195,7 +196,8 @@ class CorrCholesky(Constraint):
         value = rows / rows.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(raw.dtype).tiny
         diagonal = value.diagonal(dim1=-2, dim2=-1)
-        return value.tril(-1) + diagonal.clamp_min(tiny).diag_embed()
+        factor: Tensor = value.tril(-1) + diagonal.clamp_min(tiny).diag_embed()
+        return factor
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = widened(value)
@@ -208,7 +210,8 @@ class CorrCholesky(Constraint):
         slack = 4 * eps if value.dtype in HALF else (4 + size) * eps
         unit = ((widened(value).norm(dim=-1) - 1).abs() <= slack).all(-1)
         positive = (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
-        return _is_lower(value) & positive & unit
+        inside: Tensor = _is_lower(value) & positive & unit
+        return inside
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         size = value.shape[-1]
@@ -245,7 +248,8 @@ def _strictly_lower(packed: Tensor, size: int) -> Tensor:
     position = torch.zeros(size, size, dtype=torch.long, device=packed.device)
     position[rows, columns] = torch.arange(1, rows.shape[0] + 1, device=packed.device)
     padded = F.pad(packed, (1, 0))
-    return padded.index_select(-1, position.flatten()).unflatten(-1, (size, size))
+    matrix: Tensor = padded.index_select(-1, position.flatten()).unflatten(-1, (size, size))
+    return matrix
 
 
 def _packed_strictly_lower(matrix: Tensor) -> Tensor:

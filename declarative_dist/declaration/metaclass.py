@@ -69,4 +69,4 @@ def _pickled(cls: DeclarativeMeta) -> Any:
     return cls.__qualname__ if recipe is None else recipe
 
 
-copyreg.pickle(DeclarativeMeta, _pickled)  # type: ignore[arg-type]
+copyreg.pickle(DeclarativeMeta, _pickled)

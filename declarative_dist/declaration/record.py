@@ -57,7 +57,7 @@ class Declaration:
         """The names of sizes that a constructor takes as keywords."""
         names: dict[str, None] = {}
         for field in self.fields.values():
-            shape = getattr(field, "shape", None) or getattr(field, "event_names", ())
+            shape: Any = getattr(field, "shape", None) or getattr(field, "event_names", ())
             names.update(dict.fromkeys(name for name in shape if isinstance(name, str)))
         return tuple(names)
 

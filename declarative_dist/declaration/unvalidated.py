@@ -123,8 +123,7 @@ def _lkj_cholesky(new: Any, dim: int, concentration: Tensor | float = 1.0) -> No
     # The onion method draws each row's radius from a beta distribution of its own.
     (new.concentration,) = broadcast_all(concentration)
     new.dim = dim
-    place = dict(dtype=new.concentration.dtype, device=new.concentration.device)
-    offset = torch.arange(-1, dim - 1, **place).clamp_min(0)
+    offset = torch.arange(-1, dim - 1).clamp_min(0).to(new.concentration)
     marginal = (new.concentration + 0.5 * (dim - 2)).unsqueeze(-1)
     new._beta = dd.Beta(offset + 0.5, marginal - 0.5 * offset, validate_args=False)
     _finish(new, new.concentration.size(), torch.Size((dim, dim)))

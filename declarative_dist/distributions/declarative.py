@@ -1,4 +1,4 @@
-"""Modules with declared fields: the small replacement for raw parameters, properties and setters."""
+"""Modules with declared fields, in place of raw parameters, properties and setters."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
     ) -> None:
         nn.Module.__init__(self)
         declaration = self.__declaration__
-        self.__dict__["_starts"] = {}
+        vars(self)["_starts"] = {}
         blueprint = _read(declaration, sizes_and_values, batch_shape, device, dtype)
         values: dict[str, Any] = {}
         for field in declaration.order:
             field.bind(self, blueprint, values)
             evaluate(self, (field,), values)
         self._check_build(values)
-        self.__dict__["_is_built"] = True
+        vars(self)["_is_built"] = True
 
-    def _check_build(self, values: Mapping[str, Any]) -> None:
+    def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""
 
     def constrained_values(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                 if moved.dtype != raw.dtype:
                     subject = field.subject(self)
                     field.constraint_of(self).check_dtype(moved.dtype, subject)
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _signatures(self) -> dict[str, str]:
         """By field what a saved state must agree on: constraints, number bounds, counts."""
@@ -236,7 +236,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         if metadata is not None:
             metadata.setdefault(prefix[:-1], {})["constraints"] = self._signatures()
 
-    def _load_from_state_dict(
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
     ) -> None:
         saved = local_metadata.get("constraints", {})

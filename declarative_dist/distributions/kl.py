@@ -6,6 +6,7 @@ changes nothing else in torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -127,14 +128,17 @@ def rsample_and_log_prob(
     return value, distribution.log_prob(value)
 
 
-def _mean_under(p: Distribution, count: Any, statistic: Any) -> Tensor:
+def _mean_under(
+    p: Distribution, count: int, statistic: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """The mean of a statistic of draws and their log densities, with an unbiased gradient."""
     if p.has_rsample:
         x = p.rsample((count,))
-        return statistic(x, p.log_prob(x)).mean(0)
+        mean: Tensor = statistic(x, p.log_prob(x)).mean(0)
+        return mean
     x = p.sample((count,))
     log_p = p.log_prob(x)
-    weight = statistic(x, log_p)
+    weight: Tensor = statistic(x, log_p)
     # The second term is zero; its gradient is the one that sampling from p hides.
     score = weight.detach() * (log_p - log_p.detach())
     return (weight + score).mean(0)

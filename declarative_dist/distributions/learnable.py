@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from declarative_dist.constraints.arguments import alternatives, arguments_of
 from declarative_dist.declaration.collect import auto_declared
 from declarative_dist.declaration.decompose import COMPOSITE, decompose
+from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.constant import Constant
@@ -27,7 +28,7 @@ class Live(Variational, Generic[D]):
 
     if TYPE_CHECKING:
 
-        def __call__(self) -> D: ...  # type: ignore[override]
+        def __call__(self) -> D: ...
         def __getattr__(self, name: str) -> Tensor: ...
 
 
@@ -62,7 +63,8 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
     """
     fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
     if isinstance(x, type) and issubclass(x, Distribution):
-        return _live_class(x, (), fixed)
+        base: Any = x
+        return _live_class(base, (), fixed)
     if not isinstance(x, Distribution) or isinstance(x, Variational):
         raise DeclarationError(
             "learnable",
@@ -70,14 +72,13 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
             shortened(x),
             "It may be live already.",
         )
+    kind: Any
     kind, values = decompose(x)
     return _live_class(kind, tuple(values), fixed)(**values)
 
 
 @cache
-def _live_class(
-    base: type[Distribution], given: tuple[str, ...], fixed: tuple[str, ...]
-) -> type[Variational]:
+def _live_class(base: Any, given: tuple[str, ...], fixed: tuple[str, ...]) -> type[Variational]:
     """The class for a base, the arguments it was given, and those held constant."""
     name = f"Live{base.__name__}"
     if base in COMPOSITE or issubclass(base, Variational):
@@ -108,7 +109,8 @@ def _live_class(
         "__doc__": f"A learnable {base.__name__}.",
         "__recipe__": (_live_class, (base, given, fixed)),
     }
-    return type(Live)(name, (Live,), body)
+    live: type[Variational] = DeclarativeMeta(name, (Live,), body)  # type: ignore[assignment]
+    return live
 
 
 def _preferred(base: type[Distribution]) -> dict[str, Any]:

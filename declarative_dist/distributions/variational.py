@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, Independent
 from typing_extensions import Self
 
 from declarative_dist.constraints.tracing import is_traced
@@ -25,6 +25,7 @@ class HasBase(Protocol[D_co]):
     @property
     def base(self) -> Callable[..., D_co]:
         """What makes the distribution."""
+        ...
 
 
 def _delegated(name: str) -> Any:
@@ -89,7 +90,7 @@ class Variational(Declarative, Distribution):
 
     if TYPE_CHECKING:
 
-        @overload  # type: ignore[override]
+        @overload
         def __call__(self: HasBase[D_co]) -> D_co: ...
         @overload
         def __call__(self) -> Distribution: ...
@@ -122,7 +123,7 @@ class Variational(Declarative, Distribution):
                 distribution._validate_args = checks and declaration.validates
         else:
             if checks and declaration.has_derived_input:
-                distribution = declaration.base(**arguments)
+                distribution = declaration.base(**arguments)  # type: ignore[misc]
             else:
                 distribution = declaration.make(**arguments, validate_args=False)
             distribution._validate_args = checks and declaration.validates is not False
@@ -130,9 +131,10 @@ class Variational(Declarative, Distribution):
             return distribution
         return self._with_event_dim(distribution, declaration.event_dim)
 
-    def _from_method(self, arguments: Mapping[str, Any]) -> Distribution:
+    def _from_method(self, arguments: dict[str, Any]) -> Distribution:
+        make: Any = self.__declaration__.base
         try:
-            distribution = self.__declaration__.base(self, **arguments)
+            distribution = make(self, **arguments)
         except AttributeError as error:
             raise FieldError(
                 f"{type(self).__name__}.base", "a distribution", f"AttributeError: {error}"
@@ -159,9 +161,9 @@ class Variational(Declarative, Distribution):
             return distribution
         return Independent(distribution, event_dim - own, validate_args=False)
 
-    def _check_build(self, values: Mapping[str, Any]) -> None:
+    def _check_build(self, values: dict[str, Any]) -> None:
         declaration = self.__declaration__
-        if declaration.make is None:
+        if not isinstance(declaration.base, type):
             return
         arguments = declaration.chosen(values)
         try:
@@ -214,7 +216,7 @@ class Variational(Declarative, Distribution):
         """Samples and their log densities from one snapshot, so that transform caches serve.
 
         Returns:
-            Samples of shape `(*sample, *batch, *event)` and densities of shape `(*sample, *batch)`.
+            Samples, `(*sample, *batch, *event)`, and their log densities, `(*sample, *batch)`.
         """
         distribution = self._reparametrised()
         value = distribution.rsample(sample_shape)
@@ -261,21 +263,22 @@ class Variational(Declarative, Distribution):
         they stay live around a declared distribution.
         """
         view = copy.copy(self)
-        view.__dict__["_live_shape"] = torch.Size(batch_shape)
+        vars(view)["_live_shape"] = torch.Size(batch_shape)
         return view
 
-    mean: Tensor = _delegated("mean")
-    mode: Tensor = _delegated("mode")
-    variance: Tensor = _delegated("variance")
-    stddev: Tensor = _delegated("stddev")
-    support: constraints.Constraint = _delegated("support")
-    batch_shape: torch.Size = _delegated("batch_shape")
-    event_shape: torch.Size = _delegated("event_shape")
-    _batch_shape: torch.Size = _delegated("batch_shape")
-    _event_shape: torch.Size = _delegated("event_shape")
-    has_rsample: bool = _delegated("has_rsample")
-    has_enumerate_support: bool = _delegated("has_enumerate_support")
-    arg_constraints: dict[str, constraints.Constraint] = _delegated("arg_constraints")
+    if not TYPE_CHECKING:  # checkers know these from Distribution
+        mean = _delegated("mean")
+        mode = _delegated("mode")
+        variance = _delegated("variance")
+        stddev = _delegated("stddev")
+        support = _delegated("support")
+        batch_shape = _delegated("batch_shape")
+        event_shape = _delegated("event_shape")
+        _batch_shape = _delegated("batch_shape")
+        _event_shape = _delegated("event_shape")
+        has_rsample = _delegated("has_rsample")
+        has_enumerate_support = _delegated("has_enumerate_support")
+        arg_constraints = _delegated("arg_constraints")
 
     def __repr__(self) -> str:
         return Declarative.__repr__(self)

@@ -19,9 +19,17 @@ class Sized(Protocol):
 
     name: str
     init: Any
-    shape: Shape | None
     event_names: tuple[str, ...]
-    event_dim: int
+
+    @property
+    def shape(self) -> Shape | None:
+        """The sizes and names of sizes that were declared."""
+        ...
+
+    @property
+    def event_dim(self) -> int:
+        """How many rightmost dimensions belong to one event."""
+        ...
 
 
 @dataclass(frozen=True)

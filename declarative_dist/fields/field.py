@@ -1,9 +1,9 @@
 """What a field is: one declared attribute, the same descriptor for the class and its instances.
 
-Read on the class, a field is itself; read on an instance, it is its current value. Fields know how
-to install themselves on an instance (`bind`), how to compute their value from the instance and the
-values of the fields they need (`value`), and how to take a new value in two steps (`prepare`, which
-checks and changes nothing, and `commit`, which cannot fail).
+Read on the class, a field is itself; read on an instance, it is its current value. Fields know
+how to install themselves on an instance (`bind`), how to compute their value from the instance and
+the values of the fields they need (`value`), and how to take a new value in two steps: `prepare`,
+which checks and changes nothing, and `commit`, which cannot fail.
 """
 
 from __future__ import annotations

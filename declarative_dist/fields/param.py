@@ -25,7 +25,7 @@ class Param(Field):
     On the class it reads as the `Param`; on an instance as a Tensor, the constrained value,
     computed afresh on every read. The unconstrained `nn.Parameter` is `raw_<name>`. Assigning
     checks the value and writes through the inverse into the same Parameter, so the state of an
-    optimizer survives. Changing the tensor that was read, as in `q.scale[0] = 1.0`, cannot persist.
+    optimizer survives. Changing the tensor that was read (`q.scale[0] = 1.0`) cannot persist.
 
     Args:
         init: the starting value, constrained: a number, a nested list, a tensor, or a callable
@@ -129,11 +129,10 @@ class Param(Field):
         module.__dict__["_starts"][self.name] = start
 
     def _place(self, start: Start, blueprint: Blueprint) -> tuple[torch.dtype, torch.device]:
-        source = start.source
         dtype = blueprint.dtype
         if dtype is None:
-            floating = isinstance(source, Tensor) and source.is_floating_point()
-            dtype = source.dtype if floating else torch.get_default_dtype()
+            source = start.source
+            dtype = source.dtype if isinstance(source, Tensor) else torch.get_default_dtype()
         return dtype, blueprint.device or torch.get_default_device()
 
     def _started(
@@ -257,16 +256,14 @@ def _floating(value: Tensor) -> Tensor:
     return value if value.is_floating_point() else value.to(torch.get_default_dtype())
 
 
-def _as_shape(shape: object) -> Shape | None:
+def _as_shape(shape: int | str | Sequence[int | str] | None) -> Shape | None:
     if shape is None:
         return None
-    if isinstance(shape, (int, str)):
-        shape = (shape,)
-    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    sizes: Any = (shape,) if isinstance(shape, str) or not isinstance(shape, Sequence) else shape
     for size in sizes:
         is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
         if not is_size and not (isinstance(size, str) and size.isidentifier()):
             raise DeclarationError(
                 "Param(shape=)", "sizes (0 or above) and names", shortened(shape)
             )
-    return sizes
+    return tuple(sizes)
