@@ -77,11 +77,11 @@ class Bounded(Constraint):
     def resolved(self, values: Mapping[str, Any]) -> Self:
         if not self.names:
             return self
-        bounds = {
-            name: values[bound]
-            for name in self._bounds
-            if isinstance(bound := self.__dict__.get(name), str)
-        }
+        bounds = {}
+        for name in self._bounds:
+            bound = getattr(self, name)
+            if isinstance(bound, str):
+                bounds[name] = values[bound]
         return self.with_bounds(bounds)
 
     def with_bounds(self, bounds: Mapping[str, Any]) -> Self:

@@ -37,21 +37,17 @@ class Start:
     """A starting value that can be made again, on any device and in any dtype.
 
     Args:
-        source: a number, a tensor of the full shape, a callable from shapes to tensors, or None
-            for the constraint's default.
+        source: what the constructor was given: a number, a tensor or a callable from shapes to
+            tensors; None for what the class declares.
         shape: the full shape, batch included.
     """
 
     source: float | Tensor | Callable[[torch.Size], Tensor] | None
     shape: torch.Size
 
-    def tensor(
-        self, default: Callable[[torch.Size], Tensor], dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
-        """Make the value; `default` gives it where there is no source."""
-        source = self.source
-        if source is None:
-            source = default
+    def tensor(self, declared: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Make the value; `declared` is the source where the constructor was given none."""
+        source = declared if self.source is None else self.source
         if callable(source):
             return source(self.shape).detach().to(device, dtype)
         if isinstance(source, Tensor):
@@ -131,6 +127,7 @@ class Blueprint:
             ConstraintError: if a size is unknown or the value has neither the field's shape nor
                 that with the batch shape in front.
         """
+        given = self.given.get(sized.name)
         source = self._value(sized)
         own = self._own_shape(sized)
         lead = (
@@ -138,16 +135,16 @@ class Blueprint:
         )
         full = torch.Size((*self.batch_shape, *(1,) * max(lead, 0), *own))
         if not isinstance(source, Tensor):
-            return Start(source, full)
-        if source.shape == torch.Size((*self.batch_shape, *own)):
-            source = source.reshape(full)
+            return Start(given, full)
+        if given is not None and given.shape == torch.Size((*self.batch_shape, *own)):
+            given = given.reshape(full)
         elif source.ndim and source.shape not in (own, full):
             expected = f"shape {tuple(own)}"
             if self.batch_shape:
                 expected += f", or {tuple(full)} with the batch in front"
             raise ConstraintError(f"{self.subject}.{sized.name}", expected, shortened(source))
         # What the constructor was given may change later; what the class holds does not.
-        return Start(source.detach().clone() if sized.name in self.given else source, full)
+        return Start(None if given is None else given.detach().clone(), full)
 
     def _value(self, sized: Sized) -> Any:
         return self.given.get(sized.name, sized.init)

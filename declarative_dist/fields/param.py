@@ -131,7 +131,7 @@ class Param(Field):
     def _place(self, start: Start, blueprint: Blueprint) -> tuple[torch.dtype, torch.device]:
         dtype = blueprint.dtype
         if dtype is None:
-            source = start.source
+            source = self.init if start.source is None else start.source
             dtype = source.dtype if isinstance(source, Tensor) else torch.get_default_dtype()
         return dtype, blueprint.device or torch.get_default_device()
 
@@ -145,7 +145,8 @@ class Param(Field):
     ) -> Tensor:
         constraint = self.constraint_of(module).resolved(values)
         with torch.no_grad():
-            value = start.tensor(constraint.default, dtype, device)
+            declared = constraint.default if self.init is None else self.init
+            value = start.tensor(declared, dtype, device)
             if value.shape != start.shape:
                 raise ConstraintError(
                     self.subject(module), f"shape {tuple(start.shape)}", shortened(value)

@@ -1,0 +1,164 @@
+"""The dictionary of cases: every distribution that the promises are tested on, built lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributions as dd
+from torch import Tensor, tensor
+
+from declarative_dist import (
+    Exp,
+    GreaterThan,
+    Interval,
+    LowerCholesky,
+    Param,
+    Positive,
+    Variational,
+    derived,
+    learnable,
+)
+
+PLAIN: dict[str, Callable[[], dd.Distribution]] = {
+    "Bernoulli-logits": lambda: dd.Bernoulli(logits=tensor([0.3, -1.0])),
+    "Bernoulli-probs": lambda: dd.Bernoulli(tensor([0.3, 0.7])),
+    "Beta": lambda: dd.Beta(tensor([2.0, 0.5]), tensor([3.0, 1.0])),
+    "Binomial-logits": lambda: dd.Binomial(10, logits=tensor([0.3, 0.6])),
+    "Binomial-probs": lambda: dd.Binomial(10, tensor([0.3, 0.6])),
+    "Categorical-logits": lambda: dd.Categorical(logits=tensor([[0.1, 0.2, -1.0], [0, 1, 2]])),
+    "Categorical-probs": lambda: dd.Categorical(tensor([0.2, 0.3, 0.5])),
+    "Cauchy": lambda: dd.Cauchy(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+    "Chi2": lambda: dd.Chi2(tensor([3.0, 4.0])),
+    "ContinuousBernoulli-logits": lambda: dd.ContinuousBernoulli(logits=tensor([0.2, 1.8])),
+    "ContinuousBernoulli-probs": lambda: dd.ContinuousBernoulli(tensor([0.2, 0.8])),
+    "Dirichlet": lambda: dd.Dirichlet(tensor([[1.0, 2.0, 3.0], [0.5, 0.6, 0.7]])),
+    "Exponential": lambda: dd.Exponential(tensor([1.0, 2.0])),
+    "FisherSnedecor": lambda: dd.FisherSnedecor(tensor([3.0, 4.0]), tensor([5.0, 6.0])),
+    "Gamma": lambda: dd.Gamma(tensor([1.0, 2.0]), tensor([2.0, 3.0])),
+    "GeneralizedPareto": lambda: dd.GeneralizedPareto(
+        tensor([0.0, 1.0]), tensor([1.0, 2.0]), tensor([0.3, 0.2])
+    ),
+    "Geometric-logits": lambda: dd.Geometric(logits=tensor([0.2, 0.7])),
+    "Geometric-probs": lambda: dd.Geometric(tensor([0.2, 0.7])),
+    "Gumbel": lambda: dd.Gumbel(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+    "HalfCauchy": lambda: dd.HalfCauchy(tensor([1.0, 2.0])),
+    "HalfNormal": lambda: dd.HalfNormal(tensor([1.0, 2.0])),
+    "InverseGamma": lambda: dd.InverseGamma(tensor([2.0, 3.0]), tensor([2.0, 3.0])),
+    "Kumaraswamy": lambda: dd.Kumaraswamy(tensor([2.0, 3.0]), tensor([2.0, 3.0])),
+    "LKJCholesky": lambda: dd.LKJCholesky(3, tensor([1.0, 2.0])),
+    "Laplace": lambda: dd.Laplace(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+    "LogNormal": lambda: dd.LogNormal(tensor([0.0, 1.0]), tensor([1.0, 0.5])),
+    "LogisticNormal": lambda: dd.LogisticNormal(tensor([0.0, 1.0]), tensor([1.0, 0.5])),
+    "LowRankMultivariateNormal": lambda: dd.LowRankMultivariateNormal(
+        torch.zeros(3), tensor([[1.0, 0.5], [0.2, -1.0], [0.3, 0.1]]), torch.ones(3)
+    ),
+    "Multinomial-logits": lambda: dd.Multinomial(5, logits=tensor([0.1, 0.2, -1.0])),
+    "Multinomial-probs": lambda: dd.Multinomial(5, tensor([0.2, 0.3, 0.5])),
+    "MultivariateNormal-scale_tril": lambda: dd.MultivariateNormal(
+        torch.zeros(3), scale_tril=tensor([[1.0, 0, 0], [0.5, 2.0, 0], [-0.3, 0.1, 1.5]])
+    ),
+    "MultivariateNormal-covariance": lambda: dd.MultivariateNormal(
+        torch.zeros(2, 3), 2 * torch.eye(3)
+    ),
+    "MultivariateNormal-precision": lambda: dd.MultivariateNormal(
+        torch.zeros(3), precision_matrix=2 * torch.eye(3)
+    ),
+    "NegativeBinomial-logits": lambda: dd.NegativeBinomial(
+        tensor([5.0, 6.0]), logits=tensor([0.2, 0.3])
+    ),
+    "NegativeBinomial-probs": lambda: dd.NegativeBinomial(tensor([5.0, 6.0]), tensor([0.2, 0.3])),
+    "Normal": lambda: dd.Normal(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+    "OneHotCategorical-logits": lambda: dd.OneHotCategorical(logits=tensor([0.1, 0.2, -1.0])),
+    "OneHotCategorical-probs": lambda: dd.OneHotCategorical(tensor([0.2, 0.8])),
+    "OneHotCategoricalStraightThrough": lambda: dd.OneHotCategoricalStraightThrough(
+        logits=tensor([0.1, 0.2, -1.0])
+    ),
+    "Pareto": lambda: dd.Pareto(tensor([1.0, 2.0]), tensor([3.0, 2.0])),
+    "Poisson": lambda: dd.Poisson(tensor([1.0, 2.0])),
+    "RelaxedBernoulli-logits": lambda: dd.RelaxedBernoulli(tensor(0.7), logits=tensor([0.2, 0.3])),
+    "RelaxedBernoulli-probs": lambda: dd.RelaxedBernoulli(tensor(0.7), tensor([0.2, 0.3])),
+    "RelaxedOneHotCategorical": lambda: dd.RelaxedOneHotCategorical(
+        tensor(0.7), logits=tensor([0.1, 0.2, -1.0])
+    ),
+    "StudentT": lambda: dd.StudentT(tensor([3.0, 4.0]), tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+    "Uniform": lambda: dd.Uniform(tensor([0.0, 1.0]), tensor([1.0, 3.0])),
+    "VonMises": lambda: dd.VonMises(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+    "Weibull": lambda: dd.Weibull(tensor([1.0, 2.0]), tensor([1.5, 2.0])),
+    "Wishart-scale_tril": lambda: dd.Wishart(tensor(6.0), scale_tril=torch.eye(3)),
+    "Wishart-covariance": lambda: dd.Wishart(tensor([6.0, 7.0]), torch.eye(3)),
+}
+"""Plain torch distributions, all 38 that are not made of others, in all parametrisations."""
+
+
+class GammaFamily(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0, Positive())
+    rate = Param(1.0, Exp())
+
+
+class GammaByMean(Variational):
+    base = dd.Gamma
+    concentration = Param(2.0, Positive())
+    location = Param(4.0, Positive())
+
+    @derived
+    def rate(self, concentration: Tensor, location: Tensor) -> Tensor:
+        return concentration / location
+
+
+class Mixture(Variational):
+    logits = Param(0.0, shape=("k",))
+    loc = Param(torch.randn, shape=("k",))
+    scale = Param(1.0, Positive(), shape=("k",))
+
+    def base(self, logits: Tensor, loc: Tensor, scale: Tensor) -> dd.MixtureSameFamily:
+        return dd.MixtureSameFamily(dd.Categorical(logits=logits), dd.Normal(loc, scale))
+
+
+class FullRank(Variational):
+    base = dd.MultivariateNormal
+    loc = Param(0.0, shape=("d",))
+    scale_tril = Param(
+        lambda shape: torch.eye(shape[-1]).expand(shape), LowerCholesky(), shape=("d", "d")
+    )
+
+
+class Bounded(Variational):
+    base = dd.Uniform
+    low = Param(0.0, Interval(torch.tensor(-5.0), torch.tensor(5.0)))
+    high = Param(2.0, GreaterThan("low"))
+
+
+class FixedTail(Variational):
+    base = dd.StudentT
+    df = 4
+    loc = Param(0.0)
+    scale = Param(1.0)
+
+
+class Vector(Variational):
+    base = dd.Normal
+    event_dim = 1
+    loc = Param(torch.zeros(3))
+    scale = Param(1.0, Exp(floor=1e-3))
+
+
+DECLARED: dict[str, Callable[[], Variational]] = {
+    "declared": GammaFamily,
+    "declared in float64": lambda: GammaFamily(dtype=torch.float64),
+    "declared batch": lambda: GammaFamily(batch_shape=(4,)),
+    "derived": GammaByMean,
+    "method": lambda: Mixture(k=3),
+    "named shapes": lambda: FullRank(d=3),
+    "bounds": Bounded,
+    "constant": FixedTail,
+    "event_dim": Vector,
+    "fixed": lambda: learnable(dd.Normal(torch.zeros(2), torch.ones(2)), fixed=("scale",)),
+}
+
+LIVE: dict[str, Callable[[], Variational]] = {
+    **{name: (lambda make=make: learnable(make())) for name, make in PLAIN.items()},
+    **DECLARED,
+}
+"""Every live distribution that the promises are tested on."""

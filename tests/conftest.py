@@ -1,0 +1,22 @@
+"""Every test starts from the same random numbers and torch's own validation default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.distributions import Distribution
+
+
+@pytest.fixture(autouse=True)
+def reproducible() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def torch_default_validation() -> Iterator[None]:
+    """The first `torch.compile` of a process switches validation off; no test may see that."""
+    Distribution.set_default_validate_args(True)
+    yield
+    Distribution.set_default_validate_args(True)

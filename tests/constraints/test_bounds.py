@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from declarative_dist import (
+    Constraint,
+    ConstraintError,
+    DeclarationError,
+    Exp,
+    GreaterThan,
+    Interval,
+    LessThan,
+    LogInterval,
+    Positive,
+    UnitInterval,
+)
+from tests.constraints.cases import DTYPES
+
+LOW = torch.tensor([0.0, 1.0, -2.0])
+HIGH = torch.tensor([1.0, 3.0, 5.0])
+
+
+def bounded_by_tensors() -> Interval:
+    return Interval(LOW, HIGH)
+
+
+def test_tensor_bounds_are_persistent_buffers() -> None:
+    constraint = bounded_by_tensors()
+    assert {name for name, _ in constraint.named_buffers()} == {"low", "high"}
+    assert list(constraint.state_dict()) == ["low", "high"]
+    assert not list(constraint.parameters())
+
+
+def test_number_bounds_and_names_are_no_state() -> None:
+    for constraint in (Interval(0.0, 1.0), GreaterThan("low"), LogInterval(0.1, "high")):
+        assert not constraint.state_dict()
+
+
+def test_a_state_dict_carries_the_bounds() -> None:
+    file = io.BytesIO()
+    torch.save(bounded_by_tensors().state_dict(), file)
+    file.seek(0)
+    other = Interval(torch.zeros(3), torch.ones(3))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.low, LOW)
+    assert torch.equal(other.high, HIGH)
+    assert (other(torch.full((3,), 1e4)) > HIGH - 1e-3).all()
+
+
+def test_bounds_move_with_the_module() -> None:
+    constraint = bounded_by_tensors().to(torch.float64)
+    assert constraint.low.dtype == torch.float64
+    assert constraint(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64
+    assert bounded_by_tensors().to("meta").high.is_meta
+    assert bounded_by_tensors().bfloat16().low.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [GreaterThan, LessThan])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_values_beside_a_tensor_have_the_dtype_of_the_raw_number(
+    kind: type[GreaterThan] | type[LessThan], dtype: torch.dtype
+) -> None:
+    value = kind(LOW).to(dtype)(torch.zeros(3, dtype=dtype))
+    assert value.dtype == dtype
+
+
+def test_the_tensor_given_stays_the_callers() -> None:
+    low = LOW.clone()
+    constraint = GreaterThan(low)
+    low.fill_(100.0)
+    assert torch.equal(constraint.low, LOW)
+    learned = LOW.clone().requires_grad_()
+    assert not GreaterThan(learned).low.requires_grad
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copy_has_its_own_bounds(copied: type) -> None:
+    constraint = bounded_by_tensors()
+    again = copied(constraint)
+    again.low.fill_(-7.0)
+    assert torch.equal(constraint.low, LOW)
+    assert again(torch.full((3,), -1e4)).max() < -6
+    assert repr(copied(Interval(0.0, 2.0))) == "Interval(low=0.0, high=2.0)"
+
+
+def test_an_integer_tensor_becomes_floating() -> None:
+    assert GreaterThan(torch.tensor([1, 2])).low.dtype == torch.get_default_dtype()
+
+
+def test_an_integer_becomes_a_float() -> None:
+    low = GreaterThan(3).low
+    assert type(low) is float
+    assert low == 3.0
+
+
+def test_a_tensor_bound_broadcasts_with_a_number() -> None:
+    constraint = Interval(0.0, torch.tensor([1.0, 10.0]))
+    value = constraint(torch.zeros(4, 2))
+    torch.testing.assert_close(value, torch.tensor([0.5, 5.0]).expand(4, 2))
+    assert constraint.default(torch.Size((2,))).tolist() == [0.5, 5.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [GreaterThan, LessThan])
+def test_a_bound_is_finite(kind: type[GreaterThan] | type[LessThan], bad: float) -> None:
+    name = "low" if kind is GreaterThan else "high"
+    with pytest.raises(ConstraintError) as caught:
+        kind(bad)
+    assert str(caught.value) == f"{kind.__name__}({name}=): expected a finite bound, got {bad!r}."
+    with pytest.raises(ConstraintError) as caught:
+        kind(torch.tensor([0.0, bad]))
+    assert str(caught.value).startswith(f"{kind.__name__}({name}=): expected finite bounds, got ")
+
+
+@pytest.mark.parametrize("bad", [None, True, [0.0, 1.0], 1j])
+def test_a_bound_is_a_number_a_tensor_or_a_name(bad: object) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        Interval(0.0, bad)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        f"Interval(high=): expected a number, a tensor or the name of a field, got {bad!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (1.0, 1.0),
+        (2.0, 1.0),
+        (torch.tensor([0.0, 2.0]), 1.0),
+        (0.0, torch.tensor([1.0, -1.0])),
+        (torch.tensor(1.0), torch.tensor(1.0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [Interval, LogInterval])
+def test_low_is_below_high(
+    kind: type[Interval], low: float | Tensor, high: float | Tensor
+) -> None:
+    with pytest.raises(ConstraintError, match=f"^{kind.__name__}: expected low below high, got"):
+        kind(low, high)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0, torch.tensor([1.0, 0.0])], ids=str)
+def test_the_low_end_of_a_log_interval_is_positive(low: float | Tensor) -> None:
+    with pytest.raises(ConstraintError, match=r"^LogInterval: expected a positive low, got low="):
+        LogInterval(low, 10.0)
+
+
+@pytest.mark.parametrize("kind", [Positive, Exp])
+@pytest.mark.parametrize("floor", [-1.0, math.nan, math.inf])
+def test_a_floor_is_finite_and_not_negative(kind: type[Positive], floor: float) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        kind(floor=floor)
+    assert str(caught.value) == (
+        f"{kind.__name__}(floor=): expected a finite number, 0 or above, got {floor!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("constraint", "dtype"),
+    [
+        (Interval(1000.0, 1001.0), torch.bfloat16),
+        (Interval(1000.0, 1000.5), torch.float16),
+        (Interval(torch.tensor([0.0, 1000.0]), torch.tensor([1.0, 1001.0])), torch.bfloat16),
+        (Interval(1e8, 1e8 + 8), torch.float32),
+        (LogInterval(1000.0, 1001.0), torch.bfloat16),
+        (Interval(-3e38, 3e38), torch.float32),
+        (Interval(-3e38, 3e38), torch.bfloat16),
+        (Interval(-60000.0, 60000.0), torch.float16),
+        (Interval(torch.tensor(-3e38), torch.tensor(3e38)), torch.float32),
+        (Interval(torch.tensor(-6e4), torch.tensor(6e4)), torch.float16),
+        (Interval(1e5, 2e5), torch.float16),
+        (GreaterThan(1e6), torch.float16),
+        (GreaterThan(65504.0), torch.float16),
+        (GreaterThan(torch.tensor(1e6)), torch.float16),
+        (GreaterThan(torch.tensor(65504.0)), torch.float16),
+        (LessThan(-1e6), torch.float16),
+        (LessThan(torch.tensor(-1e6)), torch.float16),
+        (LessThan(torch.tensor(-65504.0)), torch.float16),
+    ],
+    ids=str,
+)
+def test_bounds_without_room_in_a_dtype_are_refused(
+    constraint: Constraint, dtype: torch.dtype
+) -> None:
+    constraint.check_dtype(torch.float64, "Family.rate")
+    with pytest.raises(ConstraintError) as caught:
+        constraint.check_dtype(dtype, "Family.rate")
+    assert str(caught.value) == (
+        f"Family.rate: expected bounds with numbers of {dtype} strictly between, "
+        f"got {constraint!r}. Use a wider dtype or a wider interval."
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Interval(1000.0, 1016.0),
+        Interval(-1.0, 1.0),
+        Interval(torch.tensor([0.0, 1000.0]), torch.tensor([1.0, 1016.0])),
+        LogInterval(1e-3, 10.0),
+        UnitInterval(),
+        GreaterThan(1000.0),
+        LessThan(torch.tensor(1000.0)),
+        Interval("low", "high"),
+        Interval(0.0, "high"),
+        Positive(floor=10.0),
+        Interval(torch.zeros(2, device="meta"), torch.ones(2, device="meta")),
+    ],
+    ids=str,
+)
+def test_bounds_with_room_are_accepted_and_give_values(
+    constraint: Constraint, dtype: torch.dtype
+) -> None:
+    constraint.check_dtype(dtype, "Family.rate")
+    buffers = list(constraint.buffers())
+    if constraint.names or any(buffer.is_meta for buffer in buffers):
+        return
+    raw = torch.zeros(buffers[0].shape if buffers else (), dtype=dtype)
+    moved = copy.deepcopy(constraint).to(dtype)
+    assert moved.contains(moved(raw)).all()
+
+
+def test_a_floor_above_the_band_is_refused() -> None:
+    with pytest.raises(ConstraintError) as caught:
+        Positive(floor=2e4).check_dtype(torch.float16, "Family.rate")
+    assert str(caught.value) == (
+        "Family.rate: expected a floor below 10000, the highest value in torch.float16, "
+        "got 20000. Use a wider dtype or a lower floor."
+    )
+    Positive(floor=2e4).check_dtype(torch.float32, "Family.rate")
+
+
+def test_names_are_listed() -> None:
+    assert Interval("a", "b").names == ("a", "b")
+    assert Interval(0.0, "b").names == ("b",)
+    assert GreaterThan("low").names == ("low",)
+    assert Interval(0.0, 1.0).names == ()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_resolved_puts_values_in_the_place_of_names(dtype: torch.dtype) -> None:
+    low = torch.tensor([1000.0, 0.0], dtype=dtype)
+    high = torch.tensor([2000.0, 1.0], dtype=dtype)
+    values: dict[str, object] = {"a": low, "b": high}
+    raw = torch.tensor([[-1e4, -1e4], [0.0, 0.0], [1e4, 1e4]], dtype=dtype)
+    above = GreaterThan("a").resolved(values)(raw)
+    assert (above > low).all()
+    below = LessThan("b").resolved(values)(raw)
+    assert (below < high).all()
+    between = Interval("a", "b").resolved(values)
+    value = between(raw)
+    assert ((value > low) & (value < high)).all()
+    assert between.contains(value).all()
+    assert not between.contains(low).any()
+    assert between.names == ()
+
+
+def test_resolved_leaves_the_constraint_as_it_was() -> None:
+    constraint = Interval(0.0, "high")
+    resolved = constraint.resolved({"high": torch.tensor(2.0)})
+    assert constraint.names == ("high",)
+    assert constraint.high == "high"
+    assert resolved is not constraint
+    assert resolved.resolved({"high": torch.tensor(5.0)}) is resolved
+    assert resolved(torch.tensor(0.0)).item() == 1.0
+
+
+def test_resolved_without_names_is_the_constraint_itself() -> None:
+    for constraint in (Interval(0.0, 1.0), bounded_by_tensors(), Positive()):
+        assert constraint.resolved({"low": torch.tensor(1.0)}) is constraint
+
+
+def test_a_tensor_beside_a_name_stays() -> None:
+    constraint = Interval(LOW, "high")
+    resolved = constraint.resolved({"high": HIGH})
+    torch.testing.assert_close(resolved(torch.zeros(3)), (LOW + HIGH) / 2)
+
+
+@pytest.mark.parametrize("raw", [-1e4, -1.0, 0.0, 3.0])
+def test_gradients_reach_the_other_field(raw: float) -> None:
+    low = torch.tensor(1000.0, requires_grad=True)
+    value = GreaterThan("low").resolved({"low": low})(torch.tensor(raw))
+    (gradient,) = torch.autograd.grad(value, low)
+    assert gradient.item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("raw", [-1.0, 0.0, 3.0])
+def test_gradients_reach_both_ends(raw: float) -> None:
+    low = torch.tensor(-1.0, requires_grad=True)
+    high = torch.tensor(2.0, requires_grad=True)
+    value = Interval("a", "b").resolved({"a": low, "b": high})(torch.tensor(raw))
+    share = 1 / (1 + math.exp(-raw))
+    gradients = torch.autograd.grad(value, [low, high])
+    assert gradients[0].item() == pytest.approx(1 - share)
+    assert gradients[1].item() == pytest.approx(share)
+
+
+def test_a_resolved_log_interval() -> None:
+    constraint = LogInterval("low", 10.0).resolved({"low": torch.tensor([0.1, 1.0])})
+    value = constraint(torch.zeros(2))
+    torch.testing.assert_close(value, torch.tensor([1.0, 10.0**0.5]))
+    torch.testing.assert_close(constraint.inverse(value), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_bounds_are_written() -> None:
+    assert repr(Interval(-1.0, "high")) == "Interval(low=-1.0, high='high')"
+    assert repr(GreaterThan(torch.tensor(2.0))) == "GreaterThan(low=2.0)"
+    assert repr(GreaterThan(LOW)) == "GreaterThan(low=a tensor)"
+    assert Interval(0.0, 2.0).describe() == "a number strictly between 0.0 and 2.0"

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from declarative_dist import GreaterThan
+from tests.constraints.cases import CASES, Case, edges
+
+HALF = [
+    (name, dtype)
+    for name in ("positive", "exp", "above-1000", "interval", "ordered")
+    for dtype in (torch.bfloat16, torch.float16)
+]
+ALL = [(name, torch.float32) for name in CASES]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    """The first compilation of a process switches torch's validation off for good."""
+    before = Distribution._validate_args
+    torch._dynamo.reset()
+    yield
+    Distribution.set_default_validate_args(before)
+
+
+def moderate(case: Case, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(16, *case.raw_shape, generator=generator, dtype=torch.float64)
+    return (3 * raw).to(dtype)
+
+
+def extreme(case: Case, dtype: torch.dtype) -> Tensor:
+    """Edges in all entries, edges mixed at random, and random numbers at many scales."""
+    generator = torch.Generator().manual_seed(1)
+    known = torch.tensor(edges(dtype), dtype=torch.float64)
+    same = known.reshape(-1, *(1 for _ in case.raw_shape)).expand(-1, *case.raw_shape)
+    mixed = known[torch.randint(len(known), (64, *case.raw_shape), generator=generator)]
+    powers = 10.0 ** torch.arange(-12, 16, dtype=torch.float64).reshape(-1, 1)
+    scaled = powers * torch.randn(28, same.shape[1], generator=generator, dtype=torch.float64)
+    top = torch.finfo(dtype).max
+    return torch.cat([same, mixed, scaled]).clamp(-top, top).to(dtype)
+
+
+def assert_close_to(eager: Tensor, compiled: Tensor) -> None:
+    eps = torch.finfo(eager.dtype).eps
+    torch.testing.assert_close(compiled, eager, rtol=32 * eps, atol=8 * eps)
+
+
+@pytest.mark.parametrize(("name", "dtype"), ALL + HALF, ids=str)
+def test_compiled_with_inductor(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    constraint = case.built(dtype)
+    compiled = torch.compile(constraint, fullgraph=True, dynamic=True)
+    raw = moderate(case, dtype).requires_grad_()
+    value, expected = compiled(raw), constraint(raw)
+    assert value.dtype == dtype
+    assert_close_to(expected, value)
+    weight = torch.linspace(0.25, 1.0, value[0].numel()).reshape(value[0].shape).to(dtype)
+    (gradient,) = torch.autograd.grad(value, raw, weight.expand_as(value))
+    (reference,) = torch.autograd.grad(expected, raw, weight.expand_as(expected))
+    assert_close_to(reference, gradient)
+    if not case.guaranteed:
+        return
+    raw = extreme(case, dtype).requires_grad_()
+    assert raw.isfinite().all()
+    value = compiled(raw)
+    inside = constraint.contains(value)
+    assert inside.all(), (raw, value)
+    for row in value.detach().double():
+        assert case.is_inside(row, torch.finfo(dtype).eps), row
+    (gradient,) = torch.autograd.grad(value, raw, weight.expand_as(value))
+    assert gradient.isfinite().all(), raw[~gradient.isfinite().flatten(1).all(1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_compiled_above_1000_is_strict_in_half_precision(dtype: torch.dtype) -> None:
+    constraint = CASES["above-1000"].built(dtype)
+    raw = torch.tensor([-torch.finfo(dtype).max, -1e4, -20.0, -5.0], dtype=dtype)
+    value = torch.compile(constraint, fullgraph=True)(raw)
+    assert (value.double() >= (1004.0 if dtype is torch.bfloat16 else 1000.5)).all()
+
+
+def test_right_inverse_compiles_and_skips_its_check() -> None:
+    constraint = CASES["interval"].built(torch.float32)
+    compiled = torch.compile(constraint.right_inverse, fullgraph=True, backend="aot_eager")
+    inside = torch.tensor([-0.5, 0.25])
+    torch.testing.assert_close(compiled(inside), constraint.right_inverse(inside))
+    assert compiled(torch.tensor([2.0, 0.0])).isnan()[0]
+
+
+def test_bounds_from_other_fields_compile() -> None:
+    constraint = GreaterThan("low")
+
+    def build(raw: Tensor, low: Tensor) -> Tensor:
+        return constraint.resolved({"low": low}).forward(raw)
+
+    raw = torch.tensor([-1e4, 0.0, 2.0])
+    low = torch.tensor([1000.0, -3.0, 0.1])
+    value = torch.compile(build, fullgraph=True)(raw, low)
+    assert (value > low).all()
+    torch.testing.assert_close(value, build(raw, low))

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from declarative_dist import (
+    Constraint,
+    CorrCholesky,
+    Exp,
+    GreaterThan,
+    Interval,
+    LogInterval,
+    LowerCholesky,
+    Ordered,
+    Positive,
+    PositiveDefinite,
+    Simplex,
+    UnitInterval,
+)
+from tests.constraints.cases import CASES, DTYPES, GUARANTEED, STRUCTURED, Case, edges
+
+WIDTHS = {torch.float64: 64, torch.float32: 32, torch.bfloat16: 32, torch.float16: 16}
+BANDS = {
+    torch.float64: (1e-150, 1e150),
+    torch.float32: (1e-18, 1e18),
+    torch.bfloat16: (1e-18, 1e18),
+    torch.float16: (1e-3, 1e4),
+}
+often = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+
+
+def finite(dtype: torch.dtype) -> st.SearchStrategy[float]:
+    largest = torch.finfo(dtype).max
+    anything = st.floats(
+        -largest, largest, allow_nan=False, allow_infinity=False, width=WIDTHS[dtype]
+    )
+    top = min(15, math.floor(math.log10(largest)) - 1)
+    scaled = st.builds(
+        lambda digits, power: digits * 10.0**power, st.floats(-9, 9), st.integers(-12, top)
+    )
+    return st.one_of(st.sampled_from(edges(dtype)), anything, scaled)
+
+
+def raw_numbers(case: Case, dtype: torch.dtype) -> st.SearchStrategy[Tensor]:
+    count = math.prod(case.raw_shape)
+    numbers = st.lists(finite(dtype), min_size=count, max_size=count)
+    return numbers.map(lambda row: torch.tensor(row, dtype=dtype).reshape(case.raw_shape))
+
+
+def cotangent(value: Tensor) -> Tensor:
+    return torch.linspace(0.25, 1.0, value.numel()).reshape(value.shape).to(value.dtype)
+
+
+def assert_guaranteed(constraint: Constraint, case: Case, raw: Tensor) -> None:
+    raw = raw.detach().requires_grad_()
+    value = constraint(raw)
+    assert value.dtype == raw.dtype
+    assert constraint.contains(value).all(), value
+    assert case.is_inside(value.detach().double(), torch.finfo(raw.dtype).eps), value
+    (gradient,) = torch.autograd.grad(value, raw, cotangent(value))
+    assert gradient.isfinite().all(), gradient
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", GUARANTEED)
+@often
+@given(data=st.data())
+def test_every_finite_raw_number_gives_a_value_inside(
+    name: str, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    case = CASES[name]
+    raw = data.draw(raw_numbers(case, dtype))
+    assert raw.isfinite().all()
+    assert_guaranteed(case.built(dtype), case, raw)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", GUARANTEED)
+def test_edges_in_all_entries(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    constraint = case.built(dtype)
+    for edge in edges(dtype):
+        assert_guaranteed(constraint, case, torch.full(case.raw_shape, edge, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("power", range(-15, 16, 3))
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_structured_values_at_any_scale(name: str, power: int, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    generator = torch.Generator().manual_seed(power)
+    raw = torch.randn(500, *case.raw_shape, generator=generator, dtype=torch.float64)
+    assert_guaranteed(case.built(dtype), case, (raw * 10.0**power).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Simplex(),
+        Ordered(),
+        LowerCholesky(),
+        LowerCholesky(conditioned=True),
+        PositiveDefinite(),
+        CorrCholesky(),
+    ],
+    ids=repr,
+)
+def test_structured_values_of_any_size(
+    constraint: Constraint, size: int, dtype: torch.dtype
+) -> None:
+    shape = (size,) * constraint.event_dim
+    generator = torch.Generator().manual_seed(size)
+    batch = (200, *constraint.raw_shape(torch.Size(shape)))
+    for scale in (1.0, 1e5, 1e15, torch.finfo(dtype).max / 8):
+        raw = torch.randn(batch, generator=generator, dtype=torch.float64).clamp(-8, 8) * scale
+        value = constraint(raw.to(dtype))
+        assert value.shape == (200, *shape)
+        assert constraint.contains(value).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["positive", "exp", "from-torch-positive"])
+def test_guarded_values_stay_in_their_band(name: str, dtype: torch.dtype) -> None:
+    low, high = BANDS[dtype]
+    eps = torch.finfo(dtype).eps
+    value = CASES[name].built(dtype)(torch.tensor(edges(dtype), dtype=dtype))
+    assert value.double().min() >= low * (1 - eps)
+    assert value.double().max() <= high * (1 + eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("name", ["positive", "exp", "from-torch-positive"])
+def test_squares_and_reciprocals_of_guarded_values_are_finite(
+    name: str, dtype: torch.dtype
+) -> None:
+    value = CASES[name].built(dtype)(torch.tensor(edges(dtype), dtype=dtype))
+    for result in (value.square(), value.reciprocal(), value.square().reciprocal()):
+        assert result.isfinite().all()
+        assert (result > 0).all()
+
+
+@pytest.mark.parametrize("name", ["positive-unguarded", "exp-unguarded"])
+def test_without_guard_values_leave_the_band(name: str) -> None:
+    value = CASES[name].built(torch.float32)(torch.tensor([-80.0, 86.0]))
+    assert value[0] < 1e-30
+    assert value[1] >= 86.0
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_exp_where_a_bare_one_gives_zero_and_infinity(guard: bool) -> None:
+    raw = torch.tensor([-104.0, 89.0], requires_grad=True)
+    assert raw.exp().tolist() == [0.0, math.inf]
+    value = Exp(guard=guard)(raw)
+    assert value[0] > 0
+    assert value[1] < math.inf
+    (gradient,) = torch.autograd.grad(value.sum(), raw)
+    assert gradient.isfinite().all()
+    assert (gradient > 0).all()
+
+
+@pytest.mark.parametrize("make", [UnitInterval, lambda: Interval(-1.0, 1.0)])
+def test_interval_where_a_bare_sigmoid_gives_one(make: type[Interval]) -> None:
+    raw = torch.tensor([17.0, -17.0, 500.0], requires_grad=True)
+    assert raw[0].sigmoid() == 1.0
+    value = make()(raw)
+    assert (value < 1).all()
+    (gradient,) = torch.autograd.grad(value.sum(), raw)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("raw", [-torch.finfo(torch.bfloat16).max, -1e30, -100.0, -5.0, -1.0])
+def test_above_1000_in_bfloat16_is_1004_at_least(raw: float) -> None:
+    value = GreaterThan(1000.0)(torch.tensor(raw, dtype=torch.bfloat16))
+    assert value.item() >= 1004.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradient_passes_through_a_bound(dtype: torch.dtype) -> None:
+    raw = torch.tensor(-0.5, dtype=dtype, requires_grad=True)
+    value = GreaterThan(1e4)(raw)
+    (gradient,) = torch.autograd.grad(value, raw)
+    assert gradient.item() == pytest.approx(1 / (1 + math.exp(0.5)), rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradient_lifts_a_positive_number_off_the_end_of_its_band(dtype: torch.dtype) -> None:
+    raw = torch.tensor(1.0, dtype=dtype, requires_grad=True)
+    value = Positive(guard={dtype: (5.0, 6.0)})(raw)
+    assert value.item() == 5.0
+    (gradient,) = torch.autograd.grad(value, raw)
+    assert gradient.item() == pytest.approx(1 / (1 + math.exp(-1.0)), rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("low", [1e-3, 0.1, 1.0, 3.14159, 1000.0, 60000.0])
+def test_above_is_strict_for_bounds_that_a_dtype_rounds(low: float, dtype: torch.dtype) -> None:
+    lowest = torch.tensor([-1e4, -30.0, -1.0], dtype=dtype)
+    for constraint in (GreaterThan(low), GreaterThan(torch.tensor(low, dtype=torch.float64))):
+        assert (constraint(lowest).double() > low).all()
+    for sign in (-1.0, 1.0):
+        constraint = Interval(sign * low - low / 20, sign * low + low / 20)
+        value = constraint(torch.tensor([-1e4, 1e4], dtype=dtype)).double()
+        assert value[0] > sign * low - low / 20
+        assert value[1] < sign * low + low / 20
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_log_interval_reaches_both_ends_without_touching_them(dtype: torch.dtype) -> None:
+    raw = torch.tensor([-1e4, 1e4], dtype=dtype)
+    low, high = LogInterval(1e-3, 10.0)(raw).double().tolist()
+    assert 1e-3 < low < 1e-3 * (1 + 4 * torch.finfo(dtype).eps)
+    assert 10.0 * (1 - 4 * torch.finfo(dtype).eps) < high < 10.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_close_cut_points_stay_apart(dtype: torch.dtype) -> None:
+    raw = torch.full((50,), -1e4, dtype=dtype)
+    for start in (-100.0, 0.0, 100.0):
+        raw[0] = start
+        assert (Ordered()(raw).double().diff() > 0).all()
+
+
+@pytest.mark.parametrize("name", GUARANTEED)
+def test_a_batch_is_mapped_as_its_rows_are(name: str) -> None:
+    case = CASES[name]
+    constraint = case.built(torch.float64)
+    raw = torch.randn(4, 2, *case.raw_shape, dtype=torch.float64)
+    value = constraint(raw)
+    assert value.shape == (4, 2, *case.shape)
+    torch.testing.assert_close(value[3, 1], constraint(raw[3, 1]))

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Gamma, Independent, Normal, TransformedDistribution, constraints
+
+from declarative_dist import (
+    Constraint,
+    CorrCholesky,
+    Exp,
+    GreaterThan,
+    Interval,
+    LowerCholesky,
+    Ordered,
+    Positive,
+    PositiveDefinite,
+    Simplex,
+)
+from tests.constraints.cases import CASES, STRUCTURED, Case, Doubled
+
+KNOWN = [name for name, case in CASES.items() if case.has_jacobian]
+ELEMENTWISE = [name for name in KNOWN if CASES[name].is_elementwise]
+
+
+def free_coordinates(case: Case, value: Tensor) -> Tensor:
+    return value if case.free is None else case.free(value)
+
+
+def matrix_of_derivatives(case: Case, raw: Tensor, *, functional: bool) -> Tensor:
+    constraint = case.built()
+
+    def coordinates(numbers: Tensor) -> Tensor:
+        return free_coordinates(case, constraint(numbers))
+
+    if functional:
+        jacobian: Tensor = torch.func.jacrev(coordinates)(raw)
+    else:
+        jacobian = torch.autograd.functional.jacobian(coordinates, raw)
+    return jacobian
+
+
+def raw_points(case: Case, count: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 2 * torch.randn(count, *case.raw_shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_against_autograd(name: str, functional: bool) -> None:
+    case = CASES[name]
+    constraint = case.built()
+    for raw in raw_points(case):
+        jacobian = matrix_of_derivatives(case, raw, functional=functional)
+        diagonal = jacobian.diagonal()
+        assert torch.equal(jacobian, diagonal.diag())
+        log_det = constraint.log_abs_det_jacobian(raw, constraint(raw))
+        assert log_det.shape == raw.shape
+        torch.testing.assert_close(log_det, diagonal.abs().log(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_structured_against_autograd(name: str, functional: bool) -> None:
+    case = CASES[name]
+    constraint = case.built()
+    for raw in raw_points(case):
+        jacobian = matrix_of_derivatives(case, raw, functional=functional)
+        assert jacobian.shape[0] == jacobian.shape[1]
+        log_det = constraint.log_abs_det_jacobian(raw, constraint(raw))
+        assert log_det.shape == ()
+        expected = torch.linalg.slogdet(jacobian).logabsdet
+        torch.testing.assert_close(log_det, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5])
+@pytest.mark.parametrize(
+    ("constraint", "name"),
+    [
+        (Simplex(), "simplex"),
+        (Ordered(), "ordered"),
+        (LowerCholesky(), "lower-cholesky"),
+        (LowerCholesky(conditioned=True), "lower-cholesky-conditioned"),
+        (PositiveDefinite(), "positive-definite"),
+        (CorrCholesky(), "corr-cholesky"),
+    ],
+    ids=str,
+)
+def test_structured_of_any_size(constraint: Constraint, name: str, size: int) -> None:
+    shape = torch.Size((size,) * constraint.event_dim)
+    raw = torch.randn(constraint.raw_shape(shape), dtype=torch.float64)
+
+    def coordinates(numbers: Tensor) -> Tensor:
+        return free_coordinates(CASES[name], constraint(numbers))
+
+    expected = torch.linalg.slogdet(torch.func.jacrev(coordinates)(raw)).logabsdet
+    log_det = constraint.log_abs_det_jacobian(raw, constraint(raw))
+    torch.testing.assert_close(log_det, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_batch_has_the_jacobians_of_its_rows(name: str) -> None:
+    case = CASES[name]
+    constraint = case.built()
+    raw = raw_points(case, 6).reshape(3, 2, *case.raw_shape)
+    value = constraint(raw)
+    log_det = constraint.log_abs_det_jacobian(raw, value)
+    assert log_det.shape == value.shape[: value.ndim - constraint.event_dim]
+    row = constraint.log_abs_det_jacobian(raw[2, 1], value[2, 1])
+    torch.testing.assert_close(log_det[2, 1], row)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_as_transform_is_the_same_map(name: str) -> None:
+    case = CASES[name]
+    constraint = case.built()
+    transform = constraint.as_transform()
+    raw = raw_points(case)
+    value = transform(raw)
+    assert torch.equal(value, constraint(raw))
+    assert torch.equal(transform.inv(value), constraint.inverse(value))
+    log_det = transform.log_abs_det_jacobian(raw, value)
+    assert torch.equal(log_det, constraint.log_abs_det_jacobian(raw, value))
+    assert transform.bijective
+    assert transform.domain.event_dim == constraint.raw_event_dim
+    assert transform.codomain.event_dim == constraint.event_dim
+    assert transform.forward_shape(raw.shape) == value.shape
+    assert transform.inverse_shape(value.shape) == raw.shape
+    inverse_log_det = transform.inv.log_abs_det_jacobian(value, raw)
+    assert torch.equal(inverse_log_det, -log_det)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_in_a_transformed_distribution(name: str) -> None:
+    case = CASES[name]
+    base = Normal(
+        torch.zeros(4, *case.raw_shape, dtype=torch.float64),
+        torch.ones(4, *case.raw_shape, dtype=torch.float64),
+    )
+    transform = case.built().as_transform()
+    pushed = TransformedDistribution(base, [transform], validate_args=False)
+    torch.manual_seed(0)
+    value = pushed.rsample((2,))
+    torch.manual_seed(0)
+    raw = base.rsample((2,))
+    assert value.shape == (2, 4, *case.shape)
+    torch.testing.assert_close(value, case.built()(raw))
+    log_prob = pushed.log_prob(value)
+    for index in ((0, 0), (1, 3)):
+        density = -0.5 * raw[index].square() - 0.5 * math.log(2 * math.pi)
+        jacobian = matrix_of_derivatives(case, raw[index], functional=False)
+        if case.is_elementwise:
+            expected = density - jacobian.diagonal().abs().log()
+        else:
+            expected = density.sum() - torch.linalg.slogdet(jacobian).logabsdet
+        torch.testing.assert_close(log_prob[index], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_normal_pushed_through_exp_is_a_log_normal() -> None:
+    loc = torch.tensor(0.3, dtype=torch.float64)
+    pushed = TransformedDistribution(Normal(loc, 0.7), [Exp().as_transform()])
+    value = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+    expected = torch.distributions.LogNormal(loc, 0.7).log_prob(value)
+    torch.testing.assert_close(pushed.log_prob(value), expected)
+
+
+def test_a_density_integrates_to_one() -> None:
+    transform = Interval(-2.0, 3.0).as_transform()
+    pushed = TransformedDistribution(Normal(0.5, 1.5), [transform], validate_args=False)
+    grid = torch.linspace(-2, 3, 20001, dtype=torch.float64)[1:-1]
+    mass = torch.trapezoid(pushed.log_prob(grid).exp(), grid)
+    assert mass.item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_gradients_reach_the_base_through_rsample_and_log_prob() -> None:
+    loc = torch.tensor(0.5, requires_grad=True)
+    pushed = TransformedDistribution(Normal(loc, 1.0), [Positive().as_transform()])
+    value = pushed.rsample((100,))
+    (pathwise,) = torch.autograd.grad(value.mean(), loc, retain_graph=True)
+    (score,) = torch.autograd.grad(pushed.log_prob(value.detach()).mean(), loc)
+    assert pathwise > 0
+    assert score.isfinite()
+    assert score != 0
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_cache_remembers_the_exact_inverse(name: str) -> None:
+    case = CASES[name]
+    raw = raw_points(case)
+    cached = case.built().as_transform(cache_size=1)
+    assert cached.inv(cached(raw)) is raw
+    plain = case.built().as_transform()
+    value = plain(raw)
+    if value is not raw:
+        assert plain.inv(value) is not raw
+
+
+def test_with_cache_keeps_the_map() -> None:
+    constraint = GreaterThan(2.0)
+    plain = constraint.as_transform()
+    cached = plain.with_cache(1)
+    raw = torch.tensor([0.0, 1.0])
+    assert cached.inv(cached(raw)) is raw
+    assert cached == plain
+    assert plain != GreaterThan(2.0).as_transform()
+    assert torch.equal(cached(raw), plain(raw))
+
+
+def test_a_cached_sample_has_the_density_of_its_raw_number() -> None:
+    base = Normal(torch.tensor(40.0), 1.0)
+    transform = Interval(0.0, 1.0).as_transform(cache_size=1)
+    pushed = TransformedDistribution(base, [transform], validate_args=False)
+    value = pushed.rsample()
+    raw = transform.inv(value)
+    expected = base.log_prob(raw) - transform.log_abs_det_jacobian(raw, value)
+    assert raw > 30
+    torch.testing.assert_close(pushed.log_prob(value), expected)
+
+
+def test_support_of_a_transformed_distribution_is_the_constraints_own() -> None:
+    base = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
+    pushed = TransformedDistribution(base, [Simplex().as_transform()])
+    assert pushed.support is constraints.simplex
+    assert pushed.event_shape == (4,)
+    assert constraints.simplex.check(pushed.sample((10,))).all()
+
+
+def test_of_a_constraint_without_one_says_what_to_define() -> None:
+    with pytest.raises(NotImplementedError, match=r"^Doubled\.log_abs_det_jacobian is not def"):
+        Doubled().log_abs_det_jacobian(torch.zeros(1), torch.ones(1))
+
+
+def test_composes_with_torchs_own_transforms() -> None:
+    transform = Positive().as_transform().inv
+    pushed = TransformedDistribution(
+        Gamma(torch.tensor(2.0, dtype=torch.float64), 1.0), [transform]
+    )
+    raw = torch.tensor([-1.0, 0.5], dtype=torch.float64)
+    value = (1 + raw.exp()).log()
+    expected = Gamma(2.0, 1.0).log_prob(value) - torch.log1p((-raw).exp())
+    torch.testing.assert_close(pushed.log_prob(raw), expected)

@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from declarative_dist import (
+    Constraint,
+    ConstraintError,
+    CorrCholesky,
+    Exp,
+    GreaterThan,
+    Interval,
+    LessThan,
+    LogInterval,
+    LowerCholesky,
+    Ordered,
+    Positive,
+    PositiveDefinite,
+    Simplex,
+    UnitInterval,
+)
+from tests.constraints.cases import CASES, DTYPES, GUARANTEED
+
+WIDE = (torch.float64, torch.float32)
+EVERY_KIND = ["positive", "exp", "positive-unguarded", "exp-unguarded", "from-torch-positive"]
+
+
+def relative_error(constraint: Constraint, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The error of the round trip over the value, and how much a rounded raw number allows."""
+    raw = constraint.right_inverse(value)
+    assert raw.dtype == value.dtype
+    assert raw.isfinite().all()
+    again = constraint(raw).double()
+    error = (again - value.double()).abs() / value.double().abs()
+    return error, (2 + raw.double().abs()) * torch.finfo(value.dtype).eps
+
+
+def positive_values(dtype: torch.dtype) -> Tensor:
+    lowest, highest = (-2.6, 3.9) if dtype is torch.float16 else (-15, 15)
+    return torch.logspace(lowest, highest, 601, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_positive_numbers_come_back_to_the_last_digits(name: str, dtype: torch.dtype) -> None:
+    error, allowed = relative_error(CASES[name].built(dtype), positive_values(dtype))
+    assert (error <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("constraint", [Positive(floor=0.1), Exp(floor=0.1)], ids=repr)
+def test_numbers_above_a_floor_come_back(constraint: Constraint, dtype: torch.dtype) -> None:
+    value = 0.125 + positive_values(dtype)
+    error, allowed = relative_error(constraint, value)
+    assert (error <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("low", [1000.0, -3.0, 0.1])
+def test_numbers_beside_a_bound_come_back(low: float, dtype: torch.dtype) -> None:
+    distance = positive_values(dtype).double()
+    for constraint, sign in ((GreaterThan(low), 1.0), (LessThan(low), -1.0)):
+        value = (low + sign * distance).to(dtype)
+        value = value[constraint.contains(value)]
+        assert len(value) > 100
+        raw = constraint.right_inverse(value)
+        error = (constraint(raw).double() - value.double()).abs()
+        allowed = (2 + raw.double().abs()) * torch.finfo(dtype).eps
+        scale = value.double().abs().clamp_min(abs(low))
+        assert (error <= allowed * scale).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("constraint", "low", "high"),
+    [
+        (Interval(-1.0, 1.0), -1.0, 1.0),
+        (Interval(1000.0, 2000.0), 1000.0, 2000.0),
+        (Interval(-5.0, 0.3), -5.0, 0.3),
+        (UnitInterval(), 0.0, 1.0),
+    ],
+    ids=str,
+)
+def test_numbers_of_an_interval_come_back(
+    constraint: Interval, low: float, high: float, dtype: torch.dtype
+) -> None:
+    share = torch.cat([torch.linspace(0, 1, 301), torch.logspace(-6, -1, 60)]).double()
+    value = (low + share * (high - low)).to(dtype)
+    value = value[constraint.contains(value)]
+    assert len(value) > 100
+    raw = constraint.right_inverse(value)
+    assert raw.isfinite().all()
+    error = (constraint(raw).double() - value.double()).abs()
+    allowed = (2 + raw.double().abs()) * torch.finfo(dtype).eps
+    assert (error <= allowed * max(abs(low), abs(high))).all()
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+def test_small_probabilities_come_back_relative_to_themselves(dtype: torch.dtype) -> None:
+    value = torch.logspace(-15, -1, 200, dtype=torch.float64).to(dtype)
+    error, allowed = relative_error(UnitInterval(), value)
+    assert (error <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_numbers_of_a_log_interval_come_back(dtype: torch.dtype) -> None:
+    constraint = LogInterval(1e-3, 10.0)
+    value = torch.logspace(-3, 1, 501, dtype=torch.float64).to(dtype)
+    error, allowed = relative_error(constraint, value[constraint.contains(value)])
+    log_width = math.log(10.0 / 1e-3)
+    assert (error <= allowed * (1 + log_width)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "name", ["above-1000", "below-2", "interval", "interval-1000-2000", "unit-interval"]
+)
+def test_the_values_nearest_to_the_bounds_come_back(name: str, dtype: torch.dtype) -> None:
+    constraint = CASES[name].built(dtype)
+    top = torch.finfo(dtype).max
+    nearest = constraint(torch.tensor([-top, top], dtype=dtype))
+    raw = constraint.right_inverse(nearest)
+    assert raw.isfinite().all()
+    torch.testing.assert_close(constraint(raw), nearest)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("bounds", [(1e-3, 10.0), (1.9999, 3.9999), (0.7, 1.3)])
+def test_the_values_nearest_to_the_bounds_of_a_log_interval_come_back(
+    bounds: tuple[float, float], dtype: torch.dtype
+) -> None:
+    constraint = LogInterval(*bounds)
+    nearest = constraint(torch.tensor([-1e4, 1e4], dtype=dtype))
+    raw = constraint.right_inverse(nearest)
+    assert raw.isfinite().all()
+    torch.testing.assert_close(constraint(raw), nearest)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("spread", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize(
+    "constraint", [Simplex(), Ordered(), LowerCholesky(), CorrCholesky()], ids=repr
+)
+def test_structured_values_come_back(
+    constraint: Constraint, spread: float, dtype: torch.dtype
+) -> None:
+    shape = torch.Size((4,) * constraint.event_dim)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(100, *constraint.raw_shape(shape), generator=generator)
+    value = constraint(spread * drawn.to(dtype))
+    raw = constraint.right_inverse(value)
+    assert raw.shape == drawn.shape
+    again = constraint(raw)
+    last = tuple(range(1, value.ndim))
+    scale = value.abs().amax(last, keepdim=True)
+    size = raw.abs().amax(tuple(range(1, raw.ndim)))
+    allowed = (2 + size).reshape(-1, *(1 for _ in last)) * 4 * torch.finfo(dtype).eps
+    assert ((again - value).abs() <= allowed * scale).all()
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+def test_small_entries_of_a_simplex_come_back_relative_to_themselves(dtype: torch.dtype) -> None:
+    value = torch.tensor([1 - 1e-12 - 1e-9 - 1e-6, 1e-12, 1e-9, 1e-6], dtype=dtype)
+    raw = Simplex().right_inverse(value)
+    error = ((Simplex()(raw) - value) / value).abs()
+    assert error.max() <= 2 * (2 + raw.abs().sum()) * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize(
+    "constraint", [LowerCholesky(conditioned=True), PositiveDefinite()], ids=repr
+)
+def test_well_conditioned_matrices_come_back(constraint: Constraint, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(100, 10, generator=generator, dtype=torch.float64)
+    factor = torch.eye(4) + 0.3 * LowerCholesky()(raw)
+    value = factor if isinstance(constraint, LowerCholesky) else factor @ factor.mT
+    value = value.to(dtype)
+    again = constraint(constraint.right_inverse(value))
+    condition = torch.linalg.cond(value).double()[:, None, None]
+    error = (again.double() - value.double()).abs()
+    scale = value.double().abs().amax((-2, -1), keepdim=True)
+    assert (error <= 8 * condition * torch.finfo(dtype).eps * scale).all()
+
+
+def test_a_known_covariance_comes_back() -> None:
+    covariance = torch.tensor([[4.0, 1.2], [1.2, 0.81]], dtype=torch.float64)
+    constraint = PositiveDefinite()
+    torch.testing.assert_close(constraint(constraint.right_inverse(covariance)), covariance)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_raw_numbers_come_back(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    constraint = case.built(dtype)
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(20, *case.raw_shape, generator=generator, dtype=torch.float64).to(dtype)
+    again = constraint.right_inverse(constraint(raw))
+    tolerance = 1e-9 if dtype is torch.float64 else 5e-3
+    torch.testing.assert_close(again, raw, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_default_is_the_documented_value_and_inside(name: str) -> None:
+    case = CASES[name]
+    constraint = case.make()
+    if not case.is_elementwise or "tensor" in name:
+        shape = torch.Size((2, *case.shape))
+    else:
+        shape = torch.Size((2, 3))
+    default = constraint.default(shape)
+    assert default.shape == shape
+    torch.testing.assert_close(default, case.default.expand(shape))
+    assert constraint.contains(default).all()
+    torch.testing.assert_close(constraint(constraint.right_inverse(default)), default)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "middle"), [(1e-30, 1e-20, 1e-25), (1e20, 1e30, 1e25), (1e-30, 1e30, 1.0)]
+)
+def test_default_of_a_log_interval_of_extreme_bounds_is_inside(
+    low: float, high: float, middle: float
+) -> None:
+    constraint = LogInterval(low, high)
+    default = constraint.default(torch.Size())
+    assert constraint.contains(default)
+    assert default.item() == pytest.approx(middle, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shapes_of_raw_numbers_and_values_agree(name: str) -> None:
+    case = CASES[name]
+    constraint = case.make()
+    shape, raw_shape = torch.Size((5, *case.shape)), torch.Size((5, *case.raw_shape))
+    assert constraint.raw_shape(shape) == raw_shape
+    assert constraint.value_shape(raw_shape) == shape
+    value = constraint(torch.zeros(raw_shape))
+    assert value.shape == shape
+    assert constraint.right_inverse(value).shape == raw_shape
+    assert constraint.contains(value).shape == shape[: len(shape) - constraint.event_dim]
+    assert constraint.event_dim == (0 if case.is_elementwise else len(case.shape))
+    assert constraint.raw_event_dim == (0 if case.is_elementwise else 1)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "shape", "raw_shape"),
+    [
+        (Simplex(), (2, 5), (2, 4)),
+        (Ordered(), (2, 5), (2, 5)),
+        (LowerCholesky(), (2, 5, 5), (2, 15)),
+        (PositiveDefinite(), (2, 5, 5), (2, 15)),
+        (CorrCholesky(), (2, 5, 5), (2, 10)),
+        (CorrCholesky(), (1, 1), (0,)),
+        (Simplex(), (1,), (0,)),
+    ],
+    ids=str,
+)
+def test_shapes_of_structured_values(
+    constraint: Constraint, shape: tuple[int, ...], raw_shape: tuple[int, ...]
+) -> None:
+    assert constraint.raw_shape(torch.Size(shape)) == raw_shape
+    assert constraint.value_shape(torch.Size(raw_shape)) == shape
+    assert constraint(torch.zeros(raw_shape)).shape == shape
+
+
+OUTSIDE = [(name, bad) for name, case in CASES.items() for bad in case.outside]
+
+
+@pytest.mark.parametrize(("name", "bad"), OUTSIDE, ids=str)
+def test_right_inverse_refuses_what_is_outside(name: str, bad: object) -> None:
+    constraint = CASES[name].make()
+    value = torch.tensor(bad)
+    assert not constraint.contains(value).all()
+    with pytest.raises(ConstraintError) as caught:
+        constraint.right_inverse(value)
+    assert caught.value.subject == type(constraint).__name__
+    assert caught.value.expected == constraint.describe()
+    assert caught.value.got
+    assert f"expected {caught.value.expected}, got {caught.value.got}." in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", GUARANTEED)
+def test_one_bad_entry_in_a_batch_is_refused(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    constraint = case.built(dtype)
+    value = constraint(torch.zeros(2, *case.raw_shape, dtype=dtype)).clone()
+    constraint.right_inverse(value)
+    value.view(-1)[-1] = math.nan
+    assert constraint.contains(value).flatten()[:1].all()
+    with pytest.raises(ConstraintError):
+        constraint.right_inverse(value)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "bad", "message"),
+    [
+        (
+            Positive(),
+            -1.0,
+            "Positive: expected a finite positive number, got -1.0. Give a number above 0.",
+        ),
+        (
+            Exp(floor=0.5),
+            0.5,
+            "Exp: expected a finite number above 0.5, got 0.5. Give a number above 0.5.",
+        ),
+        (
+            GreaterThan(1000.0),
+            math.inf,
+            (
+                "GreaterThan: expected a finite number above 1000.0, got inf. "
+                "Give a finite value strictly inside."
+            ),
+        ),
+        (
+            LessThan(2.0),
+            2.0,
+            (
+                "LessThan: expected a finite number below 2.0, got 2.0. "
+                "Give a finite value strictly inside."
+            ),
+        ),
+        (
+            Interval(-1.0, 1.0),
+            [0.0, math.nan],
+            (
+                "Interval: expected a number strictly between -1.0 and 1.0, "
+                "got nan at [1] of a tensor of shape (2,) with values [0.0, nan]. "
+                "Give a finite value strictly inside."
+            ),
+        ),
+        (
+            Simplex(),
+            [0.5, 0.25],
+            (
+                "Simplex: expected positive numbers that sum to 1 along the last dimension, "
+                "got a tensor of shape (2,) with values [0.5, 0.25]. "
+                "Give a finite value strictly inside."
+            ),
+        ),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_messages(constraint: Constraint, bad: object, message: str) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        constraint.right_inverse(torch.tensor(bad))
+    assert str(caught.value) == message
+
+
+def test_a_positive_number_outside_the_guard_band_is_refused_with_the_way_out() -> None:
+    tiny = torch.tensor(1e-30)
+    with pytest.raises(ConstraintError, match=r"held in \[1e-18, 1e\+18\]; guard=False widens"):
+        Positive().right_inverse(tiny)
+    Positive(guard=False).right_inverse(tiny)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_right_inverse_is_not_checked_without_values(name: str) -> None:
+    case = CASES[name]
+    constraint = case.make().to("meta")
+    raw = constraint.right_inverse(torch.empty(2, *case.shape, device="meta"))
+    assert raw.shape == (2, *case.raw_shape)
+    assert constraint(raw).shape == (2, *case.shape)
+
+
+def test_right_inverse_is_not_checked_for_fake_tensors() -> None:
+    with FakeTensorMode():
+        assert Positive().right_inverse(torch.empty(3)).shape == (3,)
+
+
+def test_right_inverse_is_not_checked_under_vmap() -> None:
+    raw = torch.func.vmap(Interval(-1.0, 1.0).right_inverse)(torch.tensor([0.0, 2.0]))
+    assert raw[0] == 0
+    assert raw[1].isnan()

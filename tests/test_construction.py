@@ -1,0 +1,745 @@
+"""What the constructor of a declared class takes, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    FieldError,
+    GreaterThan,
+    Interval,
+    Param,
+    Positive,
+    Simplex,
+    Variational,
+    derived,
+)
+
+
+class GammaFamily(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0, Positive())
+    rate = Param(1.0, Exp())
+
+
+class Gaussian(Variational):
+    base = dd.Normal
+    loc = Param(0.0)
+    scale = Param(1.0, Exp())
+
+
+class Diagonal(Variational):
+    base = dd.Normal
+    event_dim = 1
+    loc = Param(0.0, shape=("d",))
+    scale = Param(1.0, Exp(), shape=("d",))
+
+
+class Cloud(Variational):
+    base = dd.MultivariateNormal
+
+
+class Shares(Variational):
+    base = dd.Dirichlet
+
+
+class Heavy(Variational):
+    base = dd.StudentT
+    df = 4
+    loc = Param(0.0)
+    scale = Param(1.0)
+
+
+class Table(Declarative):
+    weight = Param(0.0, shape=("rows", "columns"))
+    shift = Param(0.0, shape=("rows",))
+
+
+class Fixed(Declarative):
+    x = Param(0.0, shape=(3,))
+
+
+class Box(Variational):
+    base = dd.Uniform
+    low = Param(0.0)
+    high = Param(1.0, GreaterThan("low"))
+
+
+class Mixture(Variational):
+    logits = Param(0.0, shape=("k",))
+    loc = Param(torch.randn, shape=("k",))
+    scale = Param(1.0, Positive(), shape=("k",))
+
+    def base(self, logits, loc, scale):
+        return dd.MixtureSameFamily(dd.Categorical(logits=logits), dd.Normal(loc, scale))
+
+
+def refused(cls, error=ConstraintError, **keywords):
+    with pytest.raises(error) as caught:
+        cls(**keywords)
+    return str(caught.value)
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def test_defaults_of_the_class_body():
+    q = GammaFamily()
+    assert q.rate.item() == 1.0
+    assert q.concentration.item() == pytest.approx(1.0)
+    assert q.raw_rate.item() == 0.0
+    assert q.rate.shape == ()
+
+
+def test_bare_parameters_start_at_the_default_of_their_constraint():
+    class Bare(Variational):
+        base = dd.Beta
+        concentration1 = Param()
+        concentration0 = Param(3.0)
+
+    q = Bare()
+    assert q.concentration1.item() == pytest.approx(1.0)
+    assert q.concentration0.item() == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2, 2.0, np.float64(2.0), np.float32(2.0), np.int64(2), np.array(2.0), torch.tensor(2)],
+)
+def test_a_number_in_many_guises(value):
+    q = GammaFamily(rate=value)
+    assert q.rate.shape == ()
+    assert q.rate.item() == pytest.approx(2.0)
+    assert q.raw_rate.item() == pytest.approx(math.log(2.0))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1.0, 2.0],
+        (1.0, 2.0),
+        [1, 2],
+        np.array([1.0, 2.0], dtype=np.float32),
+        np.array([1, 2]),
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([1, 2]),
+        nn.Parameter(torch.tensor([1.0, 2.0])),
+        torch.tensor([1.0, 2.0], requires_grad=True) * 1,
+    ],
+)
+def test_a_vector_in_many_guises(value):
+    q = GammaFamily(rate=value)
+    torch.testing.assert_close(q.rate.detach(), torch.tensor([1.0, 2.0]))
+    assert isinstance(q.raw_rate, nn.Parameter)
+    assert q.raw_rate.is_leaf
+    assert q().batch_shape == (2,)
+
+
+def test_what_was_given_is_copied():
+    given, array = nn.Parameter(torch.ones(2)), np.ones(2, dtype=np.float32)
+    q = Gaussian(loc=given, scale=array)
+    with torch.no_grad():
+        given.fill_(9.0)
+    array.fill(9.0)
+    assert q.loc is not given
+    assert q.loc.tolist() == [1.0, 1.0]
+    assert q.scale.tolist() == [1.0, 1.0]
+
+
+def test_instances_share_nothing():
+    start = torch.zeros(2)
+
+    class Model(Declarative):
+        x = Param(start)
+
+    a, b = Model(), Model()
+    with torch.no_grad():
+        a.x.fill_(5.0)
+    assert b.x.tolist() == [0.0, 0.0]
+    assert start.tolist() == [0.0, 0.0]
+    assert Model().x.tolist() == [0.0, 0.0]
+
+
+def test_later_changes_of_a_tensor_do_not_reach_the_class():
+    start, array = torch.zeros(2), np.zeros(2, dtype=np.float32)
+
+    class Model(Declarative):
+        x = Param(start)
+        y = Param(array)
+
+    start.fill_(9.0)
+    array.fill(9.0)
+    assert Model().x.tolist() == [0.0, 0.0]
+    assert Model().y.tolist() == [0.0, 0.0]
+
+
+def test_lists_in_the_class_body():
+    class Model(Declarative):
+        x = Param([[1, 2], [3, 4]])
+
+    assert Model().x.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert Model().x.dtype == torch.float32
+
+
+def test_values_of_another_shape_than_the_class_body():
+    class Model(Declarative):
+        x = Param(torch.zeros(2))
+
+    assert Model(x=torch.ones(5)).x.shape == (5,)
+    assert Model(x=1.0).x.numel() == 1
+
+
+def test_number_fills_a_declared_shape():
+    assert Fixed(x=2.5).x.tolist() == [2.5, 2.5, 2.5]
+    assert Fixed(x=torch.tensor(2.5)).x.tolist() == [2.5, 2.5, 2.5]
+
+
+def test_callable_gets_the_shape():
+    shapes = []
+
+    def start(shape):
+        shapes.append(shape)
+        return torch.full(shape, 3.0)
+
+    q = Diagonal(loc=start, d=4)
+    assert shapes == [torch.Size([4])]
+    assert q.loc.tolist() == [3.0] * 4
+
+
+def test_callable_of_the_wrong_shape():
+    text = refused(Diagonal, loc=lambda shape: torch.zeros(7), d=4)
+    assert text.startswith("Diagonal.loc: expected shape (4,), got a tensor of shape (7,)")
+
+
+def test_callable_outside_the_constraint():
+    assert refused(Diagonal, scale=torch.zeros, d=4).startswith("Diagonal.scale: expected")
+
+
+@pytest.mark.parametrize(
+    "value", ["one", True, 1j, object(), {"a": 1}, [[1.0], [1.0, 2.0]], torch.tensor(1j)]
+)
+def test_values_that_are_no_numbers(value):
+    with pytest.raises((DeclarationError, ConstraintError)) as caught:
+        GammaFamily(rate=value)
+    assert str(caught.value).startswith("GammaFamily.rate: expected a number")
+
+
+def test_value_for_a_derived_field():
+    class Model(Declarative):
+        x = Param(1.0)
+
+        @derived
+        def y(self, x):
+            return 2 * x
+
+    text = refused(Model, FieldError, y=3.0)
+    assert text.startswith("Model.y: expected no assignment to a derived field")
+    assert "computed from x" in text
+
+
+# --- dtype and device -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_dtype(dtype):
+    q = Heavy(dtype=dtype, scale=2)
+    assert {tensor.dtype for tensor in q.state_dict().values()} == {dtype}
+    assert q.rsample().dtype == dtype
+    assert q().df.item() == 4.0
+
+
+def test_dtype_of_the_values_given():
+    q = GammaFamily(rate=torch.ones(2, dtype=torch.float64))
+    assert (q.raw_rate.dtype, q.raw_concentration.dtype) == (torch.float64, torch.float64)
+
+
+def test_dtype_keyword_outranks_the_values():
+    q = GammaFamily(rate=torch.ones(2, dtype=torch.float64), dtype=torch.float32)
+    assert (q.raw_rate.dtype, q.raw_concentration.dtype) == (torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, "float32", float])
+def test_dtype_that_is_not_floating(dtype):
+    text = refused(GammaFamily, dtype=dtype)
+    assert text.startswith("GammaFamily(dtype=): expected a floating-point type")
+
+
+def test_default_dtype_of_torch():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        q = Heavy()
+    finally:
+        torch.set_default_dtype(before)
+    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("device", ["meta", torch.device("meta")])
+def test_meta_device(device):
+    q = Heavy(device=device, loc=[1.0, 2.0])
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+    assert q.loc.shape == (2,)
+    q.to_empty(device="cpu")
+    q.reset_parameters()
+    torch.testing.assert_close(q().loc, torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(q().scale, torch.ones(2))
+    torch.testing.assert_close(q().df, torch.full((2,), 4.0))
+
+
+def test_default_device():
+    with torch.device("meta"):
+        q = Heavy()
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+    q.to_empty(device="cpu")
+    q.reset_parameters()
+    assert q().df.item() == 4.0
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0], np.array([1.0, 2.0]), 1.0])
+def test_values_without_a_device_go_to_the_default_one(value):
+    with torch.device("meta"):
+        q = Gaussian(loc=value)
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+
+
+def test_tensors_take_the_others_to_their_device():
+    with torch.device("meta"):
+        q = Gaussian(loc=torch.ones(2, device="cpu"))
+    assert {tensor.device.type for tensor in q.state_dict().values()} == {"cpu"}
+
+
+def test_device_keyword_outranks_the_default_one():
+    with torch.device("meta"):
+        q = Heavy(device="cpu")
+    assert {tensor.device.type for tensor in q.state_dict().values()} == {"cpu"}
+    assert q().df.item() == 4.0
+
+
+def test_interval_without_numbers_in_the_dtype():
+    class Narrow(Declarative):
+        x = Param(1.00001, Interval(1.0, 1.00002))
+
+    assert Narrow(dtype=torch.float64).x.item() == pytest.approx(1.00001, abs=1e-9)
+    assert refused(Narrow, dtype=torch.bfloat16).startswith("Narrow.x: expected bounds with")
+
+
+# --- sizes ----------------------------------------------------------------------------------
+
+
+def test_size_by_keyword():
+    q = Diagonal(d=5)
+    assert (q.loc.shape, q.scale.shape) == ((5,), (5,))
+    assert (q().batch_shape, q().event_shape) == ((), (5,))
+
+
+def test_size_read_off_a_value():
+    q = Diagonal(loc=torch.arange(3.0))
+    assert q.scale.tolist() == [1.0, 1.0, 1.0]
+    assert Diagonal(scale=[1.0, 2.0]).loc.shape == (2,)
+
+
+def test_size_by_keyword_and_value_that_agree():
+    assert Diagonal(loc=torch.arange(3.0), d=3).scale.shape == (3,)
+
+
+def test_two_sizes():
+    assert Table(rows=2, columns=3).weight.shape == (2, 3)
+    table = Table(weight=torch.zeros(4, 5))
+    assert table.shift.shape == (4,)
+    assert Table(shift=torch.zeros(4), columns=1).weight.shape == (4, 1)
+
+
+def test_sizes_of_a_method_base():
+    q = Mixture(k=3)
+    assert q().mixture_distribution.logits.shape == (3,)
+    assert q.rate if hasattr(q, "rate") else q.loc.unique().numel() == 3
+    assert Mixture(loc=[0.0, 1.0]).logits.shape == (2,)
+
+
+def test_size_zero():
+    assert Diagonal(d=0).loc.shape == (0,)
+
+
+def test_sizes_that_torch_constraints_tell():
+    assert Cloud(dim=3).scale_tril.shape == (3, 3)
+    assert Cloud(loc=torch.zeros(4)).scale_tril.shape == (4, 4)
+    assert Cloud(scale_tril=torch.eye(2)).loc.shape == (2,)
+    assert Shares(dim=3).concentration.shape == (3,)
+
+
+def test_unresolved_size():
+    assert refused(Diagonal) == (
+        "Diagonal.loc: expected a size for 'd', got none. "
+        "Write Diagonal(d=...), or give a value of that size."
+    )
+
+
+def test_unresolved_among_two():
+    text = refused(Table, rows=2)
+    assert text.startswith("Table.weight: expected a size for 'columns', got none.")
+    assert "Write Table(columns=...)" in text
+
+
+def test_unresolved_size_of_a_torch_constraint():
+    assert "expected a size for 'dim', got none. Write Cloud(dim=...)" in refused(Cloud)
+
+
+def test_keyword_against_value():
+    assert refused(Diagonal, d=3, scale=torch.ones(5)) == (
+        "Diagonal.scale: expected size d=3, as the keyword says, got d=5. Give sizes that agree."
+    )
+
+
+def test_value_against_value():
+    assert refused(Diagonal, loc=torch.zeros(2), scale=torch.ones(3)) == (
+        "Diagonal.scale: expected size d=2, as loc says, got d=3. Give sizes that agree."
+    )
+
+
+def test_keyword_against_value_of_a_torch_constraint():
+    text = refused(Shares, dim=3, concentration=torch.ones(4))
+    assert "dim=3" in text
+    assert "dim=4" in text
+
+
+def test_size_that_two_arguments_of_the_base_share():
+    text = refused(Cloud, loc=torch.zeros(3), scale_tril=torch.eye(4))
+    assert text.startswith("Cloud")
+    assert "3" in text
+    assert "4" in text
+
+
+@pytest.mark.parametrize("size", [-1, 2.5, True, "three", torch.tensor(3), None])
+def test_size_that_is_none(size):
+    text = refused(Diagonal, d=size)
+    assert text.startswith("Diagonal(d=): expected an int, 0 or above, got ")
+
+
+def test_wrong_number_of_dimensions():
+    text = refused(Diagonal, loc=torch.zeros(2, 3), d=3)
+    assert text.startswith("Diagonal.loc: expected shape (3,), got a tensor of shape (2, 3)")
+
+
+def test_wrong_fixed_shape():
+    text = refused(Fixed, x=torch.zeros(4))
+    assert text.startswith("Fixed.x: expected shape (3,), got a tensor of shape (4,)")
+
+
+# --- batch shape ----------------------------------------------------------------------------
+
+
+def test_batch_of_defaults():
+    q = GammaFamily(batch_shape=(10,))
+    assert (q.rate.shape, q.concentration.shape) == ((10,), (10,))
+    assert q().batch_shape == (10,)
+
+
+@pytest.mark.parametrize("batch_shape", [(4,), [4], torch.Size([4])])
+def test_batch_shape_in_many_guises(batch_shape):
+    assert GammaFamily(batch_shape=batch_shape)().batch_shape == (4,)
+
+
+def test_values_per_copy():
+    q = Diagonal(batch_shape=(10,), loc=torch.tensor([1.0, 2.0, 3.0]))
+    assert q().batch_shape == (10,)
+    assert q().event_shape == (3,)
+    torch.testing.assert_close(q.loc, torch.tensor([[1.0, 2.0, 3.0]] * 10))
+
+
+def test_copies_are_independent():
+    q = Diagonal(batch_shape=(2,), loc=torch.zeros(3))
+    q.loc[0].sum().backward()
+    assert q.raw_loc.grad.tolist() == [[1.0] * 3, [0.0] * 3]
+    with torch.no_grad():
+        q.raw_loc[0] += 1
+    assert q.loc.tolist() == [[1.0] * 3, [0.0] * 3]
+
+
+def test_values_for_all_copies():
+    loc = torch.arange(6.0).reshape(2, 3)
+    q = Diagonal(batch_shape=(2,), loc=loc)
+    torch.testing.assert_close(q.loc, loc)
+    assert (q().batch_shape, q().event_shape) == ((2,), (3,))
+
+
+def test_values_for_all_copies_of_a_scalar():
+    q = GammaFamily(batch_shape=(3,), rate=[1.0, 2.0, 3.0])
+    assert q().batch_shape == (3,)
+    torch.testing.assert_close(q().rate, torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_value_of_the_shape_of_the_class_body_is_for_one_copy():
+    class Pair(Variational):
+        base = dd.Normal
+        loc = Param(torch.zeros(2))
+        scale = Param(1.0)
+
+    q = Pair(batch_shape=(2,), loc=[3.0, 4.0])
+    assert q.loc.tolist() == [[3.0, 4.0], [3.0, 4.0]]
+
+
+def test_vector_field_beside_a_scalar_field():
+    q = Gaussian(batch_shape=(10,), loc=torch.zeros(3))
+    assert q().batch_shape == (10, 3)
+    assert (q.loc.shape, q.scale.shape) == ((10, 3), (10, 1))
+
+
+def test_full_scalar_beside_a_vector_field_lines_up_with_the_copies():
+    scale = torch.arange(1.0, 4.0)
+    q = Gaussian(batch_shape=(3,), loc=torch.zeros(2), scale=scale)
+    assert q().batch_shape == (3, 2)
+    torch.testing.assert_close(q().scale, scale[:, None].expand(3, 2))
+
+
+def test_vector_in_the_class_body_beside_a_scalar():
+    class Vector(Variational):
+        base = dd.Normal
+        event_dim = 1
+        loc = Param(torch.zeros(3))
+        scale = Param(1.0)
+
+    q = Vector(batch_shape=(10,))
+    assert (q().batch_shape, q().event_shape) == ((10,), (3,))
+    assert Vector()().batch_shape == ()
+
+
+def test_constant_beside_a_batch_is_shared():
+    q = Heavy(batch_shape=(10,), loc=torch.zeros(3))
+    assert q().batch_shape == (10, 3)
+    assert q().df.unique().tolist() == [4.0]
+
+
+def test_two_batch_dimensions():
+    q = Diagonal(batch_shape=(4, 2), d=3)
+    assert q.loc.shape == (4, 2, 3)
+    assert q().batch_shape == (4, 2)
+
+
+def test_batch_of_matrices():
+    q = Cloud(batch_shape=(5,), dim=2)
+    assert (q.loc.shape, q.scale_tril.shape) == ((5, 2), (5, 2, 2))
+    assert (q().batch_shape, q().event_shape) == ((5,), (2,))
+
+
+def test_batch_of_named_bounds():
+    q = Box(batch_shape=(4,), low=torch.arange(4.0), high=9.0)
+    torch.testing.assert_close(q().low, torch.arange(4.0))
+    torch.testing.assert_close(q().high, torch.full((4,), 9.0))
+
+
+def test_callables_make_copies_that_differ():
+    torch.manual_seed(0)
+    q = Mixture(k=3, batch_shape=(5,))
+    assert q.loc.shape == (5, 3)
+    assert q.loc.unique().numel() == 15
+    torch.manual_seed(0)
+    torch.testing.assert_close(q.loc.detach(), torch.randn(5, 3))
+
+
+def test_callables_get_the_full_shape_with_its_alignment():
+    shapes = []
+
+    def ones(shape):
+        shapes.append(tuple(shape))
+        return torch.ones(shape)
+
+    Gaussian(batch_shape=(10,), loc=torch.zeros(3), scale=ones)
+    assert shapes == [(10, 1)]
+
+
+def test_batch_of_a_plain_declarative():
+    table = Table(batch_shape=(7,), rows=2, columns=3)
+    assert (table.weight.shape, table.shift.shape) == ((7, 2, 3), (7, 2))
+
+
+def test_value_of_neither_shape():
+    text = refused(Diagonal, batch_shape=(10,), d=3, loc=torch.zeros(4, 3))
+    assert text.startswith("Diagonal.loc: expected shape (3,), or (10, 3) with the batch in front")
+    assert "got a tensor of shape (4, 3)" in text
+
+
+@pytest.mark.parametrize("batch_shape", [(-1,), (2.5,), ("d",)])
+def test_bad_batch_shape(batch_shape):
+    text = refused(GammaFamily, (ConstraintError, DeclarationError), batch_shape=batch_shape)
+    assert "batch_shape" in text
+    assert "GammaFamily" in text
+
+
+def test_batch_shape_as_a_plain_int_is_refused_or_read_as_one_dimension():
+    """`torch.Size(3)` would be a bare TypeError about iteration."""
+    try:
+        q = GammaFamily(batch_shape=3)
+    except (ConstraintError, DeclarationError) as error:
+        assert "batch_shape" in str(error)  # noqa: PT017
+    else:
+        assert q().batch_shape == (3,)
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+
+def test_unknown_keyword():
+    with pytest.raises(DeclarationError) as caught:
+        GammaFamily(rte=2.0)
+    assert str(caught.value) == (
+        "GammaFamily(rte=): expected the name of a field or of a size, got 'rte'. "
+        "Did you mean 'rate'? Known here: concentration, rate."
+    )
+    assert isinstance(caught.value, TypeError)
+
+
+def test_unknown_keyword_lists_sizes_too():
+    text = refused(Table, DeclarationError, colums=2, rows=1)
+    assert "Did you mean 'columns'?" in text
+    assert text.endswith("Known here: weight, shift, rows, columns.")
+
+
+def test_raw_values_are_no_keywords():
+    assert "Did you mean 'rate'?" in refused(GammaFamily, DeclarationError, raw_rate=0.0)
+
+
+def test_positional_values_are_refused():
+    with pytest.raises(TypeError):
+        GammaFamily(1.0, 2.0)
+
+
+BAD_POSITIVE = [0.0, -0.0, -1.0, math.inf, -math.inf, math.nan]
+
+
+@pytest.mark.parametrize("value", BAD_POSITIVE)
+@pytest.mark.parametrize("name", ["concentration", "rate"])
+def test_number_outside_a_positive(name, value):
+    text = refused(GammaFamily, **{name: value})
+    assert text == (
+        f"GammaFamily.{name}: expected a finite positive number, got {value!r}. "
+        "Give a number above 0."
+    )
+
+
+@pytest.mark.parametrize("value", BAD_POSITIVE)
+def test_one_bad_element(value):
+    text = refused(GammaFamily, rate=[1.0, value, 2.0])
+    assert text.startswith("GammaFamily.rate: expected a finite positive number, got ")
+    assert "at [1] of a tensor of shape (3,)" in text
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_real_numbers_are_finite(value):
+    assert refused(Gaussian, loc=value).startswith("Gaussian.loc: expected a finite")
+
+
+@pytest.mark.parametrize("value", [-1.0, 1.0, -1.5, 2.0, math.nan, math.inf])
+def test_outside_an_interval(value):
+    class Model(Declarative):
+        x = Param(0.0, Interval(-1.0, 1.0))
+
+    text = refused(Model, x=value)
+    assert text.startswith("Model.x: expected a number strictly between -1.0 and 1.0, got ")
+    assert repr(value) in text
+
+
+@pytest.mark.parametrize(
+    "value", [[0.5, 0.6], [1.0, 0.0], [0.5, 0.5, math.nan], [1.5, -0.5], [math.inf, 0.0]]
+)
+def test_outside_the_simplex(value):
+    class Die(Variational):
+        base = dd.Categorical
+        probs = Param(constraint=Simplex())
+
+    assert refused(Die, probs=value).startswith("Die.probs: expected ")
+
+
+def test_outside_a_named_bound():
+    assert refused(Box, low=2.0, high=1.0).startswith("Box.high: expected a finite number above")
+    assert refused(Box, low=1.0, high=1.0).startswith("Box.high")
+    assert refused(Box, low=1.0).startswith("Box.high")
+    assert Box(low=1.0, high=1.5).high.item() == pytest.approx(1.5)
+
+
+def test_start_of_the_class_body_outside_its_constraint():
+    class Wrong(Declarative):
+        x = Param(-1.0, Positive())
+
+    assert refused(Wrong).startswith("Wrong.x: expected a finite positive number, got -1.0")
+    assert Wrong(x=2.0).x.item() == pytest.approx(2.0)
+
+
+def test_every_error_is_a_value_error():
+    with pytest.raises(ValueError, match="positive"):
+        GammaFamily(rate=-1.0)
+
+
+def test_arguments_that_do_not_broadcast():
+    text = refused(Gaussian, loc=torch.zeros(2), scale=torch.ones(3))
+    assert text.startswith(
+        "Gaussian: expected arguments that Normal takes together, got loc (2,), scale (3,). "
+        "It says: "
+    )
+
+
+def test_constants_that_do_not_broadcast():
+    text = refused(Heavy, df=torch.ones(2), loc=torch.zeros(3))
+    assert text.startswith("Heavy: expected arguments that StudentT takes together")
+    assert "df (2,)" in text
+
+
+@pytest.mark.parametrize(
+    ("event_dim", "loc", "expected"),
+    [
+        (2, torch.zeros(3), "between 0 (the base's own) and 1 (with its batch shape), got 2."),
+        (1, 0.0, "between 0 (the base's own) and 0 (with its batch shape), got 1."),
+    ],
+)
+def test_event_dim_too_large(event_dim, loc, expected):
+    cls = type(Variational)(
+        "Deep",
+        (Variational,),
+        {
+            "__module__": __name__,
+            "base": dd.Normal,
+            "event_dim": event_dim,
+            "loc": Param(0.0),
+            "scale": Param(1.0),
+        },
+    )
+    text = refused(cls, loc=loc)
+    assert text.startswith(f"Deep.event_dim: expected {expected}")
+    assert text.endswith("Give the parameters more dimensions.")
+
+
+def test_event_dim_too_small():
+    class Flat(Variational):
+        base = dd.MultivariateNormal
+        event_dim = 0
+
+    text = refused(Flat, dim=2)
+    assert text == (
+        "Flat.event_dim: expected between 1 (the base's own) and 1 (with its batch shape), "
+        "got 0. Raise event_dim."
+    )
+
+
+def test_event_dim_counts_the_copies_apart():
+    class Deep(Variational):
+        base = dd.Normal
+        event_dim = 1
+        loc = Param(0.0)
+        scale = Param(1.0)
+
+    q = Deep(loc=torch.zeros(5, 3))
+    assert (q().batch_shape, q().event_shape) == ((5,), (3,))
+
+
+def test_a_refused_instance_leaves_the_class_usable():
+    refused(GammaFamily, rate=-1.0)
+    assert GammaFamily(rate=2.0).rate.item() == pytest.approx(2.0)

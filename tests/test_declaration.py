@@ -1,0 +1,616 @@
+"""What a class body may say, and how it is told what it may not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+from torch.distributions import constraints
+
+from declarative_dist import (
+    DeclarationError,
+    Declarative,
+    GreaterThan,
+    Interval,
+    LessThan,
+    Param,
+    Positive,
+    Real,
+    UnitInterval,
+    Variational,
+    derived,
+    fields_of,
+)
+
+
+class MeanAndDeviation(dd.Distribution):
+    """A distribution whose argument is called like a member of every distribution."""
+
+    arg_constraints = {"mean": constraints.real, "deviation": constraints.positive}  # noqa: RUF012
+
+    def __init__(self, mean, deviation, validate_args=None):
+        self.inner = dd.Normal(mean, deviation, validate_args=False)
+        super().__init__(self.inner.batch_shape, validate_args=False)
+
+    @property
+    def mean(self):
+        return self.inner.mean
+
+    def log_prob(self, value):
+        return self.inner.log_prob(value)
+
+
+class TakesEventDim(dd.Distribution):
+    arg_constraints = {"event_dim": constraints.real}  # noqa: RUF012
+
+    def __init__(self, event_dim, validate_args=None): ...
+
+
+class TakesDtype(dd.Distribution):
+    arg_constraints = {"dtype": constraints.real}  # noqa: RUF012
+
+    def __init__(self, dtype, validate_args=None): ...
+
+
+class TakesForward(dd.Distribution):
+    arg_constraints = {"forward": constraints.real}  # noqa: RUF012
+
+    def __init__(self, forward, validate_args=None): ...
+
+
+def refused(name, base_class=Variational, **body):
+    """The text of the error that a class with this body raises."""
+    with pytest.raises(DeclarationError) as caught:
+        type(base_class)(name, (base_class,), {"__module__": __name__, **body})
+    assert isinstance(caught.value, TypeError)
+    return str(caught.value)
+
+
+def declared(name, base_class=Variational, **body):
+    return type(base_class)(name, (base_class,), {"__module__": __name__, **body})
+
+
+# --- the whole text -------------------------------------------------------------------------
+
+
+def test_unknown_argument():
+    with pytest.raises(DeclarationError) as caught:
+
+        class GammaFamily(Variational):
+            base = dd.Gamma
+            concentration = Param(1.0)
+            rte = Param(1.0)
+
+    assert str(caught.value) == (
+        "GammaFamily.rte: expected an argument of Gamma, or a name that another field uses, got "
+        "'rte'. Did you mean 'rate'? Known here: concentration, rate."
+    )
+
+
+def test_missing_argument():
+    with pytest.raises(DeclarationError) as caught:
+
+        class GammaFamily(Variational):
+            base = dd.Gamma
+            concentration = Param(1.0)
+
+    assert str(caught.value) == (
+        "GammaFamily.rate: expected every required argument of Gamma (concentration, rate), got "
+        "none of that name among concentration. Write rate = Param()."
+    )
+
+
+def test_exclusive_arguments():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Coin(Variational):
+            base = dd.Bernoulli
+            probs = Param(0.5)
+            logits = Param(0.0)
+
+    assert str(caught.value) == (
+        "Coin.probs: expected exactly one of logits, probs, as Bernoulli takes it, got logits "
+        "and probs. Keep logits."
+    )
+
+
+def test_base_that_is_no_distribution():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Wrong(Variational):
+            base = 3
+
+    assert str(caught.value) == (
+        "Wrong.base: expected a torch.distributions.Distribution subclass or a method that "
+        "returns a distribution, got 3. Write base = torch.distributions.Normal, or "
+        "def base(self, loc, scale): ..."
+    )
+
+
+def test_reserved_name():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Gaussian(Variational):
+            base = dd.Normal
+            mean = Param(0.0)
+            scale = Param(1.0)
+
+    assert str(caught.value) == (
+        "Gaussian.mean: expected a name that is free, got 'mean', which nn.Module, Distribution "
+        "or this library defines. Choose another name."
+    )
+
+
+def test_bound_that_names_no_field():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Box(Variational):
+            base = dd.Uniform
+            low = Param(0.0)
+            high = Param(1.0, GreaterThan("lwo"))
+
+    assert str(caught.value) == (
+        "Box.high: expected names of fields, got 'lwo'. Did you mean 'low'? Known here: low."
+    )
+
+
+def test_circle_of_bounds():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Box(Variational):
+            base = dd.Uniform
+            low = Param(0.0, LessThan("high"))
+            high = Param(1.0, GreaterThan("low"))
+
+    assert str(caught.value) == (
+        "Box.low: expected no circle, got low -> high -> low. Cut it at one field."
+    )
+
+
+def test_object_that_is_no_constraint():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Gaussian(Variational):
+            base = dd.Normal
+            loc = Param(0.0)
+            scale = Param(1.0, "positive")
+
+    assert str(caught.value) == (
+        "Gaussian.scale: expected a Constraint, a torch constraint, a Transform, or a module "
+        "with right_inverse, got 'positive'."
+    )
+
+
+def test_constraint_class_that_needs_arguments():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Gaussian(Variational):
+            base = dd.Normal
+            loc = Param(0.0, Interval)
+            scale = Param(1.0)
+
+    assert str(caught.value) == (
+        "Gaussian.loc: expected Interval with its arguments, got the class Interval. "
+        "Write Interval(low, high)."
+    )
+
+
+def test_misspelt_number():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Heavy(Variational):
+            base = dd.StudentT
+            df = Param(3.0)
+            sacle = 2.0
+
+    assert str(caught.value) == (
+        "Heavy.sacle: expected the name of an argument, got 'sacle'. Did you mean 'scale'? "
+        "Known here: df, loc, scale."
+    )
+
+
+def test_base_with_an_argument_named_like_a_setting():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Wrong(Variational):
+            base = TakesEventDim
+
+    assert str(caught.value) == (
+        "Wrong.base: expected a base whose arguments have names of their own, got TakesEventDim "
+        "with event_dim. Write a method instead: def base(self, ...): return TakesEventDim(...), "
+        "with fields under other names."
+    )
+
+
+# --- bases ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", [dd.Distribution, dd.ExponentialFamily])
+def test_abstract_base(base):
+    text = refused("Wrong", base=base)
+    assert text.startswith("Wrong.base: expected a concrete torch distribution class, got ")
+    assert base.__name__ in text
+
+
+@pytest.mark.parametrize(
+    "base", [nn.Linear, "Normal", dd.Normal(0.0, 1.0), 1.5, staticmethod(lambda self, loc: None)]
+)
+def test_other_bases_that_are_none(base):
+    text = refused("Wrong", base=base)
+    assert text.startswith("Wrong.base: expected a torch.distributions.Distribution subclass")
+
+
+def test_a_declared_class_is_no_base():
+    inner = declared("Inner", base=dd.Normal)
+    assert "Outer.base: expected a concrete torch distribution class" in refused(
+        "Outer", base=inner
+    )
+
+
+@pytest.mark.parametrize(("base", "name"), [(TakesDtype, "dtype"), (TakesForward, "forward")])
+def test_base_whose_arguments_collide(base, name):
+    text = refused("Wrong", base=base)
+    assert text.startswith("Wrong.base: expected a base whose arguments have names of their own")
+    assert f"{base.__name__} with {name}" in text
+    assert "Write a method instead" in text
+
+
+def test_method_base_that_takes_a_name_of_no_field():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Wrong(Variational):
+            loc = Param(0.0)
+
+            def base(self, lco):
+                return dd.Normal(lco, 1.0)
+
+    assert str(caught.value) == (
+        "Wrong.base: expected names of fields, got 'lco'. Did you mean 'loc'? Known here: loc."
+    )
+
+
+@pytest.mark.parametrize(
+    "method", [lambda loc: None, lambda self, *loc: None, lambda self, **loc: None, lambda: None]
+)
+def test_method_base_without_self_or_names(method):
+    text = refused("Wrong", loc=Param(0.0), base=method)
+    assert text.startswith("Wrong.base: expected a method that takes self, then values by name")
+
+
+# --- arguments ------------------------------------------------------------------------------
+
+
+def test_exclusive_matrices():
+    text = refused(
+        "Cloud",
+        base=dd.MultivariateNormal,
+        loc=Param(torch.zeros(2)),
+        covariance_matrix=Param(torch.eye(2)),
+        scale_tril=Param(torch.eye(2)),
+    )
+    assert text.startswith("Cloud.covariance_matrix: expected exactly one of scale_tril, ")
+    assert "MultivariateNormal" in text
+    assert "got scale_tril and covariance_matrix" in text
+
+
+def test_exclusive_also_as_a_constant():
+    text = refused("Coin", base=dd.Bernoulli, probs=0.5, logits=Param(0.0))
+    assert "exactly one of logits, probs" in text
+
+
+def test_none_of_the_exclusive_ones():
+    text = refused("Count", base=dd.Binomial, total_count=5)
+    assert text.startswith("Count.logits: expected exactly one of logits, probs")
+    assert text.endswith("Write logits = Param().")
+
+
+def test_missing_names_all_that_are_required():
+    text = refused("Gaussian", base=dd.Normal, scale=Param(1.0))
+    assert text.startswith("Gaussian.loc: expected every required argument of Normal (loc, scale)")
+
+
+def test_unknown_argument_without_a_near_name_lists_what_is_known():
+    text = refused("Gaussian", base=dd.Normal, loc=Param(), scale=Param(), temperature=Param())
+    assert text.startswith("Gaussian.temperature: expected an argument of Normal")
+    assert "Did you mean" not in text
+    assert text.endswith("Known here: loc, scale.")
+
+
+def test_parameter_that_another_field_uses_is_no_unknown_argument():
+    class GammaByMean(Variational):
+        base = dd.Gamma
+        concentration = Param(2.0)
+        location = Param(4.0, Positive())
+
+        @derived
+        def rate(self, concentration, location):
+            return concentration / location
+
+    assert list(fields_of(GammaByMean)) == ["concentration", "location", "rate"]
+
+
+@pytest.mark.parametrize("base", [dd.Binomial, dd.Multinomial])
+def test_parameter_for_a_count(base):
+    text = refused("Count", base=base, total_count=Param(5.0), logits=Param(0.0))
+    assert text.startswith("Count.total_count: expected a constant, because no gradient reaches")
+    assert "Write total_count = 10" in text
+
+
+@pytest.mark.parametrize("df", [-1, 0, 0.0, -2.5, float("nan"), float("inf")])
+def test_constant_outside_its_constraint(df):
+    text = refused("Heavy", base=dd.StudentT, df=df)
+    assert text.startswith("Heavy.df: expected a value in GreaterThan(lower_bound=0.0), got ")
+    assert repr(float(df)) in text
+
+
+@pytest.mark.parametrize("count", [-3, 3.5])
+def test_count_outside_its_constraint(count):
+    text = refused("Count", base=dd.Binomial, total_count=count, logits=Param(0.0))
+    assert text.startswith("Count.total_count: expected a value in IntegerGreaterThan(")
+    assert repr(count) in text
+
+
+def test_tensor_constant_outside_its_constraint():
+    text = refused("Heavy", base=dd.StudentT, df=torch.tensor([1.0, -2.0]))
+    assert text.startswith("Heavy.df: expected a value in GreaterThan")
+    assert "(2,)" in text
+
+
+@pytest.mark.parametrize("value", ["zero", torch.zeros, Param, {"a": 1}, True, lambda self: 0.0])
+def test_something_else_under_an_arguments_name(value):
+    text = refused("Gaussian", base=dd.Normal, loc=value, scale=Param(1.0))
+    assert text.startswith("Gaussian.loc: expected a Param, a number, a tensor or @derived, got ")
+
+
+@pytest.mark.parametrize("value", ["three", True, torch.ones, lambda self: 3.0])
+def test_something_else_under_an_arguments_name_without_any_field(value):
+    """A body without a field is declared automatically; what it says must not get lost."""
+    text = refused("Heavy", base=dd.StudentT, df=value)
+    assert text.startswith("Heavy.df: expected a Param, a number, a tensor or @derived, got ")
+
+
+def test_misspelt_number_without_any_field():
+    assert "Did you mean 'scale'?" in refused("Gaussian", base=dd.Normal, sacle=2.0)
+
+
+def test_numbers_with_names_far_from_any_argument_are_left_alone():
+    cls = declared("Gaussian", base=dd.Normal, version=2, threshold=0.5)
+    assert list(fields_of(cls)) == ["loc", "scale"]
+    assert (cls.version, cls.threshold) == (2, 0.5)
+
+
+def test_module_in_the_body():
+    text = refused("Model", Declarative, network=nn.Linear(1, 1))
+    assert text.startswith("Model.network: expected a Param")
+    assert "a module, Linear" in text
+
+
+def test_parameter_of_an_argument_that_torch_says_nothing_about():
+    text = refused("Coin", base=dd.ContinuousBernoulli, logits=Param(0.0), lims=Param(0.5))
+    assert text.startswith("Coin.lims: expected a constant")
+
+
+# --- names ----------------------------------------------------------------------------------
+
+MODULE_NAMES = ["training", "parameters", "forward", "state_dict", "register_buffer", "to", "eval"]
+DISTRIBUTION_NAMES = ["mean", "mode", "variance", "support", "log_prob", "event_shape", "expand"]
+OWN_NAMES = ["assign", "freeze", "constrained_values", "reset_parameters"]
+KEYWORDS = ["batch_shape", "device", "dtype"]
+
+
+@pytest.mark.parametrize("name", [*MODULE_NAMES, *OWN_NAMES, *KEYWORDS])
+@pytest.mark.parametrize("value", [Param(1.0), torch.ones(()), derived(lambda self: 1.0)])
+def test_reserved_in_every_declarative_class(name, value):
+    text = refused("Model", Declarative, **{name: value})
+    assert text.startswith(f"Model.{name}: expected a name that is free, got {name!r}")
+
+
+@pytest.mark.parametrize("name", [*MODULE_NAMES, *DISTRIBUTION_NAMES, *OWN_NAMES, *KEYWORDS])
+def test_reserved_in_every_variational_class(name):
+    body = {name: Param(1.0), "loc": Param(0.0), "scale": Param(1.0)}
+    text = refused("Gaussian", base=dd.Normal, **body)
+    assert text.startswith(f"Gaussian.{name}: expected a name that is free, got {name!r}")
+
+
+@pytest.mark.parametrize("name", ["mean", "variance", "support", "training", "batch_shape"])
+def test_number_under_a_reserved_name(name):
+    """A constant called `mean` would silently stand in place of the distribution's mean."""
+    body = {name: 3.0, "loc": Param(0.0), "scale": Param(1.0)}
+    text = refused("Gaussian", base=dd.Normal, **body)
+    assert text.startswith(f"Gaussian.{name}: expected")
+
+
+def test_names_of_distributions_are_free_without_a_distribution():
+    class Model(Declarative):
+        mean = Param(1.5)
+
+    assert Model().mean.item() == 1.5
+
+
+def test_field_called_mean_for_an_argument_called_mean():
+    class Gaussian(Variational):
+        base = MeanAndDeviation
+        mean = Param(2.0)
+        deviation = Param(3.0)
+
+    q = Gaussian()
+    assert q.mean is q.raw_mean
+    torch.testing.assert_close(q.deviation, torch.tensor(3.0))
+    x = torch.tensor(0.5)
+    torch.testing.assert_close(q.log_prob(x), dd.Normal(2.0, 3.0).log_prob(x))
+    q.mean = 4.0
+    assert q().mean.item() == 4.0
+
+
+def test_base_and_event_dim_are_no_fields():
+    assert refused("Model", Declarative, base=Param(1.0)).startswith("Model.base: expected")
+    assert refused("Model", Declarative, event_dim=Param(1.0)) == (
+        "Model.event_dim: expected an int, 0 or above, got Param(1.0, Real())."
+    )
+
+
+@pytest.mark.parametrize("event_dim", [-1, 1.5, True, "one", torch.tensor(1)])
+def test_bad_event_dim(event_dim):
+    text = refused("Gaussian", base=dd.Normal, event_dim=event_dim)
+    assert text.startswith("Gaussian.event_dim: expected an int, 0 or above, got ")
+
+
+@pytest.mark.parametrize("switch", ["no", 2, 0.5])
+def test_bad_validate_args(switch):
+    text = refused("Gaussian", base=dd.Normal, validate_args=switch)
+    assert text.startswith("Gaussian.validate_args: expected True or False, got ")
+
+
+@pytest.mark.parametrize(
+    "other", [Param(0.0), torch.zeros(1), derived(lambda self, x: x), lambda self: 1.0, 3.0]
+)
+def test_raw_name_of_another_field(other):
+    text = refused("Model", Declarative, x=Param(0.0), raw_x=other)
+    assert text.startswith("Model.raw_x: expected a name that is free, got 'raw_x'")
+
+
+def test_raw_name_declared_before_the_field():
+    assert refused("Model", Declarative, raw_x=Param(0.0), x=Param(0.0)).startswith("Model.raw_x")
+
+
+def test_size_named_like_a_field():
+    text = refused("Model", Declarative, x=Param(0.0, shape=("y",)), y=Param(0.0))
+    assert text == (
+        "Model.x: expected a size with a name of its own, got 'y', the name of a field or "
+        "keyword. Choose another name for the size."
+    )
+
+
+@pytest.mark.parametrize("size", ["device", "dtype", "batch_shape"])
+def test_size_named_like_a_keyword(size):
+    text = refused("Model", Declarative, x=Param(0.0, shape=(size,)))
+    assert text.startswith("Model.x: expected a size with a name of its own")
+
+
+# --- what fields need -----------------------------------------------------------------------
+
+
+def test_derived_that_names_no_field():
+    with pytest.raises(DeclarationError) as caught:
+
+        class Model(Declarative):
+            scale = Param(1.0)
+
+            @derived
+            def twice(self, scal):
+                return 2 * scal
+
+    assert str(caught.value) == (
+        "Model.twice: expected names of fields, got 'scal'. Did you mean 'scale'? "
+        "Known here: scale."
+    )
+
+
+def test_circle_of_derived_fields():
+    text = refused(
+        "Model", Declarative, a=derived(lambda self, b: b), b=derived(lambda self, a: a)
+    )
+    assert text == "Model.a: expected no circle, got a -> b -> a. Cut it at one field."
+
+
+def test_field_that_needs_itself():
+    assert "got a -> a." in refused("Model", Declarative, a=derived(lambda self, a: a))
+    assert "got a -> a." in refused("Model", Declarative, a=Param(1.0, GreaterThan("a")))
+
+
+def test_circle_through_a_bound_and_a_derived_field():
+    text = refused(
+        "Model",
+        Declarative,
+        high=Param(1.0, GreaterThan("low")),
+        low=derived(lambda self, middle: middle - 1),
+        middle=derived(lambda self, high: high / 2),
+    )
+    assert "high -> low -> middle -> high" in text
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [GreaterThan("lwo"), LessThan("lwo"), Interval("lwo", 9.0), Interval(-9.0, "lwo")],
+)
+def test_every_bound_is_looked_up(constraint):
+    text = refused("Model", Declarative, low=Param(0.0), x=Param(1.0, constraint))
+    assert text == (
+        "Model.x: expected names of fields, got 'lwo'. Did you mean 'low'? Known here: low."
+    )
+
+
+@pytest.mark.parametrize("method", [lambda x: x, lambda self, *x: x, lambda self, **x: x])
+def test_derived_without_self_or_names(method):
+    with pytest.raises(DeclarationError, match="expected a method that takes self, then values"):
+        derived(method)
+
+
+# --- fields ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(-1,), ("a b",), (1.5,), (True,), 2.5, (None,)])
+def test_bad_shape(shape):
+    with pytest.raises(DeclarationError, match=r"^Param\(shape=\): expected sizes"):
+        Param(0.0, shape=shape)
+
+
+@pytest.mark.parametrize("init", ["one", True, 1j, object(), [[1.0], [1.0, 2.0]], {"a": 1.0}])
+def test_bad_starting_value(init):
+    with pytest.raises(DeclarationError, match=r"^Param\(init=\): expected a number, a list"):
+        Param(init)
+
+
+def test_complex_tensor_is_no_starting_value():
+    with pytest.raises(DeclarationError, match=r"^Param\(init=\): expected"):
+        Param(torch.tensor(1j))
+
+
+@pytest.mark.parametrize(
+    "constraint", [constraints.integer_interval(0, 3), constraints.dependent, constraints.boolean]
+)
+def test_torch_constraint_in_which_nothing_can_be_learned(constraint):
+    text = refused("Gaussian", base=dd.Normal, loc=Param(0.0, constraint), scale=Param(1.0))
+    assert text.startswith("Gaussian.loc: expected a torch constraint that a parameter can be")
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "kind"),
+    [
+        (dd.Normal, "loc", Real),
+        (dd.Normal, "scale", Positive),
+        (dd.Bernoulli, "probs", UnitInterval),
+    ],
+)
+def test_constraint_is_inferred_from_the_base(base, name, kind):
+    body = {"loc": Param(), "scale": Param()} if base is dd.Normal else {"probs": Param()}
+    cls = declared("Family", base=base, **body)
+    assert isinstance(fields_of(cls)[name].constraint, kind)
+
+
+def test_bare_parameter_of_a_method_base_is_real():
+    class Gaussian(Variational):
+        scale = Param(-1.0)
+
+        def base(self, scale):
+            return dd.Normal(0.0, scale.exp())
+
+    assert isinstance(Gaussian.scale.constraint, Real)
+    assert Gaussian().scale.item() == -1.0
+
+
+@pytest.mark.parametrize(
+    "constraint", [Positive(), Positive, constraints.positive, dd.ExpTransform()]
+)
+def test_what_counts_as_a_constraint(constraint):
+    cls = declared("Model", Declarative, x=Param(2.0, constraint))
+    torch.testing.assert_close(cls().x, torch.tensor(2.0))
+
+
+def test_refusal_leaves_no_trace_on_shared_fields():
+    """A field that a refused class used can be declared again under another name."""
+    field = Param(1.0, Positive())
+    refused("Wrong", base=dd.Gamma, rte=field, concentration=Param(1.0))
+    cls = declared("GammaFamily", base=dd.Gamma, concentration=Param(1.0), rate=field)
+    assert [name for name, _ in cls().named_parameters()] == ["raw_concentration", "raw_rate"]

@@ -1,0 +1,412 @@
+"""The promises of every declarative module, one body each, over the dictionary of cases."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.optim.swa_utils import AveragedModel
+
+from declarative_dist import Variational
+from tests.cases import DECLARED, LIVE, PLAIN
+from tests.limits import COMPILE_SAMPLE, NO_PATHWISE_BACKWARD, VMAP_LOG_PROB
+
+# torch warns at the first draw of every Wishart, singular or not.
+WISHART_WARNS = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
+pytestmark = [
+    WISHART_WARNS,
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+]
+
+
+@pytest.fixture(params=LIVE)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def q(name: str) -> Variational:
+    return LIVE[name]()
+
+
+def values_of(q: Distribution, count: int = 4) -> Tensor:
+    torch.manual_seed(1)
+    return q.sample((count,))
+
+
+def loss_of(q: Variational, name: str) -> Tensor:
+    """A scalar through which every parameter has a gradient."""
+    x = values_of(q)
+    loss = -q.log_prob(x).mean()
+    if q.has_rsample and name not in NO_PATHWISE_BACKWARD:
+        loss = loss + q.rsample((4,)).square().mean()
+    return loss
+
+
+EDGES = ("GeneralizedPareto", "Pareto", "Uniform")
+"""Cases whose support starts at a parameter, so that a rounded draw may lie outside."""
+
+
+def perturb(q: Variational) -> None:
+    """Move every parameter, each entry by its own amount."""
+    with torch.no_grad():
+        for parameter in q.parameters():
+            step = torch.linspace(0.05, 0.15, parameter.numel(), dtype=parameter.dtype)
+            parameter.sub_(step.reshape(parameter.shape))
+
+
+FLAT_IN_VALUE = ("Uniform", "bounds", "OneHotCategoricalStraightThrough")
+"""Cases whose log_prob has no gradient with respect to the value."""
+
+
+# The live object.
+
+
+def test_it_is_a_module_and_a_distribution(q: Variational) -> None:
+    assert isinstance(q, nn.Module)
+    assert isinstance(q, Distribution)
+    assert isinstance(q(), Distribution)
+    assert not isinstance(q(), nn.Module)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_it_agrees_with_plain_torch(name: str) -> None:
+    plain, q = PLAIN[name](), LIVE[name]()
+    assert type(q()) is type(plain)
+    assert (q.batch_shape, q.event_shape) == (plain.batch_shape, plain.event_shape)
+    assert q.has_rsample == plain.has_rsample
+    assert q.has_enumerate_support == plain.has_enumerate_support
+    assert type(q.support) is type(plain.support)
+    torch.testing.assert_close(values_of(q), values_of(plain), rtol=1e-4, atol=1e-5)
+    x = values_of(plain) if name not in EDGES else values_of(q)
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("member", ["mean", "mode", "variance", "stddev"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_moments_agree_with_plain_torch(name: str, member: str) -> None:
+    plain, q = PLAIN[name](), LIVE[name]()
+    try:
+        expected = getattr(plain, member)
+    except NotImplementedError:
+        with pytest.raises(NotImplementedError):
+            getattr(q, member)
+        return
+    torch.testing.assert_close(getattr(q, member), expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", ["cdf", "icdf", "entropy", "perplexity", "enumerate_support"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_methods_agree_with_plain_torch(name: str, method: str) -> None:
+    plain, q = PLAIN[name](), LIVE[name]()
+    arguments = {"cdf": (values_of(plain),), "icdf": (torch.full((3, 1), 0.3),)}.get(method, ())
+    try:
+        expected = getattr(plain, method)(*arguments)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        with pytest.raises(type(error)):
+            getattr(q, method)(*arguments)
+        return
+    torch.testing.assert_close(getattr(q, method)(*arguments), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_parameters_are_complete_and_learn(q: Variational, name: str) -> None:
+    parameters = dict(q.named_parameters())
+    assert parameters
+    assert all(key.startswith("raw_") for key in parameters)
+    x = values_of(q)
+    before = q.log_prob(x).detach()
+    optimizer = torch.optim.SGD(q.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(q, name).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters.values())
+        optimizer.step()
+    assert any(p.grad.abs().sum() > 0 for p in parameters.values())
+    assert not torch.equal(q.log_prob(x), before)
+
+
+def test_every_parameter_has_a_gradient(q: Variational, name: str) -> None:
+    loss_of(q, name).backward()
+    for key, parameter in q.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+def test_shapes(q: Variational) -> None:
+    x = q.sample((5, 2))
+    assert x.shape == (5, 2, *q.batch_shape, *q.event_shape)
+    assert q.log_prob(x).shape == (5, 2, *q.batch_shape)
+
+
+def test_rsample_and_log_prob(q: Variational) -> None:
+    if not q.has_rsample:
+        with pytest.raises(NotImplementedError, match=f"{type(q()).__name__} has no repara"):
+            q.rsample_and_log_prob()
+        with pytest.raises(NotImplementedError, match=r"Use sample\(\)"):
+            q.rsample()
+        return
+    x, log_prob = q.rsample_and_log_prob((3,))
+    assert x.requires_grad
+    torch.testing.assert_close(log_prob, q().log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+def test_detach_stops_gradients_to_parameters(q: Variational, name: str) -> None:
+    x = values_of(q)
+    assert not q.detach().log_prob(x).requires_grad
+    torch.testing.assert_close(q.detach().log_prob(x), q.log_prob(x).detach())
+    if q.has_rsample and name not in FLAT_IN_VALUE:
+        value = values_of(q).requires_grad_()
+        assert q.detach().log_prob(value).requires_grad
+
+
+def test_expand_is_live(q: Variational) -> None:
+    if isinstance(q(), dd.Wishart):
+        pytest.skip("torch's Wishart.expand builds an inner distribution from expanded storage")
+    view = q.expand((7, *q.batch_shape))
+    assert view.batch_shape == (7, *q.batch_shape)
+    assert [id(p) for p in view.parameters()] == [id(p) for p in q.parameters()]
+    perturb(q)
+    x = values_of(q)
+    expected = q.log_prob(x)[:, None].expand(-1, 7, *q.batch_shape)
+    torch.testing.assert_close(view.log_prob(x[:, None]), expected)
+    q.double()
+    assert all(p.dtype == torch.float64 for p in view.parameters())
+
+
+def test_it_survives_in_plain_wrappers() -> None:
+    q = LIVE["Normal"]()
+    wrapped = dd.TransformedDistribution(
+        dd.Independent(q, 1), [dd.ExpTransform(), dd.AffineTransform(torch.zeros(3, 2), 2.0)]
+    )
+    for _ in range(3):
+        wrapped.log_prob(wrapped.rsample()).sum().backward()
+    assert q.raw_loc.grad is not None
+
+
+def test_repr_shows_values(q: Variational) -> None:
+    text = repr(q)
+    assert text.startswith(type(q).__name__)
+    for field in q.__declaration__.fields:
+        assert f"({field}): " in text
+
+
+# State.
+
+
+def test_state_dict_round_trip(q: Variational, name: str, tmp_path: Path) -> None:
+    loss_of(q, name).backward()
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(0.25)
+    torch.save(q.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for assign in (False, True):
+        other = LIVE[name]()
+        other.load_state_dict(copy.deepcopy(state), assign=assign)
+        x = values_of(q)
+        assert torch.equal(other.log_prob(x), q.log_prob(x))
+
+
+def test_safetensors_round_trip(q: Variational, name: str, tmp_path: Path) -> None:
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(0.25)
+    safetensors.torch.save_model(q, tmp_path / "state.safetensors")
+    other = LIVE[name]()
+    safetensors.torch.load_model(other, tmp_path / "state.safetensors")
+    x = values_of(q)
+    assert torch.equal(other.log_prob(x), q.log_prob(x))
+
+
+def test_deepcopy_and_pickle_after_backward(q: Variational, name: str) -> None:
+    loss_of(q, name).backward()
+    q.zero_grad()
+    x = values_of(q)
+    for other in (copy.deepcopy(q), *([] if "method" in name else [pickled(q)])):
+        assert type(other) is type(q)
+        assert torch.equal(other.log_prob(x), q.log_prob(x))
+        with torch.no_grad():
+            next(other.parameters()).add_(1.0)
+        assert not torch.equal(next(other.parameters()), next(q.parameters()))
+
+
+def pickled(q: Variational) -> Variational:
+    buffer = io.BytesIO()
+    pickle.dump(q, buffer)
+    buffer.seek(0)
+    return pickle.load(buffer)
+
+
+def test_averaged_model(q: Variational, name: str) -> None:
+    average = AveragedModel(q)
+    loss_of(q, name).backward()
+    start = {key: p.detach().clone() for key, p in q.named_parameters()}
+    average.update_parameters(q)
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(1.0)
+    average.update_parameters(q)
+    for key, parameter in average.module.named_parameters():
+        torch.testing.assert_close(parameter, start[key] + 0.5)
+
+
+def test_dtype_moves(q: Variational) -> None:
+    if "GeneralizedPareto" in type(q).__name__:
+        pytest.skip("torch's GeneralizedPareto compares with a float32 constant")
+    q.double()
+    assert all(t.dtype == torch.float64 for t in q.parameters())
+    assert q.log_prob(values_of(q)).dtype == torch.float64
+
+
+def test_meta_device_and_reset(q: Variational, name: str) -> None:
+    x = values_of(q)
+    expected = q.log_prob(x)
+    moved = q.to("meta")
+    assert all(p.is_meta for p in moved.parameters())
+    moved.to_empty(device="cpu")
+    for tensor in [*moved.parameters(), *moved.buffers()]:
+        tensor.data.fill_(0)
+    torch.manual_seed(0)
+    moved.reset_parameters()
+    if name != "method":  # whose callable draws anew
+        torch.testing.assert_close(moved.log_prob(x), expected, rtol=1e-4, atol=1e-5)
+
+
+# Transforms of functions.
+
+
+def test_functional_call(q: Variational) -> None:
+    other = copy.deepcopy(q)
+    perturb(other)
+    x = values_of(other)
+    changed = functional_call(q, dict(other.named_parameters()), ()).log_prob(x)
+    torch.testing.assert_close(changed, other.log_prob(x))
+
+
+def test_vmap_of_log_prob(q: Variational, name: str) -> None:
+    x = values_of(q)
+    if name in VMAP_LOG_PROB:
+        with pytest.raises(RuntimeError, match="vmap"):
+            vmap(q.log_prob)(x)
+        return
+    torch.testing.assert_close(vmap(q.log_prob)(x), q.log_prob(x), rtol=1e-4, atol=1e-5)
+
+
+def test_jacrev_agrees_with_backward(q: Variational, name: str) -> None:
+    x = values_of(q)
+    parameters = dict(q.named_parameters())
+
+    def score(parameters: dict[str, Tensor]) -> Tensor:
+        return functional_call(q, parameters, ()).log_prob(x).sum()
+
+    if name in VMAP_LOG_PROB:
+        jacobians = torch.func.grad(score)(parameters)
+    else:
+        jacobians = jacrev(score)(parameters)
+    q.log_prob(x).sum().backward()
+    for key, parameter in parameters.items():
+        torch.testing.assert_close(jacobians[key], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_ensemble_by_stack_module_state(q: Variational, name: str) -> None:
+    members = [LIVE[name]() for _ in range(3)]
+    for shift, member in enumerate(members):
+        for _ in range(shift):
+            perturb(member)
+    Distribution.set_default_validate_args(False)  # some values leave a member's support
+    parameters, buffers = stack_module_state(members)
+    x = values_of(q)
+
+    def score(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        return functional_call(q, (parameters, buffers), ()).log_prob(x)
+
+    if name in VMAP_LOG_PROB:
+        with pytest.raises(RuntimeError, match="vmap"):
+            vmap(score)(parameters, buffers)
+        return
+    together = vmap(score)(parameters, buffers)
+    apart = torch.stack([member.log_prob(x) for member in members])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+
+
+# Compilation.
+
+
+@pytest.fixture
+def _fresh_compiler(name: str) -> Iterator[None]:
+    torch._dynamo.reset()
+    if name == "method":  # which builds distributions itself, with torch's default
+        Distribution.set_default_validate_args(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_log_prob(q: Variational, name: str) -> None:
+    x = values_of(q)
+
+    def loss(x: Tensor) -> Tensor:
+        return -q.log_prob(x).mean()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    value = compiled(x)
+    torch.testing.assert_close(value, loss(x), rtol=1e-4, atol=1e-5)
+    value.backward()
+    gradients = {key: p.grad.clone() for key, p in q.named_parameters()}
+    q.zero_grad()
+    loss(x).backward()
+    for key, parameter in q.named_parameters():
+        torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_sample(q: Variational, name: str) -> None:
+    def draw() -> Tensor:
+        return (q.rsample((4,)) if q.has_rsample else q.sample((4,))).float().mean(0)
+
+    compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")
+    if name in COMPILE_SAMPLE:
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+            compiled()
+        return
+    torch.manual_seed(3)
+    value = compiled()
+    torch.manual_seed(3)
+    torch.testing.assert_close(value, draw(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_export(q: Variational, name: str) -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = q
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.q.log_prob(x)
+
+    x = values_of(q)
+    program = torch.export.export(Scores(), (x,), strict=False)
+    torch.testing.assert_close(program.module()(x), q.log_prob(x), rtol=1e-4, atol=1e-5)
+    assert set(program.state_dict) == {f"q.{key}" for key in q.state_dict()}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_inductor(q: Variational, name: str) -> None:
+    x = values_of(q)
+    compiled = torch.compile(lambda x: -q.log_prob(x).mean(), fullgraph=True)
+    torch.testing.assert_close(compiled(x), -q.log_prob(x).mean(), rtol=1e-4, atol=1e-5)
