@@ -2,13 +2,8 @@
 
 from declarative_dist.constraints.adapters import as_constraint, register_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.interval import (
-    GreaterThan,
-    Interval,
-    LessThan,
-    LogInterval,
-    UnitInterval,
-)
+from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.interval import Interval, LogInterval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.ordered import Ordered
 from declarative_dist.constraints.positive import Exp, Positive

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import constraints
 
 from declarative_dist import (
+    ConstraintError,
     DeclarationError,
     Declarative,
     GreaterThan,
@@ -517,6 +518,43 @@ def test_circle_of_derived_fields():
 def test_field_that_needs_itself():
     assert "got a -> a." in refused("Model", Declarative, a=derived(lambda self, a: a))
     assert "got a -> a." in refused("Model", Declarative, a=Param(1.0, GreaterThan("a")))
+
+
+def test_bound_that_names_the_other_end_of_a_uniform():
+    """What is inferred for the one end must not need the other in a circle."""
+
+    class Box(Variational):
+        base = dd.Uniform
+        low = Param(0.0)
+        high = Param(1.0, GreaterThan("low"))
+
+    q = Box(low=2.0, high=3.0)
+    torch.testing.assert_close(q.high, torch.tensor(3.0))
+    assert q.low.item() == 2.0
+
+
+def test_derived_end_of_a_uniform():
+    class Window(Variational):
+        base = dd.Uniform
+        low = Param(2.0)
+        width = Param(3.0, Positive())
+
+        @derived
+        def high(self, low, width):
+            return low + width
+
+    assert Window()().high.item() == pytest.approx(5.0)
+
+
+def test_constant_end_of_a_uniform():
+    class Below(Variational):
+        base = dd.Uniform
+        low = Param(0.0)
+        high = 1.0
+
+    assert Below(low=-3.0).low.item() == pytest.approx(-3.0)
+    with pytest.raises(ConstraintError):
+        Below(low=1.0)
 
 
 def test_circle_through_a_bound_and_a_derived_field():

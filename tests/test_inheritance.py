@@ -179,14 +179,14 @@ def test_methods_and_settings_are_inherited():
         event_dim = 1
         loc = Param(torch.zeros(3))
 
-        def half(self):
+        def halved(self):
             return self.loc / 2
 
     class Sub(Event):
         loc = Param(torch.ones(4))
 
     assert Sub()().event_shape == (4,)
-    assert Sub().half().tolist() == [0.5] * 4
+    assert Sub().halved().tolist() == [0.5] * 4
 
     class Flat(Sub):
         event_dim = 0

@@ -12,7 +12,8 @@ from torch.distributions import Transform, constraints
 from typing_extensions import Never, TypeVar
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.interval import GreaterThan, Interval, LessThan, UnitInterval
+from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.positive import Positive
 from declarative_dist.constraints.real import Real

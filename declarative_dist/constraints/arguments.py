@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.interval import GreaterThan, LessThan
+from declarative_dist.constraints.inequality import GreaterThan, LessThan
 from declarative_dist.constraints.limits import INFERRED
 from declarative_dist.constraints.positive import GUARD
 

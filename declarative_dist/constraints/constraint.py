@@ -140,6 +140,10 @@ class Constraint(nn.Module, ABC):
         """A starting value of this shape."""
         return self.forward(torch.zeros(self.raw_shape(torch.Size(shape))))
 
+    def signature(self) -> str:
+        """What a saved state must agree on: the map and its number bounds."""
+        return repr(self)
+
     def describe(self) -> str:
         """What the constraint expects, in words."""
         return f"a value in {self.support}"

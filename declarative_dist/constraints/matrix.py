@@ -109,7 +109,8 @@ class LowerCholesky(_Triangular):
 class PositiveDefinite(_Triangular):
     """Symmetric positive-definite matrices `L @ L.mT`, always with a Cholesky factor.
 
-    The diagonal is raised by a few units in the last place, so that torch's Cholesky
+    Entries stay in the guard band of `Positive`, those of the factor in its square root. The
+    diagonal is raised by a few units in the last place, so that torch's Cholesky
     decomposition of the value succeeds whatever the raw numbers are. Values have shape
     `(*batch, n, n)`, raw numbers `(*batch, n * (n + 1) / 2)`.
 
@@ -125,9 +126,7 @@ class PositiveDefinite(_Triangular):
 
     def forward(self, raw: Tensor) -> Tensor:
         size = _triangle_size(raw.shape[-1])
-        info = torch.finfo(raw.dtype)
-        ceiling = math.sqrt(info.max / (4 * size))
-        floor = math.sqrt(info.tiny / info.eps)
+        floor, ceiling = _factor_limits(size, raw.dtype)
         diagonal = softplus(raw[..., :size]).clamp(floor, ceiling)
         lower = _strictly_lower(raw[..., size:].clamp(-ceiling, ceiling), size)
         factor = lower + diagonal.diag_embed()
@@ -153,8 +152,12 @@ class PositiveDefinite(_Triangular):
         )
         slack = 8 * torch.finfo(value.dtype).eps * wide.abs().amax((-2, -1), keepdim=True)
         symmetric = ((wide - wide.mT).abs() <= slack).flatten(-2).all(-1)
-        factored: Tensor = torch.linalg.cholesky_ex(wide).info == 0
-        return finite & symmetric & factored
+        factor, failed = torch.linalg.cholesky_ex(wide)
+        smallest = _factor_limits(value.shape[-1], value.dtype)[0] * 0.99
+        large_enough: Tensor = (factor.diagonal(dim1=-2, dim2=-1) >= smallest).all(-1)
+        small_enough: Tensor = (wide.abs() <= GUARD[value.dtype][1]).flatten(-2).all(-1)
+        inside: Tensor = finite & symmetric & (failed == 0) & large_enough & small_enough
+        return inside
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         size = value.shape[-1]
@@ -230,6 +233,12 @@ class CorrCholesky(Constraint):
 
     def describe(self) -> str:
         return "lower-triangular matrices with rows of length 1 and a positive diagonal"
+
+
+def _factor_limits(size: int, dtype: torch.dtype) -> tuple[float, float]:
+    """The range of a factor's entries for which the matrix stays inside the guard band."""
+    low, high = GUARD[dtype]
+    return math.sqrt(low), math.sqrt(high / (2 * size * (1 + _raise(size, dtype))))
 
 
 def _triangle_size(count: int) -> int:

@@ -47,9 +47,9 @@ class Start:
 
     def tensor(self, declared: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Make the value; `declared` is the source where the constructor was given none."""
-        source = declared if self.source is None else self.source
+        source: Any = declared if self.source is None else self.source
         if callable(source):
-            return source(self.shape).detach().to(device, dtype)
+            return torch.as_tensor(source(self.shape)).detach().to(device, dtype)
         if isinstance(source, Tensor):
             return source.to(device, dtype).expand(self.shape)
         return torch.full(self.shape, source, dtype=dtype, device=device)

@@ -206,7 +206,7 @@ class Param(Field):
         return f", {self.constraint_of(module)!r}{frozen}"
 
     def signature(self, module: nn.Module) -> str:
-        return repr(self.constraint_of(module))
+        return self.constraint_of(module).signature()
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...

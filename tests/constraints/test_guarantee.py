@@ -146,6 +146,26 @@ def test_squares_and_reciprocals_of_guarded_values_are_finite(
         assert (result > 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("raw", [17.0, 40.0, 49.0, 50.0, 51.0])
+def test_a_large_gradient_from_outside_stays_finite(raw: float, dtype: torch.dtype) -> None:
+    number = torch.tensor(raw, dtype=dtype, requires_grad=True)
+    steep = torch.tensor(1e18, dtype=dtype)
+    (gradient,) = torch.autograd.grad(Positive()(number), number, steep)
+    torch.testing.assert_close(gradient, steep * torch.sigmoid(number.detach()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("diagonal", [40.0, 50.0, 746.0])
+def test_large_entries_beside_a_diagonal_have_finite_gradients(
+    diagonal: float, dtype: torch.dtype
+) -> None:
+    top = torch.finfo(dtype).max
+    row = [diagonal, -1e-45, 746.0, 0.0, -top / 3, top / 4]
+    case = CASES["positive-definite"]
+    assert_guaranteed(case.built(dtype), case, torch.tensor(row, dtype=dtype))
+
+
 @pytest.mark.parametrize("name", ["positive-unguarded", "exp-unguarded"])
 def test_without_guard_values_leave_the_band(name: str) -> None:
     value = CASES[name].built(torch.float32)(torch.tensor([-80.0, 86.0]))

@@ -23,7 +23,7 @@ from declarative_dist import (
     Simplex,
     UnitInterval,
 )
-from tests.constraints.cases import CASES, DTYPES, GUARANTEED
+from tests.constraints.cases import CASES, DTYPES, GUARANTEED, edges
 
 WIDE = (torch.float64, torch.float32)
 EVERY_KIND = ["positive", "exp", "positive-unguarded", "exp-unguarded", "from-torch-positive"]
@@ -368,6 +368,18 @@ def test_right_inverse_is_not_checked_without_values(name: str) -> None:
     raw = constraint.right_inverse(torch.empty(2, *case.shape, device="meta"))
     assert raw.shape == (2, *case.raw_shape)
     assert constraint(raw).shape == (2, *case.shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", GUARANTEED)
+def test_every_value_of_the_map_has_a_finite_raw_number(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    constraint = case.built(dtype)
+    generator = torch.Generator().manual_seed(0)
+    known = torch.tensor(edges(dtype), dtype=torch.float64)
+    drawn = known[torch.randint(len(known), (300, *case.raw_shape), generator=generator)]
+    raw = constraint.right_inverse(constraint(drawn.to(dtype)))
+    assert raw.isfinite().all(), drawn[~raw.isfinite()]
 
 
 def test_right_inverse_is_not_checked_for_fake_tensors() -> None:

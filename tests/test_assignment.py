@@ -1,0 +1,838 @@
+"""Writing values: into the same parameter, checked first, all or nothing, never stale."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    FieldError,
+    GreaterThan,
+    Interval,
+    LessThan,
+    Param,
+    Positive,
+    Real,
+    Simplex,
+    StateMismatchError,
+    Variational,
+    derived,
+)
+
+
+class GammaFamily(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0, Positive())
+    rate = Param(1.0, Exp())
+
+
+class Softplus(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0, Exp())
+    rate = Param(1.0, Positive())
+
+
+class Box(Variational):
+    base = dd.Uniform
+    low = Param(0.0, Real())
+    high = Param(1.0, GreaterThan("low"))
+
+
+class Heavy(Variational):
+    base = dd.StudentT
+    df = 4
+    loc = Param(0.0)
+    scale = Param(1.0, Exp())
+
+
+class Tied(Variational):
+    base = dd.Gamma
+    concentration = Param(2.0)
+    location = Param(4.0, Positive())
+
+    @derived
+    def rate(self, concentration, location):
+        return concentration / location
+
+
+class Above(Declarative):
+    x = Param(torch.tensor([2.0, 3.0]), GreaterThan(torch.tensor([1.0, 2.0])))
+
+
+def state_of(q):
+    return {name: tensor.clone() for name, tensor in q.state_dict().items()}
+
+
+def assert_bitwise(q, before):
+    now = q.state_dict()
+    assert now.keys() == before.keys()
+    for name, tensor in before.items():
+        assert torch.equal(now[name], tensor), name
+
+
+def stepped(q, optimizer):
+    optimizer.zero_grad()
+    x = q.rsample((8,))
+    (dd.Gamma(5.0, 5.0).log_prob(x) - q.log_prob(x)).mean().neg().backward()
+    optimizer.step()
+
+
+# --- one value ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        2,
+        2.0,
+        np.float32(2.0),
+        np.array(2.0),
+        torch.tensor(2.0),
+        torch.tensor(2),
+        torch.tensor(2.0, dtype=torch.float64),
+        nn.Parameter(torch.tensor(2.0)),
+        torch.tensor(1.0, requires_grad=True) * 2,
+    ],
+)
+def test_writes_into_the_same_parameter(value):
+    q = GammaFamily()
+    raw, address = q.raw_rate, q.raw_rate.data_ptr()
+    q.rate = value
+    assert q.raw_rate is raw
+    assert raw.data_ptr() == address
+    assert raw.is_leaf
+    assert raw.requires_grad
+    assert raw.dtype == torch.float32
+    assert raw.item() == pytest.approx(math.log(2.0))
+    assert q().rate.item() == pytest.approx(2.0)
+
+
+def test_a_parameter_that_was_assigned_is_not_kept():
+    q = Heavy()
+    given = nn.Parameter(torch.tensor(3.0))
+    q.loc = given
+    with torch.no_grad():
+        given.fill_(9.0)
+    assert q.raw_loc is not given
+    assert q.loc.item() == 3.0
+    assert [name for name, _ in q.named_parameters()] == ["raw_loc", "raw_scale"]
+
+
+@pytest.mark.parametrize("value", [2, 2.0, torch.tensor(2.0)])
+def test_a_scalar_fills_a_vector(value):
+    q = GammaFamily(rate=[1.0, 3.0, 5.0])
+    q.rate = value
+    torch.testing.assert_close(q.rate.detach(), torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize("value", [[4.0, 5.0], np.array([4.0, 5.0]), torch.tensor([4.0, 5.0])])
+def test_a_vector(value):
+    q = GammaFamily(rate=[1.0, 3.0])
+    q.rate = value
+    torch.testing.assert_close(q.rate.detach(), torch.tensor([4.0, 5.0]))
+
+
+def test_the_value_itself_can_be_updated():
+    q = GammaFamily(rate=2.0)
+    q.rate = q.rate * 2
+    q.rate += 1
+    assert q.rate.item() == pytest.approx(5.0)
+
+
+def test_what_was_read_is_no_place_to_write():
+    q = GammaFamily(rate=[1.0, 2.0])
+    with torch.no_grad():
+        q.rate[0] = 9.0
+    torch.testing.assert_close(q.rate.detach(), torch.tensor([1.0, 2.0]))
+
+
+def test_a_real_field_is_its_parameter():
+    q = Heavy(loc=torch.zeros(3))
+    assert q.loc is q.raw_loc
+    nn.init.constant_(q.loc, 7.0)
+    assert q().loc.tolist() == [7.0] * 3
+
+
+def test_state_of_adam_survives():
+    torch.manual_seed(0)
+    q = GammaFamily()
+    optimizer = torch.optim.Adam(q.parameters(), lr=0.1)
+    stepped(q, optimizer)
+    state = optimizer.state[q.raw_rate]
+    before = {name: value.clone() for name, value in state.items()}
+    q.rate = 2.0
+    assert optimizer.state[q.raw_rate] is state
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    stepped(q, optimizer)
+    assert state["step"].item() == 2
+    assert q.rate.item() != pytest.approx(2.0)  # the optimizer still moves what q reads
+    assert q.rate.item() == pytest.approx(2.0, rel=0.2)
+
+
+def test_assignment_is_seen_by_snapshots_made_later_only():
+    q = GammaFamily()
+    earlier = q()
+    q.rate = 3.0
+    assert earlier.rate.item() == 1.0
+    assert q().rate.item() == pytest.approx(3.0)
+
+
+def test_assignment_in_the_middle_of_a_graph():
+    """The backward pass of what was computed before is refused or right, never silently wrong."""
+    q = Heavy(loc=1.0)
+    loss = (q.loc * 3.0).sum()
+    q.loc = 2.0
+    loss.backward()
+    assert q.raw_loc.grad.item() == 3.0
+
+
+def test_assignment_keeps_the_gradient():
+    q = GammaFamily()
+    q.rate.backward()
+    grad = q.raw_rate.grad
+    q.rate = 2.0
+    assert q.raw_rate.grad is grad
+
+
+def test_frozen_values_can_be_assigned_and_stay_frozen():
+    q = GammaFamily()
+    q.freeze("rate")
+    q.rate = 2.0
+    assert q.rate.item() == pytest.approx(2.0)
+    assert not q.raw_rate.requires_grad
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+OUTSIDE = [0.0, -0.0, -1.0, math.inf, -math.inf, math.nan]
+WRONG_SHAPE = [torch.ones(3), torch.ones(1, 2), torch.ones(1), [1.0, 2.0, 3.0], [], [[1.0, 2.0]]]
+
+
+@pytest.mark.parametrize("name", ["concentration", "rate"])
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_refused_number(name, value):
+    q = GammaFamily(rate=[0.3, 0.7], concentration=[1.1, 2.3])
+    before = state_of(q)
+    with pytest.raises(ConstraintError) as caught:
+        setattr(q, name, value)
+    assert_bitwise(q, before)
+    assert str(caught.value).startswith(
+        f"GammaFamily.{name}: expected a finite positive number, got "
+    )
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_refused_for_one_element(value):
+    q = GammaFamily(rate=[0.3, 0.7])
+    before = state_of(q)
+    with pytest.raises(ConstraintError, match=r"at \[1\] of a tensor of shape \(2,\)"):
+        q.rate = [2.0, value]
+    assert_bitwise(q, before)
+
+
+@pytest.mark.parametrize("value", WRONG_SHAPE)
+def test_refused_shape(value):
+    q = GammaFamily(rate=[0.3, 0.7])
+    before = state_of(q)
+    with pytest.raises(ConstraintError, match=r"^GammaFamily\.rate: expected shape \(2,\), got"):
+        q.rate = value
+    assert_bitwise(q, before)
+
+
+def test_refused_shape_of_a_scalar():
+    q = GammaFamily()
+    with pytest.raises(ConstraintError) as caught:
+        q.rate = torch.tensor([1.0, 2.0])
+    assert str(caught.value) == (
+        "GammaFamily.rate: expected shape (), got a tensor of shape (2,) with values [1.0, 2.0]."
+    )
+
+
+@pytest.mark.parametrize("value", [torch.randn, "two", None, True, 1j, torch.tensor(1j), {}])
+def test_refused_kind(value):
+    q = GammaFamily(rate=0.7)
+    before = state_of(q)
+    with pytest.raises((ConstraintError, DeclarationError)) as caught:
+        q.rate = value
+    assert_bitwise(q, before)
+    assert str(caught.value).startswith("GammaFamily.rate: expected a number")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "start", "value"),
+    [
+        (Interval(-1.0, 1.0), 0.25, 1.0),
+        (Interval(-1.0, 1.0), 0.25, -1.0),
+        (Interval(-1.0, 1.0), 0.25, math.nan),
+        (GreaterThan(2.0), 2.5, 2.0),
+        (LessThan(2.0), 1.5, 2.0),
+        (LessThan(2.0), 1.5, -math.inf),
+        (Real(), 0.1, math.inf),
+        (Real(), 0.1, math.nan),
+        (Positive(floor=0.5), 0.75, 0.5),
+        (Exp(floor=0.5), 0.75, 0.25),
+        (Simplex(), [0.2, 0.3, 0.5], [0.2, 0.3, 0.6]),
+        (Simplex(), [0.2, 0.3, 0.5], [0.0, 0.5, 0.5]),
+    ],
+)
+def test_refused_by_every_constraint(constraint, start, value):
+    class Model(Declarative):
+        x = Param(start, constraint)
+
+    model = Model()
+    before = state_of(model)
+    with pytest.raises(ConstraintError, match=r"^Model\.x: expected "):
+        model.x = value
+    assert_bitwise(model, before)
+    torch.testing.assert_close(model.x.detach(), torch.tensor(start))
+
+
+def test_refused_by_a_tensor_bound():
+    model = Above()
+    before = state_of(model)
+    with pytest.raises(ConstraintError, match=r"^Above\.x: expected a finite number above"):
+        model.x = [1.5, 2.0]
+    assert_bitwise(model, before)
+    model.x = [1.5, 2.5]
+    torch.testing.assert_close(model.x.detach(), torch.tensor([1.5, 2.5]))
+
+
+def test_refused_by_a_named_bound():
+    q = Box(low=2.0, high=3.0)
+    before = state_of(q)
+    for value in (2.0, 1.0, math.nan, math.inf):
+        with pytest.raises(ConstraintError, match=r"^Box\.high: expected a finite number above"):
+            q.high = value
+        assert_bitwise(q, before)
+
+
+def test_derived_field_refuses():
+    q = Tied()
+    before = state_of(q)
+    with pytest.raises(FieldError) as caught:
+        q.rate = 2.0
+    assert str(caught.value) == (
+        "Tied.rate: expected no assignment to a derived field, got a value. "
+        "It is computed from concentration, location: set these instead."
+    )
+    assert_bitwise(q, before)
+
+
+# --- other attributes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rte", "rat", "ratee", "raet", "rake", "Rate"])
+@pytest.mark.parametrize("value", [2, 2.0, torch.tensor(2.0)])
+def test_misspelt_field(name, value):
+    q = GammaFamily()
+    with pytest.raises(FieldError) as caught:
+        setattr(q, name, value)
+    assert str(caught.value) == (
+        f"GammaFamily.{name}: expected the name of a field, got {name!r}. Did you mean 'rate'?"
+    )
+    assert not hasattr(q, name)
+
+
+def test_misspelt_field_as_a_parameter():
+    q = GammaFamily()
+    with pytest.raises(FieldError, match="Did you mean 'rate'"):
+        q.rte = nn.Parameter(torch.tensor(2.0))
+
+
+def test_other_attributes_are_free():
+    q = GammaFamily()
+    q.temperature = 2.0
+    q._rte = 3.0
+    q.rte = "a note"
+    q.ratio = torch.ones(2)
+    q.flag = True
+    assert (q.temperature, q._rte, q.rte, q.flag) == (2.0, 3.0, "a note", True)
+    assert q.ratio.tolist() == [1.0, 1.0]
+
+
+def test_attributes_that_exist_are_free():
+    class Model(GammaFamily):
+        rte = "declared"
+
+    q = Model()
+    q.rte = 2.0
+    assert q.rte == 2.0
+
+
+def test_submodules_and_buffers_are_free():
+    q = GammaFamily()
+    q.layer = nn.Linear(1, 1)
+    q.register_buffer("offset", torch.ones(2))
+    q.offset = torch.zeros(2)
+    assert {"layer.weight", "layer.bias", "offset"} <= q.state_dict().keys()
+
+
+def test_module_switches_still_work():
+    q = GammaFamily()
+    assert q.eval().training is False
+    assert q.train().training is True
+    assert q.requires_grad_(requires_grad=False) is q
+
+
+# --- raw values -----------------------------------------------------------------------------
+
+
+def test_raw_parameter_can_be_replaced():
+    q = GammaFamily()
+    raw = nn.Parameter(torch.tensor(math.log(3.0)))
+    q.raw_rate = raw
+    assert q.raw_rate is raw
+    assert q.rate.item() == pytest.approx(3.0)
+    assert [name for name, _ in q.named_parameters()] == ["raw_concentration", "raw_rate"]
+    q.rate = 5.0
+    assert raw.item() == pytest.approx(math.log(5.0))
+
+
+def test_raw_parameters_can_be_shared():
+    a, b = GammaFamily(), GammaFamily()
+    b.raw_rate = a.raw_rate
+    a.rate = 4.0
+    assert b.rate.item() == pytest.approx(4.0)
+
+
+# --- several values -------------------------------------------------------------------------
+
+
+def test_assign():
+    q = GammaFamily()
+    raw = q.raw_rate
+    assert q.assign(rate=2.0, concentration=torch.tensor(3.0)) is None
+    assert (q.rate.item(), q.concentration.item()) == pytest.approx((2.0, 3.0))
+    assert q.raw_rate is raw
+
+
+def test_assign_nothing():
+    q = GammaFamily(rate=0.3)
+    before = state_of(q)
+    q.assign()
+    assert_bitwise(q, before)
+
+
+@pytest.mark.parametrize("order", [("low", "high"), ("high", "low")])
+@pytest.mark.parametrize("ends", [(10.0, 20.0), (-20.0, -10.0)])
+def test_bounds_move_together(order, ends):
+    q = Box()
+    both = dict(zip(("low", "high"), ends, strict=True))
+    q.assign(**{name: both[name] for name in order})
+    assert (q.low.item(), q.high.item()) == pytest.approx(ends)
+
+
+def test_bounds_that_would_cross_are_refused_together():
+    q = Box(low=0.25, high=0.75)
+    before = state_of(q)
+    with pytest.raises(ConstraintError, match=r"^Box\.high"):
+        q.assign(low=30.0, high=20.0)
+    assert_bitwise(q, before)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loc": 5.0, "scale": -1.0},
+        {"scale": -1.0, "loc": 5.0},
+        {"loc": 5.0, "df": -1.0},
+        {"df": 7.0, "scale": 0.0},
+        {"df": 7.0, "loc": math.nan, "scale": 3.0},
+        {"df": 7.0, "loc": torch.zeros(9), "scale": 3.0},
+    ],
+)
+def test_all_or_nothing(values):
+    q = Heavy(loc=0.5, scale=0.25, df=3)
+    before = state_of(q)
+    with pytest.raises(ConstraintError):
+        q.assign(**values)
+    assert_bitwise(q, before)
+
+
+def test_assign_to_a_name_that_is_no_field():
+    q = GammaFamily()
+    before = state_of(q)
+    with pytest.raises(DeclarationError) as caught:
+        q.assign(concentration=3.0, rte=2.0)
+    assert str(caught.value) == (
+        "GammaFamily.rte: expected the name of a field, got 'rte'. "
+        "Did you mean 'rate'? Known here: concentration, rate."
+    )
+    assert_bitwise(q, before)
+
+
+def test_assign_to_a_derived_field():
+    q = Tied()
+    before = state_of(q)
+    with pytest.raises(FieldError, match=r"^Tied\.rate: expected no assignment"):
+        q.assign(concentration=3.0, rate=2.0)
+    assert_bitwise(q, before)
+
+
+def test_assign_swaps_values():
+    q = GammaFamily(rate=2.0, concentration=5.0)
+    q.assign(rate=q.concentration, concentration=q.rate)
+    assert (q.rate.item(), q.concentration.item()) == pytest.approx((5.0, 2.0))
+
+
+def test_assign_swaps_real_values_without_aliasing():
+    class Pair(Declarative):
+        a = Param(1.0)
+        b = Param(2.0)
+
+    pair = Pair()
+    pair.assign(a=pair.b, b=pair.a)
+    assert (pair.a.item(), pair.b.item()) == (2.0, 1.0)
+
+
+def test_assign_swaps_constants_without_aliasing():
+    class Pair(Declarative):
+        a = torch.tensor(1.0)
+        b = torch.tensor(2.0)
+
+    pair = Pair()
+    pair.assign(a=pair.b, b=pair.a)
+    assert (pair.a.item(), pair.b.item()) == (2.0, 1.0)
+
+
+def test_setting_the_low_end_moves_the_high_end():
+    q = Box(low=0.0, high=3.0)
+    raw = q.raw_high.clone()
+    q.low = 10.0
+    assert torch.equal(q.raw_high, raw)
+    assert q.high.item() == pytest.approx(13.0)
+
+
+# --- carrying values over -------------------------------------------------------------------
+
+
+def test_constrained_values():
+    q = Heavy(loc=[1.0, 2.0], scale=3.0)
+    values = q.constrained_values()
+    assert list(values) == ["df", "loc", "scale"]
+    assert not any(value.requires_grad for value in values.values())
+    torch.testing.assert_close(values["scale"], torch.tensor(3.0))
+    assert values["df"].item() == 4.0
+
+
+def test_constrained_values_leave_derived_fields_out():
+    assert list(Tied().constrained_values()) == ["concentration", "location"]
+
+
+def test_constrained_values_are_a_record():
+    """What was read does not change when the module does."""
+    q = Heavy(loc=1.0, df=3)
+    values = q.constrained_values()
+    q.loc = 5.0
+    q.df = 7.0
+    assert values["loc"].item() == 1.0
+    assert values["df"].item() == 3.0
+
+
+def test_round_trip_to_another_constraint_and_back():
+    old = GammaFamily(rate=[0.001, 1.0, 300.0], concentration=[2.0, 3.0, 4.0])
+    new = Softplus(rate=torch.ones(3), concentration=torch.ones(3))
+    new.assign(**old.constrained_values())
+    torch.testing.assert_close(new.rate, torch.tensor([0.001, 1.0, 300.0]))
+    assert not torch.allclose(new.raw_rate, old.raw_rate)
+    x = torch.tensor([0.5, 1.5, 2.5])
+    torch.testing.assert_close(new.log_prob(x), old.log_prob(x))
+    old.assign(rate=1.0, concentration=1.0)
+    old.assign(**new.constrained_values())
+    torch.testing.assert_close(old.rate, torch.tensor([0.001, 1.0, 300.0]))
+
+
+def test_round_trip_with_constants_and_bounds():
+    box, other = Box(low=-3.0, high=-2.0), Box()
+    other.assign(**box.constrained_values())
+    assert (other.low.item(), other.high.item()) == pytest.approx((-3.0, -2.0))
+    heavy, twin = Heavy(df=9, loc=2.0), Heavy()
+    twin.assign(**heavy.constrained_values())
+    assert (twin().df.item(), twin.loc.item()) == (9.0, 2.0)
+
+
+def test_state_of_another_constraint_is_refused_by_name():
+    with pytest.raises(StateMismatchError, match=r"^Softplus\.concentration: expected a state"):
+        Softplus().load_state_dict(GammaFamily().state_dict())
+
+
+# --- training or not ------------------------------------------------------------------------
+
+
+def test_freeze_one_and_all():
+    q = GammaFamily()
+    q.freeze("rate")
+    assert (q.raw_rate.requires_grad, q.raw_concentration.requires_grad) == (False, True)
+    q.unfreeze("rate")
+    assert q.raw_rate.requires_grad
+    q.freeze()
+    assert not any(parameter.requires_grad for parameter in q.parameters())
+    q.unfreeze()
+    assert all(parameter.requires_grad for parameter in q.parameters())
+
+
+@pytest.mark.parametrize("method", ["freeze", "unfreeze"])
+def test_freeze_of_no_parameter(method):
+    q = Heavy()
+    with pytest.raises(DeclarationError) as caught:
+        getattr(q, method)("scal")
+    assert str(caught.value) == (
+        "Heavy.scal: expected the name of a parameter, got 'scal'. "
+        "Did you mean 'scale'? Known here: loc, scale."
+    )
+    with pytest.raises(DeclarationError, match=r"^Heavy\.df: expected the name of a parameter"):
+        getattr(q, method)("df")
+
+
+def test_freeze_with_a_wrong_name_among_right_ones_changes_nothing():
+    q = Heavy()
+    with pytest.raises(DeclarationError):
+        q.freeze("loc", "scal")
+    assert q.raw_loc.requires_grad
+
+
+def test_reading_never_changes_requires_grad():
+    class Mixed(Variational):
+        base = dd.Gamma
+        concentration = Param(2.0, trainable=False)
+        rate = Param(3.0)
+
+    q = Mixed()
+    for _ in range(2):
+        assert not q.concentration.requires_grad
+        assert q.rate.requires_grad
+        assert (q().rate.requires_grad, q().concentration.requires_grad) == (True, False)
+        q.log_prob(torch.tensor(1.0)).backward()
+        q.constrained_values()
+        q.reset_parameters()
+        assert (q.raw_concentration.requires_grad, q.raw_rate.requires_grad) == (False, True)
+    assert q.raw_concentration.grad is None
+
+
+def test_untrained_parameters_are_moved_and_saved():
+    class Fixed(Declarative):
+        x = Param(2.0, Exp(), trainable=False)
+
+    module = Fixed().double()
+    assert module.raw_x.dtype == torch.float64
+    assert list(module.state_dict()) == ["raw_x"]
+    other = Fixed(x=5.0)
+    other.load_state_dict(module.state_dict())
+    assert other.x.item() == pytest.approx(2.0)
+    assert not other.raw_x.requires_grad
+
+
+def test_frozen_parameters_do_not_move():
+    torch.manual_seed(0)
+    q = GammaFamily()
+    q.freeze("rate")
+    before = q.raw_rate.clone()
+    optimizer = torch.optim.SGD(q.parameters(), lr=0.1)
+    stepped(q, optimizer)
+    assert torch.equal(q.raw_rate, before)
+    assert q.raw_concentration.grad is not None
+
+
+def test_parameter_groups():
+    class Deep(Heavy):
+        def __init__(self, **keywords):
+            super().__init__(**keywords)
+            self.layer = nn.Linear(2, 1)
+
+    q = Deep()
+    groups = q.parameter_groups(scale={"lr": 0.5, "weight_decay": 0.1})
+    assert groups[0] == {"params": [q.raw_scale], "lr": 0.5, "weight_decay": 0.1}
+    assert [id(p) for p in groups[1]["params"]] == [
+        id(p) for p in (q.raw_loc, q.layer.weight, q.layer.bias)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.01]
+
+
+def test_parameter_groups_without_a_rest_or_without_names():
+    q = GammaFamily()
+    groups = q.parameter_groups(rate={"lr": 1.0}, concentration={"lr": 2.0})
+    assert [group["lr"] for group in groups] == [1.0, 2.0]
+    (rest,) = q.parameter_groups()
+    assert len(rest["params"]) == 2
+
+
+@pytest.mark.parametrize("name", ["rte", "df"])
+def test_parameter_groups_of_no_parameter(name):
+    with pytest.raises(DeclarationError, match=rf"^Heavy\.{name}: expected the name of a param"):
+        Heavy().parameter_groups(**{name: {"lr": 1.0}})
+
+
+# --- back to the start ----------------------------------------------------------------------
+
+
+def test_reset_goes_back_to_what_the_instance_was_built_with():
+    q = Heavy(loc=[1.0, 2.0], scale=3.0, df=6)
+    raw = q.raw_loc
+    q.assign(loc=9.0, scale=9.0, df=9.0)
+    q.reset_parameters()
+    assert q.raw_loc is raw
+    assert q.loc.tolist() == [1.0, 2.0]
+    assert q.scale.item() == pytest.approx(3.0)
+    assert q.df.item() == 6.0
+
+
+def test_reset_after_the_tensor_that_was_given_has_changed():
+    given, degrees = torch.tensor([1.0, 2.0]), torch.tensor(6.0)
+    q = Heavy(loc=given, df=degrees)
+    given.fill_(9.0)
+    degrees.fill_(9.0)
+    assert (q.loc.tolist(), q.df.item()) == ([1.0, 2.0], 6.0)
+    q.reset_parameters()
+    assert (q.loc.tolist(), q.df.item()) == ([1.0, 2.0], 6.0)
+
+
+def test_reset_after_the_tensor_of_the_class_body_has_changed():
+    start, constant = torch.zeros(2), torch.zeros(2)
+
+    class Model(Declarative):
+        x = Param(start)
+        y = constant
+
+    model = Model()
+    start.fill_(9.0)
+    constant.fill_(9.0)
+    model.reset_parameters()
+    assert (model.x.tolist(), model.y.tolist()) == ([0.0, 0.0], [0.0, 0.0])
+
+
+def test_reset_of_constants_that_were_changed_in_place():
+    q = Heavy()
+    q.df.fill_(9.0)
+    assert q().df.item() == 9.0
+    q.reset_parameters()
+    assert q().df.item() == 4.0
+
+
+def test_reset_of_tensor_bounds():
+    model = Above()
+    model.raw_x_constraint.low.fill_(50.0)
+    assert (model.x > 50.0).all()
+    model.reset_parameters()
+    assert model.raw_x_constraint.low.tolist() == [1.0, 2.0]
+    torch.testing.assert_close(model.x.detach(), torch.tensor([2.0, 3.0]))
+
+
+def test_reset_of_tensor_bounds_after_the_tensor_that_was_given_has_changed():
+    low = torch.tensor(1.0)
+
+    class Model(Declarative):
+        x = Param(2.0, GreaterThan(low))
+
+    model = Model()
+    low.fill_(50.0)
+    assert model.x.item() == pytest.approx(2.0)
+    model.reset_parameters()
+    assert model.x.item() == pytest.approx(2.0)
+
+
+def test_tensor_bounds_are_each_instances_own():
+    a, b = Above(), Above()
+    a.raw_x_constraint.low.fill_(50.0)
+    assert b.raw_x_constraint.low.tolist() == [1.0, 2.0]
+
+
+def test_reset_draws_callables_again():
+    class Model(Declarative):
+        x = Param(torch.randn, shape=(4,))
+
+    torch.manual_seed(0)
+    model = Model()
+    first = model.x.detach().clone()
+    model.reset_parameters()
+    second = model.x.detach().clone()
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(first, torch.randn(4))
+    assert torch.equal(second, torch.randn(4))
+
+
+def test_reset_of_named_bounds():
+    q = Box(low=-3.0, high=-2.0)
+    q.assign(low=10.0, high=20.0)
+    q.reset_parameters()
+    assert (q.low.item(), q.high.item()) == pytest.approx((-3.0, -2.0))
+
+
+def test_reset_keeps_the_dtype_and_the_frozen():
+    q = Heavy(loc=1.0).double()
+    q.freeze("loc")
+    q.loc = 5.0
+    q.reset_parameters()
+    assert q.loc.item() == 1.0
+    assert q.raw_loc.dtype == torch.float64
+    assert not q.raw_loc.requires_grad
+
+
+# --- never stale ----------------------------------------------------------------------------
+
+
+def test_after_an_optimizer_step():
+    q = GammaFamily(rate=2.0)
+    optimizer = torch.optim.SGD([q.raw_rate], lr=1.0)
+    before = q.rate.item()
+    q.raw_rate.grad = torch.tensor(math.log(2.0))  # one step from log(2) to 0
+    optimizer.step()
+    assert before == pytest.approx(2.0)
+    assert q.rate.item() == pytest.approx(1.0)
+    assert q().rate.item() == pytest.approx(1.0)
+    assert q.mean.item() == pytest.approx(1.0)
+
+
+def test_after_data_was_edited():
+    q = GammaFamily()
+    assert q.rate.item() == 1.0
+    q.raw_rate.data.fill_(math.log(7.0))
+    assert q.rate.item() == pytest.approx(7.0)
+    q.raw_rate.data = torch.tensor(math.log(8.0))
+    assert q.rate.item() == pytest.approx(8.0)
+    assert q.variance.item() == pytest.approx(1 / 64)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_after_loading_a_state(assign):
+    q, other = GammaFamily(), GammaFamily(rate=3.0, concentration=2.0)
+    assert q.rate.item() == 1.0
+    q.load_state_dict(other.state_dict(), assign=assign)
+    assert (q.rate.item(), q.concentration.item()) == pytest.approx((3.0, 2.0))
+    torch.testing.assert_close(q.log_prob(torch.tensor(1.0)), other.log_prob(torch.tensor(1.0)))
+
+
+def test_after_moving_to_another_dtype():
+    q = Heavy(scale=2.0, loc=[0.5, 1.5])
+    assert q.scale.dtype == torch.float32
+    q.to(torch.float64)
+    assert (q.scale.dtype, q.loc.dtype, q.df.dtype) == (torch.float64,) * 3
+    assert q.rsample().dtype == torch.float64
+    q.scale = 0.1
+    assert q.scale.item() == pytest.approx(0.1, rel=1e-14)
+
+
+def test_after_the_named_bound_was_edited():
+    q = Box(low=0.0, high=3.0)
+    q.raw_low.data.fill_(100.0)
+    assert q.high.item() == pytest.approx(103.0)
+    assert q.support.upper_bound.item() == pytest.approx(103.0)
+
+
+def test_two_backward_passes_through_one_object():
+    q = GammaFamily()
+    for _ in range(2):
+        q.log_prob(torch.tensor(3.0)).backward()
+    # d/d log(rate) of concentration * log(rate) - rate * x is concentration - rate * x.
+    assert q.raw_rate.grad.item() == pytest.approx(2 * (1.0 - 3.0))

@@ -1,0 +1,588 @@
+"""Constants: numbers that a declaration holds fixed, checked, moved and saved."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    GreaterThan,
+    Param,
+    StateMismatchError,
+    Variational,
+    derived,
+    fields_of,
+)
+from declarative_dist.fields.constant import Constant
+
+
+class Heavy(Variational):
+    base = dd.StudentT
+    df = 4
+    loc = Param(0.0)
+    scale = Param(1.0)
+
+
+class Count(Variational):
+    base = dd.Binomial
+    total_count = 10
+    logits = Param(0.0)
+
+
+class Votes(Variational):
+    base = dd.Multinomial
+    total_count = 7
+    logits = Param(0.0, shape=("k",))
+
+
+class Coin(Variational):
+    base = dd.ContinuousBernoulli
+    lims = (0.48, 0.52)
+    logits = Param(0.0)
+
+
+class Whitened(Declarative):
+    gain = Param(2.0)
+    center = torch.tensor([1.0, 2.0])
+    index = torch.tensor([1, 0])
+
+    def forward(self, x):
+        return self.gain * (x[self.index] - self.center)
+
+
+# --- what becomes of a number ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("df", [4, 4.0, torch.tensor(4.0), torch.tensor(4)])
+def test_continuous_constants_are_floating_buffers(df):
+    cls = type(Variational)(
+        "Family", (Variational,), {"__module__": __name__, "base": dd.StudentT, "df": df}
+    )
+    q = cls()
+    assert q.df.dtype == torch.float32
+    assert q.df.item() == 4.0
+    assert [name for name, _ in q.named_buffers()] == ["df"]
+    assert list(q.parameters()) == []
+    x = torch.tensor(0.5)
+    torch.testing.assert_close(q.log_prob(x), dd.StudentT(4.0).log_prob(x))
+
+
+@pytest.mark.parametrize(("cls", "count"), [(Count, 10), (Votes, 7)])
+def test_counts_stay_ints(cls, count):
+    q = cls() if cls is Count else cls(k=3)
+    assert type(q.total_count) is int
+    assert q.total_count == count
+    assert q().total_count == count if cls is Votes else q().total_count.item() == count
+    assert "total_count" not in q.state_dict()
+    q.double()
+    assert type(q.total_count) is int
+
+
+def test_dimensions_stay_ints():
+    class Correlation(Variational):
+        base = dd.LKJCholesky
+        dim = 3
+        concentration = Param(1.0)
+
+    q = Correlation()
+    assert type(q.dim) is int
+    assert q.sample().shape == (3, 3)
+
+
+def test_constants_are_not_learned():
+    q = Heavy()
+    q.log_prob(torch.tensor(0.5)).backward()
+    assert [name for name, _ in q.named_parameters()] == ["raw_loc", "raw_scale"]
+    assert not q.df.requires_grad
+    assert q.df.grad is None
+
+
+def test_tensor_that_requires_grad_is_detached():
+    q = Heavy(df=torch.tensor(3.0, requires_grad=True))
+    assert not q.df.requires_grad
+
+
+def test_read_on_the_class():
+    assert isinstance(Heavy.df, Constant)
+    assert isinstance(fields_of(Count)["total_count"], Constant)
+    assert Heavy.df.name == "df"
+
+
+def test_defaults_of_the_base_are_left_to_it():
+    class Plain(Variational):
+        base = dd.StudentT
+        df = Param(3.0)
+
+    q = Plain()
+    assert (q().loc.item(), q().scale.item()) == (0.0, 1.0)
+    assert list(q.buffers()) == []
+
+
+def test_all_arguments_constant():
+    class Fixed(Variational):
+        base = dd.Normal
+        loc = 1
+        scale = 2.0
+
+    q = Fixed()
+    assert list(q.parameters()) == []
+    x = torch.tensor([0.0, 1.0, 5.0])
+    torch.testing.assert_close(q.log_prob(x), dd.Normal(1.0, 2.0).log_prob(x))
+
+
+def test_lists_become_tensors():
+    class Fixed(Variational):
+        base = dd.Normal
+        loc = [1, 2]  # noqa: RUF012
+        scale = Param(1.0)
+
+    q = Fixed()
+    assert q.loc.dtype == torch.float32
+    assert q.loc.tolist() == [1.0, 2.0]
+    assert q().batch_shape == (2,)
+
+
+def test_tuple_that_is_no_tensor():
+    q = Coin()
+    assert q.lims == (0.48, 0.52)
+    assert "lims" not in q.state_dict()
+    x = torch.tensor(0.25)
+    plain = dd.ContinuousBernoulli(logits=torch.tensor(0.0), lims=(0.48, 0.52))
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+    assert Coin(lims=(0.4, 0.6))()._lims == (0.4, 0.6)
+    assert q.constrained_values()["lims"] == (0.48, 0.52)
+
+
+# --- tensors under other names, numbers that something uses ---------------------------------
+
+
+def test_tensors_under_other_names_are_buffers():
+    module = Whitened()
+    assert list(module.state_dict()) == ["raw_gain", "center", "index"]
+    assert module.index.dtype == torch.int64
+    assert module(torch.tensor([5.0, 7.0])).tolist() == [12.0, 6.0]
+    module.double()
+    assert (module.center.dtype, module.index.dtype) == (torch.float64, torch.int64)
+
+
+def test_every_instance_has_its_own_buffer():
+    a, b = Whitened(), Whitened()
+    a.center.fill_(9.0)
+    assert b.center.tolist() == [1.0, 2.0]
+    assert Whitened().center.tolist() == [1.0, 2.0]
+
+
+def test_number_that_a_derived_field_uses():
+    class Model(Declarative):
+        x = Param(3.0)
+        factor = 2.0
+
+        @derived
+        def y(self, x, factor):
+            return factor * x
+
+    model = Model()
+    assert model.y.item() == 6.0
+    assert "factor" in model.state_dict()
+    assert Model(factor=5.0).y.item() == 15.0
+    model.factor = 4.0
+    assert model.y.item() == 12.0
+
+
+def test_number_that_a_bound_uses():
+    class Model(Declarative):
+        floor = 1.5
+        x = Param(2.0, GreaterThan("floor"))
+
+    assert Model().x.item() == pytest.approx(2.0)
+    with pytest.raises(ConstraintError, match=r"^Model\.x"):
+        Model(x=1.5)
+    assert Model(floor=-3.0, x=-2.0).x.item() == pytest.approx(-2.0)
+
+
+def test_int_that_a_bound_uses():
+    class Model(Declarative):
+        floor = 1
+        x = Param(2.0, GreaterThan("floor"))
+
+    assert Model().x.item() == pytest.approx(2.0)
+    assert Model(floor=4, x=6.5).x.item() == pytest.approx(6.5)
+
+
+def test_number_that_a_method_base_uses():
+    class Model(Variational):
+        loc = Param(0.0)
+        width = 3.0
+
+        def base(self, loc, width):
+            return dd.Normal(loc, width)
+
+    assert Model()().scale.item() == 3.0
+    assert Model(width=5.0)().scale.item() == 5.0
+
+
+def test_numbers_that_nothing_uses_are_attributes_of_the_class():
+    class Model(Declarative):
+        version = 3
+        x = Param(0.0)
+
+    assert list(fields_of(Model)) == ["x"]
+    assert Model().version == 3
+
+
+# --- in the constructor ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "df", [7, 7.0, np.float64(7.0), np.array(7.0), torch.tensor(7.0), torch.tensor(7)]
+)
+def test_continuous_constant_in_the_constructor(df):
+    q = Heavy(df=df, dtype=torch.float32)
+    assert q.df.dtype == torch.float32
+    assert q.df.item() == 7.0
+    assert q.df.shape == ()
+
+
+def test_vector_constant_in_the_constructor():
+    q = Heavy(df=[3.0, 5.0])
+    assert q().batch_shape == (2,)
+    assert q().df.tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize("count", [3, np.int64(3)])
+def test_count_in_the_constructor(count):
+    q = Count(total_count=count)
+    assert q.total_count == 3
+    assert q().total_count.item() == 3
+    assert Count().total_count == 10
+
+
+@pytest.mark.parametrize("count", [torch.tensor([3, 5]), torch.tensor([3.0, 5.0]), [3, 5]])
+def test_tensor_of_counts(count):
+    q = Count(total_count=count)
+    assert q.total_count.tolist() == [3, 5]
+    assert q().batch_shape == (2,)
+    assert "total_count" in q.state_dict()
+    x = torch.tensor([1.0, 4.0])
+    plain = dd.Binomial(torch.tensor([3.0, 5.0]), logits=torch.tensor(0.0))
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+
+
+def test_what_was_given_is_copied():
+    given = torch.tensor([3.0, 5.0])
+    q, binomial = Heavy(df=given), Count(total_count=given)
+    given.fill_(9.0)
+    assert q.df.tolist() == [3.0, 5.0]
+    assert binomial.total_count.tolist() == [3.0, 5.0]
+
+
+BAD_DF = [0, 0.0, -1, -2.5, math.nan, math.inf, "four", None, True, [3.0, -1.0]]
+
+
+@pytest.mark.parametrize("df", [value for value in BAD_DF if value is not None])
+def test_refused_in_the_constructor(df):
+    with pytest.raises(ConstraintError) as caught:
+        Heavy(df=df)
+    text = str(caught.value)
+    assert text.startswith("Heavy.df: expected a value in GreaterThan(lower_bound=0.0), got ")
+
+
+BAD_COUNT = [-1, 2.5, math.nan, math.inf, "three", True, [3, -1], torch.tensor([2.5])]
+
+
+@pytest.mark.parametrize("count", BAD_COUNT)
+def test_count_refused_in_the_constructor(count):
+    with pytest.raises(ConstraintError, match=r"^Count\.total_count: expected a value in Integer"):
+        Count(total_count=count)
+
+
+def test_constant_without_a_value_must_be_given_one():
+    class Auto(Variational):
+        base = dd.Multinomial
+
+    q = Auto(dim=3)
+    assert q.total_count == 1  # the default of Multinomial
+
+    class Correlation(Variational):
+        base = dd.LKJCholesky
+
+    assert Correlation(dim=4).dim == 4
+    defaulted = Correlation()
+    assert defaulted.dim == 2
+
+
+def test_required_constant():
+    class Draws(Variational):
+        base = Hypergeometric
+
+    with pytest.raises(ConstraintError) as caught:
+        Draws()
+    assert str(caught.value) == (
+        "Draws.draws: expected a value, got none. Write Draws(draws=...)."
+    )
+    assert Draws(draws=3).draws == 3
+
+
+class Hypergeometric(dd.Distribution):
+    """Only its constructor matters here: a count that has no default."""
+
+    arg_constraints = {  # noqa: RUF012
+        "draws": dd.constraints.nonnegative_integer,
+        "rate": dd.constraints.positive,
+    }
+
+    def __init__(self, draws, rate, validate_args=None):
+        super().__init__(validate_args=validate_args)
+
+
+# --- assignment -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("df", [7, 7.0, torch.tensor(7.0), torch.tensor(7)])
+def test_assignment_writes_into_the_same_buffer(df):
+    q = Heavy()
+    buffer = q.df
+    q.df = df
+    assert q.df is buffer
+    assert buffer.item() == 7.0
+    assert buffer.dtype == torch.float32
+
+
+def test_assignment_of_a_scalar_fills_a_vector():
+    q = Heavy(df=[3.0, 5.0])
+    q.df = 9
+    assert q.df.tolist() == [9.0, 9.0]
+
+
+@pytest.mark.parametrize("df", BAD_DF)
+def test_refused_on_assignment(df):
+    q = Heavy(df=[2.5, 3.5])
+    with pytest.raises(ConstraintError, match=r"^Heavy\.df: expected "):
+        q.df = df
+    assert q.df.tolist() == [2.5, 3.5]
+
+
+def test_refused_shape_on_assignment():
+    q = Heavy(df=[2.5, 3.5])
+    with pytest.raises(ConstraintError) as caught:
+        q.df = torch.ones(3)
+    assert str(caught.value).startswith("Heavy.df: expected shape (2,), got a tensor of shape (3,")
+    assert q.df.tolist() == [2.5, 3.5]
+
+
+def test_count_on_assignment():
+    q = Count()
+    q.total_count = 3
+    assert type(q.total_count) is int
+    assert q().total_count.item() == 3
+
+
+@pytest.mark.parametrize("count", BAD_COUNT)
+def test_count_refused_on_assignment(count):
+    q = Count()
+    with pytest.raises(ConstraintError, match=r"^Count\.total_count: expected a value in Integer"):
+        q.total_count = count
+    assert q.total_count == 10
+
+
+def test_tensor_of_counts_on_assignment_is_copied():
+    q = Count()
+    given = torch.tensor([3, 5])
+    q.total_count = given
+    given.fill_(0)
+    assert q.total_count.tolist() == [3, 5]
+    assert q().total_count.tolist() == [3, 5]
+
+
+def test_count_after_a_tensor_of_counts():
+    q = Count()
+    q.total_count = torch.tensor([3, 5])
+    q.reset_parameters()
+    assert q.total_count == 10
+    assert q().batch_shape == ()
+    assert "total_count" not in q.state_dict()
+
+
+def test_a_buffer_is_checked_when_it_is_not_an_argument():
+    module = Whitened()
+    with pytest.raises(ConstraintError, match=r"^Whitened\.center: expected a finite number"):
+        module.center = torch.tensor([math.nan, 0.0])
+    with pytest.raises(ConstraintError, match=r"^Whitened\.center: expected shape \(2,\)"):
+        module.center = torch.zeros(3)
+    assert module.center.tolist() == [1.0, 2.0]
+    module.center = [3.0, 4.0]
+    assert module.center.tolist() == [3.0, 4.0]
+
+
+# --- moved, saved, carried over -------------------------------------------------------------
+
+
+def test_constants_are_moved():
+    q = Heavy()
+    q.to(torch.float64)
+    assert q.df.dtype == torch.float64
+    assert q.rsample().dtype == torch.float64
+    q.to("meta")
+    assert q.df.is_meta
+
+
+def test_constants_are_saved_and_loaded(tmp_path):
+    q = Heavy(df=9, loc=2.0)
+    torch.save(q.state_dict(), tmp_path / "state.pt")
+    other = Heavy()
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert (other().df.item(), other.loc.item()) == (9.0, 2.0)
+
+
+def test_state_saved_with_another_count_is_refused(tmp_path):
+    torch.save(Count(total_count=5).state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    q = Count(logits=0.25)
+    with pytest.raises(StateMismatchError) as caught:
+        q.load_state_dict(state)
+    assert str(caught.value) == (
+        "Count.total_count: expected a state saved under constant 10, got one saved under "
+        "constant 5. Load it into the class that saved it and carry the values over: "
+        "new.assign(**old.constrained_values())."
+    )
+    assert q.logits.item() == 0.25
+    Count(total_count=5).load_state_dict(state)
+
+
+def test_state_saved_with_other_limits_is_refused():
+    with pytest.raises(StateMismatchError, match=r"^Coin\.lims"):
+        Coin().load_state_dict(Coin(lims=(0.4, 0.6)).state_dict())
+
+
+def test_constants_are_among_the_constrained_values():
+    values = Heavy(df=9).constrained_values()
+    assert list(values) == ["df", "loc", "scale"]
+    assert values["df"].item() == 9.0
+    assert Count(total_count=5).constrained_values()["total_count"] == 5
+    q = Count()
+    q.assign(**Count(total_count=5, logits=0.5).constrained_values())
+    assert (q.total_count, q.logits.item()) == (5, 0.5)
+
+
+def test_copies_have_their_own_constants():
+    q = Heavy()
+    twin = copy.deepcopy(q)
+    twin.df = 9.0
+    assert (q().df.item(), twin().df.item()) == (4.0, 9.0)
+    counted = copy.deepcopy(Count())
+    counted.total_count = 3
+    assert Count().total_count == 10
+
+
+def test_constants_on_the_meta_device():
+    q = Heavy(device="meta", df=9)
+    assert q.df.is_meta
+    q.to_empty(device="cpu")
+    q.reset_parameters()
+    assert q.df.item() == 9.0
+
+
+# --- validation -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def validating(monkeypatch):
+    monkeypatch.setattr(dd.Distribution, "_validate_args", True)
+
+
+class Unchecked(Variational):
+    base = dd.Gamma
+    validate_args = False
+    concentration = Param(1.0)
+    rate = Param(1.0)
+
+
+class Checked(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0)
+    rate = Param(1.0)
+
+
+class UncheckedMethod(Variational):
+    validate_args = False
+    rate = Param(1.0)
+
+    def base(self, rate):
+        return dd.Exponential(rate.exp())
+
+
+@pytest.mark.usefixtures("validating")
+def test_values_outside_the_support_are_refused():
+    with pytest.raises(ValueError, match="support"):
+        Checked().log_prob(torch.tensor(-1.0))
+    with pytest.raises(ValueError, match="support"):
+        Count().log_prob(torch.tensor(11.0))
+
+
+@pytest.mark.usefixtures("validating")
+@pytest.mark.parametrize(
+    ("cls", "log_prob_at_2"), [(Unchecked, -2.0), (UncheckedMethod, 1.0 - 2.0 * math.e)]
+)
+def test_switch_for_values(cls, log_prob_at_2):
+    q = cls()
+    assert q.log_prob(torch.tensor(2.0)).item() == pytest.approx(log_prob_at_2)
+    q.log_prob(torch.tensor(-1.0))
+    assert "validate_args" not in fields_of(cls)
+
+
+@pytest.mark.usefixtures("validating")
+def test_switch_is_inherited_and_overridden():
+    class Sub(Unchecked):
+        pass
+
+    class Again(Sub):
+        validate_args = True
+
+    Sub().log_prob(torch.tensor(-1.0))
+    with pytest.raises(ValueError, match="support"):
+        Again().log_prob(torch.tensor(-1.0))
+
+
+@pytest.mark.usefixtures("validating")
+def test_switch_holds_for_event_dims():
+    class Vector(Variational):
+        base = dd.Gamma
+        event_dim = 1
+        validate_args = False
+        concentration = Param(torch.ones(2))
+        rate = Param(torch.ones(2))
+
+    class CheckedVector(Vector):
+        validate_args = True
+
+    assert Vector().log_prob(torch.tensor([-1.0, 1.0])).shape == ()
+    with pytest.raises(ValueError, match="support"):
+        CheckedVector().log_prob(torch.tensor([-1.0, 1.0]))
+
+
+def test_switch_of_torch_is_followed(monkeypatch):
+    q = Checked()
+    monkeypatch.setattr(dd.Distribution, "_validate_args", False)
+    q.log_prob(torch.tensor(-1.0))
+    monkeypatch.setattr(dd.Distribution, "_validate_args", True)
+    with pytest.raises(ValueError, match="support"):
+        q.log_prob(torch.tensor(-1.0))
+    assert dd.Distribution._validate_args is True
+
+
+@pytest.mark.usefixtures("validating")
+def test_constants_are_checked_whatever_the_switch():
+    with pytest.raises(DeclarationError, match=r"^Wrong\.df"):
+
+        class Wrong(Variational):
+            base = dd.StudentT
+            validate_args = False
+            df = -1

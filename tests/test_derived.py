@@ -1,0 +1,567 @@
+"""Derived fields and named bounds: computed once per build, in order, with errors that tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+import torch.distributions as dd
+
+from declarative_dist import (
+    ConstraintError,
+    Declarative,
+    Exp,
+    FieldError,
+    GreaterThan,
+    Interval,
+    Param,
+    Positive,
+    Real,
+    Variational,
+    derived,
+)
+from declarative_dist.fields.derived import Derived
+
+calls: Counter[str] = Counter()
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    calls.clear()
+
+
+class Counted(Exp):
+    """Exp that counts how often it is computed."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.called = name
+
+    def forward(self, raw):
+        calls[self.called] += 1
+        return super().forward(raw)
+
+
+class CountedReal(Real):
+    def forward(self, raw):
+        calls["low"] += 1
+        return super().forward(raw)
+
+
+class CountedGreaterThan(GreaterThan):
+    def forward(self, raw):
+        calls["high"] += 1
+        return super().forward(raw)
+
+
+class GammaByMean(Variational):
+    base = dd.Gamma
+    concentration = Param(2.0, Counted("concentration"))
+    location = Param(4.0, Counted("location"))
+
+    @derived
+    def rate(self, concentration, location):
+        """The rate that gives the mean."""
+        calls["rate"] += 1
+        return concentration / location
+
+
+class Chain(Variational):
+    """The derived fields stand before what they need, and two of them share an ancestor."""
+
+    base = dd.Normal
+
+    @derived
+    def scale(self, part, root):
+        calls["scale"] += 1
+        return part * root
+
+    @derived
+    def part(self, spread):
+        calls["part"] += 1
+        return spread / 2
+
+    @derived
+    def root(self, spread):
+        calls["root"] += 1
+        return spread.sqrt()
+
+    spread = Param(4.0, Counted("spread"))
+    loc = Param(1.0)
+
+
+class CountedBox(Variational):
+    base = dd.Uniform
+    high = Param(3.0, CountedGreaterThan("low"))
+    low = Param(1.0, CountedReal())
+
+
+class Guide(Declarative):
+    """Bounds on bounds, and a bound that is derived."""
+
+    top = Param(9.0, GreaterThan("middle"))
+    middle = Param(5.0, Interval("bottom", "ceiling"))
+    bottom = Param(1.0, Counted("bottom"))
+
+    @derived
+    def ceiling(self, bottom):
+        calls["ceiling"] += 1
+        return bottom + 6
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def test_derived_value_as_an_argument_of_the_base():
+    q = GammaByMean()
+    assert q.rate.item() == pytest.approx(0.5)
+    assert q().rate.item() == pytest.approx(0.5)
+    assert q.mean.item() == pytest.approx(4.0)
+
+
+def test_derived_value_follows_what_it_is_computed_from():
+    q = GammaByMean()
+    q.location = 8.0
+    assert q.rate.item() == pytest.approx(0.25)
+    q.raw_concentration.data.zero_()
+    assert q.rate.item() == pytest.approx(0.125)
+
+
+def test_derived_value_is_no_state():
+    assert list(GammaByMean().state_dict()) == ["raw_concentration", "raw_location"]
+
+
+def test_gradient_reaches_what_it_is_computed_from():
+    q = GammaByMean()
+    x = torch.tensor(3.0)
+    q.log_prob(x).backward()
+    raw = torch.tensor([2.0, 4.0]).log().requires_grad_()
+    concentration, location = raw.exp()
+    dd.Gamma(concentration, concentration / location).log_prob(x).backward()
+    got = torch.stack([q.raw_concentration.grad, q.raw_location.grad])
+    torch.testing.assert_close(got, raw.grad)
+
+
+def test_chain_of_derived_fields():
+    q = Chain()
+    assert (q.part.item(), q.root.item(), q.scale.item()) == pytest.approx((2.0, 2.0, 4.0))
+    assert q().scale.item() == pytest.approx(4.0)
+    q.spread = 16.0
+    assert q().scale.item() == pytest.approx(32.0)
+
+
+def test_derived_without_names_uses_self():
+    class Model(Declarative):
+        x = Param(3.0)
+        factor = 2  # nothing takes it by name, so it is an attribute of the class
+
+        @derived
+        def y(self):
+            return self.factor * self.x
+
+    assert Model().y.item() == 6.0
+
+
+def test_derived_values_of_other_kinds():
+    class Model(Declarative):
+        x = Param([1.0, 2.0])
+
+        @derived
+        def pair(self, x):
+            return {"first": x[0].item(), "sizes": tuple(x.shape)}
+
+    assert Model().pair == {"first": 1.0, "sizes": (2,)}
+
+
+def test_argument_with_a_default_is_left_to_it():
+    class Model(Declarative):
+        x = Param(3.0)
+
+        @derived
+        def y(self, x, factor=2.0):
+            return factor * x
+
+    assert Model().y.item() == 6.0
+
+
+def test_derived_in_batches():
+    q = GammaByMean(batch_shape=(5,), location=[1.0, 2.0, 3.0])
+    assert q().batch_shape == (5, 3)
+    torch.testing.assert_close(q.mean, torch.tensor([[1.0, 2.0, 3.0]] * 5))
+
+
+def test_derived_by_a_method_base():
+    class Wide(Variational):
+        width = Param(2.0, Positive())
+
+        @derived
+        def scale(self, width):
+            return width * 3
+
+        def base(self, scale):
+            return dd.Normal(0.0, scale)
+
+    assert Wide()().scale.item() == pytest.approx(6.0)
+
+
+def test_derived_argument_outside_its_constraint(monkeypatch):
+    """Nothing constrains a derived value, so torch's own validation looks at it."""
+    monkeypatch.setattr(dd.Distribution, "_validate_args", True)
+
+    class Wrong(Variational):
+        base = dd.Normal
+        loc = Param(1.0)
+
+        @derived
+        def scale(self, loc):
+            return loc
+
+    q = Wrong()
+    assert q().scale.item() == 1.0
+    q.loc = -1.0
+    with pytest.raises(ValueError, match="scale"):
+        q()
+    with pytest.raises(ConstraintError, match=r"^Wrong: expected arguments that Normal takes"):
+        Wrong(loc=-1.0)
+
+
+def test_read_on_the_class():
+    assert isinstance(GammaByMean.rate, Derived)
+    assert GammaByMean.rate.name == "rate"
+    assert GammaByMean.rate.needs == ("concentration", "location")
+    assert GammaByMean.rate.__doc__ == "The rate that gives the mean."
+    assert isinstance(GammaByMean.location, Param)
+
+
+def test_subclass_overrides_what_a_derived_field_calls():
+    class Shifted(GammaByMean):
+        location = Param(8.0, Positive())
+
+    assert Shifted().rate.item() == pytest.approx(0.25)
+    assert GammaByMean().rate.item() == pytest.approx(0.5)
+
+
+# --- once per build -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_everything_is_computed_once_per_build(monkeypatch, validate):
+    monkeypatch.setattr(dd.Distribution, "_validate_args", validate)
+    q = GammaByMean()
+    calls.clear()
+    q()
+    assert calls == {"concentration": 1, "location": 1, "rate": 1}
+
+
+def test_shared_ancestors_are_computed_once_per_build():
+    q = Chain()
+    calls.clear()
+    q()
+    assert calls == {"spread": 1, "part": 1, "root": 1, "scale": 1}
+
+
+def test_named_bounds_are_computed_once_per_build():
+    q = CountedBox()
+    calls.clear()
+    q()
+    assert calls == {"low": 1, "high": 1}
+
+
+def test_members_of_a_distribution_build_once():
+    q = Chain()
+    for member in (q.rsample, lambda: q.log_prob(torch.tensor(0.0)), lambda: q.mean, q.entropy):
+        calls.clear()
+        member()
+        assert calls == {"spread": 1, "part": 1, "root": 1, "scale": 1}
+    calls.clear()
+    q.rsample_and_log_prob()
+    assert calls == {"spread": 1, "part": 1, "root": 1, "scale": 1}
+
+
+def test_reading_one_field_computes_only_what_it_needs():
+    q = Chain()
+    calls.clear()
+    assert q.part.item() == pytest.approx(2.0)
+    assert calls == {"spread": 1, "part": 1}
+    calls.clear()
+    assert q.loc.item() == 1.0
+    assert calls == {}
+
+
+def test_what_the_base_does_not_need_is_not_computed():
+    class Monitored(GammaByMean):
+        @derived
+        def unused(self, rate):
+            calls["unused"] += 1
+            return rate
+
+    q = Monitored()
+    calls.clear()
+    q()
+    assert calls == {"concentration": 1, "location": 1, "rate": 1}
+    assert q.unused.item() == pytest.approx(0.5)
+
+
+def test_constrained_values_compute_each_parameter_once():
+    q = Chain()
+    calls.clear()
+    q.constrained_values()
+    assert calls["spread"] == 1
+
+
+# --- named bounds ---------------------------------------------------------------------------
+
+
+def test_named_bound_and_base_see_the_same_values():
+    """A field whose value differs on each read is read once, by the bound and the base alike."""
+
+    class Drifting(Real):
+        def forward(self, raw):
+            calls["low"] += 1
+            return raw + calls["low"]
+
+    class Box(Variational):
+        base = dd.Uniform
+        low = Param(0.0, Drifting())
+        high = Param(5.0, GreaterThan("low"))
+
+    q = Box()
+    for _ in range(3):
+        distribution = q()
+        width = torch.nn.functional.softplus(q.raw_high)
+        torch.testing.assert_close(distribution.high - distribution.low, width)
+
+
+def test_derived_field_and_base_see_the_same_values():
+    class Drifting(Real):
+        def forward(self, raw):
+            calls["loc"] += 1
+            return raw + calls["loc"]
+
+    class Model(Variational):
+        base = dd.Normal
+        loc = Param(0.0, Drifting())
+
+        @derived
+        def scale(self, loc):
+            return loc.detach() * 2
+
+    q = Model()
+    for _ in range(3):
+        distribution = q()
+        assert distribution.scale.item() == pytest.approx(2 * distribution.loc.item())
+
+
+def test_bounds_declared_before_what_they_name():
+    q = CountedBox()
+    assert (q.low.item(), q.high.item()) == pytest.approx((1.0, 3.0))
+    assert q().support.lower_bound.item() == 1.0
+
+
+def test_bounds_of_bounds():
+    guide = Guide()
+    assert [guide.bottom.item(), guide.middle.item(), guide.top.item()] == pytest.approx(
+        [1.0, 5.0, 9.0]
+    )
+    guide.bottom = 10.0
+    assert guide.ceiling.item() == pytest.approx(16.0)
+    assert 10.0 < guide.middle.item() < 16.0
+    assert guide.top.item() > guide.middle.item()
+
+
+def test_gradient_reaches_a_named_bound():
+    guide = Guide()
+    guide.top.backward()
+    assert guide.raw_bottom.grad is not None
+    # top = middle + softplus(.), middle = bottom + 6 * sigmoid(.), bottom = exp(0)
+    assert guide.raw_bottom.grad.item() == pytest.approx(1.0)
+    assert guide.raw_middle.grad.item() == pytest.approx(6 * (4 / 6) * (2 / 6))
+
+
+def test_derived_bound_is_checked_on_assignment():
+    guide = Guide()
+    with pytest.raises(ConstraintError, match=r"^Guide\.middle: expected a number strictly betw"):
+        guide.middle = 7.0
+    assert guide.middle.item() == pytest.approx(5.0)
+    guide.assign(middle=20.0, bottom=15.0, top=21.0)
+    assert guide.top.item() == pytest.approx(21.0)
+
+
+# --- attribute errors -----------------------------------------------------------------------
+
+
+class Faulty(Declarative):
+    x = Param(1.0)
+    broken = False
+
+    @derived
+    def y(self, x):
+        return x.missing_method() if type(self).broken else x
+
+    @derived
+    def z(self, y):
+        return y + 1
+
+
+class FaultyBase(Variational):
+    loc = Param(1.0)
+
+    def base(self, loc):
+        return dd.Normal(loc, self.no_such_field)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    def breaks(cls):
+        monkeypatch.setattr(cls, "broken", True)
+
+    return breaks
+
+
+def test_attribute_error_in_a_derived_field(broken):
+    model = Faulty()
+    broken(Faulty)
+    with pytest.raises(FieldError) as caught:
+        _ = model.y
+    assert str(caught.value) == (
+        "Faulty.y: expected a value, got AttributeError: 'Parameter' object has no attribute "
+        "'missing_method'."
+    )
+    assert not isinstance(caught.value, AttributeError)
+    assert isinstance(caught.value, RuntimeError)
+    assert isinstance(caught.value.__cause__, AttributeError)
+
+
+def test_attribute_error_in_what_a_derived_field_needs(broken):
+    model = Faulty()
+    broken(Faulty)
+    with pytest.raises(FieldError, match=r"^Faulty\.y: expected a value"):
+        _ = model.z
+    with pytest.raises(FieldError, match=r"^Faulty\.y"):
+        getattr(model, "z", None)
+    with pytest.raises(FieldError, match=r"^Faulty\.y"):
+        hasattr(model, "y")
+
+
+def test_attribute_error_at_construction(broken):
+    broken(Faulty)
+    with pytest.raises(FieldError, match=r"^Faulty\.y: expected a value, got AttributeError"):
+        Faulty()
+
+
+def test_attribute_error_in_the_repr(broken):
+    model = Faulty()
+    broken(Faulty)
+    assert "FieldError" in repr(model)
+
+
+def test_attribute_error_in_a_constraint():
+    class Odd(Real):
+        def forward(self, raw):
+            return raw.missing_method() if calls["odd"] else raw
+
+    class Model(Declarative):
+        x = Param(1.0, Odd())
+
+    model = Model()
+    calls["odd"] = 1
+    with pytest.raises(FieldError, match=r"^Model\.x: .*missing_method"):
+        _ = model.x
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda q: q(),
+        lambda q: q.rsample(),
+        lambda q: q.log_prob(torch.tensor(0.0)),
+        lambda q: q.mean,
+        lambda q: q.batch_shape,
+        lambda q: q.support,
+        lambda q: q.has_rsample,
+        lambda q: q.entropy(),
+    ],
+)
+def test_attribute_error_in_the_base_method(use):
+    q = FaultyBase()
+    with pytest.raises(FieldError) as caught:
+        use(q)
+    assert str(caught.value) == (
+        "FaultyBase.base: expected a distribution, got AttributeError: 'FaultyBase' object has "
+        "no attribute 'no_such_field'."
+    )
+
+
+class Incomplete(dd.Normal):
+    """A distribution of someone else's that fails in one of its members."""
+
+    @property
+    def mode(self):
+        return self.never_set
+
+
+def test_attribute_error_in_a_member_of_the_base():
+    class Family(Variational):
+        base = Incomplete
+
+    q = Family()
+    with pytest.raises(FieldError) as caught:
+        _ = q.mode
+    assert str(caught.value) == (
+        "Family.mode: expected a value, got AttributeError: 'Incomplete' object has no attribute "
+        "'never_set'."
+    )
+    assert q.mean.item() == 0.0
+
+
+def test_attribute_error_in_a_property_of_the_class():
+    """`nn.Module` would say that the property itself does not exist."""
+
+    class Family(Variational):
+        base = dd.Normal
+
+        @property
+        def precision(self):
+            return self.scael**-2
+
+    q = Family()
+    with pytest.raises(FieldError) as caught:
+        _ = q.precision
+    text = str(caught.value)
+    assert text.startswith("Family.precision: expected a value, got AttributeError: ")
+    assert "'scael'" in text
+    assert "no attribute 'precision'" not in text
+
+
+def test_attributes_that_do_not_exist_are_attribute_errors():
+    q = GammaByMean()
+    with pytest.raises(AttributeError, match="no_such_field"):
+        _ = q.no_such_field
+    assert not hasattr(q, "no_such_field")
+
+
+def test_base_method_that_returns_no_distribution():
+    class Wrong(Variational):
+        loc = Param(1.0)
+
+        def base(self, loc):
+            return loc
+
+    with pytest.raises(FieldError) as caught:
+        Wrong()()
+    assert str(caught.value) == (
+        "Wrong.base: expected a torch distribution from the method, got 1.0. Return one."
+    )
+
+
+def test_other_errors_pass_through():
+    class Wrong(Declarative):
+        x = Param(1.0)
+
+        @derived
+        def y(self, x):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        Wrong()

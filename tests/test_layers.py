@@ -1,0 +1,84 @@
+"""Imports follow the layers: a file imports rows above its own, or files to its left."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import declarative_dist
+
+ROOT = Path(declarative_dist.__file__).parent
+ROWS = [
+    ["errors", "spelling"],
+    [
+        f"constraints.{name}"
+        for name in (
+            "tracing", "hold", "representable", "constraint", "real", "positive", "bounded",
+            "inequality", "interval",             "simplex", "ordered", "matrix", "adapters", "limits", "arguments",
+        )
+    ],
+    [
+        f"fields.{name}"
+        for name in ("field", "blueprint", "method", "param", "constant", "derived")
+    ],
+    [
+        f"declaration.{name}"
+        for name in ("unvalidated", "record", "decompose", "collect", "check", "metaclass")
+    ],
+    [f"distributions.{name}" for name in ("declarative", "variational", "learnable", "kl")],
+]  # fmt: skip
+ORDER = [name for row in ROWS for name in row]
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in ROOT.rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of the package that a file imports when it runs."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    guarded = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in guarded:
+            module = (node.module or "").removeprefix("declarative_dist").lstrip(".")
+            if (node.module or "").startswith("declarative_dist"):
+                inner = {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+                found |= (inner & set(FILES)) or {module}
+    return found
+
+
+def test_every_file_has_its_place() -> None:
+    assert sorted(FILES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_point_up_or_left(name: str) -> None:
+    for imported in imports_of(FILES[name]):
+        assert imported in ORDER[: ORDER.index(name)], f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_no_import_hides_in_a_function(name: str) -> None:
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            inner = [n for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom))]
+            assert not inner, f"{name}.{node.name}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_files_and_functions_are_small(name: str) -> None:
+    text = FILES[name].read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = (node.end_lineno or 0) - node.lineno + 1
+            assert body - (ast.get_docstring(node) or "").count("\n") <= 60, node.name

@@ -1,0 +1,136 @@
+"""What users of the package see: imports, the wheel, the README and the examples."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import declarative_dist
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return run(sys.executable, "-W", "error", "-c", code)
+
+
+def test_every_public_name_exists() -> None:
+    assert sorted(declarative_dist.__all__) == declarative_dist.__all__
+    assert all(hasattr(declarative_dist, name) for name in declarative_dist.__all__)
+
+
+def test_importing_changes_nothing_in_torch_and_imports_no_extra() -> None:
+    code = """
+import sys, torch
+from torch.distributions import Distribution, constraint_registry, kl
+before = (Distribution._validate_args, torch.get_default_dtype(),
+          dict(constraint_registry.biject_to._registry), set(kl._KL_REGISTRY))
+modules = set(sys.modules)
+import declarative_dist
+after = (Distribution._validate_args, torch.get_default_dtype(),
+         dict(constraint_registry.biject_to._registry), set(kl._KL_REGISTRY))
+assert before[:3] == after[:3]
+assert all(declarative_dist.Variational in pair for pair in after[3] - before[3])
+new = {name.partition(".")[0] for name in set(sys.modules) - modules}
+print(sorted(new & {"numpy", "scipy", "sklearn", "safetensors", "tqdm", "matplotlib", "pyro"}))
+"""
+    assert python(code).strip() == "[]"
+
+
+def test_a_live_object_survives_a_spawned_process() -> None:
+    code = """
+import pickle, sys, subprocess, torch, torch.distributions as dd
+from declarative_dist import learnable
+q = learnable(dd.Gamma(2.0, 3.0))
+child = ("import pickle, sys; q = pickle.load(sys.stdin.buffer);"
+         "print(type(q).__name__, q.rate.item())")
+out = subprocess.run([sys.executable, "-c", child], input=pickle.dumps(q), capture_output=True)
+print(out.stdout.decode(), out.stderr.decode())
+"""
+    assert python(code).split() == ["LiveGamma", "3.0"]
+
+
+def test_the_wheel_installs_and_works_outside_the_checkout(tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--quiet")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "env", system_site_packages=False, with_pip=False)
+    site = next((tmp_path / "env").glob("lib/python*/site-packages"))
+    run(*pip, "install", "--no-deps", "--target", site, wheel)
+    # Torch comes from this environment; the package must come from the wheel.
+    (site / "torch.pth").write_text(str(Path(sys.modules["torch"].__file__).parent.parent))
+    code = (
+        "import declarative_dist as d, torch.distributions as dd;"
+        "q = d.learnable(dd.Gamma(2.0, 3.0)); q.rsample().backward();"
+        "print(d.__file__, (d.__path__[0]))"
+    )
+    printed = run(tmp_path / "env" / "bin" / "python", "-c", code, cwd=tmp_path)
+    assert str(site) in printed
+    assert (site / "declarative_dist" / "py.typed").exists()
+    assert not (site / "tests").exists()
+
+
+def blocks_of(path: Path) -> list[str]:
+    """The Python code blocks of a Markdown file."""
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+def test_readme_code_runs_as_it_stands() -> None:
+    blocks = blocks_of(ROOT / "README.md")
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        if ">>>" in block:
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+            test = doctest.DocTestParser().get_doctest(block, namespace, "README", None, 0)
+            assert runner.run(test, clear_globs=False).failed == 0
+            namespace.update(test.globs)
+        else:
+            exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_readme_names_the_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for command in re.findall(r"make (\w+)", text):
+        assert command in targets
+
+
+@pytest.mark.parametrize("name", [path.name for path in (ROOT / "examples").glob("*.py")])
+def test_examples_run(name: str) -> None:
+    assert run(sys.executable, "-W", "error", ROOT / "examples" / name)
+
+
+def test_quickstart_finds_the_targets_and_what_scipy_finds() -> None:
+    printed = run(sys.executable, ROOT / "examples" / "quickstart.py")
+    normal, gamma = re.findall(r"\{.*?\}", printed)
+    for text, target in ((normal, 5.0), (gamma, 5.0)):
+        for value in re.findall(r"[\d.]+(?=[,}])", text):
+            assert float(value) == pytest.approx(target, rel=0.06)
+    assert "backward through the graph a second time" in printed
+    declared, scipy = (
+        [float(n) for n in re.findall(r"(?:concentration|rate) ([\d.]+)", line)]
+        for line in printed.splitlines()[-2:]
+    )
+    assert declared == pytest.approx(scipy, rel=1e-3)
+
+
+def test_benchmark_runs() -> None:
+    printed = run(sys.executable, ROOT / "benchmarks" / "step.py", "--blocks", "2")
+    assert printed.count("/ hand-written") == 4
