@@ -304,19 +304,23 @@ def test_count_refused_in_the_constructor(count):
         Count(total_count=count)
 
 
-def test_constant_without_a_value_must_be_given_one():
+def test_default_of_a_count():
     class Auto(Variational):
         base = dd.Multinomial
 
-    q = Auto(dim=3)
-    assert q.total_count == 1  # the default of Multinomial
+    assert Auto(dim=3).total_count == 1  # the default of Multinomial
 
+
+def test_dimension_without_a_default_must_be_given():
     class Correlation(Variational):
         base = dd.LKJCholesky
 
-    assert Correlation(dim=4).dim == 4
-    defaulted = Correlation()
-    assert defaulted.dim == 2
+    assert Correlation(dim=4).sample().shape == (4, 4)
+    with pytest.raises(ConstraintError) as caught:
+        Correlation()
+    assert str(caught.value) == (
+        "Correlation.dim: expected a value, got none. Write Correlation(dim=...)."
+    )
 
 
 def test_required_constant():

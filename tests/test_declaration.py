@@ -602,7 +602,7 @@ def test_bad_starting_value(init):
 
 def test_complex_tensor_is_no_starting_value():
     with pytest.raises(DeclarationError, match=r"^Param\(init=\): expected"):
-        Param(torch.tensor(1j))
+        Param(torch.tensor(2 + 1j))
 
 
 @pytest.mark.parametrize(

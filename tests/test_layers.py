@@ -16,7 +16,8 @@ ROWS = [
         f"constraints.{name}"
         for name in (
             "tracing", "hold", "representable", "constraint", "real", "positive", "bounded",
-            "inequality", "interval",             "simplex", "ordered", "matrix", "adapters", "limits", "arguments",
+            "inequality", "interval", "simplex", "ordered", "matrix", "adapters", "limits",
+            "arguments",
         )
     ],
     [
@@ -25,7 +26,7 @@ ROWS = [
     ],
     [
         f"declaration.{name}"
-        for name in ("unvalidated", "record", "decompose", "collect", "check", "metaclass")
+        for name in ("unvalidated", "record", "decompose", "check", "collect", "metaclass")
     ],
     [f"distributions.{name}" for name in ("declarative", "variational", "learnable", "kl")],
 ]  # fmt: skip

@@ -258,7 +258,7 @@ def _translated(constraint: constraints.Constraint, subject: str) -> Constraint:
         raise DeclarationError(
             subject,
             "a torch constraint that a parameter can be learned in",
-            f"{constraint}",
+            type(constraint).__name__,
             "Declare a constant, give the field a constraint, or call register_constraint. "
             + did_you_mean(type(constraint).__name__.strip("_"), known),
         )

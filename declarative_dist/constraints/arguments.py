@@ -49,12 +49,14 @@ class Argument:
         required: whether it has no default.
         default: the default, or None.
         torch_constraint: what torch says that it must satisfy, or None.
+        shares_sizes: whether events of all arguments have the same size, as in torch's families.
     """
 
     name: str
     required: bool
     default: object
     torch_constraint: constraints.Constraint | None
+    shares_sizes: bool = True
 
     @property
     def event_dim(self) -> int:
@@ -67,7 +69,9 @@ class Argument:
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
 
     def event_names(self) -> tuple[str, ...]:
-        """Names for the sizes of its event dimensions, shared among a base's arguments."""
+        """Names for the sizes of its event dimensions."""
+        if not self.shares_sizes:
+            return tuple(f"{self.name}_size{i + 1}" for i in range(self.event_dim))
         if self.name == "cov_factor":
             return ("dim", "rank")
         return ("dim",) * self.event_dim
@@ -82,6 +86,11 @@ def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
         ['df', 'loc', 'scale']
     """
     stated = _stated_constraints(base)
+    is_torch_family = any(
+        ancestor.__module__.startswith("torch.distributions")
+        for ancestor in base.__mro__
+        if ancestor not in (Distribution, dd.ExponentialFamily)
+    )
     parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
     return {
         parameter.name: Argument(
@@ -89,6 +98,7 @@ def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
             required=parameter.default is parameter.empty,
             default=None if parameter.default is parameter.empty else parameter.default,
             torch_constraint=stated.get(parameter.name),
+            shares_sizes=is_torch_family,
         )
         for parameter in parameters
         if parameter.name != "validate_args"

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.representable import Limits, limits_between
+from declarative_dist.constraints.representable import Limits, above_tensor, limits_between
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 
 Bound = float | Tensor | str
@@ -105,10 +105,12 @@ class Bounded(Constraint):
         if self.limits is not None:
             low, high = self.limits[dtype]
             return low <= high
-        tensors = (
-            bound for name in self._bounds if isinstance(bound := getattr(self, name), Tensor)
+        bounds = [getattr(self, name) for name in self._bounds]
+        return all(
+            bound.is_meta or bool(above_tensor(bound.to(dtype).abs()).isfinite().all())
+            for bound in bounds
+            if isinstance(bound, Tensor)
         )
-        return all(bound.is_meta or bool(bound.to(dtype).isfinite().all()) for bound in tensors)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={written(getattr(self, name))}" for name in self._bounds)

@@ -162,7 +162,10 @@ class LogInterval(Interval):
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = widened(value)
-        raw: Tensor = (wide / self.low).log().log() - (self.high / wide).log().log()
+        # Quotients would round to 1 near the ends, and their logarithms to 0.
+        above = ((wide - self.low) / self.low).log1p()
+        below = ((self.high - wide) / wide).log1p()
+        raw: Tensor = above.log() - below.log()
         return raw.to(value.dtype)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
@@ -171,7 +174,7 @@ class LogInterval(Interval):
         return log_det
 
     def default(self, shape: torch.Size) -> Tensor:
-        return (filled_with(self.low, shape) * filled_with(self.high, shape)).sqrt()
+        return filled_with(self.low, shape).sqrt() * filled_with(self.high, shape).sqrt()
 
 
 def _log(bound: float | Tensor) -> float | Tensor:

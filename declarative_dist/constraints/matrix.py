@@ -83,7 +83,8 @@ class LowerCholesky(_Triangular):
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = widened(value)
-        diagonal = inverse_softplus(wide.diagonal(dim1=-2, dim2=-1) - self._share(wide))
+        above_share = wide.diagonal(dim1=-2, dim2=-1) - self._share(wide)
+        diagonal = inverse_softplus(above_share.clamp_min(GUARD[value.dtype][0]))
         return torch.cat([diagonal.to(value.dtype), _packed_strictly_lower(value)], -1)
 
     def contains(self, value: Tensor) -> Tensor:
@@ -93,7 +94,8 @@ class LowerCholesky(_Triangular):
         if not self.conditioned:
             return inside
         in_range = (value.abs() <= high).flatten(-2).all(-1)
-        return inside & in_range & (diagonal >= self._share(value)).all(-1)
+        share = self._share(value) * (1 - 16 * torch.finfo(value.dtype).eps)
+        return inside & in_range & (diagonal >= share).all(-1)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(raw[..., : value.shape[-1]]).sum(-1)
@@ -242,8 +244,14 @@ def _factor_limits(size: int, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def _triangle_size(count: int) -> int:
-    """The n for which n * (n + 1) / 2 numbers fill a triangle."""
-    return (math.isqrt(8 * count + 1) - 1) // 2
+    """The n for which n * (n + 1) / 2 numbers fill a triangle.
+
+    Counted up, because dynamo has no integer root of a size that it does not know.
+    """
+    size = 0
+    while size * (size + 1) // 2 < count:
+        size += 1
+    return size
 
 
 def _raise(size: int, dtype: torch.dtype) -> float:

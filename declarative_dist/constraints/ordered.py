@@ -48,7 +48,8 @@ class Ordered(Constraint):
 
     def forward(self, raw: Tensor) -> Tensor:
         wide = widened(raw)
-        room = largest(raw.dtype) / (4 * max(raw.shape[-1], 1))
+        size = max(raw.shape[-1], 1)
+        room = largest(raw.dtype) / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
         wide = wide.clamp(-room, room)
         steps = torch.cat([wide[..., :1], softplus(wide[..., 1:])], -1)
         return _strictly_increasing(steps.cumsum(-1).to(raw.dtype))

@@ -36,8 +36,12 @@ WIDEST: Limits = {dtype: (torch.finfo(dtype).tiny, largest(dtype)) for dtype in 
 
 
 def softplus(raw: Tensor) -> Tensor:
-    """`log(1 + exp(raw))`, exact to the last digits: torch's default threshold of 20 is not."""
-    return F.softplus(raw, threshold=50)
+    """`log(1 + exp(raw))`, exact to the last digits.
+
+    Above its threshold torch returns the raw number. In float64 its default of 20 is too low to be
+    exact; in the narrower dtypes it is not, and `exp` of more could overflow with the gradient.
+    """
+    return F.softplus(raw, threshold=50 if raw.dtype is torch.float64 else 20)
 
 
 def inverse_softplus(value: Tensor) -> Tensor:

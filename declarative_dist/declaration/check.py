@@ -15,6 +15,9 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
 from declarative_dist.spelling import is_one_edit_from
 
+SETTINGS = ("base", "event_dim", "validate_args")
+"""Names in a class body that are no fields."""
+
 KEYWORDS = ("batch_shape", "device", "dtype")
 """The constructor's own keywords."""
 
@@ -55,8 +58,9 @@ def check_namespace(
     namespace: Mapping[str, Any],
     fields: Mapping[str, Field],
     arguments: Collection[str],
+    reserved: Collection[str],
 ) -> None:
-    """Refuse what stands where a field should, and numbers whose names are nearly arguments."""
+    """Refuse what stands where a field should, and numbers under names that are no field's."""
     for name, value in namespace.items():
         if name in fields or name.startswith("_"):
             continue
@@ -71,8 +75,11 @@ def check_namespace(
                 f"a module, {type(value).__name__}",
                 "Make it in __init__, so that every instance has its own.",
             )
-        near = [argument for argument in arguments if is_one_edit_from(name, argument)]
-        if near and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not isinstance(value, (int, float, list)) or isinstance(value, bool):
+            continue
+        if (name in reserved or name == "training") and name not in SETTINGS:
+            raise _taken(owner, name)
+        if any(is_one_edit_from(name, argument) for argument in arguments):
             raise DeclarationError(
                 f"{owner}.{name}",
                 "the name of an argument",
@@ -87,20 +94,7 @@ def check_names(
     """Refuse names that the module or the distribution needs, and fields that collide."""
     for name, field in fields.items():
         if name in KEYWORDS or name == "training" or (name in reserved and name not in arguments):
-            raise DeclarationError(
-                f"{owner}.{name}",
-                "a name that is free",
-                f"{name!r}, which nn.Module, Distribution or this library defines",
-                "Choose another name.",
-            )
-        taken = field.raw_name if isinstance(field, Param) else None
-        if taken in fields:
-            raise DeclarationError(
-                f"{owner}.{taken}",
-                "a name that is free",
-                f"{taken!r}, the unconstrained parameter of {name}",
-                "Choose another name.",
-            )
+            raise _taken(owner, name)
         for size in getattr(field, "shape", None) or ():
             if size in fields or size in KEYWORDS:
                 raise DeclarationError(
@@ -109,6 +103,27 @@ def check_names(
                     f"{size!r}, the name of a field or keyword",
                     "Choose another name for the size.",
                 )
+
+
+def _taken(owner: str, name: str) -> DeclarationError:
+    return DeclarationError(
+        f"{owner}.{name}",
+        "a name that is free",
+        f"{name!r}, which nn.Module, Distribution or this library defines",
+        "Choose another name.",
+    )
+
+
+def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
+    """Refuse whatever stands where an unconstrained parameter will."""
+    for name, field in fields.items():
+        if isinstance(field, Param) and hasattr(cls, field.raw_name):
+            raise DeclarationError(
+                f"{cls.__name__}.{field.raw_name}",
+                "a name that is free",
+                f"{field.raw_name!r}, the unconstrained parameter of {name}",
+                "Choose another name.",
+            )
 
 
 def check_needs(owner: str, fields: Mapping[str, Field]) -> None:

@@ -14,16 +14,13 @@ from declarative_dist.constraints.arguments import Argument, alternatives, infer
 from declarative_dist.constraints.limits import guard_of, starting_value
 from declarative_dist.constraints.positive import Guarded
 from declarative_dist.constraints.real import Real
+from declarative_dist.declaration.check import SETTINGS
 from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, ExplainedError
 from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.method import names_of
 from declarative_dist.fields.param import Param
-
-SETTINGS = ("base", "event_dim", "validate_args")
-"""Names in a class body that are no fields."""
 
 
 def base_of(cls: type) -> Base | None:
@@ -82,10 +79,8 @@ def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
     used: set[str] = set()
     for body in bodies:
         for value in body.values():
-            if isinstance(value, Derived):
-                used.update(value.needs)
-            elif isinstance(value, Param):
-                used.update(getattr(value.declared_constraint, "names", ()))
+            if isinstance(value, Field):
+                used.update(_needs_of(value))
     return used
 
 
@@ -126,15 +121,11 @@ def specialised(
     owner: str, base: Base | None, arguments: Mapping[str, Argument], declared: Mapping[str, Field]
 ) -> dict[str, Field]:
     """Copies of the fields with what they take from their base: constraints, event dimensions."""
-    own = {
-        name: not isinstance(field, Param) or field.declared_constraint is not None
-        for name, field in declared.items()
-    }
     fields: dict[str, Field] = {}
     for name, field in declared.items():
         argument = arguments.get(name)
         if isinstance(field, Param):
-            fields[name] = _constrained(owner, base, field, argument, own)
+            fields[name] = _constrained(owner, base, field, argument, declared)
         elif isinstance(field, Constant):
             fields[name] = _checked(owner, field, argument)
         else:
@@ -147,7 +138,7 @@ def _constrained(
     base: Base | None,
     param: Param,
     argument: Argument | None,
-    own: Mapping[str, bool],
+    declared: Mapping[str, Field],
 ) -> Param:
     subject = f"{owner}.{param.name}"
     if param.declared_constraint is not None:
@@ -158,7 +149,8 @@ def _constrained(
     elif argument is None:
         constraint = Real()
     else:
-        inferred = inferred_constraint(base, argument, own)  # type: ignore[arg-type]
+        settled = {name: _is_settled(name, param.name, declared) for name in declared}
+        inferred = inferred_constraint(base, argument, settled)  # type: ignore[arg-type]
         if inferred is None:
             raise DeclarationError(
                 subject,
@@ -173,6 +165,28 @@ def _constrained(
     return param.constrained_by(constraint, argument.event_dim, argument.event_names())
 
 
+def _is_settled(name: str, without: str, declared: Mapping[str, Field]) -> bool:
+    """Whether a field has a range of its own that another field's value does not enter."""
+    field = declared[name]
+    if isinstance(field, Param) and field.declared_constraint is None:
+        return False
+    needed: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = set(_needs_of(declared[waiting.pop()])) - needed
+        needed |= new
+        waiting += [other for other in new if other in declared]
+    return without not in needed
+
+
+def _needs_of(field: Field) -> tuple[str, ...]:
+    """The names in a declared bound, or the arguments of a derived field."""
+    if isinstance(field, Param):
+        names: tuple[str, ...] = getattr(field.declared_constraint, "names", ())
+        return names
+    return field.needs
+
+
 def _checked(owner: str, constant: Constant, argument: Argument | None) -> Constant:
     if argument is not None:
         constant = constant.accepting(argument.torch_constraint, argument.event_names())
@@ -185,11 +199,11 @@ def _checked(owner: str, constant: Constant, argument: Argument | None) -> Const
 
 
 def inputs_of(
-    base: Base | None, arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+    owner: str, base: Base | None, arguments: Mapping[str, Argument], fields: Mapping[str, Field]
 ) -> tuple[str, ...]:
     """The names of the fields that go to the base."""
     if base is None:
         return ()
     if isinstance(base, type):
         return tuple(name for name in arguments if name in fields)
-    return names_of(base, "base")
+    return names_of(base, f"{owner}.base")

@@ -34,16 +34,17 @@ class DeclarativeMeta(ABCMeta):
         check.check_settings(name, own)
 
         # The fields, declared here or inherited.
-        used = arguments or collect.inputs_of(base, {}, {})
+        used = arguments or collect.inputs_of(name, base, {}, {})
         declared = collect.declared_in(cls, base, used)
+        check.check_namespace(name, own, declared, used, mcls.reserved(cls))
         if arguments and not declared:
             declared = cls.__auto__ = collect.auto_declared(arguments)
-        check.check_namespace(name, own, declared, used)
         check.check_names(name, declared, arguments, mcls.reserved(cls))
+        check.check_raw_names(cls, declared)
         if isinstance(base, type):
             check.check_arguments(name, base, arguments, declared)
         fields = collect.specialised(name, base, arguments, declared)
-        inputs = collect.inputs_of(base, arguments, fields)
+        inputs = collect.inputs_of(name, base, arguments, fields)
         check.check_needs(name, fields)
         check.check_inputs(name, inputs, fields)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch.distributions import Distribution
@@ -81,7 +82,7 @@ def declare(
     return Declaration(
         owner,
         base,
-        fields,
+        MappingProxyType(dict(fields)),
         inputs,
         _chain(owner, fields, tuple(fields)),
         chains,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -57,7 +58,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
     def __init__(
         self,
         *,
-        batch_shape: tuple[int, ...] | torch.Size = (),
+        batch_shape: int | Sequence[int] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **sizes_and_values: Any,
@@ -82,10 +83,14 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         `new.assign(**old.constrained_values())` carries values over to another constraint.
         """
         values = evaluate(self, self.__declaration__.order)
-        return {
-            name: values[name].detach() if isinstance(values[name], Tensor) else values[name]
+        kept = {
+            name: values[name]
             for name, field in self.__declaration__.fields.items()
             if not isinstance(field, Derived)
+        }
+        return {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in kept.items()
         }
 
     def assign(self, **values: Any) -> None:
@@ -213,6 +218,22 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                 f"Did you mean {near[0]!r}?",
             )
 
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            member = inspect.getattr_static(type(self), name, None)
+            if not isinstance(member, property) or member.fget is None:
+                raise
+        # A property whose own code raised: nn.Module would report that there is no such name.
+        try:
+            value: Tensor = member.fget(self)
+            return value
+        except AttributeError as error:
+            raise FieldError(
+                f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
+            ) from error
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         for field in self.__declaration__.fields.values():
             if isinstance(field, Param):
@@ -271,7 +292,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
 def _read(
     declaration: Declaration,
     keywords: Mapping[str, Any],
-    batch_shape: tuple[int, ...] | torch.Size,
+    batch_shape: int | Sequence[int],
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Blueprint:
@@ -301,12 +322,22 @@ def _read(
         subject,
         given,
         sizes,
-        torch.Size(batch_shape),
+        _as_batch_shape(batch_shape, subject),
         None if device is None else torch.device(device),
         dtype,
         aligns=declaration.make is not None,
     )
+    blueprint.follow(keywords.values())
     blueprint.read_sizes(
         [f for f in declaration.order if isinstance(f, (Param, Constant)) and f.name]
     )
     return blueprint
+
+
+def _as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
+    sizes = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
+    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in sizes):
+        raise ConstraintError(
+            f"{subject}(batch_shape=)", "sizes, ints 0 or above", shortened(batch_shape)
+        )
+    return torch.Size(sizes)

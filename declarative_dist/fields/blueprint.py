@@ -79,8 +79,12 @@ class Blueprint:
     aligns: bool = False
     _depth: int = field(default=0, init=False)
 
-    def __post_init__(self) -> None:
-        tensors = [v for v in self.given.values() if isinstance(v, Tensor)]
+    def follow(self, values: Iterable[Any]) -> None:
+        """Take the dtype and the device of given tensors where they agree, unless told others.
+
+        Lists and numbers say nothing of either.
+        """
+        tensors = [v for v in values if isinstance(v, Tensor)]
         floating = {v.dtype for v in tensors if v.is_floating_point()}
         if self.dtype is None and len(floating) == 1:
             self.dtype = floating.pop()
@@ -112,7 +116,7 @@ class Blueprint:
                 continue
             known = self.sizes.setdefault(name, size)
             origin = origins.setdefault(name, sized.name)
-            if known != size and sized.shape is not None:
+            if known != size:
                 raise ConstraintError(
                     f"{self.subject}.{sized.name}",
                     f"size {name}={known}, as {origin} says",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class Constant(Field):
     def __init__(
         self, init: Any = None, torch_constraint: constraints.Constraint | None = None
     ) -> None:
-        self.init = init
+        self.init = init.clone() if isinstance(init, Tensor) else init
         self.torch_constraint = torch_constraint
 
     @property
@@ -63,10 +64,14 @@ class Constant(Field):
             ConstraintError: if it is no number where one is needed, not finite, or not allowed.
         """
         converted = value
-        if isinstance(value, list):
-            converted = torch.as_tensor(value, device="cpu")
-        elif isinstance(value, float) or (self.is_continuous and type(value) is int):
-            converted = torch.tensor(float(value), device="cpu")
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            converted = float(value) if self.is_continuous else int(value)
+        if isinstance(converted, float):
+            converted = torch.tensor(float(converted), device="cpu")
+        elif isinstance(value, list) or hasattr(value, "__array__"):
+            converted = (
+                value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+            )
         if self.is_continuous and isinstance(converted, Tensor):
             converted = (
                 converted
@@ -87,10 +92,11 @@ class Constant(Field):
                 raise ConstraintError(subject, expected, shortened(value))
         if is_traced(value):
             return
-        tensor = torch.as_tensor(value)
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
         allowed = tensor.isfinite().all()
         if self.torch_constraint is not None:
-            allowed = allowed & self.torch_constraint.check(tensor).all()
+            with tensor.device:
+                allowed = allowed & self.torch_constraint.check(tensor).all()
         if not allowed:
             raise ConstraintError(subject, expected, shortened(value))
 
@@ -123,12 +129,12 @@ class Constant(Field):
         if isinstance(now, Tensor) and isinstance(new, (int, float)):
             new = torch.as_tensor(new)
         if not isinstance(now, Tensor) or not isinstance(new, Tensor):
-            return new
+            return new.detach().clone() if isinstance(new, Tensor) else new
         if new.ndim and new.shape != now.shape:
             raise ConstraintError(
                 self.subject(module), f"shape {tuple(now.shape)}", shortened(new)
             )
-        return new.detach().to(now.device, now.dtype).expand(now.shape)
+        return new.detach().to(now.device, now.dtype).expand(now.shape).clone()
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
         now = module._buffers.get(self.name)
@@ -139,6 +145,7 @@ class Constant(Field):
             module.__dict__.pop(self.name, None)
             module._buffers[self.name] = prepared
         else:
+            module._buffers.pop(self.name, None)
             module.__dict__[self.name] = prepared
 
     def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:

@@ -89,7 +89,11 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        needed = evaluate(instance, type(instance).__declaration__.chains[self.name][:-1])
+        chain = type(instance).__declaration__.chains.get(self.name)
+        if chain is None:  # the field of an ancestor with another base
+            instance.__dict__[self.name] = value
+            return
+        needed = evaluate(instance, chain[:-1])
         self.commit(instance, self.prepare(instance, value, needed))
 
 
@@ -123,4 +127,10 @@ def evaluate(
 
 def current_value(instance: nn.Module, name: str) -> Any:
     """The value of one field of an instance, computed afresh with all that it needs."""
-    return evaluate(instance, type(instance).__declaration__.chains[name])[name]  # type: ignore[attr-defined]
+    chain = type(instance).__declaration__.chains.get(name)  # type: ignore[attr-defined]
+    if chain is not None:
+        return evaluate(instance, chain)[name]
+    # The field of an ancestor with another base is no field here.
+    if name in instance.__dict__:
+        return instance.__dict__[name]
+    raise AttributeError(f"{type(instance).__name__} has no field {name!r}")

@@ -69,7 +69,9 @@ class Param(Field):
         trainable: bool = True,
         doc: str | None = None,
     ) -> None:
-        self.init = _as_source(init)
+        # What the class holds does not change with the tensor that it was given.
+        source = _as_source(init)
+        self.init = source.clone() if isinstance(source, Tensor) else source
         self.declared_constraint = constraint
         self.constraint: Constraint = Real()
         self.shape: Shape | None = _as_shape(shape)
@@ -178,7 +180,7 @@ class Param(Field):
             new = new.expand(now.shape)
             constraint = self.constraint_of(module).resolved(values)
             constraint.check(new, self.subject(module))
-            return constraint.inverse(new)
+            return constraint.inverse(new).clone()
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:
         raw = module._parameters.get(self.raw_name)
@@ -240,13 +242,19 @@ def _as_source(value: Any, subject: str = "Param(init=)") -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, Tensor):
+        if value.is_complex():
+            raise DeclarationError(
+                subject, "a number, a list or a tensor that is real", repr(value)
+            )
         return _floating(value.detach())
     if callable(value):
         return value
     try:
         if isinstance(value, (bool, complex, str)):
             raise TypeError
-        return _floating(torch.as_tensor(value, device="cpu"))
+        return _as_source(torch.as_tensor(value, device="cpu"), subject)
+    except DeclarationError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise DeclarationError(
             subject, "a number, a list, a tensor or a callable", shortened(value)
