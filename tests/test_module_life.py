@@ -1,0 +1,180 @@
+"""What else torch users do to a module: hooks, wrappers, parametrizations, fresh processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+import torch.distributions as dd
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
+
+from declarative_dist import ConstraintError, Interval, Param, Positive, Variational, learnable
+from tests.cases import GammaFamily, Mixture
+
+
+class Objective(nn.Module):
+    """A module that owns a family and returns a loss."""
+
+    def __init__(self, q: Variational) -> None:
+        super().__init__()
+        self.q = q
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.q.log_prob(x).mean()
+
+
+def test_every_member_goes_through_the_hooks() -> None:
+    q = GammaFamily()
+    calls = []
+    q.register_forward_hook(lambda module, args, output: calls.append(type(output)))
+    members = [
+        q.mean, q.variance, q.batch_shape, q.log_prob(torch.tensor(1.0)), q.rsample(), q.sample(),
+        q.entropy(), q.support, q.rsample_and_log_prob(), q.expand((2,)).mean,
+    ]  # fmt: skip
+    assert calls == [dd.Gamma] * len(members)
+
+
+def test_a_hook_may_replace_the_distribution() -> None:
+    q = GammaFamily()
+    q.register_forward_hook(lambda module, args, output: dd.Independent(output.expand((3,)), 1))
+    assert q.event_shape == (3,)
+    assert q.sample().shape == (3,)
+
+
+@pytest.fixture
+def _one_process(tmp_path: Path) -> Iterator[None]:
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_one_process")
+def test_distributed_data_parallel() -> None:
+    alone, wrapped = Objective(GammaFamily()), Objective(GammaFamily())
+    parallel = DistributedDataParallel(wrapped)
+    x = torch.tensor([0.5, 1.0, 3.0])
+    alone(x).backward()
+    parallel(x).backward()
+    for mine, theirs in zip(wrapped.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_a_parametrization_of_the_raw_parameter() -> None:
+    class Doubled(nn.Module):
+        def forward(self, raw: Tensor) -> Tensor:
+            return 2 * raw
+
+        def right_inverse(self, value: Tensor) -> Tensor:
+            return value / 2
+
+    q = GammaFamily(rate=3.0)
+    parametrize.register_parametrization(q, "raw_rate", Doubled())
+    torch.testing.assert_close(q.rate, torch.tensor(3.0))
+    q.rate = 5.0
+    torch.testing.assert_close(q.mean, q.concentration / 5)
+
+
+def test_it_lives_in_module_containers() -> None:
+    model = nn.ModuleDict({"q": GammaFamily(), "p": learnable(dd.Normal(0.0, 1.0))})
+    assert sorted(dict(model.named_parameters())) == [
+        "p.raw_loc", "p.raw_scale", "q.raw_concentration", "q.raw_rate",
+    ]  # fmt: skip
+    model.double()
+    assert model["q"].rsample().dtype == torch.float64
+    shared = nn.ModuleList([model["q"], model["q"]])
+    assert len(list(shared.parameters())) == 2
+
+
+class Narrow(Variational):
+    base = dd.Normal
+    loc = Param(1000.5, Interval(1000.0, 1001.0))
+    scale = Param(1.0, Positive(floor=0.25))
+
+
+def test_a_dtype_without_room_is_refused_and_nothing_moves() -> None:
+    with pytest.raises(ConstraintError, match=r"Narrow\.loc: expected bounds.*bfloat16"):
+        Narrow(dtype=torch.bfloat16)
+    q = Narrow()
+    before = {name: (p.dtype, p.clone()) for name, p in q.named_parameters()}
+    with pytest.raises(ConstraintError, match=r"Narrow\.loc"):
+        q.to(torch.bfloat16)
+    for name, parameter in q.named_parameters():
+        assert parameter.dtype == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+    assert q.double().loc.dtype == torch.float64
+
+
+def test_values_are_validated_by_torch_default_and_by_the_class_switch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unchecked(GammaFamily):
+        validate_args = False
+
+    outside = torch.tensor(-1.0)
+    with pytest.raises(ValueError, match="support"):
+        GammaFamily().log_prob(outside)
+    assert Unchecked().log_prob(outside).item() == 1.0  # the formula, outside its support
+    monkeypatch.setattr(Distribution, "_validate_args", False)
+    assert GammaFamily().log_prob(outside).item() == 1.0
+
+
+COMPILE_IN_A_FRESH_PROCESS = """
+import torch
+from torch.distributions import Distribution
+from tests.cases import GammaFamily, Mixture
+for q in (GammaFamily(), Mixture(k=3)):
+    x = q.sample((4,))
+    expected = q.log_prob(x).mean()
+    value = torch.compile(lambda x: q.log_prob(x).mean(), fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(value, expected)
+print("equal")
+"""
+
+
+def test_compiling_needs_no_flag_in_a_fresh_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE_IN_A_FRESH_PROCESS],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_no_recompilation_while_parameters_train() -> None:
+    torch._dynamo.reset()
+    q = GammaFamily()
+    objective = Objective(q)
+    compiled = torch.compile(objective, fullgraph=True, backend="eager")
+    optimizer = torch.optim.SGD(q.parameters(), lr=0.01)
+    x = torch.tensor([0.5, 1.0, 3.0])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(5):
+            optimizer.zero_grad()
+            compiled(x).backward()
+            optimizer.step()
+
+
+def test_two_instances_share_nothing() -> None:
+    one, two = Mixture(k=2), Mixture(k=2)
+    assert not {id(p) for p in one.parameters()} & {id(p) for p in two.parameters()}
+
+
+def test_nothing_is_cached_on_the_instance() -> None:
+    q = GammaFamily()
+    before = dict(vars(q))
+    q.rsample_and_log_prob((3,))[1].sum().backward()
+    q.mean, q.rate, q.entropy()
+    assert {k: v for k, v in vars(q).items() if not k.startswith("_parameters")} == {
+        k: v for k, v in before.items() if not k.startswith("_parameters")
+    }
