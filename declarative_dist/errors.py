@@ -19,6 +19,7 @@ class ExplainedError(Exception):
         fix: what to do about it.
 
     Example:
+        >>> from declarative_dist import ConstraintError
         >>> raise ConstraintError("Gamma.rate", "a positive number", "-1.0", "Give it above 0.")
         Traceback (most recent call last):
         ...
@@ -62,6 +63,8 @@ def shortened(value: object) -> str:
     """Describe a value in at most a line: a number as itself, a tensor by shape and values.
 
     Example:
+        >>> import torch
+        >>> from declarative_dist.errors import shortened
         >>> shortened(torch.zeros(2, 3))
         'a tensor of shape (2, 3) with values from 0.0 to 0.0'
     """
@@ -85,6 +88,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Propose the candidate nearest to a name that is not known, and list them all.
 
     Example:
+        >>> from declarative_dist.errors import did_you_mean
         >>> did_you_mean("rte", ["rate", "concentration"])
         "Did you mean 'rate'? Known here: rate, concentration."
     """

@@ -7,6 +7,7 @@ def is_one_edit_from(name: str, other: str) -> bool:
     """Whether inserting, deleting, replacing or swapping one letter makes one name the other.
 
     Example:
+        >>> from declarative_dist.spelling import is_one_edit_from
         >>> is_one_edit_from("rte", "rate"), is_one_edit_from("rate", "ratio")
         (True, False)
     """

@@ -81,6 +81,8 @@ def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
     """The constructor arguments of a distribution class, in order.
 
     Example:
+        >>> from declarative_dist.constraints.arguments import alternatives
+        >>> from declarative_dist.constraints.arguments import arguments_of
         >>> import torch.distributions as dd
         >>> list(arguments_of(dd.StudentT))
         ['df', 'loc', 'scale']
@@ -119,6 +121,7 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
 
     Example:
         >>> import torch.distributions as dd
+        >>> from declarative_dist.constraints.arguments import alternatives, arguments_of
         >>> alternatives(arguments_of(dd.Bernoulli))
         [('logits', 'probs')]
     """

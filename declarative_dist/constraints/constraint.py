@@ -167,6 +167,7 @@ class Constraint(nn.Module, ABC):
             cache_size: 1 remembers the last pair, so that the exact inverse of a sample is known.
 
         Example:
+            >>> import torch
             >>> from declarative_dist import Interval
             >>> Interval(-1.0, 1.0).as_transform()(torch.tensor(0.0))
             tensor(0.)

@@ -15,6 +15,7 @@ def held(value: Tensor, low: float, high: float) -> Tensor:
     eager mode its numbers are changed in place, which needs no node in the graph.
 
     Example:
+        >>> from declarative_dist.constraints.hold import held
         >>> import torch
         >>> x = torch.tensor(3.0, requires_grad=True)
         >>> y = held(2 * x, 0.0, 1.0)

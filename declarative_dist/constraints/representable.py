@@ -21,6 +21,7 @@ def above(bound: float, dtype: torch.dtype) -> float:
     Computed in Python because `torch.nextafter` is wrong under inductor in half precision.
 
     Example:
+        >>> from declarative_dist.constraints.representable import above
         >>> above(1000.0, torch.bfloat16)
         1004.0
     """
@@ -53,6 +54,8 @@ def limits_between(low: float, high: float) -> Limits:
     """Per dtype the range strictly between two bounds; an infinite bound is no bound.
 
     Example:
+        >>> import torch
+        >>> from declarative_dist.constraints.representable import limits_between
         >>> limits_between(0.0, 1.0)[torch.float32][1] < 1.0
         True
     """

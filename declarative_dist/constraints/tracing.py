@@ -25,6 +25,8 @@ def is_traced(*tensors: object) -> bool:
     `jacrev`), and for meta and fake tensors, which have no values.
 
     Example:
+        >>> import torch
+        >>> from declarative_dist.constraints.tracing import is_traced
         >>> is_traced(torch.ones(2)), is_traced(torch.ones(2, device="meta"))
         (False, True)
     """

@@ -70,8 +70,11 @@ def _body_of(klass: type) -> Mapping[str, Any]:
 
 def is_framework(klass: type) -> bool:
     """Whether a class is one of ours or torch's, whose attributes declare nothing."""
-    return klass.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing") or (
-        klass.__dict__.get("__framework__", False)
+    package = klass.__module__.partition(".")[0]
+    return (
+        klass is object
+        or package in ("abc", "torch", "typing", "typing_extensions")
+        or "__framework__" in vars(klass)
     )
 
 

@@ -40,6 +40,7 @@ def decompose(distribution: Distribution) -> tuple[type[Distribution], dict[str,
         DeclarationError: if it is made of others, or does not keep an argument.
 
     Example:
+        >>> from declarative_dist.declaration.decompose import decompose
         >>> import torch.distributions as dd
         >>> kind, arguments = decompose(dd.Chi2(3.0))
         >>> kind.__name__, arguments

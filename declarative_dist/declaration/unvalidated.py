@@ -33,7 +33,8 @@ def unvalidated(base: type[D]) -> Callable[..., D]:
         A callable that takes the arguments of the base by name, and `validate_args=False`.
 
     Example:
-        >>> import torch
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.declaration.unvalidated import unvalidated
         >>> build = unvalidated(dd.OneHotCategorical)
         >>> build(probs=torch.tensor([0.25, 0.25]), validate_args=False).probs
         tensor([0.5000, 0.5000])

@@ -16,6 +16,7 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
         DeclarationError: if it takes no self, or arguments without names.
 
     Example:
+        >>> from declarative_dist.fields.method import names_of
         >>> def rate(self, concentration, location): ...
         >>> names_of(rate, "rate")
         ('concentration', 'location')
