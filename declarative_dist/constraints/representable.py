@@ -21,6 +21,7 @@ def above(bound: float, dtype: torch.dtype) -> float:
     Computed in Python because `torch.nextafter` is wrong under inductor in half precision.
 
     Example:
+        >>> import torch
         >>> from declarative_dist.constraints.representable import above
         >>> above(1000.0, torch.bfloat16)
         1004.0
