@@ -594,7 +594,7 @@ def test_unknown_keyword():
         GammaFamily(rte=2.0)
     assert str(caught.value) == (
         "GammaFamily(rte=): expected the name of a field or of a size, got 'rte'. "
-        "Did you mean 'rate'? Known here: concentration, rate."
+        "Did you mean 'rate'? Known here: concentration, rate, batch_shape, device, dtype."
     )
     assert isinstance(caught.value, TypeError)
 
@@ -602,7 +602,7 @@ def test_unknown_keyword():
 def test_unknown_keyword_lists_sizes_too():
     text = refused(Table, DeclarationError, colums=2, rows=1)
     assert "Did you mean 'columns'?" in text
-    assert text.endswith("Known here: weight, shift, rows, columns.")
+    assert text.endswith("Known here: weight, shift, rows, columns, batch_shape, device, dtype.")
 
 
 def test_raw_values_are_no_keywords():

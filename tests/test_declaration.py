@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import constraints
 
 from declarative_dist import (
+    Constraint,
     ConstraintError,
     DeclarationError,
     Declarative,
@@ -652,3 +653,59 @@ def test_refusal_leaves_no_trace_on_shared_fields():
     refused("Wrong", base=dd.Gamma, rte=field, concentration=Param(1.0))
     cls = declared("GammaFamily", base=dd.Gamma, concentration=Param(1.0), rate=field)
     assert [name for name, _ in cls().named_parameters()] == ["raw_concentration", "raw_rate"]
+
+
+def test_a_constraint_in_place_of_the_starting_value():
+    for given in (Positive(), Positive):
+        with pytest.raises(DeclarationError, match=r"Write Param\(1\.0, Positive\(\)\)"):
+            Param(given)
+
+
+def test_a_torch_parameter_in_a_class_body():
+    with pytest.raises(DeclarationError, match=r"Coin\.logits: .*Write logits = Param"):
+        type(Variational)(
+            "Coin",
+            (Variational,),
+            {"base": dd.Bernoulli, "logits": torch.nn.Parameter(torch.tensor(0.0))},
+        )
+
+
+def test_a_colon_in_place_of_an_equals_sign():
+    with pytest.raises(DeclarationError, match=r"Slip\.loc: expected loc = Param"):
+
+        class Slip(Variational):
+            base = dd.Normal
+            __annotations__ = {"loc": Param(0.0)}
+
+
+def test_a_constraint_without_support():
+    class Nowhere(Constraint):
+        def forward(self, raw):
+            return raw
+
+        def inverse(self, value):
+            return value
+
+    with pytest.raises(DeclarationError, match=r"Model\.loc: expected Nowhere\.support"):
+
+        class Model(Variational):
+            base = dd.Normal
+            loc = Param(0.0, Nowhere())
+            scale = Param(1.0)
+
+
+def test_classes_made_by_calls_have_fields_too():
+    made = type(
+        "Made", (Variational,), {"base": dd.Normal, "loc": Param(2.0), "scale": Param(1.0)}
+    )
+    assert made().mean.item() == 2.0
+
+
+def test_reading_a_misspelt_field_proposes_it():
+    class Coin(Variational):
+        base = dd.Bernoulli
+        logits = Param(0.0)
+
+    with pytest.raises(AttributeError, match="Did you mean 'logits'"):
+        _ = Coin().logit
+    assert not hasattr(Coin(), "logit")

@@ -217,6 +217,7 @@ def as_constraint(constraint: object, subject: str = "as_constraint") -> Constra
         (Positive(), Interval(low=0.0, high=2.0))
     """
     if isinstance(constraint, Constraint):
+        _check_support(constraint, subject)
         return constraint
     if isinstance(constraint, type) and issubclass(constraint, Constraint):
         return _constructed(constraint, subject)
@@ -231,6 +232,21 @@ def as_constraint(constraint: object, subject: str = "as_constraint") -> Constra
         "a Constraint, a torch constraint, a Transform, or a module with right_inverse",
         shortened(constraint),
     )
+
+
+def _check_support(constraint: Constraint, subject: str) -> None:
+    try:
+        support: object = constraint.support
+    except AttributeError:
+        support = None
+    if not isinstance(support, constraints.Constraint):
+        name = type(constraint).__name__
+        raise DeclarationError(
+            subject,
+            f"{name}.support, a torch.distributions.constraints object",
+            shortened(support),
+            f"Write support = torch.distributions.constraints.positive in {name}, for instance.",
+        )
 
 
 def _constructed(constraint: type[Constraint], subject: str) -> Constraint:

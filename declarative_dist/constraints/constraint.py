@@ -141,8 +141,16 @@ class Constraint(nn.Module, ABC):
         return self.forward(torch.zeros(self.raw_shape(torch.Size(shape))))
 
     def signature(self) -> str:
-        """What a saved state must agree on: the map and its number bounds."""
+        """What a saved state must agree on: the map and its numbers."""
         return repr(self)
+
+    def extra_repr(self) -> str:
+        """The plain numbers that the constraint holds."""
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value in vars(self).items()
+            if isinstance(value, (int, float)) and not name.startswith("_") and name != "training"
+        )
 
     def describe(self) -> str:
         """What the constraint expects, in words."""

@@ -52,6 +52,9 @@ class Real(Constraint):
     def describe(self) -> str:
         return "a finite number"
 
+    def extra_repr(self) -> str:
+        return ""
+
     def advice(self, value: Tensor) -> str:
         if self.limits is None:
             return ""

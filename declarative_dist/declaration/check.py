@@ -61,9 +61,18 @@ def check_namespace(
     reserved: Collection[str],
 ) -> None:
     """Refuse what stands where a field should, and numbers under names that are no field's."""
+    for name, annotation in namespace.get("__annotations__", {}).items():
+        if isinstance(annotation, Field):
+            raise DeclarationError(
+                f"{owner}.{name}", f"{name} = {annotation}", f"{name}: {annotation}"
+            )
     for name, value in namespace.items():
-        if name in fields or name.startswith("_"):
+        if (name in fields and not isinstance(value, nn.Parameter)) or name.startswith("_"):
             continue
+        if isinstance(value, nn.Parameter):
+            raise DeclarationError(
+                f"{owner}.{name}", "a Param", "a torch Parameter", f"Write {name} = Param(...)."
+            )
         if name in arguments and value is not None:
             raise DeclarationError(
                 f"{owner}.{name}", "a Param, a number, a tensor or @derived", shortened(value)

@@ -70,12 +70,10 @@ def _body_of(klass: type) -> Mapping[str, Any]:
 
 def is_framework(klass: type) -> bool:
     """Whether a class is one of ours or torch's, whose attributes declare nothing."""
+    if "__declared__" in vars(klass):
+        return "__framework__" in vars(klass)
     package = klass.__module__.partition(".")[0]
-    return (
-        klass is object
-        or package in ("abc", "torch", "typing", "typing_extensions")
-        or "__framework__" in vars(klass)
-    )
+    return klass is object or package in ("abc", "torch", "typing", "typing_extensions")
 
 
 def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:

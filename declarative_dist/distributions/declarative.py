@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.representable import FLOATING
+from declarative_dist.declaration.check import KEYWORDS
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import (
@@ -224,6 +225,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         except AttributeError:
             member = inspect.getattr_static(type(self), name, None)
             if not isinstance(member, property) or member.fget is None:
+                self._suggest(name)
                 raise
         # A property whose own code raised: nn.Module would report that there is no such name.
         try:
@@ -233,6 +235,15 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             raise FieldError(
                 f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
             ) from error
+
+    def _suggest(self, name: str) -> None:
+        near = [field for field in self.__declaration__.fields if is_one_edit_from(name, field)]
+        if near:
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}. Did you mean {near[0]!r}?",
+                name=name,
+                obj=self,
+            ) from None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         for field in self.__declaration__.fields.values():
@@ -312,7 +323,7 @@ def _read(
                 f"{subject}({name}=)",
                 "the name of a field or of a size",
                 repr(name),
-                did_you_mean(name, [*fields, *known]),
+                did_you_mean(name, [*fields, *known, *KEYWORDS]),
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise ConstraintError(f"{subject}({name}=)", "an int, 0 or above", shortened(size))

@@ -69,6 +69,15 @@ class Param(Field):
         trainable: bool = True,
         doc: str | None = None,
     ) -> None:
+        if isinstance(init, Constraint) or (
+            isinstance(init, type) and issubclass(init, Constraint)
+        ):
+            raise DeclarationError(
+                "Param(init=)",
+                "a starting value first",
+                repr(init),
+                "Write Param(1.0, Positive()), or Param(constraint=Positive()).",
+            )
         # What the class holds does not change with the tensor that it was given.
         source = _as_source(init)
         self.init = source.clone() if isinstance(source, Tensor) else source
