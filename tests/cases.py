@@ -81,11 +81,18 @@ PLAIN: dict[str, Callable[[], dd.Distribution]] = {
     "RelaxedOneHotCategorical": lambda: dd.RelaxedOneHotCategorical(
         tensor(0.7), logits=tensor([0.1, 0.2, -1.0])
     ),
+    "RelaxedOneHotCategorical-probs": lambda: dd.RelaxedOneHotCategorical(
+        tensor(0.7), tensor([0.2, 0.3, 0.5])
+    ),
+    "OneHotCategoricalStraightThrough-probs": lambda: dd.OneHotCategoricalStraightThrough(
+        tensor([0.2, 0.3, 0.5])
+    ),
     "StudentT": lambda: dd.StudentT(tensor([3.0, 4.0]), tensor([0.0, 1.0]), tensor([1.0, 2.0])),
     "Uniform": lambda: dd.Uniform(tensor([0.0, 1.0]), tensor([1.0, 3.0])),
     "VonMises": lambda: dd.VonMises(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
     "Weibull": lambda: dd.Weibull(tensor([1.0, 2.0]), tensor([1.5, 2.0])),
     "Wishart-scale_tril": lambda: dd.Wishart(tensor(6.0), scale_tril=torch.eye(3)),
+    "Wishart-precision": lambda: dd.Wishart(tensor(6.0), precision_matrix=2 * torch.eye(3)),
     "Wishart-covariance": lambda: dd.Wishart(tensor([6.0, 7.0]), torch.eye(3)),
 }
 """Plain torch distributions, all 38 that are not made of others, in all parametrisations."""

@@ -17,6 +17,7 @@ VMAP_LOG_PROB = {
 NO_PATHWISE_BACKWARD = {
     "Wishart-scale_tril": IN_PLACE,
     "Wishart-covariance": IN_PLACE,
+    "Wishart-precision": IN_PLACE,
 }
 """backward through rsample."""
 
@@ -24,5 +25,6 @@ COMPILE_SAMPLE = {
     "VonMises": "torch's rejection sampler loops on a tensor's value, a graph break",
     "Wishart-scale_tril": "torch's sampler branches on a tensor's value, a graph break",
     "Wishart-covariance": "torch's sampler branches on a tensor's value, a graph break",
+    "Wishart-precision": "torch's sampler branches on a tensor's value, a graph break",
 }
 """sample under torch.compile(fullgraph=True)."""

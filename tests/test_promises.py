@@ -66,7 +66,12 @@ def perturb(q: Variational) -> None:
             parameter.sub_(step.reshape(parameter.shape))
 
 
-FLAT_IN_VALUE = ("Uniform", "bounds", "OneHotCategoricalStraightThrough")
+FLAT_IN_VALUE = (
+    "Uniform",
+    "bounds",
+    "OneHotCategoricalStraightThrough",
+    "OneHotCategoricalStraightThrough-probs",
+)
 """Cases whose log_prob has no gradient with respect to the value."""
 
 

@@ -61,6 +61,9 @@ class FromTransform(Constraint):
         raw: Tensor = self.transform.inv(value)
         return raw
 
+    def contains(self, value: Tensor) -> Tensor:
+        return super().contains(value) & _comes_back(self, value)
+
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         log_det: Tensor = self.transform.log_abs_det_jacobian(raw, value)
         return log_det
@@ -105,10 +108,7 @@ class FromModule(Constraint):
         return self.right_inverse_of_module(value)
 
     def contains(self, value: Tensor) -> Tensor:
-        with torch.no_grad():
-            again = self.forward(self.inverse(value))
-        tolerance = torch.finfo(value.dtype).eps ** 0.5
-        return torch.isclose(again, value, rtol=tolerance, atol=tolerance) & value.isfinite()
+        return value.isfinite() & _comes_back(self, value)
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
         return self._shape_unknown()
@@ -127,6 +127,15 @@ class FromModule(Constraint):
 
     def describe(self) -> str:
         return f"a value that {type(self.module).__name__} maps onto"
+
+
+def _comes_back(constraint: Constraint, value: Tensor) -> Tensor:
+    """Whether the map gives each value back from the raw numbers that its inverse finds."""
+    with torch.no_grad():
+        again = constraint.forward(constraint.inverse(value))
+    tolerance = torch.finfo(value.dtype).eps ** 0.5
+    close = torch.isclose(again, value, rtol=tolerance, atol=tolerance)
+    return close.flatten(-constraint.event_dim).all(-1) if constraint.event_dim else close
 
 
 def _independent(constraint: Any) -> Constraint:
@@ -268,7 +277,7 @@ def _constructed(constraint: type[Constraint], subject: str) -> Constraint:
 
 
 def _translated(constraint: constraints.Constraint, subject: str) -> Constraint:
-    factory = _FACTORIES.get(type(constraint))
+    factory = next((_FACTORIES[k] for k in type(constraint).__mro__ if k in _FACTORIES), None)
     if factory is None:
         known = sorted(kind.__name__.strip("_") for kind in _FACTORIES)
         raise DeclarationError(

@@ -34,6 +34,8 @@ _MATRIX = {
 _UNSTATED: Mapping[type[Distribution], Mapping[str, constraints.Constraint]] = {
     dd.Uniform: {"low": constraints.real, "high": constraints.real},
     dd.Wishart: {"df": constraints.positive, **_MATRIX},
+    dd.LKJCholesky: {"dim": constraints.positive_integer},
+    dd.Multinomial: {"total_count": constraints.nonnegative_integer},
     dd.RelaxedBernoulli: {"temperature": constraints.positive},
     dd.RelaxedOneHotCategorical: {"temperature": constraints.positive},
 }
@@ -202,8 +204,8 @@ class NoiseFloor(GreaterThan):
 class WiderThan(GreaterThan):
     """Upper ends so far above a lower one that numbers between them can be told apart.
 
-    The distance is at least the square root of the dtype's precision times the lower end. Closer,
-    a uniform draw is rounded onto the upper end too often, which is outside the support.
+    The distance is at least 7e-5 of the lower end in float32 and 4e-10 in float64. Closer, a
+    uniform draw is rounded onto the upper end too often, which is outside the support.
 
     Args:
         low: the name of the field that holds the lower end.
@@ -214,5 +216,5 @@ class WiderThan(GreaterThan):
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
         low = values[self.low]
-        share = torch.finfo(low.dtype).eps ** 0.5
+        share = torch.finfo(low.dtype).eps ** 0.6
         return self.with_bounds({"low": low + low.abs() * share + GUARD[low.dtype][0]})

@@ -139,7 +139,9 @@ def filled_with(bound: Bound, shape: torch.Size) -> Tensor:
     """The bound as a tensor of a shape, where names count as 0."""
     if isinstance(bound, Tensor):
         return bound.expand(shape)
-    return torch.full(shape, 0.0 if isinstance(bound, str) else bound)
+    number = 0.0 if isinstance(bound, str) else float(bound)
+    is_large = abs(number) > torch.finfo(torch.get_default_dtype()).max
+    return torch.full(shape, number, dtype=torch.float64 if is_large else None)
 
 
 def written(bound: object) -> str:

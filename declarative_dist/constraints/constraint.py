@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,10 @@ class Constraint(nn.Module, ABC):
     support: constraints.Constraint
     """The set as a `torch.distributions.constraints` object."""
 
+    if TYPE_CHECKING:
+
+        def __call__(self, raw: Tensor) -> Tensor: ...
+
     names: tuple[str, ...] = ()
     """The other fields whose values are bounds of this constraint."""
 
@@ -86,6 +90,13 @@ class Constraint(nn.Module, ABC):
         """Raise a ConstraintError about `subject` unless every value is inside."""
         if is_traced(value):
             return
+        if not value.is_floating_point() or value.ndim < self.event_dim:
+            raise ConstraintError(
+                subject,
+                f"{self.describe()}, as a floating-point tensor of {self.event_dim} dimensions "
+                "or more",
+                f"{shortened(value)} of {value.dtype}",
+            )
         inside = self.contains(value)
         if not inside.all():
             raise ConstraintError(
@@ -168,7 +179,7 @@ class Constraint(nn.Module, ABC):
         """Raise a ConstraintError if the dtype has no number inside."""
 
     @final
-    def as_transform(self, cache_size: int = 0) -> Transform:
+    def as_transform(self, cache_size: int = 0) -> ConstraintTransform:
         """The same map as a `torch.distributions.Transform`.
 
         Args:
@@ -198,6 +209,10 @@ class ConstraintTransform(Transform):
     """
 
     bijective = True
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def __init__(self, constraint: Constraint, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)

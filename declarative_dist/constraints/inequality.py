@@ -66,7 +66,8 @@ class GreaterThan(Bounded):
         return F.logsigmoid(raw)
 
     def default(self, shape: torch.Size) -> Tensor:
-        return filled_with(self.low, shape) + 1
+        low = filled_with(self.low, shape)
+        return low + (low.abs() / 64).clamp_min(1)
 
     def describe(self) -> str:
         return f"a finite number above {written(self.low)}"
@@ -112,7 +113,8 @@ class LessThan(Bounded):
         return F.logsigmoid(raw)
 
     def default(self, shape: torch.Size) -> Tensor:
-        return filled_with(self.high, shape) - 1
+        high = filled_with(self.high, shape)
+        return high - (high.abs() / 64).clamp_min(1)
 
     def describe(self) -> str:
         return f"a finite number below {written(self.high)}"

@@ -162,9 +162,8 @@ class LogInterval(Interval):
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = widened(value)
-        # Quotients would round to 1 near the ends, and their logarithms to 0.
-        above = ((wide - self.low) / self.low).log1p()
-        below = ((self.high - wide) / wide).log1p()
+        above = _log_of_quotient(wide, self.low)
+        below = _log_of_quotient(self.high, wide)
         raw: Tensor = above.log() - below.log()
         return raw.to(value.dtype)
 
@@ -175,6 +174,13 @@ class LogInterval(Interval):
 
     def default(self, shape: torch.Size) -> Tensor:
         return filled_with(self.low, shape).sqrt() * filled_with(self.high, shape).sqrt()
+
+
+def _log_of_quotient(over: Any, under: Any) -> Tensor:
+    """`log(over / under)`, where the quotient is near one and where it leaves the dtype."""
+    excess: Tensor = (over - under) / under
+    far = torch.as_tensor(_log(over) - _log(under)).to(excess)
+    return torch.where(excess < 1, excess.log1p(), far)
 
 
 def _log(bound: float | Tensor) -> float | Tensor:

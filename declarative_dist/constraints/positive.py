@@ -52,7 +52,7 @@ def inverse_softplus(value: Tensor) -> Tensor:
 class Guarded(Constraint):
     """Positive numbers above a floor, kept inside a band where arithmetic stays finite."""
 
-    support = constraints.positive
+    support: constraints.Constraint = constraints.positive
 
     def __init__(self, *, floor: float = 0.0, guard: bool | Limits = True) -> None:
         super().__init__()
@@ -61,6 +61,8 @@ class Guarded(Constraint):
                 f"{type(self).__name__}(floor=)", "a finite number, 0 or above", repr(floor)
             )
         self.floor = float(floor)
+        if self.floor:
+            self.support = constraints.greater_than(self.floor)
         self.guard = guard
         self._set_band(guard if not isinstance(guard, bool) else GUARD if guard else WIDEST)
 
@@ -86,7 +88,7 @@ class Guarded(Constraint):
         return (value >= low) & (value <= high)
 
     def default(self, shape: torch.Size) -> Tensor:
-        return torch.full(shape, self.floor + 1.0)
+        return torch.full(shape, self.floor + max(1.0, self.floor / 64))
 
     def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
         low, high = self.limits[dtype]

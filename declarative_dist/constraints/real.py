@@ -32,7 +32,10 @@ class Real(Constraint):
         self.limits = limits
 
     def forward(self, raw: Tensor) -> Tensor:
-        return raw if self.limits is None else raw.clamp(*self.limits[raw.dtype])
+        if self.limits is None:
+            return raw
+        # As in `held`, but out of place: the gradient passes, the parameter stays as it is.
+        return raw.clamp(*self.limits[raw.dtype]).detach() + (raw - raw.detach())
 
     def inverse(self, value: Tensor) -> Tensor:
         return value

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import Distribution, ExponentialFamily
 
 from declarative_dist.constraints.arguments import Argument, alternatives
+from declarative_dist.declaration.decompose import COMPOSITE
 from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.field import Field
@@ -29,6 +30,13 @@ def check_base(owner: str, base: Base | None, arguments: Mapping[str, Argument])
             f"{owner}.base",
             "a concrete torch distribution class",
             f"{base.__name__}",  # type: ignore[union-attr]
+        )
+    if base in COMPOSITE:
+        raise DeclarationError(
+            f"{owner}.base",
+            "a distribution that is not made of others",
+            base.__name__,
+            "Write a method that composes it: def base(self, ...): return ...",
         )
     colliding = [name for name in arguments if name in (*KEYWORDS, "base", "event_dim")]
     colliding += [name for name in arguments if hasattr(nn.Module, name) or name == "training"]
@@ -86,7 +94,7 @@ def check_namespace(
             )
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue
-        if (name in reserved or name == "training") and name not in SETTINGS:
+        if name in reserved and name not in SETTINGS:
             raise _taken(owner, name)
         if any(is_one_edit_from(name, argument) for argument in arguments):
             raise DeclarationError(
@@ -102,7 +110,7 @@ def check_names(
 ) -> None:
     """Refuse names that the module or the distribution needs, and fields that collide."""
     for name, field in fields.items():
-        if name in KEYWORDS or name == "training" or (name in reserved and name not in arguments):
+        if name in KEYWORDS or (name in reserved and name not in arguments):
             raise _taken(owner, name)
         for size in getattr(field, "shape", None) or ():
             if size in fields or size in KEYWORDS:
@@ -165,7 +173,10 @@ def check_arguments(
                 did_you_mean(name, arguments),
             )
         argument = arguments.get(name)
-        is_count = argument is not None and not argument.is_learnable
+        stated = None if argument is None else argument.torch_constraint
+        is_count = stated is not None and stated.is_discrete
+        if argument is not None and stated is None:
+            is_count = argument.default is not None
         if isinstance(field, Param) and is_count and field.declared_constraint is None:
             raise DeclarationError(
                 f"{owner}.{name}",

@@ -7,6 +7,8 @@ from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from declarative_dist.constraints.arguments import arguments_of
 from declarative_dist.declaration import check, collect
 from declarative_dist.declaration.record import Declaration, declare
@@ -59,9 +61,8 @@ class DeclarativeMeta(ABCMeta):
 
     def reserved(cls) -> set[str]:
         """The names that the library's and torch's own classes define."""
-        return {
-            name for klass in cls.__mro__ if collect.is_framework(klass) for name in dir(klass)
-        }
+        defined = {name for k in cls.__mro__ if collect.is_framework(k) for name in dir(k)}
+        return defined | set(vars(nn.Module())) | {"_starts", "_is_built", "_live_shape"}
 
 
 def _pickled(cls: DeclarativeMeta) -> Any:

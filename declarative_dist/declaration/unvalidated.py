@@ -39,9 +39,9 @@ def unvalidated(base: type[D]) -> Callable[..., D]:
         >>> build(probs=torch.tensor([0.25, 0.25]), validate_args=False).probs
         tensor([0.5000, 0.5000])
     """
-    fill = _FILLERS.get(base)
-    if fill is not None:
-        return partial(_filled, base, fill)
+    for kind, fill in _FILLERS.items():
+        if issubclass(base, kind) and base.__init__ is kind.__init__:
+            return partial(_filled, base, fill)
     if "validate_args" in inspect.signature(base.__init__).parameters:
         return base
     return partial(_without_switch, base)

@@ -141,7 +141,16 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
 
     def _require_grad(self, names: tuple[str, ...], requires_grad: bool) -> None:
         for param in self._params(names or self._param_names()):
-            getattr(self, param.raw_name).requires_grad_(requires_grad)
+            for parameter in self._parameters_of(param):
+                parameter.requires_grad_(requires_grad)
+
+    def _parameters_of(self, param: Param) -> list[nn.Parameter]:
+        """The parameter of a field, or those behind a parametrization that has replaced it."""
+        raw = self._parameters.get(param.raw_name)
+        if raw is not None:
+            return [raw]
+        parametrizations: Any = self.parametrizations
+        return list(parametrizations[param.raw_name].parameters())
 
     def parameter_groups(self, **options: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Groups for an optimizer: one per field named, and one for all other parameters.
@@ -164,9 +173,9 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         groups: list[dict[str, Any]] = []
         grouped: set[int] = set()
         for param in self._params(tuple(options)):
-            raw = getattr(self, param.raw_name)
-            groups.append({"params": [raw], **options[param.name]})
-            grouped.add(id(raw))
+            members = self._parameters_of(param)
+            groups.append({"params": members, **options[param.name]})
+            grouped.update(map(id, members))
         rest = [parameter for parameter in self.parameters() if id(parameter) not in grouped]
         return [*groups, {"params": rest}] if rest else groups
 
@@ -252,6 +261,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                 moved = fn(torch.empty(0, dtype=raw.dtype, device=raw.device))
                 if moved.dtype != raw.dtype:
                     subject = field.subject(self)
+                    _check_floating(moved.dtype, subject)
                     field.constraint_of(self).check_dtype(moved.dtype, subject)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
@@ -327,8 +337,8 @@ def _read(
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise ConstraintError(f"{subject}({name}=)", "an int, 0 or above", shortened(size))
-    if dtype is not None and dtype not in FLOATING:
-        raise ConstraintError(f"{subject}(dtype=)", "a floating-point type", repr(dtype))
+    if dtype is not None:
+        _check_floating(dtype, f"{subject}(dtype=)")
     blueprint = Blueprint(
         subject,
         given,
@@ -338,15 +348,22 @@ def _read(
         dtype,
         aligns=declaration.make is not None,
     )
-    blueprint.follow(keywords.values())
+    blueprint.follow(keywords)
     blueprint.read_sizes(
         [f for f in declaration.order if isinstance(f, (Param, Constant)) and f.name]
     )
     return blueprint
 
 
+def _check_floating(dtype: object, subject: str) -> None:
+    if dtype not in FLOATING:
+        raise ConstraintError(
+            subject, "a floating-point type", repr(dtype), "Use float64, float32 or a half type."
+        )
+
+
 def _as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
-    sizes = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
+    sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
     if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in sizes):
         raise ConstraintError(
             f"{subject}(batch_shape=)", "sizes, ints 0 or above", shortened(batch_shape)

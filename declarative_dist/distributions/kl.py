@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.kl import register_kl
 
-from declarative_dist.distributions.variational import Variational
+from declarative_dist.distributions.variational import Variational, reparametrised
 from declarative_dist.errors import ConstraintError, shortened
 
 
@@ -124,6 +124,7 @@ def rsample_and_log_prob(
     """
     if isinstance(distribution, Variational):
         return distribution.rsample_and_log_prob(sample_shape)
+    reparametrised(distribution, "rsample_and_log_prob")
     value = distribution.rsample(sample_shape)
     return value, distribution.log_prob(value)
 

@@ -68,9 +68,9 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
     if not isinstance(x, Distribution) or isinstance(x, Variational):
         raise DeclarationError(
             "learnable",
-            "a torch distribution or its class",
+            "a plain torch distribution or its class",
             shortened(x),
-            "It may be live already.",
+            "It is live already." if isinstance(x, Variational) else "",
         )
     kind: Any
     kind, values = decompose(x)

@@ -43,6 +43,17 @@ def _delegated(name: str) -> Any:
     return property(read, doc=getattr(Distribution, name).__doc__)
 
 
+def reparametrised(distribution: Distribution, subject: str) -> Distribution:
+    """The distribution, if its samples carry gradients; else an error that says what to use."""
+    if not distribution.has_rsample:
+        raise NotImplementedError(
+            f"{subject}.rsample: {type(distribution).__name__} has no reparametrised sampler. "
+            "Use sample() and the score function, log_prob(value) * weight.detach(), or another "
+            "base."
+        )
+    return distribution
+
+
 class Variational(Declarative, Distribution):
     """A distribution declared as a class: its base, and a field per argument.
 
@@ -210,7 +221,7 @@ class Variational(Declarative, Distribution):
         Raises:
             NotImplementedError: if the base has no reparametrised sampler.
         """
-        return self._reparametrised().rsample(sample_shape)
+        return reparametrised(self(), type(self).__name__).rsample(sample_shape)
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
         """Samples and their log densities from one snapshot, so that transform caches serve.
@@ -218,19 +229,9 @@ class Variational(Declarative, Distribution):
         Returns:
             Samples, `(*sample, *batch, *event)`, and their log densities, `(*sample, *batch)`.
         """
-        distribution = self._reparametrised()
+        distribution = reparametrised(self(), type(self).__name__)
         value = distribution.rsample(sample_shape)
         return value, distribution.log_prob(value)
-
-    def _reparametrised(self) -> Distribution:
-        distribution = self()
-        if not distribution.has_rsample:
-            raise NotImplementedError(
-                f"{type(self).__name__}.rsample: {type(distribution).__name__} has no "
-                "reparametrised sampler. Use sample() and the score function, "
-                "log_prob(value) * weight.detach(), or another base."
-            )
-        return distribution
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density or mass at values of shape `(*sample, *batch, *event)`."""
@@ -262,8 +263,17 @@ class Variational(Declarative, Distribution):
         Plain torch wrappers (`Independent`, `TransformedDistribution`) expand what they wrap, so
         they stay live around a declared distribution.
         """
+        shape = torch.Size(batch_shape)
+        own = self.batch_shape
+        sizes = zip(reversed(own), reversed(shape), strict=False)
+        if len(shape) < len(own) or any(size not in (1, new) for size, new in sizes):
+            raise ConstraintError(
+                f"{type(self).__name__}.expand",
+                f"a shape that {tuple(own)} broadcasts to",
+                f"{tuple(shape)}",
+            )
         view = copy.copy(self)
-        vars(view)["_live_shape"] = torch.Size(batch_shape)
+        vars(view)["_live_shape"] = shape
         return view
 
     if not TYPE_CHECKING:  # checkers know these from Distribution

@@ -40,10 +40,12 @@ class Start:
         source: what the constructor was given: a number, a tensor or a callable from shapes to
             tensors; None for what the class declares.
         shape: the full shape, batch included.
+        has_dtype: whether the source is a tensor whose dtype was meant.
     """
 
     source: float | Tensor | Callable[[torch.Size], Tensor] | None
     shape: torch.Size
+    has_dtype: bool = False
 
     def tensor(self, declared: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Make the value; `declared` is the source where the constructor was given none."""
@@ -77,18 +79,20 @@ class Blueprint:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     aligns: bool = False
+    with_dtype: set[str] = field(default_factory=set, init=False)
     _depth: int = field(default=0, init=False)
 
-    def follow(self, values: Iterable[Any]) -> None:
+    def follow(self, values: Mapping[str, Any]) -> None:
         """Take the dtype and the device of given tensors where they agree, unless told others.
 
         Lists and numbers say nothing of either.
         """
-        tensors = [v for v in values if isinstance(v, Tensor)]
+        tensors = [v for v in values.values() if isinstance(v, Tensor)]
         floating = {v.dtype for v in tensors if v.is_floating_point()}
         if self.dtype is None and len(floating) == 1:
             self.dtype = floating.pop()
         devices = {v.device for v in tensors}
+        self.with_dtype = {name for name, value in values.items() if isinstance(value, Tensor)}
         if self.device is None and len(devices) == 1:
             self.device = devices.pop()
 
@@ -148,7 +152,9 @@ class Blueprint:
                 expected += f", or {tuple(full)} with the batch in front"
             raise ConstraintError(f"{self.subject}.{sized.name}", expected, shortened(source))
         # What the constructor was given may change later; what the class holds does not.
-        return Start(None if given is None else given.detach().clone(), full)
+        if given is None:
+            return Start(None, full)
+        return Start(given.detach().clone(), full, sized.name in self.with_dtype)
 
     def _value(self, sized: Sized) -> Any:
         return self.given.get(sized.name, sized.init)
@@ -160,7 +166,8 @@ class Blueprint:
         value = self._value(sized)
         if isinstance(value, Tensor):
             return self._without_batch(sized, value)
-        return self._sized(sized, sized.event_names) if value is None else torch.Size()
+        is_number = isinstance(value, (int, float))
+        return torch.Size() if is_number else self._sized(sized, sized.event_names)
 
     def _without_batch(self, sized: Sized, value: Tensor) -> torch.Size:
         """Whether a given value is for one copy or for all is told by its shape."""

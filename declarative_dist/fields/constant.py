@@ -47,6 +47,10 @@ class Constant(Field):
         """Whether an int means a real number here."""
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
 
+    @property
+    def _is_count(self) -> bool:
+        return self.torch_constraint is not None and self.torch_constraint.is_discrete
+
     def accepting(
         self, torch_constraint: constraints.Constraint | None, event_names: tuple[str, ...]
     ) -> Self:
@@ -66,6 +70,8 @@ class Constant(Field):
         converted = value
         if isinstance(value, Integral) and not isinstance(value, bool):
             converted = float(value) if self.is_continuous else int(value)
+        elif isinstance(value, float) and self._is_count and value.is_integer():
+            converted = int(value)
         if isinstance(converted, float):
             converted = torch.tensor(float(converted), device="cpu")
         elif isinstance(value, list) or hasattr(value, "__array__"):

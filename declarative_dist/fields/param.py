@@ -81,6 +81,7 @@ class Param(Field):
         # What the class holds does not change with the tensor that it was given.
         source = _as_source(init)
         self.init = source.clone() if isinstance(source, Tensor) else source
+        self.has_dtype = isinstance(init, Tensor)
         self.declared_constraint = constraint
         self.constraint: Constraint = Real()
         self.shape: Shape | None = _as_shape(shape)
@@ -104,7 +105,7 @@ class Param(Field):
         is_shared = not constraint.names and not param.owns_constraint
         param._forward = constraint.forward if is_shared else None
         param.event_dim = event_dim
-        if self.shape is None and self.init is None:
+        if self.shape is None and (self.init is None or callable(self.init)):
             param.event_names = event_names
         return param
 
@@ -143,7 +144,11 @@ class Param(Field):
         dtype = blueprint.dtype
         if dtype is None:
             source = self.init if start.source is None else start.source
-            dtype = source.dtype if isinstance(source, Tensor) else torch.get_default_dtype()
+            is_meant = self.has_dtype if start.source is None else start.has_dtype
+            if is_meant and isinstance(source, Tensor):
+                dtype = source.dtype
+            else:
+                dtype = torch.get_default_dtype()
         return dtype, blueprint.device or torch.get_default_device()
 
     def _started(
@@ -261,7 +266,9 @@ def _as_source(value: Any, subject: str = "Param(init=)") -> Any:
     try:
         if isinstance(value, (bool, complex, str)):
             raise TypeError
-        return _as_source(torch.as_tensor(value, device="cpu"), subject)
+        # A list is exact until the dtype of its field is known.
+        dtype = torch.float64 if isinstance(value, (list, tuple)) else None
+        return _as_source(torch.as_tensor(value, dtype=dtype, device="cpu"), subject)
     except DeclarationError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
