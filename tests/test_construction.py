@@ -18,12 +18,15 @@ from declarative_dist import (
     FieldError,
     GreaterThan,
     Interval,
+    LessThan,
+    LogInterval,
     Param,
     Positive,
     Real,
     Simplex,
     Variational,
     derived,
+    learnable,
 )
 
 
@@ -744,3 +747,45 @@ def test_event_dim_counts_the_copies_apart():
 def test_a_refused_instance_leaves_the_class_usable():
     refused(GammaFamily, rate=-1.0)
     assert GammaFamily(rate=2.0).rate.item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "constraint",
+    [GreaterThan(1000.0), LessThan(-1000.0), Positive(floor=5000.0), Simplex()],
+    ids=repr,
+)
+def test_defaults_are_inside_in_every_dtype(constraint, dtype):
+    class Model(Declarative):
+        x = Param(None, constraint, shape=(3,))
+
+    x = Model(dtype=dtype).x
+    assert constraint.contains(x).all()
+
+
+def test_lists_keep_their_precision_until_the_dtype_is_known():
+    class Model(Variational):
+        base = dd.Categorical
+        probs = Param([0.3, 0.3, 0.4])
+
+    q = Model(dtype=torch.float64)
+    expected = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64)
+    torch.testing.assert_close(q.probs, expected, rtol=1e-15, atol=0)
+    q.probs = [0.1, 0.2, 0.7]
+    assert Model().probs.dtype == torch.float32
+    assert Model(probs=[0.2, 0.3, 0.5]).probs.dtype == torch.float32
+
+
+def test_sizes_of_a_low_rank_normal():
+    q = learnable(dd.LowRankMultivariateNormal)(dim=4, rank=2)
+    assert q.cov_factor.shape == (4, 2)
+    assert q.event_shape == (4,)
+
+
+def test_wide_log_intervals_keep_their_values():
+    class Model(Declarative):
+        x = Param(1e12, LogInterval(1e-30, 1e30))
+
+    q = Model()
+    assert q.raw_x.isfinite()
+    assert q.x.item() == pytest.approx(1e12, rel=1e-4)

@@ -66,8 +66,7 @@ class GreaterThan(Bounded):
         return F.logsigmoid(raw)
 
     def default(self, shape: torch.Size) -> Tensor:
-        low = filled_with(self.low, shape)
-        return low + (low.abs() / 64).clamp_min(1)
+        return filled_with(self.low, shape) + 1
 
     def describe(self) -> str:
         return f"a finite number above {written(self.low)}"
@@ -113,8 +112,7 @@ class LessThan(Bounded):
         return F.logsigmoid(raw)
 
     def default(self, shape: torch.Size) -> Tensor:
-        high = filled_with(self.high, shape)
-        return high - (high.abs() / 64).clamp_min(1)
+        return filled_with(self.high, shape) - 1
 
     def describe(self) -> str:
         return f"a finite number below {written(self.high)}"

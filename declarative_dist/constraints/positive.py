@@ -88,7 +88,7 @@ class Guarded(Constraint):
         return (value >= low) & (value <= high)
 
     def default(self, shape: torch.Size) -> Tensor:
-        return torch.full(shape, self.floor + max(1.0, self.floor / 64))
+        return torch.full(shape, self.floor + 1.0)
 
     def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
         low, high = self.limits[dtype]

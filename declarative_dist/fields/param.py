@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Shape, Start
 from declarative_dist.fields.field import Field, current_value
@@ -163,6 +164,8 @@ class Param(Field):
         with torch.no_grad():
             declared = constraint.default if self.init is None else self.init
             value = start.tensor(declared, dtype, device)
+            if self.init is None and start.source is None:
+                value = _nearest_inside(constraint, value)
             if value.shape != start.shape:
                 raise ConstraintError(
                     self.subject(module), f"shape {tuple(start.shape)}", shortened(value)
@@ -242,6 +245,14 @@ class Param(Field):
         shape = [] if self.shape is None else [f"shape={self.shape!r}"]
         trainable = [] if self.trainable else ["trainable=False"]
         return f"Param({', '.join([*init, repr(self.constraint), *shape, *trainable])})"
+
+
+def _nearest_inside(constraint: Constraint, value: Tensor) -> Tensor:
+    """A default value, or where the dtype rounds it to the edge, the value of raw zeros."""
+    if is_traced(value) or constraint.contains(value).all():
+        return value
+    raw_shape = constraint.raw_shape(value.shape)
+    return constraint.forward(torch.zeros(raw_shape, dtype=value.dtype, device=value.device))
 
 
 def _at(constraint: Constraint, name: str) -> Tensor:
