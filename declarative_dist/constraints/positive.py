@@ -41,7 +41,7 @@ def softplus(raw: Tensor) -> Tensor:
     Above its threshold torch returns the raw number. In float64 its default of 20 is too low to be
     exact; in the narrower dtypes it is not, and `exp` of more could overflow with the gradient.
     """
-    return F.softplus(raw, threshold=50 if raw.dtype is torch.float64 else 20)
+    return F.softplus(raw, threshold=50) if raw.dtype is torch.float64 else F.softplus(raw)
 
 
 def inverse_softplus(value: Tensor) -> Tensor:
@@ -140,11 +140,14 @@ class Positive(Guarded):
     """
 
     def forward(self, raw: Tensor) -> Tensor:
-        low, high = self.limits[raw.dtype]
         value = softplus(raw)
         if self.floor:
             value = value + self.floor
-        return held(value, low, high)
+        low, high = self.limits[value.dtype]
+        if is_transforming():
+            return held(value, low, high)
+        value.data.clamp_(low, high)  # as in `held`, one call less
+        return value
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(widened(value) - self.floor).to(value.dtype)

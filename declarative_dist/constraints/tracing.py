@@ -30,7 +30,7 @@ def is_traced(*tensors: object) -> bool:
         >>> is_traced(torch.ones(2)), is_traced(torch.ones(2, device="meta"))
         (False, True)
     """
-    if is_compiling() or is_transforming():
+    if is_compiling() or maybe_current_level() is not None:
         return True
     for tensor in tensors:
         if type(tensor) is Tensor:

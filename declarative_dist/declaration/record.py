@@ -51,7 +51,7 @@ class Declaration:
 
     def chosen(self, values: dict[str, Any]) -> dict[str, Any]:
         """Of the values computed for a build, those that go to the base."""
-        return values if self.is_direct else {name: values[name] for name in self.inputs}
+        return {name: values[name] for name in self.inputs}
 
     @property
     def size_names(self) -> tuple[str, ...]:

@@ -121,26 +121,24 @@ class Variational(Declarative, Distribution):
     def forward(self) -> Distribution:
         """Build the current distribution from the current values."""
         declaration = self.__declaration__
-        distribution = self._build(declaration.chosen(evaluate(self, declaration.build)))
-        shape = self.__dict__.get("_live_shape")
-        return distribution if shape is None else distribution.expand(shape)
-
-    def _build(self, arguments: dict[str, Any]) -> Distribution:
-        declaration = self.__declaration__
-        checks = Distribution._validate_args and not is_traced(*arguments.values())
+        values = evaluate(self, declaration.build)
+        if not declaration.is_direct:
+            values = declaration.chosen(values)
+        checks = Distribution._validate_args and not is_traced(*values.values())
         if declaration.make is None:
-            distribution = self._from_method(arguments)
+            distribution = self._from_method(values)
             if declaration.validates is not None:
                 distribution._validate_args = checks and declaration.validates
         else:
             if checks and declaration.has_derived_input:
-                distribution = declaration.base(**arguments)  # type: ignore[misc]
+                distribution = declaration.base(**values)  # type: ignore[misc]
             else:
-                distribution = declaration.make(**arguments, validate_args=False)
+                distribution = declaration.make(**values, validate_args=False)
             distribution._validate_args = checks and declaration.validates is not False
-        if declaration.event_dim is None:
-            return distribution
-        return self._with_event_dim(distribution, declaration.event_dim)
+        if declaration.event_dim is not None:
+            distribution = self._with_event_dim(distribution, declaration.event_dim)
+        shape = self.__dict__.get("_live_shape")
+        return distribution if shape is None else distribution.expand(shape)
 
     def _from_method(self, arguments: dict[str, Any]) -> Distribution:
         make: Any = self.__declaration__.base
@@ -179,7 +177,7 @@ class Variational(Declarative, Distribution):
         arguments = declaration.chosen(values)
         try:
             with torch.no_grad():
-                self._build(arguments)
+                self.forward()
         except ConstraintError:
             raise
         except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
