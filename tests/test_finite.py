@@ -10,6 +10,7 @@ import zlib
 
 import pytest
 import torch
+import torch.distributions as dd
 from torch import Tensor
 
 from declarative_dist import Variational, learnable
@@ -124,3 +125,26 @@ def test_float16_is_too_narrow_for_squares_of_its_own_band() -> None:
     assert (torch.tensor(1e-3, dtype=torch.float16) ** -2).isinf()
     q = learnable(PLAIN["Normal"]()).half()
     assert not_finite(q, torch.float16, 0) != []
+
+
+MATRICES = {
+    "scale_tril": lambda n: dd.MultivariateNormal(torch.zeros(n), scale_tril=torch.eye(n)),
+    "covariance": lambda n: dd.MultivariateNormal(torch.zeros(n), torch.eye(n)),
+    "low rank": lambda n: dd.LowRankMultivariateNormal(
+        torch.zeros(n), torch.ones(n, 2), torch.ones(n)
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("scale_tril", 8), ("covariance", 16), ("low rank", 16)]
+)
+def test_larger_normals(kind: str, size: int, dtype: torch.dtype) -> None:
+    assert not_finite(learnable(MATRICES[kind](size)).to(dtype), dtype, 1) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_sixteen_rows_of_extreme_factors_are_too_many(dtype: torch.dtype) -> None:
+    """Forward substitution multiplies the ratios of all rows; a covariance matrix stays finite."""
+    assert not_finite(learnable(MATRICES["scale_tril"](16)).to(dtype), dtype, 1) != []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,44 +38,74 @@ class FromTransform(Constraint):
         tensor(0.)
     """
 
-    transform: Any  # a Transform, whose methods torch leaves untyped
-
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform.with_cache(0)
+        for name, tensor in _tensors_of(self.transform):
+            self.register_buffer(name, tensor.detach().clone())
+
+    def current(self) -> Any:
+        """The transform with the tensors of this module, which move and load with it."""
+        return _with_tensors(self.transform, self._buffers) if self._buffers else self.transform
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        codomain: constraints.Constraint = self.transform.codomain
+        codomain: constraints.Constraint = self.current().codomain
         return codomain
 
     @property
     def raw_event_dim(self) -> int:
-        return int(self.transform.domain.event_dim)
+        return int(self.current().domain.event_dim)
 
     def forward(self, raw: Tensor) -> Tensor:
-        value: Tensor = self.transform(raw)
+        value: Tensor = self.current()(raw)
         return value
 
     def inverse(self, value: Tensor) -> Tensor:
-        raw: Tensor = self.transform.inv(value)
+        transform = self.current()
+        raw: Tensor = transform.inv(value)
         return raw
 
     def contains(self, value: Tensor) -> Tensor:
         return super().contains(value) & _comes_back(self, value)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        log_det: Tensor = self.transform.log_abs_det_jacobian(raw, value)
+        log_det: Tensor = self.current().log_abs_det_jacobian(raw, value)
         return log_det
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size(self.transform.inverse_shape(torch.Size(shape)))
+        return torch.Size(self.current().inverse_shape(torch.Size(shape)))
 
     def value_shape(self, raw_shape: torch.Size) -> torch.Size:
-        return torch.Size(self.transform.forward_shape(torch.Size(raw_shape)))
+        return torch.Size(self.current().forward_shape(torch.Size(raw_shape)))
 
     def extra_repr(self) -> str:
         return repr(self.transform)
+
+
+def _tensors_of(transform: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a transform holds, and those of its parts, under names of their own."""
+    for name, value in vars(transform).items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+    for index, part in enumerate(getattr(transform, "parts", ())):
+        yield from _tensors_of(part, f"{prefix}part{index}_")
+
+
+def _with_tensors(transform: Any, tensors: Mapping[str, Tensor | None], prefix: str = "") -> Any:
+    """A light copy of a transform that holds other tensors."""
+    copy = object.__new__(type(transform))
+    copy.__dict__.update(transform.__dict__)
+    for name, value in transform.__dict__.items():
+        if isinstance(value, Tensor):
+            copy.__dict__[name] = tensors[f"{prefix}{name}"]
+    parts = getattr(transform, "parts", None)
+    if parts is not None:
+        copy.__dict__["parts"] = [
+            _with_tensors(part, tensors, f"{prefix}part{index}_")
+            for index, part in enumerate(parts)
+        ]
+    return copy
 
 
 class FromModule(Constraint):

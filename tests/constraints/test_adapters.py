@@ -20,12 +20,14 @@ from declarative_dist import (
     ConstraintError,
     CorrCholesky,
     DeclarationError,
+    Declarative,
     Exp,
     GreaterThan,
     Interval,
     LessThan,
     LogInterval,
     LowerCholesky,
+    Param,
     Positive,
     PositiveDefinite,
     Real,
@@ -351,3 +353,33 @@ def test_a_parametrization_refuses_values_outside() -> None:
     nn.init.constant_(layer.weight, -1.0)
     with pytest.raises(ConstraintError, match=r"^Positive: expected a finite positive number"):
         parametrize.register_parametrization(layer, "weight", Positive())
+
+
+def test_tensors_of_a_transform_move_load_and_belong_to_the_instance() -> None:
+    shift = torch.distributions.AffineTransform(torch.tensor([1.0, 2.0]), torch.tensor(2.0))
+
+    class Model(Declarative):
+        x = Param(
+            torch.tensor([3.0, 4.0]),
+            torch.distributions.ComposeTransform([torch.distributions.ExpTransform(), shift]),
+        )
+
+    one, two = Model(), Model()
+    torch.testing.assert_close(one.x, torch.tensor([3.0, 4.0]))
+    one.double()
+    assert one.x.dtype == torch.float64
+    assert two.x.dtype == torch.float32
+    one.raw_x_constraint.part1_loc.add_(1.0)
+    torch.testing.assert_close(one.x.float(), torch.tensor([4.0, 5.0]))
+    torch.testing.assert_close(two.x, torch.tensor([3.0, 4.0]))
+    two.load_state_dict(one.state_dict())
+    torch.testing.assert_close(two.x, torch.tensor([4.0, 5.0]))
+    assert Model(device="meta").x.is_meta
+
+
+def test_values_that_a_transform_cannot_reach_are_refused() -> None:
+    above_one = torch.distributions.ComposeTransform(
+        [torch.distributions.ExpTransform(), torch.distributions.AffineTransform(1.0, 2.0)]
+    )
+    with pytest.raises(ConstraintError):
+        as_constraint(above_one).right_inverse(torch.tensor([0.5, 2.0]))
