@@ -789,3 +789,14 @@ def test_wide_log_intervals_keep_their_values():
     q = Model()
     assert q.raw_x.isfinite()
     assert q.x.item() == pytest.approx(1e12, rel=1e-4)
+
+
+def test_constant_ends_of_a_uniform_in_the_wrong_order():
+    class Backwards(Variational):
+        base = dd.Uniform
+        low = 1.0
+        high = 0.0
+
+    with pytest.raises(ConstraintError, match=r"Backwards: expected arguments that Uniform takes"):
+        Backwards()
+    assert Backwards(high=2.0).mean.item() == 1.5

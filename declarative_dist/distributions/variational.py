@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
@@ -41,6 +42,11 @@ def _delegated(name: str) -> Any:
             ) from error
 
     return property(read, doc=getattr(Distribution, name).__doc__)
+
+
+def _depends_on_values(base: type[Distribution]) -> bool:
+    """Whether what one argument may be depends on another, as for a uniform's ends."""
+    return isinstance(inspect.getattr_static(base, "arg_constraints", None), property)
 
 
 def reparametrised(distribution: Distribution, subject: str) -> Distribution:
@@ -178,6 +184,8 @@ class Variational(Declarative, Distribution):
         try:
             with torch.no_grad():
                 self.forward()
+                if _depends_on_values(declaration.base) and not is_traced(*arguments.values()):
+                    declaration.base(**arguments)  # which torch checks only as a whole
         except ConstraintError:
             raise
         except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
