@@ -4,7 +4,11 @@ INDEXING = (
     "log_prob assigns through a boolean mask, which has no batching rule "
     "(pytorch/pytorch#92033, open)"
 )
-IN_PLACE = "torch's Wishart.rsample replaces singular draws in place, after they were used"
+IN_PLACE = (
+    "Wishart.rsample takes every draw for singular and replaces it in place, after it was used "
+    "(pytorch/pytorch#122021, open)"
+)
+BRANCHES = "Wishart.rsample branches on the values of its draws (pytorch/pytorch#122021, open)"
 
 VMAP_LOG_PROB = {
     "Geometric-logits": INDEXING,
@@ -22,9 +26,9 @@ NO_PATHWISE_BACKWARD = {
 """backward through rsample."""
 
 COMPILE_SAMPLE = {
-    "VonMises": "torch's rejection sampler loops on a tensor's value, a graph break",
-    "Wishart-scale_tril": "torch's sampler branches on a tensor's value, a graph break",
-    "Wishart-covariance": "torch's sampler branches on a tensor's value, a graph break",
-    "Wishart-precision": "torch's sampler branches on a tensor's value, a graph break",
+    "VonMises": "the rejection sampler loops on values (pytorch/pytorch#194764, open)",
+    "Wishart-scale_tril": BRANCHES,
+    "Wishart-covariance": BRANCHES,
+    "Wishart-precision": BRANCHES,
 }
 """sample under torch.compile(fullgraph=True)."""
