@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from declarative_dist import Variational
 from tests.cases import DECLARED, LIVE, PLAIN
-from tests.limits import COMPILE_SAMPLE, NO_PATHWISE_BACKWARD, VMAP_LOG_PROB
+from tests.limits import COMPILE_SAMPLE, NO_PATHWISE_BACKWARD, VMAP_LOG_PROB, VMAP_SAMPLE
 
 # torch warns at the first draw of every Wishart, singular or not.
 WISHART_WARNS = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
@@ -341,6 +341,22 @@ def test_ensemble_by_stack_module_state(q: Variational, name: str) -> None:
     together = vmap(score)(parameters, buffers)
     apart = torch.stack([member.log_prob(x) for member in members])
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_sampling_an_ensemble_under_vmap(q: Variational, name: str) -> None:
+    parameters, buffers = stack_module_state([LIVE[name]() for _ in range(3)])
+
+    def draw(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        return functional_call(q, (parameters, buffers), ()).sample((8,))
+
+    together = vmap(draw, randomness="different")
+    if name in VMAP_SAMPLE:
+        with pytest.raises(RuntimeError, match=r"vmap|functorch"):
+            together(parameters, buffers)
+        return
+    x = together(parameters, buffers)
+    assert x.shape == (3, 8, *q.batch_shape, *q.event_shape)
+    assert not torch.equal(x[0], x[1])
 
 
 # Compilation.
