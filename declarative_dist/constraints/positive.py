@@ -70,7 +70,7 @@ class Guarded(Constraint):
         """The same map in the band of a certain argument, unless it was given one of its own."""
         if self.guard is not True:
             return self
-        constraint = copy.deepcopy(self)
+        constraint = copy.copy(self)
         constraint._set_band(band)
         return constraint
 

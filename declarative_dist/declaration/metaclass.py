@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 from abc import ABCMeta
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -38,10 +39,11 @@ class DeclarativeMeta(ABCMeta):
         # The fields, declared here or inherited.
         used = arguments or collect.inputs_of(name, base, {}, {})
         declared = collect.declared_in(cls, base, used)
-        check.check_namespace(name, own, declared, used, mcls.reserved(cls))
+        reserved = _reserved(tuple(k for k in cls.__mro__ if collect.is_framework(k)))
+        check.check_namespace(name, own, declared, used, reserved)
         if arguments and not declared:
             declared = cls.__auto__ = collect.auto_declared(arguments)
-        check.check_names(name, declared, arguments, mcls.reserved(cls))
+        check.check_names(name, declared, arguments, reserved)
         check.check_raw_names(cls, declared)
         if isinstance(base, type):
             check.check_arguments(name, base, arguments, declared)
@@ -59,10 +61,12 @@ class DeclarativeMeta(ABCMeta):
             type.__setattr__(cls, field.name, field)
         return cls
 
-    def reserved(cls) -> set[str]:
-        """The names that the library's and torch's own classes define."""
-        defined = {name for k in cls.__mro__ if collect.is_framework(k) for name in dir(k)}
-        return defined | set(vars(nn.Module())) | {"_starts", "_is_built", "_live_shape"}
+
+@cache
+def _reserved(framework: tuple[type, ...]) -> frozenset[str]:
+    """The names that the library's and torch's own classes define, or keep on instances."""
+    defined = {name for klass in framework for name in dir(klass)}
+    return frozenset(defined | set(vars(nn.Module())) | {"_starts", "_is_built", "_live_shape"})
 
 
 def _pickled(cls: DeclarativeMeta) -> Any:

@@ -17,6 +17,9 @@ from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Shape, Start
 from declarative_dist.fields.field import Field, current_value
 
+_REAL = Real()
+"""The constraint of a parameter that belongs to no class yet."""
+
 Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
 
 
@@ -84,7 +87,7 @@ class Param(Field):
         self.init = source.clone() if isinstance(source, Tensor) else source
         self.has_dtype = isinstance(init, Tensor)
         self.declared_constraint = constraint
-        self.constraint: Constraint = Real()
+        self.constraint: Constraint = _REAL
         self.shape: Shape | None = _as_shape(shape)
         self.trainable = trainable
         self.doc = doc
