@@ -27,12 +27,7 @@ from declarative_dist import (
     Variational,
     derived,
 )
-
-
-class GammaFamily(Variational):
-    base = dd.Gamma
-    concentration = Param(1.0, Positive())
-    rate = Param(1.0, Exp())
+from tests.cases import GammaFamily
 
 
 class Softplus(Variational):
@@ -836,3 +831,10 @@ def test_two_backward_passes_through_one_object():
         q.log_prob(torch.tensor(3.0)).backward()
     # d/d log(rate) of concentration * log(rate) - rate * x is concentration - rate * x.
     assert q.raw_rate.grad.item() == pytest.approx(2 * (1.0 - 3.0))
+
+
+def test_a_number_beyond_every_float():
+    q = GammaFamily()
+    with pytest.raises(DeclarationError, match=r"GammaFamily\.rate: expected a number"):
+        q.rate = 10**400
+    assert q.rate.item() == 1.0

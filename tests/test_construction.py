@@ -28,12 +28,7 @@ from declarative_dist import (
     derived,
     learnable,
 )
-
-
-class GammaFamily(Variational):
-    base = dd.Gamma
-    concentration = Param(1.0, Positive())
-    rate = Param(1.0, Exp())
+from tests.cases import GammaFamily
 
 
 class Gaussian(Variational):

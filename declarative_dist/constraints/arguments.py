@@ -141,6 +141,19 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
     return groups
 
 
+def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
+    """The arguments without those that say in other words what a preferred one says.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.constraints.arguments import arguments_of, preferred
+        >>> list(preferred(arguments_of(dd.Bernoulli)))
+        ['logits']
+    """
+    others = {name for group in alternatives(arguments) for name in group[1:]}
+    return {name: argument for name, argument in arguments.items() if name not in others}
+
+
 def inferred_constraint(
     base: type[Distribution], argument: Argument, declared: Mapping[str, bool]
 ) -> Constraint | None:

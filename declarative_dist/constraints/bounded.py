@@ -11,7 +11,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.representable import Limits, above_tensor, limits_between
+from declarative_dist.constraints.representable import (
+    Limits,
+    above_tensor,
+    floating,
+    limits_between,
+)
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 
 Bound = float | Tensor | str
@@ -37,8 +42,7 @@ class Bounded(Constraint):
     def _keep(self, name: str, bound: Bound) -> None:
         subject = f"{type(self).__name__}({name}=)"
         if isinstance(bound, Tensor):
-            if not bound.is_floating_point():
-                bound = bound.to(torch.get_default_dtype())
+            bound = floating(bound)
             if not (bound.is_meta or bound.isfinite().all()):
                 raise ConstraintError(subject, "finite bounds", shortened(bound))
             self.register_buffer(name, bound.detach().clone())
@@ -123,7 +127,7 @@ class Bounded(Constraint):
 
 
 def as_tensor_like(bound: Any, like: Tensor) -> Tensor:
-    """The bound as a tensor of the dtype and device of another."""
+    """The bound as a tensor of another's dtype; a number goes to its device too."""
     if isinstance(bound, Tensor):
         return bound.to(like.dtype)
     return torch.as_tensor(bound, dtype=like.dtype, device=like.device)

@@ -74,6 +74,11 @@ def largest(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max
 
 
+def floating(value: Tensor) -> Tensor:
+    """The value as it is if it is floating-point, else in torch's default dtype."""
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())
+
+
 def widened(value: Tensor) -> Tensor:
     """The value in single precision if it is in half, for maps that are solved backwards."""
     return value.float() if value.dtype in HALF else value

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.adapters import as_constraint
-from declarative_dist.constraints.arguments import Argument, alternatives, inferred_constraint
+from declarative_dist.constraints.arguments import Argument, inferred_constraint, preferred
 from declarative_dist.constraints.limits import guard_of, starting_value
 from declarative_dist.constraints.positive import Guarded
 from declarative_dist.constraints.real import Real
@@ -104,11 +104,8 @@ def auto_declared(arguments: Mapping[str, Argument]) -> dict[str, Field]:
     Continuous arguments become parameters at their default values; counts and dimensions become
     constants.
     """
-    others = {name for group in alternatives(arguments) for name in group[1:]}
     fields: dict[str, Field] = {}
-    for name, argument in arguments.items():
-        if name in others:
-            continue
+    for name, argument in preferred(arguments).items():
         if argument.is_learnable:
             default = argument.default if isinstance(argument.default, (int, float)) else None
             init = starting_value(name) if default is None else default

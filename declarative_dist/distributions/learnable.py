@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from torch import Tensor
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.arguments import alternatives, arguments_of
+from declarative_dist.constraints.arguments import arguments_of, preferred
 from declarative_dist.declaration.collect import auto_declared
 from declarative_dist.declaration.decompose import COMPOSITE, decompose
 from declarative_dist.declaration.metaclass import DeclarativeMeta
@@ -89,7 +89,7 @@ def _live_class(base: Any, given: tuple[str, ...], fixed: tuple[str, ...]) -> ty
             "Declare a class whose base method composes it.",
         )
     arguments = arguments_of(base)
-    chosen = {g: arguments[g] for g in given} or _preferred(base)
+    chosen = {g: arguments[g] for g in given} or preferred(arguments)
     for fixed_name in fixed:
         if fixed_name not in chosen:
             raise DeclarationError(
@@ -111,12 +111,6 @@ def _live_class(base: Any, given: tuple[str, ...], fixed: tuple[str, ...]) -> ty
     }
     live: type[Variational] = DeclarativeMeta(name, (Live,), body)  # type: ignore[assignment]
     return live
-
-
-def _preferred(base: type[Distribution]) -> dict[str, Any]:
-    arguments = arguments_of(base)
-    others = {name for group in alternatives(arguments) for name in group[1:]}
-    return {name: argument for name, argument in arguments.items() if name not in others}
 
 
 def _held(field: Any) -> Constant:

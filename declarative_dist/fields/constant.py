@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from typing_extensions import Self
 
+from declarative_dist.constraints.representable import floating
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, shortened
 from declarative_dist.fields.blueprint import Blueprint
@@ -79,11 +80,7 @@ class Constant(Field):
                 value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
             )
         if self.is_continuous and isinstance(converted, Tensor):
-            converted = (
-                converted
-                if converted.is_floating_point()
-                else converted.to(torch.get_default_dtype())
-            )
+            converted = floating(converted)
         self._check(converted, subject)
         return converted
 

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.representable import floating
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Shape, Start
@@ -267,32 +268,28 @@ def _as_source(value: Any, subject: str = "Param(init=)") -> Any:
     """Lists and arrays as tensors; numbers, tensors, callables and None as they are."""
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
     if isinstance(value, Tensor):
         if value.is_complex():
             raise DeclarationError(
                 subject, "a number, a list or a tensor that is real", repr(value)
             )
-        return _floating(value.detach())
+        return floating(value.detach())
     if callable(value):
         return value
     try:
         if isinstance(value, (bool, complex, str)):
             raise TypeError
+        if isinstance(value, (int, float)):
+            return float(value)
         # A list is exact until the dtype of its field is known.
         dtype = torch.float64 if isinstance(value, (list, tuple)) else None
         return _as_source(torch.as_tensor(value, dtype=dtype, device="cpu"), subject)
     except DeclarationError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DeclarationError(
             subject, "a number, a list, a tensor or a callable", shortened(value)
         ) from error
-
-
-def _floating(value: Tensor) -> Tensor:
-    return value if value.is_floating_point() else value.to(torch.get_default_dtype())
 
 
 def _as_shape(shape: int | str | Sequence[int | str] | None) -> Shape | None:
