@@ -11,8 +11,10 @@ from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
 from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.kl import entropy, kl_divergence, rsample_and_log_prob
 from declarative_dist.distributions.learnable import learnable
+from declarative_dist.distributions.transform import LearnableTransform
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import (
     ConstraintError,
@@ -23,6 +25,7 @@ from declarative_dist.errors import (
 )
 from declarative_dist.fields.derived import derived
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.site import site
 
 __version__ = "0.1.0"
 
@@ -36,6 +39,8 @@ __all__ = [
     "FieldError",
     "GreaterThan",
     "Interval",
+    "Joint",
+    "LearnableTransform",
     "LessThan",
     "LogInterval",
     "LowerCholesky",
@@ -57,4 +62,5 @@ __all__ = [
     "learnable",
     "register_constraint",
     "rsample_and_log_prob",
+    "site",
 ]

@@ -382,10 +382,10 @@ def test_numbers_with_names_far_from_any_argument_are_left_alone():
     assert (cls.version, cls.threshold) == (2, 0.5)
 
 
-def test_module_in_the_body():
-    text = refused("Model", Declarative, network=nn.Linear(1, 1))
-    assert text.startswith("Model.network: expected a Param")
-    assert "a module, Linear" in text
+def test_module_where_the_base_wants_a_tensor():
+    text = refused("Model", base=dd.Normal, loc=nn.Linear(1, 1), scale=Param(1.0))
+    assert text.startswith("Model.loc: expected a tensor")
+    assert "Linear" in text
 
 
 def test_parameter_of_an_argument_that_torch_says_nothing_about():

@@ -16,19 +16,30 @@ ROWS = [
         f"constraints.{name}"
         for name in (
             "tracing", "hold", "representable", "constraint", "real", "positive", "bounded",
-            "inequality", "interval", "simplex", "ordered", "matrix", "adapters", "limits",
-            "arguments",
+            "inequality", "interval", "simplex", "ordered", "matrix", "inner_tensors",
+            "adapters", "limits", "arguments",
         )
     ],
     [
         f"fields.{name}"
-        for name in ("field", "blueprint", "method", "param", "constant", "derived")
+        for name in (
+            "field", "blueprint", "method", "param", "constant", "derived", "fixed", "part",
+            "nested", "site",
+        )
     ],
     [
         f"declaration.{name}"
-        for name in ("unvalidated", "record", "decompose", "check", "collect", "metaclass")
+        for name in (
+            "unvalidated", "record", "decompose", "check", "parts", "collect", "metaclass",
+        )
     ],
-    [f"distributions.{name}" for name in ("declarative", "variational", "learnable", "kl")],
+    [
+        f"distributions.{name}"
+        for name in (
+            "building", "scored", "alignment", "dotted", "keywords", "declarative", "variational",
+            "transform", "learnable", "ancestral", "joint", "kl",
+        )
+    ],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

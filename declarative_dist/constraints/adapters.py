@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from typing_extensions import Never, TypeVar
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.inner_tensors import tensors_of, with_tensors
 from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.positive import Positive
@@ -41,12 +42,12 @@ class FromTransform(Constraint):
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform.with_cache(0)
-        for name, tensor in _tensors_of(self.transform):
+        for name, tensor in tensors_of(self.transform):
             self.register_buffer(name, tensor.detach().clone())
 
     def current(self) -> Any:
         """The transform with the tensors of this module, which move and load with it."""
-        return _with_tensors(self.transform, self._buffers) if self._buffers else self.transform
+        return with_tensors(self.transform, self._buffers) if self._buffers else self.transform
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -81,31 +82,6 @@ class FromTransform(Constraint):
 
     def extra_repr(self) -> str:
         return repr(self.transform)
-
-
-def _tensors_of(transform: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a transform holds, and those of its parts, under names of their own."""
-    for name, value in vars(transform).items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-    for index, part in enumerate(getattr(transform, "parts", ())):
-        yield from _tensors_of(part, f"{prefix}part{index}_")
-
-
-def _with_tensors(transform: Any, tensors: Mapping[str, Tensor | None], prefix: str = "") -> Any:
-    """A light copy of a transform that holds other tensors."""
-    copy = object.__new__(type(transform))
-    copy.__dict__.update(transform.__dict__)
-    for name, value in transform.__dict__.items():
-        if isinstance(value, Tensor):
-            copy.__dict__[name] = tensors[f"{prefix}{name}"]
-    parts = getattr(transform, "parts", None)
-    if parts is not None:
-        copy.__dict__["parts"] = [
-            _with_tensors(part, tensors, f"{prefix}part{index}_")
-            for index, part in enumerate(parts)
-        ]
-    return copy
 
 
 class FromModule(Constraint):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
 from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import as_constraint
@@ -31,20 +32,44 @@ _MATRIX = {
     "precision_matrix": constraints.positive_definite,
 }
 
-_UNSTATED: Mapping[type[Distribution], Mapping[str, constraints.Constraint]] = {
+_UNSTATED: Mapping[type, Mapping[str, constraints.Constraint]] = {
     dd.Uniform: {"low": constraints.real, "high": constraints.real},
     dd.Wishart: {"df": constraints.positive, **_MATRIX},
     dd.LKJCholesky: {"dim": constraints.positive_integer},
     dd.Multinomial: {"total_count": constraints.nonnegative_integer},
     dd.RelaxedBernoulli: {"temperature": constraints.positive},
     dd.RelaxedOneHotCategorical: {"temperature": constraints.positive},
+    dd.AffineTransform: {"loc": constraints.real, "scale": constraints.positive},
+    dd.PowerTransform: {"exponent": constraints.positive},
 }
-"""What torch's own `arg_constraints` leave out, or say only of an instance."""
+"""What torch's own `arg_constraints` leave out, or say only of an instance.
+
+Transforms state nothing; a scale and an exponent keep their sign, or the map has no inverse.
+"""
+
+_PARTS: Mapping[type, Mapping[str, type[Distribution | Transform]]] = {
+    dd.Independent: {"base_distribution": Distribution},
+    dd.MixtureSameFamily: {
+        "mixture_distribution": dd.Categorical,
+        "component_distribution": Distribution,
+    },
+    dd.TransformedDistribution: {"base_distribution": Distribution, "transforms": Transform},
+    dd.CatTransform: {"tseq": Transform},
+    dd.ComposeTransform: {"parts": Transform},
+    dd.CumulativeDistributionTransform: {"distribution": Distribution},
+    dd.IndependentTransform: {"base_transform": Transform},
+    dd.StackTransform: {"tseq": Transform},
+    _InverseTransform: {"transform": Transform},
+}
+"""The arguments that are distributions or transforms themselves."""
+
+_SEQUENCES = ("transforms", "parts", "tseq")
+"""Arguments that take a list of transforms."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a distribution's constructor.
+    """One argument of the constructor of a distribution or a transform.
 
     Args:
         name: its name.
@@ -52,6 +77,8 @@ class Argument:
         default: the default, or None.
         torch_constraint: what torch says that it must satisfy, or None.
         shares_sizes: whether events of all arguments have the same size, as in torch's families.
+        part: what it must be an instance of, for an argument that is a distribution or a
+            transform; else None.
     """
 
     name: str
@@ -59,6 +86,7 @@ class Argument:
     default: object
     torch_constraint: constraints.Constraint | None
     shares_sizes: bool = True
+    part: type[Distribution | Transform] | None = None
 
     @property
     def event_dim(self) -> int:
@@ -70,6 +98,11 @@ class Argument:
         """Whether it is a continuous number, so that it can be a parameter."""
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
 
+    @property
+    def is_sequence(self) -> bool:
+        """Whether it takes a list of transforms."""
+        return self.part is Transform and self.name in _SEQUENCES
+
     def event_names(self) -> tuple[str, ...]:
         """Names for the sizes of its event dimensions."""
         if not self.shares_sizes:
@@ -79,8 +112,8 @@ class Argument:
         return ("dim",) * self.event_dim
 
 
-def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
-    """The constructor arguments of a distribution class, in order.
+def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
+    """The constructor arguments of a distribution or transform class, in order.
 
     Example:
         >>> from declarative_dist.constraints.arguments import alternatives
@@ -95,6 +128,7 @@ def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
         for ancestor in base.__mro__
         if ancestor not in (Distribution, dd.ExponentialFamily)
     )
+    parts = _known_of(_PARTS, base)
     parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
     return {
         parameter.name: Argument(
@@ -103,6 +137,7 @@ def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
             default=None if parameter.default is parameter.empty else parameter.default,
             torch_constraint=stated.get(parameter.name),
             shares_sizes=is_torch_family,
+            part=parts.get(parameter.name),
         )
         for parameter in parameters
         if parameter.name != "validate_args"
@@ -110,12 +145,18 @@ def arguments_of(base: type[Distribution]) -> dict[str, Argument]:
     }
 
 
-def _stated_constraints(base: type[Distribution]) -> dict[str, constraints.Constraint]:
+def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
     stated = inspect.getattr_static(base, "arg_constraints", None)
-    known = dict(stated) if isinstance(stated, Mapping) else {}
-    for ancestor in base.__mro__:
-        known = {**_UNSTATED.get(ancestor, {}), **known}
+    known = {**_known_of(_UNSTATED, base), **(stated if isinstance(stated, Mapping) else {})}
     return {name: c for name, c in known.items() if not constraints.is_dependent(c)}
+
+
+def _known_of(table: Mapping[type, Mapping[str, Any]], base: type) -> dict[str, Any]:
+    """What a table says of a class, its ancestors' entries behind its own."""
+    known: dict[str, Any] = {}
+    for ancestor in reversed(base.__mro__):
+        known.update(table.get(ancestor, {}))
+    return known
 
 
 def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
@@ -155,12 +196,12 @@ def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
 
 
 def inferred_constraint(
-    base: type[Distribution], argument: Argument, declared: Mapping[str, bool]
+    base: type[Distribution | Transform], argument: Argument, declared: Mapping[str, bool]
 ) -> Constraint | None:
     """The constraint of an argument for which none was declared.
 
     Args:
-        base: the distribution class.
+        base: the distribution or transform class.
         argument: one of its arguments.
         declared: the names declared beside it, and whether each has a constraint or value of its
             own.

@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
-from torch.distributions import Distribution, ExponentialFamily
+from torch.distributions import Distribution, ExponentialFamily, Transform
 
 from declarative_dist.constraints.arguments import Argument, alternatives
-from declarative_dist.declaration.decompose import COMPOSITE
 from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
 from declarative_dist.spelling import is_one_edit_from
@@ -25,20 +25,17 @@ KEYWORDS = ("batch_shape", "device", "dtype")
 
 def check_base(owner: str, base: Base | None, arguments: Mapping[str, Argument]) -> None:
     """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
-    if base in (Distribution, ExponentialFamily) or hasattr(base, "__declaration__"):
+    abstract = (Distribution, ExponentialFamily, Transform)
+    if base in abstract or hasattr(base, "__declaration__"):
         raise DeclarationError(
             f"{owner}.base",
             "a concrete torch distribution class",
             f"{base.__name__}",  # type: ignore[union-attr]
         )
-    if base in COMPOSITE:
-        raise DeclarationError(
-            f"{owner}.base",
-            "a distribution that is not made of others",
-            base.__name__,
-            "Write a method that composes it: def base(self, ...): return ...",
-        )
-    colliding = [name for name in arguments if name in (*KEYWORDS, "base", "event_dim")]
+    # A transform's event_dim is an argument like any other.
+    is_transform = isinstance(base, type) and issubclass(base, Transform)
+    ours = (*KEYWORDS, "base") if is_transform else (*KEYWORDS, "base", "event_dim")
+    colliding = [name for name in arguments if name in ours]
     colliding += [name for name in arguments if hasattr(nn.Module, name) or name == "training"]
     if colliding:
         raise DeclarationError(
@@ -54,7 +51,7 @@ def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
     """Refuse an `event_dim` that is no size and a `validate_args` that is no switch."""
     event_dim = namespace.get("event_dim")
     is_count = isinstance(event_dim, int) and not isinstance(event_dim, bool) and event_dim >= 0
-    if "event_dim" in namespace and not is_count and event_dim is not None:
+    if not is_count and not isinstance(event_dim, Constant) and event_dim is not None:
         raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shortened(event_dim))
     validates = namespace.get("validate_args")
     if validates not in (None, True, False):
@@ -84,13 +81,6 @@ def check_namespace(
         if name in arguments and value is not None:
             raise DeclarationError(
                 f"{owner}.{name}", "a Param, a number, a tensor or @derived", shortened(value)
-            )
-        if isinstance(value, nn.Module):
-            raise DeclarationError(
-                f"{owner}.{name}",
-                "a Param, a number, a tensor or @derived",
-                f"a module, {type(value).__name__}",
-                "Make it in __init__, so that every instance has its own.",
             )
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue
@@ -158,7 +148,7 @@ def check_needs(owner: str, fields: Mapping[str, Field]) -> None:
 
 def check_arguments(
     owner: str,
-    base: type[Distribution],
+    base: type[Distribution | Transform],
     arguments: Mapping[str, Argument],
     fields: Mapping[str, Field],
 ) -> None:
@@ -192,13 +182,13 @@ def check_arguments(
                 f"{owner}.{name}",
                 f"every required argument of {base.__name__} ({', '.join(required)})",
                 f"none of that name among {', '.join(fields)}",
-                f"Write {name} = Param().",
+                f"Write {name} = {'Param()' if arguments[name].part is None else '...'}.",
             )
 
 
 def _check_alternatives(
     owner: str,
-    base: type[Distribution],
+    base: type[Distribution | Transform],
     arguments: Mapping[str, Argument],
     fields: Mapping[str, Field],
 ) -> None:

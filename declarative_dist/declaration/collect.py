@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
-from torch.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.arguments import Argument, inferred_constraint, preferred
@@ -15,33 +16,82 @@ from declarative_dist.constraints.limits import guard_of, starting_value
 from declarative_dist.constraints.positive import Guarded
 from declarative_dist.constraints.real import Real
 from declarative_dist.declaration.check import SETTINGS
+from declarative_dist.declaration.parts import is_nestable
 from declarative_dist.declaration.record import Base
-from declarative_dist.errors import DeclarationError, ExplainedError
+from declarative_dist.errors import DeclarationError, ExplainedError, shortened
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.method import names_of
+from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.part import is_declarative
 
 
 def base_of(cls: type) -> Base | None:
-    """The base that a class declares or inherits: a distribution class or a method."""
+    """The base that a class declares or inherits: a class of what it builds, or a method."""
     base = inspect.getattr_static(cls, "base", None)
     if base is None:
         return None
-    if isinstance(base, type) and issubclass(base, Distribution):
+    builds: type = getattr(cls, "__builds__", None) or Distribution
+    if isinstance(base, type) and issubclass(base, builds):
         return base
     if inspect.isfunction(base):
         return base
+    kind = builds.__name__
+    if builds not in (Distribution, Transform):
+        raise DeclarationError(f"{cls.__name__}.base", "no base: it is made of sites", repr(base))
+    example = "TanhTransform" if kind == "Transform" else "Normal"
     raise DeclarationError(
         f"{cls.__name__}.base",
-        "a torch.distributions.Distribution subclass or a method that returns a distribution",
+        f"a torch.distributions.{kind} subclass or a method that returns a {kind.lower()}",
         repr(base),
-        "Write base = torch.distributions.Normal, or def base(self, loc, scale): ...",
+        f"Write base = torch.distributions.{example}, or def base(self, loc, scale): ...",
     )
 
 
-def declared_in(cls: type, base: Base | None, arguments: Iterable[str]) -> dict[str, Field]:
+def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """A class body with copies of its modules, and modules in place of plain parts.
+
+    What the class holds does not change with the modules that it was given.
+    """
+    copies: dict[int, Any] = {}
+
+    def own(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            module = copy.deepcopy(value, copies)
+            for part in module.modules():
+                if is_declarative(part):
+                    part._restart()  # type: ignore[operator]
+            return module
+        if isinstance(value, (list, tuple)) and any(map(is_nestable, value)):
+            return [own(item) for item in value]
+        return as_module(value) if is_nestable(value) and not isinstance(value, type) else value
+
+    def explained(name: str, value: Any) -> Any:
+        try:
+            return own(value)
+        except ExplainedError as error:
+            raise DeclarationError(
+                f"{owner}.{name}", error.expected, error.got, error.fix
+            ) from error
+
+    return {
+        name: value if name.startswith("__") or name in SETTINGS else explained(name, value)
+        for name, value in namespace.items()
+    }
+
+
+def declared_in(
+    cls: type, base: Base | None, arguments: Iterable[str], sequences: Iterable[str] = ()
+) -> dict[str, Field]:
     """The fields of a class by name, in order; later ones override inherited ones.
+
+    Args:
+        cls: the class.
+        base: its base.
+        arguments: the names that the base takes.
+        sequences: those of them that are lists of transforms.
 
     Numbers count as constants where something uses their name: an argument of the base, a derived
     field, or a bound. Tensors always do. What was declared automatically is inherited together
@@ -54,7 +104,7 @@ def declared_in(cls: type, base: Base | None, arguments: Iterable[str]) -> dict[
         if "__auto__" in vars(klass) and base_of(klass) is base:
             fields.update(vars(klass)["__auto__"])
         for name, value in _body_of(klass).items():
-            field = _as_field(name, value, used)
+            field = _as_field(f"{cls.__name__}.{name}", name, value, used, sequences)
             if field is not None:
                 fields[name] = field
             elif name in fields:
@@ -85,11 +135,22 @@ def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
     return used
 
 
-def _as_field(name: str, value: Any, used: set[str]) -> Field | None:
+def _as_field(
+    subject: str, name: str, value: Any, used: set[str], sequences: Iterable[str]
+) -> Field | None:
     if isinstance(value, Field):
         return value.named(name)
-    if name in SETTINGS or name.startswith("__") or value is None:
+    if (name in SETTINGS and name not in used) or name.startswith("__") or value is None:
         return None
+    if name == "base":
+        return None
+    if name in sequences or (isinstance(value, list) and any(map(is_nestable, value))):
+        items: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+        _check_items(subject, items, name in sequences)
+        return NestedList(items).named(name)
+    if is_nestable(value):
+        template: Any = value
+        return Nested(template).named(name)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(value, Tensor) or (
         name in used and (is_number or isinstance(value, (list, tuple)))
@@ -98,15 +159,30 @@ def _as_field(name: str, value: Any, used: set[str]) -> Field | None:
     return None
 
 
+def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
+    for index, item in enumerate(items):
+        if not is_nestable(item):
+            raise DeclarationError(
+                f"{subject}[{index}]" if len(items) > 1 else subject,
+                "a transform" if are_transforms else "a module",
+                shortened(item),
+                f"Write {item.__name__}()." if isinstance(item, type) else "",
+            )
+
+
 def auto_declared(arguments: Mapping[str, Argument]) -> dict[str, Field]:
     """Fields for all arguments of a base, in its preferred parametrisation.
 
     Continuous arguments become parameters at their default values; counts and dimensions become
-    constants.
+    constants; distributions and transforms become nested parts that every instance is given.
     """
     fields: dict[str, Field] = {}
     for name, argument in preferred(arguments).items():
-        if argument.is_learnable:
+        if argument.is_sequence:
+            fields[name] = NestedList().named(name)
+        elif argument.part is not None:
+            fields[name] = Nested().named(name)
+        elif argument.is_learnable:
             default = argument.default if isinstance(argument.default, (int, float)) else None
             init = starting_value(name) if default is None else default
             fields[name] = Param(init).named(name)
@@ -126,6 +202,9 @@ def specialised(
             fields[name] = _constrained(owner, base, field, argument, declared)
         elif isinstance(field, Constant):
             fields[name] = _checked(owner, field, argument)
+        elif isinstance(field, Nested):
+            part = None if argument is None else argument.part
+            fields[name] = field.accepting(part, f"{owner}.{name}")
         else:
             fields[name] = field
     return fields
@@ -149,6 +228,8 @@ def _constrained(
     else:
         settled = {name: _is_settled(name, param.name, declared) for name in declared}
         inferred = inferred_constraint(base, argument, settled)  # type: ignore[arg-type]
+        if inferred is None and issubclass(base, Transform):  # type: ignore[arg-type]
+            inferred = Real()
         if inferred is None:
             raise DeclarationError(
                 subject,

@@ -1,4 +1,4 @@
-"""Taking a plain distribution apart: its class and its constructor's arguments by name."""
+"""Taking a plain distribution or transform apart: its class and its constructor's arguments."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import Any
 
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from declarative_dist.constraints.arguments import alternatives, arguments_of
 from declarative_dist.errors import DeclarationError
 
-COMPOSITE = (dd.Independent, dd.MixtureSameFamily, dd.TransformedDistribution)
-"""Distributions made of distributions."""
+_ATTRIBUTES: Mapping[type, Mapping[str, str]] = {
+    dd.Independent: {"base_distribution": "base_dist"},
+    dd.TransformedDistribution: {"base_distribution": "base_dist"},
+    dd.CatTransform: {"tseq": "transforms"},
+    dd.StackTransform: {"tseq": "transforms"},
+    _InverseTransform: {"transform": "_inv"},
+}
+"""Attributes that keep an argument under another name."""
 
 _HOLDERS: Mapping[type[Distribution], Callable[[Any], Any]] = {
     dd.OneHotCategorical: lambda d: d._categorical,
@@ -24,20 +31,20 @@ _HOLDERS: Mapping[type[Distribution], Callable[[Any], Any]] = {
 """Where distributions keep the parameter that they were given, if not on themselves."""
 
 
-def decompose(distribution: Distribution) -> tuple[type[Distribution], dict[str, Any]]:
-    """The class and the constructor arguments that make an equal distribution.
+def decompose(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any]]:
+    """The class and the constructor arguments that make an equal distribution or transform.
 
     Of arguments that exclude each other, the one that was given comes back. Broadcasting is as
     the distribution did it.
 
     Args:
-        distribution: a distribution that is not made of others.
+        plain: a distribution or a transform; one made of others comes apart by one level.
 
     Returns:
         The class, and the arguments by name; tensors as they are, with their graph.
 
     Raises:
-        DeclarationError: if it is made of others, or does not keep an argument.
+        DeclarationError: if it does not keep an argument.
 
     Example:
         >>> from declarative_dist.declaration.decompose import decompose
@@ -46,25 +53,19 @@ def decompose(distribution: Distribution) -> tuple[type[Distribution], dict[str,
         >>> kind.__name__, arguments
         ('Chi2', {'df': tensor(3.)})
     """
-    kind = type(distribution)
-    if kind in COMPOSITE:
-        raise DeclarationError(
-            kind.__name__,
-            "a distribution that is not made of others",
-            repr(distribution),
-            "Declare a class whose base method composes it.",
-        )
+    kind = type(plain)
     arguments = arguments_of(kind)
     excluded = {
         name
         for group in alternatives(arguments)
         for name in group
-        if name != _given_among(distribution, group)
+        if name != _given_among(plain, group)
     }
-    return kind, {name: _kept(distribution, name) for name in arguments if name not in excluded}
+    kept = {name: _kept(plain, name) for name in arguments if name not in excluded}
+    return kind, {name: value for name, value in kept.items() if value is not None}
 
 
-def _given_among(distribution: Distribution, group: tuple[str, ...]) -> str:
+def _given_among(distribution: Any, group: tuple[str, ...]) -> str:
     """Which of the arguments that exclude each other the distribution was built with."""
     holder = _holder(distribution)
     kept = [name for name in group if name in vars(holder)]
@@ -80,13 +81,20 @@ def _holder(distribution: Distribution) -> Any:
     return distribution
 
 
-def _kept(distribution: Distribution, name: str) -> Any:
-    for attribute in (name, f"_{name}"):
-        if hasattr(distribution, attribute):
-            value = getattr(distribution, attribute)
-            return value.contiguous() if isinstance(value, Tensor) else value
+def _kept(plain: Any, name: str) -> Any:
+    known = (_ATTRIBUTES[ancestor] for ancestor in type(plain).__mro__ if ancestor in _ATTRIBUTES)
+    own = next((names[name] for names in known if name in names), name)
+    for attribute in (own, f"_{own}"):
+        if hasattr(plain, attribute):
+            value = getattr(plain, attribute)
+            if isinstance(value, Tensor):
+                return value.contiguous()
+            is_plain_list = isinstance(value, list) and not any(
+                isinstance(item, Transform) for item in value
+            )
+            return tuple(value) if is_plain_list and value else value
     raise DeclarationError(
-        type(distribution).__name__,
+        type(plain).__name__,
         f"its argument {name!r} as an attribute",
         "none",
         "Declare a class with this base instead.",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from declarative_dist.constraints.arguments import arguments_of
-from declarative_dist.declaration import check, collect
+from declarative_dist.declaration import check, collect, parts
 from declarative_dist.declaration.record import Declaration, declare
 from declarative_dist.fields.field import Field
 
@@ -23,10 +23,14 @@ class DeclarativeMeta(ABCMeta):
     __auto__: dict[str, Field]
     __recipe__: tuple[Callable[..., type], tuple[Any, ...]] | None
 
+    @classmethod
+    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **keywords: Any) -> parts.Body:
+        return parts.Body(name)
+
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any
     ) -> DeclarativeMeta:
-        own = dict(namespace)
+        own = collect.adopted(name, namespace)
         namespace["__declared__"] = own
         cls = super().__new__(mcls, name, bases, namespace, **keywords)
 
@@ -38,7 +42,8 @@ class DeclarativeMeta(ABCMeta):
 
         # The fields, declared here or inherited.
         used = arguments or collect.inputs_of(name, base, {}, {})
-        declared = collect.declared_in(cls, base, used)
+        sequences = [n for n, argument in arguments.items() if argument.is_sequence]
+        declared = collect.declared_in(cls, base, used, sequences)
         reserved = _reserved(tuple(k for k in cls.__mro__ if collect.is_framework(k)))
         check.check_namespace(name, own, declared, used, reserved)
         if arguments and not declared:
@@ -46,6 +51,7 @@ class DeclarativeMeta(ABCMeta):
         check.check_names(name, declared, arguments, reserved)
         check.check_raw_names(cls, declared)
         if isinstance(base, type):
+            parts.check_parts(name, arguments, declared)
             check.check_arguments(name, base, arguments, declared)
         fields = collect.specialised(name, base, arguments, declared)
         inputs = collect.inputs_of(name, base, arguments, fields)
@@ -53,10 +59,12 @@ class DeclarativeMeta(ABCMeta):
         check.check_inputs(name, inputs, fields)
 
         # The record, and the fields as descriptors.
-        event_dim, validates = getattr(cls, "event_dim", None), getattr(cls, "validate_args", None)
+        event_dim = None if "event_dim" in fields else getattr(cls, "event_dim", None)
+        validates = getattr(cls, "validate_args", None)
         cls.__declaration__ = declare(
             name, base, fields, inputs, event_dim=event_dim, validates=validates
         )
+        parts.check_sites(name, fields, is_joint=hasattr(cls, "__joint__"))
         for field in fields.values():
             type.__setattr__(cls, field.name, field)
         return cls

@@ -13,8 +13,10 @@ from declarative_dist.declaration.unvalidated import unvalidated
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.nested import Nested
 
-Base = type[Distribution] | Callable[..., Distribution]
+Base = Any
+"""A distribution or transform class, or a method that makes one."""
 
 
 @dataclass(frozen=True)
@@ -23,30 +25,34 @@ class Declaration:
 
     Args:
         owner: the name of the class.
-        base: a distribution class, a method that makes a distribution, or None.
+        base: a distribution or transform class, a method that makes one, or None.
         fields: all fields by name, in the order in which they were declared.
         inputs: the names of the fields that the base takes.
         order: all fields, each behind those that it needs.
         chains: for each field what must be computed to know it, itself last.
         build: what must be computed for the base.
+        kept: what must be computed to know all parameters and constants.
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
         make: for a class base, what builds it without checking values that are valid already.
         has_derived_input: whether a value that nothing constrains goes to the base.
+        has_parts: whether distributions or transforms go to the base.
         is_direct: whether all that is computed for a build goes to the base.
     """
 
     owner: str
-    base: Base | None
+    base: Base
     fields: Mapping[str, Field]
     inputs: tuple[str, ...]
     order: tuple[Field, ...]
     chains: Mapping[str, tuple[Field, ...]]
     build: tuple[Field, ...]
+    kept: tuple[Field, ...]
     event_dim: int | None
     validates: bool | None
-    make: Callable[..., Distribution] | None
+    make: Callable[..., Any] | None
     has_derived_input: bool
+    has_parts: bool
     is_direct: bool
 
     def chosen(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -59,13 +65,20 @@ class Declaration:
         names: dict[str, None] = {}
         for field in self.fields.values():
             shape: Any = getattr(field, "shape", None) or getattr(field, "event_names", ())
+            shape = field.size_names if isinstance(field, Nested) else shape
             names.update(dict.fromkeys(name for name in shape if isinstance(name, str)))
         return tuple(names)
+
+    @property
+    def declared_sizes(self) -> frozenset[str]:
+        """The names of sizes in a declared `shape`: those mean something beyond one field."""
+        shapes: Any = [getattr(field, "shape", None) or () for field in self.fields.values()]
+        return frozenset(name for shape in shapes for name in shape if isinstance(name, str))
 
 
 def declare(
     owner: str,
-    base: Base | None,
+    base: Base,
     fields: Mapping[str, Field],
     inputs: tuple[str, ...],
     *,
@@ -79,6 +92,7 @@ def declare(
     """
     chains = {name: _chain(owner, fields, (name,)) for name in fields}
     build = _chain(owner, fields, inputs)
+    holding = tuple(name for name, field in fields.items() if field.holds_value)
     return Declaration(
         owner,
         base,
@@ -87,12 +101,20 @@ def declare(
         _chain(owner, fields, tuple(fields)),
         chains,
         build,
+        _chain(owner, fields, holding),
         event_dim,
         validates,
-        make=unvalidated(base) if isinstance(base, type) else None,
+        make=_maker(base),
         has_derived_input=any(isinstance(fields[name], Derived) for name in inputs),
+        has_parts=any(isinstance(fields[name], Nested) for name in inputs),
         is_direct=len(build) == len(inputs),
     )
+
+
+def _maker(base: Base) -> Callable[..., Any] | None:
+    if not isinstance(base, type):
+        return None
+    return unvalidated(base) if issubclass(base, Distribution) else base
 
 
 def _chain(owner: str, fields: Mapping[str, Field], names: tuple[str, ...]) -> tuple[Field, ...]:

@@ -130,6 +130,24 @@ def _lkj_cholesky(new: Any, dim: int, concentration: Tensor | float = 1.0) -> No
     _finish(new, new.concentration.size(), torch.Size((dim, dim)))
 
 
+def _mixture(new: Any, mixture_distribution: Any, component_distribution: Distribution) -> None:
+    # Torch takes weights without a batch shape for a batch of mixtures, but cannot draw from it.
+    batch_shape = component_distribution.batch_shape[:-1]
+    if mixture_distribution.batch_shape != batch_shape and _fits(
+        mixture_distribution, batch_shape
+    ):
+        mixture_distribution = mixture_distribution.expand(batch_shape)
+    dd.MixtureSameFamily.__init__(
+        new, mixture_distribution, component_distribution, validate_args=False
+    )
+
+
+def _fits(distribution: Distribution, batch_shape: torch.Size) -> bool:
+    own = distribution.batch_shape
+    sizes = zip(reversed(own), reversed(batch_shape), strict=False)
+    return len(own) <= len(batch_shape) and all(size in (1, new) for size, new in sizes)
+
+
 def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
     name, matrix = next(iter(parameter.items()))
     df = torch.as_tensor(df, dtype=matrix.dtype, device=matrix.device)
@@ -153,6 +171,7 @@ _FILLERS: Mapping[type[Distribution], Callable[..., None]] = {
     dd.ContinuousBernoulli: _continuous_bernoulli,
     dd.FisherSnedecor: _fisher_snedecor,
     dd.LKJCholesky: _lkj_cholesky,
+    dd.MixtureSameFamily: _mixture,
     dd.Multinomial: _multinomial,
     dd.OneHotCategorical: _one_hot_categorical,
     dd.OneHotCategoricalStraightThrough: _one_hot_categorical,

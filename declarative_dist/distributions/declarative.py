@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.representable import FLOATING
-from declarative_dist.declaration.check import KEYWORDS
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
+from declarative_dist.distributions.dotted import nested_values, parameters_named
+from declarative_dist.distributions.keywords import blueprint_of, check_floating
 from declarative_dist.errors import (
-    ConstraintError,
     DeclarationError,
     FieldError,
     StateMismatchError,
     did_you_mean,
-    shortened,
 )
-from declarative_dist.fields.blueprint import Blueprint
-from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field, evaluate
+from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
 from declarative_dist.spelling import is_one_edit_from
 
 
 class Declarative(nn.Module, metaclass=DeclarativeMeta):
     """A module whose constrained parameters are declared in its class body.
+
+    Modules in the class body are nested parts: every instance owns copies, built with it. The
+    constructor takes an instance for a part, which is then shared, or a dict of its values. Names
+    of fields in parts are dotted: `q.freeze("component_distribution.scale")`.
 
     Args:
         batch_shape: how many independent copies; prepended to the shape of every parameter.
@@ -55,6 +55,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
 
     __framework__ = True
     __declaration__: ClassVar[Declaration]
+    __builds__: ClassVar[type | None] = None
+    """What calling an instance without arguments gives, where it stands for a plain object."""
 
     def __init__(
         self,
@@ -67,11 +69,14 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         nn.Module.__init__(self)
         declaration = self.__declaration__
         vars(self)["_starts"] = {}
-        blueprint = _read(declaration, sizes_and_values, batch_shape, device, dtype)
+        blueprint = blueprint_of(declaration, sizes_and_values, batch_shape, device, dtype)
         values: dict[str, Any] = {}
         for field in declaration.order:
             field.bind(self, blueprint, values)
             evaluate(self, (field,), values)
+        known = declaration.declared_sizes
+        vars(self)["_sizes"] = {n: size for n, size in blueprint.sizes.items() if n in known}
+        vars(self)["_copies"] = blueprint.batch_shape
         self._check_build(values)
         vars(self)["_is_built"] = True
 
@@ -81,43 +86,44 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
     def constrained_values(self) -> dict[str, Any]:
         """The values of all parameters and constants by name, detached.
 
+        Those of a nested part are a dict under its name, those of a list of parts a list of dicts.
         `new.assign(**old.constrained_values())` carries values over to another constraint.
         """
-        values = evaluate(self, self.__declaration__.order)
-        kept = {
-            name: values[name]
-            for name, field in self.__declaration__.fields.items()
-            if not isinstance(field, Derived)
-        }
-        return {
-            name: value.detach().clone() if isinstance(value, Tensor) else value
-            for name, value in kept.items()
-        }
+        declaration = self.__declaration__
+        values = evaluate(self, declaration.kept)
+        kept = {name: field.kept(self, values) for name, field in declaration.fields.items()}
+        return {name: value for name, value in kept.items() if value is not None}
 
     def assign(self, **values: Any) -> None:
         """Set several fields at once: all of them, or none if one is refused.
 
         Args:
             **values: constrained values by field; bounds that are fields themselves may be among
-                them.
+                them. For a nested part, a dict of values or a module; its fields may be given by
+                dotted names too: `assign(**{"component_distribution.scale": 1.0})`.
 
         Raises:
             DeclarationError: for a name that is no field.
             ConstraintError: for a value that its field refuses; nothing has changed then.
         """
+        for module, field, ready in self._prepared(values):
+            field.commit(module, ready)
+
+    def _prepared(self, values: Mapping[str, Any]) -> list[tuple[nn.Module, Field, Any]]:
+        """New values, checked and ready to be committed: whose, for which field, and what."""
+        values = nested_values(values, type(self).__name__)
         self._check_fields(values)
         known: dict[str, Any] = {}
-        prepared: list[tuple[Field, Any]] = []
+        prepared: list[tuple[nn.Module, Field, Any]] = []
         with torch.no_grad():
             for field in self.__declaration__.order:
                 if field.name in values:
                     ready = field.prepare(self, values[field.name], known)
-                    prepared.append((field, ready))
+                    prepared.append((self, field, ready))
                     known[field.name] = field.read(self, ready, known)
                 else:
                     evaluate(self, (field,), known)
-        for field, ready in prepared:
-            field.commit(self, ready)
+        return prepared
 
     def reset_parameters(self) -> None:
         """Go back to what this instance was built with, constants and bounds too.
@@ -132,31 +138,27 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                 evaluate(self, (field,), known)
 
     def freeze(self, *names: str) -> None:
-        """Take parameters out of training; without names, all of them."""
+        """Take parameters and nested parts out of training; without names, all of them."""
         self._require_grad(names, False)
 
     def unfreeze(self, *names: str) -> None:
-        """Take parameters back into training; without names, all of them."""
+        """Take parameters and nested parts back into training; without names, all of them."""
         self._require_grad(names, True)
 
     def _require_grad(self, names: tuple[str, ...], requires_grad: bool) -> None:
-        for param in self._params(names or self._param_names()):
-            for parameter in self._parameters_of(param):
-                parameter.requires_grad_(requires_grad)
-
-    def _parameters_of(self, param: Param) -> list[nn.Parameter]:
-        """The parameter of a field, or those behind a parametrization that has replaced it."""
-        raw = self._parameters.get(param.raw_name)
-        if raw is not None:
-            return [raw]
-        parametrizations: Any = self.parametrizations
-        return list(parametrizations[param.raw_name].parameters())
+        fields = self.__declaration__.fields.items()
+        every = tuple(n for n, field in fields if isinstance(field, (Param, Nested)))
+        found = [parameters_named(self, name) for name in names or every]
+        for parameter in (parameter for parameters in found for parameter in parameters):
+            parameter.requires_grad_(requires_grad)
 
     def parameter_groups(self, **options: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Groups for an optimizer: one per field named, and one for all other parameters.
 
         Args:
-            **options: for a field, the optimizer's options, such as `loc={"lr": 1e-2}`.
+            **options: for a field or a nested part, the optimizer's options, such as
+                `loc={"lr": 1e-2}` or `**{"component_distribution.scale": {"lr": 1e-3}}`. A name
+                inside a part comes before that of the part.
 
         Raises:
             DeclarationError: for a name that is no parameter.
@@ -170,31 +172,15 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             >>> [group["lr"] for group in optimizer.param_groups]
             [0.1, 0.01]
         """
-        groups: list[dict[str, Any]] = []
+        found = {name: parameters_named(self, name) for name in options}
         grouped: set[int] = set()
-        for param in self._params(tuple(options)):
-            members = self._parameters_of(param)
-            groups.append({"params": members, **options[param.name]})
-            grouped.update(map(id, members))
+        members: dict[str, list[nn.Parameter]] = {}
+        for name in sorted(found, key=lambda name: -name.count(".")):
+            members[name] = [p for p in found[name] if id(p) not in grouped]
+            grouped.update(map(id, members[name]))
+        groups = [{"params": members[name], **options[name]} for name in options if members[name]]
         rest = [parameter for parameter in self.parameters() if id(parameter) not in grouped]
         return [*groups, {"params": rest}] if rest else groups
-
-    def _param_names(self) -> tuple[str, ...]:
-        return tuple(n for n, f in self.__declaration__.fields.items() if isinstance(f, Param))
-
-    def _params(self, names: tuple[str, ...]) -> list[Param]:
-        params = []
-        for name in names:
-            field = self.__declaration__.fields.get(name)
-            if not isinstance(field, Param):
-                raise DeclarationError(
-                    f"{type(self).__name__}.{name}",
-                    "the name of a parameter",
-                    repr(name),
-                    did_you_mean(name, self._param_names()),
-                )
-            params.append(field)
-        return params
 
     def _check_fields(self, names: Mapping[str, Any]) -> None:
         for name in names:
@@ -254,16 +240,43 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                 obj=self,
             ) from None
 
+    def _restart(self) -> None:
+        """Make the current values those that `reset_parameters` goes back to."""
+        for field in self.__declaration__.order:
+            field.restart(self)
+
+    def _replicate(self, shape: torch.Size, at: int, done: set[int]) -> None:
+        """Repeat all parameters along new dimensions behind the first `at`.
+
+        Where values broadcast among each other, own dimensions line up behind the new ones.
+        """
+        done.add(id(self))
+        declaration = self.__declaration__
+        params = [f for f in declaration.order if isinstance(f, Param)]
+        starts = vars(self)["_starts"]
+        own = [len(starts[p.name].shape) - at - p.event_dim for p in params]
+        lead = max(own, default=0) if declaration.make is not None else 0
+        for field in declaration.order:
+            field.replicate(self, shape, at, lead, done)
+        copies = vars(self)["_copies"]
+        vars(self)["_copies"] = torch.Size((*copies[:at], *shape, *copies[at:]))
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        for module in self.modules() if recurse else (self,):
+            if isinstance(module, Declarative):
+                module._check_move(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _check_move(self, fn: Any) -> None:
+        """Refuse a dtype in which a constraint has no room, before anything has moved."""
         for field in self.__declaration__.fields.values():
             if isinstance(field, Param):
                 raw = getattr(self, field.raw_name)
                 moved = fn(torch.empty(0, dtype=raw.dtype, device=raw.device))
                 if moved.dtype != raw.dtype:
                     subject = field.subject(self)
-                    _check_floating(moved.dtype, subject)
+                    check_floating(moved.dtype, subject)
                     field.constraint_of(self).check_dtype(moved.dtype, subject)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _signatures(self) -> dict[str, str]:
         """By field what a saved state must agree on: constraints, number bounds, counts."""
@@ -297,75 +310,16 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         lines = []
         for name, field in self.__declaration__.fields.items():
             try:
-                value = shortened(getattr(self, name))
+                shown = field.shown(self)
             except Exception as error:  # noqa: BLE001 - repr must not fail
-                value = f"<{type(error).__name__}>"
-            lines.append(f"({name}): {value}{field.describe(self)}")
+                shown = f"<{type(error).__name__}>{field.describe(self)}"
+            lines.append(f"({name}): {shown}")
         lines += [f"({name}): {module!r}" for name, module in self._own_modules()]
         body = "".join("\n  " + line.replace("\n", "\n  ") for line in lines)
         return f"{type(self).__name__}({self.extra_repr()}{body}\n)"
 
-    def _own_modules(self) -> list[tuple[str, nn.Module]]:
-        """The submodules that are no field's constraint."""
-        return [(n, m) for n, m in self.named_children() if not isinstance(m, Constraint)]
-
-
-def _read(
-    declaration: Declaration,
-    keywords: Mapping[str, Any],
-    batch_shape: int | Sequence[int],
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> Blueprint:
-    """Tell values from sizes among a constructor's keywords."""
-    subject = declaration.owner
-    fields = declaration.fields
-    given = {
-        name: fields[name].source(value, f"{subject}.{name}")
-        for name, value in keywords.items()
-        if name in fields and value is not None
-    }
-    sizes = {name: size for name, size in keywords.items() if name not in fields}
-    known = declaration.size_names
-    for name, size in sizes.items():
-        if name not in known:
-            raise DeclarationError(
-                f"{subject}({name}=)",
-                "the name of a field or of a size",
-                repr(name),
-                did_you_mean(name, [*fields, *known, *KEYWORDS]),
-            )
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise ConstraintError(f"{subject}({name}=)", "an int, 0 or above", shortened(size))
-    if dtype is not None:
-        _check_floating(dtype, f"{subject}(dtype=)")
-    blueprint = Blueprint(
-        subject,
-        given,
-        sizes,
-        _as_batch_shape(batch_shape, subject),
-        None if device is None else torch.device(device),
-        dtype,
-        aligns=declaration.make is not None,
-    )
-    blueprint.follow(keywords)
-    blueprint.read_sizes(
-        [f for f in declaration.order if isinstance(f, (Param, Constant)) and f.name]
-    )
-    return blueprint
-
-
-def _check_floating(dtype: object, subject: str) -> None:
-    if dtype not in FLOATING:
-        raise ConstraintError(
-            subject, "a floating-point type", repr(dtype), "Use float64, float32 or a half type."
-        )
-
-
-def _as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
-    sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in sizes):
-        raise ConstraintError(
-            f"{subject}(batch_shape=)", "sizes, ints 0 or above", shortened(batch_shape)
-        )
-    return torch.Size(sizes)
+    def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The submodules that are neither a nested part nor a field's constraint."""
+        for name, module in self.named_children():
+            if name not in self.__declaration__.fields and not isinstance(module, Constraint):
+                yield name, module

@@ -15,8 +15,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.kl import register_kl
 
-from declarative_dist.distributions.variational import Variational, reparametrised
+from declarative_dist.distributions.ancestral import JointDistribution
+from declarative_dist.distributions.building import reparametrised
+from declarative_dist.distributions.joint import Joint
+from declarative_dist.distributions.scored import rsample_and_score
+from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, shortened
+
+AnyDistribution = Distribution | Joint | JointDistribution
 
 
 @register_kl(Variational, Variational)
@@ -26,15 +32,18 @@ def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
     return dd.kl_divergence(snapshot(p), snapshot(q))
 
 
-def snapshot(distribution: Distribution) -> Distribution:
+def snapshot(distribution: Any) -> Any:
     """The current plain distribution of a live one; a plain one as it is."""
-    return distribution() if isinstance(distribution, Variational) else distribution
+    return distribution() if isinstance(distribution, (Variational, Joint)) else distribution
 
 
-def kl_divergence(p: Distribution, q: Distribution, num_samples: int | None = None) -> Tensor:
+def kl_divergence(
+    p: AnyDistribution, q: AnyDistribution, num_samples: int | None = None
+) -> Tensor:
     """The Kullback-Leibler divergence of q from p, in nats.
 
-    Exact where torch knows the pair. Where it does not, and only if `num_samples` is given, the
+    Exact where torch knows the pair, and for joints of independent sites, as the sum over sites of
+    the same name. Where it does not, and only if `num_samples` is given, the
     Monte Carlo mean of `log p(x) - log q(x)` over draws from p; its gradient is pathwise where p
     has a reparametrised sampler, and otherwise that of the score function.
 
@@ -58,7 +67,7 @@ def kl_divergence(p: Distribution, q: Distribution, num_samples: int | None = No
     _check_count(num_samples)
     p, q = snapshot(p), snapshot(q)
     try:
-        return dd.kl_divergence(p, q)
+        return _exact_kl(p, q)
     except NotImplementedError as error:
         if num_samples is None:
             raise NotImplementedError(
@@ -68,7 +77,25 @@ def kl_divergence(p: Distribution, q: Distribution, num_samples: int | None = No
     return _mean_under(p, num_samples, lambda x, log_p: log_p - q.log_prob(x))
 
 
-def entropy(q: Distribution, num_samples: int | None = None) -> Tensor:
+def _exact_kl(p: Any, q: Any) -> Tensor:
+    if not isinstance(p, JointDistribution) and not isinstance(q, JointDistribution):
+        return dd.kl_divergence(p, q)
+    mine, theirs = (getattr(d, "sites", {}) for d in (p, q))
+    if set(mine) != set(theirs):
+        raise ConstraintError(
+            "kl_divergence",
+            f"the sites of {p!r}, {', '.join(mine) or 'none'}",
+            f"{', '.join(theirs) or 'none'} in {q!r}",
+            "Give both the same sites.",
+        )
+    if not (p.is_independent and q.is_independent):
+        raise NotImplementedError
+    lead = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    total: Tensor = sum(dd.kl_divergence(mine[name], theirs[name]) for name in mine)  # type: ignore[assignment]
+    return total.expand(lead)
+
+
+def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:
     """The entropy of a distribution, in nats.
 
     Exact where torch knows it; otherwise, and only if `num_samples` is given, the Monte Carlo mean
@@ -91,21 +118,22 @@ def entropy(q: Distribution, num_samples: int | None = None) -> Tensor:
         1.0
     """
     _check_count(num_samples)
-    q = snapshot(q)
+    current = snapshot(q)
     try:
-        return q.entropy()
+        exact: Tensor = current.entropy()
+        return exact
     except NotImplementedError as error:
         if num_samples is None:
             raise NotImplementedError(
-                f"entropy: torch has no exact formula for {type(q).__name__}. "
+                f"entropy: torch has no exact formula for {type(current).__name__}. "
                 "Pass num_samples= for a Monte Carlo estimate."
             ) from error
-    return _mean_under(q, num_samples, lambda _, log_q: -log_q)
+    return _mean_under(current, num_samples, lambda _, log_q: -log_q)
 
 
 def rsample_and_log_prob(
-    distribution: Distribution, sample_shape: Any = torch.Size()
-) -> tuple[Tensor, Tensor]:
+    distribution: AnyDistribution, sample_shape: Any = torch.Size()
+) -> tuple[Any, Tensor]:
     """Reparametrised samples and their log densities, from one snapshot.
 
     Args:
@@ -113,7 +141,8 @@ def rsample_and_log_prob(
         sample_shape: the shape in front.
 
     Returns:
-        Samples of shape `(*sample, *batch, *event)` and densities of shape `(*sample, *batch)`.
+        Samples of shape `(*sample, *batch, *event)`, for a joint a dict of them, and densities of
+        shape `(*sample, *batch)`.
 
     Example:
         >>> import torch.distributions as dd
@@ -122,16 +151,13 @@ def rsample_and_log_prob(
         >>> x.shape, log_prob.shape
         (torch.Size([3]), torch.Size([3]))
     """
-    if isinstance(distribution, Variational):
+    if isinstance(distribution, (Variational, Joint, JointDistribution)):
         return distribution.rsample_and_log_prob(sample_shape)
     reparametrised(distribution, "rsample_and_log_prob")
-    value = distribution.rsample(sample_shape)
-    return value, distribution.log_prob(value)
+    return rsample_and_score(distribution, torch.Size(sample_shape))
 
 
-def _mean_under(
-    p: Distribution, count: int, statistic: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """The mean of a statistic of draws and their log densities, with an unbiased gradient."""
     if p.has_rsample:
         x = p.rsample((count,))
@@ -142,7 +168,8 @@ def _mean_under(
     weight: Tensor = statistic(x, log_p)
     # The second term is zero; its gradient is the one that sampling from p hides.
     score = weight.detach() * (log_p - log_p.detach())
-    return (weight + score).mean(0)
+    average: Tensor = (weight + score).mean(0)
+    return average
 
 
 def _check_count(num_samples: object) -> None:

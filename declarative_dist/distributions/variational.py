@@ -5,16 +5,25 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 from typing_extensions import Self
 
 from declarative_dist.constraints.tracing import is_traced
+from declarative_dist.distributions.alignment import align_parts
+from declarative_dist.distributions.building import (
+    called,
+    detached,
+    reparametrised,
+    with_event_dim,
+)
 from declarative_dist.distributions.declarative import Declarative
-from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.distributions.scored import rsample_and_score
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError
 from declarative_dist.fields.field import evaluate
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)
@@ -49,25 +58,15 @@ def _depends_on_values(base: type[Distribution]) -> bool:
     return isinstance(inspect.getattr_static(base, "arg_constraints", None), property)
 
 
-def reparametrised(distribution: Distribution, subject: str) -> Distribution:
-    """The distribution, if its samples carry gradients; else an error that says what to use."""
-    if not distribution.has_rsample:
-        raise NotImplementedError(
-            f"{subject}.rsample: {type(distribution).__name__} has no reparametrised sampler. "
-            "Use sample() and the score function, log_prob(value) * weight.detach(), or another "
-            "base."
-        )
-    return distribution
-
-
 class Variational(Declarative, Distribution):
     """A distribution declared as a class: its base, and a field per argument.
 
     The class body has a `base`, which is a `torch.distributions` class or a method from field
-    values to a distribution, and fields: `Param`, constants, `@derived`. Without any field, all
-    arguments of a class base are declared in its preferred parametrisation. `event_dim` is the
-    total number of event dimensions; batch dimensions are reinterpreted until it holds.
-    `validate_args = False` switches off the validation of values given to `log_prob`.
+    values to a distribution, and fields: `Param`, constants, `@derived`, nested modules. Without
+    any field, all arguments of a class base are declared in its preferred parametrisation.
+    `event_dim` is the total number of event dimensions; batch dimensions are reinterpreted until
+    it holds. `validate_args = False` switches off the validation of values given to `log_prob`.
+    A base that is made of distributions validates if all of them do.
 
     An instance is an `nn.Module` and a `torch.distributions.Distribution`. Calling it gives a
     plain, current distribution, a snapshot for a whole step; every member of a distribution
@@ -104,6 +103,7 @@ class Variational(Declarative, Distribution):
     """
 
     __framework__ = True
+    __builds__: ClassVar[type | None] = Distribution
 
     if TYPE_CHECKING:
 
@@ -130,56 +130,38 @@ class Variational(Declarative, Distribution):
         values = evaluate(self, declaration.build)
         if not declaration.is_direct:
             values = declaration.chosen(values)
+        distribution: Distribution
         checks = Distribution._validate_args and not is_traced(*values.values())
+        if declaration.has_parts:
+            parts = [value for value in values.values() if isinstance(value, Distribution)]
+            checks = checks and all(part._validate_args for part in parts)
         if declaration.make is None:
-            distribution = self._from_method(values)
+            distribution = called(
+                partial(declaration.base, self),
+                values,
+                Distribution,
+                f"{type(self).__name__}.base",
+            )
             if declaration.validates is not None:
                 distribution._validate_args = checks and declaration.validates
         else:
             if checks and declaration.has_derived_input:
-                distribution = declaration.base(**values)  # type: ignore[misc]
+                distribution = declaration.base(**values)
             else:
                 distribution = declaration.make(**values, validate_args=False)
             distribution._validate_args = checks and declaration.validates is not False
         if declaration.event_dim is not None:
-            distribution = self._with_event_dim(distribution, declaration.event_dim)
+            subject = f"{type(self).__name__}.event_dim"
+            distribution = with_event_dim(distribution, declaration.event_dim, subject)
         shape = self.__dict__.get("_live_shape")
         return distribution if shape is None else distribution.expand(shape)
-
-    def _from_method(self, arguments: dict[str, Any]) -> Distribution:
-        make: Any = self.__declaration__.base
-        try:
-            distribution = make(self, **arguments)
-        except AttributeError as error:
-            raise FieldError(
-                f"{type(self).__name__}.base", "a distribution", f"AttributeError: {error}"
-            ) from error
-        if not isinstance(distribution, Distribution):
-            raise FieldError(
-                f"{type(self).__name__}.base",
-                "a torch distribution from the method",
-                shortened(distribution),
-                "Return one.",
-            )
-        return distribution() if isinstance(distribution, Variational) else distribution
-
-    def _with_event_dim(self, distribution: Distribution, event_dim: int) -> Distribution:
-        own, batch = len(distribution.event_shape), len(distribution.batch_shape)
-        if not own <= event_dim <= own + batch:
-            raise ConstraintError(
-                f"{type(self).__name__}.event_dim",
-                f"between {own} (the base's own) and {own + batch} (with its batch shape)",
-                str(event_dim),
-                "Give the parameters more dimensions." if event_dim > own else "Raise event_dim.",
-            )
-        if event_dim == own:
-            return distribution
-        return Independent(distribution, event_dim - own, validate_args=False)
 
     def _check_build(self, values: dict[str, Any]) -> None:
         declaration = self.__declaration__
         if not isinstance(declaration.base, type):
             return
+        if align_parts(self):
+            values = evaluate(self, declaration.build)
         arguments = declaration.chosen(values)
         try:
             with torch.no_grad():
@@ -213,8 +195,7 @@ class Variational(Declarative, Distribution):
             >>> q.detach().log_prob(q.rsample()).requires_grad
             True
         """
-        detached = {name: p.detach() for name, p in self.named_parameters()}
-        snapshot: Distribution = torch.func.functional_call(self, detached, ())
+        snapshot: Distribution = detached(self)
         return snapshot
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -230,14 +211,16 @@ class Variational(Declarative, Distribution):
         return reparametrised(self(), type(self).__name__).rsample(sample_shape)
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
-        """Samples and their log densities from one snapshot, so that transform caches serve.
+        """Samples and their log densities from one snapshot, exact at the edge of a transform.
+
+        The density of a transformed draw comes from the point that was drawn, so it is finite and
+        exact where the draw was rounded onto the edge of the support.
 
         Returns:
             Samples, `(*sample, *batch, *event)`, and their log densities, `(*sample, *batch)`.
         """
         distribution = reparametrised(self(), type(self).__name__)
-        value = distribution.rsample(sample_shape)
-        return value, distribution.log_prob(value)
+        return rsample_and_score(distribution, torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density or mass at values of shape `(*sample, *batch, *event)`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, shortened
 
@@ -56,6 +57,40 @@ class Start:
             return source.to(device, dtype).expand(self.shape)
         return torch.full(self.shape, source, dtype=dtype, device=device)
 
+    def replicated(self, shape: torch.Size, at: int) -> Start:
+        """The same start, repeated along new dimensions behind the first `at`."""
+        full = torch.Size((*self.shape[:at], *shape, *self.shape[at:]))
+        source = self.source
+        if isinstance(source, Tensor):
+            source = inserted(source.expand(self.shape), shape, at)
+        return Start(source, full, self.has_dtype)
+
+
+def inserted(tensor: Tensor, shape: torch.Size, at: int) -> Tensor:
+    """A view of a tensor repeated along new dimensions behind its first `at`.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.fields.blueprint import inserted
+        >>> inserted(torch.zeros(2, 3), torch.Size((5,)), 1).shape
+        torch.Size([2, 5, 3])
+    """
+    front, back = tensor.shape[:at], tensor.shape[at:]
+    return tensor.reshape(*front, *(1,) * len(shape), *back).expand(*front, *shape, *back)
+
+
+def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among values, in the dicts and lists that nested parts take, and in modules."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, nn.Module):
+            yield from itertools.chain(value.parameters(), value.buffers())
+        elif isinstance(value, Mapping):
+            yield from _tensors_in(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors_in(v for v in value if not isinstance(v, (int, float, list)))
+
 
 @dataclass
 class Blueprint:
@@ -80,6 +115,10 @@ class Blueprint:
     dtype: torch.dtype | None = None
     aligns: bool = False
     with_dtype: set[str] = field(default_factory=set, init=False)
+    copies: dict[int, Any] = field(default_factory=dict, init=False)
+    """What nested parts were copied into, as `copy.deepcopy` remembers it."""
+    replicated: set[int] = field(default_factory=set, init=False)
+    """The copies that have their batch dimensions already."""
     _depth: int = field(default=0, init=False)
 
     def follow(self, values: Mapping[str, Any]) -> None:
@@ -87,7 +126,7 @@ class Blueprint:
 
         Lists and numbers say nothing of either.
         """
-        tensors = [v for v in values.values() if isinstance(v, Tensor)]
+        tensors = list(_tensors_in(values.values()))
         floating = {v.dtype for v in tensors if v.is_floating_point()}
         if self.dtype is None and len(floating) == 1:
             self.dtype = floating.pop()
@@ -96,8 +135,12 @@ class Blueprint:
         if self.device is None and len(devices) == 1:
             self.device = devices.pop()
 
-    def read_sizes(self, fields: Iterable[Sized]) -> None:
+    def read_sizes(self, fields: Iterable[Sized], told: Iterable[Mapping[str, int]] = ()) -> None:
         """Find the sizes that values tell, and how far shapes must be aligned.
+
+        Args:
+            fields: the parameters and constants.
+            told: what each nested part knows; where they agree it holds for all others.
 
         Raises:
             ConstraintError: if two values, or a value and a keyword, disagree about a size.
@@ -109,6 +152,7 @@ class Blueprint:
             names = sized.event_names if sized.shape is None else sized.shape
             if isinstance(value, Tensor) and names and value.ndim >= len(names):
                 self._learn(sized, names, value.shape[-len(names) :], origins)
+        self._learn_from_parts(list(told))
         if self.aligns and self.batch_shape:
             self._depth = max((len(self._own_shape(s)) - s.event_dim for s in fields), default=0)
 
@@ -127,6 +171,12 @@ class Blueprint:
                     f"{name}={size}",
                     "Give sizes that agree.",
                 )
+
+    def _learn_from_parts(self, told: list[Mapping[str, int]]) -> None:
+        for name in {name for sizes in told for name in sizes}:
+            known = {sizes[name] for sizes in told if name in sizes}
+            if len(known) == 1:
+                self.sizes.setdefault(name, *known)
 
     def start(self, sized: Sized) -> Start:
         """The starting value and the full shape of a field.

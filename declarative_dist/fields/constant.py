@@ -32,6 +32,7 @@ class Constant(Field):
 
     shape = None
     event_names: tuple[str, ...] = ()
+    holds_value = True
 
     def __init__(
         self, init: Any = None, torch_constraint: constraints.Constraint | None = None
@@ -156,6 +157,11 @@ class Constant(Field):
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         self.commit(module, module.__dict__["_starts"][self.name])
+
+    def restart(self, module: nn.Module) -> None:
+        value = self.value(module, {})
+        start = value.detach().clone() if isinstance(value, Tensor) else value
+        vars(module)["_starts"][self.name] = start
 
     def describe(self, module: nn.Module) -> str:
         return ", constant"

@@ -13,10 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.errors import FieldError
+from declarative_dist.errors import FieldError, shortened
 
 if TYPE_CHECKING:
     from declarative_dist.fields.blueprint import Blueprint
@@ -76,6 +77,42 @@ class Field(ABC):
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         """Go back to what the instance was built with."""
 
+    holds_value = False
+    """Whether an instance holds a value of this field, as it does of parameters and constants."""
+
+    def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        """What `constrained_values` tells of the field, or None if it holds nothing."""
+        if not self.holds_value:
+            return None
+        value = values[self.name]
+        return value.detach().clone() if isinstance(value, Tensor) else value
+
+    def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
+        """The parameters that an instance trains for this field."""
+        return []
+
+    def replicate(
+        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: set[int]
+    ) -> None:
+        """Repeat the values along new dimensions.
+
+        Args:
+            module: the instance.
+            shape: the new dimensions.
+            at: how many batch dimensions stand in front of them.
+            lead: to how many dimensions behind them values are aligned, events left out.
+            done: the ids of the modules that have the new dimensions already.
+        """
+        return
+
+    def restart(self, module: nn.Module) -> None:
+        """Make the current value the one that `reset` goes back to."""
+        return
+
+    def shown(self, module: nn.Module) -> str:
+        """The field in the `repr` of an instance."""
+        return f"{shortened(current_value(module, self.name))}{self.describe(module)}"
+
     def describe(self, module: nn.Module) -> str:
         """What stands behind the value in `repr`."""
         return ""
@@ -89,8 +126,8 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        chain = type(instance).__declaration__.chains.get(self.name)
-        if chain is None:  # the field of an ancestor with another base
+        chain = chain_of(instance, self.name)
+        if not chain:  # the field of an ancestor with another base
             instance.__dict__[self.name] = value
             return
         needed = evaluate(instance, chain[:-1])
@@ -125,10 +162,16 @@ def evaluate(
     return values
 
 
+def chain_of(instance: nn.Module, name: str) -> tuple[Field, ...]:
+    """What must be computed to know a field, itself last; empty if it is no field here."""
+    chains: Mapping[str, tuple[Field, ...]] = type(instance).__declaration__.chains  # type: ignore[attr-defined]
+    return chains.get(name, ())
+
+
 def current_value(instance: nn.Module, name: str) -> Any:
     """The value of one field of an instance, computed afresh with all that it needs."""
-    chain = type(instance).__declaration__.chains.get(name)  # type: ignore[attr-defined]
-    if chain is not None:
+    chain = chain_of(instance, name)
+    if chain:
         return evaluate(instance, chain)[name]
     # The field of an ancestor with another base is no field here.
     if name in instance.__dict__:

@@ -15,8 +15,8 @@ from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.representable import floating
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
-from declarative_dist.fields.blueprint import Blueprint, Shape, Start
-from declarative_dist.fields.field import Field, current_value
+from declarative_dist.fields.blueprint import Blueprint, Shape, Start, inserted
+from declarative_dist.fields.field import Field, chain_of, current_value, evaluate
 
 _REAL = Real()
 """The constraint of a parameter that belongs to no class yet."""
@@ -62,6 +62,7 @@ class Param(Field):
 
     event_dim = 0
     event_names: tuple[str, ...] = ()
+    holds_value = True
     raw_name = ""
     """The name of the unconstrained parameter on an instance."""
 
@@ -223,6 +224,43 @@ class Param(Field):
         raw = getattr(module, self.raw_name)
         start: Start = module.__dict__["_starts"][self.name]
         self.commit(module, self._started(module, start, raw.dtype, raw.device, values))
+
+    def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
+        raw = module._parameters.get(self.raw_name)
+        if raw is not None:
+            return [raw]
+        # Those behind a parametrization of torch that has replaced it.
+        parametrizations: Any = module.parametrizations
+        return list(parametrizations[self.raw_name].parameters())
+
+    def replicate(
+        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: set[int]
+    ) -> None:
+        start: Start = vars(module)["_starts"][self.name]
+        raw = module._parameters[self.raw_name]
+        if raw is None:
+            return
+        ones = max(lead - (len(start.shape) - at - self.event_dim), 0)
+        start = start.replicated(torch.Size((*shape, *(1,) * ones)), at)
+        is_drawn = callable(self.init if start.source is None else start.source)
+        if is_drawn and any(size != 1 for size in shape):
+            known = evaluate(module, chain_of(module, self.name)[:-1])
+            new = self._started(module, start, raw.dtype, raw.device, known)
+        else:
+            new = inserted(raw.detach(), torch.Size((*shape, *(1,) * ones)), at).clone()
+        module._parameters[self.raw_name] = nn.Parameter(new, requires_grad=raw.requires_grad)
+        vars(module)["_starts"][self.name] = start
+
+    def restart(self, module: nn.Module) -> None:
+        starts: dict[str, Start] = vars(module)["_starts"]
+        start = starts[self.name]
+        raw = getattr(module, self.raw_name)
+        known = evaluate(module, chain_of(module, self.name)[:-1])
+        if callable(self.init if start.source is None else start.source):
+            return
+        if not torch.equal(raw, self._started(module, start, raw.dtype, raw.device, known)):
+            value = current_value(module, self.name).detach().clone()
+            starts[self.name] = Start(value, value.shape, has_dtype=True)
 
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"

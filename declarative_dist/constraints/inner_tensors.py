@@ -1,0 +1,111 @@
+"""The tensors inside a transform, those of its parts included, and light copies with others.
+
+Transforms are plain objects: whoever holds one in a module registers its tensors as buffers, and
+asks for a copy with the current buffers when the transform is needed. Copies have empty caches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
+from torch.distributions.utils import lazy_property
+
+
+def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a transform holds, and those of its parts, under names of their own.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import AffineTransform, ComposeTransform, ExpTransform
+        >>> from declarative_dist.constraints.inner_tensors import tensors_of
+        >>> shift = AffineTransform(torch.tensor(1.0), 2.0)
+        >>> dict(tensors_of(ComposeTransform([ExpTransform(), shift])))
+        {'part1_loc': tensor(1.)}
+    """
+    for name, value in _entries(part):
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif _is_part(value):
+            yield from tensors_of(value, f"{prefix}{name}_")
+        else:
+            for index, inner in enumerate(value):
+                yield from tensors_of(inner, _within(prefix, name, index))
+
+
+def with_tensors(part: Any, tensors: Mapping[str, Tensor | None], prefix: str = "") -> Any:
+    """A light copy of a transform that holds other tensors, by the names of `tensors_of`."""
+    changed: dict[str, Any] = {}
+    for name, value in _entries(part):
+        if isinstance(value, Tensor):
+            changed[name] = tensors[f"{prefix}{name}"]
+        elif _is_part(value):
+            changed[name] = with_tensors(value, tensors, f"{prefix}{name}_")
+        else:
+            changed[name] = [
+                with_tensors(inner, tensors, _within(prefix, name, index))
+                for index, inner in enumerate(value)
+            ]
+    return _copied(part, changed)
+
+
+def _within(prefix: str, name: str, index: int) -> str:
+    return f"{prefix}{name.removesuffix('s')}{index}_"
+
+
+def _is_part(value: object) -> bool:
+    return isinstance(value, (Transform, Distribution, nn.Module))
+
+
+def _entries(part: Any) -> Iterator[tuple[str, Any]]:
+    """What a part holds that has tensors: tensors, other parts, and lists of parts."""
+    if isinstance(part, nn.Module):
+        held = {**part._parameters, **part._buffers, **part._modules}
+        yield from ((name, value) for name, value in held.items() if value is not None)
+        return
+    for name, value in vars(part).items():
+        if name.startswith("_cached") or isinstance(
+            getattr(type(part), name, None), lazy_property
+        ):
+            continue
+        if name == "_inv" and not isinstance(part, _InverseTransform):
+            continue  # only the inverse that was asked for once
+        is_list = isinstance(value, (list, tuple)) and any(map(_is_part, value))
+        if isinstance(value, Tensor) or _is_part(value) or is_list:
+            yield name, value
+
+
+def _copied(part: Any, changed: Mapping[str, Any]) -> Any:
+    if isinstance(part, nn.Module):
+        module = copy.copy(part)
+        for store in ("_parameters", "_buffers", "_modules"):
+            held = vars(part)[store]
+            vars(module)[store] = {name: changed.get(name) for name in held}
+        return module
+    is_inverse = isinstance(part, _InverseTransform)
+    new = object.__new__(Inverse if is_inverse else type(part))
+    new.__dict__.update(part.__dict__)
+    if isinstance(part, Transform):
+        if not is_inverse:
+            new.__dict__["_inv"] = None
+        if "_cached_x_y" in part.__dict__:
+            new.__dict__["_cached_x_y"] = (None, None)
+    new.__dict__.update(changed)
+    return new
+
+
+class Inverse(_InverseTransform):
+    """The inverse of a transform, which copies and pickles with what it inverts.
+
+    Torch's own forgets it (pytorch/pytorch#191197).
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def __repr__(self) -> str:
+        return f"{self._inv!r}.inv"

@@ -1,0 +1,109 @@
+"""What a class body may not say of nested parts and sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.distributions import Distribution, Transform
+
+from declarative_dist.constraints.arguments import Argument
+from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.fields.derived import Derived
+from declarative_dist.fields.field import Field
+from declarative_dist.fields.nested import Nested
+from declarative_dist.fields.part import built_by, described, is_declarative_class
+from declarative_dist.fields.site import Site
+
+
+def is_nestable(value: object) -> bool:
+    """Whether a value in a class body is a nested part."""
+    return isinstance(value, (nn.Module, Distribution, Transform)) or is_declarative_class(value)
+
+
+class Body(dict[str, Any]):
+    """The namespace of a class body, in which no two fields may have the same name.
+
+    Args:
+        owner: the name of the class.
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        declares = isinstance(value, Field) or is_nestable(value)
+        before = self.get(name)
+        if declares and (isinstance(before, Field) or is_nestable(before)):
+            raise DeclarationError(
+                f"{self.owner}.{name}",
+                "one field of this name",
+                f"two, {shortened(before)} and {shortened(value)}",
+                "Rename one of them.",
+            )
+        super().__setitem__(name, value)
+
+
+def check_parts(
+    owner: str, arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+) -> None:
+    """Refuse a tensor where the base wants a part, and a part where it wants a tensor."""
+    for name, field in fields.items():
+        argument = arguments.get(name)
+        if argument is None or isinstance(field, Derived):
+            continue
+        if argument.part is not None and not isinstance(field, Nested):
+            part = described(argument.part)
+            raise DeclarationError(
+                f"{owner}.{name}",
+                "a list of transforms" if argument.is_sequence else part,
+                repr(field),
+                f"Write {name} = the class or an instance of a declared one.",
+            )
+        if argument.torch_constraint is not None and isinstance(field, Nested):
+            raise DeclarationError(
+                f"{owner}.{name}",
+                f"a tensor, {argument.torch_constraint}",
+                repr(field),
+                f"Write {name} = Param().",
+            )
+
+
+def is_site(field: Field) -> bool:
+    """Whether a field of a joint distribution is one of its distributions."""
+    if isinstance(field, Nested):
+        return field.part is not None and issubclass(field.part, Distribution)
+    return isinstance(field, Site)
+
+
+def check_sites(owner: str, fields: Mapping[str, Field], is_joint: bool) -> None:
+    """Refuse sites outside a joint distribution, and those that come before what they need."""
+    known: set[str] = set()
+    for name, field in fields.items():
+        builds = built_by(field.template) if isinstance(field, Nested) else None
+        if is_joint and builds is not None and not issubclass(builds, (Distribution, Transform)):
+            raise DeclarationError(
+                f"{owner}.{name}", "one distribution", repr(field), "Declare its sites here."
+            )
+        if isinstance(field, Site) and not is_joint:
+            raise DeclarationError(
+                f"{owner}.{name}", "a Joint around a site", owner, f"Write class {owner}(Joint)."
+            )
+        for needed in field.needs:
+            if isinstance(field, Site) and is_site(fields[needed]) and needed not in known:
+                raise DeclarationError(
+                    f"{owner}.{name}",
+                    "sites declared earlier",
+                    f"{needed!r}, which comes later",
+                    f"Move {needed} above {name}.",
+                )
+            if not isinstance(field, Site) and isinstance(fields[needed], Site):
+                raise DeclarationError(
+                    f"{owner}.{name}",
+                    "names of fields that have a value before anything is drawn",
+                    f"the site {needed!r}",
+                    f"Make {name} a site, or compute it in the sites that need it.",
+                )
+        known.add(name)

@@ -1,0 +1,80 @@
+"""What all building of distributions shares: methods of a class body, event dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.distributions import Distribution, Independent
+
+from declarative_dist.errors import ConstraintError, FieldError, shortened
+from declarative_dist.fields.part import built_by, described
+
+T = TypeVar("T")
+
+
+def called(
+    method: Callable[..., Any], arguments: Mapping[str, Any], wanted: type[T], subject: str
+) -> T:
+    """What a method of a class body returns: a plain object, a live one resolved.
+
+    Raises:
+        FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
+            attribute, and for any other result.
+    """
+    try:
+        result = method(**arguments)
+    except AttributeError as error:
+        raise FieldError(subject, described(wanted), f"AttributeError: {error}") from error
+    if isinstance(result, nn.Module) and built_by(result) is not None:
+        result = result()
+    if not isinstance(result, wanted):
+        expected = f"a torch {wanted.__name__.lower()} from the method"
+        raise FieldError(subject, expected, shortened(result), "Return one.")
+    return result
+
+
+def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:
+    """The distribution with this total number of event dimensions.
+
+    Raises:
+        ConstraintError: if the base has more of its own, or too few dimensions.
+    """
+    own, batch = len(distribution.event_shape), len(distribution.batch_shape)
+    if not own <= event_dim <= own + batch:
+        raise ConstraintError(
+            subject,
+            f"between {own} (the base's own) and {own + batch} (with its batch shape)",
+            str(event_dim),
+            "Give the parameters more dimensions." if event_dim > own else "Raise event_dim.",
+        )
+    if event_dim == own:
+        return distribution
+    # Pyro's distributions have a wrapper of their own, which pyro.sample asks for.
+    to_event: Callable[[int], Distribution] | None = getattr(distribution, "to_event", None)
+    if to_event is not None:
+        return to_event(event_dim - own)
+    return Independent(distribution, event_dim - own, validate_args=False)
+
+
+def reparametrised(distribution: Distribution, subject: str) -> Distribution:
+    """The distribution, if its samples carry gradients; else an error that says what to use.
+
+    Raises:
+        NotImplementedError: if they do not.
+    """
+    if not distribution.has_rsample:
+        raise NotImplementedError(
+            f"{subject}.rsample: {type(distribution).__name__} has no reparametrised sampler. "
+            "Use sample() and the score function, log_prob(value) * weight.detach(), or another "
+            "base."
+        )
+    return distribution
+
+
+def detached(module: nn.Module) -> Any:
+    """What calling a module without arguments gives when its parameters are detached."""
+    constants = {name: p.detach() for name, p in module.named_parameters()}
+    return torch.func.functional_call(module, constants, ())

@@ -1,0 +1,279 @@
+"""Joint distributions declared as classes: named sites, samples as dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.constraints.tracing import is_traced
+from declarative_dist.declaration.parts import is_site
+from declarative_dist.distributions.ancestral import JointDistribution, Rule
+from declarative_dist.distributions.building import detached
+from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
+from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.site import Site
+
+
+class Joint(Declarative):
+    """Named distributions, some of which depend on the values of others.
+
+    Sites are nested families and plain torch distributions, which are independent (plain ones are
+    constants that move with the module), and methods under `@site`, from the values of sites above
+    them to a distribution. Other fields are declared as in any declarative class.
+
+    Draws are dicts of tensors of shape `(*sample, *batch, *event)` by site; log densities have
+    shape `(*sample, *batch)`. A site whose distribution would add dimensions to that is refused
+    when the joint is built, with the `event_dim` that it needs.
+
+    Args:
+        batch_shape: how many independent copies; prepended to the shape of every parameter.
+        device: where to build it.
+        dtype: the floating-point type of everything in it.
+        **sizes_and_values: sizes by the names that shapes use, values by field, and for a site
+            another distribution or a dict of its values.
+
+    Raises:
+        DeclarationError: if a keyword is neither, or the class has no site.
+        ConstraintError: if a value is outside its constraint or shapes do not fit.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Joint, site
+        >>> class Schools(Joint):
+        ...     error = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+        ...     mu = dd.Normal(0.0, 5.0)
+        ...     tau = dd.HalfCauchy(5.0)
+        ...     @site(event_dim=1)
+        ...     def theta(self, mu, tau):
+        ...         return dd.Normal(mu[..., None].expand(*mu.shape, 8), tau[..., None])
+        ...     @site(event_dim=1)
+        ...     def y(self, theta, error):
+        ...         return dd.Normal(theta, error)
+        >>> schools = Schools()
+        >>> draw = schools.sample((3,))
+        >>> draw["theta"].shape, schools.log_prob(draw).shape
+        (torch.Size([3, 8]), torch.Size([3]))
+        >>> posterior = schools.condition(y=[28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+        >>> sorted(posterior.supports)
+        ['mu', 'tau', 'theta']
+    """
+
+    __framework__ = True
+    __joint__ = True
+    __builds__: ClassVar[type | None] = JointDistribution
+
+    if TYPE_CHECKING:
+
+        def __call__(self) -> JointDistribution: ...
+
+    def __init__(self, **keywords: Any) -> None:
+        if not any(map(is_site, self.__declaration__.fields.values())):
+            raise DeclarationError(
+                type(self).__name__,
+                "a class with sites",
+                "none",
+                "Write theta = torch.distributions.Normal(0.0, 1.0) in the class body.",
+            )
+        super().__init__(**keywords)
+
+    def forward(self) -> JointDistribution:
+        """Freeze the current values of all sites and fields."""
+        declaration = self.__declaration__
+        values = evaluate(self, declaration.order)
+        sites = {
+            name: Rule(values[name], field.names, field.event_dim)
+            if isinstance(field, Site)
+            else values[name]
+            for name, field in declaration.fields.items()
+            if is_site(field)
+        }
+        others = {name: value for name, value in values.items() if name not in sites}
+        return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])
+
+    def _check_build(self, values: dict[str, Any]) -> None:
+        """Draw once alone and once in numbers that no size equals, and forget the draws."""
+        tensors = [*self.parameters(), *self.buffers()]
+        if is_traced(*tensors):
+            return
+        with torch.no_grad(), _same_random_numbers(tensors):
+            joint = self()
+            try:
+                shapes = {name: value.shape for name, _, value in joint.drawn()}
+                sizes = {size for shape in shapes.values() for size in shape}
+                count = next(size for size in range(2, len(sizes) + 3) if size not in sizes)
+                for name, _, value in joint.drawn((count,)):
+                    if value.shape != torch.Size((count, *shapes[name])):
+                        raise ConstraintError(
+                            f"{type(self).__name__}.{name}",
+                            f"shape {(count, *shapes[name])} for {count} draws",
+                            shortened(value),
+                            "Let values broadcast over what stands in front: mu[..., None].",
+                        )
+            except ConstraintError:
+                raise
+            except ValueError:
+                """A draw outside what a later site takes says nothing about shapes."""
+
+    def condition(self, **data: Any) -> Conditioned:
+        """Hold sites at data: what is left is a log density of the other sites.
+
+        Args:
+            **data: by site a value of shape `(*batch, *event)`, or `(*event)` for all copies.
+
+        Returns:
+            A module that holds this joint and the data.
+
+        Raises:
+            ConstraintError: for a name that is no site, or data of another shape.
+        """
+        return Conditioned(self, data)
+
+    def _one_draw(self) -> dict[str, Distribution]:
+        """The distributions of all sites at one draw; random numbers stay as they were."""
+        with torch.no_grad(), _same_random_numbers([*self.parameters(), *self.buffers()]):
+            return {name: distribution for name, distribution, _ in self().drawn()}
+
+    def detach(self) -> JointDistribution:
+        """A snapshot with detached parameters: gradients flow to values, not to parameters."""
+        snapshot: JointDistribution = detached(self)
+        return snapshot
+
+    def sample(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
+        """Draw all sites, without gradients; of shape `(*sample, *batch, *event)` by site."""
+        return self().sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
+        """Draw all sites with gradients; of shape `(*sample, *batch, *event)` by site.
+
+        Raises:
+            NotImplementedError: if a site has no reparametrised sampler.
+        """
+        return self().rsample(sample_shape)
+
+    def rsample_and_log_prob(
+        self, sample_shape: Any = torch.Size()
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Draws with gradients, and their joint log density, of shape `(*sample, *batch)`."""
+        return self().rsample_and_log_prob(sample_shape)
+
+    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The joint log density at a dict of values, of shape `(*sample, *batch)`.
+
+        Args:
+            values: for every site a tensor of shape `(*sample, *batch, *event)`, with the same
+                sample shape for all.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, or a shape that does not fit.
+        """
+        return self().log_prob(values)
+
+
+class Conditioned(nn.Module):
+    """A joint distribution with some sites held at data: a log density of the others.
+
+    Calling it on a dict of values gives the log joint density, `log p(values, data)`. The joint's
+    parameters are its own; the data moves with it and is not saved with its state.
+
+    Args:
+        joint: the joint distribution; it is held, not copied.
+        data: by site a value of shape `(*batch, *event)`, or `(*event)` for all copies.
+
+    Raises:
+        ConstraintError: for a name that is no site, or data of another shape.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Joint, site
+        >>> class Coin(Joint):
+        ...     bias = dd.Beta(2.0, 2.0)
+        ...     @site
+        ...     def heads(self, bias):
+        ...         return dd.Binomial(10, bias)
+        >>> posterior = Coin().condition(heads=7)
+        >>> posterior({"bias": torch.tensor([0.2, 0.7])}).exp()
+        tensor([0.0008, 0.3362])
+    """
+
+    def __init__(self, joint: Joint, data: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.joint = joint
+        self.data = nn.Module()
+        distributions = joint._one_draw()
+        for name, value in data.items():
+            subject = f"{type(joint).__name__}.condition({name}=)"
+            if name not in distributions:
+                raise ConstraintError(
+                    subject, "the name of a site", repr(name), did_you_mean(name, distributions)
+                )
+            event_shape = distributions[name].event_shape
+            tensor = _as_data(joint, value, subject)
+            whole = torch.Size((*joint().batch_shape, *event_shape))
+            if tensor.shape not in (event_shape, whole):
+                raise ConstraintError(
+                    subject,
+                    f"shape (*batch, *event) = {tuple(whole)}",
+                    shortened(value),
+                    "Declare what belongs to one event with event_dim.",
+                )
+            self.data.register_buffer(name, tensor, persistent=False)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, values: Mapping[str, Tensor]) -> Tensor: ...
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """The data by site."""
+        return dict(self.data.named_buffers())
+
+    @property
+    def supports(self) -> dict[str, constraints.Constraint]:
+        """The set that the values of each remaining site lie in, read from one draw."""
+        observed = self.observed
+        draw: dict[str, Any] = self.joint._one_draw()
+        return {name: draw[name].support for name in draw if name not in observed}
+
+    def forward(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The log joint density of values and data, of shape `(*sample, *batch)`.
+
+        Args:
+            values: for every remaining site a tensor of shape `(*sample, *batch, *event)`, with
+                the same sample shape for all.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, or a shape that does not fit.
+        """
+        return self.joint().score(values, self.observed)
+
+    def extra_repr(self) -> str:
+        """The data, by site."""
+        return ", ".join(f"{name}={shortened(value)}" for name, value in self.observed.items())
+
+
+def _as_data(joint: Joint, value: Any, subject: str) -> Tensor:
+    """Data as a tensor where the joint is; lists and numbers in its dtype."""
+    tensors = [*joint.parameters(), *joint.buffers()]
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+    device = next((t.device for t in tensors), torch.get_default_device())
+    is_array = hasattr(value, "__array__")
+    try:
+        tensor = torch.as_tensor(value, dtype=None if is_array else dtype, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConstraintError(subject, "a number, a list or a tensor", shortened(value)) from error
+    return tensor.detach()
+
+
+@contextmanager
+def _same_random_numbers(tensors: list[Tensor]) -> Iterator[None]:
+    """Draw, and leave the random numbers of everybody else as they were."""
+    devices = {t.device for t in tensors if t.device.type != "cpu"}
+    kind = next(iter(devices)).type if devices else "cpu"
+    with torch.random.fork_rng(list(devices), device_type=kind if devices else "cuda"):
+        yield

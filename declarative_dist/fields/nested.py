@@ -1,0 +1,315 @@
+"""Nested parts: modules in a class body, of which every instance owns copies."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributions import Distribution, Transform
+from typing_extensions import Self
+
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.fields.blueprint import Blueprint
+from declarative_dist.fields.field import Field
+from declarative_dist.fields.part import (
+    as_given,
+    built,
+    built_by,
+    check_part,
+    described,
+    is_declarative,
+    is_declarative_class,
+    sizes_told,
+    value_of,
+)
+
+
+class Nested(Field):
+    """A module held by every instance, under the field's own name.
+
+    On an instance the field reads as the module, so that its own fields are at hand
+    (`q.component_distribution.loc`). To the base it contributes what it stands for: a plain
+    current distribution or transform, or, for other modules, itself.
+
+    Args:
+        template: a module, of which every instance gets a copy; a declarative class, of which it
+            gets an instance; or None if every instance must be given one.
+    """
+
+    part: type[Distribution | Transform] | None = None
+    """What the base takes under this name."""
+
+    def __init__(self, template: nn.Module | type | None = None) -> None:
+        self.template = template
+
+    def accepting(self, part: type[Distribution | Transform] | None, subject: str) -> Self:
+        """A copy for an argument of the base, once its template is found to fit.
+
+        A part that is no argument stays what its template stands for.
+
+        Raises:
+            DeclarationError: if it does not.
+        """
+        field = copy.copy(self)
+        field.part = part or _plain_kind(self.template)
+        if self.template is not None:
+            check_part(self.template, part, subject)
+        return field
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """The names of sizes that the part takes from the constructor of what holds it."""
+        return _size_names(self.template)
+
+    def told(self, given: Any) -> Mapping[str, int]:
+        """The sizes that the part knows already."""
+        return sizes_told(self.template, given)
+
+    def source(self, value: Any, subject: str) -> Any:
+        return None if value is None else as_given(value, self.part, subject)
+
+    def module_of(self, instance: nn.Module) -> nn.Module:
+        """The module that an instance holds.
+
+        Raises:
+            FieldError: if it holds none.
+        """
+        module = instance._modules.get(self.name)
+        if module is None:
+            raise FieldError(self.subject(instance), described(self.part), "none")
+        return module
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        given = blueprint.given.get(self.name)
+        self._hold(module, self._built(given, blueprint, self.subject(module)))
+        vars(module)["_starts"][self.name] = None if isinstance(given, nn.Module) else self
+
+    def _built(self, given: Any, blueprint: Blueprint, subject: str) -> nn.Module:
+        return built(self.template, given, blueprint, subject)
+
+    def _hold(self, module: nn.Module, part: nn.Module) -> None:
+        # What add_module does; it refuses names that the class has, such as this descriptor's.
+        module._modules[self.name] = part
+
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        return value_of(module._modules[self.name], self.part)  # type: ignore[arg-type]
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
+        subject = self.subject(module)
+        given = as_given(value, self.part, subject)
+        if isinstance(given, nn.Module):
+            return given
+        return _prepared(self.module_of(module), given, subject)
+
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        if isinstance(prepared, nn.Module):
+            self._hold(module, prepared)
+            vars(module)["_starts"][self.name] = None
+            return
+        for inner, field, ready in prepared:
+            field.commit(inner, ready)
+
+    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
+        return self.value(module, values)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        is_copy = vars(module)["_starts"].get(self.name) is not None
+        _reset(self.module_of(module), self.template if is_copy else None)
+
+    def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        return _values_of(self.module_of(module))
+
+    def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
+        return list(self.module_of(module).parameters())
+
+    def replicate(
+        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: set[int]
+    ) -> None:
+        for part in self.module_of(module).modules():
+            if is_declarative(part) and id(part) not in done:
+                part._replicate(shape, at, done)  # type: ignore[operator]
+
+    def restart(self, module: nn.Module) -> None:
+        for part in self.module_of(module).modules():
+            if is_declarative(part):
+                part._restart()  # type: ignore[operator]
+
+    def shown(self, module: nn.Module) -> str:
+        return repr(self.module_of(module))
+
+    def __get__(self, instance: nn.Module | None, owner: type) -> Any:
+        return self if instance is None else self.module_of(instance)
+
+    def __repr__(self) -> str:
+        return f"Nested({_named(self.template)})"
+
+
+class NestedList(Nested):
+    """A list of modules held by every instance, such as the transforms of a distribution.
+
+    Args:
+        templates: for each item what `Nested` takes; None if every instance must be given a list.
+    """
+
+    def __init__(self, templates: Sequence[nn.Module | type] | None = None) -> None:
+        super().__init__()
+        self.templates = None if templates is None else list(templates)
+
+    def accepting(self, part: type[Distribution | Transform] | None, subject: str) -> Self:
+        field = super().accepting(part, subject)
+        for index, template in enumerate(self.templates or ()):
+            check_part(template, part, f"{subject}[{index}]")
+        return field
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        return tuple(name for template in self.templates or () for name in _size_names(template))
+
+    def told(self, given: Any) -> Mapping[str, int]:
+        items = self._paired(given)
+        return {
+            name: size
+            for template, item in items
+            for name, size in sizes_told(template, item).items()
+        }
+
+    def _paired(self, given: Any) -> list[tuple[Any, Any]]:
+        """Each template with what was given for it."""
+        templates = self.templates or []
+        if given is None:
+            return [(template, None) for template in templates]
+        padded: list[Any] = [*templates, *[None] * len(given)]
+        return list(zip(padded, given, strict=False))
+
+    def source(self, value: Any, subject: str) -> Any:
+        if value is None:
+            return None
+        items = _as_items(value, len(self.templates or ()), subject)
+        given = [as_given(item, self.part, f"{subject}[{i}]") for i, item in enumerate(items)]
+        has_values = any(isinstance(item, Mapping) for item in given)
+        if has_values and len(given) != len(self.templates or ()):
+            raise DeclarationError(
+                subject,
+                f"{len(self.templates or ())} dicts of values, one for each part",
+                f"{len(given)}",
+                "Give an empty dict for a part that stays as it is.",
+            )
+        return given
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        given = blueprint.given.get(self.name)
+        subject = self.subject(module)
+        if given is None and self.templates is None:
+            raise ConstraintError(
+                subject, "a list", "none", f"Write {type(module).__name__}({self.name}=[...])."
+            )
+        parts = [
+            built(template, item, blueprint, f"{subject}[{index}]")
+            for index, (template, item) in enumerate(self._paired(given))
+        ]
+        self._hold(module, nn.ModuleList(parts))
+        are_copies = given is None or not any(isinstance(item, nn.Module) for item in given)
+        vars(module)["_starts"][self.name] = self if are_copies else None
+
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        parts: Any = module._modules[self.name]
+        return [value_of(part, self.part) for part in parts]
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
+        subject = self.subject(module)
+        now: Any = self.module_of(module)
+        items = _as_items(value, len(now), subject)
+        given = [as_given(item, self.part, f"{subject}[{i}]") for i, item in enumerate(items)]
+        if not any(isinstance(item, Mapping) for item in given):
+            return nn.ModuleList(given)
+        if len(given) != len(now) or not all(isinstance(item, Mapping) for item in given):
+            raise ConstraintError(
+                subject, f"{len(now)} dicts of values, or modules only", shortened(value)
+            )
+        return [
+            change
+            for index, (part, item) in enumerate(zip(now, given, strict=True))
+            for change in (_prepared(part, item, f"{subject}[{index}]") if item else ())
+        ]
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        parts: Any = self.module_of(module)
+        are_copies = vars(module)["_starts"].get(self.name) is not None
+        templates: list[Any] = (self.templates if are_copies else None) or [None] * len(parts)
+        for template, part in zip(templates, parts, strict=True):
+            _reset(part, template)
+
+    def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        parts: Any = self.module_of(module)
+        kept = [_values_of(part) or {} for part in parts]
+        return kept if any(kept) else None
+
+    def __repr__(self) -> str:
+        return f"NestedList({', '.join(map(_named, self.templates or ()))})"
+
+
+def _plain_kind(template: object) -> type[Distribution | Transform] | None:
+    builds = built_by(template)
+    is_plain = builds is not None and issubclass(builds, (Distribution, Transform))
+    return builds if is_plain else None
+
+
+def _as_items(value: Any, count: int, subject: str) -> list[Any]:
+    """A list of parts, of one part alone, or of the values in a dict by index."""
+    if isinstance(value, (list, tuple, nn.ModuleList)):
+        return list(value)
+    if not isinstance(value, Mapping):
+        return [value]
+    known = {str(index) for index in range(count)}
+    by_index = {str(index): item for index, item in value.items()}
+    for index in by_index:
+        if index not in known:
+            raise DeclarationError(
+                f"{subject}.{index}", f"an index below {count}", repr(index), "Count from 0."
+            )
+    return [by_index.get(str(index), {}) for index in range(count)]
+
+
+def _size_names(template: object) -> tuple[str, ...]:
+    if not is_declarative_class(template):
+        return ()
+    names: tuple[str, ...] = template.__declaration__.size_names  # type: ignore[attr-defined]
+    return names
+
+
+def _named(template: object) -> str:
+    return template.__name__ if isinstance(template, type) else repr(template)
+
+
+def _prepared(part: Any, values: Any, subject: str) -> Any:
+    """A dict of values, checked and ready to be committed to a part."""
+    if not isinstance(values, Mapping) or not is_declarative(part):
+        raise DeclarationError(
+            subject,
+            "an instance" if not is_declarative(part) else "an instance or a dict of values",
+            shortened(values),
+        )
+    return part._prepared(values)
+
+
+def _reset(part: nn.Module, template: Any) -> None:
+    """Back to the start: a declared part to its own, a copy of a foreign one to its template's."""
+    if is_declarative(part):
+        part.reset_parameters()  # type: ignore[operator]
+    elif isinstance(template, nn.Module):
+        start = {**dict(template.named_parameters()), **dict(template.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
+                tensor.copy_(start[name])
+    else:
+        for module in part.modules():
+            reset: Any = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+
+
+def _values_of(part: Any) -> Any:
+    return part.constrained_values() if is_declarative(part) else None

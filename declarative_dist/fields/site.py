@@ -1,0 +1,119 @@
+"""Sites of a joint distribution whose distribution depends on the draws of earlier sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any, overload
+
+from torch import nn
+from torch.distributions import Distribution
+from typing_extensions import Never
+
+from declarative_dist.errors import DeclarationError, FieldError, shortened
+from declarative_dist.fields.blueprint import Blueprint
+from declarative_dist.fields.field import Field
+from declarative_dist.fields.method import names_of
+
+
+class Site(Field):
+    """A method from the values of earlier sites, and of other fields, to a distribution.
+
+    On an instance it reads as the method.
+
+    Args:
+        function: the method.
+        event_dim: the total number of event dimensions of its distribution; None for its own.
+    """
+
+    def __init__(
+        self, function: Callable[..., Distribution], event_dim: int | None = None
+    ) -> None:
+        self.function = function
+        self.event_dim = event_dim
+        self.names = names_of(function, f"@site {function.__name__}")
+        self.__doc__ = self.doc = function.__doc__
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.names
+
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
+        return MethodType(self.function, module)
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        if blueprint.given.get(self.name) is not None:
+            self._refuse(module)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        """A site has nothing of its own to go back to."""
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
+        self._refuse(module)
+
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        self._refuse(module)
+
+    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
+        return self.value(module, values)
+
+    def _refuse(self, module: nn.Module) -> Never:
+        raise FieldError(
+            self.subject(module),
+            "no assignment to a site",
+            "a value",
+            f"Write {type(module).__name__}().condition({self.name}=...) to hold it at data.",
+        )
+
+    def shown(self, module: nn.Module) -> str:
+        event = "" if self.event_dim is None else f", event_dim={self.event_dim}"
+        return f"site given {', '.join(self.needs) or 'nothing'}{event}"
+
+    def __get__(self, instance: nn.Module | None, owner: type) -> Any:
+        return self if instance is None else MethodType(self.function, instance)
+
+    def __repr__(self) -> str:
+        return f"site({', '.join(self.needs)})"
+
+
+@overload
+def site(function: Callable[..., Distribution], /) -> Site: ...
+@overload
+def site(*, event_dim: int | None = None) -> Callable[[Callable[..., Distribution]], Site]: ...
+def site(
+    function: Callable[..., Distribution] | None = None, /, *, event_dim: int | None = None
+) -> Any:
+    """Declare a site of a `Joint` whose distribution depends on earlier ones.
+
+    The method takes self, then values by name: those of sites declared above it, of shape
+    `(*sample, *batch, *event)`, and those of other fields. It returns a distribution whose batch
+    shape broadcasts to `(*sample, *batch)`.
+
+    Args:
+        function: the method, where `@site` stands without arguments.
+        event_dim: the total number of event dimensions: batch dimensions are reinterpreted until
+            it holds.
+
+    Raises:
+        DeclarationError: if it is not written like that.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Joint, site
+        >>> class Schools(Joint):
+        ...     mu = dd.Normal(0.0, 5.0)
+        ...     tau = dd.HalfCauchy(5.0)
+        ...     @site(event_dim=1)
+        ...     def theta(self, mu, tau):
+        ...         return dd.Normal(mu[..., None].expand(*mu.shape, 8), tau[..., None])
+        >>> {name: tuple(x.shape) for name, x in Schools().sample((3,)).items()}
+        {'mu': (3,), 'tau': (3,), 'theta': (3, 8)}
+    """
+    is_count = isinstance(event_dim, int) and not isinstance(event_dim, bool) and event_dim >= 0
+    if event_dim is not None and not is_count:
+        raise DeclarationError("site(event_dim=)", "an int, 0 or above", shortened(event_dim))
+    if function is None:
+        return lambda method: Site(method, event_dim)
+    if not callable(function):
+        raise DeclarationError("site", "a method", shortened(function), "Write @site above it.")
+    return Site(function)
