@@ -12,12 +12,15 @@ from declarative_dist import (
     Exp,
     GreaterThan,
     Interval,
+    Joint,
+    LearnableTransform,
     LowerCholesky,
     Param,
     Positive,
     Variational,
     derived,
     learnable,
+    site,
 )
 
 PLAIN: dict[str, Callable[[], dd.Distribution]] = {
@@ -44,6 +47,9 @@ PLAIN: dict[str, Callable[[], dd.Distribution]] = {
     "Gumbel": lambda: dd.Gumbel(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
     "HalfCauchy": lambda: dd.HalfCauchy(tensor([1.0, 2.0])),
     "HalfNormal": lambda: dd.HalfNormal(tensor([1.0, 2.0])),
+    "Independent": lambda: dd.Independent(
+        dd.Gamma(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([2.0, 3.0])), 1
+    ),
     "InverseGamma": lambda: dd.InverseGamma(tensor([2.0, 3.0]), tensor([2.0, 3.0])),
     "Kumaraswamy": lambda: dd.Kumaraswamy(tensor([2.0, 3.0]), tensor([2.0, 3.0])),
     "LKJCholesky": lambda: dd.LKJCholesky(3, tensor([1.0, 2.0])),
@@ -52,6 +58,12 @@ PLAIN: dict[str, Callable[[], dd.Distribution]] = {
     "LogisticNormal": lambda: dd.LogisticNormal(tensor([0.0, 1.0]), tensor([1.0, 0.5])),
     "LowRankMultivariateNormal": lambda: dd.LowRankMultivariateNormal(
         torch.zeros(3), tensor([[1.0, 0.5], [0.2, -1.0], [0.3, 0.1]]), torch.ones(3)
+    ),
+    "MixtureSameFamily": lambda: dd.MixtureSameFamily(
+        dd.Categorical(logits=tensor([0.3, -0.4])),
+        dd.Independent(
+            dd.Normal(tensor([[0.0, 1.0], [2.0, -1.0]]), tensor([[1.0, 0.5], [2.0, 1.5]])), 1
+        ),
     ),
     "Multinomial-logits": lambda: dd.Multinomial(5, logits=tensor([0.1, 0.2, -1.0])),
     "Multinomial-probs": lambda: dd.Multinomial(5, tensor([0.2, 0.3, 0.5])),
@@ -88,6 +100,10 @@ PLAIN: dict[str, Callable[[], dd.Distribution]] = {
         tensor([0.2, 0.3, 0.5])
     ),
     "StudentT": lambda: dd.StudentT(tensor([3.0, 4.0]), tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+    "TransformedDistribution": lambda: dd.TransformedDistribution(
+        dd.Normal(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
+        [dd.AffineTransform(tensor([0.5, -0.5]), tensor([-2.0, 0.5])), dd.SigmoidTransform()],
+    ),
     "Uniform": lambda: dd.Uniform(tensor([0.0, 1.0]), tensor([1.0, 3.0])),
     "VonMises": lambda: dd.VonMises(tensor([0.0, 1.0]), tensor([1.0, 2.0])),
     "Weibull": lambda: dd.Weibull(tensor([1.0, 2.0]), tensor([1.5, 2.0])),
@@ -95,7 +111,7 @@ PLAIN: dict[str, Callable[[], dd.Distribution]] = {
     "Wishart-precision": lambda: dd.Wishart(tensor(6.0), precision_matrix=2 * torch.eye(3)),
     "Wishart-covariance": lambda: dd.Wishart(tensor([6.0, 7.0]), torch.eye(3)),
 }
-"""Plain torch distributions, all 38 that are not made of others, in all parametrisations."""
+"""Plain torch distributions, all 41 concrete ones, in all parametrisations."""
 
 
 class GammaFamily(Variational):
@@ -151,6 +167,93 @@ class Vector(Variational):
     scale = Param(1.0, Exp(floor=1e-3))
 
 
+class Weights(Variational):
+    base = dd.Categorical
+    logits = Param(torch.zeros, shape=("k",))
+
+
+class Components(Variational):
+    base = dd.MultivariateNormal
+    loc = Param(lambda shape: torch.arange(1.0, 1 + shape.numel()).reshape(shape), shape=("k", 2))
+    scale_tril = Param(constraint=LowerCholesky(), shape=("k", 2, 2))
+
+
+class NestedMixture(Variational):
+    base = dd.MixtureSameFamily
+    mixture_distribution = Weights
+    component_distribution = Components(k=3)
+
+
+class Shift(LearnableTransform):
+    base = dd.AffineTransform
+    loc = Param(0.5)
+    scale = Param(0.3)
+
+
+class Squashed(Variational):
+    base = dd.TransformedDistribution
+    base_distribution = Vector
+    transforms = [Shift, dd.AffineTransform(torch.zeros(3), 2.0), dd.TanhTransform(cache_size=1)]
+
+
+class TiedScale(Variational):
+    """Two components of one scale, the second at a learned distance from the first."""
+
+    base = dd.MixtureSameFamily
+    mixture_distribution = dd.Categorical(tensor([0.3, 0.7]))
+    first = Param(-1.0)
+    distance = Param(2.0, Positive())
+    scale = Param(0.7, Positive())
+
+    @derived
+    def component_distribution(self, first: Tensor, distance: Tensor, scale: Tensor) -> dd.Normal:
+        return dd.Normal(torch.stack([first, first + distance], -1), scale[..., None])
+
+
+class Shared(Variational):
+    """One module in two places."""
+
+    part = FixedTail()
+    mixture = TiedScale(first=0.0)
+    again = part
+
+    def base(
+        self, part: dd.StudentT, again: dd.StudentT, mixture: dd.Distribution
+    ) -> dd.Distribution:
+        loc = part.loc + again.loc + mixture.mean
+        return dd.Independent(dd.Normal(loc, again.scale + mixture.stddev).expand((2,)), 1)
+
+
+class Network(Variational):
+    """A family whose mean comes out of a foreign module."""
+
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+    scale = Param(torch.ones(3), Positive())
+
+    def base(self, network: torch.nn.Module, scale: Tensor) -> dd.Distribution:
+        return dd.Independent(dd.Normal(network(torch.ones(2, dtype=scale.dtype)), scale), 1)
+
+
+class Independents(Joint):
+    gamma = GammaFamily
+    vector = Vector
+    prior = dd.Normal(tensor(0.0), tensor(1.0))
+
+
+class Hierarchy(Joint):
+    spread = Param(2.0, Positive())
+    mu = Vector
+    tau = GammaFamily(concentration=3.0)
+
+    @site(event_dim=1)
+    def theta(self, mu: Tensor, tau: Tensor, spread: Tensor) -> dd.Distribution:
+        return dd.Normal(mu, (tau * spread)[..., None])
+
+    @site
+    def y(self, theta: Tensor) -> dd.Distribution:
+        return dd.Bernoulli(logits=theta.sum(-1))
+
+
 DECLARED: dict[str, Callable[[], Variational]] = {
     "declared": GammaFamily,
     "declared in float64": lambda: GammaFamily(dtype=torch.float64),
@@ -162,6 +265,13 @@ DECLARED: dict[str, Callable[[], Variational]] = {
     "constant": FixedTail,
     "event_dim": Vector,
     "fixed": lambda: learnable(dd.Normal(torch.zeros(2), torch.ones(2)), fixed=("scale",)),
+    "nested mixture": lambda: NestedMixture(k=3),
+    "nested batch": lambda: NestedMixture(k=3, batch_shape=(2,)),
+    "squashed": Squashed,
+    "squashed batch": lambda: Squashed(batch_shape=(3,)),
+    "tied": TiedScale,
+    "shared": Shared,
+    "network": Network,
 }
 
 LIVE: dict[str, Callable[[], Variational]] = {
@@ -169,3 +279,12 @@ LIVE: dict[str, Callable[[], Variational]] = {
     **DECLARED,
 }
 """Every live distribution that the promises are tested on."""
+
+JOINTS: dict[str, Callable[[], Joint]] = {
+    "joint": Independents,
+    "joint batch": lambda: Independents(batch_shape=(3,)),
+    "hierarchy": Hierarchy,
+}
+
+CASES: dict[str, Callable[[], Variational | Joint]] = {**LIVE, **JOINTS}
+"""Every live object that draws and scores."""

@@ -57,6 +57,8 @@ VMAP_SAMPLE = {
             "Weibull",
             "named shapes",
             "constant",
+            "nested mixture",
+            "nested batch",
         ),
         FILLED,
     ),

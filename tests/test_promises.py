@@ -18,8 +18,8 @@ from torch.distributions import Distribution
 from torch.func import functional_call, jacrev, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel
 
-from declarative_dist import Variational
-from tests.cases import DECLARED, LIVE, PLAIN
+from declarative_dist import Joint, Variational
+from tests.cases import CASES, DECLARED, JOINTS, LIVE, PLAIN
 from tests.limits import COMPILE_SAMPLE, NO_PATHWISE_BACKWARD, VMAP_LOG_PROB, VMAP_SAMPLE
 
 # torch warns at the first draw of every Wishart, singular or not.
@@ -30,27 +30,44 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=LIVE)
+Values = Tensor | dict[str, Tensor]
+
+
+@pytest.fixture(params=CASES)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def q(name: str) -> Variational:
-    return LIVE[name]()
+def q(name: str) -> Variational | Joint:
+    return CASES[name]()
 
 
-def values_of(q: Distribution, count: int = 4) -> Tensor:
+def values_of(q: Distribution | Joint, count: int = 4) -> Values:
     torch.manual_seed(1)
     return q.sample((count,))
 
 
-def loss_of(q: Variational, name: str) -> Tensor:
+def by_site(values: Values) -> dict[str, Tensor]:
+    """Draws as a dict, also those of a single distribution."""
+    return values if isinstance(values, dict) else {"": values}
+
+
+def has_rsample(q: Variational | Joint) -> bool:
+    return q().has_rsample
+
+
+def shape_of(q: Variational | Joint) -> torch.Size:
+    """The batch shape."""
+    return q().batch_shape
+
+
+def loss_of(q: Variational | Joint, name: str) -> Tensor:
     """A scalar through which every parameter has a gradient."""
     x = values_of(q)
     loss = -q.log_prob(x).mean()
-    if q.has_rsample and name not in NO_PATHWISE_BACKWARD:
-        loss = loss + q.rsample((4,)).square().mean()
+    if has_rsample(q) and name not in NO_PATHWISE_BACKWARD:
+        loss = loss + sum(x.square().mean() for x in by_site(q.rsample((4,))).values())
     return loss
 
 
@@ -66,6 +83,12 @@ def perturb(q: Variational) -> None:
             parameter.sub_(step.reshape(parameter.shape))
 
 
+BUILDS_ITSELF = ("method", "tied", "shared", "network", "hierarchy")
+"""Cases with a method that builds distributions."""
+
+DRAWS_ANEW = ("method", "network")
+"""Cases with a start that is drawn again."""
+
 FLAT_IN_VALUE = (
     "Uniform",
     "bounds",
@@ -78,6 +101,7 @@ FLAT_IN_VALUE = (
 # The live object.
 
 
+@pytest.mark.parametrize("name", LIVE)
 def test_it_is_a_module_and_a_distribution(q: Variational) -> None:
     assert isinstance(q, nn.Module)
     assert isinstance(q, Distribution)
@@ -128,7 +152,8 @@ def test_methods_agree_with_plain_torch(name: str, method: str) -> None:
 def test_parameters_are_complete_and_learn(q: Variational, name: str) -> None:
     parameters = dict(q.named_parameters())
     assert parameters
-    assert all(key.startswith("raw_") for key in parameters)
+    own = [key for key in parameters if not key.startswith("network.")]
+    assert all(key.rpartition(".")[2].startswith("raw_") for key in own)
     x = values_of(q)
     before = q.log_prob(x).detach()
     optimizer = torch.optim.SGD(q.parameters(), lr=1e-3)
@@ -148,21 +173,29 @@ def test_every_parameter_has_a_gradient(q: Variational, name: str) -> None:
         assert parameter.grad.abs().sum() > 0, key
 
 
-def test_shapes(q: Variational) -> None:
-    x = q.sample((5, 2))
-    assert x.shape == (5, 2, *q.batch_shape, *q.event_shape)
-    assert q.log_prob(x).shape == (5, 2, *q.batch_shape)
+def test_shapes(q: Variational | Joint) -> None:
+    one, x = by_site(q.sample()), q.sample((5, 2))
+    for key, value in by_site(x).items():
+        assert value.shape == (5, 2, *one[key].shape)
+        assert one[key].shape[: len(shape_of(q))] == shape_of(q)
+    assert q.log_prob(x).shape == (5, 2, *shape_of(q))
+    if isinstance(q, Variational):
+        assert x.shape == (5, 2, *q.batch_shape, *q.event_shape)
 
 
-def test_rsample_and_log_prob(q: Variational) -> None:
-    if not q.has_rsample:
+def test_rsample_and_log_prob(q: Variational | Joint, name: str) -> None:
+    if not has_rsample(q):
+        if isinstance(q, Joint):
+            with pytest.raises(NotImplementedError, match=f"{type(q).__name__}.y.rsample: Bern"):
+                q.rsample_and_log_prob()
+            return
         with pytest.raises(NotImplementedError, match=f"{type(q()).__name__} has no repara"):
             q.rsample_and_log_prob()
         with pytest.raises(NotImplementedError, match=r"Use sample\(\)"):
             q.rsample()
         return
     x, log_prob = q.rsample_and_log_prob((3,))
-    assert x.requires_grad
+    assert any(value.requires_grad for value in by_site(x).values())
     torch.testing.assert_close(log_prob, q().log_prob(x), rtol=1e-4, atol=1e-4)
 
 
@@ -170,11 +203,13 @@ def test_detach_stops_gradients_to_parameters(q: Variational, name: str) -> None
     x = values_of(q)
     assert not q.detach().log_prob(x).requires_grad
     torch.testing.assert_close(q.detach().log_prob(x), q.log_prob(x).detach())
-    if q.has_rsample and name not in FLAT_IN_VALUE:
-        value = values_of(q).requires_grad_()
-        assert q.detach().log_prob(value).requires_grad
+    if has_rsample(q) and name not in FLAT_IN_VALUE:
+        for value in by_site(x).values():
+            value.requires_grad_()
+        assert q.detach().log_prob(x).requires_grad
 
 
+@pytest.mark.parametrize("name", LIVE)
 def test_expand_is_live(q: Variational) -> None:
     view = q.expand((7, *q.batch_shape))
     assert view.batch_shape == (7, *q.batch_shape)
@@ -215,7 +250,7 @@ def test_state_dict_round_trip(q: Variational, name: str, tmp_path: Path) -> Non
     torch.save(q.state_dict(), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     for assign in (False, True):
-        other = LIVE[name]()
+        other = CASES[name]()
         other.load_state_dict(copy.deepcopy(state), assign=assign)
         x = values_of(q)
         assert torch.equal(other.log_prob(x), q.log_prob(x))
@@ -226,7 +261,7 @@ def test_safetensors_round_trip(q: Variational, name: str, tmp_path: Path) -> No
         for parameter in q.parameters():
             parameter.add_(0.25)
     safetensors.torch.save_model(q, tmp_path / "state.safetensors")
-    other = LIVE[name]()
+    other = CASES[name]()
     safetensors.torch.load_model(other, tmp_path / "state.safetensors")
     x = values_of(q)
     assert torch.equal(other.log_prob(x), q.log_prob(x))
@@ -282,7 +317,7 @@ def test_meta_device_and_reset(q: Variational, name: str) -> None:
         tensor.data.fill_(0)
     torch.manual_seed(0)
     moved.reset_parameters()
-    if name != "method":  # whose callable draws anew
+    if name not in DRAWS_ANEW:
         torch.testing.assert_close(moved.log_prob(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -323,7 +358,7 @@ def test_jacrev_agrees_with_backward(q: Variational, name: str) -> None:
 
 
 def test_ensemble_by_stack_module_state(q: Variational, name: str) -> None:
-    members = [LIVE[name]() for _ in range(3)]
+    members = [CASES[name]() for _ in range(3)]
     for shift, member in enumerate(members):
         for _ in range(shift):
             perturb(member)
@@ -344,7 +379,7 @@ def test_ensemble_by_stack_module_state(q: Variational, name: str) -> None:
 
 
 def test_sampling_an_ensemble_under_vmap(q: Variational, name: str) -> None:
-    parameters, buffers = stack_module_state([LIVE[name]() for _ in range(3)])
+    parameters, buffers = stack_module_state([CASES[name]() for _ in range(3)])
 
     def draw(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
         return functional_call(q, (parameters, buffers), ()).sample((8,))
@@ -354,9 +389,10 @@ def test_sampling_an_ensemble_under_vmap(q: Variational, name: str) -> None:
         with pytest.raises(RuntimeError, match=r"vmap|functorch"):
             together(parameters, buffers)
         return
-    x = together(parameters, buffers)
-    assert x.shape == (3, 8, *q.batch_shape, *q.event_shape)
-    assert not torch.equal(x[0], x[1])
+    one = by_site(q.sample())
+    for key, value in by_site(together(parameters, buffers)).items():
+        assert value.shape == (3, 8, *one[key].shape)
+        assert not torch.equal(value[0], value[1])
 
 
 # Compilation.
@@ -365,7 +401,7 @@ def test_sampling_an_ensemble_under_vmap(q: Variational, name: str) -> None:
 @pytest.fixture
 def _fresh_compiler(name: str) -> Iterator[None]:
     torch._dynamo.reset()
-    if name == "method":  # which builds distributions itself, with torch's default
+    if name in BUILDS_ITSELF:  # with torch's default
         Distribution.set_default_validate_args(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -394,7 +430,10 @@ def test_compiled_log_prob(q: Variational, name: str) -> None:
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiled_sample(q: Variational, name: str) -> None:
     def draw() -> Tensor:
-        return (q.rsample((4,)) if q.has_rsample else q.sample((4,))).float().mean(0)
+        x = by_site(q.rsample((4,)) if is_pathwise else q.sample((4,)))
+        return torch.cat([value.float().mean(0).flatten() for value in x.values()])
+
+    is_pathwise = has_rsample(q)
 
     compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")
     if name in COMPILE_SAMPLE:
@@ -423,7 +462,7 @@ def test_export(q: Variational, name: str) -> None:
     assert set(program.state_dict) == {f"q.{key}" for key in q.state_dict()}
 
 
-@pytest.mark.parametrize("name", DECLARED)
+@pytest.mark.parametrize("name", {**DECLARED, **JOINTS})
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_inductor(q: Variational, name: str) -> None:
     x = values_of(q)

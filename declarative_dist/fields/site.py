@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MethodType
+from functools import partial
 from typing import Any, overload
 
 from torch import nn
@@ -39,7 +39,7 @@ class Site(Field):
         return self.names
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
-        return MethodType(self.function, module)
+        return partial(self.function, module)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         if blueprint.given.get(self.name) is not None:
@@ -70,7 +70,7 @@ class Site(Field):
         return f"site given {', '.join(self.needs) or 'nothing'}{event}"
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
-        return self if instance is None else MethodType(self.function, instance)
+        return self if instance is None else partial(self.function, instance)
 
     def __repr__(self) -> str:
         return f"site({', '.join(self.needs)})"
