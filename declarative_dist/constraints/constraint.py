@@ -221,7 +221,12 @@ class ConstraintTransform(Transform):
         self.codomain = constraint.support
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ConstraintTransform) and self.constraint is other.constraint
+        return isinstance(other, ConstraintTransform) and _is_same_map(
+            self.constraint, other.constraint
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.constraint!r})"
 
     def with_cache(self, cache_size: int = 1) -> ConstraintTransform:
         """The same transform with another cache."""
@@ -244,6 +249,24 @@ class ConstraintTransform(Transform):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of the raw numbers of a value of this shape."""
         return self.constraint.raw_shape(shape)
+
+
+def _is_same_map(mine: nn.Module, other: nn.Module) -> bool:
+    """Whether two constraints are of one type and hold equal numbers, as copies of one are."""
+    if mine is other:
+        return True
+    parts = [list(module.children()) for module in (mine, other)]
+    tensors = [[*m.parameters(recurse=False), *m.buffers(recurse=False)] for m in (mine, other)]
+    framework = vars(nn.Module())
+    settings = [{k: v for k, v in vars(m).items() if k not in framework} for m in (mine, other)]
+    return (
+        type(mine) is type(other)
+        and settings[0] == settings[1]
+        and len(parts[0]) == len(parts[1])
+        and len(tensors[0]) == len(tensors[1])
+        and all(map(torch.equal, *tensors))
+        and all(map(_is_same_map, *parts))
+    )
 
 
 def _real(event_dim: int) -> constraints.Constraint:

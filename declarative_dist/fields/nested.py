@@ -20,6 +20,7 @@ from declarative_dist.fields.part import (
     built_by,
     check_part,
     described,
+    inside,
     is_declarative,
     is_declarative_class,
     sizes_told,
@@ -85,7 +86,7 @@ class Nested(Field):
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         given = blueprint.given.get(self.name)
         self._hold(module, self._built(given, blueprint, self.subject(module)))
-        vars(module)["_starts"][self.name] = None if isinstance(given, nn.Module) else self
+        vars(module)["_starts"][self.name] = not isinstance(given, nn.Module)
 
     def _built(self, given: Any, blueprint: Blueprint, subject: str) -> nn.Module:
         return built(self.template, given, blueprint, subject)
@@ -95,7 +96,7 @@ class Nested(Field):
         module._modules[self.name] = part
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        return value_of(module._modules[self.name], self.part)  # type: ignore[arg-type]
+        return value_of(self.module_of(module), self.part, self.subject(module))
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
@@ -107,7 +108,7 @@ class Nested(Field):
     def commit(self, module: nn.Module, prepared: Any) -> None:
         if isinstance(prepared, nn.Module):
             self._hold(module, prepared)
-            vars(module)["_starts"][self.name] = None
+            vars(module)["_starts"][self.name] = False
             return
         for inner, field, ready in prepared:
             field.commit(inner, ready)
@@ -116,7 +117,7 @@ class Nested(Field):
         return self.value(module, values)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        is_copy = vars(module)["_starts"].get(self.name) is not None
+        is_copy = vars(module)["_starts"][self.name]
         _reset(self.module_of(module), self.template if is_copy else None)
 
     def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
@@ -212,11 +213,12 @@ class NestedList(Nested):
         ]
         self._hold(module, nn.ModuleList(parts))
         are_copies = given is None or not any(isinstance(item, nn.Module) for item in given)
-        vars(module)["_starts"][self.name] = self if are_copies else None
+        vars(module)["_starts"][self.name] = are_copies
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        parts: Any = module._modules[self.name]
-        return [value_of(part, self.part) for part in parts]
+        parts: Any = self.module_of(module)
+        subject = self.subject(module)
+        return [value_of(part, self.part, subject) for part in parts]
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
@@ -237,7 +239,7 @@ class NestedList(Nested):
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         parts: Any = self.module_of(module)
-        are_copies = vars(module)["_starts"].get(self.name) is not None
+        are_copies = vars(module)["_starts"][self.name]
         templates: list[Any] = (self.templates if are_copies else None) or [None] * len(parts)
         for template, part in zip(templates, parts, strict=True):
             _reset(part, template)
@@ -292,7 +294,8 @@ def _prepared(part: Any, values: Any, subject: str) -> Any:
             "an instance" if not is_declarative(part) else "an instance or a dict of values",
             shortened(values),
         )
-    return part._prepared(values)
+    with inside(subject):
+        return part._prepared(values)
 
 
 def _reset(part: nn.Module, template: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
@@ -306,6 +307,10 @@ def _as_source(value: Any, subject: str = "Param(init=)") -> Any:
     """Lists and arrays as tensors; numbers, tensors, callables and None as they are."""
     if value is None:
         return None
+    if isinstance(value, (nn.Module, Distribution, Transform)):
+        raise DeclarationError(
+            subject, "a number, a list, a tensor or a callable", f"a {type(value).__name__}"
+        )
     if isinstance(value, Tensor):
         if value.is_complex():
             raise DeclarationError(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    ExplainedError,
+    FieldError,
+    did_you_mean,
+    shortened,
+)
 from declarative_dist.fields.blueprint import Blueprint, Start
 from declarative_dist.fields.fixed import as_module
 
@@ -111,16 +119,16 @@ def built(template: Any, given: Any, blueprint: Blueprint, subject: str) -> nn.M
         _check_names(kind, given, subject)
         if not isinstance(template, type):
             given = {**_given_values(template, sizes_told(kind, given)), **given}
-        return _made(kind, dict(given), blueprint)
+        return _made(kind, dict(given), blueprint, subject)
     if isinstance(given, nn.Module):
         return given
     if given is not None:
-        return _made(given, {}, blueprint)
+        return _made(given, {}, blueprint, subject)
     if template is None:
         owner, _, name = subject.rpartition(".")
         raise ConstraintError(subject, "an instance", "none", f"Write {owner}({name}=...).")
     if isinstance(template, type):
-        return _made(template, {}, blueprint)
+        return _made(template, {}, blueprint, subject)
     return _copied(template, blueprint)
 
 
@@ -155,7 +163,18 @@ def _given_values(template: nn.Module, sizes: Mapping[str, int]) -> dict[str, An
     return values
 
 
-def _made(kind: Any, values: dict[str, Any], blueprint: Blueprint) -> nn.Module:
+@contextmanager
+def inside(subject: str) -> Iterator[None]:
+    """Say of errors about a part which field holds it: `Outer.field (Part.field)`."""
+    try:
+        yield
+    except ExplainedError as error:
+        where = f"{subject} ({error.subject})"
+        fix = error.fix.replace(f"Write {error.subject.partition('.')[0]}(", f"Write {subject}(")
+        raise type(error)(where, error.expected, error.got, fix) from error
+
+
+def _made(kind: Any, values: dict[str, Any], blueprint: Blueprint, subject: str) -> nn.Module:
     known = kind.__declaration__.size_names
     keywords: dict[str, Any] = {
         name: size for name, size in blueprint.sizes.items() if name in known
@@ -166,7 +185,8 @@ def _made(kind: Any, values: dict[str, Any], blueprint: Blueprint) -> nn.Module:
         keywords["device"] = blueprint.device
     if blueprint.dtype is not None:
         keywords["dtype"] = blueprint.dtype
-    module: nn.Module = kind(**{**keywords, **values})
+    with inside(subject):
+        module: nn.Module = kind(**{**keywords, **values})
     return module
 
 
@@ -199,6 +219,21 @@ def sizes_told(template: Any, given: Any) -> dict[str, int]:
     return dict(vars(module).get("_sizes", {})) if is_declarative(module) else {}
 
 
-def value_of(module: nn.Module, part: type | None) -> Any:
-    """What a nested module contributes: the plain object it stands for, or itself."""
-    return module() if part is not None or built_by(module) is not None else module
+def value_of(module: nn.Module, part: type | None, subject: str) -> Any:
+    """What a nested module contributes: the plain object it stands for, or itself.
+
+    Raises:
+        FieldError: if a foreign module does not return what the base takes.
+    """
+    if built_by(module) is not None:
+        return module()
+    if part is None:
+        return module
+    name = type(module).__name__
+    try:
+        value = module()
+    except TypeError as error:
+        raise FieldError(subject, described(part), f"a {name}: {error}") from error
+    if not isinstance(value, part):
+        raise FieldError(subject, described(part), f"a {name} that returns {shortened(value)}")
+    return value
