@@ -170,7 +170,8 @@ def inside(subject: str) -> Iterator[None]:
         yield
     except ExplainedError as error:
         where = f"{subject} ({error.subject})"
-        fix = error.fix.replace(f"Write {error.subject.partition('.')[0]}(", f"Write {subject}(")
+        inner, outer = (name.partition(".")[0] for name in (error.subject, subject))
+        fix = error.fix.replace(f"Write {inner}(", f"Write {outer}(")
         raise type(error)(where, error.expected, error.got, fix) from error
 
 
