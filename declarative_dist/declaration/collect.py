@@ -113,9 +113,9 @@ def declared_in(
 
 
 def _body_of(klass: type) -> Mapping[str, Any]:
-    """What the body of a class says, before fields were specialised."""
-    body: Mapping[str, Any] = vars(klass).get("__declared__", vars(klass))
-    return body
+    """What the body of a class says, before fields were specialised; that of a mixin too."""
+    body: Mapping[str, Any] | None = vars(klass).get("__declared__")
+    return adopted(klass.__name__, vars(klass)) if body is None else body
 
 
 def is_framework(klass: type) -> bool:

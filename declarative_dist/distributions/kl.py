@@ -7,7 +7,7 @@ changes nothing else in torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.distributions as dd
@@ -131,6 +131,14 @@ def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:
     return _mean_under(current, num_samples, lambda _, log_q: -log_q)
 
 
+@overload
+def rsample_and_log_prob(
+    distribution: Distribution, sample_shape: Any = ...
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def rsample_and_log_prob(
+    distribution: Joint | JointDistribution, sample_shape: Any = ...
+) -> tuple[dict[str, Tensor], Tensor]: ...
 def rsample_and_log_prob(
     distribution: AnyDistribution, sample_shape: Any = torch.Size()
 ) -> tuple[Any, Tensor]:

@@ -6,7 +6,20 @@ import torch.distributions as dd
 from torch import Tensor
 from typing_extensions import assert_type
 
-from declarative_dist import Exp, Param, Positive, Variational, derived, kl_divergence, learnable
+from declarative_dist import (
+    Exp,
+    Joint,
+    LearnableTransform,
+    Param,
+    Positive,
+    Variational,
+    derived,
+    kl_divergence,
+    learnable,
+    rsample_and_log_prob,
+    site,
+)
+from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.learnable import Live
 
 
@@ -33,6 +46,35 @@ class FromMethod(Variational):
         return dd.Normal(loc, 1.0)
 
 
+class Weights(Variational):
+    base = dd.Categorical
+    logits = Param(0.0, shape=("k",))
+
+
+class Mixture(Variational):
+    base = dd.MixtureSameFamily
+    mixture_distribution = Weights(k=2)
+    component_distribution = FromMethod
+
+
+class Shift(LearnableTransform):
+    base = dd.AffineTransform
+    loc = Param(0.0)
+    scale = Param(1.0)
+
+
+class Pair(Joint):
+    mu = dd.Normal(0.0, 1.0)
+
+    @site
+    def y(self, mu: Tensor) -> dd.Normal:
+        return dd.Normal(mu, 1.0)
+
+    @site(event_dim=1)
+    def z(self, mu: Tensor) -> dd.Normal:
+        return dd.Normal(mu[..., None].expand(*mu.shape, 3), 1.0)
+
+
 q = GammaFamily()
 assert_type(GammaFamily.rate, Param)
 assert_type(q.rate, Tensor)
@@ -54,6 +96,18 @@ assert_type(live(), dd.Gamma)
 assert_type(live.rate, Tensor)
 assert_type(learnable(dd.Gamma), type[Live[dd.Gamma]])
 assert_type(learnable(dd.Gamma)()(), dd.Gamma)
+
+
+mixture = Mixture()
+assert_type(mixture(), dd.MixtureSameFamily)
+assert_type(mixture.mixture_distribution.logits, Tensor)
+assert_type(Shift()(), dd.Transform)
+assert_type(Pair()(), JointDistribution)
+assert_type(Pair().sample((3,)), dict[str, Tensor])
+assert_type(Pair().log_prob(Pair().sample()), Tensor)
+assert_type(Pair().condition(y=1.0)({"mu": q.rate}), Tensor)
+assert_type(rsample_and_log_prob(q), tuple[Tensor, Tensor])
+assert_type(rsample_and_log_prob(Pair()), tuple[dict[str, Tensor], Tensor])
 
 
 def score(distribution: dd.Distribution, value: Tensor) -> Tensor:
