@@ -23,7 +23,7 @@ KEYWORDS = ("batch_shape", "device", "dtype")
 """The constructor's own keywords."""
 
 
-def check_base(owner: str, base: Base | None, arguments: Mapping[str, Argument]) -> None:
+def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> None:
     """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
     abstract = (Distribution, ExponentialFamily, Transform)
     if base in abstract or hasattr(base, "__declaration__"):

@@ -28,7 +28,7 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
 
 
-def base_of(cls: type) -> Base | None:
+def base_of(cls: type) -> Base:
     """The base that a class declares or inherits: a class of what it builds, or a method."""
     base = inspect.getattr_static(cls, "base", None)
     if base is None:
@@ -83,21 +83,22 @@ def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def declared_in(
-    cls: type, base: Base | None, arguments: Iterable[str], sequences: Iterable[str] = ()
+    cls: type, base: Base, arguments: Mapping[str, Argument] | Iterable[str]
 ) -> dict[str, Field]:
     """The fields of a class by name, in order; later ones override inherited ones.
 
     Args:
         cls: the class.
         base: its base.
-        arguments: the names that the base takes.
-        sequences: those of them that are lists of transforms.
+        arguments: what the base takes; only names, if it is a method.
 
     Numbers count as constants where something uses their name: an argument of the base, a derived
     field, or a bound. Tensors always do. What was declared automatically is inherited together
     with its base.
     """
     fields: dict[str, Field] = {}
+    known = arguments if isinstance(arguments, Mapping) else {}
+    sequences = [name for name, argument in known.items() if argument.is_sequence]
     line = [klass for klass in reversed(cls.__mro__) if not is_framework(klass)]
     used = {*arguments, *_names_used(map(_body_of, line))}
     for klass in line:
@@ -192,7 +193,7 @@ def auto_declared(arguments: Mapping[str, Argument]) -> dict[str, Field]:
 
 
 def specialised(
-    owner: str, base: Base | None, arguments: Mapping[str, Argument], declared: Mapping[str, Field]
+    owner: str, base: Base, arguments: Mapping[str, Argument], declared: Mapping[str, Field]
 ) -> dict[str, Field]:
     """Copies of the fields with what they take from their base: constraints, event dimensions."""
     fields: dict[str, Field] = {}
@@ -212,7 +213,7 @@ def specialised(
 
 def _constrained(
     owner: str,
-    base: Base | None,
+    base: Base,
     param: Param,
     argument: Argument | None,
     declared: Mapping[str, Field],
@@ -277,8 +278,16 @@ def _checked(owner: str, constant: Constant, argument: Argument | None) -> Const
     return constant
 
 
+def settings_of(cls: type, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """What a class body or an inherited one says beside fields; a transform has its own."""
+    return {
+        "event_dim": None if "event_dim" in fields else getattr(cls, "event_dim", None),
+        "validates": getattr(cls, "validate_args", None),
+    }
+
+
 def inputs_of(
-    owner: str, base: Base | None, arguments: Mapping[str, Argument], fields: Mapping[str, Field]
+    owner: str, base: Base, arguments: Mapping[str, Argument], fields: Mapping[str, Field]
 ) -> tuple[str, ...]:
     """The names of the fields that go to the base."""
     if base is None:

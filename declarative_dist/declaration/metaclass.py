@@ -42,8 +42,7 @@ class DeclarativeMeta(ABCMeta):
 
         # The fields, declared here or inherited.
         used = arguments or collect.inputs_of(name, base, {}, {})
-        sequences = [n for n, argument in arguments.items() if argument.is_sequence]
-        declared = collect.declared_in(cls, base, used, sequences)
+        declared = collect.declared_in(cls, base, used)
         reserved = _reserved(tuple(k for k in cls.__mro__ if collect.is_framework(k)))
         check.check_namespace(name, own, declared, used, reserved)
         if arguments and not declared:
@@ -59,11 +58,8 @@ class DeclarativeMeta(ABCMeta):
         check.check_inputs(name, inputs, fields)
 
         # The record, and the fields as descriptors.
-        event_dim = None if "event_dim" in fields else getattr(cls, "event_dim", None)
-        validates = getattr(cls, "validate_args", None)
-        cls.__declaration__ = declare(
-            name, base, fields, inputs, event_dim=event_dim, validates=validates
-        )
+        settings = collect.settings_of(cls, fields)
+        cls.__declaration__ = declare(name, base, fields, inputs, **settings)
         parts.check_sites(name, fields, is_joint=hasattr(cls, "__joint__"))
         for field in fields.values():
             type.__setattr__(cls, field.name, field)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
@@ -24,6 +25,9 @@ from declarative_dist.fields.field import Field, evaluate
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
 from declarative_dist.spelling import is_one_edit_from
+
+_EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
+"""A base for each kind of object that a class builds from one."""
 
 
 class Declarative(nn.Module, metaclass=DeclarativeMeta):
@@ -66,7 +70,9 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         dtype: torch.dtype | None = None,
         **sizes_and_values: Any,
     ) -> None:
+        # A distribution's own __init__ stores shapes and checks arguments; both live in the base.
         nn.Module.__init__(self)
+        self._check_class()
         declaration = self.__declaration__
         vars(self)["_starts"] = {}
         blueprint = blueprint_of(declaration, sizes_and_values, batch_shape, device, dtype)
@@ -79,6 +85,17 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         vars(self)["_copies"] = blueprint.batch_shape
         self._check_build(values)
         vars(self)["_is_built"] = True
+
+    def _check_class(self) -> None:
+        """Refuse a class that was declared without what its instances build."""
+        builds = self.__builds__
+        if builds in _EXAMPLES and self.__declaration__.base is None:
+            raise DeclarationError(
+                type(self).__name__,
+                "a class with a base",
+                "none",
+                f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body.",
+            )
 
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""

@@ -72,7 +72,7 @@ class Joint(Declarative):
 
         def __call__(self) -> JointDistribution: ...
 
-    def __init__(self, **keywords: Any) -> None:
+    def _check_class(self) -> None:
         if not any(map(is_site, self.__declaration__.fields.values())):
             raise DeclarationError(
                 type(self).__name__,
@@ -80,7 +80,6 @@ class Joint(Declarative):
                 "none",
                 "Write theta = torch.distributions.Normal(0.0, 1.0) in the class body.",
             )
-        super().__init__(**keywords)
 
     def forward(self) -> JointDistribution:
         """Freeze the current values of all sites and fields."""

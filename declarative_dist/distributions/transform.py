@@ -9,7 +9,7 @@ from torch.distributions import IndependentTransform, Transform
 
 from declarative_dist.distributions.building import called
 from declarative_dist.distributions.declarative import Declarative
-from declarative_dist.errors import ConstraintError, DeclarationError
+from declarative_dist.errors import ConstraintError
 from declarative_dist.fields.field import evaluate
 
 
@@ -53,16 +53,6 @@ class LearnableTransform(Declarative):
     if TYPE_CHECKING:
 
         def __call__(self) -> Transform: ...
-
-    def __init__(self, **keywords: Any) -> None:
-        if self.__declaration__.base is None:
-            raise DeclarationError(
-                type(self).__name__,
-                "a class with a base",
-                "none",
-                "Write base = torch.distributions.AffineTransform in the class body.",
-            )
-        super().__init__(**keywords)
 
     def forward(self) -> Transform:
         """Build the current transform from the current values."""

@@ -23,7 +23,7 @@ from declarative_dist.distributions.building import (
 )
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.scored import rsample_and_score
-from declarative_dist.errors import ConstraintError, DeclarationError, FieldError
+from declarative_dist.errors import ConstraintError, FieldError
 from declarative_dist.fields.field import evaluate
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)
@@ -112,17 +112,6 @@ class Variational(Declarative, Distribution):
         @overload
         def __call__(self) -> Distribution: ...
         def __call__(self) -> Distribution: ...
-
-    def __init__(self, **keywords: Any) -> None:
-        # Distribution's own __init__ stores shapes and checks arguments; both live in the base.
-        if self.__declaration__.base is None:
-            raise DeclarationError(
-                type(self).__name__,
-                "a class with a base",
-                "none",
-                "Write base = torch.distributions.Normal in the class body.",
-            )
-        Declarative.__init__(self, **keywords)
 
     def forward(self) -> Distribution:
         """Build the current distribution from the current values."""

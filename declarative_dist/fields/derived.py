@@ -6,58 +6,32 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, overload
 
 from torch import nn
-from typing_extensions import Never, Self, TypeVar
+from typing_extensions import Self, TypeVar
 
-from declarative_dist.errors import FieldError
-from declarative_dist.fields.blueprint import Blueprint
-from declarative_dist.fields.field import Field, current_value
-from declarative_dist.fields.method import names_of
+from declarative_dist.fields.field import current_value
+from declarative_dist.fields.method import MethodField
 
 T = TypeVar("T")
 
 
-class Derived(Field, Generic[T]):
+class Derived(MethodField, Generic[T]):
     """A value computed from other fields by a method: self, then values by name.
 
     Args:
         function: the method.
     """
 
-    def __init__(self, function: Callable[..., T]) -> None:
-        self.function = function
-        self.names = names_of(function, f"@derived {function.__name__}")
-        self.__doc__ = self.doc = function.__doc__
+    refusal = "no assignment to a derived field"
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.names
+    def __init__(self, function: Callable[..., T]) -> None:
+        super().__init__(function, "@derived")
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> T:
-        return self.function(module, **{name: values[name] for name in self.needs})
+        value: T = self.function(module, **{name: values[name] for name in self.needs})
+        return value
 
-    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        if self.name in blueprint.given:
-            self._refuse(module)
-
-    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        """A derived value has nothing of its own to go back to."""
-
-    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
-        self._refuse(module)
-
-    def commit(self, module: nn.Module, prepared: Any) -> None:
-        self._refuse(module)
-
-    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> T:
-        return self.value(module, values)
-
-    def _refuse(self, module: nn.Module) -> Never:
-        raise FieldError(
-            self.subject(module),
-            "no assignment to a derived field",
-            "a value",
-            f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead.",
-        )
+    def advice(self, module: nn.Module) -> str:
+        return f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead."
 
     def describe(self, module: nn.Module) -> str:
         return f", derived from {', '.join(self.needs)}" if self.needs else ", derived"

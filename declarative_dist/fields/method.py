@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from declarative_dist.errors import DeclarationError
+from torch import nn
+from typing_extensions import Never
+
+from declarative_dist.errors import DeclarationError, FieldError
+from declarative_dist.fields.blueprint import Blueprint
+from declarative_dist.fields.field import Field
 
 
 def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
@@ -38,3 +44,52 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
             f"({', '.join(map(str, parameters))})",
         )
     return tuple(p.name for p in parameters[1:] if p.default is p.empty)
+
+
+class MethodField(Field):
+    """A field that a method says: an instance holds nothing of it, and nothing can be assigned.
+
+    Args:
+        function: the method.
+        decorator: what stands above it, for errors.
+    """
+
+    def __init__(self, function: Callable[..., Any], decorator: str) -> None:
+        self.function = function
+        self.names = names_of(function, f"{decorator} {function.__name__}")
+        self.__doc__ = self.doc = function.__doc__
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.names
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        if self.name in blueprint.given:
+            self.refuse(module)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        """There is nothing to go back to."""
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
+        self.refuse(module)
+
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        self.refuse(module)
+
+    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
+        return self.value(module, values)
+
+    def refuse(self, module: nn.Module) -> Never:
+        """Say that nothing can be assigned, and what to do instead.
+
+        Raises:
+            FieldError: always.
+        """
+        raise FieldError(self.subject(module), self.refusal, "a value", self.advice(module))
+
+    refusal: str
+    """What is expected in place of an assignment."""
+
+    @abstractmethod
+    def advice(self, module: nn.Module) -> str:
+        """What to do in place of an assignment."""

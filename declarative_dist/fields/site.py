@@ -8,15 +8,12 @@ from typing import Any, overload
 
 from torch import nn
 from torch.distributions import Distribution
-from typing_extensions import Never
 
-from declarative_dist.errors import DeclarationError, FieldError, shortened
-from declarative_dist.fields.blueprint import Blueprint
-from declarative_dist.fields.field import Field
-from declarative_dist.fields.method import names_of
+from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.fields.method import MethodField
 
 
-class Site(Field):
+class Site(MethodField):
     """A method from the values of earlier sites, and of other fields, to a distribution.
 
     On an instance it reads as the method.
@@ -26,44 +23,19 @@ class Site(Field):
         event_dim: the total number of event dimensions of its distribution; None for its own.
     """
 
+    refusal = "no assignment to a site"
+
     def __init__(
         self, function: Callable[..., Distribution], event_dim: int | None = None
     ) -> None:
-        self.function = function
+        super().__init__(function, "@site")
         self.event_dim = event_dim
-        self.names = names_of(function, f"@site {function.__name__}")
-        self.__doc__ = self.doc = function.__doc__
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.names
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
         return partial(self.function, module)
 
-    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        if blueprint.given.get(self.name) is not None:
-            self._refuse(module)
-
-    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        """A site has nothing of its own to go back to."""
-
-    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
-        self._refuse(module)
-
-    def commit(self, module: nn.Module, prepared: Any) -> None:
-        self._refuse(module)
-
-    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
-        return self.value(module, values)
-
-    def _refuse(self, module: nn.Module) -> Never:
-        raise FieldError(
-            self.subject(module),
-            "no assignment to a site",
-            "a value",
-            f"Write {type(module).__name__}().condition({self.name}=...) to hold it at data.",
-        )
+    def advice(self, module: nn.Module) -> str:
+        return f"Write {type(module).__name__}().condition({self.name}=...) to hold it at data."
 
     def shown(self, module: nn.Module) -> str:
         event = "" if self.event_dim is None else f", event_dim={self.event_dim}"
