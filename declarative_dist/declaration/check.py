@@ -30,7 +30,7 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
         raise DeclarationError(
             f"{owner}.base",
             "a concrete torch distribution class",
-            f"{base.__name__}",  # type: ignore[union-attr]
+            f"{base.__name__}",
         )
     # A transform's event_dim is an argument like any other.
     is_transform = isinstance(base, type) and issubclass(base, Transform)
@@ -41,9 +41,9 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
         raise DeclarationError(
             f"{owner}.base",
             "a base whose arguments have names of their own",
-            f"{base.__name__} with {', '.join(colliding)}",  # type: ignore[union-attr]
+            f"{base.__name__} with {', '.join(colliding)}",
             "Write a method instead: def base(self, ...): return "
-            f"{base.__name__}(...), with fields under other names.",  # type: ignore[union-attr]
+            f"{base.__name__}(...), with fields under other names.",
         )
 
 

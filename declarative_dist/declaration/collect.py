@@ -228,15 +228,15 @@ def _constrained(
         constraint = Real()
     else:
         settled = {name: _is_settled(name, param.name, declared) for name in declared}
-        inferred = inferred_constraint(base, argument, settled)  # type: ignore[arg-type]
-        if inferred is None and issubclass(base, Transform):  # type: ignore[arg-type]
+        inferred = inferred_constraint(base, argument, settled)
+        if inferred is None and issubclass(base, Transform):
             inferred = Real()
         if inferred is None:
             raise DeclarationError(
                 subject,
                 "a constraint",
                 "none",
-                f"{base.__name__} does not say what {param.name} must satisfy: "  # type: ignore[union-attr]
+                f"{base.__name__} does not say what {param.name} must satisfy: "
                 f"write Param(..., constraint), or declare a constant.",
             )
         constraint = inferred
