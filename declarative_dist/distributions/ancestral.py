@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,14 @@ from torch.distributions import Distribution
 from declarative_dist.distributions.building import called, reparametrised, with_event_dim
 from declarative_dist.distributions.scored import rsample_and_score
 from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Draw, and leave the random numbers of everybody else as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        yield
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,12 @@ class JointDistribution:
     @property
     def has_rsample(self) -> bool:
         """Whether all sites have a reparametrised sampler, asked of one draw."""
-        return all(d.has_rsample for _, d, _ in self.drawn())
+        return all(distribution.has_rsample for distribution, _ in self.one_draw().values())
+
+    def one_draw(self) -> dict[str, tuple[Distribution, Tensor]]:
+        """Distribution and value of each site at one draw; random numbers stay as they were."""
+        with torch.no_grad(), same_random_numbers():
+            return {name: (distribution, value) for name, distribution, value in self.drawn()}
 
     def entropy(self) -> Tensor:
         """The entropy, of shape `(*batch)`, in nats, where no site depends on another.
@@ -92,7 +106,11 @@ class JointDistribution:
         Raises:
             NotImplementedError: if a site has no reparametrised sampler.
         """
-        return self.rsample_and_log_prob(sample_shape)[0]
+
+        def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+            return reparametrised(distribution, f"{self.owner}.{name}").rsample(shape)
+
+        return {name: value for name, _, value in self.drawn(sample_shape, draw)}
 
     def rsample_and_log_prob(
         self, sample_shape: Any = torch.Size()
@@ -135,7 +153,7 @@ class JointDistribution:
         self._check_names(values, [name for name in self.sites if name not in observed])
         known: dict[str, Tensor] = {}
         lead: torch.Size | None = None
-        total: Any = torch.zeros(())
+        total: Any = 0.0
         for name in self.sites:
             distribution = self._distribution(name, known)
             event_shape = distribution.event_shape

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.declaration.parts import is_site
-from declarative_dist.distributions.ancestral import JointDistribution, Rule
+from declarative_dist.distributions.ancestral import (
+    JointDistribution,
+    Rule,
+    same_random_numbers,
+)
 from declarative_dist.distributions.building import detached
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
@@ -97,10 +100,9 @@ class Joint(Declarative):
 
     def _check_build(self, values: dict[str, Any]) -> None:
         """Draw once alone and once in numbers that no size equals, and forget the draws."""
-        tensors = [*self.parameters(), *self.buffers()]
-        if is_traced(*tensors):
+        if is_traced(*self.parameters(), *self.buffers()):
             return
-        with torch.no_grad(), _same_random_numbers(tensors):
+        with torch.no_grad(), same_random_numbers():
             joint = self()
             try:
                 shapes = {name: value.shape for name, _, value in joint.drawn()}
@@ -132,11 +134,6 @@ class Joint(Declarative):
             ConstraintError: for a name that is no site, or data of another shape.
         """
         return Conditioned(self, data)
-
-    def _one_draw(self) -> dict[str, Distribution]:
-        """The distributions of all sites at one draw; random numbers stay as they were."""
-        with torch.no_grad(), _same_random_numbers([*self.parameters(), *self.buffers()]):
-            return {name: distribution for name, distribution, _ in self().drawn()}
 
     def detach(self) -> JointDistribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters."""
@@ -204,14 +201,14 @@ class Conditioned(nn.Module):
         super().__init__()
         self.joint = joint
         self.data = nn.Module()
-        distributions = joint._one_draw()
+        drawn = joint().one_draw()
         for name, value in data.items():
             subject = f"{type(joint).__name__}.condition({name}=)"
-            if name not in distributions:
+            if name not in drawn:
                 raise ConstraintError(
-                    subject, "the name of a site", repr(name), did_you_mean(name, distributions)
+                    subject, "the name of a site", repr(name), did_you_mean(name, drawn)
                 )
-            event_shape = distributions[name].event_shape
+            event_shape = drawn[name][0].event_shape
             tensor = _as_data(joint, value, subject)
             whole = torch.Size((*joint().batch_shape, *event_shape))
             if tensor.shape not in (event_shape, whole):
@@ -236,8 +233,8 @@ class Conditioned(nn.Module):
     def supports(self) -> dict[str, constraints.Constraint]:
         """The set that the values of each remaining site lie in, read from one draw."""
         observed = self.observed
-        draw: dict[str, Any] = self.joint._one_draw()
-        return {name: draw[name].support for name in draw if name not in observed}
+        drawn: dict[str, Any] = self.joint().one_draw()
+        return {name: d.support for name, (d, _) in drawn.items() if name not in observed}
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """The log joint density of values and data, of shape `(*sample, *batch)`.
@@ -267,12 +264,3 @@ def _as_data(joint: Joint, value: Any, subject: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConstraintError(subject, "a number, a list or a tensor", shortened(value)) from error
     return tensor.detach()
-
-
-@contextmanager
-def _same_random_numbers(tensors: list[Tensor]) -> Iterator[None]:
-    """Draw, and leave the random numbers of everybody else as they were."""
-    devices = {t.device for t in tensors if t.device.type != "cpu"}
-    kind = next(iter(devices)).type if devices else "cpu"
-    with torch.random.fork_rng(list(devices), device_type=kind if devices else "cuda"):
-        yield
