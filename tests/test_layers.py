@@ -23,8 +23,8 @@ ROWS = [
     [
         f"fields.{name}"
         for name in (
-            "field", "blueprint", "method", "param", "constant", "derived", "fixed", "part",
-            "nested", "site",
+            "field", "blueprint", "method", "param", "constant", "derived", "fixed", "standin",
+            "part", "nested", "site",
         )
     ],
     [
@@ -37,7 +37,7 @@ ROWS = [
         f"distributions.{name}"
         for name in (
             "building", "scored", "alignment", "dotted", "keywords", "declarative", "variational",
-            "transform", "learnable", "ancestral", "joint", "kl",
+            "transform", "learnable", "ancestral", "probing", "joint", "kl",
         )
     ],
 ]  # fmt: skip

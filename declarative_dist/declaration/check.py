@@ -14,6 +14,7 @@ from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.part import described
 from declarative_dist.spelling import is_one_edit_from
 
 SETTINGS = ("base", "event_dim", "validate_args")
@@ -79,8 +80,15 @@ def check_namespace(
                 f"{owner}.{name}", "a Param", "a torch Parameter", f"Write {name} = Param(...)."
             )
         if name in arguments and value is not None:
+            part = arguments[name].part if isinstance(arguments, Mapping) else None
+            is_class = part is not None and isinstance(value, type)
             raise DeclarationError(
-                f"{owner}.{name}", "a Param, a number, a tensor or @derived", shortened(value)
+                f"{owner}.{name}",
+                "a Param, a number, a tensor or @derived" if part is None else described(part),
+                shortened(value),
+                f"Write {value.__name__}(...), or learnable({value.__name__})."
+                if is_class
+                else "",
             )
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue

@@ -22,7 +22,7 @@ from declarative_dist.errors import DeclarationError, ExplainedError, shortened
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import as_module
-from declarative_dist.fields.method import names_of
+from declarative_dist.fields.method import MethodField, names_of
 from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
@@ -109,8 +109,16 @@ def declared_in(
             if field is not None:
                 fields[name] = field
             elif name in fields:
-                del fields[name]
+                _check_override(f"{cls.__name__}.{name}", fields.pop(name), value)
     return fields
+
+
+def _check_override(subject: str, field: Field, value: object) -> None:
+    """Refuse a plain method in place of an inherited one that is a field."""
+    if isinstance(field, MethodField) and inspect.isfunction(value):
+        raise DeclarationError(
+            subject, f"{field!r}", "a method that is no field", "Write its decorator above it."
+        )
 
 
 def _body_of(klass: type) -> Mapping[str, Any]:

@@ -60,7 +60,10 @@ class DeclarativeMeta(ABCMeta):
         # The record, and the fields as descriptors.
         settings = collect.settings_of(cls, fields)
         cls.__declaration__ = declare(name, base, fields, inputs, **settings)
-        parts.check_sites(name, fields, is_joint=hasattr(cls, "__joint__"))
+        is_joint = hasattr(cls, "__joint__")
+        parts.check_sites(name, fields, is_joint)
+        if is_joint:
+            parts.check_joint(name, own, fields)
         for field in fields.values():
             type.__setattr__(cls, field.name, field)
         return cls

@@ -12,7 +12,8 @@ from declarative_dist.constraints.arguments import Argument
 from declarative_dist.errors import DeclarationError, shortened
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.nested import Nested
+from declarative_dist.fields.nested import Nested, NestedList
+from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import built_by, described, is_declarative_class
 from declarative_dist.fields.site import Site
 
@@ -34,9 +35,8 @@ class Body(dict[str, Any]):
         self.owner = owner
 
     def __setitem__(self, name: str, value: Any) -> None:
-        declares = isinstance(value, Field) or is_nestable(value)
         before = self.get(name)
-        if declares and (isinstance(before, Field) or is_nestable(before)):
+        if _declares(value) and _declares(before):
             raise DeclarationError(
                 f"{self.owner}.{name}",
                 "one field of this name",
@@ -44,6 +44,12 @@ class Body(dict[str, Any]):
                 "Rename one of them.",
             )
         super().__setitem__(name, value)
+
+
+def _declares(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(is_nestable, value))
+    return isinstance(value, Field) or is_nestable(value)
 
 
 def check_parts(
@@ -62,6 +68,10 @@ def check_parts(
                 repr(field),
                 f"Write {name} = the class or an instance of a declared one.",
             )
+        if argument.part is not None and argument.is_sequence is not isinstance(field, NestedList):
+            raise DeclarationError(
+                f"{owner}.{name}", f"one part, {described(argument.part)}", repr(field)
+            )
         if argument.torch_constraint is not None and isinstance(field, Nested):
             raise DeclarationError(
                 f"{owner}.{name}",
@@ -71,22 +81,45 @@ def check_parts(
             )
 
 
-def is_site(field: Field) -> bool:
+def is_site(field: Field | None) -> bool:
     """Whether a field of a joint distribution is one of its distributions."""
     if isinstance(field, Nested):
         return field.part is not None and issubclass(field.part, Distribution)
     return isinstance(field, Site)
 
 
+def check_joint(owner: str, body: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
+    """Refuse what looks like a site of a joint distribution and is none."""
+    for name in ("event_dim", "validate_args"):
+        if body.get(name) is not None:
+            raise DeclarationError(
+                f"{owner}.{name}",
+                f"{name} of single sites",
+                f"{name} of a Joint",
+                "Write @site(event_dim=...), or declare it in the class of a site.",
+            )
+    for name, value in body.items():
+        if isinstance(value, type) and issubclass(value, Distribution) and name not in fields:
+            raise DeclarationError(
+                f"{owner}.{name}",
+                "a distribution or a declared class",
+                f"the class {value.__name__}",
+                f"Write {name} = {value.__name__}(...), or learnable({value.__name__}).",
+            )
+    for name, field in fields.items():
+        templates = field.templates if isinstance(field, NestedList) else None
+        builds = built_by(field.template) if isinstance(field, Nested) else None
+        is_plain = builds is None or issubclass(builds, (Distribution, Transform))
+        if not is_plain or any(built_by(t) is Distribution for t in templates or ()):
+            raise DeclarationError(
+                f"{owner}.{name}", "one distribution", repr(field), "Declare each site here."
+            )
+
+
 def check_sites(owner: str, fields: Mapping[str, Field], is_joint: bool) -> None:
     """Refuse sites outside a joint distribution, and those that come before what they need."""
     known: set[str] = set()
     for name, field in fields.items():
-        builds = built_by(field.template) if isinstance(field, Nested) else None
-        if is_joint and builds is not None and not issubclass(builds, (Distribution, Transform)):
-            raise DeclarationError(
-                f"{owner}.{name}", "one distribution", repr(field), "Declare its sites here."
-            )
         if isinstance(field, Site) and not is_joint:
             raise DeclarationError(
                 f"{owner}.{name}", "a Joint around a site", owner, f"Write class {owner}(Joint)."
@@ -99,11 +132,24 @@ def check_sites(owner: str, fields: Mapping[str, Field], is_joint: bool) -> None
                     f"{needed!r}, which comes later",
                     f"Move {needed} above {name}.",
                 )
-            if not isinstance(field, Site) and isinstance(fields[needed], Site):
-                raise DeclarationError(
-                    f"{owner}.{name}",
-                    "names of fields that have a value before anything is drawn",
-                    f"the site {needed!r}",
-                    f"Make {name} a site, or compute it in the sites that need it.",
-                )
+            if not isinstance(field, Site):
+                _check_has_value(f"{owner}.{name}", field, needed, fields[needed])
         known.add(name)
+
+
+def _check_has_value(subject: str, field: Field, name: str, needed: Field) -> None:
+    """Refuse derived fields that need a site, and bounds that are a site or a nested part."""
+    if isinstance(needed, Site):
+        raise DeclarationError(
+            subject,
+            "names of fields that have a value before anything is drawn",
+            f"the site {name!r}",
+            "Make it a site, or compute it in the sites that need it.",
+        )
+    if isinstance(field, Param) and isinstance(needed, Nested):
+        raise DeclarationError(
+            subject,
+            "bounds that are numbers, tensors or names of such fields",
+            f"{name!r}, {needed!r}",
+            "Declare the bound as a field of its own.",
+        )

@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributions import MixtureSameFamily, TransformedDistribution
 
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.part import replicate
 
 
 def align_parts(module: Any) -> bool:
@@ -55,6 +56,6 @@ def _lead(part: Any, missing: int, copies: torch.Size) -> bool:
     own = vars(part).get("_copies", torch.Size())
     is_copied = own[: len(copies)] == copies
     if is_copied and any(isinstance(f, Param) for f in part.__declaration__.order):
-        part._replicate(torch.Size((1,) * missing), len(copies), set())
+        replicate(part, torch.Size((1,) * missing), len(copies), set())
         return True
     return False

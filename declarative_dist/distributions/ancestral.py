@@ -13,7 +13,10 @@ from torch.distributions import Distribution
 
 from declarative_dist.distributions.building import called, reparametrised, with_event_dim
 from declarative_dist.distributions.scored import rsample_and_score
-from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, FieldError, did_you_mean, shortened
+
+_BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
+Draw = Callable[[str, Distribution, torch.Size], Tensor]
 
 
 @contextmanager
@@ -49,7 +52,7 @@ class JointDistribution:
         owner: the name of the class, for errors.
         sites: by name a plain distribution, or the rule that makes one, in the order of drawing.
         values: the values of other fields that rules take.
-        batch_shape: the shape of independent copies; None for that of the sites, where they agree.
+        batch_shape: the shape of independent copies.
     """
 
     def __init__(
@@ -57,13 +60,12 @@ class JointDistribution:
         owner: str,
         sites: Mapping[str, Distribution | Rule],
         values: Mapping[str, Any],
-        batch_shape: torch.Size | None = None,
+        batch_shape: torch.Size,
     ) -> None:
         self.owner = owner
         self.sites = dict(sites)
+        self.batch_shape = batch_shape
         self._values = dict(values)
-        own = {d.batch_shape for d in self.sites.values() if isinstance(d, Distribution)}
-        self.batch_shape = batch_shape or (own.pop() if len(own) == 1 else torch.Size())
 
     @property
     def is_independent(self) -> bool:
@@ -74,11 +76,6 @@ class JointDistribution:
     def has_rsample(self) -> bool:
         """Whether all sites have a reparametrised sampler, asked of one draw."""
         return all(distribution.has_rsample for distribution, _ in self.one_draw().values())
-
-    def one_draw(self) -> dict[str, tuple[Distribution, Tensor]]:
-        """Distribution and value of each site at one draw; random numbers stay as they were."""
-        with torch.no_grad(), same_random_numbers():
-            return {name: (distribution, value) for name, distribution, value in self.drawn()}
 
     def entropy(self) -> Tensor:
         """The entropy, of shape `(*batch)`, in nats, where no site depends on another.
@@ -150,34 +147,66 @@ class JointDistribution:
         Raises:
             ConstraintError: for a missing or unknown site, or a shape that does not fit.
         """
+        scores = list(self.scores(values, observed).values())
+        total: Any = sum(scores)
+        return total.expand(torch.broadcast_shapes(*(score.shape for score in scores)))  # type: ignore[no-any-return]
+
+    def scores(
+        self, values: Mapping[str, Tensor], observed: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The log density of each site, given those above it; otherwise as `score`."""
         self._check_names(values, [name for name in self.sites if name not in observed])
         known: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
         lead: torch.Size | None = None
-        total: Any = 0.0
-        for name in self.sites:
+        for name, site in self.sites.items():
             distribution = self._distribution(name, known)
             event_shape = distribution.event_shape
             if name in observed:
-                value = observed[name]
-                known[name] = value.expand(*(lead or self.batch_shape), *event_shape)
+                shape = torch.Size((*(lead or self.batch_shape), *event_shape))
+                value = observed[name].expand(shape)
             else:
                 value = self._as_tensor(name, values[name])
                 if lead is None:
                     lead = self._lead_of(name, value, event_shape)
-                    for other in known:  # data that came before any draw
-                        own = known[other].shape[len(self.batch_shape) :]
-                        known[other] = known[other].expand(*lead, *own)
+                    known = self._repeated(known, lead)  # data that came before any draw
                 if value.shape != torch.Size((*lead, *event_shape)):
                     self._refuse_shape(name, value, torch.Size((*lead, *event_shape)))
-                known[name] = value
-            self._check_batch(name, distribution, lead or self.batch_shape)
-            total = total + distribution.log_prob(known[name])
-        return total.expand(lead or self.batch_shape)  # type: ignore[no-any-return]
+            is_first = isinstance(site, Distribution) or lead is None
+            self._check_batch(name, distribution, self.batch_shape if is_first else lead)
+            known[name] = value
+            scores[name] = distribution.log_prob(value)
+        return scores
+
+    def _repeated(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
+        copies = len(self.batch_shape)
+        return {
+            name: value.expand(torch.Size((*lead, *value.shape[copies:])))
+            for name, value in known.items()
+        }
+
+    def one_draw(self, draw: Draw | None = None) -> dict[str, tuple[Distribution, Tensor]]:
+        """Distribution and value of each site at one draw; random numbers stay as they were.
+
+        Draws that a later site does not take, such as a scale below zero, are made again.
+        """
+        with torch.no_grad(), same_random_numbers():
+            return {name: (d, value) for name, d, value in self.legal_draw(draw=draw)}
+
+    def legal_draw(
+        self, sample_shape: Any = torch.Size(), draw: Draw | None = None, tries: int = 50
+    ) -> list[tuple[str, Distribution, Tensor]]:
+        """As `drawn`, and again where a value is not what a later site takes."""
+        for left in reversed(range(tries)):
+            try:
+                return list(self.drawn(sample_shape, draw))
+            except ConstraintError as error:
+                if not left or not isinstance(error.__cause__, ValueError):
+                    raise
+        raise AssertionError
 
     def drawn(
-        self,
-        sample_shape: Any = torch.Size(),
-        draw: Callable[[str, Distribution, torch.Size], Tensor] | None = None,
+        self, sample_shape: Any = torch.Size(), draw: Draw | None = None
     ) -> Iterator[tuple[str, Distribution, Tensor]]:
         """Draw the sites in order: name, distribution and value of each.
 
@@ -197,9 +226,16 @@ class JointDistribution:
             if distribution.batch_shape != target:
                 distribution = distribution.expand(target)
             shape = sample_shape if is_first else torch.Size()
-            known[name] = (
-                distribution.sample(shape) if draw is None else draw(name, distribution, shape)
-            )
+            try:
+                known[name] = (draw or _sampled)(name, distribution, shape)
+            except (ConstraintError, NotImplementedError):
+                raise
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise ConstraintError(
+                    f"{self.owner}.{name}",
+                    "a distribution that can be drawn from",
+                    f"{type(error).__name__} of {distribution}: {_first_line(error)}",
+                ) from error
             yield name, distribution, known[name]
 
     def _distribution(self, name: str, known: Mapping[str, Tensor]) -> Distribution:
@@ -215,31 +251,33 @@ class JointDistribution:
         subject = f"{self.owner}.{name}"
         try:
             distribution = called(site.method, arguments, Distribution, subject)
-        except ConstraintError:
+        except (ConstraintError, FieldError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:
-            if "to satisfy the constraint" in str(error):
-                raise  # torch says it all: a value outside
             shapes = {n: tuple(a.shape) for n, a in arguments.items() if isinstance(a, Tensor)}
+            is_about_values = "to satisfy the constraint" in str(error)
             raise ConstraintError(
                 subject,
-                "a method that takes values of shape (*sample, *batch, *event)",
-                f"{type(error).__name__} for {shapes}: {str(error).splitlines()[0]}",
-                "Let values broadcast over what stands in front: mu[..., None], not mu.",
+                "values of earlier sites that the method takes"
+                if is_about_values
+                else "a method that takes values of shape (*sample, *batch, *event)",
+                f"{type(error).__name__} for {shapes}: {_first_line(error)}",
+                "Keep them inside, by another prior or a map." if is_about_values else _BROADCAST,
             ) from error
         if site.event_dim is None:
             return distribution
         return with_event_dim(distribution, site.event_dim, f"{subject}(event_dim=)")
 
-    def _check_batch(self, name: str, distribution: Distribution, lead: torch.Size) -> None:
+    def _check_batch(self, name: str, distribution: Distribution, lead: torch.Size | None) -> None:
         """Refuse a distribution whose log_prob would have dimensions that are not the joint's."""
-        own = distribution.batch_shape
+        own, lead = distribution.batch_shape, lead or torch.Size()
         extra = len(own) - len(lead)
         sizes = zip(reversed(own), reversed(lead), strict=False)
-        if extra <= 0 and all(size in (1, whole) for size, whole in sizes):
+        # One comparison at a time: under dynamo, sizes are symbols.
+        if extra <= 0 and all(size == 1 or size == whole for size, whole in sizes):
             return
         events = len(distribution.event_shape) + max(extra, 1)
-        fix = "Let values broadcast over what stands in front: mu[..., None], not mu."
+        fix = _BROADCAST
         if extra > 0 and isinstance(self.sites[name], Rule):
             fix = f"Write @site(event_dim={events}) if they belong to one event."
         elif extra > 0:
@@ -258,7 +296,10 @@ class JointDistribution:
     def _check_names(self, values: Mapping[str, Tensor], wanted: list[str]) -> None:
         if not isinstance(values, Mapping):
             raise ConstraintError(
-                self.owner, f"a dict of {', '.join(wanted)}", shortened(values), "Pass one value."
+                self.owner,
+                f"a dict of values for {', '.join(wanted) or 'no site'}",
+                shortened(values),
+                f"Write {{{', '.join(f'{name!r}: ...' for name in wanted)}}}.",
             )
         for name in wanted:
             if name not in values:
@@ -266,7 +307,7 @@ class JointDistribution:
                     f"{self.owner}.{name}",
                     f"a value for every site ({', '.join(wanted)})",
                     f"none among {', '.join(map(str, values)) or 'none at all'}",
-                    f"Add {name}=...",
+                    f"Add {name!r} to the dict.",
                 )
         for name in values:
             if name not in wanted:
@@ -292,9 +333,15 @@ class JointDistribution:
     def _refuse_shape(self, name: str, value: Tensor, shape: torch.Size) -> None:
         raise ConstraintError(
             f"{self.owner}.{name}",
-            f"shape (*sample, *batch, *event), here {tuple(shape)}"
-            if value.ndim == len(shape)
-            else f"shape {tuple(shape)}, behind the same sample shape for all sites",
+            f"shape (*sample, *batch, *event), here {tuple(shape)}",
             shortened(value),
             "Give every site the same sample shape in front.",
         )
+
+
+def _sampled(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+    return distribution.sample(shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

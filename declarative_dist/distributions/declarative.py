@@ -267,7 +267,6 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
 
         Where values broadcast among each other, own dimensions line up behind the new ones.
         """
-        done.add(id(self))
         declaration = self.__declaration__
         params = [f for f in declaration.order if isinstance(f, Param)]
         starts = vars(self)["_starts"]

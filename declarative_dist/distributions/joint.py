@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.compiler import is_dynamo_compiling
+from torch.distributions import Distribution, constraints
 
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.declaration.parts import is_site
@@ -18,9 +19,11 @@ from declarative_dist.distributions.ancestral import (
 )
 from declarative_dist.distributions.building import detached
 from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.probing import check_sites_broadcast, evaluating
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.site import Site
+from declarative_dist.fields.standin import kept, stand_in
 
 
 class Joint(Declarative):
@@ -87,7 +90,9 @@ class Joint(Declarative):
     def forward(self) -> JointDistribution:
         """Freeze the current values of all sites and fields."""
         declaration = self.__declaration__
-        values = evaluate(self, declaration.order)
+        # Sites are computed later, and from the module that they were frozen with.
+        frozen = kept(self) if is_dynamo_compiling() else stand_in(self)
+        values = evaluate(frozen, declaration.order)
         sites = {
             name: Rule(values[name], field.names, field.event_dim)
             if isinstance(field, Site)
@@ -99,27 +104,9 @@ class Joint(Declarative):
         return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])
 
     def _check_build(self, values: dict[str, Any]) -> None:
-        """Draw once alone and once in numbers that no size equals, and forget the draws."""
-        if is_traced(*self.parameters(), *self.buffers()):
-            return
-        with torch.no_grad(), same_random_numbers():
-            joint = self()
-            try:
-                shapes = {name: value.shape for name, _, value in joint.drawn()}
-                sizes = {size for shape in shapes.values() for size in shape}
-                count = next(size for size in range(2, len(sizes) + 3) if size not in sizes)
-                for name, _, value in joint.drawn((count,)):
-                    if value.shape != torch.Size((count, *shapes[name])):
-                        raise ConstraintError(
-                            f"{type(self).__name__}.{name}",
-                            f"shape {(count, *shapes[name])} for {count} draws",
-                            shortened(value),
-                            "Let values broadcast over what stands in front: mu[..., None].",
-                        )
-            except ConstraintError:
-                raise
-            except ValueError:
-                """A draw outside what a later site takes says nothing about shapes."""
+        if not is_traced(*self.parameters(), *self.buffers()):
+            with torch.no_grad(), same_random_numbers(), evaluating(self):
+                check_sites_broadcast(self())
 
     def condition(self, **data: Any) -> Conditioned:
         """Hold sites at data: what is left is a log density of the other sites.
@@ -201,24 +188,19 @@ class Conditioned(nn.Module):
         super().__init__()
         self.joint = joint
         self.data = nn.Module()
-        drawn = joint().one_draw()
-        for name, value in data.items():
-            subject = f"{type(joint).__name__}.condition({name}=)"
-            if name not in drawn:
+        for name in data:
+            if not is_site(joint.__declaration__.fields.get(name)):
                 raise ConstraintError(
-                    subject, "the name of a site", repr(name), did_you_mean(name, drawn)
+                    f"{type(joint).__name__}.condition({name}=)",
+                    "the name of a site",
+                    repr(name),
+                    did_you_mean(name, joint().sites),
                 )
-            event_shape = drawn[name][0].event_shape
-            tensor = _as_data(joint, value, subject)
-            whole = torch.Size((*joint().batch_shape, *event_shape))
-            if tensor.shape not in (event_shape, whole):
-                raise ConstraintError(
-                    subject,
-                    f"shape (*batch, *event) = {tuple(whole)}",
-                    shortened(value),
-                    "Declare what belongs to one event with event_dim.",
-                )
-            self.data.register_buffer(name, tensor, persistent=False)
+        for name, (distribution, value) in self._one_draw(data).items():
+            if name in data:
+                event_shape = distribution.event_shape
+                tensor = _as_data(data[name], value, event_shape, _subject(joint, name))
+                self.data.register_buffer(name, tensor, persistent=False)
 
     if TYPE_CHECKING:
 
@@ -232,9 +214,23 @@ class Conditioned(nn.Module):
     @property
     def supports(self) -> dict[str, constraints.Constraint]:
         """The set that the values of each remaining site lie in, read from one draw."""
-        observed = self.observed
-        drawn: dict[str, Any] = self.joint().one_draw()
-        return {name: d.support for name, (d, _) in drawn.items() if name not in observed}
+        drawn: dict[str, Any] = self._one_draw(self.observed)
+        return {n: d.support for n, (d, _) in drawn.items() if n not in self.observed}
+
+    def _one_draw(self, data: Mapping[str, Any]) -> dict[str, tuple[Distribution, Tensor]]:
+        """The sites at one draw, where what is observed is not drawn."""
+        joint = self.joint()
+
+        def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+            drawn = distribution.sample(shape)
+            if name not in data:
+                return drawn
+            event_shape = distribution.event_shape
+            tensor = _as_data(data[name], drawn, event_shape, _subject(self.joint, name))
+            return tensor.expand(drawn.shape)
+
+        with evaluating(self.joint):
+            return joint.one_draw(draw)
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """The log joint density of values and data, of shape `(*sample, *batch)`.
@@ -253,14 +249,25 @@ class Conditioned(nn.Module):
         return ", ".join(f"{name}={shortened(value)}" for name, value in self.observed.items())
 
 
-def _as_data(joint: Joint, value: Any, subject: str) -> Tensor:
-    """Data as a tensor where the joint is; lists and numbers in its dtype."""
-    tensors = [*joint.parameters(), *joint.buffers()]
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    device = next((t.device for t in tensors), torch.get_default_device())
-    is_array = hasattr(value, "__array__")
+def _subject(joint: Joint, name: str) -> str:
+    return f"{type(joint).__name__}.condition({name}=)"
+
+
+def _as_data(value: Any, drawn: Tensor, event_shape: torch.Size, subject: str) -> Tensor:
+    """Data as a tensor like a draw of its site, of one copy or of all.
+
+    Raises:
+        ConstraintError: if it is no number, or of another shape.
+    """
     try:
-        tensor = torch.as_tensor(value, dtype=None if is_array else dtype, device=device)
+        tensor = torch.as_tensor(value).detach().to(drawn.device, drawn.dtype, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConstraintError(subject, "a number, a list or a tensor", shortened(value)) from error
-    return tensor.detach()
+    if tensor.shape not in (event_shape, drawn.shape):
+        raise ConstraintError(
+            subject,
+            f"shape (*batch, *event) = {tuple(drawn.shape)}",
+            shortened(value),
+            "Declare what belongs to one event with event_dim.",
+        )
+    return tensor

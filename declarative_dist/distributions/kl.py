@@ -71,8 +71,8 @@ def kl_divergence(
     except NotImplementedError as error:
         if num_samples is None:
             raise NotImplementedError(
-                f"kl_divergence: torch has no exact formula for {type(p).__name__} and "
-                f"{type(q).__name__}. Pass num_samples= for a Monte Carlo estimate."
+                f"kl_divergence: torch has no exact formula for {_named(p)} and "
+                f"{_named(q)}. Pass num_samples= for a Monte Carlo estimate."
             ) from error
     return _mean_under(p, num_samples, lambda x, log_p: log_p - q.log_prob(x))
 
@@ -90,6 +90,14 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
         )
     if not (p.is_independent and q.is_independent):
         raise NotImplementedError
+    for name in mine:
+        if mine[name].event_shape != theirs[name].event_shape:
+            raise ConstraintError(
+                f"kl_divergence.{name}",
+                f"events of shape {tuple(mine[name].event_shape)}, as in {p!r}",
+                f"{tuple(theirs[name].event_shape)} in {q!r}",
+                "Give both the same event shape.",
+            )
     lead = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     total: Tensor = sum(dd.kl_divergence(mine[name], theirs[name]) for name in mine)  # type: ignore[assignment]
     return total.expand(lead)
@@ -125,7 +133,7 @@ def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:
     except NotImplementedError as error:
         if num_samples is None:
             raise NotImplementedError(
-                f"entropy: torch has no exact formula for {type(current).__name__}. "
+                f"entropy: torch has no exact formula for {_named(current)}. "
                 "Pass num_samples= for a Monte Carlo estimate."
             ) from error
     return _mean_under(current, num_samples, lambda _, log_q: -log_q)
@@ -163,6 +171,12 @@ def rsample_and_log_prob(
         return distribution.rsample_and_log_prob(sample_shape)
     reparametrised(distribution, "rsample_and_log_prob")
     return rsample_and_score(distribution, torch.Size(sample_shape))
+
+
+def _named(distribution: Any) -> str:
+    if isinstance(distribution, JointDistribution):
+        return distribution.owner
+    return type(distribution).__name__
 
 
 def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:

@@ -158,7 +158,7 @@ class Constant(Field):
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         self.commit(module, module.__dict__["_starts"][self.name])
 
-    def restart(self, module: nn.Module) -> None:
+    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         value = self.value(module, {})
         start = value.detach().clone() if isinstance(value, Tensor) else value
         vars(module)["_starts"][self.name] = start

@@ -105,8 +105,13 @@ class Field(ABC):
         """
         return
 
-    def restart(self, module: nn.Module) -> None:
-        """Make the current value the one that `reset` goes back to."""
+    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
+        """Make the current value the one that `reset` goes back to.
+
+        Args:
+            module: the instance.
+            is_new: whether the value was set just now, so that a callable start is over.
+        """
         return
 
     def shown(self, module: nn.Module) -> str:

@@ -23,6 +23,7 @@ from declarative_dist.fields.part import (
     inside,
     is_declarative,
     is_declarative_class,
+    replicate,
     sizes_told,
     value_of,
 )
@@ -129,11 +130,9 @@ class Nested(Field):
     def replicate(
         self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: set[int]
     ) -> None:
-        for part in self.module_of(module).modules():
-            if is_declarative(part) and id(part) not in done:
-                part._replicate(shape, at, done)  # type: ignore[operator]
+        replicate(self.module_of(module), shape, at, done)
 
-    def restart(self, module: nn.Module) -> None:
+    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         for part in self.module_of(module).modules():
             if is_declarative(part):
                 part._restart()  # type: ignore[operator]

@@ -252,14 +252,16 @@ class Param(Field):
         module._parameters[self.raw_name] = nn.Parameter(new, requires_grad=raw.requires_grad)
         vars(module)["_starts"][self.name] = start
 
-    def restart(self, module: nn.Module) -> None:
+    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         starts: dict[str, Start] = vars(module)["_starts"]
         start = starts[self.name]
         raw = getattr(module, self.raw_name)
         known = evaluate(module, chain_of(module, self.name)[:-1])
-        if callable(self.init if start.source is None else start.source):
+        if callable(self.init if start.source is None else start.source) and not is_new:
             return
-        if not torch.equal(raw, self._started(module, start, raw.dtype, raw.device, known)):
+        if is_new or not torch.equal(
+            raw, self._started(module, start, raw.dtype, raw.device, known)
+        ):
             value = current_value(module, self.name).detach().clone()
             starts[self.name] = Start(value, value.shape, has_dtype=True)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import (
@@ -21,6 +21,7 @@ from declarative_dist.errors import (
 )
 from declarative_dist.fields.blueprint import Blueprint, Start
 from declarative_dist.fields.fixed import as_module
+from declarative_dist.fields.standin import kept
 
 _WORDS = {"Distribution": "a distribution", "Transform": "a transform"}
 
@@ -117,9 +118,13 @@ def built(template: Any, given: Any, blueprint: Blueprint, subject: str) -> nn.M
                 subject, "an instance", f"a dict, {shortened(dict(given))}", "Build the module."
             )
         _check_names(kind, given, subject)
-        if not isinstance(template, type):
-            given = {**_given_values(template, sizes_told(kind, given)), **given}
-        return _made(kind, dict(given), blueprint, subject)
+        if isinstance(template, type):
+            return _made(kind, dict(given), blueprint, subject)
+        values = {n: kind.__declaration__.fields[n].source(v, subject) for n, v in given.items()}
+        if _has_shapes_of(template, values):
+            return _changed(_copied(template, blueprint), values, subject)
+        values = {**_given_values(template, sizes_told(kind, given)), **given}
+        return _made(kind, values, blueprint, subject)
     if isinstance(given, nn.Module):
         return given
     if given is not None:
@@ -144,6 +149,35 @@ def _check_names(kind: Any, values: Mapping[str, Any], subject: str) -> None:
             )
 
 
+def _has_shapes_of(template: Any, values: Mapping[str, Any]) -> bool:
+    """Whether values may be assigned to a copy as they are, or for each of its copies."""
+    now = template.constrained_values()
+    shapes = {name: getattr(value, "shape", torch.Size()) for name, value in values.items()}
+    return all(
+        now[name].shape[now[name].ndim - len(shape) :] == shape
+        for name, shape in shapes.items()
+        if len(shape) and isinstance(now.get(name), Tensor)
+    )
+
+
+def _changed(module: Any, values: Mapping[str, Any], subject: str) -> nn.Module:
+    """A copy with other values, to which it can be reset too."""
+    now = module.constrained_values()
+    whole = {
+        name: value.expand(now[name].shape)
+        if isinstance(value, Tensor) and isinstance(now.get(name), Tensor)
+        else value
+        for name, value in values.items()
+    }
+    with inside(subject):
+        prepared = module._prepared(whole)
+    for part, field, ready in prepared:
+        field.commit(part, ready)
+        field.restart(part, is_new=True)
+    changed: nn.Module = module
+    return changed
+
+
 def _given_values(template: nn.Module, sizes: Mapping[str, int]) -> dict[str, Any]:
     """What a template was built with, but for values of other sizes than the new ones."""
     values: dict[str, Any] = {}
@@ -154,8 +188,10 @@ def _given_values(template: nn.Module, sizes: Mapping[str, int]) -> dict[str, An
         if not field.holds_value:
             continue
         value = start.source if isinstance(start, Start) else start
+        if isinstance(value, Tensor) and isinstance(start, Start) and not start.has_dtype:
+            value = value.tolist()  # as it was given: its dtype means nothing
         names = getattr(field, "shape", None) or ()
-        own = getattr(value, "shape", ())[-len(names) :] if names else ()
+        own = start.shape[-len(names) :] if names else ()
         if value is not None and all(
             sizes.get(n, size) == size for n, size in zip(names, own, strict=False)
         ):
@@ -196,9 +232,24 @@ def _copied(template: nn.Module, blueprint: Blueprint) -> nn.Module:
     module = copy.deepcopy(template, blueprint.copies)
     device = blueprint.device or torch.get_default_device()
     module.to(device=device, dtype=blueprint.dtype)
-    if blueprint.batch_shape and is_declarative(module):
-        module._replicate(blueprint.batch_shape, 0, blueprint.replicated)  # type: ignore[operator]
+    if blueprint.batch_shape:
+        replicate(module, blueprint.batch_shape, 0, blueprint.replicated)
     return module
+
+
+def replicate(module: nn.Module, shape: torch.Size, at: int, done: set[int]) -> None:
+    """Repeat the parameters of a declared module, or of those inside a foreign one.
+
+    Args:
+        module: the module.
+        shape: the new dimensions.
+        at: how many dimensions stand in front of them.
+        done: the ids of the modules that have them already.
+    """
+    for part in module.modules():
+        if is_declarative(part) and id(part) not in done:
+            done.add(id(part))
+            part._replicate(shape, at, done)  # type: ignore[operator]
 
 
 def sizes_told(template: Any, given: Any) -> dict[str, int]:
@@ -229,7 +280,7 @@ def value_of(module: nn.Module, part: type | None, subject: str) -> Any:
     if built_by(module) is not None:
         return module()
     if part is None:
-        return module
+        return kept(module)
     name = type(module).__name__
     try:
         value = module()

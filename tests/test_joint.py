@@ -1,0 +1,2252 @@
+"""Joint distributions: sums of plain log densities, shapes that must not lie, conditioning."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import scipy.stats
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn, tensor
+from torch.distributions import Distribution, constraints
+from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
+from torch.optim.swa_utils import AveragedModel
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    FieldError,
+    GreaterThan,
+    Joint,
+    LearnableTransform,
+    Param,
+    Positive,
+    Variational,
+    derived,
+    entropy,
+    fields_of,
+    kl_divergence,
+    learnable,
+    rsample_and_log_prob,
+    site,
+)
+from tests.cases import GammaFamily, Mixture, Vector
+
+ERROR = tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+EFFECT = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
+
+
+class Schools(Joint):
+    error = ERROR
+    mu = dd.Normal(0.0, 5.0)
+    tau = dd.HalfCauchy(5.0)
+
+    @site(event_dim=1)
+    def theta(self, mu: Tensor, tau: Tensor) -> dd.Normal:
+        return dd.Normal(mu[..., None].expand(*mu.shape, 8), tau[..., None])
+
+    @site(event_dim=1)
+    def y(self, theta: Tensor, error: Tensor) -> dd.Normal:
+        return dd.Normal(theta, error)
+
+
+def schools_log_prob(x: dict[str, Tensor]) -> Tensor:
+    mu, tau, theta, y = (x[name] for name in ("mu", "tau", "theta", "y"))
+    return (
+        dd.Normal(0.0, 5.0).log_prob(mu)
+        + dd.HalfCauchy(5.0).log_prob(tau)
+        + dd.Normal(mu[..., None], tau[..., None]).log_prob(theta).sum(-1)
+        + dd.Normal(theta, ERROR).log_prob(y).sum(-1)
+    )
+
+
+class Rich(Joint):
+    """Learned, constant and dependent sites, vectors of three, a parameter and a derived value."""
+
+    x = tensor([0.5, -1.0, 2.0])
+    mu = learnable(dd.Normal(0.2, 1.5))
+    beta = dd.Independent(dd.Normal(torch.zeros(3), tensor([1.0, 2.0, 3.0])), 1)
+    tau = dd.HalfCauchy(5.0)
+    scale = Param(2.0, Exp())
+
+    @derived
+    def width(self, scale: Tensor) -> Tensor:
+        return 1.0 + scale.square()
+
+    @site(event_dim=1)
+    def theta(self, mu: Tensor, beta: Tensor, tau: Tensor) -> dd.Normal:
+        return dd.Normal(mu[..., None] + beta, tau[..., None])
+
+    @site
+    def total(self, theta: Tensor, x: Tensor, width: Tensor) -> dd.Normal:
+        return dd.Normal((theta * x).sum(-1), width)
+
+    @site(event_dim=1)
+    def y(self, theta: Tensor, total: Tensor, scale: Tensor) -> dd.StudentT:
+        return dd.StudentT(4.0, theta - total[..., None], scale[..., None])
+
+
+def rich_log_prob(x: dict[str, Tensor], loc: object, spread: object, scale: object) -> Tensor:
+    loc, spread, scale = (torch.as_tensor(v) for v in (loc, spread, scale))
+    mu, beta, tau, theta, total, y = (
+        x[name] for name in ("mu", "beta", "tau", "theta", "total", "y")
+    )
+    weight = tensor([0.5, -1.0, 2.0], dtype=theta.dtype)
+    return (
+        dd.Normal(loc, spread).log_prob(mu)
+        + dd.Normal(torch.zeros(3), tensor([1.0, 2.0, 3.0])).log_prob(beta).sum(-1)
+        + dd.HalfCauchy(5.0).log_prob(tau)
+        + dd.Normal(mu[..., None] + beta, tau[..., None]).log_prob(theta).sum(-1)
+        + dd.Normal(theta @ weight, 1.0 + scale**2).log_prob(total)
+        + dd.StudentT(4.0, theta - total[..., None], scale[..., None]).log_prob(y).sum(-1)
+    )
+
+
+class Pair(Joint):
+    a = dd.Normal(0.0, 1.0)
+    b = dd.Gamma(2.0, 3.0)
+
+
+class Chain(Joint):
+    """A learned start and a learned step, both reparametrised."""
+
+    start = learnable(dd.Normal(0.5, 2.0))
+    rate = Param(0.7, Positive())
+
+    @site
+    def step(self, start: Tensor, rate: Tensor) -> dd.Normal:
+        return dd.Normal(start.tanh(), rate)
+
+
+class ReadsSelf(Joint):
+    """Sites that read a constant and a parameter from self."""
+
+    weight = Param(2.0, Exp())
+    shift = tensor(0.25)
+    mu = dd.Normal(0.0, 1.0)
+
+    @site
+    def y(self, mu: Tensor) -> dd.Normal:
+        return dd.Normal(mu + self.shift, self.weight)
+
+
+class Decoder(Joint):
+    """A site that calls a network."""
+
+    net = nn.Linear(2, 3)
+    z = dd.Independent(dd.Normal(torch.zeros(2), 1.0), 1)
+
+    @site(event_dim=1)
+    def x(self, z: Tensor, net: nn.Module) -> dd.Normal:
+        return dd.Normal(net(z), 0.5)
+
+
+class Scale(Joint):
+    """A scale that is legal in half of all draws."""
+
+    s = dd.Normal(0.0, 1.0)
+
+    @site
+    def x(self, s: Tensor) -> dd.Normal:
+        return dd.Normal(0.0, s)
+
+
+class Topics(Joint):
+    share = dd.Dirichlet(tensor([1.0, 2.0, 3.0]))
+    loc = tensor([-1.0, 0.0, 4.0])
+
+    @site
+    def z(self, share: Tensor) -> dd.Categorical:
+        return dd.Categorical(share)
+
+    @site
+    def x(self, z: Tensor, loc: Tensor) -> dd.Normal:
+        return dd.Normal(loc[z], 0.5)
+
+
+class Correlated(Joint):
+    tau = dd.Independent(dd.HalfNormal(torch.ones(2)), 1)
+    chol = dd.LKJCholesky(2, 1.5)
+
+    @site
+    def x(self, tau: Tensor, chol: Tensor) -> dd.MultivariateNormal:
+        return dd.MultivariateNormal(torch.zeros(2), scale_tril=tau[..., None] * chol)
+
+
+class Squash(LearnableTransform):
+    base = dd.AffineTransform
+    loc = Param(0.0)
+    scale = Param(2.0, Positive())
+
+
+class Flow(Joint):
+    mu = learnable(dd.Normal(0.0, 1.0))
+    squash = Squash
+
+    @site
+    def y(self, mu: Tensor, squash: dd.Transform) -> dd.TransformedDistribution:
+        return dd.TransformedDistribution(dd.Normal(mu, 1.0), [squash, dd.TanhTransform()])
+
+
+class Counts(Joint):
+    rate = dd.Gamma(2.0, 1.0)
+
+    @site
+    def k(self, rate: Tensor) -> dd.Poisson:
+        return dd.Poisson(rate)
+
+
+class Ends(Joint):
+    low = dd.Normal(0.0, 1.0)
+    span = dd.Gamma(2.0, 1.0)
+
+    @site
+    def u(self, low: Tensor, span: Tensor) -> dd.Uniform:
+        return dd.Uniform(low, low + span)
+
+
+ALL: dict[str, type[Joint]] = {
+    kind.__name__: kind
+    for kind in (
+        Schools,
+        Rich,
+        Pair,
+        Chain,
+        ReadsSelf,
+        Decoder,
+        Topics,
+        Correlated,
+        Flow,
+        Counts,
+        Ends,
+    )
+}
+PATHWISE = ("Schools", "Rich", "Pair", "Chain", "ReadsSelf", "Decoder", "Flow", "Ends")
+
+
+@pytest.fixture(params=ALL)
+def joint(request: pytest.FixtureRequest) -> Joint:
+    made = ALL[request.param]()
+    with torch.no_grad():  # no parameter where it started
+        for parameter in made.parameters():
+            parameter.add_(torch.linspace(0.1, 0.3, parameter.numel()).reshape(parameter.shape))
+    return made
+
+
+def at(x: dict[str, Tensor], *index: int) -> dict[str, Tensor]:
+    return {name: value[index] for name, value in x.items()}
+
+
+def refused(make: Callable[[], object], error: type[Exception] = ConstraintError) -> str:
+    with pytest.raises(error) as caught:
+        make()
+    return str(caught.value)
+
+
+# --- densities are sums ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (8,), (3,), (8, 8), (2, 8), (8, 3)])
+def test_eight_schools(shape: tuple[int, ...]) -> None:
+    schools = Schools()
+    x = schools.sample(shape)
+    assert list(x) == ["mu", "tau", "theta", "y"]
+    assert {name: tuple(value.shape) for name, value in x.items()} == {
+        "mu": shape,
+        "tau": shape,
+        "theta": (*shape, 8),
+        "y": (*shape, 8),
+    }
+    log_prob = schools.log_prob(x)
+    assert log_prob.shape == shape
+    torch.testing.assert_close(log_prob, schools_log_prob(x), rtol=1e-5, atol=1e-4)
+
+
+def test_eight_schools_against_scipy() -> None:
+    x = Schools().double().sample((8,))
+    value = Schools().double().log_prob(x)
+    mu, tau, theta, y = (x[name].numpy() for name in ("mu", "tau", "theta", "y"))
+    norm, half_cauchy = scipy.stats.norm, scipy.stats.halfcauchy
+    expected = (
+        norm.logpdf(mu, 0.0, 5.0)
+        + half_cauchy.logpdf(tau, scale=5.0)
+        + norm.logpdf(theta, mu[:, None], tau[:, None]).sum(-1)
+        + norm.logpdf(y, theta, ERROR.double().numpy()).sum(-1)
+    )
+    np.testing.assert_allclose(value.numpy(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1,), (3, 3), (2, 3), (3, 2)])
+def test_learned_constant_and_dependent_sites(shape: tuple[int, ...]) -> None:
+    joint = Rich(scale=0.5)
+    x = joint.sample(shape)
+    assert joint.log_prob(x).shape == shape
+    expected = rich_log_prob(x, 0.2, 1.5, 0.5)
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_a_batch_of_draws_scores_as_each_alone(joint: Joint, count: int) -> None:
+    x = joint.sample((count, 2))
+    each = [[joint.log_prob(at(x, i, j)) for j in range(2)] for i in range(count)]
+    expected = torch.stack([torch.stack(row) for row in each])
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2,), (2, 3)])
+def test_dirichlet_and_categorical(shape: tuple[int, ...]) -> None:
+    topics = Topics()
+    x = topics.sample(shape)
+    log_prior = dd.Dirichlet(tensor([1.0, 2.0, 3.0])).log_prob(x["share"])
+    log_choice = x["share"].log().gather(-1, x["z"][..., None])[..., 0]
+    log_likelihood = dd.Normal(tensor([-1.0, 0.0, 4.0])[x["z"]], 0.5).log_prob(x["x"])
+    torch.testing.assert_close(topics.log_prob(x), log_prior + log_choice + log_likelihood)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 2), (3, 2)])
+def test_matrices_of_the_size_of_the_sample(shape: tuple[int, ...]) -> None:
+    joint = Correlated()
+    x = joint.sample(shape)
+    assert x["chol"].shape == (*shape, 2, 2)
+    scale_tril = x["tau"].unsqueeze(-1) * x["chol"]
+    expected = (
+        dd.HalfNormal(1.0).log_prob(x["tau"]).sum(-1)
+        + dd.LKJCholesky(2, 1.5).log_prob(x["chol"])
+        + dd.MultivariateNormal(torch.zeros(2), scale_tril=scale_tril).log_prob(x["x"])
+    )
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_discrete_sites() -> None:
+    x = Counts().sample((3,))
+    expected = dd.Gamma(2.0, 1.0).log_prob(x["rate"]) + dd.Poisson(x["rate"]).log_prob(x["k"])
+    torch.testing.assert_close(Counts().log_prob(x), expected)
+    rate, k = x["rate"].numpy(), x["k"].numpy()
+    by_scipy = scipy.stats.gamma.logpdf(rate, 2.0) + scipy.stats.poisson.logpmf(k, rate)
+    np.testing.assert_allclose(expected.numpy(), by_scipy, rtol=1e-4)
+
+
+def test_ends_from_a_site() -> None:
+    x = Ends().sample((4,))
+    expected = (
+        dd.Normal(0.0, 1.0).log_prob(x["low"])
+        + dd.Gamma(2.0, 1.0).log_prob(x["span"])
+        - x["span"].log()
+    )
+    torch.testing.assert_close(Ends().log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_are_values_too() -> None:
+    expected = dd.Normal(0.0, 1.0).log_prob(tensor(0.3)) + dd.Gamma(2.0, 3.0).log_prob(tensor(2.0))
+    torch.testing.assert_close(Pair().log_prob({"a": 0.3, "b": 2}), expected)
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    schools = Schools()
+    x = schools.sample((8,))
+    backwards = {name: x[name] for name in reversed(list(x))}
+    assert torch.equal(schools.log_prob(x), schools.log_prob(backwards))
+
+
+def test_no_draws_at_all() -> None:
+    assert Counts().log_prob(Counts().sample((0,))).shape == (0,)
+
+
+def test_fields_by_name_and_from_self() -> None:
+    joint = ReadsSelf(weight=3.0, shift=tensor(-1.0))
+    x = joint.sample((5,))
+    expected = dd.Normal(0.0, 1.0).log_prob(x["mu"]) + dd.Normal(x["mu"] - 1.0, 3.0).log_prob(
+        x["y"]
+    )
+    torch.testing.assert_close(joint.log_prob(x), expected)
+    joint.weight = 0.5
+    joint.shift = 2.0
+    expected = dd.Normal(0.0, 1.0).log_prob(x["mu"]) + dd.Normal(x["mu"] + 2.0, 0.5).log_prob(
+        x["y"]
+    )
+    torch.testing.assert_close(joint.log_prob(x), expected)
+
+
+def test_declared_families_as_sites() -> None:
+    class Families(Joint):
+        gamma = GammaFamily
+        vector = Vector(loc=[1.0, 2.0, 3.0])
+        mixture = Mixture(k=2)
+
+    joint = Families(gamma={"rate": 2.0})
+    x = joint.sample((3,))
+    assert x["vector"].shape == (3, 3)
+    weights = torch.full((2,), -math.log(2.0))
+    parts = dd.Normal(joint.mixture.loc, 1.0).log_prob(x["mixture"][:, None])
+    expected = (
+        dd.Gamma(1.0, 2.0).log_prob(x["gamma"])
+        + dd.Normal(tensor([1.0, 2.0, 3.0]), 1.0).log_prob(x["vector"]).sum(-1)
+        + (weights + parts).logsumexp(-1)
+    )
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- draws ----------------------------------------------------------------------------------
+
+
+def test_draws_are_ancestral_and_in_order() -> None:
+    schools = Schools()
+    torch.manual_seed(3)
+    x = schools.sample((8,))
+    torch.manual_seed(3)
+    mu = dd.Normal(0.0, 5.0).sample((8,))
+    tau = dd.HalfCauchy(5.0).sample((8,))
+    theta = dd.Normal(mu[:, None].expand(8, 8), tau[:, None]).sample()
+    y = dd.Normal(theta, ERROR).sample()
+    for name, value in {"mu": mu, "tau": tau, "theta": theta, "y": y}.items():
+        torch.testing.assert_close(x[name], value)
+
+
+def test_sites_that_ignore_others_are_drawn_for_every_sample() -> None:
+    class Idle(Joint):
+        mu = dd.Normal(0.0, 1.0)
+
+        @site
+        def noise(self) -> dd.Normal:
+            return dd.Normal(1.0, 2.0)
+
+        @site(event_dim=1)
+        def vector(self, mu: Tensor) -> dd.Normal:
+            return dd.Normal(torch.zeros(3), 1.0)
+
+    for keywords in ({}, {"batch_shape": (2,)}):
+        x = Idle(**keywords).sample((4000,))
+        noise = x["noise"].flatten()
+        assert noise.unique().numel() > 3900
+        assert noise.mean().item() == pytest.approx(1.0, abs=0.15)
+        assert noise.std().item() == pytest.approx(2.0, abs=0.15)
+        assert x["vector"].std(0).min() > 0.9
+
+
+def test_the_moments_of_a_dependent_site() -> None:
+    class Steps(Joint):
+        start = dd.Normal(1.0, 2.0)
+
+        @site
+        def end(self, start: Tensor) -> dd.Normal:
+            return dd.Normal(0.5 * start, 1.0)
+
+    x = Steps().sample((40_000,))
+    assert x["end"].mean().item() == pytest.approx(0.5, abs=0.03)
+    assert x["end"].var().item() == pytest.approx(2.0, abs=0.06)
+    covariance = torch.cov(torch.stack([x["start"], x["end"]]))[0, 1]
+    assert covariance.item() == pytest.approx(2.0, abs=0.1)
+
+
+def test_sample_carries_no_gradient() -> None:
+    assert not any(value.requires_grad for value in Rich().sample((3,)).values())
+    assert not any(value.requires_grad for value in Rich()().sample().values())
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 3)])
+def test_gradients_reach_nested_sites_through_dependent_ones(shape: tuple[int, ...]) -> None:
+    chain = Chain()
+    torch.manual_seed(5)
+    x = chain.rsample(shape)
+    (x["step"].square() + x["start"]).sum().backward()
+
+    raw_loc, raw_scale, raw_rate = (
+        p.detach().clone().requires_grad_()
+        for p in (chain.start.raw_loc, chain.start.raw_scale, chain.raw_rate)
+    )
+    softplus = nn.functional.softplus
+    torch.manual_seed(5)
+    start = dd.Normal(raw_loc, softplus(raw_scale)).rsample(shape)
+    step = dd.Normal(start.tanh(), softplus(raw_rate)).rsample()
+    (step.square() + start).sum().backward()
+    torch.testing.assert_close(x["step"], step)
+    torch.testing.assert_close(chain.start.raw_loc.grad, raw_loc.grad)
+    torch.testing.assert_close(chain.start.raw_scale.grad, raw_scale.grad)
+    torch.testing.assert_close(chain.raw_rate.grad, raw_rate.grad)
+
+
+@pytest.mark.parametrize("name", ["Rich", "Chain", "ReadsSelf", "Decoder", "Flow"])
+def test_gradients_of_log_prob_reach_all_parameters(name: str) -> None:
+    joint = ALL[name]()
+    assert list(joint.parameters())
+    joint.log_prob(joint.sample((3,))).sum().backward()
+    for name, parameter in joint.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("name", PATHWISE)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 8)])
+def test_scored_draws(name: str, shape: tuple[int, ...]) -> None:
+    joint = ALL[name](dtype=torch.float64)
+    draws = (
+        joint.rsample_and_log_prob,
+        joint().rsample_and_log_prob,
+        lambda shape: rsample_and_log_prob(joint, shape),
+    )
+    for draw in draws:
+        x, log_prob = draw(shape)
+        assert log_prob.shape == shape
+        torch.testing.assert_close(log_prob, joint.log_prob(x), rtol=1e-5, atol=1e-5)
+
+
+def test_scored_draws_have_the_shape_of_the_batch() -> None:
+    x, log_prob = Rich(batch_shape=(3,)).rsample_and_log_prob((3,))
+    assert log_prob.shape == (3, 3)
+    assert x["theta"].shape == (3, 3, 3)
+    idle = Pair(batch_shape=(3,)).rsample_and_log_prob()[1]
+    assert idle.shape == (3,)
+
+
+def test_scored_draws_at_the_edge_of_a_transform() -> None:
+    class Saturated(Joint):
+        mu = dd.Normal(50.0, 1.0)
+
+        @site
+        def y(self, mu: Tensor) -> dd.TransformedDistribution:
+            return dd.TransformedDistribution(dd.Normal(mu, 1.0), dd.TanhTransform())
+
+    x, log_prob = Saturated().rsample_and_log_prob((100,))
+    assert x["y"].max() == 1.0
+    assert log_prob.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda joint: joint.rsample(),
+        lambda joint: joint().rsample((3,)),
+        lambda joint: joint.rsample_and_log_prob((3,)),
+        lambda joint: rsample_and_log_prob(joint, (3,)),
+    ],
+)
+def test_no_reparametrised_sampler(draw: Callable[[Joint], object]) -> None:
+    with pytest.raises(NotImplementedError, match=r"Counts\.k.*Poisson.*sample\(\)"):
+        draw(Counts())
+
+
+# --- the stream of random numbers -----------------------------------------------------------
+
+
+QUIET = {
+    "building": lambda joint: type(joint)(),
+    "building copies": lambda joint: type(joint)(batch_shape=(3,)),
+    "conditioning": lambda joint: joint.condition(),
+    "supports": lambda joint: joint.condition().supports,
+    "a snapshot": lambda joint: joint(),
+    "moving": lambda joint: joint.to(torch.float64),
+}
+
+
+@pytest.mark.parametrize("act", QUIET)
+def test_random_numbers_are_left_as_they_were(joint: Joint, act: str) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    QUIET[act](joint)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_asking_for_a_sampler_draws_nothing() -> None:
+    snapshot = Schools()()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    assert snapshot.has_rsample
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_refused_draw_leaves_random_numbers_too() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    Scale()
+    assert torch.equal(torch.rand(3), expected)
+
+
+# --- independent copies ---------------------------------------------------------------------
+
+
+LOC, SPREAD, WIDTH = tensor([-1.0, 0.5, 2.0]), tensor([0.5, 1.0, 3.0]), tensor([0.3, 1.0, 2.5])
+
+
+def batched() -> Rich:
+    return Rich(batch_shape=(3,), mu={"loc": LOC, "scale": SPREAD}, scale=WIDTH)
+
+
+def copies() -> list[Rich]:
+    return [
+        Rich(mu={"loc": LOC[i].item(), "scale": SPREAD[i].item()}, scale=WIDTH[i].item())
+        for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1,), (3, 3), (2, 3)])
+def test_copies_against_a_loop(shape: tuple[int, ...]) -> None:
+    joint = batched()
+    x = joint.sample(shape)
+    events = {"mu": (), "beta": (3,), "tau": (), "theta": (3,), "total": (), "y": (3,)}
+    for name, event in events.items():
+        assert x[name].shape == (*shape, 3, *event), name
+    log_prob = joint.log_prob(x)
+    assert log_prob.shape == (*shape, 3)
+    for i, single in enumerate(copies()):
+        own = {name: value.select(len(shape), i) for name, value in x.items()}
+        torch.testing.assert_close(log_prob[..., i], single.log_prob(own), rtol=1e-4, atol=1e-4)
+        expected = rich_log_prob(own, LOC[i], SPREAD[i], WIDTH[i])
+        torch.testing.assert_close(log_prob[..., i], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_copies_have_gradients_of_their_own() -> None:
+    joint = batched()
+    x = joint.sample((3,))
+    joint.log_prob(x)[:, 1].sum().backward()
+    for parameter in joint.parameters():
+        assert (parameter.grad != 0).tolist() == [False, True, False]
+
+
+def test_draws_of_copies_differ() -> None:
+    x = batched().sample((20_000,))
+    torch.testing.assert_close(x["mu"].mean(0), LOC, rtol=0, atol=0.1)
+    torch.testing.assert_close(x["mu"].std(0), SPREAD, rtol=0.05, atol=0)
+    assert not torch.equal(x["beta"][:, 0], x["beta"][:, 1])
+
+
+def test_two_batch_dimensions() -> None:
+    joint = Rich(batch_shape=(3, 2))
+    x = joint.sample((3,))
+    assert x["theta"].shape == (3, 3, 2, 3)
+    expected = rich_log_prob(x, 0.2, 1.5, 2.0)
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"Rich", "Decoder", "Pair"}))
+def test_copies_score_as_one(name: str) -> None:
+    single, joint = ALL[name](), ALL[name](batch_shape=(3,))
+    x = joint.sample((2,))
+    if name == "ReadsSelf":
+        assert x["y"].shape == (2, 3)
+    torch.testing.assert_close(joint.log_prob(x), single.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_site_given_per_copy() -> None:
+    joint = Schools(batch_shape=(8,), mu=dd.Normal(torch.arange(8.0), 1.0))
+    x = joint.sample((8,))
+    prior = dd.Normal(0.0, 5.0).log_prob(x["mu"]) - dd.Normal(torch.arange(8.0), 1.0).log_prob(
+        x["mu"]
+    )
+    expected = schools_log_prob(x) - prior
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-3)
+
+
+# --- shapes that lie ------------------------------------------------------------------------
+
+
+def joint_with(method: Callable[..., Distribution], event_dim: int | None) -> type[Joint]:
+    class Lie(Joint):
+        mu = dd.Normal(0.0, 1.0)
+        tau = dd.HalfNormal(1.0)
+        beta = dd.Independent(dd.Normal(torch.zeros(3), 1.0), 1)
+        one = dd.Independent(dd.Normal(torch.zeros(1), 1.0), 1)
+        x = tensor([0.5, -1.0, 2.0])
+        square = torch.arange(9.0).reshape(3, 3)
+        tall = torch.arange(15.0).reshape(5, 3)
+        y = site(event_dim=event_dim)(method)
+
+    return Lie
+
+
+LIES: dict[str, tuple[Callable[..., Distribution], int | None]] = {
+    "an event without event_dim": (
+        lambda self, mu: dd.Normal(mu[..., None] + torch.zeros(3), 1.0),
+        None,
+    ),
+    "a larger event than event_dim": (
+        lambda self, mu: dd.Normal(mu[..., None, None] + torch.zeros(2, 3), 1.0),
+        1,
+    ),
+    "an event from a constant alone": (lambda self, x: dd.Normal(x, 1.0), None),
+    "an event of a vector": (lambda self, beta: dd.Normal(beta, 1.0), None),
+    "no new axis": (lambda self, mu: dd.Normal(mu * torch.ones(3), 1.0), 1),
+    "no new axis for a constant": (lambda self, mu, x: dd.Normal(mu * x, 1.0), 1),
+    "no new axis for the scale": (
+        lambda self, mu, tau: dd.Normal(mu[..., None].expand(*mu.shape, 3), tau),
+        1,
+    ),
+    "no new axis beside a vector": (lambda self, beta, tau: dd.Normal(beta, tau), 1),
+    "a scalar plus a vector": (lambda self, mu, beta: dd.Normal(mu + beta, 1.0), 1),
+    "a new axis in front": (lambda self, mu: dd.Normal(mu[None], 1.0), 1),
+    "expanded in front": (lambda self, mu: dd.Normal(mu.expand(3, *mu.shape), 1.0), 1),
+    "stacked in front": (lambda self, mu, tau: dd.Normal(torch.stack([mu, tau]), 1.0), 1),
+    "joined in front": (
+        lambda self, mu, tau: dd.Normal(torch.cat([mu[None], tau[None]]), 1.0),
+        1,
+    ),
+    "matrix on the left": (lambda self, beta, tall: dd.Normal(tall @ beta, 1.0), 1),
+    "square matrix on the left": (lambda self, beta, square: dd.Normal(square @ beta, 1.0), 1),
+    "dot": (lambda self, beta, x: dd.Normal(beta.dot(x), 1.0), None),
+    "first entry in front": (lambda self, beta: dd.Normal(beta[0], 1.0), None),
+    "sum in front": (lambda self, beta: dd.Normal(beta.sum(0), 1.0), None),
+    "reshaped to the event": (lambda self, beta: dd.Normal(beta.reshape(3), 1.0), 1),
+    "flattened": (lambda self, beta: dd.Normal(beta.flatten(), 1.0), 1),
+    "unpacked in front": (lambda self, beta: dd.Normal(sum(beta), 1.0), None),
+    "a matrix event without its own axes": (
+        lambda self, mu: dd.MultivariateNormal(mu * torch.ones(2), torch.eye(2)),
+        None,
+    ),
+    "no value kept of the wrong shape": (lambda self: dd.Normal(torch.zeros(3), 1.0), None),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_wrong_broadcasting_is_refused_when_built(lie: str) -> None:
+    make = joint_with(*LIES[lie])
+    with pytest.raises(ConstraintError, match=r"^Lie\.y") as caught:
+        make()
+    assert caught.value.fix
+
+
+PER_COPY = ("an event from a constant alone", "no value kept of the wrong shape")
+"""Three numbers may be one for each of three copies."""
+
+
+@pytest.mark.parametrize("lie", sorted(set(LIES) - {*PER_COPY, "square matrix on the left"}))
+def test_wrong_broadcasting_is_refused_for_copies_of_the_size_of_an_event(lie: str) -> None:
+    make = joint_with(*LIES[lie])
+    with pytest.raises(ConstraintError, match=r"^Lie\.y") as caught:
+        make(batch_shape=(3,))
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("lie", "fix"),
+    [
+        ("an event without event_dim", "@site(event_dim=1)"),
+        ("a larger event than event_dim", "@site(event_dim=2)"),
+        ("an event from a constant alone", "@site(event_dim=1)"),
+        ("no new axis", "mu[..., None]"),
+        ("no new axis for the scale", "mu[..., None]"),
+    ],
+)
+def test_the_fix_is_told(lie: str, fix: str) -> None:
+    assert fix in refused(joint_with(*LIES[lie]))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_nested_sites_with_an_event_too_many(plain: bool) -> None:
+    given = dd.Normal(torch.zeros(3), 1.0)
+
+    class Lie(Joint):
+        mu = dd.Normal(0.0, 1.0)
+        vector = given if plain else learnable(given)
+
+    message = refused(Lie)
+    assert message.startswith("Lie.vector: expected")
+    assert "(3,)" in message
+    assert "event_dim = 1" in message
+
+
+HIDDEN = {
+    "a sum over a constant": lambda x: lambda self, mu: dd.Normal((mu * x).sum(-1), 1.0),
+    "a mixture": lambda x: (
+        lambda self, mu: dd.MixtureSameFamily(
+            dd.Categorical(torch.ones_like(x)), dd.Normal(mu * x, 1.0)
+        )
+    ),
+    "logits": lambda x: lambda self, mu: dd.Categorical(logits=mu * x),
+    "concentrations": lambda x: (
+        lambda self, tau: dd.Normal(dd.Dirichlet(1.0 + tau * x.exp()).mean.sum(-1), 1.0)
+    ),
+    "a matrix product": lambda x: (
+        lambda self, mu: dd.Normal(mu.expand(x.numel()) @ x if mu.ndim == 0 else mu @ x, 1.0)
+    ),
+}
+"""Sites whose sizes nobody sees: at a sample of that size they broadcast without a word."""
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 11])
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_sizes_that_no_draw_shows(kind: str, size: int) -> None:
+    make = joint_with(HIDDEN[kind](torch.linspace(-1.0, 1.0, size)), None)
+    assert refused(make).startswith("Lie.y")
+
+
+def test_the_size_of_a_constant_field() -> None:
+    class Lie(Joint):
+        x = tensor([1.0, 2.0])
+        mu = dd.Normal(0.0, 1.0)
+
+        @site
+        def y(self, mu: Tensor, x: Tensor) -> dd.Normal:
+            return dd.Normal((mu * x).sum(-1), 1.0)
+
+    assert refused(Lie).startswith("Lie.y")
+
+
+MIXING: dict[str, tuple[Callable[..., Distribution], int | None]] = {
+    "the mean of all draws": (lambda self, mu: dd.Normal(mu.mean(), 1.0), None),
+    "a sum that was meant for the event": (lambda self, beta: dd.Normal(beta.sum(), 1.0), None),
+    "a norm": (lambda self, beta: dd.Normal(0.0, beta.norm()), None),
+    "a running sum in front": (lambda self, beta: dd.Normal(beta.cumsum(0), 1.0), 1),
+    "softmax in front": (lambda self, beta: dd.Categorical(beta.softmax(0)), None),
+    "centred over all": (lambda self, beta: dd.Normal(beta - beta.mean(), 1.0), 1),
+    "reversed in front": (lambda self, beta: dd.Normal(beta.flip(0), 1.0), 1),
+    "sorted in front": (lambda self, beta: dd.Normal(beta.sort(0).values, 1.0), 1),
+    "the first of one": (lambda self, one: dd.Normal(one[0], 1.0), None),
+    "a last axis that is not there": (
+        lambda self, mu: dd.Normal(mu.sum(-1, keepdim=True).expand(mu.shape), 1.0),
+        None,
+    ),
+}
+"""Sites of the right shape in which one draw changes the density of another."""
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_sites_that_mix_draws_are_refused(kind: str) -> None:
+    assert refused(joint_with(*MIXING[kind])).startswith("Lie.y")
+
+
+MIXING_COPIES: dict[str, tuple[Callable[..., Distribution], int | None]] = {
+    "square matrix on the left": LIES["square matrix on the left"],
+    "softmax over copies": (lambda self, mu: dd.Normal(mu.softmax(-1), 1.0), None),
+    "centred over copies": (
+        lambda self, mu: dd.Normal(mu - mu.mean(-1, keepdim=True), 1.0),
+        None,
+    ),
+    "a running sum over copies": (
+        lambda self, mu: dd.Normal(mu.cumsum(-1) if mu.ndim else mu, 1.0),
+        None,
+    ),
+}
+"""Sites of the right shape in which one copy changes the density of another."""
+
+
+@pytest.mark.parametrize("kind", MIXING_COPIES)
+def test_sites_that_mix_copies_are_refused(kind: str) -> None:
+    make = joint_with(*MIXING_COPIES[kind])
+    assert refused(lambda: make(batch_shape=(3,))).startswith("Lie.y")
+
+
+HONEST: dict[str, tuple[Callable[..., Distribution], int | None]] = {
+    "new axis": (lambda self, mu, x: dd.Normal(mu[..., None] * x, 1.0), 1),
+    "two new axes": (
+        lambda self, mu: dd.Normal(mu[..., None, None].expand(*mu.shape, 2, 3), 1),
+        2,
+    ),
+    "matrix on the right": (lambda self, beta, tall: dd.Normal(beta @ tall.T, 1.0), 1),
+    "last entry": (lambda self, beta: dd.Normal(beta[..., 0], 1.0), None),
+    "running sum": (lambda self, beta: dd.Normal(beta.cumsum(-1), 1.0), 1),
+    "softmax": (lambda self, beta: dd.Categorical(beta.softmax(-1)), None),
+    "stacked behind": (lambda self, mu, tau: dd.Normal(torch.stack([mu, tau], -1), 1.0), 1),
+    "one entry": (lambda self, one: dd.Normal(one.squeeze(-1), 1.0), None),
+    "kept size one": (lambda self, one: dd.Normal(one, 1.0), 1),
+    "from nothing": (lambda self: dd.Normal(0.0, 1.0), None),
+    "an event from a constant": (lambda self, x: dd.Normal(x, 1.0), 1),
+    "mixture": (
+        lambda self, mu, x: dd.MixtureSameFamily(
+            dd.Categorical(torch.ones(*mu.shape, 3)), dd.Normal(mu[..., None] * x, 1.0)
+        ),
+        None,
+    ),
+    "logits": (lambda self, mu, x: dd.Categorical(logits=mu[..., None] * x), None),
+    "default argument": (lambda self, mu, scale=2.0: dd.Normal(mu, scale), None),
+}
+
+
+@pytest.mark.parametrize("keywords", [{}, {"batch_shape": (3,)}, {"batch_shape": (2, 3)}])
+@pytest.mark.parametrize("kind", HONEST)
+def test_right_broadcasting_is_taken(kind: str, keywords: dict[str, tuple[int, ...]]) -> None:
+    joint = joint_with(*HONEST[kind])(**keywords)
+    x = joint.sample((3,))
+    log_prob = joint.log_prob(x)
+    assert log_prob.shape == (3, *keywords.get("batch_shape", ()))
+    each = torch.stack([joint.log_prob(at(x, i)) for i in range(3)])
+    torch.testing.assert_close(log_prob, each, rtol=1e-4, atol=1e-4)
+
+
+def test_a_site_put_in_later_obeys_the_rule_of_shapes() -> None:
+    schools = Schools()
+    x = schools.sample((3,))
+
+    def put_in_and_use(use: Callable[[], object]) -> None:
+        schools.mu = dd.Normal(torch.zeros(3), 5.0)
+        use()
+
+    for use in (
+        lambda: schools.log_prob(x),
+        lambda: schools.sample((3,)),
+        lambda: schools.rsample_and_log_prob((3,)),
+        lambda: schools.condition(y=EFFECT),
+    ):
+        message = refused(lambda use=use: put_in_and_use(use))
+        assert message.startswith("Schools.mu")
+        assert "event_dim" in message
+
+
+def test_a_site_given_to_the_constructor_obeys_the_rule_of_shapes() -> None:
+    message = refused(lambda: Schools(mu=dd.Normal(torch.zeros(8), 5.0)))
+    assert message.startswith("Schools.mu")
+    assert "event_dim" in message
+    with pytest.raises(ConstraintError, match=r"Schools\.y"):
+        Schools(error=torch.ones(5))
+
+
+# --- draws that are legal only sometimes ----------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scales_that_may_be_negative(seed: int) -> None:
+    torch.manual_seed(seed)
+    joint = Scale()
+    x = {"s": tensor([0.5, 2.0]), "x": tensor([1.0, -1.0])}
+    expected = dd.Normal(0.0, 1.0).log_prob(x["s"]) + dd.Normal(0.0, x["s"]).log_prob(x["x"])
+    torch.testing.assert_close(joint.log_prob(x), expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_conditioning_where_a_draw_may_be_illegal(seed: int) -> None:
+    torch.manual_seed(seed)
+    posterior = Scale().condition(x=1.0)
+    value = posterior({"s": tensor([0.5, 2.0])})
+    expected = dd.Normal(0.0, 1.0).log_prob(tensor([0.5, 2.0])) + dd.Normal(
+        0.0, tensor([0.5, 2.0])
+    ).log_prob(tensor(1.0))
+    torch.testing.assert_close(value, expected)
+    assert posterior.supports == {"s": constraints.real}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ends_that_may_cross(seed: int) -> None:
+    class Crossing(Joint):
+        low = dd.Normal(0.0, 1.0)
+        high = dd.Normal(0.0, 1.0)
+
+        @site
+        def u(self, low: Tensor, high: Tensor) -> dd.Uniform:
+            return dd.Uniform(low, high)
+
+    torch.manual_seed(seed)
+    posterior = Crossing().condition(low=-1.0, high=3.0)
+    torch.testing.assert_close(
+        posterior({"u": tensor([0.0, 1.0])}) - posterior({"u": tensor(2.0)}), torch.zeros(2)
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
+@pytest.mark.filterwarnings("ignore:Low df values:UserWarning")
+def test_degrees_of_freedom_that_may_be_too_few(seed: int) -> None:
+    class Degrees(Joint):
+        df = dd.Gamma(3.0, 1.0)
+
+        @site
+        def w(self, df: Tensor) -> dd.Wishart:
+            return dd.Wishart(df, torch.eye(2).expand(*df.shape, 2, 2))
+
+    torch.manual_seed(seed)
+    joint = Degrees()
+    x = {"df": tensor(4.0), "w": 2.0 * torch.eye(2)}
+    expected = dd.Gamma(3.0, 1.0).log_prob(x["df"]) + dd.Wishart(
+        tensor(4.0), torch.eye(2)
+    ).log_prob(x["w"])
+    torch.testing.assert_close(joint.log_prob(x), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_illegal_draw_does_not_hide_a_wrong_shape(seed: int) -> None:
+    class Lie(Scale):
+        @site(event_dim=1)
+        def y(self, s: Tensor) -> dd.Normal:
+            return dd.Normal(s * torch.ones(3), 1.0)
+
+    torch.manual_seed(seed)
+    assert refused(Lie).startswith("Lie.y")
+
+
+def test_an_illegal_draw_says_so() -> None:
+    with pytest.raises(ValueError, match="to satisfy the constraint"):
+        Scale().log_prob({"s": tensor(-1.0), "x": tensor(0.0)})
+
+
+def test_a_draw_that_torch_cannot_make_names_the_site() -> None:
+    class Lie(Joint):
+        mu = dd.Normal(0.0, 1.0)
+
+        @site
+        def y(self, mu: Tensor) -> dd.MixtureSameFamily:
+            weights = dd.Categorical(torch.ones(2))
+            return dd.MixtureSameFamily(weights, dd.Normal(mu[..., None] + torch.zeros(2), 1.0))
+
+    with pytest.raises(RuntimeError):  # torch itself does not draw from it
+        dd.MixtureSameFamily(
+            dd.Categorical(torch.ones(2)), dd.Normal(torch.zeros(3, 2), 1.0)
+        ).sample()
+    with pytest.raises((ConstraintError, FieldError), match=r"Lie\.y"):
+        Lie()
+
+
+# --- values that do not match ---------------------------------------------------------------
+
+
+def test_missing_and_unknown_sites() -> None:
+    schools = Schools()
+    x = schools.sample((8,))
+    for name in x:
+        rest = {other: value for other, value in x.items() if other != name}
+        message = refused(lambda rest=rest: schools.log_prob(rest))
+        assert message.startswith(f"Schools.{name}: expected")
+        assert "mu, tau, theta, y" in message
+        assert name in message.rpartition("got")[2]
+    message = refused(lambda: schools.log_prob({**x, "thta": x["theta"]}))
+    assert message.startswith("Schools.thta: expected")
+    assert "Did you mean 'theta'?" in message
+    assert "error" in refused(lambda: schools.log_prob({**x, "error": ERROR}))
+    assert "none at all" in refused(lambda: schools.log_prob({}))
+    refused(lambda: schools.log_prob({**x, 3: ERROR}))
+
+
+@pytest.mark.parametrize("value", [None, "mu", torch.zeros(8), [1.0], 3.0])
+def test_not_a_dict(value: object) -> None:
+    message = refused(lambda: Schools().log_prob(value))
+    assert message.startswith("Schools: expected a dict")
+
+
+@pytest.mark.parametrize("value", [None, "one", [1.0], {"loc": 1.0}])
+def test_not_a_tensor(value: object) -> None:
+    assert refused(lambda: Pair().log_prob({"a": 0.0, "b": value})).startswith("Pair.b")
+
+
+WRONG_SHAPES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "one draw for many": ("theta", lambda theta: theta[0]),
+    "one draw for many scalars": ("tau", lambda tau: tau[0]),
+    "a sample of one": ("tau", lambda tau: tau[:1]),
+    "another sample": ("tau", lambda tau: tau[:5]),
+    "an axis behind": ("tau", lambda tau: tau[:, None]),
+    "an axis in front": ("tau", lambda tau: tau[None]),
+    "a smaller event": ("theta", lambda theta: theta[:, :7]),
+    "an event of one": ("theta", lambda theta: theta[:, :1]),
+    "no event": ("theta", lambda theta: theta[:, 0]),
+    "an event too many": ("y", lambda y: y[..., None]),
+    "a sample too many": ("y", lambda y: y[None]),
+    "flattened": ("y", lambda y: y.flatten()),
+}
+
+
+@pytest.mark.parametrize("keywords", [{}, {"batch_shape": (8,)}])
+@pytest.mark.parametrize("kind", WRONG_SHAPES)
+def test_shapes_that_would_broadcast(kind: str, keywords: dict[str, tuple[int, ...]]) -> None:
+    name, wrong = WRONG_SHAPES[kind]
+    schools = Schools(**keywords)
+    x = schools.sample((8,))
+    with pytest.raises(ConstraintError, match=rf"^Schools\.{name}: ") as caught:
+        schools.log_prob({**x, name: wrong(x[name])})
+    assert caught.value.fix
+    if wrong(x[name]).ndim:
+        assert str(tuple(wrong(x[name]).shape)) in str(caught.value)
+
+
+def test_samples_that_would_broadcast_among_sites() -> None:
+    wrong = {"a": torch.zeros(3, 1), "b": torch.ones(1, 3)}
+    assert refused(lambda: Pair().log_prob(wrong)).startswith("Pair.b")
+    wrong = {"a": torch.zeros(1), "b": torch.ones(3)}
+    assert refused(lambda: Pair().log_prob(wrong)).startswith("Pair.b")
+    # Without the axis of the copies.
+    joint = Pair(batch_shape=(3,))
+    for missing in ({"a": torch.zeros(()), "b": torch.ones(())}, {"a": 0.0, "b": 1.0}):
+        assert refused(lambda missing=missing: joint.log_prob(missing)).startswith("Pair.a")
+    assert refused(lambda: joint.log_prob({"a": torch.zeros(1), "b": torch.ones(1)}))
+    assert refused(lambda: joint.log_prob({"a": torch.zeros(2, 1), "b": torch.ones(2, 1)}))
+
+
+def test_a_value_outside_the_support() -> None:
+    with pytest.raises(ValueError, match="support"):
+        Pair().log_prob({"a": 0.0, "b": -1.0})
+
+
+# --- what a site may return -----------------------------------------------------------------
+
+
+def site_returning(make: Callable[[Tensor], object], event_dim: int | None = None) -> type[Joint]:
+    class Returns(Joint):
+        mu = dd.Normal(0.0, 1.0)
+        y = site(event_dim=event_dim)(lambda self, mu: make(mu))
+
+    return Returns
+
+
+def test_a_live_distribution_of_another_field() -> None:
+    class Borrows(Joint):
+        mu = dd.Normal(0.0, 1.0)
+        prior = GammaFamily(rate=2.0)
+
+        @site
+        def y(self, mu: Tensor) -> Distribution:
+            return self.prior
+
+    joint = Borrows()
+    x = joint.sample((3,))
+    gamma = dd.Gamma(1.0, 2.0)
+    expected = (
+        dd.Normal(0.0, 1.0).log_prob(x["mu"]) + gamma.log_prob(x["prior"]) + gamma.log_prob(x["y"])
+    )
+    torch.testing.assert_close(joint.log_prob(x), expected)
+
+
+RETURNS: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor, Tensor], Tensor]]] = {
+    "live": (
+        lambda mu: learnable(dd.Normal(mu, 2.0)),
+        lambda mu, y: dd.Normal(mu, 2.0).log_prob(y),
+    ),
+    "Independent": (
+        lambda mu: dd.Independent(dd.Normal(mu[..., None].expand(*mu.shape, 3), 1.0), 1),
+        lambda mu, y: dd.Normal(mu[..., None], 1.0).log_prob(y).sum(-1),
+    ),
+    "TransformedDistribution": (
+        lambda mu: dd.TransformedDistribution(dd.Normal(mu, 1.0), dd.ExpTransform()),
+        lambda mu, y: dd.LogNormal(mu, 1.0).log_prob(y),
+    ),
+    "mixture": (
+        lambda mu: dd.MixtureSameFamily(
+            dd.Categorical(tensor([0.25, 0.75]).expand(*mu.shape, 2)),
+            dd.Normal(mu[..., None] + tensor([-1.0, 1.0]), 0.5),
+        ),
+        lambda mu, y: (
+            tensor([0.25, 0.75]).log()
+            + dd.Normal(mu[..., None] + tensor([-1.0, 1.0]), 0.5).log_prob(y[..., None])
+        ).logsumexp(-1),
+    ),
+    "a batch of one": (
+        lambda mu: dd.Normal(torch.zeros(1) if mu.ndim else torch.zeros(()), 1.0),
+        lambda mu, y: dd.Normal(0.0, 1.0).log_prob(y),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RETURNS)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_what_a_site_may_return(kind: str, shape: tuple[int, ...]) -> None:
+    make, log_prob = RETURNS[kind]
+    joint = site_returning(make)()
+    x = joint.sample(shape)
+    expected = dd.Normal(0.0, 1.0).log_prob(x["mu"]) + log_prob(x["mu"], x["y"])
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [None, dd.Normal, 1.0, "Normal", torch.zeros(3), (dd.Normal(0.0, 1.0),), nn.Linear(1, 1)],
+    ids=repr,
+)
+def test_garbage_from_a_site(garbage: object) -> None:
+    with pytest.raises((FieldError, ConstraintError), match=r"^Returns\.y: ") as caught:
+        site_returning(lambda mu: garbage)()
+    message = str(caught.value)
+    assert message.startswith("Returns.y: expected a torch distribution")
+    assert "mu[..., None]" not in message  # which is about something else
+
+
+def test_a_joint_from_a_site() -> None:
+    with pytest.raises((FieldError, ConstraintError), match=r"Returns\.y.*a torch distribution"):
+        site_returning(lambda mu: Pair())()
+
+
+def test_an_attribute_that_is_not_there() -> None:
+    class Misspelt(Joint):
+        mu = dd.Normal(0.0, 1.0)
+
+        @site
+        def y(self, mu: Tensor) -> dd.Normal:
+            return dd.Normal(mu, self.nonsense)
+
+    with pytest.raises((FieldError, ConstraintError), match=r"Misspelt\.y.*nonsense") as caught:
+        Misspelt()
+    assert "mu[..., None]" not in str(caught.value)
+
+
+def test_event_dim_that_does_not_fit() -> None:
+    low = site_returning(lambda mu: dd.MultivariateNormal(torch.zeros(2), torch.eye(2)), 0)
+    message = refused(low)
+    assert message.startswith("Returns.y")
+    assert "1" in message
+    high = site_returning(lambda mu: dd.Normal(mu, 1.0), 1)
+    assert refused(high).startswith("Returns.y")
+
+
+# --- declarations that mean nothing ---------------------------------------------------------
+
+
+def declared(**body: object) -> type[Joint]:
+    return type(Joint)("Bad", (Joint,), dict(body))
+
+
+def normal() -> dd.Normal:
+    return dd.Normal(0.0, 1.0)
+
+
+def needs_a(self: Joint, a: Tensor) -> dd.Normal:
+    return dd.Normal(a, 1.0)
+
+
+def needs_b(self: Joint, b: Tensor) -> dd.Normal:
+    return dd.Normal(b, 1.0)
+
+
+def test_a_site_that_refers_to_a_later_one() -> None:
+    for later in (normal(), site(lambda self: normal()), learnable(dd.Normal)):
+        message = refused(lambda later=later: declared(a=site(needs_b), b=later), DeclarationError)
+        assert message.startswith("Bad.a: expected")
+        assert "'b'" in message
+        assert "Move b above a" in message
+
+
+def test_sites_in_a_circle() -> None:
+    message = refused(lambda: declared(a=site(needs_b), b=site(needs_a)), DeclarationError)
+    assert "a -> b -> a" in message
+    message = refused(lambda: declared(a=site(needs_a)), DeclarationError)
+    assert message.startswith("Bad.a")
+
+
+def test_unknown_names() -> None:
+    def y(self: Joint, thta: Tensor) -> dd.Normal:
+        return dd.Normal(thta, 1.0)
+
+    message = refused(lambda: declared(theta=normal(), y=site(y)), DeclarationError)
+    assert message.startswith("Bad.y: expected")
+    assert "'thta'" in message
+    assert "Did you mean 'theta'?" in message
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda: None,
+        lambda a: None,
+        lambda self, *a: None,
+        lambda self, **a: None,
+        lambda self, a, /: None,
+    ],
+)
+def test_methods_that_do_not_take_values_by_name(method: Callable[..., object]) -> None:
+    message = refused(lambda: site(method), DeclarationError)
+    assert "self, then values by name" in message
+
+
+def test_arguments_of_the_decorator() -> None:
+    for event_dim in (-1, 1.0, True, "1", (3,)):
+        message = refused(lambda event_dim=event_dim: site(event_dim=event_dim), DeclarationError)
+        assert message.startswith("site(event_dim=)")
+    for function in (1, dd.Normal(0.0, 1.0), "theta"):
+        assert refused(lambda function=function: site(function), DeclarationError)
+
+
+def test_fields_that_need_a_draw() -> None:
+    def width(self: Joint, b: Tensor) -> Tensor:
+        return b
+
+    body = {"a": normal(), "b": site(needs_a)}
+    message = refused(lambda: declared(**body, width=derived(width)), DeclarationError)
+    assert message.startswith("Bad.width")
+    message = refused(
+        lambda: declared(**body, high=Param(1.0, GreaterThan("b"))), DeclarationError
+    )
+    assert message.startswith("Bad.high")
+
+
+def test_a_bound_cannot_be_a_distribution() -> None:
+    with pytest.raises((DeclarationError, ConstraintError), match=r"Bad\.high"):
+        declared(a=normal(), high=Param(1.0, GreaterThan("a")))()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sample",
+        "rsample",
+        "log_prob",
+        "rsample_and_log_prob",
+        "condition",
+        "detach",
+        "forward",
+        "parameters",
+        "training",
+        "assign",
+        "freeze",
+        "reset_parameters",
+        "batch_shape",
+        "device",
+        "dtype",
+        "to",
+        "type",
+    ],
+)
+def test_reserved_names(name: str) -> None:
+    for field in (normal(), site(lambda self: normal())):
+        message = refused(lambda field=field: declared(**{name: field}), DeclarationError)
+        assert message.startswith(f"Bad.{name}")
+
+
+def test_sites_outside_a_joint() -> None:
+    for base in (
+        Declarative,
+        Variational,
+    ):
+        body = {"x": site(lambda self: normal())}
+        if base is Variational:
+            body |= {"base": dd.Normal, "loc": Param(0.0), "scale": Param(1.0)}
+        with pytest.raises(DeclarationError, match=r"Outside\.x.*Joint"):
+            type(Joint)("Outside", (base,), dict(body))
+
+
+def test_a_joint_in_a_joint() -> None:
+    for inner in (Pair, Pair()):
+        message = refused(lambda inner=inner: declared(inner=inner, x=normal()), DeclarationError)
+        assert message.startswith("Bad.inner")
+    message = refused(lambda: Schools(mu=Pair()), DeclarationError)
+    assert message.startswith("Schools.mu")
+    assert "Variational" in message
+    assert "Schools.mu" in refused(lambda: setattr(Schools(), "mu", Pair()), DeclarationError)
+
+
+def test_a_base_in_a_joint() -> None:
+    assert "Bad.base" in refused(lambda: declared(base=dd.Normal, x=normal()), DeclarationError)
+
+
+def test_no_sites() -> None:
+    assert "sites" in refused(declared(), DeclarationError)
+    assert "sites" in refused(declared(scale=Param(1.0)), DeclarationError)
+    assert "sites" in refused(Joint, DeclarationError)
+
+
+def test_a_plain_class_is_not_a_site() -> None:
+    """It has no arguments: to drop it in silence would change the model."""
+    message = refused(lambda: declared(a=dd.Normal, b=normal())(), DeclarationError)
+    assert message.startswith("Bad.a")
+
+
+def test_two_sites_of_one_name() -> None:
+    with pytest.raises(DeclarationError, match=r"Twice\.mu"):
+
+        class Twice(Joint):
+            mu = dd.Normal(0.0, 1.0)
+
+            @site
+            def mu(self) -> dd.Normal:  # noqa: F811
+                return dd.Normal(0.0, 1.0)
+
+
+# --- fields, inheritance, assignment --------------------------------------------------------
+
+
+def test_fields() -> None:
+    assert list(fields_of(Schools)) == ["error", "mu", "tau", "theta", "y"]
+    assert list(fields_of(Schools())) == list(fields_of(Schools))
+    assert Schools.theta is fields_of(Schools)["theta"]
+    made = Schools().theta(tensor(1.0), tensor(2.0))
+    torch.testing.assert_close(made.mean, torch.ones(8))
+
+
+class Tight(Schools):
+    tau = dd.HalfNormal(1.0)
+
+    @site(event_dim=1)
+    def y(self, theta: Tensor, error: Tensor) -> dd.Laplace:
+        return dd.Laplace(theta, error)
+
+    @site
+    def total(self, y: Tensor) -> dd.Normal:
+        return dd.Normal(y.sum(-1), 1.0)
+
+
+def test_sites_are_inherited_overridden_and_added() -> None:
+    assert list(fields_of(Tight)) == ["error", "mu", "tau", "theta", "y", "total"]
+    x = Tight().sample((8,))
+    expected = (
+        dd.Normal(0.0, 5.0).log_prob(x["mu"])
+        + dd.HalfNormal(1.0).log_prob(x["tau"])
+        + dd.Normal(x["mu"][:, None], x["tau"][:, None]).log_prob(x["theta"]).sum(-1)
+        + dd.Laplace(x["theta"], ERROR).log_prob(x["y"]).sum(-1)
+        + dd.Normal(x["y"].sum(-1), 1.0).log_prob(x["total"])
+    )
+    torch.testing.assert_close(Tight().log_prob(x), expected, rtol=1e-4, atol=1e-3)
+    y = Schools().sample((8,))  # the parent stays as it was
+    torch.testing.assert_close(Schools().log_prob(y), schools_log_prob(y), rtol=1e-4, atol=1e-3)
+
+
+def test_a_dependent_site_replaced_by_a_plain_one_and_back() -> None:
+    class Plain(Chain):
+        step = dd.Laplace(0.0, 1.0)
+
+    x = Plain().sample((3,))
+    expected = dd.Normal(0.5, 2.0).log_prob(x["start"]) + dd.Laplace(0.0, 1.0).log_prob(x["step"])
+    torch.testing.assert_close(Plain().log_prob(x), expected)
+
+    class Back(Plain):
+        @site
+        def step(self, start: Tensor) -> dd.Normal:
+            return dd.Normal(start, 3.0)
+
+    x = Back().sample((3,))
+    expected = dd.Normal(0.5, 2.0).log_prob(x["start"]) + dd.Normal(x["start"], 3.0).log_prob(
+        x["step"]
+    )
+    torch.testing.assert_close(Back().log_prob(x), expected)
+
+
+def test_a_site_removed() -> None:
+    class Alone(Chain):
+        step = None
+
+    assert list(Alone().sample()) == ["start"]
+    with pytest.raises(DeclarationError, match="'start'"):
+
+        class Headless(Chain):
+            start = None
+
+
+def test_a_site_moved_behind_what_the_child_needs() -> None:
+    with pytest.raises(DeclarationError, match=r"Later\.start.*Move origin above start"):
+
+        class Later(Chain):
+            @site
+            def start(self, origin: Tensor) -> dd.Normal:
+                return dd.Normal(origin, 1.0)
+
+            origin = dd.Normal(0.0, 1.0)
+
+
+def test_another_distribution_from_the_constructor() -> None:
+    x = Schools().sample((8,))
+    prior = dd.Normal(0.0, 5.0).log_prob(x["mu"])
+    for given, expected in {
+        dd.StudentT(3.0, 1.0, 2.0): dd.StudentT(3.0, 1.0, 2.0),
+        learnable(dd.Normal(1.0, 2.0)): dd.Normal(1.0, 2.0),
+    }.items():
+        value = Schools(mu=given).log_prob(x)
+        changed = schools_log_prob(x) - prior + expected.log_prob(x["mu"])
+        torch.testing.assert_close(value, changed, rtol=1e-4, atol=1e-3)
+    changed = schools_log_prob(x) - prior + dd.Normal(1.0, 5.0).log_prob(x["mu"])
+    value = Schools(mu={"loc": 1.0}).log_prob(x)
+    torch.testing.assert_close(value, changed, rtol=1e-4, atol=1e-3)
+    assert list(Schools(mu=learnable(dd.Normal)).parameters())
+
+
+def test_keywords_of_the_constructor() -> None:
+    message = refused(lambda: Schools(theta=torch.zeros(8)), FieldError)
+    assert message.startswith("Schools.theta")
+    assert "condition(theta=...)" in message
+    message = refused(lambda: Schools(mu=1.0), DeclarationError)
+    assert message.startswith("Schools.mu: expected a distribution")
+    message = refused(lambda: Schools(mu={"lok": 1.0}), DeclarationError)
+    assert "Did you mean 'loc'?" in message
+    assert "'sigma'" in refused(lambda: Schools(sigma=1.0), DeclarationError)
+    with pytest.raises((DeclarationError, FieldError), match=r"Schools\.tau.*a distribution"):
+        Schools(tau=nn.Linear(1, 1))
+
+
+def test_assignment_to_sites() -> None:
+    schools = Schools()
+    message = refused(lambda: setattr(schools, "theta", torch.zeros(8)), FieldError)
+    assert message.startswith("Schools.theta")
+    assert "condition(theta=...)" in message
+    assert refused(lambda: schools.assign(y=dd.Normal(0.0, 1.0)), FieldError)
+    with pytest.raises(DeclarationError, match=r"Schools\.mu"):
+        schools.mu = 3.0
+    x = schools.sample((8,))
+    schools.mu = {"loc": 3.0}
+    change = dd.Normal(3.0, 5.0).log_prob(x["mu"]) - dd.Normal(0.0, 5.0).log_prob(x["mu"])
+    expected = schools_log_prob(x) + change
+    torch.testing.assert_close(schools.log_prob(x), expected, rtol=1e-4, atol=1e-3)
+    schools.mu = dd.Laplace(0.0, 1.0)
+    assert isinstance(schools.mu(), dd.Laplace)
+    schools.assign(**{"tau.scale": 2.0})
+    assert schools.tau().scale.item() == 2.0
+
+
+def test_values_freeze_and_reset() -> None:
+    joint = Rich()
+    kept = joint.constrained_values()
+    assert kept["mu"]["loc"].item() == pytest.approx(0.2)
+    assert "theta" not in kept
+    x = joint.sample((3,))
+    before = joint.log_prob(x)
+    joint.assign(mu={"loc": 3.0}, scale=1.0)
+    assert not torch.allclose(joint.log_prob(x), before)
+    joint.assign(**kept)
+    torch.testing.assert_close(joint.log_prob(x), before)
+    joint.assign(mu={"loc": 3.0}, beta={"base_distribution": {"loc": torch.ones(3)}})
+    joint.reset_parameters()
+    torch.testing.assert_close(joint.log_prob(x), before)
+    joint.freeze("mu")
+    assert [n for n, p in joint.named_parameters() if p.requires_grad] == ["raw_scale"]
+
+
+def test_one_module_under_two_names() -> None:
+    class Tied(Joint):
+        a = learnable(dd.Normal(0.0, 1.0))
+        b = a
+
+    tied = Tied()
+    assert tied.a is tied.b
+    assert len(list(tied.parameters())) == 2
+    x = tied.sample((3,))
+    tied.log_prob(x).sum().backward()
+    assert tied.a.raw_loc.grad.item() == pytest.approx((x["a"] + x["b"]).sum().item(), abs=1e-4)
+    assert not torch.equal(x["a"], x["b"])
+
+
+def test_instances_share_nothing() -> None:
+    a, b = Rich(), Rich()
+    a.mu.loc = 5.0
+    a.x = torch.zeros(3)
+    assert b.mu.loc.item() == pytest.approx(0.2)
+    assert b.x.tolist() == [0.5, -1.0, 2.0]
+
+
+# --- a module's life ------------------------------------------------------------------------
+
+
+def test_plain_distributions_are_constants_that_move() -> None:
+    schools = Schools()
+    assert not list(schools.parameters())
+    assert {name for name, _ in schools.named_buffers()} == {
+        "error",
+        "mu.loc",
+        "mu.scale",
+        "tau.scale",
+    }
+    double = schools.double()
+    x = double.sample((8,))
+    assert all(value.dtype == torch.float64 for value in x.values())
+    assert double.log_prob(x).dtype == torch.float64
+    moved = schools.to("meta")
+    assert all(buffer.is_meta for buffer in moved.buffers())
+
+
+def test_in_double_from_the_start() -> None:
+    for joint in (Rich(dtype=torch.float64), Rich().double()):
+        x = joint.sample((3,))
+        assert joint.log_prob(x).dtype == torch.float64
+        scale, spread = joint.scale.detach(), joint.mu.scale.detach()
+        expected = rich_log_prob(x, joint.mu.loc.detach(), spread, scale)
+        torch.testing.assert_close(joint.log_prob(x).detach(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_on_the_meta_device_and_back() -> None:
+    joint = Rich(device="meta")
+    assert all(t.is_meta for t in (*joint.parameters(), *joint.buffers()))
+    joint.to_empty(device="cpu").reset_parameters()
+    x = joint.sample((3,))
+    expected = rich_log_prob(x, 0.2, 1.5, 2.0)
+    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_state_round_trips(joint: Joint, tmp_path: Path) -> None:
+    x = joint.sample((3,))
+    expected = joint.log_prob(x)
+    stream = io.BytesIO()
+    torch.save(joint.state_dict(), stream)
+    for assign in (False, True):
+        stream.seek(0)
+        fresh = type(joint)()
+        fresh.load_state_dict(torch.load(stream, weights_only=True), assign=assign)
+        torch.testing.assert_close(fresh.log_prob(x), expected)
+    file = tmp_path / "joint.safetensors"
+    safetensors.torch.save_file(joint.state_dict(), file)
+    fresh = type(joint)()
+    fresh.load_state_dict(safetensors.torch.load_file(file))
+    torch.testing.assert_close(fresh.log_prob(x), expected)
+
+
+def test_copies_and_pickles_after_backward(joint: Joint) -> None:
+    x = joint.sample((3,))
+    value = joint.log_prob(x)
+    if value.requires_grad:
+        value.sum().backward()
+    for twin in (
+        copy.deepcopy(joint),
+        pickle.loads(pickle.dumps(joint)),
+        AveragedModel(joint).module,
+    ):
+        assert torch.equal(twin.log_prob(x), value)
+        torch.manual_seed(1)
+        mine = joint.sample((3,))
+        torch.manual_seed(1)
+        theirs = twin.sample((3,))
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        for parameter, other in zip(joint.parameters(), twin.parameters(), strict=True):
+            assert parameter is not other
+    if list(joint.parameters()):
+        twin = copy.deepcopy(joint)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.add_(0.5)
+        assert not torch.equal(twin.log_prob(x), value)
+        assert torch.equal(joint.log_prob(x), value)
+
+
+def test_an_optimizer_step_changes_the_density() -> None:
+    joint = Rich()
+    optimizer = torch.optim.SGD(joint.parameters(), lr=0.1)
+    x = joint.sample((8,))
+    before = joint.log_prob(x).detach()
+    for _ in range(3):
+        optimizer.zero_grad()
+        (-joint.log_prob(x).mean()).backward()
+        optimizer.step()
+    assert joint.log_prob(x).mean() > before.mean()
+
+
+def test_detached_snapshots(joint: Joint) -> None:
+    x = {
+        name: value.requires_grad_() if value.is_floating_point() else value
+        for name, value in joint.sample((3,)).items()
+    }
+    snapshot = joint.detach()
+    value = snapshot.log_prob(x)
+    torch.testing.assert_close(value, joint.log_prob(x))
+    value.sum().backward()
+    assert all(parameter.grad is None for parameter in joint.parameters())
+    assert any(v.grad is not None and v.grad.abs().sum() > 0 for v in x.values())
+
+
+def test_a_snapshot_is_frozen() -> None:
+    for joint, change in ((ReadsSelf(), {"weight": 7.0}), (Chain(), {"rate": 7.0})):
+        snapshot = joint()
+        x = joint.sample((3,))
+        before = snapshot.log_prob(x)
+        joint.assign(**change)
+        torch.testing.assert_close(snapshot.log_prob(x), before)
+        assert not torch.allclose(joint.log_prob(x), before)
+
+
+def test_a_snapshot_draws_and_scores() -> None:
+    joint = Rich()
+    torch.manual_seed(2)
+    mine = joint.sample((3,))
+    torch.manual_seed(2)
+    theirs = joint().sample((3,))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert torch.equal(joint().log_prob(mine), joint.log_prob(mine))
+    assert joint().batch_shape == ()
+    assert Rich(batch_shape=(3,))().batch_shape == (3,)
+    assert joint().has_rsample
+    assert not Counts()().has_rsample
+
+
+def test_functional_call(joint: Joint) -> None:
+    other = copy.deepcopy(joint)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.3)
+    x = joint.sample((3,))
+    swapped = functional_call(joint, dict(other.named_parameters()), ())
+    torch.testing.assert_close(swapped.log_prob(x), other.log_prob(x))
+
+
+def test_functional_call_of_a_condition() -> None:
+    joint = Decoder()
+    other = Decoder()
+    z = torch.randn(3, 2)
+    posterior = joint.condition(x=[1.0, 2.0, 3.0])
+    names = {f"joint.{name}": value for name, value in other.named_parameters()}
+    value = functional_call(posterior, names, ({"z": z},))
+    expected = other.condition(x=[1.0, 2.0, 3.0])({"z": z})
+    torch.testing.assert_close(value, expected)
+
+
+def test_vmap_over_dicts(joint: Joint) -> None:
+    x = joint.sample((8,))
+    torch.testing.assert_close(vmap(joint.log_prob)(x), joint.log_prob(x), rtol=1e-4, atol=1e-4)
+    nested = joint.sample((2, 3))
+    torch.testing.assert_close(
+        vmap(joint.log_prob, in_dims=1, out_dims=1)(nested),
+        joint.log_prob(nested),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_jacobians_over_dicts() -> None:
+    x = Schools().sample()
+    jacobian = jacrev(Schools().log_prob)(x)
+    wanted = {name: value.clone().requires_grad_() for name, value in x.items()}
+    expected = torch.autograd.grad(schools_log_prob(wanted), list(wanted.values()))
+    for name, gradient in zip(wanted, expected, strict=True):
+        torch.testing.assert_close(jacobian[name], gradient, rtol=1e-4, atol=1e-4)
+    many = Schools().sample((8,))
+    by_draw = jacrev(Schools().log_prob)(many)["theta"]
+    assert by_draw.shape == (8, 8, 8)
+    off_diagonal = by_draw[~torch.eye(8, dtype=torch.bool)]
+    assert off_diagonal.abs().max() == 0  # no draw enters the density of another
+
+
+def test_ensemble_by_stack_module_state(joint: Joint) -> None:
+    members = [copy.deepcopy(joint) for _ in range(3)]
+    with torch.no_grad():
+        for index, member in enumerate(members):
+            for parameter in member.parameters():
+                parameter.add_(0.2 * index)
+    parameters, buffers = stack_module_state(members)
+    x = joint.sample((2,))
+
+    def score(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        return functional_call(joint, (parameters, buffers), ()).log_prob(x)
+
+    expected = torch.stack([member.log_prob(x) for member in members])
+    together = vmap(score)(parameters, buffers)
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
+
+
+# --- compilation ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    # The first torch.compile of a process does it; every test here is to be like the first.
+    Distribution.set_default_validate_args(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("name", ["Schools", "Rich", "Topics", "Decoder", "ReadsSelf"])
+def test_compiled_log_prob(name: str) -> None:
+    joint = ALL[name]()
+    compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager")
+    for shape in ((8,), (3,), (5,)):  # the second time with dynamic shapes
+        x = joint.sample(shape)
+        value = compiled(x)
+        torch.testing.assert_close(value, joint.log_prob(x), rtol=1e-4, atol=1e-4)
+    if value.requires_grad:
+        value.sum().backward()
+        assert all(parameter.grad is not None for parameter in joint.parameters())
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiled_log_prob_of_copies(dynamic: bool | None) -> None:
+    joint = Rich(batch_shape=(3,))
+    compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for shape in ((3,), (5,), (2, 3)):
+        x = joint.sample(shape)
+        torch.testing.assert_close(compiled(x), joint.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_one_compiled_function_for_two_joints() -> None:
+    """Torch compiles the second with dynamic shapes, by itself."""
+    for joint in (Schools(), Schools(batch_shape=(3,)), Schools(batch_shape=(2, 3))):
+        x = joint.sample((3,))
+        compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), joint.log_prob(x), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("name", ["Schools", "Rich", "Flow"])
+def test_compiled_scored_draws(name: str) -> None:
+    joint = ALL[name]()
+
+    def draw() -> tuple[dict[str, Tensor], Tensor]:
+        return joint.rsample_and_log_prob((4,))
+
+    compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(4)
+    x, log_prob = compiled()
+    torch.manual_seed(4)
+    expected, expected_log_prob = draw()
+    for key, value in expected.items():
+        torch.testing.assert_close(x[key], value, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(log_prob, expected_log_prob, rtol=1e-4, atol=1e-3)
+    parameters = list(joint.parameters())
+    if parameters:
+        mine = torch.autograd.grad(log_prob.sum(), parameters, allow_unused=True)
+        theirs = torch.autograd.grad(expected_log_prob.sum(), parameters, allow_unused=True)
+        for gradient, reference in zip(mine, theirs, strict=True):
+            zero = torch.zeros(())
+            torch.testing.assert_close(
+                zero if gradient is None else gradient,
+                zero if reference is None else reference,
+                rtol=1e-3,
+                atol=1e-3,
+                check_device=False,
+            )
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_condition() -> None:
+    posterior = Schools().condition(y=EFFECT, mu=1.0)
+    x = {name: value for name, value in Schools().sample((8,)).items() if name in ("tau", "theta")}
+    compiled = torch.compile(posterior, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), posterior(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_export() -> None:
+    class Scores(nn.Module):
+        def __init__(self, joint: Joint) -> None:
+            super().__init__()
+            self.joint = joint
+
+        def forward(self, x: dict[str, Tensor]) -> Tensor:
+            return self.joint.log_prob(x)
+
+    joint = Rich()
+    x = joint.sample((3,))
+    program = torch.export.export(Scores(joint), (x,), strict=False)
+    torch.testing.assert_close(program.module()(x), joint.log_prob(x), rtol=1e-4, atol=1e-4)
+    assert set(program.state_dict) == {f"joint.{key}" for key in joint.state_dict()}
+    posterior = joint.condition(y=[1.0, 2.0, 3.0])
+    rest = {name: value for name, value in x.items() if name != "y"}
+    program = torch.export.export(posterior, (rest,), strict=False)
+    torch.testing.assert_close(program.module()(rest), posterior(rest), rtol=1e-4, atol=1e-4)
+
+
+# --- conditioning ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (1,), (8, 8), (2, 3)])
+@pytest.mark.parametrize(
+    "data", [EFFECT, tuple(EFFECT), np.array(EFFECT), np.float32(EFFECT), tensor(EFFECT)]
+)
+def test_data_in_many_guises(data: object, shape: tuple[int, ...]) -> None:
+    posterior = Schools().condition(y=data)
+    x = Schools().sample(shape)
+    value = posterior({name: x[name] for name in ("mu", "tau", "theta")})
+    assert value.shape == shape
+    assert value.dtype == torch.float32
+    expected = schools_log_prob({**x, "y": tensor(EFFECT).expand(*shape, 8)})
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("data", [1, 1.0, np.float64(1.0), np.int64(1), np.array(1.0), tensor(1)])
+@pytest.mark.parametrize("shape", [(), (8,), (3, 8)])
+def test_conditioning_on_a_parent(data: object, shape: tuple[int, ...]) -> None:
+    posterior = Schools().condition(mu=data)
+    x = Schools().sample(shape)
+    value = posterior({name: x[name] for name in ("tau", "theta", "y")})
+    expected = schools_log_prob({**x, "mu": torch.ones(shape)})
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "held", [("mu",), ("tau", "y"), ("mu", "theta"), ("mu", "tau"), ("theta",)]
+)
+@pytest.mark.parametrize("shape", [(), (8,), (8, 2)])
+def test_conditioning_on_any_sites(held: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    data = {name: value for name, value in Schools().sample().items() if name in held}
+    x = Schools().sample(shape)
+    rest = {name: value for name, value in x.items() if name not in held}
+    value = Schools().condition(**data)(rest)
+    full = {**rest, **{name: v.expand((*shape, *v.shape)) for name, v in data.items()}}
+    assert value.shape == shape
+    torch.testing.assert_close(value, schools_log_prob(full), rtol=1e-4, atol=1e-3)
+
+
+def test_conditioning_on_all_sites_and_on_none() -> None:
+    schools = Schools()
+    x = schools.sample()
+    everything = schools.condition(**x)
+    torch.testing.assert_close(everything({}), schools_log_prob(x), rtol=1e-4, atol=1e-3)
+    assert everything.supports == {}
+    y = schools.sample((8,))
+    torch.testing.assert_close(schools.condition()(y), schools.log_prob(y))
+    copies_of = Pair(batch_shape=(3,)).condition(a=0.5, b=[1.0, 2.0, 3.0])
+    expected = dd.Normal(0.0, 1.0).log_prob(tensor(0.5)) + dd.Gamma(2.0, 3.0).log_prob(
+        tensor([1.0, 2.0, 3.0])
+    )
+    torch.testing.assert_close(copies_of({}), expected)
+
+
+def test_discrete_data() -> None:
+    topics = Topics()
+    share, x = topics.sample((3,))["share"], torch.randn(3)
+    for data in (2, tensor(2), np.int64(2)):
+        value = topics.condition(z=data)({"share": share, "x": x})
+        expected = topics.log_prob({"share": share, "z": torch.full((3,), 2), "x": x})
+        torch.testing.assert_close(value, expected)
+    value = Counts().condition(k=3)({"rate": tensor([1.0, 2.0])})
+    expected = dd.Gamma(2.0, 1.0).log_prob(tensor([1.0, 2.0])) + tensor(
+        scipy.stats.poisson.logpmf(3, [1.0, 2.0]), dtype=torch.float32
+    )
+    torch.testing.assert_close(value, expected)
+
+
+def test_data_for_copies() -> None:
+    joint = batched()
+    x = joint.sample((3,))
+    shared, own = torch.randn(3), torch.randn(3, 3)
+    per_copy = torch.randn(3)
+    for data in (shared, own):
+        posterior = joint.condition(y=data, total=per_copy)
+        rest = {name: x[name] for name in ("mu", "beta", "tau", "theta")}
+        value = posterior(rest)
+        assert value.shape == (3, 3)
+        for i in range(3):
+            full = {name: v[:, i] for name, v in rest.items()}
+            y = data if data.ndim == 1 else data[i]
+            full |= {"y": y.expand(3, 3), "total": per_copy[i].expand(3)}
+            expected = rich_log_prob(full, LOC[i], SPREAD[i], WIDTH[i])
+            torch.testing.assert_close(value[:, i], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_data_before_any_draw_for_copies() -> None:
+    joint = batched()
+    x = joint.sample((2,))
+    posterior = joint.condition(mu=tensor([1.0, 2.0, 3.0]), beta=torch.ones(3))
+    value = posterior({name: x[name] for name in ("tau", "theta", "total", "y")})
+    full = {**x, "mu": tensor([1.0, 2.0, 3.0]).expand(2, 3), "beta": torch.ones(2, 3, 3)}
+    torch.testing.assert_close(value, joint.log_prob(full), rtol=1e-4, atol=1e-4)
+
+
+def test_data_that_does_not_fit() -> None:
+    schools = Schools()
+    for data in (1.0, EFFECT[:7], [EFFECT], [[y] for y in EFFECT], torch.zeros(8, 8)):
+        message = refused(lambda data=data: schools.condition(y=data))
+        assert message.startswith("Schools.condition(y=): expected shape")
+        assert "(8,)" in message
+    for data in (None, "y", dd.Normal(0.0, 1.0), [[1.0], [1.0, 2.0]], [None], np.array(["a"])):
+        message = refused(lambda data=data: schools.condition(mu=data))
+        assert message.startswith("Schools.condition(mu=)")
+    message = refused(lambda: schools.condition(teta=EFFECT))
+    assert "Did you mean 'theta'?" in message
+    assert "'error'" in refused(lambda: schools.condition(error=EFFECT))
+    for wrong in ([1.0, 2.0], torch.zeros(2, 3), torch.zeros(3, 1)):
+        assert refused(lambda wrong=wrong: Pair(batch_shape=(3,)).condition(a=wrong))
+
+
+def test_values_of_a_condition_that_do_not_match() -> None:
+    posterior = Schools().condition(y=EFFECT)
+    x = Schools().sample((8,))
+    assert "Schools.y" in refused(lambda: posterior(x))
+    rest = {name: x[name] for name in ("mu", "tau")}
+    assert "Schools.theta" in refused(lambda: posterior(rest))
+    rest["theta"] = x["theta"][0]
+    assert "Schools.theta" in refused(lambda: posterior(rest))
+
+
+def test_data_outside_the_support() -> None:
+    with pytest.raises(ValueError, match="support"):
+        Pair().condition(b=-1.0)({"a": tensor(0.0)})
+
+
+def test_a_condition_is_a_module() -> None:
+    joint = Rich()
+    data = torch.randn(3)
+    posterior = joint.condition(y=data, tau=1.0)
+    assert posterior.joint is joint
+    assert set(posterior.observed) == {"y", "tau"}
+    assert {id(p) for p in posterior.parameters()} == {id(p) for p in joint.parameters()}
+    assert set(posterior.state_dict()) == {f"joint.{key}" for key in joint.state_dict()}
+    x = joint.sample((3,))
+    rest = {name: x[name] for name in ("mu", "beta", "theta", "total")}
+    value = posterior(rest)
+    value.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in joint.parameters())
+    twin = copy.deepcopy(posterior)
+    torch.testing.assert_close(twin(rest), value)
+    assert twin.joint is not joint
+    torch.testing.assert_close(pickle.loads(pickle.dumps(posterior))(rest), value)
+    joint.scale = 0.5  # the joint is held, not copied
+    assert not torch.allclose(posterior(rest), value)
+    torch.testing.assert_close(twin(rest), value)
+    posterior.double()
+    assert posterior.observed["y"].dtype == torch.float64
+    double = posterior({name: v.double() for name, v in rest.items()})
+    assert double.dtype == torch.float64
+    posterior.to("meta")
+    assert all(t.is_meta for t in (*posterior.parameters(), *posterior.buffers()))
+    assert "y" in repr(twin)
+
+
+def test_data_is_copied() -> None:
+    given, array = torch.ones(3), np.ones(3, dtype=np.float32)
+    by_tensor, by_array = Rich().condition(y=given), Rich().condition(y=array)
+    given.fill_(9.0)
+    array.fill(9.0)
+    assert by_tensor.observed["y"].tolist() == [1.0, 1.0, 1.0]
+    assert by_array.observed["y"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_data_follows_the_joint() -> None:
+    posterior = Schools(dtype=torch.float64).condition(y=EFFECT, mu=2)
+    assert {value.dtype for value in posterior.observed.values()} == {torch.float64}
+    joint = Correlated()
+    x = joint.sample()
+    value = joint.condition(x=np.zeros(2))({name: x[name] for name in ("tau", "chol")})
+    torch.testing.assert_close(value, joint.log_prob({**x, "x": torch.zeros(2)}))
+
+
+def test_a_posterior_on_a_grid() -> None:
+    class Coin(Joint):
+        bias = dd.Beta(2.0, 2.0)
+
+        @site
+        def heads(self, bias: Tensor) -> dd.Binomial:
+            return dd.Binomial(10, bias)
+
+    grid = torch.linspace(1e-4, 1.0 - 1e-4, 20_001)
+    log_joint = Coin().condition(heads=7)({"bias": grid})
+    evidence = torch.trapezoid(log_joint.exp(), grid)
+    expected = scipy.stats.beta.pdf(grid.numpy(), 9.0, 5.0)
+    np.testing.assert_allclose(
+        (log_joint.exp() / evidence).numpy(), expected, rtol=1e-3, atol=1e-4
+    )
+    assert evidence.item() == pytest.approx(scipy.stats.betabinom.pmf(7, 10, 2.0, 2.0), rel=1e-4)
+
+
+def test_transforms_of_a_condition() -> None:
+    posterior = Schools().condition(y=EFFECT)
+    x = Schools().sample((8,))
+    rest = {name: x[name] for name in ("mu", "tau", "theta")}
+    expected = schools_log_prob({**x, "y": tensor(EFFECT).expand(8, 8)})
+    torch.testing.assert_close(vmap(posterior)(rest), expected, rtol=1e-4, atol=1e-3)
+    gradients = vmap(grad(posterior))(rest)
+    wanted = {name: value.clone().requires_grad_() for name, value in rest.items()}
+    schools_log_prob({**wanted, "y": tensor(EFFECT).expand(8, 8)}).sum().backward()
+    for name, value in wanted.items():
+        torch.testing.assert_close(gradients[name], value.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_supports() -> None:
+    supports = Schools().condition(y=EFFECT).supports
+    assert list(supports) == ["mu", "tau", "theta"]
+    assert supports["mu"] == constraints.real
+    assert supports["tau"].check(tensor([0.5, -0.5])).tolist() == [True, False]
+    assert supports["theta"].event_dim == 1
+    assert supports["theta"].check(torch.zeros(3, 8)).shape == (3,)
+    assert list(Schools().condition().supports) == ["mu", "tau", "theta", "y"]
+    supports = Topics().condition(x=0.0).supports
+    assert supports["share"] == constraints.simplex
+    assert supports["share"].event_dim == 1
+    assert supports["z"].is_discrete
+    supports = Correlated().condition().supports
+    assert supports["chol"].event_dim == 2
+    assert supports["tau"].event_dim == 1
+
+
+@pytest.mark.parametrize("shape", [{}, {"batch_shape": (3,)}])
+def test_supports_that_depend_on_data(shape: dict[str, tuple[int, ...]]) -> None:
+    support = Ends(**shape).condition(low=7.0, span=2.0).supports["u"]
+    inside = support.check(torch.full(shape.get("batch_shape", ()), 8.0))
+    outside = support.check(torch.full(shape.get("batch_shape", ()), 6.5))
+    assert inside.all()
+    assert not outside.any()
+    assert (support.lower_bound == 7.0).all()
+    assert (support.upper_bound == 9.0).all()
+
+
+# --- divergence and entropy -----------------------------------------------------------------
+
+
+class Learned(Joint):
+    a = learnable(dd.Normal(0.5, 2.0))
+    b = learnable(dd.Gamma(3.0, 1.0))
+
+
+class Vectors(Joint):
+    v = dd.Independent(dd.Normal(torch.zeros(3), tensor([1.0, 2.0, 3.0])), 1)
+    m = dd.MultivariateNormal(torch.zeros(2), torch.eye(2))
+
+
+def test_divergence_is_the_sum_over_sites() -> None:
+    p, q = Learned(), Pair()
+    expected = dd.kl_divergence(dd.Normal(0.5, 2.0), dd.Normal(0.0, 1.0)) + dd.kl_divergence(
+        dd.Gamma(3.0, 1.0), dd.Gamma(2.0, 3.0)
+    )
+    for left in (p, p()):
+        for right in (q, q()):
+            torch.testing.assert_close(kl_divergence(left, right), expected)
+    value = kl_divergence(p, q)
+    assert value.shape == ()
+    value.backward()
+    assert p.a.raw_loc.grad.item() == pytest.approx(0.5)
+    estimate = p_minus_q(p, q, 200_000)
+    assert estimate == pytest.approx(expected.item(), abs=0.05)
+
+
+def p_minus_q(p: Joint, q: Joint, count: int) -> float:
+    x = p.sample((count,))
+    return (p.log_prob(x) - q.log_prob(x)).mean().item()
+
+
+def test_divergence_of_vectors_and_copies() -> None:
+    class Others(Joint):
+        m = dd.MultivariateNormal(torch.ones(2), 2 * torch.eye(2))
+        v = dd.Independent(dd.Normal(torch.ones(3), 1.0), 1)
+
+    expected = dd.kl_divergence(
+        dd.Normal(torch.zeros(3), tensor([1.0, 2.0, 3.0])), dd.Normal(torch.ones(3), 1.0)
+    ).sum() + dd.kl_divergence(
+        dd.MultivariateNormal(torch.zeros(2), torch.eye(2)),
+        dd.MultivariateNormal(torch.ones(2), 2 * torch.eye(2)),
+    )
+    torch.testing.assert_close(kl_divergence(Vectors(), Others()), expected)
+    for p, q in (
+        (Vectors(batch_shape=(3,)), Others()),
+        (Vectors(), Others(batch_shape=(3,))),
+        (Vectors(batch_shape=(3,)), Others(batch_shape=(3,))),
+    ):
+        value = kl_divergence(p, q)
+        assert value.shape == (3,)
+        torch.testing.assert_close(value, expected.expand(3))
+    given = Learned(batch_shape=(3,), a={"loc": [0.0, 1.0, 2.0]})
+    value = kl_divergence(given, Pair())
+    expected = dd.kl_divergence(
+        dd.Normal(tensor([0.0, 1.0, 2.0]), 2.0), dd.Normal(0.0, 1.0)
+    ) + dd.kl_divergence(dd.Gamma(3.0, 1.0), dd.Gamma(2.0, 3.0))
+    torch.testing.assert_close(value, expected)
+
+
+def test_divergence_from_other_sites() -> None:
+    class More(Pair):
+        c = dd.Normal(0.0, 1.0)
+
+    for p, q in ((Pair(), More()), (More(), Pair())):
+        for count in (None, 10):
+            message = refused(lambda p=p, q=q, count=count: kl_divergence(p, q, count))
+            assert "a, b, c" in message
+            assert "More" in message
+    message = refused(lambda: kl_divergence(Pair(), dd.Normal(0.0, 1.0)))
+    assert "Normal" in message
+
+
+def test_divergence_of_events_of_other_sizes() -> None:
+    """Torch's formula broadcasts them."""
+
+    class One(Joint):
+        v = dd.Independent(dd.Normal(torch.zeros(1), 1.0), 1)
+        m = dd.MultivariateNormal(torch.zeros(2), torch.eye(2))
+
+    with pytest.raises(ValueError, match="v"):
+        kl_divergence(Vectors(), One())
+
+
+def test_no_exact_divergence() -> None:
+    for p, q in ((Schools(), Schools()), (Chain(), Chain())):
+        name = type(p).__name__
+        with pytest.raises(NotImplementedError, match=rf"{name}.*num_samples="):
+            kl_divergence(p, q)
+
+    class Unknown(Joint):
+        a = dd.Laplace(0.0, 1.0)
+        b = dd.StudentT(3.0)
+
+    class Known(Joint):
+        a = dd.Laplace(0.0, 2.0)
+        b = dd.Normal(0.0, 1.0)
+
+    with pytest.raises(NotImplementedError, match="num_samples="):
+        kl_divergence(Unknown(), Known())
+
+    class Loose(Schools):
+        mu = dd.Normal(0.0, 10.0)
+
+    with pytest.raises(NotImplementedError, match="Schools.*Loose.*num_samples="):
+        kl_divergence(Schools(), Loose())
+
+
+def test_estimated_divergence_of_dependent_sites() -> None:
+    """Linear and Gaussian, so that the closed form is that of a multivariate normal."""
+
+    class Walk(Joint):
+        first = dd.Normal(0.0, 1.0)
+        drift = Param(0.5)
+
+        @site
+        def second(self, first: Tensor, drift: Tensor) -> dd.Normal:
+            return dd.Normal(first + drift, 1.0)
+
+    def closed(drift: float) -> dd.MultivariateNormal:
+        covariance = tensor([[1.0, 1.0], [1.0, 2.0]])
+        return dd.MultivariateNormal(tensor([0.0, drift]), covariance)
+
+    p, q = Walk(), Walk(drift=1.5)
+    expected = dd.kl_divergence(closed(0.5), closed(1.5)).item()
+    estimate = kl_divergence(p, q, num_samples=100_000)
+    assert estimate.item() == pytest.approx(expected, abs=0.02)
+    (gradient,) = torch.autograd.grad(estimate, [q.raw_drift])
+    assert gradient.item() == pytest.approx(1.0, abs=0.02)
+    # The score function, where a site cannot be reparametrised.
+    value = kl_divergence(Counts(), Counts(rate=dd.Gamma(3.0, 1.0)), num_samples=100_000)
+    exact = dd.kl_divergence(dd.Gamma(2.0, 1.0), dd.Gamma(3.0, 1.0)).item()
+    assert value.item() == pytest.approx(exact, abs=0.02)
+
+
+def test_entropy() -> None:
+    expected = dd.Normal(0.5, 2.0).entropy() + dd.Gamma(3.0, 1.0).entropy()
+    torch.testing.assert_close(entropy(Learned()), expected)
+    torch.testing.assert_close(entropy(Learned()()), expected)
+    torch.testing.assert_close(entropy(Learned(batch_shape=(3,))), expected.expand(3))
+    torch.testing.assert_close(entropy(Pair(batch_shape=(3,))).shape, torch.Size([3]))
+    vectors = entropy(Vectors())
+    expected = (
+        dd.Normal(torch.zeros(3), tensor([1.0, 2.0, 3.0])).entropy().sum()
+        + dd.MultivariateNormal(torch.zeros(2), torch.eye(2)).entropy()
+    )
+    torch.testing.assert_close(vectors, expected)
+    with pytest.raises(NotImplementedError, match="Chain.*num_samples="):
+        entropy(Chain())
+    exact = dd.Normal(0.0, 2.0).entropy() + dd.Normal(0.0, 0.7).entropy()
+    assert entropy(Chain(), num_samples=50_000).item() == pytest.approx(exact.item(), abs=0.03)
+
+
+# --- a joint as a variational family --------------------------------------------------------
+
+
+def test_an_elbo_recovers_a_gaussian_posterior() -> None:
+    """A normal mean and a normal slope with known noise: the posterior is Gaussian."""
+    times = torch.linspace(-1.0, 1.0, 9)  # centred, so that the posterior is diagonal
+    observed = 1.5 + 0.8 * times + 0.1 * torch.randn(9)
+
+    class Line(Joint):
+        x = times
+        level = dd.Normal(0.0, 2.0)
+        slope = dd.Normal(0.0, 1.0)
+
+        @site(event_dim=1)
+        def y(self, level: Tensor, slope: Tensor, x: Tensor) -> dd.Normal:
+            return dd.Normal(level[..., None] + slope[..., None] * x, 0.5)
+
+    class Guide(Joint):
+        slope = learnable(dd.Normal(0.0, 1.0))
+        level = learnable(dd.Normal(0.0, 1.0))
+
+    log_joint, guide = Line().condition(y=observed), Guide()
+    optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        x, _ = guide.rsample_and_log_prob((32,))
+        # "Sticking the landing": at the optimum its gradient has no variance.
+        loss = (guide.detach().log_prob(x) - log_joint(x)).mean()
+        loss.backward()
+        optimizer.step()
+    level_precision = 1 / 4.0 + 9 / 0.25
+    slope_precision = 1.0 + times.square().sum().item() / 0.25
+    expected = {
+        "level": (observed.sum().item() / 0.25 / level_precision, level_precision**-0.5),
+        "slope": ((observed @ times).item() / 0.25 / slope_precision, slope_precision**-0.5),
+    }
+    for name, (loc, scale) in expected.items():
+        assert getattr(guide, name).loc.item() == pytest.approx(loc, abs=0.01)
+        assert getattr(guide, name).scale.item() == pytest.approx(scale, rel=0.03)
+    x, log_q = guide.rsample_and_log_prob((100,))
+    evidence = log_joint(x) - log_q
+    noise = dd.MultivariateNormal(
+        torch.zeros(9),
+        0.25 * torch.eye(9) + 4.0 * torch.ones(9, 9) + times[:, None] * times,
+    )
+    torch.testing.assert_close(evidence.mean(), noise.log_prob(observed), rtol=0.0, atol=0.05)

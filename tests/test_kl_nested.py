@@ -1,0 +1,480 @@
+"""Divergence and entropy through nests: live and plain, exact and estimated."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor
+
+from declarative_dist import (
+    Exp,
+    Interval,
+    LearnableTransform,
+    Ordered,
+    Param,
+    Positive,
+    Simplex,
+    Variational,
+    entropy,
+    kl_divergence,
+    learnable,
+)
+from tests.composites import SinhArcsinh, affine, logits, normal, real, spread, tril
+
+Transformed = dd.TransformedDistribution
+Make = Callable[[], dd.Distribution]
+
+
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def first(*shape: int) -> dd.Normal:
+    return dd.Normal(real(*shape), spread(*shape))
+
+
+def second(*shape: int) -> dd.Normal:
+    return dd.Normal(0.5 - real(*shape), 1.5 * spread(*shape))
+
+
+def with_sources(build: Callable[[dd.Distribution], dd.Distribution], *shape: int) -> Any:
+    return lambda: build(first(*shape)), lambda: build(second(*shape))
+
+
+def gammas(build: Callable[[dd.Distribution], dd.Distribution]) -> Any:
+    return (
+        lambda: build(dd.Gamma(spread(3), 1 + spread(3))),
+        lambda: build(dd.Gamma(2 * spread(3), spread(3))),
+    )
+
+
+def full_ranks(build: Callable[[dd.Distribution], dd.Distribution]) -> Any:
+    return (
+        lambda: build(dd.MultivariateNormal(real(2, 3), scale_tril=tril(2, 3, 3))),
+        lambda: build(dd.MultivariateNormal(real(3), scale_tril=2 * torch.eye(3))),
+    )
+
+
+NUMBERS = dd.AffineTransform(1.5, -2.0)
+BOUNDS = Interval(-1.0, 1.0)
+
+PAIRS: dict[str, tuple[Make, Make]] = {
+    "independent": with_sources(lambda d: dd.Independent(d, 1), 3),
+    "independent over two dims": with_sources(lambda d: dd.Independent(d, 2), 4, 3),
+    "independent over none": with_sources(lambda d: dd.Independent(d, 0), 3),
+    "independent in a batch": with_sources(lambda d: dd.Independent(d, 1), 4, 3),
+    "independent twice": with_sources(lambda d: dd.Independent(dd.Independent(d, 1), 1), 4, 3),
+    "exponential": with_sources(lambda d: Transformed(d, dd.ExpTransform()), 3),
+    "log-normal": (
+        lambda: dd.LogNormal(real(3), spread(3)),
+        lambda: dd.LogNormal(real(3) / 2, 2 * spread(3)),
+    ),
+    "tanh": with_sources(lambda d: Transformed(d, dd.TanhTransform(cache_size=1)), 3),
+    "chain": with_sources(
+        lambda d: Transformed(d, [dd.AffineTransform(0.5, 2.0), dd.TanhTransform(), NUMBERS]), 3
+    ),
+    "composed": with_sources(
+        lambda d: Transformed(d, dd.ComposeTransform([NUMBERS, dd.SoftplusTransform()])), 3
+    ),
+    "inverse": gammas(lambda d: Transformed(d, dd.ExpTransform().inv)),
+    "inverse of a composed": gammas(
+        lambda d: Transformed(d, dd.ComposeTransform([NUMBERS, dd.ExpTransform()]).inv)
+    ),
+    "stick breaking": with_sources(lambda d: Transformed(d, dd.StickBreakingTransform()), 2, 3),
+    "full rank": full_ranks(lambda d: Transformed(d, dd.ExpTransform())),
+    "independent of transformed": with_sources(
+        lambda d: dd.Independent(Transformed(d, dd.ExpTransform()), 1), 3
+    ),
+    "transformed independent": with_sources(
+        lambda d: Transformed(dd.Independent(d, 1), dd.ExpTransform()), 4, 3
+    ),
+    "transformed twice": with_sources(
+        lambda d: Transformed(Transformed(d, dd.ExpTransform()), NUMBERS), 3
+    ),
+    "everything": with_sources(
+        lambda d: dd.Independent(
+            Transformed(
+                dd.Independent(Transformed(d, dd.TanhTransform()), 1),
+                [NUMBERS, dd.ExpTransform()],
+            ),
+            1,
+        ),
+        5,
+        4,
+        3,
+    ),
+    "interval": with_sources(lambda d: Transformed(d, BOUNDS.as_transform(cache_size=1)), 3),
+    "interval built anew": with_sources(
+        lambda d: Transformed(d, Interval(-1.0, 1.0).as_transform()), 3
+    ),
+    "interval of tensors": with_sources(
+        lambda d: Transformed(d, Interval(-spread(3), spread(3)).as_transform()), 3
+    ),
+    "exp of a constraint": with_sources(lambda d: Transformed(d, Exp().as_transform()), 3),
+    "simplex": with_sources(lambda d: Transformed(d, Simplex().as_transform()), 2, 3),
+    "ordered and positive": with_sources(
+        lambda d: Transformed(d, [Ordered().as_transform(), Positive().as_transform()]), 2, 3
+    ),
+}
+
+SIDES = [(True, False), (False, True), (True, True)]
+
+
+def as_asked(make: Make, is_live: bool) -> dd.Distribution:
+    return learnable(make()) if is_live else make()
+
+
+@pytest.mark.parametrize("live", SIDES)
+@pytest.mark.parametrize("name", PAIRS)
+def test_both_ways_with_plain_torch(name: str, live: tuple[bool, bool]) -> None:
+    expected = dd.kl_divergence(*(make() for make in PAIRS[name]))
+    assert expected.shape == PAIRS[name][0]().batch_shape
+    assert (expected > 0).all()
+    p, q = (as_asked(make, is_live) for make, is_live in zip(PAIRS[name], live, strict=True))
+    for divergence in (dd.kl_divergence, kl_divergence):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.testing.assert_close(divergence(p, q), expected)
+
+
+BY_IDENTITY = {
+    "independent": dd.IndependentTransform(dd.TanhTransform(), 1),
+    "reshaping": dd.ReshapeTransform((3,), (3, 1)),
+    "cat": dd.CatTransform([dd.ExpTransform(), dd.TanhTransform()], -1, [1, 2]),
+    "correlation": dd.CorrCholeskyTransform(),
+    "own": SinhArcsinh(0.5, 2.0),
+}
+
+
+@pytest.mark.parametrize("name", BY_IDENTITY)
+def test_one_transform_that_is_equal_only_to_itself(name: str) -> None:
+    """Torch compares few transforms by value; one object in both is the same for all of them."""
+    transform = BY_IDENTITY[name]
+    p, q = Transformed(first(3), transform), Transformed(second(3), transform)
+    expected = dd.kl_divergence(p, q)
+    for live in SIDES:
+        left, right = (learnable(d) if x else d for d, x in zip((p, q), live, strict=True))
+        torch.testing.assert_close(kl_divergence(left, right), expected)
+        torch.testing.assert_close(dd.kl_divergence(left, right), expected)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_gradients_reach_both_sides(name: str) -> None:
+    p, q = (learnable(make()) for make in PAIRS[name])
+    kl_divergence(p, q).sum().backward()
+    for side in (p, q):
+        for key, parameter in side.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if "twice" not in name])
+@pytest.mark.usefixtures("float64")
+def test_against_monte_carlo(name: str) -> None:
+    p, q = (learnable(make()) for make in PAIRS[name])
+    count = 10_000
+    x, log_p = p.rsample_and_log_prob((count,))
+    difference = (log_p - q.log_prob(x)).detach()
+    error = difference.std(0) / count**0.5
+    exact = kl_divergence(p, q).detach()
+    assert ((difference.mean(0) - exact).abs() < 5 * error).all()
+    estimate = kl_divergence(p, q, num_samples=1)  # exact where it can be
+    torch.testing.assert_close(estimate, exact)
+
+
+def test_gradient_against_a_closed_form() -> None:
+    p = learnable(Transformed(dd.Normal(torch.tensor(0.5), torch.tensor(2.0)), BOUNDS_T))
+    kl_divergence(p, Transformed(dd.Normal(0.0, 1.0), BOUNDS_T)).backward()
+    # The transform drops out: what is left is log(1/s) + (s^2 + m^2 - 1) / 2.
+    assert p.base_distribution.raw_loc.grad.item() == pytest.approx(0.5)
+    slope = p.base_distribution.raw_scale.detach().sigmoid().item()
+    by_raw = (2.0 - 1 / 2.0) * slope
+    assert p.base_distribution.raw_scale.grad.item() == pytest.approx(by_raw)
+
+
+BOUNDS_T = BOUNDS.as_transform(cache_size=1)
+
+
+def test_it_is_live() -> None:
+    q = learnable(dd.Independent(Transformed(first(3), BOUNDS_T), 1))
+    other = dd.Independent(Transformed(second(3), BOUNDS_T), 1)
+    before = kl_divergence(q, other)
+    with torch.no_grad():
+        q.base_distribution.base_distribution.raw_loc.add_(1.0)
+    moved = dd.Independent(Transformed(dd.Normal(real(3) + 1, spread(3)), BOUNDS_T), 1)
+    torch.testing.assert_close(kl_divergence(q, other), dd.kl_divergence(moved, other))
+    assert not torch.allclose(before, kl_divergence(q, other))
+
+
+# Plain wrappers around live distributions.
+
+
+def test_plain_wrappers_around_live_ones() -> None:
+    q = learnable(first(3))
+    expected = dd.kl_divergence(first(3), second(3))
+    for wrap in (
+        lambda d: dd.Independent(d, 1),
+        lambda d: Transformed(d, BOUNDS_T),
+        lambda d: dd.Independent(Transformed(d, [NUMBERS, dd.TanhTransform()]), 1),
+        lambda d: Transformed(dd.Independent(d, 1), dd.ExpTransform()),
+    ):
+        total = expected if wrap(second(3)).batch_shape else expected.sum()
+        for p, o in ((q, second(3)), (first(3), learnable(second(3))), (q, learnable(second(3)))):
+            torch.testing.assert_close(kl_divergence(wrap(p), wrap(o)), total)
+            torch.testing.assert_close(dd.kl_divergence(wrap(p), wrap(o)), total)
+            torch.testing.assert_close(kl_divergence(learnable(wrap(p)), wrap(o)), total)
+
+
+def test_mixed_with_a_declared_class() -> None:
+    class Policy(Variational):
+        base = Transformed
+        event_dim = 1
+        base_distribution = first(3)
+        transforms = [Interval(-1.0, 1.0).as_transform()]  # noqa: RUF012
+
+    plain = dd.Independent(Transformed(second(3), Interval(-1.0, 1.0).as_transform(1)), 1)
+    expected = dd.kl_divergence(first(3), second(3)).sum()
+    torch.testing.assert_close(kl_divergence(Policy(), plain), expected)
+    torch.testing.assert_close(kl_divergence(Policy(), learnable(plain)), expected)
+    torch.testing.assert_close(kl_divergence(Policy(), Policy()), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        affine(same, 3),
+        affine(same, 3, sign=-1),
+        dd.ComposeTransform([affine(same, 3), dd.TanhTransform()]),
+        affine(same, 3).inv,
+        dd.AffineTransform(1.0, spread(3)),
+    ],
+    ids=["affine", "negative", "composed", "inverse", "of a number"],
+)
+def test_transforms_with_tensors_held_constant(transform: Any) -> None:
+    p, o = Transformed(first(3), transform), Transformed(second(3), transform)
+    expected = dd.kl_divergence(p, o)
+    torch.testing.assert_close(expected, dd.kl_divergence(first(3), second(3)))
+    live = learnable(p, fixed="transforms")
+    torch.testing.assert_close(kl_divergence(live, o), expected)
+    torch.testing.assert_close(kl_divergence(o, live), dd.kl_divergence(o, p))
+    torch.testing.assert_close(kl_divergence(live, learnable(o, fixed="transforms")), expected)
+
+
+def test_learned_transforms_of_the_same_values() -> None:
+    p, o = Transformed(first(3), affine(same, 3)), Transformed(second(3), affine(same, 3))
+    expected = dd.kl_divergence(first(3), second(3))
+    torch.testing.assert_close(kl_divergence(learnable(p), learnable(o)), expected)
+    part = learnable(p)
+    torch.testing.assert_close(kl_divergence(part, part), torch.zeros(3))
+
+
+def test_one_transform_shared_by_two() -> None:
+    class Squash(LearnableTransform):
+        base = dd.AffineTransform
+        loc = Param(torch.zeros(3))
+        scale = Param(torch.ones(3))
+
+    family = learnable(Transformed)
+    squash = Squash()
+    p = family(base_distribution=first(3), transforms=[squash])
+    q = family(base_distribution=second(3), transforms=[squash])
+    with torch.no_grad():
+        squash.raw_scale.add_(0.123)
+    expected = dd.kl_divergence(first(3), second(3))
+    torch.testing.assert_close(kl_divergence(p, q), expected)
+
+
+def test_a_declared_transform_with_events_is_the_same_as_itself() -> None:
+    class Squash(LearnableTransform):
+        base = dd.TanhTransform
+        event_dim = 1
+
+    family = learnable(Transformed)
+    p = family(base_distribution=first(3), transforms=[Squash()])
+    q = family(base_distribution=second(3), transforms=p.transforms)
+    torch.testing.assert_close(kl_divergence(p, p), torch.tensor(0.0))
+    expected = dd.kl_divergence(first(3), second(3)).sum()
+    torch.testing.assert_close(kl_divergence(p, q), expected)
+
+
+# What is refused.
+
+DIFFERENT: dict[str, tuple[Any, Any]] = {
+    "numbers": (dd.AffineTransform(1.0, 2.0), dd.AffineTransform(1.0, 3.0)),
+    "kinds": (dd.ExpTransform(), dd.SoftplusTransform()),
+    "lengths": ([dd.TanhTransform()], [dd.TanhTransform(), dd.ExpTransform()]),
+    "order": ([NUMBERS, dd.TanhTransform()], [dd.TanhTransform(), NUMBERS]),
+    "bounds": (Interval(-1.0, 1.0).as_transform(), Interval(-1.0, 2.0).as_transform()),
+    "bounds in tensors": (
+        Interval(-spread(3), spread(3)).as_transform(),
+        Interval(-spread(3), 2 * spread(3)).as_transform(),
+    ),
+    "bounds in tensors of other shapes": (
+        Interval(-spread(3), spread(3)).as_transform(),
+        Interval(torch.tensor(-1.0), torch.tensor(1.0)).as_transform(),
+    ),
+    "constraints": (Positive().as_transform(), Exp().as_transform()),
+    "floors": (Positive().as_transform(), Positive(floor=0.5).as_transform()),
+    "a constraint and torch's": (Exp().as_transform(), dd.ExpTransform()),
+    "tensors": (affine(same, 3), dd.AffineTransform(real(3), 2 * spread(3))),
+    "signs": (affine(same, 3), affine(same, 3, sign=-1)),
+}
+
+
+@pytest.mark.parametrize("live", [*SIDES, (False, False)])
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_different_transforms_are_refused(name: str, live: tuple[bool, bool]) -> None:
+    one, other = DIFFERENT[name]
+    p = as_asked(lambda: Transformed(first(3), one), live[0])
+    q = as_asked(lambda: Transformed(second(3), other), live[1])
+    with pytest.raises(NotImplementedError, match="num_samples="):
+        kl_divergence(p, q)
+    with pytest.raises(NotImplementedError):
+        dd.kl_divergence(p, q)
+
+
+def test_the_message_says_that_the_transforms_differ() -> None:
+    p = Transformed(first(3), dd.AffineTransform(1.0, 2.0))
+    q = Transformed(first(3), dd.AffineTransform(1.0, 3.0))
+    with pytest.raises(NotImplementedError, match="transforms"):
+        kl_divergence(learnable(p), q)
+
+
+def test_different_event_dims_are_refused() -> None:
+    p, q = dd.Independent(first(4, 3), 1), dd.Independent(second(4, 3), 2)
+    for live in SIDES:
+        left, right = (as_asked(lambda d=d: d, x) for d, x in zip((p, q), live, strict=True))
+        with pytest.raises(NotImplementedError, match="num_samples="):
+            kl_divergence(left, right)
+
+
+def test_mixtures_are_refused() -> None:
+    mixture = dd.MixtureSameFamily(logits(same, 3), normal(same, 3))
+    with pytest.raises(NotImplementedError, match=r"MixtureSameFamily.*num_samples="):
+        kl_divergence(learnable(mixture), mixture)
+    with pytest.raises(NotImplementedError, match=r"num_samples="):
+        kl_divergence(dd.Normal(0.0, 1.0), learnable(mixture))
+
+
+# Batch shapes.
+
+
+def test_batch_shapes_broadcast() -> None:
+    shapes = [(), (3,), (4, 1), (4, 3), (2, 1, 3)]
+    for left, right in itertools.product(shapes, shapes):
+        p, q = Transformed(first(*left), NUMBERS), Transformed(second(*right), NUMBERS)
+        expected = dd.kl_divergence(first(*left), second(*right))
+        assert expected.shape == torch.broadcast_shapes(left, right)
+        torch.testing.assert_close(kl_divergence(learnable(p), q), expected)
+        torch.testing.assert_close(kl_divergence(p, learnable(q)), expected)
+
+
+def test_expanded_views() -> None:
+    q = learnable(dd.Independent(Transformed(first(4, 3), BOUNDS_T), 1))
+    other = dd.Independent(Transformed(second(4, 3), BOUNDS_T), 1)
+    single = dd.kl_divergence(first(4, 3), second(4, 3)).sum(-1)
+    view = q.expand((5, 4))
+    found = kl_divergence(view, other)
+    assert found.shape == (5, 4)
+    torch.testing.assert_close(found, single.expand(5, 4))
+    torch.testing.assert_close(kl_divergence(view, other.expand((5, 4))), single.expand(5, 4))
+    torch.testing.assert_close(
+        kl_divergence(other, view),
+        dd.kl_divergence(second(4, 3), first(4, 3)).sum(-1).expand(5, 4),
+    )
+    with torch.no_grad():
+        q.base_distribution.base_distribution.raw_loc.zero_()
+    moved = dd.kl_divergence(dd.Normal(torch.zeros(4, 3), spread(4, 3)), second(4, 3)).sum(-1)
+    torch.testing.assert_close(kl_divergence(view, other), moved.expand(5, 4))
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 5])
+def test_estimates_broadcast_batch_shapes_too(num_samples: int) -> None:
+    """One draw per pair, however many draws there are; none of them is taken for a batch."""
+    p, q = learnable(dd.StudentT(5.0)), dd.Normal(torch.tensor([0.0, 1.0, 50.0]), 1.0)
+    estimate = kl_divergence(p, q, num_samples=num_samples)
+    assert estimate.shape == (3,)
+    assert estimate[2] > 500
+
+
+# Estimates.
+
+
+def test_an_estimate_between_different_transforms() -> None:
+    """Against quadrature: a tanh-squashed and a sigmoid-squashed normal on one interval."""
+    p = learnable(Transformed(dd.Normal(0.3, 0.6), dd.TanhTransform()))
+    q = Transformed(dd.Normal(-0.2, 1.5), Interval(-1.0, 1.0).as_transform())
+    grid = torch.linspace(-1, 1, 200_001, dtype=torch.float64)[1:-1]
+    log_p, log_q = (d.log_prob(grid) for d in (p().expand(()), q))
+    exact = torch.trapezoid(log_p.exp() * (log_p - log_q), grid)
+    estimate = kl_divergence(p, q, num_samples=100_000)
+    assert estimate.item() == pytest.approx(exact.item(), abs=0.02)
+    estimate.backward()
+    assert p.base_distribution.raw_loc.grad.isfinite()
+
+
+def test_an_estimate_for_a_mixture() -> None:
+    def mixture() -> dd.Distribution:
+        return dd.MixtureSameFamily(
+            dd.Categorical(torch.tensor([0.3, 0.7])),
+            dd.Normal(torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 1.0])),
+        )
+
+    grid = torch.linspace(-10, 12, 100_001, dtype=torch.float64)
+    log_p, log_q = mixture().log_prob(grid), dd.Normal(0.5, 2.0).log_prob(grid)
+    exact = torch.trapezoid(log_p.exp() * (log_p - log_q), grid).item()
+    p = learnable(mixture())
+    estimate = kl_divergence(p, dd.Normal(0.5, 2.0), num_samples=100_000)
+    assert estimate.item() == pytest.approx(exact, abs=0.02)
+    backwards = torch.trapezoid(log_q.exp() * (log_q - log_p), grid).item()
+    estimate = kl_divergence(dd.Normal(0.5, 2.0), p, num_samples=100_000)
+    assert estimate.item() == pytest.approx(backwards, abs=0.03)
+    estimate.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in p.parameters())
+
+
+def test_estimates_at_saturation() -> None:
+    """A draw rounded onto the edge has its density from the point before, here too."""
+    p = learnable(
+        Transformed(dd.Normal(torch.tensor(12.0), torch.tensor(1.0)), dd.TanhTransform())
+    )
+    torch.manual_seed(1)
+    _, log_p = p.rsample_and_log_prob((1000,))
+    torch.manual_seed(1)
+    estimate = entropy(p, num_samples=1000)
+    torch.testing.assert_close(estimate, -log_p.mean(0))
+    estimate.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in p.parameters())
+
+
+# Entropy.
+
+
+def test_entropy_of_independent_is_exact() -> None:
+    q = learnable(dd.Independent(first(4, 3), 1))
+    torch.testing.assert_close(entropy(q), first(4, 3).entropy().sum(-1))
+    torch.testing.assert_close(q.entropy(), first(4, 3).entropy().sum(-1))
+
+
+def test_entropy_of_a_transformed_one_needs_draws() -> None:
+    q = learnable(Transformed(first(3), BOUNDS_T))
+    with pytest.raises(NotImplementedError, match="num_samples="):
+        entropy(q)
+    grid = torch.linspace(-1, 1, 100_001, dtype=torch.float64)[1:-1, None]
+    log_q = Transformed(dd.Normal(real(3).double(), spread(3).double()), BOUNDS_T).log_prob(grid)
+    exact = -torch.trapezoid(log_q.exp() * log_q, grid, dim=0)
+    estimate = entropy(q, num_samples=50_000).double()
+    torch.testing.assert_close(estimate, exact, rtol=0, atol=0.03)

@@ -1,0 +1,1168 @@
+"""`learnable` on nests: distributions made of distributions and transforms, at any depth."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.distributions as dd
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import constraints, transforms
+from torch.func import functional_call, vmap
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Interval,
+    LearnableTransform,
+    Param,
+    Variational,
+    learnable,
+)
+from tests.cases import PLAIN
+from tests.composites import (
+    COMPOSITES,
+    DEEP,
+    NO_DENSITY,
+    Doubled,
+    SinhArcsinh,
+    Skewed,
+    Triangular,
+    affine,
+    live,
+    logits,
+    normal,
+    plain,
+    real,
+    spread,
+    tril,
+    with_leaves,
+)
+
+# torch warns at the first draw of every Wishart, singular or not.
+pytestmark = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
+
+WITH_DENSITY = [name for name in COMPOSITES if name not in NO_DENSITY]
+
+
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The tensors here are so small that a second thread only costs time."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def drawn(distribution: dd.Distribution, *sample_shape: int, seed: int = 1) -> Tensor:
+    torch.manual_seed(seed)
+    return distribution.sample(sample_shape)
+
+
+def names_of(q: nn.Module) -> list[str]:
+    return [name for name, _ in q.named_parameters()]
+
+
+def value_of(q: nn.Module, name: str) -> Tensor:
+    """The constrained value behind the full name of a raw parameter."""
+    path, _, raw = name.rpartition(".")
+    return getattr(q.get_submodule(path), raw.removeprefix("raw_"))
+
+
+def loss_of(q: Any, name: str) -> Tensor:
+    """A scalar through which every parameter has a gradient."""
+    if name in NO_DENSITY:
+        return q.rsample((4,)).square().sum()
+    return -q.log_prob(drawn(plain(name), 4)).mean()
+
+
+def assert_same_support(mine: Any, theirs: Any) -> None:
+    assert type(mine) is type(theirs)
+    assert (mine.event_dim, mine.is_discrete) == (theirs.event_dim, theirs.is_discrete)
+
+
+# Agreement with plain torch.
+
+
+def assert_agrees(q: Any, reference: dd.Distribution, tolerance: float) -> None:
+    assert type(q()) is type(reference)
+    assert (q.batch_shape, q.event_shape) == (reference.batch_shape, reference.event_shape)
+    assert q.has_rsample == reference.has_rsample
+    assert q()._validate_args == reference._validate_args
+    assert_same_support(q.support, reference.support)
+    x = drawn(reference, 4, 2)
+    torch.testing.assert_close(drawn(q, 4, 2), x, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        q.log_prob(x), reference.log_prob(x), rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_it_agrees_with_plain_torch(name: str) -> None:
+    assert_agrees(live(name), plain(name), 1e-4)
+
+
+@pytest.mark.parametrize("name", NO_DENSITY)
+def test_without_a_density_it_still_draws(name: str) -> None:
+    q, reference = live(name), plain(name)
+    torch.testing.assert_close(drawn(q, 4), drawn(reference, 4), rtol=1e-4, atol=1e-5)
+    for distribution in (reference, q):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            distribution.log_prob(drawn(reference, 4))
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_moments_agree(name: str) -> None:
+    q, reference = live(name), plain(name)
+    for member in ("mean", "mode", "variance", "stddev"):
+        try:
+            expected = getattr(reference, member)
+        except NotImplementedError:
+            with pytest.raises(NotImplementedError):
+                getattr(q, member)
+            continue
+        torch.testing.assert_close(
+            getattr(q, member), expected, rtol=1e-3, atol=1e-4, equal_nan=True, msg=member
+        )
+
+
+@pytest.mark.parametrize("name", ["affine", "affine, negative", "transformed mixture", "mixture"])
+def test_distribution_functions_agree(name: str) -> None:
+    x = drawn(plain(name), 4)
+    torch.testing.assert_close(live(name).cdf(x), plain(name).cdf(x))
+
+
+BATCHED = [name for name, make in PLAIN.items() if make().batch_shape]
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_independent_of_every_family(name: str) -> None:
+    reference = dd.Independent(PLAIN[name](), 1)
+    q = learnable(dd.Independent(PLAIN[name](), 1))
+    assert type(q().base_dist) is type(reference.base_dist)
+    assert all(key.startswith("base_distribution.") for key in names_of(q))
+    assert (q.batch_shape, q.event_shape) == (reference.batch_shape, reference.event_shape)
+    x = drawn(q, 4)
+    torch.testing.assert_close(x, drawn(reference, 4), rtol=1e-3, atol=1e-4)
+    # Rounding moves a support that starts at a parameter.
+    if name in ("GeneralizedPareto", "Pareto", "Uniform"):
+        assert q.log_prob(x).isfinite().all()
+    else:
+        torch.testing.assert_close(q.log_prob(x), reference.log_prob(x), rtol=1e-3, atol=1e-3)
+
+
+def raw_names(q: nn.Module) -> list[str]:
+    return [name.rpartition(".")[2].removeprefix("raw_") for name in names_of(q)]
+
+
+SCALARS = {
+    name: make
+    for name, make in PLAIN.items()
+    if make().batch_shape and not make().event_shape and make().support.event_dim == 0
+}
+SAME_SUPPORT = [
+    name
+    for name in SCALARS
+    if name.partition("-")[0] not in ("Uniform", "Pareto", "GeneralizedPareto", "Binomial")
+]
+
+
+@pytest.mark.parametrize("name", SAME_SUPPORT)
+def test_mixture_of_every_scalar_family(name: str) -> None:
+    def mixture() -> dd.Distribution:
+        return dd.MixtureSameFamily(dd.Categorical(logits=real(2)), SCALARS[name]())
+
+    assert_agrees(learnable(mixture()), mixture(), 1e-3)
+
+
+# Parameters.
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_tensors_are_learned_and_numbers_are_not(name: str) -> None:
+    q = live(name)
+    _, leaves = with_leaves(name)
+    parameters = list(q.named_parameters())
+    assert len(parameters) == len(leaves), names_of(q)
+    for (key, parameter), leaf in zip(parameters, leaves, strict=True):
+        assert parameter.is_leaf
+        torch.testing.assert_close(value_of(q, key).detach(), leaf.detach(), msg=key)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+@pytest.mark.usefixtures("float64")
+def test_gradients_are_those_of_the_arguments(name: str) -> None:
+    reference, leaves = with_leaves(name)
+    x = drawn(plain(name), 5)
+    reference.log_prob(x).sum().backward()
+    q = learnable(plain(name))
+    assert all(p.dtype == torch.float64 for p in q.parameters())
+    log_prob = q.log_prob(x)
+    torch.testing.assert_close(log_prob, plain(name).log_prob(x), rtol=1e-9, atol=1e-9)
+    log_prob.sum().backward()
+    for (key, parameter), leaf in zip(q.named_parameters(), leaves, strict=True):
+        # What the gradient by the value says of the raw number, by the constraint's own slope.
+        (expected,) = torch.autograd.grad(value_of(q, key), parameter, leaf.grad)
+        assert parameter.grad is not None, key
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-9, msg=key)
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in COMPOSITES if plain(name).has_rsample and "Wishart" not in name]
+)
+@pytest.mark.usefixtures("float64")
+def test_pathwise_gradients_are_those_of_the_arguments(name: str) -> None:
+    reference, leaves = with_leaves(name)
+    torch.manual_seed(2)
+    weights = spread(3, *reference.batch_shape, *reference.event_shape)
+    (reference.rsample((3,)) * weights).sum().backward()
+    q = learnable(plain(name))
+    torch.manual_seed(2)
+    (q.rsample((3,)) * weights).sum().backward()
+    for (key, parameter), leaf in zip(q.named_parameters(), leaves, strict=True):
+        (expected,) = torch.autograd.grad(value_of(q, key), parameter, leaf.grad)
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-9, msg=key)
+
+
+def test_gradients_of_a_hand_written_mixture_of_squashed_normals() -> None:
+    def mixture(weights: Tensor, loc: Tensor, scale: Tensor, shift: Tensor) -> dd.Distribution:
+        components = dd.TransformedDistribution(
+            dd.Normal(loc, scale), [dd.AffineTransform(shift, 2.0), dd.TanhTransform()]
+        )
+        return dd.MixtureSameFamily(dd.Categorical(logits=weights), components)
+
+    q = learnable(mixture(real(3), real(3), spread(3), real(3)))
+    assert names_of(q) == [
+        "mixture_distribution.raw_logits",
+        "component_distribution.base_distribution.raw_loc",
+        "component_distribution.base_distribution.raw_scale",
+        "component_distribution.transforms.0.raw_loc",
+    ]
+    y = torch.tensor([-0.9, -0.2, 0.3, 0.8])
+    q.log_prob(y).sum().backward()
+
+    raw = [p.detach().clone().requires_grad_() for p in q.parameters()]
+    weights, loc, raw_scale, shift = raw
+    scale = F.softplus(raw_scale)
+    z = (y.atanh()[:, None] - shift) / 2
+    density = -0.5 * ((z - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)
+    volume = math.log(2.0) + (1 - y**2).log()[:, None]
+    by_hand = torch.logsumexp(weights.log_softmax(-1) + density - volume, -1)
+    torch.testing.assert_close(q.log_prob(y), by_hand)
+    by_hand.sum().backward()
+    for parameter, mine in zip(q.parameters(), raw, strict=True):
+        torch.testing.assert_close(parameter.grad, mine.grad)
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_a_step_downhill_lowers_the_loss(name: str) -> None:
+    q = live(name)
+    torch.manual_seed(3)
+    before = loss_of(q, name)
+    before.backward()
+    slope = sum(p.grad.square().sum() for p in q.parameters()).sqrt()
+    assert slope > 0
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter -= 1e-3 * parameter.grad / slope
+    torch.manual_seed(3)
+    assert loss_of(q, name) < before
+
+
+def test_what_was_given_is_copied() -> None:
+    loc, shift = torch.zeros(3), torch.zeros(3)
+    given = dd.TransformedDistribution(dd.Normal(loc, 1.0), dd.AffineTransform(shift, 1.0))
+    q = learnable(given)
+    loc.fill_(9.0)
+    shift.fill_(9.0)
+    assert q.base_distribution.loc.tolist() == [0.0, 0.0, 0.0]
+    assert q.transforms[0].loc.tolist() == [0.0, 0.0, 0.0]
+    with torch.no_grad():
+        q.transforms[0].raw_loc.fill_(1.0)
+    assert shift.tolist() == [9.0, 9.0, 9.0]
+
+
+def test_what_is_held_constant_is_copied_too() -> None:
+    scale, shift = torch.ones(3), torch.zeros(3)
+    given = dd.TransformedDistribution(dd.Normal(0.0, scale), dd.AffineTransform(shift, 1.0))
+    q = learnable(given, fixed=("base_distribution.scale", "transforms"))
+    before = q.log_prob(torch.ones(3))
+    scale.fill_(9.0)
+    shift.fill_(9.0)
+    torch.testing.assert_close(q.log_prob(torch.ones(3)), before)
+
+
+def test_results_of_computations_become_parameters() -> None:
+    raw = torch.zeros(3, requires_grad=True)
+    given = dd.TransformedDistribution(
+        dd.Normal(2 * raw, raw.exp()), dd.AffineTransform(raw + 1, raw.exp())
+    )
+    q = learnable(given)
+    assert len(names_of(q)) == 4
+    for _ in range(2):
+        q.log_prob(torch.zeros(3)).sum().backward()
+    assert raw.grad is None
+
+
+def test_expanded_arguments_become_parameters_of_their_own() -> None:
+    q = learnable(dd.TransformedDistribution(dd.Normal(0.0, 1.0), affine(same, 3)).expand((2, 3)))
+    assert q.base_distribution.raw_loc.shape == (2, 3)
+    assert q.transforms[0].raw_loc.shape == (3,)
+    q.log_prob(torch.randn(2, 3)).sum().backward()
+    assert q.base_distribution.raw_loc.grad.unique().numel() == 6
+
+
+# Signs.
+
+
+EXTREME = (-1e30, -1e3, -100.0, -5.0, 0.0, 5.0, 100.0, 1e3, 1e30)
+
+
+@pytest.mark.parametrize("raw", EXTREME)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scales_and_exponents_keep_their_sign(sign: int, raw: float) -> None:
+    scaled = learnable(dd.TransformedDistribution(normal(same, 3), affine(same, 3, sign=sign)))
+    power = learnable(
+        dd.TransformedDistribution(
+            dd.Gamma(spread(3), spread(3)), dd.PowerTransform(sign * spread(3))
+        )
+    )
+    with torch.no_grad():
+        scaled.transforms[0].raw_scale.fill_(raw)
+        power.transforms[0].raw_exponent.fill_(raw)
+    for value in (scaled.transforms[0].scale, power.transforms[0].exponent):
+        assert (value.sign() == sign).all()
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("raw", EXTREME)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_density_and_gradient_are_finite_at_any_scale(sign: int, raw: float) -> None:
+    q = learnable(
+        dd.TransformedDistribution(
+            dd.Normal(torch.zeros(3), 1.0), dd.AffineTransform(0.0, sign * spread(3))
+        )
+    )
+    with torch.no_grad():
+        q.transforms[0].raw_scale.fill_(raw)
+    log_prob = q.log_prob(drawn(q, 5))
+    assert log_prob.isfinite().all()
+    log_prob.sum().backward()
+    assert q.transforms[0].raw_scale.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda: dd.AffineTransform(0.0, torch.zeros(2)),
+        lambda: dd.AffineTransform(0.0, torch.tensor([1.0, 0.0])),
+        lambda: dd.PowerTransform(torch.zeros(2)),
+    ],
+)
+def test_a_scale_or_an_exponent_of_zero_is_refused(transform: Any) -> None:
+    given = dd.TransformedDistribution(dd.Gamma(spread(2), spread(2)), transform())
+    with pytest.raises(ConstraintError, match=r"scale|exponent"):
+        learnable(given)
+
+
+def test_values_at_the_edge_are_refused_inside_parts() -> None:
+    weights = torch.tensor([0.0, 1.0])
+    with pytest.raises(ConstraintError, match="probs"):
+        learnable(dd.MixtureSameFamily(dd.Categorical(weights), normal(same, 2)))
+
+
+# Arguments held constant.
+
+
+def mixture() -> dd.Distribution:
+    return dd.MixtureSameFamily(logits(same, 3), normal(same, 3))
+
+
+def flow() -> dd.Distribution:
+    return dd.TransformedDistribution(
+        normal(same, 3),
+        [
+            affine(same, 3),
+            dd.TanhTransform(),
+            dd.ComposeTransform([dd.AffineTransform(2.0, spread(3)), dd.ExpTransform()]),
+        ],
+    )
+
+
+FLOW = [
+    "base_distribution.raw_loc",
+    "base_distribution.raw_scale",
+    "transforms.0.raw_loc",
+    "transforms.0.raw_scale",
+    "transforms.2.parts.0.raw_scale",
+]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "held"),
+    [
+        ("base_distribution", FLOW[:2]),
+        (("base_distribution.scale",), FLOW[1:2]),
+        (["transforms.0.loc"], FLOW[2:3]),
+        ("transforms.0", FLOW[2:4]),
+        ({"transforms.0.loc", "transforms.0.scale"}, FLOW[2:4]),
+        ("transforms.2.parts.0.scale", FLOW[4:]),
+        ("transforms.2.parts.0", FLOW[4:]),
+        ("transforms.2.parts", FLOW[4:]),
+        ("transforms.2", FLOW[4:]),
+        ("transforms", FLOW[2:]),
+        (("transforms", "base_distribution.loc"), [FLOW[0], *FLOW[2:]]),
+        (("transforms", "base_distribution"), FLOW),
+        (iter(["base_distribution.loc"]), FLOW[:1]),
+        ("transforms.1", []),
+        ("transforms.0.event_dim", []),
+        ((), []),
+    ],
+)
+def test_dotted_names_are_held_constant(fixed: Any, held: list[str]) -> None:
+    q = learnable(flow(), fixed=fixed)
+    assert names_of(q) == [name for name in FLOW if name not in held]
+    x = drawn(flow(), 4)
+    torch.testing.assert_close(q.log_prob(x), flow().log_prob(x), rtol=1e-4, atol=1e-4)
+    if len(held) < len(FLOW):
+        q.log_prob(x).sum().backward()
+        assert all(p.grad.abs().sum() > 0 for p in q.parameters())
+
+
+def test_a_fixed_argument_does_not_change_in_training_but_moves_and_saves() -> None:
+    q = learnable(mixture(), fixed=("component_distribution.scale",))
+    before = q.component_distribution.scale.clone()
+    optimizer = torch.optim.Adam(q.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (-q.log_prob(torch.randn(10))).mean().backward()
+        optimizer.step()
+    assert torch.equal(q.component_distribution.scale, before)
+    assert "component_distribution.scale" in q.state_dict()
+    assert q.double().component_distribution.scale.dtype == torch.float64
+    other = learnable(mixture(), fixed=("component_distribution.scale",))
+    state = {
+        key: value + 1.0 if key == "component_distribution.scale" else value
+        for key, value in q.float().state_dict().items()
+    }
+    other.load_state_dict(state)
+    torch.testing.assert_close(other().component_distribution.scale, before + 1)
+
+
+def test_a_fixed_transform_moves_and_saves() -> None:
+    q = learnable(flow(), fixed="transforms").double()
+    assert q().transforms[0].scale.dtype == torch.float64
+    assert len(q.state_dict()) == 5
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        ("component_distribution.scle", "Did you mean 'scale'"),
+        ("component_distributions", "Did you mean 'component_distribution'"),
+        ("mixture_distribution.probs", "logits"),
+        ("scale", "component_distribution"),
+        ("", "mixture_distribution"),
+        ("component_distribution.", "scale"),
+        # A name that nothing has must not pass for one that is held.
+        ("component_distribution.scale.value", "scale.value|'value'"),
+        (("component_distribution", "component_distribution.scle"), "scle"),
+    ],
+)
+def test_wrong_names_are_refused(fixed: Any, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message) as caught:
+        learnable(mixture(), fixed=fixed)
+    assert "fixed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        "transforms.0.lok",
+        "transforms.1.loc",
+        "transforms.3",
+        "transforms.3.loc",
+        "transforms.-1.loc",
+        "transforms.loc",
+        "transforms.2.parts.5.scale",
+        "transforms.2.parts.1.scale",
+        "transforms.2.part.0.scale",
+        "transforms.0.loc.0",
+    ],
+)
+def test_wrong_names_in_lists_are_refused(fixed: str) -> None:
+    with pytest.raises(DeclarationError, match="fixed"):
+        learnable(flow(), fixed=fixed)
+
+
+@pytest.mark.parametrize("fixed", [3, None, (3,), (None,)])
+def test_names_that_are_no_text_are_refused(fixed: Any) -> None:
+    with pytest.raises(DeclarationError, match="fixed"):
+        learnable(mixture(), fixed=fixed)
+
+
+def test_live_parts_are_used_as_they_are() -> None:
+    part = learnable(normal(same, 3))
+    q = learnable(dd.Independent(part, 1))
+    assert {id(p) for p in q.parameters()} == {id(p) for p in part.parameters()}
+    with torch.no_grad():
+        part.raw_loc.add_(1.0)
+    x = torch.zeros(3)
+    torch.testing.assert_close(q.log_prob(x), part.log_prob(x).sum())
+
+
+def test_what_is_inside_a_live_part_cannot_be_fixed_in_silence() -> None:
+    part = learnable(normal(same, 3))
+    try:
+        q = learnable(dd.Independent(part, 1), fixed=("base_distribution.scale",))
+    except DeclarationError:
+        return
+    learned = [name for name, p in q.named_parameters() if p.requires_grad]
+    assert learned == ["base_distribution.raw_loc"]
+
+
+# The class form.
+
+
+def test_a_class_takes_plain_parts() -> None:
+    family = learnable(dd.MixtureSameFamily)
+    parts = {"mixture_distribution": logits(same, 3), "component_distribution": normal(same, 3)}
+    q = family(**parts)
+    assert type(q()) is dd.MixtureSameFamily
+    assert names_of(q) == names_of(learnable(mixture()))
+    x = torch.randn(5)
+    torch.testing.assert_close(q.log_prob(x), mixture().log_prob(x))
+    other = family(**parts)
+    assert not {id(p) for p in q.parameters()} & {id(p) for p in other.parameters()}
+
+
+def test_a_class_takes_a_list_of_transforms_or_one() -> None:
+    family = learnable(dd.TransformedDistribution)
+    for transform in (affine(same, 3), [affine(same, 3)]):
+        q = family(base_distribution=normal(same, 3), transforms=transform)
+        assert names_of(q)[2:] == ["transforms.0.raw_loc", "transforms.0.raw_scale"]
+        x = torch.randn(5, 3)
+        expected = dd.TransformedDistribution(normal(same, 3), affine(same, 3)).log_prob(x)
+        torch.testing.assert_close(q.log_prob(x), expected)
+
+
+def test_a_class_takes_live_parts_and_shares_them() -> None:
+    part = learnable(normal(same, 3))
+    family = learnable(dd.Independent)
+    q = family(base_distribution=part, reinterpreted_batch_ndims=1)
+    again = family(base_distribution=part, reinterpreted_batch_ndims=1)
+    assert [id(p) for p in q.parameters()] == [id(p) for p in again.parameters()]
+
+
+def test_the_class_is_cached_and_pickles() -> None:
+    family = learnable(dd.MixtureSameFamily)
+    assert learnable(dd.MixtureSameFamily) is family
+    assert pickle.loads(pickle.dumps(family)) is family
+    assert type(learnable(mixture())) is type(learnable(mixture()))
+
+
+def test_a_class_with_a_part_held_constant() -> None:
+    q = learnable(dd.MixtureSameFamily, fixed=("component_distribution",))(
+        mixture_distribution=logits(same, 3), component_distribution=normal(same, 3)
+    )
+    assert names_of(q) == ["mixture_distribution.raw_logits"]
+
+
+def test_a_class_with_a_dotted_name_held_constant() -> None:
+    q = learnable(dd.MixtureSameFamily, fixed=("component_distribution.scale",))(
+        mixture_distribution=logits(same, 3), component_distribution=normal(same, 3)
+    )
+    assert names_of(q) == ["mixture_distribution.raw_logits", "component_distribution.raw_loc"]
+
+
+def test_a_class_with_a_wrong_dotted_name() -> None:
+    with pytest.raises(DeclarationError, match="scle"):
+        learnable(dd.MixtureSameFamily, fixed=("component_distribution.scle",))(
+            mixture_distribution=logits(same, 3), component_distribution=normal(same, 3)
+        )
+    with pytest.raises(DeclarationError, match="fixed"):
+        learnable(dd.Normal, fixed=("loc.value",))
+
+
+@pytest.mark.parametrize(
+    ("base", "keywords", "message"),
+    [
+        (dd.MixtureSameFamily, {"mixture_distribution": logits(same, 3)}, "component_distr"),
+        (
+            dd.MixtureSameFamily,
+            {
+                "mixture_distribution": normal(same, 3),
+                "component_distribution": normal(same, 3),
+            },
+            "a Categorical",
+        ),
+        (
+            dd.MixtureSameFamily,
+            {
+                "mixture_distribution": logits(same, 2),
+                "component_distribution": normal(same, 3),
+            },
+            r"mixture_distribution.*component_distribution",
+        ),
+        (dd.Independent, {"base_distribution": normal(same, 3)}, "reinterpreted_batch_ndims"),
+        (
+            dd.Independent,
+            {"base_distribution": normal(same, 3), "reinterpreted_batch_ndims": 2},
+            "Independent",
+        ),
+        (dd.TransformedDistribution, {"base_distribution": normal(same, 3)}, "transforms"),
+        (
+            dd.TransformedDistribution,
+            {"base_distribution": normal(same, 3), "transforms": [dd.TanhTransform]},
+            r"transforms\[0\]",
+        ),
+        (
+            dd.TransformedDistribution,
+            {"base_distribution": dd.ExpTransform(), "transforms": [dd.TanhTransform()]},
+            "base_distribution",
+        ),
+        (dd.Independent, {"base_distribution": 3.0, "reinterpreted_batch_ndims": 0}, "a distrib"),
+    ],
+)
+def test_a_class_refuses_wrong_parts(base: Any, keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConstraintError, DeclarationError), match=message) as caught:
+        learnable(base)(**keywords)
+    assert f"Live{base.__name__}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "parts"),
+    [
+        (
+            dd.MixtureSameFamily,
+            lambda: {
+                "mixture_distribution": logits(same, 3),
+                "component_distribution": normal(same, 3),
+            },
+        ),
+        (
+            dd.Independent,
+            lambda: {"base_distribution": normal(same, 3), "reinterpreted_batch_ndims": 1},
+        ),
+        (
+            dd.TransformedDistribution,
+            lambda: {"base_distribution": normal(same, 3), "transforms": [affine(same, 3)]},
+        ),
+    ],
+)
+def test_independent_copies_of_plain_parts(base: Any, parts: Any) -> None:
+    single = learnable(base)(**parts())
+    q = learnable(base)(**parts(), batch_shape=(4,), dtype=torch.float64)
+    assert q.batch_shape == (4, *single.batch_shape)
+    assert all(p.dtype == torch.float64 and p.shape[0] == 4 for p in q.parameters())
+    x = drawn(single, 2)
+    torch.testing.assert_close(
+        q.log_prob(x.double()[:, None])[:, 1], single.log_prob(x), check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("x", [dd.AffineTransform(0.0, 1.0), dd.AffineTransform, 3.0, nn.Module])
+def test_neither_a_distribution_nor_its_class(x: Any) -> None:
+    with pytest.raises(DeclarationError, match="plain torch distribution"):
+        learnable(x)
+
+
+def test_live_already() -> None:
+    with pytest.raises(DeclarationError, match="live already"):
+        learnable(learnable(mixture()))
+    with pytest.raises(DeclarationError, match="live already"):
+        learnable(learnable(dd.MixtureSameFamily))
+
+
+# Users' own classes.
+
+
+class Truncated(dd.Distribution):
+    """A user's own wrapper around any distribution of numbers."""
+
+    arg_constraints: ClassVar = {"high": constraints.real}
+
+    def __init__(self, base_dist: dd.Distribution, high: Tensor, validate_args=None) -> None:
+        self.base_dist = base_dist
+        self.high = torch.as_tensor(high)
+        super().__init__(base_dist.batch_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        return constraints.less_than(self.high)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base_dist.log_prob(value) - self.base_dist.cdf(self.high).log()
+
+
+class Unstated(dd.TransformedDistribution):
+    """A user's own family that does not say what its arguments must satisfy."""
+
+    def __init__(self, loc: Tensor, validate_args: bool | None = None) -> None:
+        self.loc = loc
+        base = dd.Normal(loc, torch.ones_like(loc), validate_args=validate_args)
+        super().__init__(base, [dd.ExpTransform()], validate_args=validate_args)
+
+
+def test_a_part_of_a_users_own_family_is_learned() -> None:
+    q = learnable(Truncated(normal(same, 3), torch.tensor(2.0)))
+    assert sorted(names_of(q)) == ["base_dist.raw_loc", "base_dist.raw_scale", "raw_high"]
+    x = torch.zeros(3)
+    expected = Truncated(normal(same, 3), torch.tensor(2.0)).log_prob(x)
+    torch.testing.assert_close(q.log_prob(x), expected)
+
+
+def test_a_users_own_family_that_states_nothing_is_not_held_constant_in_silence() -> None:
+    try:
+        q = learnable(Unstated(torch.zeros(3)))
+    except DeclarationError:
+        return
+    assert names_of(q) == ["raw_loc"]
+
+
+def test_a_users_own_transform_in_a_class_body_and_in_a_nest_learn_the_same() -> None:
+    class Skew(LearnableTransform):
+        base = SinhArcsinh
+        skew = Param(real(3))
+        tail = 2.0
+
+    class Family(Variational):
+        base = dd.TransformedDistribution
+        base_distribution = normal(same, 3)
+        transforms: ClassVar = [Skew]
+
+    q = learnable(dd.TransformedDistribution(normal(same, 3), SinhArcsinh(real(3), 2.0)))
+    assert names_of(q)[-1] == names_of(Family())[-1] == "transforms.0.raw_skew"
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(q.log_prob(x), Family().log_prob(x), rtol=1e-4, atol=1e-5)
+
+
+class ModuleTransform(nn.Module, transforms.Transform):
+    """A user's own transform that is a module and trains by itself, as in Pyro."""
+
+    domain = codomain = constraints.real
+    bijective = True
+    __hash__ = nn.Module.__hash__
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        transforms.Transform.__init__(self)
+        self.shift = nn.Parameter(torch.ones(3))
+
+    __call__ = transforms.Transform.__call__
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y - self.shift
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def test_a_transform_that_is_a_module_trains() -> None:
+    transform = ModuleTransform()
+    q = learnable(dd.TransformedDistribution(normal(same, 3), [transform]))
+    x = torch.randn(4, 3)
+    expected = dd.TransformedDistribution(normal(same, 3), [transform]).log_prob(x)
+    torch.testing.assert_close(q.log_prob(x), expected)
+    q.log_prob(x).sum().backward()
+    assert len(names_of(q)) == 3
+    for name, parameter in q.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(0.1)
+    assert not torch.allclose(q.log_prob(x), expected)
+
+
+class Shifting(transforms.Transform):
+    """A user's own transform that holds a module."""
+
+    domain = codomain = constraints.real
+    bijective = True
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x + self.network(torch.ones(2))
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y - self.network(torch.ones(2))
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def test_a_module_inside_a_transform_does_not_stop_training_in_silence() -> None:
+    plain_one = dd.TransformedDistribution(normal(same, 3), [Shifting(nn.Linear(2, 3))])
+    x = torch.randn(4, 3)
+    try:
+        q = learnable(plain_one)
+    except DeclarationError:
+        return
+    torch.testing.assert_close(q.log_prob(x), plain_one.log_prob(x))
+    assert [name for name in names_of(q) if name.endswith(("weight", "bias"))]
+    q.log_prob(x).sum().backward()
+    assert all(p.grad is not None for p in q.parameters())
+
+
+def test_weights_without_the_batch_of_the_components() -> None:
+    """Torch takes them, and scores, but cannot draw."""
+
+    def mixtures() -> dd.Distribution:
+        return dd.MixtureSameFamily(logits(same, 3), normal(same, 5, 3))
+
+    q = learnable(mixtures())
+    assert names_of(q)[0] == "mixture_distribution.raw_logits"
+    assert q.mixture_distribution.raw_logits.shape == (3,)
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(q.log_prob(x), mixtures().log_prob(x))
+    torch.testing.assert_close(q.mean, mixtures().mean)
+    assert q.sample((2,)).shape == (2, 5)
+
+
+def test_bounds_of_a_constraint_are_not_learned() -> None:
+    transform = Interval(-spread(3), spread(3)).as_transform()
+    q = learnable(dd.TransformedDistribution(normal(same, 3), transform))
+    x = drawn(dd.TransformedDistribution(normal(same, 3), transform), 4)
+    expected = dd.TransformedDistribution(normal(same, 3), transform).log_prob(x)
+    torch.testing.assert_close(q.log_prob(x), expected)
+    assert names_of(q) == ["base_distribution.raw_loc", "base_distribution.raw_scale"]
+    moved = q.double()
+    assert moved.log_prob(x.double()).dtype == torch.float64
+
+
+# Transforms, one by one.
+
+INVERTIBLE = {
+    "affine": (lambda: affine(same, 3), lambda: normal(same, 3)),
+    "exponential": (dd.ExpTransform, lambda: normal(same, 3)),
+    "power": (lambda: dd.PowerTransform(spread(3)), lambda: dd.Gamma(spread(3), spread(3))),
+    "sigmoid": (dd.SigmoidTransform, lambda: normal(same, 3)),
+    "softplus": (dd.SoftplusTransform, lambda: normal(same, 3)),
+    "tanh": (dd.TanhTransform, lambda: normal(same, 3)),
+    "stick breaking": (dd.StickBreakingTransform, lambda: normal(same, 2, 3)),
+    "correlation": (dd.CorrCholeskyTransform, lambda: normal(same, 3)),
+    "independent": (lambda: dd.IndependentTransform(affine(same, 3), 1), lambda: normal(same, 3)),
+    "distribution function": (
+        lambda: dd.CumulativeDistributionTransform(normal(same, 3)),
+        lambda: normal(same, 3),
+    ),
+    "reshape": (lambda: dd.ReshapeTransform((3,), (3, 1)), lambda: normal(same, 3)),
+    "cat": (
+        lambda: dd.CatTransform([dd.ExpTransform(), affine(same, 2)], -1, [1, 2]),
+        lambda: normal(same, 3),
+    ),
+    "composed": (
+        lambda: dd.ComposeTransform([affine(same, 3), dd.ExpTransform()]),
+        lambda: normal(same, 3),
+    ),
+    "own": (lambda: SinhArcsinh(real(3), spread(3)), lambda: normal(same, 3)),
+    "own without arguments": (Doubled, lambda: normal(same, 3)),
+    "interval": (lambda: Interval(-2.0, 2.0).as_transform(), lambda: normal(same, 3)),
+}
+
+
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_the_inverse_undoes_the_transform(name: str) -> None:
+    """A distribution transformed there and back has the density of the first one."""
+    make, source = INVERTIBLE[name]
+    there = learnable(dd.TransformedDistribution(source(), make()))
+    back = learnable(dd.TransformedDistribution(source(), [make(), make().inv]))
+    assert len(names_of(back)) == 2 * len(names_of(there)) - 2
+    x = drawn(source(), 4)
+    torch.testing.assert_close(drawn(back, 4), x, rtol=1e-3, atol=1e-3)
+    expected = dd.TransformedDistribution(source(), [make(), make().inv]).log_prob(x)
+    torch.testing.assert_close(back.log_prob(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_stack_along_the_first_dimension() -> None:
+    def stacked() -> dd.Distribution:
+        transform = dd.StackTransform([dd.ExpTransform(), affine(same, 3)], dim=0)
+        return dd.TransformedDistribution(normal(same, 2, 3), transform)
+
+    q = learnable(stacked())
+    assert names_of(q)[2:] == ["transforms.0.tseq.1.raw_loc", "transforms.0.tseq.1.raw_scale"]
+    x = drawn(stacked())
+    torch.testing.assert_close(drawn(q), x)
+    torch.testing.assert_close(q.log_prob(x), stacked().log_prob(x))
+
+
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_the_inverse_of_an_inverse_pickles_and_copies(name: str) -> None:
+    make, source = INVERTIBLE[name]
+    chain = [make(), make().inv, make().inv.inv]
+    q = learnable(dd.TransformedDistribution(source(), chain))
+    y = drawn(q, 4)
+    expected = q.log_prob(y)
+    for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        torch.testing.assert_close(other.log_prob(y), expected)
+
+
+@pytest.mark.parametrize("cache_size", [0, 1])
+def test_caches_are_kept_and_never_stale(cache_size: int) -> None:
+    q = learnable(
+        dd.TransformedDistribution(
+            dd.Normal(torch.zeros(3), 1.0),
+            [
+                dd.AffineTransform(torch.zeros(3), torch.ones(3), cache_size=cache_size),
+                dd.ComposeTransform([dd.TanhTransform()], cache_size=cache_size),
+            ],
+        )
+    )
+    assert [t._cache_size for t in q().transforms] == [cache_size] * 2
+    x = q.rsample().detach()
+    before = q.log_prob(x)
+    with torch.no_grad():
+        q.transforms[0].raw_loc.add_(1.0)
+    reference = dd.TransformedDistribution(
+        dd.Normal(torch.zeros(3), 1.0), [dd.AffineTransform(1.0, 1.0), dd.TanhTransform()]
+    )
+    torch.testing.assert_close(q.log_prob(x), reference.log_prob(x), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(q.log_prob(x), before)
+
+
+# Life of a module.
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_copies_and_pickles_after_backward(name: str) -> None:
+    q = live(name)
+    loss_of(q, name).backward()
+    x = drawn(q, 4)
+    for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        assert type(other) is type(q)
+        torch.testing.assert_close(drawn(other, 4), x, rtol=0, atol=0)
+        if name not in NO_DENSITY:
+            assert torch.equal(other.log_prob(x), q.log_prob(x))
+        shared = {id(p) for p in q.parameters()} & {id(p) for p in other.parameters()}
+        assert not shared
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(0.5)
+        torch.testing.assert_close(drawn(q, 4), x, rtol=0, atol=0)
+        assert not torch.equal(drawn(other, 4), x) or plain(name).support.is_discrete
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_state_round_trip(name: str) -> None:
+    q = live(name)
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(spread(*parameter.shape, low=0.05, high=0.1))
+    buffer = io.BytesIO()
+    torch.save(q.state_dict(), buffer)
+    x = drawn(q, 4)
+    for assign in (False, True):
+        buffer.seek(0)
+        other = live(name)
+        other.load_state_dict(torch.load(buffer, weights_only=True), assign=assign)
+        assert torch.equal(drawn(other, 4), x)
+        if name not in NO_DENSITY:
+            assert torch.equal(other.log_prob(x), q.log_prob(x))
+
+
+def test_state_keys_are_the_arguments_names() -> None:
+    q = learnable(plain("everything"))
+    inner = "base_distribution.base_distribution"
+    expected = {
+        f"{inner}.mixture_distribution.raw_logits",
+        f"{inner}.component_distribution.base_distribution.base_distribution.raw_loc",
+        f"{inner}.component_distribution.base_distribution.base_distribution.raw_scale",
+        f"{inner}.component_distribution.transforms.0.raw_loc",
+        f"{inner}.component_distribution.transforms.0.raw_scale",
+        "base_distribution.transforms.0.parts.0.raw_loc",
+        "base_distribution.transforms.0.parts.0.raw_scale",
+        "base_distribution.transforms.1.raw_skew",
+    }
+    assert expected <= set(q.state_dict())
+    assert set(names_of(q)) == expected
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_moves_to_float64(name: str) -> None:
+    q = live(name).double()
+    assert all(t.dtype == torch.float64 for t in q.parameters())
+    x = drawn(plain(name), 3)
+    # A number drawn in one dtype may be outside the support of the other.
+    if plain(name).support.is_discrete or name == "mixture of correlations":
+        return
+    assert q.sample().dtype == torch.float64
+    y = drawn(q, 3)
+    assert y.dtype == torch.float64
+    assert q.log_prob(y).dtype == torch.float64
+    assert y.shape == x.shape
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_meta_device_and_reset(name: str) -> None:
+    x = drawn(plain(name), 3)
+    q = live(name).to("meta").to_empty(device="cpu")
+    for tensor in [*q.parameters(), *q.buffers()]:
+        tensor.data.fill_(0)
+    q.reset_parameters()
+    torch.testing.assert_close(q.log_prob(x), plain(name).log_prob(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_transforms_of_functions(name: str) -> None:
+    q, other = live(name), live(name)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    x = drawn(other, 4)
+    changed = functional_call(q, dict(other.named_parameters()), ()).log_prob(x)
+    torch.testing.assert_close(changed, other.log_prob(x))
+    x = drawn(q, 4)
+    torch.testing.assert_close(vmap(q.log_prob)(x), q.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_expand_is_live(name: str) -> None:
+    q = live(name)
+    view = q.expand((5, *q.batch_shape))
+    assert view.batch_shape == (5, *q.batch_shape)
+    assert view.event_shape == q.event_shape
+    assert [id(p) for p in view.parameters()] == [id(p) for p in q.parameters()]
+    assert drawn(view, 2).shape == (2, 5, *q.batch_shape, *q.event_shape)
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(0.1)
+    x = drawn(q, 4)
+    expected = q.log_prob(x)[:, None].expand(-1, 5, *q.batch_shape)
+    torch.testing.assert_close(view.log_prob(x[:, None]), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_repr_names_every_field(name: str) -> None:
+    q = live(name)
+    text = repr(q)
+    assert "Error" not in text
+    assert all(f"({field}): " in text for field in raw_names(q))
+
+
+# Training.
+
+
+def trained(q: Any, data: Tensor, steps: int = 100, lr: float = 0.1) -> tuple[float, float]:
+    optimizer = torch.optim.Adam(q.parameters(), lr=lr)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = -q.log_prob(data).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses[0], losses[-1]
+
+
+def two_clusters(loc: list[float], weights: list[float]) -> dd.Distribution:
+    components = dd.TransformedDistribution(
+        dd.Normal(torch.tensor(loc), torch.tensor([0.4, 0.3])), dd.SoftplusTransform()
+    )
+    return dd.MixtureSameFamily(dd.Categorical(torch.tensor(weights)), components)
+
+
+def test_training_a_mixture_finds_the_data() -> None:
+    truth = two_clusters([-1.0, 2.0], [0.3, 0.7])
+    data = drawn(truth, 1000)
+    q = learnable(two_clusters([0.0, 1.0], [0.5, 0.5]))
+    first, last = trained(q, data)
+    best = -truth.log_prob(data).mean().item()
+    assert first > best + 0.3
+    assert last == pytest.approx(best, abs=0.01)
+    found = q.component_distribution.base_distribution.loc
+    torch.testing.assert_close(found.detach(), torch.tensor([-1.0, 2.0]), rtol=0.1, atol=0.1)
+    weights = q.mixture_distribution.probs
+    torch.testing.assert_close(weights.detach(), torch.tensor([0.3, 0.7]), rtol=0, atol=0.05)
+
+
+def test_training_a_transform_with_the_base_held_constant() -> None:
+    truth = dd.TransformedDistribution(
+        dd.MultivariateNormal(torch.zeros(2), scale_tril=torch.eye(2)),
+        [dd.AffineTransform(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))],
+    )
+    data = drawn(truth, 500)
+    start = dd.TransformedDistribution(
+        dd.MultivariateNormal(torch.zeros(2), scale_tril=torch.eye(2)),
+        [dd.AffineTransform(torch.zeros(2), torch.ones(2))],
+    )
+    q = learnable(start, fixed=("base_distribution",))
+    optimizer = torch.optim.LBFGS(q.parameters(), max_iter=40, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = -q.log_prob(data).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    # The best affine map of standard normals has the data's own mean and standard deviation.
+    torch.testing.assert_close(q.transforms[0].loc.detach(), data.mean(0), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        q.transforms[0].scale.detach(), data.std(0, correction=0), rtol=0.02, atol=0.02
+    )
+
+
+EDGES = {
+    "transformed mixture": "transforms",
+    "transformed twice": ("transforms", "base_distribution.transforms"),
+    "transformed log-normal": "transforms",
+    "everything": "base_distribution.transforms",
+}
+"""What moves the edge of the support, which must not leave data behind."""
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_training_a_deep_nest_lowers_the_loss(name: str) -> None:
+    data = drawn(plain(name), 100)
+    q = learnable(plain(name), fixed=EDGES.get(name, ()))
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(0.3)
+    first, last = trained(q, data, steps=15, lr=0.03)
+    assert last < first - 0.01
+
+
+def test_tril_is_lower_triangular() -> None:
+    """The cases' own matrices are what their arguments ask for."""
+    assert constraints.lower_cholesky.check(tril(2, 3, 3)).all()
+
+
+def test_own_classes_are_proper_torch_classes() -> None:
+    """The cases' own classes: their densities integrate to one, their Jacobians are right."""
+    grid = torch.linspace(-1.0, 1.0, 20_001, dtype=torch.float64)
+    density = Triangular(torch.tensor(1.0, dtype=torch.float64), validate_args=False)
+    integral = torch.trapezoid(density.log_prob(grid).exp(), grid)
+    assert integral.item() == pytest.approx(1.0, abs=1e-6)
+    for transform in (SinhArcsinh(0.3, 1.2), Doubled()):
+        x = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64, requires_grad=True)
+        y = transform(x)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(transform.log_abs_det_jacobian(x, y), slope.log())
+        torch.testing.assert_close(transform.inv(y), x)
+    assert Skewed(torch.zeros(2), torch.ones(2)).log_prob(torch.zeros(2)).isfinite().all()

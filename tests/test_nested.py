@@ -1,0 +1,810 @@
+"""Nested fields: what an instance owns, shares, takes and replaces."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+from torch.func import functional_call
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    FieldError,
+    Param,
+    Variational,
+    fields_of,
+    learnable,
+)
+from tests.nests import (
+    MIXED_NAMES,
+    Components,
+    Deep,
+    Encoder,
+    Mixture,
+    Pair,
+    Shift,
+    Triple,
+    Weights,
+    addresses,
+    assert_unchanged,
+    flags,
+    jitter,
+    made,
+    mixture_of,
+    plain_mixture,
+    refused,
+    shapes,
+    state_of,
+)
+
+# --- what an instance holds -----------------------------------------------------------------
+
+
+def test_parts_are_submodules_in_the_order_of_declaration():
+    q = Triple()
+    assert [name for name, _ in q.named_children()] == [
+        "mixture_distribution",
+        "component_distribution",
+    ]
+    assert [name for name, _ in q.named_parameters()] == MIXED_NAMES
+    assert list(q.state_dict()) == MIXED_NAMES
+    assert isinstance(q.component_distribution, Components)
+    assert q.get_submodule("component_distribution") is q.component_distribution
+    assert q.get_parameter(MIXED_NAMES[1]) is q.component_distribution.raw_loc
+
+
+def test_it_is_the_mixture_that_one_builds_by_hand():
+    logits, loc, scale = torch.tensor([0.0, 1.0, -1.0]), torch.randn(3), torch.rand(3) + 0.5
+    q = Triple(
+        mixture_distribution={"logits": logits},
+        component_distribution={"loc": loc, "scale": scale},
+    )
+    plain = plain_mixture(logits, loc, scale)
+    x = torch.linspace(-3, 3, 7)
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+    torch.testing.assert_close(q.mean, plain.mean)
+    torch.testing.assert_close(q.variance, plain.variance)
+    assert type(q()) is dd.MixtureSameFamily
+    assert type(q().mixture_distribution) is dd.Categorical
+    assert type(q().component_distribution) is dd.Normal
+    assert (q.batch_shape, q.event_shape) == (plain.batch_shape, plain.event_shape)
+
+
+def test_on_the_class_it_is_a_field():
+    assert fields_of(Triple)["component_distribution"] is Triple.component_distribution
+    assert "Components" in repr(Triple.component_distribution)
+    assert not isinstance(Triple.mixture_distribution, nn.Module)
+
+
+def test_every_level_is_live():
+    q = Deep(k=2)
+    x = torch.tensor([0.5, 1.0, 2.0])
+    optimizer = torch.optim.SGD(q.parameters(), lr=0.1)
+    for _ in range(2):
+        before = q.log_prob(x).detach()
+        optimizer.zero_grad()
+        q.log_prob(x).sum().neg().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in q.parameters())
+        assert len(list(q.parameters())) == 5
+        optimizer.step()
+        assert not torch.allclose(q.log_prob(x), before)
+    parts = q.base_distribution
+    inner = plain_mixture(
+        parts.mixture_distribution.logits,
+        parts.component_distribution.loc,
+        parts.component_distribution.scale,
+    )
+    shift = q.transforms[0]
+    plain = dd.TransformedDistribution(
+        inner, [dd.AffineTransform(shift.loc, shift.scale), dd.ExpTransform()]
+    )
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+
+
+def test_a_write_into_a_part_goes_into_the_same_parameter():
+    q = Triple()
+    raw = q.component_distribution.raw_scale
+    q.component_distribution.scale = 3.0
+    assert q.component_distribution.raw_scale is raw
+    torch.testing.assert_close(q().component_distribution.scale, torch.full((3,), 3.0))
+
+
+def test_any_module_may_stand_in_a_class_body():
+    encoder = Encoder()
+    assert [name for name, _ in encoder.named_children()] == ["net"]
+    assert len(list(encoder.parameters())) == 5
+    assert encoder.net(torch.randn(4, 2)).shape == (4, 3)
+    assert encoder.eval().net.training is False
+    assert encoder.train().net[1].training is True
+
+
+def test_a_private_name_may_hold_a_module():
+    class Model(Declarative):
+        _net = nn.Linear(1, 1)
+
+    assert len(list(Model().parameters())) == 2
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_modules(kind):
+    class Model(Declarative):
+        parts = kind([Components, Weights(logits=[1.0, 2.0]), nn.Linear(2, 2)])
+
+    model = Model(k=3)
+    assert isinstance(model.parts, nn.ModuleList)
+    assert shapes(model)["parts.0.raw_loc"] == (3,)
+    assert shapes(model)["parts.1.raw_logits"] == (2,)
+    assert shapes(model)["parts.2.weight"] == (2, 2)
+
+
+def test_a_plain_distribution_is_constant_but_moves_and_saves():
+    q = mixture_of(dd.Categorical(logits=torch.zeros(3)), Components(k=3))()
+    assert [name for name, _ in q.named_parameters()] == MIXED_NAMES[1:]
+    assert any(name.startswith("mixture_distribution.") for name in q.state_dict())
+    q.double()
+    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
+    assert q.sample().dtype == torch.float64
+
+
+# --- copies ---------------------------------------------------------------------------------
+
+
+def test_instances_share_nothing():
+    one, two = Triple(), Triple()
+    assert not addresses(one) & addresses(two)
+    jitter(one)
+    assert two.mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
+    assert Triple().mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_instances_of_foreign_modules_share_nothing():
+    one, two = Encoder(), Encoder()
+    assert not addresses(one) & addresses(two)
+    assert torch.equal(one.net[0].weight, two.net[0].weight)
+    one.net(torch.randn(8, 2))
+    assert one.net[1].num_batches_tracked.item() == 1
+    assert two.net[1].num_batches_tracked.item() == 0
+
+
+def test_later_changes_of_what_the_body_holds_change_nothing():
+    weights, net, logits = Weights(logits=[1.0, 2.0]), nn.Linear(2, 2), torch.tensor([1.0, 2.0])
+    plain = dd.Categorical(logits=logits)
+    expected, weight = plain.logits.clone(), net.weight.detach().clone()
+
+    class Model(Declarative):
+        declared = weights
+        foreign = net
+        distribution = plain
+        several = [weights, net]  # noqa: RUF012
+
+    weights.logits = 7.0
+    with torch.no_grad():
+        net.weight.fill_(7.0)
+        logits.fill_(7.0)
+        plain.logits.fill_(7.0)
+    weights.freeze()
+    net.register_buffer("new", torch.zeros(1))
+    model = Model()
+    assert model.declared.logits.tolist() == [1.0, 2.0]
+    assert model.several[0].logits.tolist() == [1.0, 2.0]
+    assert all(flags(model).values())
+    assert torch.equal(model.foreign.weight, weight)
+    assert "foreign.new" not in model.state_dict()
+    torch.testing.assert_close(model.distribution().logits, expected)
+
+
+def test_training_an_instance_does_not_reach_the_class():
+    q = Triple()
+    q.mixture_distribution.logits = [5.0, 0.0, 0.0]
+    assert Triple().mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
+    q.mixture_distribution = Weights(logits=[5.0, 0.0, 0.0])
+    assert Triple().mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_what_was_trained_and_frozen_is_copied_as_it_is():
+    components = Components(loc=[1.0, 2.0, 3.0])
+    components.freeze("scale")
+    with torch.no_grad():
+        components.raw_loc.add_(1.0)
+    q = mixture_of(Weights, components)()
+    assert q.component_distribution.loc.tolist() == [2.0, 3.0, 4.0]
+    assert flags(q) == dict(zip(MIXED_NAMES, [True, True, False], strict=True))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda q: q(),
+        lambda q: q(batch_shape=(2,)),
+        lambda q: q(dtype=torch.float64),
+        lambda q: copy.deepcopy(q()),
+    ],
+)
+def test_frozen_parts_stay_frozen(build):
+    live = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
+    live.freeze("loc")
+    q = build(mixture_of(Weights(k=3), live))
+    assert flags(q)["component_distribution.raw_loc"] is False
+    assert flags(q)["component_distribution.raw_scale"] is True
+    assert flags(q)["mixture_distribution.raw_logits"] is True
+    q.reset_parameters()
+    q.double()
+    assert flags(q)["component_distribution.raw_loc"] is False
+
+
+def test_a_frozen_part_built_on_meta_stays_frozen():
+    live = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
+    live.freeze("loc")
+    q = mixture_of(Weights(k=3), live)(device="meta")
+    q.to_empty(device="cpu")
+    q.reset_parameters()
+    assert flags(q)["component_distribution.raw_loc"] is False
+    assert q.component_distribution.loc.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_modes_of_foreign_modules_are_copied():
+    net = nn.Dropout(0.5).eval()
+
+    class Model(Declarative):
+        dropout = net
+
+    assert Model().dropout.training is False
+
+
+def test_tied_weights_of_two_foreign_modules_stay_tied():
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    two.weight = one.weight
+
+    class Model(Declarative):
+        encoder = one
+        decoder = two
+
+    model, second = Model(), Model()
+    assert model.encoder.weight is model.decoder.weight
+    assert model.encoder.weight is not second.encoder.weight
+    assert len(list(model.parameters())) == 3
+
+
+def test_unusual_foreign_modules():
+    class Model(Declarative):
+        lazy = nn.LazyLinear(3)
+        normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+        recurrent = nn.LSTM(2, 2)
+
+    model, second = Model(), Model(dtype=torch.float64)
+    assert model.lazy(torch.zeros(1, 2)).shape == (1, 3)
+    assert second.lazy(torch.zeros(1, 4, dtype=torch.float64)).shape == (1, 3)
+    assert second.normed(torch.zeros(1, 2, dtype=torch.float64)).dtype == torch.float64
+    assert second.recurrent(torch.zeros(1, 1, 2, dtype=torch.float64))[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "clone",
+    [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))],
+    ids=["deepcopy", "pickle"],
+)
+def test_clones_share_nothing_and_agree(clone):
+    q = Deep(k=3)
+    x = q.sample((4,))
+    q.log_prob(x).sum().backward()
+    twin = clone(q)
+    assert not addresses(q) & addresses(twin)
+    torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
+    jitter(twin)
+    assert not torch.allclose(twin.log_prob(x), q.log_prob(x))
+    twin.reset_parameters()
+    torch.testing.assert_close(twin.transforms[0].loc, torch.tensor(0.5))
+
+
+# --- ties -----------------------------------------------------------------------------------
+
+
+def test_the_same_instance_under_two_names_is_one_module():
+    one, two = Pair(), Pair()
+    assert one.left is one.right
+    assert one.left is not one.other
+    assert one.left is not two.left
+    assert [name for name, _ in one.named_parameters()] == ["left.raw_logits", "other.raw_logits"]
+    assert list(one.state_dict()) == ["left.raw_logits", "right.raw_logits", "other.raw_logits"]
+    one.left.logits = 4.0
+    assert one.right.logits.tolist() == [4.0, 4.0]
+    assert one.other.logits.tolist() == [1.0, 2.0]
+    assert two.right.logits.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "clone",
+    [
+        copy.deepcopy,
+        lambda q: pickle.loads(pickle.dumps(q)),
+        lambda q: q.double(),
+        lambda q: Pair(dtype=torch.float64),
+    ],
+)
+def test_ties_survive(clone):
+    q = clone(Pair())
+    assert q.left is q.right
+    assert q.left is not q.other
+
+
+def test_ties_survive_meta_and_reset():
+    q = Pair(device="meta")
+    assert q.left is q.right
+    q.to_empty(device="cpu")
+    q.reset_parameters()
+    assert q.left is q.right
+    assert q.right.logits.tolist() == [1.0, 2.0]
+    q.left.logits = 9.0
+    q.reset_parameters()
+    assert q.right.logits.tolist() == [1.0, 2.0]
+
+
+def test_the_same_instance_in_a_list_and_in_another_module():
+    weights = Weights(logits=[1.0, 2.0])
+
+    class Model(Declarative):
+        alone = weights
+        listed = [weights, weights]  # noqa: RUF012
+        inside = nn.ModuleDict({"a": weights})
+
+    model = Model()
+    assert model.alone is model.listed[0]
+    assert model.alone is model.listed[1]
+    assert model.alone is model.inside["a"]
+    assert len(list(model.parameters())) == 1
+
+
+def test_the_same_instance_in_two_classes_is_not_shared():
+    weights = Weights(logits=[1.0, 2.0])
+
+    class One(Declarative):
+        part = weights
+
+    class Two(Declarative):
+        part = weights
+
+    assert One().part is not Two().part
+
+
+def test_a_tied_part_gets_its_batch_once():
+    q = Pair(batch_shape=(4,))
+    assert q.left is q.right
+    assert q.left.logits.shape == (4, 2)
+    assert q.other.logits.shape == (4, 2)
+
+
+@pytest.mark.parametrize("order", [("direct", "holder"), ("holder", "direct")])
+def test_a_part_tied_through_another_gets_its_batch_once(order):
+    inner = Weights(logits=[1.0, 2.0])
+
+    class Holder(Declarative):
+        part = inner
+
+    parts = {"direct": inner, "holder": Holder(part=inner)}
+    family = type(Declarative)("Made", (Declarative,), {name: parts[name] for name in order})
+    model = family(batch_shape=(3,))
+    assert model.direct is model.holder.part
+    assert model.direct.logits.shape == (3, 2)
+
+
+def test_the_gradient_of_a_tied_part_is_the_sum():
+    q = Pair()
+    (q.left.logits.sum() + 2 * q.right.logits.sum()).backward()
+    assert q.left.raw_logits.grad.tolist() == [3.0, 3.0]
+
+
+def test_functional_call_replaces_a_tied_part_under_both_names():
+    class Sum(Variational):
+        left = twin = Components(loc=[0.0], scale=[1.0])
+        right = twin
+
+        def base(self, left, right):
+            return dd.Normal(left.loc + right.loc, 1.0)
+
+        del twin
+
+    q = Sum()
+    replaced = functional_call(q, {"left.raw_loc": torch.tensor([3.0])}, ())
+    assert replaced.loc.tolist() == [6.0]
+
+
+# --- what the constructor is given ----------------------------------------------------------
+
+
+def test_an_instance_is_used_as_it_is():
+    components = Components(k=3)
+    q = Triple(component_distribution=components)
+    assert q.component_distribution is components
+    components.loc = 5.0
+    assert q().component_distribution.loc.tolist() == [5.0, 5.0, 5.0]
+
+
+def test_an_instance_given_to_two_parents_is_shared():
+    components = Components(loc=[0.0, 1.0, 2.0])
+    one = Triple(component_distribution=components)
+    two = Triple(component_distribution=components)
+    assert one.component_distribution is two.component_distribution
+    assert one.mixture_distribution is not two.mixture_distribution
+    both = nn.ModuleList([one, two])
+    assert len(list(both.parameters())) == 4
+    optimizer = torch.optim.SGD(both.parameters(), lr=0.1)
+    x = torch.tensor([0.5, 1.5])
+    expected = plain_mixture(torch.zeros(3), torch.arange(3.0).requires_grad_(), torch.ones(3))
+    (one.log_prob(x).sum() + two.log_prob(x).sum()).backward()
+    (2 * expected.log_prob(x).sum()).backward()
+    loc = expected.component_distribution.loc
+    torch.testing.assert_close(components.raw_loc.grad, loc.grad)
+    optimizer.step()
+    torch.testing.assert_close(two.component_distribution.loc, loc - 0.1 * loc.grad)
+
+
+def test_an_instance_given_under_two_names_is_shared():
+    weights = Weights(k=3)
+    q = Pair(left=weights, right=weights)
+    assert q.left is q.right is weights
+    assert len(list(q.parameters())) == 2
+
+
+def test_a_tie_between_parents_survives_deepcopy_of_both():
+    components = Components(k=3)
+    both = nn.ModuleList(Triple(component_distribution=components) for _ in range(2))
+    twins = copy.deepcopy(both)
+    assert twins[0].component_distribution is twins[1].component_distribution
+    assert twins[0].component_distribution is not components
+
+
+def test_a_class_is_instantiated():
+    class Heavy(Variational):
+        base = dd.StudentT
+        df = 4
+        loc = Param(0.0, shape=("k",))
+        scale = Param(1.0, shape=("k",))
+
+    q = Mixture(component_distribution=Heavy, k=2)
+    assert isinstance(q.component_distribution, Heavy)
+    assert q.component_distribution.loc.shape == (2,)
+
+
+def test_a_plain_distribution_is_held_constant():
+    loc, scale = torch.tensor([1.0, 3.0]), torch.tensor([0.5, 2.0])
+    q = Mixture(
+        mixture_distribution={"logits": [0.0, 1.0]}, component_distribution=dd.Normal(loc, scale)
+    )
+    assert [name for name, _ in q.named_parameters()] == MIXED_NAMES[:1]
+    torch.testing.assert_close(q.mean, plain_mixture(torch.tensor([0.0, 1.0]), loc, scale).mean)
+
+
+def test_none_means_what_the_class_says():
+    q = Triple(component_distribution=None, mixture_distribution=None)
+    assert q.mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], (1, 2), torch.tensor([1, 2])])
+def test_values_in_a_dict_come_in_many_guises(values):
+    q = Mixture(component_distribution={"loc": values})
+    assert q.component_distribution.loc.tolist() == [1.0, 2.0]
+    assert q.mixture_distribution.logits.shape == (2,)
+
+
+def test_values_in_a_dict_are_copied():
+    loc = torch.zeros(2)
+    values = {"loc": loc}
+    q = Mixture(component_distribution=values)
+    loc.fill_(9.0)
+    values["scale"] = -1.0
+    assert q.component_distribution.loc.tolist() == [0.0, 0.0]
+
+
+def test_a_callable_in_a_dict_gets_the_full_shape():
+    given = []
+
+    def start(shape):
+        given.append(shape)
+        return torch.zeros(shape)
+
+    Mixture(k=3, batch_shape=(2,), component_distribution={"loc": start})
+    assert given == [torch.Size([2, 3])]
+
+
+def test_values_three_levels_deep():
+    values = {"component_distribution": {"loc": [1.0, 2.0]}}
+    q = Deep(base_distribution=values)
+    assert q.base_distribution.component_distribution.loc.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "values", [[{"scale": 3.0}, {}], {0: {"scale": 3.0}}, {"0": {"scale": 3.0}}]
+)
+def test_values_for_the_items_of_a_list(values):
+    q = Deep(k=2, transforms=values)
+    torch.testing.assert_close(q.transforms[0].scale, torch.tensor(3.0))
+    assert type(q().transforms[1]) is dd.ExpTransform
+
+
+def test_a_dict_for_a_class_without_a_template():
+    class Open(Variational):
+        base = dd.MixtureSameFamily
+
+    q = Open(mixture_distribution=Weights(k=2), component_distribution=Components(k=2))
+    assert shapes(q) == dict.fromkeys(MIXED_NAMES, (2,))
+    text = refused(Open, ConstraintError, "Open.mixture_distribution: expected")
+    assert "Open(mixture_distribution=" in text
+
+
+# A dict changes what it names in what the class body holds, and nothing else.
+
+
+def test_values_for_an_instance_keep_its_other_values():
+    components = Components(loc=[1.0, 2.0, 3.0], scale=[1.0, 2.0, 3.0])
+    q = mixture_of(Weights(k=3), components)(component_distribution={"scale": 5.0})
+    assert q.component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
+    torch.testing.assert_close(q.component_distribution.scale, torch.full((3,), 5.0))
+    torch.testing.assert_close(components.scale, torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_values_for_an_instance_keep_what_was_drawn():
+    components = Components(k=3)
+    q = mixture_of(Weights(k=3), components)(component_distribution={"scale": 5.0})
+    assert torch.equal(q.component_distribution.loc, components.loc)
+
+
+def test_values_for_an_instance_keep_the_values_of_its_own_parts():
+    inner = Mixture(component_distribution={"loc": [1.0, 2.0, 3.0]})
+    outer = made(dd.TransformedDistribution, base_distribution=inner, transforms=[Shift])
+    q = outer(base_distribution={"mixture_distribution": {"logits": [0.0, 0.0, 5.0]}})
+    assert q.base_distribution.component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
+    assert q.base_distribution.mixture_distribution.logits.tolist() == [0.0, 0.0, 5.0]
+
+
+def test_values_for_an_instance_keep_parts_of_another_kind():
+    laplace = learnable(dd.Laplace(torch.zeros(2), torch.ones(2)))
+    inner = Mixture(k=2, component_distribution=laplace)
+    outer = made(dd.TransformedDistribution, base_distribution=inner, transforms=[Shift])
+    q = outer(base_distribution={"mixture_distribution": {"logits": [0.0, 5.0]}})
+    assert type(q.base_distribution().component_distribution) is dd.Laplace
+
+
+def test_values_for_an_instance_keep_what_is_frozen():
+    components = Components(loc=[1.0, 2.0, 3.0])
+    components.freeze("scale")
+    q = mixture_of(Weights(k=3), components)(component_distribution={"loc": [4.0, 5.0, 6.0]})
+    assert flags(q) == dict(zip(MIXED_NAMES, [True, True, False], strict=True))
+
+
+def test_values_for_an_instance_keep_its_batch():
+    components = Components(k=3, batch_shape=(2,))
+    family = mixture_of(Weights(k=3), components)
+    assert family(component_distribution={"scale": 2.0}).batch_shape == (2,)
+
+
+def test_values_for_an_instance_keep_its_dtype():
+    components = Components(k=3, dtype=torch.float64)
+    q = mixture_of(Weights(k=3), components)(component_distribution={"scale": 2.0})
+    assert q.component_distribution.loc.dtype == torch.float64
+
+
+def test_values_for_an_instance_do_not_reach_the_class():
+    family = mixture_of(Weights(k=3), Components(loc=[1.0, 2.0, 3.0]))
+    family(component_distribution={"loc": [4.0, 5.0, 6.0]})
+    assert family().component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_values_for_an_instance_are_those_that_a_reset_goes_back_to():
+    family = mixture_of(Weights(k=3), Components(loc=[1.0, 2.0, 3.0], scale=2.0))
+    q = family(component_distribution={"loc": [4.0, 5.0, 6.0]})
+    before = state_of(q)
+    jitter(q)
+    q.reset_parameters()
+    assert_unchanged(q, before)
+
+
+def test_values_of_another_shape_for_an_instance():
+    line = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
+    family = mixture_of(Weights(k=2), line)
+    q = family(component_distribution={"loc": [1.0, 2.0], "scale": 0.5})
+    assert q.component_distribution.loc.tolist() == [1.0, 2.0]
+    assert q.component_distribution().batch_shape == (2,)
+
+
+@pytest.mark.parametrize("loc", [torch.arange(3.0), torch.arange(6.0).reshape(2, 3)])
+def test_values_for_an_instance_and_copies(loc):
+    family = mixture_of(Weights(k=3), Components(loc=[7.0, 8.0, 9.0], scale=2.0))
+    q = family(batch_shape=(2,), component_distribution={"loc": loc})
+    assert q.batch_shape == (2,)
+    assert torch.equal(q.component_distribution.loc, loc.expand(2, 3))
+    torch.testing.assert_close(q.component_distribution.scale, torch.full((2, 3), 2.0))
+
+
+def test_values_for_an_instance_on_meta():
+    family = mixture_of(Weights(k=3), Components(loc=[7.0, 8.0, 9.0], scale=2.0))
+    q = family(device="meta", component_distribution={"loc": [1.0, 2.0, 3.0]})
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+    q.to_empty(device="cpu")
+    q.reset_parameters()
+    assert q.component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
+    torch.testing.assert_close(q.component_distribution.scale, torch.full((3,), 2.0))
+
+
+def test_values_for_an_instance_are_refused_before_anything_is_built():
+    family = mixture_of(Weights(k=3), Components(loc=[7.0, 8.0, 9.0]))
+    text = refused(
+        lambda: family(component_distribution={"scale": -1.0}),
+        ConstraintError,
+        "Made.component_distribution",
+    )
+    assert "Components.scale" in text
+    text = refused(
+        lambda: family(component_distribution={"scal": 1.0}),
+        DeclarationError,
+        "Made.component_distribution",
+    )
+    assert "Did you mean 'scale'?" in text
+
+
+def test_values_for_a_tied_part_keep_the_tie():
+    q = Pair(left={"logits": [5.0, 6.0]})
+    assert q.left is q.right
+    assert q.right.logits.tolist() == [5.0, 6.0]
+
+
+# --- replacing parts ------------------------------------------------------------------------
+
+
+def test_a_part_is_replaced_by_assignment():
+    q, components = Triple(), Components(loc=[5.0, 5.0, 5.0])
+    q.component_distribution = components
+    assert q.component_distribution is components
+    assert q.mean.item() == pytest.approx(5.0)
+    assert [name for name, _ in q.named_parameters()] == MIXED_NAMES
+    q.component_distribution = dd.Normal(torch.full((3,), 7.0), 1.0)
+    assert q.mean.item() == pytest.approx(7.0)
+    assert [name for name, _ in q.named_parameters()] == MIXED_NAMES[:1]
+
+
+def test_values_are_assigned_to_a_part():
+    q = Triple()
+    components = q.component_distribution
+    q.component_distribution = {"loc": 4.0}
+    assert q.component_distribution is components
+    assert components.loc.tolist() == [4.0, 4.0, 4.0]
+
+
+def test_a_foreign_module_is_replaced_by_assignment():
+    encoder, net = Encoder(), nn.Linear(2, 7)
+    encoder.net = net
+    assert encoder.net is net
+    assert shapes(encoder)["net.weight"] == (7, 2)
+
+
+def test_torchs_own_ways_of_replacing():
+    q, one, two = Triple(), Components(k=3), Components(k=3)
+    q.add_module("component_distribution", one)
+    assert q().component_distribution.loc is one.loc
+    q.set_submodule("component_distribution", two)
+    assert q().component_distribution.loc is two.loc
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3.0, torch.zeros(3), dd.Normal(0.0, 1.0), Shift(), Encoder(), dd.Categorical]
+)
+def test_what_cannot_replace_a_part(value):
+    q = Triple()
+    before = q.mixture_distribution
+
+    def assign():
+        q.mixture_distribution = value
+
+    refused(assign, DeclarationError, "Triple.mixture_distribution: expected a Categorical")
+    assert q.mixture_distribution is before
+
+
+def test_a_list_is_replaced_by_assignment():
+    q = Deep(k=2)
+    shift = Shift(loc=3.0)
+    q.transforms = [shift, dd.ExpTransform()]
+    assert q.transforms[0] is shift
+    q.transforms = dd.SigmoidTransform()
+    assert [type(transform) for transform in q().transforms] == [dd.SigmoidTransform]
+    q.transforms = nn.ModuleList([shift])
+    assert q.transforms[0] is shift
+
+
+@pytest.mark.parametrize("value", [3, [3], [Components(k=2)], [dd.TanhTransform], None, [Shift]])
+def test_what_cannot_replace_a_list(value):
+    q = Deep(k=2)
+    before = q.transforms
+
+    def assign():
+        q.transforms = value
+
+    refused(assign, (DeclarationError, ConstraintError), "Deep.transforms")
+    assert q.transforms is before
+
+
+def test_a_list_that_was_changed_in_place():
+    q = Deep(k=2)
+    q.transforms.append(Shift(loc=4.0))
+    assert len(q().transforms) == 3
+    q.transforms[2].loc = 9.0
+    q.reset_parameters()
+    assert q.transforms[2].loc.item() == 4.0
+    q.transforms[1] = Shift(loc=5.0)
+    q.reset_parameters()
+    assert q.transforms[1].loc.item() == 5.0
+    del q.transforms[2]
+    q.reset_parameters()
+    assert len(q().transforms) == 2
+
+
+def test_a_foreign_item_that_was_changed_in_place():
+    class Model(Declarative):
+        layers = [nn.Linear(2, 2), nn.Linear(2, 2)]  # noqa: RUF012
+
+    model = Model()
+    model.layers[1] = nn.Linear(2, 5)
+    model.reset_parameters()
+    assert model.layers[1].weight.shape == (5, 2)
+
+
+def test_reset_after_a_replacement_keeps_the_new_part():
+    q, components = Triple(), Components(loc=[1.0, 2.0, 3.0])
+    q.component_distribution = components
+    components.loc = 9.0
+    q.reset_parameters()
+    assert q.component_distribution is components
+    assert components.loc.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_reset_after_torchs_own_ways_of_replacing():
+    encoder = Encoder()
+    encoder.add_module("net", nn.Linear(2, 7))
+    encoder.reset_parameters()
+    assert encoder.net.weight.shape == (7, 2)
+
+
+def test_a_deleted_part():
+    q = Triple()
+    del q.component_distribution
+    with pytest.raises(FieldError, match=r"Triple\.component_distribution"):
+        q.sample()
+    assert "component_distribution" in repr(q)
+    q.component_distribution = Components(k=3)
+    assert q.sample().shape == ()
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def test_repr_shows_the_nest():
+    q = Deep(base_distribution={"component_distribution": {"loc": [1.0, 2.0]}})
+    q.base_distribution.freeze("mixture_distribution")
+    lines = [line.strip() for line in repr(q).splitlines()]
+    assert lines[0] == "Deep(TransformedDistribution"
+    assert "(base_distribution): Mixture(MixtureSameFamily" in lines
+    assert "(component_distribution): Components(Normal" in lines
+    assert any(line.startswith("(loc): ") and "[1.0, 2.0]" in line for line in lines)
+    assert any(line.startswith("(logits): ") and "frozen" in line for line in lines)
+    assert "(0): Shift(AffineTransform" in lines
+    assert "(scale): 2.0, Positive()" in lines
+    assert any("ExpTransform()" in line for line in lines)
+    assert "(0): Linear(in_features=2, out_features=3, bias=True)" in repr(Encoder())
+
+
+def test_repr_on_meta():
+    assert "Components" in repr(Triple(device="meta"))
+
+
+def test_spelling():
+    q = Triple()
+    with pytest.raises(AttributeError, match="Did you mean 'component_distribution'"):
+        _ = q.component_distributio
+    with pytest.raises(AttributeError, match="Did you mean 'scale'"):
+        _ = q.component_distribution.scal
+    with pytest.raises(FieldError, match="Did you mean 'loc'"):
+        q.component_distribution.lok = 1.0

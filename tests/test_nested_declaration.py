@@ -1,0 +1,557 @@
+"""Nested fields in a class body: what it refuses, inherits, derives and builds from them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    FieldError,
+    GreaterThan,
+    Param,
+    Positive,
+    Variational,
+    derived,
+)
+from tests.nests import (
+    MIXED_NAMES,
+    ByMethod,
+    Components,
+    Deep,
+    Encoder,
+    Mixture,
+    Shift,
+    Triple,
+    Weights,
+    addresses,
+    jitter,
+    made,
+    mixture_of,
+    plain_mixture,
+    refused,
+)
+
+# --- what a class body refuses --------------------------------------------------------------
+
+
+def test_two_parts_of_one_name():
+    text = refused(
+        lambda: exec(
+            "class Bad(Declarative):\n    part = Weights\n    part = Components\n",
+            {"Declarative": Declarative, "Weights": Weights, "Components": Components},
+        ),
+        DeclarationError,
+        "Bad.part: expected one field of this name",
+    )
+    assert "Weights" in text
+    assert "Components" in text
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("nn.Linear(1, 1)", "nn.Linear(2, 2)"),
+        ("nn.Linear(1, 1)", "Param(1.0)"),
+        ("Param(1.0)", "Weights"),
+        ("Weights(logits=[1.0])", "Weights"),
+        ("dd.Normal(0.0, 1.0)", "Weights"),
+        ("[Weights]", "[Components]"),
+        ("[Weights]", "Components"),
+        ("Components", "[Weights]"),
+    ],
+)
+def test_two_fields_of_one_name(one, two):
+    refused(
+        lambda: exec(f"class Bad(Declarative):\n    part = {one}\n    part = {two}\n", globals()),
+        DeclarationError,
+        "Bad.part: expected one field of this name",
+    )
+
+
+def test_the_same_part_again_in_a_subclass_is_no_second_one():
+    class Sub(Triple):
+        component_distribution = Components(loc=[1.0, 2.0, 3.0])
+
+    assert Sub().component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda: 3,
+        lambda: 1.0,
+        lambda: torch.zeros(3),
+        lambda: [1.0, 2.0],
+        lambda: Param(1.0),
+        lambda: Param(torch.zeros(3), Positive()),
+    ],
+)
+def test_a_tensor_where_the_base_wants_a_part(value):
+    text = refused(
+        lambda: mixture_of(value(), Components),
+        DeclarationError,
+        "Made.mixture_distribution: expected a Categorical",
+    )
+    assert "Write mixture_distribution = " in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda: Components,
+        lambda: Components(k=3),
+        lambda: nn.Linear(1, 1),
+        lambda: dd.Normal(0.0, 1.0),
+        lambda: dd.TanhTransform(),
+        lambda: Shift,
+        lambda: [Components],
+    ],
+)
+def test_a_part_where_the_base_wants_a_tensor(value):
+    text = refused(
+        lambda: made(dd.Normal, loc=value(), scale=Param(1.0)),
+        DeclarationError,
+        "Made.loc: expected a tensor",
+    )
+    assert "Write loc = Param()" in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda: Components,
+        lambda: Components(k=3),
+        lambda: dd.Normal(0.0, 1.0),
+        lambda: Shift,
+        lambda: dd.TanhTransform(),
+        lambda: Encoder,
+        lambda: Encoder(),
+    ],
+)
+def test_a_part_of_the_wrong_kind_in_a_class_body(value):
+    refused(
+        lambda: mixture_of(value(), Components),
+        DeclarationError,
+        "Made.mixture_distribution: expected a Categorical",
+    )
+
+
+@pytest.mark.parametrize("value", [[Weights], [Weights, Weights], [nn.Linear(1, 1)]])
+def test_a_list_where_the_base_wants_one_part(value):
+    refused(
+        lambda: mixture_of(value, Components),
+        DeclarationError,
+        "Made.mixture_distribution",
+    )
+
+
+def test_a_plain_class_where_the_base_wants_a_part():
+    text = refused(
+        lambda: mixture_of(Weights, dd.Normal),
+        DeclarationError,
+        "Made.component_distribution: expected a distribution",
+    )
+    assert "Normal" in text
+
+
+@pytest.mark.parametrize("name", ["forward", "to", "children", "device", "batch_shape", "mean"])
+def test_reserved_names(name):
+    refused(
+        lambda: type(Variational)("Made", (Variational,), {"base": dd.Normal, name: Weights}),
+        DeclarationError,
+        f"Made.{name}",
+    )
+
+
+def test_a_missing_part():
+    text = refused(
+        lambda: made(dd.MixtureSameFamily, component_distribution=Components),
+        DeclarationError,
+        "Made.mixture_distribution: expected every required argument of MixtureSameFamily",
+    )
+    assert "Param()" not in text
+
+
+def test_a_part_in_place_of_a_raw_parameter():
+    refused(
+        lambda: type(Declarative)("Made", (Declarative,), {"x": Param(1.0), "raw_x": nn.ReLU()}),
+        DeclarationError,
+        "Made.raw_x: expected a name that is free",
+    )
+
+
+def test_a_bound_that_is_a_part():
+    class_body = {"part": Components(k=3), "x": Param(1.0, GreaterThan("part"))}
+    refused(
+        lambda: type(Declarative)("Made", (Declarative,), class_body)(),
+        (DeclarationError, ConstraintError),
+        "Made.x",
+    )
+
+
+# --- what the constructor refuses -----------------------------------------------------------
+
+
+def test_a_value_that_a_part_refuses():
+    text = refused(
+        lambda: Triple(component_distribution={"scale": -1.0}),
+        ConstraintError,
+        "Triple.component_distribution",
+    )
+    assert "Components.scale" in text
+    assert "positive" in text
+    assert "-1.0" in text
+
+
+def test_a_value_of_the_wrong_shape():
+    text = refused(
+        lambda: Triple(component_distribution={"loc": torch.zeros(2, 3)}),
+        ConstraintError,
+        "Triple.component_distribution",
+    )
+    assert "shape (3,)" in text
+    assert "(2, 3)" in text
+
+
+def test_a_key_that_is_no_field():
+    text = refused(
+        lambda: Triple(component_distribution={"scal": 1.0}),
+        DeclarationError,
+        "Triple.component_distribution.scal: expected the name of a field of Components",
+    )
+    assert "Did you mean 'scale'?" in text
+
+
+def test_a_wrong_key_is_told_before_what_follows_from_it():
+    text = refused(
+        lambda: Mixture(component_distribution={"lok": [1.0, 2.0]}),
+        DeclarationError,
+        "Mixture.component_distribution.lok",
+    )
+    assert "Did you mean 'loc'?" in text
+
+
+def test_a_wrong_key_three_levels_deep():
+    text = refused(
+        lambda: Deep(k=2, base_distribution={"component_distribution": {"scal": 1.0}}),
+        DeclarationError,
+        "Deep.base_distribution",
+    )
+    assert "component_distribution.scal" in text
+    assert "Did you mean 'scale'?" in text
+
+
+def test_a_key_that_is_no_string():
+    refused(
+        lambda: Triple(component_distribution={0: 1.0}),
+        DeclarationError,
+        "Triple.component_distribution",
+    )
+
+
+@pytest.mark.parametrize("given", [3, 2.0, "weights", torch.zeros(3), [1.0, 2.0], object()])
+def test_what_is_no_part(given):
+    refused(
+        lambda: Triple(mixture_distribution=given),
+        DeclarationError,
+        "Triple.mixture_distribution: expected a Categorical",
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: Components(k=3),
+        lambda: Components,
+        lambda: dd.Normal(0.0, 1.0),
+        lambda: Shift(),
+        lambda: Shift,
+        lambda: dd.TanhTransform(),
+    ],
+)
+def test_a_part_of_the_wrong_kind(given):
+    refused(
+        lambda: Triple(mixture_distribution=given()),
+        DeclarationError,
+        "Triple.mixture_distribution: expected a Categorical",
+    )
+
+
+def test_a_plain_class_in_place_of_a_part():
+    text = refused(
+        lambda: Triple(component_distribution=dd.Normal),
+        DeclarationError,
+        "Triple.component_distribution: expected a distribution",
+    )
+    assert "Normal" in text
+
+
+def test_a_foreign_module_that_returns_no_distribution():
+    text = refused(
+        lambda: Triple(component_distribution=nn.Identity(3)),
+        (DeclarationError, ConstraintError, FieldError),
+        "Triple",
+    )
+    assert "component_distribution" in text
+
+
+def test_a_foreign_module_that_returns_a_distribution():
+    class Foreign(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(3))
+
+        def forward(self):
+            return dd.Normal(self.loc, 1.0)
+
+    q = Triple(component_distribution=Foreign())
+    q.log_prob(torch.tensor([0.5])).sum().backward()
+    assert q.component_distribution.loc.grad is not None
+
+
+def test_a_dict_for_a_foreign_module():
+    refused(lambda: Encoder(net={"weight": 1.0}), DeclarationError, "Encoder.net: expected")
+
+
+def test_a_class_for_a_foreign_module():
+    refused(lambda: Encoder(net=nn.Linear), DeclarationError, "Encoder.net: expected a module")
+
+
+def test_parts_that_do_not_fit_together():
+    text = refused(
+        lambda: Triple(component_distribution=dd.Normal(torch.zeros(2), 1.0)),
+        ConstraintError,
+        "Triple: expected",
+    )
+    assert "(3)" in text
+    assert "(2)" in text
+
+
+def test_components_without_a_batch():
+    text = refused(
+        lambda: Triple(component_distribution=dd.Normal(0.0, 1.0)),
+        ConstraintError,
+        "Triple",
+    )
+    assert "MixtureSameFamily" in text
+
+
+# --- inheritance ----------------------------------------------------------------------------
+
+
+def test_a_subclass_overrides_a_part():
+    class Sub(Triple):
+        component_distribution = dd.Laplace(torch.zeros(3), 1.0)
+
+    q = Sub()
+    assert type(q().component_distribution) is dd.Laplace
+    assert type(Triple()().component_distribution) is dd.Normal
+
+
+def test_a_subclass_inherits_copies():
+    class Sub(Triple):
+        pass
+
+    assert not addresses(Sub()) & addresses(Triple())
+    assert [name for name, _ in Sub().named_parameters()] == MIXED_NAMES
+
+
+def test_a_subclass_replaces_a_part_by_a_parameter():
+    refused(
+        lambda: type(Triple)("Sub", (Triple,), {"component_distribution": Param(1.0)}),
+        DeclarationError,
+        "Sub.component_distribution: expected a distribution",
+    )
+
+
+def test_a_subclass_replaces_a_part_of_another_kind():
+    refused(
+        lambda: type(Triple)("Sub", (Triple,), {"mixture_distribution": Components}),
+        DeclarationError,
+        "Sub.mixture_distribution: expected a Categorical",
+    )
+
+
+def test_none_removes_a_part():
+    refused(
+        lambda: type(Triple)("Sub", (Triple,), {"component_distribution": None}),
+        DeclarationError,
+        "Sub.component_distribution: expected every required argument",
+    )
+
+    class Bare(Encoder):
+        net = None
+
+    assert [name for name, _ in Bare().named_parameters()] == ["raw_gain"]
+    assert Bare().net is None
+    assert Encoder().net is not None
+
+
+def test_a_part_gives_way_to_another_field_where_the_base_does_not_mind():
+    class Sub(Encoder):
+        net = Param(2.0)
+
+    assert Sub().net.item() == 2.0
+    assert [name for name, _ in Sub().named_children()] == []
+
+
+def test_parts_of_two_parents():
+    class Left(Declarative):
+        left = Weights(logits=[1.0])
+
+    class Right(Declarative):
+        right = Weights(logits=[2.0])
+
+    class Both(Left, Right):
+        pass
+
+    assert sorted(dict(Both().named_parameters())) == ["left.raw_logits", "right.raw_logits"]
+
+
+def test_a_subclass_with_another_base_takes_the_parts():
+    class Alone(Triple):
+        def base(self, component_distribution):
+            return component_distribution
+
+    q = Alone()
+    assert type(q()) is dd.Normal
+    assert [name for name, _ in q.named_parameters()] == MIXED_NAMES
+
+
+# --- methods and derived fields -------------------------------------------------------------
+
+
+def test_a_method_takes_plain_parts_by_name():
+    seen = {}
+
+    class Model(Variational):
+        declared = Components(k=3)
+        plain = dd.Normal(0.0, 1.0)
+        shift = Shift
+        tanh = dd.TanhTransform()
+        several = [Shift, dd.ExpTransform()]  # noqa: RUF012
+        net = nn.Linear(1, 1)
+        settings = Encoder
+
+        def base(self, declared, plain, shift, tanh, several, net, settings):
+            seen.update(locals())
+            return dd.Normal(net(torch.ones(1)), settings.gain)
+
+    q = Model()
+    assert type(q()) is dd.Normal
+    assert [type(seen[name]) for name in ("declared", "plain", "shift", "tanh")] == [
+        dd.Normal,
+        dd.Normal,
+        dd.AffineTransform,
+        dd.TanhTransform,
+    ]
+    assert [type(item) for item in seen["several"]] == [dd.AffineTransform, dd.ExpTransform]
+    assert seen["net"] is q.net
+    assert seen["settings"] is q.settings
+    torch.testing.assert_close(q.mean, q.net(torch.ones(1)))
+
+
+def test_a_method_base_is_the_mixture_one_builds_by_hand():
+    q = ByMethod(k=3)
+    jitter(q)
+    x = torch.linspace(-2, 2, 5)
+    plain = plain_mixture(q.weights.logits, q.components.loc, q.components.scale)
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+
+
+def test_a_method_may_return_a_part():
+    class Plain(Variational):
+        part = Components
+
+        def base(self, part):
+            return part
+
+    class Live(Variational):
+        part = Components
+
+        def base(self, part):
+            return self.part
+
+    for kind in (Plain, Live):
+        q = kind(k=3)
+        assert type(q()) is dd.Normal
+        torch.testing.assert_close(q.mean, q.part.loc)
+
+
+def test_a_method_that_names_no_part():
+    class_body = {"component": Components, "base": lambda self, componen: componen}
+    text = refused(
+        lambda: type(Variational)("Made", (Variational,), class_body),
+        DeclarationError,
+        "Made.base: expected names of fields",
+    )
+    assert "Did you mean 'component'?" in text
+
+
+def test_derived_fields_use_parts():
+    class Model(Variational):
+        base = dd.Normal
+        net = nn.Linear(2, 3)
+        context = torch.ones(2)
+        prior = Components(k=3)
+        scale = Param(1.0)
+
+        @derived
+        def loc(self, net, context, prior):
+            return net(context) + prior.mean
+
+    q = Model()
+    torch.testing.assert_close(q.mean, q.net(torch.ones(2)) + q.prior.loc)
+    q.log_prob(torch.zeros(3)).sum().backward()
+    assert q.net.weight.grad.abs().sum() > 0
+    assert q.prior.raw_loc.grad.abs().sum() > 0
+    assert Model(dtype=torch.float64).mean.dtype == torch.float64
+    with torch.no_grad():
+        q.net.bias.add_(1.0)
+    torch.testing.assert_close(q.mean, q.net(torch.ones(2)) + q.prior.loc)
+
+
+def test_a_derived_field_may_be_the_part():
+    class Model(Variational):
+        base = dd.MixtureSameFamily
+        temperature = Param(2.0, Positive())
+        component_distribution = Components
+
+        @derived
+        def mixture_distribution(self, temperature):
+            return dd.Categorical(logits=torch.arange(3.0) / temperature)
+
+    q = Model(k=3)
+    plain = plain_mixture(
+        torch.arange(3.0) / 2, q.component_distribution.loc, q.component_distribution.scale
+    )
+    torch.testing.assert_close(q.mean, plain.mean)
+    q.mean.backward()
+    assert q.raw_temperature.grad is not None
+
+
+def test_a_users_own_distribution_of_a_distribution():
+    class Scaled(dd.Distribution):
+        arg_constraints = {"factor": dd.constraints.positive}  # noqa: RUF012
+
+        def __init__(self, inner, factor, validate_args=None):
+            self.inner, self.factor = inner, factor
+            super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
+
+        def log_prob(self, value):
+            return self.inner.log_prob(value / self.factor) - self.factor.log()
+
+    class Model(Variational):
+        base = Scaled
+        inner = Components
+        factor = Param(2.0)
+
+    q = Model(k=3)
+    x = torch.randn(3)
+    plain = dd.Normal(2 * q.inner.loc, 2 * q.inner.scale)
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))

@@ -1,0 +1,713 @@
+"""The life of a nest: moves, resets, values, names, saved states, and what torch does to it."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    Interval,
+    Param,
+    StateMismatchError,
+    Variational,
+)
+from tests.nests import (
+    Components,
+    Deep,
+    Encoder,
+    Grid,
+    Line,
+    Logits,
+    Mixture,
+    Pair,
+    Shift,
+    Triple,
+    Weights,
+    assert_unchanged,
+    flags,
+    jitter,
+    made,
+    mixture_of,
+    plain_mixture,
+    refused,
+    state_of,
+)
+
+# --- moves, meta and reset ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_dtype_reaches_every_part(dtype):
+    for q in (Deep(k=2, dtype=dtype), Deep(k=2).to(dtype)):
+        assert {tensor.dtype for tensor in q.state_dict().values()} == {dtype}
+        assert q.sample().dtype == dtype
+    encoder = Encoder(dtype=dtype)
+    assert encoder.net[0].weight.dtype == dtype
+    assert encoder.net[1].num_batches_tracked.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"mixture_distribution": {"logits": torch.zeros(3, dtype=torch.float64)}},
+        {"mixture_distribution": Weights(k=3, dtype=torch.float64)},
+    ],
+)
+def test_the_dtype_is_that_of_what_is_given(keywords):
+    q = Mixture(**keywords)
+    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
+
+
+def test_a_dtype_reaches_plain_distributions_that_are_given():
+    q = Triple(component_distribution=dd.Normal(torch.zeros(3), 1.0), dtype=torch.float64)
+    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
+
+
+def test_a_device_reaches_plain_distributions_that_are_given():
+    q = Triple(component_distribution=dd.Normal(torch.zeros(3), 1.0), device="meta")
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+
+
+@pytest.mark.parametrize("make", [Triple, Encoder, Pair, lambda **k: Deep(k=2, **k)])
+def test_meta_device(make):
+    q = make(device="meta")
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+    q.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in q.state_dict().values():
+            tensor.fill_(7)
+    torch.manual_seed(3)
+    q.reset_parameters()
+    torch.manual_seed(3)
+    assert_unchanged(make(), state_of(q))
+
+
+def test_default_device():
+    with torch.device("meta"):
+        q, encoder = Deep(k=2), Encoder()
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+    assert all(tensor.is_meta for tensor in encoder.state_dict().values())
+
+
+def test_a_dtype_without_room_in_a_part_is_refused_and_nothing_moves():
+    class Narrow(Variational):
+        base = dd.Normal
+        loc = Param(1000.5, Interval(1000.0, 1001.0))
+        scale = Param(1.0)
+
+    for part in (Narrow, Narrow()):
+        family = made(dd.TransformedDistribution, base_distribution=part, transforms=[Shift])
+        with pytest.raises(ConstraintError, match=r"Narrow\.loc.*bfloat16"):
+            family(dtype=torch.bfloat16)
+        q = family()
+        with pytest.raises(ConstraintError, match=r"Narrow\.loc.*bfloat16"):
+            q.to(torch.bfloat16)
+        assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float32}
+
+
+def test_reset_after_training():
+    q = Deep(base_distribution={"component_distribution": {"loc": [1.0, 2.0]}})
+    before = state_of(q)
+    raw = q.base_distribution.component_distribution.raw_loc
+    jitter(q)
+    q.reset_parameters()
+    assert_unchanged(q, before)
+    assert q.base_distribution.component_distribution.raw_loc is raw
+
+
+def test_reset_draws_random_starts_again():
+    q = Triple()
+    before = q.component_distribution.loc.detach().clone()
+    q.reset_parameters()
+    assert not torch.equal(q.component_distribution.loc, before)
+
+
+def test_reset_of_a_foreign_module():
+    encoder = Encoder()
+    before = state_of(encoder)
+    jitter(encoder)
+    encoder.net(torch.randn(8, 2))
+    encoder.reset_parameters()
+    assert_unchanged(encoder, before)
+
+
+def test_reset_of_a_trained_instance_in_the_class_body():
+    weights = Weights(logits=[1.0, 2.0])
+    with torch.no_grad():
+        weights.raw_logits.fill_(5.0)
+
+    class Model(Declarative):
+        part = weights
+
+    model = Model()
+    jitter(model)
+    model.reset_parameters()
+    assert model.part.logits.tolist() == [5.0, 5.0]
+    weights.reset_parameters()
+    assert weights.logits.tolist() == [1.0, 2.0]
+
+
+def test_reset_of_constants_in_parts():
+    q = mixture_of(dd.Categorical(logits=torch.zeros(3)), Components(k=3))()
+    before = q.mixture_distribution().logits.clone()
+    q.mixture_distribution.logits = torch.tensor([0.0, 1.0, 2.0])
+    q.reset_parameters()
+    torch.testing.assert_close(q.mixture_distribution().logits, before)
+
+
+def test_reset_of_what_the_constructor_was_given():
+    weights = Weights(logits=[1.0, 2.0])
+    q = Mixture(mixture_distribution=weights)
+    weights.logits = 7.0
+    q.reset_parameters()
+    assert q.mixture_distribution is weights
+    assert weights.logits.tolist() == [1.0, 2.0]
+
+
+def test_reset_of_a_foreign_module_that_was_given():
+    torch.manual_seed(5)
+    net = nn.Linear(2, 3)
+    encoder = Encoder(net=net)
+    with torch.no_grad():
+        net.weight.fill_(9.0)
+    encoder.reset_parameters()
+    assert not (net.weight == 9.0).any()
+    assert encoder.net is net
+
+
+# --- assign ---------------------------------------------------------------------------------
+
+
+def test_assign_by_dict_and_by_dotted_name():
+    q = Deep(k=2)
+    raw = q.base_distribution.component_distribution.raw_scale
+    q.assign(
+        **{
+            "base_distribution.component_distribution.scale": [3.0, 4.0],
+            "base_distribution.mixture_distribution.logits": [0.0, 1.0],
+            "transforms.0.loc": 7.0,
+        }
+    )
+    torch.testing.assert_close(
+        q.base_distribution.component_distribution.scale, torch.tensor([3.0, 4.0])
+    )
+    assert q.base_distribution.component_distribution.raw_scale is raw
+    assert q.base_distribution.mixture_distribution.logits.tolist() == [0.0, 1.0]
+    assert q.transforms[0].loc.item() == 7.0
+    q.assign(base_distribution={"component_distribution": {"loc": 5.0}})
+    q.assign(base_distribution={"mixture_distribution.logits": 3.0}, transforms=[{"loc": 2.0}, {}])
+    assert q.base_distribution.component_distribution.loc.tolist() == [5.0, 5.0]
+    assert q.base_distribution.mixture_distribution.logits.tolist() == [3.0, 3.0]
+    assert q.transforms[0].loc.item() == 2.0
+
+
+@pytest.mark.parametrize("key", [0, "0"])
+def test_assign_by_index(key):
+    q = Deep(k=2)
+    q.assign(transforms={key: {"loc": 3.0}})
+    assert q.transforms[0].loc.item() == 3.0
+    torch.testing.assert_close(q.transforms[0].scale, torch.tensor(2.0))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mixture_distribution": {"logits": 1.0}, "component_distribution": {"scale": -1.0}},
+        {"component_distribution": {"loc": 1.0, "scale": -1.0}},
+        {"component_distribution.loc": 1.0, "component_distribution.scale": -1.0},
+        {"component_distribution.loc": 1.0, "component_distribution.scale": torch.ones(7)},
+        {"mixture_distribution.logits": 1.0, "component_distribution.scal": 1.0},
+        {"mixture_distribution.logits": 1.0, "component": 1.0},
+        {"mixture_distribution.logits": 1.0, "component_distribution": 3.0},
+        {"mixture_distribution": Weights(k=3), "component_distribution": {"scale": -1.0}},
+        {"mixture_distribution": {"logits": 1.0}, "component_distribution": Shift()},
+    ],
+)
+def test_one_refused_value_changes_nothing(values):
+    q = Triple(component_distribution={"loc": [1.0, 2.0, 3.0]})
+    parts, before = dict(q.named_modules()), state_of(q)
+    with pytest.raises((ConstraintError, DeclarationError)):
+        q.assign(**values)
+    assert_unchanged(q, before)
+    assert all(module is parts[name] for name, module in q.named_modules())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"transforms": [{"scale": -1.0}, {}]},
+        {"transforms": [{"loc": 2.0}, {"loc": 1.0}]},
+        {"transforms": [{"loc": 2.0}]},
+        {"transforms": {5: {"loc": 2.0}}},
+        {"base_distribution": {"mixture_distribution": {"logits": float("nan")}}},
+        {"base_distribution": {"mixture_distribution": {"logit": 2.0}}},
+    ],
+)
+def test_one_refused_value_at_any_depth_changes_nothing(values):
+    q = Deep(k=2)
+    before = state_of(q)
+    first = {"base_distribution": {"component_distribution": {"loc": 1.0}}}
+    for order in ({**first, **values}, {**values, "transforms": [{"loc": 9.0}, {}], **values}):
+        with pytest.raises((ConstraintError, DeclarationError)):
+            q.assign(**order)
+        assert_unchanged(q, before)
+
+
+def test_a_refused_value_names_its_part():
+    text = refused(
+        lambda: Triple().assign(**{"component_distribution.scale": -1.0}),
+        ConstraintError,
+        "Triple.component_distribution",
+    )
+    assert "scale" in text
+    text = refused(
+        lambda: Triple().assign(**{"component_distribution.scal": 1.0}), DeclarationError, ""
+    )
+    assert "component_distribution" in text
+    assert "Did you mean 'scale'?" in text
+    text = refused(lambda: Deep(k=2).assign(**{"transforms.0.scal": 1.0}), DeclarationError, "")
+    assert "Did you mean 'scale'?" in text
+
+
+def test_a_part_named_twice():
+    refused(
+        lambda: Triple().assign(
+            **{"component_distribution": {"loc": 1.0}, "component_distribution.scale": 1.0}
+        ),
+        DeclarationError,
+        "Triple.component_distribution.scale",
+    )
+
+
+def test_assign_a_part_and_values_together():
+    q, components = Triple(), Components(k=3)
+    q.assign(component_distribution=components, mixture_distribution={"logits": [0.0, 1.0, 2.0]})
+    assert q.component_distribution is components
+    assert q.mixture_distribution.logits.tolist() == [0.0, 1.0, 2.0]
+
+
+# --- names of parameters --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    [
+        ("base_distribution.component_distribution.scale", 1),
+        ("base_distribution.component_distribution", 2),
+        ("base_distribution", 3),
+        ("transforms", 2),
+        ("transforms.0", 2),
+        ("transforms.0.loc", 1),
+    ],
+)
+def test_freeze_and_unfreeze_by_name(name, frozen):
+    q = Deep(k=2)
+    q.freeze(name)
+    assert list(flags(q).values()).count(False) == frozen
+    q.unfreeze(name)
+    assert all(flags(q).values())
+    q.freeze()
+    assert not any(flags(q).values())
+    q.unfreeze(name)
+    assert list(flags(q).values()).count(True) == frozen
+
+
+def test_freeze_of_foreign_modules():
+    encoder = Encoder()
+    encoder.freeze("net")
+    assert [name for name, on in flags(encoder).items() if on] == ["raw_gain"]
+    encoder.unfreeze("net.0.weight")
+    assert [name for name, on in flags(encoder).items() if on] == ["raw_gain", "net.0.weight"]
+    encoder.freeze()
+    encoder.unfreeze("net.1")
+    assert sum(flags(encoder).values()) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "component_distribution.scal",
+        "component_distributio",
+        "component_distribution.scale.raw",
+        "transforms.0.loc",
+    ],
+)
+def test_a_name_of_nothing(name):
+    q = Triple()
+    for call in (q.freeze, q.unfreeze, lambda name: q.parameter_groups(**{name: {}})):
+        refused(lambda call=call: call(name), DeclarationError, "Triple.")
+    assert all(flags(q).values())
+
+
+def test_a_name_of_nothing_gets_a_suggestion():
+    text = refused(
+        lambda: Triple().freeze("component_distribution.scal"),
+        DeclarationError,
+        "Triple.component_distribution.scal",
+    )
+    assert "Did you mean 'scale'?" in text
+
+
+def test_one_wrong_name_freezes_nothing():
+    q = Triple()
+    with pytest.raises(DeclarationError):
+        q.freeze("mixture_distribution", "component_distribution.scal")
+    assert all(flags(q).values())
+
+
+def test_parameter_groups_by_dotted_name():
+    q = Deep(k=2)
+    groups = q.parameter_groups(
+        **{
+            "base_distribution": {"lr": 1.0},
+            "base_distribution.component_distribution.scale": {"lr": 2.0},
+            "transforms.0.loc": {"lr": 3.0},
+        }
+    )
+    parts = q.base_distribution
+    assert [(group.get("lr"), group["params"]) for group in groups] == [
+        (1.0, [parts.mixture_distribution.raw_logits, parts.component_distribution.raw_loc]),
+        (2.0, [parts.component_distribution.raw_scale]),
+        (3.0, [q.transforms[0].raw_loc]),
+        (None, [q.transforms[0].raw_scale]),
+    ]
+    optimizer = torch.optim.Adam(groups, lr=0.1)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 5
+
+
+def test_parameter_groups_of_a_tied_part():
+    q = Pair()
+    groups = q.parameter_groups(left={"lr": 1.0}, right={"lr": 2.0})
+    assert [len(group["params"]) for group in groups] == [1, 1]
+    torch.optim.SGD(groups, lr=0.1)
+
+
+def test_parameter_groups_of_a_foreign_module():
+    encoder = Encoder()
+    groups = encoder.parameter_groups(net={"lr": 1.0})
+    assert [len(group["params"]) for group in groups] == [4, 1]
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def test_constrained_values_follow_the_nest():
+    q = Deep(base_distribution={"component_distribution": {"loc": [1.0, 2.0]}})
+    values = q.constrained_values()
+    assert list(values) == ["base_distribution", "transforms"]
+    inner = values["base_distribution"]
+    assert list(inner) == ["mixture_distribution", "component_distribution"]
+    assert inner["component_distribution"]["loc"].tolist() == [1.0, 2.0]
+    torch.testing.assert_close(values["transforms"][0]["scale"], torch.tensor(2.0))
+    assert len(values["transforms"]) == 2
+    loc = inner["component_distribution"]["loc"]
+    assert not loc.requires_grad
+    loc.fill_(9.0)
+    assert q.base_distribution.component_distribution.loc.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Triple,
+        Pair,
+        Encoder,
+        lambda **values: Mixture(**{"k": 3, **values}),
+        lambda **values: Deep(**{"k": 3, **values}),
+        mixture_of(dd.Categorical(logits=torch.zeros(3)), Components(k=3)),
+        made(
+            dd.Independent,
+            base_distribution=mixture_of(Logits, Grid),
+            reinterpreted_batch_ndims=1,
+        ),
+    ],
+)
+@pytest.mark.parametrize("way", ["constructor", "assign"])
+def test_values_go_back_into_the_constructor_and_into_assign(make, way):
+    q = make()
+    jitter(q)
+    values = q.constrained_values()
+    if way == "constructor":
+        twin = make(**values)
+    else:
+        twin = make()
+        twin.assign(**values)
+    declared = {name for name, _ in q.named_parameters() if "raw_" in name}
+    assert [name for name, _ in twin.named_parameters()] == [n for n, _ in q.named_parameters()]
+    for name in declared:
+        torch.testing.assert_close(twin.get_parameter(name), q.get_parameter(name))
+
+
+def test_values_carry_over_to_another_constraint():
+    class Sharp(Components):
+        scale = Param(1.0, Exp(), shape=("k",))
+
+    class Other(Mixture):
+        component_distribution = Sharp
+
+    q, other = Mixture(k=3), Other(k=3)
+    jitter(q)
+    other.assign(**q.constrained_values())
+    x = q.sample((3,))
+    torch.testing.assert_close(other.log_prob(x), q.log_prob(x))
+    torch.testing.assert_close(Other(**q.constrained_values()).log_prob(x), q.log_prob(x))
+
+
+# --- saved states ---------------------------------------------------------------------------
+
+
+def reloaded(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("make", [Triple, Pair, Encoder, lambda: Deep(k=3)])
+def test_a_state_goes_through_a_file(make, assign):
+    q, twin = make(), make()
+    jitter(q)
+    twin.load_state_dict(reloaded(q.state_dict()), assign=assign)
+    assert_unchanged(twin, state_of(q))
+
+
+def test_a_state_with_missing_and_foreign_names():
+    q = Triple()
+    state = q.state_dict()
+    state["component_distribution.raw_rate"] = state.pop("component_distribution.raw_scale")
+    with pytest.raises(RuntimeError, match=r"component_distribution\.raw_scale"):
+        q.load_state_dict(state)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_state_saved_under_another_constraint_inside_a_part(depth):
+    class Sharp(Components):
+        scale = Param(1.0, Exp(), shape=("k",))
+
+    class Other(Mixture):
+        component_distribution = Sharp
+
+    def nest(family):
+        return made(dd.TransformedDistribution, base_distribution=family, transforms=[Shift])
+
+    old, new = (Mixture, Other) if depth == 1 else (nest(Mixture), nest(Other))
+    saved = reloaded(old(k=3).state_dict())
+    q = new(k=3)
+    with pytest.raises(StateMismatchError) as caught:
+        q.load_state_dict(saved)
+    text = str(caught.value)
+    assert "scale" in text
+    assert "Exp()" in text
+    assert "Positive()" in text
+    assert "constrained_values" in text
+
+
+def test_a_state_inside_a_larger_model():
+    class Sharp(Components):
+        scale = Param(1.0, Exp(), shape=("k",))
+
+    old = nn.ModuleDict({"q": Mixture(k=3)})
+    new = nn.ModuleDict({"q": Mixture(k=3, component_distribution=Sharp)})
+    with pytest.raises(StateMismatchError):
+        new.load_state_dict(reloaded(old.state_dict()))
+
+
+# --- what else torch users do ---------------------------------------------------------------
+
+
+def test_hooks_on_parts_fire():
+    q, calls = Triple(), []
+    for part in q.children():
+        part.register_forward_hook(lambda module, args, output: calls.append(type(module)))
+    q.log_prob(torch.tensor(0.0))
+    assert calls == [Weights, Components]
+
+
+def test_a_hook_on_a_part_may_replace_its_distribution():
+    q = Deep(k=2)
+    q.base_distribution.component_distribution.register_forward_hook(
+        lambda module, args, output: dd.Normal(torch.full((2,), 3.0), 1.0)
+    )
+    x = torch.tensor([0.5, 2.0])
+    plain = dd.TransformedDistribution(
+        plain_mixture(torch.zeros(2), torch.full((2,), 3.0), torch.ones(2)),
+        [dd.AffineTransform(0.5, 2.0), dd.ExpTransform()],
+    )
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+
+
+def test_functional_call_with_dotted_names():
+    q = Deep(k=2)
+    x = torch.tensor([0.5, 2.0])
+    twin = copy.deepcopy(q)
+    jitter(twin)
+    values = {name: p.detach() for name, p in twin.named_parameters()}
+    torch.testing.assert_close(
+        functional_call(q, values, ()).log_prob(x), twin.log_prob(x).detach()
+    )
+    some = {"transforms.0.raw_loc": torch.tensor(3.0)}
+    assert functional_call(q, some, ()).transforms[0].loc.item() == 3.0
+    assert q.transforms[0].loc.item() == 0.5
+
+
+def test_vmap_over_a_stack_of_instances():
+    stack = [Deep(k=2) for _ in range(3)]
+    for q in stack:
+        jitter(q)
+    x = torch.tensor([0.5, 1.0, 2.0])
+    parameters, buffers = stack_module_state(stack)
+
+    def log_prob(parameters, buffers):
+        return functional_call(stack[0], (parameters, buffers), ()).log_prob(x)
+
+    got = vmap(log_prob)(parameters, buffers)
+    torch.testing.assert_close(got, torch.stack([q.log_prob(x) for q in stack]))
+
+
+def test_jacrev_is_the_gradient():
+    q = Deep(k=2)
+    x = torch.tensor([0.5, 2.0])
+    parameters = dict(q.named_parameters())
+    jacobian = jacrev(lambda p: functional_call(q, p, ()).log_prob(x))(parameters)
+    for index in range(2):
+        gradients = torch.autograd.grad(q.log_prob(x)[index], list(parameters.values()))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            torch.testing.assert_close(jacobian[name][index], gradient)
+
+
+def test_compiled_log_prob():
+    torch._dynamo.reset()
+    q = Deep(k=2)
+    x = q.sample((4,))
+    expected = q.log_prob(x)
+    gradients = torch.autograd.grad(expected.sum(), list(q.parameters()))
+    compiled = torch.compile(lambda x: q.log_prob(x), fullgraph=True, backend="aot_eager")
+    got = compiled(x)
+    torch.testing.assert_close(got, expected)
+    got.sum().backward()
+    for parameter, gradient in zip(q.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_divergences_of_nested_families():
+    q = made(dd.Independent, base_distribution=Line, reinterpreted_batch_ndims=1)()
+    p = dd.Independent(dd.Normal(torch.zeros(3), 2.0), 1)
+    plain = dd.Independent(dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor(1.5)), 1)
+    torch.testing.assert_close(dd.kl_divergence(q, p), dd.kl_divergence(plain, p))
+    torch.testing.assert_close(dd.kl_divergence(p, q), dd.kl_divergence(p, plain))
+    dd.kl_divergence(q, p).backward()
+    assert all(parameter.grad is not None for parameter in q.parameters())
+
+
+def test_averaged_model():
+    q = Triple()
+    averaged = AveragedModel(q)
+    averaged.update_parameters(q)
+    x = torch.tensor([0.5])
+    torch.testing.assert_close(averaged.module.log_prob(x), q.log_prob(x))
+
+
+def test_a_parametrization_of_a_raw_parameter_in_a_part():
+    class Doubled(nn.Module):
+        def forward(self, raw):
+            return 2 * raw
+
+        def right_inverse(self, value):
+            return value / 2
+
+    q = Triple(component_distribution={"loc": [1.0, 2.0, 3.0]})
+    parametrize.register_parametrization(q.component_distribution, "raw_loc", Doubled())
+    torch.testing.assert_close(q().component_distribution.loc, torch.tensor([1.0, 2.0, 3.0]))
+    q.assign(**{"component_distribution.loc": 5.0})
+    torch.testing.assert_close(q().component_distribution.loc, torch.full((3,), 5.0))
+    q.freeze("component_distribution.loc")
+    assert not q.component_distribution.parametrizations.raw_loc.original.requires_grad
+
+
+def test_expand_is_a_live_view_of_the_nest():
+    q = Triple()
+    view = q.expand((4,))
+    assert view.batch_shape == (4,)
+    x = torch.zeros(4)
+    torch.testing.assert_close(view.log_prob(x), q.log_prob(torch.zeros(())).expand(4))
+    q.component_distribution.loc = 3.0
+    torch.testing.assert_close(view.log_prob(x), q.log_prob(torch.zeros(())).expand(4))
+    wrapped = dd.Independent(Triple(batch_shape=(2,)), 1)
+    before = wrapped.log_prob(torch.zeros(2))
+    wrapped.base_dist.component_distribution.loc = 3.0
+    assert not torch.allclose(wrapped.log_prob(torch.zeros(2)), before)
+
+
+def test_detach_reaches_every_part():
+    q = Deep(k=2)
+    assert not q.detach().log_prob(torch.tensor([1.0])).requires_grad
+    assert q.log_prob(torch.tensor([1.0])).requires_grad
+
+
+def test_requires_grad_and_zero_grad_of_the_whole():
+    q = Deep(k=2)
+    q.log_prob(torch.tensor([1.0])).sum().backward()
+    q.zero_grad()
+    assert all(p.grad is None for p in q.parameters())
+    q.requires_grad_(False)
+    assert not any(flags(q).values())
+
+
+# --- validation -----------------------------------------------------------------------------
+
+
+class Checked(Variational):
+    base = dd.Gamma
+    concentration = Param(torch.tensor([1.0, 2.0]))
+    rate = Param(1.0)
+
+
+class Unchecked(Checked):
+    validate_args = False
+
+
+NESTS = {
+    "mixture": lambda part: mixture_of(Weights(k=2), part),
+    "independent": lambda part: made(
+        dd.Independent, base_distribution=part, reinterpreted_batch_ndims=1
+    ),
+    "transformed": lambda part: made(
+        dd.TransformedDistribution, base_distribution=part, transforms=[Shift(loc=0.0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NESTS)
+def test_values_are_validated_unless_a_part_says_not_to(name):
+    outside = torch.tensor([-1.0, -1.0])
+    with pytest.raises(ValueError, match="support"):
+        NESTS[name](Checked)().log_prob(outside)
+    NESTS[name](Unchecked)().log_prob(outside)
+    NESTS[name](NESTS["transformed"](Unchecked))().log_prob(outside)
+
+
+def test_the_class_switch_of_a_mixture():
+    class Loose(Triple):
+        component_distribution = Unchecked(concentration=[1.0, 2.0, 3.0])
+        validate_args = False
+
+    assert Loose().log_prob(torch.tensor(-1.0)).shape == ()
+
+
+@pytest.mark.parametrize("name", NESTS)
+def test_no_validation_where_torch_has_it_off(name, monkeypatch):
+    monkeypatch.setattr(dd.Distribution, "_validate_args", False)
+    NESTS[name](Checked)().log_prob(torch.tensor([-1.0, -1.0]))

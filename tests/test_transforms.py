@@ -1,0 +1,1265 @@
+"""Declared transforms, and plain ones as parts of a declared family."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+from torch.distributions import constraints
+from torch.distributions.transforms import _InverseTransform
+from torch.func import functional_call, jacrev, stack_module_state, vmap
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    FieldError,
+    GreaterThan,
+    Interval,
+    LearnableTransform,
+    Param,
+    Positive,
+    Real,
+    Simplex,
+    Variational,
+    derived,
+    learnable,
+)
+from tests.nests import (
+    Components,
+    Grid,
+    Line,
+    Logits,
+    Mixture,
+    Shift,
+    Triple,
+    Weights,
+    addresses,
+    assert_is_a_loop,
+    assert_unchanged,
+    flags,
+    jitter,
+    made,
+    mixture_of,
+    refused,
+    shapes,
+    state_of,
+)
+
+
+class ShiftVector(LearnableTransform):
+    base = dd.AffineTransform
+    loc = Param(torch.tensor([-0.5, 0.0, 0.5]))
+    scale = Param(1.5)
+
+
+class ShiftEvent(ShiftVector):
+    event_dim = 1
+
+
+class ShiftMatrix(LearnableTransform):
+    base = dd.AffineTransform
+    loc = Param(torch.linspace(-1, 1, 6).reshape(2, 3))
+    scale = Param(1.5)
+
+
+class Planar(dd.Transform):
+    """A layer of a planar flow, which has no inverse (Rezende and Mohamed, 2015)."""
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, u, w, b, cache_size=0):
+        super().__init__(cache_size=cache_size)
+        self.u, self.w, self.b = u, w, b
+
+    def _activation(self, x):
+        return torch.tanh((self.w * x).sum(-1, keepdim=True) + self.b)
+
+    def _call(self, x):
+        return x + self.u * self._activation(x)
+
+    def log_abs_det_jacobian(self, x, y):
+        slope = 1 - self._activation(x).square()
+        return (1 + (slope * self.w * self.u).sum(-1)).abs().log()
+
+
+class PlanarLayer(LearnableTransform):
+    base = Planar
+    u = Param(lambda shape: 0.3 * torch.randn(shape), Real(), shape=("d",))
+    w = Param(torch.randn, Real(), shape=("d",))
+    b = Param(0.0, Real(), shape=(1,))
+    cache_size = 1
+
+
+class Scalar(Variational):
+    base = dd.Normal
+    loc = Param(0.3)
+    scale = Param(1.5)
+
+
+class Vector(Line):
+    event_dim = 1
+
+
+class Squashed(Variational):
+    base = dd.TransformedDistribution
+    base_distribution = Scalar
+    transforms = [Shift, dd.AffineTransform(torch.tensor(1.0), 2.0), dd.TanhTransform()]  # noqa: RUF012
+
+
+PLAIN_TRANSFORMS = {
+    "exp": lambda: dd.ExpTransform(),
+    "numbers": lambda: dd.AffineTransform(1.0, 2.0),
+    "tensors": lambda: dd.AffineTransform(torch.tensor(1.0), torch.tensor(2.0)),
+    "vectors": lambda: dd.AffineTransform(torch.tensor([1.0, 2.0]), torch.tensor([2.0, -3.0])),
+    "cached": lambda: dd.AffineTransform(torch.tensor(1.0), 2.0, cache_size=1),
+    "inverse": lambda: dd.ComposeTransform([dd.ExpTransform(), dd.ExpTransform().inv]),
+    "inverse of tensors": lambda: dd.AffineTransform(torch.tensor(1.0), torch.tensor(2.0)).inv,
+    "inverse of a cached one": lambda: (
+        dd.AffineTransform(torch.tensor(1.0), 2.0, cache_size=1).inv
+    ),
+    "composed": lambda: dd.ComposeTransform(
+        [dd.AffineTransform(torch.tensor(1.0), 2.0), dd.TanhTransform(), dd.SoftplusTransform()]
+    ),
+    "composed with an inverse": lambda: dd.ComposeTransform(
+        [dd.AffineTransform(torch.tensor(1.0), 2.0).inv, dd.ExpTransform()]
+    ),
+    "inverse of a composed one": lambda: (
+        dd.ComposeTransform(
+            [
+                dd.AffineTransform(torch.tensor(1.0), 2.0),
+                dd.AffineTransform(0.0, torch.tensor(3.0)),
+            ]
+        ).inv
+    ),
+    "composed twice": lambda: dd.ComposeTransform(
+        [dd.ComposeTransform([dd.AffineTransform(torch.tensor(1.0), 2.0)]), dd.ExpTransform()]
+    ),
+    "distribution function": lambda: dd.CumulativeDistributionTransform(
+        dd.Normal(torch.tensor(1.0), torch.tensor(2.0))
+    ),
+    "power": lambda: dd.ComposeTransform(
+        [dd.ExpTransform(), dd.PowerTransform(torch.tensor(0.5))]
+    ),
+    "interval": lambda: Interval(-1.0, 3.0).as_transform(),
+    "interval, cached": lambda: Interval(-1.0, 3.0).as_transform(cache_size=1),
+    "interval of tensors": lambda: Interval(
+        torch.tensor([-1.0, 0.0]), torch.tensor([3.0, 5.0])
+    ).as_transform(cache_size=1),
+    "half line of tensors": lambda: GreaterThan(torch.tensor([1.0, 2.0])).as_transform(),
+    "inverse of a constraint": lambda: Real().as_transform(cache_size=1).inv,
+}
+"""Plain transforms of scalars, or of pairs of them."""
+
+VECTOR_TRANSFORMS = {
+    "independent": lambda: dd.IndependentTransform(
+        dd.AffineTransform(torch.tensor([1.0, 2.0, 3.0]), torch.tensor(2.0)), 1
+    ),
+    "stick-breaking": lambda: dd.StickBreakingTransform(),
+    "reshape": lambda: dd.ReshapeTransform((3,), (3, 1)),
+    "cat": lambda: dd.CatTransform(
+        [dd.AffineTransform(torch.tensor(1.0), 2.0), dd.ExpTransform()], -1, [1, 2]
+    ),
+    "simplex": lambda: Simplex().as_transform(),
+}
+
+
+def learned_normal(name):
+    if name in VECTOR_TRANSFORMS:
+        return dd.Independent(dd.Normal(torch.tensor([0.2, -0.1, 0.3]), 0.7), 1)
+    return dd.Normal(torch.tensor([0.2, 0.4]), 0.7)
+
+
+def transformed(*transforms, base_distribution=Scalar, **body):
+    return made(
+        dd.TransformedDistribution,
+        base_distribution=base_distribution,
+        transforms=list(transforms),
+        **body,
+    )
+
+
+def transform_of(base, **body):
+    return made(base, LearnableTransform, **body)
+
+
+def reloaded(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+# --- a declared transform -------------------------------------------------------------------
+
+
+def test_it_is_a_module_that_builds_a_plain_transform():
+    shift = Shift(loc=1.0, scale=2.0)
+    assert isinstance(shift, nn.Module)
+    assert not isinstance(shift, dd.Transform)
+    assert type(shift()) is dd.AffineTransform
+    assert shift() is not shift()
+    assert [name for name, _ in shift.named_parameters()] == ["raw_loc", "raw_scale"]
+
+
+def test_it_agrees_with_plain_torch():
+    shift, plain = Shift(loc=1.0, scale=2.0), dd.AffineTransform(1.0, torch.tensor(2.0))
+    x = torch.linspace(-2, 2, 5)
+    y = plain(x)
+    torch.testing.assert_close(shift()(x), y)
+    torch.testing.assert_close(shift().inv(y), x)
+    torch.testing.assert_close(
+        shift().log_abs_det_jacobian(x, y), plain.log_abs_det_jacobian(x, y)
+    )
+    assert shift().domain == plain.domain
+    assert shift().codomain == plain.codomain
+    assert shift().sign.item() == 1
+
+
+def test_it_is_live_and_learns():
+    shift = Shift(loc=0.0, scale=1.0)
+    optimizer = torch.optim.Adam(shift.parameters(), lr=0.1)
+    x = torch.linspace(-1, 1, 9)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (shift()(x) - (3 * x + 2)).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(shift.loc, torch.tensor(2.0), rtol=0, atol=0.05)
+    torch.testing.assert_close(shift.scale, torch.tensor(3.0), rtol=0, atol=0.05)
+
+
+def test_it_serves_in_plain_torch():
+    shift = Shift(loc=1.0, scale=2.0)
+    plain = dd.TransformedDistribution(dd.Normal(0.0, 1.0), [shift()])
+    plain.log_prob(torch.tensor(0.5)).backward()
+    torch.testing.assert_close(shift.raw_loc.grad, torch.tensor((0.5 - 1.0) / 4))
+
+
+def test_it_has_the_life_of_a_module():
+    shift = Shift(loc=1.0)
+    shift.assign(loc=4.0, scale=3.0)
+    assert shift()(torch.tensor(0.0)).item() == 4.0
+    shift.freeze("loc")
+    assert flags(shift) == {"raw_loc": False, "raw_scale": True}
+    values = shift.constrained_values()
+    torch.testing.assert_close(values["scale"], torch.tensor(3.0))
+    torch.testing.assert_close(Shift(**values).scale, torch.tensor(3.0))
+    twin = Shift()
+    twin.load_state_dict(reloaded(shift.state_dict()))
+    assert_unchanged(twin, state_of(shift))
+    shift.reset_parameters()
+    assert shift.loc.item() == 1.0
+    assert shift.double()()(torch.tensor(0.0, dtype=torch.float64)).dtype == torch.float64
+    empty = Shift(device="meta")
+    assert empty.to_empty(device="cpu").raw_loc.shape == ()
+    empty.reset_parameters()
+    assert empty.loc.item() == 0.5
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))])
+def test_clones(clone):
+    shift = Shift(loc=3.0)
+    twin = clone(shift)
+    assert not addresses(shift) & addresses(twin)
+    assert twin()(torch.tensor(0.0)).item() == 3.0
+
+
+def test_copies():
+    shift = Shift(batch_shape=(3,))
+    assert shapes(shift) == {"raw_loc": (3,), "raw_scale": (3,)}
+    shift.loc = [1.0, 2.0, 3.0]
+    assert shift()(torch.zeros(3)).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_repr():
+    text = repr(Shift())
+    assert text.startswith("Shift(AffineTransform")
+    assert "(scale): 2.0, Positive()" in text
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_keeps_its_sign(value):
+    refused(lambda: Shift(scale=value), ConstraintError, "Shift.scale: expected a finite positive")
+    shift = Shift()
+    with pytest.raises(ConstraintError, match=r"Shift\.scale"):
+        shift.scale = value
+
+
+def test_a_scale_of_any_sign_is_declared():
+    free = transform_of(dd.AffineTransform, loc=Param(0.0), scale=Param(-2.0, Real()))()
+    assert free()(torch.tensor(1.0)).item() == -2.0
+    assert free().sign.item() == -1
+
+
+@pytest.mark.parametrize(
+    ("base", "fields", "names"),
+    [
+        (dd.AffineTransform, {}, ["raw_loc", "raw_scale"]),
+        (dd.PowerTransform, {}, ["raw_exponent"]),
+        (dd.PowerTransform, {"exponent": Param(3.0)}, ["raw_exponent"]),
+        (dd.TanhTransform, {}, []),
+        (dd.StickBreakingTransform, {}, []),
+    ],
+)
+def test_arguments_without_fields_are_declared(base, fields, names):
+    q = transform_of(base, **fields)()
+    assert [name for name, _ in q.named_parameters()] == names
+    assert type(q()) is base
+
+
+def test_constants_in_a_transform():
+    half = transform_of(dd.AffineTransform, loc=Param(1.0), scale=torch.tensor(2.0))
+    q = half()
+    assert list(q.state_dict()) == ["raw_loc", "scale"]
+    assert q()(torch.tensor(1.0)).item() == 3.0
+    assert half(scale=5.0)()(torch.tensor(1.0)).item() == 6.0
+    cached = transform_of(dd.AffineTransform, loc=Param(1.0), scale=2.0, cache_size=1)()
+    assert cached()._cache_size == 1
+    x = torch.tensor(0.1)
+    built = cached()
+    assert built.inv(built(x)) is x
+
+
+def test_derived_fields_in_a_transform():
+    class Scaling(LearnableTransform):
+        base = dd.AffineTransform
+        loc = Param(1.0)
+        log_scale = Param(0.0)
+
+        @derived
+        def scale(self, log_scale):
+            return log_scale.exp()
+
+    q = Scaling(log_scale=2.0)
+    torch.testing.assert_close(q()(torch.tensor(1.0)), 1 + torch.tensor(2.0).exp())
+    q().log_abs_det_jacobian(torch.tensor(0.0), torch.tensor(1.0)).backward()
+    torch.testing.assert_close(q.raw_log_scale.grad, torch.tensor(1.0))
+
+
+def test_a_method_may_build_the_transform():
+    class Curve(LearnableTransform):
+        shift = Shift
+        gain = Param(2.0, Positive())
+
+        def base(self, shift, gain):
+            return dd.ComposeTransform(
+                [shift.inv, dd.TanhTransform(), dd.AffineTransform(0, gain)]
+            )
+
+    q = Curve()
+    x = torch.tensor([0.3, 1.0])
+    torch.testing.assert_close(q()(x), 2 * torch.tanh((x - 0.5) / 2))
+    assert sorted(dict(q.named_parameters())) == ["raw_gain", "shift.raw_loc", "shift.raw_scale"]
+    q()(x).sum().backward()
+    assert all(p.grad is not None for p in q.parameters())
+
+
+def test_a_method_may_return_a_declared_transform():
+    class Same(LearnableTransform):
+        shift = Shift
+
+        def base(self, shift):
+            return self.shift
+
+    assert type(Same()()) is dd.AffineTransform
+
+
+def test_transforms_of_transforms():
+    shift = dd.AffineTransform(0.5, 2.0)
+    x = torch.tensor([0.1, 0.2, 0.3])
+    for declared, plain in [
+        (
+            transform_of(dd.ComposeTransform, parts=[Shift, dd.ExpTransform()]),
+            dd.ComposeTransform([shift, dd.ExpTransform()]),
+        ),
+        (
+            transform_of(
+                dd.IndependentTransform, base_transform=Shift, reinterpreted_batch_ndims=1
+            ),
+            dd.IndependentTransform(shift, 1),
+        ),
+        (
+            transform_of(dd.StackTransform, tseq=[Shift, Shift, dd.ExpTransform()]),
+            dd.StackTransform([shift, shift, dd.ExpTransform()]),
+        ),
+        (
+            transform_of(dd.CatTransform, tseq=[Shift, dd.ExpTransform()], lengths=[1, 2]),
+            dd.CatTransform([shift, dd.ExpTransform()], lengths=[1, 2]),
+        ),
+        (transform_of(_InverseTransform, transform=Shift), shift.inv),
+        (
+            transform_of(dd.CumulativeDistributionTransform, distribution=Scalar),
+            dd.CumulativeDistributionTransform(dd.Normal(0.3, 1.5)),
+        ),
+    ]:
+        q = declared()
+        y = plain(x)
+        torch.testing.assert_close(q()(x), y)
+        torch.testing.assert_close(q().inv(y), plain.inv(y))
+        torch.testing.assert_close(
+            q().log_abs_det_jacobian(x, y), plain.log_abs_det_jacobian(x, y)
+        )
+        assert len(list(q.parameters())) >= 2
+        q()(x).sum().backward()
+        assert all(p.grad is not None for p in q.parameters())
+        clone = copy.deepcopy(q)
+        torch.testing.assert_close(clone()(x), y)
+
+
+@pytest.mark.parametrize("scale", [1.5, [1.0, 2.0, 3.0]], ids=["scalar", "vector"])
+def test_event_dim(scale):
+    q = ShiftEvent(scale=scale)
+    x = torch.tensor([1.0, 2.0, 3.0])
+    assert q().domain.event_dim == 1
+    assert q()(x).shape == (3,)
+    jacobian = jacrev(q())(x)
+    torch.testing.assert_close(
+        q().log_abs_det_jacobian(x, q()(x)), torch.linalg.slogdet(jacobian)[1]
+    )
+
+
+def test_event_dim_below_that_of_the_base():
+    low = transform_of(dd.StickBreakingTransform, event_dim=0)
+    refused(low, ConstraintError, "Made.event_dim: expected 1")
+
+
+def test_a_users_own_transform():
+    layer = PlanarLayer(d=3)
+    assert shapes(layer) == {"raw_u": (3,), "raw_w": (3,), "raw_b": (1,)}
+    x = torch.randn(5, 3)
+    u, w, b = layer.u, layer.w, layer.b
+    torch.testing.assert_close(layer()(x), x + u * torch.tanh((w * x).sum(-1, keepdim=True) + b))
+    jacobian = vmap(jacrev(layer()._call))(x)
+    torch.testing.assert_close(
+        layer().log_abs_det_jacobian(x, layer()(x)), torch.linalg.slogdet(jacobian)[1]
+    )
+
+
+# --- what a declared transform refuses ------------------------------------------------------
+
+
+def test_a_class_without_a_base():
+    class Baseless(LearnableTransform):
+        loc = Param(1.0)
+
+    refused(Baseless, DeclarationError, "Baseless: expected a class with a base")
+
+
+@pytest.mark.parametrize(
+    "base", [dd.Normal, nn.Linear, Shift, Scalar, dd.Transform, dd.TanhTransform(), 3, "tanh"]
+)
+def test_what_is_no_base(base):
+    text = refused(lambda: transform_of(base), DeclarationError, "Made.base: expected")
+    assert "ransform" in text.split(", got")[0]
+
+
+def test_a_transform_is_no_base_of_a_distribution():
+    text = refused(lambda: made(dd.TanhTransform), DeclarationError, "Made.base: expected")
+    assert "Distribution" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "start"),
+    [
+        ({"loc": Param(1.0)}, "Made.scale: expected every required argument"),
+        ({"loc": Param(1.0), "scale": Param(1.0), "scal": Param(1.0)}, "Made.scal"),
+        ({"loc": Param(1.0), "scale": Param(1.0), "cache_size": Param(1.0)}, "Made.cache_size"),
+        ({"loc": Shift, "scale": Param(1.0)}, "Made.loc: expected a tensor"),
+        ({"loc": dd.ExpTransform(), "scale": Param(1.0)}, "Made.loc: expected a tensor"),
+    ],
+)
+def test_fields_that_do_not_fit_the_base(fields, start):
+    refused(lambda: transform_of(dd.AffineTransform, **fields), DeclarationError, start)
+
+
+@pytest.mark.parametrize("part", [Scalar, dd.Normal(0.0, 1.0), Param(1.0), 3.0])
+def test_parts_that_do_not_fit_the_base(part):
+    refused(
+        lambda: transform_of(
+            dd.IndependentTransform, base_transform=part, reinterpreted_batch_ndims=1
+        ),
+        DeclarationError,
+        "Made.base_transform: expected a transform",
+    )
+
+
+@pytest.mark.parametrize("result", [3, dd.Normal(0.0, 1.0), None])
+def test_a_method_that_returns_no_transform(result):
+    class Wrong(LearnableTransform):
+        loc = Param(1.0)
+
+        def base(self, loc):
+            return result
+
+    refused(Wrong, FieldError, "Wrong.base: expected a torch transform")
+
+
+# --- in a family ----------------------------------------------------------------------------
+
+
+def test_a_family_is_the_distribution_one_builds_by_hand():
+    q = Squashed()
+    jitter(q)
+    base, shift = q.base_distribution, q.transforms[0]
+    plain = dd.TransformedDistribution(
+        dd.Normal(base.loc, base.scale),
+        [
+            dd.AffineTransform(shift.loc, shift.scale),
+            dd.AffineTransform(1.0, 2.0),
+            dd.TanhTransform(),
+        ],
+    )
+    x = torch.tensor([-0.9, 0.1, 0.99])
+    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+    torch.testing.assert_close(q.cdf(x), plain.cdf(x))
+    torch.testing.assert_close(q.icdf(torch.tensor(0.3)), plain.icdf(torch.tensor(0.3)))
+    torch.manual_seed(1)
+    drawn = q.rsample((4,))
+    torch.manual_seed(1)
+    torch.testing.assert_close(drawn, plain.rsample((4,)))
+    assert type(q.support) is type(plain.support)
+
+
+def test_names_in_a_family():
+    q = Squashed()
+    assert list(q.state_dict()) == [
+        "base_distribution.raw_loc",
+        "base_distribution.raw_scale",
+        "transforms.0.raw_loc",
+        "transforms.0.raw_scale",
+        "transforms.1.loc",
+    ]
+    assert isinstance(q.transforms, nn.ModuleList)
+    assert isinstance(q.transforms[0], Shift)
+    assert q.get_submodule("transforms.0") is q.transforms[0]
+
+
+def test_transforms_are_resolved_afresh():
+    q = Squashed()
+    one, two = q().transforms, q().transforms
+    assert all(a is not b for a, b in zip(one, two, strict=True))
+    assert [type(t) for t in one] == [dd.AffineTransform, dd.AffineTransform, dd.TanhTransform]
+    before = q.log_prob(torch.tensor(0.5)).item()
+    q.transforms[0].loc = 3.0
+    assert q.log_prob(torch.tensor(0.5)).item() != before
+
+
+@pytest.mark.parametrize(
+    "transforms", [Shift, Shift(loc=0.5), (Shift,), [Shift], nn.ModuleList([Shift()])]
+)
+def test_one_transform_alone_or_in_a_sequence(transforms):
+    q = made(
+        dd.TransformedDistribution, base_distribution=dd.Normal(0.0, 1.0), transforms=transforms
+    )()
+    plain = dd.TransformedDistribution(dd.Normal(0.0, 1.0), dd.AffineTransform(0.5, 2.0))
+    torch.testing.assert_close(q.log_prob(torch.tensor(0.3)), plain.log_prob(torch.tensor(0.3)))
+    assert [name for name, _ in q.named_parameters()] == [
+        "transforms.0.raw_loc",
+        "transforms.0.raw_scale",
+    ]
+
+
+def test_no_transforms():
+    q = transformed()()
+    torch.testing.assert_close(
+        q.log_prob(torch.tensor(0.4)), dd.Normal(0.3, 1.5).log_prob(torch.tensor(0.4))
+    )
+
+
+def test_a_family_trains_through_its_transforms():
+    q = transformed(dd.TanhTransform(cache_size=1), Shift)()
+    optimizer = torch.optim.SGD(q.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        x, log_prob = q.rsample_and_log_prob((8,))
+        (log_prob - q.log_prob(x.detach()) + x.square()).mean().backward()
+        assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in q.parameters())
+        optimizer.step()
+
+
+def test_draws_at_the_edge_keep_their_density():
+    q = transformed(dd.TanhTransform())(base_distribution={"loc": 12.0})
+    x, log_prob = q.rsample_and_log_prob((50,))
+    assert (x == 1).any()
+    assert log_prob.isfinite().all()
+    log_prob.sum().backward()
+    assert q.base_distribution.raw_loc.grad.isfinite()
+
+
+def test_a_declared_transform_without_an_inverse():
+    base = learnable(dd.Independent(dd.Normal(torch.zeros(3), torch.ones(3)), 1))
+    q = transformed(PlanarLayer, PlanarLayer, base_distribution=base)(d=3)
+    x, log_prob = q.rsample_and_log_prob((4,))
+    assert (x.shape, log_prob.shape) == ((4, 3), (4,))
+    snapshot = q()
+    x = snapshot.rsample((4,))
+    first, second = snapshot.transforms
+    z = second._cached_x_y[0]
+    start = first._cached_x_y[0]
+    expected = (
+        base.log_prob(start)
+        - first.log_abs_det_jacobian(start, z)
+        - second.log_abs_det_jacobian(z, x)
+    )
+    torch.testing.assert_close(snapshot.log_prob(x), expected)
+    with pytest.raises(NotImplementedError):
+        q.log_prob(x)
+
+
+def test_a_transform_through_a_method_and_through_a_derived_field():
+    class ByMethod(Variational):
+        shift = Shift
+        tanh = dd.TanhTransform()
+
+        def base(self, shift, tanh):
+            return dd.TransformedDistribution(dd.Normal(0.0, 1.0), [shift, tanh])
+
+    class ByDerived(Variational):
+        base = dd.TransformedDistribution
+        base_distribution = dd.Normal(0.0, 1.0)
+        loc = Param(0.5)
+        scale = Param(2.0, Positive())
+
+        @derived
+        def transforms(self, loc, scale):
+            return [dd.AffineTransform(loc, scale), dd.TanhTransform()]
+
+    plain = dd.TransformedDistribution(
+        dd.Normal(0.0, 1.0), [dd.AffineTransform(0.5, 2.0), dd.TanhTransform()]
+    )
+    x = torch.tensor([-0.5, 0.5])
+    for q in (ByMethod(), ByDerived()):
+        torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+        q.log_prob(x).sum().backward()
+        assert all(p.grad is not None for p in q.parameters())
+
+
+def test_the_same_instance_twice_in_a_list():
+    shift = Shift(loc=1.0, scale=2.0)
+    q = transformed(shift, dd.TanhTransform(), shift)()
+    assert q.transforms[0] is q.transforms[2]
+    assert len(list(q.parameters())) == 4
+    plain = dd.AffineTransform(1.0, 2.0)
+    by_hand = dd.TransformedDistribution(dd.Normal(0.3, 1.5), [plain, dd.TanhTransform(), plain])
+    x = torch.tensor([0.5, 1.5])
+    torch.testing.assert_close(q.log_prob(x), by_hand.log_prob(x))
+    assert transformed(shift, Shift(loc=1.0))().transforms[1] is not q.transforms[0]
+
+
+def test_a_transform_shared_by_two_families():
+    shift = Shift()
+    one, two = (transformed(Shift)(transforms=[shift]) for _ in range(2))
+    assert one.transforms[0] is two.transforms[0] is shift
+    shift.loc = 5.0
+    assert one.log_prob(torch.tensor(5.0)).item() == two.log_prob(torch.tensor(5.0)).item()
+    assert len(list(nn.ModuleList([one, two]).parameters())) == 6
+
+
+def test_a_foreign_module_that_returns_a_transform():
+    class Foreign(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self):
+            return dd.AffineTransform(self.loc, 2.0)
+
+    q = transformed(Foreign(), dd.ExpTransform())()
+    q.log_prob(torch.tensor(1.5)).backward()
+    assert q.transforms[0].loc.grad is not None
+
+
+class OwnTransform(dd.Transform, nn.Module):
+    """A module that is a transform itself, as Pyro's are."""
+
+    domain = constraints.real
+    codomain = constraints.real
+    bijective = True
+
+    def __init__(self):
+        dd.Transform.__init__(self)
+        nn.Module.__init__(self)
+        self.shift = nn.Parameter(torch.tensor(1.0))
+
+    def __hash__(self):
+        return id(self)
+
+    def _call(self, x):
+        return x + self.shift
+
+    def _inverse(self, y):
+        return y - self.shift
+
+    def log_abs_det_jacobian(self, x, y):
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("where", ["body", "constructor"])
+def test_a_module_that_is_a_transform_itself(where):
+    own = OwnTransform()
+    q = transformed(own)() if where == "body" else transformed(Shift)(transforms=[own])
+    assert "transforms.0.shift" in dict(q.named_parameters())
+    q.log_prob(torch.tensor(0.5)).backward()
+    assert q.transforms[0].shift.grad is not None
+    plain = dd.Normal(1.3, 1.5)
+    torch.testing.assert_close(q.log_prob(torch.tensor(0.5)), plain.log_prob(torch.tensor(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("item", "word"),
+    [
+        (3, "3"),
+        ("tanh", "tanh"),
+        (torch.zeros(3), "tensor"),
+        (dd.TanhTransform, "TanhTransform()"),
+        (dd.Normal(0.0, 1.0), "distribution"),
+        (dd.Normal, "Normal"),
+        (Scalar, "Scalar"),
+        (Scalar(), "Scalar"),
+        (lambda x: x, "lambda"),
+        (Param(1.0), "Param"),
+        (Interval(-1.0, 1.0), "as_transform"),
+        (Positive, "Positive"),
+        (None, "None"),
+        ([Shift], "Shift"),
+    ],
+)
+def test_a_list_with_something_else(item, word):
+    text = refused(
+        lambda: transformed(Shift, item), DeclarationError, "Made.transforms[1]: expected a transf"
+    )
+    assert word in text
+
+
+@pytest.mark.parametrize(
+    "item", [3, "tanh", torch.zeros(3), dd.TanhTransform, dd.Normal(0.0, 1.0), Scalar(), Scalar]
+)
+def test_a_constructor_that_is_given_something_else(item):
+    refused(
+        lambda: Squashed(transforms=[Shift(), item]), DeclarationError, "Squashed.transforms[1]"
+    )
+
+
+def test_a_list_with_a_module_that_builds_no_transform():
+    text = refused(
+        lambda: transformed(Shift, nn.Linear(1, 1))(),
+        (DeclarationError, ConstraintError, FieldError),
+        "Made.transforms",
+    )
+    assert "Linear" in text
+
+
+@pytest.mark.parametrize("value", [3, torch.zeros(3), Param(1.0), dd.TanhTransform, "tanh"])
+def test_something_else_in_place_of_a_list(value):
+    text = refused(
+        lambda: made(dd.TransformedDistribution, base_distribution=Scalar, transforms=value),
+        DeclarationError,
+        "Made.transforms: expected a",
+    )
+    assert "transform" in text
+
+
+def test_a_plain_transform_of_vectors_broadcasts_the_base():
+    for plain in (
+        dd.AffineTransform(torch.tensor([1.0, 2.0]), 1.0),
+        Interval(torch.tensor([-1.0, 0.0]), torch.tensor([3.0, 5.0])).as_transform(),
+    ):
+        q = transformed(plain)()
+        assert q.batch_shape == (2,)
+        assert q.log_prob(q.sample((4,))).shape == (4, 2)
+
+
+def test_transforms_that_do_not_fit_the_base():
+    refused(transformed(dd.StickBreakingTransform()), ConstraintError, "Made: expected")
+
+
+def test_dicts_for_a_list():
+    text = refused(lambda: Squashed(transforms=[{"loc": 1.0}]), DeclarationError, "Squashed.")
+    assert "3" in text
+    text = refused(
+        lambda: Squashed(transforms=[{"lok": 1.0}, {}, {}]),
+        DeclarationError,
+        "Squashed.transforms[0].lok",
+    )
+    assert "Did you mean 'loc'?" in text
+    refused(
+        lambda: Squashed(transforms=[{}, {"loc": 1.0}, {}]),
+        DeclarationError,
+        "Squashed.transforms[1]",
+    )
+    refused(lambda: Squashed(transforms={7: {}}), DeclarationError, "Squashed.transforms")
+
+
+def test_dicts_and_instances_in_one_list():
+    q = Squashed(transforms=[{"loc": 3.0}, Shift(loc=4.0), dd.TanhTransform()])
+    assert [q.transforms[0].loc.item(), q.transforms[1].loc.item()] == [3.0, 4.0]
+
+
+def test_values_go_back_into_a_list():
+    q = Squashed()
+    jitter(q)
+    x = torch.tensor([-0.5, 0.5])
+    values = q.constrained_values()
+    torch.testing.assert_close(Squashed(**values).log_prob(x), q.log_prob(x))
+    twin = Squashed()
+    twin.assign(**values)
+    torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
+
+
+def test_meta_and_reset():
+    q = Squashed(device="meta")
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+    q.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in q.state_dict().values():
+            tensor.fill_(7)
+    q.reset_parameters()
+    assert_unchanged(Squashed(), state_of(q))
+
+
+def test_repr_of_a_family():
+    text = repr(transformed(Shift, dd.TanhTransform(), dd.SigmoidTransform().inv)())
+    assert "(0): Shift(AffineTransform" in text
+    assert "TanhTransform()" in text
+    assert "SigmoidTransform()" in text
+
+
+# --- plain transforms -----------------------------------------------------------------------
+
+
+@pytest.fixture(params=[*PLAIN_TRANSFORMS, *VECTOR_TRANSFORMS])
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def plain(name):
+    return {**PLAIN_TRANSFORMS, **VECTOR_TRANSFORMS}[name]()
+
+
+@pytest.fixture
+def by_hand(name, plain):
+    return dd.TransformedDistribution(learned_normal(name), [plain])
+
+
+@pytest.fixture
+def q(name, plain):
+    return transformed(plain, base_distribution=learnable(learned_normal(name)))()
+
+
+def draws_of(distribution):
+    torch.manual_seed(2)
+    return distribution.sample((4,))
+
+
+def test_plain_transforms_agree(q, by_hand):
+    assert (q.batch_shape, q.event_shape) == (by_hand.batch_shape, by_hand.event_shape)
+    x = draws_of(by_hand)
+    torch.testing.assert_close(draws_of(q), x)
+    torch.testing.assert_close(q.log_prob(x), by_hand.log_prob(x), rtol=1e-4, atol=1e-4)
+    drawn, log_prob = q.rsample_and_log_prob((4,))
+    torch.testing.assert_close(log_prob, by_hand.log_prob(drawn), rtol=1e-3, atol=1e-3)
+
+
+def test_plain_transforms_are_trained_around_again_and_again(q):
+    optimizer = torch.optim.SGD(q.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        x = q.rsample((4,))
+        (q.log_prob(x).mean() + q.log_prob(x.detach()).mean()).backward()
+        optimizer.step()
+
+
+def test_plain_transforms_have_no_parameters(q):
+    assert all(name.startswith("base_distribution.") for name, _ in q.named_parameters())
+
+
+def test_tensors_of_plain_transforms_move(q, by_hand):
+    x = draws_of(by_hand)
+    q.double()
+    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
+    assert q.sample((2,)).dtype == torch.float64
+    got = q.log_prob(x.double())
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got.float(), by_hand.log_prob(x), rtol=1e-4, atol=1e-4)
+    q.to("meta")
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))])
+def test_plain_transforms_are_cloned(q, clone):
+    x = q.sample((4,))
+    q.log_prob(q.rsample((2,))).sum().backward()
+    twin = nn.ModuleList([clone(part) for part in q.transforms])
+    assert not addresses(twin) & addresses(q.transforms)
+    whole = transformed(*twin, base_distribution=q.base_distribution)()
+    torch.testing.assert_close(whole.log_prob(x), q.log_prob(x))
+    copied = copy.deepcopy(q)
+    torch.testing.assert_close(copied.log_prob(x), q.log_prob(x))
+
+
+def test_states_of_plain_transforms_are_loaded(q):
+    twin = copy.deepcopy(q)
+    with torch.no_grad():
+        for tensor in twin.state_dict().values():
+            tensor.fill_(7.0)
+    twin.load_state_dict(reloaded(q.state_dict()))
+    assert_unchanged(twin, state_of(q))
+    x = q.sample((4,))
+    torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
+
+
+def test_plain_transforms_are_reset(q):
+    before = state_of(q)
+    with torch.no_grad():
+        for buffer in q.buffers():
+            buffer.fill_(7.0)
+    q.reset_parameters()
+    assert_unchanged(q, before)
+
+
+def test_plain_transforms_of_instances_are_their_own(name, plain):
+    family = transformed(plain, base_distribution=learnable(learned_normal(name)))
+    one, two = family(), family()
+    assert not addresses(one) & addresses(two)
+    x = two.sample((4,))
+    before = two.log_prob(x)
+    with torch.no_grad():
+        for buffer in one.buffers():
+            buffer.fill_(9.0)
+    torch.testing.assert_close(two.log_prob(x), before)
+    torch.testing.assert_close(family().log_prob(x), before)
+
+
+def test_caches_are_not_kept():
+    inner = dd.AffineTransform(torch.tensor(1.0), 2.0, cache_size=1)
+    inner(torch.tensor(5.0, requires_grad=True))
+    q = transformed(inner, Interval(-1.0, 1.0).as_transform(cache_size=1))()
+    assert q().transforms[0]._cache_size == 1
+    assert q().transforms[0]._cached_x_y == (None, None)
+    snapshot = q()
+    x = snapshot.rsample()
+    assert snapshot.transforms[1]._cached_x_y[1] is x
+    assert q().transforms[1]._cached_x_y == (None, None)
+    with torch.no_grad():
+        q.transforms[0].get_buffer("loc").fill_(50.0)
+    assert q().transforms[0](torch.tensor(0.0)).item() == 50.0
+
+
+def test_later_changes_of_a_plain_transform_change_nothing():
+    loc = torch.tensor(1.0)
+    inner = dd.AffineTransform(loc, torch.tensor(2.0))
+    family = transformed(inner)
+    loc.fill_(100.0)
+    inner.scale = torch.tensor(7.0)
+    built = family()().transforms[0]
+    assert (built.loc.item(), built.scale.item()) == (1.0, 2.0)
+
+
+def test_a_given_plain_transform_is_copied():
+    loc = torch.tensor(1.0)
+    q = Squashed(transforms=[dd.AffineTransform(loc, 2.0)])
+    loc.fill_(100.0)
+    assert q().transforms[0].loc.item() == 1.0
+
+
+def test_a_dtype_and_a_device_reach_plain_transforms_that_are_given():
+    given = dd.AffineTransform(torch.tensor(1.0), 2.0)
+    q = Squashed(transforms=[given], dtype=torch.float64)
+    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
+    q = Squashed(transforms=[given], device="meta")
+    assert all(tensor.is_meta for tensor in q.state_dict().values())
+
+
+@pytest.mark.parametrize("way", ["constructor", "assignment"])
+def test_plain_transforms_that_were_given_are_reset(way):
+    given = [dd.AffineTransform(torch.tensor(1.0), 2.0)]
+    if way == "constructor":
+        q = Squashed(transforms=given)
+    else:
+        q = Squashed()
+        q.transforms = given
+    with torch.no_grad():
+        q.transforms[0].get_buffer("loc").fill_(7.0)
+    q.reset_parameters()
+    assert q().transforms[0].loc.item() == 1.0
+
+
+def test_tensors_in_a_users_own_plain_transform():
+    q = transformed(
+        Planar(torch.tensor([0.1, 0.2, 0.3]), torch.ones(3), torch.zeros(1), cache_size=1),
+        base_distribution=Vector,
+    )()
+    assert sorted(name for name, _ in q.named_buffers()) == [
+        "transforms.0.b",
+        "transforms.0.u",
+        "transforms.0.w",
+    ]
+    x, log_prob = q.double().rsample_and_log_prob((2,))
+    assert (x.dtype, log_prob.dtype) == (torch.float64, torch.float64)
+
+
+class Polynomial(dd.Transform):
+    """A transform whose tensors are in a list."""
+
+    domain = constraints.real
+    codomain = constraints.real
+    bijective = True
+
+    def __init__(self, coefficients):
+        super().__init__()
+        self.coefficients = coefficients
+
+    def _call(self, x):
+        return self.coefficients[0] + self.coefficients[1] * x
+
+    def _inverse(self, y):
+        return (y - self.coefficients[0]) / self.coefficients[1]
+
+    def log_abs_det_jacobian(self, x, y):
+        return self.coefficients[1].abs().log().expand_as(x)
+
+
+def test_tensors_in_a_list_of_a_plain_transform():
+    given = [torch.tensor([1.0]), torch.tensor([2.0])]
+    q = transformed(Polynomial(given))()
+    given[0].fill_(9.0)
+    assert q().transforms[0].coefficients[0].item() == 1.0
+    assert q.double().rsample().dtype == torch.float64
+    assert len(list(q.buffers())) == 2
+
+
+# --- independent copies ---------------------------------------------------------------------
+
+COPIED = {
+    "scalars": transformed(Shift),
+    "constant base": transformed(Shift, base_distribution=dd.Normal(0.2, 1.5)),
+    "constant vector base": transformed(
+        Shift, base_distribution=dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), 1.0)
+    ),
+    "constant vector events": transformed(
+        Shift,
+        base_distribution=dd.Independent(dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), 1.0), 1),
+    ),
+    "vectors": transformed(Shift, base_distribution=Line),
+    "instances": transformed(Shift(), base_distribution=Line()),
+    "instance and class": transformed(Shift(), Shift, base_distribution=Line),
+    "vector events": transformed(Shift, base_distribution=Vector),
+    "vector events and shifts": transformed(ShiftVector, Shift, base_distribution=Vector),
+    "shifts of vector events": transformed(ShiftEvent, Shift, base_distribution=Vector),
+    "normal vectors": transformed(
+        Shift,
+        ShiftEvent,
+        base_distribution=learnable(dd.MultivariateNormal(torch.zeros(3), torch.eye(3))),
+    ),
+    "vector shift of a scalar": transformed(ShiftVector),
+    "vector and scalar shifts of a scalar": transformed(Shift, ShiftVector),
+    "event shift of vectors": transformed(ShiftEvent, base_distribution=Line),
+    "matrix shift of a vector": transformed(ShiftMatrix, base_distribution=Line),
+    "matrices": transformed(Shift, ShiftVector, base_distribution=Grid),
+    "plain vector shift of a scalar": transformed(
+        dd.AffineTransform(torch.tensor([-0.5, 0.0, 0.5]), 2.0)
+    ),
+    "plain vector shift and a learned one": transformed(
+        dd.AffineTransform(torch.tensor([-0.5, 0.0, 0.5]), 2.0), Shift
+    ),
+    "plain vector shift of vectors": transformed(
+        dd.AffineTransform(torch.tensor([-0.5, 0.0, 0.5]), 2.0), Shift, base_distribution=Vector
+    ),
+    "plain bounds": transformed(
+        Interval(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([5.0, 6.0, 7.0])).as_transform(),
+        Shift,
+        base_distribution=Vector,
+    ),
+    "stick-breaking": transformed(Shift, dd.StickBreakingTransform(), base_distribution=Vector),
+    "reshape": transformed(
+        Shift, dd.ReshapeTransform((3,), (3, 1)), Shift, base_distribution=Vector
+    ),
+    "composed": transformed(
+        transform_of(dd.ComposeTransform, parts=[Shift, ShiftVector, Shift]),
+        base_distribution=Vector,
+    ),
+    "independent": transformed(
+        transform_of(dd.IndependentTransform, base_transform=Shift, reinterpreted_batch_ndims=1),
+        base_distribution=Vector,
+    ),
+    "inverse": transformed(
+        transform_of(_InverseTransform, transform=Shift), base_distribution=Vector
+    ),
+    "concatenated": transformed(
+        transform_of(dd.CatTransform, tseq=[Shift, Shift], dim=-1, lengths=[1, 2]),
+        base_distribution=Vector,
+    ),
+    "planar without its inverse": lambda **keywords: transformed(
+        PlanarLayer, base_distribution=Vector
+    )(d=3, **keywords),
+    "transformed twice": transformed(
+        Shift, base_distribution=transformed(Shift, base_distribution=Vector)
+    ),
+    "instance of a transformed family": transformed(
+        Shift, base_distribution=transformed(Shift, base_distribution=Line)()
+    ),
+    "instance of a transformed family of instances": transformed(
+        dd.SoftplusTransform(),
+        base_distribution=transformed(Shift(), Shift(), base_distribution=Vector())(),
+    ),
+    "instance in a mixture": mixture_of(Logits(), transformed(Shift, base_distribution=Line)()),
+    "independent family": made(
+        dd.Independent,
+        base_distribution=transformed(Shift, base_distribution=Grid),
+        reinterpreted_batch_ndims=1,
+    ),
+    "of a mixture": transformed(Shift, base_distribution=mixture_of(Logits, Line)),
+    "of a mixture instance": transformed(Shift(), base_distribution=Triple()),
+    "of a batch of mixtures": transformed(Shift, base_distribution=mixture_of(Logits, Grid)),
+    "in a mixture": mixture_of(Logits, transformed(Shift, base_distribution=Line)),
+    "vector shift in a mixture": mixture_of(Logits, transformed(ShiftVector)),
+    "with copies of its own": transformed(Shift(batch_shape=(2,)), base_distribution=Scalar),
+    "copies of its own and vectors": transformed(
+        Shift, base_distribution=Scalar(batch_shape=(2,))
+    ),
+    "tied": (lambda shift: transformed(shift, dd.TanhTransform(), shift, base_distribution=Line))(
+        Shift()
+    ),
+}
+
+
+@pytest.mark.parametrize("copies", [(4,), (3,), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("name", [name for name in COPIED if "planar" not in name])
+def test_copies_of_a_family_are_independent(name, copies):
+    assert_is_a_loop(COPIED[name], copies)
+
+
+@pytest.mark.parametrize("copies", [(4,), (3,), (2, 3)], ids=str)
+def test_copies_of_a_transform_without_an_inverse(copies):
+    q = COPIED["planar without its inverse"](batch_shape=copies)
+    x, log_prob = q.rsample_and_log_prob((2,))
+    assert x.shape == (2, *copies, 3)
+    assert log_prob.shape == (2, *copies)
+    layer = q.transforms[0]
+    z = torch.randn(*copies, 3)
+    dot = torch.einsum("...i,...i->...", layer.w, z)[..., None]
+    torch.testing.assert_close(layer()(z), z + layer.u * torch.tanh(dot + layer.b))
+
+
+def test_gradients_stay_within_a_copy():
+    q = COPIED["vector events"](batch_shape=(3,))
+    q.log_prob(q.sample())[1].backward()
+    for parameter in q.parameters():
+        assert parameter.grad[[0, 2]].abs().sum() == 0
+        assert parameter.grad[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["vectors", "instances", "vector events", "normal vectors"])
+def test_copies_are_reset(name):
+    q = COPIED[name](batch_shape=(3,))
+    before = state_of(q)
+    jitter(q)
+    q.reset_parameters()
+    assert_unchanged(q, before)
+    copied = copy.deepcopy(q)
+    assert_unchanged(copied, before)
+
+
+def test_values_for_one_copy_or_for_all_in_a_list():
+    family = COPIED["vectors"]
+    one = family(batch_shape=(4,), transforms=[{"loc": 3.0}])
+    assert one.transforms[0].loc.flatten().tolist() == [3.0] * 4
+    many = family(batch_shape=(4,), transforms=[{"loc": torch.arange(4.0)}])
+    assert many.transforms[0].loc.flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
+    for index in range(4):
+        at = torch.tensor([0.1, 0.2, 0.3])
+        single = family(transforms=[{"loc": float(index)}])
+        torch.testing.assert_close(many.log_prob(at.expand(4, 3))[index], single.log_prob(at))
+
+
+# --- what else torch users do ---------------------------------------------------------------
+
+
+def test_hooks_on_transforms_fire():
+    q, calls = Squashed(), []
+    for part in q.transforms:
+        part.register_forward_hook(lambda module, args, output: calls.append(type(output)))
+    q.log_prob(torch.tensor(0.1))
+    assert calls == [dd.AffineTransform, dd.AffineTransform, dd.TanhTransform]
+
+
+def test_functional_call_reaches_parameters_and_buffers_of_transforms():
+    q = Squashed()
+    values = {"transforms.0.raw_loc": torch.tensor(3.0), "transforms.1.loc": torch.tensor(4.0)}
+    built = functional_call(q, values, ())
+    assert [t.loc.item() for t in built.transforms[:2]] == [3.0, 4.0]
+    assert [t.loc.item() for t in q().transforms[:2]] == [0.5, 1.0]
+
+
+def test_vmap_over_a_stack_of_families():
+    stack = [Squashed() for _ in range(3)]
+    for q in stack:
+        jitter(q)
+    x = torch.tensor([-0.5, 0.1, 0.5])
+    parameters, buffers = stack_module_state(stack)
+
+    def log_prob(parameters, buffers):
+        return functional_call(stack[0], (parameters, buffers), ()).log_prob(x)
+
+    got = vmap(log_prob)(parameters, buffers)
+    torch.testing.assert_close(got, torch.stack([q.log_prob(x) for q in stack]))
+
+
+def test_jacrev_of_a_transform_is_the_gradient():
+    shift = Shift(loc=1.0, scale=2.0)
+    parameters = dict(shift.named_parameters())
+    x = torch.tensor([0.5, 2.0])
+    jacobian = jacrev(lambda p: functional_call(shift, p, ())(x))(parameters)
+    torch.testing.assert_close(jacobian["raw_loc"], torch.ones(2))
+    slope = torch.sigmoid(shift.raw_scale.detach())
+    torch.testing.assert_close(jacobian["raw_scale"], x * slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        dd.TanhTransform(),
+        dd.AffineTransform(torch.tensor(1.0), 2.0).inv,
+        Interval(-1.0, 2.0).as_transform(),
+        Interval(torch.tensor(-1.0), torch.tensor(2.0)).as_transform(),
+    ],
+    ids=["tanh", "inverse", "interval", "interval of tensors"],
+)
+def test_compiled_log_prob(plain):
+    torch._dynamo.reset()
+    q = transformed(Shift, plain)()
+    x = q.sample((4,))
+    compiled = torch.compile(lambda x: q.log_prob(x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), q.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_transform():
+    torch._dynamo.reset()
+    shift, x = Shift(), torch.tensor([0.1, 0.2])
+    compiled = torch.compile(lambda x: shift()(x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), shift()(x))
+
+
+def test_expand_is_a_live_view():
+    q = Squashed()
+    view = q.expand((4,))
+    before = view.log_prob(torch.zeros(4))
+    assert before.shape == (4,)
+    q.transforms[0].loc = 3.0
+    assert not torch.allclose(view.log_prob(torch.zeros(4)), before)
+
+
+def test_mixtures_of_transformed_families_from_one_constructor():
+    family = mixture_of(Weights, transformed(Shift, base_distribution=Components))
+    q = family(k=3)
+    assert q.component_distribution.base_distribution.loc.shape == (3,)
+    assert q.log_prob(torch.tensor(0.5)).shape == ()
+    deep = transformed(Shift, base_distribution=Mixture)(k=2)
+    assert deep.log_prob(torch.tensor([0.5])).shape == (1,)
