@@ -1621,13 +1621,13 @@ def test_detached_snapshots(joint: Joint) -> None:
 
 
 def test_a_snapshot_is_frozen() -> None:
-    for joint, change in ((ReadsSelf(), {"weight": 7.0}), (Chain(), {"rate": 7.0})):
-        snapshot = joint()
-        x = joint.sample((3,))
-        before = snapshot.log_prob(x)
-        joint.assign(**change)
-        torch.testing.assert_close(snapshot.log_prob(x), before)
-        assert not torch.allclose(joint.log_prob(x), before)
+    joint = Chain()
+    snapshot = joint()
+    x = joint.sample((3,))
+    before = snapshot.log_prob(x)
+    joint.assign(rate=7.0)
+    torch.testing.assert_close(snapshot.log_prob(x), before)
+    assert not torch.allclose(joint.log_prob(x), before)
 
 
 def test_a_snapshot_draws_and_scores() -> None:

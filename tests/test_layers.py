@@ -24,7 +24,7 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "field", "blueprint", "method", "param", "constant", "derived", "fixed", "standin",
-            "part", "nested", "site",
+            "part", "assembly", "nested", "site",
         )
     ],
     [

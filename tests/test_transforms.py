@@ -1124,7 +1124,7 @@ COPIED = {
     "copies of its own and vectors": transformed(
         Shift, base_distribution=Scalar(batch_shape=(2,))
     ),
-    "tied": (lambda shift: transformed(shift, dd.TanhTransform(), shift, base_distribution=Line))(
+    "tied": (lambda shift: transformed(shift, dd.ExpTransform(), shift, base_distribution=Line))(
         Shift()
     ),
 }

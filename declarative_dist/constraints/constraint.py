@@ -244,11 +244,18 @@ class ConstraintTransform(Transform):
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of the value of raw numbers of this shape."""
-        return self.constraint.value_shape(shape)
+        return self._broadcast(self.constraint.value_shape(shape))
 
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of the raw numbers of a value of this shape."""
-        return self.constraint.raw_shape(shape)
+        return self._broadcast(self.constraint.raw_shape(shape))
+
+    def _broadcast(self, shape: torch.Size) -> torch.Size:
+        """A shape of elementwise values, with tensor bounds beside it."""
+        if self.constraint.event_dim or self.constraint.raw_event_dim:
+            return shape
+        bounds = [bound.shape for bound in self.constraint.buffers()]
+        return torch.broadcast_shapes(shape, *bounds) if bounds else shape
 
 
 def _is_same_map(mine: nn.Module, other: nn.Module) -> bool:

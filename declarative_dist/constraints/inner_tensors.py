@@ -6,7 +6,6 @@ asks for a copy with the current buffers when the transform is needed. Copies ha
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,7 +33,11 @@ def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from tensors_of(value, f"{prefix}{name}_")
         else:
             for index, inner in enumerate(value):
-                yield from tensors_of(inner, _within(prefix, name, index))
+                within = _within(prefix, name, index)
+                if isinstance(inner, Tensor):
+                    yield within, inner
+                elif _is_part(inner):
+                    yield from tensors_of(inner, f"{within}_")
 
 
 def with_tensors(part: Any, tensors: Mapping[str, Tensor | None], prefix: str = "") -> Any:
@@ -47,18 +50,28 @@ def with_tensors(part: Any, tensors: Mapping[str, Tensor | None], prefix: str = 
             changed[name] = with_tensors(value, tensors, f"{prefix}{name}_")
         else:
             changed[name] = [
-                with_tensors(inner, tensors, _within(prefix, name, index))
+                _with_tensors_inside(inner, tensors, _within(prefix, name, index))
                 for index, inner in enumerate(value)
             ]
     return _copied(part, changed)
 
 
+def _with_tensors_inside(inner: Any, tensors: Mapping[str, Tensor | None], name: str) -> Any:
+    if isinstance(inner, Tensor):
+        return tensors[name]
+    return with_tensors(inner, tensors, f"{name}_") if _is_part(inner) else inner
+
+
 def _within(prefix: str, name: str, index: int) -> str:
-    return f"{prefix}{name.removesuffix('s')}{index}_"
+    return f"{prefix}{name.removesuffix('s')}{index}"
 
 
 def _is_part(value: object) -> bool:
     return isinstance(value, (Transform, Distribution, nn.Module))
+
+
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, Tensor) or _is_part(value)
 
 
 def _entries(part: Any) -> Iterator[tuple[str, Any]]:
@@ -74,14 +87,15 @@ def _entries(part: Any) -> Iterator[tuple[str, Any]]:
             continue
         if name == "_inv" and not isinstance(part, _InverseTransform):
             continue  # only the inverse that was asked for once
-        is_list = isinstance(value, (list, tuple)) and any(map(_is_part, value))
-        if isinstance(value, Tensor) or _is_part(value) or is_list:
+        is_list = isinstance(value, (list, tuple)) and any(map(_has_tensors, value))
+        if _has_tensors(value) or is_list:
             yield name, value
 
 
 def _copied(part: Any, changed: Mapping[str, Any]) -> Any:
     if isinstance(part, nn.Module):
-        module = copy.copy(part)
+        module = object.__new__(type(part))
+        vars(module).update(vars(part))
         for store in ("_parameters", "_buffers", "_modules"):
             held = vars(part)[store]
             vars(module)[store] = {name: changed.get(name) for name in held}

@@ -28,9 +28,10 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
     """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
     abstract = (Distribution, ExponentialFamily, Transform)
     if base in abstract or hasattr(base, "__declaration__"):
+        kind = "transform" if base is Transform else "distribution"
         raise DeclarationError(
             f"{owner}.base",
-            "a concrete torch distribution class",
+            f"a concrete torch {kind} class",
             f"{base.__name__}",
         )
     # A transform's event_dim is an argument like any other.
@@ -79,7 +80,7 @@ def check_namespace(
             raise DeclarationError(
                 f"{owner}.{name}", "a Param", "a torch Parameter", f"Write {name} = Param(...)."
             )
-        if name in arguments and value is not None:
+        if name in arguments and name not in SETTINGS and value is not None:
             part = arguments[name].part if isinstance(arguments, Mapping) else None
             is_class = part is not None and isinstance(value, type)
             raise DeclarationError(

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.arguments import Argument, inferred_constraint, preferred
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.limits import guard_of, starting_value
 from declarative_dist.constraints.positive import Guarded
 from declarative_dist.constraints.real import Real
@@ -149,12 +150,11 @@ def _as_field(
 ) -> Field | None:
     if isinstance(value, Field):
         return value.named(name)
-    if (name in SETTINGS and name not in used) or name.startswith("__") or value is None:
-        return None
-    if name == "base":
+    if name in SETTINGS or name.startswith("__") or value is None:
         return None
     if name in sequences or (isinstance(value, list) and any(map(is_nestable, value))):
-        items: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+        is_list = isinstance(value, (list, tuple, nn.ModuleList))
+        items: list[Any] = list(value) if is_list else [value]
         _check_items(subject, items, name in sequences)
         return NestedList(items).named(name)
     if is_nestable(value):
@@ -170,6 +170,13 @@ def _as_field(
 
 def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
     for index, item in enumerate(items):
+        if are_transforms and isinstance(item, Constraint):
+            raise DeclarationError(
+                f"{subject}[{index}]",
+                "a transform",
+                f"the constraint {item!r}",
+                f"Write {item!r}.as_transform().",
+            )
         if not is_nestable(item):
             raise DeclarationError(
                 f"{subject}[{index}]" if len(items) > 1 else subject,

@@ -73,7 +73,9 @@ class Declaration:
     def declared_sizes(self) -> frozenset[str]:
         """The names of sizes in a declared `shape`: those mean something beyond one field."""
         shapes: Any = [getattr(field, "shape", None) or () for field in self.fields.values()]
-        return frozenset(name for shape in shapes for name in shape if isinstance(name, str))
+        own = frozenset(name for shape in shapes for name in shape if isinstance(name, str))
+        parts = [field for field in self.fields.values() if isinstance(field, Nested)]
+        return own.union(*(field.declared_sizes for field in parts))
 
 
 def declare(

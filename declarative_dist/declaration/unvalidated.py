@@ -131,21 +131,25 @@ def _lkj_cholesky(new: Any, dim: int, concentration: Tensor | float = 1.0) -> No
 
 
 def _mixture(new: Any, mixture_distribution: Any, component_distribution: Distribution) -> None:
-    # Torch takes weights without a batch shape for a batch of mixtures, but cannot draw from it.
-    batch_shape = component_distribution.batch_shape[:-1]
-    if mixture_distribution.batch_shape != batch_shape and _fits(
-        mixture_distribution, batch_shape
-    ):
-        mixture_distribution = mixture_distribution.expand(batch_shape)
+    # Torch broadcasts weights and components only where it scores, not where it draws.
+    weights, components = mixture_distribution.batch_shape, component_distribution.batch_shape
+    if components and weights != components[:-1]:
+        batch_shape = _broadcast(weights, components[:-1])
+        if batch_shape is not None:
+            mixture_distribution = mixture_distribution.expand(batch_shape)
+            component_distribution = component_distribution.expand((*batch_shape, components[-1]))
     dd.MixtureSameFamily.__init__(
         new, mixture_distribution, component_distribution, validate_args=False
     )
 
 
-def _fits(distribution: Distribution, batch_shape: torch.Size) -> bool:
-    own = distribution.batch_shape
-    sizes = zip(reversed(own), reversed(batch_shape), strict=False)
-    return len(own) <= len(batch_shape) and all(size in (1, new) for size, new in sizes)
+def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
+    """The shape that both broadcast to; None if there is none, as torch will say."""
+    try:
+        shape: torch.Size = torch.broadcast_shapes(one, other)
+    except RuntimeError:
+        return None
+    return shape
 
 
 def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:

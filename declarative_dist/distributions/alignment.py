@@ -1,61 +1,112 @@
 """Batch dimensions of nested parts, lined up behind the dimensions of independent copies.
 
-`batch_shape=` puts dimensions in front of every parameter. Parts whose own shapes differ in length
-would then broadcast from the right over each other's copies; so the shorter ones get dimensions of
-size one between the copies and their own.
+`batch_shape=` puts the dimensions of copies in front of every parameter. Parts whose own shapes
+differ in length would then broadcast from the right over each other's copies; so the shorter ones
+get dimensions of size one between the copies and their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributions import MixtureSameFamily, TransformedDistribution
+from torch.distributions import MixtureSameFamily, StackTransform, TransformedDistribution
 
+from declarative_dist.fields.assembly import replicate
+from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import replicate
+from declarative_dist.fields.part import is_declarative
 
 
-def align_parts(module: Any) -> bool:
-    """Line up the parts that a new instance was built with.
+def align_parts(module: Any, copies: torch.Size) -> bool:
+    """Line up the parts of a declared family behind the dimensions of its copies.
 
     Args:
-        module: an instance of a declared family with a class base.
+        module: an instance of a declared family.
+        copies: the dimensions in front.
 
     Returns:
         Whether anything changed.
     """
-    copies: torch.Size = vars(module)["_copies"]
     base = module.__declaration__.base
-    if not copies:
+    parts = module._modules
+    if not copies or not isinstance(base, type):
         return False
     if issubclass(base, MixtureSameFamily):
-        weights, components = module.mixture_distribution, module.component_distribution
-        missing = len(components.batch_shape) - 1 - len(weights.batch_shape)
-        pairs = [(weights, missing), (components, -missing)]
-    elif issubclass(base, TransformedDistribution) and "transforms" in module._modules:
-        source = module.base_distribution
-        depth = len(source.batch_shape) + len(source.event_shape) - len(copies)
-        pairs = [(part, depth - _depth(part, len(copies))) for part in module.transforms]
+        names = ("mixture_distribution", "component_distribution")
+        ndims = [(parts[n], len(parts[n]().batch_shape)) for n in names if n in parts]
+        own = [(part, ndim - (part is parts.get(names[1]))) for part, ndim in ndims]
+    elif issubclass(base, TransformedDistribution) and "transforms" in parts:
+        own = list(_along_transforms(module, copies))
     else:
         return False
-    changes = [_lead(part, missing, copies) for part, missing in pairs if missing > 0]
-    return any(changes)
+    own = [(part, ndim - len(copies) * has_copies(part, copies)) for part, ndim in own]
+    depth = max((ndim for _, ndim in own), default=0)
+    done: set[int] = set()
+    for part, ndim in own:
+        if ndim < depth and has_copies(part, copies):
+            replicate(part, torch.Size((1,) * (depth - ndim)), len(copies), done)
+    return bool(done)
 
 
-def _depth(part: nn.Module, copies: int) -> int:
-    """How many dimensions the parameters of a transform have behind those of the copies."""
-    starts = vars(part).get("_starts", {})
-    shapes = [start.shape for start in starts.values() if hasattr(start, "shape")]
-    return max((len(shape) - copies for shape in shapes), default=0)
+def _along_transforms(module: Any, copies: torch.Size) -> Iterator[tuple[nn.Module, int]]:
+    """The base and each transform, with their dimensions counted where the base stands."""
+    source: Any = module._modules.get("base_distribution")
+    if source is not None:
+        plain = source()
+        yield source, len(plain.batch_shape) + len(plain.event_shape)
+    added = 0
+    for part in module.transforms:
+        yield from ((leaf, ndim - added) for leaf, ndim in _leaves(part, copies))
+        plain = part()
+        added += plain.codomain.event_dim - plain.domain.event_dim
 
 
-def _lead(part: Any, missing: int, copies: torch.Size) -> bool:
-    """Put dimensions of size one behind the copies, where the part has copies of its own."""
-    own = vars(part).get("_copies", torch.Size())
-    is_copied = own[: len(copies)] == copies
-    if is_copied and any(isinstance(f, Param) for f in part.__declaration__.order):
-        replicate(part, torch.Size((1,) * missing), len(copies), set())
-        return True
-    return False
+def _leaves(part: Any, copies: torch.Size) -> Iterator[tuple[nn.Module, int]]:
+    """The transforms that a transform is made of, and how many dimensions their numbers have."""
+    fields = part.__declaration__.fields.values() if is_declarative(part) else ()
+    inner = [field for field in fields if isinstance(field, Nested)]
+    if not inner:
+        yield part, _ndim(part, copies)
+        return
+    sliced = 1 if issubclass(part.__declaration__.base, StackTransform) else 0
+    added = 0
+    for field in inner:
+        held: Any = field.module_of(part)
+        for child in held if isinstance(held, nn.ModuleList) else [held]:
+            yield from ((leaf, ndim + sliced - added) for leaf, ndim in _leaves(child, copies))
+            plain: Any = child()
+            if len(inner) == 1 and not sliced and hasattr(plain, "domain"):
+                added += plain.codomain.event_dim - plain.domain.event_dim
+
+
+def _ndim(part: Any, copies: torch.Size) -> int:
+    """How many dimensions an elementwise transform gives to what it maps; copies count."""
+    if not is_declarative(part):
+        return max((tensor.ndim for tensor in part.buffers()), default=0)
+    if not isinstance(part.__declaration__.base, type):
+        return 0  # a method knows itself what to do with its shapes
+    counts = [0]
+    missing = len(copies) * has_copies(part, copies)
+    for name, field in part.__declaration__.fields.items():
+        value = getattr(part, name)
+        if isinstance(field, Param):
+            counts.append(value.ndim - field.event_dim)
+        elif isinstance(value, torch.Tensor):
+            counts.append(value.ndim + missing)
+    return max(counts)
+
+
+def has_copies(part: Any, copies: torch.Size) -> bool:
+    """Whether a part has the dimensions of the copies in front."""
+    own: torch.Size = vars(part).get("_copies", torch.Size())
+    if own[: len(copies)] != copies:
+        return False
+    return any(
+        vars(inner).get("_live_shape") is not None
+        or any(isinstance(field, Param) for field in inner.__declaration__.order)
+        for inner in part.modules()
+        if is_declarative(inner)
+    )

@@ -21,6 +21,7 @@ from declarative_dist.errors import (
     StateMismatchError,
     did_you_mean,
 )
+from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field, evaluate
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
@@ -219,7 +220,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         super().__setattr__(name, value)
 
     def _check_spelling(self, name: str, value: Any, fields: Mapping[str, Field]) -> None:
-        is_value = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
+        kinds = (int, float, Tensor, nn.Module)
+        is_value = isinstance(value, kinds) and not isinstance(value, bool)
         if name.startswith("_") or not is_value or hasattr(self, name):
             return
         near = [field for field in fields if is_one_edit_from(name, field)]
@@ -268,9 +270,12 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         Where values broadcast among each other, own dimensions line up behind the new ones.
         """
         declaration = self.__declaration__
-        params = [f for f in declaration.order if isinstance(f, Param)]
         starts = vars(self)["_starts"]
+        params = [f for f in declaration.order if isinstance(f, Param)]
         own = [len(starts[p.name].shape) - at - p.event_dim for p in params]
+        # Constants have no dimensions of copies: all of theirs are their own.
+        constants = [f for f in declaration.order if isinstance(f, Constant)]
+        own += [getattr(starts[c.name], "ndim", 0) - c.event_dim for c in constants]
         lead = max(own, default=0) if declaration.make is not None else 0
         for field in declaration.order:
             field.replicate(self, shape, at, lead, done)

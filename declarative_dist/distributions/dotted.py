@@ -33,7 +33,11 @@ def nested_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
             )
         if dot:
             nested.setdefault(head, {})[rest] = value
-    return nested
+    deeper = {name.partition(".")[0] for name in values if "." in name}
+    return {
+        name: nested_values(value, f"{subject}.{name}") if name in deeper else value
+        for name, value in nested.items()
+    }
 
 
 def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Parameter]:
@@ -62,7 +66,8 @@ def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Paramete
         known = {**dict(module.named_children()), **dict(module.named_parameters(recurse=False))}
         inner = module._modules.get(head)
         own = module._parameters.get(head)
-        found = list(inner.parameters()) if inner is not None else own and [own]
+        found = list(inner.parameters()) if inner is not None else None
+        found = found if own is None else [own]
     if found is None or (rest and inner is None):
         raise DeclarationError(
             subject, "the name of a parameter", repr(name), did_you_mean(head, known)

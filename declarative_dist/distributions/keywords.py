@@ -51,11 +51,20 @@ def blueprint_of(
         aligns=declaration.make is not None,
     )
     blueprint.follow(keywords)
+    told = {f.name: f.told(given.get(f.name)) for f in declaration.order if isinstance(f, Nested)}
+    values = {name for name, value in given.items() if _is_values(value)}
     blueprint.read_sizes(
         [f for f in declaration.order if isinstance(f, (Param, Constant)) and f.name],
-        [f.told(given.get(f.name)) for f in declaration.order if isinstance(f, Nested)],
+        [sizes for name, sizes in told.items() if name not in values],
+        {name: sizes for name, sizes in told.items() if name in values},
     )
     return blueprint
+
+
+def _is_values(given: object) -> bool:
+    """Whether a nested part was given values, alone or in a list, and not a module."""
+    items = given if isinstance(given, list) else [given]
+    return all(isinstance(item, Mapping) for item in items)
 
 
 def _check_sizes(declaration: Declaration, sizes: Mapping[str, Any]) -> None:

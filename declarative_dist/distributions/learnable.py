@@ -22,7 +22,7 @@ from declarative_dist.distributions.transform import LearnableTransform
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.fixed import FixedTransform, as_module
+from declarative_dist.fields.fixed import FixedTransform, held_fixed
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
 
@@ -120,7 +120,7 @@ ALL = "*"
 """Stands for all names."""
 
 
-@as_module.register(Distribution)
+@held_fixed.register(Distribution)
 def _held(value: Distribution) -> nn.Module:
     """A plain distribution whose tensors move, save and load with a module, and do not learn."""
     module: nn.Module = live(value, (ALL,))

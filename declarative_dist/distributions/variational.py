@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
@@ -14,7 +15,7 @@ from torch.distributions import Distribution
 from typing_extensions import Self
 
 from declarative_dist.constraints.tracing import is_traced
-from declarative_dist.distributions.alignment import align_parts
+from declarative_dist.distributions.alignment import align_parts, has_copies
 from declarative_dist.distributions.building import (
     called,
     detached,
@@ -25,6 +26,7 @@ from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.scored import rsample_and_score
 from declarative_dist.errors import ConstraintError, FieldError
 from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.param import Param
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)
 
@@ -51,6 +53,10 @@ def _delegated(name: str) -> Any:
             ) from error
 
     return property(read, doc=getattr(Distribution, name).__doc__)
+
+
+_NOT_TOGETHER = (RuntimeError, ValueError, NotImplementedError, AssertionError, IndexError)
+"""What torch raises at arguments that do not go together."""
 
 
 def _depends_on_values(base: type[Distribution]) -> bool:
@@ -147,10 +153,12 @@ class Variational(Declarative, Distribution):
 
     def _check_build(self, values: dict[str, Any]) -> None:
         declaration = self.__declaration__
+        copies: torch.Size = vars(self)["_copies"]
+        if copies:
+            self._line_up(copies)
+            values = evaluate(self, declaration.build)
         if not isinstance(declaration.base, type):
             return
-        if align_parts(self):
-            values = evaluate(self, declaration.build)
         arguments = declaration.chosen(values)
         try:
             with torch.no_grad():
@@ -159,7 +167,7 @@ class Variational(Declarative, Distribution):
                     declaration.base(**arguments)  # which torch checks only as a whole
         except ConstraintError:
             raise
-        except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+        except _NOT_TOGETHER as error:
             shapes = ", ".join(
                 f"{name} {tuple(value.shape) if isinstance(value, Tensor) else value!r}"
                 for name, value in arguments.items()
@@ -170,6 +178,36 @@ class Variational(Declarative, Distribution):
                 shapes,
                 f"It says: {error}",
             ) from error
+
+    def _line_up(self, copies: torch.Size) -> None:
+        """Put the independent copies in front, also of what has no parameters of its own.
+
+        Raises:
+            ConstraintError: if they got lost on the way to the distribution.
+        """
+        align_parts(self, copies)
+        parts = [part for part in self.children() if has_copies(part, copies)]
+        if not parts and not any(isinstance(f, Param) for f in self.__declaration__.order):
+            vars(self)["_live_shape"] = torch.Size((*copies, *self().batch_shape))
+            return
+        batch_shape = copies
+        with torch.no_grad(), suppress(*_NOT_TOGETHER):  # then the build says what is wrong
+            batch_shape = self.forward().batch_shape
+        if batch_shape[: len(copies)] != copies:
+            raise ConstraintError(
+                type(self).__name__,
+                f"a batch shape that starts with batch_shape={tuple(copies)}",
+                f"{tuple(batch_shape)}",
+                "Leave the dimensions in front of every value where they are.",
+            )
+
+    def _replicate(self, shape: torch.Size, at: int, done: set[int]) -> None:
+        live = vars(self).get("_live_shape")
+        super()._replicate(shape, at, done)
+        if live is not None:
+            vars(self)["_live_shape"] = torch.Size((*live[:at], *shape, *live[at:]))
+        elif at == 0:
+            self._line_up(vars(self)["_copies"])
 
     def detach(self) -> Distribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters.

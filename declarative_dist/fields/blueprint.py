@@ -135,12 +135,18 @@ class Blueprint:
         if self.device is None and len(devices) == 1:
             self.device = devices.pop()
 
-    def read_sizes(self, fields: Iterable[Sized], told: Iterable[Mapping[str, int]] = ()) -> None:
+    def read_sizes(
+        self,
+        fields: Iterable[Sized],
+        told: Iterable[Mapping[str, int]] = (),
+        said: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
         """Find the sizes that values tell, and how far shapes must be aligned.
 
         Args:
             fields: the parameters and constants.
-            told: what each nested part knows; where they agree it holds for all others.
+            told: what parts know that are built already; where they agree it holds for others.
+            said: what the values say that nested parts are given, by part.
 
         Raises:
             ConstraintError: if two values, or a value and a keyword, disagree about a size.
@@ -152,6 +158,9 @@ class Blueprint:
             names = sized.event_names if sized.shape is None else sized.shape
             if isinstance(value, Tensor) and names and value.ndim >= len(names):
                 self._learn(sized, names, value.shape[-len(names) :], origins)
+        for name, sizes in (said or {}).items():
+            for size_name, size in sizes.items():
+                self._agree(name, size_name, size, origins)
         self._learn_from_parts(list(told))
         if self.aligns and self.batch_shape:
             self._depth = max((len(self._own_shape(s)) - s.event_dim for s in fields), default=0)
@@ -160,17 +169,19 @@ class Blueprint:
         self, sized: Sized, names: Shape, shape: torch.Size, origins: dict[str, str]
     ) -> None:
         for name, size in zip(names, shape, strict=True):
-            if isinstance(name, int):
-                continue
-            known = self.sizes.setdefault(name, size)
-            origin = origins.setdefault(name, sized.name)
-            if known != size:
-                raise ConstraintError(
-                    f"{self.subject}.{sized.name}",
-                    f"size {name}={known}, as {origin} says",
-                    f"{name}={size}",
-                    "Give sizes that agree.",
-                )
+            if not isinstance(name, int):
+                self._agree(sized.name, name, size, origins)
+
+    def _agree(self, field: str, name: str, size: int, origins: dict[str, str]) -> None:
+        known = self.sizes.setdefault(name, size)
+        origin = origins.setdefault(name, field)
+        if known != size:
+            raise ConstraintError(
+                f"{self.subject}.{field}",
+                f"size {name}={known}, as {origin} says",
+                f"{name}={size}",
+                "Give sizes that agree.",
+            )
 
     def _learn_from_parts(self, told: list[Mapping[str, int]]) -> None:
         for name in {name for sizes in told for name in sizes}:

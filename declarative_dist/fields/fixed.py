@@ -1,6 +1,6 @@
 """How plain objects become parts of a module: transforms and distributions that are not learned.
 
-`as_module` is open for more kinds of objects; what is registered for a type is its module.
+`held_fixed` is open for more kinds of objects; what is registered for a type is its module.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from torch.distributions import Transform
 from declarative_dist.constraints.inner_tensors import tensors_of, with_tensors
 
 
-@singledispatch
 def as_module(value: Any) -> nn.Module | None:
     """The module that stands for an object in another module; None where there is none.
 
-    A module is itself. A plain transform or distribution becomes one whose tensors are buffers:
-    they move, save and load, and are not trained.
+    A module is itself, also one that is a transform. A plain transform or distribution becomes one
+    whose tensors are buffers: they move, save and load, and are not trained.
 
     Example:
         >>> import torch.distributions as dd
@@ -30,12 +29,13 @@ def as_module(value: Any) -> nn.Module | None:
         >>> as_module(3) is None
         True
     """
+    return value if isinstance(value, nn.Module) else held_fixed(value)
+
+
+@singledispatch
+def held_fixed(value: Any) -> nn.Module | None:
+    """The module that holds a plain object fixed; open for more kinds of objects."""
     return None
-
-
-@as_module.register(nn.Module)
-def _itself(value: nn.Module) -> nn.Module:
-    return value
 
 
 class FixedTransform(nn.Module):
@@ -58,20 +58,25 @@ class FixedTransform(nn.Module):
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self._shown = repr(transform)
-        placeholders = {}
-        for name, tensor in tensors_of(transform):
-            self.register_buffer(name, tensor.detach().clone())
-            placeholders[name] = torch.empty(0)
-        self._template = with_tensors(transform, placeholders)
+        self._starts = {name: t.detach().clone() for name, t in tensors_of(transform)}
+        for name, tensor in self._starts.items():
+            self.register_buffer(name, tensor.clone())
+        self._template = with_tensors(transform, dict.fromkeys(self._starts, torch.empty(0)))
 
     def forward(self) -> Transform:
         """The transform; a copy whose cache is empty."""
         transform: Transform = with_tensors(self._template, self._buffers)
         return transform
 
+    def reset_parameters(self) -> None:
+        """Go back to the tensors that were given."""
+        with torch.no_grad():
+            for name, start in self._starts.items():
+                self.get_buffer(name).copy_(start)
+
     def extra_repr(self) -> str:
         """The transform, as it was given."""
         return self._shown
 
 
-as_module.register(Transform)(FixedTransform)
+held_fixed.register(Transform)(FixedTransform)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +12,16 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.fields.assembly import as_owned, built, inside, replicate, sizes_told
 from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.part import (
     as_given,
-    built,
     built_by,
     check_part,
     described,
-    inside,
     is_declarative,
     is_declarative_class,
-    replicate,
-    sizes_told,
     value_of,
 )
 
@@ -66,12 +63,17 @@ class Nested(Field):
         """The names of sizes that the part takes from the constructor of what holds it."""
         return _size_names(self.template)
 
+    @property
+    def declared_sizes(self) -> frozenset[str]:
+        """Those of them that stand in a declared shape."""
+        return _declared_sizes(self.template)
+
     def told(self, given: Any) -> Mapping[str, int]:
         """The sizes that the part knows already."""
         return sizes_told(self.template, given)
 
     def source(self, value: Any, subject: str) -> Any:
-        return None if value is None else as_given(value, self.part, subject)
+        return None if value is None else as_given(value, self.template, self.part, subject)
 
     def module_of(self, instance: nn.Module) -> nn.Module:
         """The module that an instance holds.
@@ -101,10 +103,11 @@ class Nested(Field):
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
-        given = as_given(value, self.part, subject)
-        if isinstance(given, nn.Module):
-            return given
-        return _prepared(self.module_of(module), given, subject)
+        now = module._modules.get(self.name)
+        given = as_given(value, now, self.part, subject)
+        if isinstance(given, Mapping):
+            return _prepared(self.module_of(module), given, subject)
+        return _replacement(given, now, subject)
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
         if isinstance(prepared, nn.Module):
@@ -168,6 +171,10 @@ class NestedList(Nested):
     def size_names(self) -> tuple[str, ...]:
         return tuple(name for template in self.templates or () for name in _size_names(template))
 
+    @property
+    def declared_sizes(self) -> frozenset[str]:
+        return frozenset().union(*map(_declared_sizes, self.templates or ()))
+
     def told(self, given: Any) -> Mapping[str, int]:
         items = self._paired(given)
         return {
@@ -188,7 +195,7 @@ class NestedList(Nested):
         if value is None:
             return None
         items = _as_items(value, len(self.templates or ()), subject)
-        given = [as_given(item, self.part, f"{subject}[{i}]") for i, item in enumerate(items)]
+        given = self._as_given(items, self.templates or (), subject)
         has_values = any(isinstance(item, Mapping) for item in given)
         if has_values and len(given) != len(self.templates or ()):
             raise DeclarationError(
@@ -198,6 +205,13 @@ class NestedList(Nested):
                 "Give an empty dict for a part that stays as it is.",
             )
         return given
+
+    def _as_given(self, items: list[Any], templates: Iterable[Any], subject: str) -> list[Any]:
+        padded = [*templates, *[None] * len(items)]
+        return [
+            as_given(item, template, self.part, f"{subject}[{index}]")
+            for index, (item, template) in enumerate(zip(items, padded, strict=False))
+        ]
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         given = blueprint.given.get(self.name)
@@ -223,9 +237,13 @@ class NestedList(Nested):
         subject = self.subject(module)
         now: Any = self.module_of(module)
         items = _as_items(value, len(now), subject)
-        given = [as_given(item, self.part, f"{subject}[{i}]") for i, item in enumerate(items)]
+        given = self._as_given(items, now, subject)
         if not any(isinstance(item, Mapping) for item in given):
-            return nn.ModuleList(given)
+            if isinstance(value, nn.ModuleList):
+                return value
+            return nn.ModuleList(
+                _replacement(item, now, f"{subject}[{i}]") for i, item in enumerate(given)
+            )
         if len(given) != len(now) or not all(isinstance(item, Mapping) for item in given):
             raise ConstraintError(
                 subject, f"{len(now)} dicts of values, or modules only", shortened(value)
@@ -238,9 +256,8 @@ class NestedList(Nested):
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         parts: Any = self.module_of(module)
-        are_copies = vars(module)["_starts"][self.name]
-        templates: list[Any] = (self.templates if are_copies else None) or [None] * len(parts)
-        for template, part in zip(templates, parts, strict=True):
+        templates = list(self.templates or ()) if vars(module)["_starts"][self.name] else []
+        for part, template in zip(parts, [*templates, *[None] * len(parts)], strict=False):
             _reset(part, template)
 
     def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
@@ -281,36 +298,60 @@ def _size_names(template: object) -> tuple[str, ...]:
     return names
 
 
+def _declared_sizes(template: Any) -> frozenset[str]:
+    if not is_declarative_class(template) and not is_declarative(template):
+        return frozenset()
+    names: frozenset[str] = template.__declaration__.declared_sizes
+    return names
+
+
 def _named(template: object) -> str:
     return template.__name__ if isinstance(template, type) else repr(template)
 
 
-def _prepared(part: Any, values: Any, subject: str) -> Any:
+def _prepared(part: Any, values: Mapping[str, Any], subject: str) -> Any:
     """A dict of values, checked and ready to be committed to a part."""
-    if not isinstance(values, Mapping) or not is_declarative(part):
-        raise DeclarationError(
-            subject,
-            "an instance" if not is_declarative(part) else "an instance or a dict of values",
-            shortened(values),
-        )
+    if not values:
+        return []
     with inside(subject):
         return part._prepared(values)
+
+
+def _replacement(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
+    """What takes the place of a part: a module, or a plain object where the part was."""
+    if isinstance(given, type):
+        raise DeclarationError(
+            subject, "an instance", f"the class {given.__name__}", f"Write {given.__name__}(...)."
+        )
+    tensors = [] if now is None else [*now.parameters(), *now.buffers()]
+    tensor = next((t for t in tensors if t.is_floating_point()), None)
+    if tensor is None:
+        return as_owned(given)
+    return as_owned(given, tensor.device, tensor.dtype)
 
 
 def _reset(part: nn.Module, template: Any) -> None:
     """Back to the start: a declared part to its own, a copy of a foreign one to its template's."""
     if is_declarative(part):
         part.reset_parameters()  # type: ignore[operator]
-    elif isinstance(template, nn.Module):
-        start = {**dict(template.named_parameters()), **dict(template.named_buffers())}
+    elif isinstance(template, nn.Module) and _shapes(part) == _shapes(template):
+        start = _tensors(template)
         with torch.no_grad():
-            for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
+            for name, tensor in _tensors(part).items():
                 tensor.copy_(start[name])
     else:
         for module in part.modules():
             reset: Any = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in _tensors(module).items()}
 
 
 def _values_of(part: Any) -> Any:

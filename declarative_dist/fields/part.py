@@ -1,25 +1,15 @@
-"""One nested module: what stands for it in a class body, how an instance gets its own."""
+"""What a nested part may be, and what it contributes to its owner."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import nn
+from torch.distributions import Distribution, Transform
 
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    ExplainedError,
-    FieldError,
-    did_you_mean,
-    shortened,
-)
-from declarative_dist.fields.blueprint import Blueprint, Start
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, shortened
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.standin import kept
 
@@ -58,6 +48,10 @@ def check_part(value: Any, part: type | None, subject: str) -> None:
     Raises:
         DeclarationError: if it stands for something else.
     """
+    if part is Transform and isinstance(value, Constraint):
+        raise DeclarationError(
+            subject, "a transform", f"the constraint {value!r}", f"Write {value!r}.as_transform()."
+        )
     declares = is_declarative_class(value) or is_declarative(value)
     if part is None or not (declares or built_by(value) is not None):
         return
@@ -77,16 +71,26 @@ def check_part(value: Any, part: type | None, subject: str) -> None:
         raise DeclarationError(subject, described(part), f"{name}, whose base is {base.__name__}")
 
 
-def as_given(value: Any, part: type | None, subject: str) -> Any:
-    """What a constructor or an assignment was given for a nested field, as a module if it can be.
+def as_given(value: Any, template: Any, part: type | None, subject: str) -> Any:
+    """What a constructor or an assignment was given for a nested field, found to be possible.
+
+    Args:
+        value: a module, a declared class, a plain object, or a dict of values.
+        template: what the class body holds.
+        part: what the base takes.
+        subject: whom an error is about.
+
+    Returns:
+        The value as it came.
 
     Raises:
-        DeclarationError: if it is no module, dict of values, or plain object that the base takes.
+        DeclarationError: if it is none of these, not what the base takes, or a dict with a name
+            that is no field.
     """
-    if isinstance(value, Mapping) or is_declarative_class(value):
-        check_part(value, part, subject)
+    if isinstance(value, Mapping):
+        _check_names(template, value, subject)
         return value
-    module = as_module(value)
+    module = value if is_declarative_class(value) else as_module(value)
     if module is None:
         raise DeclarationError(
             subject,
@@ -94,181 +98,27 @@ def as_given(value: Any, part: type | None, subject: str) -> Any:
             shortened(value),
         )
     check_part(module, part, subject)
-    return module
+    return value
 
 
-def built(template: Any, given: Any, blueprint: Blueprint, subject: str) -> nn.Module:
-    """The module of one instance, from the template of its class and what the constructor says.
-
-    Args:
-        template: a module to copy, a declarative class to instantiate, or None.
-        given: a module, which is used as it is and so may be shared; a declarative class; a dict
-            of values for the template; or None.
-        blueprint: sizes, batch shape, device and dtype.
-        subject: whom an error is about.
-
-    Raises:
-        ConstraintError: if neither says what to build, or values do not fit.
-        DeclarationError: for a dict with a name that is no field.
-    """
-    if isinstance(given, Mapping):
-        kind = template if isinstance(template, type) else type(template)
-        if not is_declarative_class(kind):
-            raise DeclarationError(
-                subject, "an instance", f"a dict, {shortened(dict(given))}", "Build the module."
-            )
-        _check_names(kind, given, subject)
-        if isinstance(template, type):
-            return _made(kind, dict(given), blueprint, subject)
-        values = {n: kind.__declaration__.fields[n].source(v, subject) for n, v in given.items()}
-        if _has_shapes_of(template, values):
-            return _changed(_copied(template, blueprint), values, subject)
-        values = {**_given_values(template, sizes_told(kind, given)), **given}
-        return _made(kind, values, blueprint, subject)
-    if isinstance(given, nn.Module):
-        return given
-    if given is not None:
-        return _made(given, {}, blueprint, subject)
-    if template is None:
-        owner, _, name = subject.rpartition(".")
-        raise ConstraintError(subject, "an instance", "none", f"Write {owner}({name}=...).")
-    if isinstance(template, type):
-        return _made(template, {}, blueprint, subject)
-    return _copied(template, blueprint)
-
-
-def _check_names(kind: Any, values: Mapping[str, Any], subject: str) -> None:
+def _check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None:
+    kind: Any = template if isinstance(template, type) else type(template)
+    if not values:
+        return
+    if not is_declarative_class(kind):
+        raise DeclarationError(
+            subject, "an instance", f"a dict, {shortened(dict(values))}", "Build the module."
+        )
     fields = kind.__declaration__.fields
     for name in values:
-        if name not in fields:
+        head = str(name).partition(".")[0]
+        if head not in fields:
             raise DeclarationError(
-                f"{subject}.{name}",
+                f"{subject}.{head}",
                 f"the name of a field of {kind.__name__}",
                 repr(name),
-                did_you_mean(name, fields),
+                did_you_mean(head, fields),
             )
-
-
-def _has_shapes_of(template: Any, values: Mapping[str, Any]) -> bool:
-    """Whether values may be assigned to a copy as they are, or for each of its copies."""
-    now = template.constrained_values()
-    shapes = {name: getattr(value, "shape", torch.Size()) for name, value in values.items()}
-    return all(
-        now[name].shape[now[name].ndim - len(shape) :] == shape
-        for name, shape in shapes.items()
-        if len(shape) and isinstance(now.get(name), Tensor)
-    )
-
-
-def _changed(module: Any, values: Mapping[str, Any], subject: str) -> nn.Module:
-    """A copy with other values, to which it can be reset too."""
-    now = module.constrained_values()
-    whole = {
-        name: value.expand(now[name].shape)
-        if isinstance(value, Tensor) and isinstance(now.get(name), Tensor)
-        else value
-        for name, value in values.items()
-    }
-    with inside(subject):
-        prepared = module._prepared(whole)
-    for part, field, ready in prepared:
-        field.commit(part, ready)
-        field.restart(part, is_new=True)
-    changed: nn.Module = module
-    return changed
-
-
-def _given_values(template: nn.Module, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What a template was built with, but for values of other sizes than the new ones."""
-    values: dict[str, Any] = {}
-    kind: Any = type(template)
-    fields = kind.__declaration__.fields
-    for name, start in vars(template)["_starts"].items():
-        field = fields[name]
-        if not field.holds_value:
-            continue
-        value = start.source if isinstance(start, Start) else start
-        if isinstance(value, Tensor) and isinstance(start, Start) and not start.has_dtype:
-            value = value.tolist()  # as it was given: its dtype means nothing
-        names = getattr(field, "shape", None) or ()
-        own = start.shape[-len(names) :] if names else ()
-        if value is not None and all(
-            sizes.get(n, size) == size for n, size in zip(names, own, strict=False)
-        ):
-            values[name] = value
-    return values
-
-
-@contextmanager
-def inside(subject: str) -> Iterator[None]:
-    """Say of errors about a part which field holds it: `Outer.field (Part.field)`."""
-    try:
-        yield
-    except ExplainedError as error:
-        where = f"{subject} ({error.subject})"
-        inner, outer = (name.partition(".")[0] for name in (error.subject, subject))
-        fix = error.fix.replace(f"Write {inner}(", f"Write {outer}(")
-        raise type(error)(where, error.expected, error.got, fix) from error
-
-
-def _made(kind: Any, values: dict[str, Any], blueprint: Blueprint, subject: str) -> nn.Module:
-    known = kind.__declaration__.size_names
-    keywords: dict[str, Any] = {
-        name: size for name, size in blueprint.sizes.items() if name in known
-    }
-    if blueprint.batch_shape:
-        keywords["batch_shape"] = blueprint.batch_shape
-    if blueprint.device is not None:
-        keywords["device"] = blueprint.device
-    if blueprint.dtype is not None:
-        keywords["dtype"] = blueprint.dtype
-    with inside(subject):
-        module: nn.Module = kind(**{**keywords, **values})
-    return module
-
-
-def _copied(template: nn.Module, blueprint: Blueprint) -> nn.Module:
-    """A copy; the same template twice in a class body is one module twice in its instances."""
-    module = copy.deepcopy(template, blueprint.copies)
-    device = blueprint.device or torch.get_default_device()
-    module.to(device=device, dtype=blueprint.dtype)
-    if blueprint.batch_shape:
-        replicate(module, blueprint.batch_shape, 0, blueprint.replicated)
-    return module
-
-
-def replicate(module: nn.Module, shape: torch.Size, at: int, done: set[int]) -> None:
-    """Repeat the parameters of a declared module, or of those inside a foreign one.
-
-    Args:
-        module: the module.
-        shape: the new dimensions.
-        at: how many dimensions stand in front of them.
-        done: the ids of the modules that have them already.
-    """
-    for part in module.modules():
-        if is_declarative(part) and id(part) not in done:
-            done.add(id(part))
-            part._replicate(shape, at, done)  # type: ignore[operator]
-
-
-def sizes_told(template: Any, given: Any) -> dict[str, int]:
-    """The sizes that a nested part knows already, by the names that its class declares."""
-    if isinstance(given, Mapping):
-        kind: Any = template if isinstance(template, type) else type(template)
-        if not is_declarative_class(kind):
-            return {}
-        told: dict[str, int] = {}
-        for name, field in kind.__declaration__.fields.items():
-            value = field.source(given.get(name), f"{kind.__name__}.{name}")
-            shape = getattr(value, "shape", None)
-            names = getattr(field, "shape", None) or ()
-            if shape is not None and len(shape) >= len(names) > 0:
-                sizes = zip(names, shape[-len(names) :], strict=True)
-                told.update((n, size) for n, size in sizes if isinstance(n, str))
-        return told
-    module = given if given is not None else template
-    return dict(vars(module).get("_sizes", {})) if is_declarative(module) else {}
 
 
 def value_of(module: nn.Module, part: type | None, subject: str) -> Any:
@@ -281,6 +131,8 @@ def value_of(module: nn.Module, part: type | None, subject: str) -> Any:
         return module()
     if part is None:
         return kept(module)
+    if isinstance(module, part):
+        return kept(module)  # such as a transform that is a module itself
     name = type(module).__name__
     try:
         value = module()
