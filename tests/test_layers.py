@@ -15,7 +15,7 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "tracing", "hold", "representable", "constraint", "real", "positive", "bounded",
+            "tracing", "hold", "representable", "constraint", "real", "positive", "negative", "bounded",
             "inequality", "interval", "simplex", "ordered", "matrix", "inner_tensors",
             "adapters", "limits", "arguments",
         )
@@ -37,7 +37,7 @@ ROWS = [
         f"distributions.{name}"
         for name in (
             "building", "scored", "alignment", "dotted", "keywords", "declarative", "variational",
-            "transform", "learnable", "ancestral", "probing", "joint", "kl",
+            "transform", "live", "learnable", "ancestral", "probing", "joint", "kl",
         )
     ],
 ]  # fmt: skip

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
+from torch.distributions import Distribution, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
@@ -123,3 +124,52 @@ class Inverse(_InverseTransform):
 
     def __repr__(self) -> str:
         return f"{self._inv!r}.inv"
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two transforms are the same map: equal for torch, or of one type with equal parts.
+
+    Torch compares some of its transforms by identity, which copies do not share.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import AffineTransform, IndependentTransform
+        >>> from declarative_dist.constraints.inner_tensors import is_same
+        >>> one, other = (IndependentTransform(AffineTransform(0.0, 2.0), 1) for _ in range(2))
+        >>> one == other, is_same(one, other)
+        (False, True)
+    """
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    if one is other or (isinstance(one, Transform) and one == other):
+        return True
+    if type(one) is not type(other) or not _is_part(one):
+        return not _is_part(one) and bool(one == other)
+    mine, theirs = dict(_entries(one)), dict(_entries(other))
+    return _settings(one) == _settings(other) and all(
+        len(pair) == 2 and _are_same(*pair)
+        for pair in (
+            [held[name] for held in (mine, theirs) if name in held] for name in {*mine, *theirs}
+        )
+    )
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return is_same(one, other)
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """What a part holds beside tensors, other parts and what it remembers."""
+    skipped = (
+        {name for name, _ in _entries(part)} | {"_inv", "_cache_size"} | set(vars(nn.Module()))
+    )
+    return {
+        name: value
+        for name, value in vars(part).items()
+        if name not in skipped
+        and not name.startswith("_cached")
+        and not isinstance(getattr(type(part), name, None), lazy_property)
+        and not isinstance(value, constraints.Constraint)
+    }

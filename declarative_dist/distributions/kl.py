@@ -12,9 +12,10 @@ from typing import Any, overload
 import torch
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, TransformedDistribution
 from torch.distributions.kl import register_kl
 
+from declarative_dist.constraints.inner_tensors import is_same
 from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.building import reparametrised
 from declarative_dist.distributions.joint import Joint
@@ -29,7 +30,7 @@ AnyDistribution = Distribution | Joint | JointDistribution
 @register_kl(Variational, Distribution)
 @register_kl(Distribution, Variational)
 def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
-    return dd.kl_divergence(snapshot(p), snapshot(q))
+    return _exact_kl(snapshot(p), snapshot(q))
 
 
 def snapshot(distribution: Any) -> Any:
@@ -71,15 +72,18 @@ def kl_divergence(
     except NotImplementedError as error:
         if num_samples is None:
             raise NotImplementedError(
-                f"kl_divergence: torch has no exact formula for {_named(p)} and "
-                f"{_named(q)}. Pass num_samples= for a Monte Carlo estimate."
+                f"kl_divergence: torch has no exact formula for {_named(p)} and {_named(q)}"
+                f"{f', because {error}' if str(error) else ''}. Pass num_samples= for a Monte "
+                "Carlo estimate."
             ) from error
+    if isinstance(p, Distribution):
+        p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
     return _mean_under(p, num_samples, lambda x, log_p: log_p - q.log_prob(x))
 
 
 def _exact_kl(p: Any, q: Any) -> Tensor:
     if not isinstance(p, JointDistribution) and not isinstance(q, JointDistribution):
-        return dd.kl_divergence(p, q)
+        return _kl_through_nests(p, q)
     mine, theirs = (getattr(d, "sites", {}) for d in (p, q))
     if set(mine) != set(theirs):
         raise ConstraintError(
@@ -101,6 +105,27 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
     lead = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     total: Tensor = sum(dd.kl_divergence(mine[name], theirs[name]) for name in mine)  # type: ignore[assignment]
     return total.expand(lead)
+
+
+def _kl_through_nests(p: Any, q: Any) -> Tensor:
+    """As torch knows it; where torch takes copies of one transform for two, by what they hold."""
+    try:
+        return dd.kl_divergence(p, q)
+    except NotImplementedError:
+        if isinstance(p, Independent) and isinstance(q, Independent):
+            count = p.reinterpreted_batch_ndims
+            if count == q.reinterpreted_batch_ndims and p.event_shape == q.event_shape:
+                inner = _kl_through_nests(p.base_dist, q.base_dist)
+                return inner.flatten(-count).sum(-1) if count else inner
+        if type(p) is type(q) and isinstance(p, TransformedDistribution):
+            same = len(p.transforms) == len(q.transforms) and all(
+                map(is_same, p.transforms, q.transforms)
+            )
+            if same and p.event_shape == q.event_shape:
+                return _kl_through_nests(p.base_dist, q.base_dist)
+            if not same:
+                raise NotImplementedError("their transforms differ") from None
+        raise
 
 
 def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:
@@ -182,8 +207,7 @@ def _named(distribution: Any) -> str:
 def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """The mean of a statistic of draws and their log densities, with an unbiased gradient."""
     if p.has_rsample:
-        x = p.rsample((count,))
-        mean: Tensor = statistic(x, p.log_prob(x)).mean(0)
+        mean: Tensor = statistic(*rsample_and_log_prob(p, (count,))).mean(0)
         return mean
     x = p.sample((count,))
     log_p = p.log_prob(x)
