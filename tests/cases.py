@@ -193,7 +193,7 @@ class Shift(LearnableTransform):
 class Squashed(Variational):
     base = dd.TransformedDistribution
     base_distribution = Vector
-    transforms = [Shift, dd.AffineTransform(torch.zeros(3), 2.0), dd.TanhTransform(cache_size=1)]
+    transforms = (Shift, dd.AffineTransform(torch.zeros(3), 2.0), dd.TanhTransform(cache_size=1))
 
 
 class TiedScale(Variational):

@@ -15,8 +15,8 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "tracing", "hold", "representable", "constraint", "real", "positive", "negative", "bounded",
-            "inequality", "interval", "simplex", "ordered", "matrix", "inner_tensors",
+            "tracing", "hold", "representable", "inner_tensors", "constraint", "real", "positive",
+            "negative", "bounded", "inequality", "interval", "simplex", "ordered", "matrix",
             "adapters", "limits", "arguments",
         )
     ],

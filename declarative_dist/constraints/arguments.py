@@ -22,6 +22,7 @@ from declarative_dist.constraints.positive import GUARD
 
 EXCLUSIVE = (
     ("logits", "probs"),
+    ("gate_logits", "gate"),
     ("scale_tril", "covariance_matrix", "precision_matrix"),
 )
 """Arguments that say the same thing in other words; the first is the preferred one."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from typing_extensions import Self, final
 
+from declarative_dist.constraints.inner_tensors import is_same
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, shortened
 
@@ -221,7 +222,7 @@ class ConstraintTransform(Transform):
         self.codomain = constraint.support
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ConstraintTransform) and _is_same_map(
+        return isinstance(other, ConstraintTransform) and is_same(
             self.constraint, other.constraint
         )
 
@@ -256,24 +257,6 @@ class ConstraintTransform(Transform):
             return shape
         bounds = [bound.shape for bound in self.constraint.buffers()]
         return torch.broadcast_shapes(shape, *bounds) if bounds else shape
-
-
-def _is_same_map(mine: nn.Module, other: nn.Module) -> bool:
-    """Whether two constraints are of one type and hold equal numbers, as copies of one are."""
-    if mine is other:
-        return True
-    parts = [list(module.children()) for module in (mine, other)]
-    tensors = [[*m.parameters(recurse=False), *m.buffers(recurse=False)] for m in (mine, other)]
-    framework = vars(nn.Module())
-    settings = [{k: v for k, v in vars(m).items() if k not in framework} for m in (mine, other)]
-    return (
-        type(mine) is type(other)
-        and settings[0] == settings[1]
-        and len(parts[0]) == len(parts[1])
-        and len(tensors[0]) == len(tensors[1])
-        and all(map(torch.equal, *tensors))
-        and all(map(_is_same_map, *parts))
-    )
 
 
 def _real(event_dim: int) -> constraints.Constraint:

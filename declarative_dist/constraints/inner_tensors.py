@@ -101,15 +101,26 @@ def _copied(part: Any, changed: Mapping[str, Any]) -> Any:
             held = vars(part)[store]
             vars(module)[store] = {name: changed.get(name) for name in held}
         return module
-    is_inverse = isinstance(part, _InverseTransform)
-    new = object.__new__(Inverse if is_inverse else type(part))
-    new.__dict__.update(part.__dict__)
-    if isinstance(part, Transform):
-        if not is_inverse:
-            new.__dict__["_inv"] = None
-        if "_cached_x_y" in part.__dict__:
-            new.__dict__["_cached_x_y"] = (None, None)
+    new = without_cache(part, Inverse if isinstance(part, _InverseTransform) else type(part))
     new.__dict__.update(changed)
+    return new
+
+
+def without_cache(part: Any, kind: type | None = None) -> Any:
+    """A light copy of a transform that shares everything but remembers nothing.
+
+    What was drawn without gradients would otherwise be scored without them.
+
+    Args:
+        part: the transform.
+        kind: the class of the copy; None for that of the transform.
+    """
+    new: Any = object.__new__(kind or type(part))
+    new.__dict__.update(part.__dict__)
+    for name in [name for name in new.__dict__ if name.startswith("_cached")]:
+        new.__dict__[name] = (None, None) if name == "_cached_x_y" else None
+    if "_inv" in new.__dict__ and not isinstance(part, _InverseTransform):
+        new.__dict__["_inv"] = None
     return new
 
 

@@ -100,13 +100,15 @@ def declared_in(
     fields: dict[str, Field] = {}
     known = arguments if isinstance(arguments, Mapping) else {}
     sequences = [name for name, argument in known.items() if argument.is_sequence]
+    switches = [name for name, argument in known.items() if isinstance(argument.default, bool)]
     line = [klass for klass in reversed(cls.__mro__) if not is_framework(klass)]
     used = {*arguments, *_names_used(map(_body_of, line))}
     for klass in line:
         if "__auto__" in vars(klass) and base_of(klass) is base:
             fields.update(vars(klass)["__auto__"])
         for name, value in _body_of(klass).items():
-            field = _as_field(f"{cls.__name__}.{name}", name, value, used, sequences)
+            numbers = switches if isinstance(value, bool) else used
+            field = _as_field(f"{cls.__name__}.{name}", name, value, numbers, sequences)
             if field is not None:
                 fields[name] = field
             elif name in fields:
@@ -146,7 +148,7 @@ def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 def _as_field(
-    subject: str, name: str, value: Any, used: set[str], sequences: Iterable[str]
+    subject: str, name: str, value: Any, numbers: Iterable[str], sequences: Iterable[str]
 ) -> Field | None:
     if isinstance(value, Field):
         return value.named(name)
@@ -160,9 +162,8 @@ def _as_field(
     if is_nestable(value):
         template: Any = value
         return Nested(template).named(name)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(value, Tensor) or (
-        name in used and (is_number or isinstance(value, (list, tuple)))
+        name in numbers and isinstance(value, (int, float, list, tuple))
     ):
         return Constant(value).named(name)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any
 
 import torch.distributions as dd
@@ -87,6 +88,8 @@ def _kept(plain: Any, name: str) -> Any:
     for attribute in (own, f"_{own}"):
         if hasattr(plain, attribute):
             value = getattr(plain, attribute)
+            if isinstance(value, MethodType):
+                continue  # which happens to have an argument's name
             if isinstance(value, Tensor):
                 return value.contiguous()
             is_plain_list = isinstance(value, list) and not any(

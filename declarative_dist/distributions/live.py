@@ -136,7 +136,7 @@ def part_of(value: Any, fixed: Names) -> Any:
             )
         return value
     if isinstance(value, Transform):
-        is_whole = not fixed or ALL in fixed or HELD in fixed
+        is_whole = all(name in (ALL, HELD) for name in fixed)
         learns = not fixed and any(True for _ in tensors_of(value))
         return FixedTransform(value) if is_whole and not learns else live(value, fixed)
     if isinstance(value, Distribution):
@@ -155,9 +155,8 @@ def below(fixed: Names, name: str) -> Names:
     """What is fixed inside an argument."""
     if HELD in fixed:
         return (HELD,)
-    if ALL in fixed or name in fixed:
-        return (ALL,)
-    return tuple(f.partition(".")[2] for f in fixed if f.startswith(f"{name}."))
+    whole = (ALL,) if ALL in fixed or name in fixed else ()
+    return (*whole, *(f.partition(".")[2] for f in fixed if f.startswith(f"{name}.")))
 
 
 def _is_fixed(fixed: Names, name: str) -> bool:

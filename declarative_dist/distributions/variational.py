@@ -55,7 +55,14 @@ def _delegated(name: str) -> Any:
     return property(read, doc=getattr(Distribution, name).__doc__)
 
 
-_NOT_TOGETHER = (RuntimeError, ValueError, NotImplementedError, AssertionError, IndexError)
+_NOT_TOGETHER = (
+    RuntimeError,
+    ValueError,
+    NotImplementedError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+)
 """What torch raises at arguments that do not go together."""
 
 

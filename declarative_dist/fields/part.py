@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.inner_tensors import without_cache
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, shortened
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.standin import kept
@@ -131,8 +132,8 @@ def value_of(module: nn.Module, part: type | None, subject: str) -> Any:
         return module()
     if part is None:
         return kept(module)
-    if isinstance(module, part):
-        return kept(module)  # such as a transform that is a module itself
+    if isinstance(module, part):  # such as a transform that is a module itself
+        return without_cache(kept(module))
     name = type(module).__name__
     try:
         value = module()
