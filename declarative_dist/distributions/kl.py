@@ -12,7 +12,7 @@ from typing import Any, overload
 import torch
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution, Independent, TransformedDistribution
+from torch.distributions import Distribution
 from torch.distributions.kl import register_kl
 
 from declarative_dist.constraints.inner_tensors import is_same
@@ -112,20 +112,19 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
     try:
         return dd.kl_divergence(p, q)
     except NotImplementedError:
-        if isinstance(p, Independent) and isinstance(q, Independent):
-            count = p.reinterpreted_batch_ndims
-            if count == q.reinterpreted_batch_ndims and p.event_shape == q.event_shape:
-                inner = _kl_through_nests(p.base_dist, q.base_dist)
-                return inner.flatten(-count).sum(-1) if count else inner
-        if type(p) is type(q) and isinstance(p, TransformedDistribution):
-            same = len(p.transforms) == len(q.transforms) and all(
-                map(is_same, p.transforms, q.transforms)
-            )
-            if same and p.event_shape == q.event_shape:
-                return _kl_through_nests(p.base_dist, q.base_dist)
-            if not same:
-                raise NotImplementedError("their transforms differ") from None
-        raise
+        kinds = (dd.Independent, dd.TransformedDistribution)
+        kind = next((k for k in kinds if isinstance(p, k) and isinstance(q, k)), None)
+        if kind is None or p.event_shape != q.event_shape:
+            raise
+    if kind is dd.Independent:
+        count = p.reinterpreted_batch_ndims
+        if count != q.reinterpreted_batch_ndims:
+            raise NotImplementedError("they reinterpret different numbers of dimensions")
+        inner = _kl_through_nests(p.base_dist, q.base_dist)
+        return inner.flatten(-count).sum(-1) if count else inner
+    if len(p.transforms) != len(q.transforms) or not all(map(is_same, p.transforms, q.transforms)):
+        raise NotImplementedError("their transforms differ")
+    return _kl_through_nests(p.base_dist, q.base_dist)
 
 
 def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:
