@@ -623,6 +623,14 @@ def test_a_class_with_a_wrong_dotted_name() -> None:
             },
             r"mixture_distribution.*component_distribution",
         ),
+        (
+            dd.MixtureSameFamily,
+            {
+                "mixture_distribution": logits(same, 3),
+                "component_distribution": dd.Normal(0.0, 1.0),
+            },
+            r"mixture_distribution.*component_distribution",
+        ),
         (dd.Independent, {"base_distribution": normal(same, 3)}, "reinterpreted_batch_ndims"),
         (
             dd.Independent,

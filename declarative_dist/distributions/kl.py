@@ -12,10 +12,10 @@ from typing import Any, overload
 import torch
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 from torch.distributions.kl import register_kl
 
-from declarative_dist.constraints.inner_tensors import is_same
+from declarative_dist.constraints.inner_tensors import is_same, tensors_of
 from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.building import reparametrised
 from declarative_dist.distributions.joint import Joint
@@ -108,23 +108,66 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
 
 
 def _kl_through_nests(p: Any, q: Any) -> Tensor:
-    """As torch knows it; where torch takes copies of one transform for two, by what they hold."""
+    """As torch knows it, but for transforms, which torch compares by value or by identity.
+
+    Raises:
+        NotImplementedError: if there is no formula, or transforms are learned apart: what they
+            contribute is zero while they are equal, and its gradient is not.
+    """
+    kind = next((k for k in _NESTS if _is_nest(p, k) and _is_nest(q, k)), None)
+    if kind is dd.TransformedDistribution and not _are_same(p.transforms, q.transforms):
+        raise NotImplementedError("their transforms differ")
     try:
         return dd.kl_divergence(p, q)
     except NotImplementedError:
-        kinds = (dd.Independent, dd.TransformedDistribution)
-        kind = next((k for k in kinds if isinstance(p, k) and isinstance(q, k)), None)
         if kind is None or p.event_shape != q.event_shape:
             raise
-    if kind is dd.Independent:
-        count = p.reinterpreted_batch_ndims
-        if count != q.reinterpreted_batch_ndims:
-            raise NotImplementedError("they reinterpret different numbers of dimensions")
-        inner = _kl_through_nests(p.base_dist, q.base_dist)
-        return inner.flatten(-count).sum(-1) if count else inner
-    if len(p.transforms) != len(q.transforms) or not all(map(is_same, p.transforms, q.transforms)):
-        raise NotImplementedError("their transforms differ")
-    return _kl_through_nests(p.base_dist, q.base_dist)
+    if kind is dd.TransformedDistribution:
+        return _kl_through_nests(p.base_dist, q.base_dist)
+    count = p.reinterpreted_batch_ndims
+    if count != q.reinterpreted_batch_ndims:
+        raise NotImplementedError("they reinterpret different numbers of dimensions")
+    inner = _kl_through_nests(p.base_dist, q.base_dist)
+    return inner.flatten(-count).sum(-1) if count else inner
+
+
+_NESTS: tuple[type[Distribution], ...] = (dd.Independent, dd.TransformedDistribution)
+
+
+def _is_nest(distribution: Distribution, kind: type[Distribution]) -> bool:
+    """Whether it is made of parts by whoever built it; a log-normal has arguments of its own."""
+    own = type(distribution)
+    is_built = kind is dd.Independent or own.__init__ is kind.__init__
+    return issubclass(own, kind) and is_built
+
+
+def _are_same(mine: list[Transform], theirs: list[Transform]) -> bool:
+    """Whether two chains are one map, now and after any step of an optimizer."""
+    if len(mine) != len(theirs) or not all(map(is_same, mine, theirs)):
+        return False
+    sources, others = (
+        [_leaves_of(tensor) for part in chain for _, tensor in tensors_of(part)]
+        for chain in (mine, theirs)
+    )
+    return sources == others
+
+
+def _leaves_of(tensor: Tensor) -> set[int]:
+    """The ids of the parameters that a tensor is computed from."""
+    if tensor.grad_fn is None:
+        return {id(tensor)} if tensor.requires_grad else set()
+    found: set[int] = set()
+    waiting: list[Any] = [tensor.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:

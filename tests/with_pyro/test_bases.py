@@ -215,9 +215,6 @@ def test_zero_inflation_in_the_parametrisation_that_was_given() -> None:
 
 
 def test_what_cannot_be_taken_apart_says_so() -> None:
-    masked = pd.Normal(real(3), spread(3)).mask(torch.tensor([True, False, True]))
-    with pytest.raises(DeclarationError, match="MaskedDistribution"):
-        learnable(masked)
     with pytest.raises(DeclarationError, match="Delta"):
         learnable(pd.Delta(real(3)))
 
