@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from typing_extensions import Self, final
 
-from declarative_dist.constraints.inner_tensors import is_same
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, shortened
 
@@ -222,9 +221,7 @@ class ConstraintTransform(Transform):
         self.codomain = constraint.support
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ConstraintTransform) and is_same(
-            self.constraint, other.constraint
-        )
+        return isinstance(other, ConstraintTransform) and self.constraint is other.constraint
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.constraint!r})"

@@ -66,6 +66,16 @@ _NOT_TOGETHER = (
 """What torch raises at arguments that do not go together."""
 
 
+def _shape_of(value: object) -> str:
+    """A value by its shapes, for errors about how arguments go together."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, Distribution):
+        batch, event = tuple(value.batch_shape), tuple(value.event_shape)
+        return f"{type(value).__name__} of batch_shape {batch} and event_shape {event}"
+    return repr(value)
+
+
 def _depends_on_values(base: type[Distribution]) -> bool:
     """Whether what one argument may be depends on another, as for a uniform's ends."""
     return isinstance(inspect.getattr_static(base, "arg_constraints", None), property)
@@ -175,10 +185,7 @@ class Variational(Declarative, Distribution):
         except ConstraintError:
             raise
         except _NOT_TOGETHER as error:
-            shapes = ", ".join(
-                f"{name} {tuple(value.shape) if isinstance(value, Tensor) else value!r}"
-                for name, value in arguments.items()
-            )
+            shapes = ", ".join(f"{name} {_shape_of(value)}" for name, value in arguments.items())
             raise ConstraintError(
                 type(self).__name__,
                 f"arguments that {declaration.base.__name__} takes together",

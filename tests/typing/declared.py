@@ -51,10 +51,16 @@ class Weights(Variational):
     logits = Param(0.0, shape=("k",))
 
 
+class Components(Variational):
+    base = dd.Normal
+    loc = Param(0.0, shape=("k",))
+    scale = Param(1.0, shape=("k",))
+
+
 class Mixture(Variational):
     base = dd.MixtureSameFamily
     mixture_distribution = Weights(k=2)
-    component_distribution = FromMethod
+    component_distribution = Components
 
 
 class Shift(LearnableTransform):
