@@ -137,10 +137,19 @@ def as_asked(make: Make, is_live: bool) -> dd.Distribution:
     return learnable(make()) if is_live else make()
 
 
+def of_plain(p: Any, q: Any) -> Tensor:
+    """Torch's own formula; where it takes two equal constraints for two maps, by hand."""
+    try:
+        return dd.kl_divergence(p, q)
+    except NotImplementedError:
+        assert [repr(t) for t in p.transforms] == [repr(t) for t in q.transforms]
+        return of_plain(p.base_dist, q.base_dist)
+
+
 @pytest.mark.parametrize("live", SIDES)
 @pytest.mark.parametrize("name", PAIRS)
 def test_both_ways_with_plain_torch(name: str, live: tuple[bool, bool]) -> None:
-    expected = dd.kl_divergence(*(make() for make in PAIRS[name]))
+    expected = of_plain(*(make() for make in PAIRS[name]))
     assert expected.shape == PAIRS[name][0]().batch_shape
     assert (expected > 0).all()
     p, q = (as_asked(make, is_live) for make, is_live in zip(PAIRS[name], live, strict=True))

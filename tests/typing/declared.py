@@ -111,7 +111,7 @@ assert_type(Shift()(), dd.Transform)
 assert_type(Pair()(), JointDistribution)
 assert_type(Pair().sample((3,)), dict[str, Tensor])
 assert_type(Pair().log_prob(Pair().sample()), Tensor)
-assert_type(Pair().condition(y=1.0)({"mu": q.rate}), Tensor)
+assert_type(Pair().condition(y=1.0, z=[0.0, 0.0, 0.0])({"mu": q.rate}), Tensor)
 assert_type(rsample_and_log_prob(q), tuple[Tensor, Tensor])
 assert_type(rsample_and_log_prob(Pair()), tuple[dict[str, Tensor], Tensor])
 
