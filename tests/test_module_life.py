@@ -16,7 +16,15 @@ from torch.distributions import Distribution
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
-from declarative_dist import ConstraintError, Interval, Param, Positive, Variational, learnable
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Interval,
+    Param,
+    Positive,
+    Variational,
+    learnable,
+)
 from tests.cases import GammaFamily, Mixture
 
 
@@ -178,3 +186,34 @@ def test_nothing_is_cached_on_the_instance() -> None:
     assert {k: v for k, v in vars(q).items() if not k.startswith("_parameters")} == {
         k: v for k, v in before.items() if not k.startswith("_parameters")
     }
+
+
+def test_a_detached_snapshot_stays_as_it_was() -> None:
+    q = learnable(dd.Normal(0.0, 1.0))
+    old = q.detach()
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.add_(3.0)
+    assert (old.loc.item(), q.loc.item()) == (0.0, 3.0)
+    torch.testing.assert_close(old.scale, torch.tensor(1.0))
+
+
+def test_what_only_the_base_has_is_on_the_snapshot() -> None:
+    q = learnable(dd.Categorical(logits=torch.zeros(3)))
+    with pytest.raises(AttributeError, match=r"no field 'probs'.*read q\(\)\.probs"):
+        _ = q.probs
+    assert not hasattr(q, "probs")
+    torch.testing.assert_close(q().probs, torch.full((3,), 1 / 3))
+
+
+def test_what_torch_leaves_unsaid_is_said() -> None:
+    q = learnable(dd.TransformedDistribution(dd.Normal(0.0, 1.0), dd.TanhTransform()))
+    with pytest.raises(NotImplementedError, match=r"\.mean: torch has none for Transformed"):
+        _ = q.mean
+    with pytest.raises(NotImplementedError, match=r"entropy\(q, num_samples="):
+        q.entropy()
+
+
+def test_options_of_a_group_are_a_dict() -> None:
+    with pytest.raises(DeclarationError, match=r'parameter_groups\(loc=\).*Write loc=\{"lr"'):
+        learnable(dd.Normal(0.0, 1.0)).parameter_groups(loc=0.1)

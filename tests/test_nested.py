@@ -808,3 +808,30 @@ def test_spelling():
         _ = q.component_distribution.scal
     with pytest.raises(FieldError, match="Did you mean 'loc'"):
         q.component_distribution.lok = 1.0
+
+
+def test_a_part_that_does_not_go_with_the_others_is_refused_and_nothing_changes():
+    q = Triple()
+    before = q.component_distribution
+    for part in (Components(k=5), dd.Normal(0.0, 1.0)):
+        with pytest.raises(ConstraintError, match="Triple"):
+            q.component_distribution = part
+        assert q.component_distribution is before
+    assert q.log_prob(torch.tensor(0.0)).shape == ()
+
+
+def test_dotted_names_in_the_constructor():
+    q = Deep(k=2, **{"base_distribution.component_distribution.scale": 3.0, "transforms.0.loc": 7})
+    assert q.transforms[0].loc.item() == 7.0
+    expected = torch.full((2,), 3.0)
+    torch.testing.assert_close(q.base_distribution.component_distribution.scale, expected)
+
+
+def test_vectors_without_event_dim_are_told_where_components_lie():
+    class Vectors(Variational):
+        base = dd.Normal
+        loc = Param(0.0, shape=("k", "d"))
+        scale = Param(1.0)
+
+    text = refused(lambda: mixture_of(Weights, Vectors)(k=3, d=2), ConstraintError, "Made")
+    assert "event_dim = 1 in the class of the components" in text

@@ -75,6 +75,9 @@ def reparametrised(distribution: Distribution, subject: str) -> Distribution:
 
 
 def detached(module: nn.Module) -> Any:
-    """What calling a module without arguments gives when its parameters are detached."""
-    constants = {name: p.detach() for name, p in module.named_parameters()}
+    """What calling a module gives when its parameters are detached, and later steps do not reach.
+
+    Copies, because an unconstrained parameter is a value itself, and changes in place.
+    """
+    constants = {name: p.detach().clone() for name, p in module.named_parameters()}
     return torch.func.functional_call(module, constants, ())

@@ -20,6 +20,7 @@ from declarative_dist.errors import (
     FieldError,
     StateMismatchError,
     did_you_mean,
+    shortened,
 )
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field, evaluate
@@ -100,6 +101,11 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
 
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""
+
+    def _check_parts(self) -> None:
+        """Refuse a new part that does not go together with the others."""
+        with torch.no_grad():
+            self._check_build(evaluate(self, self.__declaration__.order))
 
     def constrained_values(self) -> dict[str, Any]:
         """The values of all parameters and constants by name, detached.
@@ -190,6 +196,14 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             >>> [group["lr"] for group in optimizer.param_groups]
             [0.1, 0.01]
         """
+        for name, given in options.items():
+            if not isinstance(given, Mapping):
+                raise DeclarationError(
+                    f"{type(self).__name__}.parameter_groups({name}=)",
+                    "a dict of an optimizer's options",
+                    shortened(given),
+                    f'Write {name}={{"lr": 1e-2}}.',
+                )
         found = {name: parameters_named(self, name) for name in options}
         grouped: set[int] = set()
         members: dict[str, list[nn.Parameter]] = {}

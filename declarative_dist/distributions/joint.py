@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -190,10 +191,11 @@ class Conditioned(nn.Module):
         self.data = nn.Module()
         for name in data:
             if not is_site(joint.__declaration__.fields.get(name)):
+                is_method = inspect.isfunction(getattr(type(joint), name, None))
                 raise ConstraintError(
-                    f"{type(joint).__name__}.condition({name}=)",
+                    _subject(joint, name),
                     "the name of a site",
-                    repr(name),
+                    f"{name!r}, a method without @site" if is_method else repr(name),
                     did_you_mean(name, joint().sites),
                 )
         for name, (distribution, value) in self._one_draw(data).items():

@@ -10,6 +10,7 @@ import torch
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.declaration.check import KEYWORDS
 from declarative_dist.declaration.record import Declaration
+from declarative_dist.distributions.dotted import nested_values
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.constant import Constant
@@ -32,6 +33,7 @@ def blueprint_of(
     """
     subject = declaration.owner
     fields = declaration.fields
+    keywords = nested_values(keywords, subject)
     given = {
         name: fields[name].source(value, f"{subject}.{name}")
         for name, value in keywords.items()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MixtureSameFamily
 from typing_extensions import Self
 
+from declarative_dist.constraints.arguments import arguments_of
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.alignment import align_parts, has_copies
 from declarative_dist.distributions.building import (
@@ -40,6 +41,14 @@ class HasBase(Protocol[D_co]):
         ...
 
 
+def _unknown(
+    subject: str, distribution: Distribution, error: NotImplementedError, fix: str = ""
+) -> NotImplementedError:
+    """What torch leaves unsaid when a distribution lacks a member."""
+    said = str(error) or f"torch has none for {type(distribution).__name__}."
+    return NotImplementedError(f"{subject}: {said} {fix}".rstrip())
+
+
 def _delegated(name: str) -> Any:
     """A property of the current distribution; an AttributeError inside is not swallowed."""
 
@@ -47,6 +56,8 @@ def _delegated(name: str) -> Any:
         distribution = self()
         try:
             return getattr(distribution, name)
+        except NotImplementedError as error:
+            raise _unknown(f"{type(self).__name__}.{name}", distribution, error) from error
         except AttributeError as error:
             raise FieldError(
                 f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
@@ -64,6 +75,13 @@ _NOT_TOGETHER = (
     IndexError,
 )
 """What torch raises at arguments that do not go together."""
+
+
+_HINTS: Mapping[type, str] = {
+    MixtureSameFamily: "Components lie along the last batch dimension: dimensions of one event go "
+    "behind it, with event_dim = 1 in the class of the components."
+}
+"""What to do about arguments that do not go together, where torch does not say."""
 
 
 def _shape_of(value: object) -> str:
@@ -190,7 +208,7 @@ class Variational(Declarative, Distribution):
                 type(self).__name__,
                 f"arguments that {declaration.base.__name__} takes together",
                 shapes,
-                f"It says: {error}",
+                f"It says: {error}. {_HINTS.get(declaration.base, '')}".rstrip(),
             ) from error
 
     def _line_up(self, copies: torch.Size) -> None:
@@ -276,8 +294,18 @@ class Variational(Declarative, Distribution):
         return self().icdf(value)
 
     def entropy(self) -> Tensor:
-        """The entropy, of shape `(*batch)`, in nats."""
-        return self().entropy()
+        """The entropy, of shape `(*batch)`, in nats.
+
+        Raises:
+            NotImplementedError: if torch does not know it; `declarative_dist.entropy` estimates.
+        """
+        distribution = self()
+        try:
+            return distribution.entropy()
+        except NotImplementedError as error:
+            fix = "Estimate it: declarative_dist.entropy(q, num_samples=...)."
+            name = f"{type(self).__name__}.entropy"
+            raise _unknown(name, distribution, error, fix) from error
 
     def perplexity(self) -> Tensor:
         """The exponential of the entropy, of shape `(*batch)`."""
@@ -319,6 +347,17 @@ class Variational(Declarative, Distribution):
         has_rsample = _delegated("has_rsample")
         has_enumerate_support = _delegated("has_enumerate_support")
         arg_constraints = _delegated("arg_constraints")
+
+    def _suggest(self, name: str) -> None:
+        super()._suggest(name)
+        base = self.__declaration__.base
+        if isinstance(base, type) and (hasattr(base, name) or name in arguments_of(base)):
+            raise AttributeError(
+                f"{type(self).__name__} has no field {name!r}. {base.__name__} may compute it: "
+                f"read q().{name}.",
+                name=name,
+                obj=self,
+            ) from None
 
     def __repr__(self) -> str:
         return Declarative.__repr__(self)

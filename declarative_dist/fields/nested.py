@@ -143,6 +143,18 @@ class Nested(Field):
     def shown(self, module: nn.Module) -> str:
         return repr(self.module_of(module))
 
+    def __set__(self, instance: Any, value: Any) -> None:
+        before, start = instance._modules.get(self.name), vars(instance)["_starts"].get(self.name)
+        super().__set__(instance, value)
+        if instance._modules[self.name] is before:
+            return
+        try:
+            instance._check_parts()
+        except Exception:
+            self._hold(instance, before)
+            vars(instance)["_starts"][self.name] = start
+            raise
+
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         return self if instance is None else self.module_of(instance)
 
