@@ -1,4 +1,4 @@
-"""Distributions declared as classes: live, trainable, with parameters that stay inside their constraints."""
+"""Distributions declared as classes: live, trainable, always inside their constraints."""
 
 from declarative_dist.constraints.adapters import as_constraint, register_constraint
 from declarative_dist.constraints.constraint import Constraint
