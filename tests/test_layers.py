@@ -36,8 +36,9 @@ ROWS = [
     [
         f"distributions.{name}"
         for name in (
-            "building", "scored", "alignment", "dotted", "keywords", "declarative", "variational",
-            "transform", "live", "learnable", "ancestral", "probing", "joint", "kl",
+            "building", "scored", "alignment", "copies", "dotted", "keywords", "declarative",
+            "variational", "transform", "live", "learnable", "ancestral", "probing", "joint",
+            "kl",
         )
     ],
 ]  # fmt: skip

@@ -13,8 +13,10 @@ from declarative_dist import (
     Declarative,
     GreaterThan,
     Param,
+    Positive,
     Real,
     Variational,
+    derived,
     learnable,
 )
 from tests.nests import (
@@ -336,3 +338,68 @@ def test_a_batch_on_meta():
 @pytest.mark.parametrize("copies", [(2,), (4,)])
 def test_copies_of_a_family_with_a_constant_of_more_dimensions(copies):
     assert_is_a_loop(Spread, copies)
+
+
+# --- derived values --------------------------------------------------------------------------
+
+
+class Widths(Variational):
+    """A method that indexes from the right, as for one copy."""
+
+    base = dd.Normal
+    loc = Param(torch.tensor([-1.0, 0.5]))
+    width = Param(1.5, Positive())
+
+    @derived
+    def scale(self, width):
+        return width[..., None]
+
+
+class Rates(Variational):
+    """A method that lets its values broadcast."""
+
+    base = dd.Gamma
+    concentration = Param(torch.tensor([1.0, 2.0, 3.0]))
+    location = Param(4.0, Positive())
+
+    @derived
+    def rate(self, concentration, location):
+        return concentration / location
+
+
+class Tied(Variational):
+    base = dd.MixtureSameFamily
+    mixture_distribution = Logits
+    loc = Param(torch.tensor([-1.0, 0.0, 2.0]))
+    width = Param(0.7, Positive())
+
+    @derived
+    def component_distribution(self, loc, width):
+        return dd.Normal(loc, width[..., None])
+
+
+@pytest.mark.parametrize("copies", [(4,), (3,), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("family", [Widths, Rates, Tied])
+def test_copies_of_derived_values_are_independent(family, copies):
+    assert_is_a_loop(family, copies)
+
+    class Outer(Variational):
+        base = dd.Independent
+        base_distribution = family()
+        reinterpreted_batch_ndims = 0
+
+    assert_is_a_loop(Outer, copies)
+
+
+def test_derived_values_that_mix_copies_are_refused():
+    class Mixed(Variational):
+        base = dd.Normal
+        loc = Param(0.0)
+        width = Param(torch.rand, Positive())
+
+        @derived
+        def scale(self, width):
+            return width.sum().expand(width.shape)
+
+    assert Mixed().batch_shape == ()
+    refused(lambda: Mixed(batch_shape=(3,)), ConstraintError, "Mixed: expected derived values")

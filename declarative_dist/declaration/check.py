@@ -191,8 +191,14 @@ def check_arguments(
                 f"{owner}.{name}",
                 f"every required argument of {base.__name__} ({', '.join(required)})",
                 f"none of that name among {', '.join(fields)}",
-                f"Write {name} = {'Param()' if arguments[name].part is None else '...'}.",
+                f"Write {name} = {_example_of(arguments[name])}.",
             )
+
+
+def _example_of(argument: Argument) -> str:
+    if argument.part is not None:
+        return "a declared class or a distribution" if argument.part is not Transform else "[...]"
+    return "Param()" if argument.is_learnable or argument.torch_constraint is not None else "1"
 
 
 def _check_alternatives(

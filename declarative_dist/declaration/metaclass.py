@@ -68,6 +68,12 @@ class DeclarativeMeta(ABCMeta):
             type.__setattr__(cls, field.name, field)
         return cls
 
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        instance = super().__call__(*arguments, **keywords)
+        if "_is_built" in vars(instance):
+            instance._check_whole()
+        return instance
+
 
 @cache
 def _reserved(framework: tuple[type, ...]) -> frozenset[str]:

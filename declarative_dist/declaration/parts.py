@@ -66,7 +66,7 @@ def check_parts(
                 f"{owner}.{name}",
                 "a list of transforms" if argument.is_sequence else part,
                 repr(field),
-                f"Write {name} = the class or an instance of a declared one.",
+                f"Write {name} = a declared class, an instance, or a plain {_word(argument)}.",
             )
         if argument.part is not None and argument.is_sequence is not isinstance(field, NestedList):
             raise DeclarationError(
@@ -86,6 +86,10 @@ def is_site(field: Field | None) -> bool:
     if isinstance(field, Nested):
         return field.part is not None and issubclass(field.part, Distribution)
     return isinstance(field, Site)
+
+
+def _word(argument: Argument) -> str:
+    return "transform" if argument.part is Transform else "distribution"
 
 
 def check_joint(owner: str, body: Mapping[str, Any], fields: Mapping[str, Field]) -> None:

@@ -14,6 +14,7 @@ from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.nested import Nested
+from declarative_dist.fields.param import Param
 
 Base = Any
 """A distribution or transform class, or a method that makes one."""
@@ -58,6 +59,16 @@ class Declaration:
     def chosen(self, values: dict[str, Any]) -> dict[str, Any]:
         """Of the values computed for a build, those that go to the base."""
         return {name: values[name] for name in self.inputs}
+
+    @property
+    def through_methods(self) -> frozenset[str]:
+        """The parameters that a class base gets only as what derived fields make of them."""
+        if self.make is None or not self.has_derived_input:
+            return frozenset()
+        params = {name for name, field in self.fields.items() if isinstance(field, Param)}
+        return frozenset(
+            params.intersection(field.name for field in self.build) - set(self.inputs)
+        )
 
     @property
     def size_names(self) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from declarative_dist.fields.part import is_declarative
 def align_parts(module: Any, copies: torch.Size) -> bool:
     """Line up the parts of a declared family behind the dimensions of its copies.
 
+    Parts that were given belong to others too, and stay as they are.
+
     Args:
         module: an instance of a declared family.
         copies: the dimensions in front.
@@ -45,10 +47,18 @@ def align_parts(module: Any, copies: torch.Size) -> bool:
     own = [(part, ndim - len(copies) * has_copies(part, copies)) for part, ndim in own]
     depth = max((ndim for _, ndim in own), default=0)
     done: set[int] = set()
+    owned = _owned(module)
     for part, ndim in own:
-        if ndim < depth and has_copies(part, copies):
+        if ndim < depth and has_copies(part, copies) and id(part) in owned:
             replicate(part, torch.Size((1,) * (depth - ndim)), len(copies), done)
     return bool(done)
+
+
+def _owned(module: Any) -> set[int]:
+    """The ids of the parts that were made for this instance, and of all in them."""
+    starts = vars(module)["_starts"]
+    made = [part for name, part in module._modules.items() if starts.get(name) is True]
+    return {id(inner) for part in made for inner in part.modules()}
 
 
 def _along_transforms(module: Any, copies: torch.Size) -> Iterator[tuple[nn.Module, int]]:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.distributions.building import called, reparametrised, with_event_dim
 from declarative_dist.distributions.scored import rsample_and_score
-from declarative_dist.errors import ConstraintError, FieldError, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, did_you_mean, shortened
 
 _BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
@@ -66,6 +66,10 @@ class JointDistribution:
         self.sites = dict(sites)
         self.batch_shape = batch_shape
         self._values = dict(values)
+        self._methods = {name for name, site in sites.items() if isinstance(site, Rule)}
+        for name, site in sites.items():
+            if isinstance(site, Rule) and not any(needed in sites for needed in site.names):
+                self.sites[name] = self._distribution(name, {})
 
     @property
     def is_independent(self) -> bool:
@@ -175,8 +179,16 @@ class JointDistribution:
             is_first = isinstance(site, Distribution) or lead is None
             self._check_batch(name, distribution, self.batch_shape if is_first else lead)
             known[name] = value
-            scores[name] = distribution.log_prob(value)
+            scores[name] = self._score(name, distribution, value)
         return scores
+
+    def _score(self, name: str, distribution: Distribution, value: Tensor) -> Tensor:
+        try:
+            return distribution.log_prob(value)
+        except ValueError as error:
+            raise ConstraintError(
+                f"{self.owner}.{name}", "a value in its support", _first_line(error)
+            ) from error
 
     def _repeated(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
         copies = len(self.batch_shape)
@@ -197,13 +209,13 @@ class JointDistribution:
         self, sample_shape: Any = torch.Size(), draw: Draw | None = None, tries: int = 50
     ) -> list[tuple[str, Distribution, Tensor]]:
         """As `drawn`, and again where a value is not what a later site takes."""
-        for left in reversed(range(tries)):
+        while True:
+            tries -= 1
             try:
                 return list(self.drawn(sample_shape, draw))
             except ConstraintError as error:
-                if not left or not isinstance(error.__cause__, ValueError):
+                if not tries or not isinstance(error.__cause__, ValueError):
                     raise
-        raise AssertionError
 
     def drawn(
         self, sample_shape: Any = torch.Size(), draw: Draw | None = None
@@ -228,9 +240,14 @@ class JointDistribution:
             shape = sample_shape if is_first else torch.Size()
             try:
                 known[name] = (draw or _sampled)(name, distribution, shape)
-            except (ConstraintError, NotImplementedError):
-                raise
+            except NotImplementedError as error:
+                said = str(error) or f"{type(distribution).__name__} has no sampler"
+                where = f"{self.owner}.{name}"
+                told = said if said.startswith(where) else f"{where}: {said}"
+                raise NotImplementedError(told) from error
             except (RuntimeError, ValueError, IndexError) as error:
+                if not _is_about_arguments(error):
+                    raise
                 raise ConstraintError(
                     f"{self.owner}.{name}",
                     "a distribution that can be drawn from",
@@ -251,9 +268,9 @@ class JointDistribution:
         subject = f"{self.owner}.{name}"
         try:
             distribution = called(site.method, arguments, Distribution, subject)
-        except (ConstraintError, FieldError):
-            raise
         except (RuntimeError, ValueError, IndexError) as error:
+            if not _is_about_arguments(error):
+                raise
             shapes = {n: tuple(a.shape) for n, a in arguments.items() if isinstance(a, Tensor)}
             is_about_values = "to satisfy the constraint" in str(error)
             raise ConstraintError(
@@ -278,7 +295,7 @@ class JointDistribution:
             return
         events = len(distribution.event_shape) + max(extra, 1)
         fix = _BROADCAST
-        if extra > 0 and isinstance(self.sites[name], Rule):
+        if extra > 0 and name in self._methods:
             fix = f"Write @site(event_dim={events}) if they belong to one event."
         elif extra > 0:
             fix = (
@@ -319,9 +336,10 @@ class JointDistribution:
                 )
 
     def _as_tensor(self, name: str, value: object) -> Tensor:
-        if not isinstance(value, (Tensor, int, float)):
-            raise ConstraintError(f"{self.owner}.{name}", "a tensor", shortened(value))
-        return torch.as_tensor(value)
+        try:
+            return torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConstraintError(f"{self.owner}.{name}", "a tensor", shortened(value)) from error
 
     def _lead_of(self, name: str, value: Tensor, event_shape: torch.Size) -> torch.Size:
         """The sample and batch shape that a value has in front of its event."""
@@ -341,6 +359,11 @@ class JointDistribution:
 
 def _sampled(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
     return distribution.sample(shape)
+
+
+def _is_about_arguments(error: Exception) -> bool:
+    """Whether torch complains about values or shapes; its other errors have types of their own."""
+    return type(error) in (RuntimeError, ValueError, IndexError)
 
 
 def _first_line(error: Exception) -> str:

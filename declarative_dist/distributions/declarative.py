@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributions import Distribution, Transform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
+from declarative_dist.distributions.copies import bound, replicate_fields
 from declarative_dist.distributions.dotted import nested_values, parameters_named
 from declarative_dist.distributions.keywords import blueprint_of, check_floating
 from declarative_dist.errors import (
@@ -22,7 +24,6 @@ from declarative_dist.errors import (
     did_you_mean,
     shortened,
 )
-from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field, evaluate
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
@@ -30,6 +31,10 @@ from declarative_dist.spelling import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
 """A base for each kind of object that a class builds from one."""
+
+
+def _is_module(value: object) -> bool:
+    return isinstance(value, nn.Module)
 
 
 class Declarative(nn.Module, metaclass=DeclarativeMeta):
@@ -78,13 +83,10 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         declaration = self.__declaration__
         vars(self)["_starts"] = {}
         blueprint = blueprint_of(declaration, sizes_and_values, batch_shape, device, dtype)
-        values: dict[str, Any] = {}
-        for field in declaration.order:
-            field.bind(self, blueprint, values)
-            evaluate(self, (field,), values)
+        vars(self)["_copies"] = blueprint.batch_shape
+        values = bound(self, blueprint)
         known = declaration.declared_sizes
         vars(self)["_sizes"] = {n: size for n, size in blueprint.sizes.items() if n in known}
-        vars(self)["_copies"] = blueprint.batch_shape
         self._check_build(values)
         vars(self)["_is_built"] = True
 
@@ -102,10 +104,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""
 
-    def _check_parts(self) -> None:
-        """Refuse a new part that does not go together with the others."""
-        with torch.no_grad():
-            self._check_build(evaluate(self, self.__declaration__.order))
+    def _check_whole(self) -> None:
+        """A chance to refuse an instance whose `__init__` is through, also that of a subclass."""
 
     def constrained_values(self) -> dict[str, Any]:
         """The values of all parameters and constants by name, detached.
@@ -130,8 +130,33 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             DeclarationError: for a name that is no field.
             ConstraintError: for a value that its field refuses; nothing has changed then.
         """
-        for module, field, ready in self._prepared(values):
-            field.commit(module, ready)
+        changes = self._prepared(values)
+        parts = [f.name for owner, f, new in changes if owner is self and _is_module(new)]
+        # New parts first: they may be refused still. The values are ready.
+        with self._undone_if_refused(parts):
+            for module, field, ready in changes:
+                if module is self and field.name in parts:
+                    field.commit(module, ready)
+        for module, field, ready in changes:
+            if module is not self or field.name not in parts:
+                field.commit(module, ready)
+
+    @contextmanager
+    def _undone_if_refused(self, names: list[str]) -> Iterator[None]:
+        """Exchange parts; the old ones come back if the new ones do not go with the others."""
+        before = {name: self._modules.get(name) for name in names}
+        starts = {name: vars(self)["_starts"].get(name) for name in names}
+        yield
+        if all(self._modules[name] is part for name, part in before.items()):
+            return
+        try:
+            with torch.no_grad():
+                self._check_build(evaluate(self, self.__declaration__.order))
+                self._check_whole()
+        except Exception:
+            self._modules.update(before)
+            vars(self)["_starts"].update(starts)
+            raise
 
     def _prepared(self, values: Mapping[str, Any]) -> list[tuple[nn.Module, Field, Any]]:
         """New values, checked and ready to be committed: whose, for which field, and what."""
@@ -279,22 +304,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             field.restart(self)
 
     def _replicate(self, shape: torch.Size, at: int, done: set[int]) -> None:
-        """Repeat all parameters along new dimensions behind the first `at`.
-
-        Where values broadcast among each other, own dimensions line up behind the new ones.
-        """
-        declaration = self.__declaration__
-        starts = vars(self)["_starts"]
-        params = [f for f in declaration.order if isinstance(f, Param)]
-        own = [len(starts[p.name].shape) - at - p.event_dim for p in params]
-        # Constants have no dimensions of copies: all of theirs are their own.
-        constants = [f for f in declaration.order if isinstance(f, Constant)]
-        own += [getattr(starts[c.name], "ndim", 0) - c.event_dim for c in constants]
-        lead = max(own, default=0) if declaration.make is not None else 0
-        for field in declaration.order:
-            field.replicate(self, shape, at, lead, done)
-        copies = vars(self)["_copies"]
-        vars(self)["_copies"] = torch.Size((*copies[:at], *shape, *copies[at:]))
+        """Repeat all parameters along new dimensions behind the first `at`."""
+        replicate_fields(self, shape, at, done)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         for module in self.modules() if recurse else (self,):

@@ -85,11 +85,12 @@ class Joint(Declarative):
                 type(self).__name__,
                 "a class with sites",
                 "none",
-                "Write theta = torch.distributions.Normal(0.0, 1.0) in the class body.",
+                "Write theta = torch.distributions.Normal(0.0, 1.0) in the class body. A module "
+                "that is no declared family is no site: call it in a method under @site.",
             )
 
     def forward(self) -> JointDistribution:
-        """Freeze the current values of all sites and fields."""
+        """The sites and fields with their current values, for one step."""
         declaration = self.__declaration__
         # Sites are computed later, and from the module that they were frozen with.
         frozen = kept(self) if is_dynamo_compiling() else stand_in(self)
@@ -104,7 +105,7 @@ class Joint(Declarative):
         others = {name: value for name, value in values.items() if name not in sites}
         return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])
 
-    def _check_build(self, values: dict[str, Any]) -> None:
+    def _check_whole(self) -> None:
         if not is_traced(*self.parameters(), *self.buffers()):
             with torch.no_grad(), same_random_numbers(), evaluating(self):
                 check_sites_broadcast(self())
@@ -200,8 +201,9 @@ class Conditioned(nn.Module):
                 )
         for name, (distribution, value) in self._one_draw(data).items():
             if name in data:
-                event_shape = distribution.event_shape
-                tensor = _as_data(data[name], value, event_shape, _subject(joint, name))
+                subject, event_shape = _subject(joint, name), distribution.event_shape
+                tensor = _as_data(data[name], value, event_shape, subject)
+                _check_support(joint().sites[name], tensor, subject)
                 self.data.register_buffer(name, tensor, persistent=False)
 
     if TYPE_CHECKING:
@@ -224,12 +226,16 @@ class Conditioned(nn.Module):
         joint = self.joint()
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
-            drawn = distribution.sample(shape)
             if name not in data:
-                return drawn
+                return distribution.sample(shape)
+            whole = torch.Size((*shape, *distribution.batch_shape, *distribution.event_shape))
+            if name in self.observed:
+                return self.observed[name].expand(whole)
+            like = _like_a_draw(distribution, whole, self.joint)
             event_shape = distribution.event_shape
-            tensor = _as_data(data[name], drawn, event_shape, _subject(self.joint, name))
-            return tensor.expand(drawn.shape)
+            return _as_data(data[name], like, event_shape, _subject(self.joint, name)).expand(
+                whole
+            )
 
         with evaluating(self.joint):
             return joint.one_draw(draw)
@@ -255,16 +261,36 @@ def _subject(joint: Joint, name: str) -> str:
     return f"{type(joint).__name__}.condition({name}=)"
 
 
+def _like_a_draw(distribution: Distribution, shape: torch.Size, joint: Joint) -> Tensor:
+    """A draw, or where a site has no sampler, zeros in the dtype of the joint."""
+    try:
+        return distribution.sample()
+    except NotImplementedError:
+        tensors = [*joint.parameters(), *joint.buffers()]
+        like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+        return like.new_zeros(shape)
+
+
+def _check_support(site: object, data: Tensor, subject: str) -> None:
+    """Refuse data outside the support of a site that depends on no other."""
+    is_known = isinstance(site, Distribution) and site._validate_args and not is_traced(data)
+    support = site.support if is_known and isinstance(site, Distribution) else None
+    if support is not None and not support.check(data).all():
+        raise ConstraintError(subject, f"data in its support, {support}", shortened(data))
+
+
 def _as_data(value: Any, drawn: Tensor, event_shape: torch.Size, subject: str) -> Tensor:
     """Data as a tensor like a draw of its site, of one copy or of all.
 
     Raises:
-        ConstraintError: if it is no number, or of another shape.
+        ConstraintError: if it is no number, NaN, or of another shape.
     """
     try:
         tensor = torch.as_tensor(value).detach().to(drawn.device, drawn.dtype, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConstraintError(subject, "a number, a list or a tensor", shortened(value)) from error
+    if not is_traced(tensor) and tensor.isnan().any():
+        raise ConstraintError(subject, "numbers", shortened(value), "Leave out what is missing.")
     if tensor.shape not in (event_shape, drawn.shape):
         raise ConstraintError(
             subject,

@@ -103,53 +103,50 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
                 "Give both the same event shape.",
             )
     lead = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
-    total: Tensor = sum(dd.kl_divergence(mine[name], theirs[name]) for name in mine)  # type: ignore[assignment]
-    return total.expand(lead)
+    total: Any = sum(_kl_through_nests(mine[name], theirs[name]) for name in mine)
+    return total.expand(lead)  # type: ignore[no-any-return]
 
 
 def _kl_through_nests(p: Any, q: Any) -> Tensor:
-    """As torch knows it, but for transforms, which torch compares by value or by identity.
+    """Nests are taken apart here, because torch compares transforms by value or by identity.
 
     Raises:
         NotImplementedError: if there is no formula, or transforms are learned apart: what they
             contribute is zero while they are equal, and its gradient is not.
     """
-    kind = next((k for k in _NESTS if _is_nest(p, k) and _is_nest(q, k)), None)
-    if kind is dd.TransformedDistribution and not _are_same(p.transforms, q.transforms):
-        raise NotImplementedError("their transforms differ")
-    try:
-        return dd.kl_divergence(p, q)
-    except NotImplementedError:
-        if kind is None or p.event_shape != q.event_shape:
-            raise
-    if kind is dd.TransformedDistribution:
+    if _is_nest(p, dd.TransformedDistribution) and _is_nest(q, dd.TransformedDistribution):
+        if p.event_shape != q.event_shape:
+            raise NotImplementedError("their event shapes differ")
+        _check_same_map(p.transforms, q.transforms)
         return _kl_through_nests(p.base_dist, q.base_dist)
-    count = p.reinterpreted_batch_ndims
+    if not (isinstance(p, dd.Independent) and isinstance(q, dd.Independent)):
+        return dd.kl_divergence(p, q)
+    mine: Any = p
+    count = mine.reinterpreted_batch_ndims
     if count != q.reinterpreted_batch_ndims:
         raise NotImplementedError("they reinterpret different numbers of dimensions")
-    inner = _kl_through_nests(p.base_dist, q.base_dist)
+    if mine.event_shape != q.event_shape:
+        raise NotImplementedError("their event shapes differ")
+    inner = _kl_through_nests(mine.base_dist, q.base_dist)
     return inner.flatten(-count).sum(-1) if count else inner
-
-
-_NESTS: tuple[type[Distribution], ...] = (dd.Independent, dd.TransformedDistribution)
 
 
 def _is_nest(distribution: Distribution, kind: type[Distribution]) -> bool:
     """Whether it is made of parts by whoever built it; a log-normal has arguments of its own."""
     own = type(distribution)
-    is_built = kind is dd.Independent or own.__init__ is kind.__init__
-    return issubclass(own, kind) and is_built
+    return issubclass(own, kind) and own.__init__ is kind.__init__
 
 
-def _are_same(mine: list[Transform], theirs: list[Transform]) -> bool:
-    """Whether two chains are one map, now and after any step of an optimizer."""
+def _check_same_map(mine: list[Transform], theirs: list[Transform]) -> None:
+    """Refuse chains that are not one map, now and after any step of an optimizer."""
     if len(mine) != len(theirs) or not all(map(is_same, mine, theirs)):
-        return False
+        raise NotImplementedError("their transforms differ")
     sources, others = (
         [_leaves_of(tensor) for part in chain for _, tensor in tensors_of(part)]
         for chain in (mine, theirs)
     )
-    return sources == others
+    if torch.is_grad_enabled() and sources != others:
+        raise NotImplementedError("their transforms are learned apart: share one, or freeze them")
 
 
 def _leaves_of(tensor: Tensor) -> set[int]:

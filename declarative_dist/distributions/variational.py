@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
@@ -23,6 +22,7 @@ from declarative_dist.distributions.building import (
     reparametrised,
     with_event_dim,
 )
+from declarative_dist.distributions.copies import NOT_TOGETHER
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.scored import rsample_and_score
 from declarative_dist.errors import ConstraintError, FieldError
@@ -64,17 +64,6 @@ def _delegated(name: str) -> Any:
             ) from error
 
     return property(read, doc=getattr(Distribution, name).__doc__)
-
-
-_NOT_TOGETHER = (
-    RuntimeError,
-    ValueError,
-    NotImplementedError,
-    AssertionError,
-    AttributeError,
-    IndexError,
-)
-"""What torch raises at arguments that do not go together."""
 
 
 _HINTS: Mapping[type, str] = {
@@ -189,7 +178,7 @@ class Variational(Declarative, Distribution):
     def _check_build(self, values: dict[str, Any]) -> None:
         declaration = self.__declaration__
         copies: torch.Size = vars(self)["_copies"]
-        if copies:
+        if copies and "_is_built" not in vars(self):
             self._line_up(copies)
             values = evaluate(self, declaration.build)
         if not isinstance(declaration.base, type):
@@ -202,7 +191,7 @@ class Variational(Declarative, Distribution):
                     declaration.base(**arguments)  # which torch checks only as a whole
         except ConstraintError:
             raise
-        except _NOT_TOGETHER as error:
+        except NOT_TOGETHER as error:
             shapes = ", ".join(f"{name} {_shape_of(value)}" for name, value in arguments.items())
             raise ConstraintError(
                 type(self).__name__,
@@ -212,18 +201,18 @@ class Variational(Declarative, Distribution):
             ) from error
 
     def _line_up(self, copies: torch.Size) -> None:
-        """Put the independent copies in front, also of what has no parameters of its own.
-
-        Raises:
-            ConstraintError: if they got lost on the way to the distribution.
-        """
+        """Put the independent copies in front, also of what has no parameters of its own."""
         align_parts(self, copies)
         parts = [part for part in self.children() if has_copies(part, copies)]
         if not parts and not any(isinstance(f, Param) for f in self.__declaration__.order):
             vars(self)["_live_shape"] = torch.Size((*copies, *self().batch_shape))
+
+    def _check_whole(self) -> None:
+        """Refuse copies that got lost on the way to the distribution."""
+        copies: torch.Size = vars(self)["_copies"]
+        if not copies:
             return
-        batch_shape = copies
-        with torch.no_grad(), suppress(*_NOT_TOGETHER):  # then the build says what is wrong
+        with torch.no_grad():
             batch_shape = self.forward().batch_shape
         if batch_shape[: len(copies)] != copies:
             raise ConstraintError(

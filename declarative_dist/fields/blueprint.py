@@ -42,11 +42,13 @@ class Start:
             tensors; None for what the class declares.
         shape: the full shape, batch included.
         has_dtype: whether the source is a tensor whose dtype was meant.
+        own: how many dimensions one copy has, without those that line it up with other fields.
     """
 
     source: float | Tensor | Callable[[torch.Size], Tensor] | None
     shape: torch.Size
     has_dtype: bool = False
+    own: int = 0
 
     def tensor(self, declared: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Make the value; `declared` is the source where the constructor was given none."""
@@ -63,7 +65,7 @@ class Start:
         source = self.source
         if isinstance(source, Tensor):
             source = inserted(source.expand(self.shape), shape, at)
-        return Start(source, full, self.has_dtype)
+        return Start(source, full, self.has_dtype, self.own)
 
 
 def inserted(tensor: Tensor, shape: torch.Size, at: int) -> Tensor:
@@ -119,7 +121,15 @@ class Blueprint:
     """What nested parts were copied into, as `copy.deepcopy` remembers it."""
     replicated: set[int] = field(default_factory=set, init=False)
     """The copies that have their batch dimensions already."""
+    unaligned: frozenset[str] = frozenset()
+    """Fields that do not line up: they reach the base through a method, which sees to that."""
     _depth: int = field(default=0, init=False)
+
+    def begin_again(self, unaligned: frozenset[str]) -> None:
+        """Forget what was copied, and line up all fields but these from now on."""
+        self.unaligned = unaligned
+        self.copies.clear()
+        self.replicated.clear()
 
     def follow(self, values: Mapping[str, Any]) -> None:
         """Take the dtype and the device of given tensors where they agree, unless told others.
@@ -199,12 +209,11 @@ class Blueprint:
         given = self.given.get(sized.name)
         source = self._value(sized)
         own = self._own_shape(sized)
-        lead = (
-            self._depth - (len(own) - sized.event_dim) if self.aligns and self.batch_shape else 0
-        )
+        aligns = self.aligns and self.batch_shape and sized.name not in self.unaligned
+        lead = self._depth - (len(own) - sized.event_dim) if aligns else 0
         full = torch.Size((*self.batch_shape, *(1,) * max(lead, 0), *own))
         if not isinstance(source, Tensor):
-            return Start(given, full)
+            return Start(given, full, own=len(own))
         if given is not None and given.shape == torch.Size((*self.batch_shape, *own)):
             given = given.reshape(full)
         elif source.ndim and source.shape not in (own, full):
@@ -214,8 +223,8 @@ class Blueprint:
             raise ConstraintError(f"{self.subject}.{sized.name}", expected, shortened(source))
         # What the constructor was given may change later; what the class holds does not.
         if given is None:
-            return Start(None, full)
-        return Start(given.detach().clone(), full, sized.name in self.with_dtype)
+            return Start(None, full, own=len(own))
+        return Start(given.detach().clone(), full, sized.name in self.with_dtype, len(own))
 
     def _value(self, sized: Sized) -> Any:
         return self.given.get(sized.name, sized.init)

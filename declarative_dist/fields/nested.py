@@ -144,16 +144,8 @@ class Nested(Field):
         return repr(self.module_of(module))
 
     def __set__(self, instance: Any, value: Any) -> None:
-        before, start = instance._modules.get(self.name), vars(instance)["_starts"].get(self.name)
-        super().__set__(instance, value)
-        if instance._modules[self.name] is before:
-            return
-        try:
-            instance._check_parts()
-        except Exception:
-            self._hold(instance, before)
-            vars(instance)["_starts"][self.name] = start
-            raise
+        with instance._undone_if_refused([self.name]):
+            super().__set__(instance, value)
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         return self if instance is None else self.module_of(instance)
@@ -318,7 +310,7 @@ def _declared_sizes(template: Any) -> frozenset[str]:
 
 
 def _named(template: object) -> str:
-    return template.__name__ if isinstance(template, type) else repr(template)
+    return template.__name__ if isinstance(template, type) else type(template).__name__
 
 
 def _prepared(part: Any, values: Mapping[str, Any], subject: str) -> Any:

@@ -263,7 +263,7 @@ class Param(Field):
             raw, self._started(module, start, raw.dtype, raw.device, known)
         ):
             value = current_value(module, self.name).detach().clone()
-            starts[self.name] = Start(value, value.shape, has_dtype=True)
+            starts[self.name] = Start(value, value.shape, has_dtype=True, own=start.own)
 
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
