@@ -6,7 +6,7 @@ import copyreg
 from abc import ABCMeta
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -68,11 +68,13 @@ class DeclarativeMeta(ABCMeta):
             type.__setattr__(cls, field.name, field)
         return cls
 
-    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
-        instance = super().__call__(*arguments, **keywords)
-        if "_is_built" in vars(instance):
-            instance._check_whole()
-        return instance
+    if not TYPE_CHECKING:  # checkers read what a call gives off __init__
+
+        def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+            instance = super().__call__(*arguments, **keywords)
+            if "_is_built" in vars(instance):
+                instance._check_whole()
+            return instance
 
 
 @cache
