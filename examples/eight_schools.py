@@ -3,8 +3,8 @@
 Each site is a distribution, or a method from the values of earlier sites to one. Drawing is
 ancestral, the log density is the sum over sites, and `condition(y=...)` leaves a log density of
 the other sites. Here that weights draws from the prior: with 400,000 of them, the posterior means
-are 4.4 for the mean effect, 3.6 for the spread between schools, and from 6.1 (A) to 3.6 (E) for
-the schools, whose effects alone would be 28 and -1.
+are 4.4 for the mean effect, 3.6 for the spread between schools, and about 6 (A) and 4 (E) for
+schools whose effects alone would be 28 and -1.
 
 The data are those of Rubin (1981), "Estimation in parallel randomized experiments", Journal of
 Educational Statistics 6, 377-401.

@@ -13,6 +13,7 @@ from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.nested import Nested, is_declared_part
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import described
 from declarative_dist.spelling import is_one_edit_from
@@ -164,7 +165,8 @@ def check_arguments(
     """Refuse unknown, missing and exclusive arguments, and parameters for counts."""
     used = {needed for field in fields.values() for needed in field.needs}
     for name, field in fields.items():
-        if isinstance(field, Param) and name not in arguments and name not in used:
+        is_declared = isinstance(field, Nested) and is_declared_part(field)
+        if (isinstance(field, Param) or is_declared) and name not in {*arguments, *used}:
             raise DeclarationError(
                 f"{owner}.{name}",
                 f"an argument of {base.__name__}, or a name that another field uses",

@@ -107,6 +107,8 @@ def declared_in(
         if "__auto__" in vars(klass) and base_of(klass) is base:
             fields.update(vars(klass)["__auto__"])
         for name, value in _body_of(klass).items():
+            if isinstance(base, type) and name not in used and _is_defined_in(klass, name, value):
+                continue  # a class for another field, whose statement stands in the body
             numbers = switches if isinstance(value, bool) else used
             field = _as_field(f"{cls.__name__}.{name}", name, value, numbers, sequences)
             if field is not None:
@@ -114,6 +116,11 @@ def declared_in(
             elif name in fields:
                 _check_override(f"{cls.__name__}.{name}", fields.pop(name), value)
     return fields
+
+
+def _is_defined_in(klass: type, name: str, value: object) -> bool:
+    inner = f"{klass.__qualname__}.{name}"
+    return isinstance(value, type) and value.__qualname__ == inner
 
 
 def _check_override(subject: str, field: Field, value: object) -> None:

@@ -295,6 +295,12 @@ def _as_items(value: Any, count: int, subject: str) -> list[Any]:
     return [by_index.get(str(index), {}) for index in range(count)]
 
 
+def is_declared_part(field: Nested) -> bool:
+    """Whether a nested part is a declared family, a transform or a list with one."""
+    templates = field.templates or () if isinstance(field, NestedList) else (field.template,)
+    return any(is_declarative(t) or is_declarative_class(t) for t in templates)
+
+
 def _size_names(template: object) -> tuple[str, ...]:
     if not is_declarative_class(template):
         return ()
