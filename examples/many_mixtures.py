@@ -2,9 +2,9 @@
 
 `batch_shape=1000` makes 1,000 copies of a declared mixture, its parts included, in one set of
 tensors. The sum of their losses has the gradients of 1,000 separate problems, and one optimizer
-solves them all, in about 150 evaluations to a gradient below 1e-5. Each copy has 200 draws of a mixture
-of its own, and finds it: 95.0 % of all 2,000 locations are within 2 standard errors of the true
-ones, and the farthest is 3.5 off.
+solves them all, in about 150 evaluations to a gradient below 1e-5. Each copy has 200 draws of a
+mixture of its own, and finds it: 95 % of all 2,000 locations are within 2 standard errors of the
+true ones, and the farthest is 3.5 off.
 
     python examples/many_mixtures.py
 """
