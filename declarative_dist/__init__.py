@@ -10,6 +10,7 @@ from declarative_dist.constraints.positive import Exp, Positive
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
+from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.kl import entropy, kl_divergence, rsample_and_log_prob
@@ -24,12 +25,14 @@ from declarative_dist.errors import (
     StateMismatchError,
 )
 from declarative_dist.fields.derived import derived
+from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Conditional",
     "Constraint",
     "ConstraintError",
     "CorrCholesky",
@@ -38,6 +41,7 @@ __all__ = [
     "Exp",
     "FieldError",
     "GreaterThan",
+    "Head",
     "Interval",
     "Joint",
     "LearnableTransform",

@@ -23,7 +23,8 @@ ROWS = [
     [
         f"fields.{name}"
         for name in (
-            "field", "blueprint", "method", "param", "constant", "derived", "fixed", "standin",
+            "field", "blueprint", "method", "constrained", "param", "head", "constant", "derived",
+            "fixed", "standin",
             "part", "assembly", "nested", "site",
         )
     ],
@@ -37,8 +38,8 @@ ROWS = [
         f"distributions.{name}"
         for name in (
             "building", "scored", "alignment", "copies", "dotted", "keywords", "declarative",
-            "variational", "transform", "live", "learnable", "ancestral", "probing", "joint",
-            "kl",
+            "variational", "transform", "conditional", "live", "learnable", "ancestral",
+            "probing", "joint", "kl",
         )
     ],
 ]  # fmt: skip

@@ -12,9 +12,9 @@ from declarative_dist.constraints.arguments import Argument, alternatives
 from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.nested import Nested, is_declared_part
-from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import described
 from declarative_dist.spelling import is_one_edit_from
 
@@ -134,11 +134,11 @@ def _taken(owner: str, name: str) -> DeclarationError:
 def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
     """Refuse whatever stands where an unconstrained parameter will."""
     for name, field in fields.items():
-        if isinstance(field, Param) and hasattr(cls, field.raw_name):
+        if isinstance(field, Constrained) and hasattr(cls, field.raw_name):
             raise DeclarationError(
                 f"{cls.__name__}.{field.raw_name}",
                 "a name that is free",
-                f"{field.raw_name!r}, the unconstrained parameter of {name}",
+                f"{field.raw_name!r}, the unconstrained numbers of {name}",
                 "Choose another name.",
             )
 
@@ -166,7 +166,7 @@ def check_arguments(
     used = {needed for field in fields.values() for needed in field.needs}
     for name, field in fields.items():
         is_declared = isinstance(field, Nested) and is_declared_part(field)
-        if (isinstance(field, Param) or is_declared) and name not in {*arguments, *used}:
+        if (isinstance(field, Constrained) or is_declared) and name not in {*arguments, *used}:
             raise DeclarationError(
                 f"{owner}.{name}",
                 f"an argument of {base.__name__}, or a name that another field uses",
@@ -178,7 +178,7 @@ def check_arguments(
         is_count = stated is not None and stated.is_discrete
         if argument is not None and stated is None:
             is_count = argument.default is not None
-        if isinstance(field, Param) and is_count and field.declared_constraint is None:
+        if isinstance(field, Constrained) and is_count and field.declared_constraint is None:
             raise DeclarationError(
                 f"{owner}.{name}",
                 "a constant, because no gradient reaches this argument",

@@ -21,8 +21,10 @@ from declarative_dist.declaration.parts import is_nestable
 from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, ExplainedError, shortened
 from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import as_module
+from declarative_dist.fields.head import Head
 from declarative_dist.fields.method import MethodField, names_of
 from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
@@ -222,7 +224,7 @@ def specialised(
     fields: dict[str, Field] = {}
     for name, field in declared.items():
         argument = arguments.get(name)
-        if isinstance(field, Param):
+        if isinstance(field, Constrained):
             fields[name] = _constrained(owner, base, field, argument, declared)
         elif isinstance(field, Constant):
             fields[name] = _checked(owner, field, argument)
@@ -237,10 +239,10 @@ def specialised(
 def _constrained(
     owner: str,
     base: Base,
-    param: Param,
+    param: Constrained,
     argument: Argument | None,
     declared: Mapping[str, Field],
-) -> Param:
+) -> Constrained:
     subject = f"{owner}.{param.name}"
     if param.declared_constraint is not None:
         constraint = as_constraint(param.declared_constraint, subject)
@@ -260,9 +262,18 @@ def _constrained(
                 "a constraint",
                 "none",
                 f"{base.__name__} does not say what {param.name} must satisfy: "
-                f"write Param(..., constraint), or declare a constant.",
+                f"write {type(param).__name__}(..., constraint), or declare a constant.",
             )
         constraint = inferred
+    event_dim = constraint.event_dim if argument is None else argument.event_dim
+    if isinstance(param, Head) and len(param.shape or ()) < event_dim:
+        sizes = ", ".join(f'"d{index + 1}"' for index in range(event_dim))
+        raise DeclarationError(
+            subject,
+            f"a shape of {event_dim} sizes or more",
+            repr(param),
+            f"Write shape=({sizes},).",
+        )
     if argument is None:
         return param.constrained_by(constraint, constraint.event_dim)
     return param.constrained_by(constraint, argument.event_dim, argument.event_names())
@@ -271,7 +282,7 @@ def _constrained(
 def _is_settled(name: str, without: str, declared: Mapping[str, Field]) -> bool:
     """Whether a field has a range of its own that another field's value does not enter."""
     field = declared[name]
-    if isinstance(field, Param) and field.declared_constraint is None:
+    if isinstance(field, Constrained) and field.declared_constraint is None:
         return False
     needed: set[str] = set()
     waiting = [name]
@@ -284,7 +295,7 @@ def _is_settled(name: str, without: str, declared: Mapping[str, Field]) -> bool:
 
 def _needs_of(field: Field) -> tuple[str, ...]:
     """The names in a declared bound, or the arguments of a derived field."""
-    if isinstance(field, Param):
+    if isinstance(field, Constrained):
         names: tuple[str, ...] = getattr(field.declared_constraint, "names", ())
         return names
     return field.needs

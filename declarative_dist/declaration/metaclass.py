@@ -60,6 +60,7 @@ class DeclarativeMeta(ABCMeta):
         # The record, and the fields as descriptors.
         settings = collect.settings_of(cls, fields)
         cls.__declaration__ = declare(name, base, fields, inputs, **settings)
+        parts.check_heads(name, fields, hasattr(cls, "__predicts__"))
         is_joint = hasattr(cls, "__joint__")
         parts.check_sites(name, fields, is_joint)
         if is_joint:
@@ -77,11 +78,15 @@ class DeclarativeMeta(ABCMeta):
             return instance
 
 
+_ON_INSTANCES = {"_starts", "_is_built", "_live_shape", "in_features", "projection"}
+"""Names that instances keep beside what their classes define."""
+
+
 @cache
 def _reserved(framework: tuple[type, ...]) -> frozenset[str]:
     """The names that the library's and torch's own classes define, or keep on instances."""
     defined = {name for klass in framework for name in dir(klass)}
-    return frozenset(defined | set(vars(nn.Module())) | {"_starts", "_is_built", "_live_shape"})
+    return frozenset(defined | set(vars(nn.Module())) | _ON_INSTANCES)
 
 
 def _pickled(cls: DeclarativeMeta) -> Any:

@@ -12,9 +12,15 @@ from declarative_dist.constraints.arguments import Argument
 from declarative_dist.errors import DeclarationError, shortened
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.head import Head
 from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import built_by, described, is_declarative_class
+from declarative_dist.fields.part import (
+    built_by,
+    described,
+    is_declarative_class,
+    predicts_of,
+)
 from declarative_dist.fields.site import Site
 
 
@@ -78,6 +84,24 @@ def check_parts(
                 f"a tensor, {argument.torch_constraint}",
                 repr(field),
                 f"Write {name} = Param().",
+            )
+
+
+def check_heads(owner: str, fields: Mapping[str, Field], is_conditional: bool) -> None:
+    """Refuse predictions where there is no context."""
+    for name, field in fields.items():
+        templates: list[Any] = []
+        if isinstance(field, NestedList):
+            templates = list(field.templates or ())
+        elif isinstance(field, Nested):
+            templates = [field.template]
+        is_nested = any(predicts_of(template) is not None for template in templates)
+        if not is_conditional and (isinstance(field, Head) or is_nested):
+            raise DeclarationError(
+                f"{owner}.{name}",
+                "a Conditional around what is predicted from a context",
+                owner,
+                f"Write class {owner}(Conditional).",
             )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.distributions import Distribution, Independent
 
+from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, FieldError, shortened
 from declarative_dist.fields.part import built_by, described
 
@@ -34,6 +36,31 @@ def called(
         expected = f"a torch {wanted.__name__.lower()} from the method"
         raise FieldError(subject, expected, shortened(result), "Return one.")
     return result
+
+
+def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
+    """The distribution that a declared family's base makes of the values that it takes."""
+    owner: Any = module
+    declaration = owner.__declaration__
+    distribution: Distribution
+    checks = Distribution._validate_args and not is_traced(*values.values())
+    if declaration.has_parts:
+        parts = [value for value in values.values() if isinstance(value, Distribution)]
+        checks = checks and all(part._validate_args for part in parts)
+    if declaration.make is None:
+        method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
+        distribution = called(method, values, Distribution, subject)
+        if declaration.validates is not None:
+            distribution._validate_args = checks and declaration.validates
+    else:
+        if checks and declaration.has_derived_input:
+            distribution = declaration.base(**values)
+        else:
+            distribution = declaration.make(**values, validate_args=False)
+        distribution._validate_args = checks and declaration.validates is not False
+    if declaration.event_dim is None:
+        return distribution
+    return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")
 
 
 def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:
@@ -74,10 +101,10 @@ def reparametrised(distribution: Distribution, subject: str) -> Distribution:
     return distribution
 
 
-def detached(module: nn.Module) -> Any:
+def detached(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """What calling a module gives when its parameters are detached, and later steps do not reach.
 
     Copies, because an unconstrained parameter is a value itself, and changes in place.
     """
     constants = {name: p.detach().clone() for name, p in module.named_parameters()}
-    return torch.func.functional_call(module, constants, ())
+    return torch.func.functional_call(module, constants, args, kwargs)

@@ -24,9 +24,8 @@ from declarative_dist.errors import (
     did_you_mean,
     shortened,
 )
+from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.field import Field, evaluate
-from declarative_dist.fields.nested import Nested
-from declarative_dist.fields.param import Param
 from declarative_dist.spelling import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
@@ -69,6 +68,9 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
     __builds__: ClassVar[type | None] = None
     """What calling an instance without arguments gives, where it stands for a plain object."""
 
+    __keywords__: ClassVar[tuple[str, ...]] = ()
+    """Keywords of the constructor beside those of every declarative class."""
+
     def __init__(
         self,
         *,
@@ -81,8 +83,10 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         nn.Module.__init__(self)
         self._check_class()
         declaration = self.__declaration__
-        vars(self)["_starts"] = {}
-        blueprint = blueprint_of(declaration, sizes_and_values, batch_shape, device, dtype)
+        vars(self).update(_starts={}, _raw_starts={})
+        blueprint = blueprint_of(
+            declaration, sizes_and_values, batch_shape, device, dtype, self.__keywords__
+        )
         vars(self)["_copies"] = blueprint.batch_shape
         values = bound(self, blueprint)
         known = declaration.declared_sizes
@@ -195,9 +199,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         self._require_grad(names, True)
 
     def _require_grad(self, names: tuple[str, ...], requires_grad: bool) -> None:
-        fields = self.__declaration__.fields.items()
-        every = tuple(n for n, field in fields if isinstance(field, (Param, Nested)))
-        found = [parameters_named(self, name) for name in names or every]
+        found = [parameters_named(self, name) for name in names] or [list(self.parameters())]
         for parameter in (parameter for parameters in found for parameter in parameters):
             parameter.requires_grad_(requires_grad)
 
@@ -316,10 +318,10 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
     def _check_move(self, fn: Any) -> None:
         """Refuse a dtype in which a constraint has no room, before anything has moved."""
         for field in self.__declaration__.fields.values():
-            if isinstance(field, Param):
-                raw = getattr(self, field.raw_name)
-                moved = fn(torch.empty(0, dtype=raw.dtype, device=raw.device))
-                if moved.dtype != raw.dtype:
+            if isinstance(field, Constrained):
+                device, dtype = field.place_of(self)
+                moved = fn(torch.empty(0, dtype=dtype, device=device))
+                if moved.dtype != dtype:
                     subject = field.subject(self)
                     check_floating(moved.dtype, subject)
                     field.constraint_of(self).check_dtype(moved.dtype, subject)

@@ -62,6 +62,9 @@ def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Paramete
         field = known.get(head)
         inner = field.module_of(module) if isinstance(field, Nested) else None
         found = None if field is None else field.parameters_of(module)
+        if field is None and head in module._modules:  # no field, such as a given network
+            inner = module._modules[head]
+            found = None if inner is None else list(inner.parameters())
     else:
         known = {**dict(module.named_children()), **dict(module.named_parameters(recurse=False))}
         inner = module._modules.get(head)

@@ -14,8 +14,8 @@ from declarative_dist.distributions.dotted import nested_values
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.nested import Nested
-from declarative_dist.fields.param import Param
 
 
 def blueprint_of(
@@ -24,8 +24,17 @@ def blueprint_of(
     batch_shape: int | Sequence[int],
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    others: tuple[str, ...] = (),
 ) -> Blueprint:
     """How to build the instance that a constructor's keywords ask for.
+
+    Args:
+        declaration: that of the class.
+        keywords: sizes and values by name.
+        batch_shape: the shape of independent copies.
+        device: where to build; None for where the values are.
+        dtype: the floating-point type; None for that of the values.
+        others: further keywords of the constructor, for errors.
 
     Raises:
         DeclarationError: for a keyword that is neither a field nor a size.
@@ -40,7 +49,7 @@ def blueprint_of(
         if name in fields and value is not None
     }
     sizes = {name: size for name, size in keywords.items() if name not in fields}
-    _check_sizes(declaration, sizes)
+    _check_sizes(declaration, sizes, others)
     if dtype is not None:
         check_floating(dtype, f"{subject}(dtype=)")
     blueprint = Blueprint(
@@ -56,7 +65,7 @@ def blueprint_of(
     told = {f.name: f.told(given.get(f.name)) for f in declaration.order if isinstance(f, Nested)}
     values = {name for name, value in given.items() if _is_values(value)}
     blueprint.read_sizes(
-        [f for f in declaration.order if isinstance(f, (Param, Constant)) and f.name],
+        [f for f in declaration.order if isinstance(f, (Constrained, Constant)) and f.name],
         [sizes for name, sizes in told.items() if name not in values],
         {name: sizes for name, sizes in told.items() if name in values},
     )
@@ -69,7 +78,9 @@ def _is_values(given: object) -> bool:
     return all(isinstance(item, Mapping) for item in items)
 
 
-def _check_sizes(declaration: Declaration, sizes: Mapping[str, Any]) -> None:
+def _check_sizes(
+    declaration: Declaration, sizes: Mapping[str, Any], others: tuple[str, ...]
+) -> None:
     subject, known = declaration.owner, declaration.size_names
     for name, size in sizes.items():
         if name not in known:
@@ -77,7 +88,7 @@ def _check_sizes(declaration: Declaration, sizes: Mapping[str, Any]) -> None:
                 f"{subject}({name}=)",
                 "the name of a field or of a size",
                 repr(name),
-                did_you_mean(name, [*declaration.fields, *known, *KEYWORDS]),
+                did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS]),
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise ConstraintError(f"{subject}({name}=)", "an int, 0 or above", shortened(size))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
@@ -16,12 +15,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.arguments import arguments_of
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.alignment import align_parts, has_copies
-from declarative_dist.distributions.building import (
-    called,
-    detached,
-    reparametrised,
-    with_event_dim,
-)
+from declarative_dist.distributions.building import detached, distribution_of, reparametrised
 from declarative_dist.distributions.copies import NOT_TOGETHER
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.scored import rsample_and_score
@@ -149,29 +143,7 @@ class Variational(Declarative, Distribution):
         values = evaluate(self, declaration.build)
         if not declaration.is_direct:
             values = declaration.chosen(values)
-        distribution: Distribution
-        checks = Distribution._validate_args and not is_traced(*values.values())
-        if declaration.has_parts:
-            parts = [value for value in values.values() if isinstance(value, Distribution)]
-            checks = checks and all(part._validate_args for part in parts)
-        if declaration.make is None:
-            distribution = called(
-                partial(declaration.base, self),
-                values,
-                Distribution,
-                f"{type(self).__name__}.base",
-            )
-            if declaration.validates is not None:
-                distribution._validate_args = checks and declaration.validates
-        else:
-            if checks and declaration.has_derived_input:
-                distribution = declaration.base(**values)
-            else:
-                distribution = declaration.make(**values, validate_args=False)
-            distribution._validate_args = checks and declaration.validates is not False
-        if declaration.event_dim is not None:
-            subject = f"{type(self).__name__}.event_dim"
-            distribution = with_event_dim(distribution, declaration.event_dim, subject)
+        distribution = distribution_of(self, values)
         shape = self.__dict__.get("_live_shape")
         return distribution if shape is None else distribution.expand(shape)
 

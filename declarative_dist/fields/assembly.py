@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from declarative_dist.errors import ConstraintError, ExplainedError
 from declarative_dist.fields.blueprint import Blueprint, Start
 from declarative_dist.fields.fixed import as_module
-from declarative_dist.fields.part import is_declarative, is_declarative_class
+from declarative_dist.fields.part import is_declarative, is_declarative_class, predicts_of
 
 
 def built(template: Any, given: Any, blueprint: Blueprint, subject: str) -> nn.Module:
@@ -136,6 +136,8 @@ def inside(subject: str) -> Iterator[None]:
 
 def _made(kind: Any, values: dict[str, Any], blueprint: Blueprint, subject: str) -> nn.Module:
     known = kind.__declaration__.size_names
+    if predicts_of(kind) is not None:
+        known = ("in_features", *known)
     keywords: dict[str, Any] = {
         name: size for name, size in blueprint.sizes.items() if name in known
     }

@@ -22,8 +22,12 @@ from declarative_dist.fields.part import (
     described,
     is_declarative,
     is_declarative_class,
+    predicts_of,
     value_of,
 )
+
+CONTEXT = "*context"
+"""Under this name evaluation holds the arguments of the call, which nested predictions take."""
 
 
 class Nested(Field):
@@ -99,7 +103,13 @@ class Nested(Field):
         module._modules[self.name] = part
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        return value_of(self.module_of(module), self.part, self.subject(module))
+        return self._value_of(self.module_of(module), values, self.subject(module))
+
+    def _value_of(self, part: Any, values: Mapping[str, Any], subject: str) -> Any:
+        if predicts_of(part) is None:
+            return value_of(part, self.part, subject)
+        context = values.get(CONTEXT)
+        return part.at_start() if context is None else part(*context[0], **context[1])
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
@@ -235,7 +245,7 @@ class NestedList(Nested):
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         parts: Any = self.module_of(module)
         subject = self.subject(module)
-        return [value_of(part, self.part, subject) for part in parts]
+        return [self._value_of(part, values, subject) for part in parts]
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
@@ -305,7 +315,7 @@ def _size_names(template: object) -> tuple[str, ...]:
     if not is_declarative_class(template):
         return ()
     names: tuple[str, ...] = template.__declaration__.size_names  # type: ignore[attr-defined]
-    return names
+    return names if predicts_of(template) is None else ("in_features", *names)
 
 
 def _declared_sizes(template: Any) -> frozenset[str]:

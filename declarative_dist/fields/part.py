@@ -34,6 +34,13 @@ def built_by(value: object) -> type | None:
     return builds
 
 
+def predicts_of(value: object) -> type | None:
+    """What calling a module with a context gives, for modules that predict a plain object."""
+    kind: Any = value if isinstance(value, type) else type(value)
+    predicts: type | None = getattr(kind, "__predicts__", None)
+    return predicts
+
+
 def described(part: type | None) -> str:
     """A part that a base takes, in words."""
     if part is None:
@@ -56,7 +63,7 @@ def check_part(value: Any, part: type | None, subject: str) -> None:
     declares = is_declarative_class(value) or is_declarative(value)
     if part is None or not (declares or built_by(value) is not None):
         return
-    builds = built_by(value)
+    builds = built_by(value) or predicts_of(value)
     name = value.__name__ if isinstance(value, type) else type(value).__name__
     wanted = Distribution if issubclass(part, Distribution) else part
     if builds is None or not issubclass(builds, wanted):

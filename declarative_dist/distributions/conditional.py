@@ -1,0 +1,320 @@
+"""Distributions that depend on a context, declared as classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.distributions.building import detached, distribution_of
+from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.head import Head
+from declarative_dist.fields.nested import CONTEXT
+
+WEIGHT_SCALE = 0.1
+"""The starting weights are normal with this scale over the root of the number of features."""
+
+
+class Conditional(Declarative):
+    """A map from a context to a distribution, declared as a class.
+
+    The class body has a `base`, as that of a `Variational`, and fields, any of which may be a
+    `Head`: predicted from the context. The others stay what they are, so that a policy with a
+    predicted mean and a free scale is one declaration. A nested `Conditional` receives the same
+    context.
+
+    Calling an instance gives a plain torch distribution. The arguments of the call go unchanged to
+    `network`; one linear layer maps its output, or the context itself, to the unconstrained
+    numbers of all heads, which are split, reshaped and constrained. Its bias starts at the heads'
+    `init`, its weights small. Whatever the numbers are, infinities included, the parameters are
+    valid; only NaN passes through.
+
+    Args:
+        in_features: how many features the linear layer sees: the width of the network's output, or
+            of the context without a network. None: the network itself returns the unconstrained
+            numbers, a tensor of shape `(*batch, *raw)` for one head, a dict by name for several.
+        network: any module, held and trained with the instance.
+        device: where to build it; None for where the network is.
+        dtype: the floating-point type of everything in it; None for that of the network.
+        **sizes_and_values: sizes by the names that shapes use, and values by field.
+
+    Raises:
+        DeclarationError: if a keyword is neither, or the class has no base.
+        ConstraintError: if a value is outside its constraint, shapes do not fit, or there is
+            nothing to predict from.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Conditional, Head, LogInterval, Param
+        >>> class Policy(Conditional):
+        ...     base = dd.Normal
+        ...     event_dim = 1
+        ...     loc = Head(shape=("actions",))
+        ...     scale = Param(1.0, LogInterval(1e-3, 10.0), shape=("actions",))
+        >>> policy = Policy(in_features=64, actions=6, network=torch.nn.Linear(8, 64))
+        >>> policy(torch.zeros(5, 8)).rsample().shape
+        torch.Size([5, 6])
+    """
+
+    __framework__ = True
+    __predicts__: ClassVar[type] = Distribution
+    __keywords__: ClassVar[tuple[str, ...]] = ("in_features", "network")
+    _head_names: tuple[str, ...]
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Distribution: ...
+
+    def __init__(
+        self,
+        in_features: int | None = None,
+        *,
+        network: nn.Module | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **sizes_and_values: Any,
+    ) -> None:
+        fields = self.__declaration__.fields
+        if network is not None and not isinstance(network, nn.Module):
+            raise ConstraintError(
+                f"{type(self).__name__}(network=)", "an nn.Module", shortened(network)
+            )
+        if "network" in fields:
+            sizes_and_values["network"] = network
+        if network is not None:
+            tensor = next((p for p in network.parameters() if p.is_floating_point()), None)
+            if tensor is not None:
+                dtype, device = dtype or tensor.dtype, device or tensor.device
+        if sizes_and_values.pop("batch_shape", ()) != ():
+            raise ConstraintError(
+                f"{type(self).__name__}(batch_shape=)",
+                "no batch_shape: the batch is that of the context",
+                "one",
+                "Give the context a batch dimension, or stack several modules for an ensemble.",
+            )
+        if network is None and "in_features" in self.__declaration__.size_names:
+            sizes_and_values["in_features"] = in_features  # nested parts see the same context
+        super().__init__(device=device, dtype=dtype, **sizes_and_values)
+        names = tuple(name for name, field in fields.items() if isinstance(field, Head))
+        vars(self).update(_head_names=names, in_features=in_features)
+        if "network" not in fields:
+            self.network = network
+        self._check_source(in_features)
+        self.projection = self._projected(in_features)
+
+    def _check_class(self) -> None:
+        if self.__declaration__.base is None:
+            raise DeclarationError(
+                type(self).__name__,
+                "a class with a base",
+                "none",
+                "Write base = torch.distributions.Normal in the class body.",
+            )
+
+    @property
+    def _heads(self) -> list[Any]:
+        fields = self.__declaration__.fields
+        return [fields[name] for name in self._head_names]
+
+    def _check_source(self, in_features: object) -> None:
+        is_size = isinstance(in_features, int) and not isinstance(in_features, bool)
+        if in_features is not None and (not is_size or in_features < 1):  # type: ignore[operator]
+            raise ConstraintError(
+                f"{type(self).__name__}(in_features=)", "an int above 0", shortened(in_features)
+            )
+        if self._heads and in_features is None and self.network is None:
+            raise ConstraintError(
+                f"{type(self).__name__}(in_features=)",
+                f"the width of the context, to predict {', '.join(h.name for h in self._heads)}",
+                "neither that nor a network",
+                "Write in_features=64, or give a network that returns the unconstrained numbers.",
+            )
+
+    def _projected(self, in_features: int | None) -> nn.Linear | None:
+        """The layer from features to the unconstrained numbers of all heads."""
+        if in_features is None or not self._heads:
+            return None
+        bias = self._bias()
+        layer = nn.Linear(in_features, len(bias), device=bias.device, dtype=bias.dtype)
+        _start(layer, bias)
+        return layer
+
+    def _bias(self) -> Tensor:
+        """The unconstrained numbers that features of zeros predict, for all heads."""
+        return torch.cat([head.raw_start(self).flatten() for head in self._heads])
+
+    def _shapes(self) -> list[torch.Size]:
+        """The shapes of the unconstrained numbers of one prediction, by head."""
+        starts = vars(self)["_raw_starts"]
+        return [starts[head.name].shape for head in self._heads]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Distribution:
+        """Build the distribution for a context."""
+        declaration = self.__declaration__
+        known = {**self._raws(args, kwargs), CONTEXT: (args, kwargs)}
+        values = declaration.chosen(evaluate(self, declaration.build, known))
+        return distribution_of(self, values)
+
+    def _raws(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The unconstrained numbers of each head, under its raw name."""
+        if not self._heads:
+            return {}
+        features = self._features(args, kwargs)
+        if self.projection is None:
+            raws = [_held(raw) for raw in self._as_returned(features)]
+        else:
+            self._check_width(features)
+            shapes = self._shapes()
+            fused = _held(self.projection(features))
+            parts = fused.split([shape.numel() for shape in shapes], dim=-1)
+            raws = [_shaped(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return {head.raw_name: raw for head, raw in zip(self._heads, raws, strict=True)}
+
+    def _features(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if self.network is not None:
+            return self.network(*args, **kwargs)
+        if len(args) != 1 or kwargs:
+            raise FieldError(
+                type(self).__name__,
+                "one tensor of features",
+                f"{len(args)} arguments and {len(kwargs)} keywords",
+                "Give it a network that takes them: network=...",
+            )
+        return args[0]
+
+    def _check_width(self, features: Any) -> None:
+        width: int = vars(self)["in_features"]
+        if not isinstance(features, Tensor) or features.shape[-1:] != torch.Size((width,)):
+            source = "context" if self.network is None else "network"
+            raise ConstraintError(
+                f"{type(self).__name__}.{source}",
+                f"features of shape (*batch, {width}), as in_features says",
+                shortened(features),
+                f"Write in_features={features.shape[-1]}."
+                if isinstance(features, Tensor) and features.ndim
+                else "Give one tensor.",
+            )
+
+    def _as_returned(self, output: Any) -> list[Tensor]:
+        """What a network returned in place of a layer's output, found to have the right shapes.
+
+        Raises:
+            ConstraintError: if it has not.
+        """
+        names = [head.name for head in self._heads]
+        if len(names) == 1 and isinstance(output, Tensor):
+            output = {names[0]: output}
+        if not isinstance(output, Mapping) or set(output) != set(names):
+            raise ConstraintError(
+                f"{type(self).__name__}.network",
+                f"a dict of unconstrained numbers for {', '.join(names)}"
+                if len(names) > 1
+                else f"a tensor, the unconstrained numbers of {names[0]}",
+                f"a dict of {', '.join(map(str, output))}"
+                if isinstance(output, Mapping)
+                else shortened(output),
+                "Return them, or give in_features for a layer that makes them.",
+            )
+        for head, shape in zip(self._heads, self._shapes(), strict=True):
+            raw = output[head.name]
+            if not isinstance(raw, Tensor) or not raw.is_floating_point():
+                raise ConstraintError(
+                    f"{type(self).__name__}.{head.name}",
+                    "unconstrained numbers, as a floating-point tensor",
+                    shortened(raw),
+                    "Change what the network returns.",
+                )
+            if raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
+                raise ConstraintError(
+                    f"{type(self).__name__}.{head.name}",
+                    f"unconstrained numbers of shape (*batch, {', '.join(map(str, shape))})",
+                    shortened(raw),
+                    "Change what the network returns, or the shape of the head.",
+                )
+        return [output[name] for name in names]
+
+    def extra_repr(self) -> str:
+        """The base's name, for `repr`."""
+        base = self.__declaration__.base
+        return base.__name__ if isinstance(base, type) else ""
+
+    def at_start(self) -> Distribution:
+        """The distribution that features of zeros predict, before any training."""
+        declaration = self.__declaration__
+        return distribution_of(self, declaration.chosen(evaluate(self, declaration.build)))
+
+    def _check_build(self, values: dict[str, Any]) -> None:
+        if isinstance(self.__declaration__.base, type):  # a method may need a batch
+            with torch.no_grad():
+                self.at_start()
+
+    def detach(self, *args: Any, **kwargs: Any) -> Distribution:
+        """The distribution for a context, with detached parameters.
+
+        The density of "Sticking the landing" (Roeder, Wu and Duvenaud, 2017,
+        https://arxiv.org/abs/1703.09194) for amortised inference: gradients flow to values and to
+        the context, not to parameters.
+        """
+        snapshot: Distribution = detached(self, *args, **kwargs)
+        return snapshot
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        is_given = "network" not in self.__declaration__.fields and self.network is not None
+        network: Any = self.network
+        for module in network.modules() if is_given else ():
+            reset: Any = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        if self.projection is not None:
+            _start(self.projection, self._bias())
+
+    def _signatures(self) -> dict[str, str]:
+        sizes = zip(self._head_names, self._shapes(), strict=True)
+        heads = ", ".join(f"{name}: {tuple(shape)}" for name, shape in sizes)
+        return {**super()._signatures(), "heads (in order)": heads}
+
+    def _suggest(self, name: str) -> None:
+        super()._suggest(name)
+        if hasattr(Distribution, name):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r} before there is a context: read "
+                f"policy(context).{name}.",
+                name=name,
+                obj=self,
+            ) from None
+
+    def _before_context(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise FieldError(
+            type(self).__name__,
+            "a context first",
+            "none",
+            "Call it with one, then the distribution: policy(context).log_prob(value).",
+        )
+
+    log_prob = rsample = sample = rsample_and_log_prob = entropy = cdf = icdf = _before_context
+
+
+def _start(layer: nn.Linear, bias: Tensor) -> None:
+    """Small weights, and a bias that predicts the starting values from zeros."""
+    with torch.no_grad():
+        layer.weight.normal_(0.0, WEIGHT_SCALE / layer.in_features**0.5)
+        layer.bias.copy_(bias)
+
+
+def _shaped(part: Tensor, shape: torch.Size) -> Tensor:
+    """Numbers of shape `(*batch, count)` in the shape that a constraint takes."""
+    if len(shape) == 1:
+        return part
+    return part.reshape(torch.Size((*part.shape[:-1], *shape)))
+
+
+def _held(raw: Tensor) -> Tensor:
+    """Unconstrained numbers as constraints take them: finite, but for NaN."""
+    limits = torch.finfo(raw.dtype)
+    return raw.clamp(limits.min, limits.max)

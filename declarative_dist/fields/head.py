@@ -1,0 +1,137 @@
+"""Heads: values that a network predicts from a context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from typing_extensions import Never, Self
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.errors import DeclarationError, FieldError, shortened
+from declarative_dist.fields.blueprint import Blueprint, Start
+from declarative_dist.fields.constrained import Constrained, Init
+
+
+class Head(Constrained):
+    """A value predicted from a context; only in a `Conditional`.
+
+    On an instance it reads as the Head itself: it has no value before there is a context.
+
+    Args:
+        constraint: anything that `as_constraint` takes; None to infer it from the argument of the
+            base that bears the field's name.
+        shape: sizes and names of sizes of one prediction; a name becomes a keyword of the
+            constructor.
+        init: the value predicted from features of zeros, constrained; None for the constraint's
+            default.
+
+    Raises:
+        DeclarationError: if an argument is of the wrong kind.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Conditional, Exp, Head
+        >>> class Regression(Conditional):
+        ...     base = dd.Normal
+        ...     loc = Head()
+        ...     scale = Head(Exp(), init=0.5)
+        >>> regression = Regression(in_features=3)
+        >>> regression(torch.zeros(3))
+        Normal(loc: 0.0, scale: 0.5)
+    """
+
+    def __init__(
+        self,
+        constraint: object = None,
+        *,
+        shape: int | str | Sequence[int | str] = (),
+        init: Init | None = None,
+    ) -> None:
+        is_type = isinstance(constraint, (type, Constraint, nn.Module)) or hasattr(
+            constraint, "codomain"
+        )
+        is_torch = isinstance(constraint, constraints.Constraint)
+        if constraint is not None and not is_type and not is_torch:
+            raise DeclarationError(
+                "Head(constraint=)",
+                "a constraint first",
+                shortened(constraint),
+                "Write Head(Positive(), init=1.0).",
+            )
+        super().__init__(init, constraint, shape, "Head")
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        start = blueprint.start(self)
+        dtype, device = self.place(start, blueprint)
+        self.hold_constraint(module, dtype, device)
+        vars(module)["_starts"][self.name] = start
+        vars(module)["_raw_starts"][self.name] = self.started(module, start, dtype, device, values)
+
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
+        raw = values.get(self.raw_name)
+        if raw is None:  # before there is a context: what features of zeros predict
+            raw = self.raw_start(module)
+        if _is_lowered(raw):
+            with torch.autocast(raw.device.type, enabled=False):
+                return self.constrained(module, raw.float(), values)
+        if self._forward is not None:  # the common case, without one more call
+            return self._forward(raw)
+        return self.constrained(module, raw, values)
+
+    def raw_start(self, module: nn.Module) -> Tensor:
+        """The unconstrained numbers that features of zeros predict, where the module is."""
+        start: Tensor = vars(module)["_raw_starts"][self.name]
+        return start.to(*self.place_of(module))
+
+    def place_of(self, module: nn.Module) -> tuple[torch.device, torch.dtype]:
+        start: Tensor = vars(module)["_raw_starts"][self.name]
+        tensors = (t for t in module.parameters() if t.is_floating_point())
+        like = next(tensors, start)
+        return like.device, like.dtype
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
+        self._refuse(module)
+
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        self._refuse(module)
+
+    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Tensor:
+        return self.value(module, values)
+
+    def _refuse(self, module: nn.Module) -> Never:
+        raise FieldError(
+            self.subject(module),
+            "no assignment to a head",
+            "a value",
+            "It is predicted from a context: train the network, or declare a Param.",
+        )
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        self.reset_constraint(module)
+        start: Start = vars(module)["_starts"][self.name]
+        device, dtype = self.place_of(module)
+        vars(module)["_raw_starts"][self.name] = self.started(module, start, dtype, device, values)
+
+    def shown(self, module: nn.Module) -> str:
+        shape = tuple(vars(module)["_starts"][self.name].shape)
+        return f"predicted, of shape {shape}, {self.constraint_of(module)!r}"
+
+    def __get__(self, instance: nn.Module | None, owner: type) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        shape = [] if self.shape == () else [f"shape={self.shape!r}"]
+        init = [] if self.init is None else [f"init={shortened(self.init)}"]
+        return f"Head({', '.join([repr(self.constraint), *shape, *init])})"
+
+
+def _is_lowered(raw: Tensor) -> bool:
+    """Whether autocast made these numbers, and would lower what is computed from them."""
+    if raw.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    kind = raw.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -1,0 +1,1639 @@
+"""Conditionals and heads, beside the same heads written by hand in plain torch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributions as dd
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.optim.swa_utils import AveragedModel
+
+from declarative_dist import (
+    Conditional,
+    Constraint,
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    FieldError,
+    GreaterThan,
+    Head,
+    Interval,
+    Joint,
+    LearnableTransform,
+    LogInterval,
+    LowerCholesky,
+    Ordered,
+    Param,
+    Positive,
+    PositiveDefinite,
+    Real,
+    Simplex,
+    StateMismatchError,
+    Variational,
+    derived,
+    fields_of,
+)
+from tests.constraints.cases import CASES, GUARANTEED, Case
+
+INF, NAN = math.inf, math.nan
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+class Regression(Conditional):
+    base = dd.Normal
+    loc = Head(init=0.25)
+    scale = Head(Exp(), init=0.5)
+
+
+class Policy(Conditional):
+    """A predicted mean and a free scale."""
+
+    base = dd.Normal
+    event_dim = 1
+    loc = Head(shape=("actions",))
+    scale = Param(1.0, LogInterval(1e-3, 10.0), shape=("actions",))
+
+
+class FullRank(Conditional):
+    base = dd.MultivariateNormal
+    loc = Head(shape=("d",))
+    scale_tril = Head(LowerCholesky(), shape=("d", "d"))
+
+
+class Range(Conditional):
+    """Bounds by name: of a head by a head, and of a head by a parameter."""
+
+    base = dd.Uniform
+    low = Head()
+    high = Head(GreaterThan("low"), init=2.0)
+
+
+class FloorRange(Conditional):
+    base = dd.Uniform
+    low = Param(-1.0, Real())
+    high = Head(GreaterThan("low"), init=2.0)
+
+
+class Mixture(Conditional):
+    """A mixture density network, by a method."""
+
+    logits = Head(shape=("k",))
+    loc = Head(shape=("k",), init=lambda shape: torch.arange(1.0, 1 + shape.numel()).view(shape))
+    scale = Head(Positive(), shape=("k",))
+
+    def base(self, logits: Tensor, loc: Tensor, scale: Tensor) -> dd.MixtureSameFamily:
+        return dd.MixtureSameFamily(dd.Categorical(logits=logits), dd.Normal(loc, scale))
+
+
+class GammaByMean(Conditional):
+    """A head, a parameter and a constant feed a derived argument."""
+
+    base = dd.Gamma
+    concentration = Head(Positive(), init=2.0)
+    location = Param(4.0, Positive())
+    unit = 0.5
+
+    @derived
+    def rate(self, concentration: Tensor, location: Tensor, unit: Tensor) -> Tensor:
+        return concentration / (location * unit)
+
+
+class Shares(Conditional):
+    base = dd.Categorical
+    logits = Head(shape=("k",))
+
+
+class Parts(Conditional):
+    base = dd.Normal
+    loc = Head(shape=("k",))
+    scale = Param(0.7, Exp(), shape=("k",))
+
+
+class Nest(Conditional):
+    """Two nested conditionals receive the same context, and there is no head of its own."""
+
+    base = dd.MixtureSameFamily
+    mixture_distribution = Shares
+    component_distribution = Parts
+
+
+class HalfNest(Conditional):
+    """A nested conditional beside a free nested distribution."""
+
+    base = dd.MixtureSameFamily
+    mixture_distribution = Shares(in_features=3, k=2)
+    component_distribution = dd.Normal(torch.tensor([-1.0, 1.0]), torch.tensor([0.5, 0.5]))
+
+
+class Two(nn.Module):
+    """A network of several arguments that returns raw numbers by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, y: Tensor, *, scale: float = 1.0) -> dict[str, Tensor]:
+        out = self.body(x * scale + y)
+        return {"scale": out[..., 0], "loc": out[..., 1]}
+
+
+class Returns(nn.Module):
+    """A network whose output is what it was told."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: Any) -> Any:
+        return self.output
+
+
+MAKE: dict[str, Callable[[], Conditional]] = {
+    "regression": lambda: Regression(in_features=3),
+    "policy": lambda: Policy(
+        in_features=4, actions=2, network=nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    ),
+    "full rank": lambda: FullRank(in_features=3, d=2),
+    "range": lambda: Range(in_features=3),
+    "floor range": lambda: FloorRange(in_features=3),
+    "mixture": lambda: Mixture(in_features=3, k=3),
+    "derived": lambda: GammaByMean(in_features=3),
+    "nest": lambda: Nest(in_features=3, k=2),
+    "half nest": HalfNest,
+}
+COMPILED = ("policy", "full rank", "floor range", "nest", "derived")
+"""Cases that cover every kind of field; compiling takes a second or two each."""
+
+COMPILED_SAMPLE = ("policy", "full rank", "floor range")
+"""Without Gamma: torch compiles no gradient of its sampler."""
+
+
+@pytest.fixture(params=MAKE)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def p(name: str) -> Conditional:
+    return MAKE[name]()
+
+
+def context(count: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(count, 3, generator=generator)
+
+
+def value_for(p: Conditional, x: Tensor) -> Tensor:
+    """Values inside the support of every context."""
+    torch.manual_seed(4)
+    d = p(x)
+    return d.mean.detach() if isinstance(d, dd.Uniform) else d.sample().detach()
+
+
+def perturb(p: nn.Module) -> None:
+    """Move every parameter, each entry by its own amount."""
+    with torch.no_grad():
+        for parameter in p.parameters():
+            step = torch.linspace(0.05, 0.15, parameter.numel(), dtype=parameter.dtype)
+            parameter.sub_(step.reshape(parameter.shape))
+
+
+def by_constraint(case: Case) -> type[Conditional]:
+    """A class with one head under this constraint, whose mean is the head's value."""
+
+    class One(Conditional):
+        value = Head(case.make(), shape=tuple(case.shape))
+
+        def base(self, value: Tensor) -> dd.Normal:
+            return dd.Normal(value, torch.ones_like(value), validate_args=False)
+
+    return One
+
+
+# What features of zeros predict.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("constraint", CASES)
+def test_features_of_zeros_give_init(constraint: str, dtype: torch.dtype) -> None:
+    case = CASES[constraint]
+    numbers = 0.3 + torch.linspace(-1.0, 1.0, math.prod(case.raw_shape), dtype=dtype)
+    raw_shape = case.make().raw_shape(case.shape)
+    init = case.built(dtype)(numbers.reshape(raw_shape)).detach()
+
+    class One(by_constraint(case)):  # type: ignore[misc]
+        value = Head(case.make(), shape=tuple(case.shape), init=init)
+
+    one = One(in_features=3, dtype=dtype)
+    rule = case.built(dtype)
+    expected = rule(rule.right_inverse(init.to(dtype)))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        one.reset_parameters()
+        got = one(torch.zeros(4, 3, dtype=dtype)).loc
+        assert got.dtype == dtype
+        assert torch.equal(got, expected.expand(4, *case.shape))
+        torch.testing.assert_close(got[0], init.to(dtype), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("constraint", CASES)
+def test_without_init_the_default_of_the_constraint(constraint: str) -> None:
+    case = CASES[constraint]
+    one = by_constraint(case)(in_features=3)
+    expected = case.make().default(case.shape)
+    torch.testing.assert_close(one(torch.zeros(3)).loc, expected, rtol=1e-5, atol=1e-6)
+    assert one.projection.out_features == case.make().raw_shape(case.shape).numel()
+
+
+def test_kinds_of_init() -> None:
+    class Kinds(Conditional):
+        number = Head(Exp(), init=2.0, shape=("d",))
+        row = Head(shape=("d",), init=[1.0, 2.0, 3.0])
+        table = Head(Positive(), shape=("d",), init=torch.tensor([1.0, 2.0, 3.0]))
+        drawn = Head(shape=("d",), init=torch.rand)
+
+        def base(self, number: Tensor, row: Tensor, table: Tensor, drawn: Tensor) -> dd.Normal:
+            return dd.Normal(torch.stack([number, row, table, drawn]), 1.0)
+
+    kinds = Kinds(in_features=2)  # the size is read off the list and the tensor
+    number, row, table, drawn = kinds(torch.zeros(2)).mean
+    torch.testing.assert_close(number, torch.full((3,), 2.0))
+    torch.testing.assert_close(row, torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(table, torch.tensor([1.0, 2.0, 3.0]))
+    assert ((drawn > 0) & (drawn < 1)).all()
+    kinds.reset_parameters()
+    assert not torch.equal(kinds(torch.zeros(2)).mean[3], drawn)
+
+
+def test_a_start_given_to_the_constructor() -> None:
+    assert Regression(in_features=3, scale=3.0)(torch.zeros(3)).scale.item() == pytest.approx(3)
+    policy = Policy(in_features=3, loc=torch.tensor([1.0, -1.0]))
+    assert policy(torch.zeros(3)).mean.tolist() == [1.0, -1.0]
+    assert policy.scale.shape == (2,)
+    with torch.no_grad():
+        policy.projection.bias.zero_()
+    policy.reset_parameters()
+    assert policy(torch.zeros(3)).mean.tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    "init",
+    [torch.zeros(4), [0.0], torch.zeros(1, 3), lambda shape: torch.zeros(2)],
+    ids=["longer", "list", "batched", "callable"],
+)
+def test_an_init_of_the_wrong_shape(init: Any) -> None:
+    class Odd(Conditional):
+        base = dd.Normal
+        loc = Head(shape=(3,), init=init)
+        scale = Head(shape=(3,))
+
+    with pytest.raises(ConstraintError, match=r"Odd\.loc: expected shape \(3"):
+        Odd(in_features=2)
+
+
+def test_an_init_outside_its_constraint() -> None:
+    class Odd(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = Head(init=-1.0)
+
+    with pytest.raises(ConstraintError, match=r"Odd\.scale: expected .*got -1\.0"):
+        Odd(in_features=2)
+    with pytest.raises(ConstraintError, match=r"Regression\.scale: expected .*got 0\.0"):
+        Regression(in_features=2, scale=0.0)
+
+
+def test_conflicting_and_missing_sizes() -> None:
+    with pytest.raises(ConstraintError, match=r"Policy\.loc: expected a size for 'actions'"):
+        Policy(in_features=3)
+    with pytest.raises(ConstraintError, match=r"actions=2"):
+        Policy(in_features=3, actions=2, loc=torch.zeros(3))
+
+
+def test_a_head_of_a_matrix_without_a_shape_is_explained() -> None:
+    with pytest.raises(DeclarationError, match=r"Flat\.loc: expected a shape of 1 sizes or more"):
+
+        class Flat(Conditional):
+            base = dd.MultivariateNormal
+            loc = Head()
+            scale_tril = Head()
+
+
+# Beside the same head written by hand.
+
+
+def by_hand(projection: nn.Linear, x: Tensor) -> dd.MultivariateNormal:
+    """Five outputs for d=2: two means, then a packed lower triangle."""
+    raw = F.linear(x, projection.weight, projection.bias)
+    loc, packed = raw[..., :2], raw[..., 2:]
+    return dd.MultivariateNormal(loc, scale_tril=LowerCholesky()(packed), validate_args=False)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)], ids=str)
+def test_a_full_rank_head_equals_one_by_hand(shape: tuple[int, ...]) -> None:
+    p = FullRank(in_features=3, d=2)
+    with torch.no_grad():
+        p.projection.weight.normal_()
+    other = copy.deepcopy(p.projection)
+    x = torch.randn(shape)
+    y = torch.randn(*shape[:-1], 2)
+    mine, theirs = p(x), by_hand(other, x)
+    assert type(mine) is dd.MultivariateNormal
+    assert mine.batch_shape == shape[:-1]
+    assert torch.equal(mine.loc, theirs.loc)
+    assert torch.equal(mine.scale_tril, theirs.scale_tril)
+    mine.log_prob(y).sum().backward()
+    theirs.log_prob(y).sum().backward()
+    assert torch.equal(p.projection.weight.grad, other.weight.grad)
+    assert torch.equal(p.projection.bias.grad, other.bias.grad)
+
+
+def test_an_empty_batch_of_contexts() -> None:
+    assert Policy(in_features=3, actions=2)(torch.zeros(0, 3)).sample().shape == (0, 2)
+    d = Regression(in_features=3)(torch.zeros(0, 3))
+    assert d.batch_shape == (0,)
+    assert d.log_prob(d.rsample()).shape == (0,)
+
+
+def test_a_normal_head_equals_one_by_hand_with_torch_functions_only() -> None:
+    class Heads(Conditional):
+        base = dd.Normal
+        event_dim = 2
+        loc = Head(shape=(2, 3))
+        scale = Head(Positive(floor=0.1), shape=(2, 3))
+
+    p = Heads(in_features=3)
+    with torch.no_grad():
+        p.projection.weight.normal_()
+    other = copy.deepcopy(p.projection)
+    x, y = torch.randn(5, 3), torch.randn(5, 2, 3)
+    raw = other(x)
+    loc, scale = raw.split([6, 6], dim=-1)
+    scale = 0.1 + F.softplus(scale.reshape(5, 2, 3))
+    theirs = dd.Independent(dd.Normal(loc.reshape(5, 2, 3), scale), 2)
+    mine = p(x)
+    assert type(mine) is dd.Independent
+    assert (mine.batch_shape, mine.event_shape) == ((5,), (2, 3))
+    torch.testing.assert_close(mine.log_prob(y), theirs.log_prob(y))
+    mine.log_prob(y).sum().backward()
+    theirs.log_prob(y).sum().backward()
+    torch.testing.assert_close(p.projection.weight.grad, other.weight.grad)
+    torch.testing.assert_close(p.projection.bias.grad, other.bias.grad)
+
+
+def test_an_optimizer_trains_it_as_by_hand() -> None:
+    p = Policy(in_features=3, actions=2)
+    linear = copy.deepcopy(p.projection)
+    raw = nn.Parameter(p.raw_scale.detach().clone())
+    rule = LogInterval(1e-3, 10.0)
+    mine = torch.optim.Adam(p.parameters(), lr=0.05)
+    theirs = torch.optim.Adam([*linear.parameters(), raw], lr=0.05)
+    x, y = torch.randn(32, 3), torch.randn(32, 2)
+    for _ in range(20):
+        for optimizer, loss in (
+            (mine, -p(x).log_prob(y).mean()),
+            (theirs, -dd.Normal(linear(x), rule(raw)).log_prob(y).sum(-1).mean()),
+        ):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(p.projection.weight, linear.weight)
+    torch.testing.assert_close(p.scale, rule(raw))
+    assert (p.scale - 1).abs().min() > 1e-3
+
+
+def test_raw_sizes_and_named_sizes() -> None:
+    assert FullRank(in_features=4, d=3).projection.weight.shape == (3 + 6, 4)
+
+    class Sizes(Conditional):
+        triangle = Head(LowerCholesky(), shape=("k", "d", "d"))
+        weights = Head(Simplex(), shape=("k",))
+        steps = Head(Ordered(), shape=("d",))
+
+        def base(self, triangle: Tensor, weights: Tensor, steps: Tensor) -> dd.Distribution:
+            parts = dd.MultivariateNormal(steps[..., None, :], scale_tril=triangle)
+            return dd.MixtureSameFamily(dd.Categorical(weights), parts)
+
+    p = Sizes(in_features=2, k=4, d=3)
+    assert p.projection.weight.shape == (4 * 6 + 3 + 3, 2)
+    x = torch.randn(5, 2)
+    raw = p.projection(x)
+    d = p(x)
+    expected = LowerCholesky()(raw[:, :24].reshape(5, 4, 6))
+    torch.testing.assert_close(d.component_distribution.scale_tril, expected)
+    torch.testing.assert_close(d.mixture_distribution.probs, Simplex()(raw[:, 24:27]))
+    torch.testing.assert_close(d.component_distribution.loc[:, 0], Ordered()(raw[:, 27:]))
+
+
+def test_weights_start_small_and_are_not_zero() -> None:
+    p = Policy(in_features=256, actions=64)
+    spread = p(torch.randn(512, 256)).mean.std().item()
+    assert 0.01 < spread < 0.3
+    assert p.projection.weight.abs().min() > 0
+
+
+def test_every_parameter_is_there_and_has_a_gradient(p: Conditional, name: str) -> None:
+    x = context()
+    p(x).log_prob(value_for(p, x)).sum().backward()
+    for key, parameter in p.named_parameters():
+        assert parameter.grad is not None, key
+        if "raw_low" not in key and name not in ("range", "floor range"):
+            assert parameter.grad.abs().sum() > 0, key
+
+
+def test_a_plain_current_distribution(p: Conditional) -> None:
+    x = context()
+    d = p(x)
+    assert isinstance(d, dd.Distribution)
+    assert not isinstance(d, nn.Module)
+    assert type(d).__module__.startswith("torch.distributions")
+    assert d.batch_shape == (5,)
+    y = value_for(p, x)
+    before = d.log_prob(y).detach()
+    perturb(p)
+    assert not torch.equal(p(x).log_prob(y), before)
+
+
+# Whatever the raw numbers are, the parameters are valid.
+
+
+EXTREME = [INF, -INF, 1e38, -1e38, 3e38, -3e38, 88.0, -88.0, 1e4, -1e4, 0.0, 1e-38]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("constraint", GUARANTEED)
+def test_infinite_and_huge_raw_numbers_give_values_inside(
+    constraint: str, dtype: torch.dtype
+) -> None:
+    case = CASES[constraint]
+    one = by_constraint(case)(network=nn.Identity(), dtype=dtype)
+    size = math.prod(case.raw_shape)
+    numbers = torch.tensor([EXTREME[(7 * i) % 12] for i in range(12 * size)])
+    same = torch.tensor(EXTREME)[:, None].expand(12, size)
+    raw = torch.cat([numbers.reshape(12, size), same]).to(dtype)
+    raw = raw.reshape(24, *case.make().raw_shape(case.shape)).requires_grad_()
+    value = one(raw).loc
+    rule = case.built(dtype)
+    assert value.dtype == dtype
+    for each in value:
+        assert rule.contains(each).all(), each
+        assert case.is_inside(each.detach().double(), torch.finfo(dtype).eps), each
+    (gradient,) = torch.autograd.grad(value, raw, torch.ones_like(value))
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("constraint", GUARANTEED)
+def test_nan_passes_through_and_stays_in_its_row(constraint: str) -> None:
+    case = CASES[constraint]
+    one = by_constraint(case)(network=nn.Identity())
+    raw = torch.linspace(-1.0, 1.0, 3 * math.prod(case.raw_shape))
+    raw = raw.reshape(3, *case.make().raw_shape(case.shape))
+    clean = one(raw).loc
+    raw[1] = NAN
+    value = one(raw).loc
+    assert value[1].isnan().any()
+    torch.testing.assert_close(value[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("make", [lambda: Range(network=Raw()), FloorRange], ids=["head", "param"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_named_bounds_hold_at_infinity(
+    make: Callable[..., Conditional], dtype: torch.dtype
+) -> None:
+    p = make() if make is not FloorRange else FloorRange(network=nn.Identity())
+    p.to(dtype)
+    raw = torch.tensor(EXTREME, dtype=dtype)
+    d = p(raw)
+    assert (d.low < d.high).all()
+    assert d.low.isfinite().all()
+    assert d.high.isfinite().all()
+
+
+class Raw(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"low": x, "high": x.flip(0)}
+
+
+def test_exploding_features_break_no_policy() -> None:
+    p = Policy(in_features=2, actions=2)
+    d = p(torch.tensor([[1e38, 1e38], [-3e38, 3e38], [0.0, 0.0]]))
+    assert d.mean.isfinite().all()
+    regression = Regression(in_features=1)
+    d = regression(torch.tensor([[INF], [-INF], [1e38]]))
+    assert (d.scale > 0).all()
+    assert d.scale.isfinite().all()
+    assert d.log_prob(torch.zeros(3)).isnan().sum() == 0
+
+
+# Kinds of fields side by side.
+
+
+def test_named_bounds_by_heads_and_parameters() -> None:
+    p = Range(in_features=3)
+    with torch.no_grad():
+        p.projection.weight.normal_()
+    x = context()
+    low, raw = p.projection(x).unbind(-1)
+    torch.testing.assert_close(p(x).low, low)
+    torch.testing.assert_close(p(x).high, GreaterThan(low.detach())(raw))
+    torch.testing.assert_close(p(torch.zeros(3)).high, torch.tensor(2.0))
+    p = FloorRange(in_features=3)
+    p.low = 1.0
+    torch.testing.assert_close(p(torch.zeros(3)).high, torch.tensor(4.0))
+    p.reset_parameters()
+    torch.testing.assert_close(p(torch.zeros(3)).high, torch.tensor(2.0))
+    with pytest.raises(ConstraintError, match=r"FloorRange\.high"):
+        FloorRange(in_features=3, low=5.0)
+    with pytest.raises(DeclarationError, match="circle"):
+
+        class Circle(Conditional):
+            base = dd.Uniform
+            low = Head(Interval(-5.0, "high"))
+            high = Head(GreaterThan("low"))
+
+
+class Above(Conditional):
+    """A parameter that a head bounds."""
+
+    base = dd.Normal
+    loc = Head(init=[1.0, 2.0], shape=(2,))
+    scale = Param(5.0, GreaterThan("loc"), shape=(2,))
+
+
+def test_a_parameter_bounded_by_a_head() -> None:
+    p = Above(in_features=3)
+    with torch.no_grad():
+        p.projection.weight.normal_(0.0, 3.0)
+    d = p(context())
+    assert d.scale.shape == (5, 2)
+    torch.testing.assert_close(d.scale, GreaterThan(d.loc.detach())(p.raw_scale).expand(5, 2))
+    p(context()).scale.sum().backward()
+    assert p.projection.weight.grad.abs().sum() > 0
+
+
+def test_values_before_a_context_follow_a_dtype() -> None:
+    assert Above(in_features=3).double().at_start().loc.dtype == torch.float64
+
+
+def test_values_before_a_context_follow_a_device() -> None:
+    p = Above(in_features=3).to("meta")
+    assert p.scale.is_meta  # reading it needs the head that bounds it
+    assert p.at_start().loc.is_meta
+
+
+def test_values_before_a_context_keep_a_wider_dtype_after_a_reset() -> None:
+    p = Regression(in_features=3).double()
+    p.reset_parameters()
+    expected = torch.tensor(0.5, dtype=torch.float64).log()
+    torch.testing.assert_close(p.projection.bias[1], expected, rtol=1e-14, atol=0)
+
+
+def test_derived_parameter_constant_and_head_together() -> None:
+    p = GammaByMean(in_features=3)
+    with torch.no_grad():
+        p.projection.weight.normal_()
+    x = context()
+    concentration = F.softplus(p.projection(x)[:, 0])
+    expected = dd.Gamma(concentration, concentration / 2.0)
+    y = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
+    torch.testing.assert_close(p(x).log_prob(y), expected.log_prob(y))
+    p.unit = 0.25
+    torch.testing.assert_close(p(x).mean, torch.ones(5))
+
+
+def test_nested_conditionals_receive_the_same_context() -> None:
+    p = Nest(in_features=3, k=4)
+    assert p.projection is None
+    x = context()
+    d = p(x)
+    torch.testing.assert_close(d.mixture_distribution.logits, p.mixture_distribution(x).logits)
+    torch.testing.assert_close(d.component_distribution.loc, p.component_distribution(x).mean)
+    assert d.component_distribution.loc.shape == (5, 4)
+    logits = p.mixture_distribution.projection(x)
+    loc = p.component_distribution.projection(x)
+    expected = dd.MixtureSameFamily(
+        dd.Categorical(logits=logits), dd.Normal(loc, torch.full((4,), 0.7).expand(5, 4))
+    )
+    y = torch.randn(5)
+    torch.testing.assert_close(d.log_prob(y), expected.log_prob(y))
+    p.component_distribution.scale = 0.2
+    assert p(x).component_distribution.scale.unique().item() == pytest.approx(0.2)
+
+
+def test_nested_instances_are_copies_and_get_keywords_too() -> None:
+    one, two = HalfNest(), HalfNest()
+    ids = {id(q) for q in one.parameters()} & {id(q) for q in two.parameters()}
+    assert not ids
+
+    class Keyed(Conditional):
+        base = dd.Normal
+        loc = Head(shape=(2,))
+        scale = Param(1.0, shape=(2,))
+
+    class Outer(Conditional):
+        base = dd.MixtureSameFamily
+        mixture_distribution = dd.Categorical(torch.ones(2))
+        component_distribution = Keyed(network=Gain(), in_features=3)
+
+    p, x = Outer(), context()
+    part = p.component_distribution
+    d = p(x, gain=2.0)
+    assert d.batch_shape == (5,)
+    torch.testing.assert_close(d.component_distribution.loc, part.projection(2.0 * x))
+
+
+class Gain(nn.Module):
+    def forward(self, x: Tensor, *, gain: float) -> Tensor:
+        return x * gain
+
+
+def test_a_nested_class_beside_a_network_of_the_owner() -> None:
+    class Owner(Conditional):
+        base = dd.MixtureSameFamily
+        mixture_distribution = Shares(in_features=3, k=2)
+        component_distribution = Parts(in_features=3, k=2)
+        extra = Head()
+
+        @derived
+        def unused(self, extra: Tensor) -> Tensor:
+            return extra
+
+    p = Owner(in_features=8, network=nn.Linear(3, 8))
+    assert p(context()).batch_shape == (5,)
+
+
+def test_a_method_written_for_a_batch_of_contexts() -> None:
+    class Chunked(Conditional):
+        raw = Head(shape=(2, 4))
+
+        def base(self, raw: Tensor) -> dd.Distribution:
+            return dd.Independent(dd.Normal(raw[:, 0, :], raw[:, 1, :].exp()), 1)
+
+    d = Chunked(in_features=3)(context())
+    assert (d.batch_shape, d.event_shape) == ((5,), (4,))
+
+
+def test_a_class_without_heads() -> None:
+    class Free(Conditional):
+        base = dd.Normal
+        loc = Param(1.0)
+        scale = 2.0
+
+    p = Free()
+    assert p.projection is None
+    assert p(torch.zeros(7)).mean.item() == 1.0
+    assert dict(p.named_parameters()).keys() == {"raw_loc"}
+
+
+def test_base_as_a_method_and_event_dim() -> None:
+    p = Mixture(in_features=3, k=3)
+    torch.testing.assert_close(
+        p(torch.zeros(3)).component_distribution.loc, torch.tensor([1.0, 2.0, 3.0])
+    )
+    x = context()
+    raw = p.projection(x)
+    expected = dd.MixtureSameFamily(
+        dd.Categorical(logits=raw[:, :3]), dd.Normal(raw[:, 3:6], F.softplus(raw[:, 6:]))
+    )
+    torch.testing.assert_close(p(x).log_prob(torch.ones(5)), expected.log_prob(torch.ones(5)))
+
+    class Deep(Policy):
+        event_dim = 2
+
+    with pytest.raises(ConstraintError, match=r"Deep\.event_dim: expected between 0 .*and 1"):
+        Deep(in_features=3, actions=2)(torch.zeros(3))
+    d = Policy(in_features=3, actions=2)(torch.zeros(4, 5, 3))
+    assert (d.batch_shape, d.event_shape) == ((4, 5), (2,))
+
+
+# Networks, and what they return.
+
+
+def test_a_network_of_several_arguments_that_returns_a_dict() -> None:
+    p = Regression(network=Two())
+    assert p.projection is None
+    x, y = context(), torch.ones(5, 3)
+    out = p.network.body(x * 2.0 + y)
+    d = p(x, y, scale=2.0)
+    torch.testing.assert_close(d.loc, out[:, 1])
+    torch.testing.assert_close(d.scale, out[:, 0].exp())
+    torch.testing.assert_close(p(x=x, y=y, scale=2.0).loc, out[:, 1])
+    d.log_prob(torch.zeros(5)).sum().backward()
+    assert p.network.body.weight.grad.abs().sum() > 0
+
+
+def test_a_network_with_keywords_and_a_layer() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor, *others: Tensor, gain: float = 1.0) -> Tensor:
+            return gain * (x + sum(others))
+
+    p = Policy(in_features=3, actions=2, network=Sum())
+    x = context()
+    torch.testing.assert_close(p(x, x, x, gain=2.0).mean, p.projection(6 * x))
+
+
+def test_an_image_keeps_its_shape() -> None:
+    class Decoder(Conditional):
+        base = dd.Bernoulli
+        event_dim = 3
+        logits = Head(shape=(1, 8, 8))
+
+    network = nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (4, 2, 2)), nn.Upsample((8, 8)),
+                            nn.Conv2d(4, 1, 3, padding=1))  # fmt: skip
+    p = Decoder(network=network)
+    d = p(context())
+    assert (d.batch_shape, d.event_shape) == ((5,), (1, 8, 8))
+    assert torch.equal(d.base_dist.logits, network(context()))
+
+
+def test_a_dict_for_one_head() -> None:
+    p = Shares(network=Returns({"logits": torch.zeros(5, 4)}), k=4)
+    assert p(None).logits.shape == (5, 4)
+
+
+WRONG = {
+    "a tensor for two": (torch.zeros(5, 2), r"a dict of unconstrained numbers for loc, scale"),
+    "a tuple": ((torch.zeros(5), torch.zeros(5)), r"a dict of unconstrained numbers"),
+    "none": (None, r"a dict of unconstrained numbers for loc, scale, got None"),
+    "a name missing": ({"loc": torch.zeros(5)}, r"got a dict of loc"),
+    "a name too many": (
+        {"loc": torch.zeros(5), "scale": torch.zeros(5), "x": torch.zeros(5)},
+        r"got a dict of loc, scale, x",
+    ),
+    "a number": ({"loc": 1.0, "scale": torch.zeros(5)}, r"Regression\.(loc|network): expected"),
+    "a list": ({"loc": [1.0], "scale": torch.zeros(5)}, r"Regression\.(loc|network): expected"),
+    "integers": (
+        {"loc": torch.zeros(5, dtype=torch.long), "scale": torch.zeros(5)},
+        r"Regression\.(loc|network): expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_network_that_returns_something_else(kind: str) -> None:
+    output, message = WRONG[kind]
+    p = Regression(network=Returns(output))
+    with pytest.raises((ConstraintError, FieldError), match=message):
+        p(torch.zeros(5))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (), (4, 5)], ids=str)
+def test_a_network_that_returns_another_shape(shape: tuple[int, ...]) -> None:
+    p = Shares(network=Returns(torch.zeros(shape)), k=4)
+    with pytest.raises(ConstraintError, match=r"Shares\.logits: expected .*\(\*batch, 4\)"):
+        p(None)
+
+
+def test_a_raw_triangle_is_asked_for_packed() -> None:
+    class Shape(Conditional):
+        base = dd.MultivariateNormal
+        loc = Param(0.0, shape=(3,))
+        scale_tril = Head(LowerCholesky(), shape=(3, 3))
+
+    d = Shape(network=Returns(torch.zeros(5, 6)))(None)
+    assert d.batch_shape == (5,)
+    with pytest.raises(ConstraintError, match=r"Shape\.scale_tril: expected .*\(\*batch, 6\)"):
+        Shape(network=Returns(torch.zeros(5, 3, 3)))(None)
+
+
+def test_wrong_widths_name_the_class_and_the_fix() -> None:
+    with pytest.raises(ConstraintError, match=r"Regression\.context: .*\(\*batch, 3\).*\(5, 4\)"):
+        Regression(in_features=3)(torch.zeros(5, 4))
+    p = Policy(in_features=3, actions=2, network=nn.Linear(3, 4))
+    with pytest.raises(ConstraintError, match=r"Policy\.network: .*Write in_features=4"):
+        p(torch.zeros(5, 3))
+    with pytest.raises(ConstraintError, match=r"Regression\.context"):
+        Regression(in_features=3)(torch.tensor(1.0))
+    with pytest.raises((ConstraintError, FieldError), match=r"Regression"):
+        Regression(in_features=3)([1.0, 2.0, 3.0])
+    with pytest.raises((ConstraintError, FieldError), match=r"Policy\.network"):
+        Policy(in_features=3, actions=2, network=Returns((torch.zeros(3), 1)))(None)
+    with pytest.raises(FieldError, match=r"Regression: expected one tensor of features, got 0"):
+        Regression(in_features=3)()
+    with pytest.raises(FieldError, match=r"got 1 arguments and 1 keywords"):
+        Regression(in_features=3)(torch.zeros(3), mask=None)
+
+
+def test_in_features_where_it_is_needed() -> None:
+    with pytest.raises(ConstraintError, match=r"Regression\(in_features=\): .*loc, scale.*Write"):
+        Regression()
+    for bad in (0, -1, 2.0, True, "3"):
+        with pytest.raises(ConstraintError, match=r"Regression\(in_features=\): expected an int"):
+            Regression(in_features=bad)
+
+
+@pytest.mark.parametrize(
+    "network", ["trunk", nn.Linear, torch.tanh, 3], ids=["name", "class", "function", "number"]
+)
+def test_a_network_that_is_no_module(network: Any) -> None:
+    with pytest.raises((ConstraintError, DeclarationError), match=r"Policy\(?\.?network"):
+        Policy(in_features=3, actions=2, network=network)
+
+
+def test_a_misspelt_in_features_is_told() -> None:
+    with pytest.raises(DeclarationError, match=r"Did you mean 'in_features'"):
+        Regression(infeatures=3)
+
+
+def test_a_network_in_the_class_body() -> None:
+    class Trunk(Policy):
+        network = nn.Linear(3, 4)
+
+    one, two = Trunk(in_features=4, actions=2), Trunk(in_features=4, actions=2)
+    assert one.network is not two.network
+    assert torch.equal(one.network.weight, two.network.weight)
+    x = context()
+    torch.testing.assert_close(one(x).mean, one.projection(one.network(x)))
+    start = one.network.weight.detach().clone()
+    with torch.no_grad():
+        one.network.weight.add_(1.0)
+    one.reset_parameters()
+    assert torch.equal(one.network.weight, start)  # as the instance was built, like any part
+    wider = Trunk(in_features=6, actions=2, network=nn.Linear(3, 6))
+    assert wider(x).mean.shape == (5, 2)
+
+
+# What is refused.
+
+
+def test_a_head_outside_a_conditional() -> None:
+    with pytest.raises(DeclarationError, match=r"Bad\.loc: .*Write class Bad\(Conditional\)"):
+
+        class Bad(Variational):
+            base = dd.Normal
+            loc = Head()
+            scale = Param(1.0)
+
+    with pytest.raises(DeclarationError, match=r"Kernel\.width"):
+
+        class Kernel(Declarative):
+            width = Head(Positive())
+
+    with pytest.raises(DeclarationError, match=r"Pair\.mu"):
+
+        class Pair(Joint):
+            x = dd.Normal(0.0, 1.0)
+            mu = Head()
+
+    with pytest.raises(DeclarationError, match=r"Shift\.loc"):
+
+        class Shift(LearnableTransform):
+            base = dd.AffineTransform
+            loc = Head()
+            scale = Param(1.0)
+
+
+def test_an_inherited_head_outside_a_conditional() -> None:
+    class Predicted:
+        loc = Head()
+
+    with pytest.raises(DeclarationError, match=r"Bad\.loc"):
+
+        class Bad(Predicted, Variational):
+            base = dd.Normal
+            scale = Param(1.0)
+
+    class Good(Predicted, Conditional):
+        base = dd.Normal
+        scale = Param(1.0)
+
+    assert list(fields_of(Good)) == ["loc", "scale"]
+
+
+def test_a_conditional_inside_what_has_no_context() -> None:
+    for part in (Parts, Parts(in_features=3, k=2)):
+        with pytest.raises(DeclarationError, match=r"Bad\.component_distribution"):
+
+            class Bad(Variational):
+                base = dd.MixtureSameFamily
+                mixture_distribution = dd.Categorical(torch.ones(2))
+                component_distribution = part
+
+        with pytest.raises(DeclarationError, match=r"Pair\.x"):
+
+            class Pair(Joint):
+                x = part
+
+
+def test_overriding_in_subclasses() -> None:
+    class Fixed(Regression):
+        scale = 2.0
+
+    class Learned(Regression):
+        scale = Param(3.0, Exp())
+
+    class Predicted(Policy):
+        scale = Head(Exp(), shape=("actions",), init=0.5)
+
+    assert Fixed(in_features=3).projection.out_features == 1
+    assert Fixed(in_features=3)(torch.zeros(3)).scale.item() == 2.0
+    assert Learned(in_features=3).raw_scale.requires_grad
+    p = Predicted(in_features=3, actions=2)
+    assert p.projection.out_features == 4
+    assert "raw_scale" not in dict(p.named_parameters())
+    torch.testing.assert_close(p(torch.zeros(3)).stddev, torch.tensor([0.5, 0.5]))
+
+
+def test_arguments_that_are_missing_or_exclusive() -> None:
+    with pytest.raises(DeclarationError, match=r"Half.*scale"):
+
+        class Half(Conditional):
+            base = dd.Normal
+            loc = Head()
+
+    with pytest.raises(DeclarationError, match=r"Both.*(logits|probs)"):
+
+        class Both(Conditional):
+            base = dd.Bernoulli
+            logits = Head()
+            probs = Head()
+
+    class NoBase(Conditional):
+        loc = Head()
+
+    with pytest.raises(DeclarationError, match=r"NoBase: expected a class with a base"):
+        NoBase(in_features=3)
+    with pytest.raises(DeclarationError, match=r"Head\(constraint=\).*Head\(Positive\(\), init"):
+        Head(1.0)
+
+
+def test_batch_shape_is_refused() -> None:
+    with pytest.raises(ConstraintError, match=r"Policy\(batch_shape=\).*context"):
+        Policy(in_features=3, actions=2, batch_shape=(4,))
+    with pytest.raises(ConstraintError, match=r"Policy\(batch_shape=\)"):
+        Policy(in_features=3, actions=2, batch_shape=4)
+
+
+def test_a_head_takes_no_value() -> None:
+    p = Policy(in_features=3, actions=2)
+    assert p.loc is Policy.loc
+    assert isinstance(p.loc, Head)
+    with pytest.raises(FieldError, match=r"Policy\.loc: expected no assignment to a head"):
+        p.loc = torch.zeros(2)
+    with pytest.raises(FieldError, match=r"Policy\.loc"):
+        p.assign(scale=2.0, loc=0.0)
+    torch.testing.assert_close(p.scale, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "method", ["log_prob", "rsample", "sample", "entropy", "cdf", "icdf", "rsample_and_log_prob"]
+)
+def test_methods_of_a_distribution_ask_for_a_context(method: str) -> None:
+    for arguments in ((), (torch.zeros(2),)):
+        with pytest.raises(FieldError, match=r"Policy: expected a context first.*policy\(context"):
+            getattr(Policy(in_features=3, actions=2), method)(*arguments)
+
+
+def test_a_dtype_without_room_is_refused() -> None:
+    class Narrow(Conditional):
+        base = dd.Normal
+        loc = Head(Interval(1000.0, 1001.0))
+        scale = Head()
+
+    with pytest.raises(ConstraintError, match=r"Narrow\.loc: expected bounds.*bfloat16"):
+        Narrow(in_features=2, dtype=torch.bfloat16)
+    p = Narrow(in_features=2)
+    with pytest.raises(ConstraintError, match=r"Narrow\.loc"):
+        p.to(torch.bfloat16)
+    assert p.projection.weight.dtype == torch.float32
+
+
+# Detached snapshots.
+
+
+def test_detach_keeps_gradients_of_context_and_values(p: Conditional, name: str) -> None:
+    x = context().requires_grad_()
+    y = value_for(p, x.detach())
+    if y.is_floating_point():
+        y.requires_grad_()
+    snapshot = p.detach(x)
+    log_prob = snapshot.log_prob(y)
+    torch.testing.assert_close(log_prob, p(x).log_prob(y))
+    log_prob.sum().backward()
+    assert all(parameter.grad is None for parameter in p.parameters())
+    assert x.grad is not None
+    if name not in ("range", "floor range"):
+        assert y.grad.abs().sum() > 0
+    assert all(parameter.requires_grad for parameter in p.parameters())
+
+
+def test_detach_is_a_snapshot_and_takes_all_arguments() -> None:
+    p = Regression(network=Two())
+    x = context()
+    old = p.detach(x, y=x, scale=2.0)
+    before = old.loc.clone()
+    torch.testing.assert_close(before, p(x, x, scale=2.0).loc)
+    with torch.no_grad():
+        for parameter in p.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(old.loc, before)
+    policy = Policy(in_features=3, actions=2)
+    old = policy.detach(x)
+    with torch.no_grad():
+        policy.raw_scale.add_(1.0)
+    torch.testing.assert_close(old.stddev, torch.ones(5, 2))
+
+
+def test_sticking_the_landing_by_hand() -> None:
+    p = Regression(in_features=3)
+    linear = copy.deepcopy(p.projection)
+    x = context()
+    noise = torch.randn(5)
+    d = p(x)
+    z = d.loc + d.scale * noise
+    p.detach(x).log_prob(z).sum().backward()
+    loc, log_scale = linear(x).unbind(-1)
+    z = loc + log_scale.exp() * noise
+    dd.Normal(loc.detach(), log_scale.exp().detach()).log_prob(z).sum().backward()
+    torch.testing.assert_close(p.projection.weight.grad, linear.weight.grad)
+
+
+# State.
+
+
+def test_state_round_trip(p: Conditional, name: str, tmp_path: Path) -> None:
+    x = context()
+    y = value_for(p, x)
+    perturb(p)
+    expected = p(x).log_prob(y)
+    torch.save(p.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for assign in (False, True):
+        other = MAKE[name]()
+        assert not torch.equal(other(x).log_prob(y), expected)
+        other.load_state_dict(copy.deepcopy(state), assign=assign)
+        assert torch.equal(other(x).log_prob(y), expected)
+    safetensors.torch.save_model(p, tmp_path / "state.safetensors")
+    other = MAKE[name]()
+    safetensors.torch.load_model(other, tmp_path / "state.safetensors")
+    assert torch.equal(other(x).log_prob(y), expected)
+
+
+def mean_and_noise(heads: dict[str, Head]) -> type[Conditional]:
+    namespace = {"base": dd.Normal, **heads}
+    return type(Conditional)("Family", (Conditional,), namespace)
+
+
+def test_the_state_refuses_other_heads() -> None:
+    family = mean_and_noise({"loc": Head(shape=2), "scale": Head(Exp(), shape=2)})
+    state = family(in_features=3).state_dict()
+    family(in_features=3).load_state_dict(state)
+    others = {
+        "order": {"scale": Head(Exp(), shape=2), "loc": Head(shape=2)},
+        "sizes": {"loc": Head(shape=3), "scale": Head(Exp(), shape=1)},
+        "total": {"loc": Head(shape=3), "scale": Head(Exp(), shape=3)},
+        "constraint": {"loc": Head(shape=2), "scale": Head(Positive(), shape=2)},
+    }
+    for kind, heads in others.items():
+        other = mean_and_noise(heads)(in_features=3)
+        before = copy.deepcopy(other.state_dict())
+        with pytest.raises(StateMismatchError, match=r"Family\.") as raised:
+            other.load_state_dict(state)
+        assert "heads" in str(raised.value) or kind == "constraint"
+        for key, tensor in other.state_dict().items():
+            assert torch.equal(tensor, before[key])
+
+
+def test_the_state_refuses_another_arrangement_of_the_same_count() -> None:
+    state = mean_and_noise({"loc": Head(shape=(2, 3)), "scale": Head()})(3).state_dict()
+    turned = mean_and_noise({"loc": Head(shape=(3, 2)), "scale": Head()})(3)
+    with pytest.raises(StateMismatchError, match=r"Family\."):
+        turned.load_state_dict(state)
+
+
+def test_the_state_refuses_other_heads_inside_parents() -> None:
+    one = nn.Sequential(nn.Identity(), mean_and_noise({"loc": Head(), "scale": Head()})(3))
+    two = nn.Sequential(nn.Identity(), mean_and_noise({"scale": Head(), "loc": Head()})(3))
+    with pytest.raises(StateMismatchError, match=r"Family\.heads"):
+        two.load_state_dict(one.state_dict())
+
+
+def test_a_field_called_heads_keeps_its_constraint_in_the_state() -> None:
+    def family(constraint: Constraint) -> Conditional:
+        class Named(Conditional):
+            heads = Param(1.0, constraint)
+            loc = Head()
+
+            def base(self, heads: Tensor, loc: Tensor) -> dd.Normal:
+                return dd.Normal(loc, heads)
+
+        return Named(in_features=2)
+
+    with pytest.raises(StateMismatchError, match=r"Named\.heads"):
+        family(Positive()).load_state_dict(family(Exp()).state_dict())
+
+
+class Drawn(Conditional):
+    base = dd.Normal
+    loc = Head(init=lambda shape: torch.rand(shape))
+    scale = Head(LogInterval(1e-3, 10.0))
+
+
+class DrawnParam(Conditional):
+    base = dd.Normal
+    loc = Param(lambda shape: torch.rand(shape))
+    scale = Head()
+
+
+def test_deepcopy_and_pickle_after_backward(p: Conditional) -> None:
+    x = context()
+    y = value_for(p, x)
+    p(x).log_prob(y).sum().backward()
+    for other in (copy.deepcopy(p), *([] if isinstance(p, Mixture) else [pickled(p)])):
+        assert torch.equal(other(x).log_prob(y), p(x).log_prob(y))
+        with torch.no_grad():
+            next(other.parameters()).add_(1.0)
+        assert not torch.equal(next(other.parameters()), next(p.parameters()))
+        other.reset_parameters()
+
+
+@pytest.mark.parametrize("family", [DrawnParam, Drawn, Mixture])
+def test_pickle_with_a_start_that_cannot_be_pickled(family: type[Conditional]) -> None:
+    p = family(in_features=3, k=2) if family is Mixture else family(in_features=3)
+    other = pickled(p)
+    assert torch.equal(other(context()).mean, p(context()).mean)
+
+
+def pickled(p: Conditional) -> Conditional:
+    buffer = io.BytesIO()
+    torch.save(p, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    assert type(pickle.loads(pickle.dumps(p))) is type(loaded)
+    return loaded
+
+
+def test_averaged_model(p: Conditional) -> None:
+    average = AveragedModel(p)
+    start = {key: parameter.detach().clone() for key, parameter in p.named_parameters()}
+    average.update_parameters(p)
+    with torch.no_grad():
+        for parameter in p.parameters():
+            parameter.add_(1.0)
+    average.update_parameters(p)
+    for key, parameter in average.module.named_parameters():
+        torch.testing.assert_close(parameter, start[key] + 0.5)
+    assert average(context()).batch_shape == (5,)
+
+
+def at_zero(p: Conditional) -> dict[str, Tensor]:
+    """What zeros predict, where no network stands in between."""
+    d = p(torch.zeros(1, 3))
+    return {"mean": d.mean, "variance": d.variance}
+
+
+@pytest.mark.parametrize("name", [n for n in MAKE if n not in ("policy",)])
+def test_meta_device_to_empty_and_reset(p: Conditional, name: str) -> None:
+    expected = at_zero(p)
+    with torch.device("meta"):
+        built = MAKE[name]()
+    for moved in (p.to("meta"), built):
+        assert all(t.is_meta for t in [*moved.parameters(), *moved.buffers()])
+        moved.to_empty(device="cpu")
+        for tensor in [*moved.parameters(), *moved.buffers()]:
+            tensor.data.fill_(NAN)
+        torch.manual_seed(17)
+        moved.reset_parameters()
+        for key, value in at_zero(moved).items():
+            torch.testing.assert_close(value, expected[key])
+        for key, parameter in moved.named_parameters():
+            assert parameter.isfinite().all(), key
+            if key.endswith("projection.weight"):
+                assert 0 < parameter.abs().max() < 0.5
+
+
+def test_a_context_on_the_meta_device(p: Conditional) -> None:
+    dd.Distribution.set_default_validate_args(False)  # torch's checks read values
+    p.to("meta")
+    d = p(torch.zeros(4, 3, device="meta"))
+    assert d.batch_shape == (4,)
+    assert d.mean.is_meta
+
+
+def test_reset_trains_back_to_the_start() -> None:
+    p = MAKE["policy"]()
+    start = copy.deepcopy(p)
+    with torch.no_grad():
+        for parameter in p.parameters():
+            parameter.add_(3.0)
+    p.reset_parameters()
+    assert torch.equal(p.projection.bias, start.projection.bias)
+    assert torch.equal(p.scale, start.scale)
+    assert p.projection.weight.abs().max() < 1
+    assert p.network[0].weight.abs().max() < 2.5  # the network starts anew as well
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_dtype_moves_stay(p: Conditional, dtype: torch.dtype) -> None:
+    p.to(dtype)
+    tensors = [*p.parameters(), *p.buffers()]
+    assert all(tensor.dtype == dtype for tensor in tensors if tensor.is_floating_point())
+    d = p(context().to(dtype))
+    assert d.mean.dtype == dtype
+    p.reset_parameters()
+    assert all(parameter.dtype == dtype for parameter in p.parameters())
+    assert p(context().to(dtype)).mean.dtype == dtype
+
+
+def test_double_changes_no_value(p: Conditional) -> None:
+    x = context()
+    y = value_for(p, x)
+    before = p(x).log_prob(y)
+    after = p.double()(x.double()).log_prob(y.double() if y.is_floating_point() else y)
+    torch.testing.assert_close(after.float(), before, rtol=1e-4, atol=1e-5)
+
+
+def test_dtype_and_device_come_from_the_network() -> None:
+    p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4).double())
+    assert {q.dtype for q in p.parameters()} == {torch.float64}
+    assert p(context().double()).mean.dtype == torch.float64
+    p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4, device="meta"))
+    assert all(q.is_meta for q in p.parameters())
+    p = Regression(in_features=3, dtype=torch.bfloat16)
+    assert p(context().bfloat16()).scale.dtype == torch.bfloat16
+
+
+# Autocast.
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("constraint", GUARANTEED)
+def test_under_autocast_constraints_are_computed_in_float32(
+    constraint: str, dtype: torch.dtype
+) -> None:
+    case = CASES[constraint]
+    one = by_constraint(case)(in_features=3)
+    with torch.no_grad():
+        one.projection.weight.normal_()
+    x = context()
+    with torch.autocast("cpu", dtype=dtype):
+        raw = one.projection(x)
+        value = one(x).loc
+    assert raw.dtype == dtype
+    assert value.dtype == torch.float32
+    raw = raw.float().reshape(5, *case.make().raw_shape(case.shape))
+    torch.testing.assert_close(value, case.make()(raw), rtol=1e-6, atol=1e-7)
+    assert case.make().contains(value).all()
+
+
+def test_autocast_of_a_policy_trains() -> None:
+    p = MAKE["policy"]()
+    x = context()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        d = p(x)
+        loss = -d.log_prob(torch.zeros(5, 2)).mean()
+    assert (d.mean.dtype, d.stddev.dtype) == (torch.float32, torch.float32)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(q.grad.dtype == torch.float32 for q in p.parameters())
+
+
+def test_autocast_of_a_network_that_predicts_directly() -> None:
+    p = Shares(network=nn.Linear(3, 4), k=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert p(context()).logits.dtype == torch.float32
+    wide = Shares(network=nn.Linear(3, 4).double(), k=4)
+    assert wide(context().double()).logits.dtype == torch.float64
+
+
+# Transforms of functions.
+
+
+def test_functional_call_and_jacrev(p: Conditional) -> None:
+    x = context()
+    y = value_for(p, x)
+    other = copy.deepcopy(p)
+    perturb(other)
+    parameters = dict(other.named_parameters())
+    changed = functional_call(p, parameters, (x,)).log_prob(y)
+    torch.testing.assert_close(changed, other(x).log_prob(y))
+
+    def score(parameters: dict[str, Tensor]) -> Tensor:
+        return functional_call(p, parameters, (x,)).log_prob(y).sum()
+
+    jacobians = jacrev(score)({key: q.detach() for key, q in parameters.items()})
+    other(x).log_prob(y).sum().backward()
+    for key, parameter in parameters.items():
+        torch.testing.assert_close(jacobians[key], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_jacrev_through_the_context() -> None:
+    p = FullRank(in_features=3, d=2)
+    x = context(1)[0]
+    jacobian = jacrev(lambda x: p(x).mean)(x)
+    torch.testing.assert_close(jacobian, p.projection.weight[:2].detach())
+
+
+def test_vmap_over_contexts(p: Conditional) -> None:
+    x = context()
+    y = value_for(p, x)
+    each = vmap(lambda x, y: p(x).log_prob(y))(x, y)
+    torch.testing.assert_close(each, p(x).log_prob(y))
+
+
+def test_an_ensemble_of_networks(p: Conditional, name: str) -> None:
+    members = [MAKE[name]() for _ in range(3)]
+    perturb(members[1])
+    x = context()
+    y = value_for(members[0], x) if "range" not in name else torch.full((5,), 0.9)
+    parameters, buffers = stack_module_state(members)
+
+    def score(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(p, (parameters, buffers), (x,)).log_prob(y)
+
+    together = vmap(score, in_dims=(0, 0, None))(parameters, buffers, x)
+    apart = torch.stack([member(x).log_prob(y) for member in members])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(together[0], together[1])
+
+
+# Compilation.
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    dd.Distribution.set_default_validate_args(False)
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_log_prob(p: Conditional) -> None:
+    compiled = torch.compile(
+        lambda x, y: p(x).log_prob(y).mean(), fullgraph=True, backend="aot_eager"
+    )
+    for count in (5, 8):
+        x = context(count)
+        y = value_for(p, x)
+        value, expected = compiled(x, y), p(x).log_prob(y).mean()
+        torch.testing.assert_close(value, expected)
+        mine = torch.autograd.grad(value, [*p.parameters()], allow_unused=True)
+        theirs = torch.autograd.grad(expected, [*p.parameters()], allow_unused=True)
+        for one, other in zip(mine, theirs, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", COMPILED_SAMPLE)
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_rsample(p: Conditional) -> None:
+    compiled = torch.compile(lambda x: p(x).rsample((2,)), fullgraph=True, backend="aot_eager")
+    for count in (5, 8):
+        x = context(count)
+        torch.manual_seed(3)
+        value = compiled(x)
+        torch.manual_seed(3)
+        torch.testing.assert_close(value, p(x).rsample((2,)))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_no_flag_is_needed_for_values_valid_by_construction() -> None:
+    dd.Distribution.set_default_validate_args(True)
+    p = MAKE["policy"]()
+    x, y = context(), torch.zeros(5, 2)
+    compiled = torch.compile(lambda x, y: p(x).log_prob(y), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y), p(x).log_prob(y))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiling_under_autocast() -> None:
+    p = FullRank(in_features=3, d=2)
+
+    def mean(x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            d = p(x)
+            return d.loc, d.scale_tril
+
+    mine, theirs = (
+        torch.compile(mean, fullgraph=True, backend="aot_eager")(context()),
+        mean(context()),
+    )
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other)
+
+
+class Act(nn.Module):
+    def __init__(self, policy: Conditional) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.policy(x).mean
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_export_of_the_mean(p: Conditional) -> None:
+    x = context()
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(Act(p), (x,), strict=False, dynamic_shapes={"x": {0: batch}})
+    for count in (5, 9):
+        x = context(count)
+        torch.testing.assert_close(program.module()(x), p(x).mean)
+    assert set(program.state_dict) == {f"policy.{key}" for key in p.state_dict()}
+
+
+# As a module among modules.
+
+
+def test_it_lives_in_module_containers() -> None:
+    trunk = nn.Linear(3, 4)
+    policy = Policy(in_features=4, actions=2)
+    model = nn.Sequential(trunk, policy)
+    assert sorted(dict(model.named_parameters())) == [
+        "0.bias", "0.weight", "1.projection.bias", "1.projection.weight", "1.raw_scale",
+    ]  # fmt: skip
+    x = context()
+    torch.testing.assert_close(model(x).mean, policy.projection(trunk(x)))
+    model.double()
+    assert model(x.double()).mean.dtype == torch.float64
+    whole = Policy(in_features=4, actions=2, network=trunk.float())
+    assert {key for key, _ in whole.named_parameters()} == {
+        "network.weight", "network.bias", "projection.weight", "projection.bias", "raw_scale",
+    }  # fmt: skip
+
+
+def test_training_mode_reaches_the_network() -> None:
+    p = Policy(in_features=3, actions=2, network=nn.Dropout(0.5))
+    x = context()
+    assert not torch.equal(p(x).mean, p(x).mean)
+    p.eval()
+    assert torch.equal(p(x).mean, p(x).mean)
+
+
+def test_hooks_fire_once_per_call() -> None:
+    p = Nest(in_features=3, k=2)
+    calls: list[str] = []
+    p.register_forward_hook(lambda module, args, output: calls.append("outer"))
+    p.mixture_distribution.register_forward_hook(lambda *args: calls.append("inner"))
+    p(context())
+    assert calls == ["inner", "outer"]
+    p.detach(context())
+    assert calls == ["inner", "outer"] * 2
+    q = Policy(in_features=3, actions=2)
+    q.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    torch.testing.assert_close(q(context()).mean, q.projection(2 * context()))
+    q.register_forward_hook(lambda module, args, output: output.expand((7, 5)))
+    assert q(context()).batch_shape == (7, 5)
+
+
+def test_parameter_groups_and_freeze() -> None:
+    p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4))
+    groups = p.parameter_groups(scale={"lr": 1.0})
+    assert groups[0]["params"] == [p.raw_scale]
+    assert groups[0]["lr"] == 1.0
+    assert len(groups[1]["params"]) == 4
+    torch.optim.SGD(groups, lr=0.1)
+    p.freeze("scale")
+    assert not p.raw_scale.requires_grad
+    assert p.projection.weight.requires_grad
+    p(context()).log_prob(torch.zeros(5, 2)).sum().backward()
+    assert p.raw_scale.grad is None
+    p.unfreeze("scale")
+    assert p.raw_scale.requires_grad
+    with pytest.raises(DeclarationError, match=r"Policy\.loc: expected the name of a parameter"):
+        p.parameter_groups(loc={"lr": 1.0})
+    nest = Nest(in_features=3, k=2)
+    nest.freeze("component_distribution.scale")
+    frozen = {key for key, q in nest.named_parameters() if not q.requires_grad}
+    assert frozen == {"component_distribution.raw_scale"}
+    nest.freeze("mixture_distribution")
+    assert not any(q.requires_grad for q in nest.mixture_distribution.parameters())
+    by_name = nest.parameter_groups(**{"component_distribution.scale": {"lr": 1.0}})
+    assert by_name[0]["params"] == [nest.component_distribution.raw_scale]
+
+
+def test_freeze_without_names_freezes_all() -> None:
+    p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4))
+    p.freeze()  # "without names, all of them"
+    assert not any(q.requires_grad for q in p.parameters())
+    p.unfreeze()
+    assert all(q.requires_grad for q in p.parameters())
+
+
+def test_values_of_the_free_fields_round_trip() -> None:
+    p = GammaByMean(in_features=3, location=7.0, unit=0.25)
+    values = p.constrained_values()
+    assert set(values) == {"location", "unit"}
+    other = GammaByMean(in_features=3)
+    other.assign(**values)
+    torch.testing.assert_close(other.location, torch.tensor(7.0))
+    assert other.unit == 0.25
+    nest = Nest(in_features=3, k=2)
+    nest.component_distribution.scale = torch.tensor([0.1, 0.2])
+    copied = Nest(in_features=3, k=2)
+    copied.assign(**nest.constrained_values())
+    torch.testing.assert_close(copied.component_distribution.scale, torch.tensor([0.1, 0.2]))
+    copied.assign(**{"component_distribution.scale": 0.5})
+    torch.testing.assert_close(copied.component_distribution.scale, torch.tensor([0.5, 0.5]))
+    raw = nest.component_distribution.raw_scale
+    nest.component_distribution.scale = 0.3
+    assert nest.component_distribution.raw_scale is raw
+
+
+def test_repr() -> None:
+    p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4))
+    rule = "LogInterval(low=0.001, high=10.0)"
+    text = repr(p)
+    assert text.splitlines() == [
+        "Policy(Normal",
+        "  (loc): predicted, of shape (2,), Real()",
+        f"  (scale): a tensor of shape (2,) with values [1.0, 1.0], {rule}",
+        "  (network): Linear(in_features=3, out_features=4, bias=True)",
+        "  (projection): Linear(in_features=4, out_features=2, bias=True)",
+        ")",
+    ]
+    assert repr(Policy.loc) == "Head(Real(), shape=('actions',))"
+    assert repr(Regression.scale) == "Head(Exp(), init=0.5)"
+
+
+def test_repr_of_every_case(p: Conditional) -> None:
+    text = repr(p)
+    for field in fields_of(p):
+        assert f"({field}): " in text
+    assert "Error" not in text
+
+
+def test_no_state_is_kept_between_calls(p: Conditional) -> None:
+    before = {key: id(value) for key, value in vars(p).items()}
+    x = context()
+    p(x).log_prob(value_for(p, x)).sum().backward()
+    assert {key: id(value) for key, value in vars(p).items()} == before
+
+
+# Validation.
+
+
+def test_arguments_by_heads_alone_are_not_validated() -> None:
+    p = Regression(in_features=3)
+    d = p(torch.full((2, 3), NAN))  # plain torch raises here
+    assert d.scale.isnan().all()
+    with pytest.raises(ValueError, match="NaN|nan|constraint"):
+        dd.Normal(d.loc, d.scale)
+    matrix = FullRank(in_features=3, d=2)(torch.full((2, 3), NAN))
+    assert matrix.loc.isnan().all()
+
+
+def test_a_derived_argument_is_validated_by_torch_default() -> None:
+    class Negative(Conditional):
+        base = dd.Normal
+        loc = Head(init=1.0)
+
+        @derived
+        def scale(self, loc: Tensor) -> Tensor:
+            return loc
+
+    p = Negative(in_features=1)
+    with torch.no_grad():
+        p.projection.weight.fill_(1.0)
+    p(torch.tensor([[1.0]]))
+    with pytest.raises(ValueError, match="scale"):
+        p(torch.tensor([[-5.0]]))
+    dd.Distribution.set_default_validate_args(False)
+    assert p(torch.tensor([[-5.0]])).scale.item() < 0
+
+
+def test_values_are_validated_by_torch_default_and_the_class_switch() -> None:
+    class Grey(Conditional):
+        base = dd.Bernoulli
+        validate_args = False
+        logits = Head()
+
+    class Strict(Conditional):
+        base = dd.Bernoulli
+        logits = Head()
+
+    x, grey = torch.zeros(2, 3), torch.tensor([0.5, 0.25])
+    torch.testing.assert_close(Grey(in_features=3)(x).log_prob(grey), torch.full((2,), 0.5).log())
+    with pytest.raises(ValueError, match="support"):
+        Strict(in_features=3)(x).log_prob(grey)
+    with pytest.raises(ValueError, match="support"):
+        GammaByMean(in_features=3)(x).log_prob(torch.tensor([-1.0, 1.0]))
+
+
+def test_parameters_that_a_positive_definite_head_gives_are_usable() -> None:
+    class Covariance(Conditional):
+        base = dd.MultivariateNormal
+        loc = Param(0.0, shape=(3,))
+        covariance_matrix = Head(PositiveDefinite(), shape=(3, 3))
+
+    p = Covariance(in_features=2)
+    assert p.projection.out_features == 6
+    assert p(torch.randn(4, 2)).rsample().shape == (4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert p(torch.randn(4, 2)).log_prob(torch.zeros(4, 3)).isfinite().all()
