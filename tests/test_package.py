@@ -107,7 +107,9 @@ def test_readme_names_the_commands() -> None:
 
 @pytest.mark.parametrize("name", [path.name for path in (ROOT / "examples").glob("*.py")])
 def test_examples_run(name: str) -> None:
-    assert run(sys.executable, "-W", "error", ROOT / "examples" / name)
+    path = ROOT / "examples" / name
+    flags = ["--smoke"] if "--smoke" in path.read_text() else []
+    assert run(sys.executable, "-W", "error", path, *flags)
 
 
 def test_quickstart_finds_the_targets_and_what_scipy_finds() -> None:
