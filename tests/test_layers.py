@@ -24,7 +24,7 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "field", "blueprint", "method", "constrained", "param", "head", "constant", "derived",
-            "fixed", "standin",
+            "fixed", "standin", "dotted",
             "part", "assembly", "nested", "site",
         )
     ],

@@ -835,3 +835,16 @@ def test_vectors_without_event_dim_are_told_where_components_lie():
 
     text = refused(lambda: mixture_of(Weights, Vectors)(k=3, d=2), ConstraintError, "Made")
     assert "event_dim = 1 in the class of the components" in text
+
+
+def test_dotted_names_in_the_dict_of_an_instance():
+    class Outer(Variational):
+        base = dd.Independent
+        base_distribution = Deep(k=2)
+        reinterpreted_batch_ndims = 0
+
+    values = {"base_distribution.component_distribution.scale": 3.0, "transforms.0.loc": 7.0}
+    q = Outer(base_distribution=values)
+    assert q.base_distribution.transforms[0].loc.item() == 7.0
+    inner = q.base_distribution.base_distribution.component_distribution
+    torch.testing.assert_close(inner.scale, torch.full((2,), 3.0))

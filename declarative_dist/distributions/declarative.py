@@ -15,7 +15,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.distributions.copies import bound, replicate_fields
-from declarative_dist.distributions.dotted import nested_values, parameters_named
+from declarative_dist.distributions.dotted import parameters_named
 from declarative_dist.distributions.keywords import blueprint_of, check_floating
 from declarative_dist.errors import (
     DeclarationError,
@@ -25,6 +25,7 @@ from declarative_dist.errors import (
     shortened,
 )
 from declarative_dist.fields.constrained import Constrained
+from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.field import Field, evaluate
 from declarative_dist.spelling import is_one_edit_from
 

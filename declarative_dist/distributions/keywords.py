@@ -10,11 +10,11 @@ import torch
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.declaration.check import KEYWORDS
 from declarative_dist.declaration.record import Declaration
-from declarative_dist.distributions.dotted import nested_values
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.constrained import Constrained
+from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.nested import Nested
 
 

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Transform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.inner_tensors import without_cache
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, shortened
+from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.standin import kept
 
@@ -89,7 +90,7 @@ def as_given(value: Any, template: Any, part: type | None, subject: str) -> Any:
         subject: whom an error is about.
 
     Returns:
-        The value as it came.
+        The value as it came; a dict without dotted names.
 
     Raises:
         DeclarationError: if it is none of these, not what the base takes, or a dict with a name
@@ -97,7 +98,7 @@ def as_given(value: Any, template: Any, part: type | None, subject: str) -> Any:
     """
     if isinstance(value, Mapping):
         _check_names(template, value, subject)
-        return value
+        return nested_values({str(name): item for name, item in value.items()}, subject)
     module = value if is_declarative_class(value) else as_module(value)
     if module is None:
         raise DeclarationError(
