@@ -848,3 +848,16 @@ def test_dotted_names_in_the_dict_of_an_instance():
     assert q.base_distribution.transforms[0].loc.item() == 7.0
     inner = q.base_distribution.base_distribution.component_distribution
     torch.testing.assert_close(inner.scale, torch.full((2,), 3.0))
+
+
+def test_parameters_tied_inside_a_body_stay_tied_in_all_copies():
+    class Both(Declarative):
+        left = Components(loc=[0.0, 1.0], scale=[1.0, 2.0])
+        right = Components(loc=[5.0, 6.0], scale=[1.0, 2.0])
+        right.raw_scale = left.raw_scale
+
+    for q in (Both(), Both(batch_shape=(3,)), copy.deepcopy(Both(batch_shape=(3,)))):
+        assert q.left.raw_scale is q.right.raw_scale
+        assert q.left.raw_loc is not q.right.raw_loc
+    assert Both(batch_shape=(3,)).right.scale.shape == (3, 2)
+    assert Both().left.raw_scale is not Both().left.raw_scale

@@ -46,7 +46,7 @@ def align_parts(module: Any, copies: torch.Size) -> bool:
         return False
     own = [(part, ndim - len(copies) * has_copies(part, copies)) for part, ndim in own]
     depth = max((ndim for _, ndim in own), default=0)
-    done: set[int] = set()
+    done: dict[int, Any] = {}
     owned = _owned(module)
     for part, ndim in own:
         if ndim < depth and has_copies(part, copies) and id(part) in owned:

@@ -65,7 +65,7 @@ def _bind_all(module: Any, blueprint: Blueprint) -> dict[str, Any]:
     return values
 
 
-def replicate_fields(module: Any, shape: torch.Size, at: int, done: set[int]) -> None:
+def replicate_fields(module: Any, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
     """Repeat all parameters of an instance along new dimensions behind the first `at`.
 
     Where values broadcast among each other, own dimensions line up behind the new ones; but for
@@ -88,7 +88,7 @@ def replicate_fields(module: Any, shape: torch.Size, at: int, done: set[int]) ->
             param = declaration.fields[name]
             module._parameters[param.raw_name] = before[param.raw_name]
             starts[name] = begun[name]
-            param.replicate(module, shape, at, 0, done)
+            param.replicate(module, shape, at, 0, {})
 
 
 def _copies_agree(module: Any, copies: torch.Size) -> bool:

@@ -306,7 +306,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         for field in self.__declaration__.order:
             field.restart(self)
 
-    def _replicate(self, shape: torch.Size, at: int, done: set[int]) -> None:
+    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
         """Repeat all parameters along new dimensions behind the first `at`."""
         replicate_fields(self, shape, at, done)
 

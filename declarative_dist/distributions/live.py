@@ -68,7 +68,7 @@ class Live(Variational, Generic[D]):
         }
         for module in _made_of(parts, keywords):
             if keywords.get("batch_shape"):
-                replicate(module, torch.Size(keywords["batch_shape"]), 0, set())
+                replicate(module, torch.Size(keywords["batch_shape"]), 0, {})
             module.to(keywords.get("device"), keywords.get("dtype"))
         super().__init__(**parts)
 

@@ -194,7 +194,7 @@ class Variational(Declarative, Distribution):
                 "Leave the dimensions in front of every value where they are.",
             )
 
-    def _replicate(self, shape: torch.Size, at: int, done: set[int]) -> None:
+    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
         live = vars(self).get("_live_shape")
         super()._replicate(shape, at, done)
         if live is not None:

@@ -166,18 +166,18 @@ def _placed(module: nn.Module, blueprint: Blueprint) -> nn.Module:
     return module.to(blueprint.device or torch.get_default_device())
 
 
-def replicate(module: nn.Module, shape: torch.Size, at: int, done: set[int]) -> None:
+def replicate(module: nn.Module, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
     """Repeat the parameters of a declared module, or of those inside a foreign one.
 
     Args:
         module: the module.
         shape: the new dimensions.
         at: how many dimensions stand in front of them.
-        done: the ids of the modules that have them already.
+        done: by id what has them already: modules, and parameters with those in their place.
     """
     for part in module.modules():
         if is_declarative(part) and id(part) not in done:
-            done.add(id(part))
+            done[id(part)] = part
             part._replicate(shape, at, done)  # type: ignore[operator]
 
 

@@ -119,8 +119,8 @@ class Blueprint:
     with_dtype: set[str] = field(default_factory=set, init=False)
     copies: dict[int, Any] = field(default_factory=dict, init=False)
     """What nested parts were copied into, as `copy.deepcopy` remembers it."""
-    replicated: set[int] = field(default_factory=set, init=False)
-    """The copies that have their batch dimensions already."""
+    replicated: dict[int, Any] = field(default_factory=dict, init=False)
+    """By id the copies that have their batch dimensions already."""
     unaligned: frozenset[str] = frozenset()
     """Fields that do not line up: they reach the base through a method, which sees to that."""
     _depth: int = field(default=0, init=False)

@@ -92,7 +92,7 @@ class Field(ABC):
         return []
 
     def replicate(
-        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: set[int]
+        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
     ) -> None:
         """Repeat the values along new dimensions.
 
@@ -101,7 +101,7 @@ class Field(ABC):
             shape: the new dimensions.
             at: how many batch dimensions stand in front of them.
             lead: to how many dimensions behind them values are aligned, events left out.
-            done: the ids of the modules that have the new dimensions already.
+            done: by id what has the new dimensions already, so that what is tied stays tied.
         """
         return
 

@@ -141,7 +141,7 @@ class Nested(Field):
         return list(self.module_of(module).parameters())
 
     def replicate(
-        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: set[int]
+        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
     ) -> None:
         replicate(self.module_of(module), shape, at, done)
 

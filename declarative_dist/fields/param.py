@@ -139,21 +139,26 @@ class Param(Constrained):
         return list(parametrizations[self.raw_name].parameters())
 
     def replicate(
-        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: set[int]
+        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
     ) -> None:
         start: Start = vars(module)["_starts"][self.name]
         raw = module._parameters[self.raw_name]
         if raw is None:
             return
         ones = max(lead - (len(start.shape) - at - self.event_dim), 0)
-        start = start.replicated(torch.Size((*shape, *(1,) * ones)), at)
-        is_drawn = callable(self.init if start.source is None else start.source)
-        if is_drawn and any(size != 1 for size in shape):
-            known = evaluate(module, chain_of(module, self.name)[:-1])
-            new = self.started(module, start, raw.dtype, raw.device, known)
-        else:
-            new = inserted(raw.detach(), torch.Size((*shape, *(1,) * ones)), at).clone()
-        module._parameters[self.raw_name] = nn.Parameter(new, requires_grad=raw.requires_grad)
+        whole = torch.Size((*shape, *(1,) * ones))
+        start = start.replicated(whole, at)
+        _, new = done.get(id(raw), (raw, None))
+        if new is None or new.shape != torch.Size((*raw.shape[:at], *whole, *raw.shape[at:])):
+            is_drawn = callable(self.init if start.source is None else start.source)
+            if is_drawn and any(size != 1 for size in shape):
+                known = evaluate(module, chain_of(module, self.name)[:-1])
+                values = self.started(module, start, raw.dtype, raw.device, known)
+            else:
+                values = inserted(raw.detach(), whole, at).clone()
+            new = nn.Parameter(values, requires_grad=raw.requires_grad)
+            done[id(raw)] = (raw, new)
+        module._parameters[self.raw_name] = new
         vars(module)["_starts"][self.name] = start
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
