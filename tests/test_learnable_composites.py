@@ -1174,3 +1174,11 @@ def test_own_classes_are_proper_torch_classes() -> None:
         torch.testing.assert_close(transform.log_abs_det_jacobian(x, y), slope.log())
         torch.testing.assert_close(transform.inv(y), x)
     assert Skewed(torch.zeros(2), torch.ones(2)).log_prob(torch.zeros(2)).isfinite().all()
+
+
+@pytest.mark.parametrize("batch_shape", [4, (4,), [4]])
+def test_copies_of_a_class_in_many_guises(batch_shape: Any) -> None:
+    q = learnable(dd.Independent)(
+        base_distribution=normal(same, 3), reinterpreted_batch_ndims=1, batch_shape=batch_shape
+    )
+    assert (q.batch_shape, q.event_shape) == ((4,), (3,))

@@ -56,7 +56,7 @@ def blueprint_of(
         subject,
         given,
         sizes,
-        _as_batch_shape(batch_shape, subject),
+        as_batch_shape(batch_shape, subject),
         None if device is None else torch.device(device),
         dtype,
         aligns=declaration.make is not None,
@@ -106,7 +106,12 @@ def check_floating(dtype: object, subject: str) -> None:
         )
 
 
-def _as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
+def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
+    """The shape of independent copies, from one size or several.
+
+    Raises:
+        ConstraintError: if one is no size.
+    """
     sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
     if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in sizes):
         raise ConstraintError(

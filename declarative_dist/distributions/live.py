@@ -23,6 +23,7 @@ from declarative_dist.declaration.collect import auto_declared
 from declarative_dist.declaration.decompose import decompose
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.keywords import as_batch_shape
 from declarative_dist.distributions.transform import LearnableTransform
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import (
@@ -66,9 +67,10 @@ class Live(Variational, Generic[D]):
             name: part_of(value, below(self.__fixed__, name)) if _is_plain(value) else value
             for name, value in keywords.items()
         }
+        copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
         for module in _made_of(parts, keywords):
-            if keywords.get("batch_shape"):
-                replicate(module, torch.Size(keywords["batch_shape"]), 0, {})
+            if copies:
+                replicate(module, copies, 0, {})
             module.to(keywords.get("device"), keywords.get("dtype"))
         super().__init__(**parts)
 
