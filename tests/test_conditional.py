@@ -44,6 +44,7 @@ from declarative_dist import (
     Variational,
     derived,
     fields_of,
+    site,
 )
 from tests.constraints.cases import CASES, GUARANTEED, Case
 
@@ -921,10 +922,121 @@ def test_a_conditional_inside_what_has_no_context() -> None:
                 mixture_distribution = dd.Categorical(torch.ones(2))
                 component_distribution = part
 
-        with pytest.raises(DeclarationError, match=r"Pair\.x"):
 
-            class Pair(Joint):
-                x = part
+class Decoder(Conditional):
+    base = dd.Normal
+    event_dim = 1
+    loc = Head(shape=("out",))
+    scale = Head(shape=("out",), init=0.5)
+
+
+def test_a_conditional_is_a_helper_where_sites_call_it() -> None:
+    class Model(Joint):
+        z = dd.Independent(dd.Normal(torch.zeros(2), 1.0), 1)
+        decoder = Decoder
+
+        @site
+        def y(self, z: Tensor, decoder: Decoder) -> dd.Distribution:
+            return decoder(z)
+
+    model = Model(in_features=2, out=3)
+    x = model.sample((4,))
+    assert x["y"].shape == (4, 3)
+    expected = dd.Normal(0.0, 1.0).log_prob(x["z"]).sum(-1) + model.decoder(x["z"]).log_prob(
+        x["y"]
+    )
+    torch.testing.assert_close(model.log_prob(x), expected)
+    assert sorted(name for name, _ in model.named_parameters()) == [
+        "decoder.projection.bias", "decoder.projection.weight",
+    ]  # fmt: skip
+
+
+def test_values_that_would_broadcast_over_the_contexts_are_refused() -> None:
+    scalar = {"loc": Head(shape=("a",)), "scale": Head()}
+    longer = {"loc": Head(), "scale": Param([1.0, 2.0])}
+    bound = {"low": Head(), "high": Head(GreaterThan("low"), shape=2)}
+    for body, base, name in (
+        (scalar, dd.Normal, "scale"), (longer, dd.Normal, "scale"), (bound, dd.Uniform, "low"),
+    ):  # fmt: skip
+        family = type(Conditional)("Ranks", (Conditional,), {"base": base, **body})
+        with pytest.raises(ConstraintError, match=rf"Ranks\.{name}: expected a shape that lines"):
+            family(in_features=3, **({"a": 2} if body is scalar else {}))
+
+
+@pytest.mark.parametrize("batch", [(2,), (3,), (2, 3)])
+def test_a_batch_of_contexts_is_a_loop_over_contexts(batch: tuple[int, ...]) -> None:
+    class Mixed(Conditional):
+        base = dd.Normal
+        event_dim = 1
+        loc = Head(shape=("a",))
+        scale = Head(shape=1)
+
+    p = Mixed(in_features=4, a=2)
+    x = torch.randn(*batch, 4)
+    together, rows = p(x), x.reshape(-1, 4)
+    for d, row in zip(together.stddev.reshape(-1, 2), rows, strict=True):
+        torch.testing.assert_close(d, p(row).stddev)
+
+
+def test_dtypes_of_the_layer() -> None:
+    class Plain(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = Head()
+
+    net = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16), nn.Linear(4, 16))
+    assert Plain(in_features=16, network=net).projection.weight.dtype == torch.float32
+    wide = Plain(in_features=16, network=nn.Linear(4, 16), dtype=torch.float64)
+    assert wide.projection.weight.dtype == torch.float64
+    with pytest.raises(
+        ConstraintError, match=r"Plain\.context: expected features of torch.float32"
+    ):
+        Plain(in_features=3)(torch.zeros(2, 3, dtype=torch.int64))
+
+
+def test_a_bound_that_only_a_head_uses() -> None:
+    class Above(Conditional):
+        base = dd.Normal
+        lo = Param(0.0)
+        loc = Head(GreaterThan("lo"), init=0.5)
+        scale = Head()
+
+    p = Above(in_features=2, lo=-3.0, loc=-2.5)
+    torch.testing.assert_close(p(torch.zeros(2)).mean, torch.tensor(-2.5))
+    assert (p(100 * torch.randn(50, 2)).mean > -3.0).all()
+
+
+def test_compiled_detach() -> None:
+    p = Decoder(in_features=2, out=3)
+    x = torch.randn(4, 2)
+    compiled = torch.compile(lambda x: p.detach(x).mean, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), p(x).mean)
+
+
+def test_a_network_without_heads_and_a_head_in_its_place_are_refused() -> None:
+    class Nested(Conditional):
+        base = dd.Independent
+        base_distribution = Decoder(in_features=2, out=3)
+        reinterpreted_batch_ndims = 0
+
+    with pytest.raises(ConstraintError, match=r"Nested\(network=\): expected none"):
+        Nested(network=nn.Linear(2, 2))
+    assert Nested()(torch.zeros(4, 2)).event_shape == (3,)
+    with pytest.raises(DeclarationError, match=r"Bad\.network: expected a module"):
+
+        class Bad(Conditional):
+            network = Head()
+
+            def base(self, network: Tensor) -> dd.Normal:
+                return dd.Normal(network, 1.0)
+
+
+def test_heads_have_no_parameters_of_their_own() -> None:
+    p = Decoder(in_features=2, out=3)
+    with pytest.raises(DeclarationError, match="which is predicted. Its weights are in 'projec"):
+        p.freeze("loc")
+    p.freeze("projection")
+    assert not p.projection.weight.requires_grad
 
 
 def test_overriding_in_subclasses() -> None:
@@ -1107,8 +1219,12 @@ def test_the_state_refuses_other_heads() -> None:
 
 
 def test_the_state_refuses_another_arrangement_of_the_same_count() -> None:
-    state = mean_and_noise({"loc": Head(shape=(2, 3)), "scale": Head()})(3).state_dict()
-    turned = mean_and_noise({"loc": Head(shape=(3, 2)), "scale": Head()})(3)
+    shapes = ((2, 3), (3, 2))
+    saved, turned = (
+        mean_and_noise({"loc": Head(shape=shape), "scale": Head(shape=shape)})(3)
+        for shape in shapes
+    )
+    state = saved.state_dict()
     with pytest.raises(StateMismatchError, match=r"Family\."):
         turned.load_state_dict(state)
 

@@ -163,7 +163,7 @@ def check_arguments(
     fields: Mapping[str, Field],
 ) -> None:
     """Refuse unknown, missing and exclusive arguments, and parameters for counts."""
-    used = {needed for field in fields.values() for needed in field.needs}
+    used = {needed for field in fields.values() for needed in field.declared_needs}
     for name, field in fields.items():
         is_declared = isinstance(field, Nested) and is_declared_part(field)
         if (isinstance(field, Constrained) or is_declared) and name not in {*arguments, *used}:

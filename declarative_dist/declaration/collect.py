@@ -152,7 +152,7 @@ def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
     for body in bodies:
         for value in body.values():
             if isinstance(value, Field):
-                used.update(_needs_of(value))
+                used.update(value.declared_needs)
     return used
 
 
@@ -287,18 +287,10 @@ def _is_settled(name: str, without: str, declared: Mapping[str, Field]) -> bool:
     needed: set[str] = set()
     waiting = [name]
     while waiting:
-        new = set(_needs_of(declared[waiting.pop()])) - needed
+        new = set(declared[waiting.pop()].declared_needs) - needed
         needed |= new
         waiting += [other for other in new if other in declared]
     return without not in needed
-
-
-def _needs_of(field: Field) -> tuple[str, ...]:
-    """The names in a declared bound, or the arguments of a derived field."""
-    if isinstance(field, Constrained):
-        names: tuple[str, ...] = getattr(field.declared_constraint, "names", ())
-        return names
-    return field.needs
 
 
 def _checked(owner: str, constant: Constant, argument: Argument | None) -> Constant:

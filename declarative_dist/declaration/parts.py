@@ -88,20 +88,25 @@ def check_parts(
 
 
 def check_heads(owner: str, fields: Mapping[str, Field], is_conditional: bool) -> None:
-    """Refuse predictions where there is no context."""
+    """Refuse predictions where there is no context, and a head in the network's place."""
     for name, field in fields.items():
         templates: list[Any] = []
         if isinstance(field, NestedList):
             templates = list(field.templates or ())
         elif isinstance(field, Nested):
             templates = [field.template]
-        is_nested = any(predicts_of(template) is not None for template in templates)
-        if not is_conditional and (isinstance(field, Head) or is_nested):
+        predicts = any(predicts_of(template) is not None for template in templates)
+        is_argument = isinstance(field, Nested) and field.part is not None
+        if not is_conditional and (isinstance(field, Head) or (predicts and is_argument)):
             raise DeclarationError(
                 f"{owner}.{name}",
                 "a Conditional around what is predicted from a context",
                 owner,
                 f"Write class {owner}(Conditional).",
+            )
+        if is_conditional and name == "network" and type(field) is not Nested:
+            raise DeclarationError(
+                f"{owner}.network", "a module", repr(field), "Choose another name."
             )
 
 

@@ -13,6 +13,7 @@ from declarative_dist.declaration.unvalidated import unvalidated
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.head import Head
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
 
@@ -36,6 +37,7 @@ class Declaration:
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
         make: for a class base, what builds it without checking values that are valid already.
+        heads: the fields that are predicted from a context.
         has_derived_input: whether a value that nothing constrains goes to the base.
         has_parts: whether distributions or transforms go to the base.
         is_direct: whether all that is computed for a build goes to the base.
@@ -52,6 +54,7 @@ class Declaration:
     event_dim: int | None
     validates: bool | None
     make: Callable[..., Any] | None
+    heads: tuple[Head, ...]
     has_derived_input: bool
     has_parts: bool
     is_direct: bool
@@ -118,6 +121,7 @@ def declare(
         event_dim,
         validates,
         make=_maker(base),
+        heads=tuple(field for field in fields.values() if isinstance(field, Head)),
         has_derived_input=any(isinstance(fields[name], Derived) for name in inputs),
         has_parts=any(isinstance(fields[name], Nested) for name in inputs),
         is_direct=len(build) == len(inputs),

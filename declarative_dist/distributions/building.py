@@ -106,5 +106,6 @@ def detached(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
     Copies, because an unconstrained parameter is a value itself, and changes in place.
     """
-    constants = {name: p.detach().clone() for name, p in module.named_parameters()}
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    constants = {name: tensor.detach().clone() for name, tensor in tensors}
     return torch.func.functional_call(module, constants, args, kwargs)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.building import detached, distribution_of
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.fields.blueprint import Start
 from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.nested import CONTEXT
@@ -64,7 +66,6 @@ class Conditional(Declarative):
     __framework__ = True
     __predicts__: ClassVar[type] = Distribution
     __keywords__: ClassVar[tuple[str, ...]] = ("in_features", "network")
-    _head_names: tuple[str, ...]
 
     if TYPE_CHECKING:
 
@@ -87,8 +88,9 @@ class Conditional(Declarative):
         if "network" in fields:
             sizes_and_values["network"] = network
         if network is not None:
-            tensor = next((p for p in network.parameters() if p.is_floating_point()), None)
-            if tensor is not None:
+            floating = [p for p in network.parameters() if p.is_floating_point()]
+            if floating:
+                tensor = floating[-1]  # the one nearest to the features
                 dtype, device = dtype or tensor.dtype, device or tensor.device
         if sizes_and_values.pop("batch_shape", ()) != ():
             raise ConstraintError(
@@ -97,11 +99,11 @@ class Conditional(Declarative):
                 "one",
                 "Give the context a batch dimension, or stack several modules for an ensemble.",
             )
-        if network is None and "in_features" in self.__declaration__.size_names:
+        passes_on = network is None and in_features is not None
+        if passes_on and "in_features" in self.__declaration__.size_names:
             sizes_and_values["in_features"] = in_features  # nested parts see the same context
         super().__init__(device=device, dtype=dtype, **sizes_and_values)
-        names = tuple(name for name, field in fields.items() if isinstance(field, Head))
-        vars(self).update(_head_names=names, in_features=in_features)
+        vars(self)["in_features"] = in_features
         if "network" not in fields:
             self.network = network
         self._check_source(in_features)
@@ -116,42 +118,46 @@ class Conditional(Declarative):
                 "Write base = torch.distributions.Normal in the class body.",
             )
 
-    @property
-    def _heads(self) -> list[Any]:
-        fields = self.__declaration__.fields
-        return [fields[name] for name in self._head_names]
-
     def _check_source(self, in_features: object) -> None:
         is_size = isinstance(in_features, int) and not isinstance(in_features, bool)
         if in_features is not None and (not is_size or in_features < 1):  # type: ignore[operator]
             raise ConstraintError(
                 f"{type(self).__name__}(in_features=)", "an int above 0", shortened(in_features)
             )
-        if self._heads and in_features is None and self.network is None:
+        if not self.__declaration__.heads and self.network is not None:
+            raise ConstraintError(
+                f"{type(self).__name__}(network=)",
+                "none, for it has no heads of its own",
+                f"a {type(self.network).__name__}",
+                "Nested parts receive the context of the call: give them networks.",
+            )
+        names = [head.name for head in self.__declaration__.heads]
+        if names and in_features is None and self.network is None:
             raise ConstraintError(
                 f"{type(self).__name__}(in_features=)",
-                f"the width of the context, to predict {', '.join(h.name for h in self._heads)}",
+                f"the width of the context, to predict {', '.join(names)}",
                 "neither that nor a network",
                 "Write in_features=64, or give a network that returns the unconstrained numbers.",
             )
 
     def _projected(self, in_features: int | None) -> nn.Linear | None:
         """The layer from features to the unconstrained numbers of all heads."""
-        if in_features is None or not self._heads:
+        if in_features is None or not self.__declaration__.heads:
             return None
-        bias = self._bias()
+        starts = [vars(self)["_raw_starts"][head.name] for head in self.__declaration__.heads]
+        bias = torch.cat([start.flatten() for start in starts])
         layer = nn.Linear(in_features, len(bias), device=bias.device, dtype=bias.dtype)
         _start(layer, bias)
         return layer
 
     def _bias(self) -> Tensor:
         """The unconstrained numbers that features of zeros predict, for all heads."""
-        return torch.cat([head.raw_start(self).flatten() for head in self._heads])
+        return torch.cat([head.raw_start(self).flatten() for head in self.__declaration__.heads])
 
     def _shapes(self) -> list[torch.Size]:
         """The shapes of the unconstrained numbers of one prediction, by head."""
         starts = vars(self)["_raw_starts"]
-        return [starts[head.name].shape for head in self._heads]
+        return [starts[head.name].shape for head in self.__declaration__.heads]
 
     def forward(self, *args: Any, **kwargs: Any) -> Distribution:
         """Build the distribution for a context."""
@@ -162,7 +168,8 @@ class Conditional(Declarative):
 
     def _raws(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The unconstrained numbers of each head, under its raw name."""
-        if not self._heads:
+        heads = self.__declaration__.heads
+        if not heads:
             return {}
         features = self._features(args, kwargs)
         if self.projection is None:
@@ -173,7 +180,9 @@ class Conditional(Declarative):
             fused = _held(self.projection(features))
             parts = fused.split([shape.numel() for shape in shapes], dim=-1)
             raws = [_shaped(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        return {head.raw_name: raw for head, raw in zip(self._heads, raws, strict=True)}
+        return {
+            head.raw_name: raw for head, raw in zip(self.__declaration__.heads, raws, strict=True)
+        }
 
     def _features(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if self.network is not None:
@@ -183,7 +192,7 @@ class Conditional(Declarative):
                 type(self).__name__,
                 "one tensor of features",
                 f"{len(args)} arguments and {len(kwargs)} keywords",
-                "Give it a network that takes them: network=...",
+                "Give it a network that takes them: network=..." if args else "Give it a context.",
             )
         return args[0]
 
@@ -199,6 +208,15 @@ class Conditional(Declarative):
                 if isinstance(features, Tensor) and features.ndim
                 else "Give one tensor.",
             )
+        weight = self.projection.weight if self.projection is not None else features
+        is_lowered = is_traced(features) or torch.is_autocast_enabled(features.device.type)
+        if self.network is None and features.dtype != weight.dtype and not is_lowered:
+            raise ConstraintError(
+                f"{type(self).__name__}.context",
+                f"features of {weight.dtype}",
+                f"{features.dtype}",
+                f"Write context.to({weight.dtype}).",
+            )
 
     def _as_returned(self, output: Any) -> list[Tensor]:
         """What a network returned in place of a layer's output, found to have the right shapes.
@@ -206,7 +224,7 @@ class Conditional(Declarative):
         Raises:
             ConstraintError: if it has not.
         """
-        names = [head.name for head in self._heads]
+        names = [head.name for head in self.__declaration__.heads]
         if len(names) == 1 and isinstance(output, Tensor):
             output = {names[0]: output}
         if not isinstance(output, Mapping) or set(output) != set(names):
@@ -220,7 +238,7 @@ class Conditional(Declarative):
                 else shortened(output),
                 "Return them, or give in_features for a layer that makes them.",
             )
-        for head, shape in zip(self._heads, self._shapes(), strict=True):
+        for head, shape in zip(self.__declaration__.heads, self._shapes(), strict=True):
             raw = output[head.name]
             if not isinstance(raw, Tensor) or not raw.is_floating_point():
                 raise ConstraintError(
@@ -248,7 +266,33 @@ class Conditional(Declarative):
         declaration = self.__declaration__
         return distribution_of(self, declaration.chosen(evaluate(self, declaration.build)))
 
+    def _check_ranks(self) -> None:
+        """Refuse values that would broadcast over the batch of contexts.
+
+        Raises:
+            ConstraintError: naming the field.
+        """
+        declaration, starts = self.__declaration__, vars(self)["_starts"]
+        fields = declaration.fields
+        groups = [list(declaration.inputs)] if isinstance(declaration.base, type) else []
+        groups += [[head.name, *head.needs] for head in declaration.heads]
+        for group in groups:
+            ranks = {n: _rank(fields[n], starts.get(n)) for n in group}
+            heads = {n: ranks[n] for n in group if isinstance(fields[n], Head)}
+            most = max(heads.values(), default=None)
+            for name, rank in ranks.items():
+                if most is None or (rank <= most and heads.get(name, most) == most):
+                    continue
+                raise ConstraintError(
+                    f"{type(self).__name__}.{name}",
+                    f"a shape that lines up behind a batch of contexts, of {most} dimensions "
+                    f"without those of its event, as {max(heads, key=heads.__getitem__)} has",
+                    f"{rank}",
+                    f"Write shape={(1,) * most}." if name in heads else "Predict it too.",
+                )
+
     def _check_build(self, values: dict[str, Any]) -> None:
+        self._check_ranks()
         if isinstance(self.__declaration__.base, type):  # a method may need a batch
             with torch.no_grad():
                 self.at_start()
@@ -258,25 +302,31 @@ class Conditional(Declarative):
 
         The density of "Sticking the landing" (Roeder, Wu and Duvenaud, 2017,
         https://arxiv.org/abs/1703.09194) for amortised inference: gradients flow to values and to
-        the context, not to parameters.
+        the context, not to parameters. The network runs once more, so with dropout it is another
+        draw of the network.
         """
         snapshot: Distribution = detached(self, *args, **kwargs)
         return snapshot
 
     def reset_parameters(self) -> None:
+        """Go back to what this instance was built with; the layer of the heads is drawn again.
+
+        A network that the constructor was given starts anew by its own `reset_parameters`, but
+        for what is frozen in it, such as a trained trunk.
+        """
         super().reset_parameters()
-        is_given = "network" not in self.__declaration__.fields and self.network is not None
-        network: Any = self.network
-        for module in network.modules() if is_given else ():
+        is_given = "network" not in self.__declaration__.fields
+        network: Any = self.network if is_given and self.network is not None else nn.Identity()
+        for module in network.modules():
             reset: Any = getattr(module, "reset_parameters", None)
-            if callable(reset):
+            if callable(reset) and any(p.requires_grad for p in module.parameters()):
                 reset()
         if self.projection is not None:
             _start(self.projection, self._bias())
 
     def _signatures(self) -> dict[str, str]:
-        sizes = zip(self._head_names, self._shapes(), strict=True)
-        heads = ", ".join(f"{name}: {tuple(shape)}" for name, shape in sizes)
+        sizes = zip(self.__declaration__.heads, self._shapes(), strict=True)
+        heads = ", ".join(f"{head.name}: {tuple(shape)}" for head, shape in sizes)
         return {**super()._signatures(), "heads (in order)": heads}
 
     def _suggest(self, name: str) -> None:
@@ -298,6 +348,12 @@ class Conditional(Declarative):
         )
 
     log_prob = rsample = sample = rsample_and_log_prob = entropy = cdf = icdf = _before_context
+
+
+def _rank(field: Any, start: Any) -> int:
+    """How many dimensions a value has without those of its event."""
+    shape = start.shape if isinstance(start, (Start, Tensor)) else ()
+    return len(shape) - field.event_dim if shape else 0
 
 
 def _start(layer: nn.Linear, bias: Tensor) -> None:

@@ -44,7 +44,14 @@ def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Paramete
         found = list(inner.parameters()) if inner is not None else None
         found = found if own is None else [own]
     if found is None or (rest and inner is None):
+        heads = type(module).__declaration__.heads if is_declarative(module) else ()
+        is_head = any(field.name == head for field in heads)
         raise DeclarationError(
-            subject, "the name of a parameter", repr(name), did_you_mean(head, known)
+            subject,
+            "the name of a parameter",
+            f"{name!r}, which is predicted" if is_head else repr(name),
+            "Its weights are in 'projection' and 'network'."
+            if is_head
+            else did_you_mean(head, known),
         )
     return parameters_named(inner, rest, subject) if rest else found

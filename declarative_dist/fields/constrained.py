@@ -75,6 +75,11 @@ class Constrained(Field):
         return field
 
     @property
+    def declared_needs(self) -> tuple[str, ...]:
+        names: tuple[str, ...] = getattr(self.declared_constraint, "names", ())
+        return names
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
 

@@ -37,6 +37,11 @@ class Field(ABC):
         """The names of the fields from which this one is computed."""
         return ()
 
+    @property
+    def declared_needs(self) -> tuple[str, ...]:
+        """The same as far as the class body says it, before anything is inferred from a base."""
+        return self.needs
+
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:
             self.name = name

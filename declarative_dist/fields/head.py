@@ -89,8 +89,8 @@ class Head(Constrained):
 
     def place_of(self, module: nn.Module) -> tuple[torch.device, torch.dtype]:
         start: Tensor = vars(module)["_raw_starts"][self.name]
-        tensors = (t for t in module.parameters() if t.is_floating_point())
-        like = next(tensors, start)
+        layer = module._modules.get("projection") or module
+        like = next((t for t in layer.parameters() if t.is_floating_point()), start)
         return like.device, like.dtype
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:

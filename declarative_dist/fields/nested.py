@@ -103,11 +103,11 @@ class Nested(Field):
         module._modules[self.name] = part
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        return self._value_of(self.module_of(module), values, self.subject(module))
+        return self._value_of(module, self.module_of(module), values)
 
-    def _value_of(self, part: Any, values: Mapping[str, Any], subject: str) -> Any:
-        if predicts_of(part) is None:
-            return value_of(part, self.part, subject)
+    def _value_of(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
+        if predicts_of(part) is None or predicts_of(owner) is None:
+            return value_of(part, self.part, self.subject(owner))
         context = values.get(CONTEXT)
         return part.at_start() if context is None else part(*context[0], **context[1])
 
@@ -244,8 +244,7 @@ class NestedList(Nested):
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         parts: Any = self.module_of(module)
-        subject = self.subject(module)
-        return [self._value_of(part, values, subject) for part in parts]
+        return [self._value_of(module, part, values) for part in parts]
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
