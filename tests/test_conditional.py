@@ -1753,3 +1753,20 @@ def test_parameters_that_a_positive_definite_head_gives_are_usable() -> None:
     assert p(torch.randn(4, 2)).rsample().shape == (4, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert p(torch.randn(4, 2)).log_prob(torch.zeros(4, 3)).isfinite().all()
+
+
+def test_names_that_only_a_conditional_keeps() -> None:
+    class Free(Variational):
+        projection = Param(0.5)
+
+        def base(self, projection: Tensor) -> dd.Normal:
+            return dd.Normal(projection, 1.0)
+
+    assert Free().mean.item() == 0.5
+    with pytest.raises(DeclarationError, match=r"Taken\.projection: expected a name that is free"):
+
+        class Taken(Conditional):
+            projection = Head()
+
+            def base(self, projection: Tensor) -> dd.Normal:
+                return dd.Normal(projection, 1.0)

@@ -78,15 +78,20 @@ class DeclarativeMeta(ABCMeta):
             return instance
 
 
-_ON_INSTANCES = {"_starts", "_is_built", "_live_shape", "in_features", "projection"}
+_ON_INSTANCES = {"_starts", "_is_built", "_live_shape"}
 """Names that instances keep beside what their classes define."""
+
+_ON_CONDITIONALS = {"in_features", "projection"}
+"""Names that those keep that predict from a context."""
 
 
 @cache
 def _reserved(framework: tuple[type, ...]) -> frozenset[str]:
     """The names that the library's and torch's own classes define, or keep on instances."""
     defined = {name for klass in framework for name in dir(klass)}
-    return frozenset(defined | set(vars(nn.Module())) | _ON_INSTANCES)
+    predicts = any(hasattr(klass, "__predicts__") for klass in framework)
+    kept = _ON_INSTANCES | (_ON_CONDITIONALS if predicts else set())
+    return frozenset(defined | set(vars(nn.Module())) | kept)
 
 
 def _pickled(cls: DeclarativeMeta) -> Any:
