@@ -78,7 +78,9 @@ class DeclarativeMeta(ABCMeta):
             return instance
 
 
-_ON_INSTANCES = {"_starts", "_is_built", "_live_shape"}
+_ON_INSTANCES = {
+    "_starts", "_raw_starts", "_sizes", "_copies", "_is_built", "_live_shape",
+}  # fmt: skip
 """Names that instances keep beside what their classes define."""
 
 _ON_CONDITIONALS = {"in_features", "projection"}
