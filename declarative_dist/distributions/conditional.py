@@ -162,7 +162,8 @@ class Conditional(Declarative):
     def forward(self, *args: Any, **kwargs: Any) -> Distribution:
         """Build the distribution for a context."""
         declaration = self.__declaration__
-        known = {**self._raws(args, kwargs), CONTEXT: (args, kwargs)}
+        known: dict[str, Any] = self._raws(args, kwargs)
+        known[CONTEXT] = (args, kwargs)
         values = declaration.chosen(evaluate(self, declaration.build, known))
         return distribution_of(self, values)
 
@@ -171,22 +172,20 @@ class Conditional(Declarative):
         heads = self.__declaration__.heads
         if not heads:
             return {}
-        features = self._features(args, kwargs)
-        if self.projection is None:
+        network, layer = self._modules.get("network"), self._modules.get("projection")
+        features = self._context(args, kwargs) if network is None else network(*args, **kwargs)
+        if layer is None:
             raws = [_held(raw) for raw in self._as_returned(features)]
         else:
-            self._check_width(features)
+            self._check_features(features, layer, network)
             shapes = self._shapes()
-            fused = _held(self.projection(features))
+            fused: Tensor = _held(layer(features))
             parts = fused.split([shape.numel() for shape in shapes], dim=-1)
             raws = [_shaped(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        return {
-            head.raw_name: raw for head, raw in zip(self.__declaration__.heads, raws, strict=True)
-        }
+        return {head.raw_name: raw for head, raw in zip(heads, raws, strict=True)}
 
-    def _features(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if self.network is not None:
-            return self.network(*args, **kwargs)
+    def _context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The context as features, where no network makes them."""
         if len(args) != 1 or kwargs:
             raise FieldError(
                 type(self).__name__,
@@ -196,10 +195,10 @@ class Conditional(Declarative):
             )
         return args[0]
 
-    def _check_width(self, features: Any) -> None:
-        width: int = vars(self)["in_features"]
-        if not isinstance(features, Tensor) or features.shape[-1:] != torch.Size((width,)):
-            source = "context" if self.network is None else "network"
+    def _check_features(self, features: Any, layer: Any, network: nn.Module | None) -> None:
+        width: int = layer.in_features
+        if not isinstance(features, Tensor) or features.shape[-1:] != (width,):
+            source = "context" if network is None else "network"
             raise ConstraintError(
                 f"{type(self).__name__}.{source}",
                 f"features of shape (*batch, {width}), as in_features says",
@@ -208,14 +207,12 @@ class Conditional(Declarative):
                 if isinstance(features, Tensor) and features.ndim
                 else "Give one tensor.",
             )
-        weight = self.projection.weight if self.projection is not None else features
-        is_lowered = is_traced(features) or torch.is_autocast_enabled(features.device.type)
-        if self.network is None and features.dtype != weight.dtype and not is_lowered:
+        if network is None and features.dtype != layer.weight.dtype and not _is_cast(features):
             raise ConstraintError(
                 f"{type(self).__name__}.context",
-                f"features of {weight.dtype}",
+                f"features of {layer.weight.dtype}",
                 f"{features.dtype}",
-                f"Write context.to({weight.dtype}).",
+                f"Write context.to({layer.weight.dtype}).",
             )
 
     def _as_returned(self, output: Any) -> list[Tensor]:
@@ -354,6 +351,11 @@ def _rank(field: Any, start: Any) -> int:
     """How many dimensions a value has without those of its event."""
     shape = start.shape if isinstance(start, (Start, Tensor)) else ()
     return len(shape) - field.event_dim if shape else 0
+
+
+def _is_cast(features: Tensor) -> bool:
+    """Whether autocast sees to the dtype, or nobody can say anything of it now."""
+    return is_traced(features) or torch.is_autocast_enabled(features.device.type)
 
 
 def _start(layer: nn.Linear, bias: Tensor) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily
 from typing_extensions import Self
 
-from declarative_dist.constraints.arguments import arguments_of
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.alignment import align_parts, has_copies
 from declarative_dist.distributions.building import detached, distribution_of, reparametrised
@@ -312,7 +311,7 @@ class Variational(Declarative, Distribution):
     def _suggest(self, name: str) -> None:
         super()._suggest(name)
         base = self.__declaration__.base
-        if isinstance(base, type) and (hasattr(base, name) or name in arguments_of(base)):
+        if isinstance(base, type) and hasattr(base, name):
             raise AttributeError(
                 f"{type(self).__name__} has no field {name!r}. {base.__name__} may compute it: "
                 f"read q().{name}.",
