@@ -20,3 +20,12 @@ def torch_default_validation() -> Iterator[None]:
     Distribution.set_default_validate_args(True)
     yield
     Distribution.set_default_validate_args(True)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads of several workers would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

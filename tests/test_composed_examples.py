@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +17,10 @@ from sklearn.datasets import make_moons
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from tests.running_examples import EXAMPLES, example, numbers_in, process
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = (
     "old_faithful",
     "squashed_policy",
@@ -37,43 +32,11 @@ NAMES = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads of several workers would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@cache
-def example(name: str) -> ModuleType:
-    """An example as a module, without running its `main`."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def printed_by(code: str) -> str:
     """What a process of its own prints that has `examples` on its path."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=EXAMPLES.parent,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = process("-c", code)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-def numbers_in(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import math
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,7 +15,10 @@ import torch
 import torch.distributions as dd
 from sklearn.datasets import load_diabetes
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from tests.running_examples import EXAMPLES, example, numbers_in, process
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = (
     "heteroscedastic_regression",
     "mixture_density_network",
@@ -30,50 +27,12 @@ NAMES = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads of several workers would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@cache
-def example(name: str) -> ModuleType:
-    """An example as a module, without running its `main`."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A Python process of its own that has `examples` on its path; warnings are errors."""
-    path = [str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
-        [sys.executable, "-W", "error", *map(str, arguments)],
-        cwd=EXAMPLES.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @cache
 def smoke(name: str, *flags: str | Path) -> str:
     """What an example prints with `--smoke`."""
     done = process(EXAMPLES / f"{name}.py", "--smoke", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-def numbers_in(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
 
 
 @pytest.mark.parametrize("name", NAMES)

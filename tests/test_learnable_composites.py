@@ -46,23 +46,17 @@ from tests.composites import (
     with_leaves,
 )
 
-# torch warns at the first draw of every Wishart, singular or not.
-pytestmark = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # torch warns at the first draw of every Wishart, singular or not.
+    pytest.mark.filterwarnings("ignore:Singular sample:UserWarning"),
+]
 
 WITH_DENSITY = [name for name in COMPOSITES if name not in NO_DENSITY]
 
 
 def same(tensor: Tensor) -> Tensor:
     return tensor
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The tensors here are so small that a second thread only costs time."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
 
 
-def align_parts(module: Any, copies: torch.Size) -> bool:
+def align_parts(module: Any, copies: torch.Size) -> None:
     """Line up the parts of a declared family behind the dimensions of its copies.
 
     Parts that were given belong to others too, and stay as they are.
@@ -28,14 +28,11 @@ def align_parts(module: Any, copies: torch.Size) -> bool:
     Args:
         module: an instance of a declared family.
         copies: the dimensions in front.
-
-    Returns:
-        Whether anything changed.
     """
     base = module.__declaration__.base
     parts = module._modules
     if not copies or not isinstance(base, type):
-        return False
+        return
     if issubclass(base, MixtureSameFamily):
         names = ("mixture_distribution", "component_distribution")
         ndims = [(parts[n], len(parts[n]().batch_shape)) for n in names if n in parts]
@@ -43,7 +40,7 @@ def align_parts(module: Any, copies: torch.Size) -> bool:
     elif issubclass(base, TransformedDistribution) and "transforms" in parts:
         own = list(_along_transforms(module, copies))
     else:
-        return False
+        return
     own = [(part, ndim - len(copies) * has_copies(part, copies)) for part, ndim in own]
     depth = max((ndim for _, ndim in own), default=0)
     done: dict[int, Any] = {}
@@ -51,7 +48,6 @@ def align_parts(module: Any, copies: torch.Size) -> bool:
     for part, ndim in own:
         if ndim < depth and has_copies(part, copies) and id(part) in owned:
             replicate(part, torch.Size((1,) * (depth - ndim)), len(copies), done)
-    return bool(done)
 
 
 def _owned(module: Any) -> set[int]:

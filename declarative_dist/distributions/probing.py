@@ -1,8 +1,8 @@
 """Trying a joint distribution out: whether every draw has a density of its own.
 
-Sample sizes that equal an event size hide mistakes of broadcasting. So a new joint is drawn from
-once alone, and then in a number that no size of it equals; and the density of one draw must not
-depend on what was drawn beside it.
+A number of draws that equals an event size hides mistakes of broadcasting. So draws of a new joint
+are scored in twos and in threes, since a size can't equal both; and the density of one draw must
+not depend on what was drawn beside it.
 """
 
 from __future__ import annotations
