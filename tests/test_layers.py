@@ -15,9 +15,9 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "tracing", "hold", "representable", "inner_tensors", "constraint", "real", "positive",
-            "negative", "bounded", "inequality", "interval", "simplex", "ordered", "matrix",
-            "adapters", "limits", "arguments",
+            "tracing", "hold", "gradient", "representable", "inner_tensors", "constraint", "real",
+            "positive", "negative", "bounded", "inequality", "interval", "simplex", "ordered",
+            "matrix", "adapters", "limits", "arguments",
         )
     ],
     [

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.constraints.gradient import with_clipped_gradient
+from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.building import detached, distribution_of
 from declarative_dist.distributions.declarative import Declarative
@@ -36,10 +38,16 @@ class Conditional(Declarative):
     `init`, its weights small. Whatever the numbers are, infinities included, the parameters are
     valid; only NaN passes through.
 
+    What goes back to the unconstrained numbers is finite too, so that no learning rate breaks
+    them: NaN, which a density far from a tiny scale makes of zero times infinity, counts as zero,
+    and gradients are clipped at 1e12 in float32 (1e120 in float64; not at all in float16, where
+    loss scaling looks for overflow).
+
     Args:
         in_features: how many features the linear layer sees: the width of the network's output, or
             of the context without a network. None: the network itself returns the unconstrained
             numbers, a tensor of shape `(*batch, *raw)` for one head, a dict by name for several.
+            A head without a shape takes `(*batch)`: of `(n, 1)` the 1 is one more batch dimension.
         network: any module, held and trained with the instance.
         device: where to build it; None for where the network is.
         dtype: the floating-point type of everything in it; None for that of the network.
@@ -163,6 +171,9 @@ class Conditional(Declarative):
         """Build the distribution for a context."""
         declaration = self.__declaration__
         known: dict[str, Any] = self._raws(args, kwargs)
+        for name, raw in self._parameters.items():
+            if raw is not None:
+                known[name] = with_clipped_gradient(raw)
         known[CONTEXT] = (args, kwargs)
         values = declaration.chosen(evaluate(self, declaration.build, known))
         return distribution_of(self, values)
@@ -175,12 +186,14 @@ class Conditional(Declarative):
         network, layer = self._modules.get("network"), self._modules.get("projection")
         features = self._context(args, kwargs) if network is None else network(*args, **kwargs)
         if layer is None:
-            raws = [_held(raw) for raw in self._as_returned(features)]
+            raws = [with_clipped_gradient(_clamped(raw)) for raw in self._as_returned(features)]
         else:
             self._check_features(features, layer, network)
+            output = layer(features)
+            limits = torch.finfo(output.dtype)
+            fused = with_clipped_gradient(held(output, limits.min, limits.max))
             shapes = self._shapes()
-            fused: Tensor = _held(layer(features))
-            parts = fused.split([shape.numel() for shape in shapes], dim=-1)
+            parts = fused.split_with_sizes([shape.numel() for shape in shapes], -1)
             raws = [_shaped(part, shape) for part, shape in zip(parts, shapes, strict=True)]
         return {head.raw_name: raw for head, raw in zip(heads, raws, strict=True)}
 
@@ -372,7 +385,7 @@ def _shaped(part: Tensor, shape: torch.Size) -> Tensor:
     return part.reshape(torch.Size((*part.shape[:-1], *shape)))
 
 
-def _held(raw: Tensor) -> Tensor:
-    """Unconstrained numbers as constraints take them: finite, but for NaN."""
+def _clamped(raw: Tensor) -> Tensor:
+    """A network's numbers as constraints take them: finite, but for NaN."""
     limits = torch.finfo(raw.dtype)
     return raw.clamp(limits.min, limits.max)

@@ -88,7 +88,9 @@ class Param(Constrained):
         module.__dict__["_starts"][self.name] = start
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
-        raw = module._parameters.get(self.raw_name)
+        raw = values.get(self.raw_name)
+        if raw is None:
+            raw = module._parameters.get(self.raw_name)
         if raw is None:  # a parametrization of torch has replaced it
             raw = getattr(module, self.raw_name)
         if self._forward is not None:  # the common case, without one more call
