@@ -9,8 +9,10 @@ import torch.distributions as dd
 from torch import Tensor, tensor
 
 from declarative_dist import (
+    Conditional,
     Exp,
     GreaterThan,
+    Head,
     Interval,
     Joint,
     LearnableTransform,
@@ -234,6 +236,59 @@ class Network(Variational):
         return dd.Independent(dd.Normal(network(torch.ones(2, dtype=scale.dtype)), scale), 1)
 
 
+class Policy(Conditional):
+    """A predicted mean and a free scale."""
+
+    base = dd.Normal
+    event_dim = 1
+    loc = Head(shape=("actions",))
+    scale = Param(0.7, Exp(), shape=("actions",))
+
+
+class Shares(Conditional):
+    base = dd.Categorical
+    logits = Head(shape=("k",))
+
+
+class Densities(Conditional):
+    """Predicted means, predicted covariances, and a floor for a derived shift."""
+
+    base = dd.MultivariateNormal
+    shift = Param(0.5)
+    center = Head(shape=("k", 2))
+    scale_tril = Head(LowerCholesky(), shape=("k", 2, 2))
+
+    @derived
+    def loc(self, center: Tensor, shift: Tensor) -> Tensor:
+        return center + shift
+
+
+class MixtureDensity(Conditional):
+    base = dd.MixtureSameFamily
+    mixture_distribution = Shares
+    component_distribution = Densities
+
+
+class AtContexts(Variational):
+    """What a conditional family predicts for a batch of contexts."""
+
+    family = Policy(in_features=4, actions=2, network=torch.nn.Linear(3, 4))
+    contexts = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
+
+    def base(self, family: Conditional, contexts: Tensor) -> dd.Distribution:
+        return family(contexts)
+
+
+class MixtureAtContexts(AtContexts):
+    family = MixtureDensity(in_features=3, k=3)
+
+
+class DecoderAtContexts(AtContexts):
+    """A network that returns the unconstrained numbers itself."""
+
+    family = Policy(actions=2, network=torch.nn.Linear(3, 2))
+
+
 class Independents(Joint):
     gamma = GammaFamily
     vector = Vector
@@ -272,6 +327,9 @@ DECLARED: dict[str, Callable[[], Variational]] = {
     "tied": TiedScale,
     "shared": Shared,
     "network": Network,
+    "conditional": AtContexts,
+    "conditional mixture": MixtureAtContexts,
+    "conditional without a layer": DecoderAtContexts,
 }
 
 LIVE: dict[str, Callable[[], Variational]] = {

@@ -59,6 +59,7 @@ VMAP_SAMPLE = {
             "constant",
             "nested mixture",
             "nested batch",
+            "conditional mixture",
         ),
         FILLED,
     ),

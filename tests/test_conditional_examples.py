@@ -208,19 +208,18 @@ def test_the_policy_learns(seed: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.05, 1.0, 10.0])
-@pytest.mark.parametrize(("kind", "passes"), [("Policy", 1), ("BoundedPolicy", 10)])
-def test_no_learning_rate_breaks_the_scale(kind: str, passes: int, rate: float) -> None:
+@pytest.mark.parametrize("passes", [1, 10])
+def test_no_learning_rate_breaks_the_scale(passes: int, rate: float) -> None:
     module = example("policy_gradient")
-    policy = getattr(module, kind)(in_features=64, actions=2, network=module.trunk(3))
-    count, low, high = module.stress(policy, rate, passes, steps=1000)
+    count, low, high = module.stress(module.declared(), rate, passes, steps=1000)
     assert count == 1000
-    bounds = (1e-3, 10.0) if kind == "BoundedPolicy" else (1e-18, 1e18)
-    assert bounds[0] <= low <= high <= bounds[1]
+    assert 1e-18 <= low <= high <= 1e18
 
 
-def test_a_bare_exponential_breaks() -> None:
+@pytest.mark.parametrize("passes", [1, 10])
+def test_a_bare_exponential_breaks(passes: int) -> None:
     module = example("policy_gradient")
-    count, _, _ = module.stress(module.ByHand(actions=2), 10.0, passes=1, steps=1000)
+    count, _, _ = module.stress(module.ByHand(), 10.0, passes, steps=1000)
     assert count < 500
 
 

@@ -86,8 +86,14 @@ def perturb(q: Variational) -> None:
 BUILDS_ITSELF = ("method", "tied", "shared", "network", "hierarchy")
 """Cases with a method that builds distributions."""
 
-DRAWS_ANEW = ("method", "network")
-"""Cases with a start that is drawn again."""
+DRAWS_ANEW = (
+    "method",
+    "network",
+    "conditional",
+    "conditional mixture",
+    "conditional without a layer",
+)
+"""Cases with a start that is drawn again, and layers that are."""
 
 FLAT_IN_VALUE = (
     "Uniform",
@@ -152,7 +158,7 @@ def test_methods_agree_with_plain_torch(name: str, method: str) -> None:
 def test_parameters_are_complete_and_learn(q: Variational, name: str) -> None:
     parameters = dict(q.named_parameters())
     assert parameters
-    own = [key for key in parameters if not key.startswith("network.")]
+    own = [key for key in parameters if not ({"network", "projection"} & set(key.split(".")))]
     assert all(key.rpartition(".")[2].startswith("raw_") for key in own)
     x = values_of(q)
     before = q.log_prob(x).detach()
