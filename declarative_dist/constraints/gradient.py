@@ -32,18 +32,20 @@ def with_clipped_gradient(raw: Tensor) -> Tensor:
         >>> torch.autograd.grad((with_clipped_gradient(x) * weights).sum(), x)
         (tensor([2.0000e+00, 1.0000e+12, 0.0000e+00]),)
     """
-    is_trained = raw.requires_grad and torch.is_grad_enabled() and not is_exporting()
-    if not is_trained or raw.dtype not in LARGEST:
+    if not raw.requires_grad or raw.dtype not in LARGEST or not torch.is_grad_enabled():
         return raw
     if is_transforming():
-        node = _ClippedGradient if is_dynamo_compiling() else _WithTangent
-        clipped: Tensor = node.apply(raw)  # type: ignore[no-untyped-call]
-        return clipped
+        return raw if is_exporting() else _node().apply(raw)
     if raw.is_leaf:
         raw = raw.view_as(raw)
     source: Any = raw.grad_fn
     source.register_prehook(_clipped_all)
     return raw
+
+
+def _node() -> Any:
+    """The function that does it in a graph; dynamo takes none with a rule for forward mode."""
+    return _ClippedGradient if is_dynamo_compiling() else _WithTangent
 
 
 def _clipped(gradient: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ class _ClippedGradient(torch.autograd.Function):
 
 
 class _WithTangent(_ClippedGradient):
-    """With a rule for forward mode, which dynamo does not take."""
+    """With a rule for forward mode."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:

@@ -11,14 +11,18 @@ from torch.distributions import Distribution
 
 from declarative_dist.constraints.gradient import with_clipped_gradient
 from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.building import detached, distribution_of
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
 from declarative_dist.fields.blueprint import Start
 from declarative_dist.fields.field import evaluate
-from declarative_dist.fields.head import Head
+from declarative_dist.fields.head import Head, Split
 from declarative_dist.fields.nested import CONTEXT
+
+WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
+"""All finite numbers of each dtype."""
 
 WEIGHT_SCALE = 0.1
 """The starting weights are normal with this scale over the root of the number of features."""
@@ -115,6 +119,7 @@ class Conditional(Declarative):
         if "network" not in fields:
             self.network = network
         self._check_source(in_features)
+        vars(self)["_splits"] = tuple(head.split(self) for head in self.__declaration__.heads)
         self.projection = self._projected(in_features)
 
     def _check_class(self) -> None:
@@ -162,11 +167,6 @@ class Conditional(Declarative):
         """The unconstrained numbers that features of zeros predict, for all heads."""
         return torch.cat([head.raw_start(self).flatten() for head in self.__declaration__.heads])
 
-    def _shapes(self) -> list[torch.Size]:
-        """The shapes of the unconstrained numbers of one prediction, by head."""
-        starts = vars(self)["_raw_starts"]
-        return [starts[head.name].shape for head in self.__declaration__.heads]
-
     def forward(self, *args: Any, **kwargs: Any) -> Distribution:
         """Build the distribution for a context."""
         declaration = self.__declaration__
@@ -180,22 +180,24 @@ class Conditional(Declarative):
 
     def _raws(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The unconstrained numbers of each head, under its raw name."""
-        heads = self.__declaration__.heads
-        if not heads:
+        splits: tuple[Split, ...] = self.__dict__["_splits"]
+        if not splits:
             return {}
         network, layer = self._modules.get("network"), self._modules.get("projection")
         features = self._context(args, kwargs) if network is None else network(*args, **kwargs)
         if layer is None:
-            raws = [with_clipped_gradient(_clamped(raw)) for raw in self._as_returned(features)]
-        else:
-            self._check_features(features, layer, network)
-            output = layer(features)
-            limits = torch.finfo(output.dtype)
-            fused = with_clipped_gradient(held(output, limits.min, limits.max))
-            shapes = self._shapes()
-            parts = fused.split_with_sizes([shape.numel() for shape in shapes], -1)
-            raws = [_shaped(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        return {head.raw_name: raw for head, raw in zip(heads, raws, strict=True)}
+            returned = self._as_returned(features)
+            return {
+                split.raw_name: with_clipped_gradient(raw.clamp(*WIDEST[raw.dtype]))
+                for split, raw in zip(splits, returned, strict=True)
+            }
+        self._check_features(features, layer, network)
+        fused: Any = layer(features)
+        fused = with_clipped_gradient(held(fused, *WIDEST[fused.dtype]))
+        parts = fused.split_with_sizes([split.size for split in splits], -1)
+        return {
+            split.raw_name: split.shaped(part) for split, part in zip(splits, parts, strict=True)
+        }
 
     def _context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The context as features, where no network makes them."""
@@ -210,15 +212,14 @@ class Conditional(Declarative):
 
     def _check_features(self, features: Any, layer: Any, network: nn.Module | None) -> None:
         width: int = layer.in_features
-        if not isinstance(features, Tensor) or features.shape[-1:] != (width,):
+        is_tensor = isinstance(features, Tensor) and features.ndim > 0
+        if not is_tensor or features.shape[-1] != width:
             source = "context" if network is None else "network"
             raise ConstraintError(
                 f"{type(self).__name__}.{source}",
                 f"features of shape (*batch, {width}), as in_features says",
                 shortened(features),
-                f"Write in_features={features.shape[-1]}."
-                if isinstance(features, Tensor) and features.ndim
-                else "Give one tensor.",
+                f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
             )
         if network is None and features.dtype != layer.weight.dtype and not _is_cast(features):
             raise ConstraintError(
@@ -248,8 +249,8 @@ class Conditional(Declarative):
                 else shortened(output),
                 "Return them, or give in_features for a layer that makes them.",
             )
-        for head, shape in zip(self.__declaration__.heads, self._shapes(), strict=True):
-            raw = output[head.name]
+        for head in self.__declaration__.heads:
+            raw, shape = output[head.name], head.split(self).shape
             if not isinstance(raw, Tensor) or not raw.is_floating_point():
                 raise ConstraintError(
                     f"{type(self).__name__}.{head.name}",
@@ -335,8 +336,8 @@ class Conditional(Declarative):
             _start(self.projection, self._bias())
 
     def _signatures(self) -> dict[str, str]:
-        sizes = zip(self.__declaration__.heads, self._shapes(), strict=True)
-        heads = ", ".join(f"{head.name}: {tuple(shape)}" for head, shape in sizes)
+        declared = self.__declaration__.heads
+        heads = ", ".join(f"{head.name}: {tuple(head.split(self).shape)}" for head in declared)
         return {**super()._signatures(), "heads (in order)": heads}
 
     def _suggest(self, name: str) -> None:
@@ -376,16 +377,3 @@ def _start(layer: nn.Linear, bias: Tensor) -> None:
     with torch.no_grad():
         layer.weight.normal_(0.0, WEIGHT_SCALE / layer.in_features**0.5)
         layer.bias.copy_(bias)
-
-
-def _shaped(part: Tensor, shape: torch.Size) -> Tensor:
-    """Numbers of shape `(*batch, count)` in the shape that a constraint takes."""
-    if len(shape) == 1:
-        return part
-    return part.reshape(torch.Size((*part.shape[:-1], *shape)))
-
-
-def _clamped(raw: Tensor) -> Tensor:
-    """A network's numbers as constraints take them: finite, but for NaN."""
-    limits = torch.finfo(raw.dtype)
-    return raw.clamp(limits.min, limits.max)

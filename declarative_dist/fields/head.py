@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,20 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError, FieldError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Start
 from declarative_dist.fields.constrained import Constrained, Init
+
+
+class Split(NamedTuple):
+    """What a head takes of the output of a layer that serves all heads."""
+
+    raw_name: str
+    shape: torch.Size
+    size: int
+
+    def shaped(self, part: Tensor) -> Tensor:
+        """Numbers of shape `(*batch, size)` in the shape that the constraint takes."""
+        if len(self.shape) == 1:
+            return part
+        return part.reshape(torch.Size((*part.shape[:-1], *self.shape)))
 
 
 class Head(Constrained):
@@ -86,6 +100,11 @@ class Head(Constrained):
         """The unconstrained numbers that features of zeros predict, where the module is."""
         start: Tensor = vars(module)["_raw_starts"][self.name]
         return start.to(*self.place_of(module))
+
+    def split(self, module: nn.Module) -> Split:
+        """What it takes of the output of a layer for all heads."""
+        shape: torch.Size = vars(module)["_raw_starts"][self.name].shape
+        return Split(self.raw_name, shape, shape.numel())
 
     def place_of(self, module: nn.Module) -> tuple[torch.device, torch.dtype]:
         start: Tensor = vars(module)["_raw_starts"][self.name]
