@@ -14,8 +14,12 @@ from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.head import Head
 from declarative_dist.fields.nested import Nested, is_declared_part
+from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import described
+from declarative_dist.fields.prior import check_fits
+from declarative_dist.fields.supports import check_support
 from declarative_dist.spelling import is_one_edit_from
 
 SETTINGS = ("base", "event_dim", "validate_args")
@@ -132,7 +136,7 @@ def _taken(owner: str, name: str) -> DeclarationError:
 
 
 def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
-    """Refuse whatever stands where an unconstrained parameter will."""
+    """Refuse whatever stands where an unconstrained parameter will, or its prior."""
     for name, field in fields.items():
         if isinstance(field, Constrained) and hasattr(cls, field.raw_name):
             raise DeclarationError(
@@ -141,6 +145,35 @@ def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
                 f"{field.raw_name!r}, the unconstrained numbers of {name}",
                 "Choose another name.",
             )
+        prior = field.prior_name if isinstance(field, Param) and field.prior is not None else ""
+        if prior and (hasattr(cls, prior) or prior in fields):
+            raise DeclarationError(
+                f"{cls.__name__}.{prior}",
+                "a name that is free",
+                f"{prior!r}, the prior of {name}",
+                "Choose another name.",
+            )
+
+
+def check_priors(owner: str, fields: Mapping[str, Field]) -> None:
+    """Refuse priors on another set than their parameter's, or for another shape than declared."""
+    for name, field in fields.items():
+        if not isinstance(field, Param) or field.prior is None:
+            continue
+        subject = f"{owner}.{name}"
+        predicted = [n for n in field.needs if isinstance(fields[n], Head)]
+        if predicted:
+            raise DeclarationError(
+                subject,
+                "no prior where a bound is predicted from a context",
+                f"a bound {predicted[0]!r}, {fields[predicted[0]]!r}",
+                "Leave the prior out, or bound the parameter by one.",
+            )
+        if not field.needs:
+            check_support(field.prior, field.constraint, subject, DeclarationError)
+        shape = field.declared_shape
+        if shape is not None and not field.owns_constraint:  # tensors in it may add dimensions
+            check_fits(field.prior, shape, subject, error=DeclarationError)
 
 
 def check_needs(owner: str, fields: Mapping[str, Field]) -> None:

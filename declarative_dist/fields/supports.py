@@ -1,0 +1,182 @@
+"""Whether a prior lives where its parameter does: the support of one, the constraint of the other.
+
+The two sets must be the same but for their boundary, which has no mass: a density on a larger set
+would not be one on the smaller set, and where it is smaller it would be zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.constraints.adapters import FromModule
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.ordered import OrderedVector
+from declarative_dist.constraints.tracing import is_traced
+from declarative_dist.errors import ConstraintError, DeclarationError
+from declarative_dist.fields.prior import told
+
+TOLERANCE = 1e-3
+"""How far ends may differ, as a share of the length of an interval: the floor of a constraint."""
+
+_STATED: Mapping[type, constraints.Constraint] = {
+    dd.VonMises: constraints.interval(-torch.pi, torch.pi)
+}
+"""Supports of densities that torch says to live on all numbers, and that repeat there."""
+
+_SHAPED = (
+    type(constraints.simplex),
+    type(constraints.lower_cholesky),
+    type(constraints.corr_cholesky),
+    type(constraints.positive_definite),
+    type(constraints.positive_semidefinite),
+    OrderedVector,
+)
+"""Sets of whole events that have no ends to compare."""
+
+_EXAMPLES = {
+    type(constraints.simplex): "dd.Dirichlet(...)",
+    type(constraints.corr_cholesky): "dd.LKJCholesky(dim)",
+    type(constraints.positive_definite): "dd.Wishart(df, covariance)",
+}
+"""Plain distributions on them."""
+
+
+def check_support(
+    prior: Any,
+    constraint: Constraint,
+    subject: str,
+    error: type[ConstraintError | DeclarationError] = ConstraintError,
+) -> None:
+    """Refuse a prior whose support is another set than that of the constraint.
+
+    Args:
+        prior: the module that holds it.
+        constraint: that of the parameter, without names in it.
+        subject: whom an error is about.
+        error: the kind of error to raise.
+
+    Raises:
+        ConstraintError: or another kind, if the sets differ by more than their boundary.
+    """
+    distribution: Distribution = prior()
+    try:
+        support = _STATED.get(type(distribution)) or distribution.support
+    except NotImplementedError:
+        support = None
+    if support is None or support.is_discrete:
+        got = "which does not state its support" if support is None else "which is discrete"
+        raise error(
+            subject,
+            "a prior with a density, on a stated support",
+            f"{told(prior)}, {got}",
+            f"Write prior={_example(constraint.support)}, for instance.",
+        )
+    if isinstance(constraint, FromModule):
+        return  # only the module knows its set
+    if not _agree(distribution, support, constraint):
+        raise error(
+            subject,
+            f"a prior on the set of {constraint!r}, {constraint.describe()}",
+            f"{told(prior)}, whose support is {support}",
+            f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
+            f"constraint of the prior. A prior is not cut off at a bound: move one there with "
+            f"dd.TransformedDistribution.",
+        )
+
+
+def _example(support: constraints.Constraint) -> str:
+    inner = _elementwise(support)
+    low, high = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
+    if type(inner) in _EXAMPLES:
+        return _EXAMPLES[type(inner)]
+    if type(inner) in _SHAPED:
+        return "dd.TransformedDistribution(dd.Normal(...), constraint.as_transform())"
+    if low is not None and high is not None:
+        is_unit = not isinstance(low, Tensor) and (low, high) == (0.0, 1.0)
+        return "dd.Beta(2.0, 2.0)" if is_unit else "dd.Uniform(low, high)"
+    if isinstance(low, (int, float)) and low == 0:
+        return "dd.LogNormal(0.0, 1.0)"
+    if low is None and high is None:
+        return "dd.Normal(0.0, 1.0)"
+    sign = "" if low is not None else "-"
+    return f"dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(bound, {sign}1.0))"
+
+
+def _elementwise(support: Any) -> Any:
+    """What a support says of each entry, where it says no more."""
+    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        support = support.base_constraint
+    return support
+
+
+def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
+    mine, theirs = _elementwise(constraint.support), _elementwise(support)
+    ends, others = _ends_of(mine), _ends_of(theirs)
+    if ends is not None and others is not None:
+        return _are_near(ends, others)
+    shaped = [kind for kind in (mine, theirs) if isinstance(kind, _SHAPED)]
+    if len(shaped) == 2:
+        return _shape_of(mine) is _shape_of(theirs)
+    if len(shaped) == 1 and (ends or others):
+        return False
+    return _agree_at_draws(distribution, support, constraint)
+
+
+def _shape_of(kind: Any) -> type:
+    is_semi = isinstance(kind, type(constraints.positive_semidefinite))
+    return type(constraints.positive_definite) if is_semi else type(kind)
+
+
+def _ends_of(support: Any) -> tuple[Tensor, Tensor] | None:
+    """The lower and upper end of a set of numbers; None for another kind of set."""
+    is_mixture = isinstance(support, constraints.MixtureSameFamilyConstraint)
+    if is_mixture:
+        support = _elementwise(support.base_constraint)
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None and high is None and not isinstance(support, type(constraints.real)):
+        return None
+    ends = (
+        torch.as_tensor(-torch.inf if low is None else low).double(),
+        torch.as_tensor(torch.inf if high is None else high).double(),
+    )
+    return (ends[0].amin(), ends[1].amax()) if is_mixture else ends
+
+
+def _are_near(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
+    if is_traced(*ends, *others):
+        return True
+    length = ends[1] - ends[0]
+    scale = torch.where(length.isfinite(), length, torch.ones_like(length)) * TOLERANCE
+    try:
+        return all(
+            bool(((one == other) | ((one - other).abs() <= scale)).all())
+            for one, other in zip(ends, others, strict=True)
+        )
+    except RuntimeError:  # bounds whose shapes do not go together
+        return False
+
+
+def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
+    """Whether draws of the prior are inside the constraint, and its values inside the support.
+
+    For sets that nothing else is known about. The state of the random numbers stays as it was.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            torch.manual_seed(0)
+            draws = distribution.sample(torch.Size((64,)))
+            if is_traced(draws):
+                return True
+            values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
+            inside = constraint.contains(draws).all() & support.check(values).all()
+        except (RuntimeError, ValueError, IndexError):  # events of other shapes
+            return False
+        except NotImplementedError:  # no sampler
+            return True
+    return bool(inside)
