@@ -77,7 +77,7 @@ def _as_vector(vector: Any, size: int, subject: str) -> Tensor:
         raise ConstraintError(
             subject,
             f"a vector of {size} real numbers, one for each trainable one",
-            f"{shortened(tensor)} of {tensor.dtype}",
+            f"shape {tuple(tensor.shape)} in {tensor.dtype}",
             "Nothing has changed; to_vector() gives one of that size.",
         )
     return tensor

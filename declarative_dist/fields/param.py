@@ -17,7 +17,7 @@ from declarative_dist.fields.blueprint import Blueprint, Start, inserted
 from declarative_dist.fields.constrained import Constrained, Init, as_source
 from declarative_dist.fields.field import chain_of, current_value, evaluate
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
-from declarative_dist.fields.supports import check_support
+from declarative_dist.fields.supports import check_support, is_settled
 
 
 class Param(Constrained):
@@ -139,7 +139,9 @@ class Param(Constrained):
         """
         value = values[self.name]
         prior = module._modules[self.prior_name]
-        density = _summed(log_density(prior, value, vars(module)["_copies"]), lead)
+        copies: torch.Size = vars(module)["_copies"]
+        is_inside = is_settled(self.constraint)
+        density = _summed(log_density(prior, value, copies, is_inside=is_inside), lead)
         if not unconstrained:
             return density
         raw = getattr(module, self.raw_name)

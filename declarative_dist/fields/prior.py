@@ -71,15 +71,19 @@ def own_prior(
     return prior.to(device=device)
 
 
-def log_density(prior: Any, value: Tensor, copies: torch.Size) -> Tensor:
+def log_density(prior: Any, value: Tensor, copies: torch.Size, *, is_inside: bool) -> Tensor:
     """The log density of each entry, of shape `(*copies, *batch)` for a value with events.
 
     Args:
         prior: a module that stands for a distribution.
         value: of shape `(*copies, *batch, *event)`.
         copies: the independent copies of whose parameters the value is one.
+        is_inside: whether the value is known to be in the support, so that nothing checks it:
+            torch refuses some values that are, at the edge and in lower precision.
     """
     distribution: Distribution = prior()
+    if is_inside:
+        distribution._validate_args = False
     lead = len(copies)
     event, own = len(distribution.event_shape), len(distribution.batch_shape)
     added = value.ndim - own - event

@@ -14,7 +14,7 @@ import torch.distributions as dd
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from declarative_dist.constraints.adapters import FromModule
+from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.ordered import OrderedVector
 from declarative_dist.constraints.tracing import is_traced
@@ -66,7 +66,7 @@ def check_support(
     """
     distribution: Distribution = prior()
     try:
-        support = _STATED.get(type(distribution)) or distribution.support
+        support = _support_of(distribution)
     except NotImplementedError:
         support = None
     if support is None or support.is_discrete:
@@ -88,6 +88,42 @@ def check_support(
             f"constraint of the prior. A prior is not cut off at a bound: move one there with "
             f"dd.TransformedDistribution.",
         )
+
+
+def is_settled(constraint: Constraint) -> bool:
+    """Whether the set of a constraint is known and stays as it was when it was checked."""
+    return not constraint.names and not isinstance(constraint, FromModule)
+
+
+def _support_of(distribution: Distribution) -> Any:
+    """The support, where torch states a larger one than there is."""
+    if type(distribution) in _STATED:
+        return _STATED[type(distribution)]
+    if isinstance(distribution, dd.Independent):
+        return _support_of(distribution.base_dist)
+    if type(distribution) is not dd.TransformedDistribution:
+        return distribution.support
+    support = _support_of(distribution.base_dist)
+    for transform in distribution.transforms:
+        support = _pushed(support, transform)
+    return support
+
+
+def _pushed(support: Any, transform: Any) -> Any:
+    """Where a transform puts a set: all that it reaches, or for an interval, what is between."""
+    if isinstance(transform, dd.ComposeTransform):
+        for part in transform.parts:
+            support = _pushed(support, part)
+        return support
+    if isinstance(transform, dd.IndependentTransform):
+        return _pushed(support, transform.base_transform)
+    ends, whole = (_ends_of(_elementwise(kind)) for kind in (support, transform.domain))
+    is_elementwise = transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
+    if ends is None or whole is None or not is_elementwise or _are_near(ends, whole):
+        return transform.codomain
+    with torch.no_grad():
+        one, other = transform(ends[0]), transform(ends[1])
+    return constraints.interval(torch.minimum(one, other), torch.maximum(one, other))
 
 
 def _example(support: constraints.Constraint) -> str:
@@ -116,7 +152,10 @@ def _elementwise(support: Any) -> Any:
 
 
 def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
-    mine, theirs = _elementwise(constraint.support), _elementwise(support)
+    own = constraint.support
+    if isinstance(constraint, FromTransform):
+        own = _pushed(constraints.real, constraint.current())
+    mine, theirs = _elementwise(own), _elementwise(support)
     ends, others = _ends_of(mine), _ends_of(theirs)
     if ends is not None and others is not None:
         return _are_near(ends, others)

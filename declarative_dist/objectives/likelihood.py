@@ -69,8 +69,8 @@ class NegativeLogPosterior(nn.Module):
 
     `forward(*batch)` is `mean(-log p(datum | parameters)) - log_prior / total_size`: over all
     data, the negative log posterior density divided by `total_size`, up to a constant; over a
-    mini-batch an unbiased estimate of it. `forward` takes what that of `NegativeLogLikelihood` takes; with
-    `log_likelihood`, what that takes behind the module.
+    mini-batch an unbiased estimate of it. `forward` takes what that of `NegativeLogLikelihood`
+    takes; with `log_likelihood`, what that takes behind the module.
 
     Args:
         module: a distribution, or any declarative module with a `log_likelihood`.
