@@ -231,15 +231,19 @@ def test_a_log_likelihood_that_is_a_module_is_trained_too() -> None:
     class Likelihood(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.noise = learnable(dd.Normal(0.0, 1.0))
+            self.noise = Gaussian(scale=2.0)
 
         def forward(self, q: Declarative, x: Tensor) -> Tensor:
             return self.noise.log_prob(x - q.loc)
 
-    objective = NegativeLogPosterior(Gaussian(), total_size=5, log_likelihood=Likelihood())
-    objective(X).backward()
+    q, likelihood = Gaussian(), Likelihood()
+    objective = NegativeLogPosterior(q, total_size=5, log_likelihood=likelihood)
+    loss = objective(X)
+    log_prior = q.log_prior() + likelihood.noise.log_prior()
+    torch.testing.assert_close(loss, -likelihood(q, X).mean() - log_prior / 5)
+    loss.backward()
     assert len(list(objective.parameters())) == 4
-    assert all(p.grad is not None for p in objective.parameters() if p.numel())
+    assert all(p.grad is not None for p in objective.parameters())
 
 
 def test_no_prior_is_maximum_likelihood() -> None:

@@ -161,6 +161,10 @@ LINE: dict[str, tuple[Any, dd.Distribution]] = {
     "UnitInterval, relaxed": (UnitInterval(), dd.Kumaraswamy(2.0, 3.0)),
     "LogInterval": (LogInterval(0.1, 10.0), dd.Uniform(0.1, 10.0)),
     "torch": (constraints.positive, dd.Weibull(1.0, 2.0)),
+    "Positive, mixture": (
+        Positive(),
+        dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), dd.Gamma(tensor([1.0, 3.0]), 2.0)),
+    ),
     "transforms": (
         dd.ComposeTransform([dd.ExpTransform(), dd.AffineTransform(2.0, 1.0)]),
         dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(2.0, 1.0)),
@@ -597,6 +601,11 @@ def test_the_prior_is_shown() -> None:
     )
     assert "(effect_prior)" not in repr(Effects())
     assert "prior=Spread(loc=0.5, scale=2.0)" in repr(Effects())
+    moved = dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(1.0, 1.0))
+    assert repr(Param(2.0, GreaterThan(1.0), prior=moved)) == (
+        "Param(2.0, Real(), prior=TransformedDistribution("
+        "Gamma(concentration=2.0, rate=3.0), [AffineTransform()]))"
+    )
     assert fields_of(Kernel)["variance"].prior is not None
 
 
@@ -748,6 +757,30 @@ def test_a_bound_that_is_predicted_has_no_prior_on_it() -> None:
             base = dd.Uniform
             low = Head()
             high = Param(3.0, GreaterThan("low"), prior=dd.HalfNormal(1.0))
+
+    with pytest.raises(DeclarationError, match=r"Deeper\.high: .* a bound that needs 'low'"):
+
+        class Deeper(Conditional):
+            base = dd.Uniform
+            low = Head()
+            high = Param(3.0, GreaterThan("middle"), prior=dd.HalfNormal(1.0))
+
+            @derived
+            def middle(self, low: Tensor) -> Tensor:
+                return low + 1
+
+
+def test_a_bound_that_moves_out_of_the_support_is_told() -> None:
+    class Window(Declarative):
+        low = Param(0.0)
+        high = Param(2.0, GreaterThan("low"), prior=dd.HalfNormal(1.0))
+
+    q = Window()
+    q.low = -5.0  # raw_high stays: the value moves along
+    with pytest.raises(
+        ConstraintError, match=r"Window\.high: .* HalfNormal\(scale=1\.0\), got -3"
+    ):
+        q.log_prior()
 
 
 def test_a_prior_on_a_value_of_a_custom_set() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -161,12 +161,12 @@ def check_priors(owner: str, fields: Mapping[str, Field]) -> None:
         if not isinstance(field, Param) or field.prior is None:
             continue
         subject = f"{owner}.{name}"
-        predicted = [n for n in field.needs if isinstance(fields[n], Head)]
-        if predicted:
+        predicted = next((f for f in _needed(field, fields) if isinstance(f, Head)), None)
+        if predicted is not None:
             raise DeclarationError(
                 subject,
                 "no prior where a bound is predicted from a context",
-                f"a bound {predicted[0]!r}, {fields[predicted[0]]!r}",
+                f"a bound that needs {predicted.name!r}, {predicted!r}",
                 "Leave the prior out, or bound the parameter by one.",
             )
         if not field.needs:
@@ -174,6 +174,13 @@ def check_priors(owner: str, fields: Mapping[str, Field]) -> None:
         shape = field.declared_shape
         if shape is not None and not field.owns_constraint:  # tensors in it may add dimensions
             check_fits(field.prior, shape, subject, error=DeclarationError)
+
+
+def _needed(field: Field, fields: Mapping[str, Field]) -> Iterator[Field]:
+    """All fields that one is computed from."""
+    for name in field.needs:
+        yield fields[name]
+        yield from _needed(fields[name], fields)
 
 
 def check_needs(owner: str, fields: Mapping[str, Field]) -> None:

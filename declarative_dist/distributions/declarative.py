@@ -255,7 +255,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             >>> kernel.log_prior(), kernel.log_prior(unconstrained=True).exp()
             (tensor(-1.8523, grad_fn=<AddBackward0>), tensor(0.3137, grad_fn=<ExpBackward0>))
         """
-        return log_prior_of(self, unconstrained)
+        return log_prior_of(self, vars(self)["_copies"], unconstrained)
 
     def to_vector(self) -> Tensor:
         """All trainable unconstrained numbers, in the order of `parameters()`, as a new vector."""

@@ -12,17 +12,17 @@ from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.part import is_declarative
 
 
-def log_prior_of(module: Any, unconstrained: bool) -> Tensor:
+def log_prior_of(module: nn.Module, copies: torch.Size, unconstrained: bool) -> Tensor:
     """The sum of the log densities of all parameters with a prior, in a module and its parts.
 
     Args:
-        module: a declarative module.
+        module: a declarative module, or any around some.
+        copies: the independent copies that stay apart.
         unconstrained: whether it is the density of the unconstrained numbers.
 
     Returns:
-        A tensor of the shape of the module's independent copies.
+        A tensor of shape `copies`.
     """
-    copies: torch.Size = vars(module)["_copies"]
     total: Tensor | None = None
     for part in _weighed_parts(module):
         own: torch.Size = vars(part)["_copies"]

@@ -64,11 +64,12 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _as_vector(vector: Any, size: int, subject: str) -> Tensor:
-    is_array = hasattr(vector, "__array__") and not isinstance(vector, Tensor)
+    given = vector
     try:
-        # A copy of an array: torch takes none that is read-only or runs backwards.
-        tensor = torch.as_tensor(vector.copy() if is_array else vector).detach()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if hasattr(vector, "__array__") and not isinstance(vector, Tensor):
+            given = vector.copy()  # torch takes no array that is read-only or runs backwards
+        tensor = torch.as_tensor(given).detach()
+    except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ConstraintError(
             subject, f"a vector of {size} numbers", shortened(vector), "Nothing has changed."
         ) from error

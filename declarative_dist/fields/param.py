@@ -135,13 +135,22 @@ class Param(Constrained):
             unconstrained: whether it is the density of the unconstrained numbers.
 
         Raises:
+            ConstraintError: if a bound has moved out of the support of the prior.
             NotImplementedError: if the constraint does not define its Jacobian.
         """
         value = values[self.name]
         prior = module._modules[self.prior_name]
         copies: torch.Size = vars(module)["_copies"]
         is_inside = is_settled(self.constraint)
-        density = _summed(log_density(prior, value, copies, is_inside=is_inside), lead)
+        try:
+            density = _summed(log_density(prior, value, copies, is_inside=is_inside), lead)
+        except ValueError as error:
+            raise ConstraintError(
+                self.subject(module),
+                f"a value in the support of its prior, {told(prior)}",
+                shortened(value),
+                "Where its bound is learned the set has moved: learn the distance to it instead.",
+            ) from error
         if not unconstrained:
             return density
         raw = getattr(module, self.raw_name)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.assembly import replicate
 from declarative_dist.fields.blueprint import Blueprint
-from declarative_dist.fields.fixed import as_module
+from declarative_dist.fields.fixed import FixedTransform, as_module
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.part import built_by, is_declarative, is_declarative_class
 
@@ -151,6 +151,8 @@ def told(prior: Any) -> str:
         >>> told(learnable(dd.Independent(dd.Normal(0.0, 1.0).expand((2,)), 1)))
         'Independent(Normal(loc=[0.0, 0.0], scale=[1.0, 1.0]), 1)'
     """
+    if isinstance(prior, FixedTransform):
+        return prior.extra_repr()
     if not is_declarative(prior):
         return str(prior).partition("\n")[0]
     declaration = type(prior).__declaration__

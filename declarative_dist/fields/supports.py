@@ -214,8 +214,8 @@ def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constr
                 return True
             values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
             inside = constraint.contains(draws).all() & support.check(values).all()
-        except (RuntimeError, ValueError, IndexError):  # events of other shapes
-            return False
         except NotImplementedError:  # no sampler
             return True
+        except (RuntimeError, ValueError, IndexError):  # events of other shapes
+            return False
     return bool(inside)

@@ -6,6 +6,7 @@ the gradient of each is what it would be alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from torch.distributions import Distribution
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.joint import Joint
+from declarative_dist.distributions.priors import log_prior_of
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 
@@ -76,7 +78,7 @@ class NegativeLogPosterior(nn.Module):
         module: a distribution, or any declarative module with a `log_likelihood`.
         total_size: how many data there are in all.
         log_likelihood: from the module and a batch to one number per datum, of shape
-            `(n, *batch_shape)`. A module is held, and trained with the other.
+            `(n, *batch_shape)`. A module is held, trained with the other, and its priors count.
         unconstrained: False for the mode of the values, which does not depend on their
             constraints' maps; True for that of the unconstrained numbers behind them, where a
             Laplace approximation or a sampler starts. `log_prior` tells the two apart.
@@ -139,14 +141,14 @@ class NegativeLogPosterior(nn.Module):
                 and for a `log_likelihood` that does not return one number per datum.
         """
         name = type(self).__name__
+        copies: torch.Size = vars(self.module)["_copies"]
         if self.log_likelihood is None:
             mean = _mean_log_likelihood(self.module, batch, self._own, name)
         else:
             scores = self.log_likelihood(self.module, *batch)
-            copies: torch.Size = vars(self.module)["_copies"]
             _check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
             mean = _mean(scores, len(copies))
-        log_prior: Tensor = self.module.log_prior(unconstrained=self.unconstrained)
+        log_prior = log_prior_of(self, copies, self.unconstrained)
         return -mean - log_prior.sum() / self.total_size
 
     def extra_repr(self) -> str:
@@ -235,10 +237,11 @@ def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
         raise ConstraintError(subject, "a tensor", shortened(value))
     if value.numel() == 0:
         raise ConstraintError(subject, "one datum or more", shortened(value))
-    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-    if not tensors:
+    every = itertools.chain(module.parameters(), module.buffers())
+    like = next((tensor for tensor in every if tensor.is_floating_point()), None)
+    if like is None or (value.dtype == like.dtype and value.device == like.device):
         return value
-    like = tensors[0]
+    tensors = [like, *(tensor for tensor in every if tensor.is_floating_point())]
     if all(value.device != tensor.device for tensor in tensors):
         raise ConstraintError(
             subject,
