@@ -728,6 +728,33 @@ def test_a_prior_that_does_not_fit_an_instance_is_refused_by_it() -> None:
         Window(low=1.0)
 
 
+def test_an_instance_may_be_given_another_prior() -> None:
+    q, other = Kernel(d=2, dtype=torch.float64), Kernel(d=2)
+    q.variance_prior = dd.HalfCauchy(2.0)
+    expected = dd.HalfCauchy(2.0).log_prob(tensor(2.0)) + dd.LogNormal(0.0, 1.0).log_prob(
+        tensor([0.7, 0.7])
+    ).sum()  # fmt: skip
+    torch.testing.assert_close(q.log_prior(), expected.double(), rtol=1e-6, atol=1e-6)
+    assert "prior=HalfCauchy(scale=2.0)" in repr(q)
+    assert "HalfCauchy" not in repr(other)
+    spread = Spread()
+    effects = Effects(batch_shape=2)
+    effects.effect_prior = spread  # for all copies
+    assert effects.effect_prior is spread
+    assert effects.log_prior().shape == (2,)
+    before = q.variance_prior
+    for bad, error in [
+        (dd.Normal(0.0, 1.0), ConstraintError),
+        (dd.Gamma(torch.ones(3), 1.0), ConstraintError),
+        (None, DeclarationError),
+        (3.0, DeclarationError),
+        (nn.Linear(1, 1), DeclarationError),
+    ]:
+        with pytest.raises(error, match=r"Kernel\.variance"):
+            q.variance_prior = bad
+        assert q.variance_prior is before
+
+
 def test_names_of_priors_are_reserved() -> None:
     with pytest.raises(DeclarationError, match=r"Model\.rate_prior: expected a name that is free"):
 

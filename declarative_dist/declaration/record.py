@@ -35,6 +35,7 @@ class Declaration:
         build: what must be computed for the base.
         kept: what must be computed to know all parameters and constants.
         priors: the parameters that have a prior.
+        of_prior: these by the name of their prior.
         weighed: what must be computed to know them.
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
@@ -54,6 +55,7 @@ class Declaration:
     build: tuple[Field, ...]
     kept: tuple[Field, ...]
     priors: tuple[Param, ...]
+    of_prior: Mapping[str, Param]
     weighed: tuple[Field, ...]
     event_dim: int | None
     validates: bool | None
@@ -124,6 +126,7 @@ def declare(
         build,
         _chain(owner, fields, holding),
         priors,
+        MappingProxyType({field.prior_name: field for field in priors}),
         _chain(owner, fields, tuple(field.name for field in priors)),
         event_dim,
         validates,

@@ -292,6 +292,10 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         if name in fields:
             fields[name].__set__(self, value)
             return
+        param = type(self).__declaration__.of_prior.get(name)
+        if param is not None:
+            param.replace_prior(self, value)
+            return
         if "_is_built" in self.__dict__ and name not in self.__dict__:
             self._check_spelling(name, value, fields)
         super().__setattr__(name, value)

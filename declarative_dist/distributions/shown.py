@@ -28,7 +28,7 @@ def shown(module: Any) -> str:
 def _own_modules(module: Any) -> Iterator[tuple[str, nn.Module]]:
     """The submodules that are no nested part, and no constraint or prior of a field."""
     declaration = module.__declaration__
-    known = {*declaration.fields, *(param.prior_name for param in declaration.priors)}
+    known = {*declaration.fields, *declaration.of_prior}
     for name, part in module.named_children():
         if name not in known and not isinstance(part, Constraint):
             yield name, part

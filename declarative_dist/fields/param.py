@@ -84,7 +84,7 @@ class Param(Constrained):
         start: Any = init
         super().__init__(start, constraint, shape, "Param")
         self.trainable = trainable
-        self.prior: nn.Module | None = as_prior(prior, "Param(prior=)")
+        self.prior: nn.Module | None = None if prior is None else as_prior(prior, "Param(prior=)")
         self.doc = doc
         if doc is not None:
             self.__doc__ = doc
@@ -113,15 +113,36 @@ class Param(Constrained):
             module._modules[self.prior_name] = prior
 
     def _check_prior(
-        self, module: nn.Module, prior: nn.Module, copies: torch.Size, values: Mapping[str, Any]
+        self,
+        module: nn.Module,
+        prior: nn.Module,
+        copies: torch.Size,
+        values: Mapping[str, Any],
+        *,
+        prior_is_new: bool = False,
     ) -> None:
         """Refuse a prior that does not fit the shape or the bounds of this instance."""
         with torch.no_grad():
             shape = self.value(module, values).shape[len(copies) :]
             check_fits(prior, shape, self.subject(module), copies)
-            if self.constraint.names:
+            if self.constraint.names or prior_is_new:
                 constraint = self.constraint_of(module).resolved(values)
                 check_support(prior, constraint, self.subject(module))
+
+    def replace_prior(self, module: nn.Module, value: Any) -> None:
+        """Give an instance another prior: a plain distribution, or a declared one, held as it is.
+
+        Raises:
+            DeclarationError: if it is no distribution.
+            ConstraintError: if it is one on another set, or for another shape.
+        """
+        prior = as_prior(value, f"{type(module).__name__}.{self.prior_name}")
+        raw = getattr(module, self.raw_name)
+        if prior is not value:
+            prior = prior.to(device=raw.device, dtype=raw.dtype)
+        known = evaluate(module, chain_of(module, self.name)[:-1])
+        self._check_prior(module, prior, vars(module)["_copies"], known, prior_is_new=True)
+        module._modules[self.prior_name] = prior
 
     def log_prior(
         self, module: nn.Module, values: Mapping[str, Any], lead: int, unconstrained: bool

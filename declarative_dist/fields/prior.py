@@ -23,10 +23,10 @@ from declarative_dist.fields.part import built_by, is_declarative, is_declarativ
 
 
 def as_prior(prior: Any, subject: str) -> Any:
-    """The module that a parameter holds as its prior, or None.
+    """The module that a parameter holds as its prior.
 
     Args:
-        prior: a plain distribution, a declared family or an instance of one, or None.
+        prior: a plain distribution, a declared family or an instance of one.
         subject: whom an error is about.
 
     Raises:
@@ -38,8 +38,6 @@ def as_prior(prior: Any, subject: str) -> Any:
         >>> told(as_prior(dd.Gamma(2.0, 3.0), "Param(prior=)"))
         'Gamma(concentration=2.0, rate=3.0)'
     """
-    if prior is None:
-        return None
     builds = built_by(prior)
     if is_declarative_class(prior) and builds is Distribution:
         return prior()
