@@ -21,8 +21,11 @@ from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, DeclarationError
 from declarative_dist.fields.prior import told
 
-TOLERANCE = 1e-3
-"""How far ends may differ, as a share of the length of an interval: the floor of a constraint."""
+ROUNDING = 1e-6
+"""How far ends may differ, as a share of their size or of the distance between them."""
+
+FLOOR = 1e-3
+"""How much of a half line a constraint may leave out at its end, to keep numbers finite there."""
 
 _STATED: Mapping[type, constraints.Constraint] = {
     dd.VonMises: constraints.interval(-torch.pi, torch.pi)
@@ -181,24 +184,35 @@ def _ends_of(support: Any) -> tuple[Tensor, Tensor] | None:
     if low is None and high is None and not isinstance(support, type(constraints.real)):
         return None
     ends = (
-        torch.as_tensor(-torch.inf if low is None else low).double(),
-        torch.as_tensor(torch.inf if high is None else high).double(),
+        torch.as_tensor(-torch.inf if low is None else low, dtype=torch.float64),
+        torch.as_tensor(torch.inf if high is None else high, dtype=torch.float64),
     )
     return (ends[0].amin(), ends[1].amax()) if is_mixture else ends
 
 
 def _are_near(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
+    """Whether the ends of a constraint are those of a support, but for rounding and a floor."""
     if is_traced(*ends, *others):
         return True
-    length = ends[1] - ends[0]
-    scale = torch.where(length.isfinite(), length, torch.ones_like(length)) * TOLERANCE
+    low, high, their_low, their_high = (end.cpu() for end in (*ends, *others))
+    length = _finite(high - low)
     try:
-        return all(
-            bool(((one == other) | ((one - other).abs() <= scale)).all())
-            for one, other in zip(ends, others, strict=True)
+        return _is_near(low, their_low, length, low - their_low, high) and _is_near(
+            high, their_high, length, their_high - high, low
         )
     except RuntimeError:  # bounds whose shapes do not go together
         return False
+
+
+def _is_near(end: Tensor, their: Tensor, length: Tensor, left_out: Tensor, far: Tensor) -> bool:
+    size = torch.maximum(torch.maximum(_finite(end).abs(), _finite(their).abs()), length)
+    slack = size * ROUNDING
+    floor = torch.where(far.isfinite(), slack, size.clamp_min(1.0) * FLOOR)
+    return bool(((end == their) | ((left_out >= -slack) & (left_out <= floor))).all())
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    return torch.where(numbers.isfinite(), numbers, torch.zeros_like(numbers))
 
 
 def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constraint) -> bool:

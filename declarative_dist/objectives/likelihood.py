@@ -96,8 +96,8 @@ class NegativeLogPosterior(nn.Module):
         >>> def log_likelihood(line, x, y):
         ...     return dd.Normal(line.slope * x, 1.0).log_prob(y)
         >>> loss = NegativeLogPosterior(Line(), total_size=2, log_likelihood=log_likelihood)
-        >>> loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0])).item()
-        2.628...
+        >>> loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]))
+        tensor(2.6284, grad_fn=<SubBackward0>)
     """
 
     if TYPE_CHECKING:
