@@ -106,6 +106,17 @@ def test_events_and_batches_of_a_prior_sum(shape: tuple[int, ...], prior: dd.Dis
     torch.testing.assert_close(q.log_prior(unconstrained=True), q.log_prior())
 
 
+def test_a_moved_prior_over_a_vector_is_on_the_moved_set() -> None:
+    prior = dd.TransformedDistribution(
+        dd.Independent(dd.Gamma(torch.ones(2), 1.0), 1),
+        dd.AffineTransform(tensor([1.0, 2.0]), 1.0, event_dim=1),
+    )
+    q = declared(tensor([3.0, 3.0]), GreaterThan(tensor([1.0, 2.0])), prior=prior)()
+    torch.testing.assert_close(q.log_prior(), tensor(-3.0))
+    with pytest.raises(DeclarationError, match=r"Model\.theta"):
+        declared(tensor([3.0, 3.0]), Positive(), prior=prior)
+
+
 def test_without_priors_it_is_zero_in_the_dtype_of_the_module() -> None:
     class Plain(Declarative):
         scale = Param(1.0, Positive())

@@ -121,7 +121,9 @@ def _pushed(support: Any, transform: Any) -> Any:
     if isinstance(transform, dd.IndependentTransform):
         return _pushed(support, transform.base_transform)
     ends, whole = (_ends_of(_elementwise(kind)) for kind in (support, transform.domain))
-    is_elementwise = transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
+    is_elementwise = issubclass(type(transform), dd.AffineTransform) or (
+        transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
+    )
     if ends is None or whole is None or not is_elementwise or _are_near(ends, whole):
         return transform.codomain
     with torch.no_grad():
