@@ -212,6 +212,19 @@ class TiedScale(Variational):
         return dd.Normal(torch.stack([first, first + distance], -1), scale[..., None])
 
 
+class Weighed(Variational):
+    """A family with priors, one over an event."""
+
+    base = dd.Gamma
+    event_dim = 1
+    concentration = Param(
+        torch.ones(3),
+        Exp(),
+        prior=dd.Independent(dd.LogNormal(torch.zeros(3), tensor([1.0, 2.0, 0.5])), 1),
+    )
+    rate = Param(2.0, Positive(), prior=dd.Gamma(2.0, 1.0))
+
+
 class Shared(Variational):
     """One module in two places."""
 
@@ -326,6 +339,8 @@ DECLARED: dict[str, Callable[[], Variational]] = {
     "squashed batch": lambda: Squashed(batch_shape=(3,)),
     "tied": TiedScale,
     "shared": Shared,
+    "priors": Weighed,
+    "priors batch": lambda: Weighed(batch_shape=(2,)),
     "network": Network,
     "conditional": AtContexts,
     "conditional mixture": MixtureAtContexts,

@@ -23,9 +23,9 @@ ROWS = [
     [
         f"fields.{name}"
         for name in (
-            "field", "blueprint", "method", "constrained", "param", "head", "constant", "derived",
+            "field", "blueprint", "method", "constrained", "head", "constant", "derived",
             "fixed", "standin", "dotted",
-            "part", "assembly", "nested", "site",
+            "part", "assembly", "nested", "prior", "supports", "param", "site",
         )
     ],
     [
@@ -37,11 +37,13 @@ ROWS = [
     [
         f"distributions.{name}"
         for name in (
-            "building", "scored", "alignment", "copies", "dotted", "keywords", "declarative",
+            "building", "scored", "alignment", "copies", "dotted", "priors", "vector", "shown",
+            "keywords", "declarative",
             "variational", "transform", "conditional", "live", "learnable", "ancestral",
             "probing", "joint", "kl",
         )
     ],
+    ["objectives.likelihood"],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

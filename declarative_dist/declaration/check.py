@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -14,8 +14,12 @@ from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.head import Head
 from declarative_dist.fields.nested import Nested, is_declared_part
+from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import described
+from declarative_dist.fields.prior import check_fits
+from declarative_dist.fields.supports import check_support
 from declarative_dist.spelling import is_one_edit_from
 
 SETTINGS = ("base", "event_dim", "validate_args")
@@ -132,7 +136,7 @@ def _taken(owner: str, name: str) -> DeclarationError:
 
 
 def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
-    """Refuse whatever stands where an unconstrained parameter will."""
+    """Refuse whatever stands where an unconstrained parameter will, or its prior."""
     for name, field in fields.items():
         if isinstance(field, Constrained) and hasattr(cls, field.raw_name):
             raise DeclarationError(
@@ -141,6 +145,42 @@ def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
                 f"{field.raw_name!r}, the unconstrained numbers of {name}",
                 "Choose another name.",
             )
+        prior = field.prior_name if isinstance(field, Param) and field.prior is not None else ""
+        if prior and (hasattr(cls, prior) or prior in fields):
+            raise DeclarationError(
+                f"{cls.__name__}.{prior}",
+                "a name that is free",
+                f"{prior!r}, the prior of {name}",
+                "Choose another name.",
+            )
+
+
+def check_priors(owner: str, fields: Mapping[str, Field]) -> None:
+    """Refuse priors on another set than their parameter's, or for another shape than declared."""
+    for name, field in fields.items():
+        if not isinstance(field, Param) or field.prior is None:
+            continue
+        subject = f"{owner}.{name}"
+        predicted = next((f for f in _needed(field, fields) if isinstance(f, Head)), None)
+        if predicted is not None:
+            raise DeclarationError(
+                subject,
+                "no prior where a bound is predicted from a context",
+                f"a bound that needs {predicted.name!r}, {predicted!r}",
+                "Leave the prior out, or bound the parameter by one.",
+            )
+        if not field.needs:
+            check_support(field.prior, field.constraint, subject, DeclarationError)
+        shape = field.declared_shape
+        if shape is not None and not field.owns_constraint:  # tensors in it may add dimensions
+            check_fits(field.prior, shape, subject, error=DeclarationError)
+
+
+def _needed(field: Field, fields: Mapping[str, Field]) -> Iterator[Field]:
+    """All fields that one is computed from."""
+    for name in field.needs:
+        yield fields[name]
+        yield from _needed(fields[name], fields)
 
 
 def check_needs(owner: str, fields: Mapping[str, Field]) -> None:

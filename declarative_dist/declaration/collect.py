@@ -61,6 +61,8 @@ def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     copies: dict[int, Any] = {}
 
     def own(value: Any) -> Any:
+        if isinstance(value, Param) and value.prior is not None:
+            return value.with_prior(own(value.prior))
         if isinstance(value, nn.Module):
             module = copy.deepcopy(value, copies)
             for part in module.modules():

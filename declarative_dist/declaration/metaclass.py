@@ -56,6 +56,7 @@ class DeclarativeMeta(ABCMeta):
         inputs = collect.inputs_of(name, base, arguments, fields)
         check.check_needs(name, fields)
         check.check_inputs(name, inputs, fields)
+        check.check_priors(name, fields)
 
         # The record, and the fields as descriptors.
         settings = collect.settings_of(cls, fields)

@@ -34,6 +34,9 @@ class Declaration:
         chains: for each field what must be computed to know it, itself last.
         build: what must be computed for the base.
         kept: what must be computed to know all parameters and constants.
+        priors: the parameters that have a prior.
+        of_prior: these by the name of their prior.
+        weighed: what must be computed to know them.
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
         make: for a class base, what builds it without checking values that are valid already.
@@ -51,6 +54,9 @@ class Declaration:
     chains: Mapping[str, tuple[Field, ...]]
     build: tuple[Field, ...]
     kept: tuple[Field, ...]
+    priors: tuple[Param, ...]
+    of_prior: Mapping[str, Param]
+    weighed: tuple[Field, ...]
     event_dim: int | None
     validates: bool | None
     make: Callable[..., Any] | None
@@ -108,6 +114,7 @@ def declare(
     """
     chains = {name: _chain(owner, fields, (name,)) for name in fields}
     build = _chain(owner, fields, inputs)
+    priors = tuple(f for f in fields.values() if isinstance(f, Param) and f.prior is not None)
     holding = tuple(name for name, field in fields.items() if field.holds_value)
     return Declaration(
         owner,
@@ -118,6 +125,9 @@ def declare(
         chains,
         build,
         _chain(owner, fields, holding),
+        priors,
+        MappingProxyType({field.prior_name: field for field in priors}),
+        _chain(owner, fields, tuple(field.name for field in priors)),
         event_dim,
         validates,
         make=_maker(base),

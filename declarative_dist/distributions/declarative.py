@@ -10,19 +10,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
+from typing_extensions import Self
 
-from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.distributions.copies import bound, replicate_fields
-from declarative_dist.distributions.dotted import parameters_named
+from declarative_dist.distributions.dotted import groups_of, parameters_named
 from declarative_dist.distributions.keywords import blueprint_of, check_floating
+from declarative_dist.distributions.priors import log_prior_of
+from declarative_dist.distributions.shown import shown
+from declarative_dist.distributions.vector import from_vector, to_vector
 from declarative_dist.errors import (
     DeclarationError,
     FieldError,
     StateMismatchError,
     did_you_mean,
-    shortened,
 )
 from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.dotted import nested_values
@@ -224,23 +226,56 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             >>> [group["lr"] for group in optimizer.param_groups]
             [0.1, 0.01]
         """
-        for name, given in options.items():
-            if not isinstance(given, Mapping):
-                raise DeclarationError(
-                    f"{type(self).__name__}.parameter_groups({name}=)",
-                    "a dict of an optimizer's options",
-                    shortened(given),
-                    f'Write {name}={{"lr": 1e-2}}.',
-                )
-        found = {name: parameters_named(self, name) for name in options}
-        grouped: set[int] = set()
-        members: dict[str, list[nn.Parameter]] = {}
-        for name in sorted(found, key=lambda name: -name.count(".")):
-            members[name] = [p for p in found[name] if id(p) not in grouped]
-            grouped.update(map(id, members[name]))
-        groups = [{"params": members[name], **options[name]} for name in options if members[name]]
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in grouped]
-        return [*groups, {"params": rest}] if rest else groups
+        return groups_of(self, options)
+
+    def log_prior(self, *, unconstrained: bool = False) -> Tensor:
+        """The log density of all parameters with a prior, those of parts too, each part once.
+
+        Args:
+            unconstrained: False for the density of the values, which priors are stated for. True
+                for that of the unconstrained numbers behind them, with the log determinant of the
+                Jacobian of each constraint, given its bounds: the density to sample from, or to
+                climb, when a step changes those numbers.
+
+        Returns:
+            The sum over everything but the independent copies, of shape `batch_shape`; a part
+            without copies of its own counts in each. Parameters without a prior add nothing: they
+            are flat, in their values or in their unconstrained numbers. Frozen ones count as they
+            are. Without any prior, zero.
+
+        Raises:
+            NotImplementedError: if a constraint does not define its Jacobian.
+
+        Example:
+            >>> import torch.distributions as dd
+            >>> from declarative_dist import Declarative, Exp, Param
+            >>> class Kernel(Declarative):
+            ...     lengthscale = Param(1.0, Exp(), prior=dd.LogNormal(0.0, 1.0))
+            >>> kernel = Kernel(lengthscale=2.0)
+            >>> kernel.log_prior(), kernel.log_prior(unconstrained=True).exp()
+            (tensor(-1.8523, grad_fn=<AddBackward0>), tensor(0.3137, grad_fn=<ExpBackward0>))
+        """
+        return log_prior_of(self, vars(self)["_copies"], unconstrained)
+
+    def to_vector(self) -> Tensor:
+        """All trainable unconstrained numbers, in the order of `parameters()`, as a new vector."""
+        return to_vector(self)
+
+    def from_vector_(self, vector: Any) -> Self:
+        """Write what `to_vector` gives back into the same parameters.
+
+        Args:
+            vector: a tensor, an array or a list of that many numbers, in any real dtype.
+
+        Returns:
+            The module itself.
+
+        Raises:
+            ConstraintError: for another number of them, or one that is not finite; nothing has
+                changed then.
+        """
+        from_vector(self, vector)
+        return self
 
     def _check_fields(self, names: Mapping[str, Any]) -> None:
         for name in names:
@@ -256,6 +291,10 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         fields = type(self).__declaration__.fields
         if name in fields:
             fields[name].__set__(self, value)
+            return
+        param = type(self).__declaration__.of_prior.get(name)
+        if param is not None:
+            param.replace_prior(self, value)
             return
         if "_is_built" in self.__dict__ and name not in self.__dict__:
             self._check_spelling(name, value, fields)
@@ -356,19 +395,4 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     def __repr__(self) -> str:
-        lines = []
-        for name, field in self.__declaration__.fields.items():
-            try:
-                shown = field.shown(self)
-            except Exception as error:  # noqa: BLE001 - repr must not fail
-                shown = f"<{type(error).__name__}>{field.describe(self)}"
-            lines.append(f"({name}): {shown}")
-        lines += [f"({name}): {module!r}" for name, module in self._own_modules()]
-        body = "".join("\n  " + line.replace("\n", "\n  ") for line in lines)
-        return f"{type(self).__name__}({self.extra_repr()}{body}\n)"
-
-    def _own_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """The submodules that are neither a nested part nor a field's constraint."""
-        for name, module in self.named_children():
-            if name not in self.__declaration__.fields and not isinstance(module, Constraint):
-                yield name, module
+        return shown(self)

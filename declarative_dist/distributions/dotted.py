@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from declarative_dist.errors import DeclarationError, did_you_mean
+from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
@@ -55,3 +56,29 @@ def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Paramete
             else did_you_mean(head, known),
         )
     return parameters_named(inner, rest, subject) if rest else found
+
+
+def groups_of(module: Any, options: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of parameters for an optimizer, as `parameter_groups` returns them.
+
+    Args:
+        module: a declarative module.
+        options: the optimizer's options by the name of a field or a nested part.
+    """
+    for name, given in options.items():
+        if not isinstance(given, Mapping):
+            raise DeclarationError(
+                f"{type(module).__name__}.parameter_groups({name}=)",
+                "a dict of an optimizer's options",
+                shortened(given),
+                f'Write {name}={{"lr": 1e-2}}.',
+            )
+    found = {name: parameters_named(module, name) for name in options}
+    grouped: set[int] = set()
+    members: dict[str, list[nn.Parameter]] = {}
+    for name in sorted(found, key=lambda name: -name.count(".")):
+        members[name] = [p for p in found[name] if id(p) not in grouped]
+        grouped.update(map(id, members[name]))
+    groups = [{"params": members[name], **options[name]} for name in options if members[name]]
+    rest = [parameter for parameter in module.parameters() if id(parameter) not in grouped]
+    return [*groups, {"params": rest}] if rest else groups

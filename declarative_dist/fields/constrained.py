@@ -75,6 +75,16 @@ class Constrained(Field):
         return field
 
     @property
+    def declared_shape(self) -> torch.Size | None:
+        """The shape as far as the class body says it; None where it is left to instances."""
+        if self.shape is not None:
+            sizes = [size for size in self.shape if isinstance(size, int)]
+            return torch.Size(sizes) if len(sizes) == len(self.shape) else None
+        if isinstance(self.init, Tensor):
+            return self.init.shape
+        return torch.Size() if isinstance(self.init, (int, float)) else None
+
+    @property
     def declared_needs(self) -> tuple[str, ...]:
         names: tuple[str, ...] = getattr(self.declared_constraint, "names", ())
         return names

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
@@ -14,6 +16,8 @@ from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Start, inserted
 from declarative_dist.fields.constrained import Constrained, Init, as_source
 from declarative_dist.fields.field import chain_of, current_value, evaluate
+from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
+from declarative_dist.fields.supports import check_support, is_settled
 
 
 class Param(Constrained):
@@ -33,6 +37,10 @@ class Param(Constrained):
             shape of the value.
         trainable: False keeps the parameter out of training (`requires_grad` off), but saved and
             moved with the others.
+        prior: a distribution over the value, on the set of its constraint. A plain one is held
+            constant and moves with the module; a declared family or an instance of one is learned
+            with the others. Its shapes broadcast to that of the parameter. On an instance it is
+            `<name>_prior`, and `log_prior` adds up all of them.
         doc: what the parameter is for.
 
     Raises:
@@ -61,6 +69,7 @@ class Param(Constrained):
         *,
         shape: int | str | Sequence[int | str] | None = None,
         trainable: bool = True,
+        prior: Distribution | type[Distribution] | None = None,
         doc: str | None = None,
     ) -> None:
         if isinstance(init, Constraint) or (
@@ -75,9 +84,21 @@ class Param(Constrained):
         start: Any = init
         super().__init__(start, constraint, shape, "Param")
         self.trainable = trainable
+        self.prior: nn.Module | None = None if prior is None else as_prior(prior, "Param(prior=)")
         self.doc = doc
         if doc is not None:
             self.__doc__ = doc
+
+    @property
+    def prior_name(self) -> str:
+        """The name of the prior on an instance."""
+        return f"{self.name}_prior"
+
+    def with_prior(self, prior: nn.Module) -> Self:
+        """A copy with another prior."""
+        field = copy.copy(self)
+        field.prior = prior
+        return field
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         start = blueprint.start(self)
@@ -86,6 +107,79 @@ class Param(Constrained):
         raw = self.started(module, start, dtype, device, values)
         module.register_parameter(self.raw_name, nn.Parameter(raw, requires_grad=self.trainable))
         module.__dict__["_starts"][self.name] = start
+        if self.prior is not None:
+            prior = own_prior(self.prior, blueprint, dtype, device)
+            self._check_prior(module, prior, blueprint.batch_shape, values)
+            module._modules[self.prior_name] = prior
+
+    def _check_prior(
+        self,
+        module: nn.Module,
+        prior: nn.Module,
+        copies: torch.Size,
+        values: Mapping[str, Any],
+        *,
+        prior_is_new: bool = False,
+    ) -> None:
+        """Refuse a prior that does not fit the shape or the bounds of this instance."""
+        with torch.no_grad():
+            shape = self.value(module, values).shape[len(copies) :]
+            check_fits(prior, shape, self.subject(module), copies)
+            if self.constraint.names or prior_is_new:
+                constraint = self.constraint_of(module).resolved(values)
+                check_support(prior, constraint, self.subject(module))
+
+    def replace_prior(self, module: nn.Module, value: Any) -> None:
+        """Give an instance another prior: a plain distribution, or a declared one, held as it is.
+
+        Raises:
+            DeclarationError: if it is no distribution.
+            ConstraintError: if it is one on another set, or for another shape.
+        """
+        prior = as_prior(value, f"{type(module).__name__}.{self.prior_name}")
+        raw = getattr(module, self.raw_name)
+        if prior is not value:
+            prior = prior.to(device=raw.device, dtype=raw.dtype)
+        known = evaluate(module, chain_of(module, self.name)[:-1])
+        self._check_prior(module, prior, vars(module)["_copies"], known, prior_is_new=True)
+        module._modules[self.prior_name] = prior
+
+    def log_prior(
+        self, module: nn.Module, values: Mapping[str, Any], lead: int, unconstrained: bool
+    ) -> Tensor:
+        """The log density under the prior, summed over all but the first `lead` dimensions.
+
+        Args:
+            module: the instance.
+            values: the field's own value, and those of the fields that it needs.
+            lead: how many dimensions of independent copies stay.
+            unconstrained: whether it is the density of the unconstrained numbers.
+
+        Raises:
+            ConstraintError: if a bound has moved out of the support of the prior.
+            NotImplementedError: if the constraint does not define its Jacobian.
+        """
+        value = values[self.name]
+        prior = module._modules[self.prior_name]
+        copies: torch.Size = vars(module)["_copies"]
+        is_inside = is_settled(self.constraint)
+        try:
+            density = _summed(log_density(prior, value, copies, is_inside=is_inside), lead)
+        except ValueError as error:
+            raise ConstraintError(
+                self.subject(module),
+                f"a value in the support of its prior, {told(prior)}",
+                shortened(value),
+                "Where its bound is learned the set has moved: learn the distance to it instead.",
+            ) from error
+        if not unconstrained:
+            return density
+        raw = getattr(module, self.raw_name)
+        constraint = self.constraint_of(module).resolved(values)
+        try:
+            return density + _summed(constraint.log_abs_det_jacobian(raw, value), lead)
+        except NotImplementedError as error:
+            raise NotImplementedError(f"{self.subject(module)}: {error}") from error
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         raw = values.get(self.raw_name)
@@ -131,6 +225,8 @@ class Param(Constrained):
         raw = getattr(module, self.raw_name)
         start: Start = module.__dict__["_starts"][self.name]
         self.commit(module, self.started(module, start, raw.dtype, raw.device, values))
+        if self.prior is not None:
+            module._modules[self.prior_name].reset_parameters()  # type: ignore[union-attr, operator]
 
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
         raw = module._parameters.get(self.raw_name)
@@ -178,7 +274,9 @@ class Param(Constrained):
 
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
-        return f", {self.constraint_of(module)!r}{frozen}"
+        prior = module._modules.get(self.prior_name)
+        shown = "" if prior is None else f", prior={told(prior)}"
+        return f", {self.constraint_of(module)!r}{shown}{frozen}"
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -197,4 +295,10 @@ class Param(Constrained):
         init = [] if self.init is None else [shortened(self.init)]
         shape = [] if self.shape is None else [f"shape={self.shape!r}"]
         trainable = [] if self.trainable else ["trainable=False"]
-        return f"Param({', '.join([*init, repr(self.constraint), *shape, *trainable])})"
+        prior = [] if self.prior is None else [f"prior={told(self.prior)}"]
+        return f"Param({', '.join([*init, repr(self.constraint), *shape, *trainable, *prior])})"
+
+
+def _summed(density: Tensor, lead: int) -> Tensor:
+    """Densities summed over all but their first dimensions."""
+    return density.flatten(lead).sum(-1) if density.ndim > lead else density

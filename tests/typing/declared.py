@@ -21,6 +21,7 @@ from declarative_dist import (
 )
 from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.learnable import Live
+from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
 
 
 class GammaFamily(Variational):
@@ -121,3 +122,16 @@ def score(distribution: dd.Distribution, value: Tensor) -> Tensor:
 
 
 score(q, q.rate)
+
+
+class Weighed(Variational):
+    base = dd.Normal
+    loc = Param(0.0, prior=dd.Normal(0.0, 1.0))
+    scale = Param(1.0, Positive(), prior=GammaFamily())
+
+
+assert_type(Weighed().log_prior(unconstrained=True), Tensor)
+assert_type(Weighed().to_vector(), Tensor)
+assert_type(Weighed().from_vector_([0.0]), Weighed)
+assert_type(NegativeLogLikelihood(Weighed())(0.0), Tensor)
+assert_type(NegativeLogPosterior(Weighed(), total_size=3)(0.0), Tensor)

@@ -1,0 +1,237 @@
+"""Whether a prior lives where its parameter does: the support of one, the constraint of the other.
+
+The two sets must be the same but for their boundary, which has no mass: a density on a larger set
+would not be one on the smaller set, and where it is smaller it would be zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.constraints.adapters import FromModule, FromTransform
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.ordered import OrderedVector
+from declarative_dist.constraints.tracing import is_traced
+from declarative_dist.errors import ConstraintError, DeclarationError
+from declarative_dist.fields.prior import told
+
+ROUNDING = 1e-6
+"""How far ends may differ, as a share of their size or of the distance between them."""
+
+FLOOR = 1e-3
+"""How much of a half line a constraint may leave out at its end, to keep numbers finite there."""
+
+_STATED: Mapping[type, constraints.Constraint] = {
+    dd.VonMises: constraints.interval(-torch.pi, torch.pi)
+}
+"""Supports of densities that torch says to live on all numbers, and that repeat there."""
+
+_SHAPED = (
+    type(constraints.simplex),
+    type(constraints.lower_cholesky),
+    type(constraints.corr_cholesky),
+    type(constraints.positive_definite),
+    type(constraints.positive_semidefinite),
+    OrderedVector,
+)
+"""Sets of whole events that have no ends to compare."""
+
+_EXAMPLES = {
+    type(constraints.simplex): "dd.Dirichlet(...)",
+    type(constraints.corr_cholesky): "dd.LKJCholesky(dim)",
+    type(constraints.positive_definite): "dd.Wishart(df, covariance)",
+}
+"""Plain distributions on them."""
+
+
+def check_support(
+    prior: Any,
+    constraint: Constraint,
+    subject: str,
+    error: type[ConstraintError | DeclarationError] = ConstraintError,
+) -> None:
+    """Refuse a prior whose support is another set than that of the constraint.
+
+    Args:
+        prior: the module that holds it.
+        constraint: that of the parameter, without names in it.
+        subject: whom an error is about.
+        error: the kind of error to raise.
+
+    Raises:
+        ConstraintError: or another kind, if the sets differ by more than their boundary.
+    """
+    distribution: Distribution = prior()
+    try:
+        support = _support_of(distribution)
+    except NotImplementedError:
+        support = None
+    if support is None or support.is_discrete:
+        got = "which does not state its support" if support is None else "which is discrete"
+        raise error(
+            subject,
+            "a prior with a density, on a stated support",
+            f"{told(prior)}, {got}",
+            f"Write prior={_example(constraint.support)}, for instance.",
+        )
+    if isinstance(constraint, FromModule):
+        return  # only the module knows its set
+    if not _agree(distribution, support, constraint):
+        raise error(
+            subject,
+            f"a prior on the set of {constraint!r}, {constraint.describe()}",
+            f"{told(prior)}, whose support is {support}",
+            f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
+            f"constraint of the prior. A prior is not cut off at a bound: move one there with "
+            f"dd.TransformedDistribution.",
+        )
+
+
+def is_settled(constraint: Constraint) -> bool:
+    """Whether the set of a constraint is known and stays as it was when it was checked."""
+    return not constraint.names and not isinstance(constraint, FromModule)
+
+
+def _support_of(distribution: Distribution) -> Any:
+    """The support, where torch states a larger one than there is."""
+    if type(distribution) in _STATED:
+        return _STATED[type(distribution)]
+    if isinstance(distribution, dd.Independent):
+        return _support_of(distribution.base_dist)
+    if type(distribution) is not dd.TransformedDistribution:
+        return distribution.support
+    support = _support_of(distribution.base_dist)
+    for transform in distribution.transforms:
+        support = _pushed(support, transform)
+    return support
+
+
+def _pushed(support: Any, transform: Any) -> Any:
+    """Where a transform puts a set: all that it reaches, or for an interval, what is between."""
+    if isinstance(transform, dd.ComposeTransform):
+        for part in transform.parts:
+            support = _pushed(support, part)
+        return support
+    if isinstance(transform, dd.IndependentTransform):
+        return _pushed(support, transform.base_transform)
+    ends, whole = (_ends_of(_elementwise(kind)) for kind in (support, transform.domain))
+    is_elementwise = issubclass(type(transform), dd.AffineTransform) or (
+        transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
+    )
+    if ends is None or whole is None or not is_elementwise or _are_near(ends, whole):
+        return transform.codomain
+    with torch.no_grad():
+        one, other = transform(ends[0]), transform(ends[1])
+    return constraints.interval(torch.minimum(one, other), torch.maximum(one, other))
+
+
+def _example(support: constraints.Constraint) -> str:
+    inner = _elementwise(support)
+    low, high = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
+    if type(inner) in _EXAMPLES:
+        return _EXAMPLES[type(inner)]
+    if type(inner) in _SHAPED:
+        return "dd.TransformedDistribution(dd.Normal(...), constraint.as_transform())"
+    if low is not None and high is not None:
+        is_unit = not isinstance(low, Tensor) and (low, high) == (0.0, 1.0)
+        return "dd.Beta(2.0, 2.0)" if is_unit else "dd.Uniform(low, high)"
+    if isinstance(low, (int, float)) and low == 0:
+        return "dd.LogNormal(0.0, 1.0)"
+    if low is None and high is None:
+        return "dd.Normal(0.0, 1.0)"
+    sign = "" if low is not None else "-"
+    return f"dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(bound, {sign}1.0))"
+
+
+def _elementwise(support: Any) -> Any:
+    """What a support says of each entry, where it says no more."""
+    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        support = support.base_constraint
+    return support
+
+
+def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
+    own = constraint.support
+    if isinstance(constraint, FromTransform):
+        own = _pushed(constraints.real, constraint.current())
+    mine, theirs = _elementwise(own), _elementwise(support)
+    ends, others = _ends_of(mine), _ends_of(theirs)
+    if ends is not None and others is not None:
+        return _are_near(ends, others)
+    shaped = [kind for kind in (mine, theirs) if isinstance(kind, _SHAPED)]
+    if len(shaped) == 2:
+        return _shape_of(mine) is _shape_of(theirs)
+    if len(shaped) == 1 and (ends or others):
+        return False
+    return _agree_at_draws(distribution, support, constraint)
+
+
+def _shape_of(kind: Any) -> type:
+    is_semi = isinstance(kind, type(constraints.positive_semidefinite))
+    return type(constraints.positive_definite) if is_semi else type(kind)
+
+
+def _ends_of(support: Any) -> tuple[Tensor, Tensor] | None:
+    """The lower and upper end of a set of numbers; None for another kind of set."""
+    is_mixture = isinstance(support, constraints.MixtureSameFamilyConstraint)
+    if is_mixture:
+        support = _elementwise(support.base_constraint)
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None and high is None and not isinstance(support, type(constraints.real)):
+        return None
+    ends = (
+        torch.as_tensor(-torch.inf if low is None else low, dtype=torch.float64),
+        torch.as_tensor(torch.inf if high is None else high, dtype=torch.float64),
+    )
+    return (ends[0].amin(), ends[1].amax()) if is_mixture else ends
+
+
+def _are_near(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
+    """Whether the ends of a constraint are those of a support, but for rounding and a floor."""
+    if is_traced(*ends, *others):
+        return True
+    low, high, their_low, their_high = (end.cpu() for end in (*ends, *others))
+    length = _finite(high - low)
+    try:
+        return _is_near(low, their_low, length, low - their_low, high) and _is_near(
+            high, their_high, length, their_high - high, low
+        )
+    except RuntimeError:  # bounds whose shapes do not go together
+        return False
+
+
+def _is_near(end: Tensor, their: Tensor, length: Tensor, left_out: Tensor, far: Tensor) -> bool:
+    size = torch.maximum(torch.maximum(_finite(end).abs(), _finite(their).abs()), length)
+    slack = size * ROUNDING
+    floor = torch.where(far.isfinite(), slack, size.clamp_min(1.0) * FLOOR)
+    return bool(((end == their) | ((left_out >= -slack) & (left_out <= floor))).all())
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    return torch.where(numbers.isfinite(), numbers, torch.zeros_like(numbers))
+
+
+def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
+    """Whether draws of the prior are inside the constraint, and its values inside the support.
+
+    For sets that nothing else is known about. The state of the random numbers stays as it was.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            torch.manual_seed(0)
+            draws = distribution.sample(torch.Size((64,)))
+            if is_traced(draws):
+                return True
+            values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
+            inside = constraint.contains(draws).all() & support.check(values).all()
+        except NotImplementedError:  # no sampler
+            return True
+        except (RuntimeError, ValueError, IndexError):  # events of other shapes
+            return False
+    return bool(inside)

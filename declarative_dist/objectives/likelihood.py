@@ -1,0 +1,318 @@
+"""Losses of maximum likelihood and maximum a posteriori.
+
+A loss is a mean over data and a sum over `batch_shape`, whose entries are independent problems:
+the gradient of each is what it would be alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.distributions.conditional import Conditional
+from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.joint import Joint
+from declarative_dist.distributions.priors import log_prior_of
+from declarative_dist.distributions.variational import Variational
+from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+
+LogLikelihood = Callable[..., Tensor]
+"""From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""
+
+
+class NegativeLogLikelihood(nn.Module):
+    """The mean negative log likelihood of data.
+
+    `forward` takes data of shape `(n, *batch, *event)` for a `Variational`, where `(n, 1, *event)`
+    is seen by all independent problems; a dict of such by site for a `Joint`; and for a
+    `Conditional` what it is called with, then the values: `forward(context, value)`.
+
+    Args:
+        module: the distribution, held and trained.
+
+    Raises:
+        DeclarationError: if it is of another kind.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import learnable
+        >>> from declarative_dist.objectives import NegativeLogLikelihood
+        >>> loss = NegativeLogLikelihood(learnable(dd.Normal(0.0, 1.0)))
+        >>> loss(torch.tensor([-1.0, 1.0]))
+        tensor(1.4189, grad_fn=<NegBackward0>)
+    """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *batch: Any) -> Tensor: ...
+
+    def __init__(self, module: Variational | Joint | Conditional) -> None:
+        super().__init__()
+        self.module = _distribution(module, type(self).__name__)
+        self._own = _own_dims(module)
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The loss of a batch.
+
+        Raises:
+            ConstraintError: for data of another shape, dtype or device, or outside the support.
+        """
+        return -_mean_log_likelihood(self.module, batch, self._own, type(self).__name__)
+
+
+class NegativeLogPosterior(nn.Module):
+    """The mean negative log likelihood, less the log prior's share for one datum.
+
+    `forward(*batch)` is `mean(-log p(datum | parameters)) - log_prior / total_size`: over all
+    data, the negative log posterior density divided by `total_size`, up to a constant; over a
+    mini-batch an unbiased estimate of it. `forward` takes what that of `NegativeLogLikelihood`
+    takes; with `log_likelihood`, what that takes behind the module.
+
+    Args:
+        module: a distribution, or any declarative module with a `log_likelihood`.
+        total_size: how many data there are in all.
+        log_likelihood: from the module and a batch to one number per datum, of shape
+            `(n, *batch_shape)`. A module is held, trained with the other, and its priors count.
+        unconstrained: False for the mode of the values, which does not depend on their
+            constraints' maps; True for that of the unconstrained numbers behind them, where a
+            Laplace approximation or a sampler starts. `log_prior` tells the two apart.
+
+    Raises:
+        DeclarationError: if the module is of another kind.
+        ConstraintError: if `total_size` is no count, 1 or above.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Declarative, Param
+        >>> from declarative_dist.objectives import NegativeLogPosterior
+        >>> class Line(Declarative):
+        ...     slope = Param(0.0, prior=dd.Normal(0.0, 1.0))
+        >>> def log_likelihood(line, x, y):
+        ...     return dd.Normal(line.slope * x, 1.0).log_prob(y)
+        >>> loss = NegativeLogPosterior(Line(), total_size=2, log_likelihood=log_likelihood)
+        >>> loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]))
+        tensor(2.6284, grad_fn=<SubBackward0>)
+    """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *batch: Any) -> Tensor: ...
+
+    def __init__(
+        self,
+        module: Declarative,
+        *,
+        total_size: int,
+        log_likelihood: LogLikelihood | None = None,
+        unconstrained: bool = False,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        is_count = isinstance(total_size, Integral) and not isinstance(total_size, bool)
+        if not is_count or total_size < 1:
+            raise ConstraintError(
+                f"{name}(total_size=)",
+                "how many data there are in all, an int, 1 or above",
+                shortened(total_size),
+            )
+        if log_likelihood is not None and not callable(log_likelihood):
+            raise DeclarationError(
+                f"{name}(log_likelihood=)",
+                "a callable from the module and a batch to one number per datum",
+                shortened(log_likelihood),
+            )
+        self.module = _distribution(module, name, is_any=log_likelihood is not None)
+        self._own = _own_dims(module) if log_likelihood is None else 0
+        self.total_size = int(total_size)
+        self.log_likelihood = log_likelihood
+        self.unconstrained = unconstrained
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The loss of a batch.
+
+        Raises:
+            ConstraintError: for data of another shape, dtype or device, or outside the support,
+                and for a `log_likelihood` that does not return one number per datum.
+        """
+        name = type(self).__name__
+        copies: torch.Size = vars(self.module)["_copies"]
+        if self.log_likelihood is None:
+            mean = _mean_log_likelihood(self.module, batch, self._own, name)
+        else:
+            scores = self.log_likelihood(self.module, *batch)
+            _check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
+            mean = _mean(scores, len(copies))
+        log_prior = log_prior_of(self, copies, self.unconstrained)
+        return -mean - log_prior.sum() / self.total_size
+
+    def extra_repr(self) -> str:
+        """How many data there are, and which mode is looked for."""
+        shown = ", unconstrained=True" if self.unconstrained else ""
+        return f"total_size={self.total_size}{shown}"
+
+
+def _distribution(module: Any, subject: str, *, is_any: bool = False) -> Any:
+    """The module, if it is of a kind that has a likelihood."""
+    wanted = Declarative if is_any else (Variational, Joint, Conditional)
+    if isinstance(module, wanted):
+        return module
+    got = f"the class {module.__name__}" if isinstance(module, type) else shortened(module)
+    fix = ""
+    if isinstance(module, Distribution):
+        fix = "It has no parameters to learn: write learnable(...) around it."
+    elif isinstance(module, Declarative):
+        got = f"a {type(module).__name__}, which is no distribution"
+        fix = "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...)."
+    elif isinstance(module, type):
+        fix = f"Write {module.__name__}()."
+    kinds = "a declarative module" if is_any else "a Variational, a Joint or a Conditional"
+    raise DeclarationError(subject, kinds, got, fix)
+
+
+def _own_dims(module: Any) -> int:
+    """How many batch dimensions one prediction of a `Conditional` has of its own."""
+    if not isinstance(module, Conditional):
+        return 0
+    try:
+        with torch.no_grad():
+            return len(module.at_start().batch_shape)
+    except Exception:  # noqa: BLE001 - a method may need a batch: all its dimensions are data
+        return 0
+
+
+def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject: str) -> Tensor:
+    is_conditional = isinstance(module, Conditional)
+    name = f"{subject}({type(module).__name__})"
+    if len(batch) < 2 if is_conditional else len(batch) != 1:
+        wanted = "a context and a value" if is_conditional else "the data, one argument"
+        raise ConstraintError(name, wanted, f"{len(batch)} arguments")
+    if is_conditional:
+        distribution = module(*batch[:-1])
+        value = _as_data(batch[-1], module, name)
+        _check_predicted(value, distribution, own, name)
+        return _mean(_scored(distribution, value, name), own)
+    if isinstance(module, Joint):
+        values = batch[0]
+        if not isinstance(values, Mapping):
+            raise ConstraintError(name, "a dict of data by site", shortened(values))
+        data = {site: _as_data(v, module, f"{name}.{site}") for site, v in values.items()}
+        joint = module()
+        return _mean(joint.log_prob(data), len(joint.batch_shape))
+    distribution = module()
+    value = _as_data(batch[0], module, name)
+    _check_data(value, distribution, name)
+    return _mean(_scored(distribution, value, name), len(distribution.batch_shape))
+
+
+def _scored(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
+    try:
+        return distribution.log_prob(value)
+    except ValueError as error:
+        said = str(error).partition("\n")[0]
+        raise ConstraintError(
+            subject, f"data in the support of the distribution, {distribution.support}", said
+        ) from error
+
+
+def _mean(scores: Tensor, problems: int) -> Tensor:
+    """The mean over data of scores of shape `(*data, *problems)`, summed over problems."""
+    if problems:
+        scores = scores.flatten(-problems).sum(-1)
+    return scores.mean()
+
+
+def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
+    """Data in the dtype of the module; counts and labels are numbers like others.
+
+    Raises:
+        ConstraintError: if it is no tensor, empty, or in another dtype or on another device.
+    """
+    if not isinstance(value, Tensor):
+        raise ConstraintError(subject, "a tensor", shortened(value))
+    if value.numel() == 0:
+        raise ConstraintError(subject, "one datum or more", shortened(value))
+    every = itertools.chain(module.parameters(), module.buffers())
+    like = next((tensor for tensor in every if tensor.is_floating_point()), None)
+    if like is None or (value.dtype == like.dtype and value.device == like.device):
+        return value
+    tensors = [like, *(tensor for tensor in every if tensor.is_floating_point())]
+    if all(value.device != tensor.device for tensor in tensors):
+        raise ConstraintError(
+            subject,
+            f"data on {like.device}",
+            f"data on {value.device}",
+            f"Write data.to({str(like.device)!r}), or move the module.",
+        )
+    if value.is_complex() or (
+        value.is_floating_point() and all(value.dtype != tensor.dtype for tensor in tensors)
+    ):
+        raise ConstraintError(
+            subject,
+            f"data in {like.dtype}",
+            f"data in {value.dtype}",
+            f"Write data.to({like.dtype}), or module.to({value.dtype}).",
+        )
+    is_exact = like.dtype in (torch.float32, torch.float64)
+    return value.to(like.dtype) if is_exact and not value.is_floating_point() else value
+
+
+def _check_data(value: Tensor, distribution: Distribution, subject: str) -> None:
+    """Refuse data that would broadcast over independent problems, or the other way round."""
+    batch, event = distribution.batch_shape, distribution.event_shape
+    whole = (*batch, *event)
+    lead = value.ndim - len(whole)
+    fits = lead >= (1 if batch else 0) and value.shape[value.ndim - len(event) :] == event
+    given = value.shape[lead : lead + len(batch)] if fits else ()
+    if not fits or any(size not in (1, own) for size, own in zip(given, batch, strict=True)):
+        shapes = ", ".join(("n", *map(str, whole)))
+        everyone = ", ".join(("n", *("1" for _ in batch), *map(str, event)))
+        also = f", or ({everyone}) for data that all independent problems see" if batch else ""
+        raise ConstraintError(
+            subject,
+            f"data of shape (n, *batch, *event) = ({shapes}){also}",
+            f"shape {tuple(value.shape)}",
+            "Give the data these dimensions.",
+        )
+
+
+def _check_predicted(value: Tensor, distribution: Distribution, own: int, subject: str) -> None:
+    """Refuse values that are not one for each context."""
+    batch = distribution.batch_shape
+    whole = torch.Size((*batch, *distribution.event_shape))
+    is_shared = len(batch) == own  # no context has a batch of its own
+    if value.shape != whole and not (
+        is_shared and value.shape[max(value.ndim - len(whole), 0) :] == whole
+    ):
+        raise ConstraintError(
+            subject,
+            f"a value for each context, of shape (*batch, *event) = {tuple(whole)}",
+            f"shape {tuple(value.shape)}",
+            "Give both the same batch dimensions, and declare event_dim for dimensions of one "
+            "value.",
+        )
+
+
+def _check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subject: str) -> None:
+    shape = ", ".join(("n", *map(str, copies)))
+    expected = f"a floating-point tensor of shape ({shape}), a log likelihood per datum"
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
+        raise ConstraintError(subject, expected, f"{shortened(scores)}{dtype}")
+    counts = {data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim}
+    fits = scores.ndim == 1 + len(copies) and scores.shape[1:] == copies
+    if not fits or (counts and scores.shape[0] not in counts):
+        sizes = f" for data of {' or '.join(map(str, sorted(counts)))}" if counts else ""
+        raise ConstraintError(
+            subject,
+            expected,
+            f"shape {tuple(scores.shape)}{sizes}",
+            "Sum over what belongs to one datum, and leave the mean over data to the objective.",
+        )
+    if scores.shape[0] == 0:
+        raise ConstraintError(subject, "one datum or more", "none")

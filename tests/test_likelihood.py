@@ -1,0 +1,354 @@
+"""Losses of maximum likelihood and maximum a posteriori: values, reductions, and bad input."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from scipy import stats
+from torch import Tensor, nn, tensor
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    Head,
+    Joint,
+    Param,
+    Positive,
+    UnitInterval,
+    Variational,
+    learnable,
+    site,
+)
+from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
+
+
+class Gaussian(Variational):
+    base = dd.Normal
+    loc = Param(0.5, prior=dd.Normal(0.0, 2.0))
+    scale = Param(1.5, Positive(), prior=dd.Gamma(2.0, 3.0))
+
+
+class Vector(Variational):
+    base = dd.Normal
+    event_dim = 1
+    loc = Param(torch.zeros(3))
+    scale = Param(1.5, Positive())
+
+
+class Regression(Conditional):
+    base = dd.Normal
+    loc = Head()
+    scale = Param(0.5, Positive(), prior=dd.HalfNormal(1.0))
+
+
+class Pair(Joint):
+    mu = Gaussian
+    noise = Param(0.7, Exp())
+
+    @site
+    def y(self, mu: Tensor, noise: Tensor) -> dd.Distribution:
+        return dd.Normal(mu, noise, validate_args=False)
+
+
+X = tensor([0.2, -1.0, 3.0, 0.4, 1.0])
+
+
+# Maximum likelihood.
+
+
+def test_it_is_the_mean_that_scipy_finds_and_has_its_gradient() -> None:
+    q = Gaussian()
+    loss = NegativeLogLikelihood(q)(X)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(-stats.norm(0.5, 1.5).logpdf(X.numpy()).mean(), rel=1e-5)
+    loss.backward()
+    assert q.raw_loc.grad.item() == pytest.approx(-(X.mean().item() - 0.5) / 1.5**2, rel=1e-5)
+
+
+def test_events_belong_to_one_datum() -> None:
+    x = torch.randn(7, 3)
+    loss = NegativeLogLikelihood(Vector())(x)
+    assert loss.item() == pytest.approx(
+        -stats.norm(0.0, 1.5).logpdf(x.numpy()).sum(-1).mean(), rel=1e-5
+    )
+
+
+def test_copies_are_independent_problems() -> None:
+    x = torch.randn(6, 4)
+    loc = torch.randn(4)
+    q = Gaussian(batch_shape=4, loc=loc)
+    loss = NegativeLogLikelihood(q)(x)
+    loss.backward()
+    ones = [Gaussian(loc=value) for value in loc]
+    losses = [NegativeLogLikelihood(one)(x[:, i]) for i, one in enumerate(ones)]
+    torch.testing.assert_close(loss, torch.stack(losses).sum())
+    for i, one in enumerate(ones):
+        losses[i].backward()
+        torch.testing.assert_close(q.raw_loc.grad[i], one.raw_loc.grad)
+    # Data that all copies see.
+    every = NegativeLogLikelihood(q)(x[:, :1])
+    torch.testing.assert_close(every, NegativeLogLikelihood(q)(x[:, :1].expand(6, 4)))
+
+
+def test_data_may_have_several_dimensions() -> None:
+    x = torch.randn(2, 3, 3)
+    flat = NegativeLogLikelihood(Vector())(x.reshape(6, 3))
+    torch.testing.assert_close(NegativeLogLikelihood(Vector())(x), flat)
+    torch.testing.assert_close(NegativeLogLikelihood(Gaussian())(X[0]), -Gaussian().log_prob(X[0]))
+
+
+def test_counts_labels_and_flags_are_data() -> None:
+    labels = tensor([0, 1, 1, 0])
+    q = learnable(dd.Bernoulli(probs=tensor(0.3)))
+    expected = -dd.Bernoulli(0.3).log_prob(labels.float()).mean()
+    for data in (labels, labels.bool(), labels.float()):
+        torch.testing.assert_close(NegativeLogLikelihood(q)(data), expected)
+    q = learnable(dd.Categorical(logits=tensor([0.1, 0.2, 0.7])))
+    torch.testing.assert_close(NegativeLogLikelihood(q)(labels), -q.log_prob(labels).mean())
+
+
+def test_a_conditional_takes_its_context_first() -> None:
+    torch.manual_seed(0)
+    q = Regression(in_features=2)
+    context, value = torch.randn(5, 2), torch.randn(5)
+    loss = NegativeLogLikelihood(q)(context, value)
+    d = q(context)
+    expected = -stats.norm(d.loc.detach(), d.scale.detach()).logpdf(value).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    one = NegativeLogLikelihood(q)(context[0], value[0])
+    torch.testing.assert_close(one, -q(context[0]).log_prob(value[0]))
+
+
+def test_dimensions_of_a_prediction_sum_whether_events_or_not() -> None:
+    class Plain(Conditional):
+        base = dd.Normal
+        loc = Head(shape=("k",))
+        scale = Param(0.5, Positive(), shape=("k",))
+
+    class Events(Plain):
+        event_dim = 1
+
+    plain, events = Plain(in_features=2, k=3), Events(in_features=2, k=3)
+    events.load_state_dict(plain.state_dict())
+    context, value = torch.randn(5, 2), torch.randn(5, 3)
+    losses = [NegativeLogLikelihood(q)(context, value) for q in (plain, events)]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(losses[0], -plain(context).log_prob(value).sum(-1).mean())
+
+
+def test_several_contexts_go_to_the_network() -> None:
+    class Sum(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a + b
+
+    q = Regression(in_features=2, network=Sum())
+    a, b, value = torch.randn(4, 2), torch.randn(4, 2), torch.randn(4)
+    torch.testing.assert_close(
+        NegativeLogLikelihood(q)(a, b, value), -q(a, b).log_prob(value).mean()
+    )
+
+
+def test_a_joint_takes_a_dict_by_site() -> None:
+    q = Pair(batch_shape=2)
+    x = {"mu": torch.randn(5, 2), "y": torch.randn(5, 2)}
+    loss = NegativeLogLikelihood(q)(x)
+    expected = stats.norm(0.5, 1.5).logpdf(x["mu"]) + stats.norm(x["mu"], 0.7).logpdf(x["y"])
+    assert loss.item() == pytest.approx(-expected.mean(0).sum(), rel=1e-5)
+
+
+# Maximum a posteriori.
+
+
+@pytest.mark.parametrize("unconstrained", [False, True])
+def test_the_posterior_adds_the_share_of_the_log_prior(unconstrained: bool) -> None:
+    q = Gaussian(batch_shape=2)
+    x = torch.randn(5, 2)
+    loss = NegativeLogPosterior(q, total_size=50, unconstrained=unconstrained)(x)
+    prior = dd.Normal(0.0, 2.0).log_prob(q.loc) + dd.Gamma(2.0, 3.0).log_prob(q.scale)
+    if unconstrained:
+        prior = prior + q.raw_scale.sigmoid().log()
+    expected = NegativeLogLikelihood(q)(x) - prior.sum() / 50
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_conjugate_pair_is_found() -> None:
+    class Coin(Variational):
+        base = dd.Bernoulli
+        probs = Param(0.5, UnitInterval(), prior=dd.Beta(2.0, 5.0))
+
+    heads = tensor([1.0] * 7 + [0.0] * 3)
+    modes = {False: (7 + 2 - 1) / (10 + 7 - 2), True: (7 + 2) / (10 + 7)}
+    for unconstrained, expected in modes.items():
+        q = Coin(dtype=torch.float64)
+        objective = NegativeLogPosterior(q, total_size=10, unconstrained=unconstrained)
+        optimizer = torch.optim.LBFGS(q.parameters(), max_iter=100, tolerance_grad=1e-10)
+
+        def closure(
+            objective: nn.Module = objective, optimizer: torch.optim.Optimizer = optimizer
+        ) -> Tensor:
+            optimizer.zero_grad()
+            loss = objective(heads.double())
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert q.probs.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_mini_batches_estimate_the_loss_over_all_data() -> None:
+    objective = NegativeLogPosterior(Gaussian(), total_size=6)
+    x = torch.randn(6)
+    torch.testing.assert_close(
+        torch.stack([objective(part) for part in x.split(2)]).mean(), objective(x)
+    )
+
+
+def test_a_log_likelihood_of_a_plain_declarative() -> None:
+    class Line(Declarative):
+        slope = Param(0.3, prior=dd.Normal(0.0, 1.0))
+
+    def log_likelihood(line: Line, x: Tensor, y: Tensor) -> Tensor:
+        return dd.Normal(line.slope * x[..., None] if line.slope.ndim else line.slope * x,
+                         1.0).log_prob(y[..., None] if line.slope.ndim else y)  # fmt: skip
+
+    x, y = torch.randn(5), torch.randn(5)
+    loss = NegativeLogPosterior(Line(), total_size=20, log_likelihood=log_likelihood)(x, y)
+    expected = stats.norm(0.3 * x, 1.0).logpdf(y).mean() + stats.norm.logpdf(0.3) / 20
+    assert loss.item() == pytest.approx(-expected, rel=1e-5)
+    copies = Line(batch_shape=3)
+    many = NegativeLogPosterior(copies, total_size=20, log_likelihood=log_likelihood)(x, y)
+    torch.testing.assert_close(many, 3 * loss)
+
+
+def test_a_log_likelihood_that_is_a_module_is_trained_too() -> None:
+    class Likelihood(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.noise = Gaussian(scale=2.0)
+
+        def forward(self, q: Declarative, x: Tensor) -> Tensor:
+            return self.noise.log_prob(x - q.loc)
+
+    q, likelihood = Gaussian(), Likelihood()
+    objective = NegativeLogPosterior(q, total_size=5, log_likelihood=likelihood)
+    loss = objective(X)
+    log_prior = q.log_prior() + likelihood.noise.log_prior()
+    torch.testing.assert_close(loss, -likelihood(q, X).mean() - log_prior / 5)
+    loss.backward()
+    assert len(list(objective.parameters())) == 4
+    assert all(p.grad is not None for p in objective.parameters())
+
+
+def test_no_prior_is_maximum_likelihood() -> None:
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(
+        NegativeLogPosterior(Vector(), total_size=4)(x), NegativeLogLikelihood(Vector())(x)
+    )
+
+
+# Modules like others.
+
+
+def objectives() -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
+    return {
+        "variational": (NegativeLogLikelihood(Gaussian()), (X,)),
+        "conditional": (
+            NegativeLogPosterior(Regression(in_features=2), total_size=9),
+            (torch.randn(5, 2), torch.randn(5)),
+        ),
+        "joint": (
+            NegativeLogPosterior(Pair(), total_size=9, unconstrained=True),
+            ({"mu": torch.randn(5), "y": torch.randn(5)},),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["variational", "conditional", "joint"])
+def test_they_compile_whole_copy_and_save(name: str) -> None:
+    objective, batch = objectives()[name]
+    expected = objective(*batch)
+    compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*batch), expected)
+    twin = copy.deepcopy(objective)
+    for parameter in twin.parameters():
+        nn.init.constant_(parameter, 0.1)
+    twin.load_state_dict(objective.state_dict())
+    torch.testing.assert_close(twin(*batch), expected)
+    assert twin.double().module.log_prior().dtype == torch.float64
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("module", [
+    dd.Normal(0.0, 1.0), Gaussian, nn.Linear(1, 1), None, Pair().condition(y=1.0),
+])  # fmt: skip
+def test_what_has_no_likelihood_is_refused(module: Any) -> None:
+    for make in (NegativeLogLikelihood, lambda m: NegativeLogPosterior(m, total_size=1)):
+        with pytest.raises(DeclarationError, match="expected a Variational, a Joint or a Cond"):
+            make(module)
+
+
+def test_a_plain_declarative_needs_a_log_likelihood() -> None:
+    class Plain(Declarative):
+        loc = Param(0.0)
+
+    with pytest.raises(DeclarationError, match=r"log_likelihood=\.\.\."):
+        NegativeLogPosterior(Plain(), total_size=1)
+    with pytest.raises(DeclarationError, match=r"\(log_likelihood=\): expected a callable"):
+        NegativeLogPosterior(Plain(), total_size=1, log_likelihood=3)  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match="a declarative module"):
+        NegativeLogPosterior(nn.Linear(1, 1), total_size=1, log_likelihood=len)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("total_size", [0, -3, 2.0, True, None, "5"])
+def test_a_size_that_is_no_count_is_refused(total_size: Any) -> None:
+    with pytest.raises(ConstraintError, match=r"NegativeLogPosterior\(total_size=\): .*int, 1"):
+        NegativeLogPosterior(Gaussian(), total_size=total_size)
+
+
+@pytest.mark.parametrize(("q", "batch", "said"), [
+    (Gaussian(), (), r"\(Gaussian\): expected the data, one argument, got 0 arguments"),
+    (Gaussian(), (X, X), "got 2 arguments"),
+    (Gaussian(), ([1.0, 2.0],), r"expected a tensor, got \[1\.0, 2\.0\]"),
+    (Gaussian(), (torch.empty(0),), "expected one datum or more"),
+    (Gaussian(), (X.double(),), r"data in torch\.float32, got data in torch\.float64"),
+    (Gaussian(), (X.bfloat16(),), r"bfloat16"),
+    (Gaussian(), (X + 0j,), r"complex64"),
+    (Gaussian(), (X.to("meta"),), r"data on cpu, got data on meta"),
+    (Gaussian(batch_shape=5), (X,), r"\(n, 5\), or \(n, 1\)"),
+    (Gaussian(batch_shape=4), (torch.randn(6, 3),), r"shape \(6, 3\)"),
+    (Vector(), (torch.randn(5, 1),), r"\(n, \*batch, \*event\) = \(n, 3\)"),
+    (Vector(), (torch.randn(()),), r"shape \(\)"),
+    (learnable(dd.Gamma(1.0, 1.0)), (-X.abs(),), r"data in the support"),
+    (Regression(in_features=2), (X,), "a context and a value, got 1 arguments"),
+    (Regression(in_features=2), (torch.randn(5, 2), torch.randn(5, 1)), r"\(\*batch, \*event\)"),
+    (Regression(in_features=2), (torch.randn(5, 2), torch.randn(1)), r"= \(5,\), got shape \(1,"),
+    (Regression(in_features=2), (torch.randn(5, 2), X.double()), "float64"),
+    (Pair(), (X,), "a dict of data by site"),
+    (Pair(), ({"mu": X},), "Pair"),
+    (Pair(), ({"mu": X, "y": X.double()},), r"\(Pair\)\.y: expected data in torch\.float32"),
+])  # fmt: skip
+def test_data_that_does_not_fit_is_refused(q: Any, batch: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ConstraintError, match=said):
+        NegativeLogLikelihood(q)(*batch)
+
+
+@pytest.mark.parametrize(("score", "said"), [
+    (lambda q, x: q.log_prob(x).sum(), r"shape \(\) for data of 5"),
+    (lambda q, x: q.log_prob(x)[:, None], r"shape \(5, 1\)"),
+    (lambda q, x: q.log_prob(x)[:2], r"shape \(2,\) for data of 5"),
+    (lambda q, x: 1.0, "got 1.0"),
+    (lambda q, x: x.long(), "int64"),
+])  # fmt: skip
+def test_a_log_likelihood_of_another_shape_is_refused(score: Any, said: str) -> None:
+    objective = NegativeLogPosterior(Gaussian(), total_size=5, log_likelihood=score)
+    with pytest.raises(ConstraintError, match=rf"\(log_likelihood=\): expected .*\(n\).*{said}"):
+        objective(X)

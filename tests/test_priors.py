@@ -1,0 +1,865 @@
+"""Priors of parameters: what they may be, how they live, and their density in both spaces."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from scipy import integrate, stats
+from torch import Tensor, nn, tensor
+from torch.distributions import biject_to, constraints
+from torch.func import functional_call, stack_module_state, vmap
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    CorrCholesky,
+    DeclarationError,
+    Declarative,
+    Exp,
+    GreaterThan,
+    Head,
+    Interval,
+    Joint,
+    LearnableTransform,
+    LessThan,
+    LogInterval,
+    LowerCholesky,
+    Ordered,
+    Param,
+    Positive,
+    PositiveDefinite,
+    Real,
+    Simplex,
+    UnitInterval,
+    Variational,
+    derived,
+    fields_of,
+    learnable,
+)
+
+# torch warns at the first draw of every Wishart, singular or not.
+pytestmark = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
+
+
+def declared(*arguments: Any, **options: Any) -> type[Declarative]:
+    """A class with one parameter, `theta`."""
+    return type(Declarative)("Model", (Declarative,), {"theta": Param(*arguments, **options)})  # type: ignore[return-value]
+
+
+class Kernel(Declarative):
+    lengthscale = Param(0.7, Exp(), shape=("d",), prior=dd.LogNormal(0.0, 1.0))
+    variance = Param(2.0, Positive(), prior=dd.Gamma(2.0, 3.0))
+    offset = Param(0.3)
+
+
+class Spread(Variational):
+    """A family that is learned as a prior."""
+
+    base = dd.Normal
+    loc = Param(0.5)
+    scale = Param(2.0, Positive())
+
+
+class Effects(Declarative):
+    effect = Param(tensor([0.1, -0.4, 2.0]), prior=Spread())
+
+
+def reference_kernel(q: Kernel) -> float:
+    lengthscale, variance = (v.detach().double().numpy() for v in (q.lengthscale, q.variance))
+    return float(
+        stats.lognorm(1.0).logpdf(lengthscale).sum()
+        + stats.gamma(2.0, scale=1 / 3.0).logpdf(variance).sum()
+    )
+
+
+# The density in the constrained space.
+
+
+def test_the_log_prior_is_the_sum_over_entries_as_scipy_has_it() -> None:
+    q = Kernel(d=4, lengthscale=tensor([0.2, 1.0, 3.0, 0.5]), dtype=torch.float64)
+    log_prior = q.log_prior()
+    assert log_prior.shape == ()
+    assert log_prior.dtype == torch.float64
+    assert log_prior.item() == pytest.approx(reference_kernel(q), rel=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "prior"), [
+    ((3,), dd.MultivariateNormal(torch.zeros(3), 2 * torch.eye(3))),
+    ((2, 3), dd.MultivariateNormal(torch.zeros(3), 2 * torch.eye(3))),
+    ((2, 3), dd.Normal(tensor([0.0, 1.0, 2.0]), 1.0)),
+    ((2, 3), dd.Normal(torch.zeros(2, 1), tensor([1.0, 2.0, 3.0]))),
+    ((2, 3), dd.Independent(dd.Normal(torch.zeros(2, 3), 1.0), 2)),
+    ((2, 3), dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), dd.Normal(torch.zeros(2), 1.0))),
+])  # fmt: skip
+def test_events_and_batches_of_a_prior_sum(shape: tuple[int, ...], prior: dd.Distribution) -> None:
+    value = torch.randn(shape)
+    q = declared(0.0, shape=shape, prior=prior)(theta=value)
+    torch.testing.assert_close(q.log_prior(), prior.log_prob(value).sum())
+    torch.testing.assert_close(q.log_prior(unconstrained=True), q.log_prior())
+
+
+def test_a_moved_prior_over_a_vector_is_on_the_moved_set() -> None:
+    prior = dd.TransformedDistribution(
+        dd.Independent(dd.Gamma(torch.ones(2), 1.0), 1),
+        dd.AffineTransform(tensor([1.0, 2.0]), 1.0, event_dim=1),
+    )
+    q = declared(tensor([3.0, 3.0]), GreaterThan(tensor([1.0, 2.0])), prior=prior)()
+    torch.testing.assert_close(q.log_prior(), tensor(-3.0))
+    with pytest.raises(DeclarationError, match=r"Model\.theta"):
+        declared(tensor([3.0, 3.0]), Positive(), prior=prior)
+
+
+def test_without_priors_it_is_zero_in_the_dtype_of_the_module() -> None:
+    class Plain(Declarative):
+        scale = Param(1.0, Positive())
+
+    assert torch.equal(Plain().log_prior(), torch.zeros(()))
+    assert torch.equal(
+        Plain(batch_shape=(2, 3), dtype=torch.float64).log_prior(unconstrained=True),
+        torch.zeros(2, 3, dtype=torch.float64),
+    )
+
+    class Empty(Declarative):
+        pass
+
+    assert torch.equal(Empty().log_prior(), torch.zeros(()))
+
+
+def test_frozen_parameters_count_as_they_are() -> None:
+    q = declared(2.0, Exp(), trainable=False, prior=dd.LogNormal(0.0, 1.0))()
+    expected = dd.LogNormal(0.0, 1.0).log_prob(tensor(2.0))
+    torch.testing.assert_close(q.log_prior(), expected)
+    assert not q.log_prior().requires_grad
+
+
+# The density in the unconstrained space.
+
+LINE: dict[str, tuple[Any, dd.Distribution]] = {
+    "Real": (Real(), dd.StudentT(4.0, 1.0, 2.0)),
+    "Positive": (Positive(), dd.Gamma(2.0, 3.0)),
+    "Positive, half-open": (Positive(), dd.HalfNormal(2.0)),
+    "Exp": (Exp(), dd.LogNormal(0.3, 0.6)),
+    "Exp, floor": (Exp(floor=1e-6), dd.InverseGamma(3.0, 2.0)),
+    "Positive, floor": (Positive(floor=1e-3), dd.LogNormal(0.0, 1.0)),
+    "Interval, inexact": (Interval(1000.1, 1000.7), dd.Uniform(1000.1, 1000.7)),
+    "GreaterThan": (GreaterThan(1.0), dd.Pareto(1.0, 3.0)),
+    "GreaterThan, tensor": (GreaterThan(tensor(1.0)), dd.Pareto(1.0, 3.0)),
+    "LessThan": (
+        LessThan(2.0),
+        dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(2.0, -1.0)),
+    ),
+    "GreaterThan, moved": (
+        GreaterThan(1.0),
+        dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(1.0, 1.0)),
+    ),
+    "Interval": (Interval(-1.0, 3.0), dd.Uniform(-1.0, 3.0)),
+    "Interval, stretched": (
+        Interval(-1.0, 3.0),
+        dd.TransformedDistribution(dd.Beta(2.0, 3.0), dd.AffineTransform(-1.0, 4.0)),
+    ),
+    "UnitInterval, squashed": (
+        UnitInterval(),
+        dd.TransformedDistribution(dd.Normal(0.0, 1.0), dd.SigmoidTransform()),
+    ),
+    "Interval, angle": (Interval(-math.pi, math.pi), dd.VonMises(0.5, 2.0)),
+    "UnitInterval": (UnitInterval(), dd.Beta(2.0, 3.0)),
+    "UnitInterval, relaxed": (UnitInterval(), dd.Kumaraswamy(2.0, 3.0)),
+    "LogInterval": (LogInterval(0.1, 10.0), dd.Uniform(0.1, 10.0)),
+    "torch": (constraints.positive, dd.Weibull(1.0, 2.0)),
+    "Positive, mixture": (
+        Positive(),
+        dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), dd.Gamma(tensor([1.0, 3.0]), 2.0)),
+    ),
+    "transforms": (
+        dd.ComposeTransform([dd.ExpTransform(), dd.AffineTransform(2.0, 1.0)]),
+        dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(2.0, 1.0)),
+    ),
+    "transform": (dd.ExpTransform(), dd.FisherSnedecor(5.0, 6.0)),
+}
+
+
+def at_raw(q: Declarative, raw: Tensor) -> Tensor:
+    with torch.no_grad():
+        q.raw_theta.copy_(raw)
+        return q.log_prior(unconstrained=True)
+
+
+@pytest.mark.parametrize("name", LINE)
+def test_the_density_of_the_raw_number_integrates_to_one(name: str) -> None:
+    constraint, prior = LINE[name]
+    q = declared(None, constraint, prior=prior)(dtype=torch.float64)
+
+    def density(raw: float) -> float:
+        return at_raw(q, tensor(raw, dtype=torch.float64)).exp().item()
+
+    total = sum(
+        integrate.quad(density, *ends, limit=200)[0]
+        for ends in ((-math.inf, -20.0), (-20.0, 0.0), (0.0, 20.0), (20.0, math.inf))
+    )
+    assert total == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("constraint", "prior"), [
+    (Exp(), dd.LogNormal(0.3, 0.6)),
+    (Exp(), dd.Gamma(2.0, 3.0)),
+    (UnitInterval(), dd.Beta(2.0, 3.0)),
+    (Interval(-1.0, 3.0), dd.Uniform(-1.0, 3.0)),
+])  # fmt: skip
+def test_it_agrees_with_a_transformed_distribution_of_torch(
+    constraint: Any, prior: dd.Distribution
+) -> None:
+    # Exp and the logistic maps are the ones that torch has as bijections.
+    support = constraints.positive if isinstance(constraint, Exp) else constraint.support
+    raw_prior = dd.TransformedDistribution(prior, biject_to(support).inv)
+    q = declared(None, constraint, shape=5, prior=prior)()
+    raw = torch.linspace(-2.0, 1.5, 5)
+    torch.testing.assert_close(at_raw(q, raw), raw_prior.log_prob(raw).sum(), rtol=1e-4, atol=1e-4)
+
+
+def lower(matrix: Tensor, offset: int = 0) -> Tensor:
+    rows, columns = torch.tril_indices(*matrix.shape, offset)
+    return matrix[rows, columns]
+
+
+SHAPED: dict[str, tuple[Any, dd.Distribution, tuple[int, ...], Callable[[Tensor], Tensor]]] = {
+    "Simplex": (Simplex(), dd.Dirichlet(tensor([2.0, 3.0, 1.5])), (3,), lambda v: v[:-1]),
+    "CorrCholesky": (CorrCholesky(), dd.LKJCholesky(3, 1.5), (3, 3), lambda v: lower(v, -1)),
+    "PositiveDefinite": (
+        PositiveDefinite(), dd.Wishart(tensor(5.0), torch.eye(3)), (3, 3), lower,
+    ),
+    "Ordered": (
+        Ordered(),
+        dd.TransformedDistribution(
+            dd.Independent(dd.Normal(torch.zeros(3), 1.0), 1), Ordered().as_transform()
+        ),
+        (3,),
+        lambda v: v,
+    ),
+    "LowerCholesky": (
+        LowerCholesky(),
+        dd.TransformedDistribution(
+            dd.Independent(dd.Normal(torch.zeros(6), 1.0), 1), LowerCholesky().as_transform()
+        ),
+        (3, 3),
+        lower,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_the_jacobian_of_events_is_that_of_their_free_entries(name: str) -> None:
+    constraint, prior, shape, free = SHAPED[name]
+    q = declared(None, constraint, shape=shape, prior=prior)(dtype=torch.float64)
+    raw = torch.randn(q.raw_theta.shape, dtype=torch.float64) / 2
+    jacobian = torch.autograd.functional.jacobian(lambda r: free(constraint(r)), raw)
+    found = at_raw(q, raw)
+    expected = q.log_prior() + torch.linalg.slogdet(jacobian).logabsdet
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    if name in ("Ordered", "LowerCholesky"):  # a normal again, where it came from
+        torch.testing.assert_close(found, dd.Normal(0.0, 1.0).log_prob(raw).sum())
+
+
+@pytest.mark.parametrize(("constraint", "prior", "shape"), [
+    (Simplex(), dd.Dirichlet(tensor([2.0, 3.0])), (2,)),
+    (CorrCholesky(), dd.LKJCholesky(2, 1.5), (2, 2)),
+    (PositiveDefinite(), dd.Wishart(tensor(3.0), torch.eye(1)), (1, 1)),
+])  # fmt: skip
+def test_events_of_one_raw_number_integrate_to_one(
+    constraint: Any, prior: dd.Distribution, shape: tuple[int, ...]
+) -> None:
+    q = declared(None, constraint, shape=shape, prior=prior)(dtype=torch.float64)
+
+    def density(raw: float) -> float:
+        return at_raw(q, tensor([raw], dtype=torch.float64)).exp().item()
+
+    total = sum(integrate.quad(density, *e, limit=200)[0] for e in ((-400.0, 0.0), (0.0, 400.0)))
+    assert total == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_jacobian_of_named_bounds_is_given_the_bounds() -> None:
+    class Window(Declarative):
+        low = 1.0
+        high = Param(3.0, GreaterThan("low"), prior=dd.Pareto(1.0, 2.0))
+        inside = Param(2.0, Interval("low", "top"), prior=dd.Uniform(1.0, 4.0))
+        top = Param(4.0, trainable=False)
+
+    q = Window(dtype=torch.float64)
+    raw_high, raw_inside = q.raw_high.detach(), q.raw_inside.detach()
+    expected = (
+        dd.Pareto(1.0, 2.0).log_prob(q.high)
+        + dd.Uniform(1.0, 4.0).log_prob(q.inside)
+        + raw_high.sigmoid().log()
+        + (3.0 * raw_inside.sigmoid() * (1 - raw_inside.sigmoid())).log()
+    )
+    torch.testing.assert_close(q.log_prior(unconstrained=True), expected)
+
+
+def test_a_constraint_without_a_jacobian_says_so_by_name() -> None:
+    class Shifted(nn.Module):
+        def forward(self, raw: Tensor) -> Tensor:
+            return raw + 1
+
+        def right_inverse(self, value: Tensor) -> Tensor:
+            return value - 1
+
+    q = declared(2.0, Shifted(), prior=dd.Normal(0.0, 1.0))()
+    torch.testing.assert_close(q.log_prior(), dd.Normal(0.0, 1.0).log_prob(tensor(2.0)))
+    with pytest.raises(NotImplementedError, match=r"Model\.theta: FromModule\.log_abs_det"):
+        q.log_prior(unconstrained=True)
+
+
+# Copies and parts.
+
+
+def test_copies_have_a_log_prior_each() -> None:
+    lengthscale = torch.rand(2, 4, 3) + 0.5
+    q = Kernel(batch_shape=(2, 4), lengthscale=lengthscale)
+    assert q.log_prior().shape == (2, 4)
+    for unconstrained in (False, True):
+        whole = q.log_prior(unconstrained=unconstrained)
+        one = Kernel(lengthscale=lengthscale[1, 2]).log_prior(unconstrained=unconstrained)
+        torch.testing.assert_close(whole[1, 2], one)
+
+
+def test_copies_of_events_and_of_priors_with_a_batch() -> None:
+    class Both(Declarative):
+        weights = Param(None, Simplex(), shape=3, prior=dd.Dirichlet(torch.ones(3) * 2))
+        loc = Param(0.0, shape=(4, 2), prior=dd.Normal(tensor([0.0, 1.0]), 1.0))
+
+    loc = torch.randn(5, 4, 2)
+    q = Both(batch_shape=5, loc=loc)
+    expected = dd.Dirichlet(torch.ones(3) * 2).log_prob(torch.ones(3) / 3)
+    expected = expected + dd.Normal(tensor([0.0, 1.0]), 1.0).log_prob(loc).sum((-1, -2))
+    torch.testing.assert_close(q.log_prior(), expected)
+
+
+class Parts(Declarative):
+    first = Kernel(d=2)
+    second = Kernel(d=2, variance=1.0)
+    again = first
+    hyper = Param(1.0, Positive(), prior=dd.HalfCauchy(2.0))
+
+
+def test_parts_count_once_each() -> None:
+    q = Parts()
+    assert q.first is q.again
+    expected = reference_kernel(q.first) + reference_kernel(q.second)
+    expected += dd.HalfCauchy(2.0).log_prob(tensor(1.0)).item()
+    assert q.log_prior().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_parts_with_copies_align_with_their_priors() -> None:
+    class Nest(Declarative):
+        kernel = Kernel(d=2)
+        effects = Effects()
+
+    variance = torch.rand(3) + 0.1
+    q = Nest(batch_shape=3, kernel={"variance": variance})
+    assert q.log_prior().shape == (3,)
+    kernels = [Kernel(d=2, variance=v) for v in variance]
+    expected = torch.stack([k.log_prior() + Effects().log_prior() for k in kernels])
+    torch.testing.assert_close(q.log_prior(), expected)
+    # A part that was given has no copies: it counts in each.
+    shared = Nest(batch_shape=3, kernel=kernels[0])
+    torch.testing.assert_close(shared.log_prior(), expected[:1].expand(3))
+
+
+class Nested(Variational):
+    base = dd.TransformedDistribution
+    base_distribution = learnable(dd.Normal(0.0, 1.0))
+
+    class Shift(LearnableTransform):
+        base = dd.AffineTransform
+        loc = Param(0.5, prior=dd.Normal(0.0, 2.0))
+        scale = Param(0.3, Positive(), prior=dd.LogNormal(0.0, 1.0))
+
+    transforms = (Shift,)
+
+
+def test_priors_in_transforms_lists_and_foreign_modules_count() -> None:
+    shift = dd.Normal(0.0, 2.0).log_prob(tensor(0.5)) + dd.LogNormal(0.0, 1.0).log_prob(
+        tensor(0.3)
+    )
+    torch.testing.assert_close(Nested().log_prior(), shift)
+    torch.testing.assert_close(Nested(batch_shape=2).log_prior(), shift.expand(2))
+
+    class Around(Declarative):
+        network = nn.Sequential(nn.Linear(1, 1), Nested())
+
+    torch.testing.assert_close(Around().log_prior(), shift)
+
+
+def test_a_conditional_and_a_joint_have_priors_of_their_parameters() -> None:
+    class Policy(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = Param(1.0, Positive(), prior=dd.HalfNormal(1.0))
+
+    expected = dd.HalfNormal(1.0).log_prob(tensor(1.0))
+    torch.testing.assert_close(Policy(in_features=2).log_prior(), expected)
+
+    class Model(Joint):
+        spread = Param(1.0, Positive(), prior=dd.HalfNormal(1.0))
+        mu = dd.Normal(0.0, 3.0)
+
+    torch.testing.assert_close(Model().log_prior(), expected)
+
+
+# Learned priors.
+
+
+def test_a_declared_family_as_a_prior_is_learned() -> None:
+    q = Effects()
+    assert [name for name, _ in q.named_parameters()] == [
+        "raw_effect", "effect_prior.raw_loc", "effect_prior.raw_scale",
+    ]  # fmt: skip
+    q.log_prior().backward()
+    assert q.effect_prior.raw_scale.grad is not None
+    optimizer = torch.optim.LBFGS(q.effect_prior.parameters(), max_iter=50)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = -q.log_prior()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    effect = q.effect.detach()
+    torch.testing.assert_close(q.effect_prior.loc.detach(), effect.mean(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        q.effect_prior.scale.detach(), effect.std(correction=0), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2,), (2, 3)])
+def test_copies_have_learned_priors_of_their_own(batch_shape: tuple[int, ...]) -> None:
+    q = Effects(batch_shape=batch_shape)
+    assert q.effect_prior.loc.shape == batch_shape
+    with torch.no_grad():
+        q.effect_prior.raw_loc.copy_(torch.randn(batch_shape))
+    loc = q.effect_prior.loc[..., None]
+    expected = dd.Normal(loc, 2.0).log_prob(q.effect).sum(-1)
+    torch.testing.assert_close(q.log_prior(), expected)
+
+
+def test_a_prior_with_a_prior_and_a_prior_that_is_shared() -> None:
+    class Scale(Variational):
+        base = dd.HalfNormal
+        scale = Param(2.0, Positive(), prior=dd.Gamma(1.0, 1.0))
+
+    tied = Scale()
+
+    class Model(Declarative):
+        first = Param(1.0, Positive(), prior=tied)
+        second = Param(3.0, Positive(), prior=tied)
+        top = tied
+
+    q = Model()
+    assert q.first_prior is q.second_prior is q.top
+    assert q.first_prior is not tied
+    assert Model().first_prior is not q.first_prior
+    expected = dd.HalfNormal(2.0).log_prob(tensor([1.0, 3.0])).sum()
+    expected = expected + dd.Gamma(1.0, 1.0).log_prob(tensor(2.0))
+    torch.testing.assert_close(q.log_prior(), expected)
+    assert Model(batch_shape=4).log_prior().shape == (4,)
+    torch.testing.assert_close(Model(batch_shape=4).log_prior()[3], expected)
+
+
+def test_a_class_as_a_prior_is_an_instance_of_it() -> None:
+    q = declared(0.0, prior=Spread)()
+    torch.testing.assert_close(q.log_prior(), dd.Normal(0.5, 2.0).log_prob(tensor(0.0)))
+
+
+# A prior lives with its module.
+
+
+def test_constants_move_save_and_load_with_the_module() -> None:
+    q = Kernel(d=2)
+    assert {name for name, _ in q.named_buffers()} == {
+        "lengthscale_prior.loc", "lengthscale_prior.scale",
+        "variance_prior.concentration", "variance_prior.rate",
+    }  # fmt: skip
+    assert len(list(q.parameters())) == 3
+    q.lengthscale_prior.loc = 0.4
+    expected = q.log_prior()
+    stream = io.BytesIO()
+    torch.save(q.state_dict(), stream)
+    stream.seek(0)
+    other = Kernel(d=2)
+    other.load_state_dict(torch.load(stream, weights_only=True))
+    torch.testing.assert_close(other.log_prior(), expected)
+    for twin in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        torch.testing.assert_close(twin.log_prior(), expected)
+        twin.lengthscale_prior.loc = 0.0
+        assert not torch.equal(twin.log_prior(), q.log_prior())
+    wide = copy.deepcopy(q).double()
+    assert wide.log_prior().dtype == torch.float64
+    torch.testing.assert_close(wide.log_prior().float(), expected)
+
+
+def test_meta_to_empty_and_reset() -> None:
+    with torch.device("meta"):
+        q = Kernel(d=2)
+        learned = Effects()
+    assert q.log_prior().is_meta
+    for made, plain in ((q, Kernel(d=2)), (learned, Effects())):
+        made.to_empty(device="cpu")
+        made.reset_parameters()
+        torch.testing.assert_close(made.log_prior(), plain.log_prior())
+
+
+def test_a_state_without_priors_loads_into_a_class_with_one_but_for_the_prior() -> None:
+    class Plain(Declarative):
+        lengthscale = Param(1.0, Exp(), shape=("d",))
+        variance = Param(1.0, Positive())
+        offset = Param(0.0)
+
+    q = Kernel(d=2)
+    keys = q.load_state_dict(Plain(d=2).state_dict(), strict=False)
+    assert all("_prior." in key for key in keys.missing_keys)
+    assert not keys.unexpected_keys
+    torch.testing.assert_close(q.variance.detach(), tensor(1.0))
+    assert q.lengthscale_prior.scale == 1.0
+
+
+def test_what_the_class_was_given_may_change_later() -> None:
+    loc = torch.zeros(())
+    prior, family = dd.Normal(loc, 1.0), Spread()
+    one, other = declared(0.0, prior=prior), declared(0.0, prior=family)
+    before = one().log_prior(), other().log_prior()
+    loc.fill_(5.0)
+    family.loc = 9.0
+    torch.testing.assert_close((one().log_prior(), other().log_prior()), before)
+
+
+def test_func_transforms_and_compile() -> None:
+    torch.manual_seed(0)
+    kernels = [Kernel(d=2, lengthscale=torch.rand(2) + 0.2) for _ in range(3)]
+
+    class Objective(nn.Module):
+        def __init__(self, q: Declarative, unconstrained: bool) -> None:
+            super().__init__()
+            self.q, self.unconstrained = q, unconstrained
+
+        def forward(self) -> Tensor:
+            return self.q.log_prior(unconstrained=self.unconstrained)
+
+    for unconstrained in (False, True):
+        models = [Objective(kernel, unconstrained) for kernel in kernels]
+        expected = torch.stack([model() for model in models])
+        parameters, buffers = stack_module_state(models)
+
+        def call(parameters: Any, buffers: Any, model: nn.Module = models[0]) -> Tensor:
+            return functional_call(model, (parameters, buffers), ())
+
+        torch.testing.assert_close(vmap(call)(parameters, buffers), expected)
+        compiled = torch.compile(models[0], fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(), expected[0])
+    learned = Objective(Effects(batch_shape=2), True)
+    compiled = torch.compile(learned, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(), learned())
+
+
+def test_gradients_are_those_of_the_unconstrained_density() -> None:
+    q = declared(1.3, Positive(), prior=dd.Gamma(2.0, 3.0))(dtype=torch.float64)
+    q.log_prior(unconstrained=True).backward()
+    raw = q.raw_theta.item()
+
+    def density(raw: float) -> float:
+        value = math.log1p(math.exp(raw))
+        return stats.gamma(2.0, scale=1 / 3).logpdf(value) - math.log1p(math.exp(-raw))
+
+    slope = (density(raw + 1e-5) - density(raw - 1e-5)) / 2e-5
+    assert q.raw_theta.grad.item() == pytest.approx(slope, rel=1e-6)
+
+
+# Inheritance, and what is shown.
+
+
+def test_priors_are_inherited_and_overridden_with_their_fields() -> None:
+    class Longer(Kernel):
+        extra = Param(0.0, prior=dd.Normal(0.0, 1.0))
+
+    class Other(Kernel):
+        lengthscale = Param(1.0, Exp(), shape=("d",), prior=dd.Gamma(1.0, 1.0))
+        variance = Param(2.0, Positive())
+
+    longer = Longer(d=1).log_prior()
+    torch.testing.assert_close(
+        longer, Kernel(d=1).log_prior() + dd.Normal(0.0, 1.0).log_prob(tensor(0.0))
+    )
+    torch.testing.assert_close(Other(d=1).log_prior(), dd.Gamma(1.0, 1.0).log_prob(tensor(1.0)))
+    assert not hasattr(Other(d=1), "variance_prior")
+
+
+def test_the_prior_is_shown() -> None:
+    assert repr(Kernel.variance) == (
+        "Param(2.0, Positive(), prior=Gamma(concentration=2.0, rate=3.0))"
+    )
+    assert repr(Kernel(d=1)) == (
+        "Kernel(\n"
+        "  (lengthscale): a tensor of shape (1,) with values [0.699999988079071], Exp(), "
+        "prior=LogNormal(loc=0.0, scale=1.0)\n"
+        "  (variance): 2.0, Positive(), prior=Gamma(concentration=2.0, rate=3.0)\n"
+        "  (offset): 0.30000001192092896, Real()\n"
+        ")"
+    )
+    assert "(effect_prior)" not in repr(Effects())
+    assert "prior=Spread(loc=0.5, scale=2.0)" in repr(Effects())
+    moved = dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(1.0, 1.0))
+    assert repr(Param(2.0, GreaterThan(1.0), prior=moved)) == (
+        "Param(2.0, Real(), prior=TransformedDistribution("
+        "Gamma(concentration=2.0, rate=3.0), [AffineTransform()]))"
+    )
+    assert fields_of(Kernel)["variance"].prior is not None
+
+
+def test_learnable_has_no_priors() -> None:
+    q = learnable(dd.Gamma(2.0, 3.0))
+    assert torch.equal(q.log_prior(), torch.zeros(()))
+    assert all(field.prior is None for field in fields_of(q).values())
+
+
+def test_the_distribution_itself_does_not_know_its_priors() -> None:
+    class WithPrior(Variational):
+        base = dd.Normal
+        loc = Param(0.0, prior=dd.Normal(0.0, 1.0))
+        scale = Param(1.0, prior=dd.HalfNormal(1.0))
+
+    x = tensor([0.3, 1.0])
+    torch.testing.assert_close(WithPrior().log_prob(x), dd.Normal(0.0, 1.0).log_prob(x))
+    view = WithPrior(batch_shape=2).expand((3, 2))
+    assert view.log_prior().shape == (2,)
+
+
+# What is refused.
+
+REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "wider": ((1.0, Positive()), {"prior": dd.Normal(0.0, 1.0)}, r"LogNormal"),
+    "narrower": ((1.0,), {"prior": dd.LogNormal(0.0, 1.0)}, r"dd\.Normal"),
+    "bounded": ((1.0, Positive()), {"prior": dd.Beta(1.0, 1.0)}, r"Model\.theta"),
+    "shifted": ((2.0, GreaterThan(1.0)), {"prior": dd.Gamma(1.0, 1.0)}, r"AffineTransform"),
+    "unbounded": ((0.0, Interval(-1.0, 1.0)), {"prior": dd.Normal(0.0, 1.0)}, r"dd\.Uniform"),
+    "other ends": ((0.5, Interval(0.0, 1.0)), {"prior": dd.Uniform(0.0, 2.0)}, r"dd\.Beta"),
+    "an end that is nearly the same": (
+        (500.0, Interval(0.0, 1000.0)), {"prior": dd.Uniform(0.5, 1000.0)}, r"Uniform",
+    ),
+    "a half line that starts later": (
+        (2.0, GreaterThan(1.0)), {"prior": dd.Pareto(1.0005, 1.0)}, r"Pareto",
+    ),
+    "sign": ((-1.0, LessThan(0.0)), {"prior": dd.HalfNormal(1.0)}, r"LessThan"),
+    "angle": ((0.0,), {"prior": dd.VonMises(0.0, 1.0)}, r"Interval"),
+    "floor": ((2.0, Positive(floor=1.0)), {"prior": dd.Gamma(1.0, 1.0)}, r"floor=1"),
+    "a half line that was moved": (
+        (1.0, Positive()),
+        {"prior": dd.TransformedDistribution(dd.Gamma(1.0, 1.0), dd.ExpTransform())},
+        r"lower_bound=1\.0",
+    ),
+    "entries of a simplex": (
+        (None, Simplex()), {"shape": 3, "prior": dd.Beta(1.0, 1.0)}, r"Dirichlet",
+    ),
+    "simplex for entries": (
+        (0.5, UnitInterval()), {"shape": 3, "prior": dd.Dirichlet(torch.ones(3))}, r"dd\.Beta",
+    ),
+    "normal for a matrix": (
+        (None, PositiveDefinite()), {"shape": (2, 2), "prior": dd.Normal(0.0, 1.0)}, r"Wishart",
+    ),
+    "unordered": (
+        (None, Ordered()),
+        {"shape": 3, "prior": dd.MultivariateNormal(torch.zeros(3), torch.eye(3))},
+        r"as_transform",
+    ),
+    "correlations": (
+        (None, LowerCholesky()), {"shape": (3, 3), "prior": dd.LKJCholesky(3)}, r"LowerCholesky",
+    ),
+    "discrete": ((1.0, Positive()), {"prior": dd.Poisson(1.0)}, r"discrete"),
+    "discrete events": (
+        (None, Simplex()), {"shape": 2, "prior": dd.OneHotCategorical(torch.ones(2))}, r"discrete",
+    ),
+    "a batch that enlarges": (
+        (0.0,), {"prior": dd.Normal(torch.zeros(3), 1.0)}, r"shape=\(3,\)",
+    ),
+    "another size": (
+        (torch.zeros(2),), {"prior": dd.Normal(torch.zeros(3), 1.0)}, r"shape \(2,\)",
+    ),
+    "events of another size": (
+        (torch.zeros(2),),
+        {"prior": dd.MultivariateNormal(torch.zeros(3), torch.eye(3))},
+        r"event_shape \(3,\)",
+    ),
+    "events that would repeat": (
+        (torch.zeros(3),),
+        {"prior": dd.MultivariateNormal(torch.zeros(1), torch.eye(1))},
+        r"event_shape \(1,\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_prior_on_another_set_is_refused_with_the_class(name: str) -> None:
+    arguments, options, said = REFUSED[name]
+    with pytest.raises(DeclarationError, match=said) as raised:
+        declared(*arguments, **options)
+    assert str(raised.value).startswith("Model.theta: expected a prior")
+    assert raised.value.fix
+
+
+@pytest.mark.parametrize("prior", [
+    1.0, "normal", dd.Normal, [dd.Normal(0.0, 1.0)], nn.Linear(1, 1), dd.ExpTransform(),
+    Kernel, Positive(), lambda: dd.Normal(0.0, 1.0),
+])  # fmt: skip
+def test_what_is_no_distribution_is_refused(prior: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"Param\(prior=\): expected a torch distribution"):
+        Param(0.0, prior=prior)
+
+
+def test_a_joint_and_a_conditional_are_no_prior() -> None:
+    class Model(Joint):
+        mu = dd.Normal(0.0, 1.0)
+
+    with pytest.raises(DeclarationError, match="declared family"):
+        Param(0.0, prior=Model())  # type: ignore[arg-type]
+
+
+def test_a_prior_that_does_not_fit_an_instance_is_refused_by_it() -> None:
+    family = declared(torch.zeros, shape=("d",), prior=dd.Normal(torch.zeros(3), 1.0))
+    assert family(d=3).log_prior().shape == ()
+    assert family(d=3, batch_shape=2).log_prior().shape == (2,)
+    with pytest.raises(ConstraintError, match=r"Model\.theta: .* shape \(2,\), got Normal"):
+        family(d=2)
+    with pytest.raises(ConstraintError, match=r"Model\.theta"):
+        family(d=2, batch_shape=3)
+
+    class Window(Declarative):
+        low = Param(0.0)
+        high = Param(2.0, GreaterThan("low"), prior=dd.HalfNormal(1.0))
+
+    assert Window().log_prior().shape == ()
+    with pytest.raises(ConstraintError, match=r"Window\.high: expected a prior on the set"):
+        Window(low=1.0)
+
+
+def test_an_instance_may_be_given_another_prior() -> None:
+    q, other = Kernel(d=2, dtype=torch.float64), Kernel(d=2)
+    q.variance_prior = dd.HalfCauchy(2.0)
+    expected = dd.HalfCauchy(2.0).log_prob(tensor(2.0)) + dd.LogNormal(0.0, 1.0).log_prob(
+        tensor([0.7, 0.7])
+    ).sum()  # fmt: skip
+    torch.testing.assert_close(q.log_prior(), expected.double(), rtol=1e-6, atol=1e-6)
+    assert "prior=HalfCauchy(scale=2.0)" in repr(q)
+    assert "HalfCauchy" not in repr(other)
+    spread = Spread()
+    effects = Effects(batch_shape=2)
+    effects.effect_prior = spread  # for all copies
+    assert effects.effect_prior is spread
+    assert effects.log_prior().shape == (2,)
+    before = q.variance_prior
+    for bad, error in [
+        (dd.Normal(0.0, 1.0), ConstraintError),
+        (dd.Gamma(torch.ones(3), 1.0), ConstraintError),
+        (None, DeclarationError),
+        (3.0, DeclarationError),
+        (nn.Linear(1, 1), DeclarationError),
+    ]:
+        with pytest.raises(error, match=r"Kernel\.variance"):
+            q.variance_prior = bad
+        assert q.variance_prior is before
+
+
+def test_names_of_priors_are_reserved() -> None:
+    with pytest.raises(DeclarationError, match=r"Model\.rate_prior: expected a name that is free"):
+
+        class Model(Declarative):
+            rate = Param(1.0, prior=dd.Normal(0.0, 1.0))
+            rate_prior = Param(1.0)
+
+    with pytest.raises(DeclarationError, match=r"Other\.rate_prior"):
+
+        class Other(Declarative):
+            rate = Param(1.0, prior=dd.Normal(0.0, 1.0))
+
+            def rate_prior(self) -> float:
+                return 1.0
+
+    class Free(Declarative):
+        rate = Param(1.0)
+        rate_prior = Param(1.0)
+
+    assert Free().rate_prior == 1.0
+
+
+def test_a_bound_that_is_predicted_has_no_prior_on_it() -> None:
+    with pytest.raises(DeclarationError, match=r"Predicted\.high: expected no prior"):
+
+        class Predicted(Conditional):
+            base = dd.Uniform
+            low = Head()
+            high = Param(3.0, GreaterThan("low"), prior=dd.HalfNormal(1.0))
+
+    with pytest.raises(DeclarationError, match=r"Deeper\.high: .* a bound that needs 'low'"):
+
+        class Deeper(Conditional):
+            base = dd.Uniform
+            low = Head()
+            high = Param(3.0, GreaterThan("middle"), prior=dd.HalfNormal(1.0))
+
+            @derived
+            def middle(self, low: Tensor) -> Tensor:
+                return low + 1
+
+
+def test_a_bound_that_moves_out_of_the_support_is_told() -> None:
+    class Window(Declarative):
+        low = Param(0.0)
+        high = Param(2.0, GreaterThan("low"), prior=dd.HalfNormal(1.0))
+
+    q = Window()
+    q.low = -5.0  # raw_high stays: the value moves along
+    with pytest.raises(
+        ConstraintError, match=r"Window\.high: .* HalfNormal\(scale=1\.0\), got -3"
+    ):
+        q.log_prior()
+
+
+def test_a_prior_on_a_value_of_a_custom_set() -> None:
+    class Even(constraints.Constraint):
+        def check(self, value: Tensor) -> Tensor:
+            return value.abs() > 1
+
+    from declarative_dist import Constraint
+
+    class Outside(Constraint):
+        support = Even()
+
+        def forward(self, raw: Tensor) -> Tensor:
+            return raw + raw.sign() + (raw == 0)
+
+        def inverse(self, value: Tensor) -> Tensor:
+            return value - value.sign()
+
+        def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+            return torch.zeros_like(raw)
+
+    state = torch.get_rng_state()
+    with pytest.raises(DeclarationError, match=r"Model\.theta"):
+        declared(2.0, Outside(), prior=dd.Normal(0.0, 1.0))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_derived_value_is_not_weighed() -> None:
+    class Model(Declarative):
+        mean = Param(2.0, Positive(), prior=dd.HalfNormal(1.0))
+
+        @derived
+        def rate(self, mean: Tensor) -> Tensor:
+            return 1 / mean
+
+    torch.testing.assert_close(Model().log_prior(), dd.HalfNormal(1.0).log_prob(tensor(2.0)))

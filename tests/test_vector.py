@@ -1,0 +1,182 @@
+"""The flat view of a module's trainable numbers, for optimizers outside torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+from scipy import optimize
+from torch import Tensor, nn, tensor
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    Declarative,
+    Exp,
+    Head,
+    Param,
+    Positive,
+    Simplex,
+    Variational,
+    learnable,
+)
+from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
+
+
+class Model(Declarative):
+    weights = Param(None, Simplex(), shape=3)
+    scale = Param(2.0, Exp())
+    fixed = Param(5.0, trainable=False)
+    part = learnable(dd.Normal(torch.zeros(2), torch.ones(2)))
+    again = part
+
+
+def test_the_order_is_that_of_the_parameters_without_frozen_ones() -> None:
+    q = Model()
+    vector = q.to_vector()
+    trainable = [p for p in q.parameters() if p.requires_grad]
+    assert vector.shape == (2 + 1 + 2 + 2,)
+    assert not vector.requires_grad
+    assert torch.equal(vector, nn.utils.parameters_to_vector(trainable))
+    q.freeze("weights")
+    assert q.to_vector().shape == (5,)
+    q.unfreeze("fixed")
+    assert q.to_vector().shape == (6,)
+
+
+@pytest.mark.parametrize("make", [
+    lambda v: v,
+    lambda v: v.double(),
+    lambda v: v.numpy(),
+    lambda v: v.double().numpy(),
+    lambda v: v.numpy().astype(np.float16),
+    lambda v: v.tolist(),
+    lambda v: v.numpy()[::-1].copy()[::-1],
+    lambda v: v.clone().requires_grad_(),
+])  # fmt: skip
+def test_a_vector_is_written_into_the_same_parameters(make: Any) -> None:
+    q = Model()
+    before = {name: (p, p.data_ptr()) for name, p in q.named_parameters()}
+    vector = torch.arange(7.0) / 8 - 0.25
+    assert q.from_vector_(make(vector)) is q
+    assert torch.equal(q.to_vector(), vector)
+    for name, p in q.named_parameters():
+        assert before[name] == (p, p.data_ptr())
+        assert p.grad_fn is None
+    assert torch.equal(q.again.raw_loc, vector[3:5])
+    torch.testing.assert_close(q.scale.detach(), vector[2].exp())
+    assert q.fixed == 5.0
+
+
+def test_it_is_a_copy_and_read_only_arrays_are_taken() -> None:
+    q = learnable(dd.Normal(0.0, 1.0))
+    q.to_vector().fill_(9.0)
+    assert q.loc == 0.0
+    array = np.array([1.0, 2.0])
+    array.flags.writeable = False
+    q.from_vector_(array)
+    array = np.array([3.0, 4.0])
+    q.from_vector_(array)
+    array[0] = 8.0
+    assert q.loc == 3.0
+
+
+@pytest.mark.parametrize(("vector", "said"), [
+    (torch.zeros(6), r"a vector of 7 real numbers, .*, got shape \(6,\)"),
+    (torch.zeros(7, 1), r"shape \(7, 1\)"),
+    (tensor(1.0), r"got shape \(\)"),
+    (torch.zeros(7, dtype=torch.complex64), "complex64"),
+    (["a"] * 7, r"a vector of 7 numbers"),
+    (None, r"got None"),
+    (torch.full((7,), torch.nan), r"finite numbers in torch.float32"),
+    (tensor([0.0] * 6 + [torch.inf]), r"for part\.raw_scale"),
+    (tensor([0.0] * 6 + [1e300], dtype=torch.float64), r"for part\.raw_scale"),
+])  # fmt: skip
+def test_another_vector_is_refused_and_changes_nothing(vector: Any, said: str) -> None:
+    q = Model()
+    before = q.to_vector()
+    with pytest.raises(ConstraintError, match=rf"Model\.from_vector_: .*{said}"):
+        q.from_vector_(vector)
+    assert torch.equal(q.to_vector(), before)
+
+
+def test_nothing_trainable_is_an_empty_vector() -> None:
+    q = Model()
+    q.freeze()
+    assert q.to_vector().shape == (0,)
+    assert q.from_vector_([]) is q
+
+
+def test_networks_copies_and_dtypes() -> None:
+    class Policy(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = Param(1.0)
+
+    policy = Policy(in_features=4, network=nn.Linear(3, 4))
+    assert policy.to_vector().numel() == 1 + 16 + 5
+    q = learnable(dd.Gamma)(batch_shape=(2, 3), dtype=torch.float64)
+    assert q.to_vector().dtype == torch.float64
+    vector = torch.linspace(-1, 1, 12, dtype=torch.float64)
+    assert torch.equal(q.from_vector_(vector).raw_rate.flatten(), vector[6:])
+    with torch.device("meta"):
+        assert learnable(dd.Gamma)().to_vector().is_meta
+
+
+class Gaussian(Variational):
+    base = dd.Normal
+    loc = Param(0.0)
+    scale = Param(1.0, Positive())
+
+
+class Slope(Declarative):
+    """Linear regression with known noise, whose posterior is normal."""
+
+    coefficients = Param(torch.zeros, shape=("d",), prior=dd.Normal(0.0, 2.0))
+
+
+def minimised(objective: nn.Module, module: Declarative, *batch: Tensor) -> Any:
+    """What L-BFGS-B of scipy makes of an objective, left in the module."""
+
+    def value_and_grad(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        module.from_vector_(vector)
+        objective.zero_grad()
+        loss = objective(*batch)
+        loss.backward()
+        grads = [p.grad for p in module.parameters() if p.requires_grad]
+        return loss.item(), nn.utils.parameters_to_vector(grads).double().numpy()
+
+    start = module.to_vector().double().numpy()
+    result = optimize.minimize(
+        value_and_grad, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 1e-15}
+    )
+    module.from_vector_(result.x)
+    return result
+
+
+def test_scipy_finds_the_maximum_likelihood_in_closed_form() -> None:
+    torch.manual_seed(0)
+    x = dd.Normal(3.0, 2.5).sample((500,)).double()
+    q = Gaussian(dtype=torch.float64)
+    assert minimised(NegativeLogLikelihood(q), q, x).success
+    torch.testing.assert_close(q.loc.detach(), x.mean(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(q.scale.detach(), x.std(correction=0), rtol=1e-6, atol=1e-6)
+
+
+def test_scipy_finds_the_posterior_mean_of_a_linear_model() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 3, dtype=torch.float64)
+    y = x @ tensor([1.0, -2.0, 0.5], dtype=torch.float64) + 0.7 * torch.randn(60).double()
+
+    def log_likelihood(model: Slope, x: Tensor, y: Tensor) -> Tensor:
+        return dd.Normal(x @ model.coefficients, 0.7).log_prob(y)
+
+    q = Slope(d=3, dtype=torch.float64)
+    objective = NegativeLogPosterior(q, total_size=60, log_likelihood=log_likelihood)
+    minimised(objective, q, x, y)
+    precision = x.T @ x / 0.49 + torch.eye(3).double() / 4
+    expected = torch.linalg.solve(precision, x.T @ y / 0.49)
+    torch.testing.assert_close(q.coefficients.detach(), expected, rtol=1e-6, atol=1e-6)
