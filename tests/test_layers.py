@@ -42,6 +42,7 @@ ROWS = [
             "probing", "joint", "kl",
         )
     ],
+    [f"objectives.{name}" for name in ("estimators", "targets", "matching", "elbo")],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {
