@@ -77,7 +77,7 @@ class VariationalBound(nn.Module):
     def _at_start(self) -> Any:
         """The guide's distribution, as far as it is known before there is a batch."""
         if not self._takes_batch:
-            return current_of(self.guide, (), "")
+            return current_of(self.guide)
         guide = self.guide
         if not isinstance(guide, Conditional) or not isinstance(guide.__declaration__.base, type):
             return None
@@ -100,39 +100,43 @@ class VariationalBound(nn.Module):
 
     def _drawn(self, batch: tuple[Any, ...]) -> tuple[Pathwise | Score, Any, Tensor]:
         """The estimator, draws of the guide, and their log densities."""
-        name = type(self).__name__
-        if batch and not self._takes_batch and holds_its_data(self.log_joint):
-            raise ConstraintError(
-                name,
-                f"no batch, since {type(self.log_joint).__name__} is a density of draws alone",
-                f"{len(batch)} arguments",
-                "Hold data with joint.condition(...), or give a function of (sample, *batch).",
-            )
-        current = current_of(self.guide, batch, f"{name}(guide=)")
-        if self.estimator is None:
-            estimator = self._chosen(None, current)
-        elif isinstance(current, Distribution):
+        guide = self.guide
+        current = current_of(guide, batch) if self._takes_batch else current_of(guide)
+        if self.estimator is None or isinstance(current, Distribution):
             estimator = self._chosen(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]
-        draws, log_q = estimator.draws(current, self.guide, self.num_samples)
+        draws, log_q = estimator.draws(current, guide, self.num_samples)
         if self._takes_batch and log_q.numel() == 0:
             shape = tuple(log_q.shape[1:])
-            raise ConstraintError(f"{name}(batch)", "one context or more", f"a batch of {shape}")
+            subject = f"{type(self).__name__}(batch)"
+            raise ConstraintError(subject, "one context or more", f"a batch of shape {shape}")
         return estimator, draws, log_q
 
     def _density(self, batch: tuple[Any, ...], log_q: Tensor) -> Callable[[Any], Tensor]:
         """The target as a function of draws, found to have the shape of the guide's density."""
-        subject = f"{type(self).__name__}(log_joint=)"
-        given = () if holds_its_data(self.log_joint) else batch
+        log_joint = self.log_joint
+        if batch and holds_its_data(log_joint):
+            self._check_batch(batch)
+            batch = ()
+        name = type(self).__name__
 
         def density(draws: Any) -> Tensor:
-            target = as_density(self.log_joint, draws, log_q, subject)
-            log_p = over_draws(target)(draws, *given) if self.vectorize else target(draws, *given)
-            check_density(log_p, log_q, self.vectorize, subject)
+            target = as_density(log_joint, draws, log_q, name)
+            log_p = over_draws(target)(draws, *batch) if self.vectorize else target(draws, *batch)
+            check_density(log_p, log_q, self.vectorize, name)
             return log_p
 
         return density
+
+    def _check_batch(self, batch: tuple[Any, ...]) -> None:
+        if not self._takes_batch:
+            raise ConstraintError(
+                f"{type(self).__name__}(batch)",
+                f"none, since {type(self.log_joint).__name__} is a density of the draws alone",
+                f"{len(batch)} arguments",
+                "Hold data with joint.condition(...), or give a function of (sample, *batch).",
+            )
 
     def extra_repr(self) -> str:
         """How draws are made, and a target that is no module."""

@@ -83,23 +83,23 @@ def takes_batch(guide: nn.Module) -> bool:
     return isinstance(guide, Conditional) or not has_draws
 
 
-def current_of(guide: Any, batch: tuple[Any, ...], subject: str) -> Any:
+def current_of(guide: Any, batch: tuple[Any, ...] | None = None) -> Any:
     """What draws and densities of one step come from.
+
+    Args:
+        guide: the guide.
+        batch: what it is called with; None for a guide that takes no batch.
 
     Raises:
         FieldError: if a module that is called with the batch returns no distribution.
     """
-    if isinstance(guide, (Variational, Joint)):
-        return guide()
-    if not takes_batch(guide):
-        return guide
+    if batch is None:
+        return guide() if isinstance(guide, (Variational, Joint)) else guide
     current = guide(*batch)
     if not isinstance(current, Distribution):
+        name = type(guide).__name__
         raise FieldError(
-            subject,
-            f"a distribution from {type(guide).__name__}(*batch)",
-            shortened(current),
-            f"Give {_GUIDES}.",
+            name, f"a distribution from {name}(*batch)", shortened(current), f"Give {_GUIDES}."
         )
     return current
 
@@ -109,7 +109,7 @@ def holds_its_data(target: Any) -> bool:
     return isinstance(target, (Variational, Joint, Conditioned))
 
 
-def as_density(target: Any, draws: Any, log_q: Tensor, subject: str) -> Callable[..., Tensor]:
+def as_density(target: Any, draws: Any, log_q: Tensor, owner: str) -> Callable[..., Tensor]:
     """The function that gives the log density of draws under a target.
 
     Raises:
@@ -120,7 +120,7 @@ def as_density(target: Any, draws: Any, log_q: Tensor, subject: str) -> Callable
         distribution = target()
         events = draws.shape[log_q.ndim :]
         if distribution.event_shape != events or distribution.batch_shape:
-            check_shapes(distribution, log_q.shape[1:], events, subject)
+            check_shapes(distribution, log_q.shape[1:], events, f"{owner}.log_joint")
         density = distribution.log_prob
     elif isinstance(target, Joint):
         density = target.log_prob
@@ -195,18 +195,18 @@ def _named(value: object) -> str:
     return f"a {type(value).__name__}" if isinstance(value, nn.Module) else shortened(value)
 
 
-def check_density(log_p: Any, log_q: Tensor, vectorize: bool, subject: str) -> None:
+def check_density(log_p: Any, log_q: Tensor, vectorize: bool, owner: str) -> None:
     """Refuse what a target returned, where it is not one number per draw and datum.
 
     Raises:
         ConstraintError: naming the shape that it should have, and what may be wrong.
     """
-    shape = tuple(log_q.shape)
+    if isinstance(log_p, Tensor) and log_p.shape == log_q.shape:
+        return
+    subject, shape = f"{owner}.log_joint", tuple(log_q.shape)
     expected = f"a tensor of log densities of shape (*sample, *batch) = {shape}"
     if not isinstance(log_p, Tensor):
         raise ConstraintError(subject, expected, shortened(log_p), "Return a tensor.")
-    if log_p.shape == log_q.shape:
-        return
     if vectorize:
         fix = f"For one draw it must return shape (*batch) = {shape[1:]}."
     elif log_p.ndim > log_q.ndim:
