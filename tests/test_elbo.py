@@ -148,7 +148,7 @@ def by_hand(bound: Any, target: Any, guide: Any, batch: tuple[Tensor, ...], coun
     """The loss of reparametrised draws, written as a loop over them would be."""
     per_batch = isinstance(guide, Conditional)
     q = guide(*batch) if per_batch else guide
-    draws = q.rsample((count,)) if q.has_rsample else q.sample((count,))
+    draws = q.rsample((count,)) if getattr(q, "has_rsample", True) else q.sample((count,))
     density = target if not hasattr(target, "log_prob") else target.log_prob
     ratio = density(draws, *batch) - q.log_prob(draws)
     value = ratio.mean(0) if bound is NegativeELBO else ratio.exp().mean(0).log()
@@ -239,6 +239,7 @@ def test_compiled_in_one_graph(bound: Any, estimator: str) -> None:
     target, guide, batch = CASES["encoder"]()
     objective = bound(target, guide, num_samples=3, estimator=estimator)
     torch._dynamo.reset()
+    dd.Distribution.set_default_validate_args(False)  # as the first compilation of a process does
     compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")
     results = []
     for call in (objective, compiled):
@@ -257,6 +258,7 @@ def test_compiled_targets_and_guides(name: str) -> None:
         target, guide, num_samples=3, estimator="score" if name == "mixture" else "stl"
     )
     torch._dynamo.reset()
+    dd.Distribution.set_default_validate_args(False)  # as the first compilation of a process does
     compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")
     results = []
     for call in (objective, compiled):
@@ -307,7 +309,7 @@ def test_bounds_tighten_with_draws_and_meet_the_evidence() -> None:
     assert means == sorted(means)
     kl = dd.kl_divergence(dd.Normal(0.0, 1.5), posterior).item()
     assert means[0] == pytest.approx(evidence - kl, abs=0.02)
-    assert evidence - kl + 0.1 < means[1] < means[-1] < evidence + 0.005
+    assert evidence - kl + 0.03 < means[1] < means[-1] < evidence + 0.005
     exact = NormalFamily(loc=1.0, scale=2.0)
     for count in (1, 5):
         for bound in BOUNDS:
@@ -328,24 +330,14 @@ def test_a_function_sees_single_draws_under_vectorize() -> None:
 
 
 def test_random_numbers_of_a_vectorized_target_differ() -> None:
-    drawn = []
-
     def log_joint(z: Tensor) -> Tensor:
         return -((z - torch.rand(())) ** 2)
 
-    def noise(z: Tensor) -> Tensor:
-        drawn.append(torch.rand_like(z))
-        return drawn[-1]
-
     torch.manual_seed(0)
     guide = NormalFamily(scale=1e-6)
-    loss = [
-        NegativeELBO(log_joint, guide, num_samples=count, vectorize=True)()
-        + guide.entropy().detach()
-        for count in (1, 20_000)
-    ]
-    exact = ((0.3 - torch.linspace(0, 1, 10_001)) ** 2).mean()
-    assert loss[1].item() == pytest.approx(exact.item(), abs=0.05)
+    loss = NegativeELBO(log_joint, guide, num_samples=20_000, vectorize=True)()
+    exact = (0.3**3 + 0.7**3) / 3
+    assert (loss + guide.entropy()).item() == pytest.approx(exact, abs=0.01)
 
 
 def test_a_method_of_a_module_brings_its_parameters() -> None:
@@ -504,8 +496,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "support": (
         lambda: NegativeELBO(dd.Gamma(2.0, 2.0), NormalFamily()),
         ConstraintError,
-        r"inside the target's support, GreaterThanEq\(lower_bound=0.0\), got one whose support is "
-        r"Real\(\)",
+        r"target's support, GreaterThanEq\(lower_bound=0.0\), got one whose support is Real\(\)",
     ),
     "support of a mixture": (
         lambda: NegativeELBO(dd.Gamma(2.0, 2.0), Mixture(k=2)),
@@ -618,8 +609,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "too few dimensions": (
         lambda: NegativeELBO(lambda z: quadratic(z).sum(), NormalFamily(), num_samples=5)(),
         ConstraintError,
-        r"NegativeELBO.log_joint: expected a tensor of log densities of shape \(\*sample, "
-        r"\*batch\) = \(5,\), got shape \(\). .*vectorize=True",
+        r"NegativeELBO.log_joint: expected a tensor.* = \(5,\), got shape \(\). .*vectorize=True",
     ),
     "too many dimensions": (
         lambda: NegativeELBO(quadratic, FullRank(d=3), num_samples=5)(),
