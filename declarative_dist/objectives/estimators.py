@@ -78,7 +78,7 @@ class StickingTheLanding(Pathwise):
         if isinstance(current, JointDistribution) and current.is_independent:
             return _stopped_by_site(current, shape)
         if isinstance(current, JointDistribution) or is_compiling():
-            draws, log_q = rsample_and_score(current, shape)
+            draws, log_q = current.rsample_and_log_prob(shape)
             fixed = current.log_prob(_detached(draws))
             return draws, log_q - (fixed - fixed.detach())
         draws = current.rsample(shape)
