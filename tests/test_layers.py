@@ -43,7 +43,10 @@ ROWS = [
             "probing", "joint", "kl",
         )
     ],
-    ["objectives.likelihood"],
+    [
+        f"objectives.{name}"
+        for name in ("likelihood", "estimators", "targets", "matching", "elbo")
+    ],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

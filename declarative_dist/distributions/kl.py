@@ -7,11 +7,11 @@ changes nothing else in torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import torch
 import torch.distributions as dd
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.kl import register_kl
 
@@ -19,7 +19,11 @@ from declarative_dist.constraints.inner_tensors import is_same, tensors_of
 from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.building import reparametrised
 from declarative_dist.distributions.joint import Joint
-from declarative_dist.distributions.scored import rsample_and_score
+from declarative_dist.distributions.scored import (
+    less_the_others,
+    rsample_and_score,
+    sample_and_score,
+)
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, shortened
 
@@ -39,18 +43,22 @@ def snapshot(distribution: Any) -> Any:
 
 
 def kl_divergence(
-    p: AnyDistribution, q: AnyDistribution, num_samples: int | None = None
+    p: AnyDistribution | nn.Module,
+    q: AnyDistribution | nn.Module,
+    num_samples: int | None = None,
 ) -> Tensor:
     """The Kullback-Leibler divergence of q from p, in nats.
 
     Exact where torch knows the pair, and for joints of independent sites, as the sum over sites of
-    the same name. Where it does not, and only if `num_samples` is given, the
-    Monte Carlo mean of `log p(x) - log q(x)` over draws from p; its gradient is pathwise where p
-    has a reparametrised sampler, and otherwise that of the score function.
+    the same name. Where it does not, and only if `num_samples` is given, the Monte Carlo mean of
+    `log p(x) - log q(x)` over draws from p, which is unbiased. Its gradient is unbiased too: it is
+    pathwise where p has a reparametrised sampler, and otherwise that of the score function, in
+    which every draw is weighed against the mean of the others (Kool, van Hoof and Welling, 2019,
+    https://openreview.net/forum?id=r1lgTGL5DE; a single draw has none).
 
     Args:
-        p: a live or plain distribution.
-        q: another on the same space.
+        p: a live or plain distribution, a joint, or an automatic guide.
+        q: another on the same space, which may be a joint for a guide of the same sites.
         num_samples: how many draws an estimate may take, 1 or more.
 
     Returns:
@@ -58,6 +66,7 @@ def kl_divergence(
 
     Raises:
         NotImplementedError: if torch does not know the pair and `num_samples` is None.
+        ConstraintError: if their sites or the shapes of their events differ.
 
     Example:
         >>> import torch.distributions as dd
@@ -66,7 +75,10 @@ def kl_divergence(
         0.0
     """
     _check_count(num_samples)
-    p, q = snapshot(p), snapshot(q)
+    return _kl(snapshot(p), snapshot(q), num_samples)
+
+
+def _kl(p: Any, q: Any, num_samples: int | None) -> Tensor:
     try:
         return _exact_kl(p, q)
     except NotImplementedError as error:
@@ -76,7 +88,9 @@ def kl_divergence(
                 f"{f', because {error}' if str(error) else ''}. Pass num_samples= for a Monte "
                 "Carlo estimate."
             ) from error
-    if isinstance(p, Distribution):
+    if isinstance(p, Distribution) and isinstance(q, Distribution):
+        if p.event_shape != q.event_shape:
+            _refuse_events("kl_divergence", p, p, q, q)
         p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
     return _mean_under(p, num_samples, lambda x, log_p: log_p - q.log_prob(x))
 
@@ -84,6 +98,8 @@ def kl_divergence(
 def _exact_kl(p: Any, q: Any) -> Tensor:
     if not isinstance(p, JointDistribution) and not isinstance(q, JointDistribution):
         return _kl_through_nests(p, q)
+    if isinstance(p, nn.Module) or isinstance(q, nn.Module):
+        raise NotImplementedError  # a guide whose sites are known by its draws alone
     mine, theirs = (getattr(d, "sites", {}) for d in (p, q))
     if set(mine) != set(theirs):
         raise ConstraintError(
@@ -96,15 +112,19 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
         raise NotImplementedError
     for name in mine:
         if mine[name].event_shape != theirs[name].event_shape:
-            raise ConstraintError(
-                f"kl_divergence.{name}",
-                f"events of shape {tuple(mine[name].event_shape)}, as in {p!r}",
-                f"{tuple(theirs[name].event_shape)} in {q!r}",
-                "Give both the same event shape.",
-            )
+            _refuse_events(f"kl_divergence.{name}", mine[name], p, theirs[name], q)
     lead = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     total: Any = sum(_kl_through_nests(mine[name], theirs[name]) for name in mine)
     return total.expand(lead)  # type: ignore[no-any-return]
+
+
+def _refuse_events(subject: str, one: Any, p: object, other: Any, q: object) -> NoReturn:
+    raise ConstraintError(
+        subject,
+        f"events of shape {tuple(one.event_shape)}, as in {p!r}",
+        f"{tuple(other.event_shape)} in {q!r}",
+        "Give both the same event shape.",
+    )
 
 
 def _kl_through_nests(p: Any, q: Any) -> Tensor:
@@ -167,7 +187,7 @@ def _leaves_of(tensor: Tensor) -> set[int]:
     return found
 
 
-def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:
+def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> Tensor:
     """The entropy of a distribution, in nats.
 
     Exact where torch knows it; otherwise, and only if `num_samples` is given, the Monte Carlo mean
@@ -192,6 +212,8 @@ def entropy(q: AnyDistribution, num_samples: int | None = None) -> Tensor:
     _check_count(num_samples)
     current = snapshot(q)
     try:
+        if not hasattr(type(current), "entropy"):
+            raise NotImplementedError
         exact: Tensor = current.entropy()
         return exact
     except NotImplementedError as error:
@@ -248,11 +270,11 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     if p.has_rsample:
         mean: Tensor = statistic(*rsample_and_log_prob(p, (count,))).mean(0)
         return mean
-    x = p.sample((count,))
-    log_p = p.log_prob(x)
-    weight: Tensor = statistic(x, log_p)
+    x, log_p = sample_and_score(p, torch.Size((count,)))
+    fixed = log_p.detach()
+    weight: Tensor = statistic(x, fixed)
     # The second term is zero; its gradient is the one that sampling from p hides.
-    score = weight.detach() * (log_p - log_p.detach())
+    score = less_the_others(weight.detach()) * (log_p - fixed)
     average: Tensor = (weight + score).mean(0)
     return average
 

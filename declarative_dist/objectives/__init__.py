@@ -1,5 +1,11 @@
 """Objectives: modules whose forward is a scalar loss to minimise."""
 
+from declarative_dist.objectives.elbo import ImportanceWeightedELBO, NegativeELBO
 from declarative_dist.objectives.likelihood import NegativeLogLikelihood, NegativeLogPosterior
 
-__all__ = ["NegativeLogLikelihood", "NegativeLogPosterior"]
+__all__ = [
+    "ImportanceWeightedELBO",
+    "NegativeELBO",
+    "NegativeLogLikelihood",
+    "NegativeLogPosterior",
+]

@@ -1,0 +1,291 @@
+"""Variational objectives: bounds of the log evidence, as losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.distributions.conditional import Conditional
+from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
+from declarative_dist.objectives.matching import check_match
+from declarative_dist.objectives.targets import (
+    as_density,
+    as_guide,
+    as_target,
+    check_density,
+    current_of,
+    holds_its_data,
+    over_draws,
+    owner_of,
+    takes_batch,
+)
+
+
+class VariationalBound(nn.Module):
+    """What the variational objectives share: a target, a guide, and how draws are made.
+
+    Args:
+        log_joint: the target.
+        guide: what is fitted to it.
+        num_samples: how many draws of the guide one call takes.
+        estimator: the name of an estimator, or None.
+        vectorize: whether the target is written for a single draw.
+    """
+
+    def __init__(
+        self,
+        log_joint: Any,
+        guide: Any,
+        *,
+        num_samples: int,
+        estimator: str | None = None,
+        vectorize: bool = False,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool)
+        if not is_count or num_samples < 1:
+            got = shortened(num_samples)
+            raise ConstraintError(f"{name}(num_samples=)", "an int, 1 or more", got)
+        if estimator is not None and estimator not in ESTIMATORS:
+            raise ConstraintError(
+                f"{name}(estimator=)",
+                "the name of an estimator",
+                shortened(estimator),
+                did_you_mean(str(estimator), ESTIMATORS),
+            )
+        target = as_target(log_joint, f"{name}(log_joint=)")
+        self.num_samples = num_samples
+        self.vectorize = vectorize
+        self.guide = as_guide(guide, f"{name}(guide=)")
+        self.log_joint = target
+        owner = owner_of(target)
+        if owner is not None:
+            self.model = owner
+        self._takes_batch = takes_batch(self.guide)
+        current = self._at_start()
+        if current is not None:
+            check_match(target, current, self.guide, f"{name}(guide=)")
+            estimator = self._chosen(estimator, current).name
+        self.estimator = estimator
+
+    def _at_start(self) -> Any:
+        """The guide's distribution, as far as it is known before there is a batch."""
+        if not self._takes_batch:
+            return current_of(self.guide)
+        guide = self.guide
+        if not isinstance(guide, Conditional) or not isinstance(guide.__declaration__.base, type):
+            return None
+        with torch.no_grad():
+            return guide.at_start()
+
+    def _chosen(self, name: str | None, current: Any) -> Pathwise | Score:
+        """The estimator of a name, or the one that suits a distribution."""
+        if name is None:
+            return ESTIMATORS["pathwise" if current.has_rsample else "score"]
+        estimator = ESTIMATORS[name]
+        if estimator.needs_rsample and not current.has_rsample:
+            raise ConstraintError(
+                f"{type(self).__name__}(estimator=)",
+                "'score', since the guide has no reparametrised sampler",
+                repr(name),
+                "Leave it out, or choose a guide whose draws carry gradients.",
+            )
+        return estimator
+
+    def _drawn(self, batch: tuple[Any, ...]) -> tuple[Pathwise | Score, Any, Tensor]:
+        """The estimator, draws of the guide, and their log densities."""
+        guide = self.guide
+        current = current_of(guide, batch) if self._takes_batch else current_of(guide)
+        if self.estimator is None or isinstance(current, Distribution):
+            estimator = self._chosen(self.estimator, current)
+        else:
+            estimator = ESTIMATORS[self.estimator]
+        draws, log_q = estimator.draws(current, guide, self.num_samples)
+        if self._takes_batch and log_q.numel() == 0:
+            shape = tuple(log_q.shape[1:])
+            subject = f"{type(self).__name__}(batch)"
+            raise ConstraintError(subject, "one context or more", f"a batch of shape {shape}")
+        return estimator, draws, log_q
+
+    def _density(self, batch: tuple[Any, ...], log_q: Tensor) -> Callable[[Any], Tensor]:
+        """The target as a function of draws, found to have the shape of the guide's density."""
+        log_joint = self.log_joint
+        if batch and holds_its_data(log_joint):
+            self._check_batch(batch)
+            batch = ()
+        name = type(self).__name__
+
+        def density(draws: Any) -> Tensor:
+            target = as_density(log_joint, draws, log_q, name)
+            log_p = over_draws(target)(draws, *batch) if self.vectorize else target(draws, *batch)
+            check_density(log_p, log_q, self.vectorize, name)
+            return log_p
+
+        return density
+
+    def _check_batch(self, batch: tuple[Any, ...]) -> None:
+        if not self._takes_batch:
+            raise ConstraintError(
+                f"{type(self).__name__}(batch)",
+                f"none, since {type(self.log_joint).__name__} is a density of the draws alone",
+                f"{len(batch)} arguments",
+                "Hold data with joint.condition(...), or give a function of (sample, *batch).",
+            )
+
+    def extra_repr(self) -> str:
+        """How draws are made, and a target that is no module."""
+        parts = [f"num_samples={self.num_samples}", f"estimator={self.estimator!r}"]
+        if not isinstance(self.log_joint, nn.Module):
+            parts.insert(0, f"log_joint={getattr(self.log_joint, '__name__', 'function')}")
+        return ", ".join(parts)
+
+
+class NegativeELBO(VariationalBound):
+    """The negative evidence lower bound, `-E_q[log p(z, data) - log q(z)]`, as a loss.
+
+    Minimising it fits the guide `q` to the posterior, and what is learned in the target to the
+    evidence (Jordan, Ghahramani, Jaakkola and Saul, 1999,
+    https://doi.org/10.1023/A:1007665907178). It is the mean over draws, and the sum over the
+    independent problems of a guide's `batch_shape`; where the guide is a `Conditional`, the mean
+    over the batch of contexts.
+
+    The target takes draws of shape `(*sample, *batch, *event)`, or a dict of them, and returns
+    log densities of shape `(*sample, *batch)`. It is one of
+
+    * a distribution or a `Joint`: a plain distribution is a constant that moves with the
+      objective, a live one trains;
+    * `joint.condition(y=...)`, called with the dict of the other sites;
+    * any module, or a method of one, called with `(sample, *batch)`; its parameters train;
+    * a function of `(sample, *batch)`. What it refers to is not known here: modules in it are
+      neither moved nor among `parameters()`.
+
+    In a mini-batch the target scales the likelihood by itself: `len(all) / len(batch)`.
+
+    A `Conditional` receives the whole batch. One that looks at a part of it says so in its
+    `forward`, as the encoder below does, or in that of its network.
+
+    Estimators: `"pathwise"` differentiates through draws; `"stl"` does so with the guide's
+    parameters held in its density, and has no variance where the guide is exact; `"score"` needs
+    no gradients of draws, and takes the mean of the other draws for a baseline, for which it needs
+    `num_samples` of 2 or more: with one draw it has none.
+
+    Args:
+        log_joint: the target, `log p(z, data)`, which need not be normalised.
+        guide: a `Variational`, a `Joint`, a `Conditional`, or an automatic guide.
+        num_samples: how many draws of the guide one call takes.
+        estimator: `"pathwise"`, `"stl"` or `"score"`; None for the first if the guide has a
+            reparametrised sampler, else the last.
+        vectorize: whether `log_joint` is written for one draw, of shape `(*batch, *event)`: it is
+            mapped over draws with `torch.func.vmap`.
+
+    Raises:
+        DeclarationError: if the target or the guide is nothing of the kind.
+        ConstraintError: if the estimator does not suit the guide, or the support of the target
+            excludes it; in a call, if the target returns another shape.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Conditional, Head, Positive, learnable
+        >>> from declarative_dist.objectives import NegativeELBO
+        >>> NegativeELBO(dd.Normal(0.0, 1.0), learnable(dd.Normal(0.0, 1.0)))().item()
+        0.0
+        >>> class Encoder(Conditional):
+        ...     base = dd.Normal
+        ...     event_dim = 1
+        ...     loc = Head(shape=(2,))
+        ...     scale = Head(Positive(), shape=(2,))
+        ...     def forward(self, x, y):
+        ...         return super().forward(x)
+        >>> class Model(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.decoder = torch.nn.Linear(2, 3)
+        ...     def forward(self, z, x, y):
+        ...         prior = dd.Normal(0.0, 1.0).log_prob(z).sum(-1)
+        ...         pixels = dd.Normal(self.decoder(z), 1.0).log_prob(x).sum(-1)
+        ...         return prior + pixels + dd.Normal(z[..., 0], 1.0).log_prob(y)
+        >>> objective = NegativeELBO(Model(), Encoder(in_features=3), num_samples=4)
+        >>> objective(torch.zeros(5, 3), torch.zeros(5)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        log_joint: Any,
+        guide: Any,
+        *,
+        num_samples: int = 1,
+        estimator: str | None = None,
+        vectorize: bool = False,
+    ) -> None:
+        super().__init__(
+            log_joint,
+            guide,
+            num_samples=num_samples,
+            estimator=estimator,
+            vectorize=vectorize,
+        )
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            *batch: what the target takes behind the draws, and a `Conditional` before them.
+        """
+        estimator, draws, log_q = self._drawn(batch)
+        losses = estimator.losses(self._density(batch, log_q), draws, log_q)
+        if self._takes_batch or losses.ndim == 1:
+            return losses.mean()
+        return losses.mean(0).sum()
+
+
+class ImportanceWeightedELBO(VariationalBound):
+    """The negative importance-weighted bound, `-E[log 1/K sum_k p(z_k, data) / q(z_k)]`.
+
+    With K draws it lies between the evidence lower bound and the log evidence, and is tighter for
+    more of them (Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519).
+    Targets, guides and reductions are those of `NegativeELBO`; the mean over draws is inside the
+    logarithm.
+
+    Estimators: `"pathwise"`; `"stl"`, which for this bound is the doubly reparametrised gradient
+    of Tucker et al. (2019), because sticking the landing alone would be biased; `"score"`, with
+    the baseline of Mnih and Rezende (2016). While it is compiled, `"stl"` evaluates the target
+    twice.
+
+    Args:
+        log_joint: the target, as for `NegativeELBO`.
+        guide: as for `NegativeELBO`.
+        num_samples: the number K of draws.
+        estimator: `"pathwise"`, `"stl"` or `"score"`; None for the first if the guide has a
+            reparametrised sampler, else the last.
+        vectorize: whether `log_joint` is written for one draw.
+
+    Raises:
+        DeclarationError: as for `NegativeELBO`.
+        ConstraintError: as for `NegativeELBO`.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import learnable
+        >>> from declarative_dist.objectives import ImportanceWeightedELBO
+        >>> guide = learnable(dd.Gamma(2.0, 1.0))
+        >>> objective = ImportanceWeightedELBO(dd.Gamma(2.0, 1.0), guide, num_samples=8)
+        >>> abs(objective().item())
+        0.0
+    """
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            *batch: what the target takes behind the draws, and a `Conditional` before them.
+        """
+        estimator, draws, log_q = self._drawn(batch)
+        bound = estimator.bound(self._density(batch, log_q), draws, log_q)
+        return -(bound.mean() if self._takes_batch else bound.sum())

@@ -1,0 +1,214 @@
+"""How the gradient of an expectation under a guide is estimated from draws of it.
+
+Values are the same for all: the Monte Carlo mean. What differs is where gradients flow. In what
+follows draws are tensors, or dicts of them by site, of shape `(count, *batch, *event)`, and
+densities have shape `(count, *batch)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.distributions import Distribution
+
+from declarative_dist.distributions.ancestral import JointDistribution
+from declarative_dist.distributions.scored import (
+    less_the_others,
+    rsample_and_score,
+    rsample_and_stopped_score,
+    sample_and_score,
+)
+
+Draws = Tensor | Mapping[str, Tensor]
+Density = Callable[[Any], Tensor]
+
+
+class Pathwise:
+    """Gradients through reparametrised draws.
+
+    For the evidence lower bound and for the importance-weighted one: automatic differentiation of
+    the estimate (Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114; Burda, Grosse and
+    Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519).
+    """
+
+    name: ClassVar[str] = "pathwise"
+    needs_rsample: ClassVar[bool] = True
+
+    def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
+        """Draws and their log densities.
+
+        Args:
+            current: the guide's current distribution.
+            guide: the guide.
+            count: how many draws.
+        """
+        return rsample_and_score(current, torch.Size((count,)))
+
+    def losses(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
+        """Negative log ratios, `(count, *batch)`, whose mean has the gradient of the bound."""
+        return log_q - log_joint(draws)
+
+    def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
+        """The importance-weighted bound, of shape `(*batch)`."""
+        return log_mean_exp(log_joint(draws) - log_q)
+
+
+class StickingTheLanding(Pathwise):
+    """Gradients through reparametrised draws, without those of the guide's parameters alone.
+
+    The density of the guide is taken with its parameters held, which drops a term of zero
+    expectation: where guide and posterior agree, the gradient is zero for any draw (Roeder, Wu and
+    Duvenaud, 2017, https://arxiv.org/abs/1703.09194). For the importance-weighted bound that term
+    has another expectation, and it is the doubly reparametrised gradient that is unbiased: weights
+    enter squared where gradients flow through draws, and as they are where they flow to the
+    model's parameters (Tucker, Lawson, Gu and Maddison, 2019, https://arxiv.org/abs/1810.04152).
+    """
+
+    name: ClassVar[str] = "stl"
+
+    def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
+        shape = torch.Size((count,))
+        if isinstance(current, Distribution):
+            return rsample_and_stopped_score(current, shape)
+        if isinstance(current, JointDistribution) and current.is_independent:
+            return _stopped_by_site(current, shape)
+        if isinstance(current, JointDistribution) or is_compiling():
+            draws, log_q = current.rsample_and_log_prob(shape)
+            fixed = current.log_prob(_detached(draws))
+            return draws, log_q - (fixed - fixed.detach())
+        draws = current.rsample(shape)
+        return draws, guide.detach().log_prob(draws)
+
+    def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
+        if is_compiling():
+            # Graphs know no hooks: the model's own part is computed apart.
+            log_p, own = log_joint(draws), log_joint(_detached(draws))
+            weights = (log_p - log_q).detach().softmax(0)
+            squared = weights.square()
+            scored = squared * (log_p - log_q) + (weights - squared) * own
+        else:
+            known: list[Tensor] = []
+            log_p = log_joint(_weighted_backward(draws, known))
+            weights = (log_p - log_q).detach().softmax(0)
+            known.append(weights)
+            scored = weights * log_p - weights.square() * log_q
+        surrogate = scored.sum(0)
+        return log_mean_exp((log_p - log_q).detach()) + (surrogate - surrogate.detach())
+
+
+class Score:
+    """Gradients of the score function, for guides whose draws carry none.
+
+    Every draw is weighed against the mean of the others, which lowers the variance and adds no
+    bias (Kool, van Hoof and Welling, 2019, https://openreview.net/forum?id=r1lgTGL5DE); in the
+    importance-weighted bound each is weighed against the bound with its weight replaced by the
+    geometric mean of the others (Mnih and Rezende, 2016, https://arxiv.org/abs/1602.06725). One
+    draw has no others, and its score is used without a baseline.
+    """
+
+    name: ClassVar[str] = "score"
+    needs_rsample: ClassVar[bool] = False
+
+    def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
+        """Draws without gradients, and their log densities."""
+        return sample_and_score(current, torch.Size((count,)))
+
+    def losses(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
+        """Negative log ratios, `(count, *batch)`, whose mean has the gradient of the bound."""
+        fixed = log_q.detach()
+        ratio = log_joint(draws) - fixed
+        signal = less_the_others(ratio.detach())
+        return -ratio - signal * (log_q - fixed)
+
+    def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
+        """The importance-weighted bound, of shape `(*batch)`."""
+        ratio = log_joint(draws) - log_q
+        value = log_mean_exp(ratio)
+        signal = value.detach()
+        if len(ratio) > 1:
+            signal = signal - bounds_of_the_others(ratio.detach())
+        return value + (signal * (log_q - log_q.detach())).sum(0)
+
+
+ESTIMATORS: Mapping[str, Pathwise | Score] = {
+    estimator.name: estimator for estimator in (Pathwise(), StickingTheLanding(), Score())
+}
+"""The estimators by the names that objectives take."""
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """The logarithm of the mean of exponentials over the first dimension."""
+    return values.logsumexp(0) - math.log(len(values))
+
+
+def bounds_of_the_others(ratios: Tensor) -> Tensor:
+    """For each of several log ratios the bound, with it replaced by the mean of the others.
+
+    Args:
+        ratios: of shape `(count, *batch)`, with a count of 2 or more.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.objectives.estimators import bounds_of_the_others
+        >>> bounds_of_the_others(torch.tensor([0.0, 2.0]))
+        tensor([2., 0.])
+    """
+    count = len(ratios)
+    nothing = torch.full_like(ratios[:1], -math.inf)
+    before = torch.cat([nothing, ratios.logcumsumexp(0)[:-1]])
+    after = torch.cat([nothing, ratios.flip(0).logcumsumexp(0)[:-1]]).flip(0)
+    replaced = ratios - less_the_others(ratios)
+    return torch.stack([before, after, replaced]).logsumexp(0) - math.log(count)
+
+
+def _stopped_by_site(joint: JointDistribution, shape: torch.Size) -> tuple[Any, Tensor]:
+    total: Any = 0.0
+
+    def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+        nonlocal total
+        value, log_q = rsample_and_stopped_score(distribution, shape)
+        total = total + log_q
+        return value
+
+    return {name: value for name, _, value in joint.drawn(shape, draw)}, total
+
+
+def _each(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Draws with every tensor changed."""
+    if isinstance(draws, Tensor):
+        return change(draws)
+    return {name: change(value) for name, value in draws.items()}
+
+
+def _detached(draws: Any) -> Any:
+    return _each(draws, Tensor.detach)
+
+
+def _weighted_backward(draws: Any, known: list[Tensor]) -> Any:
+    """The same draws, where gradients that come back are weighted, by what is known by then.
+
+    Args:
+        draws: the draws.
+        known: takes weights of shape `(count, *batch)` before gradients are asked for.
+    """
+
+    def weighted(gradient: Tensor) -> Tensor:
+        (weights,) = known
+        rest = gradient.ndim - weights.ndim
+        return gradient * weights.reshape(weights.shape + (1,) * rest)
+
+    def watched(value: Tensor) -> Tensor:
+        view = value.view_as(value)
+        if view.requires_grad:
+            view.register_hook(weighted)
+        return view
+
+    return _each(draws, watched)
