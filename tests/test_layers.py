@@ -42,6 +42,13 @@ ROWS = [
             "probing", "joint", "kl",
         )
     ],
+    [
+        f"fitting.{name}"
+        for name in (
+            "history", "tracked", "random_state", "progress", "batches", "evaluation", "guard",
+            "arguments", "checkpoint", "saving", "fit",
+        )
+    ],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {
