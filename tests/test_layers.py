@@ -45,8 +45,8 @@ ROWS = [
     [
         f"fitting.{name}"
         for name in (
-            "history", "tracked", "random_state", "progress", "batches", "evaluation", "guard",
-            "arguments", "checkpoint", "saving", "fit",
+            "history", "tracked", "random_state", "progress", "batches", "finite",
+            "evaluation", "guard", "arguments", "checkpoint", "saving", "fit",
         )
     ],
 ]  # fmt: skip

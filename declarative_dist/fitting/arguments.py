@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
-from declarative_dist.fitting.guard import first_bad
+from declarative_dist.fitting.finite import first_bad
 from declarative_dist.fitting.tracked import field_of
 
 Callback = Callable[[int, float, nn.Module], object]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -96,9 +95,10 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
+        content = io.BytesIO(self.path.read_bytes())
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            state = torch.load(content, map_location="cpu", weights_only=True)
+        except Exception as error:  # a foreign file fails in any way
             raise self._foreign("a file that is broken or something else") from error
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise self._foreign("something else")
@@ -121,7 +121,8 @@ def _sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some file systems do not know it
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

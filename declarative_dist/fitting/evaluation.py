@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
 
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
+from declarative_dist.fitting.finite import bad_data, tensors_in
 
-_EXPLAINED = (RuntimeError, TypeError, ValueError, IndexError)
+_MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
+"""What torch raises for another dtype or device; values it refuses by a ValueError."""
 
 
 class Closure:
@@ -88,12 +90,13 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
         ConstraintError: if the objective fails on data of another dtype or device than its
             parameters.
         DeclarationError: if it does not take the batch, or what comes is no loss.
+        NonFiniteError: if it fails on data that is infinite or NaN.
     """
     try:
         loss: Tensor = forward(*batch)
-    except _EXPLAINED as error:
+    except (*_MISMATCHES, ValueError) as error:
         # An error of a more special kind says what it is itself.
-        if type(error) in _EXPLAINED:
+        if type(error) in (*_MISMATCHES, ValueError):
             _explain(objective, batch, error)
         raise
     if not (
@@ -147,23 +150,28 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
             f"{len(batch)} arguments: {mismatch}",
             "A tuple of tensors gives each as an argument.",
         ) from error
+    bad = bad_data(batch)
+    if bad:
+        raise NonFiniteError(
+            "fit(data=)", "finite numbers", bad, f"{name} refused it: {_told(error)}"
+        ) from error
+    if isinstance(error, ValueError):
+        return
     own = {(p.device, p.dtype) for p in objective.parameters()}
     devices, dtypes = {device for device, _ in own}, {dtype for _, dtype in own}
-    for where, tensor in _tensors(batch):
+    for where, tensor in tensors_in(batch):
         if tensor.device not in devices or tensor.dtype not in dtypes:
             what = " or ".join(sorted(f"{dtype} on {device}" for device, dtype in own))
             raise ConstraintError(
-                where,
+                f"fit(data=){where}",
                 f"data like the parameters of {name} ({what})",
-                f"{shortened(tensor)} of {tensor.dtype} on {tensor.device}, and {name} failed: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                f"{shortened(tensor)} of {tensor.dtype} on {tensor.device}, "
+                f"and {name} failed: {_told(error)}",
                 "Convert it with data.to(device, dtype).",
             ) from error
 
 
-def _tensors(batch: tuple[Any, ...]) -> Iterator[tuple[str, Tensor]]:
-    for at, item in enumerate(batch):
-        named = item.items() if isinstance(item, Mapping) else [(at, item)]
-        for name, value in named:
-            if isinstance(value, Tensor):
-                yield f"fit(data=)[{name!r}]", value
+def _told(error: Exception) -> str:
+    """The first line of an error."""
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

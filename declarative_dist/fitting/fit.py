@@ -58,9 +58,9 @@ def fit(
             default, as `torch.compile` wants it, and afterwards as it was.
         checkpoint: a file for the state, written at the end; whole, or not at all.
         every: write it after every so many steps, too.
-        resume: continue from that file, if it is there, bit for bit: parameters, buffers,
-            optimizer and its settings, random numbers, data, history. A DataLoader begins its epoch again
-            and passes over what was used. Callbacks save what is theirs.
+        resume: continue from that file, if it is there, bit for bit: module, optimizer and its
+            settings, random numbers, place in the data, history. A DataLoader begins its epoch
+            again and passes over what was used. Callbacks save what is theirs.
         callbacks: called after a step with its number, its loss (from before the update) and the
             objective; True from one ends the fit.
 

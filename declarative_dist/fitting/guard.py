@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from operator import is_
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.part import is_declarative
+from declarative_dist.fitting.finite import bad_data, first_bad
 from declarative_dist.fitting.tracked import field_of
 
 _PLAIN = (Tensor, int, float, str, type(None))
@@ -85,7 +86,8 @@ class Guard:
             raise error
 
     def _blame(self, step: int, loss: float, batch: tuple[Any, ...]) -> NonFiniteError | None:
-        hint = _bad_data(batch) or "Check the data and try a smaller lr."
+        bad = bad_data(batch)
+        hint = f"The batch has {bad}." if bad else "Check the data and try a smaller lr."
         fix = f"{hint} Everything is as it was before this step."
         named = [(p, p.detach()) for p in self._objective.parameters() if p.requires_grad]
         gradients = [(p, p.grad.detach()) for p, _ in named if p.grad is not None]
@@ -122,34 +124,5 @@ def _are_finite(tensors: list[Tensor]) -> bool:
         sums = torch._foreach_norm(tensors, 1)  # pyright: ignore[reportPrivateImportUsage]
         place = sums[0].device
         return math.isfinite(torch.stack([s.to(place, torch.float32) for s in sums]).sum().item())
-    return all(math.isfinite(abs(tensor.sum().item())) for tensor in tensors)
-
-
-def first_bad(tensor: Tensor) -> tuple[str, float] | None:
-    """The first index at which a tensor is infinite or NaN, in brackets, and the number there.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.fitting.guard import first_bad
-        >>> first_bad(torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
-        ('[1, 0]', inf)
-    """
-    is_bad = ~tensor.isfinite()
-    if not is_bad.any():
-        return None
-    index = tuple(is_bad.nonzero()[0].tolist())
-    return (f"{list(index)}" if index else ""), tensor[index].item()
-
-
-def _bad_data(batch: tuple[Any, ...]) -> str:
-    """The first number of a batch that is not finite, in words, or nothing."""
-    items: dict[str, Any] = {}
-    for at, item in enumerate(batch):
-        named = item.items() if isinstance(item, Mapping) else [(None, item)]
-        items.update({f"[{at}]" if n is None else f"[{n!r}]": value for n, value in named})
-    for name, value in items.items():
-        if isinstance(value, Tensor) and not value.is_meta:
-            found = first_bad(value.detach())
-            if found is not None:
-                return f"The batch has data{name}{found[0]} = {found[1]}."
-    return ""
+    sums = (tensor.sum() if tensor.ndim else tensor for tensor in tensors)
+    return all(math.isfinite(abs(one.item())) for one in sums)

@@ -54,6 +54,7 @@ class Saver:
         self._history = history
         self._every = every
         self._mark: _Mark | None = None
+        self._written: int | None = None
 
     def resume(self) -> None:
         """Go on where the checkpoint was written; without one, nothing happens.
@@ -61,7 +62,7 @@ class Saver:
         Raises:
             StateMismatchError: if it is one of another objective, optimizer or data.
         """
-        found = self._found
+        found, self._found = self._found, None
         if found is None:
             return
         if found["data"] != self._batches.signature:
@@ -93,7 +94,7 @@ class Saver:
 
     def write(self) -> None:
         """Write the state after the last finished step; module and optimizer are in it."""
-        if self._checkpoint is None:
+        if self._checkpoint is None or self._written == self._history.step:
             return
         mark = self._mark
         if mark is None or mark.step != self._history.step:  # no step has begun since
@@ -108,6 +109,7 @@ class Saver:
                 "random": random_state.storable(mark.random),
             }
         )
+        self._written = mark.step
 
 
 def _told(signature: dict[str, Any]) -> str:
