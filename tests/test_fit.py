@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -18,7 +19,16 @@ from torch._dynamo.testing import CompileCounter
 from torch.distributions import Distribution
 from torch.utils.data import DataLoader, TensorDataset
 
-from declarative_dist import Exp, Param, Positive, Variational, fit, learnable
+from declarative_dist import (
+    Constraint,
+    Declarative,
+    Exp,
+    Param,
+    Positive,
+    Variational,
+    fit,
+    learnable,
+)
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
@@ -234,7 +244,7 @@ def test_a_family_of_copies_and_doubles() -> None:
     x = dd.Gamma(torch.full((3, 2), 2.0).double(), 3.0).sample((2000,))
     history = fit(Sum(q), x, steps=400, lr=0.05)
     torch.testing.assert_close(q.mean, x.mean(0), rtol=1e-2, atol=0)
-    assert np.shape(history.values["q.rate"]) == (400, 3, 2)
+    assert np.shape(history.values["q.rate"]) == (len(history.steps), 3, 2)
 
 
 # Callbacks
@@ -711,9 +721,34 @@ def test_an_update_that_overflows() -> None:
 
 def test_an_infinite_loss_with_good_gradients_names_the_objective() -> None:
     objective = Returns(lambda w: w.sum() + torch.inf)
-    with pytest.raises(NonFiniteError, match="Returns: expected a finite loss, got inf at step 1"):
+    text = "Returns: expected a finite loss, got inf at step 1. The largest number is in weight of"
+    with pytest.raises(NonFiniteError, match=text):
         fit(objective, steps=3)
     assert torch.equal(objective.weight, torch.ones(3))
+
+
+def test_a_value_that_a_constraint_of_ones_own_lets_overflow_is_named() -> None:
+    class Careless(Constraint):
+        support = dd.constraints.positive
+
+        def forward(self, raw):
+            return raw.exp()
+
+        def inverse(self, value):
+            return value.log()
+
+    class Own(Declarative):
+        rate = Param(torch.ones(2, 3), Careless())
+
+        def forward(self):
+            return -self.rate.sum() * 0.1
+
+    objective = Own()
+    with pytest.raises(NonFiniteError) as caught:
+        fit(objective, steps=9, optimizer=functools.partial(torch.optim.SGD, lr=1e3))
+    assert caught.value.subject == "Own.rate"
+    assert " = inf at step" in str(caught.value)
+    assert objective.raw_rate.isfinite().all()
 
 
 def test_large_numbers_whose_sum_overflows_are_fine() -> None:
@@ -828,3 +863,10 @@ def test_ctrl_c_in_the_middle_of_an_update(name: str) -> None:
     )
     assert history.losses == fit(theirs, torch.ones(3), steps=3, optimizer=kind).losses
     assert_same(mine, theirs)
+
+
+def test_the_benchmark_runs() -> None:
+    path = Path(__file__).parent.parent / "benchmarks" / "loop.py"
+    command = [sys.executable, path, "--blocks", "2", "--steps", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("fit / by hand") == 2

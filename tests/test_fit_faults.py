@@ -40,6 +40,7 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
+import torch._dynamo  # which an optimizer imports at its first step
 from torch import nn
 from declarative_dist import Exp, Param, Variational, fit
 from declarative_dist.fitting.checkpoint import Checkpoint

@@ -136,7 +136,13 @@ def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     return checked
 
 
-def says_stop(answer: object) -> bool:
-    """Whether a callback returned True; other values, such as a loss, are not meant so."""
+def stops(callbacks: tuple[Callback, ...], step: int, loss: float, module: nn.Module) -> bool:
+    """Call all callbacks, and tell whether one returned True."""
+    answers = [callback(step, loss, module) for callback in callbacks]
+    return any(answer is not None and _is_true(answer) for answer in answers)
+
+
+def _is_true(answer: object) -> bool:
+    """Whether this is True, also NumPy's or a tensor's; other values are not meant so."""
     is_array_of_truth = "bool" in str(getattr(answer, "dtype", ""))
     return answer is True or (is_array_of_truth and bool(answer))

@@ -43,6 +43,9 @@ class Closure:
         self._first = None
 
     def __call__(self) -> Tensor:
+        if not torch.is_grad_enabled():  # an optimizer that leaves it to the closure
+            with torch.enable_grad():
+                return self()
         self.optimizer.zero_grad()
         loss = loss_of(self.objective, self._forward, self.batch)
         loss.backward()

@@ -112,8 +112,7 @@ def fit(
             for step in _finished(steps, closure, batches, history, guard, saver):
                 loss = history.losses[-1]
                 bar.show(step, loss)
-                answers = [call(step, loss, objective) for call in calls]
-                history.stopped = any(map(arguments.says_stop, answers))
+                history.stopped = arguments.stops(calls, step, loss, objective)
                 saver.write_if_due()
                 if history.stopped:
                     break
@@ -139,12 +138,11 @@ def _finished(
     fields = FieldValues(closure.objective)
     for step in range(history.step + 1, steps + 1):
         saver.mark()
-        with torch.no_grad():
+        with torch.no_grad():  # the closure has gradients
             guard.take(step - 1)
-        closure.begin(batches.next())
-        closure.optimizer.step(closure)  # type: ignore[arg-type]
-        loss = closure.first_loss()
-        with torch.no_grad():
+            closure.begin(batches.next())
+            closure.optimizer.step(closure)  # type: ignore[arg-type]
+            loss = closure.first_loss()
             guard.check(step, loss, closure.batch)
             history.add(loss, fields.read() if history.is_due(step) else None)
         yield step

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import NonFiniteError
+from declarative_dist.errors import NonFiniteError, shortened
 from declarative_dist.fields.part import is_declarative
 from declarative_dist.fitting.finite import bad_data, first_bad
-from declarative_dist.fitting.tracked import field_of
+from declarative_dist.fitting.tracked import declared_values, field_of
 
-_PLAIN = (Tensor, int, float, str, type(None))
+_PLAIN = (int, float, str, type(None))
+
+FEW = 8
+"""Up to how many tensors it is cheaper to look at one after another."""
 
 
 class Guard:
@@ -38,30 +41,50 @@ class Guard:
         self._optimizer = optimizer
         self._buffers = list(_changing_buffers(objective))
         self._states: list[tuple[Any, dict[str, Any]]] = []
+        self._slots: list[tuple[dict[str, Any], str]] = []
         self._live: list[Tensor] = []
         self._copies: list[Tensor] = []
+        self._watched: list[Tensor] = []
+        self._has_few = True
         self._step: int | None = None
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def take(self, step: int) -> None:
         """Keep the current state, that after a step; call it without gradients."""
         self._step = None  # an interruption may leave the copy half made
-        states = [(key, dict(state)) for key, state in self._optimizer.state.items()]
-        live = self._parameters() + self._buffers
-        for _, state in states:
+        if self._is_as_before():
+            _copy(self._copies, self._live)
+        else:
+            self._take_anew()
+        self._step = step
+
+    def _is_as_before(self) -> bool:
+        """Whether the tensors to copy are those of the last time, and nothing else is."""
+        states = self._optimizer.state
+        live = [p for group in self._optimizer.param_groups for p in group["params"]]
+        live += self._buffers
+        live += [state.get(name) for state, name in self._slots]
+        return (
+            sum(map(len, states.values())) == len(self._slots)
+            and len(live) == len(self._live)
+            and all(map(is_, live, self._live))
+        )
+
+    def _take_anew(self) -> None:
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        live = parameters + self._buffers
+        self._states, self._slots = [], []
+        for key, state in self._optimizer.state.items():
+            kept = dict(state)
+            self._states.append((key, kept))
             for name, value in state.items():
                 if isinstance(value, Tensor):
                     live.append(value)
+                    self._slots.append((state, name))
                 elif not isinstance(value, _PLAIN):
-                    state[name] = copy.deepcopy(value)
-        if len(live) == len(self._live) and all(map(is_, live, self._live)):
-            _copy(self._copies, live)
-        else:
-            self._copies = [tensor.detach().clone() for tensor in live]
-        self._live, self._states = live, states
-        self._step = step
+                    kept[name] = copy.deepcopy(value)
+        self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
+        self._watched = parameters
+        self._has_few = len(parameters) <= FEW and all(p.is_cpu for p in parameters)
 
     def restore(self, step: int) -> None:
         """Go back to the state after a step, unless it is the current one; clear gradients."""
@@ -72,6 +95,7 @@ class Guard:
             _copy(self._live, self._copies)
         self._optimizer.state.clear()
         self._optimizer.state.update(self._states)
+        self._slots, self._live = [], []
 
     def check(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
         """Refuse a step whose loss, or parameters after it, are not finite.
@@ -79,7 +103,7 @@ class Guard:
         Raises:
             NonFiniteError: naming the field and the index.
         """
-        if math.isfinite(loss) and _are_finite([p for p in self._parameters() if p.requires_grad]):
+        if math.isfinite(loss) and _are_finite(self._watched, self._has_few):
             return
         error = self._blame(step, loss, batch)
         if error is not None:
@@ -99,8 +123,18 @@ class Guard:
                     subject, raw = field_of(self._objective, parameter)
                     got = f"{what}{raw}{index} = {value} at step {step}"
                     return NonFiniteError(subject, "finite numbers", got, fix)
+        for parameter, name, current in declared_values(self._objective):
+            found = first_bad(current)
+            if found is not None:
+                got = f"{name}{found[0]} = {found[1]} at step {step}"
+                return NonFiniteError(
+                    field_of(self._objective, parameter)[0], "finite numbers", got, fix
+                )
         if math.isfinite(loss):  # a sum overflowed, nothing else
             return None
+        largest, _ = max(named, key=lambda pair: pair[1].abs().amax() if pair[1].numel() else 0)
+        subject, raw = field_of(self._objective, largest)
+        fix = f"The largest number is in {raw} of {subject}: {shortened(largest)}. {fix}"
         name = type(self._objective).__name__
         return NonFiniteError(name, "a finite loss", f"{loss} at step {step}", fix)
 
@@ -118,11 +152,12 @@ def _copy(into: list[Tensor], tensors: list[Tensor]) -> None:
         torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _are_finite(tensors: list[Tensor]) -> bool:
+def _are_finite(tensors: list[Tensor], few: bool) -> bool:
     """Whether sums of the tensors are finite, as they are of finite numbers but for overflow."""
-    if len(tensors) > 8 or any(tensor.device.type != "cpu" for tensor in tensors):
-        sums = torch._foreach_norm(tensors, 1)  # pyright: ignore[reportPrivateImportUsage]
-        place = sums[0].device
-        return math.isfinite(torch.stack([s.to(place, torch.float32) for s in sums]).sum().item())
-    sums = (tensor.sum() if tensor.ndim else tensor for tensor in tensors)
-    return all(math.isfinite(abs(one.item())) for one in sums)
+    if few:
+        sums = (tensor.sum() if tensor.ndim else tensor for tensor in tensors)
+        return all(math.isfinite(abs(one.item())) for one in sums)
+    norms = torch._foreach_norm(tensors, 1)  # pyright: ignore[reportPrivateImportUsage]
+    place = norms[0].device
+    total = torch.stack([norm.to(place, torch.float32) for norm in norms]).sum()
+    return math.isfinite(total.item())

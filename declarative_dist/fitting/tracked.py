@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from declarative_dist.fields.field import Field, evaluate
+from declarative_dist.fields.field import Field, current_value, evaluate
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
 
@@ -23,6 +23,14 @@ def declared_params(objective: nn.Module) -> Iterator[tuple[str, nn.Module, Para
             for field in kind.__declaration__.fields.values():
                 if isinstance(field, Param):
                     yield path, module, field
+
+
+def declared_values(objective: nn.Module) -> Iterator[tuple[nn.Parameter, str, Tensor]]:
+    """Of all these fields the first parameter, the name and the current constrained value."""
+    for _, module, field in declared_params(objective):
+        for parameter in field.parameters_of(module)[:1]:
+            value: Tensor = current_value(module, field.name)
+            yield parameter, field.name, value.detach()
 
 
 def field_of(objective: nn.Module, parameter: nn.Parameter) -> tuple[str, str]:
