@@ -29,7 +29,8 @@ class Likelihood(nn.Module):
 
     def forward(self) -> Tensor:
         """The loss."""
-        return -self.q.log_prob(self.x).mean()
+        loss: Tensor = -self.q.log_prob(self.x).mean()
+        return loss
 
 
 class Divergence(Likelihood):
@@ -38,7 +39,8 @@ class Divergence(Likelihood):
     def forward(self) -> Tensor:
         """The loss."""
         x, log_q = self.q.rsample_and_log_prob((1000,))
-        return (log_q - dd.Normal(5.0, 5.0).log_prob(x)).mean()
+        loss: Tensor = (log_q - dd.Normal(5.0, 5.0).log_prob(x)).mean()
+        return loss
 
 
 def by_hand(objective: nn.Module, steps: int) -> list[float]:

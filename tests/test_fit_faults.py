@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributions as dd
 from torch import nn
 
-from declarative_dist import fit
+from declarative_dist import fit, learnable
 from declarative_dist.fitting.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -177,6 +179,56 @@ def test_ctrl_c_of_a_terminal(workers: int, tmp_path: Path) -> None:
     state = Checkpoint(path).read()
     assert len(state["history"]["losses"]) == int(steps)
     assert float(state["module"]["weight"]).hex() == weight
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q = learnable(dd.Normal(0.0, 1.0))
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x):
+        return self.norm((x - self.q.rsample((len(x),)))[:, None]).exp().mean()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of the system")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file left open
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.LBFGS])
+def test_interrupted_anywhere_at_all(optimizer: type, tmp_path: Path) -> None:
+    steps = 120 if optimizer is torch.optim.Adam else 30
+    options = {"data": torch.arange(50.0), "batch_size": 8, "steps": steps, "optimizer": optimizer}
+    torch.manual_seed(1)
+    expected = Noisy()
+    reference = fit(expected, **options)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    chance, turns, history = random.Random(0), 0, None
+    torch.manual_seed(1)
+    start = torch.get_rng_state()
+    try:
+        while history is None or history.interrupted:
+            turns += 1
+            objective = Noisy()
+            if not (tmp_path / "a").exists():
+                torch.set_rng_state(start)
+            try:
+                # Later and later, so that it comes to an end on any machine.
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.01 + turns / 2000))
+                history = fit(objective, **options, checkpoint=tmp_path / "a", resume=True)
+            except KeyboardInterrupt:  # before or behind the loop
+                history = None
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert turns > 3
+    assert history.losses == reference.losses
+    assert history.values == reference.values
+    for name, tensor in objective.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
 
 
 class Objective(nn.Module):

@@ -95,7 +95,7 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes; of tensors, numbers and lists."""
         return {
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "losses": torch.tensor(self.losses, dtype=torch.float64, device="cpu"),
             "stride": self._stride,
             "steps": self.steps,
             "values": self.values,

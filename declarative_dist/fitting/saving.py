@@ -109,7 +109,7 @@ class Saver:
                 "random": random_state.storable(mark.random),
             }
         )
-        self._written = mark.step
+        self._written, self._found = mark.step, None
 
 
 def _told(signature: dict[str, Any]) -> str:
