@@ -28,6 +28,7 @@ format: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/loop.py
 
 clean:
 	rm -rf .venv

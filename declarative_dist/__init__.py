@@ -28,6 +28,7 @@ from declarative_dist.fields.derived import derived
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
+from declarative_dist.fitting.fit import fit
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "derived",
     "entropy",
     "fields_of",
+    "fit",
     "kl_divergence",
     "learnable",
     "register_constraint",

@@ -47,6 +47,13 @@ ROWS = [
         f"objectives.{name}"
         for name in ("likelihood", "estimators", "targets", "matching", "elbo")
     ],
+    [
+        f"fitting.{name}"
+        for name in (
+            "history", "tracked", "random_state", "progress", "batches", "finite",
+            "evaluation", "guard", "arguments", "checkpoint", "saving", "fit",
+        )
+    ],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

@@ -1,0 +1,148 @@
+"""The arguments of `fit`, checked before anything happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
+from declarative_dist.fitting.finite import first_bad
+from declarative_dist.fitting.tracked import field_of
+
+Callback = Callable[[int, float, nn.Module], object]
+
+
+def check_count(name: str, count: Any) -> None:
+    """Refuse all but a positive whole number.
+
+    Raises:
+        ConstraintError: if it is anything else.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ConstraintError(f"fit({name}=)", "an int, 1 or above", shortened(count))
+
+
+def check_files(checkpoint: Any, every: int | None, resume: bool) -> None:
+    """Refuse what makes no sense without a checkpoint.
+
+    Raises:
+        ConstraintError: for `every` or `resume` without one, or a bad `every`.
+    """
+    if checkpoint is None and (every is not None or resume):
+        name = "every" if every is not None else "resume"
+        raise ConstraintError(
+            f"fit({name}=)", "a checkpoint too", "none", 'Write checkpoint="fit.pt".'
+        )
+    if every is not None:
+        check_count("every", every)
+
+
+def check_objective(objective: Any) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        DeclarationError: if it is no module, or has nothing to train.
+        ConstraintError: if it is on the meta device.
+        NonFiniteError: if a parameter is infinite or NaN from the start.
+    """
+    name = type(objective).__name__
+    if not isinstance(objective, nn.Module):
+        raise DeclarationError(
+            "fit(objective)",
+            "an objective: a module whose forward is a loss",
+            shortened(objective),
+            "Write an nn.Module, or use one of declarative_dist.objectives.",
+        )
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise DeclarationError(
+            f"fit({name})",
+            "an objective with parameters to train",
+            "none" if next(objective.parameters(), None) is None else "only frozen ones",
+            "Are the family and the networks attributes of the objective?",
+        )
+    for parameter in objective.parameters():
+        if parameter.is_meta:
+            subject, raw = field_of(objective, parameter)
+            raise ConstraintError(
+                subject, "numbers", f"{raw} on the meta device", "Call to_empty and fill it."
+            )
+        bad = first_bad(parameter.detach()) if parameter.requires_grad else None
+        if bad is not None:
+            subject, raw = field_of(objective, parameter)
+            raise NonFiniteError(
+                subject, "finite numbers to start from", f"{raw}{bad[0]} = {bad[1]} at step 0"
+            )
+
+
+def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
+    """The optimizer: the one given, one made of the trainable parameters, or Adam.
+
+    Raises:
+        ConstraintError: if the rate is not a positive number.
+        DeclarationError: if it is no optimizer, or one of other parameters.
+    """
+    is_number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
+    if isinstance(lr, Tensor) and lr.numel() == 1:
+        is_number = True
+    if not is_number or not (math.isfinite(lr) and lr > 0):
+        raise ConstraintError("fit(lr=)", "a positive, finite number", shortened(lr))
+    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if optimizer is None:
+        return Adam(trainable, lr=float(lr))
+    made = optimizer
+    if not isinstance(optimizer, Optimizer) and callable(optimizer):
+        made = optimizer(trainable)
+    if not isinstance(made, Optimizer):
+        raise DeclarationError(
+            "fit(optimizer=)",
+            "an optimizer, or a callable from parameters to one",
+            shortened(made),
+            "Write optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
+        )
+    mine = {id(parameter) for parameter in objective.parameters()}
+    held = [parameter for group in made.param_groups for parameter in group["params"]]
+    strangers = [parameter for parameter in held if id(parameter) not in mine]
+    if strangers or not any(parameter.requires_grad for parameter in held):
+        raise DeclarationError(
+            "fit(optimizer=)",
+            f"an optimizer of the parameters of {type(objective).__name__}",
+            f"one that also has {shortened(strangers[0].detach())}"
+            if strangers
+            else "one of frozen parameters only",
+            "Make it from objective.parameters().",
+        )
+    return made
+
+
+def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """Callbacks as a tuple; one alone will do.
+
+    Raises:
+        DeclarationError: if one is not callable.
+    """
+    listed = [callbacks] if callable(callbacks) else callbacks
+    if not isinstance(listed, Iterable):
+        listed = [listed]
+    checked = tuple(listed)
+    for callback in checked:
+        if not callable(callback):
+            raise DeclarationError(
+                "fit(callbacks=)", "callables of (step, loss, module)", shortened(callback)
+            )
+    return checked
+
+
+def stops(callbacks: tuple[Callback, ...], step: int, loss: float, module: nn.Module) -> bool:
+    """Call all callbacks, and tell whether one returned True."""
+    answers = [callback(step, loss, module) for callback in callbacks]
+    return any(answer is not None and _is_true(answer) for answer in answers)
+
+
+def _is_true(answer: object) -> bool:
+    """Whether this is True, also NumPy's or a tensor's; other values are not meant so."""
+    is_array_of_truth = "bool" in str(getattr(answer, "dtype", ""))
+    return answer is True or (is_array_of_truth and bool(answer))

@@ -1,0 +1,180 @@
+"""One evaluation of an objective: its loss, or what is wrong with it or with the batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.optim import Optimizer
+
+from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
+from declarative_dist.fitting.finite import bad_data, tensors_in
+
+_MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
+"""What torch raises for another dtype or device; values it refuses by a ValueError."""
+
+
+class Closure:
+    """What an optimizer calls, once or more in a step, for the loss and its gradients.
+
+    Args:
+        objective: whose loss it is.
+        forward: what computes it, the objective itself or a compiled version.
+        optimizer: whose parameters get the gradients.
+    """
+
+    def __init__(
+        self, objective: nn.Module, forward: Callable[..., Any], optimizer: Optimizer
+    ) -> None:
+        self.objective = objective
+        self.optimizer = optimizer
+        self.batch: tuple[Any, ...] = ()
+        self._forward = forward
+        self._first: Tensor | None = None
+
+    def begin(self, batch: tuple[Any, ...]) -> None:
+        """Begin a step on a batch."""
+        self.batch = batch
+        self._first = None
+
+    def __call__(self) -> Tensor:
+        if not torch.is_grad_enabled():  # an optimizer that leaves it to the closure
+            with torch.enable_grad():
+                return self()
+        self.optimizer.zero_grad()
+        loss = loss_of(self.objective, self._forward, self.batch)
+        loss.backward()
+        if self._first is None:
+            self._first = loss
+        return loss
+
+    def first_loss(self) -> float:
+        """The loss from before the update.
+
+        Raises:
+            DeclarationError: if the optimizer did not ask for it.
+        """
+        if self._first is None:
+            name = type(self.optimizer).__name__
+            raise DeclarationError(
+                "fit(optimizer=)", "one whose step calls its closure", f"a {name} that did not"
+            )
+        return self._first.item()
+
+
+@contextmanager
+def compiled(objective: nn.Module) -> Iterator[Callable[..., Any]]:
+    """The compiled objective; torch's default of validating distributions is off meanwhile.
+
+    The first `torch.compile` of a process would leave it off for good.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield torch.compile(objective)
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any, ...]) -> Tensor:
+    """The loss of a batch.
+
+    Args:
+        objective: whose loss it is.
+        forward: what computes it, the objective itself or a compiled version.
+        batch: the arguments.
+
+    Raises:
+        ConstraintError: if the objective fails on data of another dtype or device than its
+            parameters.
+        DeclarationError: if it does not take the batch, or what comes is no loss.
+        NonFiniteError: if it fails on data that is infinite or NaN.
+    """
+    try:
+        loss: Tensor = forward(*batch)
+    except (*_MISMATCHES, ValueError) as error:
+        # An error of a more special kind says what it is itself.
+        if type(error) in (*_MISMATCHES, ValueError):
+            _explain(objective, batch, error)
+        raise
+    if not (
+        isinstance(loss, Tensor)
+        and loss.ndim == 0
+        and loss.requires_grad
+        and loss.is_floating_point()
+        and not loss.is_meta
+    ):
+        _refuse(objective, loss)
+    return loss
+
+
+def _refuse(objective: nn.Module, loss: Any) -> None:
+    name = f"{type(objective).__name__}.forward"
+    if not isinstance(loss, Tensor):
+        raise DeclarationError(
+            name,
+            "a loss, a tensor of shape ()",
+            f"a {type(loss).__name__}",
+            "Fit an objective, such as the negative mean of log_prob, in a module's forward.",
+        )
+    if loss.is_meta:
+        raise ConstraintError(
+            name, "a loss with a value", "one on the meta device", "Move data and module."
+        )
+    if loss.ndim or not loss.is_floating_point():
+        raise DeclarationError(
+            name,
+            "a loss, a real tensor of shape ()",
+            f"one of shape {tuple(loss.shape)} and {loss.dtype}",
+            "Take the mean or the sum of it.",
+        )
+    raise DeclarationError(
+        name,
+        "a loss that depends on the parameters",
+        "one without a gradient",
+        "Is it computed under no_grad, from detached values, or by sample instead of rsample?",
+    )
+
+
+def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> None:
+    """Raise a clearer error if the batch is of another kind than the objective takes."""
+    name = type(objective).__name__
+    try:
+        inspect.signature(objective.forward).bind(*batch)
+    except TypeError as mismatch:
+        raise DeclarationError(
+            "fit(data=)",
+            f"batches that {name}.forward takes",
+            f"{len(batch)} arguments: {mismatch}",
+            "A tuple of tensors gives each as an argument.",
+        ) from error
+    bad = bad_data(batch)
+    if bad:
+        raise NonFiniteError(
+            "fit(data=)", "finite numbers", bad, f"{name} refused it: {_told(error)}"
+        ) from error
+    if isinstance(error, ValueError):
+        return
+    own = {(p.device, p.dtype) for p in objective.parameters()}
+    devices, dtypes = {device for device, _ in own}, {dtype for _, dtype in own}
+    for where, tensor in tensors_in(batch):
+        if tensor.device not in devices or tensor.dtype not in dtypes:
+            what = " or ".join(sorted(f"{dtype} on {device}" for device, dtype in own))
+            raise ConstraintError(
+                f"fit(data=){where}",
+                f"data like the parameters of {name} ({what})",
+                f"{shortened(tensor)} of {tensor.dtype} on {tensor.device}, "
+                f"and {name} failed: {_told(error)}",
+                "Convert it with data.to(device, dtype).",
+            ) from error
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error."""
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

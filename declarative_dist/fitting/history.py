@@ -1,0 +1,123 @@
+"""What happened in a fit: the loss of every step and the path of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+LIMIT = 200
+"""How many points of the values' paths are kept before every other one is dropped."""
+
+
+class History:
+    """The record of a fit, filled step by step.
+
+    Losses are kept of every step. Values are kept after every step at first; when there are more
+    than 200 points, every other one is dropped and only every second step is recorded from then
+    on, and so forth, so that a record of any length stays small. Which steps are kept depends on
+    the number of the step alone.
+
+    Attributes:
+        losses: the loss of each step, computed before its update.
+        interrupted: whether Ctrl-C ended the fit.
+        stopped: whether a callback ended the fit.
+
+    Example:
+        >>> from declarative_dist.fitting.history import History
+        >>> history = History()
+        >>> history.add(2.5, {"q.loc": 0.0})
+        >>> history.add(1.5, {"q.loc": 0.1})
+        >>> history
+        History(2 steps, loss 2.5 to 1.5, values of q.loc)
+        >>> history.values
+        {'q.loc': [0.0, 0.1]}
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.interrupted = False
+        self.stopped = False
+        self._stride = 1
+        self._records: list[tuple[int, dict[str, Any]]] = []
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return len(self.losses)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps after which values were recorded, counted from 1."""
+        return [step for step, _ in self._records if step <= self.step]
+
+    @property
+    def values(self) -> dict[str, list[Any]]:
+        """By dotted name of the field its constrained value after each of `steps`.
+
+        A number for a field of shape `()`, nested lists for others. Fields of more than 100
+        numbers, and frozen ones, are left out.
+        """
+        records = [values for step, values in self._records if step <= self.step]
+        names = records[0] if records else {}
+        return {name: [values[name] for values in records] for name in names}
+
+    def is_due(self, step: int) -> bool:
+        """Whether the values after this step are to be recorded."""
+        return step % self._stride == 0
+
+    def add(self, loss: float, values: dict[str, Any] | None = None) -> None:
+        """Record a step that is done; that it counts is the last thing to happen."""
+        if values is not None:
+            self.forget_unfinished()
+            self._records.append((self.step + 1, values))
+        self.losses.append(loss)
+        if len(self._records) > LIMIT:
+            self._stride *= 2
+            self._records = [record for record in self._records if record[0] % self._stride == 0]
+
+    def forget_unfinished(self) -> None:
+        """Drop values of a step that was not finished."""
+        while self._records and self._records[-1][0] > self.step:
+            self._records.pop()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as numbers, strings and lists, such as JSON can hold."""
+        return {
+            "losses": list(self.losses),
+            "steps": self.steps,
+            "values": self.values,
+            "interrupted": self.interrupted,
+            "stopped": self.stopped,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes; of tensors, numbers and lists."""
+        return {
+            "losses": torch.tensor(self.losses, dtype=torch.float64, device="cpu"),
+            "stride": self._stride,
+            "steps": self.steps,
+            "values": self.values,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue a record, as one that was neither interrupted nor stopped."""
+        steps, values = state["steps"], state["values"]
+        self.losses = state["losses"].tolist()
+        self._stride = state["stride"]
+        self._records = [
+            (step, {name: path[at] for name, path in values.items()})
+            for at, step in enumerate(steps)
+        ]
+
+    def __len__(self) -> int:
+        return self.step
+
+    def __repr__(self) -> str:
+        losses = f", loss {self.losses[0]:.4g} to {self.losses[-1]:.4g}" if self.losses else ""
+        names = list(self.values)
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        values = f", values of {shown}" if names else ""
+        ended = ", interrupted" if self.interrupted else ", stopped" if self.stopped else ""
+        return f"History({self.step} steps{losses}{values}{ended})"

@@ -1,0 +1,99 @@
+"""The declared parameters inside an objective: what they are called, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from declarative_dist.fields.field import Field, current_value, evaluate
+from declarative_dist.fields.param import Param
+from declarative_dist.fields.part import is_declarative
+
+LARGEST = 100
+"""How many numbers a field may have for its values to be recorded."""
+
+
+def declared_params(objective: nn.Module) -> Iterator[tuple[str, nn.Module, Param]]:
+    """The `Param`s of all declarative modules in an objective, with the path of their module."""
+    for path, module in objective.named_modules():
+        if is_declarative(module):
+            kind: Any = type(module)
+            for field in kind.__declaration__.fields.values():
+                if isinstance(field, Param):
+                    yield path, module, field
+
+
+def declared_values(objective: nn.Module) -> Iterator[tuple[nn.Parameter, str, Tensor]]:
+    """Of all these fields the first parameter, the name and the current constrained value."""
+    for _, module, field in declared_params(objective):
+        for parameter in field.parameters_of(module)[:1]:
+            value: Tensor = current_value(module, field.name)
+            yield parameter, field.name, value.detach()
+
+
+def field_of(objective: nn.Module, parameter: nn.Parameter) -> tuple[str, str]:
+    """The field that a parameter stands for, as `Class.field`, and the raw name to show.
+
+    Nested parts are dotted from the outermost declarative class: `Mixture.components.scale`. A
+    parameter of another module is named by its path in the objective.
+    """
+    for path, module, field in declared_params(objective):
+        if any(parameter is mine for mine in field.parameters_of(module)):
+            root, inside = _outermost(objective, path)
+            return ".".join(filter(None, (root, inside, field.name))), field.raw_name
+    names = [name for name, other in objective.named_parameters() if other is parameter]
+    path, _, last = (names or ["parameter"])[0].rpartition(".")
+    root, inside = _outermost(objective, path)
+    return ".".join(filter(None, (root, inside, last))), last
+
+
+def _outermost(objective: nn.Module, path: str) -> tuple[str, str]:
+    """The class of the first declarative module along a path, and the rest of the path."""
+    module, steps = objective, path.split(".") if path else []
+    for done in range(len(steps) + 1):
+        module = objective.get_submodule(".".join(steps[:done]))
+        if is_declarative(module):
+            return type(module).__name__, ".".join(steps[done:])
+    return type(objective).__name__, path
+
+
+class FieldValues:
+    """Reads the constrained values of all trainable fields that are not too large.
+
+    Args:
+        objective: any module; the declarative ones in it are read.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from torch import nn
+        >>> from declarative_dist import learnable
+        >>> from declarative_dist.fitting.tracked import FieldValues
+        >>> FieldValues(nn.ModuleDict({"q": learnable(dd.Normal(0.0, 1.0))})).read()
+        {'q.loc': 0.0, 'q.scale': 1.0}
+    """
+
+    def __init__(self, objective: nn.Module) -> None:
+        self._sources: list[tuple[str, nn.Module, tuple[Field, ...], list[str]]] = []
+        found: dict[int, tuple[str, nn.Module, list[str]]] = {}
+        for path, module, field in declared_params(objective):
+            mine = field.parameters_of(module)
+            is_small = sum(parameter.numel() for parameter in mine) <= LARGEST
+            if is_small and any(parameter.requires_grad for parameter in mine):
+                found.setdefault(id(module), (path, module, []))[2].append(field.name)
+        for path, module, names in found.values():
+            declaration: Any = type(module).__declaration__  # type: ignore[attr-defined]
+            needed = {field.name for name in names for field in declaration.chains[name]}
+            order = tuple(field for field in declaration.order if field.name in needed)
+            self._sources.append((f"{path}." if path else "", module, order, names))
+
+    def read(self) -> dict[str, Any]:
+        """The values by dotted name, as numbers and nested lists; call it without gradients."""
+        values: dict[str, Any] = {}
+        for prefix, module, order, names in self._sources:
+            known = evaluate(module, order)
+            for name in names:
+                value: Tensor = known[name]
+                values[prefix + name] = value.tolist()
+        return values

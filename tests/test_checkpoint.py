@@ -1,0 +1,418 @@
+"""Checkpoints: what is resumed is what was never interrupted, and nothing else is taken."""
+
+from __future__ import annotations
+
+import functools
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from declarative_dist import Exp, Param, Positive, StateMismatchError, Variational, fit
+from declarative_dist.fitting.checkpoint import Checkpoint
+
+X = dd.Gamma(2.0, 3.0).sample((10,))
+
+
+class Family(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0, Positive(), shape=("d",))
+    rate = Param(1.0, Exp())
+
+
+class Likelihood(nn.Module):
+    """With all that a state can hold: buffers, dropout, and random numbers of three kinds."""
+
+    def __init__(self, d: int = 1):
+        super().__init__()
+        self.q = Family(d=d)
+        self.norm = nn.BatchNorm1d(1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x=X):
+        noise = torch.rand(()) + random.random() + np.random.rand()
+        normed = self.norm(x[:, None] * 1.5 + noise)
+        return -self.q.log_prob(x[:, None]).mean() + self.dropout(normed**2).mean()
+
+
+def seed() -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+
+
+OPTIMIZERS = {
+    "Adam": functools.partial(torch.optim.Adam, lr=0.05),
+    "SGD": functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+    "LBFGS": functools.partial(torch.optim.LBFGS, lr=0.5, max_iter=3),
+    "AdamW": functools.partial(torch.optim.AdamW, lr=0.05, amsgrad=True),
+}
+
+
+def loader(**options):
+    return DataLoader(TensorDataset(X), 4, shuffle=True, **options)
+
+
+DATA = {
+    "none": dict,
+    "whole": lambda: {"data": X},
+    "mini-batches": lambda: {"data": X, "batch_size": 4},
+    "dict": lambda: {"data": {"x": X}, "batch_size": 6},
+    "loader": lambda: {"data": loader()},
+    "seeded loader": lambda: {"data": loader(generator=torch.Generator().manual_seed(5))},
+    "list": lambda: {"data": [X[:4], X[4:]]},
+}
+
+
+class Named(Likelihood):
+    def forward(self, batch):
+        return super().forward(batch["x"])
+
+
+def state(objective, history):
+    return [history.losses, history.values, history.steps], objective.state_dict()
+
+
+def assert_same(mine, theirs) -> None:
+    assert mine[0] == theirs[0]
+    assert mine[1].keys() == theirs[1].keys()
+    for name, tensor in mine[1].items():
+        assert torch.equal(tensor, theirs[1][name]), name
+
+
+def undisturbed(kind, data, steps, optimizer="Adam"):
+    seed()
+    objective = kind()
+    history = fit(objective, **data(), steps=steps, optimizer=OPTIMIZERS[optimizer])
+    return state(objective, history), torch.rand(3), random.random(), np.random.rand(3)
+
+
+@pytest.mark.parametrize("cut", [6, 7])
+@pytest.mark.parametrize("name", DATA)
+def test_more_steps_are_as_if_never_ended(name: str, cut: int, tmp_path: Path) -> None:
+    kind = Named if name == "dict" else Likelihood
+    expected, *numbers = undisturbed(kind, DATA[name], 11)
+    seed()
+    fit(kind(), **DATA[name](), steps=cut, optimizer=OPTIMIZERS["Adam"], checkpoint=tmp_path / "a")
+    torch.rand(7), random.random(), np.random.rand()
+    objective = kind()
+    history = fit(
+        objective,
+        **DATA[name](),
+        steps=11,
+        optimizer=OPTIMIZERS["Adam"],
+        checkpoint=tmp_path / "a",
+        resume=True,
+    )
+    assert_same(state(objective, history), expected)
+    assert torch.equal(torch.rand(3), numbers[0])
+    assert random.random() == numbers[1]
+    assert (np.random.rand(3) == numbers[2]).all()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["whole", "mini-batches", "loader"])
+def test_ctrl_c_in_any_step_and_resume(name: str, optimizer: str, tmp_path: Path) -> None:
+    expected, *_ = undisturbed(Likelihood, DATA[name], 9, optimizer)
+    path = tmp_path / "fit.pt"
+    seed()
+
+    class Interrupted(Likelihood):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            loss = super().forward(x)  # the random numbers of the step are drawn
+            if self.calls == 6:
+                raise KeyboardInterrupt
+            return loss
+
+    Interrupted.__qualname__ = Likelihood.__qualname__
+    for turn in range(20):
+        objective = Interrupted()
+        history = fit(
+            objective,
+            **DATA[name](),
+            steps=9,
+            optimizer=OPTIMIZERS[optimizer],
+            checkpoint=path,
+            resume=True,
+        )
+        if not history.interrupted:
+            break
+        torch.rand(turn), random.random()
+    assert turn > 0
+    assert_same(state(objective, history), expected)
+
+
+def test_ctrl_c_in_a_callback_or_a_write_saves_the_step(tmp_path: Path, monkeypatch) -> None:
+    expected, *_ = undisturbed(Likelihood, DATA["mini-batches"], 9)
+
+    def stop(step, loss, module):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    def go(callbacks=()):
+        objective = Likelihood()
+        history = fit(
+            objective,
+            **DATA["mini-batches"](),
+            steps=9,
+            optimizer=OPTIMIZERS["Adam"],
+            checkpoint=tmp_path / "a",
+            every=2,
+            resume=True,
+            callbacks=callbacks,
+        )
+        return objective, history
+
+    seed()
+    assert go(stop)[1].step == 4
+    write, calls = Checkpoint.write, []
+
+    def interrupted(self, content):
+        calls.append(content)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        write(self, content)
+
+    monkeypatch.setattr(Checkpoint, "write", interrupted)
+    history = go()[1]
+    assert (history.step, history.interrupted) == (6, True)
+    assert_same(state(*go()), expected)
+
+
+def test_the_seeded_loader_is_resumed_in_the_same_process(tmp_path: Path) -> None:
+    def data():
+        return {"data": loader(generator=torch.Generator().manual_seed(5))}
+
+    expected, *_ = undisturbed(Likelihood, data, 9)
+    same = data()
+    for steps in (1, 2, 5, 9):
+        if steps == 1:
+            seed()
+        objective = Likelihood()
+        history = fit(
+            objective,
+            **same,
+            steps=steps,
+            optimizer=OPTIMIZERS["Adam"],
+            checkpoint=tmp_path / "a",
+            resume=True,
+        )
+    assert_same(state(objective, history), expected)
+
+
+def test_without_a_file_it_starts_fresh(tmp_path: Path) -> None:
+    expected, *_ = undisturbed(Likelihood, DATA["whole"], 3)
+    seed()
+    objective = Likelihood()
+    options = {"optimizer": OPTIMIZERS["Adam"], "checkpoint": tmp_path / "a", "resume": True}
+    history = fit(objective, X, steps=3, **options)
+    assert_same(state(objective, history), expected)
+
+
+@pytest.mark.parametrize("steps", [3, 2])
+def test_a_finished_fit_gives_its_history_and_its_state(steps: int, tmp_path: Path) -> None:
+    first = Likelihood()
+    done = fit(first, X, steps=3, checkpoint=tmp_path / "a")
+    before = (tmp_path / "a").read_bytes()
+    second = Likelihood()
+    again = fit(
+        second,
+        X,
+        steps=steps,
+        checkpoint=tmp_path / "a",
+        resume=True,
+        callbacks=lambda *_: pytest.fail("no step is left"),
+    )
+    assert_same(state(second, again), state(first, done))
+    assert (tmp_path / "a").read_bytes() == before
+
+
+def test_without_resume_a_file_of_an_earlier_fit_is_replaced(tmp_path: Path) -> None:
+    for steps in (5, 2):
+        fit(Likelihood(), X, steps=steps, checkpoint=tmp_path / "a")
+    history = fit(Likelihood(), X, steps=2, checkpoint=tmp_path / "a", resume=True)
+    assert history.step == 2
+
+
+def test_it_is_written_every_so_many_steps(tmp_path: Path) -> None:
+    path, steps = tmp_path / "a", []
+
+    def look(step, loss, module):
+        found = Checkpoint(path).read()
+        steps.append(None if found is None else len(found["history"]["losses"]))
+
+    fit(Likelihood(), X, steps=8, checkpoint=path, every=3, callbacks=look)
+    assert steps == [None, None, None, 3, 3, 3, 6, 6]
+    assert len(Checkpoint(path).read()["history"]["losses"]) == 8
+    assert [one.name for one in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_checkpoint_has_what_a_callback_changed(tmp_path: Path) -> None:
+    def go(steps, resume):
+        objective = Likelihood()
+        optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
+
+        def halve(step, loss, module):
+            optimizer.param_groups[0]["lr"] /= 2
+
+        fit(
+            objective,
+            X,
+            steps=steps,
+            optimizer=optimizer,
+            checkpoint=tmp_path / "a",
+            resume=resume,
+            callbacks=halve,
+        )
+        return optimizer.param_groups[0]["lr"]
+
+    go(2, resume=False)
+    assert go(3, resume=True) == 0.1 / 8
+
+
+def test_a_stopped_fit_goes_on(tmp_path: Path) -> None:
+    history = fit(
+        Likelihood(), X, steps=5, checkpoint=tmp_path / "a", callbacks=lambda step, *_: step == 2
+    )
+    assert (history.step, history.stopped) == (2, True)
+    history = fit(Likelihood(), X, steps=5, checkpoint=tmp_path / "a", resume=True)
+    assert (history.step, history.stopped) == (5, False)
+
+
+# What is refused
+
+
+class Other(Likelihood):
+    pass
+
+
+class OtherFamily(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0, Exp(), shape=("d",))
+    rate = Param(1.0, Exp())
+
+
+def with_family(family: nn.Module) -> nn.Module:
+    objective = Likelihood()
+    objective.q = family
+    return objective
+
+
+OtherFamily.__qualname__ = Family.__qualname__
+MISMATCHES = {
+    "class": (Other, {}, "the objective: expected Other, got a checkpoint of Likelihood."),
+    "inner class": (
+        lambda: with_family(nn.Linear(1, 1)),
+        {},
+        "q: expected Linear, got a checkpoint of Family.",
+    ),
+    "shape": (
+        lambda: Likelihood(3),
+        {},
+        "Likelihood.q.raw_concentration: expected a tensor of shape (3,) and torch.float32, got a",
+    ),
+    "dtype": (lambda: Likelihood().double(), {}, "and torch.float64"),
+    "constraint": (lambda: with_family(OtherFamily(d=1)), {}, "saved under"),
+    "optimizer": (
+        Likelihood,
+        {"optimizer": OPTIMIZERS["SGD"]},
+        "(optimizer): expected SGD, got a checkpoint of Adam.",
+    ),
+    "groups": (
+        Likelihood,
+        {"optimizer": lambda parameters: torch.optim.Adam([{"params": [p]} for p in parameters])},
+        "Adam: expected groups of [1, 1, 1, 1] parameters, got [4] in the checkpoint.",
+    ),
+    "batch_size": (Likelihood, {"batch_size": 5}, "batch_size=5 of 10 rows, got one with"),
+    "rows": (Likelihood, {"data": X[:8]}, "got one with batch_size=4 of 10 rows."),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_checkpoint_of_something_else_is_refused_and_kept(name: str, tmp_path: Path) -> None:
+    make, options, text = MISMATCHES[name]
+    path = tmp_path / "fit.pt"
+    common = {"data": X, "batch_size": 4, "steps": 3, "checkpoint": path}
+    fit(Likelihood(), **common)
+    written = path.read_bytes()
+    objective = make()
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    random_numbers = torch.get_rng_state()
+    with pytest.raises(StateMismatchError) as caught:
+        fit(objective, **{**common, "steps": 5, "resume": True, **options})
+    assert text in str(caught.value)
+    assert path.read_bytes() == written
+    assert torch.equal(torch.get_rng_state(), random_numbers)
+    for name, tensor in objective.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def whole(path: Path) -> bytes:
+    fit(Likelihood(), X, steps=2, checkpoint=path)
+    return path.read_bytes()
+
+
+def other_file(path: Path) -> bytes:
+    torch.save({"state": torch.ones(3)}, path)
+    return path.read_bytes()
+
+
+def of_another_version(path: Path) -> bytes:
+    whole(path)
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "version": 99}, path)
+    return path.read_bytes()
+
+
+FOREIGN = {
+    "truncated": lambda path: whole(path)[:-500],
+    "half": lambda path: whole(path)[: len(whole(path)) // 2],
+    "empty": lambda path: b"",
+    "text": lambda path: b"name,value\n1,2\n" * 50,
+    "noise": lambda path: bytes(range(256)) * 10,
+    "other file of torch": other_file,
+    "whole module": lambda path: (torch.save(Likelihood(), path), path.read_bytes())[1],
+    "list": lambda path: (torch.save([1], path), path.read_bytes())[1],
+    "other version": of_another_version,
+}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_is_refused_and_kept(name: str, resume: bool, tmp_path: Path) -> None:
+    path = tmp_path / "fit.pt"
+    content = FOREIGN[name](path)
+    path.write_bytes(content)
+    objective = Likelihood()
+    with pytest.raises(StateMismatchError, match="expected a checkpoint of fit .* not touched"):
+        fit(objective, X, steps=3, checkpoint=path, resume=resume)
+    assert path.read_bytes() == content
+    assert_same(([], objective.state_dict()), ([], Likelihood().state_dict()))
+    assert [one.name for one in tmp_path.iterdir()] == ["fit.pt"]
+
+
+def test_a_checkpoint_is_read_without_running_anything(tmp_path: Path) -> None:
+    whole(tmp_path / "a")
+    state = torch.load(tmp_path / "a", weights_only=True)
+    assert state["format"] == "declarative_dist.fit"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    fit(Likelihood(), X, steps=2, checkpoint=tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert Checkpoint(tmp_path / "real").read() is not None
+
+
+def test_paths_are_strings_too(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit(Likelihood(), X, steps=2, checkpoint="fit.pt")
+    assert Checkpoint("fit.pt").read() is not None

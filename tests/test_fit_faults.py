@@ -1,0 +1,347 @@
+"""Faults from outside: killed processes, Ctrl-C from a terminal, full disks, closed folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+
+from declarative_dist import fit, learnable
+from declarative_dist.fitting.checkpoint import Checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(code: str, *arguments: object, **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+# The import of torch is what takes long: one process has it, and forks those that are killed.
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+import torch._dynamo  # which an optimizer imports at its first step
+from torch import nn
+from declarative_dist import Exp, Param, Variational, fit
+from declarative_dist.fitting.checkpoint import Checkpoint
+
+folder, kills = Path(sys.argv[1]), 10
+random.seed(0)
+path, beside = folder / "fit.pt", folder / ".fit.pt.partial"
+
+
+class Objective(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(200_000))
+
+    def forward(self, x):
+        return ((x.mean() - self.weights[:10]) ** 2).sum() + torch.rand(()) * self.weights.sum()
+
+
+def train(name):
+    torch.manual_seed(0)
+    objective, x = Objective(), torch.arange(30.0)
+    history = fit(objective, x, steps=60, batch_size=4, checkpoint=folder / name, every=1,
+                  resume=True)
+    told = {"losses": history.losses, "weights": objective.weights[::1000].tolist()}
+    (folder / f"{name}.json").write_text(json.dumps(told))
+
+
+def forked(name):
+    child = os.fork()
+    if child == 0:
+        try:
+            train(name)
+        finally:
+            os._exit(0)
+    return child
+
+
+def stamp():
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+os.waitpid(forked("undisturbed"), 0)
+during = 0
+reached = []
+for kill in range(kills):
+    child = forked("fit.pt")
+    end = time.monotonic() + 10
+    for write in range(random.randint(0, 4)):  # those that it may finish
+        before = stamp()
+        while stamp() == before and time.monotonic() < end:
+            time.sleep(0.001)
+    while not beside.exists() and time.monotonic() < end:
+        pass
+    time.sleep(random.uniform(0.0, 0.003))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    during += beside.exists()
+    state = Checkpoint(path).read()  # raises for anything but a whole one
+    reached.append(0 if state is None else len(state["history"]["losses"]))
+os.waitpid(forked("fit.pt"), 0)
+same = (folder / "fit.pt.json").read_text() == (folder / "undisturbed.json").read_text()
+print(json.dumps({"during": during, "reached": reached, "same": same,
+                  "files": sorted(one.name for one in folder.iterdir())}))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_ten_times_while_it_writes(tmp_path: Path) -> None:
+    process = start(KILLED, tmp_path)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    told = json.loads(out)
+    assert told["same"]
+    assert told["during"] >= 5
+    assert told["reached"] == sorted(told["reached"])
+    assert 10 < told["reached"][-1] < 60
+    names = ["fit.pt", "fit.pt.json", "undisturbed", "undisturbed.json"]
+    assert told["files"] == names
+
+
+INTERRUPTED = """
+import sys, time
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from declarative_dist import fit
+
+
+class Slow(Dataset):
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        time.sleep(0.002)
+        return torch.tensor(float(index))
+
+
+class Objective(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return ((x.mean() - self.weight) ** 2)
+
+
+def main():
+    objective = Objective()
+    data = DataLoader(Slow(), batch_size=4, num_workers=int(sys.argv[1]))
+    def tell(step, loss, module):
+        if step == 5:
+            print("running", flush=True)
+    history = fit(objective, data, steps=100_000, checkpoint=sys.argv[2], callbacks=tell)
+    same = history.values == {} and history.interrupted
+    print(history.step, same, float(objective.weight).hex(), flush=True)
+
+
+main()
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_of_a_terminal(workers: int, tmp_path: Path) -> None:
+    path = tmp_path / "fit.pt"
+    process = start(INTERRUPTED, workers, path, start_new_session=True)
+    assert process.stdout.readline() == "running\n"
+    time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    steps, interrupted, weight = out.split()
+    assert int(steps) >= 5
+    assert interrupted == "True"
+    state = Checkpoint(path).read()
+    assert len(state["history"]["losses"]) == int(steps)
+    assert float(state["module"]["weight"]).hex() == weight
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q = learnable(dd.Normal(0.0, 1.0))
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x):
+        return self.norm((x - self.q.rsample((len(x),)))[:, None]).exp().mean()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of the system")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file left open
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.LBFGS])
+def test_interrupted_anywhere_at_all(optimizer: type, tmp_path: Path) -> None:
+    steps = 120 if optimizer is torch.optim.Adam else 30
+    options = {"data": torch.arange(50.0), "batch_size": 8, "steps": steps, "optimizer": optimizer}
+    torch.manual_seed(1)
+    expected = Noisy()
+    reference = fit(expected, **options)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    chance, turns, history = random.Random(0), 0, None
+    torch.manual_seed(1)
+    start = torch.get_rng_state()
+    try:
+        while history is None or history.interrupted:
+            turns += 1
+            objective = Noisy()
+            if not (tmp_path / "a").exists():
+                torch.set_rng_state(start)
+            try:
+                # Later and later, so that it comes to an end on any machine.
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.01 + turns / 2000))
+                history = fit(objective, **options, checkpoint=tmp_path / "a", resume=True)
+            except KeyboardInterrupt:  # before or behind the loop
+                history = None
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert turns > 3
+    assert history.losses == reference.losses
+    assert history.values == reference.values
+    for name, tensor in objective.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+
+
+class Objective(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(200_000))
+
+    def forward(self):
+        return ((self.weight[:5] - 1) ** 2).sum()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    done = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)],
+        capture_output=True,
+        check=False,
+    )
+    if not done or done.returncode:
+        pytest.skip("needs the right to mount")
+    yield place
+    subprocess.run([shutil.which("umount"), str(place)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(small_disk: Path) -> None:
+    path = small_disk / "fit.pt"
+    fit(Objective(), steps=1, checkpoint=path)  # weights and two averages: 2.4 MB
+    written = path.read_bytes()
+    objective = Objective()
+    with pytest.raises(OSError, match="could not write .*No space left") as caught:
+        fit(objective, steps=5, checkpoint=path, every=3, resume=True)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.history.step == 3
+    assert path.read_bytes() == written
+    assert os.listdir(small_disk) == ["fit.pt"]  # noqa: PTH208
+    # The steps are not lost: the module has them.
+    theirs = Objective()
+    fit(theirs, steps=3)
+    assert torch.equal(objective.weight, theirs.weight)
+
+
+def test_a_disk_that_fills_up_at_the_first_write(monkeypatch, tmp_path: Path) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        fit(Objective(), steps=2, checkpoint=tmp_path / "fit.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def below_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("mine")
+    return tmp_path / "file" / "fit.pt"
+
+
+PLACES = {
+    "below a file": (below_a_file, NotADirectoryError),
+    "no such folder": (lambda tmp_path: tmp_path / "none" / "fit.pt", FileNotFoundError),
+    "a system of the kernel": (lambda tmp_path: Path("/proc/fit.pt"), OSError),
+}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_step(
+    name: str, resume: bool, tmp_path: Path
+) -> None:
+    make, kind = PLACES[name]
+    path = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    objective = Objective()
+    with pytest.raises(kind, match="could not write") as caught:
+        fit(objective, steps=2, checkpoint=path, resume=resume)
+    assert str(path) in str(caught.value)
+    assert not objective.weight.any()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="could not write"):
+        fit(Objective(), steps=2, checkpoint=tmp_path / "fit.pt")
+    tmp_path.chmod(0o700)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected the path of a file, got the folder"):
+        fit(Objective(), steps=2, checkpoint=tmp_path)
+
+
+def test_what_is_no_path_is_refused() -> None:
+    with pytest.raises(TypeError, match="fit\\(checkpoint=\\): expected a path, got a int"):
+        fit(Objective(), steps=2, checkpoint=3)
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".fit.pt.partial").write_bytes(b"half")
+    fit(Objective(), steps=2, checkpoint=tmp_path / "fit.pt", resume=True)
+    assert [one.name for one in tmp_path.iterdir()] == ["fit.pt"]
+
+
+def test_an_error_in_a_step_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "fit.pt"
+
+    def fail(step, loss, module):
+        if step == 5:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(Objective(), steps=9, checkpoint=path, every=2, callbacks=fail)
+    assert len(Checkpoint(path).read()["history"]["losses"]) == 4

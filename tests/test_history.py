@@ -1,0 +1,157 @@
+"""The record of a fit: what it keeps, how long, and under which names."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+
+from declarative_dist import Declarative, Exp, GreaterThan, Param, Positive, Variational, fit
+from declarative_dist.fitting import History
+
+
+class Family(Variational):
+    base = dd.Gamma
+    concentration = Param(1.0, Positive())
+    rate = Param(1.0, Exp())
+
+
+class Pair(Declarative):
+    low = Param(1.0, Exp())
+    high = Param(2.0, GreaterThan("low"))
+    weights = Param(torch.zeros(2, 3))
+    large = Param(torch.zeros(101))
+    frozen = Param(1.0, trainable=False)
+    part = Family(rate=3.0)
+
+    def forward(self):
+        tensors = (self.low, self.high, self.weights, self.large, self.part.mean)
+        return sum((tensor**2).sum() for tensor in tensors)
+
+
+def test_values_are_those_after_each_step_under_dotted_names() -> None:
+    seen = []
+
+    def look(step, loss, module):
+        kept = module.constrained_values()
+        rate = kept["part"]["rate"]
+        seen.append((kept["high"].item(), kept["weights"].tolist(), rate.item()))
+
+    history = fit(Pair(), steps=5, callbacks=look)
+    assert history.steps == [1, 2, 3, 4, 5]
+    assert list(history.values) == ["low", "high", "weights", "part.concentration", "part.rate"]
+    values = history.values
+    assert seen == list(zip(values["high"], values["weights"], values["part.rate"], strict=True))
+
+
+def test_names_begin_with_the_path_in_the_objective() -> None:
+    class Objective(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.guides = nn.ModuleList([Family(), Family()])
+            self.net = nn.Linear(1, 1)
+
+        def forward(self):
+            return sum(guide.mean for guide in self.guides) + self.net.weight.sum() ** 2
+
+    history = fit(Objective(), steps=2)
+    fields = ("concentration", "rate")
+    assert list(history.values) == [f"guides.{n}.{field}" for n in (0, 1) for field in fields]
+
+
+def test_a_module_without_fields_has_losses_only() -> None:
+    class Plain(nn.Linear):
+        def forward(self):
+            return self.weight.sum() ** 2
+
+    history = fit(Plain(2, 1), steps=3)
+    assert (history.values, history.steps, len(history)) == ({}, [1, 2, 3], 3)
+    assert "values" not in repr(history)
+
+
+def test_a_long_record_is_thinned_the_same_way_for_any_length() -> None:
+    history = History()
+    for step in range(1, 100_001):
+        due = history.is_due(step)
+        history.add(float(step), {"x": step} if due else None)
+    assert len(history.losses) == 100_000
+    assert 100 <= len(history.steps) <= 200
+    assert history.values["x"] == history.steps
+    assert history.steps == list(range(512, 100_001, 512))
+
+
+def test_short_records_keep_every_step() -> None:
+    history = History()
+    for step in range(1, 201):
+        assert history.is_due(step)
+        history.add(0.0, {"x": step})
+    assert history.steps == list(range(1, 201))
+
+
+def test_a_step_that_was_not_finished_leaves_nothing() -> None:
+    history = History()
+    history.add(1.0, {"x": 1})
+    history._records.append((2, {"x": 2}))  # the interruption comes here
+    assert history.steps == [1]
+    assert history.values == {"x": [1]}
+    history.add(0.5, {"x": 3})
+    assert history.steps == [1, 2]
+    assert history.values == {"x": [1, 3]}
+
+
+def test_to_dict_is_json() -> None:
+    told = fit(Family_loss(), steps=3).to_dict()
+    assert json.loads(json.dumps(told)) == told
+    assert set(told) == {"losses", "steps", "values", "interrupted", "stopped"}
+
+
+def test_state_survives_a_file_exactly() -> None:
+    history = History()
+    for step in range(1, 3001):
+        due = history.is_due(step)
+        history.add(1.0 / step, {"x": [step / 3, 0.1]} if due else None)
+    buffer = io.BytesIO()
+    torch.save(history.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = History()
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    for step in range(3001, 5001):
+        for one in (history, loaded):
+            due = one.is_due(step)
+            one.add(1.0 / step, {"x": [step / 3, 0.1]} if due else None)
+    assert loaded.to_dict() == history.to_dict()
+
+
+class Family_loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q = Family()
+
+    def forward(self):
+        return (self.q.mean - 2.0) ** 2
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "stopped", "end"),
+    [
+        (True, False, ", interrupted)"),
+        (False, True, ", stopped)"),
+        (False, False, "q.rate)"),
+    ],
+)
+def test_repr_is_short(interrupted: bool, stopped: bool, end: str) -> None:
+    history = fit(Family_loss(), steps=2)
+    history.interrupted, history.stopped = interrupted, stopped
+    assert repr(history).startswith("History(2 steps, loss 1 to ")
+    assert repr(history).endswith(end)
+    assert repr(History()) == "History(0 steps)"
+
+
+def test_repr_of_many_values_is_still_short() -> None:
+    history = History()
+    history.add(1.0, {f"field{n}": 0.0 for n in range(100)})
+    assert len(repr(history)) < 120
