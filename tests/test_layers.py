@@ -37,9 +37,11 @@ ROWS = [
     [
         f"distributions.{name}"
         for name in (
-            "building", "scored", "alignment", "copies", "dotted", "keywords", "declarative",
+            "building", "scored", "alignment", "copies", "dotted", "keywords", "flat",
+            "flat_params", "unconstrained", "declarative",
             "variational", "transform", "conditional", "live", "learnable", "ancestral",
-            "probing", "joint", "kl",
+            "probing", "flat_sites", "joint", "kl",
+            "guides",
         )
     ],
 ]  # fmt: skip

@@ -1,0 +1,221 @@
+"""The flat map of a conditioned joint distribution: the sites that are not observed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
+
+from declarative_dist.constraints.adapters import as_constraint
+from declarative_dist.constraints.bounded import Bounded
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.interval import Interval
+from declarative_dist.distributions.ancestral import JointDistribution, same_random_numbers
+from declarative_dist.distributions.flat import FlatMap, Slot, Values, check_volume
+from declarative_dist.errors import ConstraintError, DeclarationError, ExplainedError
+
+_PRIOR_DRAWS = 64
+_INTERVALS = (type(constraints.unit_interval), type(constraints.half_open_interval(0.0, 1.0)))
+_ABOVE = (type(constraints.positive), type(constraints.nonnegative))
+_BELOW = (type(constraints.less_than(0.0)),)
+
+
+class FlatSites(FlatMap):
+    """The map from vectors to values of the sites of a joint distribution held at data.
+
+    Supports are read from one draw, and a constraint is inferred for each. A support with bounds
+    that depend on the values of other sites, or on parameters in training, is read again for every
+    vector. The start is the middle of draws from the prior, and the spread theirs.
+
+    Args:
+        posterior: a conditioned joint.
+
+    Raises:
+        DeclarationError: if no site is left, or one is discrete or in a support that no
+            constraint stands for.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Joint, site
+        >>> from declarative_dist.distributions.flat_sites import FlatSites
+        >>> class Nested(Joint):
+        ...     width = dd.Gamma(2.0, 1.0)
+        ...     @site
+        ...     def place(self, width):
+        ...         return dd.Uniform(0.0 * width, width)
+        >>> FlatSites(Nested().condition())(torch.tensor([4.0, 0.0]))
+        {'width': tensor(4.0181), 'place': tensor(2.0091)}
+    """
+
+    def __init__(self, posterior: Any) -> None:
+        joint, observed = posterior.joint(), posterior.observed
+        owner: str = joint.owner
+        drawn: Mapping[str, tuple[Distribution, Tensor]] = posterior.one_draw()
+        copies = len(joint.batch_shape)
+        shapes, held, dtype = {}, {}, torch.empty(0).dtype
+        for name, (distribution, value) in drawn.items():
+            if name in observed:
+                continue
+            subject = f"{owner}.{name}"
+            _check_continuous(distribution, value, subject)
+            support = _plain(distribution.support)
+            moves = isinstance(joint.sites[name], Distribution) is False or _trains(support)
+            constraint = _translated(distribution.support, subject)
+            check_volume(constraint, subject)
+            raw_shape = constraint.raw_shape(value.shape)
+            shapes[name] = (raw_shape[copies:], value.shape[copies:])
+            if not (moves and _has_tensors(support, constraint, subject)):
+                held[name] = copy.deepcopy(constraint).to(value)
+            dtype = value.dtype if len(shapes) == 1 else torch.promote_types(dtype, value.dtype)
+        if not shapes:
+            raise DeclarationError(
+                owner, "a joint with sites that are not observed", "none", "Observe fewer."
+            )
+        device = next(value.device for _, value in drawn.values())
+        super().__init__(
+            owner, shapes, joint.batch_shape, torch.empty(0, dtype=dtype, device=device)
+        )
+        self.held = nn.ModuleList(held.values())
+        self._held = tuple(held)
+        self._events = {name: d.event_shape for name, (d, _) in drawn.items()}
+        # Not a submodule: a guide does not train the model.
+        self.__dict__["_posterior"] = posterior if len(held) < len(shapes) else None
+        self._begin(posterior)
+
+    def _begin(self, posterior: Any) -> None:
+        """Find the middle and the spread of draws from the prior, in the unconstrained space."""
+        vectors = self._prior_vectors(posterior)
+        low, start, high = (vectors.quantile(q, 0) for q in (0.25, 0.5, 0.75))
+        # The quartiles of a normal distribution are 1.349 standard deviations apart.
+        spread = ((high - low) / 1.349).nan_to_num(1.0, 1.0, 1.0)
+        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        zero = torch.zeros_like(start)
+        start = torch.where(start.isfinite(), start, zero)
+        self.register_buffer("_start", start.to(self.dtype), persistent=False)
+        self.register_buffer("_spread", spread.to(self.dtype), persistent=False)
+
+    def _prior_vectors(self, posterior: Any) -> Tensor:
+        """Vectors of prior draws in double precision, of shape `(draws, *batch, size)`."""
+        with torch.no_grad(), same_random_numbers():
+            torch.manual_seed(0)
+            for shape in (torch.Size((_PRIOR_DRAWS,)), torch.Size()):
+                try:
+                    drawn = posterior.prior_draw(shape)
+                    values = {name: drawn[name] for name in self.names}
+                    vectors = self.unconstrain(values, validate=False)[0].double()
+                except (ExplainedError, ValueError, RuntimeError):
+                    continue  # no legal draw, or one that lies on the edge of its support
+                return vectors if shape else vectors[None]
+        return torch.zeros(1, *self.batch_shape, self.size, dtype=torch.float64)
+
+    def start(self) -> Tensor:
+        """The middle of draws from the prior, of shape `(*batch, size)`."""
+        return self.get_buffer("_start").clone()
+
+    def spread(self) -> Tensor:
+        return self.get_buffer("_spread").clone()
+
+    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+        held = dict(zip(self._held, self.held, strict=True))
+        posterior = self.__dict__["_posterior"]
+        if posterior is None:
+            return lambda slot, values: held[slot.name]  # type: ignore[return-value]
+        joint: JointDistribution = posterior.joint()
+        observed = {
+            name: value.expand(*lead, *self._events[name])
+            for name, value in posterior.observed.items()
+        }
+
+        def constraint_of(slot: Slot, values: Values) -> Constraint:
+            if slot.name in held:
+                return held[slot.name]  # type: ignore[return-value]
+            distribution = joint.distribution_of(slot.name, {**observed, **values})
+            return _live(_plain(distribution.support), f"{self.owner}.{slot.name}")
+
+        return constraint_of
+
+
+def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -> None:
+    try:
+        is_discrete = distribution.support.is_discrete or not value.is_floating_point()
+    except NotImplementedError as error:
+        name = type(distribution).__name__
+        raise DeclarationError(
+            subject, "a distribution that says its support", name, "Define support in its class."
+        ) from error
+    if is_discrete:
+        raise DeclarationError(
+            subject,
+            "a continuous site, as a latent variable",
+            f"a discrete one, {type(distribution).__name__} with support {distribution.support}",
+            "Sum it out in the model, as MixtureSameFamily does, or observe it.",
+        )
+
+
+def _plain(support: Any) -> constraints.Constraint:
+    """A support without what says only how many dimensions belong to one event."""
+    independent = type(constraints.independent(constraints.real, 1))
+    while isinstance(support, (independent, MixtureSameFamilyConstraint)):
+        support = support.base_constraint
+    plain: constraints.Constraint = support
+    return plain
+
+
+def _translated(support: constraints.Constraint, subject: str) -> Constraint:
+    if constraints.is_dependent(support):
+        raise DeclarationError(
+            subject, "a support that the distribution states", "one that depends on its arguments"
+        )
+    if isinstance(support, MixtureSameFamilyConstraint) and _bounds_of(_plain(support)):
+        raise DeclarationError(
+            subject,
+            "components with one support",
+            f"{support}, whose bounds are those of components",
+            "Use components on the whole real line, or one that ends nowhere.",
+        )
+    return as_constraint(_plain(support), subject)
+
+
+def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
+    return [value for value in vars(support).values() if isinstance(value, Tensor)]
+
+
+def _trains(support: constraints.Constraint) -> bool:
+    return any(bound.requires_grad for bound in _bounds_of(support))
+
+
+def _has_tensors(support: constraints.Constraint, constraint: Constraint, subject: str) -> bool:
+    """Whether bounds must be read again for every vector."""
+    if not _bounds_of(support) and not any(True for _ in constraint.buffers()):
+        return False
+    _live(support, subject)
+    return True
+
+
+def _live(support: Any, subject: str) -> Constraint:
+    """The constraint of a support with bounds as they are, gradients included.
+
+    Raises:
+        DeclarationError: if it is no interval or half line.
+    """
+    made: Bounded
+    if isinstance(support, _INTERVALS):
+        made, ends = Interval("low", "high"), (support.lower_bound, support.upper_bound)
+    elif isinstance(support, _ABOVE):
+        made, ends = GreaterThan("low"), (support.lower_bound,)
+    elif isinstance(support, _BELOW):
+        made, ends = LessThan("high"), (support.upper_bound,)
+    else:
+        raise DeclarationError(
+            subject,
+            "a support that does not depend on other sites, or an interval or half line",
+            str(support),
+            "Declare the site in a fixed set, and compute the rest from it.",
+        )
+    return made.with_bounds(dict(zip(made.names, ends, strict=True)))
