@@ -12,6 +12,7 @@ from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.guides import FullRankNormal, MeanFieldNormal
 from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.kl import entropy, kl_divergence, rsample_and_log_prob
 from declarative_dist.distributions.learnable import learnable
@@ -28,6 +29,7 @@ from declarative_dist.fields.derived import derived
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
+from declarative_dist.integrations.arviz import diagnose
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ __all__ = [
     "Declarative",
     "Exp",
     "FieldError",
+    "FullRankNormal",
     "GreaterThan",
     "Head",
     "Interval",
@@ -48,6 +51,7 @@ __all__ = [
     "LessThan",
     "LogInterval",
     "LowerCholesky",
+    "MeanFieldNormal",
     "NonFiniteError",
     "Ordered",
     "Param",
@@ -60,6 +64,7 @@ __all__ = [
     "Variational",
     "as_constraint",
     "derived",
+    "diagnose",
     "entropy",
     "fields_of",
     "kl_divergence",

@@ -41,9 +41,10 @@ ROWS = [
             "flat_params", "unconstrained", "declarative",
             "variational", "transform", "conditional", "live", "learnable", "ancestral",
             "probing", "flat_sites", "joint", "kl",
-            "guides",
+            "laplace", "guides",
         )
     ],
+    ["integrations.arviz"],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.real import Real
 from declarative_dist.errors import ConstraintError, did_you_mean, shortened
 
 Values = dict[str, Tensor]
@@ -92,6 +93,16 @@ class FlatMap(nn.Module, ABC):
     def spread(self) -> Tensor:
         """How far around the start values may lie, of shape `(*batch, size)`; ones if unknown."""
         return torch.ones_like(self.start())
+
+    @property
+    def keeps_volume(self) -> bool:
+        """Whether all values are the numbers of the vector themselves."""
+        constraint_of = self.opened(self.batch_shape)
+        values = self.forward(self.start())
+        return all(
+            isinstance(c := constraint_of(slot, values), Real) and c.limits is None
+            for slot in self.slots
+        )
 
     @abstractmethod
     def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
