@@ -41,7 +41,7 @@ ROWS = [
             "flat_params", "unconstrained", "declarative",
             "variational", "transform", "conditional", "live", "learnable", "ancestral",
             "probing", "flat_sites", "joint", "kl",
-            "laplace", "guides",
+            "laplace", "pushed", "guides",
         )
     ],
     ["integrations.arviz"],

@@ -162,11 +162,12 @@ class FlatMap(nn.Module, ABC):
         raws: list[Tensor] = []
         total: Any = 0.0
         lead = self.batch_shape
+        constraint_of = self.opened(lead)
         validate = validate and Distribution._validate_args is True
         for index, slot in enumerate(self.slots):
             value = self._as_value(slot, values[slot.name])
             own = value.shape[: value.ndim - len(slot.event_shape)]
-            if index == 0:
+            if index == 0 and own != lead:
                 lead = own
                 constraint_of = self.opened(lead)
             if own != lead:

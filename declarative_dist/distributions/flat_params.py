@@ -125,10 +125,11 @@ class FlatParams(FlatMap):
 def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     """The trainable parameters: path of the part, the part, the field; a shared one once."""
     seen: set[int] = set()
+    part: Any
     for path, part in latents.named_modules():
         if not is_declarative(part):
             continue
-        for field in part.__declaration__.order:  # type: ignore[attr-defined,union-attr]
+        for field in part.__declaration__.order:
             if isinstance(field, Param):
                 raw: Tensor = getattr(part, field.raw_name)
                 if raw.requires_grad and id(raw) not in seen:

@@ -9,27 +9,67 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
-from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.bounded import Bounded
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.inequality import GreaterThan, LessThan
 from declarative_dist.constraints.interval import Interval
+from declarative_dist.constraints.positive import Positive
 from declarative_dist.distributions.ancestral import JointDistribution, same_random_numbers
 from declarative_dist.distributions.flat import FlatMap, Slot, Values, check_volume
-from declarative_dist.errors import ConstraintError, DeclarationError, ExplainedError
+from declarative_dist.errors import DeclarationError, ExplainedError
 
+_MIXED = constraints.MixtureSameFamilyConstraint
 _PRIOR_DRAWS = 64
+_UNITS = (1e-9, 1e9)
 _INTERVALS = (type(constraints.unit_interval), type(constraints.half_open_interval(0.0, 1.0)))
 _ABOVE = (type(constraints.positive), type(constraints.nonnegative))
 _BELOW = (type(constraints.less_than(0.0)),)
 
 
+class InUnits(Constraint):
+    """Positive numbers through softplus, in a unit of their own: `unit * softplus(raw)`.
+
+    Far below the unit raw numbers are logarithms, and far above it they are linear, so that a
+    prior around it has thin tails on both sides.
+
+    Args:
+        positive: the constraint in units of one.
+        unit: a positive number.
+    """
+
+    support = constraints.positive
+    unit: Tensor
+
+    def __init__(self, positive: Positive, unit: Tensor) -> None:
+        super().__init__()
+        self.positive = positive
+        self.register_buffer("unit", unit.detach().clone())
+
+    def forward(self, raw: Tensor) -> Tensor:
+        low, high = self.positive.limits[raw.dtype]
+        return held(self.positive.forward(raw) * self.unit.to(raw.dtype), low, high)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return self.positive.inverse(value / self.unit.to(value.dtype))
+
+    def contains(self, value: Tensor) -> Tensor:
+        return self.positive.contains(value)
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return self.positive.log_abs_det_jacobian(raw, value) + self.unit.to(raw.dtype).log()
+
+    def describe(self) -> str:
+        return self.positive.describe()
+
+
 class FlatSites(FlatMap):
     """The map from vectors to values of the sites of a joint distribution held at data.
 
-    Supports are read from one draw, and a constraint is inferred for each. A support with bounds
+    Supports are read from one draw, and a constraint is inferred for each; positive numbers are
+    counted in the middle of their prior. A support with bounds
     that depend on the values of other sites, or on parameters in training, is read again for every
     vector. The start is the middle of draws from the prior, and the spread theirs.
 
@@ -50,7 +90,7 @@ class FlatSites(FlatMap):
         ...     def place(self, width):
         ...         return dd.Uniform(0.0 * width, width)
         >>> FlatSites(Nested().condition())(torch.tensor([4.0, 0.0]))
-        {'width': tensor(4.0181), 'place': tensor(2.0091)}
+        {'width': tensor(7.1719), 'place': tensor(3.5859)}
     """
 
     def __init__(self, posterior: Any) -> None:
@@ -58,7 +98,9 @@ class FlatSites(FlatMap):
         owner: str = joint.owner
         drawn: Mapping[str, tuple[Distribution, Tensor]] = posterior.one_draw()
         copies = len(joint.batch_shape)
-        shapes, held, dtype = {}, {}, torch.empty(0).dtype
+        shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
+        fixed: dict[str, Constraint] = {}
+        dtype = torch.get_default_dtype()
         for name, (distribution, value) in drawn.items():
             if name in observed:
                 continue
@@ -71,7 +113,7 @@ class FlatSites(FlatMap):
             raw_shape = constraint.raw_shape(value.shape)
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
             if not (moves and _has_tensors(support, constraint, subject)):
-                held[name] = copy.deepcopy(constraint).to(value)
+                fixed[name] = copy.deepcopy(constraint).to(value)
             dtype = value.dtype if len(shapes) == 1 else torch.promote_types(dtype, value.dtype)
         if not shapes:
             raise DeclarationError(
@@ -81,38 +123,46 @@ class FlatSites(FlatMap):
         super().__init__(
             owner, shapes, joint.batch_shape, torch.empty(0, dtype=dtype, device=device)
         )
-        self.held = nn.ModuleList(held.values())
-        self._held = tuple(held)
+        self.held = nn.ModuleList(fixed.values())
+        self._held = tuple(fixed)
         self._events = {name: d.event_shape for name, (d, _) in drawn.items()}
         # Not a submodule: a guide does not train the model.
-        self.__dict__["_posterior"] = posterior if len(held) < len(shapes) else None
+        vars(self).update(_posterior=posterior if len(fixed) < len(shapes) else None)
         self._begin(posterior)
 
     def _begin(self, posterior: Any) -> None:
-        """Find the middle and the spread of draws from the prior, in the unconstrained space."""
-        vectors = self._prior_vectors(posterior)
-        low, start, high = (vectors.quantile(q, 0) for q in (0.25, 0.5, 0.75))
+        """Find units, and the middle and the spread of draws from the prior as vectors."""
+        vectors = torch.zeros(1, *self.batch_shape, self.size, dtype=torch.float64)
+        for shape in (torch.Size((_PRIOR_DRAWS,)), torch.Size()):
+            try:
+                with torch.no_grad(), same_random_numbers():
+                    torch.manual_seed(0)
+                    drawn = posterior.prior_draw(shape)
+                    values = {name: drawn[name] for name in self.names}
+                    if shape:
+                        self._count_in_units(values)
+                    found = self.unconstrain(values, validate=False)[0].double()
+            except (ExplainedError, ValueError, RuntimeError):
+                continue  # no draw is legal, or one lies on the edge of its support
+            vectors = found if shape else found[None]
+            break
+        ranks = torch.tensor([0.25, 0.5, 0.75], dtype=vectors.dtype, device=vectors.device)
+        low, start, high = vectors.quantile(ranks, 0)
         # The quartiles of a normal distribution are 1.349 standard deviations apart.
-        spread = ((high - low) / 1.349).nan_to_num(1.0, 1.0, 1.0)
-        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-        zero = torch.zeros_like(start)
-        start = torch.where(start.isfinite(), start, zero)
+        spread = (high - low) / 1.349
+        is_known = spread.isfinite() & (spread > 0)
+        spread = torch.where(is_known, spread, torch.ones_like(spread))
+        start = torch.where(start.isfinite(), start, torch.zeros_like(start))
         self.register_buffer("_start", start.to(self.dtype), persistent=False)
         self.register_buffer("_spread", spread.to(self.dtype), persistent=False)
 
-    def _prior_vectors(self, posterior: Any) -> Tensor:
-        """Vectors of prior draws in double precision, of shape `(draws, *batch, size)`."""
-        with torch.no_grad(), same_random_numbers():
-            torch.manual_seed(0)
-            for shape in (torch.Size((_PRIOR_DRAWS,)), torch.Size()):
-                try:
-                    drawn = posterior.prior_draw(shape)
-                    values = {name: drawn[name] for name in self.names}
-                    vectors = self.unconstrain(values, validate=False)[0].double()
-                except (ExplainedError, ValueError, RuntimeError):
-                    continue  # no legal draw, or one that lies on the edge of its support
-                return vectors if shape else vectors[None]
-        return torch.zeros(1, *self.batch_shape, self.size, dtype=torch.float64)
+    def _count_in_units(self, values: Values) -> None:
+        for index, name in enumerate(self._held):
+            own = self.held[index]
+            if type(own) is Positive and not own.floor and values[name].numel():
+                unit = values[name].median().clamp(*_UNITS)
+                if unit.isfinite():
+                    self.held[index] = InUnits(own, unit)
 
     def start(self) -> Tensor:
         """The middle of draws from the prior, of shape `(*batch, size)`."""
@@ -122,19 +172,19 @@ class FlatSites(FlatMap):
         return self.get_buffer("_spread").clone()
 
     def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
-        held = dict(zip(self._held, self.held, strict=True))
-        posterior = self.__dict__["_posterior"]
+        fixed: dict[str, Any] = dict(zip(self._held, self.held, strict=True))
+        posterior = vars(self)["_posterior"]
         if posterior is None:
-            return lambda slot, values: held[slot.name]  # type: ignore[return-value]
+            return lambda slot, values: fixed[slot.name]
         joint: JointDistribution = posterior.joint()
         observed = {
-            name: value.expand(*lead, *self._events[name])
+            name: value.expand((*lead, *self._events[name]))
             for name, value in posterior.observed.items()
         }
 
         def constraint_of(slot: Slot, values: Values) -> Constraint:
-            if slot.name in held:
-                return held[slot.name]  # type: ignore[return-value]
+            if slot.name in fixed:
+                return fixed[slot.name]  # type: ignore[no-any-return]
             distribution = joint.distribution_of(slot.name, {**observed, **values})
             return _live(_plain(distribution.support), f"{self.owner}.{slot.name}")
 
@@ -143,7 +193,8 @@ class FlatSites(FlatMap):
 
 def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -> None:
     try:
-        is_discrete = distribution.support.is_discrete or not value.is_floating_point()
+        support: Any = distribution.support
+        is_discrete = support.is_discrete or not value.is_floating_point()
     except NotImplementedError as error:
         name = type(distribution).__name__
         raise DeclarationError(
@@ -153,7 +204,7 @@ def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -
         raise DeclarationError(
             subject,
             "a continuous site, as a latent variable",
-            f"a discrete one, {type(distribution).__name__} with support {distribution.support}",
+            f"a discrete one, {type(distribution).__name__} with support {support}",
             "Sum it out in the model, as MixtureSameFamily does, or observe it.",
         )
 
@@ -161,18 +212,18 @@ def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -
 def _plain(support: Any) -> constraints.Constraint:
     """A support without what says only how many dimensions belong to one event."""
     independent = type(constraints.independent(constraints.real, 1))
-    while isinstance(support, (independent, MixtureSameFamilyConstraint)):
+    while isinstance(support, (independent, _MIXED)):
         support = support.base_constraint
     plain: constraints.Constraint = support
     return plain
 
 
-def _translated(support: constraints.Constraint, subject: str) -> Constraint:
+def _translated(support: Any, subject: str) -> Constraint:
     if constraints.is_dependent(support):
         raise DeclarationError(
             subject, "a support that the distribution states", "one that depends on its arguments"
         )
-    if isinstance(support, MixtureSameFamilyConstraint) and _bounds_of(_plain(support)):
+    if isinstance(support, _MIXED) and _bounds_of(_plain(support)):
         raise DeclarationError(
             subject,
             "components with one support",
@@ -205,6 +256,7 @@ def _live(support: Any, subject: str) -> Constraint:
         DeclarationError: if it is no interval or half line.
     """
     made: Bounded
+    ends: tuple[Any, ...]
     if isinstance(support, _INTERVALS):
         made, ends = Interval("low", "high"), (support.lower_bound, support.upper_bound)
     elif isinstance(support, _ABOVE):

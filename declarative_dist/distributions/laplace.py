@@ -69,9 +69,7 @@ def laplace(density: Density, start: Gaussian) -> Gaussian:
         start: where to begin; its kind of scale is that of the result.
     """
     is_diagonal = start.scale.ndim == start.loc.ndim
-    noise = torch.randn(
-        (_DRAWS, *start.loc.shape), dtype=start.loc.dtype, device=start.loc.device
-    )
+    noise = torch.randn((_DRAWS, *start.loc.shape), dtype=start.loc.dtype, device=start.loc.device)
     best, bound = start, start.bound(density, noise)
     here = start.loc
     for _ in range(_STEPS):
@@ -120,16 +118,18 @@ class _Curvature:
         return (scaled / self.units).to(self.dtype)
 
     def scale(self, is_diagonal: bool) -> Tensor:
-        """Standard deviations of the nearest mean-field Gaussian, or a factor of the covariance."""
+        """Deviations of the nearest mean-field Gaussian, or a factor of the covariance."""
         if self.values is None:
-            deviations = (1 / self.units).to(self.dtype)
+            deviations: Tensor = (1 / self.units).to(self.dtype)
             return deviations if is_diagonal else deviations.diag_embed()
         if is_diagonal:
             precision = (self.vectors.square() * self.values[..., None, :]).sum(-1)
-            return (1 / (self.units * precision.sqrt())).to(self.dtype)
+            nearest: Tensor = (1 / (self.units * precision.sqrt())).to(self.dtype)
+            return nearest
         covariance = (self.vectors / self.values[..., None, :]) @ self.vectors.mT
         factor, _ = torch.linalg.cholesky_ex(covariance)
-        return (factor / self.units[..., None]).to(self.dtype)
+        scaled: Tensor = (factor / self.units[..., None]).to(self.dtype)
+        return scaled
 
 
 def _local(density: Density, here: Tensor) -> tuple[Tensor, Tensor, _Curvature] | None:
@@ -178,16 +178,15 @@ def _climb(
 ) -> tuple[Tensor, Tensor]:
     """Go along a step as far as the density rises enough; the new points and what was gained."""
     share = torch.ones_like(height)
-    gain = torch.zeros_like(height)
     for _ in range(_HALVINGS):
-        there = here + share[..., None] * step
-        rise = _finite(density, there) - height
+        rise = _finite(density, here + share[..., None] * step) - height
         rises = rise >= 1e-4 * share * slope
         if rises.all():
-            break
+            return here + share[..., None] * step, rise
         share = torch.where(rises, share, share / 2)
-    gain = torch.where(rises, rise, gain)
-    return torch.where(rises[..., None], there, here), gain
+    rise = _finite(density, here + share[..., None] * step) - height
+    share = torch.where(rise > 0, share, torch.zeros_like(share))
+    return here + share[..., None] * step, rise.clamp_min(0.0)
 
 
 def _finite(density: Density, point: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from declarative_dist.distributions.flat import FlatMap, Values
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 
 LogJoint = Callable[[Values], Tensor]
-"""From values of shape `(*sample, *batch, *event)` by site to log densities `(*sample, *batch)`."""
+"""From values `(*sample, *batch, *event)` by site to log densities `(*sample, *batch)`."""
 
 
 def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
@@ -117,5 +117,3 @@ class UnconstrainedLogDensity(nn.Module):
         """
         values, log_det = self.flat.constrain(vector)
         return log_joint_at(self.log_joint, values, log_det.shape) + log_det
-
-
