@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from declarative_dist.errors import ConstraintError
+
 Density = Callable[[Tensor], Tensor]
 """From vectors `(*sample, *batch, size)` to log densities `(*sample, *batch)`."""
 
@@ -140,7 +142,8 @@ def _local(density: Density, here: Tensor) -> tuple[Tensor, Tensor, _Curvature] 
             height = density(point)
             (gradient,) = torch.autograd.grad(height.sum(), point, create_graph=True)
             hessian = _hessian(gradient, point)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError) as error:
+            _raise_mistakes(error)
             return None
     is_finite = height.isfinite().all() and gradient.isfinite().all() and hessian.isfinite().all()
     if not is_finite:
@@ -194,5 +197,12 @@ def _finite(density: Density, point: Tensor) -> Tensor:
     with torch.no_grad():
         try:
             return density(point).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-        except ValueError:
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            _raise_mistakes(error)
             return point.new_full(point.shape[:-1], -torch.inf)
+
+
+def _raise_mistakes(error: Exception) -> None:
+    """Tell a log joint density of the wrong shape from one that has no value at a point."""
+    if isinstance(error, ConstraintError) and error.subject == "log_joint":
+        raise error

@@ -20,6 +20,9 @@ from declarative_dist.errors import ConstraintError, DeclarationError, NonFinite
 _FEWEST = 25
 """With fewer draws there are less than five in the tail to which a distribution is fitted."""
 
+_ROUNDING = 1e-3
+"""Log ratios within this of each other are taken for equal."""
+
 
 def _arviz() -> Any:
     try:
@@ -35,7 +38,8 @@ class Diagnosis:
     """How near a guide is to its target, told by the weights that draws from it would need.
 
     Args:
-        khat: the shape of the tail of the importance ratios; of independent copies the largest.
+        khat: the shape of the tail of the importance ratios, 0 where all are equal; of independent
+            copies the largest.
         threshold: what `khat` should stay below with so many draws.
         effective_sample_size: how many draws from the target the weighted ones are worth; of
             independent copies the smallest.
@@ -124,11 +128,14 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
     weights = (log_p - log_q).double().cpu()
     _check_weights(weights)
     by_copy = weights.reshape(num_samples, -1).T
-    smoothed, khats = arviz.psislw(by_copy.numpy())
+    smoothed, shapes = arviz.psislw(by_copy.numpy())
+    # Ratios that differ by rounding alone have no tail to fit.
+    is_flat = by_copy.amax(-1) - by_copy.amin(-1) < _ROUNDING
+    khats = torch.as_tensor(shapes).reshape(-1).masked_fill(is_flat, 0.0)
     normalised = torch.as_tensor(smoothed).log_softmax(-1)
     sizes = (-(2 * normalised).logsumexp(-1)).exp()
     return Diagnosis(
-        khat=float(torch.as_tensor(khats).max()),
+        khat=float(khats.max()),
         threshold=min(1 - 1 / math.log10(num_samples), 0.7),
         effective_sample_size=float(sizes.min()),
         num_samples=num_samples,
