@@ -166,7 +166,7 @@ def test_it_starts_in_the_prior_of_a_joint() -> None:
     assert draws["b"].log().mean().item() == pytest.approx(5.0, abs=0.1)
 
 
-# --- promises -----------------------------------------------------------------------------------
+# --- promises ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,6 +209,36 @@ def test_it_compiles_whole(kind: Any, name: str) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["everything", "bounds", "copies"])
+def test_from_the_meta_device(kind: Any, name: str) -> None:
+    guide = kind(LATENTS[name](device="meta"))
+    assert all(tensor.is_meta for tensor in [*guide.parameters(), *guide.buffers()])
+    guide.to_empty(device="cpu")
+    guide.reset_parameters()
+    expected = kind(LATENTS[name]())
+    values = expected.sample((3,))
+    torch.testing.assert_close(guide.log_prob(values), expected.log_prob(values))
+
+
+def test_copies_of_a_joint() -> None:
+    class Groups(Joint):
+        scale = dd.HalfNormal(2.0)
+        loc = Param(0.0)
+
+        @site(event_dim=1)
+        def x(self, scale: Tensor, loc: Tensor) -> dd.Normal:
+            return dd.Normal(loc[..., None].expand(*scale.shape, 2), scale[..., None])
+
+    posterior = Groups(batch_shape=(3,)).condition(x=torch.randn(3, 2))
+    for kind in KINDS:
+        guide = kind(posterior)
+        draws, log_q = guide.rsample_and_log_prob((5,))
+        assert (draws["scale"].shape, log_q.shape) == ((5, 3), (5, 3))
+        assert posterior(draws).shape == (5, 3)
+        assert "loc" not in dict(guide.named_parameters())
+
+
 def test_functional_calls_and_vmap() -> None:
     guide = unsettled(FullRankNormal(Scaled()))
     values = guide.sample((5,))
@@ -237,7 +267,7 @@ def test_scored_by_the_free_function() -> None:
     assert (set(values), log_q.shape) == ({"scale", "weights"}, (3,))
 
 
-# --- fits -----------------------------------------------------------------------------------------
+# --- fits --------------------------------------------------------------------------------------
 
 
 def fitted(guide: Any, log_joint: Any, lr: float, steps: int = 600) -> Any:
@@ -404,7 +434,7 @@ def test_many_numbers_take_the_diagonal() -> None:
     check_moments(guide, 5.0 * deviation, deviation)
 
 
-# --- mistakes -------------------------------------------------------------------------------------
+# --- mistakes ----------------------------------------------------------------------------------
 
 
 class Policy(Conditional):

@@ -54,7 +54,7 @@ class FlatMap(nn.Module, ABC):
         owner: the name of the class whose sites these are, for errors.
         shapes: by site the shapes of raw numbers and of the value in one copy, in order.
         batch_shape: the shape of independent copies.
-        like: a tensor of the dtype and on the device of the sites.
+        dtype: the floating-point type of the sites.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FlatMap(nn.Module, ABC):
         owner: str,
         shapes: Mapping[str, tuple[torch.Size, torch.Size]],
         batch_shape: torch.Size,
-        like: Tensor,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.owner = owner
@@ -70,7 +70,7 @@ class FlatMap(nn.Module, ABC):
         self.slots: tuple[Slot, ...] = ()
         for name, (raw_shape, event_shape) in shapes.items():
             self.slots += (Slot(name, self.size, raw_shape, event_shape),)
-        self.dtype, self.device = like.dtype, like.device
+        self.dtype = dtype
 
     if TYPE_CHECKING:
 
@@ -89,6 +89,9 @@ class FlatMap(nn.Module, ABC):
     @abstractmethod
     def start(self) -> Tensor:
         """Where to begin: the vector of the starting values, of shape `(*batch, size)`."""
+
+    def restart(self) -> None:
+        """Fill what `to_empty` left empty."""
 
     def spread(self) -> Tensor:
         """How far around the start values may lie, of shape `(*batch, size)`; ones if unknown."""

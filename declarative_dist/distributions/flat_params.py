@@ -66,7 +66,7 @@ class FlatParams(FlatMap):
         dtype = raws[0].dtype
         for raw in raws:
             dtype = torch.promote_types(dtype, raw.dtype)
-        super().__init__(owner, shapes, copies, torch.empty(0, dtype=dtype, device=raws[0].device))
+        super().__init__(owner, shapes, copies, dtype)
         self.latents = _without_parameters(latents) if owns else latents
         # Names, not fields: what a class holds cannot always be pickled.
         self._fields = {name: (p, f.name) for name, (p, _, f) in zip(shapes, found, strict=True)}
@@ -84,6 +84,10 @@ class FlatParams(FlatMap):
             raw = getattr(part, field.raw_name).detach().to(self.dtype)
             raws.append(raw.reshape((*self.batch_shape, slot.count)))
         return torch.cat(raws, -1)
+
+    def restart(self) -> None:
+        reset: Any = self.latents.reset_parameters
+        reset()
 
     def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
         def constraint_of(slot: Slot, values: Values) -> Constraint:

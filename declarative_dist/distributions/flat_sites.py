@@ -119,10 +119,7 @@ class FlatSites(FlatMap):
             raise DeclarationError(
                 owner, "a joint with sites that are not observed", "none", "Observe fewer."
             )
-        device = next(value.device for _, value in drawn.values())
-        super().__init__(
-            owner, shapes, joint.batch_shape, torch.empty(0, dtype=dtype, device=device)
-        )
+        super().__init__(owner, shapes, joint.batch_shape, dtype)
         self.held = nn.ModuleList(fixed.values())
         self._held = tuple(fixed)
         self._events = {name: d.event_shape for name, (d, _) in drawn.items()}

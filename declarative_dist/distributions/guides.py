@@ -195,8 +195,16 @@ class NormalGuide(nn.Module):
         return self
 
     def reset_parameters(self) -> None:
-        """Go back to the starting values, as if the guide were new."""
+        """Go back to the starting values, as if the guide were new.
+
+        After `to_empty` this fills a guide whose latents were built on the meta device.
+        """
         with torch.no_grad():
+            if self._start[0].is_meta and not self.center.is_meta:
+                self.flat.restart()
+                spread = self.flat.spread() * self._init_scale
+                factor = spread if self.is_diagonal else spread.diag_embed()
+                self._start = self.flat.start(), factor
             for buffer, start in zip((self.center, self.factor), self._start, strict=True):
                 buffer.copy_(start)
             self._to_origin()

@@ -20,6 +20,8 @@ from declarative_dist.errors import ConstraintError
 Density = Callable[[Tensor], Tensor]
 """From vectors `(*sample, *batch, size)` to log densities `(*sample, *batch)`."""
 
+_LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
+
 LARGEST_HESSIAN = 200
 """Above so many numbers only the diagonal of the Hessian is estimated."""
 
@@ -197,7 +199,7 @@ def _finite(density: Density, point: Tensor) -> Tensor:
     with torch.no_grad():
         try:
             return density(point).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-        except (ValueError, torch.linalg.LinAlgError) as error:
+        except (ValueError, _LinAlgError) as error:
             _raise_mistakes(error)
             return point.new_full(point.shape[:-1], -torch.inf)
 
