@@ -319,6 +319,38 @@ def test_badly_scaled_and_correlated_posteriors(name: str, lr: float) -> None:
     check_moments(guide, mean, covariance.diagonal().sqrt())
 
 
+def test_correlations_are_found_without_a_start() -> None:
+    mean, covariance = GAUSSIANS["correlated"]
+    latents, log_joint = gaussian(mean, covariance)
+    guide = fitted(FullRankNormal(latents), log_joint, 0.05, 1500)
+    check_moments(guide, mean, covariance.diagonal().sqrt())
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e-1])
+def test_a_logistic_regression_at_any_rate(lr: float) -> None:
+    """Against draws that are weighted by what the guide misses."""
+    x = torch.randn(300, 15)
+
+    class Latents(Declarative):
+        x = Param(torch.zeros(15))
+
+    y = dd.Bernoulli(logits=x @ torch.linspace(-1, 1, 15)).sample()
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        logits = values["x"] @ x.T
+        likelihood = dd.Bernoulli(logits=logits).log_prob(y).sum(-1)
+        return dd.Normal(0.0, 2.0).log_prob(values["x"]).sum(-1) + likelihood
+
+    exact = fitted(FullRankNormal(Latents()).initialize_(log_joint), log_joint, 1e-3, 300)
+    draws, log_q = exact.rsample_and_log_prob((20_000,))
+    weight = (log_joint(draws) - log_q).detach().double().softmax(0)[:, None]
+    values = draws["x"].detach().double()
+    mean = (weight * values).sum(0)
+    deviation = (weight * (values - mean).square()).sum(0).sqrt()
+    guide = fitted(FullRankNormal(Latents()).initialize_(log_joint), log_joint, lr, 500)
+    check_moments(guide, mean, deviation)
+
+
 def test_a_mean_field_of_scales() -> None:
     mean, covariance = GAUSSIANS["scales"]
     latents, log_joint = gaussian(mean, covariance)

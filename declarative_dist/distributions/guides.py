@@ -108,7 +108,9 @@ class NormalGuide(nn.Module):
         if raw_tril is None:
             scale = self.factor * scale
             return PushedNormal(self.flat, self.center + scale * raw_loc, scale)
-        triangle = scale[..., None, :] * _unit_lower(raw_tril, raw_loc)
+        # A row of many entries must not move faster than one number does.
+        lower = _unit_lower(raw_tril / math.sqrt(raw_loc.shape[-1]), raw_loc)
+        triangle = scale[..., None, :] * lower
         moved = triangle.norm(dim=-1) * raw_loc
         loc = self.center + (self.factor @ moved[..., None]).squeeze(-1)
         return PushedNormal(self.flat, loc, self.factor @ triangle)
