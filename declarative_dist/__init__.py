@@ -12,6 +12,7 @@ from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.guides import FullRankNormal, MeanFieldNormal
 from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.kl import entropy, kl_divergence, rsample_and_log_prob
 from declarative_dist.distributions.learnable import learnable
@@ -29,6 +30,7 @@ from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
 from declarative_dist.fitting.fit import fit
+from declarative_dist.integrations.arviz import diagnose
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,7 @@ __all__ = [
     "Declarative",
     "Exp",
     "FieldError",
+    "FullRankNormal",
     "GreaterThan",
     "Head",
     "Interval",
@@ -49,6 +52,7 @@ __all__ = [
     "LessThan",
     "LogInterval",
     "LowerCholesky",
+    "MeanFieldNormal",
     "NonFiniteError",
     "Ordered",
     "Param",
@@ -61,6 +65,7 @@ __all__ = [
     "Variational",
     "as_constraint",
     "derived",
+    "diagnose",
     "entropy",
     "fields_of",
     "fit",

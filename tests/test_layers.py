@@ -38,9 +38,10 @@ ROWS = [
         f"distributions.{name}"
         for name in (
             "building", "scored", "alignment", "copies", "dotted", "priors", "vector", "shown",
-            "keywords", "declarative",
+            "keywords", "flat", "flat_params", "unconstrained", "declarative",
             "variational", "transform", "conditional", "live", "learnable", "ancestral",
-            "probing", "joint", "kl",
+            "probing", "flat_sites", "joint", "kl",
+            "laplace", "pushed", "guides",
         )
     ],
     [
@@ -54,6 +55,7 @@ ROWS = [
             "evaluation", "guard", "arguments", "checkpoint", "saving", "fit",
         )
     ],
+    ["integrations.arviz"],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

@@ -47,7 +47,8 @@ after = (Distribution._validate_args, torch.get_default_dtype(),
 assert before[:3] == after[:3]
 assert all(declarative_dist.Variational in pair for pair in after[3] - before[3])
 new = {name.partition(".")[0] for name in set(sys.modules) - modules}
-print(sorted(new & {"numpy", "scipy", "sklearn", "safetensors", "tqdm", "matplotlib", "pyro"}))
+extras = {"numpy", "scipy", "sklearn", "safetensors", "tqdm", "matplotlib", "pyro", "arviz"}
+print(sorted(new & extras))
 """
     assert python(code).strip() == "[]"
 

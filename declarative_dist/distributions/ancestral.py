@@ -69,7 +69,7 @@ class JointDistribution:
         self._methods = {name for name, site in sites.items() if isinstance(site, Rule)}
         for name, site in sites.items():
             if isinstance(site, Rule) and not any(needed in sites for needed in site.names):
-                self.sites[name] = self._distribution(name, {})
+                self.sites[name] = self.distribution_of(name, {})
 
     @property
     def is_independent(self) -> bool:
@@ -164,7 +164,7 @@ class JointDistribution:
         scores: dict[str, Tensor] = {}
         lead: torch.Size | None = None
         for name, site in self.sites.items():
-            distribution = self._distribution(name, known)
+            distribution = self.distribution_of(name, known)
             event_shape = distribution.event_shape
             if name in observed:
                 shape = torch.Size((*(lead or self.batch_shape), *event_shape))
@@ -231,7 +231,7 @@ class JointDistribution:
         lead = torch.Size((*sample_shape, *self.batch_shape))
         known: dict[str, Tensor] = {}
         for name, site in self.sites.items():
-            distribution = self._distribution(name, known)
+            distribution = self.distribution_of(name, known)
             is_first = isinstance(site, Distribution)
             target = self.batch_shape if is_first else lead
             self._check_batch(name, distribution, target)
@@ -255,7 +255,7 @@ class JointDistribution:
                 ) from error
             yield name, distribution, known[name]
 
-    def _distribution(self, name: str, known: Mapping[str, Tensor]) -> Distribution:
+    def distribution_of(self, name: str, known: Mapping[str, Tensor]) -> Distribution:
         """The distribution of a site, given the values of earlier ones.
 
         Raises:

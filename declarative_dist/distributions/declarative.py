@@ -16,9 +16,11 @@ from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.distributions.copies import bound, replicate_fields
 from declarative_dist.distributions.dotted import groups_of, parameters_named
+from declarative_dist.distributions.flat_params import FlatParams
 from declarative_dist.distributions.keywords import blueprint_of, check_floating
 from declarative_dist.distributions.priors import log_prior_of
 from declarative_dist.distributions.shown import shown
+from declarative_dist.distributions.unconstrained import UnconstrainedLogDensity
 from declarative_dist.distributions.vector import from_vector, to_vector
 from declarative_dist.errors import (
     DeclarationError,
@@ -276,6 +278,24 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         """
         from_vector(self, vector)
         return self
+
+    def unconstrained_log_density(self, log_joint: object) -> UnconstrainedLogDensity:
+        """A log density of unconstrained vectors, for outside samplers and optimisers.
+
+        Args:
+            log_joint: from values of the trainable `Param`s, a dict of tensors of shape
+                `(*sample, *batch, *event)`, to log densities of shape `(*sample, *batch)`. Names
+                in nested parts are dotted.
+
+        Returns:
+            A callable from vectors `(*sample, *batch, size)` to log densities `(*sample, *batch)`,
+            log of the volume change included; with `start()`, and with `constrain(vector)`, which
+            makes dicts of values of a sampler's draws.
+
+        Raises:
+            DeclarationError: if nothing is trainable.
+        """
+        return UnconstrainedLogDensity(FlatParams(self), log_joint)
 
     def _check_fields(self, names: Mapping[str, Any]) -> None:
         for name in names:

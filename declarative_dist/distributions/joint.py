@@ -14,13 +14,16 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.declaration.parts import is_site
 from declarative_dist.distributions.ancestral import (
+    Draw,
     JointDistribution,
     Rule,
     same_random_numbers,
 )
 from declarative_dist.distributions.building import detached
 from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.flat_sites import FlatSites
 from declarative_dist.distributions.probing import check_sites_broadcast, evaluating
+from declarative_dist.distributions.unconstrained import UnconstrainedLogDensity
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.site import Site
@@ -124,6 +127,14 @@ class Joint(Declarative):
         """
         return Conditioned(self, data)
 
+    def unconstrained_log_density(self, log_joint: object = None) -> UnconstrainedLogDensity:
+        """Not of a joint that is not conditioned: which sites are latent is not said.
+
+        Raises:
+            DeclarationError: always.
+        """
+        raise not_conditioned(type(self).__name__)
+
     def detach(self) -> JointDistribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters."""
         snapshot: JointDistribution = detached(self)
@@ -221,9 +232,52 @@ class Conditioned(nn.Module):
         drawn: dict[str, Any] = self._one_draw(self.observed)
         return {n: d.support for n, (d, _) in drawn.items() if n not in self.observed}
 
+    def one_draw(self) -> dict[str, tuple[Distribution, Tensor]]:
+        """Distribution and value of every site at one draw, with the data in its place."""
+        return self._one_draw(self.observed)
+
+    def prior_draw(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
+        """A draw of all sites from their prior, with the data in its place.
+
+        It is ancestral: what stands above a site shapes its draw, and data below it does not. Of
+        shape `(*sample, *batch, *event)` by site.
+        """
+        with evaluating(self.joint), torch.no_grad():
+            drawn = self.joint().legal_draw(sample_shape, self._drawing(self.observed))
+        return {name: value for name, _, value in drawn}
+
+    def unconstrained_log_density(self) -> UnconstrainedLogDensity:
+        """The log joint density of unconstrained vectors, for outside samplers and optimisers.
+
+        Returns:
+            A callable from vectors `(*sample, *batch, size)` to log densities `(*sample, *batch)`,
+            log of the volume change included; with `start()`, and with `constrain(vector)`, which
+            makes dicts of values by site of a sampler's draws.
+
+        Raises:
+            DeclarationError: if a remaining site is discrete, or its support unknown.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import Joint, site
+            >>> class Coin(Joint):
+            ...     bias = dd.Beta(2.0, 2.0)
+            ...     @site
+            ...     def heads(self, bias):
+            ...         return dd.Binomial(10, bias)
+            >>> density = Coin().condition(heads=7).unconstrained_log_density()
+            >>> density(torch.zeros(3, 1)).shape
+            torch.Size([3])
+        """
+        return UnconstrainedLogDensity(FlatSites(self), self)
+
     def _one_draw(self, data: Mapping[str, Any]) -> dict[str, tuple[Distribution, Tensor]]:
         """The sites at one draw, where what is observed is not drawn."""
-        joint = self.joint()
+        with evaluating(self.joint):
+            return self.joint().one_draw(self._drawing(data))
+
+    def _drawing(self, data: Mapping[str, Any]) -> Draw:
+        """What draws a site, and returns its data where it is observed."""
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
             if name not in data:
@@ -237,8 +291,7 @@ class Conditioned(nn.Module):
                 whole
             )
 
-        with evaluating(self.joint):
-            return joint.one_draw(draw)
+        return draw
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """The log joint density of values and data, of shape `(*sample, *batch)`.
@@ -255,6 +308,16 @@ class Conditioned(nn.Module):
     def extra_repr(self) -> str:
         """The data, by site."""
         return ", ".join(f"{name}={shortened(value)}" for name, value in self.observed.items())
+
+
+def not_conditioned(owner: str) -> DeclarationError:
+    """What to say where a joint comes in the place of a posterior."""
+    return DeclarationError(
+        owner,
+        "a conditioned joint, or a plain Declarative of latent variables",
+        "a joint without data",
+        f"Write {owner}().condition(y=data); without data, condition() is the prior itself.",
+    )
 
 
 def _subject(joint: Joint, name: str) -> str:

@@ -1,0 +1,294 @@
+"""The map between a flat unconstrained vector and the constrained values of named sites.
+
+Samplers and optimisers of other libraries, and Gaussian guides, work on one vector of real
+numbers. A `FlatMap` cuts it into sites and pushes each through its constraint, with the log of the
+volume change. Sites are mapped in order, so that the bounds of one may be values of those above
+it: the Jacobian of the whole is triangular, and its log determinant the sum of those of the sites.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.real import Real
+from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+
+Values = dict[str, Tensor]
+"""Constrained values of shape `(*sample, *batch, *event)` by site."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a site lies in the vector.
+
+    Args:
+        name: the site's name.
+        offset: the index of its first number.
+        raw_shape: the shape of its raw numbers in one copy.
+        event_shape: the shape of its value in one copy.
+    """
+
+    name: str
+    offset: int
+    raw_shape: torch.Size
+    event_shape: torch.Size
+
+    @property
+    def count(self) -> int:
+        """How many numbers it takes."""
+        return self.raw_shape.numel()
+
+
+class FlatMap(nn.Module, ABC):
+    """The map from vectors `(*sample, *batch, size)` to dicts of values by site, and back.
+
+    Args:
+        owner: the name of the class whose sites these are, for errors.
+        shapes: by site the shapes of raw numbers and of the value in one copy, in order.
+        batch_shape: the shape of independent copies.
+        dtype: the floating-point type of the sites.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        shapes: Mapping[str, tuple[torch.Size, torch.Size]],
+        batch_shape: torch.Size,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.owner = owner
+        self.batch_shape = batch_shape
+        self.slots: tuple[Slot, ...] = ()
+        for name, (raw_shape, event_shape) in shapes.items():
+            self.slots += (Slot(name, self.size, raw_shape, event_shape),)
+        self.dtype = dtype
+
+    if TYPE_CHECKING:
+
+        def __call__(self, vector: Tensor) -> Values: ...
+
+    @property
+    def names(self) -> list[str]:
+        """The sites, in order."""
+        return [slot.name for slot in self.slots]
+
+    @property
+    def size(self) -> int:
+        """How many numbers one copy has."""
+        return self.slots[-1].offset + self.slots[-1].count if self.slots else 0
+
+    @abstractmethod
+    def start(self) -> Tensor:
+        """Where to begin: the vector of the starting values, of shape `(*batch, size)`."""
+
+    def restart(self) -> None:
+        """Fill what `to_empty` left empty."""
+
+    def spread(self) -> Tensor:
+        """How far around the start values may lie, of shape `(*batch, size)`; ones if unknown."""
+        return torch.ones_like(self.start())
+
+    @property
+    def keeps_volume(self) -> bool:
+        """Whether all values are the numbers of the vector themselves."""
+        constraint_of = self.opened(self.batch_shape)
+        values = self.forward(self.start())
+        return all(
+            isinstance(c := constraint_of(slot, values), Real) and c.limits is None
+            for slot in self.slots
+        )
+
+    @abstractmethod
+    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+        """What gives the constraint of a site, from the values of those above it.
+
+        Args:
+            lead: the shape `(*sample, *batch)` in front of every value.
+        """
+
+    def forward(self, vector: Tensor) -> Values:
+        """The values of a vector `(*sample, *batch, size)`, by site."""
+        return self.constrain(vector)[0]
+
+    def constrain(self, vector: Tensor) -> tuple[Values, Tensor]:
+        """The values of a vector, and the log of the volume change.
+
+        Args:
+            vector: of shape `(*sample, *batch, size)`.
+
+        Returns:
+            Values of shape `(*sample, *batch, *event)` by site, and a tensor `(*sample, *batch)`.
+
+        Raises:
+            ConstraintError: if it is no floating-point tensor of such a shape.
+        """
+        lead = self._lead(vector)
+        constraint_of = self.opened(lead)
+        values: Values = {}
+        total = vector.new_zeros(lead)
+        for slot in self.slots:
+            raw = vector[..., slot.offset : slot.offset + slot.count]
+            raw = raw.reshape((*lead, *slot.raw_shape))
+            constraint = constraint_of(slot, values)
+            values[slot.name] = constraint.forward(raw)
+            total = total + volume(constraint, raw, values[slot.name], len(lead))
+        return values, total
+
+    def unconstrain(
+        self, values: Mapping[str, Tensor], *, validate: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The vector of values, and the log of the volume change from it to them.
+
+        Args:
+            values: of shape `(*sample, *batch, *event)` by site, one sample shape for all.
+            validate: whether to refuse values outside their support; never while compiling, under
+                `torch.func` transforms, or where torch's own default is off.
+
+        Returns:
+            A vector `(*sample, *batch, size)`, and a tensor `(*sample, *batch)`.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, a shape that does not fit, or a value
+                outside its support.
+        """
+        self._check_names(values)
+        given: Values = {}
+        raws: list[Tensor] = []
+        total: Any = 0.0
+        lead = self.batch_shape
+        constraint_of = self.opened(lead)
+        validate = validate and Distribution._validate_args is True
+        for index, slot in enumerate(self.slots):
+            value = self._as_value(slot, values[slot.name])
+            own = value.shape[: value.ndim - len(slot.event_shape)]
+            if index == 0 and own != lead:
+                lead = own
+                constraint_of = self.opened(lead)
+            if own != lead:
+                self._refuse_shape(slot, value, lead)
+            constraint = constraint_of(slot, given)
+            if validate:
+                constraint.check(value, f"{self.owner}.{slot.name}")
+            raw = constraint.inverse(value)
+            given[slot.name] = value
+            raws.append(raw.reshape((*lead, slot.count)))
+            total = total + volume(constraint, raw, value, len(lead))
+        return torch.cat(raws, -1), total
+
+    def _lead(self, vector: object) -> torch.Size:
+        if not isinstance(vector, Tensor) or not vector.is_floating_point():
+            got = f"{shortened(vector)} of {vector.dtype}" if isinstance(vector, Tensor) else None
+            raise ConstraintError(
+                f"{self.owner}.unconstrained", "a floating-point tensor", got or shortened(vector)
+            )
+        lead = vector.shape[:-1]
+        batch = lead[max(len(lead) - len(self.batch_shape), 0) :]
+        if not vector.ndim or vector.shape[-1] != self.size or batch != self.batch_shape:
+            raise ConstraintError(
+                f"{self.owner}.unconstrained",
+                f"a vector of shape (*sample, *batch, size), with (*batch, size) = "
+                f"{(*self.batch_shape, self.size)}",
+                shortened(vector),
+            )
+        return lead
+
+    def _check_names(self, values: object) -> None:
+        if not isinstance(values, Mapping):
+            wanted = ", ".join(f"{name!r}: ..." for name in self.names)
+            raise ConstraintError(
+                self.owner, "a dict of values by site", shortened(values), f"Write {{{wanted}}}."
+            )
+        for name in self.names:
+            if name not in values:
+                raise ConstraintError(
+                    f"{self.owner}.{name}",
+                    f"a value for every site ({', '.join(self.names)})",
+                    f"none among {', '.join(map(str, values)) or 'none at all'}",
+                    f"Add {name!r} to the dict.",
+                )
+        for name in values:
+            if name not in self.names:
+                raise ConstraintError(
+                    f"{self.owner}.{name}",
+                    "the name of a site",
+                    repr(name),
+                    did_you_mean(str(name), self.names),
+                )
+
+    def _as_value(self, slot: Slot, value: object) -> Tensor:
+        subject = f"{self.owner}.{slot.name}"
+        try:
+            tensor = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConstraintError(subject, "a tensor", shortened(value)) from error
+        if not tensor.is_floating_point():
+            tensor = tensor.to(self.dtype)
+        own = (*self.batch_shape, *slot.event_shape)
+        if tensor.shape[max(tensor.ndim - len(own), 0) :] != torch.Size(own):
+            self._refuse_shape(slot, tensor, self.batch_shape)
+        return tensor
+
+    def _refuse_shape(self, slot: Slot, value: Tensor, lead: torch.Size) -> None:
+        raise ConstraintError(
+            f"{self.owner}.{slot.name}",
+            f"shape (*sample, *batch, *event), here {(*lead, *slot.event_shape)}",
+            shortened(value),
+            "Give every site the same sample shape in front.",
+        )
+
+    def extra_repr(self) -> str:
+        """The sites with the shapes of their values."""
+        shown = [f"{slot.name} {tuple(slot.event_shape)}" for slot in self.slots]
+        batch = [f"batch_shape={tuple(self.batch_shape)}"] if self.batch_shape else []
+        return ", ".join([*shown, *batch])
+
+
+def volume(constraint: Constraint, raw: Tensor, value: Tensor, lead: int) -> Tensor:
+    """The log of the volume change of one site, summed over all but the first dimensions.
+
+    An elementwise constraint of a user's own that does not say it is asked for its derivative.
+
+    Args:
+        constraint: the site's constraint.
+        raw: raw numbers of shape `(*lead, *raw_event)`.
+        value: what the constraint makes of them.
+        lead: how many dimensions stand in front.
+    """
+    if type(constraint).log_abs_det_jacobian is Constraint.log_abs_det_jacobian:
+        log_det = _derivative(constraint, raw).abs().log()
+    else:
+        log_det = constraint.log_abs_det_jacobian(raw, value)
+    log_det = log_det.expand(raw.shape[: raw.ndim - constraint.raw_event_dim])
+    return log_det.flatten(lead).sum(-1) if log_det.ndim > lead else log_det
+
+
+def _derivative(constraint: Constraint, raw: Tensor) -> Tensor:
+    derivative: Tensor = torch.func.jvp(constraint.forward, (raw,), (torch.ones_like(raw),))[1]
+    return derivative
+
+
+def check_volume(constraint: Constraint, subject: str) -> None:
+    """Refuse a constraint of which the volume change is not known and cannot be found.
+
+    Raises:
+        ConstraintError: if values span dimensions and the class does not define it.
+    """
+    is_said = type(constraint).log_abs_det_jacobian is not Constraint.log_abs_det_jacobian
+    is_elementwise = constraint.event_dim == 0 and constraint.raw_event_dim == 0
+    has_shapes = not hasattr(constraint, "right_inverse_of_module")
+    if not (is_said or (is_elementwise and has_shapes)):
+        raise ConstraintError(
+            subject,
+            "a constraint whose log |det J| is known",
+            repr(constraint),
+            f"Define log_abs_det_jacobian(self, raw, value) in {type(constraint).__name__}.",
+        )

@@ -1,0 +1,153 @@
+"""The flat map of a declared module: its trainable parameters are the sites."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.distributions.flat import FlatMap, Slot, Values, check_volume
+from declarative_dist.errors import DeclarationError
+from declarative_dist.fields.param import Param
+from declarative_dist.fields.part import is_declarative
+
+
+class FlatParams(FlatMap):
+    """The map from vectors to values of the trainable `Param`s of a declared module.
+
+    Sites are in the order of `named_parameters()`. Those of nested parts have dotted names, which
+    `assign` takes too. Frozen parameters and constants are no sites; as bounds of others they
+    count with their current values.
+
+    Args:
+        latents: the module.
+        owns: whether to hold a copy without parameters, which later steps do not reach, in place
+            of the module itself.
+
+    Raises:
+        DeclarationError: if it has no trainable `Param`.
+        ConstraintError: if the volume change of one is not known.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist import Declarative, Interval, Param
+        >>> from declarative_dist.distributions.flat_params import FlatParams
+        >>> class Ends(Declarative):
+        ...     low = Param(0.0)
+        ...     middle = Param(1.0, Interval("low", 4.0))
+        >>> FlatParams(Ends())(torch.tensor([2.0, 0.0]))
+        {'low': tensor(2.), 'middle': tensor(3.)}
+    """
+
+    def __init__(self, latents: nn.Module, *, owns: bool = False) -> None:
+        owner = type(latents).__name__
+        found = list(_sites(latents))
+        if not found:
+            raise DeclarationError(
+                owner,
+                "a module with trainable Params, which are the latent variables",
+                "none",
+                "Declare rate = Param(1.0, Positive()) in its class, or unfreeze() it.",
+            )
+        raws = [getattr(part, field.raw_name) for _, part, field in found]
+        copies = vars(latents)["_copies"]
+        if any(raw.shape[: len(copies)] != copies for raw in raws):
+            copies = torch.Size()  # a part that was given has none: all copies are one problem
+        shapes = {}
+        for (path, part, field), raw in zip(found, raws, strict=True):
+            value = getattr(part, field.name)
+            name = f"{path}.{field.name}" if path else field.name
+            shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
+            check_volume(field.constraint_of(part), f"{owner}.{name}")
+        dtype = raws[0].dtype
+        for raw in raws:
+            dtype = torch.promote_types(dtype, raw.dtype)
+        super().__init__(owner, shapes, copies, dtype)
+        self.latents = _without_parameters(latents) if owns else latents
+        # Names, not fields: what a class holds cannot always be pickled.
+        self._fields = {name: (p, f.name) for name, (p, _, f) in zip(shapes, found, strict=True)}
+
+    def _field_of(self, name: str) -> tuple[Any, Param]:
+        path, field = self._fields[name]
+        part: Any = self.latents.get_submodule(path) if path else self.latents
+        return part, part.__declaration__.fields[field]
+
+    def start(self) -> Tensor:
+        """The raw numbers of the current values, of shape `(*batch, size)`."""
+        raws = []
+        for slot in self.slots:
+            part, field = self._field_of(slot.name)
+            raw = getattr(part, field.raw_name).detach().to(self.dtype)
+            raws.append(raw.reshape((*self.batch_shape, slot.count)))
+        return torch.cat(raws, -1)
+
+    def restart(self) -> None:
+        reset: Any = self.latents.reset_parameters
+        reset()
+
+    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+        def constraint_of(slot: Slot, values: Values) -> Constraint:
+            part, field = self._field_of(slot.name)
+            constraint = field.constraint_of(part)
+            if not constraint.names:
+                return constraint
+            known = self._known(slot, part, field, values, len(lead))
+            return constraint.resolved(known)
+
+        return constraint_of
+
+    def _known(
+        self, slot: Slot, part: Any, field: Param, values: Values, lead: int
+    ) -> dict[str, Any]:
+        """What the bounds of a site are computed from, lined up behind the dimensions in front."""
+        prefix = slot.name[: len(slot.name) - len(field.name)]
+        known: dict[str, Any] = {}
+        moving: set[str] = set()
+        for needed in part.__declaration__.chains[field.name][:-1]:
+            name = f"{prefix}{needed.name}"
+            if name in values:
+                known[needed.name] = values[name]
+                moving.add(needed.name)
+            else:
+                known[needed.name] = needed.value(part, known)
+                if moving.intersection(needed.needs):
+                    moving.add(needed.name)
+        own = len(slot.event_shape)
+        for name in moving.intersection(field.constraint_of(part).names):
+            bound = known[name]
+            missing = own - (bound.ndim - lead)
+            if missing > 0:
+                shape = (*bound.shape[:lead], *(1,) * missing, *bound.shape[lead:])
+                known[name] = bound.reshape(shape)
+        return known
+
+
+def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
+    """The trainable parameters: path of the part, the part, the field; a shared one once."""
+    seen: set[int] = set()
+    part: Any
+    for path, part in latents.named_modules():
+        if not is_declarative(part):
+            continue
+        for field in part.__declaration__.order:
+            if isinstance(field, Param):
+                raw: Tensor = getattr(part, field.raw_name)
+                if raw.requires_grad and id(raw) not in seen:
+                    seen.add(id(raw))
+                    yield path, part, field
+
+
+def _without_parameters(latents: nn.Module) -> nn.Module:
+    """A copy in which all parameters are buffers: they move and save, and are not trained."""
+    with torch.no_grad():
+        held = copy.deepcopy(latents)
+    for module in held.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                del module._parameters[name]
+                module._buffers[name] = parameter.detach().clone()
+    return held

@@ -1,0 +1,176 @@
+"""Whether a guide is any good: Pareto k-hat against known tails, exports, bad input."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import arviz
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor
+
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    MeanFieldNormal,
+    NonFiniteError,
+    Param,
+    Positive,
+    diagnose,
+    learnable,
+)
+from declarative_dist.integrations.arviz import Diagnosis, to_inference_data
+
+
+class Line(Declarative):
+    x = Param(0.0)
+
+
+def gaussian(deviation: float) -> Callable[[dict[str, Tensor]], Tensor]:
+    return lambda values: dd.Normal(0.0, deviation).log_prob(values["x"])
+
+
+@pytest.fixture
+def guide() -> MeanFieldNormal:
+    return MeanFieldNormal(Line(), init_scale=1.0)
+
+
+def test_an_exact_guide(guide: MeanFieldNormal) -> None:
+    found = diagnose(guide, lambda values: gaussian(1.0)(values) + 7.0, 1000)
+    assert found.khat < 0.1
+    assert found.effective_sample_size == pytest.approx(1000.0, rel=1e-3)
+    assert found.is_reliable
+    assert found.threshold == pytest.approx(2 / 3)
+    assert found.verdict.startswith("good")
+
+
+@pytest.mark.parametrize("deviation", [1.2, 2.0, 10.0])
+def test_the_shape_of_known_tails(guide: MeanFieldNormal, deviation: float) -> None:
+    """The ratio of normals of deviations s and 1 has tail index 1 - 1 / s**2."""
+    found = diagnose(guide, gaussian(deviation), 20_000)
+    assert found.khat == pytest.approx(1 - deviation**-2, abs=0.15)
+    assert found.threshold == 0.7
+    assert found.is_reliable == (deviation < 1.5)
+
+
+def test_a_guide_that_misses_the_target(guide: MeanFieldNormal) -> None:
+    found = diagnose(guide, lambda v: dd.StudentT(1.0, 40.0, 1.0).log_prob(v["x"] * 10), 2000)
+    assert not found.is_reliable or found.effective_sample_size < 500
+    far = diagnose(guide, lambda v: dd.Normal(8.0, 1.0).log_prob(v["x"]), 2000)
+    assert far.effective_sample_size < 20
+
+
+@pytest.mark.parametrize(
+    ("khat", "count", "word"),
+    [(0.1, 1000, "good"), (0.6, 1000, "usable"), (0.68, 1000, "too few"), (0.9, 5000, "unrel"),
+     (1.2, 5000, "wrong"), (0.4, 30, "too few")],
+)  # fmt: skip
+def test_the_thresholds_in_words(khat: float, count: int, word: str) -> None:
+    threshold = min(1 - 1 / math.log10(count), 0.7)
+    found = Diagnosis(khat, threshold, 100.0, count)
+    assert found.verdict.startswith(word)
+    assert str(found).startswith(f"Pareto k-hat {khat:.2f} (below {threshold:.2f} is reliable")
+    assert found.verdict[1:] in str(found)
+    assert found.is_reliable == (word in ("good", "usable"))
+
+
+def test_it_agrees_with_arviz_by_hand(guide: MeanFieldNormal) -> None:
+    torch.manual_seed(3)
+    found = diagnose(guide, gaussian(1.5), 500)
+    torch.manual_seed(3)
+    x = torch.randn(500, 1)[:, 0]
+    ratio = dd.Normal(0.0, 1.5).log_prob(x) - dd.Normal(0.0, 1.0).log_prob(x)
+    smoothed, khat = arviz.psislw(ratio.double().numpy())
+    assert found.khat == pytest.approx(float(khat), rel=1e-3)
+    weights = np.exp(smoothed) / np.exp(smoothed).sum()
+    assert found.effective_sample_size == pytest.approx(1 / (weights**2).sum(), rel=1e-3)
+
+
+def test_the_worst_of_independent_copies() -> None:
+    guide = MeanFieldNormal(Line(batch_shape=(2,)), init_scale=1.0)
+    found = diagnose(
+        guide, lambda v: dd.Normal(0.0, torch.tensor([1.0, 3.0])).log_prob(v["x"]), 5000
+    )
+    assert found.khat == pytest.approx(1 - 1 / 9, abs=0.15)
+
+
+def test_live_and_plain_distributions() -> None:
+    target = dd.Gamma(3.0, 2.0)
+    assert diagnose(learnable(dd.Gamma(3.0, 2.0)), target).khat < 0.1
+    assert diagnose(dd.Gamma(3.0, 2.0), target.log_prob).khat < 0.1
+
+
+def test_draws_that_are_no_numbers(guide: MeanFieldNormal) -> None:
+    with pytest.raises(NonFiniteError, match="NaN or infinity at .* of 100 draws"):
+        diagnose(guide, lambda v: v["x"].log(), 100)
+    with pytest.raises(NonFiniteError, match="The target's support excludes the guide"):
+        diagnose(guide, lambda v: torch.full_like(v["x"], -math.inf), 100)
+    half = diagnose(guide, lambda v: torch.where(v["x"] > 0, 0.0, -math.inf), 400)
+    assert half.effective_sample_size < 250
+
+
+@pytest.mark.parametrize("count", [0, 24, -1, 100.0, True, None])
+def test_bad_counts(guide: MeanFieldNormal, count: Any) -> None:
+    with pytest.raises(ConstraintError, match=r"diagnose\(num_samples=\): expected an int, 25"):
+        diagnose(guide, gaussian(1.0), count)
+
+
+def test_bad_arguments(guide: MeanFieldNormal) -> None:
+    with pytest.raises(DeclarationError, match=r"diagnose\(guide\)"):
+        diagnose(Line(), gaussian(1.0))
+    with pytest.raises(DeclarationError, match=r"diagnose\(log_joint\)"):
+        diagnose(guide, 3.0)
+    with pytest.raises(ConstraintError, match="log_joint: expected log densities of shape"):
+        diagnose(guide, lambda v: gaussian(1.0)(v).sum())
+
+
+def test_export() -> None:
+    class Latents(Declarative):
+        scale = Param([1.0, 2.0, 3.0], Positive())
+        loc = Param(0.0, trainable=True)
+
+    data = to_inference_data(MeanFieldNormal(Latents()), 40, num_chains=2)
+    assert data.posterior["scale"].dims[:2] == ("chain", "draw")
+    assert data.posterior["scale"].shape == (2, 40, 3)
+    draws = {"loc": torch.randn(2, 40, requires_grad=True), "m": torch.zeros(2, 40, 2, 2)}
+    data = to_inference_data(draws, has_chains=True)
+    assert np.array_equal(data.posterior["loc"].values, draws["loc"].detach().numpy())
+    assert to_inference_data({"loc": torch.zeros(40).bfloat16()}).posterior["loc"].shape == (1, 40)
+    assert arviz.summary(data, var_names=["loc"], kind="stats")["mean"].iloc[0] == pytest.approx(
+        draws["loc"].mean().item(), abs=0.01
+    )
+
+
+def test_bad_exports() -> None:
+    with pytest.raises(ConstraintError, match=r"to_inference_data.b: expected shape \(draw,"):
+        to_inference_data({"a": torch.zeros(3), "b": torch.zeros(4)})
+    with pytest.raises(ConstraintError, match=r"\(chain, draw, \*event\)"):
+        to_inference_data({"a": torch.zeros(3)}, has_chains=True)
+    with pytest.raises(DeclarationError, match="a guide, or a dict of draws"):
+        to_inference_data(3.0)
+
+
+def test_without_arviz() -> None:
+    code = """
+import sys
+sys.modules["arviz"] = None
+import torch, declarative_dist as d
+class L(d.Declarative):
+    x = d.Param(0.0)
+assert "scipy" not in sys.modules and "numba" not in sys.modules
+try:
+    d.diagnose(d.MeanFieldNormal(L()), lambda v: -v["x"].square())
+except ImportError as error:
+    print(error)
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == 'ArviZ is needed here: pip install "declarative-dist[diagnose]"'

@@ -1,0 +1,518 @@
+"""Automatic guides: densities against torch's own, every support, starts, fits without tuning."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    FullRankNormal,
+    Head,
+    Joint,
+    MeanFieldNormal,
+    Param,
+    Positive,
+    Simplex,
+    UnitInterval,
+    entropy,
+    rsample_and_log_prob,
+    site,
+)
+from tests.test_flat import Bounds, Everything, Moving, Supports
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Torch warns at the first draw of every Wishart, singular or not.
+    pytest.mark.filterwarnings("ignore:Singular sample:UserWarning"),
+]
+KINDS: list[Any] = [MeanFieldNormal, FullRankNormal]
+LATENTS: dict[str, Callable[..., Any]] = {
+    "everything": Everything,
+    "bounds": Bounds,
+    "copies": lambda **kw: Scaled(batch_shape=(3,), **kw),
+    "supports": lambda **kw: Supports(**kw).condition(),
+    "moving": lambda **kw: Moving(**kw).condition(y=0.3),
+}
+
+
+class Scaled(Declarative):
+    scale = Param(2.0, Exp())
+    weights = Param([0.2, 0.3, 0.5], Simplex())
+
+
+class Line(Declarative):
+    x = Param([0.0, 0.0])
+
+
+def unsettled(guide: Any, spread: float = 0.3) -> Any:
+    """The guide with parameters that are nothing special."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(spread * noise.to(parameter))
+    return guide
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LATENTS)
+def test_draws_and_densities(kind: Any, name: str) -> None:
+    guide = unsettled(kind(LATENTS[name](dtype=torch.float64)))
+    values, log_q = guide.rsample_and_log_prob((4, 2))
+    batch = guide.batch_shape
+    assert log_q.shape == (4, 2, *batch)
+    for slot in guide.flat.slots:
+        assert values[slot.name].shape == (4, 2, *batch, *slot.event_shape)
+    torch.testing.assert_close(guide.log_prob(values), log_q, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(guide.detach().log_prob(values), log_q, rtol=1e-6, atol=1e-6)
+    one = {n: v[1, 1] for n, v in values.items()}
+    torch.testing.assert_close(guide.log_prob(one), log_q[1, 1], rtol=1e-6, atol=1e-6)
+    assert guide.sample()[guide.flat.names[0]].requires_grad is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LATENTS)
+def test_every_parameter_has_a_gradient(kind: Any, name: str) -> None:
+    guide = unsettled(kind(LATENTS[name]()))
+    values, log_q = guide.rsample_and_log_prob((8,))
+    (log_q.sum() + sum(value.sin().sum() for value in values.values())).backward()
+    for key, parameter in guide.named_parameters():
+        assert parameter.grad.isfinite().all(), key
+        assert (parameter.grad != 0).all(), key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wide_guides_stay_inside(kind: Any, dtype: torch.dtype) -> None:
+    guide = kind(Everything(dtype=dtype), init_scale=30.0)
+    draws, log_q = guide.rsample_and_log_prob((500,))
+    for slot in guide.flat.slots:
+        constraint = type(guide.flat.latents).__declaration__.fields[slot.name].constraint
+        if slot.name != "own":  # a user's own has no guarantee
+            assert constraint.contains(draws[slot.name]).all(), slot.name
+    assert log_q.shape == (500,)
+
+
+def test_it_is_the_gaussian_of_torch() -> None:
+    guide = unsettled(FullRankNormal(Line(dtype=torch.float64), init_scale=2.0))
+    q = guide()
+    plain = dd.MultivariateNormal(q.loc, scale_tril=q.scale)
+    x = torch.randn(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(guide.log_prob({"x": x}), plain.log_prob(x))
+    torch.testing.assert_close(guide.entropy(), plain.entropy())
+    torch.testing.assert_close(entropy(guide), plain.entropy())
+    assert torch.equal(guide.median["x"], q.loc)
+    draws = guide.sample((200_000,))["x"]
+    torch.testing.assert_close(draws.T.cov(), plain.covariance_matrix, rtol=0.05, atol=0.05)
+    diagonal = unsettled(MeanFieldNormal(Line(dtype=torch.float64)))
+    own = diagonal()
+    torch.testing.assert_close(
+        diagonal.log_prob({"x": x}), dd.Normal(own.loc, own.scale).log_prob(x).sum(-1)
+    )
+
+
+def test_it_is_the_transformed_gaussian_of_torch() -> None:
+    class Latents(Declarative):
+        rate = Param(2.0, Exp())
+
+    guide = unsettled(MeanFieldNormal(Latents(dtype=torch.float64)))
+    x = torch.tensor([0.1, 1.0, 7.0], dtype=torch.float64)
+    plain = dd.LogNormal(guide().loc[0], guide().scale[0])
+    torch.testing.assert_close(guide.log_prob({"rate": x}), plain.log_prob(x))
+    with pytest.raises(NotImplementedError, match="num_samples"):
+        entropy(guide)
+    estimate = entropy(guide, num_samples=20_000)
+    torch.testing.assert_close(estimate, plain.entropy(), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_at_the_declared_values(kind: Any) -> None:
+    latents = Scaled(scale=3.0)
+    guide = kind(latents)
+    for name in ("scale", "weights"):
+        torch.testing.assert_close(guide.median[name], getattr(latents, name).detach())
+    with torch.no_grad():
+        latents.scale = 9.0
+    assert guide.median["scale"].item() == pytest.approx(3.0)
+    names = ["raw_loc", "raw_scale", "raw_tril"][: len(list(guide.parameters()))]
+    assert [name for name, _ in guide.named_parameters()] == names
+    small = kind(latents, init_scale=1e-3).sample((500,))["scale"]
+    assert small.std().item() == pytest.approx(9e-3, rel=0.15)
+
+
+def test_it_starts_in_the_prior_of_a_joint() -> None:
+    class Far(Joint):
+        a = dd.Normal(1000.0, 50.0)
+        b = dd.LogNormal(5.0, 0.1)
+
+    guide = MeanFieldNormal(Far().condition(), init_scale=1.0)
+    draws = guide.sample((5000,))
+    assert draws["a"].mean().item() == pytest.approx(1000.0, abs=30.0)
+    assert draws["a"].std().item() == pytest.approx(50.0, rel=0.4)
+    assert draws["b"].log().mean().item() == pytest.approx(5.0, abs=0.1)
+
+
+# --- promises ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LATENTS)
+def test_state_copies_and_moves(kind: Any, name: str) -> None:
+    guide = unsettled(kind(LATENTS[name]()))
+    values, log_q = guide.rsample_and_log_prob((3,))
+    log_q.sum().backward()
+    values = {n: v.detach() for n, v in values.items()}
+    expected = guide.log_prob(values)
+    for other in (copy.deepcopy(guide), pickle.loads(pickle.dumps(guide))):
+        torch.testing.assert_close(other.log_prob(values), expected)
+    buffer = io.BytesIO()
+    torch.save(guide.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = kind(LATENTS[name]())
+    fresh.load_state_dict(torch.load(buffer, weights_only=True))
+    torch.testing.assert_close(fresh.log_prob(values), expected)
+    fresh.double()
+    assert {v.dtype for v in fresh.sample((2,)).values()} == {torch.float64}
+    fresh.reset_parameters()
+    assert all((parameter == 0).all() for parameter in fresh.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["everything", "bounds", "copies", "supports"])
+def test_it_compiles_whole(kind: Any, name: str) -> None:
+    guide = unsettled(kind(LATENTS[name]()))
+
+    def loss(count: int) -> Tensor:
+        values, log_q = guide.rsample_and_log_prob((count,))
+        return log_q.mean() + sum(value.mean() for value in values.values())
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(1)
+    expected = loss(8)
+    torch.manual_seed(1)
+    torch.testing.assert_close(compiled(8), expected, rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["everything", "bounds", "copies"])
+def test_from_the_meta_device(kind: Any, name: str) -> None:
+    guide = kind(LATENTS[name](device="meta"))
+    assert all(tensor.is_meta for tensor in [*guide.parameters(), *guide.buffers()])
+    guide.to_empty(device="cpu")
+    guide.reset_parameters()
+    expected = kind(LATENTS[name]())
+    values = expected.sample((3,))
+    torch.testing.assert_close(guide.log_prob(values), expected.log_prob(values))
+
+
+def test_copies_of_a_joint() -> None:
+    class Groups(Joint):
+        scale = dd.HalfNormal(2.0)
+        loc = Param(0.0)
+
+        @site(event_dim=1)
+        def x(self, scale: Tensor, loc: Tensor) -> dd.Normal:
+            return dd.Normal(loc[..., None].expand(*scale.shape, 2), scale[..., None])
+
+    posterior = Groups(batch_shape=(3,)).condition(x=torch.randn(3, 2))
+    for kind in KINDS:
+        guide = kind(posterior)
+        draws, log_q = guide.rsample_and_log_prob((5,))
+        assert (draws["scale"].shape, log_q.shape) == ((5, 3), (5, 3))
+        assert posterior(draws).shape == (5, 3)
+        assert "loc" not in dict(guide.named_parameters())
+
+
+def test_functional_calls_and_vmap() -> None:
+    guide = unsettled(FullRankNormal(Scaled()))
+    values = guide.sample((5,))
+    numbers = {name: p.detach() + 0.1 for name, p in guide.named_parameters()}
+    moved = functional_call(guide, numbers, ()).log_prob(values)
+    assert not torch.allclose(moved, guide.log_prob(values))
+    torch.testing.assert_close(vmap(guide.log_prob)(values), guide.log_prob(values))
+
+
+def test_a_detached_snapshot() -> None:
+    guide = unsettled(FullRankNormal(Scaled()))
+    values = guide.rsample((3,))
+    snapshot = guide.detach()
+    before = snapshot.log_prob(values)
+    assert snapshot.log_prob({n: v.detach() for n, v in values.items()}).requires_grad is False
+    before.sum().backward()
+    assert guide.raw_loc.grad is not None
+    with torch.no_grad():
+        guide.raw_loc.add_(1.0)
+    torch.testing.assert_close(snapshot.log_prob(values), before)
+
+
+def test_scored_by_the_free_function() -> None:
+    guide = MeanFieldNormal(Scaled())
+    values, log_q = rsample_and_log_prob(guide, (3,))
+    assert (set(values), log_q.shape) == ({"scale", "weights"}, (3,))
+
+
+# --- fits --------------------------------------------------------------------------------------
+
+
+def fitted(guide: Any, log_joint: Any, lr: float, steps: int = 600) -> Any:
+    """A bare loop at a fixed rate: what is to be promised without tuning."""
+    optimizer = torch.optim.Adam(guide.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        values = guide.rsample((16,))
+        (guide.detach().log_prob(values) - log_joint(values)).sum(0).mean().backward()
+        optimizer.step()
+    return guide
+
+
+def check_moments(guide: Any, mean: Tensor, deviation: Tensor, name: str = "x") -> None:
+    draws = guide.sample((20_000,))[name].double()
+    assert ((draws.mean(0) - mean).abs() / deviation).max() < 0.15
+    assert (draws.std(0) / deviation - 1).abs().max() < 0.15
+
+
+def gaussian(mean: Tensor, covariance: Tensor) -> tuple[Declarative, Any]:
+    class Latents(Declarative):
+        x = Param(torch.zeros(len(mean)))
+
+    precision = torch.linalg.inv(covariance.double()).float()
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        centred = values["x"] - mean
+        return -0.5 * ((centred @ precision) * centred).sum(-1)
+
+    return Latents(), log_joint
+
+
+SCALES = torch.logspace(-3, 3, 8)
+CORRELATED = torch.full((8, 8), 0.99) + 0.01 * torch.eye(8)
+GAUSSIANS = {
+    "scales": (torch.tensor([1500.0, 0.002]), torch.tensor([1e6, 1e-6]).diag()),
+    "far": (torch.tensor([1e4, 5.0]), torch.tensor([1e4, 1e-6]).diag()),
+    "correlated": (torch.linspace(-1, 1, 8), CORRELATED),
+    "both": (3 * SCALES, CORRELATED * SCALES[:, None] * SCALES),
+}
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e-1])
+@pytest.mark.parametrize("name", GAUSSIANS)
+def test_badly_scaled_and_correlated_posteriors(name: str, lr: float) -> None:
+    mean, covariance = GAUSSIANS[name]
+    latents, log_joint = gaussian(mean, covariance)
+    guide = fitted(FullRankNormal(latents).initialize_(log_joint), log_joint, lr, 300)
+    check_moments(guide, mean, covariance.diagonal().sqrt())
+
+
+def test_correlations_are_found_without_a_start() -> None:
+    mean, covariance = GAUSSIANS["correlated"]
+    latents, log_joint = gaussian(mean, covariance)
+    guide = fitted(FullRankNormal(latents), log_joint, 0.05, 1500)
+    check_moments(guide, mean, covariance.diagonal().sqrt())
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e-1])
+def test_a_logistic_regression_at_any_rate(lr: float) -> None:
+    """Against draws that are weighted by what the guide misses."""
+    x = torch.randn(300, 15)
+
+    class Latents(Declarative):
+        x = Param(torch.zeros(15))
+
+    y = dd.Bernoulli(logits=x @ torch.linspace(-1, 1, 15)).sample()
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        logits = values["x"] @ x.T
+        likelihood = dd.Bernoulli(logits=logits).log_prob(y).sum(-1)
+        return dd.Normal(0.0, 2.0).log_prob(values["x"]).sum(-1) + likelihood
+
+    exact = fitted(FullRankNormal(Latents()).initialize_(log_joint), log_joint, 1e-3, 300)
+    draws, log_q = exact.rsample_and_log_prob((20_000,))
+    weight = (log_joint(draws) - log_q).detach().double().softmax(0)[:, None]
+    values = draws["x"].detach().double()
+    mean = (weight * values).sum(0)
+    deviation = (weight * (values - mean).square()).sum(0).sqrt()
+    guide = fitted(FullRankNormal(Latents()).initialize_(log_joint), log_joint, lr, 500)
+    check_moments(guide, mean, deviation)
+
+
+def test_a_mean_field_of_scales() -> None:
+    mean, covariance = GAUSSIANS["scales"]
+    latents, log_joint = gaussian(mean, covariance)
+    guide = fitted(MeanFieldNormal(latents).initialize_(log_joint), log_joint, 0.05, 300)
+    check_moments(guide, mean, covariance.diagonal().sqrt())
+
+
+CONJUGATE = {
+    "gamma": (Positive(), 1.0, dd.Gamma(5000.0, 50.0)),
+    "beta": (UnitInterval(), 0.5, dd.Beta(900.0, 3100.0)),
+    "dirichlet": (Simplex(), [0.25] * 4, dd.Dirichlet(torch.tensor([30.0, 40.0, 200.0, 100.0]))),
+}
+
+
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_conjugate_posteriors(name: str) -> None:
+    constraint, start, posterior = CONJUGATE[name]
+
+    class Latents(Declarative):
+        x = Param(start, constraint)
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        return posterior.log_prob(values["x"])
+
+    guide = fitted(FullRankNormal(Latents()).initialize_(log_joint), log_joint, 0.02)
+    check_moments(guide, posterior.mean, posterior.variance.sqrt())
+
+
+class Regression(Joint):
+    """Columns of very different units."""
+
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [1.0, 100.0, 0.01]
+    )
+    weights = dd.Independent(dd.Normal(torch.zeros(3), 1000.0), 1)
+
+    @site(event_dim=1)
+    def y(self, weights: Tensor, x: Tensor) -> dd.Normal:
+        return dd.Normal(weights @ x.T, 0.5)
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e-1])
+def test_a_joint_needs_no_further_start(lr: float) -> None:
+    joint = Regression()
+    truth = torch.tensor([2.0, 0.03, 500.0])
+    posterior = joint.condition(y=truth @ joint.x.T + 0.5 * torch.randn(60))
+    guide = fitted(FullRankNormal(posterior), posterior, lr, 300)
+    x, y = joint.x.double(), posterior.observed["y"].double()
+    covariance = torch.linalg.inv(x.T @ x / 0.25 + torch.eye(3) * 1e-6)
+    check_moments(guide, covariance @ x.T @ y / 0.25, covariance.diagonal().sqrt(), "weights")
+
+
+def test_a_funnel_is_not_taken_for_its_neck() -> None:
+    """The mode of Neal's funnel is far from its mass, and infinitely narrow."""
+
+    class Funnel(Declarative):
+        v = Param(0.0)
+        x = Param(torch.zeros(9))
+
+    def log_joint(z: dict[str, Tensor]) -> Tensor:
+        width = (z["v"] / 2).exp()[..., None]
+        return dd.Normal(0.0, 3.0).log_prob(z["v"]) + dd.Normal(0.0, width).log_prob(z["x"]).sum(
+            -1
+        )
+
+    guide = FullRankNormal(Funnel()).initialize_(log_joint)
+    assert guide.median["v"].abs().item() < 6.0
+    fitted(guide, log_joint, 0.01, 300)
+    assert guide.median["v"].abs().item() < 6.0
+
+
+def test_initialising_copies_one_by_one() -> None:
+    mean, deviation = torch.tensor([[1.0], [500.0], [-3.0]]), torch.tensor([[1e-3], [50.0], [1.0]])
+
+    class Latents(Declarative):
+        x = Param([0.0])
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        return dd.Normal(mean, deviation).log_prob(values["x"]).sum(-1)
+
+    for kind in KINDS:
+        guide = kind(Latents(batch_shape=(3,))).initialize_(log_joint)
+        torch.testing.assert_close(guide.median["x"], mean, rtol=1e-3, atol=1e-3)
+        check_moments(guide, mean, deviation)
+
+
+def test_initialising_keeps_what_is_better_and_draws_nothing() -> None:
+    guide = MeanFieldNormal(Line(), init_scale=1.0)
+
+    def kinked(values: dict[str, Tensor]) -> Tensor:
+        return dd.Laplace(0.0, 1.0).log_prob(values["x"]).sum(-1)
+
+    torch.manual_seed(5)
+    expected = torch.randn(3)
+    torch.manual_seed(5)
+    guide.initialize_(kinked)
+    assert torch.equal(torch.randn(3), expected)
+    draws = guide.sample((1000,))["x"]
+    assert 0.3 < draws.std().item() < 2.0
+    with pytest.raises(ConstraintError, match="log_joint: expected log densities of shape"):
+        guide.initialize_(lambda values: values["x"])
+
+
+def test_many_numbers_take_the_diagonal() -> None:
+    deviation = torch.logspace(-2, 2, 300)
+
+    class Latents(Declarative):
+        x = Param(torch.zeros(300))
+
+    guide = MeanFieldNormal(Latents()).initialize_(
+        lambda v: dd.Normal(5.0 * deviation, deviation).log_prob(v["x"]).sum(-1)
+    )
+    check_moments(guide, 5.0 * deviation, deviation)
+
+
+# --- mistakes ----------------------------------------------------------------------------------
+
+
+class Policy(Conditional):
+    base = dd.Normal
+    loc = Head()
+    scale = Head()
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (Scaled, r"got the class Scaled. Write MeanFieldNormal\(Scaled\(\)\)"),
+        (nn.Linear(2, 2), "expected an instance of a Declarative class, or a conditioned joint"),
+        (dd.Normal(0.0, 1.0), "got Normal"),
+        (lambda: Regression(), r"Write Regression\(\).condition\(y=data\)"),
+        (lambda: Policy(in_features=2), "trainable Params"),
+    ],
+)
+def test_latents_of_the_wrong_kind(latents: Any, message: str) -> None:
+    is_function = callable(latents) and not isinstance(latents, (type, nn.Module))
+    with pytest.raises(DeclarationError, match=message):
+        MeanFieldNormal(latents() if is_function else latents)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "1", True])
+def test_a_bad_init_scale(scale: Any) -> None:
+    with pytest.raises(ConstraintError, match=r"FullRankNormal\(init_scale=\): expected a pos"):
+        FullRankNormal(Line(), init_scale=scale)
+
+
+def test_bad_values() -> None:
+    guide = MeanFieldNormal(Scaled())
+    good = guide.sample((3,))
+    for change, message in (
+        ({"scale": torch.tensor([1.0, -1.0, 1.0])}, r"Scaled.scale: expected a finite positive"),
+        ({"weights": torch.ones(3, 3)}, "Scaled.weights: expected positive numbers that sum"),
+        ({"scale": torch.ones(2)}, "Scaled.weights: expected shape"),
+        ({"weights": torch.ones(3, 4) / 4}, "Scaled.weights: expected shape"),
+        ({"scales": torch.ones(3)}, "Did you mean 'scale'"),
+    ):
+        with pytest.raises(ConstraintError, match=message):
+            guide.log_prob({**good, **change})
+    with pytest.raises(ConstraintError, match="expected a dict of values by site"):
+        guide.log_prob(torch.ones(3))
+
+
+def test_repr_names_the_sites() -> None:
+    assert repr(MeanFieldNormal(Scaled())) == "MeanFieldNormal(scale (), weights (3,))"
+    assert repr(MeanFieldNormal(Scaled())()) == "PushedNormal(scale (), weights (3,))"
