@@ -14,6 +14,7 @@ from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Start, inserted
 from declarative_dist.fields.constrained import Constrained, Init, as_source
 from declarative_dist.fields.field import chain_of, current_value, evaluate
+from declarative_dist.fields.sharding import check_gathered, spread_like
 
 
 class Param(Constrained):
@@ -100,7 +101,11 @@ class Param(Constrained):
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Tensor:
         source = as_source(value, self.subject(module))
         with torch.no_grad():
-            now = self.value(module, values)
+            try:
+                now = self.value(module, values)
+            except RuntimeError:
+                check_gathered(module)
+                raise
             if not isinstance(source, (int, float, Tensor)):
                 raise ConstraintError(
                     self.subject(module), "a number or a tensor", shortened(source)
@@ -121,7 +126,7 @@ class Param(Constrained):
             setattr(module, self.raw_name, prepared)
             return
         with torch.no_grad():
-            raw.copy_(prepared)
+            raw.copy_(spread_like(raw, prepared))
 
     def read(self, module: nn.Module, prepared: Tensor, values: Mapping[str, Any]) -> Tensor:
         return self.constraint_of(module).resolved(values).forward(prepared)
@@ -187,7 +192,11 @@ class Param(Constrained):
     def __get__(self, instance: nn.Module | None, owner: type) -> Self | Tensor:
         if instance is None:
             return self
-        value: Tensor = current_value(instance, self.name)
+        try:
+            value: Tensor = current_value(instance, self.name)
+        except RuntimeError:
+            check_gathered(instance)
+            raise
         return value
 
     def __set__(self, instance: nn.Module, value: float | Sequence[Any] | Tensor) -> None:

@@ -1,0 +1,1 @@
+"""Bridges to outside libraries, one file each; nothing here is imported with the package."""
