@@ -42,6 +42,7 @@ ROWS = [
             "probing", "joint", "kl",
         )
     ],
+    ["integrations.lightning"],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

@@ -188,9 +188,11 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         """
         known: dict[str, Any] = {}
         with torch.no_grad():
+            needed = {name for field in self.__declaration__.order for name in field.needs}
             for field in self.__declaration__.order:
                 field.reset(self, known)
-                evaluate(self, (field,), known)
+                if field.name in needed:
+                    evaluate(self, (field,), known)
 
     def freeze(self, *names: str) -> None:
         """Take parameters and nested parts out of training; without names, all of them."""

@@ -73,8 +73,10 @@ def register_forward_pre_hook(
     Raises:
         FieldError: before anything is sharded.
     """
-    inner = getattr(hook, "__wrapped__", None)  # of a group of modules
-    state = getattr(hook, "__self__", getattr(inner, "__self__", None))
+    inner: Any = hook
+    while not hasattr(inner, "__self__") and hasattr(inner, "__wrapped__"):
+        inner = inner.__wrapped__  # that of a group of modules is wrapped
+    state = getattr(inner, "__self__", None)
     by_fsdp = type(state).__module__.startswith("torch.distributed.fsdp")
     if by_fsdp and not _returns_its_own(type(self)):
         _forget(state, hook)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.optim import Adam, Optimizer
+from torch.optim import LBFGS, Adam, Optimizer
 
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.joint import Joint
@@ -32,7 +31,7 @@ class ObjectiveModule(LightningModule):
     A batch that is a tuple or a list is the objective's arguments, anything else its one argument.
     The loss, a mean over processes, is logged as `loss`, that of validation and test data as
     `val_loss` and `test_loss`: names for `ModelCheckpoint(monitor=...)` and early stopping. Steps
-    take a closure, so LBFGS works, also on several processes.
+    take a closure, so LBFGS works, under DDP too.
 
     An objective without data needs no loader: `trainer.fit(module)` calls it without arguments,
     `steps_per_epoch` times an epoch. On several processes let each draw for itself, with a seed
@@ -71,9 +70,7 @@ class ObjectiveModule(LightningModule):
         >>> q = learnable(dd.Normal(0.0, 1.0))
         >>> module = ObjectiveModule(Divergence(q), lambda p: torch.optim.Adam(p, lr=0.1))
         >>> quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-        >>> trainer = Trainer(
-        ...     max_steps=300, accelerator="cpu", enable_checkpointing=False, barebones=False, **quiet
-        ... )
+        >>> trainer = Trainer(max_steps=300, enable_checkpointing=False, **quiet)
         >>> trainer.fit(module)
         >>> q.loc, q.scale
         (tensor(3.00..., grad_fn=...), tensor(2.00..., grad_fn=...))
@@ -89,7 +86,7 @@ class ObjectiveModule(LightningModule):
         super().__init__()
         name = type(self).__name__
         _check_objective(objective, f"{name}(objective=)")
-        if optimizer is not None and not callable(optimizer) and not _is_optimizer(optimizer):
+        if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
             raise _no_optimizer(f"{name}(optimizer=)", optimizer)
         is_count = isinstance(steps_per_epoch, int) and not isinstance(steps_per_epoch, bool)
         if not is_count or steps_per_epoch < 1:
@@ -148,23 +145,34 @@ class ObjectiveModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and its scheduler if there is one."""
         trainable = [p for p in self.objective.parameters() if p.requires_grad]
-        if self._optimizer is None:
-            return Adam(trainable, lr=LEARNING_RATE)
         subject = f"{type(self).__name__}(optimizer=)"
-        if not isinstance(self._optimizer, Optimizer):
-            made = self._optimizer(trainable)
-            if made is None or isinstance(made, (Tensor, nn.Module)):
-                raise _no_optimizer(subject, made)
-            return made
+        made: Any = self._optimizer
+        if made is None:
+            made = Adam(trainable, lr=LEARNING_RATE)
+        elif not isinstance(made, Optimizer):
+            made = made(trainable)
+        if made is None or isinstance(made, (Tensor, nn.Module)):
+            raise _no_optimizer(subject, made)
+        if isinstance(made, Optimizer):
+            self._check_optimizer(made, subject)
+        return made
+
+    def _check_optimizer(self, optimizer: Optimizer, subject: str) -> None:
         mine = set(map(id, self.objective.parameters()))
-        if any(id(p) not in mine for g in self._optimizer.param_groups for p in g["params"]):
+        if any(id(p) not in mine for g in optimizer.param_groups for p in g["params"]):
             raise DeclarationError(
                 subject,
                 f"an optimizer of the parameters of {type(self.objective).__name__}",
                 "one of others, or of those from before they were sharded",
                 "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
             )
-        return self._optimizer
+        if isinstance(optimizer, LBFGS) and isinstance(self.objective, FSDPModule):
+            raise ConstraintError(
+                subject,
+                "an optimizer that treats parameters one by one, for they are sharded",
+                "LBFGS",
+                'Train with Trainer(strategy="ddp").',
+            )
 
     def configure_model(self) -> None:
         """Shard the objective, under a strategy that has a mesh of devices."""
@@ -185,7 +193,7 @@ class ObjectiveModule(LightningModule):
                 subject,
                 "parameters that can be shared out over processes",
                 f"0-dimensional ones: {', '.join(scalars)}",
-                "Declare them with shape=(1,).",
+                "Declare them with shape=(1,), or build with batch_shape=(1,).",
             )
         fully_shard(self.objective, mesh=mesh["data_parallel"])
 
@@ -226,10 +234,6 @@ def _no_optimizer(subject: str, value: object) -> DeclarationError:
         shortened(value),
         "Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
     )
-
-
-def _is_optimizer(value: object) -> bool:
-    return isinstance(value, Optimizer)
 
 
 def _rows_of(batch: Any) -> int:
