@@ -61,7 +61,9 @@ class Weights(Variational):
 
 class Components(Variational):
     base = dd.MultivariateNormal
-    loc = Param(lambda shape: torch.linspace(-1.0, 1.0, shape.numel()).view(shape), shape=("k", "d"))
+    loc = Param(
+        lambda shape: torch.linspace(-1.0, 1.0, shape.numel()).view(shape), shape=("k", "d")
+    )
     scale_tril = Param(shape=("k", "d", "d"))
 
 
@@ -220,9 +222,5 @@ def alone(name: str, steps: int, count: int = 2) -> tuple[dict[str, Tensor], dic
     """Gradients of the last step and final state of one process that has all of the data."""
     objective = OBJECTIVES[name]()
     ranks = tuple(range(count))
-    gradients = train(
-        objective, adam(objective), rows_for(name), range(steps), ranks, count
-    )
+    gradients = train(objective, adam(objective), rows_for(name), range(steps), ranks, count)
     return gradients, values_of(objective)
-
-

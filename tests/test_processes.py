@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import torch.distributed.checkpoint as dcp
 import torch.distributions as dd
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from declarative_dist import Declarative, Exp, Joint, LearnableTransform, Param, learnable
+from declarative_dist import Declarative, Exp, Joint, LearnableTransform, Param
 from tests.processes import in_processes
 from tests.sharing import (
     OBJECTIVES,
@@ -29,7 +27,6 @@ from tests.sharing import (
     adam,
     alone,
     gamma,
-    part_of,
     rows_for,
     train,
     values_of,
@@ -126,7 +123,11 @@ def refusals() -> dict[str, tuple[str, str, Tensor]]:
     fully_shard(objective)
     objective(*rows_for("gamma")).backward()
     gradient = whole(objective.module.raw_rate.grad)
-    return {"errors": found, "gradient": gradient, "scalars": error_of(lambda: fully_shard(gamma()))}
+    return {
+        "errors": found,
+        "gradient": gradient,
+        "scalars": error_of(lambda: fully_shard(gamma())),
+    }
 
 
 def uses_outside() -> dict[str, Any]:
@@ -315,7 +316,11 @@ def test_numbers_without_dimensions_are_refused_by_name(results: list[dict[str, 
         ("rsample", "GammaFamily", "raw_concentration, raw_rate"),
         ("mean", "GammaFamily", "raw_concentration, raw_rate"),
         ("simplex", "Weights", "raw_probs"),
-        ("joint", "Pair", "first.raw_concentration, first.raw_rate, second.raw_concentration, second.raw_rate"),
+        (
+            "joint",
+            "Pair",
+            "first.raw_concentration, first.raw_rate, second.raw_concentration, second.raw_rate",
+        ),
         ("transform", "Shift", "raw_loc, raw_scale"),
         ("policy", "Policy", "raw_scale, projection.weight, projection.bias"),
     ],
