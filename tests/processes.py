@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import time
 import warnings
@@ -51,7 +51,7 @@ def _run(rank: int, job: Callable[[int, Path], Any], count: int, folder: Path) -
         init_method=f"file://{folder / 'meeting'}",
         rank=rank,
         world_size=count,
-        timeout=datetime.timedelta(seconds=SECONDS // 2),
+        timeout=dt.timedelta(seconds=SECONDS // 2),
     )
     torch.save(job(rank, folder), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -23,7 +23,8 @@ ROWS = [
     [
         f"fields.{name}"
         for name in (
-            "sharding", "field", "blueprint", "method", "constrained", "param", "head", "constant", "derived",
+            "sharding",
+            "field", "blueprint", "method", "constrained", "param", "head", "constant", "derived",
             "fixed", "standin", "dotted",
             "part", "assembly", "nested", "site",
         )

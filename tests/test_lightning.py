@@ -271,19 +271,26 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
     [
         (
             lambda: ObjectiveModule(3),  # type: ignore[arg-type]
-            "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
-            "scalar loss, got 3.",
+            (
+                "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
+                "scalar loss, got 3."
+            ),
         ),
         (
             lambda: ObjectiveModule(GammaFamily()),
-            "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
-            "scalar loss, got the distribution GammaFamily. Write "
-            "declarative_dist.objectives.NegativeLogLikelihood(q).",
+            (
+                "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
+                "scalar loss, got the distribution GammaFamily. Write "
+                "declarative_dist.objectives.NegativeLogLikelihood(q)."
+            ),
         ),
         (
             lambda: ObjectiveModule(gamma(), 0.1),  # type: ignore[arg-type]
-            "ObjectiveModule(optimizer=): expected an optimizer, or a callable from parameters to "
-            "one, got 0.1. Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+            (
+                "ObjectiveModule(optimizer=): expected an optimizer, or a callable from "
+                "parameters to "
+                "one, got 0.1. Write lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+            ),
         ),
         (
             lambda: ObjectiveModule(gamma(), steps_per_epoch=0),
@@ -291,21 +298,30 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
         ),
         (
             lambda: ObjectiveModule(gamma(), lambda parameters: None).configure_optimizers(),
-            "ObjectiveModule(optimizer=): expected an optimizer, or a callable from parameters to "
-            "one, got None. Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+            (
+                "ObjectiveModule(optimizer=): expected an optimizer, or a callable from "
+                "parameters to "
+                "one, got None. Write lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+            ),
         ),
         (
             lambda: ObjectiveModule(
                 gamma(), sgd(list(gamma().parameters()))
             ).configure_optimizers(),
-            "ObjectiveModule(optimizer=): expected an optimizer of the parameters of "
-            "NegativeLogLikelihood, got one of others, or of those from before they were sharded. "
-            "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+            (
+                "ObjectiveModule(optimizer=): expected an optimizer of the parameters of "
+                "NegativeLogLikelihood, got one of others, or of those from before they "
+                "were sharded. "
+                "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+            ),
         ),
         (
             lambda: ObjectiveModule(nn.Linear(2, 3)).training_step(torch.zeros(4, 2), 0),
-            "ObjectiveModule(Linear): expected a scalar loss, got a tensor of shape (4, 3) with "
-            "values from ",
+            (
+                "ObjectiveModule(Linear): expected a scalar loss, got a tensor of shape "
+                "(4, 3) with "
+                "values from "
+            ),
         ),
     ],
 )
@@ -469,26 +485,38 @@ def test_one_process_reads_the_checkpoints_of_two(folder: Path, name: str) -> No
     [
         (
             "scalars",
-            "ObjectiveModule(NegativeLogLikelihood): expected parameters that can be shared out "
-            "over processes, got 0-dimensional ones: module.raw_concentration, module.raw_rate. "
-            "Declare them with shape=(1,), or build with batch_shape=(1,).",
+            (
+                "ObjectiveModule(NegativeLogLikelihood): expected parameters that can be "
+                "shared out "
+                "over processes, got 0-dimensional ones: module.raw_concentration, "
+                "module.raw_rate. "
+                "Declare them with shape=(1,), or build with batch_shape=(1,)."
+            ),
         ),
         (
             "tensors",
-            "ObjectiveModule(NegativeLogLikelihood): expected processes that each have their own "
-            "part of the data, got 2 that share tensors. Write "
-            "ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1).",
+            (
+                "ObjectiveModule(NegativeLogLikelihood): expected processes that each "
+                "have their own "
+                "part of the data, got 2 that share tensors. Write "
+                "ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1)."
+            ),
         ),
         (
             "lbfgs",
-            "ObjectiveModule(optimizer=): expected an optimizer that treats parameters one by "
-            'one, for they are sharded, got LBFGS. Train with Trainer(strategy="ddp").',
+            (
+                "ObjectiveModule(optimizer=): expected an optimizer that treats parameters one by "
+                'one, for they are sharded, got LBFGS. Train with Trainer(strategy="ddp").'
+            ),
         ),
         (
             "early",
-            "ObjectiveModule(optimizer=): expected an optimizer of the parameters of "
-            "NegativeLogLikelihood, got one of others, or of those from before they were sharded. "
-            "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+            (
+                "ObjectiveModule(optimizer=): expected an optimizer of the parameters of "
+                "NegativeLogLikelihood, got one of others, or of those from before they "
+                "were sharded. "
+                "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+            ),
         ),
     ],
 )
