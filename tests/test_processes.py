@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from declarative_dist import Declarative, Exp, Joint, LearnableTransform, Param
 from tests.processes import in_processes
+from tests.running_examples import EXAMPLES, example, numbers_in, process
 from tests.sharing import (
     OBJECTIVES,
     GammaFamily,
@@ -62,6 +63,17 @@ class Line(Kernel):
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.lengthscale * x).square().mean()
+
+
+class Loss(nn.Module):
+    """A loss by hand."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return -self.module(x).log_prob(y).mean()
 
 
 REFUSED: dict[str, Callable[[], nn.Module]] = {
@@ -189,6 +201,17 @@ def network_alone(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return gradients, values_of(objective)
 
 
+def policy_alone(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A conditional under DDP itself, which returns distributions."""
+    policy = OBJECTIVES["policy"]().module
+    call = Loss(DistributedDataParallel(policy))
+    gradients = train(call, adam(call), rows_for("policy"), range(STEPS), (rank,), 2)
+    return (
+        {name.replace("module.module.", "module."): g for name, g in gradients.items()},
+        {f"module.{name}": whole(tensor) for name, tensor in policy.state_dict().items()},
+    )
+
+
 def saved(folder: Path, name: str, how: str, call: nn.Module, optimizer: Any) -> None:
     model, state = get_state_dict(call, optimizer)
     dcp.save({"model": model, "optimizer": state}, checkpoint_id=folder / f"{how}_{name}")
@@ -222,7 +245,6 @@ def checkpoints(rank: int, folder: Path) -> dict[str, Any]:
 
 
 def job(rank: int, folder: Path) -> dict[str, Any]:
-    torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
     return {
         "ddp": trained(rank, "ddp"),
         "fsdp": trained(rank, "fsdp"),
@@ -230,6 +252,7 @@ def job(rank: int, folder: Path) -> dict[str, Any]:
         "outside": uses_outside(),
         "meta": from_meta(),
         "network": network_alone(rank),
+        "policy": policy_alone(rank),
         "checkpoints": checkpoints(rank, folder),
     }
 
@@ -279,11 +302,13 @@ def test_numbers_without_dimensions_train_under_ddp(results: list[dict[str, Any]
     assert_equal({name: tensor[None] for name, tensor in state.items()}, values)
 
 
-def test_layers_of_a_network_may_be_sharded_one_by_one(results: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("what", ["network", "policy"])
+def test_a_part_of_an_objective_may_be_wrapped(results: list[dict[str, Any]], what: str) -> None:
+    """Layers one by one under FSDP2, and a conditional under DDP."""
     gradients, values = alone("policy", STEPS)
     for rank in (0, 1):
-        assert_equal(results[rank]["network"][0], gradients)
-        assert_equal(results[rank]["network"][1], values)
+        assert_equal(results[rank][what][0], gradients)
+        assert_equal(results[rank][what][1], values)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -371,3 +396,62 @@ def test_checkpoints_do_not_depend_on_how_many_processes_wrote_them(
     loaded(folder, f"{how}_{name}", objective, optimizer)
     train(objective, optimizer, rows_for(name), range(2, STEPS), (0, 1), 2)
     assert_equal(values_of(objective), expected)
+
+
+# The example
+
+
+def nats_by_hand(epochs: int) -> float:
+    """The held-out log likelihood after a loop of plain torch, from the same start."""
+    module = example("many_processes")
+    images, labels = module.digits()
+    digit = module.started().module
+    network = nn.Sequential(*digit.network, digit.projection)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    shuffled = torch.Generator().manual_seed(1)
+    for _ in range(epochs):
+        order = torch.randperm(1438, generator=shuffled)
+        for batch in order[:1408].split(64):
+            optimizer.zero_grad()
+            rows = batch + 359
+            nn.functional.cross_entropy(network(images[rows]), labels[rows]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        return -nn.functional.cross_entropy(network(images[:359]), labels[:359]).item()
+
+
+def torchrun(*arguments: str | Path) -> str:
+    done = process(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *arguments
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_example_scores_alike_in_any_number_of_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = EXAMPLES / "many_processes.py", tmp_path / "digits"
+    runs = {
+        "2 under DDP": torchrun(path, "--smoke"),
+        "2 under FSDP2": torchrun(path, "--smoke", "--shard", "--checkpoint", folder),
+    }
+    example("many_processes").main(folder=folder)
+    runs["1 under DDP"] = capsys.readouterr().out
+    expected = nats_by_hand(3)
+    for how, printed in runs.items():
+        assert printed.startswith(f"{how}: ")
+        nats, right = numbers_in(printed)
+        assert nats == pytest.approx(expected, abs=1e-8)
+        assert 80 < right < 95
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_example_says_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    module = example("many_processes")
+    module.main()
+    nats, right = numbers_in(capsys.readouterr().out)
+    said = numbers_in(module.__doc__)
+    assert said == [round(nats, 4), round(right, 2)]
+    assert module.__doc__.endswith("python examples/many_processes.py\n")
