@@ -17,6 +17,7 @@ are 3 epochs.
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 
 import torch
@@ -80,12 +81,8 @@ def scores(objective: nn.Module, digit: Digit, images: Tensor, labels: Tensor) -
     return [log_likelihood.item(), right.double().mean().item()]
 
 
-def main(epochs: int = 30, shard: bool = False, folder: Path | None = None) -> None:
-    """Train or load, and print the scores of the held-out images."""
-    if dist.is_torchelastic_launched():
-        dist.init_process_group("gloo")
-    else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+def run(epochs: int, shard: bool, folder: Path | None) -> list[float]:
+    """Train or load, and score the held-out images."""
     images, labels = digits()
     objective = started()
     call: nn.Module = fully_shard(objective) if shard else DistributedDataParallel(objective)
@@ -97,10 +94,21 @@ def main(epochs: int = 30, shard: bool = False, folder: Path | None = None) -> N
         train(call, images[HELD_OUT:], labels[HELD_OUT:], epochs)
         if folder is not None:
             dcp.save(get_model_state_dict(call), checkpoint_id=folder)
-    nats, right = scores(objective, objective.module, images[:HELD_OUT], labels[:HELD_OUT])
+    return scores(objective, objective.module, images[:HELD_OUT], labels[:HELD_OUT])
+
+
+def main(epochs: int = 30, shard: bool = False, folder: Path | None = None) -> None:
+    """Print the scores of the held-out images, once for all processes."""
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
+    else:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    nats, right = run(epochs, shard, folder)
     if dist.get_rank() == 0:
         how = f"{dist.get_world_size()} under {'FSDP2' if shard else 'DDP'}"
         print(f"{how}: {nats:.10f} nats per held-out image, {100 * right:.2f} % right")
+    gc.collect()  # DDP must not outlive the group: it may wait for its threads for ever
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import os
 import time
 import warnings
@@ -54,4 +55,6 @@ def _run(rank: int, job: Callable[[int, Path], Any], count: int, folder: Path) -
         timeout=dt.timedelta(seconds=SECONDS // 2),
     )
     torch.save(job(rank, folder), folder / f"{rank}.pt")
+    gc.collect()  # DDP must not outlive the group: it may wait for its threads for ever
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
