@@ -24,7 +24,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.distributions as dd
-from declarative_dist.objectives import NegativeLogLikelihood
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
@@ -32,6 +31,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from declarative_dist import Conditional, Head
+from declarative_dist.objectives import NegativeLogLikelihood
 
 BATCH, HELD_OUT = 64, 359
 

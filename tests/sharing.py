@@ -22,30 +22,9 @@ from declarative_dist import (
     derived,
     learnable,
 )
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood
 
 ROWS = 32
-
-
-class NegativeLogLikelihood(nn.Module):
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        q = self.module(*batch[:-1]) if len(batch) > 1 else self.module
-        return -q.log_prob(batch[-1]).mean()
-
-
-class NegativeELBO(nn.Module):
-    def __init__(self, log_joint: Any, guide: Any) -> None:
-        super().__init__()
-        self.log_joint = log_joint
-        self.guide = guide
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        q = self.guide(*batch) if batch else self.guide
-        z = q.rsample((4,))
-        return (q.log_prob(z) - self.log_joint(z, *batch)).mean()
 
 
 class GammaFamily(Variational):
@@ -138,13 +117,14 @@ def policy() -> nn.Module:
 
 def amortised() -> nn.Module:
     torch.manual_seed(6)
-    return NegativeELBO(Decoder(), Encoder(in_features=3, dtype=torch.float64))
+    encoder = Encoder(in_features=3, dtype=torch.float64)
+    return NegativeELBO(Decoder(), encoder, num_samples=4)
 
 
 def without_data() -> nn.Module:
     guide = learnable(dd.Normal(torch.zeros(3).double(), torch.ones(3).double()))
     target = dd.Normal(torch.arange(3.0).double(), torch.tensor(0.5).double())
-    return NegativeELBO(target.log_prob, guide)
+    return NegativeELBO(target.log_prob, guide, num_samples=4)
 
 
 OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
