@@ -22,11 +22,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 import torch.distributions as dd
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -77,7 +78,7 @@ def scores(objective: nn.Module, digit: Digit, images: Tensor, labels: Tensor) -
         log_likelihood = -objective(images, labels)
         if isinstance(objective, FSDPModule):
             objective.unshard()  # outside its call there are only shards
-        right = digit(images).probs.argmax(-1) == labels
+        right = digit(images).mode == labels
     return [log_likelihood.item(), right.double().mean().item()]
 
 
@@ -85,15 +86,19 @@ def run(epochs: int, shard: bool, folder: Path | None) -> list[float]:
     """Train or load, and score the held-out images."""
     images, labels = digits()
     objective = started()
-    call: nn.Module = fully_shard(objective) if shard else DistributedDataParallel(objective)
+    call: nn.Module = objective
+    if shard:
+        fully_shard(objective)
+    else:
+        call = DistributedDataParallel(objective)
     if folder is not None and folder.exists():
         state = get_model_state_dict(call)
-        dcp.load(state, checkpoint_id=folder)
+        load(state, checkpoint_id=folder)
         set_model_state_dict(call, state)
     else:
         train(call, images[HELD_OUT:], labels[HELD_OUT:], epochs)
         if folder is not None:
-            dcp.save(get_model_state_dict(call), checkpoint_id=folder)
+            save(get_model_state_dict(call), checkpoint_id=folder)
     return scores(objective, objective.module, images[:HELD_OUT], labels[:HELD_OUT])
 
 
@@ -102,7 +107,8 @@ def main(epochs: int = 30, shard: bool = False, folder: Path | None = None) -> N
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     nats, right = run(epochs, shard, folder)
     if dist.get_rank() == 0:
         how = f"{dist.get_world_size()} under {'FSDP2' if shard else 'DDP'}"
