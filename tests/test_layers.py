@@ -23,6 +23,7 @@ ROWS = [
     [
         f"fields.{name}"
         for name in (
+            "sharding",
             "field", "blueprint", "method", "constrained", "head", "constant", "derived",
             "fixed", "standin", "dotted",
             "part", "assembly", "nested", "prior", "supports", "param", "site",
@@ -55,7 +56,7 @@ ROWS = [
             "evaluation", "guard", "arguments", "checkpoint", "saving", "fit",
         )
     ],
-    ["integrations.arviz"],
+    ["integrations.arviz", "integrations.lightning"],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

@@ -47,7 +47,9 @@ after = (Distribution._validate_args, torch.get_default_dtype(),
 assert before[:3] == after[:3]
 assert all(declarative_dist.Variational in pair for pair in after[3] - before[3])
 new = {name.partition(".")[0] for name in set(sys.modules) - modules}
-extras = {"numpy", "scipy", "sklearn", "safetensors", "tqdm", "matplotlib", "pyro", "arviz"}
+extras = {
+    "numpy", "scipy", "sklearn", "safetensors", "tqdm", "matplotlib", "pyro", "arviz", "lightning"
+}
 print(sorted(new & extras))
 """
     assert python(code).strip() == "[]"

@@ -20,6 +20,7 @@ from declarative_dist.fields.blueprint import Start
 from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.head import Head, Split
 from declarative_dist.fields.nested import CONTEXT
+from declarative_dist.fields.sharding import check_gathered, spread_like
 
 WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
 """All finite numbers of each dtype."""
@@ -169,6 +170,7 @@ class Conditional(Declarative):
 
     def forward(self, *args: Any, **kwargs: Any) -> Distribution:
         """Build the distribution for a context."""
+        check_gathered(self)
         declaration = self.__declaration__
         known: dict[str, Any] = self._raws(args, kwargs)
         for name, raw in self._parameters.items():
@@ -376,4 +378,4 @@ def _start(layer: nn.Linear, bias: Tensor) -> None:
     """Small weights, and a bias that predicts the starting values from zeros."""
     with torch.no_grad():
         layer.weight.normal_(0.0, WEIGHT_SCALE / layer.in_features**0.5)
-        layer.bias.copy_(bias)
+        layer.bias.copy_(spread_like(layer.bias, bias))

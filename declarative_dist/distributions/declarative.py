@@ -31,6 +31,7 @@ from declarative_dist.errors import (
 from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.field import Field, evaluate
+from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.spelling import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
@@ -191,9 +192,11 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         """
         known: dict[str, Any] = {}
         with torch.no_grad():
+            needed = {name for field in self.__declaration__.order for name in field.needs}
             for field in self.__declaration__.order:
                 field.reset(self, known)
-                evaluate(self, (field,), known)
+                if field.name in needed:
+                    evaluate(self, (field,), known)
 
     def freeze(self, *names: str) -> None:
         """Take parameters and nested parts out of training; without names, all of them."""
@@ -385,6 +388,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                     subject = field.subject(self)
                     check_floating(moved.dtype, subject)
                     field.constraint_of(self).check_dtype(moved.dtype, subject)
+
+    register_forward_pre_hook = register_forward_pre_hook
 
     def _signatures(self) -> dict[str, str]:
         """By field what a saved state must agree on: constraints, number bounds, counts."""

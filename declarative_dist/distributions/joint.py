@@ -26,6 +26,7 @@ from declarative_dist.distributions.probing import check_sites_broadcast, evalua
 from declarative_dist.distributions.unconstrained import UnconstrainedLogDensity
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
 from declarative_dist.fields.standin import kept, stand_in
 
@@ -94,6 +95,7 @@ class Joint(Declarative):
 
     def forward(self) -> JointDistribution:
         """The sites and fields with their current values, for one step."""
+        check_gathered(self)
         declaration = self.__declaration__
         # Sites are computed later, and from the module that they were frozen with.
         frozen = kept(self) if is_dynamo_compiling() else stand_in(self)

@@ -11,6 +11,7 @@ from declarative_dist.distributions.building import called
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.errors import ConstraintError
 from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.sharding import check_gathered
 
 
 class LearnableTransform(Declarative):
@@ -56,6 +57,7 @@ class LearnableTransform(Declarative):
 
     def forward(self) -> Transform:
         """Build the current transform from the current values."""
+        check_gathered(self)
         declaration = self.__declaration__
         values = declaration.chosen(evaluate(self, declaration.build))
         subject = f"{type(self).__name__}.base"

@@ -21,6 +21,7 @@ from declarative_dist.distributions.scored import rsample_and_score
 from declarative_dist.errors import ConstraintError, FieldError
 from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.sharding import check_gathered
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)
 
@@ -138,6 +139,7 @@ class Variational(Declarative, Distribution):
 
     def forward(self) -> Distribution:
         """Build the current distribution from the current values."""
+        check_gathered(self)
         declaration = self.__declaration__
         values = evaluate(self, declaration.build)
         if not declaration.is_direct:

@@ -18,6 +18,7 @@ from declarative_dist.fields.constrained import Constrained, Init, as_source
 from declarative_dist.fields.field import chain_of, current_value, evaluate
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
 from declarative_dist.fields.supports import check_support, is_settled
+from declarative_dist.fields.sharding import check_gathered, spread_like
 
 
 class Param(Constrained):
@@ -194,7 +195,11 @@ class Param(Constrained):
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Tensor:
         source = as_source(value, self.subject(module))
         with torch.no_grad():
-            now = self.value(module, values)
+            try:
+                now = self.value(module, values)
+            except RuntimeError:
+                check_gathered(module)
+                raise
             if not isinstance(source, (int, float, Tensor)):
                 raise ConstraintError(
                     self.subject(module), "a number or a tensor", shortened(source)
@@ -215,7 +220,7 @@ class Param(Constrained):
             setattr(module, self.raw_name, prepared)
             return
         with torch.no_grad():
-            raw.copy_(prepared)
+            raw.copy_(spread_like(raw, prepared))
 
     def read(self, module: nn.Module, prepared: Tensor, values: Mapping[str, Any]) -> Tensor:
         return self.constraint_of(module).resolved(values).forward(prepared)
@@ -285,7 +290,11 @@ class Param(Constrained):
     def __get__(self, instance: nn.Module | None, owner: type) -> Self | Tensor:
         if instance is None:
             return self
-        value: Tensor = current_value(instance, self.name)
+        try:
+            value: Tensor = current_value(instance, self.name)
+        except RuntimeError:
+            check_gathered(instance)
+            raise
         return value
 
     def __set__(self, instance: nn.Module, value: float | Sequence[Any] | Tensor) -> None:

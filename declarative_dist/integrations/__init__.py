@@ -1,1 +1,1 @@
-"""Other libraries, each in one file, imported only when it is used."""
+"""Bridges to other libraries, one file each, imported only when it is used."""

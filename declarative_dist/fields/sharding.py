@@ -1,0 +1,115 @@
+"""What sharding of parameters over processes (FSDP) must not do to declared modules.
+
+`torch.distributed.fsdp.fully_shard` gathers the parameters of a module when that module is called,
+and frees them behind the call; the tensors that come back bring them again in the backward pass. A
+declared family returns a distribution, in which FSDP finds no tensor: whoever uses it afterwards
+reads memory that is gone. So the objective is sharded, whose call spans all uses and ends in a
+tensor, and never the family.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from declarative_dist.errors import FieldError
+
+_MANAGED = "_is_fsdp_managed_module"
+"""What FSDP sets on all modules whose parameters it holds."""
+
+
+def is_shard(tensor: object) -> bool:
+    """Whether a tensor is distributed over processes."""
+    return isinstance(tensor, Tensor) and hasattr(tensor, "full_tensor")
+
+
+def check_gathered(module: nn.Module) -> None:
+    """Refuse to build anything from parameters of which this process has only shards.
+
+    Raises:
+        FieldError: naming them.
+    """
+    if module.__dict__.get(_MANAGED) is None:
+        return
+    owners = [("", module), *((f"{name}.", part) for name, part in module.named_children())]
+    shards = [
+        f"{prefix}{name}"
+        for prefix, owner in owners
+        if owner is module or not hasattr(owner, "unshard")  # one that gathers by itself
+        for name, parameter in owner._parameters.items()
+        if is_shard(parameter)
+    ]
+    if shards:
+        raise FieldError(
+            type(module).__name__,
+            "whole parameters",
+            f"shards of {', '.join(shards)}",
+            "FSDP gathers them while the module that it shards is called. Outside, call that "
+            "module's unshard() on every process first, and reshard() afterwards.",
+        )
+
+
+def spread_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A value, distributed over processes as a parameter is; each process must have all of it."""
+    if not is_shard(parameter):
+        return value
+    tensors: Any = sys.modules["torch.distributed.tensor"]  # not for all who import this
+    like: Any = parameter
+    spread: Tensor = tensors.distribute_tensor(
+        value, like.device_mesh, like.placements, src_data_rank=None
+    )
+    return spread
+
+
+def register_forward_pre_hook(
+    self: nn.Module, hook: Callable[..., Any], **options: Any
+) -> RemovableHandle:
+    """Register a hook as `nn.Module` does, unless it is that of FSDP on what returns no tensors.
+
+    Raises:
+        FieldError: before anything is sharded.
+    """
+    inner: Any = hook
+    while not hasattr(inner, "__self__") and hasattr(inner, "__wrapped__"):
+        inner = inner.__wrapped__  # that of a group of modules is wrapped
+    state = getattr(inner, "__self__", None)
+    by_fsdp = type(state).__module__.startswith("torch.distributed.fsdp")
+    if by_fsdp and not _returns_its_own(type(self)):
+        _forget(state, hook)
+        raise FieldError(
+            type(self).__name__,
+            "an objective to be sharded, a module that returns tensors",
+            "a family, whose distribution would outlive its gathered parameters",
+            "Shard what calls it: fully_shard(objective).",
+        )
+    return nn.Module.register_forward_pre_hook(self, hook, **options)
+
+
+def _returns_its_own(cls: type) -> bool:
+    """Whether a plain declarative class has a `forward` that its author wrote."""
+    owner = next(klass for klass in cls.__mro__ if "forward" in vars(klass))
+    builds = getattr(cls, "__builds__", None) or getattr(cls, "__predicts__", None)
+    return builds is None and owner is not nn.Module
+
+
+def _forget(state: Any, hook: object) -> None:
+    """Undo what `fully_shard` has noted about modules up to its hooks.
+
+    The notes have no public name; where they are kept otherwise, nothing is undone.
+    """
+    contract: Any = sys.modules.get("torch.distributed._composable.contract")
+    mapping: Any = sys.modules.get("torch.distributed._composable_state")
+    states, registry = getattr(contract, "STATE_KEY", ""), getattr(contract, "REGISTRY_KEY", "")
+    for module in getattr(state, "_modules", ()):
+        noted = vars(module).get(states, {})
+        for function in [function for function, own in noted.items() if own is state]:
+            del noted[function]
+            vars(module).get(registry, {}).pop(function.__name__, None)
+        getattr(mapping, "_module_state_mapping", {}).pop(module, None)
+        for key in [key for key, own in module._forward_pre_hooks.items() if own is hook]:
+            del module._forward_pre_hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -1,0 +1,247 @@
+"""Objectives for Lightning's Trainer: its progress, checkpoints, precision, DDP and FSDP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import LBFGS, Adam, Optimizer
+
+from declarative_dist.distributions.conditional import Conditional
+from declarative_dist.distributions.joint import Joint
+from declarative_dist.distributions.variational import Variational
+from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+
+try:
+    from lightning.pytorch import LightningModule
+except ImportError as error:
+    raise ImportError(
+        "ObjectiveModule needs Lightning: pip install 'declarative-dist[lightning]'"
+    ) from error
+
+LEARNING_RATE = 1e-2
+"""The rate of the default optimizer."""
+
+
+class ObjectiveModule(LightningModule):
+    """An objective as Lightning's Trainer takes it.
+
+    A batch that is a tuple or a list is the objective's arguments, anything else its one argument.
+    The loss, a mean over processes, is logged as `loss`, that of validation and test data as
+    `val_loss` and `test_loss`: names for `ModelCheckpoint(monitor=...)` and early stopping. Steps
+    take a closure, so LBFGS works, under DDP too.
+
+    An objective without data needs no loader: `trainer.fit(module)` calls it without arguments,
+    `steps_per_epoch` times an epoch. On several processes let each draw for itself, with a seed
+    of its own (`torch.manual_seed(seed + rank)`); under one seed all would draw the same.
+
+    `Trainer(strategy="ddp")` averages gradients over processes, which is the gradient of the whole
+    batch where all have equally many rows. `ModelParallelStrategy(data_parallel_size=n,
+    tensor_parallel_size=1)` shards the objective (FSDP2) when training begins.
+
+    In a checkpoint, the state of the objective is under `objective.`. To load one, give the
+    objective again: `ObjectiveModule.load_from_checkpoint(path, objective=objective)`.
+
+    Args:
+        objective: a module whose forward is a scalar loss.
+        optimizer: a callable from the trainable parameters to an optimizer, or to a dict of one
+            and a scheduler, as Lightning's `configure_optimizers` returns; or an optimizer. None
+            for Adam at 0.01.
+        steps_per_epoch: how long an epoch is where there is no loader.
+
+    Raises:
+        DeclarationError: if the objective is no module, or a distribution that needs one; if the
+            optimizer is no such thing.
+        ConstraintError: if `steps_per_epoch` is no count; in a step, if the loss is not scalar.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from lightning.pytorch import Trainer
+        >>> from declarative_dist import learnable
+        >>> from declarative_dist.integrations.lightning import ObjectiveModule
+        >>> class Divergence(torch.nn.Module):
+        ...     def __init__(self, q):
+        ...         super().__init__()
+        ...         self.q = q
+        ...     def forward(self):
+        ...         return dd.kl_divergence(self.q, dd.Normal(3.0, 2.0))
+        >>> q = learnable(dd.Normal(0.0, 1.0))
+        >>> module = ObjectiveModule(Divergence(q), lambda p: torch.optim.Adam(p, lr=0.1))
+        >>> quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        >>> trainer = Trainer(max_steps=300, enable_checkpointing=False, **quiet)
+        >>> trainer.fit(module)
+        >>> round(q.loc.item(), 3), round(q.scale.item(), 3)
+        (3.0, 2.0)
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        optimizer: Callable[[list[nn.Parameter]], Any] | Optimizer | None = None,
+        *,
+        steps_per_epoch: int = 100,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        _check_objective(objective, f"{name}(objective=)")
+        if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
+            raise _no_optimizer(f"{name}(optimizer=)", optimizer)
+        is_count = isinstance(steps_per_epoch, int) and not isinstance(steps_per_epoch, bool)
+        if not is_count or steps_per_epoch < 1:
+            raise ConstraintError(
+                f"{name}(steps_per_epoch=)", "an int, 1 or above", shortened(steps_per_epoch)
+            )
+        self.objective = objective
+        self.steps_per_epoch = steps_per_epoch
+        self._optimizer = optimizer
+        self._name = type(objective).__name__  # which sharding changes
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The loss of a batch."""
+        loss: Tensor = self.objective(*batch)
+        return loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch, for its gradient; its value is the mean over processes."""
+        loss = self._loss(batch)
+        value = loss.detach()
+        if self.trainer.world_size > 1:
+            mean = self.trainer.strategy.reduce(value.clone(), reduce_op="mean")
+            # Line searches look at the value: all processes must see the same.
+            loss, value = loss + (mean - value), mean
+        self.log("loss", value, prog_bar=True, batch_size=_rows_of(batch))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss of validation data, a mean over all of them."""
+        self._evaluate("val_loss", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss of test data, a mean over all of them."""
+        self._evaluate("test_loss", batch)
+
+    def _evaluate(self, name: str, batch: Any) -> None:
+        loss = self._loss(batch)
+        rows = _rows_of(batch)
+        self.log(name, loss, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
+
+    def _loss(self, batch: Any) -> Tensor:
+        is_several = isinstance(batch, (tuple, list))
+        loss: Any = self.objective(*batch) if is_several else self.objective(batch)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            raise ConstraintError(
+                f"{type(self).__name__}({self._name})",
+                "a scalar loss",
+                shortened(loss),
+                "Return a mean over data, a sum over independent problems.",
+            )
+        return loss
+
+    def train_dataloader(self) -> Iterable[tuple[()]]:
+        """What an objective without data is called with."""
+        return _Nothing(self.steps_per_epoch)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and its scheduler if there is one."""
+        trainable = [p for p in self.objective.parameters() if p.requires_grad]
+        subject = f"{type(self).__name__}(optimizer=)"
+        made: Any = self._optimizer
+        if made is None:
+            made = Adam(trainable, lr=LEARNING_RATE)
+        elif not isinstance(made, Optimizer):
+            made = made(trainable)
+        if made is None or isinstance(made, (Tensor, nn.Module)):
+            raise _no_optimizer(subject, made)
+        if isinstance(made, Optimizer):
+            self._check_optimizer(made, subject)
+        return made
+
+    def _check_optimizer(self, optimizer: Optimizer, subject: str) -> None:
+        mine = set(map(id, self.objective.parameters()))
+        if any(id(p) not in mine for g in optimizer.param_groups for p in g["params"]):
+            raise DeclarationError(
+                subject,
+                f"an optimizer of the parameters of {self._name}",
+                "one of others, or of those from before they were sharded",
+                "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+            )
+        if isinstance(optimizer, LBFGS) and isinstance(self.objective, FSDPModule):
+            raise ConstraintError(
+                subject,
+                "an optimizer that treats parameters one by one, for they are sharded",
+                "LBFGS",
+                'Train with Trainer(strategy="ddp").',
+            )
+
+    def configure_model(self) -> None:
+        """Shard the objective, under a strategy that has a mesh of devices."""
+        mesh = self.device_mesh
+        if mesh is None or isinstance(self.objective, FSDPModule):
+            return
+        subject = f"{type(self).__name__}({self._name})"
+        if mesh["tensor_parallel"].size() > 1:
+            raise ConstraintError(
+                subject,
+                "processes that each have their own part of the data",
+                f"{mesh['tensor_parallel'].size()} that share tensors",
+                "Write ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1).",
+            )
+        scalars = [name for name, p in self.objective.named_parameters() if p.ndim == 0]
+        if scalars:
+            raise ConstraintError(
+                subject,
+                "parameters that can be shared out over processes",
+                f"0-dimensional ones: {', '.join(scalars)}",
+                "Declare them with shape=(1,), or build with batch_shape=(1,).",
+            )
+        fully_shard(self.objective, mesh=mesh["data_parallel"])
+
+
+class _Nothing:
+    """The batches of an objective that has no data.
+
+    No DataLoader, whose batches Lightning would share out over processes.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[()]]:
+        return iter([()] * self.steps)
+
+
+def _check_objective(objective: Any, subject: str) -> None:
+    expected = "an objective: a module whose forward is a scalar loss"
+    if not isinstance(objective, nn.Module):
+        raise DeclarationError(subject, expected, shortened(objective))
+    if isinstance(objective, (Variational, Conditional, Joint)):
+        raise DeclarationError(
+            subject,
+            expected,
+            f"the distribution {type(objective).__name__}",
+            "Write declarative_dist.objectives.NegativeLogLikelihood(q).",
+        )
+
+
+def _no_optimizer(subject: str, value: object) -> DeclarationError:
+    return DeclarationError(
+        subject,
+        "an optimizer, or a callable from parameters to one",
+        shortened(value),
+        "Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+    )
+
+
+def _rows_of(batch: Any) -> int:
+    """How many rows a batch has: the size of the first tensor in it; 1 where there is none."""
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(parts, (str, bytes)) or not isinstance(parts, Iterable):
+        return 1
+    return next((_rows_of(p) for p in parts if isinstance(p, (Tensor, Mapping, tuple, list))), 1)
