@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,12 @@ from typing_extensions import Self
 
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
+from declarative_dist.distributions.assignment import (
+    Change,
+    assign,
+    prepared,
+    undone_if_refused,
+)
 from declarative_dist.distributions.copies import bound, replicate_fields
 from declarative_dist.distributions.dotted import groups_of, parameters_named
 from declarative_dist.distributions.flat_params import FlatParams
@@ -26,20 +32,14 @@ from declarative_dist.errors import (
     DeclarationError,
     FieldError,
     StateMismatchError,
-    did_you_mean,
 )
 from declarative_dist.fields.constrained import Constrained
-from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.field import Field, evaluate
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.spelling import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
 """A base for each kind of object that a class builds from one."""
-
-
-def _is_module(value: object) -> bool:
-    return isinstance(value, nn.Module)
 
 
 class Declarative(nn.Module, metaclass=DeclarativeMeta):
@@ -140,49 +140,15 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             DeclarationError: for a name that is no field.
             ConstraintError: for a value that its field refuses; nothing has changed then.
         """
-        changes = self._prepared(values)
-        parts = [f.name for owner, f, new in changes if owner is self and _is_module(new)]
-        # New parts first: they may be refused still. The values are ready.
-        with self._undone_if_refused(parts):
-            for module, field, ready in changes:
-                if module is self and field.name in parts:
-                    field.commit(module, ready)
-        for module, field, ready in changes:
-            if module is not self or field.name not in parts:
-                field.commit(module, ready)
+        assign(self, self._prepared(values))
 
-    @contextmanager
-    def _undone_if_refused(self, names: list[str]) -> Iterator[None]:
-        """Exchange parts; the old ones come back if the new ones do not go with the others."""
-        before = {name: self._modules.get(name) for name in names}
-        starts = {name: vars(self)["_starts"].get(name) for name in names}
-        yield
-        if all(self._modules[name] is part for name, part in before.items()):
-            return
-        try:
-            with torch.no_grad():
-                self._check_build(evaluate(self, self.__declaration__.order))
-                self._check_whole()
-        except Exception:
-            self._modules.update(before)
-            vars(self)["_starts"].update(starts)
-            raise
-
-    def _prepared(self, values: Mapping[str, Any]) -> list[tuple[nn.Module, Field, Any]]:
+    def _prepared(self, values: Mapping[str, Any]) -> list[Change]:
         """New values, checked and ready to be committed: whose, for which field, and what."""
-        values = nested_values(values, type(self).__name__)
-        self._check_fields(values)
-        known: dict[str, Any] = {}
-        prepared: list[tuple[nn.Module, Field, Any]] = []
-        with torch.no_grad():
-            for field in self.__declaration__.order:
-                if field.name in values:
-                    ready = field.prepare(self, values[field.name], known)
-                    prepared.append((self, field, ready))
-                    known[field.name] = field.read(self, ready, known)
-                else:
-                    evaluate(self, (field,), known)
-        return prepared
+        return prepared(self, values)
+
+    def _undone_if_refused(self, names: list[str]) -> AbstractContextManager[None]:
+        """Exchange parts; the old ones come back if the new ones do not go with the others."""
+        return undone_if_refused(self, names)
 
     def reset_parameters(self) -> None:
         """Go back to what this instance was built with, constants and bounds too.
@@ -299,16 +265,6 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             DeclarationError: if nothing is trainable.
         """
         return UnconstrainedLogDensity(FlatParams(self), log_joint)
-
-    def _check_fields(self, names: Mapping[str, Any]) -> None:
-        for name in names:
-            if name not in self.__declaration__.fields:
-                raise DeclarationError(
-                    f"{type(self).__name__}.{name}",
-                    "the name of a field",
-                    repr(name),
-                    did_you_mean(name, self.__declaration__.fields),
-                )
 
     def __setattr__(self, name: str, value: Any) -> None:
         fields = type(self).__declaration__.fields

@@ -17,8 +17,8 @@ from declarative_dist.fields.blueprint import Blueprint, Start, inserted
 from declarative_dist.fields.constrained import Constrained, Init, as_source
 from declarative_dist.fields.field import chain_of, current_value, evaluate
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
-from declarative_dist.fields.supports import check_support, is_settled
 from declarative_dist.fields.sharding import check_gathered, spread_like
+from declarative_dist.fields.supports import check_support, is_settled
 
 
 class Param(Constrained):
