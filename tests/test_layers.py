@@ -38,8 +38,9 @@ ROWS = [
     [
         f"distributions.{name}"
         for name in (
-            "building", "scored", "alignment", "copies", "dotted", "priors", "vector", "shown",
-            "keywords", "flat", "flat_params", "unconstrained", "assignment", "declarative",
+            "building", "scored", "alignment", "copies", "dotted", "vector", "shown",
+            "keywords", "flat", "flat_params", "priors", "unconstrained", "assignment",
+            "declarative",
             "variational", "transform", "conditional", "live", "learnable", "ancestral",
             "probing", "flat_sites", "joint", "kl",
             "laplace", "pushed", "guides",
