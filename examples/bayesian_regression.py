@@ -64,7 +64,9 @@ def mode_by_fit(features: Tensor, targets: Tensor) -> Regression:
         objective,
         (features, targets),
         steps=10,
-        optimizer=lambda p: torch.optim.LBFGS(p, line_search_fn="strong_wolfe"),
+        optimizer=lambda p: torch.optim.LBFGS(
+            p, line_search_fn="strong_wolfe", tolerance_grad=1e-10, tolerance_change=1e-14
+        ),
     )
     return regression
 
