@@ -23,6 +23,7 @@ from declarative_dist import (
     Constraint,
     Declarative,
     Exp,
+    MeanFieldNormal,
     Param,
     Positive,
     Variational,
@@ -479,6 +480,10 @@ def test_a_bad_every_is_refused(given, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class Latents(Declarative):
+    noise = Param(1.0, Positive(), prior=dd.HalfNormal(1.0))
+
+
 class Returns(nn.Module):
     def __init__(self, make):
         super().__init__()
@@ -496,7 +501,9 @@ OBJECTIVES = {
     "nothing": (Returns(lambda w: None), DeclarationError, "got a NoneType"),
     "integer": (Returns(lambda w: w.sum().long()), DeclarationError, "torch.int64"),
     "detached": (Returns(lambda w: w.sum().detach()), DeclarationError, "without a gradient"),
-    "distribution": (Family(), DeclarationError, "got a Gamma"),
+    "distribution": (Family(), DeclarationError, "Write NegativeLogLikelihood(q)"),
+    "guide": (MeanFieldNormal(Family()), DeclarationError, "NegativeELBO(log_joint, guide)"),
+    "latents": (Latents(), DeclarationError, "got a Latents, which has no forward"),
     "no module": (lambda x: x, DeclarationError, "expected an objective"),
     "a class": (Likelihood, DeclarationError, "expected an objective"),
     "no parameters": (nn.ReLU(), DeclarationError, "fit(ReLU): expected an objective with"),

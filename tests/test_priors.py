@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import pickle
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from declarative_dist import (
     LessThan,
     LogInterval,
     LowerCholesky,
+    MeanFieldNormal,
     Ordered,
     Param,
     Positive,
@@ -346,6 +348,105 @@ class Parts(Declarative):
     second = Kernel(d=2, variance=1.0)
     again = first
     hyper = Param(1.0, Positive(), prior=dd.HalfCauchy(2.0))
+
+
+def drawn(module: Declarative, *sample: int) -> dict[str, Tensor]:
+    """Draws of a guide that is wide enough to move every value."""
+    torch.manual_seed(0)
+    return MeanFieldNormal(module, init_scale=0.7).sample(sample)
+
+
+class Bounded(Declarative):
+    """Bounds that are named, events, a frozen parameter, and one without a prior."""
+
+    low = Param(0.5, prior=dd.Normal(0.0, 1.0))
+    high = Param(2.0, GreaterThan("low"))
+    weights = Param([0.2, 0.3, 0.5], Simplex(), prior=dd.Dirichlet(tensor([2.0, 3.0, 4.0])))
+    width = Param(0.7, Positive(), prior=dd.Gamma(2.0, 1.0), trainable=False)
+
+
+class Learned(Declarative):
+    """A prior with parameters of its own, which are latent with the others; and a part."""
+
+    effects = Param(0.0, shape=(3,), prior=Spread)
+    kernel = Kernel
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2,), (2, 1)])
+@pytest.mark.parametrize("name", ["Kernel", "Bounded", "Learned"])
+@pytest.mark.parametrize("unconstrained", [False, True])
+def test_priors_at_draws_are_those_of_modules_with_these_values(
+    name: str, batch_shape: tuple[int, ...], unconstrained: bool
+) -> None:
+    family, sizes = {"Kernel": (Kernel, {"d": 2}), "Bounded": (Bounded, {}),
+                     "Learned": (Learned, {"d": 2})}[name]  # fmt: skip
+    module = family(batch_shape=batch_shape, dtype=torch.float64, **sizes)
+    before = module.log_prior()
+    draws = drawn(module, 3, 2)
+    found = module.log_prior(draws, unconstrained=unconstrained)
+    assert found.shape == (3, 2, *batch_shape)
+    for at in itertools.product(range(3), range(2)):
+        twin = copy.deepcopy(module)
+        for site, value in draws.items():  # a prior is no field, which assign would take
+            part, _, field = site.rpartition(".")
+            setattr(twin.get_submodule(part), field, value[at])
+        expected = twin.log_prior(unconstrained=unconstrained)
+        torch.testing.assert_close(found[at], expected)
+    one = {site: value[0, 0] for site, value in draws.items()}
+    torch.testing.assert_close(module.log_prior(one, unconstrained=unconstrained), found[0, 0])
+    assert torch.equal(module.log_prior(), before)
+    assert module.log_prior({n: v[:0] for n, v in draws.items()}).shape == (0, 2, *batch_shape)
+
+
+def test_priors_at_draws_pass_gradients_to_the_draws_alone() -> None:
+    kernel = Kernel(d=2, dtype=torch.float64)
+    draws = {n: v.requires_grad_() for n, v in drawn(kernel, 4).items()}
+    kernel.log_prior(draws).sum().backward()
+    assert all(parameter.grad is None for parameter in kernel.parameters())
+    for name, prior in (("lengthscale", dd.LogNormal(0.0, 1.0)), ("variance", dd.Gamma(2.0, 3.0))):
+        value = draws[name].detach().requires_grad_()
+        (expected,) = torch.autograd.grad(prior.log_prob(value).sum(), value)
+        torch.testing.assert_close(draws[name].grad, expected)
+    assert not draws["offset"].grad.any()  # type: ignore[union-attr]
+
+
+def test_priors_at_draws_see_a_parameter_that_two_parts_share() -> None:
+    class Pair(Declarative):
+        one = Kernel
+        other = Kernel
+
+    pair = Pair(d=2)
+    pair.other.raw_variance = pair.one.raw_variance
+    draws = drawn(pair, 5)
+    assert "other.variance" not in draws
+    expected = 2 * dd.Gamma(2.0, 3.0).log_prob(draws["one.variance"])
+    for name in ("one", "other"):
+        lengths = draws[f"{name}.lengthscale"]
+        expected = expected + dd.LogNormal(0.0, 1.0).log_prob(lengths).sum(-1)
+    torch.testing.assert_close(pair.log_prior(draws), expected)
+
+
+def test_priors_at_draws_compile_and_agree_with_eager() -> None:
+    kernel = Kernel(d=2)
+    draws = drawn(kernel, 4)
+    expected = kernel.log_prior(draws)
+    compiled = torch.compile(lambda v: kernel.log_prior(v), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(draws), expected)
+
+
+def test_values_for_a_prior_that_do_not_fit_are_told_by_name() -> None:
+    kernel = Kernel(d=2)
+    draws = drawn(kernel, 4)
+    for wrong, text in (
+        ({**draws, "lengthscale": -draws["lengthscale"]}, "Kernel.lengthscale: expected a finite"),
+        ({**draws, "variance": draws["variance"][:3]}, "Kernel.variance: expected shape"),
+        ({n: v for n, v in draws.items() if n != "offset"}, "Kernel.offset: expected a value"),
+        ({**draws, "ofset": draws["offset"]}, "Did you mean 'offset'?"),
+        ([1.0], "Kernel: expected a dict of values by site"),
+    ):
+        with pytest.raises(ConstraintError) as caught:
+            kernel.log_prior(wrong)
+        assert text in str(caught.value)
 
 
 def test_parts_count_once_each() -> None:

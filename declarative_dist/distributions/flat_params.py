@@ -69,6 +69,8 @@ class FlatParams(FlatMap):
         super().__init__(owner, shapes, copies, dtype)
         self.latents = _without_parameters(latents) if owns else latents
         # Names, not fields: what a class holds cannot always be pickled.
+        names = _raw_names(latents)
+        self._raw_names = {name: names[id(raw)] for name, raw in zip(shapes, raws, strict=True)}
         self._fields = {name: (p, f.name) for name, (p, _, f) in zip(shapes, found, strict=True)}
 
     def _field_of(self, name: str) -> tuple[Any, Param]:
@@ -86,15 +88,13 @@ class FlatParams(FlatMap):
         return torch.cat(raws, -1)
 
     def raws(self, vector: Tensor) -> dict[str, Tensor]:
-        """What a vector `(*sample, *batch, size)` is by name of the parameters, in their shapes."""
+        """A vector `(*sample, *batch, size)` by name of the parameters, in their shapes."""
         lead = vector.shape[:-1]
         pieces = vector.split([slot.count for slot in self.slots], -1)
         raws = {}
         for slot, piece in zip(self.slots, pieces, strict=True):
-            path, _ = self._fields[slot.name]
-            raw_name = self._field_of(slot.name)[1].raw_name
-            full = f"{path}.{raw_name}" if path else raw_name
-            raws[full] = piece.reshape((*lead, *slot.raw_shape))
+            for name in self._raw_names[slot.name]:
+                raws[name] = piece.reshape((*lead, *slot.raw_shape))
         return raws
 
     def restart(self) -> None:
@@ -138,19 +138,33 @@ class FlatParams(FlatMap):
         return known
 
 
-def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
-    """The trainable parameters: path of the part, the part, the field; a shared one once."""
-    seen: set[int] = set()
+def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
+    """All parameters: path of the part, the part, the field."""
     part: Any
     for path, part in latents.named_modules():
-        if not is_declarative(part):
-            continue
-        for field in part.__declaration__.order:
-            if isinstance(field, Param):
-                raw: Tensor = getattr(part, field.raw_name)
-                if raw.requires_grad and id(raw) not in seen:
-                    seen.add(id(raw))
+        if is_declarative(part):
+            for field in part.__declaration__.order:
+                if isinstance(field, Param):
                     yield path, part, field
+
+
+def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
+    """The trainable parameters; a shared one once."""
+    seen: set[int] = set()
+    for path, part, field in _params(latents):
+        raw: Tensor = getattr(part, field.raw_name)
+        if raw.requires_grad and id(raw) not in seen:
+            seen.add(id(raw))
+            yield path, part, field
+
+
+def _raw_names(latents: nn.Module) -> dict[int, list[str]]:
+    """All names of every parameter."""
+    names: dict[int, list[str]] = {}
+    for path, part, field in _params(latents):
+        name = f"{path}.{field.raw_name}" if path else field.raw_name
+        names.setdefault(id(getattr(part, field.raw_name)), []).append(name)
+    return names
 
 
 def _without_parameters(latents: nn.Module) -> nn.Module:

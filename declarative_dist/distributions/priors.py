@@ -62,7 +62,7 @@ def log_prior_at(
 
     def one(raws: dict[str, Tensor]) -> Tensor:
         named = {f"module.{name}": raw for name, raw in raws.items()}
-        density: Tensor = functional_call(held, named, ())
+        density: Tensor = functional_call(held, named, (), tie_weights=False)
         return density
 
     sample = vector.shape[: vector.ndim - 1 - len(flat.batch_shape)]

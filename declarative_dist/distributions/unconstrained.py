@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from declarative_dist.distributions.flat import FlatMap, Values
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.fields.part import lacks_forward
 
 LogJoint = Callable[[Values], Tensor]
 """From values `(*sample, *batch, *event)` by site to log densities `(*sample, *batch)`."""
@@ -23,12 +24,15 @@ def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
     """
     scores = getattr(log_joint, "log_prob", None)
     function: Any = scores if callable(scores) else log_joint
-    if not callable(function):
+    if not callable(function) or lacks_forward(function):
+        is_module = isinstance(log_joint, nn.Module)
         raise DeclarationError(
             subject,
             "a function from a dict of values by site to their log density",
-            shortened(log_joint),
-            "Write def log_joint(values): return prior + likelihood.",
+            f"a {type(log_joint).__name__}, which has no forward"
+            if is_module
+            else shortened(log_joint),
+            "Write def log_joint(values): return latents.log_prior(values) + log_likelihood(...).",
         )
     return function  # type: ignore[no-any-return]
 

@@ -28,6 +28,11 @@ def is_declarative(value: object) -> bool:
     return isinstance(value, nn.Module) and hasattr(type(value), "__declaration__")
 
 
+def lacks_forward(value: object) -> bool:
+    """Whether this is a module that cannot be called, such as a plain `Declarative`."""
+    return isinstance(value, nn.Module) and type(value).forward is nn.Module.forward
+
+
 def built_by(value: object) -> type | None:
     """What calling a module without arguments gives, for modules that stand for a plain object."""
     kind: Any = value if isinstance(value, type) else type(value)

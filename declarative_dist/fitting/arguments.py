@@ -9,7 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from declarative_dist.distributions.conditional import Conditional
+from declarative_dist.distributions.guides import NormalGuide
+from declarative_dist.distributions.joint import Joint
+from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
+from declarative_dist.fields.part import lacks_forward
 from declarative_dist.fitting.finite import first_bad
 from declarative_dist.fitting.tracked import field_of
 
@@ -56,6 +61,22 @@ def check_objective(objective: Any) -> None:
             "an objective: a module whose forward is a loss",
             shortened(objective),
             "Write an nn.Module, or use one of declarative_dist.objectives.",
+        )
+    if isinstance(objective, (Conditional, Joint, Variational, NormalGuide)):
+        is_guide = isinstance(objective, NormalGuide)
+        raise DeclarationError(
+            "fit(objective)",
+            "an objective: a module whose forward is a loss",
+            f"a {name}, whose forward is a distribution",
+            f"Write {'NegativeELBO(log_joint, guide)' if is_guide else 'NegativeLogLikelihood(q)'}"
+            ", from declarative_dist.objectives.",
+        )
+    if lacks_forward(objective):
+        raise DeclarationError(
+            "fit(objective)",
+            "an objective: a module whose forward is a loss",
+            f"a {name}, which has no forward",
+            "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...).",
         )
     if not any(parameter.requires_grad for parameter in objective.parameters()):
         raise DeclarationError(

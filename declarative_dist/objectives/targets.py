@@ -17,6 +17,7 @@ from declarative_dist.distributions.joint import Conditioned, Joint
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
 from declarative_dist.fields.fixed import as_module
+from declarative_dist.fields.part import lacks_forward
 
 _TARGETS = "a distribution, a joint, a module, or a function of (sample, *batch)"
 _GUIDES = "a Variational, a Joint, a Conditional or an automatic guide"
@@ -40,6 +41,13 @@ def as_target(log_joint: Any, subject: str) -> Any:
         raise _snapshot(log_joint, _TARGETS, subject)
     if isinstance(log_joint, Distribution):
         return _held(log_joint, subject)
+    if lacks_forward(log_joint):
+        name = type(log_joint).__name__
+        fix = (
+            "Write def log_joint(values, *batch): return latents.log_prior(values) + ..., the log "
+            "likelihood of the batch at these values."
+        )
+        raise DeclarationError(subject, _TARGETS, f"a {name}, which has no forward", fix)
     if not callable(log_joint):
         raise DeclarationError(subject, _TARGETS, shortened(log_joint))
     return log_joint
