@@ -81,6 +81,17 @@ def test_the_thresholds_in_words(khat: float, count: int, word: str) -> None:
     assert found.is_reliable == (word in ("good", "usable"))
 
 
+def test_weights_that_are_almost_equal_are_no_alarm(guide: MeanFieldNormal) -> None:
+    """The shape of a tail knows no scale: here it is heavy, of ratios within a few per cent."""
+    torch.manual_seed(0)
+    found = diagnose(guide, lambda v: gaussian(1.0)(v) + 0.002 * v["x"] ** 5 / 10, 4000)
+    assert found.khat > 0.7
+    assert not found.is_reliable
+    assert found.effective_sample_size > 3900
+    assert found.verdict.startswith("usable: the guide's tails are too light")
+    assert Diagnosis(1.2, 0.7, 3500.0, 4000).verdict.startswith("wrong")
+
+
 def test_it_agrees_with_arviz_by_hand(guide: MeanFieldNormal) -> None:
     torch.manual_seed(3)
     found = diagnose(guide, gaussian(1.5), 500)

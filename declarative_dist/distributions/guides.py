@@ -233,7 +233,9 @@ class MeanFieldNormal(NormalGuide):
     Blei, JMLR 18, 2017, https://arxiv.org/abs/1603.00788.
 
     It starts around the declared values, or near a mode of a conditioned joint. For a declared
-    module `initialize_(log_joint)` finds such a place, which badly scaled posteriors need.
+    module `initialize_(log_joint)` finds such a place, which badly scaled posteriors need. It is
+    fitted by `NegativeELBO(log_joint, guide)`; in `log_joint(values)`, priors that were declared
+    are `latents.log_prior(values)`.
 
     Args:
         latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.

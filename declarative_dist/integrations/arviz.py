@@ -20,6 +20,9 @@ from declarative_dist.errors import ConstraintError, DeclarationError, NonFinite
 _FEWEST = 25
 """With fewer draws there are less than five in the tail to which a distribution is fitted."""
 
+_EQUAL = 0.9
+"""Draws worth this part of as many from the target: k-hat, which knows no scale, is no alarm."""
+
 _ROUNDING = 1e-3
 """Log ratios within this of each other are taken for equal."""
 
@@ -53,7 +56,7 @@ class Diagnosis:
 
     @property
     def is_reliable(self) -> bool:
-        """Whether means under the guide, and weighted ones, are to be trusted."""
+        """Whether means under the guide, and weighted ones, are to be trusted by k-hat alone."""
         return self.khat < self.threshold
 
     @property
@@ -65,6 +68,11 @@ class Diagnosis:
             return "usable: means are practically right; weighting the draws improves them"
         if self.khat < 0.7:
             return "too few draws to tell: make more"
+        if self.effective_sample_size > _EQUAL * self.num_samples:
+            return (
+                "usable: the guide's tails are too light, but the weights of these draws are so "
+                "equal that means are practically right"
+            )
         if self.khat < 1:
             return (
                 "unreliable: the guide misses part of the target, and means may be biased; use a "

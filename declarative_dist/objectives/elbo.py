@@ -165,7 +165,8 @@ class NegativeELBO(VariationalBound):
     * a function of `(sample, *batch)`. What it refers to is not known here: modules in it are
       neither moved nor among `parameters()`.
 
-    In a mini-batch the target scales the likelihood by itself: `len(all) / len(batch)`.
+    In a mini-batch the target scales the likelihood by itself: `len(all) / len(batch)`. Of latents
+    with priors of their own, `latents.log_prior(values)` has those at the draws.
 
     A `Conditional` receives the whole batch. One that looks at a part of it says so in its
     `forward`, as the encoder below does, or in that of its network.
