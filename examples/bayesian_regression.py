@@ -42,7 +42,8 @@ Values = dict[str, Tensor]
 
 def log_likelihood(weights: Tensor, noise: Tensor, features: Tensor, targets: Tensor) -> Tensor:
     """One number per draw and patient: `(*sample, n)` for weights `(*sample, d)`."""
-    return dd.Normal(weights @ features.T, noise[..., None]).log_prob(targets)
+    scores: Tensor = dd.Normal(weights @ features.T, noise[..., None]).log_prob(targets)
+    return scores
 
 
 def patients() -> tuple[Tensor, Tensor, list[str]]:

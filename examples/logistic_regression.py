@@ -46,7 +46,8 @@ class Logistic(Declarative):
 def log_likelihood(weights: Tensor, intercept: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """One number per draw and patient: `(*sample, n)` for weights `(*sample, d)`."""
     logits = weights @ features.T + intercept[..., None]
-    return dd.Bernoulli(logits=logits).log_prob(labels)
+    scores: Tensor = dd.Bernoulli(logits=logits).log_prob(labels)
+    return scores
 
 
 def patients() -> tuple[Tensor, Tensor]:
