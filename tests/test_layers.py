@@ -39,9 +39,9 @@ ROWS = [
         f"distributions.{name}"
         for name in (
             "building", "scored", "alignment", "copies", "dotted", "priors", "vector", "shown",
-            "keywords", "flat", "flat_params", "unconstrained", "assignment", "declarative",
-            "variational", "transform", "conditional", "live", "learnable", "ancestral",
-            "probing", "flat_sites", "joint", "kl",
+            "keywords", "flat", "flat_params", "unconstrained", "assignment", "ranks",
+            "declarative", "variational", "transform", "conditional", "live", "learnable",
+            "ancestral", "probing", "flat_sites", "joint", "kl",
             "laplace", "pushed", "guides",
         )
     ],
