@@ -89,9 +89,8 @@ def test_an_ensemble_whose_gradients_are_taken_outside() -> None:
         assert parameter.grad.isfinite().all()
 
 
-def test_an_ensemble_on_stored_actions_survives_a_large_rate() -> None:
-    torch.manual_seed(0)
-    policies = [Policy(in_features=3) for _ in range(3)]
+def test_an_ensemble_survives_actions_far_from_a_tiny_scale() -> None:
+    policies = [Policy(in_features=3, scale=scale) for scale in (1e-12, 1e-9, 1.0)]
     parameters, _ = stack_module_state(policies)
     optimizer = torch.optim.Adam(parameters.values(), lr=10.0)
     actions = Y.clone()
@@ -100,7 +99,7 @@ def test_an_ensemble_on_stored_actions_survives_a_large_rate() -> None:
         new = functional_call(policies[0], p, (X,)).log_prob(actions)
         return (new.exp() * (Y - Y.mean())).mean()
 
-    for _ in range(200):
+    for _ in range(20):
         optimizer.zero_grad()
         (-vmap(gain)(parameters).sum()).backward()
         optimizer.step()
