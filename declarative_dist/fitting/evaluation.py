@@ -37,10 +37,14 @@ class Closure:
         self._forward = forward
         self._first: Tensor | None = None
 
-    def begin(self, batch: tuple[Any, ...]) -> None:
-        """Begin a step on a batch."""
+    def begin(self, batch: tuple[Any, ...], step: int) -> None:
+        """Begin a step on a batch; before the first of all, the objective may prepare."""
         self.batch = batch
         self._first = None
+        prepares = getattr(self.objective, "before_fit", None)
+        if step == 1 and callable(prepares):
+            with _explained(self.objective, batch):
+                prepares(*batch)
 
     def __call__(self) -> Tensor:
         if not torch.is_grad_enabled():  # an optimizer that leaves it to the closure
@@ -95,13 +99,8 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
         DeclarationError: if it does not take the batch, or what comes is no loss.
         NonFiniteError: if it fails on data that is infinite or NaN.
     """
-    try:
+    with _explained(objective, batch):
         loss: Tensor = forward(*batch)
-    except (*_MISMATCHES, ValueError) as error:
-        # An error of a more special kind says what it is itself.
-        if type(error) in (*_MISMATCHES, ValueError):
-            _explain(objective, batch, error)
-        raise
     if not (
         isinstance(loss, Tensor)
         and loss.ndim == 0
@@ -111,6 +110,17 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
     ):
         _refuse(objective, loss)
     return loss
+
+
+@contextmanager
+def _explained(objective: nn.Module, batch: tuple[Any, ...]) -> Iterator[None]:
+    try:
+        yield
+    except (*_MISMATCHES, ValueError) as error:
+        # An error of a more special kind says what it is itself.
+        if type(error) in (*_MISMATCHES, ValueError):
+            _explain(objective, batch, error)
+        raise
 
 
 def _refuse(objective: nn.Module, loss: Any) -> None:

@@ -43,7 +43,8 @@ def fit(
     error has the record so far as `error.history`.
 
     Args:
-        objective: a module whose forward is a scalar loss; what is trainable in it is trained.
+        objective: a module whose forward is a scalar loss; what is trainable in it is trained. A
+            method `before_fit(*batch)` is called once, before step 1: a bound finds a guide's start.
         data: the arguments of forward: None; a tensor, or a tuple or dict of tensors, whole in
             every step; or an iterable of batches, such as a DataLoader, gone through in every
             epoch. The items of a tuple are arguments.
@@ -140,7 +141,7 @@ def _finished(
         saver.mark()
         with torch.no_grad():  # the closure has gradients
             guard.take(step - 1)
-            closure.begin(batches.next())
+            closure.begin(batches.next(), step)
             closure.optimizer.step(closure)  # type: ignore[arg-type]
             loss = closure.first_loss()
             guard.check(step, loss, closure.batch)
