@@ -38,8 +38,8 @@ ROWS = [
     [
         f"distributions.{name}"
         for name in (
-            "building", "scored", "alignment", "copies", "dotted", "priors", "vector", "shown",
-            "keywords", "flat", "flat_params", "unconstrained", "assignment", "ranks",
+            "building", "scored", "alignment", "copies", "dotted", "vector", "shown",
+            "keywords", "flat", "flat_params", "priors", "unconstrained", "assignment", "ranks",
             "declarative", "variational", "transform", "conditional", "live", "learnable",
             "ancestral", "probing", "flat_sites", "joint", "kl",
             "laplace", "pushed", "guides",

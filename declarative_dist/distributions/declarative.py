@@ -24,7 +24,7 @@ from declarative_dist.distributions.copies import bound, replicate_fields
 from declarative_dist.distributions.dotted import groups_of, parameters_named
 from declarative_dist.distributions.flat_params import FlatParams
 from declarative_dist.distributions.keywords import blueprint_of, check_floating
-from declarative_dist.distributions.priors import log_prior_of
+from declarative_dist.distributions.priors import log_prior_at, log_prior_of
 from declarative_dist.distributions.shown import shown
 from declarative_dist.distributions.unconstrained import UnconstrainedLogDensity
 from declarative_dist.distributions.vector import from_vector, to_vector
@@ -199,25 +199,31 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         """
         return groups_of(self, options)
 
-    def log_prior(self, *, unconstrained: bool = False) -> Tensor:
+    def log_prior(
+        self, values: Mapping[str, Tensor] | None = None, *, unconstrained: bool = False
+    ) -> Tensor:
         """The log density of all parameters with a prior, those of parts too, each part once.
 
         Args:
+            values: None for the current values; for others, such as a guide's draws, those of all
+                trainable `Param`s, of shape `(*sample, *batch, *event)` by dotted name.
             unconstrained: False for the density of the values, which priors are stated for. True
                 for that of the unconstrained numbers behind them, with the log determinant of the
                 Jacobian of each constraint, given its bounds: the density to sample from, or to
                 climb, when a step changes those numbers.
 
         Returns:
-            The sum over everything but the independent copies, of shape `batch_shape`; a part
-            without copies of its own counts in each. Parameters without a prior add nothing: they
-            are flat, in their values or in their unconstrained numbers. Frozen ones count as they
-            are. Without any prior, zero.
+            The sum over everything but the independent copies, of shape `batch_shape`, behind
+            `(*sample)` with values; a part without copies of its own counts in each. Parameters
+            without a prior add nothing: they are flat, in their values or in their unconstrained
+            numbers. Frozen ones count as they are. Without any prior, zero.
 
         Raises:
             NotImplementedError: if a constraint does not define its Jacobian.
+            ConstraintError: for `values` whose names, shapes or numbers do not fit.
 
         Example:
+            >>> import torch
             >>> import torch.distributions as dd
             >>> from declarative_dist import Declarative, Exp, Param
             >>> class Kernel(Declarative):
@@ -225,8 +231,13 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             >>> kernel = Kernel(lengthscale=2.0)
             >>> kernel.log_prior(), kernel.log_prior(unconstrained=True).exp()
             (tensor(-1.8523, grad_fn=<AddBackward0>), tensor(0.3137, grad_fn=<ExpBackward0>))
+            >>> kernel.log_prior({"lengthscale": torch.tensor([1.0, 2.0])})
+            tensor([-0.9189, -1.8523])
         """
-        return log_prior_of(self, vars(self)["_copies"], unconstrained)
+        copies: torch.Size = vars(self)["_copies"]
+        if values is not None:
+            return log_prior_at(self, values, copies, unconstrained)
+        return log_prior_of(self, copies, unconstrained)
 
     def to_vector(self) -> Tensor:
         """All trainable unconstrained numbers, in the order of `parameters()`, as a new vector."""

@@ -85,6 +85,18 @@ class FlatParams(FlatMap):
             raws.append(raw.reshape((*self.batch_shape, slot.count)))
         return torch.cat(raws, -1)
 
+    def raws(self, vector: Tensor) -> dict[str, Tensor]:
+        """What a vector `(*sample, *batch, size)` is by name of the parameters, in their shapes."""
+        lead = vector.shape[:-1]
+        pieces = vector.split([slot.count for slot in self.slots], -1)
+        raws = {}
+        for slot, piece in zip(self.slots, pieces, strict=True):
+            path, _ = self._fields[slot.name]
+            raw_name = self._field_of(slot.name)[1].raw_name
+            full = f"{path}.{raw_name}" if path else raw_name
+            raws[full] = piece.reshape((*lead, *slot.raw_shape))
+        return raws
+
     def restart(self) -> None:
         reset: Any = self.latents.reset_parameters
         reset()
