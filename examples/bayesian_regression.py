@@ -173,7 +173,9 @@ def main(steps: int = 2000) -> None:
         )
     off = np.abs(found.mean - truth.mean) / truth.sd
     ratio = np.abs(found.sd / truth.sd - 1)
-    print(f"Means are off by at most {off.max():.3f} sd, sds by at most {100 * ratio.max():.1f} %.")
+    print(
+        f"Means are off by at most {off.max():.3f} sd, sds by at most {100 * ratio.max():.1f} %."
+    )
     print(diagnose(guide, posterior, 4000))
 
 

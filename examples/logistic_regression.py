@@ -166,7 +166,9 @@ def main(steps: int = 2000) -> None:
     whole = guide_of(*seen, steps=steps, batch_size=None, num_samples=16)
     (mean, sd), (full_mean, full_sd) = moments_of(guide), moments_of(whole)
     off, ratio = (mean - full_mean).abs() / full_sd, (sd / full_sd - 1).abs()
-    print(f"Mini-batches beside all data: means off by {off.max():.3f} sd, sds by {ratio.max():.1%}")
+    print(
+        f"Mini-batches beside all data: means off by {off.max():.3f} sd, sds by {ratio.max():.1%}"
+    )
 
     draws = guide.sample((4000,))
     logits = draws["weights"] @ new[0].T + draws["intercept"][:, None]
