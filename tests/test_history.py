@@ -10,7 +10,16 @@ import torch
 import torch.distributions as dd
 from torch import nn
 
-from declarative_dist import Declarative, Exp, GreaterThan, Param, Positive, Variational, fit
+from declarative_dist import (
+    Declarative,
+    Exp,
+    GreaterThan,
+    Param,
+    Positive,
+    Variational,
+    fit,
+    learnable,
+)
 from declarative_dist.fitting import History
 
 
@@ -155,3 +164,21 @@ def test_repr_of_many_values_is_still_short() -> None:
     history = History()
     history.add(1.0, {f"field{n}": 0.0 for n in range(100)})
     assert len(repr(history)) < 120
+
+
+@pytest.mark.parametrize("steps", [3, 200, 201, 777])
+def test_the_last_value_is_that_of_the_module(steps: int) -> None:
+    q = learnable(dd.Normal(0.0, 1.0))
+
+    class Objective(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = q
+
+        def forward(self) -> torch.Tensor:
+            return (q.loc - 3.0) ** 2 + q.scale
+
+    history = fit(Objective(), steps=steps)
+    assert history.steps[-1] == steps
+    assert history.values["q.loc"][-1] == q.loc.item()
+    assert len(history.steps) == len(set(history.steps)) <= 202

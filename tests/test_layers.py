@@ -53,7 +53,7 @@ ROWS = [
         f"fitting.{name}"
         for name in (
             "history", "tracked", "random_state", "progress", "batches", "finite",
-            "evaluation", "guard", "arguments", "checkpoint", "saving", "fit",
+            "evaluation", "guard", "arguments", "checkpoint", "saving", "steps", "fit",
         )
     ],
     ["integrations.arviz", "integrations.lightning"],

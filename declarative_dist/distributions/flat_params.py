@@ -86,7 +86,7 @@ class FlatParams(FlatMap):
         return torch.cat(raws, -1)
 
     def raws(self, vector: Tensor) -> dict[str, Tensor]:
-        """What a vector `(*sample, *batch, size)` is by name of the parameters, in their shapes."""
+        """A vector `(*sample, *batch, size)` by name of the parameters, in their shapes."""
         lead = vector.shape[:-1]
         pieces = vector.split([slot.count for slot in self.slots], -1)
         raws = {}

@@ -16,7 +16,10 @@ from declarative_dist.errors import ConstraintError, DeclarationError, NonFinite
 from declarative_dist.fitting.finite import bad_data, tensors_in
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
-"""What torch raises for another dtype or device; values it refuses by a ValueError."""
+"""What torch raises for another dtype or device."""
+
+_RAISED = (*_MISMATCHES, ValueError)
+"""The same, and what it raises for values that it refuses."""
 
 
 class Closure:
@@ -41,10 +44,12 @@ class Closure:
         """Begin a step on a batch; before the first of all, the objective may prepare."""
         self.batch = batch
         self._first = None
-        prepares = getattr(self.objective, "before_fit", None)
-        if step == 1 and callable(prepares):
-            with _explained(self.objective, batch):
+        if step == 1 and callable(prepares := getattr(self.objective, "before_fit", None)):
+            try:
                 prepares(*batch)
+            except _RAISED as error:
+                _explain(self.objective, batch, error)
+                raise
 
     def __call__(self) -> Tensor:
         if not torch.is_grad_enabled():  # an optimizer that leaves it to the closure
@@ -99,8 +104,11 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
         DeclarationError: if it does not take the batch, or what comes is no loss.
         NonFiniteError: if it fails on data that is infinite or NaN.
     """
-    with _explained(objective, batch):
+    try:
         loss: Tensor = forward(*batch)
+    except _RAISED as error:
+        _explain(objective, batch, error)
+        raise
     if not (
         isinstance(loss, Tensor)
         and loss.ndim == 0
@@ -110,17 +118,6 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
     ):
         _refuse(objective, loss)
     return loss
-
-
-@contextmanager
-def _explained(objective: nn.Module, batch: tuple[Any, ...]) -> Iterator[None]:
-    try:
-        yield
-    except (*_MISMATCHES, ValueError) as error:
-        # An error of a more special kind says what it is itself.
-        if type(error) in (*_MISMATCHES, ValueError):
-            _explain(objective, batch, error)
-        raise
 
 
 def _refuse(objective: nn.Module, loss: Any) -> None:
@@ -152,7 +149,12 @@ def _refuse(objective: nn.Module, loss: Any) -> None:
 
 
 def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> None:
-    """Raise a clearer error if the batch is of another kind than the objective takes."""
+    """Raise a clearer error if the batch is of another kind than the objective takes.
+
+    An error of a more special kind than torch's own says what it is itself.
+    """
+    if type(error) not in _RAISED:
+        return
     name = type(objective).__name__
     try:
         inspect.signature(objective.forward).bind(*batch)
