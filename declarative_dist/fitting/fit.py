@@ -45,7 +45,7 @@ def fit(
 
     Args:
         objective: a module whose forward is a scalar loss; what is trainable in it is trained. A
-            method `before_fit(*batch)` is called once, before step 1: bounds start guides there.
+            method `before_fit(*batch)` is called before step 1: there a new guide finds its start.
         data: the arguments of forward: None; a tensor, or a tuple or dict of tensors, whole in
             every step; or an iterable of batches, such as a DataLoader, gone through in every
             epoch. The items of a tuple are arguments.

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import NonFiniteError, shortened
 from declarative_dist.fields.part import is_declarative
-from declarative_dist.fitting.finite import bad_data, first_bad
+from declarative_dist.fitting.finite import bad_data, bracketed, first_bad
 from declarative_dist.fitting.tracked import declared_values, field_of
 
 _PLAIN = (int, float, str, type(None))
@@ -121,13 +121,13 @@ class Guard:
                 found = first_bad(tensor)
                 if found is not None:
                     index, value = found
-                    subject, raw = field_of(self._objective, parameter)
-                    got = f"{what}{raw}{index} = {value} at step {step}"
+                    subject, raw = field_of(self._objective, parameter, index)
+                    got = f"{what}{raw}{bracketed(index)} = {value} at step {step}"
                     return NonFiniteError(subject, "finite numbers", got, fix)
         for parameter, name, current in declared_values(self._objective):
             found = first_bad(current)
             if found is not None:
-                got = f"{name}{found[0]} = {found[1]} at step {step}"
+                got = f"{name}{bracketed(found[0])} = {found[1]} at step {step}"
                 return NonFiniteError(
                     field_of(self._objective, parameter)[0], "finite numbers", got, fix
                 )

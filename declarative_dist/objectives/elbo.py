@@ -146,7 +146,11 @@ class VariationalBound(nn.Module):
             return
         first = guide.flat.slots[0]
 
+        own = len(guide.batch_shape) + len(first.event_shape)
+
         def density(draws: Any) -> Tensor:
+            if draws[first.name].ndim == own:  # targets are called with many draws
+                return density({name: value[None] for name, value in draws.items()})[0]
             value = draws[first.name]
             like = value.new_empty(value.shape[: value.ndim - len(first.event_shape)])
             return self._density(batch, like)(draws)
