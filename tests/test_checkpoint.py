@@ -416,3 +416,57 @@ def test_paths_are_strings_too(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     fit(Likelihood(), X, steps=2, checkpoint="fit.pt")
     assert Checkpoint("fit.pt").read() is not None
+
+
+class Interrupts(Likelihood):
+    """Interrupted by hand in its first step."""
+
+    def forward(self, x=X):
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_before_the_first_step_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "fit.pt"
+    fit(Likelihood(), X, steps=5, checkpoint=path)
+    written = path.read_bytes()
+    history = fit(Interrupts(), X, steps=5, checkpoint=path)
+    assert history.interrupted
+    assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize("key", ["data", "version", "random", "history", "used"])
+def test_a_checkpoint_without_a_part_is_refused(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "fit.pt"
+    fit(Likelihood(), X, steps=3, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    del state[key]
+    torch.save(state, path)
+    with pytest.raises(StateMismatchError, match=r"expected a checkpoint of fit \(version 1\)"):
+        fit(Likelihood(), X, steps=5, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("random", {"torch": torch.zeros(3, dtype=torch.uint8)}),
+        ("random", {"python": (3, (1, 2), None)}),
+        ("history", {"losses": None}),
+    ],
+)
+def test_a_damaged_checkpoint_changes_nothing(tmp_path: Path, part: str, damage: dict) -> None:
+    path = tmp_path / "fit.pt"
+    fit(Likelihood(), X, steps=3, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    state[part] = {**state[part], **damage}
+    torch.save(state, path)
+    written = path.read_bytes()
+    objective = Likelihood()
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    numbers = torch.get_rng_state(), random.getstate()
+    with pytest.raises(StateMismatchError, match="got one that is damaged"):
+        fit(objective, X, steps=5, checkpoint=path, resume=True)
+    for name, tensor in objective.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert torch.equal(torch.get_rng_state(), numbers[0])
+    assert random.getstate() == numbers[1]
+    assert path.read_bytes() == written

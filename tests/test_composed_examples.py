@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import copy
+import math
 import re
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 import torch
 import torch.distributions as dd
@@ -279,6 +281,95 @@ def test_schools_have_the_posterior_means_of_quadrature() -> None:
     means = module.posterior_means(400_000)
     for name, expected in means_on_a_grid(module.EFFECTS, module.ERRORS).items():
         np.testing.assert_allclose(means[name].numpy(), expected, atol=0.1)
+
+
+def moments_by_scipy() -> dict[str, tuple[float, float]]:
+    """Adaptive quadrature over log tau, where mu and the effects are integrated out by hand."""
+    module = example("eight_schools")
+    y, s = np.array(module.EFFECTS), np.array(module.ERRORS)
+
+    def terms(t: float) -> tuple[float, float, float]:
+        """The density of log tau, and mean and variance of mu there."""
+        variance = s**2 + math.exp(2 * t)
+        precision = (1 / variance).sum() + 1 / 25
+        mean = (y / variance).sum() / precision
+        log_p = -0.5 * (np.log(variance).sum() + (y**2 / variance).sum() + math.log(precision))
+        log_p += 0.5 * mean**2 * precision + scipy.stats.halfcauchy(scale=5).logpdf(math.exp(t))
+        return math.exp(log_p + t + 20), mean, 1 / precision
+
+    def integral(f: Any) -> float:
+        return float(scipy.integrate.quad(lambda t: f(t, *terms(t)), -15, 10, limit=400)[0])
+
+    mass = integral(lambda t, p, m, v: p)
+    mu = integral(lambda t, p, m, v: p * m) / mass
+    tau = integral(lambda t, p, m, v: p * math.exp(t)) / mass
+    mu_2 = integral(lambda t, p, m, v: p * (m**2 + v)) / mass
+    tau_2 = integral(lambda t, p, m, v: p * math.exp(2 * t)) / mass
+    return {"mu": (mu, (mu_2 - mu**2) ** 0.5), "tau": (tau, (tau_2 - tau**2) ** 0.5)}
+
+
+def test_schools_have_the_published_moments() -> None:
+    mine = example("eight_schools").exact_moments()
+    published = {"mu": (4.4, 3.3), "tau": (3.6, 3.2)}
+    for name, expected in moments_by_scipy().items():
+        assert tuple(map(float, mine[name])) == pytest.approx(expected, rel=1e-3)
+        assert expected == pytest.approx(published[name], abs=0.05)
+
+
+def test_schools_effects_on_the_same_grid() -> None:
+    module = example("eight_schools")
+    expected = means_on_a_grid(module.EFFECTS, module.ERRORS)["theta"]
+    np.testing.assert_allclose(module.exact_moments()["theta"][0].numpy(), expected, atol=0.02)
+
+
+def check_moments(guide: Any, names: tuple[str, ...]) -> None:
+    module = example("eight_schools")
+    found, exact = module.moments_of(guide), module.exact_moments()
+    for name in names:
+        (mean, deviation), (expected, spread) = found[name], exact[name]
+        assert ((mean - expected).abs() / spread).max() < 0.15, name
+        assert (deviation / spread - 1).abs().max() < 0.15, name
+
+
+def test_schools_fitted_with_the_lower_bound() -> None:
+    module = example("eight_schools")
+    torch.manual_seed(0)
+    guide = module.fitted(module.NegativeELBO, 4)
+    check_moments(guide, ("mu", "theta"))
+    # The bound leaves out the tail of tau: the mean stays, the deviation is 17 % too small.
+    (mean, deviation), (expected, spread) = (
+        module.moments_of(guide)["tau"],
+        module.exact_moments()["tau"],
+    )
+    assert (mean - expected).abs() / spread < 0.15
+    assert -0.22 < deviation / spread - 1 < -0.12
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_schools_fitted_with_weighted_draws(seed: int) -> None:
+    module = example("eight_schools")
+    torch.manual_seed(seed)
+    guide = module.fitted(module.ImportanceWeightedELBO, 2)
+    check_moments(guide, ("mu", "tau"))
+    mean, deviation = standardised_on_a_grid(module.EFFECTS, module.ERRORS)
+    z = guide.sample((50_000,))["z"].double()
+    assert ((z.mean(0) - mean).abs() / deviation).max() < 0.15
+    assert (z.std(0) / deviation - 1).abs().max() < 0.15
+
+
+def standardised_on_a_grid(effects: list[float], errors: list[float]) -> tuple[Tensor, Tensor]:
+    """Means and deviations of the standardised effects."""
+    mu = np.linspace(-30.0, 40.0, 351)[:, None, None]
+    tau = 5 * np.tan(np.pi / 2 * (np.arange(1000) + 0.5) / 1000)[None, :, None]
+    y, s = np.array(effects), np.array(errors)
+    likelihood = scipy.stats.norm(mu, np.sqrt(s**2 + tau**2)).pdf(y).prod(-1, keepdims=True)
+    weight = (scipy.stats.norm(0, 5).pdf(mu) * likelihood)[..., 0]
+    weight /= weight.sum()
+    mean = tau * (y - mu) / (s**2 + tau**2)
+    square = mean**2 + s**2 / (s**2 + tau**2)
+    first = np.einsum("mt,mtj->j", weight, mean)
+    deviation = np.sqrt(np.einsum("mt,mtj->j", weight, square) - first**2)
+    return torch.from_numpy(first), torch.from_numpy(deviation)
 
 
 # Tied parts

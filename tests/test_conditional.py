@@ -43,7 +43,9 @@ from declarative_dist import (
     StateMismatchError,
     Variational,
     derived,
+    entropy,
     fields_of,
+    kl_divergence,
     site,
 )
 from tests.constraints.cases import CASES, GUARANTEED, Case
@@ -1770,3 +1772,56 @@ def test_names_that_only_a_conditional_keeps() -> None:
 
             def base(self, projection: Tensor) -> dd.Normal:
                 return dd.Normal(projection, 1.0)
+
+
+def test_a_class_without_fields_predicts_all_arguments() -> None:
+    class Every(Conditional):
+        base = dd.MultivariateNormal
+
+    every = Every(in_features=3, dim=2)
+    assert list(fields_of(Every)) == ["loc", "scale_tril"]
+    assert all(isinstance(field, Head) for field in fields_of(Every).values())
+    d = every(torch.zeros(4, 3))
+    assert torch.equal(d.scale_tril, torch.eye(2).expand(4, 2, 2))
+    assert [name for name, _ in every.named_parameters()] == [
+        "projection.weight",
+        "projection.bias",
+    ]
+
+
+def test_in_features_where_nothing_is_predicted() -> None:
+    class Free(Conditional):
+        base = dd.Normal
+        loc = Param(0.0)
+        scale = Param(1.0)
+
+    with pytest.raises(ConstraintError, match=r"Free\(in_features=\): expected none.*got 9"):
+        Free(in_features=9)
+    assert Free()(torch.zeros(4, 7)).batch_shape == ()
+
+
+def test_the_order_of_heads_matters_only_for_a_layer() -> None:
+    class Turned(Conditional):
+        base = dd.Normal
+        scale = Head(Exp(), init=0.5)
+        loc = Head(init=0.25)
+
+    saved = Regression(network=Two()).state_dict()
+    Turned(network=Two()).load_state_dict(saved)
+    with pytest.raises(StateMismatchError, match=r"Declare the heads in that order"):
+        Turned(in_features=3).load_state_dict(Regression(in_features=3).state_dict())
+
+
+def test_a_network_of_another_dtype() -> None:
+    network = nn.Linear(3, 4, dtype=torch.float64)
+    policy = Policy(in_features=4, actions=2, network=network, dtype=torch.float32)
+    with pytest.raises(ConstraintError, match=r"Policy\.network: expected features"):
+        policy(torch.zeros(5, 3, dtype=torch.float64))
+
+
+def test_divergences_ask_for_a_context() -> None:
+    policy = Regression(in_features=3)
+    with pytest.raises(FieldError, match="Regression: expected a context first"):
+        kl_divergence(policy, dd.Normal(0.0, 1.0))
+    with pytest.raises(FieldError, match="Regression: expected a context first"):
+        entropy(policy)

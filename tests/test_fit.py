@@ -877,3 +877,28 @@ def test_the_benchmark_runs() -> None:
     command = [sys.executable, path, "--blocks", "2", "--steps", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("fit / by hand") == 2
+
+
+class Counts(Variational):
+    """A declared objective with a buffer of its own, which every evaluation changes."""
+
+    base = dd.Normal
+    loc = Param(0.0)
+    scale = 2.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, *batch):
+        if not batch:
+            return super().forward()
+        self.seen += 1
+        return -self().log_prob(*batch).mean() / (self.seen != 4)
+
+
+def test_buffers_of_a_declared_objective_are_back_too() -> None:
+    objective = Counts()
+    with pytest.raises(NonFiniteError):
+        fit(objective, torch.ones(5), steps=10)
+    assert objective.seen == 3

@@ -10,8 +10,21 @@ import torch
 import torch.distributions as dd
 from torch import nn
 
-from declarative_dist import Declarative, Exp, GreaterThan, Param, Positive, Variational, fit
+from declarative_dist import (
+    Declarative,
+    Exp,
+    FullRankNormal,
+    GreaterThan,
+    MeanFieldNormal,
+    NonFiniteError,
+    Param,
+    Positive,
+    Variational,
+    fit,
+    learnable,
+)
 from declarative_dist.fitting import History
+from declarative_dist.objectives import NegativeELBO
 
 
 class Family(Variational):
@@ -155,3 +168,54 @@ def test_repr_of_many_values_is_still_short() -> None:
     history = History()
     history.add(1.0, {f"field{n}": 0.0 for n in range(100)})
     assert len(repr(history)) < 120
+
+
+@pytest.mark.parametrize("steps", [3, 200, 201, 777])
+def test_the_last_value_is_that_of_the_module(steps: int) -> None:
+    q = learnable(dd.Normal(0.0, 1.0))
+
+    class Objective(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = q
+
+        def forward(self) -> torch.Tensor:
+            return (q.loc - 3.0) ** 2 + q.scale
+
+    history = fit(Objective(), steps=steps)
+    assert history.steps[-1] == steps
+    assert history.values["q.loc"][-1] == q.loc.item()
+    assert len(history.steps) == len(set(history.steps)) <= 202
+
+
+class Latents(Declarative):
+    slope = Param(torch.zeros(2))
+    spread = Param(1.0, Positive())
+    weights = Param(torch.zeros(101))
+
+
+def log_joint(draw: dict[str, torch.Tensor]) -> torch.Tensor:
+    slope = dd.Normal(3.0, 0.1).log_prob(draw["slope"]).sum(-1)
+    rest = dd.Normal(0.0, 1.0).log_prob(draw["weights"]).sum(-1)
+    return slope + rest + dd.Gamma(2.0, 2.0).log_prob(draw["spread"])
+
+
+@pytest.mark.parametrize("guide", [MeanFieldNormal, FullRankNormal])
+def test_values_of_a_guide_are_its_medians_by_site(guide: type) -> None:
+    objective = NegativeELBO(log_joint, guide(Latents()))
+    history = fit(objective, steps=20, lr=0.05)
+    assert list(history.values) == ["guide.slope", "guide.spread"]
+    medians = objective.guide.median
+    assert history.values["guide.slope"][-1] == medians["slope"].tolist()
+    assert history.values["guide.spread"][-1] == medians["spread"].item()
+    assert len(history.values["guide.spread"]) == 20
+
+
+@pytest.mark.parametrize(("raw", "at"), [("raw_loc", 2), ("raw_scale", 1)])
+def test_a_bad_number_of_a_guide_names_its_site(raw: str, at: int) -> None:
+    objective = NegativeELBO(log_joint, MeanFieldNormal(Latents()))
+    with torch.no_grad():
+        getattr(objective.guide, raw)[at] = torch.nan
+    site = "spread" if at == 2 else "slope"
+    with pytest.raises(NonFiniteError, match=rf"MeanFieldNormal\.{site}: .*{raw}\[{at}\] = nan"):
+        fit(objective, steps=3)

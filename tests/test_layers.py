@@ -39,10 +39,9 @@ ROWS = [
         f"distributions.{name}"
         for name in (
             "building", "scored", "alignment", "copies", "dotted", "vector", "shown",
-            "keywords", "flat", "flat_params", "priors", "unconstrained", "assignment",
-            "declarative",
-            "variational", "transform", "conditional", "live", "learnable", "ancestral",
-            "probing", "flat_sites", "joint", "kl",
+            "keywords", "flat", "flat_params", "priors", "unconstrained", "assignment", "ranks",
+            "declarative", "variational", "transform", "conditional", "live", "learnable",
+            "ancestral", "probing", "flat_sites", "joint", "kl",
             "laplace", "pushed", "guides",
         )
     ],
@@ -54,7 +53,7 @@ ROWS = [
         f"fitting.{name}"
         for name in (
             "history", "tracked", "random_state", "progress", "batches", "finite",
-            "evaluation", "guard", "arguments", "checkpoint", "saving", "fit",
+            "evaluation", "guard", "arguments", "checkpoint", "saving", "steps", "fit",
         )
     ],
     ["integrations.arviz", "integrations.lightning"],

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from declarative_dist import Declarative, Exp, Joint, LearnableTransform, Param
+from declarative_dist import Declarative, Exp, FullRankNormal, Joint, LearnableTransform, Param
 from tests.processes import in_processes
 from tests.running_examples import EXAMPLES, example, numbers_in, process
 from tests.sharing import (
@@ -83,6 +83,7 @@ REFUSED: dict[str, Callable[[], nn.Module]] = {
     "Pair": lambda: Pair(batch_shape=(1,)),
     "Shift": Shift,
     "Kernel": Kernel,
+    "FullRankNormal": lambda: FullRankNormal(Kernel()),
 }
 
 

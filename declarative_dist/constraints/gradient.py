@@ -3,6 +3,8 @@
 A density far from a tiny scale multiplies zero by infinity on its way back, and one such number
 would turn every parameter that it reaches into NaN for good. A gradient so large that an
 optimizer's mean of squares becomes infinite would leave its parameter where it is for good.
+
+Nothing is clipped in float16, where loss scaling looks for overflow.
 """
 
 from __future__ import annotations
@@ -10,19 +12,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling, is_exporting
 
-from declarative_dist.constraints.tracing import is_transforming
+from declarative_dist.constraints.tracing import is_mapped, is_transforming
 
-LARGEST = {torch.float64: 1e120, torch.float32: 1e12, torch.bfloat16: 1e12}
-"""Where gradients are clipped. Not in float16, where loss scaling looks for overflow."""
+LARGEST = {torch.float64: 1e120, torch.float32: 1e15, torch.bfloat16: 1e15}
+"""Where gradients are clipped."""
 
 
 def with_clipped_gradient(raw: Tensor) -> Tensor:
     """The same numbers, through which gradients go back as finite ones.
 
-    NaN goes back as zero, and what is beyond the largest gradient as that.
+    NaN goes back as zero, and what is beyond the largest gradient as that. A parameter stays what
+    it is and keeps a hook; other tensors should be made for this alone.
 
     Example:
         >>> import torch
@@ -30,36 +33,68 @@ def with_clipped_gradient(raw: Tensor) -> Tensor:
         >>> x = torch.zeros(3, requires_grad=True)
         >>> weights = torch.tensor([2.0, torch.inf, torch.nan])
         >>> torch.autograd.grad((with_clipped_gradient(x) * weights).sum(), x)
-        (tensor([2.0000e+00, 1.0000e+12, 0.0000e+00]),)
+        (tensor([2.0000e+00, 1.0000e+15, 0.0000e+00]),)
     """
-    if not raw.requires_grad or raw.dtype not in LARGEST or not torch.is_grad_enabled():
+    if raw.dtype not in LARGEST:
         return raw
     if is_transforming():
-        return raw if is_exporting() else _node().apply(raw)
-    if raw.is_leaf:
-        raw = raw.view_as(raw)
-    source: Any = raw.grad_fn
-    source.register_prehook(_clipped_all)
+        return _in_graph(raw)
+    if not raw.requires_grad:
+        return raw
+    node: Any = raw.grad_fn
+    if node is None:
+        hooks = raw._backward_hooks
+        if hooks is None or _clipped not in hooks.values():  # copies of a parameter have none
+            raw.register_hook(_clipped)
+    elif torch.is_grad_enabled():
+        node.register_prehook(_all_clipped)
     return raw
 
 
-def _node() -> Any:
-    """The function that does it in a graph; dynamo takes none with a rule for forward mode."""
-    return _ClippedGradient if is_dynamo_compiling() else _WithTangent
+def linear_with_clipped_gradient(layer: nn.Module, features: Tensor) -> Tensor:
+    """The output of a linear layer, through which gradients go back as finite ones.
+
+    Where they go no further than the layer, its parameters keep a hook, which costs less than one
+    in every call.
+    """
+    output: Tensor = layer(features)
+    ends_here = type(layer) is nn.Linear and not features.requires_grad
+    if ends_here and not is_transforming():
+        parameters = [p for p in layer._parameters.values() if type(p) is nn.Parameter]
+        if len(parameters) == 2:  # not those of functional_call
+            for parameter in parameters:
+                with_clipped_gradient(parameter)
+            return output
+    return with_clipped_gradient(output)
+
+
+def _in_graph(raw: Tensor) -> Tensor:
+    """The same for `torch.compile` and `torch.func`, at the price of a node in the graph.
+
+    Where dynamo traces a transform of `torch.func` it takes no function of its own.
+    """
+    if is_exporting():
+        return raw
+    if not is_dynamo_compiling():
+        clipped: Tensor = _WithTangent.apply(raw)  # type: ignore[no-untyped-call]
+        return clipped
+    if not raw.requires_grad or is_mapped():
+        return raw
+    return _Clipped.apply(raw)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _clipped(gradient: Tensor) -> Tensor:
-    largest = LARGEST[gradient.dtype]
-    return gradient.nan_to_num(0.0).clamp(-largest, largest)
+    # Dynamo takes numbers that are read from a table for ones that change.
+    if gradient.dtype is torch.float64:
+        return gradient.nan_to_num(0.0).clamp(-1e120, 1e120)
+    return gradient.nan_to_num(0.0).clamp(-1e15, 1e15)
 
 
-def _clipped_all(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _all_clipped(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     return tuple(None if gradient is None else _clipped(gradient) for gradient in gradients)
 
 
-class _ClippedGradient(torch.autograd.Function):
-    """The same for `torch.compile` and `torch.func`, at the price of a node in the graph."""
-
+class _Clipped(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -71,13 +106,13 @@ class _ClippedGradient(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _clipped(gradient)
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _clipped(gradients[0])
 
 
-class _WithTangent(_ClippedGradient):
-    """With a rule for forward mode."""
+class _WithTangent(_Clipped):
+    """With a rule for forward mode, which dynamo does not take."""
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return tangent.view_as(tangent)
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0].view_as(tangents[0])

@@ -136,7 +136,7 @@ class PositiveDefinite(_Triangular):
         diagonal = softplus(raw[..., :size]).clamp(floor, ceiling)
         lower = _strictly_lower(raw[..., size:].clamp(-ceiling, ceiling), size)
         factor = lower + diagonal.diag_embed()
-        matrix = factor @ factor.mT
+        matrix = _squared(factor)
         raised = matrix.diagonal(dim1=-2, dim2=-1) * _raise(size, raw.dtype)
         return matrix + raised.diag_embed()
 
@@ -261,6 +261,15 @@ def _triangle_size(count: int) -> int:
 def _raise(size: int, dtype: torch.dtype) -> float:
     """The share of itself by which a diagonal of this size grows, for Cholesky to succeed."""
     return 4 * size**2 * torch.finfo(dtype).eps
+
+
+def _squared(factor: Tensor) -> Tensor:
+    """`L @ L.mT` in the dtype of the factor, also where autocast would lower it."""
+    kind = factor.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return factor @ factor.mT
+    return factor @ factor.mT
 
 
 def _strictly_lower(packed: Tensor, size: int) -> Tensor:

@@ -18,6 +18,16 @@ def is_transforming() -> bool:
     return is_dynamo_compiling() or is_exporting() or maybe_current_level() is not None
 
 
+def is_mapped() -> bool:
+    """Whether code runs under a `torch.func` transform, also one that dynamo traces."""
+    return maybe_current_level() is not None
+
+
+# What torch.compiler.assume_constant_result does, which imports the whole compiler: dynamo calls
+# the function while it traces.
+is_mapped._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def is_traced(*tensors: object) -> bool:
     """Whether a check of these tensors' values is impossible or would break a graph.
 

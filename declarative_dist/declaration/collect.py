@@ -198,11 +198,14 @@ def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
             )
 
 
-def auto_declared(arguments: Mapping[str, Argument]) -> dict[str, Field]:
+def auto_declared(
+    arguments: Mapping[str, Argument], *, predicts: bool = False
+) -> dict[str, Field]:
     """Fields for all arguments of a base, in its preferred parametrisation.
 
-    Continuous arguments become parameters at their default values; counts and dimensions become
-    constants; distributions and transforms become nested parts that every instance is given.
+    Continuous arguments become parameters at their default values, or heads in a class that
+    predicts from a context; counts and dimensions become constants; distributions and transforms
+    become nested parts that every instance is given.
     """
     fields: dict[str, Field] = {}
     for name, argument in preferred(arguments).items():
@@ -213,7 +216,8 @@ def auto_declared(arguments: Mapping[str, Argument]) -> dict[str, Field]:
         elif argument.is_learnable:
             default = argument.default if isinstance(argument.default, (int, float)) else None
             init = starting_value(name) if default is None else default
-            fields[name] = Param(init).named(name)
+            field = Head(shape=argument.event_names(), init=init) if predicts else Param(init)
+            fields[name] = field.named(name)
         else:
             fields[name] = Constant(argument.default).named(name)
     return fields

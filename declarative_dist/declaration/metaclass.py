@@ -46,7 +46,8 @@ class DeclarativeMeta(ABCMeta):
         reserved = _reserved(tuple(k for k in cls.__mro__ if collect.is_framework(k)))
         check.check_namespace(name, own, declared, used, reserved)
         if arguments and not declared:
-            declared = cls.__auto__ = collect.auto_declared(arguments)
+            predicts = hasattr(cls, "__predicts__")
+            declared = cls.__auto__ = collect.auto_declared(arguments, predicts=predicts)
         check.check_names(name, declared, arguments, reserved)
         check.check_raw_names(cls, declared)
         if isinstance(base, type):
@@ -84,7 +85,7 @@ _ON_INSTANCES = {
 }  # fmt: skip
 """Names that instances keep beside what their classes define."""
 
-_ON_CONDITIONALS = {"in_features", "projection"}
+_ON_CONDITIONALS = {"in_features", "projection", "_splits"}
 """Names that those keep that predict from a context."""
 
 

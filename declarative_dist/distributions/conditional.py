@@ -9,21 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.gradient import with_clipped_gradient
+from declarative_dist.constraints.gradient import (
+    linear_with_clipped_gradient,
+    with_clipped_gradient,
+)
 from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.distributions.building import detached, distribution_of
 from declarative_dist.distributions.declarative import Declarative
+from declarative_dist.distributions.ranks import check_ranks
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
-from declarative_dist.fields.blueprint import Start
 from declarative_dist.fields.field import evaluate
-from declarative_dist.fields.head import Head, Split
+from declarative_dist.fields.head import Split
 from declarative_dist.fields.nested import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
 
 WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
 """All finite numbers of each dtype."""
+
+_HEADS = "heads (in order)"
+"""What a state says of the layer that all heads share."""
 
 WEIGHT_SCALE = 0.1
 """The starting weights are normal with this scale over the root of the number of features."""
@@ -45,7 +51,7 @@ class Conditional(Declarative):
 
     What goes back to the unconstrained numbers is finite too, so that no learning rate breaks
     them: NaN, which a density far from a tiny scale makes of zero times infinity, counts as zero,
-    and gradients are clipped at 1e12 in float32 (1e120 in float64; not at all in float16, where
+    and gradients are clipped at 1e15 in float32 (1e120 in float64; not at all in float16, where
     loss scaling looks for overflow).
 
     Args:
@@ -146,6 +152,14 @@ class Conditional(Declarative):
                 "Nested parts receive the context of the call: give them networks.",
             )
         names = [head.name for head in self.__declaration__.heads]
+        takes_it = names or "in_features" in self.__declaration__.size_names
+        if in_features is not None and not takes_it:
+            raise ConstraintError(
+                f"{type(self).__name__}(in_features=)",
+                "none, for nothing in it is predicted",
+                shortened(in_features),
+                "Declare a Head, or a nested Conditional class.",
+            )
         if names and in_features is None and self.network is None:
             raise ConstraintError(
                 f"{type(self).__name__}(in_features=)",
@@ -175,7 +189,8 @@ class Conditional(Declarative):
         known: dict[str, Any] = self._raws(args, kwargs)
         for name, raw in self._parameters.items():
             if raw is not None:
-                known[name] = with_clipped_gradient(raw)
+                is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
+                known[name] = with_clipped_gradient(raw if is_own else raw.view_as(raw))
         known[CONTEXT] = (args, kwargs)
         values = declaration.chosen(evaluate(self, declaration.build, known))
         return distribution_of(self, values)
@@ -194,8 +209,10 @@ class Conditional(Declarative):
                 for split, raw in zip(splits, returned, strict=True)
             }
         self._check_features(features, layer, network)
-        fused: Any = layer(features)
-        fused = with_clipped_gradient(held(fused, *WIDEST[fused.dtype]))
+        fused: Any = linear_with_clipped_gradient(layer, features)
+        fused = held(fused, *WIDEST[fused.dtype])
+        if len(splits) == 1:
+            return {splits[0].raw_name: splits[0].shaped(fused)}
         parts = fused.split_with_sizes([split.size for split in splits], -1)
         return {
             split.raw_name: split.shaped(part) for split, part in zip(splits, parts, strict=True)
@@ -223,12 +240,14 @@ class Conditional(Declarative):
                 shortened(features),
                 f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
             )
-        if network is None and features.dtype != layer.weight.dtype and not _is_cast(features):
+        if features.dtype != layer.weight.dtype and not _is_cast(features):
+            source, wanted = "context" if network is None else "network", layer.weight.dtype
+            fix = f"Write context.to({wanted})." if network is None else "Give both one dtype."
             raise ConstraintError(
-                f"{type(self).__name__}.context",
-                f"features of {layer.weight.dtype}",
+                f"{type(self).__name__}.{source}",
+                f"features of {wanted}",
                 f"{features.dtype}",
-                f"Write context.to({layer.weight.dtype}).",
+                fix,
             )
 
     def _as_returned(self, output: Any) -> list[Tensor]:
@@ -279,33 +298,8 @@ class Conditional(Declarative):
         declaration = self.__declaration__
         return distribution_of(self, declaration.chosen(evaluate(self, declaration.build)))
 
-    def _check_ranks(self) -> None:
-        """Refuse values that would broadcast over the batch of contexts.
-
-        Raises:
-            ConstraintError: naming the field.
-        """
-        declaration, starts = self.__declaration__, vars(self)["_starts"]
-        fields = declaration.fields
-        groups = [list(declaration.inputs)] if isinstance(declaration.base, type) else []
-        groups += [[head.name, *head.needs] for head in declaration.heads]
-        for group in groups:
-            ranks = {n: _rank(fields[n], starts.get(n)) for n in group}
-            heads = {n: ranks[n] for n in group if isinstance(fields[n], Head)}
-            most = max(heads.values(), default=None)
-            for name, rank in ranks.items():
-                if most is None or (rank <= most and heads.get(name, most) == most):
-                    continue
-                raise ConstraintError(
-                    f"{type(self).__name__}.{name}",
-                    f"a shape that lines up behind a batch of contexts, of {most} dimensions "
-                    f"without those of its event, as {max(heads, key=heads.__getitem__)} has",
-                    f"{rank}",
-                    f"Write shape={(1,) * most}." if name in heads else "Predict it too.",
-                )
-
     def _check_build(self, values: dict[str, Any]) -> None:
-        self._check_ranks()
+        check_ranks(self)
         if isinstance(self.__declaration__.base, type):  # a method may need a batch
             with torch.no_grad():
                 self.at_start()
@@ -338,9 +332,15 @@ class Conditional(Declarative):
             _start(self.projection, self._bias())
 
     def _signatures(self) -> dict[str, str]:
-        declared = self.__declaration__.heads
-        heads = ", ".join(f"{head.name}: {tuple(head.split(self).shape)}" for head in declared)
-        return {**super()._signatures(), "heads (in order)": heads}
+        shapes = [f"{h.name}: {tuple(h.split(self).shape)}" for h in self.__declaration__.heads]
+        if self.projection is None:  # then their names tell them apart
+            return {**super()._signatures(), "heads": ", ".join(sorted(shapes))}
+        return {**super()._signatures(), _HEADS: ", ".join(shapes)}
+
+    def _way_over(self, name: str) -> str:
+        if name == _HEADS:
+            return "Declare the heads in that order, or take the saved projection apart by head."
+        return super()._way_over(name)
 
     def _suggest(self, name: str) -> None:
         super()._suggest(name)
@@ -361,12 +361,6 @@ class Conditional(Declarative):
         )
 
     log_prob = rsample = sample = rsample_and_log_prob = entropy = cdf = icdf = _before_context
-
-
-def _rank(field: Any, start: Any) -> int:
-    """How many dimensions a value has without those of its event."""
-    shape = start.shape if isinstance(start, (Start, Tensor)) else ()
-    return len(shape) - field.event_dim if shape else 0
 
 
 def _is_cast(features: Tensor) -> bool:

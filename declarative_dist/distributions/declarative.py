@@ -365,6 +365,13 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         }
         return {name: written for name, written in signatures.items() if written is not None}
 
+    def _way_over(self, name: str) -> str:
+        """How the values of a state of another class may be had."""
+        return (
+            "Load it into the class that saved it and carry the values over: "
+            "new.assign(**old.constrained_values())."
+        )
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", None)
@@ -381,8 +388,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                     f"{type(self).__name__}.{name}",
                     f"a state saved under {mine}",
                     f"one saved under {saved[name]}",
-                    "Load it into the class that saved it and carry the values over: "
-                    "new.assign(**old.constrained_values()).",
+                    self._way_over(name),
                 )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 

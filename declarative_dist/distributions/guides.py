@@ -29,8 +29,11 @@ from declarative_dist.distributions.laplace import Gaussian, laplace
 from declarative_dist.distributions.pushed import PushedNormal
 from declarative_dist.distributions.unconstrained import UnconstrainedLogDensity
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
 
 _EXP = Exp()
+_MOST_TO_BEGIN = 10_000
+"""Above so many numbers a fit does not look for a start: 64 draws at once may be too many."""
 
 
 class NormalGuide(nn.Module):
@@ -39,13 +42,15 @@ class NormalGuide(nn.Module):
     Args:
         latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
         init_scale: the starting standard deviation, for a joint in units of the prior's; None for
-            0.1, and for `initialize_` with a joint's own log density.
+            0.1, and for a start found by `initialize_`.
         dtype: the floating-point type; None for that of the latents.
         device: where to build it; None for where the latents are.
     """
 
     has_rsample = True
     is_diagonal: ClassVar[bool]
+    __builds__: ClassVar[type] = PushedNormal
+    register_forward_pre_hook = register_forward_pre_hook
 
     center: Tensor
     factor: Tensor
@@ -73,6 +78,7 @@ class NormalGuide(nn.Module):
             triangle = start.new_zeros((*start.shape[:-1], size * (size - 1) // 2))
             self.raw_tril = nn.Parameter(triangle)
         self.to(device=device, dtype=dtype)
+        self._awaits_density = init_scale is None and not isinstance(latents, Conditioned)
         if isinstance(latents, Conditioned) and init_scale is None:
             self.initialize_(latents)
         self._start = self.center.clone(), self.factor.clone()
@@ -88,6 +94,7 @@ class NormalGuide(nn.Module):
 
     def forward(self) -> PushedNormal:
         """The current distribution, a snapshot for a whole step."""
+        check_gathered(self)
         return self._distribution(self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None))
 
     def detach(self) -> PushedNormal:
@@ -97,6 +104,7 @@ class NormalGuide(nn.Module):
         https://arxiv.org/abs/1703.09194). It is meant for the guide's own draws, and does not ask
         whether values are inside their supports.
         """
+        check_gathered(self)
         numbers = self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None)
         constants = [None if number is None else number.detach().clone() for number in numbers]
         distribution = self._distribution(*constants)
@@ -164,13 +172,28 @@ class NormalGuide(nn.Module):
         """A log joint density as one of the vectors that the guide is a Gaussian over."""
         return UnconstrainedLogDensity(self.flat, log_joint)
 
+    @property
+    def awaits_density(self) -> bool:
+        """Whether a fit may still look for a start: nobody chose one, by a scale or by training.
+
+        False for a guide over a conditioned joint, which began with its own log density.
+        """
+        numbers = list(self.parameters(recurse=False))
+        if not self._awaits_density or any(n.is_meta or is_shard(n) for n in numbers):
+            return False
+        pairs = zip((self.center, self.factor), self._start, strict=True)
+        is_at_start = all(torch.equal(buffer, start.to(buffer)) for buffer, start in pairs)
+        is_new = is_at_start and not any(number.any() for number in numbers)
+        return is_new and self.flat.size <= _MOST_TO_BEGIN
+
     def initialize_(self, log_joint: object) -> Self:
         """Begin near a mode of a log joint density, in the units of its curvature.
 
         From where the guide is, damped Newton steps climb the density; of all Gaussians that the
         curvature proposes on the way, and the guide as it is, the one with the best evidence lower
         bound is taken. So it can only gain, up to the noise of 64 draws. An optimizer of a fixed
-        rate then meets a problem without units or correlations: call it before fitting.
+        rate then meets a problem without units or correlations. `fit` does it by itself before
+        the first step of a new guide; before a loop of your own, call it.
 
         It takes as many backward passes per step as there are numbers, up to 200; above, the
         diagonal of the Hessian is estimated. Random numbers of everybody else stay as they were.
@@ -233,14 +256,15 @@ class MeanFieldNormal(NormalGuide):
     Blei, JMLR 18, 2017, https://arxiv.org/abs/1603.00788.
 
     It starts around the declared values, or near a mode of a conditioned joint. For a declared
-    module `initialize_(log_joint)` finds such a place, which badly scaled posteriors need. It is
+    module `fit` looks for such a place before its first step, unless `init_scale` is given; in a
+    loop of your own `initialize_(log_joint)` finds it, which badly scaled posteriors need. It is
     fitted by `NegativeELBO(log_joint, guide)`; in `log_joint(values)`, priors that were declared
     are `latents.log_prior(values)`.
 
     Args:
         latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
         init_scale: the starting standard deviation, for a joint in units of the prior's; None for
-            0.1, and for `initialize_` with a joint's own log density.
+            0.1, and for a start found by `initialize_`.
         dtype: the floating-point type; None for that of the latents.
         device: where to build it; None for where the latents are.
 
@@ -271,7 +295,7 @@ class FullRankNormal(NormalGuide):
     Args:
         latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
         init_scale: the starting standard deviation, for a joint in units of the prior's; None for
-            0.1, and for `initialize_` with a joint's own log density.
+            0.1, and for a start found by `initialize_`.
         dtype: the floating-point type; None for that of the latents.
         device: where to build it; None for where the latents are.
 

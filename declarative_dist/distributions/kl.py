@@ -18,6 +18,7 @@ from torch.distributions.kl import register_kl
 from declarative_dist.constraints.inner_tensors import is_same, tensors_of
 from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.building import reparametrised
+from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.scored import (
     less_the_others,
@@ -38,7 +39,13 @@ def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
 
 
 def snapshot(distribution: Any) -> Any:
-    """The current plain distribution of a live one; a plain one as it is."""
+    """The current plain distribution of a live one; a plain one as it is.
+
+    Raises:
+        FieldError: for a conditional, which is none before there is a context.
+    """
+    if isinstance(distribution, Conditional):
+        distribution.entropy()
     return distribution() if isinstance(distribution, (Variational, Joint)) else distribution
 
 

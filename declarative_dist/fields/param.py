@@ -237,7 +237,7 @@ class Param(Constrained):
         raw = module._parameters.get(self.raw_name)
         if raw is not None:
             return [raw]
-        if self.raw_name in module._buffers:  # a copy that a guide holds is not trained
+        if self.raw_name in module._buffers:  # what an automatic guide holds is not trained
             return []
         # Those behind a parametrization of torch that has replaced it.
         parametrizations: Any = module.parametrizations

@@ -15,7 +15,7 @@ from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
 from declarative_dist.fields.part import lacks_forward
-from declarative_dist.fitting.finite import first_bad
+from declarative_dist.fitting.finite import bracketed, first_bad
 from declarative_dist.fitting.tracked import field_of
 
 Callback = Callable[[int, float, nn.Module], object]
@@ -93,10 +93,10 @@ def check_objective(objective: Any) -> None:
             )
         bad = first_bad(parameter.detach()) if parameter.requires_grad else None
         if bad is not None:
-            subject, raw = field_of(objective, parameter)
-            raise NonFiniteError(
-                subject, "finite numbers to start from", f"{raw}{bad[0]} = {bad[1]} at step 0"
-            )
+            index, value = bad
+            subject, raw = field_of(objective, parameter, index)
+            got = f"{raw}{bracketed(index)} = {value} at step 0"
+            raise NonFiniteError(subject, "finite numbers to start from", got)
 
 
 def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:

@@ -99,14 +99,15 @@ class Checkpoint:
         try:
             state = torch.load(content, map_location="cpu", weights_only=True)
         except Exception as error:  # a foreign file fails in any way
-            raise self._foreign("a file that is broken or something else") from error
+            raise self.foreign("a file that is broken or something else") from error
         if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise self._foreign("something else")
-        if state["version"] != VERSION:
-            raise self._foreign(f"one of version {state['version']}")
+            raise self.foreign("something else")
+        if state.get("version") != VERSION:
+            raise self.foreign(f"one of version {state.get('version')}")
         return state
 
-    def _foreign(self, got: str) -> StateMismatchError:
+    def foreign(self, got: str) -> StateMismatchError:
+        """The error about a file that is something else."""
         return StateMismatchError(
             f"fit(checkpoint={str(self.path)!r})",
             f"a checkpoint of fit (version {VERSION})",
@@ -137,7 +138,7 @@ def state_of(objective: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_state(state: Mapping[str, Any], objective: nn.Module, optimizer: Optimizer) -> None:
-    """Load both, or neither.
+    """Load both.
 
     Raises:
         StateMismatchError: if they are of another class, or tensors of another shape or dtype.
@@ -145,10 +146,16 @@ def load_state(state: Mapping[str, Any], objective: nn.Module, optimizer: Optimi
     _check_classes(state["classes"], _classes(objective, optimizer))
     _check_tensors(state["module"], objective.state_dict(), type(objective).__name__)
     _check_groups(state["optimizer"], optimizer)
+    objective.load_state_dict(state["module"])
+    optimizer.load_state_dict(state["optimizer"])
+
+
+@contextmanager
+def unchanged_if_refused(objective: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Give both their states back if something goes wrong."""
     before = deepcopy(objective.state_dict()), deepcopy(optimizer.state_dict())
     try:
-        objective.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
+        yield
     except BaseException:
         objective.load_state_dict(before[0])
         optimizer.load_state_dict(before[1])

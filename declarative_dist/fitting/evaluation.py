@@ -16,7 +16,10 @@ from declarative_dist.errors import ConstraintError, DeclarationError, NonFinite
 from declarative_dist.fitting.finite import bad_data, tensors_in
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
-"""What torch raises for another dtype or device; values it refuses by a ValueError."""
+"""What torch raises for another dtype or device."""
+
+_RAISED = (*_MISMATCHES, ValueError)
+"""The same, and what it raises for values that it refuses."""
 
 
 class Closure:
@@ -37,10 +40,16 @@ class Closure:
         self._forward = forward
         self._first: Tensor | None = None
 
-    def begin(self, batch: tuple[Any, ...]) -> None:
-        """Begin a step on a batch."""
+    def begin(self, batch: tuple[Any, ...], step: int) -> None:
+        """Begin a step on a batch; before the first of all, the objective may prepare."""
         self.batch = batch
         self._first = None
+        if step == 1 and callable(prepares := getattr(self.objective, "before_fit", None)):
+            try:
+                prepares(*batch)
+            except _RAISED as error:
+                _explain(self.objective, batch, error)
+                raise
 
     def __call__(self) -> Tensor:
         if not torch.is_grad_enabled():  # an optimizer that leaves it to the closure
@@ -97,10 +106,8 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
     """
     try:
         loss: Tensor = forward(*batch)
-    except (*_MISMATCHES, ValueError) as error:
-        # An error of a more special kind says what it is itself.
-        if type(error) in (*_MISMATCHES, ValueError):
-            _explain(objective, batch, error)
+    except _RAISED as error:
+        _explain(objective, batch, error)
         raise
     if not (
         isinstance(loss, Tensor)
@@ -142,7 +149,12 @@ def _refuse(objective: nn.Module, loss: Any) -> None:
 
 
 def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> None:
-    """Raise a clearer error if the batch is of another kind than the objective takes."""
+    """Raise a clearer error if the batch is of another kind than the objective takes.
+
+    An error of a more special kind than torch's own says what it is itself.
+    """
+    if type(error) not in _RAISED:
+        return
     name = type(objective).__name__
     try:
         inspect.signature(objective.forward).bind(*batch)

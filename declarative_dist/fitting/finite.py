@@ -8,20 +8,25 @@ from typing import Any
 from torch import Tensor
 
 
-def first_bad(tensor: Tensor) -> tuple[str, float] | None:
-    """The first index at which a tensor is infinite or NaN, in brackets, and the number there.
+def first_bad(tensor: Tensor) -> tuple[tuple[int, ...], float] | None:
+    """The first index at which a tensor is infinite or NaN, and the number there.
 
     Example:
         >>> import torch
         >>> from declarative_dist.fitting.finite import first_bad
         >>> first_bad(torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
-        ('[1, 0]', inf)
+        ((1, 0), inf)
     """
     is_bad = ~tensor.isfinite()
     if not is_bad.any():
         return None
     index = tuple(is_bad.nonzero()[0].tolist())
-    return (f"{list(index)}" if index else ""), tensor[index].item()
+    return index, tensor[index].item()
+
+
+def bracketed(index: tuple[int, ...]) -> str:
+    """An index as it stands behind a name: `[1, 0]`, or nothing."""
+    return f"{list(index)}" if index else ""
 
 
 def bad_data(batch: tuple[Any, ...]) -> str:
@@ -29,7 +34,7 @@ def bad_data(batch: tuple[Any, ...]) -> str:
     for name, tensor in tensors_in(batch):
         found = None if tensor.is_meta else first_bad(tensor.detach())
         if found is not None:
-            return f"data{name}{found[0]} = {found[1]}"
+            return f"data{name}{bracketed(found[0])} = {found[1]}"
     return ""
 
 

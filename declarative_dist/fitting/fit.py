@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from declarative_dist.fitting.guard import Guard
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.progress import Progress
 from declarative_dist.fitting.saving import Saver
+from declarative_dist.fitting.steps import finished_steps
 from declarative_dist.fitting.tracked import FieldValues
 
 
@@ -43,7 +44,8 @@ def fit(
     error has the record so far as `error.history`.
 
     Args:
-        objective: a module whose forward is a scalar loss; what is trainable in it is trained.
+        objective: a module whose forward is a scalar loss; what is trainable in it is trained. A
+            method `before_fit(*batch)` is called before step 1: there a new guide finds its start.
         data: the arguments of forward: None; a tensor, or a tuple or dict of tensors, whole in
             every step; or an iterable of batches, such as a DataLoader, gone through in every
             epoch. The items of a tuple are arguments.
@@ -105,19 +107,18 @@ def fit(
     saver = Saver(checkpoint, objective, trainer, batches, history, every)
     if resume:
         saver.resume()
-    first = history.step
+    fields = FieldValues(objective)
     try:
         with compiled(objective) if compile else nullcontext(objective) as forward:
             closure = Closure(objective, forward, trainer)
-            for step in _finished(steps, closure, batches, history, guard, saver):
+            for step in finished_steps(steps, closure, batches, history, guard, saver, fields):
                 loss = history.losses[-1]
                 bar.show(step, loss)
                 history.stopped = arguments.stops(calls, step, loss, objective)
                 saver.write_if_due()
                 if history.stopped:
                     break
-        if history.step > first:
-            saver.write()
+        saver.write()
     except BaseException as error:
         guard.restore(history.step)
         if not isinstance(error, KeyboardInterrupt):
@@ -128,21 +129,6 @@ def fit(
         saver.write()
     finally:
         bar.close()
+    with torch.no_grad():
+        history.end(fields.read())
     return history
-
-
-def _finished(
-    steps: int, closure: Closure, batches: Batches, history: History, guard: Guard, saver: Saver
-) -> Iterator[int]:
-    """Do the steps, and give the number of each when it is done and good."""
-    fields = FieldValues(closure.objective)
-    for step in range(history.step + 1, steps + 1):
-        saver.mark()
-        with torch.no_grad():  # the closure has gradients
-            guard.take(step - 1)
-            closure.begin(batches.next())
-            closure.optimizer.step(closure)  # type: ignore[arg-type]
-            loss = closure.first_loss()
-            guard.check(step, loss, closure.batch)
-            history.add(loss, fields.read() if history.is_due(step) else None)
-        yield step

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import NonFiniteError, shortened
 from declarative_dist.fields.part import is_declarative
-from declarative_dist.fitting.finite import bad_data, first_bad
+from declarative_dist.fitting.finite import bad_data, bracketed, first_bad
 from declarative_dist.fitting.tracked import declared_values, field_of
 
 _PLAIN = (int, float, str, type(None))
@@ -27,9 +27,9 @@ FEW = 8
 class Guard:
     """Keeps one copy of all that a step changes, to go back to if the step fails.
 
-    The copy is of the parameters in the optimizer, its state, and the buffers of modules that are
-    not declared (the running averages of a normalisation; constants do not change). It is on the
-    same device, and costs as much memory as parameters and optimizer do.
+    The copy is of the parameters in the optimizer, its state, and the buffers that may change (the
+    running averages of a normalisation; not declared constants). It is on the same device, and
+    costs as much memory as parameters and optimizer do.
 
     Args:
         objective: the module that is trained.
@@ -49,10 +49,11 @@ class Guard:
         self._step: int | None = None
 
     def take(self, step: int) -> None:
-        """Keep the current state, that after a step; call it without gradients."""
+        """Keep the current state, that after a step."""
         self._step = None  # an interruption may leave the copy half made
         if self._is_as_before():
-            _copy(self._copies, self._live)
+            with torch.no_grad():
+                _copy(self._copies, self._live)
         else:
             self._take_anew()
         self._step = step
@@ -120,13 +121,13 @@ class Guard:
                 found = first_bad(tensor)
                 if found is not None:
                     index, value = found
-                    subject, raw = field_of(self._objective, parameter)
-                    got = f"{what}{raw}{index} = {value} at step {step}"
+                    subject, raw = field_of(self._objective, parameter, index)
+                    got = f"{what}{raw}{bracketed(index)} = {value} at step {step}"
                     return NonFiniteError(subject, "finite numbers", got, fix)
         for parameter, name, current in declared_values(self._objective):
             found = first_bad(current)
             if found is not None:
-                got = f"{name}{found[0]} = {found[1]} at step {step}"
+                got = f"{name}{bracketed(found[0])} = {found[1]} at step {step}"
                 return NonFiniteError(
                     field_of(self._objective, parameter)[0], "finite numbers", got, fix
                 )
@@ -141,14 +142,22 @@ class Guard:
 
 def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
     for module in objective.modules():
-        if not isinstance(module, Constraint) and not is_declarative(module):
-            for name, buffer in module._buffers.items():
-                if buffer is not None and name not in module._non_persistent_buffers_set:
-                    yield buffer
+        if isinstance(module, Constraint):
+            continue
+        kind: Any = type(module)
+        constants = kind.__declaration__.fields if is_declarative(module) else {}
+        for name, buffer in module._buffers.items():
+            is_kept = name not in module._non_persistent_buffers_set and name not in constants
+            if buffer is not None and is_kept:
+                yield buffer
 
 
 def _copy(into: list[Tensor], tensors: list[Tensor]) -> None:
-    if into:
+    """Copy the numbers of tensors; those that are spread over processes one by one."""
+    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
+        for mine, theirs in zip(into, tensors, strict=True):
+            mine.copy_(theirs)
+    elif into:
         torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
 
 

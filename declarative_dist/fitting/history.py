@@ -17,7 +17,7 @@ class History:
     Losses are kept of every step. Values are kept after every step at first; when there are more
     than 200 points, every other one is dropped and only every second step is recorded from then
     on, and so forth, so that a record of any length stays small. Which steps are kept depends on
-    the number of the step alone.
+    the number of the step alone; beside those, the values at the end are.
 
     Attributes:
         losses: the loss of each step, computed before its update.
@@ -77,6 +77,12 @@ class History:
             self._stride *= 2
             self._records = [record for record in self._records if record[0] % self._stride == 0]
 
+    def end(self, values: dict[str, Any]) -> None:
+        """Record the values after the last step, unless they are there already."""
+        self.forget_unfinished()
+        if self.step and self.step not in self.steps[-1:]:
+            self._records.append((self.step, values))
+
     def forget_unfinished(self) -> None:
         """Drop values of a step that was not finished."""
         while self._records and self._records[-1][0] > self.step:
@@ -109,6 +115,7 @@ class History:
         self._records = [
             (step, {name: path[at] for name, path in values.items()})
             for at, step in enumerate(steps)
+            if step % self._stride == 0  # the last one was kept because it was the last
         ]
 
     def __len__(self) -> int:

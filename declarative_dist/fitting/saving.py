@@ -8,11 +8,22 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 
-from declarative_dist.errors import StateMismatchError
+from declarative_dist.errors import ExplainedError, StateMismatchError
 from declarative_dist.fitting import random_state
 from declarative_dist.fitting.batches import Batches, Place
-from declarative_dist.fitting.checkpoint import Checkpoint, load_state, state_of
+from declarative_dist.fitting.checkpoint import (
+    Checkpoint,
+    load_state,
+    state_of,
+    unchanged_if_refused,
+)
 from declarative_dist.fitting.history import History
+
+_KEYS = {"classes", "module", "optimizer", "data", "history", "used", "began", "random"}
+"""What a checkpoint holds."""
+
+_DAMAGES = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError)
+"""What comes of reading one that is damaged inside."""
 
 
 class _Mark(NamedTuple):
@@ -54,7 +65,7 @@ class Saver:
         self._history = history
         self._every = every
         self._mark: _Mark | None = None
-        self._written: int | None = None
+        self._written = 0
 
     def resume(self) -> None:
         """Go on where the checkpoint was written; without one, nothing happens.
@@ -65,6 +76,8 @@ class Saver:
         found, self._found = self._found, None
         if found is None:
             return
+        if not found.keys() >= _KEYS:
+            raise self._foreign("one without " + ", ".join(sorted(_KEYS - found.keys())))
         if found["data"] != self._batches.signature:
             raise StateMismatchError(
                 "fit(resume=)",
@@ -73,13 +86,17 @@ class Saver:
             )
         before = random_state.captured()
         try:
-            self._batches.go_to(Place(found["used"], found["began"]))
-            load_state(found, self._objective, self._optimizer)
-        except BaseException:
+            with unchanged_if_refused(self._objective, self._optimizer):
+                self._batches.go_to(Place(found["used"], found["began"]))
+                load_state(found, self._objective, self._optimizer)
+                self._history.load_state_dict(found["history"])
+                random_state.restore(found["random"])
+        except BaseException as error:
             random_state.restore(before)
+            if isinstance(error, _DAMAGES) and not isinstance(error, ExplainedError):
+                raise self._foreign("one that is damaged") from error
             raise
-        self._history.load_state_dict(found["history"])
-        random_state.restore(found["random"])
+        self._written = self._history.step
 
     def mark(self) -> None:
         """Remember the random numbers and the place in the data before a step."""
@@ -92,8 +109,13 @@ class Saver:
         if self._every is not None and self._history.step % self._every == 0:
             self.write()
 
+    def _foreign(self, got: str) -> StateMismatchError:
+        checkpoint: Any = self._checkpoint
+        error: StateMismatchError = checkpoint.foreign(got)
+        return error
+
     def write(self) -> None:
-        """Write the state after the last finished step; module and optimizer are in it."""
+        """Write the state after the last finished step, if any step is new."""
         if self._checkpoint is None or self._written == self._history.step:
             return
         mark = self._mark

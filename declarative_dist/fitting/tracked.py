@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.fields.field import Field, current_value, evaluate
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
@@ -33,12 +34,20 @@ def declared_values(objective: nn.Module) -> Iterator[tuple[nn.Parameter, str, T
             yield parameter, field.name, value.detach()
 
 
-def field_of(objective: nn.Module, parameter: nn.Parameter) -> tuple[str, str]:
+def field_of(
+    objective: nn.Module, parameter: nn.Parameter, index: tuple[int, ...] = ()
+) -> tuple[str, str]:
     """The field that a parameter stands for, as `Class.field`, and the raw name to show.
 
     Nested parts are dotted from the outermost declarative class: `Mixture.components.scale`. A
-    parameter of another module is named by its path in the objective.
+    number of an automatic guide stands for its site. A parameter of another module is named by its
+    path in the objective.
     """
+    for _, guide in _guides(objective):
+        if index and (parameter is guide.raw_loc or parameter is guide.raw_scale):
+            raw = "raw_loc" if parameter is guide.raw_loc else "raw_scale"
+            site = next(s.name for s in reversed(guide.flat.slots) if s.offset <= index[-1])
+            return f"{type(guide).__name__}.{site}", raw
     for path, module, field in declared_params(objective):
         if any(parameter is mine for mine in field.parameters_of(module)):
             root, inside = _outermost(objective, path)
@@ -59,11 +68,20 @@ def _outermost(objective: nn.Module, path: str) -> tuple[str, str]:
     return type(objective).__name__, path
 
 
+def _guides(objective: nn.Module) -> Iterator[tuple[str, NormalGuide]]:
+    """The automatic guides in an objective, with their paths."""
+    for path, module in objective.named_modules():
+        if isinstance(module, NormalGuide):
+            yield path, module
+
+
 class FieldValues:
     """Reads the constrained values of all trainable fields that are not too large.
 
+    Of automatic guides it reads the values at the mean of the Gaussian, by site.
+
     Args:
-        objective: any module; the declarative ones in it are read.
+        objective: any module; the declarative ones and the guides in it are read.
 
     Example:
         >>> import torch.distributions as dd
@@ -82,6 +100,7 @@ class FieldValues:
             is_small = sum(parameter.numel() for parameter in mine) <= LARGEST
             if is_small and any(parameter.requires_grad for parameter in mine):
                 found.setdefault(id(module), (path, module, []))[2].append(field.name)
+        self._guides = [(f"{path}." if path else "", guide) for path, guide in _guides(objective)]
         for path, module, names in found.values():
             declaration: Any = type(module).__declaration__  # type: ignore[attr-defined]
             needed = {field.name for name in names for field in declaration.chains[name]}
@@ -96,4 +115,7 @@ class FieldValues:
             for name in names:
                 value: Tensor = known[name]
                 values[prefix + name] = value.tolist()
+        for prefix, guide in self._guides:
+            medians = {n: v for n, v in guide.median.items() if v.numel() <= LARGEST}
+            values.update({prefix + name: value.tolist() for name, value in medians.items()})
         return values

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.distributions.conditional import Conditional
+from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.errors import ConstraintError, did_you_mean, shortened
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.matching import check_match
@@ -86,6 +87,8 @@ class VariationalBound(nn.Module):
 
     def _chosen(self, name: str | None, current: Any) -> Pathwise | Score:
         """The estimator of a name, or the one that suits a distribution."""
+        if name is None and isinstance(current, NormalGuide):
+            return ESTIMATORS["stl"]
         if name is None:
             return ESTIMATORS["pathwise" if current.has_rsample else "score"]
         estimator = ESTIMATORS[name]
@@ -128,6 +131,31 @@ class VariationalBound(nn.Module):
             return log_p
 
         return density
+
+    def before_fit(self, *batch: Any) -> None:
+        """What `fit` calls once, before the first step: an automatic guide finds its start.
+
+        Of a guide that is new, this is `guide.initialize_` with the log density of the target;
+        where somebody chose or trained it, nothing happens. Random numbers stay as they were.
+
+        Args:
+            *batch: the first batch.
+        """
+        guide = self.guide
+        if not isinstance(guide, NormalGuide) or not guide.awaits_density:
+            return
+        first = guide.flat.slots[0]
+
+        own = len(guide.batch_shape) + len(first.event_shape)
+
+        def density(draws: Any) -> Tensor:
+            if draws[first.name].ndim == own:  # targets are called with many draws
+                return density({name: value[None] for name, value in draws.items()})[0]
+            value = draws[first.name]
+            like = value.new_empty(value.shape[: value.ndim - len(first.event_shape)])
+            return self._density(batch, like)(draws)
+
+        guide.initialize_(density)
 
     def _check_batch(self, batch: tuple[Any, ...]) -> None:
         if not self._takes_batch:
@@ -180,8 +208,8 @@ class NegativeELBO(VariationalBound):
         log_joint: the target, `log p(z, data)`, which need not be normalised.
         guide: a `Variational`, a `Joint`, a `Conditional`, or an automatic guide.
         num_samples: how many draws of the guide one call takes.
-        estimator: `"pathwise"`, `"stl"` or `"score"`; None for the first if the guide has a
-            reparametrised sampler, else the last.
+        estimator: `"pathwise"`, `"stl"` or `"score"`; None for `"stl"` if the guide is an
+            automatic one, for the first if it has a reparametrised sampler, else for the last.
         vectorize: whether `log_joint` is written for one draw, of shape `(*batch, *event)`: it is
             mapped over draws with `torch.func.vmap`.
 
@@ -263,8 +291,8 @@ class ImportanceWeightedELBO(VariationalBound):
         log_joint: the target, as for `NegativeELBO`.
         guide: as for `NegativeELBO`.
         num_samples: the number K of draws.
-        estimator: `"pathwise"`, `"stl"` or `"score"`; None for the first if the guide has a
-            reparametrised sampler, else the last.
+        estimator: `"pathwise"`, `"stl"` or `"score"`; None for `"stl"` if the guide is an
+            automatic one, for the first if it has a reparametrised sampler, else for the last.
         vectorize: whether `log_joint` is written for one draw.
 
     Raises:

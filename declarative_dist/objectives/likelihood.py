@@ -304,10 +304,11 @@ def _check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subje
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
         raise ConstraintError(subject, expected, f"{shortened(scores)}{dtype}")
-    counts = {data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim}
+    # A list, because to hash a size is to fix it in a compiled graph.
+    counts = [data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim]
     fits = scores.ndim == 1 + len(copies) and scores.shape[1:] == copies
     if not fits or (counts and scores.shape[0] not in counts):
-        sizes = f" for data of {' or '.join(map(str, sorted(counts)))}" if counts else ""
+        sizes = f" for data of {' or '.join(map(str, sorted(set(counts))))}" if counts else ""
         raise ConstraintError(
             subject,
             expected,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -31,9 +32,16 @@ def test_what_goes_back(dtype: torch.dtype, is_leaf: bool) -> None:
     through.backward(torch.tensor(INCOMING, dtype=dtype))
     assert torch.equal(x.grad, expected(dtype))
     assert source.requires_grad
-    for _ in range(3):  # nothing is left behind on a parameter
-        with_clipped_gradient(x)
-    assert x._backward_hooks is None or not x._backward_hooks
+
+
+def test_a_parameter_keeps_one_hook_and_its_copies_get_theirs() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    for each in (parameter, copy.deepcopy(parameter)):
+        for _ in range(3):
+            assert with_clipped_gradient(each) is each
+        assert len(each._backward_hooks) == 1
+        (each * torch.tensor([math.nan, 2.0])).sum().backward()
+        assert each.grad.tolist() == [0.0, 2.0]
 
 
 @pytest.mark.parametrize("dtype", LARGEST, ids=str)
@@ -59,7 +67,7 @@ def far_from_a_tiny_scale(raw: Tensor) -> Tensor:
     ).exp()  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["eager", "func", "compiled", "vmap"])
+@pytest.mark.parametrize("kind", ["eager", "func", "compiled", "dynamic", "vmap", "outside"])
 def test_a_density_far_from_a_tiny_scale(kind: str) -> None:
     raw = torch.tensor([-40.0, -0.5])
     bare = torch.autograd.functional.jacobian(lambda r: far_from_a_tiny_scale(r).sum(), raw)

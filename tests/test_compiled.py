@@ -1,0 +1,258 @@
+"""Compiled objectives: one graph for a whole run, counted over steps, rates and batch sizes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+from torch.distributions import Distribution
+
+from declarative_dist import Declarative, Joint, Param, Variational, fit
+from declarative_dist.objectives import (
+    ImportanceWeightedELBO,
+    NegativeELBO,
+    NegativeLogLikelihood,
+    NegativeLogPosterior,
+)
+from tests.cases import CASES, JOINTS, LIVE, FullRank, GammaFamily, Policy, Weighed
+from tests.constraints.cases import CASES as CONSTRAINTS
+from tests.limits import COMPILE_SAMPLE
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Singular sample:UserWarning"),
+    pytest.mark.usefixtures("_fresh_compiler", "one_thread"),
+]
+STEPS = 100
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    Distribution.set_default_validate_args(False)  # as the first compilation of a process does
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+    torch._dynamo.reset()
+
+
+class Run:
+    """An objective, compiled, and how often it was."""
+
+    def __init__(self, objective: nn.Module, backend: str = "eager") -> None:
+        self.objective = objective
+        self._counter = CompileCounterWithBackend(backend)
+        self._forward = torch.compile(objective, fullgraph=True, backend=self._counter)
+        self._optimizer = torch.optim.SGD(objective.parameters(), lr=1e-3)
+
+    @property
+    def graphs(self) -> int:
+        assert not counters["graph_break"]
+        return self._counter.frame_count
+
+    def step(self, *batch: Any) -> float:
+        self._optimizer.zero_grad()
+        loss: Tensor = self._forward(*batch)
+        loss.backward()
+        self._optimizer.step()
+        return loss.item()
+
+    def steps(self, *batch: Any) -> list[float]:
+        """A hundred steps, half of them at another rate, and a rate that falls in each."""
+        schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, 0.999)
+        losses = []
+        for step in range(STEPS):
+            if step == STEPS // 2:
+                self._optimizer.param_groups[0]["lr"] = 1e-4
+            losses.append(self.step(*batch))
+            schedule.step()
+        return losses
+
+
+def drawn(q: Variational | Joint, count: int) -> Any:
+    torch.manual_seed(1)
+    return q.sample((count,))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_likelihood_compiles_once_and_once_more_for_all_batch_sizes(name: str) -> None:
+    q = CASES[name]()
+    run = Run(NegativeLogLikelihood(q))
+    batches = [drawn(q, count) for count in (4, 6, 7, 40)]
+    run.steps(batches[0])
+    assert run.graphs == 1
+    before = [parameter.detach().clone() for parameter in q.parameters()]
+    for batch in batches[1:]:
+        run.step(batch)
+    assert run.graphs <= 2
+    changed = [not torch.equal(a, b) for a, b in zip(before, q.parameters(), strict=True)]
+    assert any(changed)
+
+
+def square_target(q: Variational) -> Callable[[Tensor], Tensor]:
+    """An unnormalised density of any draws, also of counts and indices."""
+    events = tuple(range(-len(q.event_shape), 0))
+
+    def log_density(z: Tensor) -> Tensor:
+        squares = -z.to(torch.get_default_dtype()).square()
+        return squares.sum(events) if events else squares
+
+    return log_density
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_an_elbo_compiles_once(name: str) -> None:
+    q = LIVE[name]()
+    run = Run(NegativeELBO(square_target(q), q, num_samples=4))
+    if name in COMPILE_SAMPLE:
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+            run.step()
+        return
+    losses = run.steps()
+    assert run.graphs == 1
+    assert run.objective.estimator == ("pathwise" if q.has_rsample else "score")
+    if q.has_rsample:
+        assert len(set(losses)) > 1  # every step draws anew
+
+
+@pytest.mark.parametrize("name", JOINTS)
+def test_a_joint_guide_compiles_once(name: str) -> None:
+    guide = JOINTS[name]()
+    run = Run(NegativeELBO(JOINTS[name](), guide, num_samples=4))
+    run.steps()
+    assert run.graphs == 1
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "stl", "score"])
+def test_an_importance_weighted_bound_compiles_once(estimator: str) -> None:
+    run = Run(
+        ImportanceWeightedELBO(GammaFamily(), GammaFamily(), num_samples=4, estimator=estimator)
+    )
+    run.steps()
+    assert run.graphs == 1
+
+
+def squares(module: Any, x: Tensor) -> Tensor:
+    return -(x[:, None] - module.value.flatten()).square().sum(-1)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_a_constraint_compiles_once(name: str) -> None:
+    case = CONSTRAINTS[name]
+
+    class Bounded(Declarative):
+        value = Param(case.default, case.make())
+
+    run = Run(NegativeLogPosterior(Bounded(), total_size=4, log_likelihood=squares))
+    run.steps(torch.randn(4))
+    assert run.graphs == 1
+    for count in (6, 7, 40):
+        run.step(torch.randn(count))
+    assert run.graphs <= 2
+
+
+def test_priors_compile_once() -> None:
+    q = Weighed(batch_shape=(2,))
+    for unconstrained in (False, True):
+        run = Run(NegativeLogPosterior(q, total_size=4, unconstrained=unconstrained))
+        run.steps(drawn(q, 4))
+        assert run.graphs == 1
+
+
+def test_predictions_for_batches_of_all_sizes_compile_twice() -> None:
+    run = Run(NegativeLogLikelihood(Policy(in_features=3, actions=2)))
+    run.steps(torch.randn(4, 3), torch.randn(4, 2))
+    assert run.graphs == 1
+    for count in (6, 7, 40):
+        run.step(torch.randn(count, 3), torch.randn(count, 2))
+    assert run.graphs <= 2
+
+
+class Decoder(nn.Module):
+    """The log density of latents and of what they predict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return -z.square().sum(-1) - (self.layer(z) - x).square().sum(-1)
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "stl", "score"])
+@pytest.mark.parametrize("bound", [NegativeELBO, ImportanceWeightedELBO])
+def test_an_amortised_bound_compiles_twice_for_batches_of_all_sizes(
+    bound: Any, estimator: str
+) -> None:
+    guide = Policy(in_features=3, actions=2)
+    run = Run(bound(Decoder(), guide, num_samples=4, estimator=estimator))
+    run.steps(torch.randn(5, 3))
+    assert run.graphs == 1
+    for count in (6, 7, 40):
+        run.step(torch.randn(count, 3))
+    assert run.graphs <= 2
+
+
+def test_new_values_between_steps_compile_nothing() -> None:
+    q = GammaFamily()
+    run = Run(NegativeLogLikelihood(q))
+    x = drawn(q, 4)
+    run.step(x)
+    q.rate = 3.0
+    run.step(x)
+    q.load_state_dict(GammaFamily(rate=2.0).state_dict())
+    run.step(x)
+    q.from_vector_(torch.zeros(2))
+    run.step(x)
+    q.reset_parameters()
+    loss = run.step(x)
+    assert run.graphs == 1
+    assert loss == pytest.approx(-GammaFamily().log_prob(x).mean().item())
+
+
+def test_other_instances_of_a_family_do_not_compile_the_first_again() -> None:
+    runs = [Run(NegativeLogLikelihood(GammaFamily(rate=rate))) for rate in (1.0, 2.0)]
+    x = torch.tensor([0.5, 1.0])
+    for _ in range(3):
+        for run in runs:
+            run.step(x)
+    assert [run.graphs for run in runs] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["Normal", "nested mixture"])
+def test_inductor_gives_the_losses_of_plain_steps(name: str) -> None:
+    q, twin = LIVE[name](), LIVE[name]()
+    twin.load_state_dict(q.state_dict())
+    x = drawn(q, 16)
+    run = Run(NegativeLogLikelihood(q), "inductor")
+    losses = run.steps(x)
+    assert run.graphs == 1
+    expected = []
+    optimizer = torch.optim.SGD(twin.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999)
+    for step in range(STEPS):
+        if step == STEPS // 2:
+            optimizer.param_groups[0]["lr"] = 1e-4
+        optimizer.zero_grad()
+        loss = -twin().log_prob(x).mean(0).sum()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        expected.append(loss.item())
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_fit_in_mini_batches_compiles_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounterWithBackend("eager")
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: plain(f, backend=counter))
+    q = FullRank(d=2)
+    fit(NegativeLogLikelihood(q), drawn(q, 10), steps=STEPS, batch_size=4, compile=True)
+    assert counter.frame_count <= 2
+    assert not counters["graph_break"]

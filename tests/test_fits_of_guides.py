@@ -1,0 +1,434 @@
+"""Automatic guides through `fit`: where they start, what is kept, and fits without tuning."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from sklearn.datasets import load_breast_cancer
+from torch import Tensor, nn
+
+from declarative_dist import (
+    ConstraintError,
+    Declarative,
+    FullRankNormal,
+    Joint,
+    MeanFieldNormal,
+    Param,
+    Positive,
+    Simplex,
+    fit,
+)
+from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+KINDS: list[Any] = [MeanFieldNormal, FullRankNormal]
+BOUNDS: list[Any] = [NegativeELBO, ImportanceWeightedELBO]
+MEAN, DEVIATION = torch.tensor([2000.0, 0.003]), torch.tensor([100.0, 0.0005])
+
+
+class Pair(Declarative):
+    x = Param([0.0, 0.0])
+
+
+def far(values: dict[str, Tensor]) -> Tensor:
+    return dd.Normal(MEAN, DEVIATION).log_prob(values["x"]).sum(-1)
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def is_same(mine: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in mine.items())
+
+
+# --- where they start --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_a_fit_finds_the_start(kind: Any, bound: Any) -> None:
+    guide = kind(Pair())
+    assert guide.awaits_density
+    history = fit(bound(far, guide, num_samples=4), steps=1)
+    assert not guide.awaits_density
+    torch.testing.assert_close(guide.center, MEAN, rtol=1e-4, atol=1e-6)
+    # Of a normalised density the bound is exact where the guide is the posterior.
+    assert history.losses[0] == pytest.approx(0.0, abs=0.05)
+
+
+def test_it_is_the_start_of_initialize() -> None:
+    guide, other = FullRankNormal(Pair()), FullRankNormal(Pair())
+    NegativeELBO(far, guide).before_fit()
+    other.initialize_(far)
+    assert is_same(guide.state_dict(), other.state_dict())
+
+
+def test_a_start_draws_no_random_numbers() -> None:
+    torch.manual_seed(3)
+    expected = torch.randn(5)
+    torch.manual_seed(3)
+    NegativeELBO(far, FullRankNormal(Pair())).before_fit()
+    assert torch.equal(torch.randn(5), expected)
+
+
+def test_the_first_batch_is_the_first_step() -> None:
+    """One pass over the data in mini-batches: the start and step 1 see the same rows."""
+    data = torch.arange(10.0)
+    seen: list[Tensor] = []
+
+    def log_joint(values: dict[str, Tensor], x: Tensor) -> Tensor:
+        seen.append(x)
+        return dd.Normal(values["x"][..., :1], 1.0).log_prob(x).sum(-1) + far(values)
+
+    torch.manual_seed(0)
+    order = torch.randperm(10)
+    torch.manual_seed(0)
+    fit(NegativeELBO(log_joint, FullRankNormal(Pair())), data, batch_size=4, steps=2)
+    assert len(seen) > 4
+    assert all(torch.equal(x, data[order[:4]]) for x in seen[:-1])
+    assert torch.equal(seen[-1], data[order[4:8]])
+
+
+def test_a_target_for_one_draw() -> None:
+    def one(values: dict[str, Tensor]) -> Tensor:
+        assert values["x"].shape == (2,)
+        return dd.Normal(MEAN, DEVIATION).log_prob(values["x"]).sum()
+
+    guide = FullRankNormal(Pair())
+    NegativeELBO(one, guide, num_samples=3, vectorize=True).before_fit()
+    torch.testing.assert_close(guide.center, MEAN, rtol=1e-4, atol=1e-6)
+
+
+def test_copies_start_one_by_one() -> None:
+    mean = torch.tensor([[1.0, 2.0], [500.0, -3.0], [0.0, 1e4]])
+    guide = FullRankNormal(Pair(batch_shape=(3,)))
+    NegativeELBO(lambda v: dd.Normal(mean, 0.5).log_prob(v["x"]).sum(-1), guide).before_fit()
+    torch.testing.assert_close(guide.center, mean, rtol=1e-4, atol=1e-3)
+
+
+def test_learned_targets_get_no_gradients_from_a_start() -> None:
+    class Target(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, values: dict[str, Tensor]) -> Tensor:
+            return dd.Normal(0.0, self.scale).log_prob(values["x"]).sum(-1)
+
+    target = Target()
+    NegativeELBO(target, FullRankNormal(Pair())).before_fit()
+    assert target.scale.grad is None
+    assert target.scale.item() == 2.0
+
+
+# --- what is kept ------------------------------------------------------------------------------
+
+
+def initialised(guide: Any) -> None:
+    guide.initialize_(far)
+
+
+def trained(guide: Any) -> None:
+    with torch.no_grad():
+        guide.raw_loc.add_(0.1)
+
+
+def loaded(guide: Any) -> None:
+    other = type(guide)(Pair())
+    guide.load_state_dict(other.initialize_(far).state_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("begin", [initialised, trained, loaded])
+def test_what_somebody_chose_is_kept(kind: Any, begin: Any) -> None:
+    guide = kind(Pair())
+    begin(guide)
+    before = state_of(guide)
+    assert not guide.awaits_density
+    NegativeELBO(far, guide).before_fit()
+    assert is_same(before, guide.state_dict())
+
+
+def test_a_scale_is_kept() -> None:
+    guide = MeanFieldNormal(Pair(), init_scale=0.3)
+    fit(NegativeELBO(far, guide), steps=1, lr=1e-6)
+    torch.testing.assert_close(guide().scale, torch.full((2,), 0.3))
+
+
+def test_a_second_fit_goes_on() -> None:
+    guide = FullRankNormal(Pair())
+    objective = NegativeELBO(lambda v: dd.Laplace(3.0, 1.0).log_prob(v["x"]).sum(-1), guide)
+    fit(objective, steps=20)
+    before = copy.deepcopy(guide)
+    objective.before_fit()
+    assert is_same(before.state_dict(), guide.state_dict())
+
+
+def test_a_new_guide_again() -> None:
+    guide = FullRankNormal(Pair()).initialize_(far)
+    guide.reset_parameters()
+    assert guide.awaits_density
+    assert guide.double().awaits_density
+
+
+def test_a_joint_has_begun_by_itself() -> None:
+    class Far(Joint):
+        x = dd.Normal(1000.0, 50.0)
+
+    posterior = Far().condition()
+    guide = FullRankNormal(posterior)
+    before = state_of(guide)
+    assert not guide.awaits_density
+    NegativeELBO(posterior, guide).before_fit()
+    assert is_same(before, guide.state_dict())
+
+
+def test_many_numbers_are_left_alone() -> None:
+    class Many(Declarative):
+        x = Param(torch.zeros(10_001))
+
+    guide = MeanFieldNormal(Many())
+    before = state_of(guide)
+    NegativeELBO(lambda v: -v["x"].square().sum(-1), guide).before_fit()
+    assert is_same(before, guide.state_dict())
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_it_resumes_bit_for_bit(bound: Any, tmp_path: Path) -> None:
+    def log_joint(values: dict[str, Tensor], x: Tensor) -> Tensor:
+        centre = values["x"].sum(-1, keepdim=True)
+        return far(values) + 3 * dd.Cauchy(centre, 2.0).log_prob(x).sum(-1)
+
+    data = 2000.0 + torch.randn(30)
+
+    def run(steps: int, guide: Any, **options: Any) -> Any:
+        objective = bound(log_joint, guide, num_samples=2)
+        return fit(objective, data, batch_size=7, steps=steps, **options)
+
+    torch.manual_seed(1)
+    whole = FullRankNormal(Pair())
+    history = run(12, whole)
+    torch.manual_seed(1)
+    run(5, FullRankNormal(Pair()), checkpoint=tmp_path / "fit.pt")
+    torch.manual_seed(99)
+    rest = FullRankNormal(Pair())
+    again = run(12, rest, checkpoint=tmp_path / "fit.pt", resume=True)
+    assert again.losses == history.losses
+    assert is_same(whole.state_dict(), rest.state_dict())
+
+
+def test_a_failed_first_step_leaves_a_new_guide() -> None:
+    calls = []
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        calls.append(values["x"].requires_grad)
+        if len(values["x"]) == 1 and values["x"].ndim == 2:  # a step takes one draw
+            return far(values) * torch.nan
+        return far(values)
+
+    guide = FullRankNormal(Pair())
+    before = state_of(guide)
+    with pytest.raises(ArithmeticError):
+        fit(NegativeELBO(log_joint, guide), steps=3)
+    assert is_same(before, guide.state_dict())
+
+
+def test_compiled_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    guide = FullRankNormal(Pair())
+    fit(NegativeELBO(far, guide), steps=2, compile=True)
+    torch.testing.assert_close(guide.center, MEAN, rtol=1e-4, atol=1e-6)
+    torch._dynamo.reset()
+
+
+def test_a_hook_of_your_own() -> None:
+    class Objective(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = nn.Parameter(torch.zeros(()))
+            self.calls: list[int] = []
+
+        def before_fit(self, batch: Tensor) -> None:
+            self.calls.append(len(batch))
+
+        def forward(self, batch: Tensor) -> Tensor:
+            return (self.x - batch).square().mean()
+
+    objective = Objective()
+    fit(objective, torch.ones(6), batch_size=4, steps=5)
+    assert objective.calls == [4]
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "data", "message"),
+    [
+        (lambda v: v["x"], None, r"NegativeELBO.log_joint: expected .*got shape \(1, 2\)"),
+        (lambda v, x: v["x"].sum(-1), (torch.ones(2),) * 2, r"takes 2 positional arguments"),
+        (lambda v: v["y"].sum(-1), None, "y"),
+    ],
+)
+def test_mistakes_in_a_target_are_told_as_by_a_step(
+    log_joint: Any, data: Any, message: str
+) -> None:
+    said = []
+    for scale in (None, 0.1):  # the second has no start to look for
+        guide = FullRankNormal(Pair(), init_scale=scale)
+        before = state_of(guide)
+        with pytest.raises((ConstraintError, TypeError, KeyError), match=message) as caught:
+            fit(NegativeELBO(log_joint, guide), data, steps=1)
+        assert is_same(before, guide.state_dict())
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_the_estimator_of_automatic_guides() -> None:
+    for bound in BOUNDS:
+        assert bound(far, FullRankNormal(Pair()), num_samples=2).estimator == "stl"
+        chosen = bound(far, FullRankNormal(Pair()), num_samples=2, estimator="pathwise")
+        assert chosen.estimator == "pathwise"
+
+
+# --- fits without tuning -----------------------------------------------------------------------
+
+Moments = dict[str, tuple[Tensor, Tensor]]
+
+
+def check_moments(guide: Any, exact: Moments) -> None:
+    draws = guide.sample((20_000,))
+    for name, (mean, deviation) in exact.items():
+        value = draws[name].double()
+        assert ((value.mean(0) - mean).abs() / deviation).max() < 0.15, name
+        assert (value.std(0) / deviation - 1).abs().max() < 0.15, name
+
+
+def weighted_moments(guide: Any, log_joint: Any) -> Moments:
+    """Those of the posterior, from draws weighted by what the guide misses."""
+    with torch.no_grad():
+        draws, log_q = guide.rsample_and_log_prob((40_000,))
+        weight = (log_joint(draws) - log_q).double().softmax(0)
+    assert 1 / weight.square().sum() > 10_000
+    moments = {}
+    for name, value in draws.items():
+        mean = torch.tensordot(weight, value.double(), 1)
+        second = torch.tensordot(weight, (value.double() - mean).square(), 1)
+        moments[name] = mean, second.sqrt()
+    return moments
+
+
+class Line(Declarative):
+    weights = Param(torch.zeros(4))
+    bias = Param(0.0)
+    noise = Param(1.0, Positive())
+
+
+def line() -> tuple[Any, Any]:
+    """Features in very different units, far from their origin; the noise unknown."""
+    units = torch.tensor([1e-3, 1.0, 50.0, 3000.0])
+    x = torch.randn(80, 4) * units + torch.tensor([0.0, 10.0, 500.0, -1e4])
+    y = x @ torch.tensor([800.0, -2.0, 0.05, 0.001]) + 3.0 + 1.5 * torch.randn(80)
+
+    def log_joint(v: dict[str, Tensor]) -> Tensor:
+        mean = v["weights"] @ x.T + v["bias"][..., None]
+        return (
+            dd.Normal(mean, v["noise"][..., None]).log_prob(y).sum(-1)
+            + dd.Normal(0.0, 1e4).log_prob(v["weights"]).sum(-1)
+            + dd.Normal(0.0, 100.0).log_prob(v["bias"])
+            + dd.HalfNormal(10.0).log_prob(v["noise"])
+        )
+
+    return Line, log_joint
+
+
+class Classifier(Declarative):
+    weights = Param(torch.zeros(10))
+    bias = Param(0.0)
+
+
+def classifier() -> tuple[Any, Any]:
+    """Raw columns of the breast cancer data: means of radius, area, smoothness and so on."""
+    data = load_breast_cancer()
+    x, y = torch.tensor(data.data[:, :10]).float(), torch.tensor(data.target).float()
+    prior = dd.Normal(0.0, 2.0 / x.std(0))
+
+    def log_joint(v: dict[str, Tensor]) -> Tensor:
+        logits = v["weights"] @ x.T + v["bias"][..., None]
+        likelihood = dd.Bernoulli(logits=logits).log_prob(y).sum(-1)
+        return (
+            likelihood
+            + prior.log_prob(v["weights"]).sum(-1)
+            + dd.Normal(0.0, 20.0).log_prob(v["bias"])
+        )
+
+    return Classifier, log_joint
+
+
+class Shares(Declarative):
+    shares = Param([1 / 3] * 3, Simplex())
+    rate = Param(1.0, Positive())
+
+
+def shares() -> tuple[Any, Any]:
+    """Counts of very different sizes."""
+    counts = torch.tensor([3.0, 40.0, 900.0])
+
+    def log_joint(v: dict[str, Tensor]) -> Tensor:
+        expected = v["rate"][..., None] * v["shares"]
+        return (
+            dd.Dirichlet(torch.ones(3)).log_prob(v["shares"])
+            + dd.Gamma(2.0, 0.01).log_prob(v["rate"])
+            + dd.Poisson(expected).log_prob(counts).sum(-1)
+        )
+
+    return Shares, log_joint
+
+
+POSTERIORS = {"line": line, "classifier": classifier, "shares": shares}
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_raw_data_at_the_default_rate(name: str) -> None:
+    latents, log_joint = POSTERIORS[name]()
+    reference = FullRankNormal(latents())
+    fit(NegativeELBO(log_joint, reference, num_samples=16), steps=500, lr=3e-3)
+    exact = weighted_moments(reference, log_joint)
+    guide = FullRankNormal(latents())
+    fit(NegativeELBO(log_joint, guide), steps=1500)
+    check_moments(guide, exact)
+
+
+def test_shares_and_a_rate_in_closed_form() -> None:
+    """Poisson counts whose rates are shares of a total: gamma and Dirichlet posteriors."""
+    latents, log_joint = shares()
+    counts = torch.tensor([3.0, 40.0, 900.0], dtype=torch.float64)
+    dirichlet, gamma = dd.Dirichlet(counts + 1), dd.Gamma(2.0 + counts.sum(), 1.01)
+    guide = FullRankNormal(latents())
+    fit(NegativeELBO(log_joint, guide, num_samples=4), steps=1000)
+    check_moments(
+        guide,
+        {
+            "shares": (dirichlet.mean, dirichlet.variance.sqrt()),
+            "rate": (gamma.mean, gamma.variance.sqrt()),
+        },
+    )
+
+
+@pytest.mark.parametrize("lr", [1e-2, 0.05])
+def test_two_numbers_in_one_line(lr: float) -> None:
+    covariance = torch.tensor([[1e-6, 0.99], [0.99, 1e6]], dtype=torch.float64)
+    mean = torch.tensor([0.05, -3e3], dtype=torch.float64)
+    precision = torch.linalg.inv(covariance)
+
+    def log_joint(v: dict[str, Tensor]) -> Tensor:
+        centred = v["x"].double() - mean
+        return (-0.5 * ((centred @ precision) * centred).sum(-1)).float()
+
+    guide = FullRankNormal(Pair())
+    fit(NegativeELBO(log_joint, guide), steps=1500, lr=lr)
+    check_moments(guide, {"x": (mean, covariance.diagonal().sqrt())})
