@@ -62,22 +62,7 @@ def check_objective(objective: Any) -> None:
             shortened(objective),
             "Write an nn.Module, or use one of declarative_dist.objectives.",
         )
-    if isinstance(objective, (Conditional, Joint, Variational, NormalGuide)):
-        is_guide = isinstance(objective, NormalGuide)
-        raise DeclarationError(
-            "fit(objective)",
-            "an objective: a module whose forward is a loss",
-            f"a {name}, whose forward is a distribution",
-            f"Write {'NegativeELBO(log_joint, guide)' if is_guide else 'NegativeLogLikelihood(q)'}"
-            ", from declarative_dist.objectives.",
-        )
-    if lacks_forward(objective):
-        raise DeclarationError(
-            "fit(objective)",
-            "an objective: a module whose forward is a loss",
-            f"a {name}, which has no forward",
-            "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...).",
-        )
+    _check_forward(objective, name)
     if not any(parameter.requires_grad for parameter in objective.parameters()):
         raise DeclarationError(
             f"fit({name})",
@@ -97,6 +82,28 @@ def check_objective(objective: Any) -> None:
             subject, raw = field_of(objective, parameter, index)
             got = f"{raw}{bracketed(index)} = {value} at step 0"
             raise NonFiniteError(subject, "finite numbers to start from", got)
+
+
+def _check_forward(objective: nn.Module, name: str) -> None:
+    """Refuse a module whose forward is a distribution, or that has none."""
+    kinds = (Conditional, Joint, Variational, NormalGuide)
+    kind = next((kind for kind in kinds if isinstance(objective, kind)), None)
+    if kind is not None and type(objective).forward is kind.forward:
+        is_guide = isinstance(objective, NormalGuide)
+        raise DeclarationError(
+            "fit(objective)",
+            "an objective: a module whose forward is a loss",
+            f"a {name}, whose forward is a distribution",
+            f"Write {'NegativeELBO(log_joint, guide)' if is_guide else 'NegativeLogLikelihood(q)'}"
+            ", from declarative_dist.objectives.",
+        )
+    if lacks_forward(objective):
+        raise DeclarationError(
+            "fit(objective)",
+            "an objective: a module whose forward is a loss",
+            f"a {name}, which has no forward",
+            "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...).",
+        )
 
 
 def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
