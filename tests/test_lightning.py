@@ -17,8 +17,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from declarative_dist import Joint, Param, Variational, learnable
+from declarative_dist import Declarative, FullRankNormal, Joint, Param, Variational, learnable
 from declarative_dist.integrations.lightning import ObjectiveModule
+from declarative_dist.objectives import NegativeELBO
 from tests.processes import in_processes
 from tests.sharing import (
     OBJECTIVES,
@@ -175,6 +176,26 @@ def test_an_objective_without_data_needs_no_loader() -> None:
     by_step = Divergence(learnable(dd.Normal(0.0, 1.0)))
     trainer(max_steps=250).fit(ObjectiveModule(by_step))
     assert by_step.calls == 250
+
+
+class Place(Declarative):
+    x = Param([0.0])
+
+
+def test_a_guide_finds_its_start_on_the_first_batch() -> None:
+    batches = [torch.tensor([3000.0]), torch.tensor([-8.0])]
+    seen: list[float] = []
+
+    def log_joint(values: dict[str, Tensor], x: Tensor) -> Tensor:
+        seen.append(x.item())
+        return dd.Normal(values["x"], 0.1).log_prob(x).sum(-1)
+
+    guide = FullRankNormal(Place())
+    objective = NegativeELBO(log_joint, guide)
+    trainer(max_epochs=2).fit(ObjectiveModule(objective), DataLoader(batches, batch_size=None))
+    torch.testing.assert_close(guide.center, batches[0], rtol=1e-4, atol=0.0)
+    assert seen[-4:] == [3000.0, -8.0, 3000.0, -8.0]
+    assert set(seen[:-4]) == {3000.0}
 
 
 class Pair(Joint):

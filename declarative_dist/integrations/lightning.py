@@ -37,6 +37,9 @@ class ObjectiveModule(LightningModule):
     `steps_per_epoch` times an epoch. On several processes let each draw for itself, with a seed
     of its own (`torch.manual_seed(seed + rank)`); under one seed all would draw the same.
 
+    As in `fit`, an automatic guide that is new finds its start before the first step; not where
+    it is sharded, so call the objective's `before_fit(*batch)` before.
+
     `Trainer(strategy="ddp")` averages gradients over processes, which is the gradient of the whole
     batch where all have equally many rows. `ModelParallelStrategy(data_parallel_size=n,
     tensor_parallel_size=1)` shards the objective (FSDP2) when training begins.
@@ -102,6 +105,13 @@ class ObjectiveModule(LightningModule):
         """The loss of a batch."""
         loss: Tensor = self.objective(*batch)
         return loss
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let an objective with a `before_fit` prepare on the first batch, as `fit` does."""
+        prepares = getattr(self.objective, "before_fit", None)
+        is_first = self.trainer.global_step == 0 and self.current_epoch == batch_idx == 0
+        if is_first and callable(prepares):
+            prepares(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch, for its gradient; its value is the mean over processes."""
