@@ -521,6 +521,37 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ConstraintError,
         "inside the target's support, Simplex",
     ),
+    "a moved half line": (
+        lambda: NegativeELBO(
+            dd.TransformedDistribution(dd.LogNormal(0.0, 1.0), dd.AffineTransform(2.0, 1.0)),
+            learnable(dd.LogNormal(0.0, 1.0)),
+        ),
+        ConstraintError,
+        "inside the target's support",
+    ),
+    "the other half line": (
+        lambda: NegativeELBO(
+            dd.LogNormal(0.0, 1.0),
+            learnable(
+                dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(0.0, -1.0))
+            ),
+        ),
+        ConstraintError,
+        "inside the target's support",
+    ),
+    "too many counts": (
+        lambda: NegativeELBO(dd.Categorical(torch.ones(4)), learnable(dd.Binomial(4, 0.5))),
+        ConstraintError,
+        "inside the target's support",
+    ),
+    "a share that is no probability of one": (
+        lambda: NegativeELBO(
+            dd.Dirichlet(torch.ones(3)),
+            learnable(dd.Independent(dd.Beta(torch.ones(3), torch.ones(3)), 1)),
+        ),
+        ConstraintError,
+        "inside the target's support, Simplex",
+    ),
     "a discrete guide": (
         lambda: NegativeELBO(dd.Normal(0.0, 1.0), learnable(dd.Poisson(2.0))),
         ConstraintError,
@@ -656,7 +687,50 @@ ALLOWED: dict[str, Callable[[], Any]] = {
     ),
     "matrices": lambda: NegativeELBO(dd.LKJCholesky(3, 2.0), learnable(dd.LKJCholesky(3, 1.0))),
     "mixtures": lambda: NegativeELBO(Mixture(k=3), Mixture(k=2)),
+    "positive": lambda: NegativeELBO(dd.LogNormal(0.0, 1.0), learnable(dd.LogNormal(0.0, 1.0))),
+    "more draws of the positive": lambda: ImportanceWeightedELBO(
+        dd.Weibull(1.0, 2.0), learnable(dd.Gamma(2.0, 1.0)), num_samples=3
+    ),
+    "an inverse": lambda: NegativeELBO(
+        dd.InverseGamma(torch.tensor(2.0), torch.tensor(1.0)),
+        learnable(dd.InverseGamma(torch.tensor(2.0), torch.tensor(2.0))),
+    ),
+    "a ratio": lambda: NegativeELBO(
+        dd.FisherSnedecor(torch.tensor(3.0), torch.tensor(4.0)), GammaFamily()
+    ),
+    "positive events": lambda: NegativeELBO(
+        dd.Independent(dd.LogNormal(torch.zeros(2), 1.0), 1),
+        learnable(dd.Independent(dd.Weibull(torch.ones(2), 1.0), 1)),
+    ),
+    "positive mixtures": lambda: NegativeELBO(positive_mixture(), learnable(positive_mixture())),
+    "a positive site": lambda: NegativeELBO(Scaled().condition(), ScaledGuide()),
+    "a moved half line": lambda: NegativeELBO(
+        dd.Pareto(1.0, 2.0), learnable(dd.TransformedDistribution(dd.HalfNormal(1.0), MOVED))
+    ),
+    "correlations": lambda: NegativeELBO(
+        dd.Independent(dd.Uniform(-torch.ones(2, 2), 1.1), 2), learnable(dd.LKJCholesky(2, 1.0))
+    ),
+    "a share": lambda: NegativeELBO(
+        dd.Independent(dd.Beta(torch.ones(3), 1.0), 1), learnable(dd.Dirichlet(torch.ones(3)))
+    ),
+    "a choice": lambda: NegativeELBO(
+        dd.Multinomial(1, torch.ones(3)), learnable(dd.OneHotCategorical(torch.ones(3)))
+    ),
 }
+MOVED = dd.AffineTransform(1.5, 1.0)
+
+
+def positive_mixture() -> dd.Distribution:
+    components = dd.LogNormal(torch.zeros(2), torch.ones(2))
+    return dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), components)
+
+
+class Scaled(Joint):
+    scale = learnable(dd.LogNormal(0.0, 1.0))
+
+
+class ScaledGuide(Joint):
+    scale = learnable(dd.LogNormal(0.0, 1.0))
 
 
 @pytest.mark.parametrize("name", ALLOWED)
