@@ -50,6 +50,9 @@ _HULLS: Mapping[type, tuple[float, float]] = {
 }
 """Between which numbers the entries of events are; those of other sets may be any."""
 
+_GAUSSIAN = (dd.Normal, dd.MultivariateNormal, dd.LowRankMultivariateNormal)
+"""Densities that fall faster than any bounded map can stretch them at its ends."""
+
 _EXAMPLES = {
     type(constraints.simplex): "dd.Dirichlet(...)",
     type(constraints.corr_cholesky): "dd.LKJCholesky(dim)",
@@ -151,6 +154,26 @@ def lies_within(own: Any, wanted: Any) -> bool:
     return _shape_of(outer) in kinds
 
 
+def has_learned_ends(distribution: Distribution) -> bool:
+    """Whether its support has ends that carry gradients, at which its density may not vanish.
+
+    That of a Gaussian that is squashed into an interval does.
+    """
+    leaf: Any = distribution
+    while isinstance(leaf, (dd.Independent, dd.MixtureSameFamily)) or (
+        type(leaf) is dd.TransformedDistribution
+    ):
+        is_mixture = isinstance(leaf, dd.MixtureSameFamily)
+        leaf = leaf.component_distribution if is_mixture else leaf.base_dist
+    if isinstance(leaf, _GAUSSIAN):
+        return False
+    try:
+        ends = _ends_of(_elementwise(support_of(distribution)))
+    except NotImplementedError:
+        return False
+    return ends is not None and any(end.requires_grad for end in ends)
+
+
 def support_of(distribution: Distribution) -> Any:
     """The support of a plain distribution, where torch states a larger one than there is.
 
@@ -183,9 +206,17 @@ def _pushed(support: Any, transform: Any) -> Any:
     )
     if ends is None or whole is None or not is_elementwise or _are_near(ends, whole):
         return transform.codomain
-    with torch.no_grad():
-        one, other = transform(ends[0]), transform(ends[1])
+    one, other = (_moved(end, transform) for end in ends)
     return constraints.interval(torch.minimum(one, other), torch.maximum(one, other))
+
+
+def _moved(end: Tensor, transform: Any) -> Tensor:
+    """Where a transform puts an end. A scale moves neither zero nor infinity, learned or not."""
+    if isinstance(transform, dd.AffineTransform) and not _finite(end).any():
+        scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
+        return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
+    moved: Tensor = transform(end)
+    return moved
 
 
 def _example(support: constraints.Constraint) -> str:
