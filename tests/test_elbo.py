@@ -293,6 +293,43 @@ def test_copies_are_independent_problems() -> None:
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_dimensions_of_a_prediction_sum_whether_events_or_not(bound: Any, estimator: str) -> None:
+    class Heads(Conditional):
+        base = dd.Normal
+        loc = Head(shape=(2,))
+        scale = Head(Positive(), shape=(2,))
+
+    class One(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = Head(Positive())
+
+    def target(z: Tensor, x: Tensor) -> Tensor:
+        return dd.Normal(1.0, 2.0).log_prob(z)
+
+    both, x = Heads(in_features=3), torch.linspace(-1, 1, 15).view(5, 3)
+    alone = [One(in_features=3), One(in_features=3)]
+    for column, one in enumerate(alone):
+        with torch.no_grad():
+            one.projection.weight.copy_(both.projection.weight[column::2])
+            one.projection.bias.copy_(both.projection.bias[column::2])
+    noise = torch.randn(4, 5, 2)
+    drawn = iter([noise, noise[..., 0], noise[..., 1]])
+
+    def standard(shape: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return next(drawn)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("torch.distributions.normal._standard_normal", standard)
+        patched.setattr("torch.normal", lambda loc, scale: loc + scale * next(drawn))
+        losses = [
+            bound(target, guide, num_samples=4, estimator=estimator)(x) for guide in (both, *alone)
+        ]
+    torch.testing.assert_close(losses[0], losses[1] + losses[2])
+
+
 def test_bounds_tighten_with_draws_and_meet_the_evidence() -> None:
     evidence = 1.7
     posterior = dd.Normal(1.0, 2.0)

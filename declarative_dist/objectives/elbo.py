@@ -14,6 +14,7 @@ from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.learned_ends import learned_ends
 from declarative_dist.errors import ConstraintError, did_you_mean, shortened
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
+from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
 from declarative_dist.objectives.matching import check_match
 from declarative_dist.objectives.targets import (
     as_density,
@@ -70,6 +71,7 @@ class VariationalBound(nn.Module):
         if owner is not None:
             self.model = owner
         self._takes_batch = takes_batch(self.guide)
+        self._own = own_dims(self.guide)
         current = self._at_start()
         if current is not None:
             check_match(target, current, self.guide, f"{name}(guide=)")
@@ -186,7 +188,7 @@ class NegativeELBO(VariationalBound):
     evidence (Jordan, Ghahramani, Jaakkola and Saul, 1999,
     https://doi.org/10.1023/A:1007665907178). It is the mean over draws, and the sum over the
     independent problems of a guide's `batch_shape`; where the guide is a `Conditional`, the mean
-    over the batch of contexts.
+    over the batch of contexts, and the sum over dimensions that one prediction has of its own.
 
     The target takes draws of shape `(*sample, *batch, *event)`, or a dict of them, and returns
     log densities of shape `(*sample, *batch)`. It is one of
@@ -274,9 +276,7 @@ class NegativeELBO(VariationalBound):
         """
         estimator, draws, log_q = self._drawn(batch)
         losses = estimator.losses(self._density(batch, log_q), draws, log_q)
-        if self._takes_batch or losses.ndim == 1:
-            return losses.mean()
-        return losses.mean(0).sum()
+        return mean_of_problems(losses, self._own if self._takes_batch else losses.ndim - 1)
 
 
 class ImportanceWeightedELBO(VariationalBound):
@@ -323,4 +323,4 @@ class ImportanceWeightedELBO(VariationalBound):
         """
         estimator, draws, log_q = self._drawn(batch)
         bound = estimator.bound(self._density(batch, log_q), draws, log_q)
-        return -(bound.mean() if self._takes_batch else bound.sum())
+        return -mean_of_problems(bound, self._own if self._takes_batch else bound.ndim)
