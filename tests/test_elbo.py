@@ -293,6 +293,43 @@ def test_copies_are_independent_problems() -> None:
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_dimensions_of_a_prediction_sum_whether_events_or_not(bound: Any, estimator: str) -> None:
+    class Heads(Conditional):
+        base = dd.Normal
+        loc = Head(shape=(2,))
+        scale = Head(Positive(), shape=(2,))
+
+    class One(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = Head(Positive())
+
+    def target(z: Tensor, x: Tensor) -> Tensor:
+        return dd.Normal(1.0, 2.0).log_prob(z)
+
+    both, x = Heads(in_features=3), torch.linspace(-1, 1, 15).view(5, 3)
+    alone = [One(in_features=3), One(in_features=3)]
+    for column, one in enumerate(alone):
+        with torch.no_grad():
+            one.projection.weight.copy_(both.projection.weight[column::2])
+            one.projection.bias.copy_(both.projection.bias[column::2])
+    noise = torch.randn(4, 5, 2)
+    drawn = iter([noise, noise[..., 0], noise[..., 1]])
+
+    def standard(shape: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return next(drawn)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("torch.distributions.normal._standard_normal", standard)
+        patched.setattr("torch.normal", lambda loc, scale: loc + scale * next(drawn))
+        losses = [
+            bound(target, guide, num_samples=4, estimator=estimator)(x) for guide in (both, *alone)
+        ]
+    torch.testing.assert_close(losses[0], losses[1] + losses[2])
+
+
 def test_bounds_tighten_with_draws_and_meet_the_evidence() -> None:
     evidence = 1.7
     posterior = dd.Normal(1.0, 2.0)
@@ -521,6 +558,37 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ConstraintError,
         "inside the target's support, Simplex",
     ),
+    "a moved half line": (
+        lambda: NegativeELBO(
+            dd.TransformedDistribution(dd.LogNormal(0.0, 1.0), dd.AffineTransform(2.0, 1.0)),
+            learnable(dd.LogNormal(0.0, 1.0)),
+        ),
+        ConstraintError,
+        "inside the target's support",
+    ),
+    "the other half line": (
+        lambda: NegativeELBO(
+            dd.LogNormal(0.0, 1.0),
+            learnable(
+                dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(0.0, -1.0))
+            ),
+        ),
+        ConstraintError,
+        "inside the target's support",
+    ),
+    "too many counts": (
+        lambda: NegativeELBO(dd.Categorical(torch.ones(4)), learnable(dd.Binomial(4, 0.5))),
+        ConstraintError,
+        "inside the target's support",
+    ),
+    "a share that is no probability of one": (
+        lambda: NegativeELBO(
+            dd.Dirichlet(torch.ones(3)),
+            learnable(dd.Independent(dd.Beta(torch.ones(3), torch.ones(3)), 1)),
+        ),
+        ConstraintError,
+        "inside the target's support, Simplex",
+    ),
     "a discrete guide": (
         lambda: NegativeELBO(dd.Normal(0.0, 1.0), learnable(dd.Poisson(2.0))),
         ConstraintError,
@@ -656,7 +724,50 @@ ALLOWED: dict[str, Callable[[], Any]] = {
     ),
     "matrices": lambda: NegativeELBO(dd.LKJCholesky(3, 2.0), learnable(dd.LKJCholesky(3, 1.0))),
     "mixtures": lambda: NegativeELBO(Mixture(k=3), Mixture(k=2)),
+    "positive": lambda: NegativeELBO(dd.LogNormal(0.0, 1.0), learnable(dd.LogNormal(0.0, 1.0))),
+    "more draws of the positive": lambda: ImportanceWeightedELBO(
+        dd.Weibull(1.0, 2.0), learnable(dd.Gamma(2.0, 1.0)), num_samples=3
+    ),
+    "an inverse": lambda: NegativeELBO(
+        dd.InverseGamma(torch.tensor(2.0), torch.tensor(1.0)),
+        learnable(dd.InverseGamma(torch.tensor(2.0), torch.tensor(2.0))),
+    ),
+    "a ratio": lambda: NegativeELBO(
+        dd.FisherSnedecor(torch.tensor(3.0), torch.tensor(4.0)), GammaFamily()
+    ),
+    "positive events": lambda: NegativeELBO(
+        dd.Independent(dd.LogNormal(torch.zeros(2), 1.0), 1),
+        learnable(dd.Independent(dd.Weibull(torch.ones(2), 1.0), 1)),
+    ),
+    "positive mixtures": lambda: NegativeELBO(positive_mixture(), learnable(positive_mixture())),
+    "a positive site": lambda: NegativeELBO(Scaled().condition(), ScaledGuide()),
+    "a moved half line": lambda: NegativeELBO(
+        dd.Pareto(1.0, 2.0), learnable(dd.TransformedDistribution(dd.HalfNormal(1.0), MOVED))
+    ),
+    "correlations": lambda: NegativeELBO(
+        dd.Independent(dd.Uniform(-torch.ones(2, 2), 1.1), 2), learnable(dd.LKJCholesky(2, 1.0))
+    ),
+    "a share": lambda: NegativeELBO(
+        dd.Independent(dd.Beta(torch.ones(3), 1.0), 1), learnable(dd.Dirichlet(torch.ones(3)))
+    ),
+    "a choice": lambda: NegativeELBO(
+        dd.Multinomial(1, torch.ones(3)), learnable(dd.OneHotCategorical(torch.ones(3)))
+    ),
 }
+MOVED = dd.AffineTransform(1.5, 1.0)
+
+
+def positive_mixture() -> dd.Distribution:
+    components = dd.LogNormal(torch.zeros(2), torch.ones(2))
+    return dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), components)
+
+
+class Scaled(Joint):
+    scale = learnable(dd.LogNormal(0.0, 1.0))
+
+
+class ScaledGuide(Joint):
+    scale = learnable(dd.LogNormal(0.0, 1.0))
 
 
 @pytest.mark.parametrize("name", ALLOWED)

@@ -259,6 +259,8 @@ LEAVES: dict[str, Any] = {
     "MultivariateNormal by covariance": lambda a, b: dd.MultivariateNormal(a, b.diag()),
     "Dirichlet": lambda a, b: dd.Dirichlet(b),
     "StudentT": lambda a, b: dd.StudentT(b + 2, a, b),
+    "Gumbel": lambda a, b: dd.Gumbel(a, b),
+    "Weibull": lambda a, b: dd.Weibull(b, b + 1),
     "Kumaraswamy": lambda a, b: dd.Kumaraswamy(b, b),
     "RelaxedBernoulli": lambda a, b: dd.RelaxedBernoulli(torch.tensor(0.7), a.sigmoid()),
     "ContinuousBernoulli": lambda a, b: dd.ContinuousBernoulli(a.sigmoid()),

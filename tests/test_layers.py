@@ -41,7 +41,7 @@ ROWS = [
             "building", "scored", "alignment", "copies", "dotted", "vector", "shown",
             "keywords", "flat", "flat_params", "priors", "unconstrained", "assignment", "ranks",
             "declarative", "variational", "transform", "conditional", "live", "learnable",
-            "ancestral", "probing", "flat_sites", "joint", "kl",
+            "ancestral", "learned_ends", "probing", "flat_sites", "joint", "kl",
             "laplace", "pushed", "guides",
         )
     ],

@@ -41,6 +41,21 @@ def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
                     yield from tensors_of(inner, f"{within}_")
 
 
+def parts_of(part: Any) -> Iterator[Any]:
+    """The transforms, distributions and modules that a transform or distribution is made of.
+
+    Example:
+        >>> from torch.distributions import ExpTransform, Gumbel
+        >>> from declarative_dist.constraints.inner_tensors import parts_of
+        >>> len(list(parts_of(Gumbel(0.0, 1.0)))), list(parts_of(ExpTransform()))
+        (5, [])
+    """
+    for _, value in _entries(part):
+        for inner in value if isinstance(value, (list, tuple)) else (value,):
+            if _is_part(inner):
+                yield inner
+
+
 def with_tensors(part: Any, tensors: Mapping[str, Tensor | None], prefix: str = "") -> Any:
     """A light copy of a transform that holds other tensors, by the names of `tensors_of`."""
     changed: dict[str, Any] = {}

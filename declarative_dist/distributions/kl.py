@@ -20,6 +20,7 @@ from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.building import reparametrised
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.joint import Joint
+from declarative_dist.distributions.learned_ends import learned_ends
 from declarative_dist.distributions.scored import (
     less_the_others,
     rsample_and_score,
@@ -73,7 +74,8 @@ def kl_divergence(
 
     Raises:
         NotImplementedError: if torch does not know the pair and `num_samples` is None.
-        ConstraintError: if their sites or the shapes of their events differ.
+        ConstraintError: if their sites or the shapes of their events differ, or the gradient of
+            the estimate would be biased.
 
     Example:
         >>> import torch.distributions as dd
@@ -209,6 +211,7 @@ def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> T
 
     Raises:
         NotImplementedError: if torch does not know it and `num_samples` is None.
+        ConstraintError: if the gradient of the estimate would be biased.
 
     Example:
         >>> import torch.distributions as dd
@@ -277,6 +280,14 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     if p.has_rsample:
         mean: Tensor = statistic(*rsample_and_log_prob(p, (count,))).mean(0)
         return mean
+    moving = learned_ends(p)
+    if moving:
+        raise ConstraintError(
+            "num_samples",
+            "a support that does not move with parameters, for the gradient to be unbiased",
+            f"that of a {moving}, whose ends are learned and whose draws carry no gradients",
+            "Freeze the ends, or call it under torch.no_grad() for the value alone.",
+        )
     x, log_p = sample_and_score(p, torch.Size((count,)))
     fixed = log_p.detach()
     weight: Tensor = statistic(x, fixed)

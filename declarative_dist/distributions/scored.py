@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.compiler import is_compiling
 from torch.distributions import Distribution, Independent, Transform, TransformedDistribution
 
-from declarative_dist.constraints.inner_tensors import tensors_of, with_tensors
+from declarative_dist.constraints.inner_tensors import parts_of, tensors_of, with_tensors
 
 Scored = tuple[Tensor, Tensor]
 Rule = Callable[[Distribution, torch.Size], Scored]
@@ -150,12 +150,8 @@ def _sampled_rule(distribution: Distribution, sample_shape: torch.Size) -> Score
 
 def _is_torchs(part: Any) -> bool:
     """Whether a distribution and all that it is made of keep their tensors as torch's do."""
-    return type(part).__module__.startswith("torch.distributions") and all(
-        _is_torchs(inner)
-        for value in vars(part).values()
-        for inner in (value if isinstance(value, (list, tuple)) else (value,))
-        if isinstance(inner, (Distribution, Transform, nn.Module))
-    )
+    is_own = type(part).__module__.startswith("torch.distributions")
+    return is_own and all(map(_is_torchs, parts_of(part)))
 
 
 def _stopped(value: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Whether a prior lives where its parameter does: the support of one, the constraint of the other.
+"""How sets compare: the support of a prior with a constraint, that of a guide with its target.
 
-The two sets must be the same but for their boundary, which has no mass: a density on a larger set
-would not be one on the smaller set, and where it is smaller it would be zero.
+A prior and its parameter must live on the same set but for the boundary, which has no mass: a
+density on a larger set would not be one on the smaller set, and where it is smaller it would be
+zero. A guide must lie inside its target's support, up to the boundary too.
 """
 
 from __future__ import annotations
@@ -42,6 +43,16 @@ _SHAPED = (
 )
 """Sets of whole events that have no ends to compare."""
 
+_HULLS: Mapping[type, tuple[float, float]] = {
+    type(constraints.simplex): (0.0, 1.0),
+    type(constraints.corr_cholesky): (-1.0, 1.0),
+    type(constraints.one_hot): (0.0, 1.0),
+}
+"""Between which numbers the entries of events are; those of other sets may be any."""
+
+_GAUSSIAN = (dd.Normal, dd.MultivariateNormal, dd.LowRankMultivariateNormal)
+"""Densities that fall faster than any bounded map can stretch them at its ends."""
+
 _EXAMPLES = {
     type(constraints.simplex): "dd.Dirichlet(...)",
     type(constraints.corr_cholesky): "dd.LKJCholesky(dim)",
@@ -69,7 +80,7 @@ def check_support(
     """
     distribution: Distribution = prior()
     try:
-        support = _support_of(distribution)
+        support = support_of(distribution)
     except NotImplementedError:
         support = None
     if support is None or support.is_discrete:
@@ -98,15 +109,84 @@ def is_settled(constraint: Constraint) -> bool:
     return not constraint.names and not isinstance(constraint, FromModule)
 
 
-def _support_of(distribution: Distribution) -> Any:
-    """The support, where torch states a larger one than there is."""
+def lies_within(own: Any, wanted: Any) -> bool:
+    """Whether a support lies inside another one, up to the boundary.
+
+    Args:
+        own: the one inside.
+        wanted: the one around it.
+
+    Returns:
+        False only if it is known not to.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> from declarative_dist.fields.supports import lies_within
+        >>> lies_within(constraints.nonnegative, constraints.positive)
+        True
+        >>> lies_within(constraints.real, constraints.positive)
+        False
+    """
+    try:
+        if own.is_discrete != wanted.is_discrete:
+            return False
+    except NotImplementedError:
+        return True
+    mine, theirs = _elementwise(own), _elementwise(wanted)
+    ends, others = _ends_of(mine), _ends_of(theirs)
+    inner, outer = (
+        _elementwise(kind.base_constraint)
+        if isinstance(kind, constraints.MixtureSameFamilyConstraint)
+        else kind
+        for kind in (mine, theirs)
+    )
+    if others is not None:
+        if ends is None and isinstance(inner, (*_SHAPED, *_HULLS)):
+            hull = _HULLS.get(type(inner), (-torch.inf, torch.inf))
+            ends = torch.tensor(hull[0]).double(), torch.tensor(hull[1]).double()
+        return ends is None or _are_inside(ends, others)
+    if not isinstance(outer, _SHAPED):
+        return True
+    if not isinstance(inner, _SHAPED):
+        return ends is None
+    is_scaled = isinstance(inner, type(constraints.corr_cholesky))
+    kinds = {_shape_of(inner), type(constraints.lower_cholesky) if is_scaled else None}
+    return _shape_of(outer) in kinds
+
+
+def has_learned_ends(distribution: Distribution) -> bool:
+    """Whether its support has ends that carry gradients, at which its density may not vanish.
+
+    That of a Gaussian that is squashed into an interval does.
+    """
+    leaf: Any = distribution
+    while isinstance(leaf, (dd.Independent, dd.MixtureSameFamily)) or (
+        type(leaf) is dd.TransformedDistribution
+    ):
+        is_mixture = isinstance(leaf, dd.MixtureSameFamily)
+        leaf = leaf.component_distribution if is_mixture else leaf.base_dist
+    if isinstance(leaf, _GAUSSIAN):
+        return False
+    try:
+        ends = _ends_of(_elementwise(support_of(distribution)))
+    except NotImplementedError:
+        return False
+    return ends is not None and any(end.requires_grad for end in ends)
+
+
+def support_of(distribution: Distribution) -> Any:
+    """The support of a plain distribution, where torch states a larger one than there is.
+
+    Raises:
+        NotImplementedError: if it states none.
+    """
     if type(distribution) in _STATED:
         return _STATED[type(distribution)]
     if isinstance(distribution, dd.Independent):
-        return _support_of(distribution.base_dist)
+        return support_of(distribution.base_dist)
     if type(distribution) is not dd.TransformedDistribution:
         return distribution.support
-    support = _support_of(distribution.base_dist)
+    support = support_of(distribution.base_dist)
     for transform in distribution.transforms:
         support = _pushed(support, transform)
     return support
@@ -126,9 +206,17 @@ def _pushed(support: Any, transform: Any) -> Any:
     )
     if ends is None or whole is None or not is_elementwise or _are_near(ends, whole):
         return transform.codomain
-    with torch.no_grad():
-        one, other = transform(ends[0]), transform(ends[1])
+    one, other = (_moved(end, transform) for end in ends)
     return constraints.interval(torch.minimum(one, other), torch.maximum(one, other))
+
+
+def _moved(end: Tensor, transform: Any) -> Tensor:
+    """Where a transform puts an end. A scale moves neither zero nor infinity, learned or not."""
+    if isinstance(transform, dd.AffineTransform) and not _finite(end).any():
+        scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
+        return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
+    moved: Tensor = transform(end)
+    return moved
 
 
 def _example(support: constraints.Constraint) -> str:
@@ -179,17 +267,42 @@ def _shape_of(kind: Any) -> type:
 
 def _ends_of(support: Any) -> tuple[Tensor, Tensor] | None:
     """The lower and upper end of a set of numbers; None for another kind of set."""
-    is_mixture = isinstance(support, constraints.MixtureSameFamilyConstraint)
-    if is_mixture:
-        support = _elementwise(support.base_constraint)
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        ends = _ends_of(_elementwise(support.base_constraint))
+        if ends is None:
+            return None
+        among = -1 - support.base_constraint.event_dim  # where the components are
+        lows, highs = (end if end.ndim >= -among else end.expand((1,) * -among) for end in ends)
+        return lows.amin(among), highs.amax(among)
+    low: Any = getattr(support, "lower_bound", None)
+    high: Any = getattr(support, "upper_bound", None)
+    if isinstance(support, type(constraints.boolean)):
+        low, high = 0, 1
+    elif isinstance(support, constraints.multinomial):
+        low = 0
     if low is None and high is None and not isinstance(support, type(constraints.real)):
         return None
-    ends = (
+    return (
         torch.as_tensor(-torch.inf if low is None else low, dtype=torch.float64),
         torch.as_tensor(torch.inf if high is None else high, dtype=torch.float64),
     )
-    return (ends[0].amin(), ends[1].amax()) if is_mixture else ends
+
+
+def _are_inside(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
+    """Whether what is between two ends is between two others, but for rounding."""
+    if is_traced(*ends, *others):
+        return True
+    low, high, their_low, their_high = (end.detach().cpu() for end in (*ends, *others))
+    try:
+        slack = ROUNDING * torch.stack(
+            torch.broadcast_tensors(
+                *(_finite(end).abs() for end in (low, high, their_low, their_high)),
+                _finite(high - low),
+            )
+        ).amax(0)
+    except RuntimeError:  # bounds whose shapes do not go together
+        return True
+    return bool(((low >= their_low - slack) & (high <= their_high + slack)).all())
 
 
 def _are_near(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:

@@ -11,8 +11,10 @@ from torch.distributions import Distribution
 
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.guides import NormalGuide
+from declarative_dist.distributions.learned_ends import learned_ends
 from declarative_dist.errors import ConstraintError, did_you_mean, shortened
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
+from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
 from declarative_dist.objectives.matching import check_match
 from declarative_dist.objectives.targets import (
     as_density,
@@ -69,6 +71,7 @@ class VariationalBound(nn.Module):
         if owner is not None:
             self.model = owner
         self._takes_batch = takes_batch(self.guide)
+        self._own = own_dims(self.guide)
         current = self._at_start()
         if current is not None:
             check_match(target, current, self.guide, f"{name}(guide=)")
@@ -90,7 +93,7 @@ class VariationalBound(nn.Module):
         if name is None and isinstance(current, NormalGuide):
             return ESTIMATORS["stl"]
         if name is None:
-            return ESTIMATORS["pathwise" if current.has_rsample else "score"]
+            name = "pathwise" if current.has_rsample else "score"
         estimator = ESTIMATORS[name]
         if estimator.needs_rsample and not current.has_rsample:
             raise ConstraintError(
@@ -98,6 +101,14 @@ class VariationalBound(nn.Module):
                 "'score', since the guide has no reparametrised sampler",
                 repr(name),
                 "Leave it out, or choose a guide whose draws carry gradients.",
+            )
+        moving = "" if name == "pathwise" else learned_ends(current)
+        if moving:
+            raise ConstraintError(
+                f"{type(self).__name__}(estimator=)",
+                f"'pathwise', since the support of the guide's {moving} moves with its parameters",
+                f"{name!r}, whose gradient would be biased",
+                "Or freeze the ends of the support.",
             )
         return estimator
 
@@ -181,7 +192,7 @@ class NegativeELBO(VariationalBound):
     evidence (Jordan, Ghahramani, Jaakkola and Saul, 1999,
     https://doi.org/10.1023/A:1007665907178). It is the mean over draws, and the sum over the
     independent problems of a guide's `batch_shape`; where the guide is a `Conditional`, the mean
-    over the batch of contexts.
+    over the batch of contexts, and the sum over dimensions that one prediction has of its own.
 
     The target takes draws of shape `(*sample, *batch, *event)`, or a dict of them, and returns
     log densities of shape `(*sample, *batch)`. It is one of
@@ -202,7 +213,8 @@ class NegativeELBO(VariationalBound):
     Estimators: `"pathwise"` differentiates through draws; `"stl"` does so with the guide's
     parameters held in its density, and has no variance where the guide is exact; `"score"` needs
     no gradients of draws, and takes the mean of the other draws for a baseline, for which it needs
-    `num_samples` of 2 or more: with one draw it has none.
+    `num_samples` of 2 or more: with one draw it has none. The last two are biased where the ends
+    of the guide's support are learned, as a uniform's, and are refused there.
 
     Args:
         log_joint: the target, `log p(z, data)`, which need not be normalised.
@@ -215,8 +227,8 @@ class NegativeELBO(VariationalBound):
 
     Raises:
         DeclarationError: if the target or the guide is nothing of the kind.
-        ConstraintError: if the estimator does not suit the guide, or the support of the target
-            excludes it; in a call, if the target returns another shape.
+        ConstraintError: if the estimator does not suit the guide or its support, or the support
+            of the target excludes it; in a call, if the target returns another shape.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -269,9 +281,7 @@ class NegativeELBO(VariationalBound):
         """
         estimator, draws, log_q = self._drawn(batch)
         losses = estimator.losses(self._density(batch, log_q), draws, log_q)
-        if self._takes_batch or losses.ndim == 1:
-            return losses.mean()
-        return losses.mean(0).sum()
+        return mean_of_problems(losses, self._own if self._takes_batch else losses.ndim - 1)
 
 
 class ImportanceWeightedELBO(VariationalBound):
@@ -284,7 +294,8 @@ class ImportanceWeightedELBO(VariationalBound):
 
     Estimators: `"pathwise"`; `"stl"`, which for this bound is the doubly reparametrised gradient
     of Tucker et al. (2019), because sticking the landing alone would be biased; `"score"`, with
-    the baseline of Mnih and Rezende (2016). While it is compiled, `"stl"` evaluates the target
+    the baseline of Mnih and Rezende (2016). Both are refused where the ends of the guide's support
+    are learned. While it is compiled, `"stl"` evaluates the target
     twice.
 
     Args:
@@ -317,4 +328,4 @@ class ImportanceWeightedELBO(VariationalBound):
         """
         estimator, draws, log_q = self._drawn(batch)
         bound = estimator.bound(self._density(batch, log_q), draws, log_q)
-        return -(bound.mean() if self._takes_batch else bound.sum())
+        return -mean_of_problems(bound, self._own if self._takes_batch else bound.ndim)

@@ -67,6 +67,8 @@ class StickingTheLanding(Pathwise):
     has another expectation, and it is the doubly reparametrised gradient that is unbiased: weights
     enter squared where gradients flow through draws, and as they are where they flow to the
     model's parameters (Tucker, Lawson, Gu and Maddison, 2019, https://arxiv.org/abs/1810.04152).
+
+    Only where the support is fixed: where its ends are learned, that term is not zero.
     """
 
     name: ClassVar[str] = "stl"
@@ -109,6 +111,8 @@ class Score:
     importance-weighted bound each is weighed against the bound with its weight replaced by the
     geometric mean of the others (Mnih and Rezende, 2016, https://arxiv.org/abs/1602.06725). One
     draw has no others, and its score is used without a baseline.
+
+    Only where the support is fixed: draws at an end that moves are not in the score.
     """
 
     name: ClassVar[str] = "score"

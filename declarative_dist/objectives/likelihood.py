@@ -55,7 +55,7 @@ class NegativeLogLikelihood(nn.Module):
     def __init__(self, module: Variational | Joint | Conditional) -> None:
         super().__init__()
         self.module = _distribution(module, type(self).__name__)
-        self._own = _own_dims(module)
+        self._own = own_dims(module)
 
     def forward(self, *batch: Any) -> Tensor:
         """The loss of a batch.
@@ -128,7 +128,7 @@ class NegativeLogPosterior(nn.Module):
                 shortened(log_likelihood),
             )
         self.module = _distribution(module, name, is_any=log_likelihood is not None)
-        self._own = _own_dims(module) if log_likelihood is None else 0
+        self._own = own_dims(module) if log_likelihood is None else 0
         self.total_size = int(total_size)
         self.log_likelihood = log_likelihood
         self.unconstrained = unconstrained
@@ -147,7 +147,7 @@ class NegativeLogPosterior(nn.Module):
         else:
             scores = self.log_likelihood(self.module, *batch)
             _check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
-            mean = _mean(scores, len(copies))
+            mean = mean_of_problems(scores, len(copies))
         log_prior = log_prior_of(self, copies, self.unconstrained)
         return -mean - log_prior.sum() / self.total_size
 
@@ -175,7 +175,7 @@ def _distribution(module: Any, subject: str, *, is_any: bool = False) -> Any:
     raise DeclarationError(subject, kinds, got, fix)
 
 
-def _own_dims(module: Any) -> int:
+def own_dims(module: Any) -> int:
     """How many batch dimensions one prediction of a `Conditional` has of its own."""
     if not isinstance(module, Conditional):
         return 0
@@ -196,18 +196,18 @@ def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject:
         distribution = module(*batch[:-1])
         value = _as_data(batch[-1], module, name)
         _check_predicted(value, distribution, own, name)
-        return _mean(_scored(distribution, value, name), own)
+        return mean_of_problems(_scored(distribution, value, name), own)
     if isinstance(module, Joint):
         values = batch[0]
         if not isinstance(values, Mapping):
             raise ConstraintError(name, "a dict of data by site", shortened(values))
         data = {site: _as_data(v, module, f"{name}.{site}") for site, v in values.items()}
         joint = module()
-        return _mean(joint.log_prob(data), len(joint.batch_shape))
+        return mean_of_problems(joint.log_prob(data), len(joint.batch_shape))
     distribution = module()
     value = _as_data(batch[0], module, name)
     _check_data(value, distribution, name)
-    return _mean(_scored(distribution, value, name), len(distribution.batch_shape))
+    return mean_of_problems(_scored(distribution, value, name), len(distribution.batch_shape))
 
 
 def _scored(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
@@ -220,7 +220,7 @@ def _scored(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
         ) from error
 
 
-def _mean(scores: Tensor, problems: int) -> Tensor:
+def mean_of_problems(scores: Tensor, problems: int) -> Tensor:
     """The mean over data of scores of shape `(*data, *problems)`, summed over problems."""
     if problems:
         scores = scores.flatten(-problems).sum(-1)

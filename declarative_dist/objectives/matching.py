@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributions as dd
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.distributions.ancestral import JointDistribution, same_random_numbers
@@ -15,12 +13,8 @@ from declarative_dist.distributions.joint import Conditioned, Joint
 from declarative_dist.distributions.probing import evaluating
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, did_you_mean
+from declarative_dist.fields.supports import lies_within, support_of
 from declarative_dist.objectives.targets import check_shapes
-
-_UNCONSTRAINED = (-8.0, 0.0, 8.0)
-_FAR = (*_UNCONSTRAINED, -1e4, 1e4)
-_UNBOUNDED = (type(constraints.real), constraints.greater_than, constraints.greater_than_eq)
-"""Supports whose far values do not come near a bound that they may share with the target."""
 
 
 def check_match(target: Any, current: Any, guide: nn.Module, subject: str) -> None:
@@ -60,60 +54,47 @@ def _check_kind(is_right: bool, wanted: str, name: str, subject: str) -> None:
 def _check_distributions(target: Distribution, guide: Distribution, subject: str) -> None:
     if target.event_shape != guide.event_shape:
         check_shapes(target, guide.batch_shape, guide.event_shape, subject)
-    own = _support(guide)
-    if own is not None:
-        shape = torch.Size((*guide.batch_shape, *guide.event_shape))
-        _check_supports(own, _support(target), shape, subject)
+    _check_supports(_support(guide), _support(target), subject)
 
 
 def _check_sites(target: Any, current: Any, guide: nn.Module, subject: str) -> None:
     try:
         conditioned = target if isinstance(target, Conditioned) else target.condition()
-        supports = conditioned.supports
+        sites = conditioned.one_draw().items()
+        supports = {n: _support(d) for n, (d, _) in sites if n not in conditioned.observed}
         with torch.no_grad(), same_random_numbers(), evaluating(guide):
             draws = current.sample()
     except NotImplementedError:
         return  # a site without a sampler
-    for name in supports:
-        if name not in draws:
-            raise ConstraintError(
-                f"{subject}.{name}",
-                f"a guide for every site of the target ({', '.join(supports)})",
-                f"one for {', '.join(draws) or 'none'}",
-                did_you_mean(name, draws),
-            )
-    for name in draws:
-        if name not in supports:
-            raise ConstraintError(
-                f"{subject}.{name}",
-                f"a guide for the sites of the target alone ({', '.join(supports)})",
-                f"one for {name} too",
-                did_you_mean(name, supports),
-            )
-    sites = current.sites if isinstance(current, JointDistribution) else {}
-    for name, site in sites.items():
-        own = _support(site) if isinstance(site, Distribution) else None
-        if own is not None:
-            _check_supports(own, supports[name], draws[name].shape, f"{subject}.{name}")
+    listed = ", ".join(supports)
+    for wanted, given, expected, got in (
+        (supports, draws, f"every site of the target ({listed})", ", ".join(draws) or "none"),
+        (draws, supports, f"the sites of the target alone ({listed})", "{name} too"),
+    ):
+        for name in wanted:
+            if name not in given:
+                raise ConstraintError(
+                    f"{subject}.{name}",
+                    f"a guide for {expected}",
+                    f"one for {got.format(name=name)}",
+                    did_you_mean(name, given),
+                )
+    parts = current.sites if isinstance(current, JointDistribution) else {}
+    for name, site in parts.items():
+        if isinstance(site, Distribution):
+            _check_supports(_support(site), supports[name], f"{subject}.{name}")
 
 
 def _support(distribution: Distribution) -> constraints.Constraint | None:
     try:
-        support: Any = distribution.support
+        support: Any = support_of(distribution)
     except NotImplementedError:
         return None
     return support if isinstance(support, constraints.Constraint) else None
 
 
-def _check_supports(own: Any, wanted: Any, shape: torch.Size, subject: str) -> None:
-    try:
-        is_outside = wanted is not None and (
-            own.is_discrete != wanted.is_discrete
-            or any(not wanted.check(point).all() for point in _points(own, shape))
-        )
-    except (NotImplementedError, RuntimeError, ValueError):
-        return  # supports that depend on what is not known here
-    if is_outside:
+def _check_supports(own: Any, wanted: Any, subject: str) -> None:
+    if own is not None and wanted is not None and not lies_within(own, wanted):
         raise ConstraintError(
             subject,
             f"a guide inside the target's support, {wanted}",
@@ -121,25 +102,3 @@ def _check_supports(own: Any, wanted: Any, shape: torch.Size, subject: str) -> N
             "Choose a family with that support, or transform it: "
             "torch.distributions.TransformedDistribution.",
         )
-
-
-def _points(support: Any, shape: torch.Size) -> Iterator[Tensor]:
-    """Some values that lie well inside a support, and far out where it has no end."""
-    inner = support
-    while hasattr(inner, "base_constraint"):
-        inner = inner.base_constraint
-    if inner.is_discrete:
-        low = 0 if inner is constraints.boolean else getattr(inner, "lower_bound", None)
-        high = 1 if inner is constraints.boolean else getattr(inner, "upper_bound", None)
-        if low is not None:
-            for value in (low, low + 50 if high is None else high):
-                yield torch.as_tensor(value).expand(shape).float()
-        return
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    transform = dd.transform_to(support)
-    whole = transform.inverse_shape(shape)
-    for raw in _FAR if isinstance(inner, _UNBOUNDED) else _UNCONSTRAINED:
-        value = transform(torch.full(whole, raw, dtype=torch.float64))
-        if value.shape == shape:
-            yield value
