@@ -10,6 +10,7 @@ from declarative_dist.constraints.positive import Exp, Positive
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
+from declarative_dist.display.plot import plot
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.guides import FullRankNormal, MeanFieldNormal
@@ -71,6 +72,7 @@ __all__ = [
     "fit",
     "kl_divergence",
     "learnable",
+    "plot",
     "register_constraint",
     "rsample_and_log_prob",
     "site",

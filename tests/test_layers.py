@@ -56,6 +56,7 @@ ROWS = [
             "evaluation", "guard", "arguments", "checkpoint", "saving", "steps", "fit",
         )
     ],
+    ["display.plot"],
     ["integrations.arviz", "integrations.lightning"],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]

@@ -1,0 +1,1 @@
+"""For eyes: pictures of what the library makes."""

@@ -1,0 +1,99 @@
+"""Pictures of a fit: what is drawn is what was recorded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+import torch
+import torch.distributions as dd
+
+from declarative_dist import DeclarationError, Param, Positive, Variational, fit, plot
+from declarative_dist.fitting import History
+from declarative_dist.objectives import NegativeLogLikelihood
+
+mpl.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+
+class Table(Variational):
+    base = dd.Normal
+    loc = Param(torch.zeros(2, 2))
+    scale = Param(1.0, Positive())
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def history() -> History:
+    return fit(NegativeLogLikelihood(Table()), torch.randn(50, 2, 2), steps=30)
+
+
+def drawn(axes: Any) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+
+
+def test_it_draws_the_loss_and_every_number(history: History) -> None:
+    loss, values = plot(history)
+    (line,) = loss.get_lines()
+    assert list(line.get_xdata()) == list(range(1, 31))
+    assert list(line.get_ydata()) == history.losses
+    paths = drawn(values)
+    assert set(paths) == {
+        *(f"module.loc[{i}, {j}]" for i in (0, 1) for j in (0, 1)),
+        "module.scale",
+    }
+    assert paths["module.scale"] == history.values["module.scale"]
+    assert paths["module.loc[1, 0]"] == [each[1][0] for each in history.values["module.loc"]]
+    assert list(values.get_lines()[0].get_xdata()) == history.steps
+    assert (loss.get_ylabel(), values.get_ylabel(), values.get_xlabel()) == (
+        "loss",
+        "value",
+        "step",
+    )
+    looks = {(line.get_color(), line.get_linestyle()) for line in values.get_lines()}
+    assert len(looks) == 5
+    loss.figure.canvas.draw()
+
+
+def test_where_it_draws(history: History) -> None:
+    _, one = plt.subplots()
+    assert plot(history, ax=one) == (one,)
+    assert len(one.get_lines()) == 1
+    _, two = plt.subplots(2)
+    assert plot(history, ax=two) == tuple(two)
+    assert len(two[1].get_lines()) == 5
+    for wrong in (3, [], plt.subplots(3)[1], ["a", "b"]):
+        with pytest.raises(DeclarationError, match=r"plot\(ax=\): expected one axes, or two"):
+            plot(history, ax=wrong)
+
+
+def test_losses_alone_and_many_paths() -> None:
+    bare, wide = History(), History()
+    bare.add(1.0)
+    assert len(plot(bare)) == 1
+    wide.add(1.0, {"w": list(map(float, range(40)))})
+    _, values = plot(wide)
+    assert len(values.get_lines()) == 40
+    assert len(values.get_legend().get_texts()) == 12
+    assert values.get_legend().get_title().get_text() == "12 of 40"
+
+
+def test_nothing_to_draw() -> None:
+    with pytest.raises(DeclarationError, match="plot: expected a History with steps"):
+        plot(History())
+    with pytest.raises(DeclarationError, match="plot: expected the History of a fit, got 3"):
+        plot(3)  # type: ignore[arg-type]
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, history: History) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r'pip install "declarative-dist\[plot\]"'):
+        plot(history)
