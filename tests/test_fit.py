@@ -226,7 +226,7 @@ def test_only_what_is_trainable_is_trained() -> None:
     assert torch.equal(q.raw_concentration, before)
     assert len(held) == 1
     assert held[0] is q.raw_rate
-    assert list(history.values) == ["q.rate"]
+    assert list(history.values) == ["rate"]
 
 
 def test_it_runs_under_no_grad() -> None:
@@ -245,7 +245,7 @@ def test_a_family_of_copies_and_doubles() -> None:
     x = dd.Gamma(torch.full((3, 2), 2.0).double(), 3.0).sample((2000,))
     history = fit(Sum(q), x, steps=400, lr=0.05)
     torch.testing.assert_close(q.mean, x.mean(0), rtol=1e-2, atol=0)
-    assert np.shape(history.values["q.rate"]) == (len(history.steps), 3, 2)
+    assert np.shape(history.values["rate"]) == (len(history.steps), 3, 2)
 
 
 # Callbacks

@@ -153,7 +153,7 @@ class Family_loss(nn.Module):
     [
         (True, False, ", interrupted)"),
         (False, True, ", stopped)"),
-        (False, False, "q.rate)"),
+        (False, False, "rate)"),
     ],
 )
 def test_repr_is_short(interrupted: bool, stopped: bool, end: str) -> None:
@@ -184,7 +184,7 @@ def test_the_last_value_is_that_of_the_module(steps: int) -> None:
 
     history = fit(Objective(), steps=steps)
     assert history.steps[-1] == steps
-    assert history.values["q.loc"][-1] == q.loc.item()
+    assert history.values["loc"][-1] == q.loc.item()
     assert len(history.steps) == len(set(history.steps)) <= 202
 
 
@@ -204,11 +204,11 @@ def log_joint(draw: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_values_of_a_guide_are_its_medians_by_site(guide: type) -> None:
     objective = NegativeELBO(log_joint, guide(Latents()))
     history = fit(objective, steps=20, lr=0.05)
-    assert list(history.values) == ["guide.slope", "guide.spread"]
+    assert list(history.values) == ["slope", "spread"]
     medians = objective.guide.median
-    assert history.values["guide.slope"][-1] == medians["slope"].tolist()
-    assert history.values["guide.spread"][-1] == medians["spread"].item()
-    assert len(history.values["guide.spread"]) == 20
+    assert history.values["slope"][-1] == medians["slope"].tolist()
+    assert history.values["spread"][-1] == medians["spread"].item()
+    assert len(history.values["spread"]) == 20
 
 
 @pytest.mark.parametrize(("raw", "at"), [("raw_loc", 2), ("raw_scale", 1)])

@@ -47,11 +47,11 @@ def test_it_draws_the_loss_and_every_number(history: History) -> None:
     assert list(line.get_ydata()) == history.losses
     paths = drawn(values)
     assert set(paths) == {
-        *(f"module.loc[{i}, {j}]" for i in (0, 1) for j in (0, 1)),
-        "module.scale",
+        *(f"loc[{i}, {j}]" for i in (0, 1) for j in (0, 1)),
+        "scale",
     }
-    assert paths["module.scale"] == history.values["module.scale"]
-    assert paths["module.loc[1, 0]"] == [each[1][0] for each in history.values["module.loc"]]
+    assert paths["scale"] == history.values["scale"]
+    assert paths["loc[1, 0]"] == [each[1][0] for each in history.values["loc"]]
     assert list(values.get_lines()[0].get_xdata()) == history.steps
     assert (loss.get_ylabel(), values.get_ylabel(), values.get_xlabel()) == (
         "loss",

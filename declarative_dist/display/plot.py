@@ -47,7 +47,7 @@ def plot(history: History, *, ax: Axes | Sequence[Axes] | None = None) -> tuple[
         >>> history = fit(NegativeLogLikelihood(q), torch.randn(100), steps=20)
         >>> loss, values = plot(history)
         >>> [text.get_text() for text in values.get_legend().get_texts()]
-        ['module.loc', 'module.scale']
+        ['loc', 'scale']
     """
     if not isinstance(history, History):
         raise DeclarationError("plot", "the History of a fit", shortened(history))

@@ -83,7 +83,7 @@ def fit(
         >>> x = dd.Gamma(2.0, 3.0).sample((1000,))
         >>> q = learnable(dd.Gamma(1.0, 1.0))
         >>> history = fit(NegativeLogLikelihood(q), x, steps=500, lr=0.05, batch_size=100)
-        >>> len(history.losses), bool(abs(history.values["module.rate"][-1] - 3.0) < 0.6)
+        >>> len(history.losses), bool(abs(history.values["rate"][-1] - 3.0) < 0.6)
         (500, True)
 
         A few steps of LBFGS, stopped where the loss is flat:

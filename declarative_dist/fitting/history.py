@@ -27,12 +27,12 @@ class History:
     Example:
         >>> from declarative_dist.fitting.history import History
         >>> history = History()
-        >>> history.add(2.5, {"q.loc": 0.0})
-        >>> history.add(1.5, {"q.loc": 0.1})
+        >>> history.add(2.5, {"loc": 0.0})
+        >>> history.add(1.5, {"loc": 0.1})
         >>> history
-        History(2 steps, loss 2.5 to 1.5, values of q.loc)
+        History(2 steps, loss 2.5 to 1.5, values of loc)
         >>> history.values
-        {'q.loc': [0.0, 0.1]}
+        {'loc': [0.0, 0.1]}
     """
 
     def __init__(self) -> None:

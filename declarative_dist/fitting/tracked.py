@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +79,9 @@ def _guides(objective: nn.Module) -> Iterator[tuple[str, NormalGuide]]:
 class FieldValues:
     """Reads the constrained values of all trainable fields that are not too large.
 
-    Of automatic guides it reads the values at the mean of the Gaussian, by site.
+    Of automatic guides it reads the values at the mean of the Gaussian, by site. Names are those
+    of fields, dotted for nested parts; where two modules of an objective share a name, their paths
+    stand in front.
 
     Args:
         objective: any module; the declarative ones and the guides in it are read.
@@ -89,33 +92,52 @@ class FieldValues:
         >>> from declarative_dist import learnable
         >>> from declarative_dist.fitting.tracked import FieldValues
         >>> FieldValues(nn.ModuleDict({"q": learnable(dd.Normal(0.0, 1.0))})).read()
-        {'q.loc': 0.0, 'q.scale': 1.0}
+        {'loc': 0.0, 'scale': 1.0}
     """
 
     def __init__(self, objective: nn.Module) -> None:
         self._sources: list[tuple[str, nn.Module, tuple[Field, ...], list[str]]] = []
+        self._guides = list(_guides(objective))
         found: dict[int, tuple[str, nn.Module, list[str]]] = {}
         for path, module, field in declared_params(objective):
             mine = field.parameters_of(module)
             is_small = sum(parameter.numel() for parameter in mine) <= LARGEST
             if is_small and any(parameter.requires_grad for parameter in mine):
                 found.setdefault(id(module), (path, module, []))[2].append(field.name)
-        self._guides = [(f"{path}." if path else "", guide) for path, guide in _guides(objective)]
         for path, module, names in found.values():
             declaration: Any = type(module).__declaration__  # type: ignore[attr-defined]
             needed = {field.name for name in names for field in declaration.chains[name]}
             order = tuple(field for field in declaration.order if field.name in needed)
-            self._sources.append((f"{path}." if path else "", module, order, names))
+            self._sources.append((path, module, order, names))
+        self._names = self._shortest(objective)
+
+    def _shortest(self, objective: nn.Module) -> dict[tuple[str, str], str]:
+        """By path and field the shortest name that no other field has."""
+        short = {
+            (path, name): _dotted(_outermost(objective, path)[1], name)
+            for path, _, _, names in self._sources
+            for name in names
+        }
+        short.update(
+            {(path, slot.name): slot.name for path, g in self._guides for slot in g.flat.slots}
+        )
+        counts = Counter(short.values())
+        return {key: name if counts[name] == 1 else _dotted(*key) for key, name in short.items()}
 
     def read(self) -> dict[str, Any]:
-        """The values by dotted name, as numbers and nested lists; call it without gradients."""
+        """The values by name, as numbers and nested lists; call it without gradients."""
         values: dict[str, Any] = {}
-        for prefix, module, order, names in self._sources:
+        for path, module, order, names in self._sources:
             known = evaluate(module, order)
             for name in names:
                 value: Tensor = known[name]
-                values[prefix + name] = value.tolist()
-        for prefix, guide in self._guides:
-            medians = {n: v for n, v in guide.median.items() if v.numel() <= LARGEST}
-            values.update({prefix + name: value.tolist() for name, value in medians.items()})
+                values[self._names[path, name]] = value.tolist()
+        for path, guide in self._guides:
+            for name, median in guide.median.items():
+                if median.numel() <= LARGEST:
+                    values[self._names[path, name]] = median.tolist()
         return values
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
