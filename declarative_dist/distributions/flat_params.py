@@ -21,7 +21,8 @@ class FlatParams(FlatMap):
 
     Sites are in the order of `named_parameters()`. Those of nested parts have dotted names, which
     `assign` takes too. Frozen parameters and constants are no sites; as bounds of others they
-    count with their current values.
+    count with their current values. Nor are what a learned prior is computed from, which no prior
+    covers, and the weights of networks: both train beside the guide, and `to_vector` has them.
 
     Args:
         latents: the module.
@@ -86,7 +87,7 @@ class FlatParams(FlatMap):
         return torch.cat(raws, -1)
 
     def raws(self, vector: Tensor) -> dict[str, Tensor]:
-        """What a vector `(*sample, *batch, size)` is by name of the parameters, in their shapes."""
+        """What a vector `(*sample, *batch, size)` is by parameter, in the shape of each."""
         lead = vector.shape[:-1]
         pieces = vector.split([slot.count for slot in self.slots], -1)
         raws = {}
@@ -142,7 +143,7 @@ def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     """The trainable parameters: path of the part, the part, the field; a shared one once."""
     seen: set[int] = set()
     part: Any
-    for path, part in latents.named_modules():
+    for path, part in _latent_parts(latents, "", set()):
         if not is_declarative(part):
             continue
         for field in part.__declaration__.order:
@@ -151,6 +152,22 @@ def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
                 if raw.requires_grad and id(raw) not in seen:
                     seen.add(id(raw))
                     yield path, part, field
+
+
+def _latent_parts(
+    module: nn.Module, path: str, seen: set[nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
+    """The module and its parts by path, each once, without the priors of parameters."""
+    if module in seen:
+        return
+    seen.add(module)
+    yield path, module
+    part: Any = module
+    weighed = part.__declaration__.priors if is_declarative(part) else ()
+    priors = {param.prior_name for param in weighed}
+    for name, child in module._modules.items():
+        if child is not None and name not in priors:
+            yield from _latent_parts(child, f"{path}.{name}" if path else name, seen)
 
 
 def _without_parameters(latents: nn.Module) -> nn.Module:
