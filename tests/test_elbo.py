@@ -642,7 +642,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a snapshot of parameters": (
         lambda: NegativeELBO(NormalFamily()(), NormalFamily()),
         DeclarationError,
-        "a loc that is computed from parameters",
+        "a loc that is a parameter",
     ),
     "a guide of one step": (
         lambda: NegativeELBO(quadratic, NormalFamily()()),

@@ -200,6 +200,38 @@ def test_a_shared_part_counts_once() -> None:
     assert FlatParams(Twice(a=inner, b=inner)).names == ["a.scale"]
 
 
+class Learned(Declarative):
+    scales = Param([1.0, 2.0], Positive(), prior=learnable(dd.LogNormal(0.5, 1.0)))
+    loc = Param(0.0, prior=dd.Normal(0.0, 1.0))
+
+
+def test_what_a_learned_prior_is_computed_from_is_no_site() -> None:
+    latents = Learned()
+    assert FlatParams(latents).names == ["scales", "loc"]
+    assert latents.to_vector().numel() == 5
+    values = {"scales": torch.tensor([[1.0, 2.0], [0.5, 3.0]]), "loc": torch.tensor([0.1, 0.2])}
+    expected = dd.LogNormal(0.5, 1.0).log_prob(values["scales"]).sum(-1) + dd.Normal(
+        0.0, 1.0
+    ).log_prob(values["loc"])
+    found = latents.log_prior(values)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()  # the prior itself is learned by what its values are
+    gradient = latents.scales_prior.raw_loc.grad
+    assert gradient.item() == pytest.approx((values["scales"].log() - 0.5).sum().item(), rel=1e-5)
+
+
+def test_a_prior_that_is_a_part_too_is_one_of_the_latents() -> None:
+    shared = learnable(dd.LogNormal(0.0, 1.0))
+
+    class Both(Declarative):
+        scale = Param(1.0, Positive(), prior=dd.LogNormal(0.0, 1.0))
+        family = learnable(dd.LogNormal(0.0, 1.0))
+
+    latents = Both(family=shared)
+    latents.scale_prior = shared
+    assert FlatParams(latents).names == ["scale", "family.loc", "family.scale"]
+
+
 def test_copies_stand_in_front() -> None:
     class Latents(Declarative):
         rate = Param(2.0, Positive())

@@ -822,6 +822,27 @@ def test_what_is_no_distribution_is_refused(prior: Any) -> None:
         Param(0.0, prior=prior)
 
 
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda s: dd.Normal(0.0, s.exp()), "a plain Normal, got a scale that is computed from"),
+    (lambda s: dd.Normal(s, 1.0), "got a loc that is a parameter. A plain prior keeps"),
+    (lambda s: dd.Independent(dd.Normal(s.expand(2), 1.0), 1), "got a loc that is computed"),
+    (lambda s: dd.LogNormal(s, 1.0), "got a loc that is a parameter"),
+])  # fmt: skip
+def test_a_prior_of_parameters_is_not_silently_held(make: Any, said: str) -> None:
+    prior = make(nn.Parameter(torch.tensor(0.5)))
+    constraint = Positive() if isinstance(prior, dd.LogNormal) else None
+    with pytest.raises(DeclarationError, match=said):
+        Param(1.0, constraint, prior=prior)
+
+    class Line(Declarative):
+        slope = Param([1.0, 1.0], prior=dd.Normal(0.0, 1.0))
+
+    line = Line()
+    with pytest.raises(DeclarationError, match="that is"):
+        line.slope_prior = prior
+    assert line.slope_prior().loc.item() == 0.0
+
+
 def test_a_joint_and_a_conditional_are_no_prior() -> None:
     class Model(Joint):
         mu = dd.Normal(0.0, 1.0)

@@ -240,7 +240,10 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         return log_prior_of(self, copies, unconstrained)
 
     def to_vector(self) -> Tensor:
-        """All trainable unconstrained numbers, in the order of `parameters()`, as a new vector."""
+        """All trainable unconstrained numbers, in the order of `parameters()`, as a new vector.
+
+        Weights of networks and learned priors count too, unlike in `unconstrained_log_density`.
+        """
         return to_vector(self)
 
     def from_vector_(self, vector: Any) -> Self:
@@ -265,7 +268,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         Args:
             log_joint: from values of the trainable `Param`s, a dict of tensors of shape
                 `(*sample, *batch, *event)`, to log densities of shape `(*sample, *batch)`. Names
-                in nested parts are dotted.
+                in nested parts are dotted; weights of networks and learned priors are no sites.
 
         Returns:
             A callable from vectors `(*sample, *batch, size)` to log densities `(*sample, *batch)`,

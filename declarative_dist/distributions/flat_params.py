@@ -21,7 +21,8 @@ class FlatParams(FlatMap):
 
     Sites are in the order of `named_parameters()`. Those of nested parts have dotted names, which
     `assign` takes too. Frozen parameters and constants are no sites; as bounds of others they
-    count with their current values.
+    count with their current values. Nor are what a learned prior is computed from, which no prior
+    covers, and the weights of networks: both train beside the guide, and `to_vector` has them.
 
     Args:
         latents: the module.
@@ -141,7 +142,7 @@ class FlatParams(FlatMap):
 def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     """All parameters: path of the part, the part, the field."""
     part: Any
-    for path, part in latents.named_modules():
+    for path, part in _latent_parts(latents, "", set()):
         if is_declarative(part):
             for field in part.__declaration__.order:
                 if isinstance(field, Param):
@@ -165,6 +166,22 @@ def _raw_names(latents: nn.Module) -> dict[int, list[str]]:
         name = f"{path}.{field.raw_name}" if path else field.raw_name
         names.setdefault(id(getattr(part, field.raw_name)), []).append(name)
     return names
+
+
+def _latent_parts(
+    module: nn.Module, path: str, seen: set[nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
+    """The module and its parts by path, each once, without the priors of parameters."""
+    if module in seen:
+        return
+    seen.add(module)
+    yield path, module
+    part: Any = module
+    weighed = part.__declaration__.priors if is_declarative(part) else ()
+    priors = {param.prior_name for param in weighed}
+    for name, child in module._modules.items():
+        if child is not None and name not in priors:
+            yield from _latent_parts(child, f"{path}.{name}" if path else name, seen)
 
 
 def _without_parameters(latents: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributions import Transform
 
 from declarative_dist.constraints.inner_tensors import tensors_of, with_tensors
+from declarative_dist.errors import DeclarationError
 
 
 def as_module(value: Any) -> nn.Module | None:
@@ -30,6 +31,43 @@ def as_module(value: Any) -> nn.Module | None:
         True
     """
     return value if isinstance(value, nn.Module) else held_fixed(value)
+
+
+def as_constant(plain: Any, subject: str, fix: str) -> Any:
+    """The module that stands for a distribution: a live one itself, a plain one as a constant.
+
+    Args:
+        plain: the distribution.
+        subject: whom an error is about.
+        fix: what to do in place of a snapshot of parameters.
+
+    Raises:
+        DeclarationError: if it would be held fixed at what parameters were at that moment.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.fields.fixed import as_constant
+        >>> scale = torch.nn.Parameter(torch.tensor(1.0))
+        >>> as_constant(dd.Normal(0.0, scale), "Param(prior=)", "Write learnable(...).")
+        Traceback (most recent call last):
+        ...
+        declarative_dist.errors.DeclarationError: Param(prior=): expected constants in a plain \
+Normal, got a scale that is a parameter. Write learnable(...).
+    """
+    module: Any = as_module(plain)
+    if module is plain:
+        return module
+    known = {id(parameter) for parameter in module.parameters()}
+    for name, tensor in tensors_of(plain):
+        if tensor.requires_grad and id(tensor) not in known:
+            raise DeclarationError(
+                subject,
+                f"constants in a plain {type(plain).__name__}",
+                f"a {name.rpartition('_')[-1]} that is "
+                f"{'a parameter' if tensor.is_leaf else 'computed from parameters'}",
+                fix,
+            )
+    return module
 
 
 @singledispatch

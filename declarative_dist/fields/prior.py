@@ -17,9 +17,15 @@ from torch.distributions import Distribution
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.assembly import replicate
 from declarative_dist.fields.blueprint import Blueprint
-from declarative_dist.fields.fixed import FixedTransform, as_module
+from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.part import built_by, is_declarative, is_declarative_class
+
+
+_LEARNED = (
+    "A plain prior keeps its numbers. One that is learned is prior=learnable(...), or a declared "
+    "family; for constants, write .detach()."
+)
 
 
 def as_prior(prior: Any, subject: str) -> Any:
@@ -30,7 +36,7 @@ def as_prior(prior: Any, subject: str) -> Any:
         subject: whom an error is about.
 
     Raises:
-        DeclarationError: if it is no distribution.
+        DeclarationError: if it is no distribution, or a plain one with parameters in it.
 
     Example:
         >>> import torch.distributions as dd
@@ -44,7 +50,7 @@ def as_prior(prior: Any, subject: str) -> Any:
     if is_declarative(prior) and builds is Distribution:
         return prior
     if isinstance(prior, Distribution) and not isinstance(prior, nn.Module):
-        return as_module(prior)
+        return as_constant(prior, subject, _LEARNED)
     is_class = isinstance(prior, type) and issubclass(prior, Distribution)
     raise DeclarationError(
         subject,

@@ -45,7 +45,7 @@ class VariationalBound(nn.Module):
         log_joint: Any,
         guide: Any,
         *,
-        num_samples: int,
+        num_samples: int = 1,
         estimator: str | None = None,
         vectorize: bool = False,
     ) -> None:
@@ -244,6 +244,9 @@ class NegativeELBO(VariationalBound):
         ...     def forward(self, x, y):
         ...         return super().forward(x)
         >>> class Model(torch.nn.Module):
+        ...     def forward(self, x, y):
+        ...         return super().forward(x)
+        >>> class Model(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.decoder = torch.nn.Linear(2, 3)
@@ -301,7 +304,7 @@ class ImportanceWeightedELBO(VariationalBound):
     Args:
         log_joint: the target, as for `NegativeELBO`.
         guide: as for `NegativeELBO`.
-        num_samples: the number K of draws.
+        num_samples: the number K of draws; with 1 it is the bound of `NegativeELBO`.
         estimator: `"pathwise"`, `"stl"` or `"score"`; None for `"stl"` if the guide is an
             automatic one, for the first if it has a reparametrised sampler, else for the last.
         vectorize: whether `log_joint` is written for one draw.

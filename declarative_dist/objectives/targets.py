@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.inner_tensors import tensors_of
 from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.joint import Conditioned, Joint
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
-from declarative_dist.fields.fixed import as_module
+from declarative_dist.fields.fixed import as_constant
 from declarative_dist.fields.part import lacks_forward
 
 _TARGETS = "a distribution, a joint, a module, or a function of (sample, *batch)"
+_LIVE = (
+    "A plain distribution keeps the values of one step: declare a Variational, or write "
+    "learnable(...)."
+)
 _GUIDES = "a Variational, a Joint, a Conditional or an automatic guide"
 
 
@@ -40,7 +43,7 @@ def as_target(log_joint: Any, subject: str) -> Any:
     if isinstance(log_joint, JointDistribution):
         raise _snapshot(log_joint, _TARGETS, subject)
     if isinstance(log_joint, Distribution):
-        return _held(log_joint, subject)
+        return as_constant(log_joint, subject, _LIVE)
     if lacks_forward(log_joint):
         name = type(log_joint).__name__
         fix = (
@@ -69,7 +72,7 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
     if isinstance(guide, JointDistribution):
         raise _snapshot(guide, _GUIDES, subject)
     if isinstance(guide, Distribution):
-        return _held(guide, subject)
+        return as_constant(guide, subject, _LIVE)
     fix = ""
     if isinstance(guide, type):
         fix = f"Build one: {guide.__name__}(...)."
@@ -173,25 +176,6 @@ def check_shapes(
             f"{tuple(own)} in a {type(target).__name__}",
             "Give the guide as many independent copies, or declare dimensions of the event.",
         )
-
-
-def _held(plain: Distribution, subject: str) -> nn.Module:
-    """The module that stands for a distribution: a live one itself, a plain one as a constant."""
-    module: Any = as_module(plain)
-    held: nn.Module = module
-    if module is plain:
-        return held
-    known = {id(parameter) for parameter in module.parameters()}
-    for name, tensor in tensors_of(plain):
-        if tensor.requires_grad and id(tensor) not in known:
-            raise DeclarationError(
-                subject,
-                f"constants in a plain {type(plain).__name__}",
-                f"a {name.rpartition('_')[-1]} that is computed from parameters",
-                "A plain distribution keeps the values of one step: declare a Variational, or "
-                "write learnable(...).",
-            )
-    return held
 
 
 def _snapshot(joint: JointDistribution, expected: str, subject: str) -> DeclarationError:
