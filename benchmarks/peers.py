@@ -125,10 +125,10 @@ def gpytorch(problem: Problem) -> Peer | None:
 def rs_distributions(problem: Problem) -> Peer | None:
     """A live distribution of rs-distributions, which rebuilds itself in every call."""
     library = importlib.import_module("rs_distributions.modules")
-    kind = getattr(library, getattr(problem.make, "__name__", ""), None)
+    kind: Any = getattr(library, getattr(problem.make, "__name__", ""), None)
     if kind is None or not inspect.isclass(kind) or "cholesky" in problem.maps.values():
         return None
-    module = kind(**problem.values)
+    module: Any = kind(**problem.values)
     return list(module.parameters()), lambda: module
 
 
