@@ -26,9 +26,18 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.ready
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/loop.py
+# The peers share torch with the package; JAX has an environment of its own.
+.venv-bench/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/pip install --quiet jax flowjax optax
+	touch $@
+
+bench: .venv-bench/.ready
+	.venv-bench/bin/python benchmarks/run.py --jax .venv-jax/bin/python
+	.venv-bench/bin/python benchmarks/step.py
+	.venv-bench/bin/python benchmarks/loop.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench .venv-jax

@@ -1,7 +1,7 @@
 """What a step of `fit` costs beside the loop written by hand, around the same objective.
 
 A Normal and 1,000 numbers, its likelihood and its divergence from another, under Adam. Both sides
-keep every loss as a number. Paired ratios as in `step.py`.
+keep every loss as a number. Paired ratios as in `paired.py`.
 
     python benchmarks/loop.py [--blocks 40] [--steps 500] [--compile]
 """
@@ -13,7 +13,7 @@ import statistics
 
 import torch
 import torch.distributions as dd
-from step import ratios
+from paired import ratios
 from torch import Tensor, nn
 
 from declarative_dist import fit, learnable

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.distributions as dd
 import torch.nn.functional as F
+from paired import ratios
 
 from declarative_dist import Exp, Param, Positive, Variational
 
@@ -82,29 +82,6 @@ def live_step(samples: int) -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """The time of some calls."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        function()
-    return time.perf_counter() - start
-
-
-def ratios(
-    ours: Callable[[], object], theirs: Callable[[], object], blocks: int, repeats: int
-) -> list[float]:
-    """The ratio of our time to theirs, block by block, in alternating order."""
-    seconds(ours, repeats), seconds(theirs, repeats)
-    result = []
-    for block in range(blocks):
-        if block % 2:
-            mine, other = seconds(ours, repeats), seconds(theirs, repeats)
-        else:
-            other, mine = seconds(theirs, repeats), seconds(ours, repeats)
-        result.append(mine / other)
-    return sorted(result)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -256,3 +257,66 @@ def test_a_fit_in_mini_batches_compiles_twice(monkeypatch: pytest.MonkeyPatch) -
     fit(NegativeLogLikelihood(q), drawn(q, 10), steps=STEPS, batch_size=4, compile=True)
     assert counter.frame_count <= 2
     assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_compiled_fit_has_a_fused_adam(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    counter = CompileCounterWithBackend("eager")
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: plain(f, backend=counter))
+    made: list[torch.optim.Optimizer] = []
+    init = torch.optim.Adam.__init__
+
+    def noted(self: torch.optim.Optimizer, *args: Any, **options: Any) -> None:
+        made.append(self)
+        init(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "__init__", noted)
+    q, twin = GammaFamily(dtype=dtype), GammaFamily(dtype=dtype)
+    x = drawn(q, 10)
+    history = fit(NegativeLogLikelihood(q), x, steps=20, compile=True)
+    assert made[0].param_groups[0]["fused"]
+    expected = fit(NegativeLogLikelihood(twin), x, steps=20)
+    assert not made[1].param_groups[0]["fused"]
+    assert history.losses == pytest.approx(expected.losses, rel=1e-5)
+
+
+def steps_of(
+    q: Variational, lr: float | Tensor, compile_: Callable[..., Any]
+) -> Callable[[Tensor], Tensor]:
+    """The step that the README compiles: forward and backward as one graph, and the update."""
+    optimizer = torch.optim.Adam(q.parameters(), lr=lr)
+    loss_of = compile_(NegativeLogLikelihood(q), fullgraph=True)
+    update = compile_(optimizer.step)
+
+    def step(x: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss: Tensor = loss_of(x)
+        loss.backward()
+        update()
+        return loss.detach()
+
+    return step
+
+
+@pytest.mark.parametrize("name", ["Normal", "declared", "nested mixture"])
+def test_a_whole_step_compiles_once_and_moves_as_a_plain_one(name: str) -> None:
+    q, twin = LIVE[name](), LIVE[name]()
+    twin.load_state_dict(q.state_dict())
+    x = drawn(q, 16)
+    counter = CompileCounterWithBackend("aot_eager")
+    rate, plain_rate = torch.tensor(1e-2), torch.tensor(1e-2)
+    compiled = steps_of(q, rate, functools.partial(torch.compile, backend=counter))
+    plain = steps_of(twin, plain_rate, lambda function, **_: function)
+    graphs = []
+    for step in range(STEPS):
+        if step == STEPS // 2:
+            rate.fill_(1e-3)
+            plain_rate.fill_(1e-3)
+        torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)
+        graphs.append(counter.frame_count)
+    assert set(graphs) == {2}
+    for mine, theirs in zip(q.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

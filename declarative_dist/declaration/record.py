@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -69,7 +70,7 @@ class Declaration:
         """Of the values computed for a build, those that go to the base."""
         return {name: values[name] for name in self.inputs}
 
-    @property
+    @cached_property
     def through_methods(self) -> frozenset[str]:
         """The parameters that a class base gets only as what derived fields make of them."""
         if self.make is None or not self.has_derived_input:
@@ -79,7 +80,7 @@ class Declaration:
             params.intersection(field.name for field in self.build) - set(self.inputs)
         )
 
-    @property
+    @cached_property
     def size_names(self) -> tuple[str, ...]:
         """The names of sizes that a constructor takes as keywords."""
         names: dict[str, None] = {}
@@ -89,7 +90,7 @@ class Declaration:
             names.update(dict.fromkeys(name for name in shape if isinstance(name, str)))
         return tuple(names)
 
-    @property
+    @cached_property
     def declared_sizes(self) -> frozenset[str]:
         """The names of sizes in a declared `shape`: those mean something beyond one field."""
         shapes: Any = [getattr(field, "shape", None) or () for field in self.fields.values()]

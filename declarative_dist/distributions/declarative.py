@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -311,7 +310,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            member = inspect.getattr_static(type(self), name, None)
+            classes = type(self).__mro__
+            member = next((vars(kind)[name] for kind in classes if name in vars(kind)), None)
             if not isinstance(member, property) or member.fget is None:
                 self._suggest(name)
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from declarative_dist.fields.field import Field
 
 _REAL = Real()
 """The constraint of a field that belongs to no class yet."""
+
+SMALL = 64
+"""How many numbers a start may have for a class to keep it, once it is checked and mapped."""
 
 Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
 
@@ -54,7 +58,10 @@ class Constrained(Field):
         self.declared_constraint = constraint
         self.constraint: Constraint = _REAL
         self.shape: Shape | None = _as_shape(shape, f"{owner}(shape=)")
+        self.owns_constraint = False
+        """Whether every instance has a copy of the constraint, for it holds tensors."""
         self._forward: Callable[[Tensor], Tensor] | None = None
+        self._raw_starts: dict[tuple[Any, ...], Tensor] = {}
 
     def named(self, name: str) -> Self:
         field = super().named(name)
@@ -67,8 +74,11 @@ class Constrained(Field):
         """A copy with the constraint that it has in a class."""
         field = copy.copy(self)
         field.constraint = constraint
+        tensors = itertools.chain(constraint.buffers(), constraint.parameters())
+        field.owns_constraint = next(tensors, None) is not None
         is_shared = not constraint.names and not field.owns_constraint
         field._forward = constraint.forward if is_shared else None
+        field._raw_starts = {}
         field.event_dim = event_dim
         if self.shape is None and (self.init is None or callable(self.init)):
             field.event_names = event_names
@@ -92,12 +102,6 @@ class Constrained(Field):
     @property
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
-
-    @property
-    def owns_constraint(self) -> bool:
-        """Whether every instance has a copy of the constraint, for it holds tensors."""
-        constraint = self.constraint
-        return next(constraint.buffers(), next(constraint.parameters(), None)) is not None
 
     def constraint_of(self, module: nn.Module) -> Constraint:
         """The constraint as it is on an instance."""
@@ -154,6 +158,12 @@ class Constrained(Field):
         Raises:
             ConstraintError: if it is outside, or of another shape.
         """
+        key = (start.shape, dtype, device)
+        is_declared = (
+            start.source is None and not callable(self.init) and self._forward is not None
+        )
+        if is_declared and key in self._raw_starts:
+            return self._raw_starts[key].clone()
         constraint = self.constraint_of(module).resolved(values)
         with torch.no_grad():
             declared = constraint.default if self.init is None else self.init
@@ -165,7 +175,10 @@ class Constrained(Field):
                     self.subject(module), f"shape {tuple(start.shape)}", shortened(value)
                 )
             constraint.check(value, self.subject(module))
-            return constraint.inverse(value).detach().clone()
+            raw = constraint.inverse(value).detach().clone()
+        if is_declared and raw.numel() <= SMALL and not is_traced(raw):
+            self._raw_starts[key] = raw.clone()
+        return raw
 
     def constrained(self, module: nn.Module, raw: Tensor, values: Mapping[str, Any]) -> Tensor:
         """The value of unconstrained numbers."""

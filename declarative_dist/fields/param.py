@@ -106,6 +106,8 @@ class Param(Constrained):
         dtype, device = self.place(start, blueprint)
         self.hold_constraint(module, dtype, device)
         raw = self.started(module, start, dtype, device, values)
+        # With a place there, torch does not look for an attribute of this name in vain.
+        module._parameters.setdefault(self.raw_name, None)
         module.register_parameter(self.raw_name, nn.Parameter(raw, requires_grad=self.trainable))
         module.__dict__["_starts"][self.name] = start
         if self.prior is not None:

@@ -20,6 +20,9 @@ from declarative_dist.fitting.tracked import field_of
 
 Callback = Callable[[int, float, nn.Module], object]
 
+_FUSED = ("cpu", "cuda")
+"""Devices for which torch has a kernel of the whole update."""
+
 
 def check_count(name: str, count: Any) -> None:
     """Refuse all but a positive whole number.
@@ -106,8 +109,16 @@ def _check_forward(objective: nn.Module, name: str) -> None:
         )
 
 
-def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
+def optimizer_of(
+    objective: nn.Module, optimizer: Any, lr: Any, *, fused: bool = False
+) -> Optimizer:
     """The optimizer: the one given, one made of the trainable parameters, or Adam.
+
+    Args:
+        objective: what is trained.
+        optimizer: an optimizer, a callable from parameters to one, or None for Adam.
+        lr: the rate of Adam.
+        fused: whether Adam updates all parameters in one kernel, where torch has it.
 
     Raises:
         ConstraintError: if the rate is not a positive number.
@@ -120,7 +131,8 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         raise ConstraintError("fit(lr=)", "a positive, finite number", shortened(lr))
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if optimizer is None:
-        return Adam(trainable, lr=float(lr))
+        has_kernel = all(p.device.type in _FUSED and p.is_floating_point() for p in trainable)
+        return Adam(trainable, lr=float(lr), fused=True if fused and has_kernel else None)
     made = optimizer
     if not isinstance(optimizer, Optimizer) and callable(optimizer):
         made = optimizer(trainable)

@@ -1,0 +1,58 @@
+"""Building, and optimizer steps, of every problem beside every other way to write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from paired import Ratio, compared, interleaved
+from peers import LIBRARIES, Peer
+from problems import Problem, problems
+
+BOUNDS = {1: 1.15, 1_000: 1.10, 100_000: 1.02}
+"""What a live step may cost over a hand-written one, by the number of samples."""
+
+FASTER_THAN_PEERS = 1.0
+
+
+def stepped(problem: Problem, peer: Peer) -> Callable[[], None]:
+    """One step of SGD; the distribution is asked for once."""
+    parameters, build = peer
+    optimizer, loss_of = torch.optim.SGD(parameters, lr=1e-6), problem.loss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_of(build()).backward()
+        optimizer.step()
+
+    return step
+
+
+def measured(problem: Problem, peers: dict[str, Any], blocks: int) -> Iterator[Ratio]:
+    """All ratios of one problem."""
+    q, live = problem.declared(), problem.declared()
+    made = {name: peer(problem) for name, peer in peers.items()}
+    others = {name: peer for name, peer in made.items() if peer is not None}
+    steps = {name: stepped(problem, peer) for name, peer in others.items()}
+    steps["a snapshot"] = stepped(problem, (list(q.parameters()), q))
+    steps["live"] = stepped(problem, (list(live.parameters()), lambda: live))
+    times = interleaved(steps, blocks)
+    yield compared(problem.name, times, "a snapshot", "by hand", 1.02)
+    yield compared(problem.name, times, "live", "by hand", BOUNDS[problem.samples])
+    for name in others:
+        if name != "by hand":
+            bound = FASTER_THAN_PEERS if name in LIBRARIES or name == "parametrize" else None
+            yield compared(problem.name, times, "live", name, bound)
+            yield compared(problem.name, times, "a snapshot", name)
+    if problem.samples == 1:
+        builds: dict[str, Callable[[], object]] = {"q()": q, "by hand": others["by hand"][1]}
+        case = f"building a {problem.name.removesuffix(', 1 samples')}"
+        yield compared(case, interleaved(builds, blocks), "q()", "by hand", 0.9)
+
+
+def cases(peers: dict[str, Any], blocks: int, only: str) -> Iterator[Ratio]:
+    """All ratios of all problems whose names contain a word."""
+    for problem in problems():
+        if only in problem.name:
+            yield from measured(problem, peers, blocks)

@@ -1,0 +1,56 @@
+"""The benchmarks run, and report what they measured, on what, and what was missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def test_one_problem_beside_all_peers_that_are_installed(tmp_path: Path) -> None:
+    only = "Normal, 1 dims, 1 samples"
+    command = [sys.executable, FOLDER / "run.py", "--blocks", "3", "--only", only]
+    done = subprocess.run(
+        [*command, "--output", tmp_path], capture_output=True, text=True, check=True
+    )
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["cores"] >= 1
+    assert results["processor"]
+    assert results["versions"]["torch"].startswith("2.")
+    others = {ratio["other"] for ratio in results["ratios"]}
+    for name in ("PyroModule", "zuko", "GPyTorch", "rs-distributions"):
+        assert (name in others) != (name in results["missing"])
+        assert (f"{name} is not installed" in done.stdout) == (name in results["missing"])
+    assert {"by hand", "by hand, not validated", "parametrize"} <= others
+    for ratio in results["ratios"]:
+        assert 0.0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+        assert ratio["microseconds"] > 0.0
+    rows = [line for line in (tmp_path / "results.md").read_text().splitlines() if "|" in line]
+    assert len(rows) == 2 + len(results["ratios"])
+
+
+def test_every_problem_has_one_loss_in_all_spellings() -> None:
+    """By hand, declared and through the peers, the same numbers go in and come out."""
+    code = """
+import torch, peers, problems
+found, _ = peers.installed()
+for problem in problems.problems():
+    if problem.samples > 1000 or "10000 dims" in problem.name:
+        continue
+    made = {name: peer(problem) for name, peer in found.items()}
+    built = [("ours", problem.declared())]
+    built += [(name, peer[1]()) for name, peer in made.items() if peer is not None]
+    x = problem.make(**problem.values).sample((3,))
+    expected = problem.make(**problem.values).log_prob(x)
+    for name, distribution in built:
+        torch.testing.assert_close(distribution.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+        assert problem.loss()(distribution).requires_grad, name
+print("same")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=FOLDER
+    )
+    assert done.stdout == "same\n"
