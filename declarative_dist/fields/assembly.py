@@ -163,7 +163,7 @@ def _copied(template: nn.Module, blueprint: Blueprint) -> nn.Module:
 
 def _placed(module: nn.Module, blueprint: Blueprint) -> nn.Module:
     """A module on its device: last, because there may be no values on it."""
-    return module.to(blueprint.device or torch.get_default_device())
+    return module.to(blueprint.place)
 
 
 def replicate(module: nn.Module, shape: torch.Size, at: int, done: dict[int, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -124,6 +125,11 @@ class Blueprint:
     unaligned: frozenset[str] = frozenset()
     """Fields that do not line up: they reach the base through a method, which sees to that."""
     _depth: int = field(default=0, init=False)
+
+    @cached_property
+    def place(self) -> torch.device:
+        """The device to build on, where no value says another."""
+        return self.device or torch.get_default_device()
 
     def begin_again(self, unaligned: frozenset[str]) -> None:
         """Forget what was copied, and line up all fields but these from now on."""

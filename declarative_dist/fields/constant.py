@@ -117,7 +117,7 @@ class Constant(Field):
         start = value
         if isinstance(value, Tensor):
             dtype = blueprint.dtype if value.is_floating_point() else None
-            device = blueprint.device or torch.get_default_device()
+            device = blueprint.place
             start = value.detach().clone()
             value = start.clone().to(device=device, dtype=dtype)
         self.commit(module, value)

@@ -61,7 +61,7 @@ class Constrained(Field):
         self.owns_constraint = False
         """Whether every instance has a copy of the constraint, for it holds tensors."""
         self._forward: Callable[[Tensor], Tensor] | None = None
-        self._raw_starts: dict[tuple[Any, ...], Tensor] = {}
+        self._raw_starts: dict[tuple[Any, ...], Any] = {}
 
     def named(self, name: str) -> Self:
         field = super().named(name)
@@ -143,7 +143,7 @@ class Constrained(Field):
                 dtype = source.dtype
             else:
                 dtype = torch.get_default_dtype()
-        return dtype, blueprint.device or torch.get_default_device()
+        return dtype, blueprint.place
 
     def started(
         self,
@@ -163,7 +163,7 @@ class Constrained(Field):
             start.source is None and not callable(self.init) and self._forward is not None
         )
         if is_declared and key in self._raw_starts:
-            return self._raw_starts[key].clone()
+            return torch.tensor(self._raw_starts[key], dtype=dtype, device=device)
         constraint = self.constraint_of(module).resolved(values)
         with torch.no_grad():
             declared = constraint.default if self.init is None else self.init
@@ -176,8 +176,9 @@ class Constrained(Field):
                 )
             constraint.check(value, self.subject(module))
             raw = constraint.inverse(value).detach().clone()
-        if is_declared and raw.numel() <= SMALL and not is_traced(raw):
-            self._raw_starts[key] = raw.clone()
+        is_small = 0 < raw.numel() <= SMALL and raw.dtype == dtype
+        if is_declared and is_small and not is_traced(raw):
+            self._raw_starts[key] = raw.tolist()  # which depends on no mode of torch
         return raw
 
     def constrained(self, module: nn.Module, raw: Tensor, values: Mapping[str, Any]) -> Tensor:
