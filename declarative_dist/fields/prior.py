@@ -21,7 +21,6 @@ from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.part import built_by, is_declarative, is_declarative_class
 
-
 _LEARNED = (
     "A plain prior keeps its numbers. One that is learned is prior=learnable(...), or a declared "
     "family; for constants, write .detach()."

@@ -19,7 +19,7 @@ from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.ordered import OrderedVector
 from declarative_dist.constraints.tracing import is_traced
-from declarative_dist.errors import ConstraintError, DeclarationError
+from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.prior import told
 
 ROUNDING = 1e-6
@@ -172,6 +172,39 @@ def has_learned_ends(distribution: Distribution) -> bool:
     except NotImplementedError:
         return False
     return ends is not None and any(end.requires_grad for end in ends)
+
+
+def first_outside(distribution: Distribution, value: Tensor) -> str:
+    """The first value outside the support, with its index; "" if there is none, or none known.
+
+    Args:
+        distribution: a plain distribution.
+        value: of shape `(*sample, *batch, *event)`.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.fields.supports import first_outside
+        >>> first_outside(dd.Gamma(1.0, 1.0), torch.tensor([2.0, -1.0]))
+        '-1.0 at index 1'
+    """
+    try:
+        support: Any = distribution.support
+        is_bad = support.check(value).logical_not()
+    except (NotImplementedError, RuntimeError):
+        return ""
+    if is_traced(is_bad) or not is_bad.any():
+        return ""
+    index = tuple(is_bad.nonzero()[0].tolist())
+    whole = value.expand(
+        torch.Size((*is_bad.shape, *value.shape[value.ndim - _events(support) :]))
+    )
+    where = f" at index {', '.join(map(str, index))}" if index else ""
+    return f"{shortened(whole[index])}{where}"
+
+
+def _events(support: Any) -> int:
+    count: int = support.event_dim
+    return count
 
 
 def support_of(distribution: Distribution) -> Any:
