@@ -164,7 +164,7 @@ def has_learned_ends(distribution: Distribution) -> bool:
         type(leaf) is dd.TransformedDistribution
     ):
         is_mixture = isinstance(leaf, dd.MixtureSameFamily)
-        leaf = leaf.component_distribution if is_mixture else leaf.base_dist
+        leaf = getattr(leaf, "component_distribution" if is_mixture else "base_dist")
     if isinstance(leaf, _GAUSSIAN):
         return False
     try:
@@ -195,16 +195,10 @@ def first_outside(distribution: Distribution, value: Tensor) -> str:
     if is_traced(is_bad) or not is_bad.any():
         return ""
     index = tuple(is_bad.nonzero()[0].tolist())
-    whole = value.expand(
-        torch.Size((*is_bad.shape, *value.shape[value.ndim - _events(support) :]))
-    )
+    events = value.shape[value.ndim - int(support.event_dim) :]
+    whole = value.expand(torch.Size((*is_bad.shape, *events)))
     where = f" at index {', '.join(map(str, index))}" if index else ""
     return f"{shortened(whole[index])}{where}"
-
-
-def _events(support: Any) -> int:
-    count: int = support.event_dim
-    return count
 
 
 def support_of(distribution: Distribution) -> Any:
@@ -248,8 +242,7 @@ def _moved(end: Tensor, transform: Any) -> Tensor:
     if isinstance(transform, dd.AffineTransform) and not _finite(end).any():
         scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
         return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
-    moved: Tensor = transform(end)
-    return moved
+    return transform(end)  # type: ignore[no-any-return]
 
 
 def _example(support: constraints.Constraint) -> str:

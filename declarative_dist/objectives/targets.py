@@ -70,7 +70,8 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
     if isinstance(guide, JointDistribution):
         raise _snapshot(guide, _GUIDES, subject)
     if isinstance(guide, Distribution):
-        return as_constant(guide, subject, _LIVE)
+        held: nn.Module = as_constant(guide, subject, _LIVE)
+        return held
     fix = ""
     if isinstance(guide, type):
         fix = f"Build one: {guide.__name__}(...)."
