@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -798,3 +799,51 @@ def test_a_user_names_the_support_that_draws_leave() -> None:
     guide.high = 3.0
     with pytest.raises(ValueError, match="within the support"):
         objective()
+
+
+def test_a_function_that_validates_is_told_in_one_line() -> None:
+    objective = NegativeELBO(
+        lambda z: dd.Gamma(2.0, 1.0).log_prob(z), NormalFamily(), num_samples=30
+    )
+    with pytest.raises(ConstraintError) as caught:
+        objective()
+    said = str(caught.value)
+    assert "\n" not in said
+    assert said.startswith("NegativeELBO.log_joint: expected a log density at every draw")
+    assert "within the support (GreaterThanEq(lower_bound=0.0)) of the distribution Gamma" in said
+
+
+def test_an_error_of_a_target_itself_keeps_its_words() -> None:
+    def target(z: Tensor) -> Tensor:
+        raise ConstraintError("Model.rate", "a positive number", "-1.0")
+
+    with pytest.raises(ConstraintError, match=r"^Model.rate: expected a positive number"):
+        NegativeELBO(target, NormalFamily())()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_why_a_loss_was_not_finite(bound: Any) -> None:
+    def target(z: dict[str, Tensor]) -> Tensor:
+        share = dd.Uniform(0.0, 1.0, validate_args=False).log_prob(z["mu"])
+        return share + dd.Normal(0.0, 1.0).log_prob(z["tau"])
+
+    objective = bound(target, MeanField(), num_samples=2)
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    said = objective.why_not_finite()
+    assert torch.equal(torch.rand(2), expected)
+    share = re.fullmatch(
+        r"The target has no finite log density at (\d+) of 100 draws of the guide, by the values "
+        r"of mu\.",
+        said,
+    )
+    outside = 1 - dd.Normal(0.2, 1.0).cdf(torch.tensor([0.0, 1.0])).diff().item()
+    assert share is not None
+    assert int(share[1]) == pytest.approx(100 * outside, abs=20)
+    assert bound(lambda z: -z["mu"], MeanField(), num_samples=2).why_not_finite() == ""
+
+
+def test_why_a_loss_of_a_batch_was_not_finite() -> None:
+    objective = NegativeELBO(lambda z, x: (z.sum(-1) - 1e3).log(), Encoder(in_features=3))
+    assert "at 100 of 100 draws of the guide." in objective.why_not_finite(torch.ones(4, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -339,6 +340,24 @@ def test_a_size_that_is_no_count_is_refused(total_size: Any) -> None:
 def test_data_that_does_not_fit_is_refused(q: Any, batch: tuple[Any, ...], said: str) -> None:
     with pytest.raises(ConstraintError, match=said):
         NegativeLogLikelihood(q)(*batch)
+
+
+@pytest.mark.parametrize(("q", "batch", "said"), [
+    (learnable(dd.Gamma(1.0, 1.0)), (torch.tensor([1.0, 2.0, -3.0, -4.0]),), "-3.0 at index 2."),
+    (Gaussian(), (torch.tensor([1.0, math.nan, math.nan]),), "nan at index 1."),
+    (Gaussian(batch_shape=2), (torch.tensor([[1.0], [math.nan]]),), "nan at index 1, 0."),
+    (Gaussian(batch_shape=2), (torch.tensor([[1.0, 2.0], [3.0, math.nan]]),), "at index 1, 1."),
+    (Vector(), (torch.tensor([[1.0, 2.0, 3.0], [math.nan, 2.0, 3.0]]),), "3.0] at index 1."),
+    (learnable(dd.Uniform(torch.zeros(2), torch.tensor([1.0, 9.0]))), (torch.full((3, 1), 5.0),),
+     "5.0 at index 0, 0."),
+    (Regression(in_features=2), (torch.ones(2, 2), torch.tensor([1.0, math.nan])), "index 1."),
+    (Pair(), ({"mu": torch.tensor([1.0, math.nan]), "y": torch.ones(2)},), "nan at index 1."),
+])  # fmt: skip
+def test_the_first_bad_datum_is_named(q: Any, batch: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        NegativeLogLikelihood(q)(*batch)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("score", "said"), [

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from declarative_dist.distributions.building import called, reparametrised, with_event_dim
 from declarative_dist.distributions.scored import rsample_and_score
 from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+from declarative_dist.fields.supports import first_outside
 
 _BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
@@ -187,7 +188,9 @@ class JointDistribution:
             return distribution.log_prob(value)
         except ValueError as error:
             raise ConstraintError(
-                f"{self.owner}.{name}", "a value in its support", _first_line(error)
+                f"{self.owner}.{name}",
+                "a value in its support",
+                first_outside(distribution, value) or _first_line(error),
             ) from error
 
     def _repeated(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:

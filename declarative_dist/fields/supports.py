@@ -19,7 +19,7 @@ from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.ordered import OrderedVector
 from declarative_dist.constraints.tracing import is_traced
-from declarative_dist.errors import ConstraintError, DeclarationError
+from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.prior import told
 
 ROUNDING = 1e-6
@@ -164,7 +164,7 @@ def has_learned_ends(distribution: Distribution) -> bool:
         type(leaf) is dd.TransformedDistribution
     ):
         is_mixture = isinstance(leaf, dd.MixtureSameFamily)
-        leaf = leaf.component_distribution if is_mixture else leaf.base_dist
+        leaf = getattr(leaf, "component_distribution" if is_mixture else "base_dist")
     if isinstance(leaf, _GAUSSIAN):
         return False
     try:
@@ -172,6 +172,33 @@ def has_learned_ends(distribution: Distribution) -> bool:
     except NotImplementedError:
         return False
     return ends is not None and any(end.requires_grad for end in ends)
+
+
+def first_outside(distribution: Distribution, value: Tensor) -> str:
+    """The first value outside the support, with its index; "" if there is none, or none known.
+
+    Args:
+        distribution: a plain distribution.
+        value: of shape `(*sample, *batch, *event)`.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.fields.supports import first_outside
+        >>> first_outside(dd.Gamma(1.0, 1.0), torch.tensor([2.0, -1.0]))
+        '-1.0 at index 1'
+    """
+    try:
+        support: Any = distribution.support
+        is_bad = support.check(value).logical_not()
+    except (NotImplementedError, RuntimeError):
+        return ""
+    if is_traced(is_bad) or not is_bad.any():
+        return ""
+    index = tuple(is_bad.nonzero()[0].tolist())
+    events = value.shape[value.ndim - int(support.event_dim) :]
+    whole = value.expand(torch.Size((*is_bad.shape, *events)))
+    where = f" at index {', '.join(map(str, index))}" if index else ""
+    return f"{shortened(whole[index])}{where}"
 
 
 def support_of(distribution: Distribution) -> Any:
@@ -215,8 +242,7 @@ def _moved(end: Tensor, transform: Any) -> Tensor:
     if isinstance(transform, dd.AffineTransform) and not _finite(end).any():
         scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
         return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
-    moved: Tensor = transform(end)
-    return moved
+    return transform(end)  # type: ignore[no-any-return]
 
 
 def _example(support: constraints.Constraint) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.distributions.ancestral import same_random_numbers
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.learned_ends import learned_ends
@@ -22,9 +23,11 @@ from declarative_dist.objectives.targets import (
     as_target,
     check_density,
     current_of,
+    explained,
     holds_its_data,
     over_draws,
     owner_of,
+    site_without_density,
     takes_batch,
 )
 
@@ -137,7 +140,11 @@ class VariationalBound(nn.Module):
 
         def density(draws: Any) -> Tensor:
             target = as_density(log_joint, draws, log_q, name)
-            log_p = over_draws(target)(draws, *batch) if self.vectorize else target(draws, *batch)
+            target = over_draws(target) if self.vectorize else target
+            try:
+                log_p = target(draws, *batch)
+            except ValueError as error:
+                raise explained(error, name) from error
             check_density(log_p, log_q, self.vectorize, name)
             return log_p
 
@@ -167,6 +174,35 @@ class VariationalBound(nn.Module):
             return self._density(batch, like)(draws)
 
         guide.initialize_(density)
+
+    def why_not_finite(self, *batch: Any) -> str:
+        """Why a loss may have been infinite or NaN: a target without a density at some draws.
+
+        For what looks into a loss that was not finite, such as `fit`: it draws anew, in place of
+        being asked at every step. Random numbers stay as they were.
+
+        Args:
+            *batch: the batch of that loss.
+
+        Returns:
+            A sentence; "" where the target is finite at all new draws.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import learnable
+            >>> from declarative_dist.objectives import NegativeELBO
+            >>> objective = NegativeELBO(lambda z: (z - 9.0).log(), learnable(dd.Normal(0.0, 1.0)))
+            >>> objective.why_not_finite()
+            'The target has no finite log density at 100 of 100 draws of the guide.'
+        """
+        guide = self.guide
+        with torch.no_grad(), same_random_numbers():
+            current = current_of(guide, batch) if self._takes_batch else current_of(guide)
+            draws, log_q = ESTIMATORS["score"].draws(current, guide, 100)
+            found = site_without_density(self._density(batch, log_q), draws)
+        share, by, sites = found.partition(", by the values of ")
+        told = f"The target has no finite log density at {share} of the guide{by}{sites}."
+        return told if found else ""
 
     def _check_batch(self, batch: tuple[Any, ...]) -> None:
         if not self._takes_batch:

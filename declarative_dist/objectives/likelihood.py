@@ -21,6 +21,7 @@ from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.priors import log_prior_of
 from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.fields.supports import first_outside
 
 LogLikelihood = Callable[..., Tensor]
 """From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""
@@ -214,9 +215,12 @@ def _scored(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
     try:
         return distribution.log_prob(value)
     except ValueError as error:
-        said = str(error).partition("\n")[0]
+        said = first_outside(distribution, value) or str(error).partition("\n")[0]
         raise ConstraintError(
-            subject, f"data in the support of the distribution, {distribution.support}", said
+            subject,
+            f"data in the support of the distribution, {distribution.support}",
+            said,
+            "Remove such data, or choose a distribution that has a density there.",
         ) from error
 
 

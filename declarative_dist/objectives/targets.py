@@ -14,7 +14,13 @@ from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.joint import Conditioned, Joint
 from declarative_dist.distributions.variational import Variational
-from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    ExplainedError,
+    FieldError,
+    shortened,
+)
 from declarative_dist.fields.fixed import as_constant
 from declarative_dist.fields.part import lacks_forward
 
@@ -151,6 +157,45 @@ def over_draws(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return mapped(draws, *batch)
 
     return many
+
+
+def explained(error: ValueError, owner: str) -> ValueError:
+    """What a target that validates its arguments says of the guide's draws, in one line."""
+    if isinstance(error, ExplainedError):
+        return error
+    said = str(error).partition("\n")[0].removesuffix(", but found invalid values:")
+    return ConstraintError(
+        f"{owner}.log_joint",
+        "a log density at every draw of the guide",
+        f"{type(error).__name__}: {said}",
+        "Choose a guide whose draws lie inside the support, or a target that covers them.",
+    )
+
+
+def site_without_density(density: Callable[[Any], Tensor], draws: Any) -> str:
+    """Where a target is infinite or NaN at draws, in words; "" where it is finite at all.
+
+    The site to blame is one that alone, put in place of that of a draw with a density, has none.
+
+    Args:
+        density: the target, as a function of draws.
+        draws: of shape `(count, *batch, *event)`, or a dict of them by site.
+    """
+    log_p = density(draws)
+    is_bad = log_p.isfinite().logical_not().reshape(len(log_p), -1).any(1)
+    if not is_bad.any():
+        return ""
+    share = f"{int(is_bad.sum())} of {len(is_bad)} draws"
+    if is_bad.all() or isinstance(draws, Tensor):
+        return share
+    bad, good = is_bad.nonzero()[0], is_bad.logical_not().nonzero()[0]
+    sound = {name: value[good].expand_as(value) for name, value in draws.items()}
+    blamed = []
+    for name, value in draws.items():
+        scores = density({**sound, name: value[bad].expand_as(value)})
+        if not scores.isfinite().all():
+            blamed.append(name)
+    return f"{share}, by the values of {', '.join(blamed)}" if blamed else share
 
 
 def check_shapes(
