@@ -19,6 +19,7 @@ from declarative_dist import (
     FullRankNormal,
     Joint,
     MeanFieldNormal,
+    NonFiniteError,
     Param,
     Positive,
     Simplex,
@@ -432,3 +433,20 @@ def test_two_numbers_in_one_line(lr: float) -> None:
     guide = FullRankNormal(Pair())
     fit(NegativeELBO(log_joint, guide), steps=1500, lr=lr)
     check_moments(guide, {"x": (mean, covariance.diagonal().sqrt())})
+
+
+def test_a_target_without_a_density_at_the_draws_is_told_by_site() -> None:
+    class Pair(Declarative):
+        x = Param(0.0)
+        t = Param(0.5)
+
+    def log_joint(draw: dict[str, Tensor]) -> Tensor:
+        half = dd.HalfNormal(1.0, validate_args=False).log_prob(draw["t"])
+        return dd.Normal(0.0, 1.0).log_prob(draw["x"]) + half
+
+    guide = MeanFieldNormal(Pair(), init_scale=1.0)
+    before = {name: tensor.clone() for name, tensor in guide.state_dict().items()}
+    with pytest.raises(NonFiniteError, match=r"of 100 draws of the guide, by the values of t"):
+        fit(NegativeELBO(log_joint, guide, num_samples=8), steps=50)
+    for name, tensor in guide.state_dict().items():
+        assert torch.equal(tensor, before[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from operator import is_
 from typing import Any
 
@@ -96,7 +97,7 @@ class Guard:
             _copy(self._live, self._copies)
         self._optimizer.state.clear()
         self._optimizer.state.update(self._states)
-        self._slots, self._live = [], []
+        self._slots, self._live, self._step = [], [], None
 
     def check(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
         """Refuse a step whose loss, or parameters after it, are not finite.
@@ -108,7 +109,19 @@ class Guard:
             return
         error = self._blame(step, loss, batch)
         if error is not None:
-            raise error
+            why = "" if math.isfinite(loss) else self._why(step, batch)
+            fix = f"{why} {error.fix}".strip()
+            raise NonFiniteError(error.subject, error.expected, error.got, fix)
+
+    def _why(self, step: int, batch: tuple[Any, ...]) -> str:
+        """What the objective itself says of its loss, at the last good state."""
+        asked = getattr(self._objective, "why_not_finite", None)
+        if not callable(asked):
+            return ""
+        self.restore(step - 1)
+        with torch.no_grad(), suppress(Exception):
+            return str(asked(*batch))
+        return ""
 
     def _blame(self, step: int, loss: float, batch: tuple[Any, ...]) -> NonFiniteError | None:
         bad = bad_data(batch)
