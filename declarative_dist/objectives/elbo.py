@@ -295,23 +295,6 @@ class NegativeELBO(VariationalBound):
         torch.Size([])
     """
 
-    def __init__(
-        self,
-        log_joint: Any,
-        guide: Any,
-        *,
-        num_samples: int = 1,
-        estimator: str | None = None,
-        vectorize: bool = False,
-    ) -> None:
-        super().__init__(
-            log_joint,
-            guide,
-            num_samples=num_samples,
-            estimator=estimator,
-            vectorize=vectorize,
-        )
-
     def forward(self, *batch: Any) -> Tensor:
         """The loss, a scalar.
 
