@@ -185,3 +185,12 @@ except ImportError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert printed.strip() == 'ArviZ is needed here: pip install "declarative-dist[diagnose]"'
+
+
+@pytest.mark.parametrize("given", [{"num_samples": 0}, {"num_samples": 5, "num_chains": -1}])
+def test_counts_of_draws_are_checked(given: dict[str, int]) -> None:
+    class One(Declarative):
+        x = Param(0.5)
+
+    with pytest.raises(ConstraintError, match=r"to_inference_data\(num_\w+=\): expected an int"):
+        to_inference_data(MeanFieldNormal(One()), **given)

@@ -32,6 +32,7 @@ from declarative_dist import (
     rsample_and_log_prob,
     site,
 )
+from declarative_dist.objectives import NegativeELBO
 from tests.test_flat import Bounds, Everything, Moving, Supports
 
 pytestmark = [
@@ -516,3 +517,35 @@ def test_bad_values() -> None:
 def test_repr_names_the_sites() -> None:
     assert repr(MeanFieldNormal(Scaled())) == "MeanFieldNormal(scale (), weights (3,))"
     assert repr(MeanFieldNormal(Scaled())()) == "PushedNormal(scale (), weights (3,))"
+
+
+def test_one_number_has_no_triangle() -> None:
+    class One(Declarative):
+        x = Param(0.5)
+
+    guide = FullRankNormal(One(), init_scale=0.3)
+    assert [name for name, _ in guide.named_parameters()] == ["raw_loc", "raw_scale"]
+    draw, log_prob = guide.rsample_and_log_prob((5,))
+    torch.testing.assert_close(log_prob, dd.Normal(0.5, 0.3).log_prob(draw["x"]))
+    log_prob.sum().backward()
+
+
+def test_a_guide_outside_the_support_of_a_site_is_refused() -> None:
+    class Scale(Joint):
+        tau = dd.HalfNormal(1.0)
+
+        @site
+        def y(self, tau: Tensor) -> dd.Normal:
+            return dd.Normal(0.0, tau)
+
+    class Real(Declarative):
+        tau = Param(0.5)
+
+    class Other(Declarative):
+        ta = Param(0.5, Positive())
+
+    target = Scale().condition(y=1.0)
+    with pytest.raises(ConstraintError, match=r"tau: expected a guide inside .*GreaterThanEq"):
+        NegativeELBO(target, MeanFieldNormal(Real()))
+    with pytest.raises(ConstraintError, match=r"\.tau: .*got one for ta. Did you mean 'ta'"):
+        NegativeELBO(target, MeanFieldNormal(Other()))

@@ -555,3 +555,11 @@ def test_a_users_own_distribution_of_a_distribution():
     x = torch.randn(3)
     plain = dd.Normal(2 * q.inner.loc, 2 * q.inner.scale)
     torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
+
+
+def test_a_plain_part_that_is_computed_from_a_parameter_is_refused() -> None:
+    raw = torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(DeclarationError, match=r"Held\.prior: expected constants in a plain Nor"):
+
+        class Held(Declarative):
+            prior = dd.Normal(0.0, raw.exp())

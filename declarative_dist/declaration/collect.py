@@ -23,7 +23,7 @@ from declarative_dist.errors import DeclarationError, ExplainedError, shortened
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.fixed import as_module
+from declarative_dist.fields.fixed import as_constant, as_module
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.method import MethodField, names_of
 from declarative_dist.fields.nested import Nested, NestedList
@@ -71,6 +71,8 @@ def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
             return module
         if isinstance(value, (list, tuple)) and any(map(is_nestable, value)):
             return [own(item) for item in value]
+        if isinstance(value, Distribution):
+            return as_constant(value, owner, "Declare a family with parameters of its own.")
         return as_module(value) if is_nestable(value) and not isinstance(value, type) else value
 
     def explained(name: str, value: Any) -> Any:

@@ -74,7 +74,7 @@ class NormalGuide(nn.Module):
         size = start.shape[-1]
         self.raw_loc = nn.Parameter(torch.zeros_like(start))
         self.raw_scale = nn.Parameter(torch.zeros_like(start))
-        if not self.is_diagonal:
+        if not self.is_diagonal and size > 1:  # a parameter without numbers cannot be sharded
             triangle = start.new_zeros((*start.shape[:-1], size * (size - 1) // 2))
             self.raw_tril = nn.Parameter(triangle)
         self.to(device=device, dtype=dtype)
@@ -113,9 +113,11 @@ class NormalGuide(nn.Module):
 
     def _distribution(self, raw_loc: Any, raw_scale: Any, raw_tril: Tensor | None) -> PushedNormal:
         scale = _EXP.forward(raw_scale)
-        if raw_tril is None:
+        if self.is_diagonal:
             scale = self.factor * scale
             return PushedNormal(self.flat, self.center + scale * raw_loc, scale)
+        if raw_tril is None:
+            raw_tril = raw_loc[..., :0]
         # A row of many entries must not move faster than one number does.
         lower = _unit_lower(raw_tril / math.sqrt(raw_loc.shape[-1]), raw_loc)
         triangle = scale[..., None, :] * lower

@@ -217,6 +217,11 @@ def to_inference_data(
             raise DeclarationError(
                 "to_inference_data(draws)", "a guide, or a dict of draws by site", shortened(draws)
             )
+        for name, count in (("num_samples", num_samples), ("num_chains", num_chains)):
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise ConstraintError(
+                    f"to_inference_data({name}=)", "an int, 1 or more", shortened(count)
+                )
         draws, has_chains = draws.sample((num_chains, num_samples)), True
         draws = draws if isinstance(draws, Mapping) else {"x": draws}
     lead = 2 if has_chains else 1

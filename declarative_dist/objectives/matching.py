@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.distributions.ancestral import JointDistribution, same_random_numbers
+from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.joint import Conditioned, Joint
 from declarative_dist.distributions.probing import evaluating
 from declarative_dist.distributions.variational import Variational
@@ -77,12 +78,14 @@ def _check_sites(target: Any, current: Any, guide: nn.Module, subject: str) -> N
                     f"{subject}.{name}",
                     f"a guide for {expected}",
                     f"one for {got.format(name=name)}",
-                    did_you_mean(name, given),
+                    did_you_mean(name, given) if given is draws else "Leave it out.",
                 )
     parts = current.sites if isinstance(current, JointDistribution) else {}
-    for name, site in parts.items():
-        if isinstance(site, Distribution):
-            _check_supports(_support(site), supports[name], f"{subject}.{name}")
+    own = {n: _support(site) for n, site in parts.items() if isinstance(site, Distribution)}
+    if isinstance(guide, NormalGuide):
+        own = guide.supports
+    for name, support in own.items():
+        _check_supports(support, supports[name], f"{subject}.{name}")
 
 
 def _support(distribution: Distribution) -> constraints.Constraint | None:
