@@ -224,6 +224,7 @@ def test_interrupted_anywhere_at_all(optimizer: type, tmp_path: Path) -> None:
                 history = None
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+            assert torch.is_grad_enabled()
     finally:
         signal.signal(signal.SIGALRM, before)
     assert turns > 3

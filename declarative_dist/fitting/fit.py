@@ -106,10 +106,10 @@ def fit(
     batches = Batches(data, batch_size, remembers=checkpoint is not None)
     history, guard = History(), Guard(objective, trainer)
     saver = Saver(checkpoint, objective, trainer, batches, history, every)
-    if resume:
-        saver.resume()
-    fields = FieldValues(objective)
+    fields, grad_mode = FieldValues(objective), torch.is_grad_enabled()
     try:
+        if resume:
+            saver.resume()
         with compiled(objective) if compile else nullcontext(objective) as forward:
             closure = Closure(objective, forward, trainer)
             for step in finished_steps(steps, closure, batches, history, guard, saver, fields):
@@ -120,6 +120,7 @@ def fit(
                 if history.stopped:
                     break
         saver.write()
+        history.end(fields.read())
     except BaseException as error:
         guard.restore(history.step)
         if not isinstance(error, KeyboardInterrupt):
@@ -128,8 +129,8 @@ def fit(
             raise
         history.interrupted = True
         saver.write()
-    finally:
-        bar.close()
-    with torch.no_grad():
         history.end(fields.read())
+    finally:
+        torch.set_grad_enabled(grad_mode)  # which an interruption may have left switched off
+        bar.close()
     return history

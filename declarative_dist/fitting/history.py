@@ -83,6 +83,10 @@ class History:
         if self.step and self.step not in self.steps[-1:]:
             self._records.append((self.step, values))
 
+    def clear(self) -> None:
+        """Begin anew, without any step."""
+        self.losses, self._records, self._stride = [], [], 1
+
     def forget_unfinished(self) -> None:
         """Drop values of a step that was not finished."""
         while self._records and self._records[-1][0] > self.step:

@@ -93,6 +93,7 @@ class Saver:
                 random_state.restore(found["random"])
         except BaseException as error:
             random_state.restore(before)
+            self._history.clear()
             if isinstance(error, _DAMAGES) and not isinstance(error, ExplainedError):
                 raise self._foreign("one that is damaged") from error
             raise

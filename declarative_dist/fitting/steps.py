@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.evaluation import Closure
 from declarative_dist.fitting.guard import Guard
@@ -31,9 +29,5 @@ def finished_steps(
         closure.optimizer.step(closure)  # type: ignore[arg-type]
         loss = closure.first_loss()
         guard.check(step, loss, closure.batch)
-        values = None
-        if history.is_due(step):
-            with torch.no_grad():
-                values = fields.read()
-        history.add(loss, values)
+        history.add(loss, fields.read() if history.is_due(step) else None)
         yield step

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from declarative_dist.distributions.guides import NormalGuide
@@ -125,7 +126,11 @@ class FieldValues:
         return {key: name if counts[name] == 1 else _dotted(*key) for key, name in short.items()}
 
     def read(self) -> dict[str, Any]:
-        """The values by name, as numbers and nested lists; call it without gradients."""
+        """The values by name, as numbers and nested lists."""
+        with torch.no_grad():
+            return self._read()
+
+    def _read(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for path, module, order, names in self._sources:
             known = evaluate(module, order)
