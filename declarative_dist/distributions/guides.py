@@ -116,10 +116,9 @@ class NormalGuide(nn.Module):
         if self.is_diagonal:
             scale = self.factor * scale
             return PushedNormal(self.flat, self.center + scale * raw_loc, scale)
-        if raw_tril is None:
-            raw_tril = raw_loc[..., :0]
         # A row of many entries must not move faster than one number does.
-        lower = _unit_lower(raw_tril / math.sqrt(raw_loc.shape[-1]), raw_loc)
+        packed = raw_loc[..., :0] if raw_tril is None else raw_tril
+        lower = _unit_lower(packed / math.sqrt(raw_loc.shape[-1]), raw_loc)
         triangle = scale[..., None, :] * lower
         moved = triangle.norm(dim=-1) * raw_loc
         loc = self.center + (self.factor @ moved[..., None]).squeeze(-1)
