@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributions as dd
 from torch import Tensor
 from typing_extensions import assert_type
@@ -132,6 +133,6 @@ class Weighed(Variational):
 
 assert_type(Weighed().log_prior(unconstrained=True), Tensor)
 assert_type(Weighed().to_vector(), Tensor)
-assert_type(Weighed().from_vector_([0.0]), Weighed)
-assert_type(NegativeLogLikelihood(Weighed())(0.0), Tensor)
-assert_type(NegativeLogPosterior(Weighed(), total_size=3)(0.0), Tensor)
+assert_type(Weighed().from_vector_([0.0] * 4), Weighed)
+assert_type(NegativeLogLikelihood(Weighed())(torch.zeros(3)), Tensor)
+assert_type(NegativeLogPosterior(Weighed(), total_size=3)(torch.zeros(3)), Tensor)
