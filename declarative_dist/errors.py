@@ -59,6 +59,20 @@ class NonFiniteError(ExplainedError, ArithmeticError):
     """A number that went to infinity or NaN where a finite one is needed."""
 
 
+def check_count(subject: str, count: object, least: int = 1) -> None:
+    """Refuse all but a whole number that is large enough.
+
+    Raises:
+        ConstraintError: if it is anything else.
+
+    Example:
+        >>> from declarative_dist.errors import check_count
+        >>> check_count("fit(steps=)", 3)
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise ConstraintError(subject, f"an int, {least} or more", shortened(count))
+
+
 def shortened(value: object) -> str:
     """Describe a value in at most a line: a number as itself, a tensor by shape and values.
 

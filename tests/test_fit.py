@@ -405,7 +405,7 @@ def test_tqdm_is_imported_in_one_place() -> None:
 
 
 BAD = {
-    "steps=0": ({"steps": 0}, ConstraintError, "fit(steps=): expected an int, 1 or above, got 0."),
+    "steps=0": ({"steps": 0}, ConstraintError, "fit(steps=): expected an int, 1 or more, got 0."),
     "steps=-1": ({"steps": -1}, ConstraintError, "got -1"),
     "steps=True": ({"steps": True}, ConstraintError, "got True"),
     "steps=1.5": ({"steps": 1.5}, ConstraintError, "got 1.5"),

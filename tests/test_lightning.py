@@ -315,7 +315,7 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
         ),
         (
             lambda: ObjectiveModule(gamma(), steps_per_epoch=0),
-            "ObjectiveModule(steps_per_epoch=): expected an int, 1 or above, got 0.",
+            "ObjectiveModule(steps_per_epoch=): expected an int, 1 or more, got 0.",
         ),
         (
             lambda: ObjectiveModule(gamma(), lambda parameters: None).configure_optimizers(),

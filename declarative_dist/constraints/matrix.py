@@ -17,6 +17,7 @@ from torch.distributions import constraints
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
 from declarative_dist.constraints.representable import HALF, widened
+from declarative_dist.constraints.tracing import is_autocasting
 
 
 class _Triangular(Constraint):
@@ -265,9 +266,8 @@ def _raise(size: int, dtype: torch.dtype) -> float:
 
 def _squared(factor: Tensor) -> Tensor:
     """`L @ L.mT` in the dtype of the factor, also where autocast would lower it."""
-    kind = factor.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        with torch.autocast(kind, enabled=False):
+    if is_autocasting(factor):
+        with torch.autocast(factor.device.type, enabled=False):
             return factor @ factor.mT
     return factor @ factor.mT
 

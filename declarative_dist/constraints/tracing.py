@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch._C._functorch import maybe_current_level
 from torch._subclasses.fake_tensor import FakeTensor
@@ -26,6 +27,12 @@ def is_mapped() -> bool:
 # What torch.compiler.assume_constant_result does, which imports the whole compiler: dynamo calls
 # the function while it traces.
 is_mapped._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def is_autocasting(tensor: Tensor) -> bool:
+    """Whether autocast is on where a tensor is, and would lower what is computed from it."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def is_traced(*tensors: object) -> bool:

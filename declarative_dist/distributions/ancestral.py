@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +14,10 @@ from declarative_dist.distributions.building import called, reparametrised, with
 from declarative_dist.distributions.scored import rsample_and_score
 from declarative_dist.errors import ConstraintError, did_you_mean, shortened
 from declarative_dist.fields.supports import first_outside
+from declarative_dist.random_numbers import same_random_numbers
 
 _BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
-
-
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Draw, and leave the random numbers of everybody else as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        yield
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,17 @@ from declarative_dist.constraints.gradient import (
 )
 from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.representable import FLOATING
-from declarative_dist.constraints.tracing import is_traced
+from declarative_dist.constraints.tracing import is_autocasting, is_traced
 from declarative_dist.distributions.building import detached, distribution_of
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.ranks import check_ranks
-from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    FieldError,
+    check_count,
+    shortened,
+)
 from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.head import Split
 from declarative_dist.fields.nested import CONTEXT
@@ -139,11 +145,8 @@ class Conditional(Declarative):
             )
 
     def _check_source(self, in_features: object) -> None:
-        is_size = isinstance(in_features, int) and not isinstance(in_features, bool)
-        if in_features is not None and (not is_size or in_features < 1):  # type: ignore[operator]
-            raise ConstraintError(
-                f"{type(self).__name__}(in_features=)", "an int above 0", shortened(in_features)
-            )
+        if in_features is not None:
+            check_count(f"{type(self).__name__}(in_features=)", in_features)
         if not self.__declaration__.heads and self.network is not None:
             raise ConstraintError(
                 f"{type(self).__name__}(network=)",
@@ -365,7 +368,7 @@ class Conditional(Declarative):
 
 def _is_cast(features: Tensor) -> bool:
     """Whether autocast sees to the dtype, or nobody can say anything of it now."""
-    return is_traced(features) or torch.is_autocast_enabled(features.device.type)
+    return is_traced(features) or is_autocasting(features)
 
 
 def _start(layer: nn.Linear, bias: Tensor) -> None:

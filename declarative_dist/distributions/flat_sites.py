@@ -17,9 +17,10 @@ from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.inequality import GreaterThan, LessThan
 from declarative_dist.constraints.interval import Interval
 from declarative_dist.constraints.positive import Positive
-from declarative_dist.distributions.ancestral import JointDistribution, same_random_numbers
+from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.flat import FlatMap, Slot, Values, check_volume
 from declarative_dist.errors import DeclarationError, ExplainedError
+from declarative_dist.random_numbers import same_random_numbers
 
 _MIXED = constraints.MixtureSameFamilyConstraint
 _PRIOR_DRAWS = 64
@@ -69,9 +70,9 @@ class FlatSites(FlatMap):
     """The map from vectors to values of the sites of a joint distribution held at data.
 
     Supports are read from one draw, and a constraint is inferred for each; positive numbers are
-    counted in the middle of their prior. A support with bounds
-    that depend on the values of other sites, or on parameters in training, is read again for every
-    vector. The start is the middle of draws from the prior, and the spread theirs.
+    counted in units of the middle of their prior. A support with bounds that depend on the values
+    of other sites, or on parameters in training, is read again for every vector. The start is the
+    middle of draws from the prior, and the spread theirs.
 
     Args:
         posterior: a conditioned joint.

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from declarative_dist.constraints.positive import Exp
-from declarative_dist.distributions.ancestral import same_random_numbers
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.flat import FlatMap, Values
 from declarative_dist.distributions.flat_params import FlatParams
@@ -30,6 +29,7 @@ from declarative_dist.distributions.pushed import PushedNormal
 from declarative_dist.distributions.unconstrained import UnconstrainedLogDensity
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
+from declarative_dist.random_numbers import same_random_numbers
 
 _EXP = Exp()
 _MOST_TO_BEGIN = 10_000

@@ -17,7 +17,6 @@ from declarative_dist.distributions.ancestral import (
     Draw,
     JointDistribution,
     Rule,
-    same_random_numbers,
 )
 from declarative_dist.distributions.building import detached
 from declarative_dist.distributions.declarative import Declarative
@@ -29,6 +28,7 @@ from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
 from declarative_dist.fields.standin import kept, stand_in
+from declarative_dist.random_numbers import same_random_numbers
 
 
 class Joint(Declarative):

@@ -27,7 +27,7 @@ from declarative_dist.distributions.scored import (
     sample_and_score,
 )
 from declarative_dist.distributions.variational import Variational
-from declarative_dist.errors import ConstraintError, shortened
+from declarative_dist.errors import ConstraintError, check_count
 
 AnyDistribution = Distribution | Joint | JointDistribution
 
@@ -83,7 +83,8 @@ def kl_divergence(
         >>> kl_divergence(learnable(dd.Normal(0.0, 1.0)), dd.Normal(0.0, 1.0)).item()
         0.0
     """
-    _check_count(num_samples)
+    if num_samples is not None:
+        check_count("num_samples", num_samples)
     return _kl(snapshot(p), snapshot(q), num_samples)
 
 
@@ -219,7 +220,8 @@ def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> T
         >>> round(entropy(learnable(dd.Exponential(1.0))).item(), 4)
         1.0
     """
-    _check_count(num_samples)
+    if num_samples is not None:
+        check_count("num_samples", num_samples)
     current = snapshot(q)
     try:
         if not hasattr(type(current), "entropy"):
@@ -295,11 +297,3 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     score = less_the_others(weight.detach()) * (log_p - fixed)
     average: Tensor = (weight + score).mean(0)
     return average
-
-
-def _check_count(num_samples: object) -> None:
-    is_count = (
-        isinstance(num_samples, int) and not isinstance(num_samples, bool) and num_samples > 0
-    )
-    if num_samples is not None and not is_count:
-        raise ConstraintError("num_samples", "an int, 1 or more", shortened(num_samples))

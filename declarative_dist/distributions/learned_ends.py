@@ -15,8 +15,9 @@ import torch
 from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
-from declarative_dist.distributions.ancestral import JointDistribution, same_random_numbers
+from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.fields.supports import has_learned_ends
+from declarative_dist.random_numbers import same_random_numbers
 
 
 def learned_ends(current: Any) -> str:

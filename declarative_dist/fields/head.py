@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from typing_extensions import Never, Self
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.tracing import is_autocasting
 from declarative_dist.errors import DeclarationError, FieldError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Start
 from declarative_dist.fields.constrained import Constrained, Init
@@ -150,7 +151,4 @@ class Head(Constrained):
 
 def _is_lowered(raw: Tensor) -> bool:
     """Whether autocast made these numbers, and would lower what is computed from them."""
-    if raw.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    kind = raw.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return raw.dtype in (torch.bfloat16, torch.float16) and is_autocasting(raw)

@@ -21,6 +21,7 @@ from declarative_dist.constraints.ordered import OrderedVector
 from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.prior import told
+from declarative_dist.random_numbers import same_random_numbers
 
 ROUNDING = 1e-6
 """How far ends may differ, as a share of their size or of the distance between them."""
@@ -361,7 +362,7 @@ def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constr
 
     For sets that nothing else is known about. The state of the random numbers stays as it was.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), same_random_numbers():
         try:
             torch.manual_seed(0)
             draws = distribution.sample(torch.Size((64,)))

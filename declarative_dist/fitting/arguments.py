@@ -13,7 +13,13 @@ from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.variational import Variational
-from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    NonFiniteError,
+    check_count,
+    shortened,
+)
 from declarative_dist.fields.part import lacks_forward
 from declarative_dist.fitting.finite import bracketed, first_bad
 from declarative_dist.fitting.tracked import field_of
@@ -22,16 +28,6 @@ Callback = Callable[[int, float, nn.Module], object]
 
 _FUSED = ("cpu", "cuda")
 """Devices for which torch has a kernel of the whole update."""
-
-
-def check_count(name: str, count: Any) -> None:
-    """Refuse all but a positive whole number.
-
-    Raises:
-        ConstraintError: if it is anything else.
-    """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ConstraintError(f"fit({name}=)", "an int, 1 or above", shortened(count))
 
 
 def check_files(checkpoint: Any, every: int | None, resume: bool) -> None:
@@ -46,7 +42,7 @@ def check_files(checkpoint: Any, every: int | None, resume: bool) -> None:
             f"fit({name}=)", "a checkpoint too", "none", 'Write checkpoint="fit.pt".'
         )
     if every is not None:
-        check_count("every", every)
+        check_count("fit(every=)", every)
 
 
 def check_objective(objective: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from declarative_dist.errors import check_count
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.evaluation import Closure, compiled
@@ -97,7 +98,7 @@ def fit(
         >>> fit(objective, x, steps=50, optimizer=LBFGS, callbacks=is_flat).stopped
         True
     """
-    arguments.check_count("steps", steps)
+    check_count("fit(steps=)", steps)
     arguments.check_files(checkpoint, every, resume)
     arguments.check_objective(objective)
     calls = arguments.checked_callbacks(callbacks)

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from declarative_dist.distributions.unconstrained import as_log_joint, log_joint_at
-from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    NonFiniteError,
+    check_count,
+    shortened,
+)
 
 _FEWEST = 25
 """With fewer draws there are less than five in the tail to which a distribution is fitted."""
@@ -123,11 +129,7 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
         >>> diagnose(guide, lambda z: dd.Normal(0.0, 0.9).log_prob(z["x"])).is_reliable
         True
     """
-    is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool)
-    if not is_count or num_samples < _FEWEST:
-        raise ConstraintError(
-            "diagnose(num_samples=)", f"an int, {_FEWEST} or more", shortened(num_samples)
-        )
+    check_count("diagnose(num_samples=)", num_samples, _FEWEST)
     arviz = _arviz()
     score = as_log_joint(log_joint, "diagnose(log_joint)")
     with torch.no_grad():
@@ -217,11 +219,8 @@ def to_inference_data(
             raise DeclarationError(
                 "to_inference_data(draws)", "a guide, or a dict of draws by site", shortened(draws)
             )
-        for name, count in (("num_samples", num_samples), ("num_chains", num_chains)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ConstraintError(
-                    f"to_inference_data({name}=)", "an int, 1 or more", shortened(count)
-                )
+        check_count("to_inference_data(num_samples=)", num_samples)
+        check_count("to_inference_data(num_chains=)", num_chains)
         draws, has_chains = draws.sample((num_chains, num_samples)), True
         draws = draws if isinstance(draws, Mapping) else {"x": draws}
     lead = 2 if has_chains else 1

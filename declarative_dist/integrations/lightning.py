@@ -12,7 +12,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.variational import Variational
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shortened
 
 try:
     from lightning.pytorch import LightningModule
@@ -91,11 +91,7 @@ class ObjectiveModule(LightningModule):
         _check_objective(objective, f"{name}(objective=)")
         if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
             raise _no_optimizer(f"{name}(optimizer=)", optimizer)
-        is_count = isinstance(steps_per_epoch, int) and not isinstance(steps_per_epoch, bool)
-        if not is_count or steps_per_epoch < 1:
-            raise ConstraintError(
-                f"{name}(steps_per_epoch=)", "an int, 1 or above", shortened(steps_per_epoch)
-            )
+        check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
         self.objective = objective
         self.steps_per_epoch = steps_per_epoch
         self._optimizer = optimizer

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.distributions.ancestral import same_random_numbers
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.learned_ends import learned_ends
-from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shortened
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
 from declarative_dist.objectives.matching import check_match
@@ -30,6 +29,7 @@ from declarative_dist.objectives.targets import (
     site_without_density,
     takes_batch,
 )
+from declarative_dist.random_numbers import same_random_numbers
 
 
 class VariationalBound(nn.Module):
@@ -54,10 +54,7 @@ class VariationalBound(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool)
-        if not is_count or num_samples < 1:
-            got = shortened(num_samples)
-            raise ConstraintError(f"{name}(num_samples=)", "an int, 1 or more", got)
+        check_count(f"{name}(num_samples=)", num_samples)
         if estimator is not None and estimator not in ESTIMATORS:
             raise ConstraintError(
                 f"{name}(estimator=)",
@@ -163,7 +160,6 @@ class VariationalBound(nn.Module):
         if not isinstance(guide, NormalGuide) or not guide.awaits_density:
             return
         first = guide.flat.slots[0]
-
         own = len(guide.batch_shape) + len(first.event_shape)
 
         def density(draws: Any) -> Tensor:
@@ -280,9 +276,6 @@ class NegativeELBO(VariationalBound):
         ...     def forward(self, x, y):
         ...         return super().forward(x)
         >>> class Model(torch.nn.Module):
-        ...     def forward(self, x, y):
-        ...         return super().forward(x)
-        >>> class Model(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.decoder = torch.nn.Linear(2, 3)
@@ -316,9 +309,8 @@ class ImportanceWeightedELBO(VariationalBound):
 
     Estimators: `"pathwise"`; `"stl"`, which for this bound is the doubly reparametrised gradient
     of Tucker et al. (2019), because sticking the landing alone would be biased; `"score"`, with
-    the baseline of Mnih and Rezende (2016). Both are refused where the ends of the guide's support
-    are learned. While it is compiled, `"stl"` evaluates the target
-    twice.
+    the baseline of Mnih and Rezende (2016). The last two are refused where the ends of the guide's
+    support are learned. While it is compiled, `"stl"` evaluates the target twice.
 
     Args:
         log_joint: the target, as for `NegativeELBO`.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, constraints
 
-from declarative_dist.distributions.ancestral import JointDistribution, same_random_numbers
+from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.joint import Conditioned, Joint
 from declarative_dist.distributions.probing import evaluating
@@ -16,6 +16,7 @@ from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, did_you_mean
 from declarative_dist.fields.supports import lies_within, support_of
 from declarative_dist.objectives.targets import check_shapes
+from declarative_dist.random_numbers import same_random_numbers
 
 
 def check_match(target: Any, current: Any, guide: nn.Module, subject: str) -> None:
