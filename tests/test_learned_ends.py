@@ -160,10 +160,10 @@ def test_an_encoder_of_scales_is_none() -> None:
         concentration = Head(Positive())
         rate = Head(Positive())
 
-    objective = NegativeELBO(
-        lambda z, x: -z, Encoder(in_features=2), num_samples=2, estimator="stl"
-    )
+    encoder = Encoder(in_features=2)
+    objective = NegativeELBO(lambda z, x: -z, encoder, num_samples=2, estimator="stl")
     objective(torch.ones(3, 2)).backward()
+    assert encoder.projection.weight.grad.abs().min() > 0
 
 
 def test_estimates_without_a_reparametrised_sampler() -> None:
