@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test format bench clean
+.PHONY: demo test docs format bench clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,9 @@ test: .venv/.ready
 	$(BIN)/mypy
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+docs: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -j 2 docs docs/_build/html
 
 format: .venv/.ready
 	$(BIN)/ruff format .
@@ -40,4 +43,4 @@ bench: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/loop.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-jax
+	rm -rf .venv .venv-bench .venv-jax docs/_build

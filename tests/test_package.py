@@ -1,4 +1,4 @@
-"""What users of the package see: imports, the wheel, the README and the examples."""
+"""What users of the package see: imports, the wheel, the commands and the examples."""
 
 from __future__ import annotations
 
@@ -86,19 +86,6 @@ def test_the_wheel_installs_and_works_outside_the_checkout(tmp_path: Path) -> No
     assert str(site) in printed
     assert (site / "declarative_dist" / "py.typed").exists()
     assert not (site / "tests").exists()
-
-
-def blocks_of(path: Path) -> list[str]:
-    """The Python code blocks of a Markdown file."""
-    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
-
-
-def test_readme_code_runs_as_it_stands() -> None:
-    blocks = blocks_of(ROOT / "README.md")
-    assert blocks
-    namespace: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
 
 
 def test_readme_names_the_commands() -> None:
