@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-import declarative_dist
+import sys
+from pathlib import Path
 
-project = "declarative_dist"
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+import declarative_dist  # noqa: E402
+
+project = html_title = "declarative_dist"
 author = "The authors of declarative_dist"
 release = version = declarative_dist.__version__
-html_title = "declarative_dist"
 
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "docs.extensions.docstrings",
+    "docs.extensions.mathml",
+    "docs.extensions.outputs",
 ]
 exclude_patterns = ["_build"]
-root_doc = "index"
 
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_fence_as_directive = ["python"]
 myst_heading_anchors = 3
 
-autodoc_typehints = "none"
-autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:class", r"(torch|collections|os)\..*"),  # no pages of others are asked for
+    ("py:class", r"declarative_dist\..*\.[A-Z]"),  # type variables
+    ("py:class", r".*\b(Axes|ConstraintTransform|Derived|Field|FlatMap|Live|PushedNormal|Rule|Site)"),
+]
 
 html_theme = "furo"
+html_math_renderer = "mathml"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.executing import Page, blocks_of
+from docs.extensions.executing import Page, blocks_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

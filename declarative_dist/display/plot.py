@@ -33,7 +33,7 @@ def plot(history: History, *, ax: Axes | Sequence[Axes] | None = None) -> tuple[
             a new figure.
 
     Returns:
-        The axes drawn on: of the loss, and of the values if there are any.
+        The axes drawn on, of the loss and of the values if there are any.
 
     Raises:
         DeclarationError: if there is nothing to draw, or no axes to draw on.

@@ -159,7 +159,7 @@ class NormalGuide(nn.Module):
 
     @property
     def median(self) -> Values:
-        """The values at the mean vector: medians of sites whose numbers are mapped one by one."""
+        """The values at the mean vector, medians of sites whose numbers are mapped one by one."""
         return self().median
 
     @property
@@ -175,7 +175,7 @@ class NormalGuide(nn.Module):
 
     @property
     def awaits_density(self) -> bool:
-        """Whether a fit may still look for a start: nobody chose one, by a scale or by training.
+        """Whether a fit may still look for a start, as nobody chose one, by a scale or by training.
 
         False for a guide over a conditioned joint, which began with its own log density.
         """

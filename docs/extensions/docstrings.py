@@ -1,0 +1,37 @@
+"""Docstrings as they are written here, with `code` between single backticks, for Sphinx."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import declarative_dist
+
+SPAN = re.compile(r"(?<![`:\w])`([^`]+)`(\w?)")
+
+
+def _as_markup(span: re.Match[str]) -> str:
+    """A link where the code is a public name, else code; either may touch a letter."""
+    code = " ".join(span[1].split())
+    markup = f":py:obj:`~declarative_dist.{code}`" if code in declarative_dist.__all__ else f"``{code}``"
+    return markup + (rf"\ {span[2]}" if span[2] else "")
+
+
+def _rewrite(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Rewrite the prose of a docstring in place, and leave its doctests."""
+    paragraphs = re.split(r"(\n\s*\n)", "\n".join(lines))
+    text = "".join(
+        each if each.lstrip().startswith((">>>", "...")) else SPAN.sub(_as_markup, each)
+        for each in paragraphs
+    )
+    lines[:] = text.split("\n")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Tell Sphinx of it, after the sections were told apart."""
+    app.connect("autodoc-process-docstring", _rewrite, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

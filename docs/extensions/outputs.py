@@ -1,0 +1,88 @@
+"""Show, below a Python block of a page, what running it printed, raised or drew.
+
+Only the blocks down to the last marked one of a page are run while the site is built; the tests
+run all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from torch.distributions import Distribution
+
+from docs.extensions.executing import Block, Page
+
+PICTURES = "_build/pictures"
+
+
+class PythonBlock(SphinxDirective):
+    """A fence of Python, and what it leaves behind."""
+
+    has_content = True
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        text = "\n".join(self.content)
+        block = Block(" ".join(self.arguments), f"{text}\n", self.lineno)
+        shown = nodes.literal_block(text, text, language="python")
+        self.set_source_info(shown)
+        waiting: list[Block] = self.env.current_document.setdefault("blocks", [])
+        waiting.append(block)
+        return [shown, *self._outputs(waiting)] if block.info else [shown]
+
+    def _outputs(self, waiting: list[Block]) -> list[nodes.Node]:
+        """Run all blocks that wait, of which the last is shown with what it leaves."""
+        if "page" not in self.env.current_document:
+            self.env.current_document["page"] = _fresh(Path(self.env.doc2path(self.env.docname)))
+        page: Page = self.env.current_document["page"]
+        printed, error = io.StringIO(), None
+        with contextlib.redirect_stdout(printed):
+            try:
+                while waiting:
+                    block = waiting.pop(0)
+                    printed.seek(0)
+                    printed.truncate()
+                    error = page.run(block)
+            except Exception:
+                raise self.error(f"a block does not run:\n{traceback.format_exc()}") from None
+        if block.after("draws") is not None:
+            return [self._picture(block)]
+        text = f"{type(error).__name__}: {error}" if error else printed.getvalue().rstrip()
+        if not text:
+            raise self.error("nothing was printed")
+        return [nodes.literal_block(text, text, language="text", classes=["output"])]
+
+    def _picture(self, block: Block) -> nodes.image:
+        """Save the current figure, and point at it."""
+        pyplot = importlib.import_module("matplotlib.pyplot")
+        name = f"{self.env.docname.replace('/', '-')}-{block.line}.svg"
+        folder = Path(self.env.srcdir) / PICTURES
+        folder.mkdir(parents=True, exist_ok=True)
+        pyplot.gcf().savefig(folder / name, bbox_inches="tight", metadata={"Date": None})
+        pyplot.close("all")
+        return nodes.image(uri=f"/{PICTURES}/{name}", alt=block.after("draws"))
+
+
+def _fresh(path: Path) -> Page:
+    """A page that starts from the same random numbers and switches, wherever it is built."""
+    torch.manual_seed(0)
+    Distribution.set_default_validate_args(True)
+    sys.modules.get("matplotlib") or importlib.import_module("matplotlib").use("svg")
+    return Page(path)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Tell Sphinx of the directive."""
+    app.add_directive("python", PythonBlock)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
