@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test docs format bench clean
+.PHONY: demo test docs browser format bench clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,15 +15,23 @@ WORKERS ?= 2
 demo: .venv/.ready
 	$(BIN)/python examples/quickstart.py
 
-test: .venv/.ready
+test: .venv/.ready browser docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 docs: .venv/.ready
+	rm -rf docs/_build
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -j 2 docs docs/_build/html
+
+# The tests walk the site in a browser, which root can install on Debian.
+browser:
+	@command -v chromium > /dev/null && command -v chromedriver > /dev/null \
+		|| test "$$(id -u)" -ne 0 \
+		|| (apt-get update -qq && apt-get install -qq -y chromium chromium-driver) > /dev/null \
+		|| echo "chromium and chromium-driver could not be installed"
 
 format: .venv/.ready
 	$(BIN)/ruff format .

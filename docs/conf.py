@@ -18,7 +18,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "docs.extensions.docstrings",
     "docs.extensions.mathml",
     "docs.extensions.outputs",
@@ -37,8 +36,17 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(torch|collections|os)\..*"),  # no pages of others are asked for
     ("py:class", r"declarative_dist\..*\.[A-Z]"),  # type variables
-    ("py:class", r".*\b(Axes|ConstraintTransform|Derived|Field|FlatMap|Live|PushedNormal|Rule|Site)"),
+    (
+        "py:class",
+        r".*\b(Axes|ConstraintTransform|Derived|Field|FlatMap|Live|PushedNormal|Rule|Site)",
+    ),
 ]
 
 html_theme = "furo"
 html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_logo = html_favicon = "_static/logo.svg"
+html_copy_source = False
+html_show_sphinx = False
+html_domain_indices = False

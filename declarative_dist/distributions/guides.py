@@ -175,7 +175,7 @@ class NormalGuide(nn.Module):
 
     @property
     def awaits_density(self) -> bool:
-        """Whether a fit may still look for a start, as nobody chose one, by a scale or by training.
+        """Whether a fit may still look for a start, as nobody chose one by a scale or by training.
 
         False for a guide over a conditioned joint, which began with its own log density.
         """

@@ -15,7 +15,11 @@ SPAN = re.compile(r"(?<![`:\w])`([^`]+)`(\w?)")
 def _as_markup(span: re.Match[str]) -> str:
     """A link where the code is a public name, else code; either may touch a letter."""
     code = " ".join(span[1].split())
-    markup = f":py:obj:`~declarative_dist.{code}`" if code in declarative_dist.__all__ else f"``{code}``"
+    markup = (
+        f":py:obj:`~declarative_dist.{code}`"
+        if code in declarative_dist.__all__
+        else f"``{code}``"
+    )
     return markup + (rf"\ {span[2]}" if span[2] else "")
 
 

@@ -54,7 +54,7 @@ class PythonBlock(SphinxDirective):
                     printed.seek(0)
                     printed.truncate()
                     error = page.run(block)
-            except Exception:
+            except Exception:  # noqa: BLE001 (whatever went wrong is told)
                 raise self.error(f"a block does not run:\n{traceback.format_exc()}") from None
         if block.after("draws") is not None:
             return [self._picture(block)]

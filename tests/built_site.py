@@ -1,0 +1,30 @@
+"""The documentation, built once and looked at by several tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BUILT = ROOT / "docs" / "_build" / "html"
+
+
+def build() -> Path:
+    """The folder of the site; `make test` has built it before, else this takes half a minute."""
+    if not _is_current():
+        sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2"]
+        command = [*sphinx, str(ROOT / "docs"), str(BUILT)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return BUILT
+
+
+def _is_current() -> bool:
+    sources = [
+        path
+        for kind in ("docs/**/*.md", "docs/**/*.py", "declarative_dist/**/*.py")
+        for path in ROOT.glob(kind)
+    ]
+    index = BUILT / "objects.inv"
+    return index.exists() and index.stat().st_mtime > max(p.stat().st_mtime for p in sources)
