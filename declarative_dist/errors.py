@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from declarative_dist.error_codes import Code
 
 
 class ExplainedError(Exception):
@@ -17,6 +20,8 @@ class ExplainedError(Exception):
         expected: what was expected, in words.
         got: what came instead.
         fix: what to do about it.
+        code: the kind of mistake, an anchor in `docs/errors.md`; the usual one of the class if
+            not given.
 
     Example:
         >>> from declarative_dist import ConstraintError
@@ -24,19 +29,29 @@ class ExplainedError(Exception):
         Traceback (most recent call last):
         ...
         declarative_dist.errors.ConstraintError: Gamma.rate: expected a positive number, \
-got -1.0. Give it above 0.
+got -1.0. Give it above 0. (docs/errors.md#outside-constraint)
     """
 
-    def __init__(self, subject: str, expected: str, got: str, fix: str = "") -> None:
+    usual_code: ClassVar[Code] = "wrong-argument"
+
+    def __init__(
+        self, subject: str, expected: str, got: str, fix: str = "", *, code: Code | None = None
+    ) -> None:
         super().__init__(subject, expected, got, fix)
         self.subject = subject
         self.expected = expected
         self.got = got
         self.fix = fix
+        self.code: Code = code or self.usual_code
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """What happened and what to do, without the pointer to the documentation."""
         sentence = f"{self.subject}: expected {self.expected}, got {self.got}."
         return f"{sentence} {self.fix}" if self.fix else sentence
+
+    def __str__(self) -> str:
+        return f"{self.sentence} (docs/errors.md#{self.code})"
 
 
 class DeclarationError(ExplainedError, TypeError):
@@ -46,17 +61,37 @@ class DeclarationError(ExplainedError, TypeError):
 class ConstraintError(ExplainedError, ValueError):
     """A value outside its constraint, not finite, or of the wrong shape."""
 
+    usual_code = "outside-constraint"
+
 
 class FieldError(ExplainedError, RuntimeError):
     """A field that could not be computed, or was used in a way that it does not allow."""
+
+    usual_code = "failed-method"
 
 
 class StateMismatchError(ExplainedError, RuntimeError):
     """A saved state whose numbers mean something else in this class."""
 
+    usual_code = "state-mismatch"
+
 
 class NonFiniteError(ExplainedError, ArithmeticError):
     """A number that went to infinity or NaN where a finite one is needed."""
+
+    usual_code = "not-finite"
+
+
+def first_line(error: Exception) -> str:
+    r"""What an error says in one line, to be told inside another.
+
+    Example:
+        >>> from declarative_dist.errors import first_line
+        >>> first_line(ValueError("It is too long.\nBy far."))
+        'It is too long.'
+    """
+    said = error.sentence if isinstance(error, ExplainedError) else str(error)
+    return said.partition("\n")[0]
 
 
 def check_count(subject: str, count: object, least: int = 1) -> None:
@@ -70,7 +105,9 @@ def check_count(subject: str, count: object, least: int = 1) -> None:
         >>> check_count("fit(steps=)", 3)
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < least:
-        raise ConstraintError(subject, f"an int, {least} or more", shortened(count))
+        raise ConstraintError(
+            subject, f"an int, {least} or more", shortened(count), code="wrong-argument"
+        )
 
 
 def shortened(value: object) -> str:

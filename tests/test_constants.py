@@ -318,7 +318,7 @@ def test_dimension_without_a_default_must_be_given():
     assert Correlation(dim=4).sample().shape == (4, 4)
     with pytest.raises(ConstraintError) as caught:
         Correlation()
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Correlation.dim: expected a value, got none. Write Correlation(dim=...)."
     )
 
@@ -329,7 +329,7 @@ def test_required_constant():
 
     with pytest.raises(ConstraintError) as caught:
         Draws()
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Draws.draws: expected a value, got none. Write Draws(draws=...)."
     )
     assert Draws(draws=3).draws == 3
@@ -452,7 +452,7 @@ def test_state_saved_with_another_count_is_refused(tmp_path):
     q = Count(logits=0.25)
     with pytest.raises(StateMismatchError) as caught:
         q.load_state_dict(state)
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Count.total_count: expected a state saved under constant 10, got one saved under "
         "constant 5. Load it into the class that saved it and carry the values over: "
         "new.assign(**old.constrained_values())."

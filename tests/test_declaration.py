@@ -66,7 +66,7 @@ def refused(name, base_class=Variational, **body):
     with pytest.raises(DeclarationError) as caught:
         type(base_class)(name, (base_class,), {"__module__": __name__, **body})
     assert isinstance(caught.value, TypeError)
-    return str(caught.value)
+    return caught.value.sentence
 
 
 def declared(name, base_class=Variational, **body):
@@ -84,7 +84,7 @@ def test_unknown_argument():
             concentration = Param(1.0)
             rte = Param(1.0)
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "GammaFamily.rte: expected an argument of Gamma, or a name that another field uses, got "
         "'rte'. Did you mean 'rate'? Known here: concentration, rate."
     )
@@ -97,7 +97,7 @@ def test_missing_argument():
             base = dd.Gamma
             concentration = Param(1.0)
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "GammaFamily.rate: expected every required argument of Gamma (concentration, rate), got "
         "none of that name among concentration. Write rate = Param()."
     )
@@ -111,7 +111,7 @@ def test_exclusive_arguments():
             probs = Param(0.5)
             logits = Param(0.0)
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Coin.probs: expected exactly one of logits, probs, as Bernoulli takes it, got logits "
         "and probs. Keep logits."
     )
@@ -123,7 +123,7 @@ def test_base_that_is_no_distribution():
         class Wrong(Variational):
             base = 3
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Wrong.base: expected a torch.distributions.Distribution subclass or a method that "
         "returns a distribution, got 3. Write base = torch.distributions.Normal, or "
         "def base(self, loc, scale): ..."
@@ -138,7 +138,7 @@ def test_reserved_name():
             mean = Param(0.0)
             scale = Param(1.0)
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Gaussian.mean: expected a name that is free, got 'mean', which nn.Module, Distribution "
         "or this library defines. Choose another name."
     )
@@ -152,7 +152,7 @@ def test_bound_that_names_no_field():
             low = Param(0.0)
             high = Param(1.0, GreaterThan("lwo"))
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Box.high: expected names of fields, got 'lwo'. Did you mean 'low'? Known here: low."
     )
 
@@ -165,7 +165,7 @@ def test_circle_of_bounds():
             low = Param(0.0, LessThan("high"))
             high = Param(1.0, GreaterThan("low"))
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Box.low: expected no circle, got low -> high -> low. Cut it at one field."
     )
 
@@ -178,7 +178,7 @@ def test_object_that_is_no_constraint():
             loc = Param(0.0)
             scale = Param(1.0, "positive")
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Gaussian.scale: expected a Constraint, a torch constraint, a Transform, or a module "
         "with right_inverse, got 'positive'."
     )
@@ -192,7 +192,7 @@ def test_constraint_class_that_needs_arguments():
             loc = Param(0.0, Interval)
             scale = Param(1.0)
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Gaussian.loc: expected Interval with its arguments, got the class Interval. "
         "Write Interval(low, high)."
     )
@@ -206,7 +206,7 @@ def test_misspelt_number():
             df = Param(3.0)
             sacle = 2.0
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Heavy.sacle: expected the name of an argument, got 'sacle'. Did you mean 'scale'? "
         "Known here: df, loc, scale."
     )
@@ -218,7 +218,7 @@ def test_base_with_an_argument_named_like_a_setting():
         class Wrong(Variational):
             base = TakesEventDim
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Wrong.base: expected a base whose arguments have names of their own, got TakesEventDim "
         "with event_dim. Write a method instead: def base(self, ...): return TakesEventDim(...), "
         "with fields under other names."
@@ -267,7 +267,7 @@ def test_method_base_that_takes_a_name_of_no_field():
             def base(self, lco):
                 return dd.Normal(lco, 1.0)
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Wrong.base: expected names of fields, got 'lco'. Did you mean 'loc'? Known here: loc."
     )
 
@@ -503,7 +503,7 @@ def test_derived_that_names_no_field():
             def twice(self, scal):
                 return 2 * scal
 
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Model.twice: expected names of fields, got 'scal'. Did you mean 'scale'? "
         "Known here: scale."
     )

@@ -424,7 +424,7 @@ def test_attribute_error_in_a_derived_field(broken):
     broken(Faulty)
     with pytest.raises(FieldError) as caught:
         _ = model.y
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Faulty.y: expected a value, got AttributeError: 'Parameter' object has no attribute "
         "'missing_method'."
     )
@@ -487,7 +487,7 @@ def test_attribute_error_in_the_base_method(use):
     q = FaultyBase()
     with pytest.raises(FieldError) as caught:
         use(q)
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "FaultyBase.base: expected a distribution, got AttributeError: 'FaultyBase' object has "
         "no attribute 'no_such_field'."
     )
@@ -508,7 +508,7 @@ def test_attribute_error_in_a_member_of_the_base():
     q = Family()
     with pytest.raises(FieldError) as caught:
         _ = q.mode
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Family.mode: expected a value, got AttributeError: 'Incomplete' object has no attribute "
         "'never_set'."
     )
@@ -550,7 +550,7 @@ def test_base_method_that_returns_no_distribution():
 
     with pytest.raises(FieldError) as caught:
         Wrong()()
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Wrong.base: expected a torch distribution from the method, got 1.0. Return one."
     )
 

@@ -436,7 +436,7 @@ def test_class_without_a_base_cannot_be_instantiated():
 
     with pytest.raises(DeclarationError) as caught:
         Abstract()
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Abstract: expected a class with a base, got none. "
         "Write base = torch.distributions.Normal in the class body."
     )

@@ -41,6 +41,7 @@ from declarative_dist import (
     rsample_and_log_prob,
     site,
 )
+from declarative_dist.errors import first_line
 from tests.cases import GammaFamily, Mixture, Vector
 
 ERROR = tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -251,7 +252,7 @@ def at(x: dict[str, Tensor], *index: int) -> dict[str, Tensor]:
 def refused(make: Callable[[], object], error: type[Exception] = ConstraintError) -> str:
     with pytest.raises(error) as caught:
         make()
-    return str(caught.value)
+    return first_line(caught.value)
 
 
 # --- densities are sums ---------------------------------------------------------------------

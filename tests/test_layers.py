@@ -11,7 +11,7 @@ import declarative_dist
 
 ROOT = Path(declarative_dist.__file__).parent
 ROWS = [
-    ["errors", "spelling", "random_numbers"],
+    ["error_codes", "errors", "spelling", "random_numbers"],
     [
         f"constraints.{name}"
         for name in (

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from declarative_dist import Declarative, FullRankNormal, Joint, Param, Variational, learnable
+from declarative_dist.errors import first_line
 from declarative_dist.integrations.lightning import ObjectiveModule
 from declarative_dist.objectives import NegativeELBO
 from tests.processes import in_processes
@@ -379,7 +380,7 @@ def told(strategy: Any, objective: nn.Module, optimizer: Any) -> str:
         run = trainer(max_epochs=1, devices=2, strategy=strategy)
         run.fit(ObjectiveModule(objective, optimizer), loader("gamma"))
     except (TypeError, ValueError) as error:
-        return str(error)
+        return first_line(error)
     return ""
 
 

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from declarative_dist import Declarative, Exp, FullRankNormal, Joint, LearnableTransform, Param
+from declarative_dist.errors import first_line
 from tests.processes import in_processes
 from tests.running_examples import EXAMPLES, example, numbers_in, process
 from tests.sharing import (
@@ -92,7 +93,7 @@ def error_of(call: Callable[[], object]) -> str:
     try:
         call()
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {first_line(error)}"
     return ""
 
 

@@ -57,7 +57,7 @@ def test_another_constraint_is_refused_by_name(tmp_path: Path) -> None:
     other = OtherMap(rate=7.0)
     with pytest.raises(StateMismatchError) as caught:
         other.load_state_dict(state)
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "OtherMap.rate: expected a state saved under Positive(), got one saved under Exp(). "
         "Load it into the class that saved it and carry the values over: "
         "new.assign(**old.constrained_values())."

@@ -261,6 +261,7 @@ def _check_support(constraint: Constraint, subject: str) -> None:
             f"{name}.support, a torch.distributions.constraints object",
             shortened(support),
             f"Write support = torch.distributions.constraints.positive in {name}, for instance.",
+            code="unknown-set",
         )
 
 
@@ -278,6 +279,7 @@ def _constructed(constraint: type[Constraint], subject: str) -> Constraint:
             f"{constraint.__name__} with its arguments",
             f"the class {constraint.__name__}",
             f"Write {constraint.__name__}({arguments}).",
+            code="class-not-instance",
         )
     return constraint()
 
@@ -292,5 +294,6 @@ def _translated(constraint: constraints.Constraint, subject: str) -> Constraint:
             type(constraint).__name__,
             "Declare a constant, give the field a constraint, or call register_constraint. "
             + did_you_mean(type(constraint).__name__.strip("_"), known),
+            code="unknown-set",
         )
     return factory(constraint)

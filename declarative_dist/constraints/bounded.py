@@ -44,17 +44,22 @@ class Bounded(Constraint):
         if isinstance(bound, Tensor):
             bound = floating(bound)
             if not (bound.is_meta or bound.isfinite().all()):
-                raise ConstraintError(subject, "finite bounds", shortened(bound))
+                raise ConstraintError(
+                    subject, "finite bounds", shortened(bound), code="bad-bounds"
+                )
             self.register_buffer(name, bound.detach().clone())
         elif isinstance(bound, str):
             setattr(self, name, bound)
         elif isinstance(bound, (int, float)) and not isinstance(bound, bool):
             if not math.isfinite(bound):
-                raise ConstraintError(subject, "a finite bound", repr(bound))
+                raise ConstraintError(subject, "a finite bound", repr(bound), code="bad-bounds")
             setattr(self, name, float(bound))
         else:
             raise DeclarationError(
-                subject, "a number, a tensor or the name of a field", shortened(bound)
+                subject,
+                "a number, a tensor or the name of a field",
+                shortened(bound),
+                code="bad-bounds",
             )
 
     def _number_limits(self) -> Limits | None:
@@ -103,6 +108,7 @@ class Bounded(Constraint):
                 f"bounds with numbers of {dtype} strictly between",
                 repr(self),
                 "Use a wider dtype or a wider interval.",
+                code="bad-bounds",
             )
 
     def _has_room(self, dtype: torch.dtype) -> bool:

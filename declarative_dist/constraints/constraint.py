@@ -96,6 +96,7 @@ class Constraint(nn.Module, ABC):
                 f"{self.describe()}, as a floating-point tensor of {self.event_dim} dimensions "
                 "or more",
                 f"{shortened(value)} of {value.dtype}",
+                code="wrong-shape" if value.is_floating_point() else "dtype-or-device",
             )
         inside = self.contains(value)
         if not inside.all():

@@ -52,7 +52,9 @@ class Interval(Bounded):
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__(low=low, high=high)
         if not self.names and not is_ordered(self.low, self.high):
-            raise ConstraintError(type(self).__name__, "low below high", self.extra_repr())
+            raise ConstraintError(
+                type(self).__name__, "low below high", self.extra_repr(), code="bad-bounds"
+            )
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -150,7 +152,9 @@ class LogInterval(Interval):
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__(low, high)
         if not isinstance(self.low, str) and not is_ordered(0.0, self.low):
-            raise ConstraintError("LogInterval", "a positive low", self.extra_repr())
+            raise ConstraintError(
+                "LogInterval", "a positive low", self.extra_repr(), code="bad-bounds"
+            )
 
     def forward(self, raw: Tensor) -> Tensor:
         middle = _sqrt(self.low) * _sqrt(self.high)

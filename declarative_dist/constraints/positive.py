@@ -58,7 +58,10 @@ class Guarded(Constraint):
         super().__init__()
         if not (math.isfinite(floor) and floor >= 0):
             raise ConstraintError(
-                f"{type(self).__name__}(floor=)", "a finite number, 0 or above", repr(floor)
+                f"{type(self).__name__}(floor=)",
+                "a finite number, 0 or above",
+                repr(floor),
+                code="bad-bounds",
             )
         self.floor = float(floor)
         if self.floor:
@@ -98,6 +101,7 @@ class Guarded(Constraint):
                 f"a floor below {high:.6g}, the highest value in {dtype}",
                 f"{self.floor:g}",
                 "Use a wider dtype or a lower floor.",
+                code="bad-bounds",
             )
 
     def describe(self) -> str:

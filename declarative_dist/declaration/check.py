@@ -38,6 +38,7 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
             f"{owner}.base",
             f"a concrete torch {kind} class",
             f"{base.__name__}",
+            code="no-base",
         )
     # A transform's event_dim is an argument like any other.
     is_transform = isinstance(base, type) and issubclass(base, Transform)
@@ -51,6 +52,7 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
             f"{base.__name__} with {', '.join(colliding)}",
             "Write a method instead: def base(self, ...): return "
             f"{base.__name__}(...), with fields under other names.",
+            code="name-taken",
         )
 
 
@@ -76,14 +78,21 @@ def check_namespace(
     for name, annotation in namespace.get("__annotations__", {}).items():
         if isinstance(annotation, Field):
             raise DeclarationError(
-                f"{owner}.{name}", f"{name} = {annotation}", f"{name}: {annotation}"
+                f"{owner}.{name}",
+                f"{name} = {annotation}",
+                f"{name}: {annotation}",
+                code="not-a-field",
             )
     for name, value in namespace.items():
         if (name in fields and not isinstance(value, nn.Parameter)) or name.startswith("_"):
             continue
         if isinstance(value, nn.Parameter):
             raise DeclarationError(
-                f"{owner}.{name}", "a Param", "a torch Parameter", f"Write {name} = Param(...)."
+                f"{owner}.{name}",
+                "a Param",
+                "a torch Parameter",
+                f"Write {name} = Param(...).",
+                code="not-a-field",
             )
         if name in arguments and name not in SETTINGS and value is not None:
             part = arguments[name].part if isinstance(arguments, Mapping) else None
@@ -95,6 +104,7 @@ def check_namespace(
                 f"Write {value.__name__}(...), or learnable({value.__name__})."
                 if is_class
                 else "",
+                code="not-a-field",
             )
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue
@@ -106,6 +116,7 @@ def check_namespace(
                 "the name of an argument",
                 repr(name),
                 did_you_mean(name, arguments),
+                code="unknown-name",
             )
 
 
@@ -123,6 +134,7 @@ def check_names(
                     "a size with a name of its own",
                     f"{size!r}, the name of a field or keyword",
                     "Choose another name for the size.",
+                    code="name-taken",
                 )
 
 
@@ -132,6 +144,7 @@ def _taken(owner: str, name: str) -> DeclarationError:
         "a name that is free",
         f"{name!r}, which nn.Module, Distribution or this library defines",
         "Choose another name.",
+        code="name-taken",
     )
 
 
@@ -144,6 +157,7 @@ def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
                 "a name that is free",
                 f"{field.raw_name!r}, the unconstrained numbers of {name}",
                 "Choose another name.",
+                code="name-taken",
             )
         prior = field.prior_name if isinstance(field, Param) and field.prior is not None else ""
         if prior and (hasattr(cls, prior) or prior in fields):
@@ -152,6 +166,7 @@ def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
                 "a name that is free",
                 f"{prior!r}, the prior of {name}",
                 "Choose another name.",
+                code="name-taken",
             )
 
 
@@ -168,6 +183,7 @@ def check_priors(owner: str, fields: Mapping[str, Field]) -> None:
                 "no prior where a bound is predicted from a context",
                 f"a bound that needs {predicted.name!r}, {predicted!r}",
                 "Leave the prior out, or bound the parameter by one.",
+                code="prior-mismatch",
             )
         if not field.needs:
             check_support(field.prior, field.constraint, subject, DeclarationError)
@@ -193,6 +209,7 @@ def check_needs(owner: str, fields: Mapping[str, Field]) -> None:
                     "names of fields",
                     repr(needed),
                     did_you_mean(needed, [other for other in fields if other != name]),
+                    code="unknown-name",
                 )
 
 
@@ -212,6 +229,7 @@ def check_arguments(
                 f"an argument of {base.__name__}, or a name that another field uses",
                 repr(name),
                 did_you_mean(name, arguments),
+                code="unknown-name",
             )
         argument = arguments.get(name)
         stated = None if argument is None else argument.torch_constraint
@@ -224,6 +242,7 @@ def check_arguments(
                 "a constant, because no gradient reaches this argument",
                 repr(field),
                 f"Write {name} = 10, or give the constructor a value.",
+                code="unlearnable-argument",
             )
     _check_alternatives(owner, base, arguments, fields)
     required = [name for name, argument in arguments.items() if argument.required]
@@ -234,6 +253,7 @@ def check_arguments(
                 f"every required argument of {base.__name__} ({', '.join(required)})",
                 f"none of that name among {', '.join(fields)}",
                 f"Write {name} = {_example_of(arguments[name])}.",
+                code="base-arguments",
             )
 
 
@@ -257,6 +277,7 @@ def _check_alternatives(
                 f"exactly one of {', '.join(group)}, as {base.__name__} takes it",
                 " and ".join(given) or "none of them",
                 f"Keep {given[0]}." if given else f"Write {group[0]} = Param().",
+                code="base-arguments",
             )
 
 
@@ -265,5 +286,9 @@ def check_inputs(owner: str, inputs: Collection[str], fields: Mapping[str, Field
     for name in inputs:
         if name not in fields:
             raise DeclarationError(
-                f"{owner}.base", "names of fields", repr(name), did_you_mean(name, fields)
+                f"{owner}.base",
+                "names of fields",
+                repr(name),
+                did_you_mean(name, fields),
+                code="unknown-name",
             )

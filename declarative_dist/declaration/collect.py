@@ -43,13 +43,16 @@ def base_of(cls: type) -> Base:
         return base
     kind = builds.__name__
     if builds not in (Distribution, Transform):
-        raise DeclarationError(f"{cls.__name__}.base", "no base: it is made of sites", repr(base))
+        raise DeclarationError(
+            f"{cls.__name__}.base", "no base: it is made of sites", repr(base), code="no-base"
+        )
     example = "TanhTransform" if kind == "Transform" else "Normal"
     raise DeclarationError(
         f"{cls.__name__}.base",
         f"a torch.distributions.{kind} subclass or a method that returns a {kind.lower()}",
         repr(base),
         f"Write base = torch.distributions.{example}, or def base(self, loc, scale): ...",
+        code="no-base",
     )
 
 
@@ -80,7 +83,7 @@ def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
             return own(value)
         except ExplainedError as error:
             raise DeclarationError(
-                f"{owner}.{name}", error.expected, error.got, error.fix
+                f"{owner}.{name}", error.expected, error.got, error.fix, code=error.code
             ) from error
 
     return {
@@ -133,7 +136,11 @@ def _check_override(subject: str, field: Field, value: object) -> None:
     """Refuse a plain method in place of an inherited one that is a field."""
     if isinstance(field, MethodField) and inspect.isfunction(value):
         raise DeclarationError(
-            subject, f"{field!r}", "a method that is no field", "Write its decorator above it."
+            subject,
+            f"{field!r}",
+            "a method that is no field",
+            "Write its decorator above it.",
+            code="not-a-field",
         )
 
 
@@ -190,6 +197,7 @@ def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
                 "a transform",
                 f"the constraint {item!r}",
                 f"Write {item!r}.as_transform().",
+                code="wrong-part",
             )
         if not is_nestable(item):
             raise DeclarationError(
@@ -197,6 +205,7 @@ def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
                 "a transform" if are_transforms else "a module",
                 shortened(item),
                 f"Write {item.__name__}()." if isinstance(item, type) else "",
+                code="wrong-part",
             )
 
 
@@ -271,6 +280,7 @@ def _constrained(
                 "none",
                 f"{base.__name__} does not say what {param.name} must satisfy: "
                 f"write {type(param).__name__}(..., constraint), or declare a constant.",
+                code="unknown-set",
             )
         constraint = inferred
     event_dim = constraint.event_dim if argument is None else argument.event_dim
@@ -281,6 +291,7 @@ def _constrained(
             f"a shape of {event_dim} sizes or more",
             repr(param),
             f"Write shape=({sizes},).",
+            code="wrong-shape",
         )
     if argument is None:
         return param.constrained_by(constraint, constraint.event_dim)
@@ -308,7 +319,7 @@ def _checked(owner: str, constant: Constant, argument: Argument | None) -> Const
         try:
             constant.converted(constant.init, f"{owner}.{constant.name}")
         except ExplainedError as error:
-            raise DeclarationError(*error.args) from error
+            raise DeclarationError(*error.args, code=error.code) from error
     return constant
 
 

@@ -101,4 +101,5 @@ def _kept(plain: Any, name: str) -> Any:
         f"its argument {name!r} as an attribute",
         "none",
         "Declare a class with this base instead.",
+        code="unlearnable-argument",
     )

@@ -48,6 +48,7 @@ class Body(dict[str, Any]):
                 "one field of this name",
                 f"two, {shortened(before)} and {shortened(value)}",
                 "Rename one of them.",
+                code="name-taken",
             )
         super().__setitem__(name, value)
 
@@ -73,10 +74,14 @@ def check_parts(
                 "a list of transforms" if argument.is_sequence else part,
                 repr(field),
                 f"Write {name} = a declared class, an instance, or a plain {_word(argument)}.",
+                code="misplaced-field",
             )
         if argument.part is not None and argument.is_sequence is not isinstance(field, NestedList):
             raise DeclarationError(
-                f"{owner}.{name}", f"one part, {described(argument.part)}", repr(field)
+                f"{owner}.{name}",
+                f"one part, {described(argument.part)}",
+                repr(field),
+                code="misplaced-field",
             )
         if argument.torch_constraint is not None and isinstance(field, Nested):
             raise DeclarationError(
@@ -84,6 +89,7 @@ def check_parts(
                 f"a tensor, {argument.torch_constraint}",
                 repr(field),
                 f"Write {name} = Param().",
+                code="misplaced-field",
             )
 
 
@@ -103,10 +109,15 @@ def check_heads(owner: str, fields: Mapping[str, Field], is_conditional: bool) -
                 "a Conditional around what is predicted from a context",
                 owner,
                 f"Write class {owner}(Conditional).",
+                code="misplaced-field",
             )
         if is_conditional and name == "network" and type(field) is not Nested:
             raise DeclarationError(
-                f"{owner}.network", "a module", repr(field), "Choose another name."
+                f"{owner}.network",
+                "a module",
+                repr(field),
+                "Choose another name.",
+                code="name-taken",
             )
 
 
@@ -130,6 +141,7 @@ def check_joint(owner: str, body: Mapping[str, Any], fields: Mapping[str, Field]
                 f"{name} of single sites",
                 f"{name} of a Joint",
                 "Write @site(event_dim=...), or declare it in the class of a site.",
+                code="misplaced-field",
             )
     for name, value in body.items():
         if isinstance(value, type) and issubclass(value, Distribution) and name not in fields:
@@ -138,6 +150,7 @@ def check_joint(owner: str, body: Mapping[str, Any], fields: Mapping[str, Field]
                 "a distribution or a declared class",
                 f"the class {value.__name__}",
                 f"Write {name} = {value.__name__}(...), or learnable({value.__name__}).",
+                code="class-not-instance",
             )
     for name, field in fields.items():
         templates = field.templates if isinstance(field, NestedList) else None
@@ -145,7 +158,11 @@ def check_joint(owner: str, body: Mapping[str, Any], fields: Mapping[str, Field]
         is_plain = builds is None or issubclass(builds, (Distribution, Transform))
         if not is_plain or any(built_by(t) is Distribution for t in templates or ()):
             raise DeclarationError(
-                f"{owner}.{name}", "one distribution", repr(field), "Declare each site here."
+                f"{owner}.{name}",
+                "one distribution",
+                repr(field),
+                "Declare each site here.",
+                code="misplaced-field",
             )
 
 
@@ -155,7 +172,11 @@ def check_sites(owner: str, fields: Mapping[str, Field], is_joint: bool) -> None
     for name, field in fields.items():
         if isinstance(field, Site) and not is_joint:
             raise DeclarationError(
-                f"{owner}.{name}", "a Joint around a site", owner, f"Write class {owner}(Joint)."
+                f"{owner}.{name}",
+                "a Joint around a site",
+                owner,
+                f"Write class {owner}(Joint).",
+                code="misplaced-field",
             )
         for needed in field.needs:
             if isinstance(field, Site) and is_site(fields[needed]) and needed not in known:
@@ -164,6 +185,7 @@ def check_sites(owner: str, fields: Mapping[str, Field], is_joint: bool) -> None
                     "sites declared earlier",
                     f"{needed!r}, which comes later",
                     f"Move {needed} above {name}.",
+                    code="field-order",
                 )
             if not isinstance(field, Site):
                 _check_has_value(f"{owner}.{name}", field, needed, fields[needed])
@@ -178,6 +200,7 @@ def _check_has_value(subject: str, field: Field, name: str, needed: Field) -> No
             "names of fields that have a value before anything is drawn",
             f"the site {name!r}",
             "Make it a site, or compute it in the sites that need it.",
+            code="field-order",
         )
     if isinstance(field, Param) and isinstance(needed, Nested):
         raise DeclarationError(
@@ -185,4 +208,5 @@ def _check_has_value(subject: str, field: Field, name: str, needed: Field) -> No
             "bounds that are numbers, tensors or names of such fields",
             f"{name!r}, {needed!r}",
             "Declare the bound as a field of its own.",
+            code="field-order",
         )

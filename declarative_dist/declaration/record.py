@@ -152,7 +152,9 @@ def _chain(owner: str, fields: Mapping[str, Field], names: tuple[str, ...]) -> t
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             circle = " -> ".join((*path[path.index(name) :], name))
-            raise DeclarationError(f"{owner}.{name}", "no circle", circle, "Cut it at one field.")
+            raise DeclarationError(
+                f"{owner}.{name}", "no circle", circle, "Cut it at one field.", code="field-order"
+            )
         if name not in done:
             for needed in fields[name].needs:
                 visit(needed, (*path, name))

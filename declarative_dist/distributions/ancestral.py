@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.distributions.building import called, reparametrised, with_event_dim
 from declarative_dist.distributions.scored import rsample_and_score
-from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, did_you_mean, first_line, shortened
 from declarative_dist.fields.supports import first_outside
 from declarative_dist.random_numbers import same_random_numbers
 
@@ -182,7 +182,8 @@ class JointDistribution:
             raise ConstraintError(
                 f"{self.owner}.{name}",
                 "a value in its support",
-                first_outside(distribution, value) or _first_line(error),
+                first_outside(distribution, value) or first_line(error),
+                code="outside-support",
             ) from error
 
     def _repeated(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
@@ -246,7 +247,8 @@ class JointDistribution:
                 raise ConstraintError(
                     f"{self.owner}.{name}",
                     "a distribution that can be drawn from",
-                    f"{type(error).__name__} of {distribution}: {_first_line(error)}",
+                    f"{type(error).__name__} of {distribution}: {first_line(error)}",
+                    code="refused-by-torch",
                 ) from error
             yield name, distribution, known[name]
 
@@ -273,8 +275,9 @@ class JointDistribution:
                 "values of earlier sites that the method takes"
                 if is_about_values
                 else "a method that takes values of shape (*sample, *batch, *event)",
-                f"{type(error).__name__} for {shapes}: {_first_line(error)}",
+                f"{type(error).__name__} for {shapes}: {first_line(error)}",
                 "Keep them inside, by another prior or a map." if is_about_values else _BROADCAST,
+                code="outside-support" if is_about_values else "wrong-shape",
             ) from error
         if site.event_dim is None:
             return distribution
@@ -303,6 +306,7 @@ class JointDistribution:
             "dimensions",
             f"{tuple(own)}",
             fix,
+            code="wrong-shape",
         )
 
     def _check_names(self, values: Mapping[str, Tensor], wanted: list[str]) -> None:
@@ -312,6 +316,7 @@ class JointDistribution:
                 f"a dict of values for {', '.join(wanted) or 'no site'}",
                 shortened(values),
                 f"Write {{{', '.join(f'{name!r}: ...' for name in wanted)}}}.",
+                code="wrong-argument",
             )
         for name in wanted:
             if name not in values:
@@ -320,6 +325,7 @@ class JointDistribution:
                     f"a value for every site ({', '.join(wanted)})",
                     f"none among {', '.join(map(str, values)) or 'none at all'}",
                     f"Add {name!r} to the dict.",
+                    code="missing-value",
                 )
         for name in values:
             if name not in wanted:
@@ -328,13 +334,16 @@ class JointDistribution:
                     "the name of a site",
                     repr(name),
                     did_you_mean(str(name), wanted),
+                    code="unknown-name",
                 )
 
     def _as_tensor(self, name: str, value: object) -> Tensor:
         try:
             return torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ConstraintError(f"{self.owner}.{name}", "a tensor", shortened(value)) from error
+            raise ConstraintError(
+                f"{self.owner}.{name}", "a tensor", shortened(value), code="wrong-argument"
+            ) from error
 
     def _lead_of(self, name: str, value: Tensor, event_shape: torch.Size) -> torch.Size:
         """The sample and batch shape that a value has in front of its event."""
@@ -349,6 +358,7 @@ class JointDistribution:
             f"shape (*sample, *batch, *event), here {tuple(shape)}",
             shortened(value),
             "Give every site the same sample shape in front.",
+            code="wrong-shape",
         )
 
 
@@ -359,7 +369,3 @@ def _sampled(name: str, distribution: Distribution, shape: torch.Size) -> Tensor
 def _is_about_arguments(error: Exception) -> bool:
     """Whether torch complains about values or shapes; its other errors have types of their own."""
     return type(error) in (RuntimeError, ValueError, IndexError)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -60,7 +60,11 @@ def prepared(module: Any, values: Mapping[str, Any]) -> list[Change]:
     for name in values:
         if name not in fields:
             raise DeclarationError(
-                f"{owner}.{name}", "the name of a field", repr(name), did_you_mean(name, fields)
+                f"{owner}.{name}",
+                "the name of a field",
+                repr(name),
+                did_you_mean(name, fields),
+                code="unknown-name",
             )
     known: dict[str, Any] = {}
     changes: list[Change] = []

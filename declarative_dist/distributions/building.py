@@ -76,6 +76,7 @@ def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> 
             f"between {own} (the base's own) and {own + batch} (with its batch shape)",
             str(event_dim),
             "Give the parameters more dimensions." if event_dim > own else "Raise event_dim.",
+            code="wrong-shape",
         )
     if event_dim == own:
         return distribution

@@ -108,7 +108,10 @@ class Conditional(Declarative):
         fields = self.__declaration__.fields
         if network is not None and not isinstance(network, nn.Module):
             raise ConstraintError(
-                f"{type(self).__name__}(network=)", "an nn.Module", shortened(network)
+                f"{type(self).__name__}(network=)",
+                "an nn.Module",
+                shortened(network),
+                code="wrong-argument",
             )
         if "network" in fields:
             sizes_and_values["network"] = network
@@ -123,6 +126,7 @@ class Conditional(Declarative):
                 "no batch_shape: the batch is that of the context",
                 "one",
                 "Give the context a batch dimension, or stack several modules for an ensemble.",
+                code="unused-argument",
             )
         passes_on = network is None and in_features is not None
         if passes_on and "in_features" in self.__declaration__.size_names:
@@ -142,6 +146,7 @@ class Conditional(Declarative):
                 "a class with a base",
                 "none",
                 "Write base = torch.distributions.Normal in the class body.",
+                code="no-base",
             )
 
     def _check_source(self, in_features: object) -> None:
@@ -153,6 +158,7 @@ class Conditional(Declarative):
                 "none, for it has no heads of its own",
                 f"a {type(self.network).__name__}",
                 "Nested parts receive the context of the call: give them networks.",
+                code="unused-argument",
             )
         names = [head.name for head in self.__declaration__.heads]
         takes_it = names or "in_features" in self.__declaration__.size_names
@@ -162,6 +168,7 @@ class Conditional(Declarative):
                 "none, for nothing in it is predicted",
                 shortened(in_features),
                 "Declare a Head, or a nested Conditional class.",
+                code="unused-argument",
             )
         if names and in_features is None and self.network is None:
             raise ConstraintError(
@@ -169,6 +176,7 @@ class Conditional(Declarative):
                 f"the width of the context, to predict {', '.join(names)}",
                 "neither that nor a network",
                 "Write in_features=64, or give a network that returns the unconstrained numbers.",
+                code="missing-value",
             )
 
     def _projected(self, in_features: int | None) -> nn.Linear | None:
@@ -229,6 +237,7 @@ class Conditional(Declarative):
                 "one tensor of features",
                 f"{len(args)} arguments and {len(kwargs)} keywords",
                 "Give it a network that takes them: network=..." if args else "Give it a context.",
+                code="no-context",
             )
         return args[0]
 
@@ -242,6 +251,7 @@ class Conditional(Declarative):
                 f"features of shape (*batch, {width}), as in_features says",
                 shortened(features),
                 f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
+                code="wrong-shape",
             )
         if features.dtype != layer.weight.dtype and not _is_cast(features):
             source, wanted = "context" if network is None else "network", layer.weight.dtype
@@ -251,6 +261,7 @@ class Conditional(Declarative):
                 f"features of {wanted}",
                 f"{features.dtype}",
                 fix,
+                code="dtype-or-device",
             )
 
     def _as_returned(self, output: Any) -> list[Tensor]:
@@ -272,6 +283,7 @@ class Conditional(Declarative):
                 if isinstance(output, Mapping)
                 else shortened(output),
                 "Return them, or give in_features for a layer that makes them.",
+                code="failed-method",
             )
         for head in self.__declaration__.heads:
             raw, shape = output[head.name], head.split(self).shape
@@ -281,6 +293,7 @@ class Conditional(Declarative):
                     "unconstrained numbers, as a floating-point tensor",
                     shortened(raw),
                     "Change what the network returns.",
+                    code="failed-method",
                 )
             if raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
                 raise ConstraintError(
@@ -288,6 +301,7 @@ class Conditional(Declarative):
                     f"unconstrained numbers of shape (*batch, {', '.join(map(str, shape))})",
                     shortened(raw),
                     "Change what the network returns, or the shape of the head.",
+                    code="failed-method",
                 )
         return [output[name] for name in names]
 
@@ -361,6 +375,7 @@ class Conditional(Declarative):
             "a context first",
             "none",
             "Call it with one, then the distribution: policy(context).log_prob(value).",
+            code="no-context",
         )
 
     log_prob = rsample = sample = rsample_and_log_prob = entropy = cdf = icdf = _before_context

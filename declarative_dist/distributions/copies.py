@@ -53,6 +53,7 @@ def bound(module: Any, blueprint: Blueprint) -> dict[str, Any]:
             f"derived values that are, copy by copy, those of one for {blueprint.batch_shape}",
             "others",
             "Index from the right, as in width[..., None], and sum over the last dimensions.",
+            code="mixed-draws",
         )
     return values
 

@@ -108,6 +108,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
                 "a class with a base",
                 "none",
                 f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body.",
+                code="no-base",
             )
 
     def _check_build(self, values: dict[str, Any]) -> None:
@@ -299,12 +300,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             return
         near = [field for field in fields if is_one_edit_from(name, field)]
         if near:
-            raise FieldError(
-                f"{type(self).__name__}.{name}",
-                "the name of a field",
-                repr(name),
-                f"Did you mean {near[0]!r}?",
-            )
+            subject, fix = f"{type(self).__name__}.{name}", f"Did you mean {near[0]!r}?"
+            raise FieldError(subject, "the name of a field", repr(name), fix, code="unknown-name")
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
         try:

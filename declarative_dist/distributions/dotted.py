@@ -54,6 +54,7 @@ def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Paramete
             "Its weights are in 'projection' and 'network'."
             if is_head
             else did_you_mean(head, known),
+            code="unknown-name",
         )
     return parameters_named(inner, rest, subject) if rest else found
 

@@ -188,7 +188,10 @@ class FlatMap(nn.Module, ABC):
         if not isinstance(vector, Tensor) or not vector.is_floating_point():
             got = f"{shortened(vector)} of {vector.dtype}" if isinstance(vector, Tensor) else None
             raise ConstraintError(
-                f"{self.owner}.unconstrained", "a floating-point tensor", got or shortened(vector)
+                f"{self.owner}.unconstrained",
+                "a floating-point tensor",
+                got or shortened(vector),
+                code="dtype-or-device",
             )
         lead = vector.shape[:-1]
         batch = lead[max(len(lead) - len(self.batch_shape), 0) :]
@@ -198,6 +201,7 @@ class FlatMap(nn.Module, ABC):
                 f"a vector of shape (*sample, *batch, size), with (*batch, size) = "
                 f"{(*self.batch_shape, self.size)}",
                 shortened(vector),
+                code="wrong-shape",
             )
         return lead
 
@@ -205,7 +209,11 @@ class FlatMap(nn.Module, ABC):
         if not isinstance(values, Mapping):
             wanted = ", ".join(f"{name!r}: ..." for name in self.names)
             raise ConstraintError(
-                self.owner, "a dict of values by site", shortened(values), f"Write {{{wanted}}}."
+                self.owner,
+                "a dict of values by site",
+                shortened(values),
+                f"Write {{{wanted}}}.",
+                code="wrong-argument",
             )
         for name in self.names:
             if name not in values:
@@ -214,6 +222,7 @@ class FlatMap(nn.Module, ABC):
                     f"a value for every site ({', '.join(self.names)})",
                     f"none among {', '.join(map(str, values)) or 'none at all'}",
                     f"Add {name!r} to the dict.",
+                    code="missing-value",
                 )
         for name in values:
             if name not in self.names:
@@ -222,6 +231,7 @@ class FlatMap(nn.Module, ABC):
                     "the name of a site",
                     repr(name),
                     did_you_mean(str(name), self.names),
+                    code="unknown-name",
                 )
 
     def _as_value(self, slot: Slot, value: object) -> Tensor:
@@ -229,7 +239,9 @@ class FlatMap(nn.Module, ABC):
         try:
             tensor = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ConstraintError(subject, "a tensor", shortened(value)) from error
+            raise ConstraintError(
+                subject, "a tensor", shortened(value), code="wrong-argument"
+            ) from error
         if not tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
         own = (*self.batch_shape, *slot.event_shape)
@@ -243,6 +255,7 @@ class FlatMap(nn.Module, ABC):
             f"shape (*sample, *batch, *event), here {(*lead, *slot.event_shape)}",
             shortened(value),
             "Give every site the same sample shape in front.",
+            code="wrong-shape",
         )
 
     def extra_repr(self) -> str:
@@ -291,4 +304,5 @@ def check_volume(constraint: Constraint, subject: str) -> None:
             "a constraint whose log |det J| is known",
             repr(constraint),
             f"Define log_abs_det_jacobian(self, raw, value) in {type(constraint).__name__}.",
+            code="no-jacobian",
         )

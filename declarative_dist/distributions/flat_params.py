@@ -53,6 +53,7 @@ class FlatParams(FlatMap):
                 "a module with trainable Params, which are the latent variables",
                 "none",
                 "Declare rate = Param(1.0, Positive()) in its class, or unfreeze() it.",
+                code="nothing-to-learn",
             )
         raws = [getattr(part, field.raw_name) for _, part, field in found]
         copies = vars(latents)["_copies"]

@@ -118,7 +118,11 @@ class FlatSites(FlatMap):
             dtype = value.dtype if len(shapes) == 1 else torch.promote_types(dtype, value.dtype)
         if not shapes:
             raise DeclarationError(
-                owner, "a joint with sites that are not observed", "none", "Observe fewer."
+                owner,
+                "a joint with sites that are not observed",
+                "none",
+                "Observe fewer.",
+                code="nothing-to-learn",
             )
         super().__init__(owner, shapes, joint.batch_shape, dtype)
         self.held = nn.ModuleList(fixed.values())
@@ -196,7 +200,11 @@ def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -
     except NotImplementedError as error:
         name = type(distribution).__name__
         raise DeclarationError(
-            subject, "a distribution that says its support", name, "Define support in its class."
+            subject,
+            "a distribution that says its support",
+            name,
+            "Define support in its class.",
+            code="unknown-set",
         ) from error
     if is_discrete:
         raise DeclarationError(
@@ -204,6 +212,7 @@ def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -
             "a continuous site, as a latent variable",
             f"a discrete one, {type(distribution).__name__} with support {support}",
             "Sum it out in the model, as MixtureSameFamily does, or observe it.",
+            code="discrete-latent",
         )
 
 
@@ -219,7 +228,10 @@ def _plain(support: Any) -> constraints.Constraint:
 def _translated(support: Any, subject: str) -> Constraint:
     if constraints.is_dependent(support):
         raise DeclarationError(
-            subject, "a support that the distribution states", "one that depends on its arguments"
+            subject,
+            "a support that the distribution states",
+            "one that depends on its arguments",
+            code="unknown-set",
         )
     if isinstance(support, _MIXED) and _bounds_of(_plain(support)):
         raise DeclarationError(
@@ -227,6 +239,7 @@ def _translated(support: Any, subject: str) -> Constraint:
             "components with one support",
             f"{support}, whose bounds are those of components",
             "Use components on the whole real line, or one that ends nowhere.",
+            code="moving-support",
         )
     return as_constraint(_plain(support), subject)
 
@@ -267,5 +280,6 @@ def _live(support: Any, subject: str) -> Constraint:
             "a support that does not depend on other sites, or an interval or half line",
             str(support),
             "Declare the site in a fixed set, and compute the rest from it.",
+            code="moving-support",
         )
     return made.with_bounds(dict(zip(made.names, ends, strict=True)))

@@ -340,7 +340,12 @@ def _checked(init_scale: object, owner: str) -> float:
         return 0.1
     is_number = isinstance(init_scale, (int, float)) and not isinstance(init_scale, bool)
     if not is_number or not 0 < float(init_scale) < math.inf:  # type: ignore[arg-type]
-        raise ConstraintError(f"{owner}(init_scale=)", "a positive number", shortened(init_scale))
+        raise ConstraintError(
+            f"{owner}(init_scale=)",
+            "a positive number",
+            shortened(init_scale),
+            code="wrong-argument",
+        )
     return float(init_scale)  # type: ignore[arg-type]
 
 
@@ -363,4 +368,5 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
         f"Write {owner}({latents.__name__}())."
         if isinstance(latents, type)
         else "Declare class Latents(Declarative) with a Param for each latent variable.",
+        code="not-a-density",
     )

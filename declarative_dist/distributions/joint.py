@@ -91,6 +91,7 @@ class Joint(Declarative):
                 "none",
                 "Write theta = torch.distributions.Normal(0.0, 1.0) in the class body. A module "
                 "that is no declared family is no site: call it in a method under @site.",
+                code="no-base",
             )
 
     def forward(self) -> JointDistribution:
@@ -211,6 +212,7 @@ class Conditioned(nn.Module):
                     "the name of a site",
                     f"{name!r}, a method without @site" if is_method else repr(name),
                     did_you_mean(name, joint().sites),
+                    code="unknown-name",
                 )
         for name, (distribution, value) in self._one_draw(data).items():
             if name in data:
@@ -319,6 +321,7 @@ def not_conditioned(owner: str) -> DeclarationError:
         "a conditioned joint, or a plain Declarative of latent variables",
         "a joint without data",
         f"Write {owner}().condition(y=data); without data, condition() is the prior itself.",
+        code="not-conditioned",
     )
 
 
@@ -341,7 +344,9 @@ def _check_support(site: object, data: Tensor, subject: str) -> None:
     is_known = isinstance(site, Distribution) and site._validate_args and not is_traced(data)
     support = site.support if is_known and isinstance(site, Distribution) else None
     if support is not None and not support.check(data).all():
-        raise ConstraintError(subject, f"data in its support, {support}", shortened(data))
+        raise ConstraintError(
+            subject, f"data in its support, {support}", shortened(data), code="outside-support"
+        )
 
 
 def _as_data(value: Any, drawn: Tensor, event_shape: torch.Size, subject: str) -> Tensor:
@@ -353,14 +358,19 @@ def _as_data(value: Any, drawn: Tensor, event_shape: torch.Size, subject: str) -
     try:
         tensor = torch.as_tensor(value).detach().to(drawn.device, drawn.dtype, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConstraintError(subject, "a number, a list or a tensor", shortened(value)) from error
+        raise ConstraintError(
+            subject, "a number, a list or a tensor", shortened(value), code="wrong-argument"
+        ) from error
     if not is_traced(tensor) and tensor.isnan().any():
-        raise ConstraintError(subject, "numbers", shortened(value), "Leave out what is missing.")
+        raise ConstraintError(
+            subject, "numbers", shortened(value), "Leave out what is missing.", code="not-finite"
+        )
     if tensor.shape not in (event_shape, drawn.shape):
         raise ConstraintError(
             subject,
             f"shape (*batch, *event) = {tuple(drawn.shape)}",
             shortened(value),
             "Declare what belongs to one event with event_dim.",
+            code="wrong-shape",
         )
     return tensor

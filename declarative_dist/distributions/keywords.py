@@ -89,9 +89,12 @@ def _check_sizes(
                 "the name of a field or of a size",
                 repr(name),
                 did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS]),
+                code="unknown-name",
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise ConstraintError(f"{subject}({name}=)", "an int, 0 or above", shortened(size))
+            raise ConstraintError(
+                f"{subject}({name}=)", "an int, 0 or above", shortened(size), code="wrong-argument"
+            )
 
 
 def check_floating(dtype: object, subject: str) -> None:
@@ -102,7 +105,11 @@ def check_floating(dtype: object, subject: str) -> None:
     """
     if dtype not in FLOATING:
         raise ConstraintError(
-            subject, "a floating-point type", repr(dtype), "Use float64, float32 or a half type."
+            subject,
+            "a floating-point type",
+            repr(dtype),
+            "Use float64, float32 or a half type.",
+            code="dtype-or-device",
         )
 
 
@@ -115,6 +122,9 @@ def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size
     sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
     if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in sizes):
         raise ConstraintError(
-            f"{subject}(batch_shape=)", "sizes, ints 0 or above", shortened(batch_shape)
+            f"{subject}(batch_shape=)",
+            "sizes, ints 0 or above",
+            shortened(batch_shape),
+            code="wrong-argument",
         )
     return torch.Size(sizes)

@@ -117,6 +117,7 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
             f"the sites of {p!r}, {', '.join(mine) or 'none'}",
             f"{', '.join(theirs) or 'none'} in {q!r}",
             "Give both the same sites.",
+            code="guide-mismatch",
         )
     if not (p.is_independent and q.is_independent):
         raise NotImplementedError
@@ -134,6 +135,7 @@ def _refuse_events(subject: str, one: Any, p: object, other: Any, q: object) -> 
         f"events of shape {tuple(one.event_shape)}, as in {p!r}",
         f"{tuple(other.event_shape)} in {q!r}",
         "Give both the same event shape.",
+        code="wrong-shape",
     )
 
 
@@ -289,6 +291,7 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
             "a support that does not move with parameters, for the gradient to be unbiased",
             f"that of a {moving}, whose ends are learned and whose draws carry no gradients",
             "Freeze the ends, or call it under torch.no_grad() for the value alone.",
+            code="biased-gradient",
         )
     x, log_p = sample_and_score(p, torch.Size((count,)))
     fixed = log_p.detach()

@@ -147,7 +147,10 @@ def part_of(value: Any, fixed: Names) -> Any:
         return [part_of(item, below(fixed, str(index))) for index, item in enumerate(value)]
     if any(name not in (ALL, HELD) for name in fixed):
         raise DeclarationError(
-            "learnable(fixed=)", "names of arguments", f"{fixed[0]!r} inside {shortened(value)}"
+            "learnable(fixed=)",
+            "names of arguments",
+            f"{fixed[0]!r} inside {shortened(value)}",
+            code="unknown-name",
         )
     return value
 
@@ -174,6 +177,7 @@ def _check_fixed(kind: type, fixed: Names, known: Iterable[str]) -> None:
                 "names of arguments",
                 repr(name),
                 did_you_mean(head, heads),
+                code="unknown-name",
             )
 
 
@@ -195,6 +199,7 @@ def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
                 f"what {name} must satisfy, in arg_constraints",
                 "nothing",
                 f"Declare a class with a constraint, or hold it: fixed=({name!r},).",
+                code="unknown-set",
             )
         return "argument"
     # Numbers shape a map; tensors are learned.

@@ -94,4 +94,5 @@ def _check_same(
                 "a density of each draw and copy that does not depend on others beside it",
                 f"{shortened(one)}, and with others beside it {shortened(other)}",
                 f"Sum, sort and index over the event only, as in sum(-1). {_FIX}",
+                code="mixed-draws",
             )

@@ -34,6 +34,7 @@ def check_ranks(module: Any) -> None:
                 f"without those of its event, as {max(heads, key=heads.__getitem__)} has",
                 f"{rank}",
                 f"Write shape={(1,) * most}." if name in heads else "Predict it too.",
+                code="wrong-shape",
             )
 
 

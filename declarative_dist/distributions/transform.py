@@ -72,6 +72,7 @@ class LearnableTransform(Declarative):
                 f"{transform.domain.event_dim} (the base's own) or above",
                 str(declaration.event_dim),
                 "Raise event_dim.",
+                code="wrong-shape",
             )
         return IndependentTransform(transform, missing) if missing else transform
 

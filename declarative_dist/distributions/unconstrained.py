@@ -33,6 +33,7 @@ def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
             if is_module
             else shortened(log_joint),
             "Write def log_joint(values): return latents.log_prior(values) + log_likelihood(...).",
+            code="not-a-density",
         )
     return function  # type: ignore[no-any-return]
 
@@ -51,6 +52,7 @@ def log_joint_at(log_joint: LogJoint, values: Values, lead: torch.Size) -> Tenso
             shortened(score),
             "Sum over data and events, over the last dimensions only: sum(-1). Let values "
             "broadcast over what stands in front: mu[..., None], not mu.",
+            code="wrong-shape",
         )
     return score
 

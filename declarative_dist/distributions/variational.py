@@ -171,6 +171,7 @@ class Variational(Declarative, Distribution):
                 f"arguments that {declaration.base.__name__} takes together",
                 shapes,
                 f"It says: {error}. {_HINTS.get(declaration.base, '')}".rstrip(),
+                code="refused-by-torch",
             ) from error
 
     def _line_up(self, copies: torch.Size) -> None:
@@ -193,6 +194,7 @@ class Variational(Declarative, Distribution):
                 f"a batch shape that starts with batch_shape={tuple(copies)}",
                 f"{tuple(batch_shape)}",
                 "Leave the dimensions in front of every value where they are.",
+                code="mixed-draws",
             )
 
     def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
@@ -291,6 +293,7 @@ class Variational(Declarative, Distribution):
                 f"{type(self).__name__}.expand",
                 f"a shape that {tuple(own)} broadcasts to",
                 f"{tuple(shape)}",
+                code="wrong-shape",
             )
         view = copy.copy(self)
         vars(view)["_live_shape"] = shape

@@ -53,6 +53,7 @@ def from_vector(module: nn.Module, vector: Any) -> None:
                 f"finite numbers in {parameter.dtype}",
                 f"{shortened(piece)} for {names[id(parameter)]}",
                 "Nothing has changed.",
+                code="not-finite",
             )
     with torch.no_grad():
         for piece, parameter in zip(pieces, parameters, strict=True):
@@ -71,7 +72,11 @@ def _as_vector(vector: Any, size: int, subject: str) -> Tensor:
         tensor = torch.as_tensor(given).detach()
     except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ConstraintError(
-            subject, f"a vector of {size} numbers", shortened(vector), "Nothing has changed."
+            subject,
+            f"a vector of {size} numbers",
+            shortened(vector),
+            "Nothing has changed.",
+            code="wrong-argument",
         ) from error
     is_real = not tensor.is_complex() and tensor.dtype != torch.bool
     if tensor.shape != (size,) or not is_real:
@@ -80,5 +85,6 @@ def _as_vector(vector: Any, size: int, subject: str) -> Tensor:
             f"a vector of {size} real numbers, one for each trainable one",
             f"shape {tuple(tensor.shape)} in {tensor.dtype}",
             "Nothing has changed; to_vector() gives one of that size.",
+            code="wrong-shape",
         )
     return tensor

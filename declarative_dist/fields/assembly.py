@@ -39,7 +39,9 @@ def built(template: Any, given: Any, blueprint: Blueprint, subject: str) -> nn.M
         return as_owned(given, blueprint.device, blueprint.dtype)
     if template is None:
         owner, _, name = subject.rpartition(".")
-        raise ConstraintError(subject, "an instance", "none", f"Write {owner}({name}=...).")
+        raise ConstraintError(
+            subject, "an instance", "none", f"Write {owner}({name}=...).", code="missing-value"
+        )
     if isinstance(template, type):
         return _made(template, {}, blueprint, subject)
     return _placed(_copied(template, blueprint), blueprint)
@@ -131,7 +133,7 @@ def inside(subject: str) -> Iterator[None]:
         where = f"{subject} ({error.subject})"
         inner, outer = (name.partition(".")[0] for name in (error.subject, subject))
         fix = error.fix.replace(f"Write {inner}(", f"Write {outer}(")
-        raise type(error)(where, error.expected, error.got, fix) from error
+        raise type(error)(where, error.expected, error.got, fix, code=error.code) from error
 
 
 def _made(kind: Any, values: dict[str, Any], blueprint: Blueprint, subject: str) -> nn.Module:

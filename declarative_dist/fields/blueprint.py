@@ -197,6 +197,7 @@ class Blueprint:
                 f"size {name}={known}, as {origin} says",
                 f"{name}={size}",
                 "Give sizes that agree.",
+                code="wrong-shape",
             )
 
     def _learn_from_parts(self, told: list[Mapping[str, int]]) -> None:
@@ -226,7 +227,9 @@ class Blueprint:
             expected = f"shape {tuple(own)}"
             if self.batch_shape:
                 expected += f", or {tuple(full)} with the batch in front"
-            raise ConstraintError(f"{self.subject}.{sized.name}", expected, shortened(source))
+            raise ConstraintError(
+                f"{self.subject}.{sized.name}", expected, shortened(source), code="wrong-shape"
+            )
         # What the constructor was given may change later; what the class holds does not.
         if given is None:
             return Start(None, full, own=len(own))
@@ -266,5 +269,6 @@ class Blueprint:
                 f"a size for {', '.join(map(repr, missing))}",
                 "none",
                 f"Write {self.subject}({missing[0]}=...), or give a value of that size.",
+                code="missing-value",
             )
         return torch.Size(self.sizes[n] if isinstance(n, str) else n for n in names)

@@ -93,7 +93,7 @@ class Constant(Field):
             if self.torch_constraint is None:
                 return
             if not isinstance(value, int) or isinstance(value, bool):
-                raise ConstraintError(subject, expected, shortened(value))
+                raise ConstraintError(subject, expected, shortened(value), code="wrong-argument")
         if is_traced(value):
             return
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
@@ -112,6 +112,7 @@ class Constant(Field):
                 "a value",
                 "none",
                 f"Write {type(module).__name__}({self.name}=...).",
+                code="missing-value",
             )
         value = self.converted(value, self.subject(module))
         start = value
@@ -136,7 +137,10 @@ class Constant(Field):
             return new.detach().clone() if isinstance(new, Tensor) else new
         if new.ndim and new.shape != now.shape:
             raise ConstraintError(
-                self.subject(module), f"shape {tuple(now.shape)}", shortened(new)
+                self.subject(module),
+                f"shape {tuple(now.shape)}",
+                shortened(new),
+                code="wrong-shape",
             )
         return new.detach().to(now.device, now.dtype).expand(now.shape).clone()
 

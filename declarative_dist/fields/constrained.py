@@ -172,7 +172,10 @@ class Constrained(Field):
                 value = _nearest_inside(constraint, value)
             if value.shape != start.shape:
                 raise ConstraintError(
-                    self.subject(module), f"shape {tuple(start.shape)}", shortened(value)
+                    self.subject(module),
+                    f"shape {tuple(start.shape)}",
+                    shortened(value),
+                    code="wrong-shape",
                 )
             constraint.check(value, self.subject(module))
             raw = constraint.inverse(value).detach().clone()

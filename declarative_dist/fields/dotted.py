@@ -24,7 +24,11 @@ def nested_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
         head, dot, rest = name.partition(".")
         if dot and head in values:
             raise DeclarationError(
-                f"{subject}.{name}", "one value", f"one for {head} too", "Put it in there."
+                f"{subject}.{name}",
+                "one value",
+                f"one for {head} too",
+                "Put it in there.",
+                code="unused-argument",
             )
         if dot:
             nested.setdefault(head, {})[rest] = value

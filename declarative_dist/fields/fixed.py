@@ -52,7 +52,7 @@ def as_constant(plain: Any, subject: str, fix: str) -> Any:
         Traceback (most recent call last):
         ...
         declarative_dist.errors.DeclarationError: Param(prior=): expected constants in a plain \
-Normal, got a scale that is a parameter. Write learnable(...).
+Normal, got a scale that is a parameter. Write learnable(...). (docs/errors.md#captured-parameter)
     """
     module: Any = as_module(plain)
     if module is plain:
@@ -66,6 +66,7 @@ Normal, got a scale that is a parameter. Write learnable(...).
                 f"a {name.rpartition('_')[-1]} that is "
                 f"{'a parameter' if tensor.is_leaf else 'computed from parameters'}",
                 fix,
+                code="captured-parameter",
             )
     return module
 

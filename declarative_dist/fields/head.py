@@ -128,6 +128,7 @@ class Head(Constrained):
             "no assignment to a head",
             "a value",
             "It is predicted from a context: train the network, or declare a Param.",
+            code="no-assignment",
         )
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:

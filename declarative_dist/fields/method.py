@@ -42,6 +42,7 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
             subject,
             "a method that takes self, then values by name",
             f"({', '.join(map(str, parameters))})",
+            code="not-a-field",
         )
     return tuple(p.name for p in parameters[1:] if p.default is p.empty)
 
@@ -85,7 +86,13 @@ class MethodField(Field):
         Raises:
             FieldError: always.
         """
-        raise FieldError(self.subject(module), self.refusal, "a value", self.advice(module))
+        raise FieldError(
+            self.subject(module),
+            self.refusal,
+            "a value",
+            self.advice(module),
+            code="no-assignment",
+        )
 
     refusal: str
     """What is expected in place of an assignment."""

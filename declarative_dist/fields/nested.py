@@ -87,7 +87,9 @@ class Nested(Field):
         """
         module = instance._modules.get(self.name)
         if module is None:
-            raise FieldError(self.subject(instance), described(self.part), "none")
+            raise FieldError(
+                self.subject(instance), described(self.part), "none", code="missing-value"
+            )
         return module
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
@@ -217,6 +219,7 @@ class NestedList(Nested):
                 f"{len(self.templates or ())} dicts of values, one for each part",
                 f"{len(given)}",
                 "Give an empty dict for a part that stays as it is.",
+                code="wrong-part",
             )
         return given
 
@@ -232,7 +235,11 @@ class NestedList(Nested):
         subject = self.subject(module)
         if given is None and self.templates is None:
             raise ConstraintError(
-                subject, "a list", "none", f"Write {type(module).__name__}({self.name}=[...])."
+                subject,
+                "a list",
+                "none",
+                f"Write {type(module).__name__}({self.name}=[...]).",
+                code="missing-value",
             )
         parts = [
             built(template, item, blueprint, f"{subject}[{index}]")
@@ -259,7 +266,10 @@ class NestedList(Nested):
             )
         if len(given) != len(now) or not all(isinstance(item, Mapping) for item in given):
             raise ConstraintError(
-                subject, f"{len(now)} dicts of values, or modules only", shortened(value)
+                subject,
+                f"{len(now)} dicts of values, or modules only",
+                shortened(value),
+                code="wrong-part",
             )
         return [
             change
@@ -299,7 +309,11 @@ def _as_items(value: Any, count: int, subject: str) -> list[Any]:
     for index in by_index:
         if index not in known:
             raise DeclarationError(
-                f"{subject}.{index}", f"an index below {count}", repr(index), "Count from 0."
+                f"{subject}.{index}",
+                f"an index below {count}",
+                repr(index),
+                "Count from 0.",
+                code="unknown-name",
             )
     return [by_index.get(str(index), {}) for index in range(count)]
 
@@ -340,7 +354,11 @@ def _replacement(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
     """What takes the place of a part: a module, or a plain object where the part was."""
     if isinstance(given, type):
         raise DeclarationError(
-            subject, "an instance", f"the class {given.__name__}", f"Write {given.__name__}(...)."
+            subject,
+            "an instance",
+            f"the class {given.__name__}",
+            f"Write {given.__name__}(...).",
+            code="class-not-instance",
         )
     tensors = [] if now is None else [*now.parameters(), *now.buffers()]
     tensor = next((t for t in tensors if t.is_floating_point()), None)

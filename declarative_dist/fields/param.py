@@ -174,6 +174,7 @@ class Param(Constrained):
                 f"a value in the support of its prior, {told(prior)}",
                 shortened(value),
                 "Where its bound is learned the set has moved: learn the distance to it instead.",
+                code="outside-support",
             ) from error
         if not unconstrained:
             return density
@@ -204,12 +205,18 @@ class Param(Constrained):
                 raise
             if not isinstance(source, (int, float, Tensor)):
                 raise ConstraintError(
-                    self.subject(module), "a number or a tensor", shortened(source)
+                    self.subject(module),
+                    "a number or a tensor",
+                    shortened(source),
+                    code="wrong-argument",
                 )
             new = torch.as_tensor(source, dtype=now.dtype, device=now.device)
             if new.ndim and new.shape != now.shape:
                 raise ConstraintError(
-                    self.subject(module), f"shape {tuple(now.shape)}", shortened(new)
+                    self.subject(module),
+                    f"shape {tuple(now.shape)}",
+                    shortened(new),
+                    code="wrong-shape",
                 )
             new = new.expand(now.shape)
             constraint = self.constraint_of(module).resolved(values)

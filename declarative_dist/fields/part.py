@@ -64,7 +64,11 @@ def check_part(value: Any, part: type | None, subject: str) -> None:
     """
     if part is Transform and isinstance(value, Constraint):
         raise DeclarationError(
-            subject, "a transform", f"the constraint {value!r}", f"Write {value!r}.as_transform()."
+            subject,
+            "a transform",
+            f"the constraint {value!r}",
+            f"Write {value!r}.as_transform().",
+            code="wrong-part",
         )
     declares = is_declarative_class(value) or is_declarative(value)
     if part is None or not (declares or built_by(value) is not None):
@@ -79,10 +83,13 @@ def check_part(value: Any, part: type | None, subject: str) -> None:
             f"{name}, which stands for {'itself' if builds is None else described(builds)}",
             f"Declare it as a {'Variational' if wanted is Distribution else 'LearnableTransform'}"
             ".",
+            code="wrong-part",
         )
     base = value.__declaration__.base if declares else None
     if isinstance(base, type) and not issubclass(base, part):
-        raise DeclarationError(subject, described(part), f"{name}, whose base is {base.__name__}")
+        raise DeclarationError(
+            subject, described(part), f"{name}, whose base is {base.__name__}", code="wrong-part"
+        )
 
 
 def as_given(value: Any, template: Any, part: type | None, subject: str) -> Any:
@@ -110,6 +117,7 @@ def as_given(value: Any, template: Any, part: type | None, subject: str) -> Any:
             subject,
             f"{described(part)}, as an instance of a declared class or a dict of its values",
             shortened(value),
+            code="wrong-part",
         )
     check_part(module, part, subject)
     return value
@@ -121,7 +129,11 @@ def _check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None
         return
     if not is_declarative_class(kind):
         raise DeclarationError(
-            subject, "an instance", f"a dict, {shortened(dict(values))}", "Build the module."
+            subject,
+            "an instance",
+            f"a dict, {shortened(dict(values))}",
+            "Build the module.",
+            code="wrong-part",
         )
     fields = kind.__declaration__.fields
     for name in values:
@@ -132,6 +144,7 @@ def _check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None
                 f"the name of a field of {kind.__name__}",
                 repr(name),
                 did_you_mean(head, fields),
+                code="unknown-name",
             )
 
 

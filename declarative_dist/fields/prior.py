@@ -141,6 +141,7 @@ def check_fits(
         f"Write shape={whole}, or give a prior over one entry."
         if len(whole) > len(shape)
         else f"Give a prior over one entry, or over events of shape {tuple(shape)}.",
+        code="prior-mismatch",
     )
 
 

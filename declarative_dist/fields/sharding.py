@@ -50,6 +50,7 @@ def check_gathered(module: nn.Module) -> None:
             f"shards of {', '.join(shards)}",
             "FSDP gathers them while the module that it shards is called. Outside, call that "
             "module's unshard() on every process first, and reshard() afterwards.",
+            code="sharded",
         )
 
 
@@ -85,6 +86,7 @@ def register_forward_pre_hook(
             "an objective to be sharded, a module that returns tensors",
             "a family, whose distribution would outlive its gathered parameters",
             "Shard what calls it: fully_shard(objective).",
+            code="sharded",
         )
     return nn.Module.register_forward_pre_hook(self, hook, **options)
 

@@ -87,5 +87,7 @@ def site(
     if function is None:
         return lambda method: Site(method, event_dim)
     if not callable(function):
-        raise DeclarationError("site", "a method", shortened(function), "Write @site above it.")
+        raise DeclarationError(
+            "site", "a method", shortened(function), "Write @site above it.", code="not-a-field"
+        )
     return Site(function)

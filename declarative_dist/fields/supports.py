@@ -91,6 +91,7 @@ def check_support(
             "a prior with a density, on a stated support",
             f"{told(prior)}, {got}",
             f"Write prior={_example(constraint.support)}, for instance.",
+            code="prior-mismatch",
         )
     if isinstance(constraint, FromModule):
         return  # only the module knows its set
@@ -102,6 +103,7 @@ def check_support(
             f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
             f"constraint of the prior. A prior is not cut off at a bound: move one there with "
             f"dd.TransformedDistribution.",
+            code="prior-mismatch",
         )
 
 

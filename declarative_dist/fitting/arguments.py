@@ -39,7 +39,11 @@ def check_files(checkpoint: Any, every: int | None, resume: bool) -> None:
     if checkpoint is None and (every is not None or resume):
         name = "every" if every is not None else "resume"
         raise ConstraintError(
-            f"fit({name}=)", "a checkpoint too", "none", 'Write checkpoint="fit.pt".'
+            f"fit({name}=)",
+            "a checkpoint too",
+            "none",
+            'Write checkpoint="fit.pt".',
+            code="missing-value",
         )
     if every is not None:
         check_count("fit(every=)", every)
@@ -60,6 +64,7 @@ def check_objective(objective: Any) -> None:
             "an objective: a module whose forward is a loss",
             shortened(objective),
             "Write an nn.Module, or use one of declarative_dist.objectives.",
+            code="not-an-objective",
         )
     _check_forward(objective, name)
     if not any(parameter.requires_grad for parameter in objective.parameters()):
@@ -68,12 +73,17 @@ def check_objective(objective: Any) -> None:
             "an objective with parameters to train",
             "none" if next(objective.parameters(), None) is None else "only frozen ones",
             "Are the family and the networks attributes of the objective?",
+            code="nothing-to-learn",
         )
     for parameter in objective.parameters():
         if parameter.is_meta:
             subject, raw = field_of(objective, parameter)
             raise ConstraintError(
-                subject, "numbers", f"{raw} on the meta device", "Call to_empty and fill it."
+                subject,
+                "numbers",
+                f"{raw} on the meta device",
+                "Call to_empty and fill it.",
+                code="dtype-or-device",
             )
         bad = first_bad(parameter.detach()) if parameter.requires_grad else None
         if bad is not None:
@@ -95,6 +105,7 @@ def _check_forward(objective: nn.Module, name: str) -> None:
             f"a {name}, whose forward is a distribution",
             f"Write {'NegativeELBO(log_joint, guide)' if is_guide else 'NegativeLogLikelihood(q)'}"
             ", from declarative_dist.objectives.",
+            code="not-an-objective",
         )
     if lacks_forward(objective):
         raise DeclarationError(
@@ -102,6 +113,7 @@ def _check_forward(objective: nn.Module, name: str) -> None:
             "an objective: a module whose forward is a loss",
             f"a {name}, which has no forward",
             "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...).",
+            code="not-an-objective",
         )
 
 
@@ -124,7 +136,9 @@ def optimizer_of(
     if isinstance(lr, Tensor) and lr.numel() == 1:
         is_number = True
     if not is_number or not (math.isfinite(lr) and lr > 0):
-        raise ConstraintError("fit(lr=)", "a positive, finite number", shortened(lr))
+        raise ConstraintError(
+            "fit(lr=)", "a positive, finite number", shortened(lr), code="wrong-argument"
+        )
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if optimizer is None:
         has_kernel = all(p.device.type in _FUSED and p.is_floating_point() for p in trainable)
@@ -138,6 +152,7 @@ def optimizer_of(
             "an optimizer, or a callable from parameters to one",
             shortened(made),
             "Write optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
+            code="wrong-optimizer",
         )
     mine = {id(parameter) for parameter in objective.parameters()}
     held = [parameter for group in made.param_groups for parameter in group["params"]]
@@ -150,6 +165,7 @@ def optimizer_of(
             if strangers
             else "one of frozen parameters only",
             "Make it from objective.parameters().",
+            code="wrong-optimizer",
         )
     return made
 

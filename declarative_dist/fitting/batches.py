@@ -66,6 +66,7 @@ class Batches:
                     "tensors to draw batches from",
                     "no data" if data is None else f"a {type(data).__name__}",
                     "A DataLoader has a batch_size of its own.",
+                    code="wrong-data",
                 )
             self._begin: Callable[[], Iterator[Batch]] = lambda: map(as_batch, iter(data))
             self._whole: Batch | None = () if data is None else None
@@ -103,9 +104,14 @@ class Batches:
                 "batches for all steps",
                 f"an iterator that ended after {used}",
                 "Give something that can be gone through again: a list or a DataLoader.",
+                code="wrong-data",
             )
         return ConstraintError(
-            "fit(data=)", "at least one batch", "none in an epoch", "Is the DataLoader empty?"
+            "fit(data=)",
+            "at least one batch",
+            "none in an epoch",
+            "Is the DataLoader empty?",
+            code="wrong-data",
         )
 
     def go_to(self, place: Place) -> None:
@@ -125,6 +131,7 @@ class Batches:
                     "fit(data=)",
                     f"the data of the checkpoint, with {place.used} batches or more in an epoch",
                     str(used),
+                    code="state-mismatch",
                 )
 
 
@@ -147,6 +154,7 @@ def _as_tensors(data: Any) -> list[Tensor] | None:
             _DATA,
             f"a {type(data).__name__}",
             "Write torch.as_tensor(data)." if _is_array(data) else "",
+            code="wrong-data",
         )
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
@@ -155,11 +163,14 @@ def _as_tensors(data: Any) -> list[Tensor] | None:
                 _DATA,
                 f"a {type(data).__name__} with {shortened(tensor)}",
                 "Write torch.as_tensor(...), or a list for an iterable of batches.",
+                code="wrong-data",
             )
         if tensor.numel() == 0:
-            raise ConstraintError("fit(data=)", "data", shortened(tensor))
+            raise ConstraintError("fit(data=)", "data", shortened(tensor), code="wrong-data")
     if not tensors:
-        raise ConstraintError("fit(data=)", "data", f"an empty {type(data).__name__}")
+        raise ConstraintError(
+            "fit(data=)", "data", f"an empty {type(data).__name__}", code="wrong-data"
+        )
     return tensors
 
 
@@ -174,11 +185,15 @@ def _checked_length(tensors: list[Tensor], batch_size: Any) -> int:
             "fit(data=)",
             "tensors with as many rows each, to draw batches of them",
             f"shapes {', '.join(str(tuple(tensor.shape)) for tensor in tensors)}",
+            code="wrong-data",
         )
     is_size = isinstance(batch_size, int) and not isinstance(batch_size, bool)
     if not is_size or not 1 <= batch_size <= lengths[0]:
         raise ConstraintError(
-            "fit(batch_size=)", f"an int from 1 to {lengths[0]}, the rows", shortened(batch_size)
+            "fit(batch_size=)",
+            f"an int from 1 to {lengths[0]}, the rows",
+            shortened(batch_size),
+            code="wrong-argument",
         )
     return lengths[0]
 

@@ -51,7 +51,10 @@ class Checkpoint:
         self.path = Path(path).resolve()
         if self.path.is_dir():
             raise ConstraintError(
-                "fit(checkpoint=)", "the path of a file", f"the folder {self.path}"
+                "fit(checkpoint=)",
+                "the path of a file",
+                f"the folder {self.path}",
+                code="wrong-argument",
             )
         self._beside = self.path.with_name(f".{self.path.name}.partial")
         with self._explained():  # before a long run rather than behind it

@@ -71,7 +71,10 @@ class Closure:
         if self._first is None:
             name = type(self.optimizer).__name__
             raise DeclarationError(
-                "fit(optimizer=)", "one whose step calls its closure", f"a {name} that did not"
+                "fit(optimizer=)",
+                "one whose step calls its closure",
+                f"a {name} that did not",
+                code="wrong-optimizer",
             )
         return self._first.item()
 
@@ -128,10 +131,15 @@ def _refuse(objective: nn.Module, loss: Any) -> None:
             "a loss, a tensor of shape ()",
             f"a {type(loss).__name__}",
             "Fit an objective, such as the negative mean of log_prob, in a module's forward.",
+            code="not-an-objective",
         )
     if loss.is_meta:
         raise ConstraintError(
-            name, "a loss with a value", "one on the meta device", "Move data and module."
+            name,
+            "a loss with a value",
+            "one on the meta device",
+            "Move data and module.",
+            code="dtype-or-device",
         )
     if loss.ndim or not loss.is_floating_point():
         raise DeclarationError(
@@ -139,12 +147,14 @@ def _refuse(objective: nn.Module, loss: Any) -> None:
             "a loss, a real tensor of shape ()",
             f"one of shape {tuple(loss.shape)} and {loss.dtype}",
             "Take the mean or the sum of it.",
+            code="not-an-objective",
         )
     raise DeclarationError(
         name,
         "a loss that depends on the parameters",
         "one without a gradient",
         "Is it computed under no_grad, from detached values, or by sample instead of rsample?",
+        code="not-an-objective",
     )
 
 
@@ -164,6 +174,7 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
             f"batches that {name}.forward takes",
             f"{len(batch)} arguments: {mismatch}",
             "A tuple of tensors gives each as an argument.",
+            code="wrong-data",
         ) from error
     bad = bad_data(batch)
     if bad:
@@ -183,6 +194,7 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
                 f"{shortened(tensor)} of {tensor.dtype} on {tensor.device}, "
                 f"and {name} failed: {_told(error)}",
                 "Convert it with data.to(device, dtype).",
+                code="dtype-or-device",
             ) from error
 
 

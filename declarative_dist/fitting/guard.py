@@ -111,7 +111,7 @@ class Guard:
         if error is not None:
             why = "" if math.isfinite(loss) else self._why(step, batch)
             fix = f"{why} {error.fix}".strip()
-            raise NonFiniteError(error.subject, error.expected, error.got, fix)
+            raise NonFiniteError(error.subject, error.expected, error.got, fix, code=error.code)
 
     def _why(self, step: int, batch: tuple[Any, ...]) -> str:
         """What the objective itself says of its loss, at the last good state."""

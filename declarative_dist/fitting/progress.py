@@ -23,7 +23,12 @@ class Progress:
 
     def __init__(self, shown: bool | Literal["always"], steps: int) -> None:
         if shown not in (True, False, "always"):
-            raise ConstraintError("fit(progress=)", 'True, False or "always"', shortened(shown))
+            raise ConstraintError(
+                "fit(progress=)",
+                'True, False or "always"',
+                shortened(shown),
+                code="wrong-argument",
+            )
         is_wanted = shown == "always" or (bool(shown) and _is_terminal())
         self._tqdm = _tqdm(is_required=shown == "always") if is_wanted else None
         self._steps = steps

@@ -183,6 +183,7 @@ def _check_weights(weights: Tensor) -> None:
             "a target with mass where the guide has it",
             "minus infinity at every draw",
             "The target's support excludes the guide: compare their constraints.",
+            code="guide-mismatch",
         )
 
 
@@ -235,6 +236,7 @@ def to_inference_data(
                 f"shape {'(chain, draw, *event)' if has_chains else '(draw, *event)'}, with as "
                 "many draws as every site",
                 shortened(tensor),
+                code="wrong-shape",
             )
         array = (tensor if has_chains else tensor[None]).contiguous()
         is_half = tensor.dtype in (torch.bfloat16, torch.float16)

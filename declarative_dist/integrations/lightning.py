@@ -142,6 +142,7 @@ class ObjectiveModule(LightningModule):
                 "a scalar loss",
                 shortened(loss),
                 "Return a mean over data, a sum over independent problems.",
+                code="not-an-objective",
             )
         return loss
 
@@ -172,6 +173,7 @@ class ObjectiveModule(LightningModule):
                 f"an optimizer of the parameters of {self._name}",
                 "one of others, or of those from before they were sharded",
                 "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+                code="wrong-optimizer",
             )
         if isinstance(optimizer, LBFGS) and isinstance(self.objective, FSDPModule):
             raise ConstraintError(
@@ -179,6 +181,7 @@ class ObjectiveModule(LightningModule):
                 "an optimizer that treats parameters one by one, for they are sharded",
                 "LBFGS",
                 'Train with Trainer(strategy="ddp").',
+                code="sharded",
             )
 
     def configure_model(self) -> None:
@@ -193,6 +196,7 @@ class ObjectiveModule(LightningModule):
                 "processes that each have their own part of the data",
                 f"{mesh['tensor_parallel'].size()} that share tensors",
                 "Write ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1).",
+                code="sharded",
             )
         scalars = [name for name, p in self.objective.named_parameters() if p.ndim == 0]
         if scalars:
@@ -201,6 +205,7 @@ class ObjectiveModule(LightningModule):
                 "parameters that can be shared out over processes",
                 f"0-dimensional ones: {', '.join(scalars)}",
                 "Declare them with shape=(1,), or build with batch_shape=(1,).",
+                code="sharded",
             )
         fully_shard(self.objective, mesh=mesh["data_parallel"])
 
@@ -224,13 +229,14 @@ class _Nothing:
 def _check_objective(objective: Any, subject: str) -> None:
     expected = "an objective: a module whose forward is a scalar loss"
     if not isinstance(objective, nn.Module):
-        raise DeclarationError(subject, expected, shortened(objective))
+        raise DeclarationError(subject, expected, shortened(objective), code="not-an-objective")
     if isinstance(objective, (Variational, Conditional, Joint)):
         raise DeclarationError(
             subject,
             expected,
             f"the distribution {type(objective).__name__}",
             "Write declarative_dist.objectives.NegativeLogLikelihood(q).",
+            code="not-an-objective",
         )
 
 
@@ -240,6 +246,7 @@ def _no_optimizer(subject: str, value: object) -> DeclarationError:
         "an optimizer, or a callable from parameters to one",
         shortened(value),
         "Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+        code="wrong-optimizer",
     )
 
 

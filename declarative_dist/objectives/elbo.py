@@ -61,6 +61,7 @@ class VariationalBound(nn.Module):
                 "the name of an estimator",
                 shortened(estimator),
                 did_you_mean(str(estimator), ESTIMATORS),
+                code="unknown-name",
             )
         target = as_target(log_joint, f"{name}(log_joint=)")
         self.num_samples = num_samples
@@ -101,6 +102,7 @@ class VariationalBound(nn.Module):
                 "'score', since the guide has no reparametrised sampler",
                 repr(name),
                 "Leave it out, or choose a guide whose draws carry gradients.",
+                code="biased-gradient",
             )
         moving = "" if name == "pathwise" else learned_ends(current)
         if moving:
@@ -109,6 +111,7 @@ class VariationalBound(nn.Module):
                 f"'pathwise', since the support of the guide's {moving} moves with its parameters",
                 f"{name!r}, whose gradient would be biased",
                 "Or freeze the ends of the support.",
+                code="biased-gradient",
             )
         return estimator
 
@@ -124,7 +127,9 @@ class VariationalBound(nn.Module):
         if self._takes_batch and log_q.numel() == 0:
             shape = tuple(log_q.shape[1:])
             subject = f"{type(self).__name__}(batch)"
-            raise ConstraintError(subject, "one context or more", f"a batch of shape {shape}")
+            raise ConstraintError(
+                subject, "one context or more", f"a batch of shape {shape}", code="wrong-data"
+            )
         return estimator, draws, log_q
 
     def _density(self, batch: tuple[Any, ...], log_q: Tensor) -> Callable[[Any], Tensor]:
@@ -207,6 +212,7 @@ class VariationalBound(nn.Module):
                 f"none, since {type(self.log_joint).__name__} is a density of the draws alone",
                 f"{len(batch)} arguments",
                 "Hold data with joint.condition(...), or give a function of (sample, *batch).",
+                code="unused-argument",
             )
 
     def extra_repr(self) -> str:

@@ -20,7 +20,7 @@ from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.joint import Joint
 from declarative_dist.distributions.priors import log_prior_of
 from declarative_dist.distributions.variational import Variational
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shortened
 from declarative_dist.fields.supports import first_outside
 
 LogLikelihood = Callable[..., Tensor]
@@ -121,6 +121,7 @@ class NegativeLogPosterior(nn.Module):
                 f"{name}(total_size=)",
                 "how many data there are in all, an int, 1 or above",
                 shortened(total_size),
+                code="wrong-argument",
             )
         if log_likelihood is not None and not callable(log_likelihood):
             raise DeclarationError(
@@ -173,7 +174,7 @@ def _distribution(module: Any, subject: str, *, is_any: bool = False) -> Any:
     elif isinstance(module, type):
         fix = f"Write {module.__name__}()."
     kinds = "a declarative module" if is_any else "a Variational, a Joint or a Conditional"
-    raise DeclarationError(subject, kinds, got, fix)
+    raise DeclarationError(subject, kinds, got, fix, code="not-a-density")
 
 
 def own_dims(module: Any) -> int:
@@ -192,7 +193,7 @@ def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject:
     name = f"{subject}({type(module).__name__})"
     if len(batch) < 2 if is_conditional else len(batch) != 1:
         wanted = "a context and a value" if is_conditional else "the data, one argument"
-        raise ConstraintError(name, wanted, f"{len(batch)} arguments")
+        raise ConstraintError(name, wanted, f"{len(batch)} arguments", code="wrong-data")
     if is_conditional:
         distribution = module(*batch[:-1])
         value = _as_data(batch[-1], module, name)
@@ -201,7 +202,9 @@ def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject:
     if isinstance(module, Joint):
         values = batch[0]
         if not isinstance(values, Mapping):
-            raise ConstraintError(name, "a dict of data by site", shortened(values))
+            raise ConstraintError(
+                name, "a dict of data by site", shortened(values), code="wrong-data"
+            )
         data = {site: _as_data(v, module, f"{name}.{site}") for site, v in values.items()}
         joint = module()
         return mean_of_problems(joint.log_prob(data), len(joint.batch_shape))
@@ -215,12 +218,13 @@ def _scored(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
     try:
         return distribution.log_prob(value)
     except ValueError as error:
-        said = first_outside(distribution, value) or str(error).partition("\n")[0]
+        said = first_outside(distribution, value) or first_line(error)
         raise ConstraintError(
             subject,
             f"data in the support of the distribution, {distribution.support}",
             said,
             "Remove such data, or choose a distribution that has a density there.",
+            code="outside-support",
         ) from error
 
 
@@ -238,9 +242,9 @@ def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
         ConstraintError: if it is no tensor, empty, or in another dtype or on another device.
     """
     if not isinstance(value, Tensor):
-        raise ConstraintError(subject, "a tensor", shortened(value))
+        raise ConstraintError(subject, "a tensor", shortened(value), code="wrong-data")
     if value.numel() == 0:
-        raise ConstraintError(subject, "one datum or more", shortened(value))
+        raise ConstraintError(subject, "one datum or more", shortened(value), code="wrong-data")
     every = itertools.chain(module.parameters(), module.buffers())
     like = next((tensor for tensor in every if tensor.is_floating_point()), None)
     if like is None or (value.dtype == like.dtype and value.device == like.device):
@@ -252,6 +256,7 @@ def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
             f"data on {like.device}",
             f"data on {value.device}",
             f"Write data.to({str(like.device)!r}), or move the module.",
+            code="dtype-or-device",
         )
     if value.is_complex() or (
         value.is_floating_point() and all(value.dtype != tensor.dtype for tensor in tensors)
@@ -261,6 +266,7 @@ def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
             f"data in {like.dtype}",
             f"data in {value.dtype}",
             f"Write data.to({like.dtype}), or module.to({value.dtype}).",
+            code="dtype-or-device",
         )
     is_exact = like.dtype in (torch.float32, torch.float64)
     return value.to(like.dtype) if is_exact and not value.is_floating_point() else value
@@ -282,6 +288,7 @@ def _check_data(value: Tensor, distribution: Distribution, subject: str) -> None
             f"data of shape (n, *batch, *event) = ({shapes}){also}",
             f"shape {tuple(value.shape)}",
             "Give the data these dimensions.",
+            code="wrong-shape",
         )
 
 
@@ -299,6 +306,7 @@ def _check_predicted(value: Tensor, distribution: Distribution, own: int, subjec
             f"shape {tuple(value.shape)}",
             "Give both the same batch dimensions, and declare event_dim for dimensions of one "
             "value.",
+            code="wrong-shape",
         )
 
 
@@ -307,7 +315,9 @@ def _check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subje
     expected = f"a floating-point tensor of shape ({shape}), a log likelihood per datum"
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
-        raise ConstraintError(subject, expected, f"{shortened(scores)}{dtype}")
+        raise ConstraintError(
+            subject, expected, f"{shortened(scores)}{dtype}", code="failed-method"
+        )
     # A list, because to hash a size is to fix it in a compiled graph.
     counts = [data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim]
     fits = scores.ndim == 1 + len(copies) and scores.shape[1:] == copies
@@ -318,6 +328,7 @@ def _check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subje
             expected,
             f"shape {tuple(scores.shape)}{sizes}",
             "Sum over what belongs to one datum, and leave the mean over data to the objective.",
+            code="wrong-shape",
         )
     if scores.shape[0] == 0:
-        raise ConstraintError(subject, "one datum or more", "none")
+        raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")

@@ -49,7 +49,11 @@ def _check_kind(is_right: bool, wanted: str, name: str, subject: str) -> None:
         other = "a tensor" if "dict" in wanted else "a dict of tensors by site"
         fix = "Declare the guide as a Joint." if "dict" in wanted else ""
         raise ConstraintError(
-            subject, f"a guide whose draws are {wanted}", f"{name}, whose are {other}", fix
+            subject,
+            f"a guide whose draws are {wanted}",
+            f"{name}, whose are {other}",
+            fix,
+            code="guide-mismatch",
         )
 
 
@@ -80,6 +84,7 @@ def _check_sites(target: Any, current: Any, guide: nn.Module, subject: str) -> N
                     f"a guide for {expected}",
                     f"one for {got.format(name=name)}",
                     did_you_mean(name, given) if given is draws else "Leave it out.",
+                    code="guide-mismatch",
                 )
     parts = current.sites if isinstance(current, JointDistribution) else {}
     own = {n: _support(site) for n, site in parts.items() if isinstance(site, Distribution)}
@@ -105,4 +110,5 @@ def _check_supports(own: Any, wanted: Any, subject: str) -> None:
             f"one whose support is {own}",
             "Choose a family with that support, or transform it: "
             "torch.distributions.TransformedDistribution.",
+            code="guide-mismatch",
         )

@@ -19,6 +19,7 @@ from declarative_dist.errors import (
     DeclarationError,
     ExplainedError,
     FieldError,
+    first_line,
     shortened,
 )
 from declarative_dist.fields.fixed import as_constant
@@ -45,7 +46,9 @@ def as_target(log_joint: Any, subject: str) -> Any:
     """
     if isinstance(log_joint, type):
         fix = f"Build one: {log_joint.__name__}(...)."
-        raise DeclarationError(subject, _TARGETS, f"the class {log_joint.__name__}", fix)
+        raise DeclarationError(
+            subject, _TARGETS, f"the class {log_joint.__name__}", fix, code="class-not-instance"
+        )
     if isinstance(log_joint, JointDistribution):
         raise _snapshot(log_joint, _TARGETS, subject)
     if isinstance(log_joint, Distribution):
@@ -56,9 +59,11 @@ def as_target(log_joint: Any, subject: str) -> Any:
             "Write def log_joint(values, *batch): return latents.log_prior(values) + ..., the log "
             "likelihood of the batch at these values."
         )
-        raise DeclarationError(subject, _TARGETS, f"a {name}, which has no forward", fix)
+        raise DeclarationError(
+            subject, _TARGETS, f"a {name}, which has no forward", fix, code="not-a-density"
+        )
     if not callable(log_joint):
-        raise DeclarationError(subject, _TARGETS, shortened(log_joint))
+        raise DeclarationError(subject, _TARGETS, shortened(log_joint), code="not-a-density")
     return log_joint
 
 
@@ -90,7 +95,7 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
     elif isinstance(guide, nn.Module):
         return guide
     got = f"the class {guide.__name__}" if isinstance(guide, type) else _named(guide)
-    raise DeclarationError(subject, _GUIDES, got, fix)
+    raise DeclarationError(subject, _GUIDES, got, fix, code="not-a-density")
 
 
 def takes_batch(guide: nn.Module) -> bool:
@@ -163,12 +168,13 @@ def explained(error: ValueError, owner: str) -> ValueError:
     """What a target that validates its arguments says of the guide's draws, in one line."""
     if isinstance(error, ExplainedError):
         return error
-    said = str(error).partition("\n")[0].removesuffix(", but found invalid values:")
+    said = first_line(error).removesuffix(", but found invalid values:")
     return ConstraintError(
         f"{owner}.log_joint",
         "a log density at every draw of the guide",
         f"{type(error).__name__}: {said}",
         "Choose a guide whose draws lie inside the support, or a target that covers them.",
+        code="guide-mismatch",
     )
 
 
@@ -212,6 +218,7 @@ def check_shapes(
             f"events of shape {tuple(events)}, as the guide draws",
             f"{tuple(target.event_shape)} in a {type(target).__name__}",
             "Declare dimensions of the event with event_dim, or torch.distributions.Independent.",
+            code="wrong-shape",
         )
     own = target.batch_shape
     sizes = zip(reversed(own), reversed(batch), strict=False)
@@ -221,12 +228,15 @@ def check_shapes(
             f"a batch shape that broadcasts to {tuple(batch)}, that of the guide",
             f"{tuple(own)} in a {type(target).__name__}",
             "Give the guide as many independent copies, or declare dimensions of the event.",
+            code="wrong-shape",
         )
 
 
 def _snapshot(joint: JointDistribution, expected: str, subject: str) -> DeclarationError:
     fix = f"Pass the {joint.owner} itself, without calling it."
-    return DeclarationError(subject, expected, f"a snapshot of {joint.owner}", fix)
+    return DeclarationError(
+        subject, expected, f"a snapshot of {joint.owner}", fix, code="captured-parameter"
+    )
 
 
 def _named(value: object) -> str:
@@ -244,7 +254,9 @@ def check_density(log_p: Any, log_q: Tensor, vectorize: bool, owner: str) -> Non
     subject, shape = f"{owner}.log_joint", tuple(log_q.shape)
     expected = f"a tensor of log densities of shape (*sample, *batch) = {shape}"
     if not isinstance(log_p, Tensor):
-        raise ConstraintError(subject, expected, shortened(log_p), "Return a tensor.")
+        raise ConstraintError(
+            subject, expected, shortened(log_p), "Return a tensor.", code="failed-method"
+        )
     if vectorize:
         fix = f"For one draw it must return shape (*batch) = {shape[1:]}."
     elif log_p.ndim > log_q.ndim:
@@ -254,4 +266,6 @@ def check_density(log_p: Any, log_q: Tensor, vectorize: bool, owner: str) -> Non
             "Sum over the dimensions of the event only, .sum(-1) and not .sum(); or, if it is "
             "written for one draw, set vectorize=True."
         )
-    raise ConstraintError(subject, expected, f"shape {tuple(log_p.shape)}", fix)
+    raise ConstraintError(
+        subject, expected, f"shape {tuple(log_p.shape)}", fix, code="wrong-shape"
+    )

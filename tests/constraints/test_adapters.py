@@ -114,7 +114,7 @@ def test_a_class_is_constructed(kind: type[Constraint]) -> None:
 def test_a_class_that_needs_arguments_is_refused(kind: type[Constraint], message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         as_constraint(kind, "q.rate")
-    assert str(caught.value) == message
+    assert caught.value.sentence == message
 
 
 TRANSLATED = [

@@ -113,7 +113,9 @@ def test_a_bound_is_finite(kind: type[GreaterThan] | type[LessThan], bad: float)
     name = "low" if kind is GreaterThan else "high"
     with pytest.raises(ConstraintError) as caught:
         kind(bad)
-    assert str(caught.value) == f"{kind.__name__}({name}=): expected a finite bound, got {bad!r}."
+    assert (
+        caught.value.sentence == f"{kind.__name__}({name}=): expected a finite bound, got {bad!r}."
+    )
     with pytest.raises(ConstraintError) as caught:
         kind(torch.tensor([0.0, bad]))
     assert str(caught.value).startswith(f"{kind.__name__}({name}=): expected finite bounds, got ")
@@ -123,7 +125,7 @@ def test_a_bound_is_finite(kind: type[GreaterThan] | type[LessThan], bad: float)
 def test_a_bound_is_a_number_a_tensor_or_a_name(bad: object) -> None:
     with pytest.raises(DeclarationError) as caught:
         Interval(0.0, bad)  # type: ignore[arg-type]
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         f"Interval(high=): expected a number, a tensor or the name of a field, got {bad!r}."
     )
 
@@ -158,7 +160,7 @@ def test_the_low_end_of_a_log_interval_is_positive(low: float | Tensor) -> None:
 def test_a_floor_is_finite_and_not_negative(kind: type[Positive], floor: float) -> None:
     with pytest.raises(ConstraintError) as caught:
         kind(floor=floor)
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         f"{kind.__name__}(floor=): expected a finite number, 0 or above, got {floor!r}."
     )
 
@@ -193,7 +195,7 @@ def test_bounds_without_room_in_a_dtype_are_refused(
     constraint.check_dtype(torch.float64, "Family.rate")
     with pytest.raises(ConstraintError) as caught:
         constraint.check_dtype(dtype, "Family.rate")
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         f"Family.rate: expected bounds with numbers of {dtype} strictly between, "
         f"got {constraint!r}. Use a wider dtype or a wider interval."
     )
@@ -232,7 +234,7 @@ def test_bounds_with_room_are_accepted_and_give_values(
 def test_a_floor_above_the_band_is_refused() -> None:
     with pytest.raises(ConstraintError) as caught:
         Positive(floor=2e4).check_dtype(torch.float16, "Family.rate")
-    assert str(caught.value) == (
+    assert caught.value.sentence == (
         "Family.rate: expected a floor below 10000, the highest value in torch.float16, "
         "got 20000. Use a wider dtype or a lower floor."
     )

@@ -1,0 +1,130 @@
+"""Errors say what kind of mistake they are about, and where it is explained."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import itertools
+import pickle
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+import declarative_dist
+from declarative_dist import Param, Positive, Variational
+from declarative_dist.error_codes import MEANINGS, Code
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    ExplainedError,
+    FieldError,
+    NonFiniteError,
+    StateMismatchError,
+    first_line,
+)
+
+PACKAGE = Path(declarative_dist.__file__).parent
+KINDS = (ConstraintError, DeclarationError, FieldError, NonFiniteError, StateMismatchError)
+CODES = get_args(Code)
+
+
+class Scaled(Variational):
+    base = torch.distributions.HalfNormal
+    scale = Param(1.0, Positive())
+
+
+class Sized(Variational):
+    base = torch.distributions.HalfNormal
+    scale = Param(1.0, Positive(), shape="k")
+
+
+def codes_given(tree: ast.AST) -> list[str]:
+    """The codes written in calls, also where one of several is chosen."""
+    keywords = (node for node in ast.walk(tree) if isinstance(node, ast.keyword))
+    values = [keyword.value for keyword in keywords if keyword.arg == "code"]
+    parts = itertools.chain.from_iterable(map(ast.walk, values))
+    return [part.value for part in parts if isinstance(part, ast.Constant)]
+
+
+def codes_in_use() -> set[str]:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
+    return {kind.usual_code for kind in KINDS}.union(*map(codes_given, trees))
+
+
+def test_every_code_has_a_meaning() -> None:
+    assert list(MEANINGS) == sorted(CODES) == list(CODES)
+    for meaning in MEANINGS.values():
+        assert meaning[0].isupper()
+        assert meaning.endswith(".")
+        assert "\n" not in meaning
+
+
+def test_every_code_is_in_use_and_every_code_in_use_is_known() -> None:
+    assert codes_in_use() == set(CODES)
+
+
+def test_a_code_that_is_chosen_is_found() -> None:
+    chosen = 'raise E("a", "b", "c", code="one" if x == y else "two")'
+    assert codes_given(ast.parse(chosen)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pointer_ends_the_message(kind: type[ExplainedError]) -> None:
+    usual, told = kind("A.b", "one", "two"), kind("A.b", "one", "two", "Do.", code="no-base")
+    assert str(usual) == f"A.b: expected one, got two. (docs/errors.md#{kind.usual_code})"
+    assert str(told) == "A.b: expected one, got two. Do. (docs/errors.md#no-base)"
+    assert told.sentence == first_line(told) == "A.b: expected one, got two. Do."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
+def test_errors_survive_a_trip_between_processes(kind: type[ExplainedError], again) -> None:
+    error = kind("A.b", "one", "two", "Do.", code="wrong-shape")
+    found = again(error)
+    assert type(found) is kind
+    assert vars(found) == vars(error)
+    assert str(found) == str(error)
+
+
+def test_first_lines_of_other_errors() -> None:
+    assert first_line(ValueError("It is too long.\nBy far.")) == "It is too long."
+
+
+def test_a_part_keeps_the_code_of_its_error() -> None:
+    class Outer(Variational):
+        base = torch.distributions.Independent
+        base_distribution = Sized
+        reinterpreted_batch_ndims = 1
+
+    with pytest.raises(
+        ConstraintError, match=r"^Outer\.base_distribution \(Sized\.scale\): "
+    ) as caught:
+        Outer()
+    assert caught.value.code == "missing-value"
+
+
+def test_a_class_body_keeps_the_code_of_what_it_refuses() -> None:
+    with pytest.raises(DeclarationError) as caught:
+
+        class Wrong(Variational):
+            base = torch.distributions.StudentT
+            df = -1.0
+            loc = Param()
+            scale = Param()
+
+    assert caught.value.code == "outside-constraint"
+
+
+def test_what_users_read() -> None:
+    q = Scaled()
+    with pytest.raises(ConstraintError) as caught:
+        q.scale = -1.0
+    assert caught.value.code == "outside-constraint"
+    assert str(caught.value) == (
+        "Scaled.scale: expected a finite positive number, got -1.0. Give a number above 0. "
+        "(docs/errors.md#outside-constraint)"
+    )
