@@ -1,21 +1,25 @@
-"""Every Python block of the README and of the documentation runs as it stands."""
+"""Every Python block of the README and of the documentation runs as it stands.
+
+Pages whose last block is marked are run while the site is built, which the tests of the site need.
+"""
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from docs.extensions.executing import Page, blocks_of
+from docs.extensions.executing import Block, Page, blocks_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    path
+EVERY = {
+    path: list(blocks_of(path.read_text()))
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if "```python" in path.read_text()
-]
+}
+PAGES = {path: blocks for path, blocks in EVERY.items() if blocks and not blocks[-1].info}
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +31,32 @@ def pictures_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pyplot.close("all")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = list(blocks_of(path.read_text()))
-    assert len(blocks) == path.read_text().count("```python")
+    monkeypatch.syspath_prepend(ROOT / "examples")
     page = Page(path)
-    for block in blocks:
+    for block in PAGES[path]:
         page.run(block)
+
+
+def test_no_block_is_overlooked() -> None:
+    for path, blocks in EVERY.items():
+        assert path.read_text().count("```python") == len(blocks), path
+
+
+@pytest.mark.parametrize("info", ["draw a line", "raises", "draws", "prints all", "raises A b"])
+def test_a_mark_that_means_nothing_is_refused(info: str) -> None:
+    with pytest.raises(ValueError, match=f"'python {info}' means nothing"):
+        list(blocks_of(f"```python {info}\n1\n```"))
+
+
+def test_a_block_must_raise_what_it_says(tmp_path: Path) -> None:
+    page = Page(tmp_path / "page.md")
+    assert isinstance(page.run(Block("raises KeyError", "{}[0]", 0)), KeyError)
+    with pytest.raises(ZeroDivisionError):
+        page.run(Block("raises KeyError", "1 / 0", 0))
+    with pytest.raises(AssertionError, match="no KeyError was raised"):
+        page.run(Block("raises KeyError", "1", 0))
+    assert page.run(Block("", "class A: pass\na = A()", 0)) is None
+    assert pickle.loads(pickle.dumps(page.module.a)).__class__ is page.module.A

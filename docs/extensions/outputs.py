@@ -1,7 +1,7 @@
 """Show, below a Python block of a page, what running it printed, raised or drew.
 
-Only the blocks down to the last marked one of a page are run while the site is built; the tests
-run all.
+Blocks down to the last marked one of a page are run while the site is built. The tests run whole
+pages, but those that the build runs to their end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import io
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class PythonBlock(SphinxDirective):
             self.env.current_document["page"] = _fresh(Path(self.env.doc2path(self.env.docname)))
         page: Page = self.env.current_document["page"]
         printed, error = io.StringIO(), None
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("error")
             try:
                 while waiting:
                     block = waiting.pop(0)
