@@ -10,7 +10,9 @@ from declarative_dist.constraints.positive import Exp, Positive
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
+from declarative_dist.display import notebook as _notebook  # noqa: F401 - it registers
 from declarative_dist.display.plot import plot
+from declarative_dist.display.summary import summary
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.guides import FullRankNormal, MeanFieldNormal
@@ -76,4 +78,5 @@ __all__ = [
     "register_constraint",
     "rsample_and_log_prob",
     "site",
+    "summary",
 ]

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 from torch.distributions import Distribution
+from torch.testing import assert_close
 
 from declarative_dist import Declarative, Joint, Param, Variational, fit
+from declarative_dist.fitting import arguments
 from declarative_dist.objectives import (
     ImportanceWeightedELBO,
     NegativeELBO,
@@ -260,27 +262,54 @@ def test_a_fit_in_mini_batches_compiles_twice(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_compiled_fit_has_a_fused_adam(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_the_default_adam_is_fused_and_the_same_as_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_compiled: bool
 ) -> None:
-    counter = CompileCounterWithBackend("eager")
     plain = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **options: plain(f, backend=counter))
-    made: list[torch.optim.Optimizer] = []
-    init = torch.optim.Adam.__init__
+    monkeypatch.setattr(torch, "compile", lambda f, **options: plain(f, backend="eager"))
+    made: list[torch.optim.Adam] = []
+    adam = torch.optim.Adam
 
-    def noted(self: torch.optim.Optimizer, *args: Any, **options: Any) -> None:
-        made.append(self)
-        init(self, *args, **options)
+    def noted(*args: Any, **options: Any) -> torch.optim.Adam:
+        made.append(adam(*args, **options))
+        return made[-1]
 
-    monkeypatch.setattr(torch.optim.Adam, "__init__", noted)
+    monkeypatch.setattr(arguments, "Adam", noted)
     q, twin = GammaFamily(dtype=dtype), GammaFamily(dtype=dtype)
     x = drawn(q, 10)
-    history = fit(NegativeLogLikelihood(q), x, steps=20, compile=True)
+    history = fit(NegativeLogLikelihood(q), x, steps=20, compile=is_compiled)
     assert made[0].param_groups[0]["fused"]
-    expected = fit(NegativeLogLikelihood(twin), x, steps=20)
-    assert not made[1].param_groups[0]["fused"]
-    assert history.losses == pytest.approx(expected.losses, rel=1e-5)
+    by_hand = fit(NegativeLogLikelihood(twin), x, steps=20, optimizer=lambda p: adam(p, lr=1e-2))
+    assert history.losses == pytest.approx(by_hand.losses, rel=1e-5)
+
+
+class Gaps(nn.Module):
+    """Every other row of a matrix is trained: a strided parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.arange(12.0).view(6, 2)[::2])
+
+    def forward(self) -> Tensor:
+        """The distance from 1."""
+        return (self.rows - 1.0).square().sum()
+
+
+def test_parameters_with_gaps_in_memory_are_updated_right() -> None:
+    """The fused kernel would take the gaps for numbers."""
+    objective, twin = Gaps(), Gaps()
+    history = fit(objective, steps=20, lr=0.1)
+    optimizer = torch.optim.Adam(twin.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = twin()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert history.losses == pytest.approx(losses, rel=1e-6)
+    assert_close(objective.rows, twin.rows)
 
 
 def steps_of(

@@ -1671,7 +1671,7 @@ def test_repr() -> None:
     assert text.splitlines() == [
         "Policy(Normal",
         "  (loc): predicted, of shape (2,), Real()",
-        f"  (scale): a tensor of shape (2,) with values [1.0, 1.0], {rule}",
+        f"  (scale): [1.0, 1.0], {rule}",
         "  (network): Linear(in_features=3, out_features=4, bias=True)",
         "  (projection): Linear(in_features=4, out_features=2, bias=True)",
         ")",

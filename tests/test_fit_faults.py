@@ -66,7 +66,7 @@ class Objective(nn.Module):
 def train(name):
     torch.manual_seed(0)
     objective, x = Objective(), torch.arange(30.0)
-    history = fit(objective, x, steps=60, batch_size=4, checkpoint=folder / name, every=1,
+    history = fit(objective, x, steps=150, batch_size=4, checkpoint=folder / name, every=1,
                   resume=True)
     told = {"losses": history.losses, "weights": objective.weights[::1000].tolist()}
     (folder / f"{name}.json").write_text(json.dumps(told))
@@ -89,7 +89,7 @@ def stamp():
 os.waitpid(forked("undisturbed"), 0)
 during = 0
 reached = []
-for kill in range(kills):
+while during < kills and len(reached) < 4 * kills:  # a busy machine misses some
     child = forked("fit.pt")
     end = time.monotonic() + 10
     for write in range(random.randint(0, 4)):  # those that it may finish
@@ -118,9 +118,9 @@ def test_killed_ten_times_while_it_writes(tmp_path: Path) -> None:
     assert process.returncode == 0, error
     told = json.loads(out)
     assert told["same"]
-    assert told["during"] >= 8
+    assert told["during"] == 10
     assert told["reached"] == sorted(told["reached"])
-    assert 10 < told["reached"][-1] < 60
+    assert 10 < told["reached"][-1] < 150
     names = ["fit.pt", "fit.pt.json", "undisturbed", "undisturbed.json"]
     assert told["files"] == names
 

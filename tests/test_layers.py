@@ -11,7 +11,7 @@ import declarative_dist
 
 ROOT = Path(declarative_dist.__file__).parent
 ROWS = [
-    ["error_codes", "errors", "spelling", "random_numbers"],
+    ["error_codes", "errors", "spelling", "random_numbers", "numerals"],
     [
         f"constraints.{name}"
         for name in (
@@ -56,7 +56,10 @@ ROWS = [
             "evaluation", "guard", "arguments", "checkpoint", "saving", "steps", "fit",
         )
     ],
-    ["display.plot"],
+    [
+        f"display.{name}"
+        for name in ("saturation", "rows", "reading", "table", "summary", "notebook", "plot")
+    ],
     ["integrations.arviz", "integrations.lightning"],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]

@@ -708,10 +708,9 @@ def test_the_prior_is_shown() -> None:
     )
     assert repr(Kernel(d=1)) == (
         "Kernel(\n"
-        "  (lengthscale): a tensor of shape (1,) with values [0.699999988079071], Exp(), "
-        "prior=LogNormal(loc=0.0, scale=1.0)\n"
+        "  (lengthscale): [0.7], Exp(), prior=LogNormal(loc=0.0, scale=1.0)\n"
         "  (variance): 2.0, Positive(), prior=Gamma(concentration=2.0, rate=3.0)\n"
-        "  (offset): 0.30000001192092896, Real()\n"
+        "  (offset): 0.3, Real()\n"
         ")"
     )
     assert "(effect_prior)" not in repr(Effects())

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.errors import FieldError, shortened
+from declarative_dist.errors import FieldError
+from declarative_dist.numerals import numerals
 
 if TYPE_CHECKING:
     from declarative_dist.fields.blueprint import Blueprint
@@ -121,7 +122,7 @@ class Field(ABC):
 
     def shown(self, module: nn.Module) -> str:
         """The field in the `repr` of an instance."""
-        return f"{shortened(current_value(module, self.name))}{self.describe(module)}"
+        return f"{numerals(current_value(module, self.name))}{self.describe(module)}"
 
     def describe(self, module: nn.Module) -> str:
         """What stands behind the value in `repr`."""

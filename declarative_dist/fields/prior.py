@@ -20,6 +20,7 @@ from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.part import built_by, is_declarative, is_declarative_class
+from declarative_dist.numerals import numerals
 
 _LEARNED = (
     "A plain prior keeps its numbers. One that is learned is prior=learnable(...), or a declared "
@@ -172,12 +173,5 @@ def told(prior: Any) -> str:
             value = getattr(prior, field_name)
             is_number = not isinstance(value, Tensor)
             prefix = "" if is_plain and is_number else f"{field_name}="
-            shown.append(f"{prefix}{_numbers(value)}")
+            shown.append(f"{prefix}{numerals(value)}")
     return f"{name}({', '.join(shown)})"
-
-
-def _numbers(value: Any) -> str:
-    if isinstance(value, Tensor) and not value.is_meta and 0 < value.numel() <= 4:
-        rounded = value.detach().double().mul(1e4).round().div(1e4)
-        return str(rounded.tolist())
-    return shortened(value)

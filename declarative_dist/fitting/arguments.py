@@ -117,16 +117,13 @@ def _check_forward(objective: nn.Module, name: str) -> None:
         )
 
 
-def optimizer_of(
-    objective: nn.Module, optimizer: Any, lr: Any, *, fused: bool = False
-) -> Optimizer:
+def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
     """The optimizer: the one given, one made of the trainable parameters, or Adam.
 
     Args:
         objective: what is trained.
         optimizer: an optimizer, a callable from parameters to one, or None for Adam.
         lr: the rate of Adam.
-        fused: whether Adam updates all parameters in one kernel, where torch has it.
 
     Raises:
         ConstraintError: if the rate is not a positive number.
@@ -141,8 +138,7 @@ def optimizer_of(
         )
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if optimizer is None:
-        has_kernel = all(p.device.type in _FUSED and p.is_floating_point() for p in trainable)
-        return Adam(trainable, lr=float(lr), fused=True if fused and has_kernel else None)
+        return Adam(trainable, lr=float(lr), fused=True if can_be_fused(trainable) else None)
     made = optimizer
     if not isinstance(optimizer, Optimizer) and callable(optimizer):
         made = optimizer(trainable)
@@ -168,6 +164,21 @@ def optimizer_of(
             code="wrong-optimizer",
         )
     return made
+
+
+def can_be_fused(parameters: list[nn.Parameter]) -> bool:
+    """Whether Adam may update all parameters in one kernel.
+
+    The kernel goes through memory from end to end: gaps in a strided view would be taken for
+    numbers.
+    """
+    return all(
+        type(p) is nn.Parameter
+        and p.device.type in _FUSED
+        and p.is_floating_point()
+        and p.is_contiguous()
+        for p in parameters
+    )
 
 
 def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:

@@ -51,16 +51,16 @@ def fit(
             every step; or an iterable of batches, such as a DataLoader, gone through in every
             epoch. The items of a tuple are arguments.
         steps: how many steps in all, those before `resume` too; they are counted from 1.
-        optimizer: one, or a callable from parameters to one; None for Adam. A step is
-            `optimizer.step(closure)`, so LBFGS works.
+        optimizer: one, or a callable from parameters to one; None for Adam, torch's fused one
+            where it can be. A step is `optimizer.step(closure)`, so LBFGS works.
         lr: the rate of the default optimizer, and of no other.
         batch_size: draw so many rows of the tensors for a step, without replacement, in the order
             of `torch.randperm`; the last batch of an epoch has what is left of it, and counts like
             any other: a size that divides the data has less noise.
         progress: True for a bar on a terminal (extra `fit`), "always" for one anywhere, or False.
-        compile: compile the objective; the default Adam is torch's fused one then, as fast as a
-            compiled one. Meanwhile torch's validation of distributions is off by default, as
-            `torch.compile` wants it, and afterwards as it was.
+        compile: compile the objective; the fused Adam is as fast as a compiled one. Meanwhile
+            torch's validation of distributions is off by default, as `torch.compile` wants it,
+            and afterwards as it was.
         checkpoint: a file for the state, written at the end; whole, or not at all.
         every: write it after every so many steps, too.
         resume: continue from that file, if it is there, bit for bit: module, optimizer and its
@@ -102,7 +102,7 @@ def fit(
     arguments.check_files(checkpoint, every, resume)
     arguments.check_objective(objective)
     calls = arguments.checked_callbacks(callbacks)
-    trainer = arguments.optimizer_of(objective, optimizer, lr, fused=compile)
+    trainer = arguments.optimizer_of(objective, optimizer, lr)
     bar = Progress(progress, steps)
     batches = Batches(data, batch_size, remembers=checkpoint is not None)
     history, guard = History(), Guard(objective, trainer)

@@ -46,6 +46,7 @@ class Guard:
         self._live: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._watched: list[Tensor] = []
+        self._are_plain = True
         self._has_few = True
         self._step: int | None = None
 
@@ -53,8 +54,7 @@ class Guard:
         """Keep the current state, that after a step."""
         self._step = None  # an interruption may leave the copy half made
         if self._is_as_before():
-            with torch.no_grad():
-                _copy(self._copies, self._live)
+            self._copy(self._copies, self._live)
         else:
             self._take_anew()
         self._step = step
@@ -85,16 +85,29 @@ class Guard:
                 elif not isinstance(value, _PLAIN):
                     kept[name] = copy.deepcopy(value)
         self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
+        self._are_plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in live)
         self._watched = parameters
         self._has_few = len(parameters) <= FEW and all(p.is_cpu for p in parameters)
+
+    def _copy(self, into: list[Tensor], tensors: list[Tensor]) -> None:
+        """Copy the numbers of tensors; those that are spread over processes one by one."""
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)  # in every step, and half as much as a context costs
+        try:
+            if self._are_plain:
+                torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                for mine, theirs in zip(into, tensors, strict=True):
+                    mine.copy_(theirs)
+        finally:
+            torch.set_grad_enabled(before)
 
     def restore(self, step: int) -> None:
         """Go back to the state after a step, unless it is the current one; clear gradients."""
         if self._step != step:
             return
         self._optimizer.zero_grad()
-        with torch.no_grad():
-            _copy(self._live, self._copies)
+        self._copy(self._live, self._copies)
         self._optimizer.state.clear()
         self._optimizer.state.update(self._states)
         self._slots, self._live, self._step = [], [], None
@@ -163,15 +176,6 @@ def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
             is_kept = name not in module._non_persistent_buffers_set and name not in constants
             if buffer is not None and is_kept:
                 yield buffer
-
-
-def _copy(into: list[Tensor], tensors: list[Tensor]) -> None:
-    """Copy the numbers of tensors; those that are spread over processes one by one."""
-    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
-        for mine, theirs in zip(into, tensors, strict=True):
-            mine.copy_(theirs)
-    elif into:
-        torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _are_finite(tensors: list[Tensor], few: bool) -> bool:

@@ -1,0 +1,150 @@
+"""What a summary knows of one field, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.inner_tensors import tensors_of
+from declarative_dist.display.saturation import saturated
+from declarative_dist.numerals import absent, figures, numerals
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a summary: a field, a part, or parameters that no field stands for.
+
+    Args:
+        name: the field's name, dotted in nested parts.
+        kind: what it is: "param", "constant", "derived", "head", "site", "observed", "part",
+            "module" or "parameter".
+        value: the current value as data: a number, nested lists, or for more than six numbers a
+            dict of the smallest, the median and the largest; None where there is none.
+        shown: the value as it stands in the table.
+        raw_name: the name of the unconstrained parameter, in `named_parameters()`.
+        constraint: what the constraint expects, in words.
+        prior: the prior, in words.
+        shape: the shape of the value.
+        parameters: how many numbers are parameters.
+        trained: how many of them are trained.
+        gradient: the norm of their gradient; None without one.
+        saturated: how many numbers are saturated; None where it can't be told.
+        hint: what to do about it, or about numbers that are not finite.
+    """
+
+    name: str
+    kind: str
+    value: Any = None
+    shown: str = ""
+    raw_name: str = ""
+    constraint: str = ""
+    prior: str = ""
+    shape: tuple[int, ...] | None = None
+    parameters: int = 0
+    trained: int = 0
+    gradient: float | None = None
+    saturated: int | None = None
+    hint: str = ""
+
+    @property
+    def trainable(self) -> str:
+        """Whether it is trained, as "yes", "no" or "partly"; "" without parameters."""
+        if not self.parameters:
+            return ""
+        return {0: "no", self.parameters: "yes"}.get(self.trained, "partly")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as numbers, strings and lists, such as JSON can hold."""
+        known = {name: value for name, value in asdict(self).items() if name != "shown"}
+        shape = None if self.shape is None else list(self.shape)
+        return {**known, "shape": shape, "trainable": self.trainable}
+
+
+def told_value(value: Any) -> dict[str, Any]:
+    """What a row says of a value: as data, as text, and its shape."""
+    shape = tuple(value.shape) if isinstance(value, Tensor) else None
+    shown = numerals(value, with_shape=False)
+    return {"value": figures(value), "shown": shown, "shape": shape}
+
+
+def told_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+    """What a row says of parameters: how many, how many of them train, and their gradient."""
+    found = list(parameters)
+    return {
+        "parameters": sum(each.numel() for each in found),
+        "trained": sum(each.numel() for each in found if each.requires_grad),
+        "gradient": gradient_norm(found),
+    }
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
+    """The length of the gradient of parameters; None where there is none to read.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.display.rows import gradient_norm
+        >>> x = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> x.square().sum().backward()
+        >>> gradient_norm([x])
+        10.0
+    """
+    norms = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        if gradient.is_sparse:
+            gradient = gradient.coalesce().values()
+        if not absent(gradient):
+            norms.append(torch.linalg.vector_norm(gradient.detach().double()).item())
+    return sum(norm**2 for norm in norms) ** 0.5 if norms else None
+
+
+def told_saturation(
+    constraint: Constraint, raw: Tensor, name: str, raw_name: str
+) -> dict[str, Any]:
+    """What a row says of raw numbers that steps no longer move, and of those that are none."""
+    if absent(raw):
+        return {}
+    not_finite = int((~raw.isfinite()).sum())
+    if not_finite:
+        return {
+            "hint": f"{name}: NaN or infinite{_share(not_finite, raw.numel())}. No step of "
+            f"{raw_name} mends that: go back to a checkpoint, or call reset_parameters()."
+        }
+    counts = saturated(constraint, raw)
+    if counts is None or not counts[0]:
+        return {"saturated": counts and 0}
+    return {
+        "saturated": counts[0],
+        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint "
+        f"({constraint.describe()}), where steps of {raw_name} hardly move it. Set {name} further "
+        f"inside, or give its constraint more room{_way_out(constraint)}.",
+    }
+
+
+def _share(count: int, total: int) -> str:
+    return "" if total == 1 else f" in {count} of {total} numbers"
+
+
+def _way_out(constraint: Constraint) -> str:
+    has_guard = getattr(constraint, "guard", None) is True
+    return " (guard=False widens its guard band)" if has_guard else ""
+
+
+def told_module(module: nn.Module) -> dict[str, Any]:
+    """What a row says of a module without fields."""
+    tensors = [tensor for _, tensor in tensors_of(module)]
+    text = repr(module)
+    is_long = "\n" in text or len(text) > 50
+    shown = type(module).__name__ if is_long else text
+    known = told_parameters(module.parameters())
+    count = known["parameters"]
+    if count and is_long:
+        shown = f"{shown} of {count} numbers"
+    return {"shown": shown, **known} if tensors else {"shown": shown}

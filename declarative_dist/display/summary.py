@@ -1,0 +1,123 @@
+"""The table of all fields of a module, with what is to be known of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.distributions import Distribution, Transform
+
+from declarative_dist.display.reading import rows_of
+from declarative_dist.display.rows import Row
+from declarative_dist.display.table import as_html, as_text
+from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.fields.fixed import as_module
+
+
+class Summary:
+    """A table of fields: printed as text, shown as HTML in a notebook, and read as data.
+
+    Attributes:
+        title: what the table is about.
+        rows: a `Row` for each field, in the order of declaration.
+    """
+
+    def __init__(self, title: str, rows: tuple[Row, ...]) -> None:
+        self.title = title
+        self.rows = rows
+
+    @property
+    def saturated(self) -> list[str]:
+        """The names of fields with saturated numbers."""
+        return [row.name for row in self.rows if row.saturated]
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """The rows by name, as numbers, strings and lists, such as JSON can hold."""
+        return {row.name: row.to_dict() for row in self.rows}
+
+    def __getitem__(self, name: str) -> Row:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"no row {name!r}. {did_you_mean(name, [row.name for row in self.rows])}")
+
+    def __str__(self) -> str:
+        return as_text(self.title, self.rows)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(self.title, self.rows)
+
+
+def summary(module: Any) -> Summary:
+    """A table of the fields of a module: what each is now, and how it is learned.
+
+    A row has the field's name, its value (of more than six numbers the smallest, the median and
+    the largest), the name of its raw parameter, its constraint, its prior, the shape, whether it
+    is trained, the norm of its gradient, and whether it is saturated: so far out on the map of its
+    constraint that steps of an optimizer hardly move the value. Nothing is changed by reading, nor
+    are hooks called.
+
+    Args:
+        module: a declared module, a guide, a conditioned joint, or any module in which there are
+            some, such as an objective. A plain distribution is read as constants.
+
+    Returns:
+        A `Summary`: printed as a table, also in a notebook; its `rows` and `to_dict()` are data.
+
+    Raises:
+        DeclarationError: if it is no module.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import LogInterval, Param, Variational, summary
+        >>> class Policy(Variational):
+        ...     base = dd.Normal
+        ...     loc = Param(0.0)
+        ...     scale = Param(1.0, LogInterval(0.001, 10.0))
+        >>> policy = Policy()
+        >>> policy.raw_scale.data.fill_(30.0)
+        tensor(30.)
+        >>> table = summary(policy)
+        >>> table.saturated, table["loc"].raw_name
+        (['scale'], 'raw_loc')
+    """
+    if isinstance(module, type):
+        raise DeclarationError(
+            "summary",
+            "an instance",
+            f"the class {module.__name__}",
+            f"Write {module.__name__}().",
+            code="class-not-instance",
+        )
+    is_plain = isinstance(module, (Distribution, Transform)) and not isinstance(module, nn.Module)
+    inner: Any = as_module(module) if is_plain else getattr(module, "_orig_mod", module)
+    if not isinstance(inner, nn.Module):
+        raise DeclarationError(
+            "summary",
+            "a declared module, or one in which there are some",
+            shortened(module),
+            "Give the module, not what calling it returns.",
+        )
+    return Summary(_title(inner), tuple(rows_of(inner)))
+
+
+def _title(module: nn.Module) -> str:
+    """The class, how many numbers are trained, and where they are."""
+    kind: Any = type(module)
+    is_plain = "__recipe__" in vars(kind)
+    parameters = list(module.parameters())
+    count = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    name = kind.__name__
+    if is_plain:  # such as LiveNormal
+        name = f"{'learnable ' if count else ''}{kind.__declaration__.base.__name__}"
+    if not count:
+        return f"{name}: no parameters"
+    places = sorted({str(parameter.device) for parameter in parameters})
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+    frozen = f" of {count}" if trained != count else ""
+    noun = "number" if count == 1 else "numbers"
+    where = f"{', '.join(dtypes)} on {', '.join(places)}"
+    return f"{name}: {trained}{frozen} {noun} to train, {where}"

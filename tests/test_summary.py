@@ -1,0 +1,457 @@
+"""The table of fields: what it says of every field and module, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+
+from declarative_dist import (
+    Conditional,
+    DeclarationError,
+    Declarative,
+    Exp,
+    FullRankNormal,
+    GreaterThan,
+    Head,
+    Interval,
+    Joint,
+    LearnableTransform,
+    MeanFieldNormal,
+    Param,
+    Positive,
+    Simplex,
+    Variational,
+    derived,
+    learnable,
+    site,
+    summary,
+)
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood
+from tests.cases import CASES
+
+
+class Family(Variational):
+    base = dd.StudentT
+    df = 4
+    loc = Param(0.25, prior=dd.Normal(0.0, 2.0))
+    scale = Param(0.1, Positive())
+
+
+class ByMean(Variational):
+    base = dd.Gamma
+    concentration = Param(2.0, Positive())
+    location = Param(4.0, Positive())
+
+    @derived
+    def rate(self, concentration: Tensor, location: Tensor) -> Tensor:
+        return concentration / location
+
+
+class Between(Declarative):
+    low = Param(0.0)
+    high = Param(1.0, GreaterThan("low"))
+
+
+class Policy(Conditional):
+    base = dd.Normal
+    event_dim = 1
+    loc = Head(shape=("actions",))
+    scale = Param(1.0, Interval(1e-3, 10.0), shape=("actions",))
+
+
+class Coin(Joint):
+    bias = dd.Beta(2.0, 2.0)
+    noise = learnable(dd.HalfNormal(1.0))
+
+    @site
+    def heads(self, bias: Tensor, noise: Tensor) -> dd.Distribution:
+        return dd.Binomial(10, bias + 0 * noise)
+
+
+class Latents(Declarative):
+    rate = Param(2.0, Positive())
+    weights = Param([0.2, 0.3, 0.5], Simplex())
+
+
+def test_the_whole_table() -> None:
+    q = Family()
+    q.freeze("scale")
+    (q.loc * 3).backward()
+    assert str(summary(q)) == (
+        "Family: 1 of 2 numbers to train, float32 on cpu\n" + "-" * 124 + "\n"
+        "name   value  raw name   constraint                prior                       "
+        "shape  trainable  gradient  saturated\n" + "-" * 124 + "\n"
+        "df     4.0               constant                                              ()\n"
+        "loc    0.25   raw_loc    a finite number           Normal(loc=0.0, scale=2.0)  "
+        "()     yes        3.0       no\n"
+        "scale  0.1    raw_scale  a finite positive number                              "
+        "()     no                   no\n" + "-" * 124
+    ).replace("-" * 124, "-" * len(max(str(summary(q)).splitlines(), key=len)))
+
+
+def test_rows_are_data() -> None:
+    q = Family(batch_shape=(3,))
+    q.log_prob(torch.zeros(())).sum().backward()
+    table = summary(q)
+    assert [row.name for row in table.rows] == ["df", "loc", "scale"]
+    row = table["scale"]
+    assert (row.kind, row.shape, row.trainable, row.saturated) == ("param", (3,), "yes", 0)
+    assert row.raw_name == "raw_scale"
+    assert row.value == pytest.approx([0.1] * 3)
+    assert row.gradient == pytest.approx(q.raw_scale.grad.norm().item(), rel=1e-6)
+    assert table["df"].value == 4.0
+    assert table.to_dict()["loc"]["prior"] == "Normal(loc=0.0, scale=2.0)"
+    assert json.loads(json.dumps(table.to_dict())) == table.to_dict()
+    with pytest.raises(KeyError, match="Did you mean 'scale'"):
+        table["scle"]
+
+
+def test_derived_values_bounds_and_constants() -> None:
+    table = summary(ByMean())
+    assert table["rate"].value == pytest.approx(0.5)
+    assert table["rate"].constraint == "derived from concentration, location"
+    between = Between(low=2.0, high=5.0)
+    assert summary(between)["high"].constraint == "a finite number above 'low'"
+    assert summary(between)["high"].value == pytest.approx(5.0)
+    between.raw_high.data.fill_(-40.0)
+    assert summary(between).saturated == ["high"]
+
+
+def test_saturated_fields_are_marked_with_a_hint() -> None:
+    policy = Policy(in_features=2, actions=2)
+    policy.raw_scale.data[1] = 30.0
+    table = summary(policy)
+    assert table.saturated == ["scale"]
+    assert table["scale"].hint == (
+        "scale: saturated in 1 of 2 numbers, at the edge of its constraint (a number strictly "
+        "between 0.001 and 10.0), where steps of raw_scale hardly move it. Set scale further "
+        "inside, or give its constraint more room."
+    )
+    assert table["scale"].hint in str(table)
+    assert "YES, 1" in str(table)
+    q = Family()
+    q.raw_scale.data.fill_(-200.0)
+    assert "(guard=False widens its guard band)" in summary(q)["scale"].hint
+    q.raw_scale.data.fill_(math.nan)
+    assert summary(q)["scale"].hint.startswith("scale: NaN or infinite. No step of raw_scale")
+    assert "not finite" in str(summary(q))
+    q.scale = 1.0
+    assert not summary(q).saturated
+
+
+def test_heads_have_no_value() -> None:
+    table = summary(Policy(in_features=2, actions=3, network=nn.Linear(5, 2)))
+    head = table["loc"]
+    assert (head.kind, head.value, head.shown, head.shape) == ("head", None, "predicted", (3,))
+    assert head.saturated is None
+    assert table["network"].parameters == 12
+    assert table["projection"].parameters == 9
+
+    class Scaled(Policy):
+        scale = Param(1.0, Positive())
+
+        @derived
+        def twice(self, loc: Tensor) -> Tensor:
+            return 2 * loc
+
+    assert summary(Scaled(in_features=2, actions=3))["twice"].shown == "needs a context"
+
+
+def test_joints_sites_and_data() -> None:
+    table = summary(Coin())
+    assert (table["bias"].kind, table["bias"].shown) == (
+        "constant",
+        "Beta(concentration1=2.0, concentration0=2.0)",
+    )
+    assert (table["heads"].kind, table["heads"].constraint) == ("site", "given bias, noise")
+    assert table["noise.scale"].raw_name == "noise.raw_scale"
+    observed = summary(Coin().condition(heads=7))["heads"]
+    assert (observed.kind, observed.value) == ("observed", 7.0)
+    assert len([row for row in table.rows if row.name == "heads"]) == 1
+
+
+@pytest.mark.parametrize("kind", [MeanFieldNormal, FullRankNormal])
+def test_guides_show_their_sites(kind: Any) -> None:
+    guide = kind(Latents(batch_shape=(2,)))
+    table = summary(guide)
+    assert table["weights"].value[1] == pytest.approx([0.2, 0.3, 0.5])
+    assert table["rate"].value == pytest.approx([2.0, 2.0])
+    assert table["rate"].constraint == "a finite positive number"
+    assert table["raw_loc"].trainable == "yes"
+    assert not table.saturated
+    with torch.no_grad():
+        guide.center[0, 0] = -90.0
+    assert summary(guide).saturated == ["rate"]
+    guide = kind(Coin().condition(heads=3))
+    assert 0 < summary(guide)["bias"].value < 1
+
+
+def test_objectives_and_modules_with_families_inside() -> None:
+    objective = NegativeELBO(dd.Gamma(2.0, 3.0), learnable(dd.Gamma(1.0, 1.0)))
+    objective().backward()
+    table = summary(objective)
+    assert table["guide.rate"].raw_name == "guide.raw_rate"
+    assert table["guide.rate"].gradient is not None
+    model = nn.ModuleDict({"trunk": nn.Linear(2, 3), "head": NegativeLogLikelihood(Family())})
+    table = summary(model)
+    assert table["trunk"].parameters == 9
+    assert table["head.module.loc"].raw_name == "head.module.raw_loc"
+    assert [row.name for row in summary(nn.Linear(2, 3)).rows] == ["weight", "bias"]
+
+
+def test_raw_names_are_those_of_named_parameters() -> None:
+    for make in CASES.values():
+        module = make()
+        names = {row.raw_name.partition(" ")[0] for row in summary(module).rows} - {""}
+        known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        assert names <= known
+        rows = summary(module).rows
+        told = names | {row.name for row in rows if row.kind in ("parameter", "module")}
+        assert all(any(name.startswith(each) for each in told) for name in known)
+        assert sum(row.parameters for row in rows) == sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_is_told_as_text_html_and_data(name: str) -> None:
+    table = summary(CASES[name]())
+    text, page = str(table), table._repr_html_()
+    assert "Error" not in text
+    assert "Error" not in page
+    assert not table.saturated
+    json.dumps(table.to_dict())
+    assert max(map(len, text.splitlines())) < 260
+
+
+def test_shared_parts_and_tied_parameters_are_told_once() -> None:
+    class Part(Variational):
+        base = dd.Normal
+
+    class Pair(Declarative):
+        one = Part
+        other = Part
+
+    part = Part()
+    pair = Pair(one=part, other=part)
+    assert summary(pair)["other"].shown == "the same as one"
+    tied = Pair()
+    tied.other.raw_scale = tied.one.raw_scale
+    table = summary(tied)
+    assert table["other.scale"].raw_name == "other.raw_scale (is one.raw_scale)"
+    assert sum(row.parameters for row in table.rows) == 3
+
+
+def test_priors_that_are_learned_have_rows() -> None:
+    class Effects(Declarative):
+        effect = Param(0.0, shape=(4,), prior=learnable(dd.Normal(0.5, 2.0)))
+
+    table = summary(Effects())
+    assert table["effect"].prior == "Normal(loc=0.5, scale=2.0)"
+    assert table["effect_prior.scale"].raw_name == "effect_prior.raw_scale"
+
+
+def test_transforms() -> None:
+    class Shift(LearnableTransform):
+        base = dd.AffineTransform
+        loc = Param(1.0)
+        scale = 2.0
+
+    class Squashed(Variational):
+        base = dd.TransformedDistribution
+        base_distribution = Family
+        transforms = [Shift, dd.TanhTransform()]  # noqa: RUF012
+
+    table = summary(Squashed())
+    assert table["transforms.0.loc"].raw_name == "transforms.0.raw_loc"
+    assert table["transforms.1"].shown == "FixedTransform(TanhTransform())"
+    assert summary(Shift())["scale"].value == 2.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype(dtype: torch.dtype) -> None:
+    for q in (Family(dtype=dtype), Latents(dtype=dtype), Between(dtype=dtype)):
+        text = str(summary(q))
+        assert str(dtype).removeprefix("torch.") in text
+        assert "Error" not in text
+
+
+def test_the_meta_device() -> None:
+    table = summary(Family(device="meta"))
+    assert table["scale"].shown == "on the meta device"
+    assert table["scale"].saturated is None
+    assert table["scale"].trainable == "yes"
+    for make in CASES.values():
+        assert "on the meta device" in str(summary(make().to("meta")))
+
+
+def test_a_million_numbers() -> None:
+    values = torch.linspace(-1.0, 3.0, 1_000_001)
+    q = learnable(dd.Normal(values, torch.ones_like(values)))
+    start = time.perf_counter()
+    table = summary(q)
+    assert time.perf_counter() - start < 5.0
+    assert table["loc"].value == {"min": -1.0, "median": 1.0, "max": 3.0}
+    assert table["loc"].shown == "min -1.0, median 1.0, max 3.0"
+    assert table["scale"].shown == "all 1.0"
+    assert table["loc"].shape == (1_000_001,)
+    assert "(loc): shape (1000001,), min -1.0, median 1.0, max 3.0, Real()" in repr(q)
+
+
+def test_reading_leaves_no_trace() -> None:
+    calls: list[str] = []
+
+    class Noisy(Variational):
+        base = dd.Normal
+        scale = Param(1.0, Positive())
+        network = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5))
+
+        @derived
+        def loc(self, network: nn.Module, scale: Tensor) -> Tensor:
+            return network(torch.randn(3, 2)).sum() + scale
+
+    q = Noisy()
+    q.scale.backward()
+    for module in q.modules():
+        module.register_forward_hook(lambda *_: calls.append("forward"))
+        module.register_forward_pre_hook(lambda *_: calls.append("before"))
+    state = {name: value.clone() for name, value in q.state_dict().items()}
+    grads = [None if p.grad is None else p.grad.clone() for p in q.parameters()]
+    flags = [p.requires_grad for p in q.parameters()]
+    attributes = {name: set(vars(part)) for name, part in q.named_modules()}
+    random = torch.get_rng_state()
+    text, page = str(summary(q)), q._repr_html_()
+    assert "loc" in text
+    assert "loc" in page
+    assert calls == []
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, state[name]) for name, value in q.state_dict().items())
+    assert flags == [p.requires_grad for p in q.parameters()]
+    assert attributes == {name: set(vars(part)) for name, part in q.named_modules()}
+    assert all(part.training for part in q.modules())
+    for parameter, grad in zip(q.parameters(), grads, strict=True):
+        assert (parameter.grad is None) == (grad is None)
+        assert grad is None or torch.equal(parameter.grad, grad)
+
+
+def test_a_field_that_fails_does_not_take_the_table_with_it() -> None:
+    class Broken(Declarative):
+        scale = Param(1.0, Positive())
+
+        @derived
+        def worse(self, scale: Tensor) -> Tensor:
+            if scale > 2:
+                raise ValueError("no")
+            return scale
+
+        @derived
+        def worst(self, worse: Tensor) -> Tensor:
+            return worse
+
+    broken = Broken()
+    broken.scale = 3.0
+    table = summary(broken)
+    assert table["worse"].shown == "<ValueError>"
+    assert table["scale"].value == pytest.approx(3.0)
+    assert "(worse): <ValueError>" in repr(broken)
+    assert table["worst"].value is None
+
+
+def test_plain_distributions_are_constants() -> None:
+    table = summary(dd.Normal(torch.tensor([0.0, 1.0]), 2.0))
+    assert table.title == "Normal: no parameters"
+    assert table["scale"].value == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("wrong", [3, None, "q", [Family]])
+def test_what_has_no_fields(wrong: object) -> None:
+    with pytest.raises(DeclarationError, match="summary: expected a declared module"):
+        summary(wrong)
+
+
+def test_a_class() -> None:
+    with pytest.raises(DeclarationError, match=r"got the class Family\. Write Family\(\)\."):
+        summary(Family)
+
+
+class Page(HTMLParser):
+    """The texts in a page by tag, and its tags, which must be balanced."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.styles: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.open.append(tag)
+        self.styles += [value for name, value in attrs if name == "style"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self.open[-1], data))
+
+
+def test_html_has_the_same_cells_as_the_text() -> None:
+    q = Family()
+    q.raw_scale.data.fill_(-200.0)
+    page = Page(summary(q)._repr_html_())
+    headings = [text for tag, text in page.texts if tag == "th"]
+    assert headings[:3] == ["name", "value", "raw name"]
+    assert {"df", "loc", "scale"} <= set(headings)
+    cells = [text for tag, text in page.texts if tag == "td"]
+    assert {"0.25", "raw_loc", "constant", "YES", "()", "Normal(loc=0.0, scale=2.0)"} <= set(cells)
+    assert any("saturated" in text for tag, text in page.texts if tag == "li")
+
+
+def test_html_takes_its_colours_from_the_page() -> None:
+    # Legible in light and in dark: no colour of text or ground of its own.
+    for style in Page(Family()._repr_html_()).styles:
+        for part in style.split(";"):
+            name, _, value = part.partition(":")
+            if name in ("color", "background"):
+                assert value in ("inherit", "transparent")
+            assert "#" not in value
+
+
+def test_html_is_escaped() -> None:
+    class Tagged(nn.Module):
+        def extra_repr(self) -> str:
+            return "<script>alert('1 & 2')</script>"
+
+    class Holder(Declarative):
+        scale = Param(1.0, Exp())
+        part = Tagged()
+
+    Holder.__name__ = "<b>Holder</b>"
+    page = Holder()._repr_html_()
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;" in page
+    assert "&lt;b&gt;Holder" in page
+
+
+def test_notebooks_show_families_guides_and_posteriors() -> None:
+    posterior = Coin().condition(heads=7)
+    for shown in (Family(), Coin(), posterior, MeanFieldNormal(posterior)):
+        assert "<table" in shown._repr_html_()  # type: ignore[attr-defined]
+
+
+def test_repr_shows_values_shortly() -> None:
+    assert repr(Family()) == (
+        "Family(StudentT\n"
+        "  (df): 4.0, constant\n"
+        "  (loc): 0.25, Real(), prior=Normal(loc=0.0, scale=2.0)\n"
+        "  (scale): 0.1, Positive()\n"
+        ")"
+    )
