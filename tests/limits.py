@@ -10,6 +10,19 @@ IN_PLACE = (
 )
 BRANCHES = "Wishart.rsample branches on the values of its draws (pytorch/pytorch#122021, open)"
 
+MOVES = "the support depends on a parameter"
+ONION = (
+    "for 3 dimensions or more torch draws rows with offset + 1/2 in place of (offset + 1) / 2 in "
+    "their beta distribution, so that a correlation varies by 0.30 in place of 0.25 "
+    "(the disagreement seen in pytorch/pytorch#69281)"
+)
+
+SCORE = {
+    **dict.fromkeys(("GeneralizedPareto", "Pareto", "Uniform", "bounds"), MOVES),
+    "LKJCholesky": ONION,
+}
+"""The mean gradient of log_prob over draws is not zero."""
+
 VMAP_LOG_PROB = {
     "Geometric-logits": INDEXING,
     "Geometric-probs": INDEXING,

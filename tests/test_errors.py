@@ -24,9 +24,17 @@ from declarative_dist.errors import (
     StateMismatchError,
     first_line,
 )
+from declarative_dist.testing import BrokenPromiseError
 
 PACKAGE = Path(declarative_dist.__file__).parent
-KINDS = (ConstraintError, DeclarationError, FieldError, NonFiniteError, StateMismatchError)
+KINDS = (
+    BrokenPromiseError,
+    ConstraintError,
+    DeclarationError,
+    FieldError,
+    NonFiniteError,
+    StateMismatchError,
+)
 CODES = get_args(Code)
 
 

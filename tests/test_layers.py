@@ -61,6 +61,14 @@ ROWS = [
         for name in ("saturation", "rows", "reading", "table", "summary", "notebook", "plot")
     ],
     ["integrations.arviz", "integrations.lightning"],
+    [
+        f"testing.{name}"
+        for name in (
+            "promise", "raw_numbers", "jacobian", "constraint_trial", "constraint_maths",
+            "constraint_module", "constraint", "distribution_trial", "distribution_draws",
+            "distribution_module", "distribution",
+        )
+    ],
 ]  # fmt: skip
 ORDER = [name for row in ROWS for name in row]
 FILES = {

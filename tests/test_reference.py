@@ -11,7 +11,14 @@ import pytest
 import declarative_dist
 
 PAGES = Path(__file__).parent.parent / "docs" / "api"
-MODULES = ["", ".fitting", ".integrations.arviz", ".integrations.lightning", ".objectives"]
+MODULES = [
+    "",
+    ".fitting",
+    ".integrations.arviz",
+    ".integrations.lightning",
+    ".objectives",
+    ".testing",
+]
 
 
 def documented() -> set[str]:

@@ -107,17 +107,24 @@ class Constraint(nn.Module, ABC):
     def contains(self, value: Tensor) -> Tensor:
         """Whether each value is finite and inside the open set.
 
+        Unlike torch's own check of an interval, this one leaves the bounds of the support out.
+
         Args:
             value: candidate values, of shape `(*batch, *event)`.
 
         Returns:
             A boolean tensor of shape `(*batch)`.
         """
-        finite = value.isfinite()
+        support: Any = self.support
+        inside = value.isfinite()
+        if hasattr(support, "lower_bound"):
+            inside = inside & (value > support.lower_bound)
+        if hasattr(support, "upper_bound"):
+            inside = inside & (value < support.upper_bound)
         if self.event_dim:
-            finite = finite.flatten(-self.event_dim).all(-1)
-        inside: Tensor = finite & self.support.check(value)
-        return inside
+            inside = inside.flatten(-self.event_dim).all(-1)
+        checked: Tensor = support.check(value)
+        return inside & checked
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         """The log of the volume change from raw to value, of shape `(*batch)`.

@@ -1,0 +1,146 @@
+"""What a constraint promises as a module: state, copies, and the company of torch's own tools."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, TransformedDistribution
+from torch.nn.utils import parametrize
+
+from declarative_dist.testing.constraint_trial import Trial
+from declarative_dist.testing.promise import compiling, is_close, told, unregistered, written
+
+
+def state(trial: Trial) -> None:
+    """Tensors that move with it, and shapes on the meta device."""
+    name = unregistered(trial.constraint)
+    if name is not None:
+        raise trial.broken(
+            name,
+            "a buffer, which moves, saves and loads with the constraint",
+            "a tensor as a plain attribute",
+            f"Write self.register_buffer({name.rpartition('.')[2]!r}, ...) in __init__.",
+        )
+    moved = trial.built().to("meta")
+    value = moved(torch.empty(2, *trial.raw_shape, device="meta", dtype=torch.float64))
+    if not value.is_meta or value.shape != (2, *trial.shape):
+        expected = f"a meta tensor of shape {(2, *trial.shape)} for a meta tensor"
+        raise trial.broken("forward", expected, f"{tuple(value.shape)} on {value.device}")
+
+
+def copies(trial: Trial) -> None:
+    """The same map from copy.deepcopy and pickle."""
+    constraint, raw = trial.built(), trial.moderate()
+    _expect_same(trial, "copy.deepcopy", copy.deepcopy(constraint)(raw), constraint(raw))
+    try:
+        again = pickle.loads(pickle.dumps(constraint))  # noqa: S301, what was just dumped
+    except Exception as error:
+        raise trial.broken(
+            "__reduce__",
+            "a constraint that pickles",
+            told(error),
+            "Define its class at the top of a module, and hold no lambda in it.",
+        ) from error
+    _expect_same(trial, "pickle", again(raw), constraint(raw))
+
+
+def _expect_same(trial: Trial, through: str, got: Tensor, wanted: Tensor) -> None:
+    if not torch.equal(got, wanted):
+        expected = f"the same values through {through}, {written(wanted[0])}"
+        raise trial.broken("forward", expected, written(got[0]))
+
+
+def transform(trial: Trial) -> None:
+    """The same map as a torch.distributions.Transform."""
+    constraint = trial.built()
+    raw = trial.moderate()
+    found: Any = constraint.as_transform()
+    value = found(raw)
+    _expect_same(trial, "as_transform", value, constraint(raw))
+    _expect_same(trial, "as_transform().inv", found.inv(value), constraint.inverse(value))
+    base = Normal(torch.zeros_like(raw), torch.ones_like(raw))
+    pushed = TransformedDistribution(base, [found], validate_args=False)
+    if pushed.event_shape != trial.shape[len(trial.shape) - constraint.event_dim :]:
+        expected = f"events of {constraint.event_dim} dimensions in a TransformedDistribution"
+        raise trial.broken("as_transform", expected, f"{tuple(pushed.event_shape)}")
+    try:
+        scored = pushed.log_prob(value)
+    except NotImplementedError:
+        return
+    if scored.shape != pushed.batch_shape or not scored.isfinite().all():
+        expected = f"finite log densities of shape {tuple(pushed.batch_shape)}"
+        raise trial.broken("log_abs_det_jacobian", expected, written(scored))
+
+
+def parametrization(trial: Trial) -> None:
+    """A parametrization for torch.nn.utils.parametrize."""
+    constraint = trial.built()
+    module: Any = nn.Module()
+    start = constraint(trial.moderate(count=1)[0]).detach()
+    module.register_parameter("weight", nn.Parameter(start.clone()))
+    parametrize.register_parametrization(module, "weight", constraint)
+    _expect_close(trial, "the value that was there", module.weight, start)
+    (gradient,) = torch.autograd.grad(module.weight.sum(), list(module.parameters())[:1])
+    if not gradient.isfinite().all():
+        raise trial.broken("forward", "a finite gradient as a parametrization", written(gradient))
+    other = constraint(trial.moderate(count=2)[1]).detach()
+    module.weight = other
+    _expect_close(trial, "the value that was assigned", module.weight, other)
+
+
+def _expect_close(trial: Trial, what: str, got: Tensor, wanted: Tensor) -> None:
+    if not is_close(got.detach(), wanted, 1e-6):
+        expected = f"{what}, {written(wanted)}, as a parametrization"
+        raise trial.broken("right_inverse", expected, written(got))
+
+
+def vmap(trial: Trial) -> None:
+    """The same values under torch.func.vmap and torch.func.grad."""
+    constraint, raw = trial.built(), trial.moderate()
+    mapped, value = torch.func.vmap(constraint)(raw), constraint(raw)
+    if not is_close(mapped, value, 1e-9):
+        raise trial.broken("forward", f"{written(value[0])} under vmap too", written(mapped[0]))
+
+    def total(numbers: Tensor) -> Tensor:
+        return constraint(numbers).square().sum()
+
+    numbers = raw.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(total(numbers), numbers)
+    found = torch.func.vmap(torch.func.grad(total))(raw)
+    if not is_close(found, wanted, 1e-7):
+        expected = f"the gradient {written(wanted[0])} under torch.func.grad too"
+        raise trial.broken("forward", expected, written(found[0]))
+
+
+def compiled(trial: Trial) -> None:
+    """The same values from torch.compile(fullgraph=True)."""
+    dtype = torch.float32 if torch.float32 in trial.dtypes else trial.dtypes[0]
+    constraint = trial.built(dtype)
+    ordinary = trial.moderate(dtype)
+    raw = torch.cat([ordinary, trial.extreme(dtype)])
+    with compiling():
+        found = torch.compile(constraint, fullgraph=True)(raw)
+    expected = f"{constraint.describe()} under torch.compile too"
+    trial.demand(constraint.contains(found), "forward", expected, raw, found, "")
+    value = constraint(ordinary)
+    if not is_close(found[: len(value)], value, 1e-5):
+        expected = f"{written(value[0])} under torch.compile too"
+        raise trial.broken("forward", expected, written(found[0]))
+
+
+MODULE: Mapping[str, Callable[[Trial], None]] = {
+    "transform": transform,
+    "parametrization": parametrization,
+    "state": state,
+    "copies": copies,
+    "vmap": vmap,
+}
+"""The promises of a module."""
+
+COMPILED: Mapping[str, Callable[[Trial], None]] = {"compile": compiled}
+"""Those that take seconds."""

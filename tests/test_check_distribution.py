@@ -1,0 +1,406 @@
+"""`check_distribution`: every family here passes, each broken one is told what it broke."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+from torch.distributions import Distribution
+
+from declarative_dist import DeclarationError, learnable
+from declarative_dist.errors import ExplainedError
+from declarative_dist.testing import BrokenPromiseError, check_distribution
+from tests import broken_families as broken
+from tests.cases import CASES, MixtureDensity, Policy
+from tests.limits import NO_PATHWISE_BACKWARD, SCORE, VMAP_LOG_PROB
+
+pytestmark = [
+    # torch warns at the first draw of every Wishart, singular or not.
+    pytest.mark.filterwarnings("ignore:Singular sample:UserWarning"),
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+    # Raised by a module of torch that inductor imports.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
+]
+
+LIMITS = {
+    "score": SCORE,
+    "vmap": VMAP_LOG_PROB,
+    "rsample": NO_PATHWISE_BACKWARD,
+    "dtype": {"GeneralizedPareto": "torch's own compares with a float32 constant"},
+}
+"""What upstream cannot do, by promise."""
+
+
+def sentence(error: ExplainedError) -> str:
+    """A message without estimates."""
+    means = r"over its own draws, to [\d.]+, got [\d.-]+\d"
+    return re.sub(means, "over its own draws ...", error.sentence)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_family_passes(name: str) -> None:
+    check_distribution(CASES[name](), skip=[kind for kind in LIMITS if name in LIMITS[kind]])
+
+
+@pytest.mark.parametrize(
+    ("name", "promise"), [(name, kind) for kind in LIMITS for name in LIMITS[kind]]
+)
+def test_what_upstream_cannot_do_is_found(name: str, promise: str) -> None:
+    others = [kind for kind in LIMITS if name in LIMITS[kind] and kind != promise]
+    with pytest.raises(BrokenPromiseError, match=f"^'{promise}' is broken"):
+        check_distribution(CASES[name](), skip=others)
+
+
+def test_what_torch_draws_of_correlations() -> None:
+    """The other side of what the score says: the variance of draws, which is 1/4 in theory."""
+    factor = dd.LKJCholesky(3, torch.tensor(1.0, dtype=torch.float64)).sample((100_000,))
+    correlation = factor @ factor.mT
+    assert correlation[:, 1, 0].var().item() == pytest.approx(0.25, abs=0.005)
+    assert correlation[:, 2, 0].var().item() == pytest.approx(0.30, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [Policy(in_features=4, actions=2), Policy(actions=2, network=nn.Linear(4, 2))],
+    ids=["layer", "network"],
+)
+def test_conditional_families_pass_with_a_context(family: nn.Module) -> None:
+    check_distribution(family, torch.randn(5, 4))
+
+
+def test_nested_conditional_families_pass() -> None:
+    check_distribution(MixtureDensity(in_features=3, k=3), torch.randn(5, 3))
+
+
+def test_plain_distributions_are_made_learnable() -> None:
+    check_distribution(dd.Gamma(torch.tensor([2.0, 3.0]), 1.0))
+
+
+def test_hand_written_modules_pass() -> None:
+    check_distribution(broken.OfPlain)
+
+
+BROKEN: list[tuple[type[nn.Module], dict[str, Any], str]] = [
+    (
+        broken.NeedsSizes,
+        {},
+        (
+            "NeedsSizes: expected a class that needs no arguments, got ConstraintError: "
+            "NeedsSizes.loc: expected a size for 'd', got none. Write NeedsSizes(d=...), or "
+            "give a value of that size. Give an instance."
+        ),
+    ),
+    (
+        broken.Uncopied,
+        {},
+        (
+            "'copies' is broken. Uncopied.__deepcopy__: expected an independent copy, got a "
+            "change of the original with its copy. Hold parameters as attributes of the "
+            "module, not in a closure or a global."
+        ),
+    ),
+    (
+        broken.Unlearned,
+        {},
+        (
+            "'parameters' is broken. Unlearned.parameters(): expected parameters to learn, "
+            "got none. Declare a Param, or check with skip for what has none."
+        ),
+    ),
+    (
+        broken.Lazy,
+        {},
+        (
+            "'parameters' is broken. Lazy.scale: expected the same parameter from the "
+            "start, got another later. Make it in __init__: an optimizer that was given "
+            "parameters() would not know it."
+        ),
+    ),
+    (
+        broken.Frozen,
+        {},
+        (
+            "'parameters' is broken. Frozen.parameters(): expected parameters to learn, got "
+            "none. Declare a Param, or check with skip for what has none."
+        ),
+    ),
+    (
+        broken.SummedDensity,
+        {},
+        (
+            "'shapes' is broken. SummedDensity.log_prob: expected the shape (2,) for the "
+            "sample shape (), got (). batch_shape and event_shape must say what is drawn: "
+            "see Independent and event_dim."
+        ),
+    ),
+    (
+        broken.SwappedShapes,
+        {},
+        (
+            "'shapes' is broken. SwappedShapes.sample: expected the shape (2,) for the "
+            "sample shape (), got (2, 2). batch_shape and event_shape must say what is "
+            "drawn: see Independent and event_dim."
+        ),
+    ),
+    (
+        broken.WrongSupport,
+        {},
+        (
+            "'support' is broken. WrongSupport.sample: expected a draw in "
+            "GreaterThan(lower_bound=0.0), got -0.8350552. Draw inside it, or name another "
+            "support."
+        ),
+    ),
+    (
+        broken.InfiniteDensity,
+        {},
+        (
+            "'support' is broken. InfiniteDensity.log_prob: expected a finite log density "
+            "of its own draw, got -inf for the draw [-0.8350552, 0.1645018]."
+        ),
+    ),
+    (
+        broken.NarrowDraws,
+        {},
+        (
+            "'score' is broken. NarrowDraws.log_prob: expected a mean gradient by log_scale "
+            "of 0.0 over its own draws .... Make sample and log_prob those of one "
+            "distribution, normalised. Where the support depends on parameters, as a "
+            "uniform's does, check with skip=['score']."
+        ),
+    ),
+    (
+        broken.DrawsWithGradients,
+        {},
+        (
+            "'shapes' is broken. DrawsWithGradients.sample: expected a draw without a "
+            "gradient, got one with. Draw under torch.no_grad() in sample; rsample is for "
+            "gradients."
+        ),
+    ),
+    (
+        broken.NoNormaliser,
+        {},
+        (
+            "'score' is broken. NoNormaliser.log_prob: expected a mean gradient by "
+            "log_scale of 0.0 over its own draws .... Make sample and log_prob those of one "
+            "distribution, normalised. Where the support depends on parameters, as a "
+            "uniform's does, check with skip=['score']."
+        ),
+    ),
+    (
+        broken.DetachedDraws,
+        {},
+        (
+            "'rsample' is broken. DetachedDraws.rsample: expected a draw with a gradient, "
+            "got a detached one. Draw with torch's operations on the parameters, or set "
+            "has_rsample = False."
+        ),
+    ),
+    (
+        broken.AModule,
+        {},
+        (
+            "'snapshot' is broken. AModule.forward: expected a plain distribution, got a "
+            "module, Good. Return a torch.distributions object from forward."
+        ),
+    ),
+    (
+        broken.Stale,
+        {},
+        (
+            "'step' is broken. Stale.log_prob: expected a graph of its own for every call, "
+            "got one that is gone. Build the distribution in each call, and keep nothing "
+            "that has a gradient."
+        ),
+    ),
+    (
+        broken.StaleValues,
+        {},
+        (
+            "'step' is broken. StaleValues.log_prob: expected other log densities after a "
+            "step, got a tensor of shape (4, 2) with values from -1.6907769441604614 to "
+            "-1.0100669860839844. Build the distribution in each call, and keep nothing "
+            "computed from parameters."
+        ),
+    ),
+    (
+        broken.Shadowed,
+        {},
+        (
+            "'snapshot' is broken. Shadowed.log_prob: expected a tensor of shape (4, 2) "
+            "with values from -1.6907769441604614 to -1.0100669860839844, as of a call, got "
+            "a tensor of shape (4, 2) with values from -0.6907769441604614 to "
+            "-0.010066986083984375. Leave it to Variational, which asks a fresh "
+            "distribution, and keep none."
+        ),
+    ),
+    (
+        broken.Unused,
+        {},
+        (
+            "'gradient' is broken. Unused.spare: expected a gradient from the log density, "
+            "got none. Use it in the distribution without detach, item, data or numpy, or "
+            "freeze it."
+        ),
+    ),
+    (
+        broken.Detached,
+        {},
+        (
+            "'gradient' is broken. Detached.raw_location: expected a gradient from the log "
+            "density, got none. Use it in the distribution without detach, item, data or "
+            "numpy, or freeze it."
+        ),
+    ),
+    (
+        broken.NaNGradient,
+        {},
+        (
+            "'gradient' is broken. NaNGradient.raw_size: expected a finite gradient from "
+            "the log density, got nan."
+        ),
+    ),
+    (
+        broken.PlainTensor,
+        {},
+        (
+            "'state' is broken. PlainTensor.shift: expected a buffer, which moves, saves "
+            "and loads with the module, got a tensor as a plain attribute. Declare it in "
+            "the class body, or register_buffer it."
+        ),
+    ),
+    (
+        broken.Unpicklable,
+        {},
+        (
+            "'pickle' is broken. Unpicklable.__reduce__: expected a family that pickles, "
+            "got AttributeError: Can't pickle local object "
+            "'Unpicklable.__init__.<locals>.<lambda>'. Define its class at the top of a "
+            "module, and hold no lambda in it."
+        ),
+    ),
+    (
+        broken.InFloat32,
+        {},
+        (
+            "'dtype' is broken. InFloat32.sample: expected torch.float64 after .double(), "
+            "got torch.float32. Make constants buffers, and new tensors in the dtype of the "
+            "parameters."
+        ),
+    ),
+    (
+        broken.HalfReset,
+        {},
+        (
+            "'meta' is broken. HalfReset.log_scale: expected its starting value again from "
+            "reset_parameters, got what was in memory. Its module must restore it in a "
+            "reset_parameters of its own."
+        ),
+    ),
+    (
+        broken.Closure,
+        {},
+        (
+            "'state' is broken. Closure.load_state_dict: expected log densities of a tensor "
+            "of shape (4, 2) with values from -2.528350353240967 to -1.2827380895614624, "
+            "got a tensor of shape (4, 2) with values from -2.5124058723449707 to "
+            "-1.4193401336669922."
+        ),
+    ),
+    (
+        broken.Branching,
+        {},
+        (
+            "'vmap' is broken. Branching: expected the same densities under "
+            "torch.func.vmap, got RuntimeError: vmap: It looks like you're attempting to "
+            "use a Tensor in some data-dependent control flow. We don't support that yet, "
+            "please file an issue at https://github.com/pytorch/pytorch/issues ."
+        ),
+    ),
+    (
+        broken.BreaksGraphs,
+        {"compile": True},
+        (
+            "'compile' is broken. BreaksGraphs: expected the same densities from "
+            "torch.compile(fullgraph=True), got Unsupported: Call to "
+            "`torch._dynamo.graph_break()`."
+        ),
+    ),
+    (
+        broken.Lonely,
+        {},
+        (
+            "'gradient' is broken. Lonely.raw_spread: expected a gradient from the log "
+            "density, got none. Use it in the distribution without detach, item, data or "
+            "numpy, or freeze it."
+        ),
+    ),
+    (
+        broken.BlindPolicy,
+        {},
+        (
+            "'gradient' is broken. BlindPolicy.projection.weight: expected a gradient from "
+            "the log density, got none. Use it in the distribution without detach, item, "
+            "data or numpy, or freeze it."
+        ),
+    ),
+]
+
+
+def test_a_good_one_passes_compiled_too() -> None:
+    torch._dynamo.reset()
+    check_distribution(broken.Good, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"), BROKEN, ids=[kind.__name__ for kind, *_ in BROKEN]
+)
+def test_what_is_broken_is_told(
+    kind: type[nn.Module], options: dict[str, Any], message: str
+) -> None:
+    is_conditional = issubclass(kind, broken.Policy)
+    family = kind(in_features=3) if is_conditional else kind
+    context = (torch.ones(4, 3),) if is_conditional else ()
+    with pytest.raises(BrokenPromiseError) as caught:
+        check_distribution(family, *context, **options)
+    assert sentence(caught.value) == message
+
+
+def test_no_broken_family_is_left_out() -> None:
+    kinds = {kind for kind in vars(broken).values() if isinstance(kind, type)}
+    named = {kind for kind in kinds if kind.__module__ == broken.__name__}
+    families = {kind for kind in named if not issubclass(kind, dd.Normal)}
+    good = {broken.Good, broken.OfPlain, broken.Policy}
+    assert families == {kind for kind, *_ in BROKEN} | good
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(DeclarationError) as caught:
+        check_distribution(3.0)
+    assert sentence(caught.value) == (
+        "check_distribution: expected a module whose call gives a distribution, got 3.0."
+    )
+    with pytest.raises(DeclarationError) as caught:
+        check_distribution(broken.Good, skip=["pickles"])
+    assert sentence(caught.value) == (
+        "check_distribution(skip=): expected names of promises, got 'pickles'. Did you mean "
+        "'pickle'? Known here: copies, parameters, shapes, support, snapshot, rsample, gradient, "
+        "step, score, state, pickle, dtype, meta, functional_call, vmap."
+    )
+
+
+def test_nothing_of_torch_and_of_the_family_is_changed() -> None:
+    family = learnable(dd.Gamma(torch.tensor([2.0, 3.0]), 1.0), fixed=("rate",))
+    before = {name: (id(p), p.requires_grad, p._version) for name, p in family.named_parameters()}
+    state = torch.get_rng_state()
+    check_distribution(family)
+    after = {name: (id(p), p.requires_grad, p._version) for name, p in family.named_parameters()}
+    assert after == before
+    assert all(p.grad is None for p in family.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert Distribution._validate_args
