@@ -1,41 +1,59 @@
-# `make demo` and `make test` set up all that they need, in .venv.
+# Every command sets up what it needs, in .venv.
+
+.DEFAULT_GOAL := help
 
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test docs browser format bench clean
+.PHONY: help demo test check docs browser format hooks api release bench clean
+
+help: ## say what the commands are
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch numpy
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]" hatchling
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
-demo: .venv/.ready
+demo: .venv/.ready ## run examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
 
-test: .venv/.ready browser docs
+test: check browser docs ## check everything: format, lint, types, tests, documentation, examples
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+check: .venv/.ready ## check format, lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
-docs: .venv/.ready
+docs: .venv/.ready ## build the documentation into docs/_build/html
 	rm -rf docs/_build
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -j 2 docs docs/_build/html
 
 # The tests walk the site in a browser, which root can install on Debian.
-browser:
+browser: ## install chromium, which the tests of the documentation use
 	@command -v chromium > /dev/null && command -v chromedriver > /dev/null \
 		|| test "$$(id -u)" -ne 0 \
 		|| (apt-get update -qq && apt-get install -qq -y chromium chromium-driver) > /dev/null \
 		|| echo "chromium and chromium-driver could not be installed"
 
-format: .venv/.ready
+format: .venv/.ready ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+hooks: .venv/.ready ## let git check format, lint and types before each commit
+	$(BIN)/pre-commit install
+
+api: .venv/.ready ## renew the list of public names, tests/public_api.txt
+	$(BIN)/python -m tests.public_api
+
+release: .venv/.ready ## build wheel and sdist into dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 # The peers share torch with the package; JAX has an environment of its own.
 .venv-bench/.ready: pyproject.toml constraints.txt
@@ -45,10 +63,10 @@ format: .venv/.ready
 	.venv-jax/bin/pip install --quiet jax flowjax optax
 	touch $@
 
-bench: .venv-bench/.ready
+bench: .venv-bench/.ready ## time the library beside its peers
 	.venv-bench/bin/python benchmarks/run.py --jax .venv-jax/bin/python
 	.venv-bench/bin/python benchmarks/step.py
 	.venv-bench/bin/python benchmarks/loop.py
 
-clean:
-	rm -rf .venv .venv-bench .venv-jax docs/_build
+clean: ## remove environments and what was built
+	rm -rf .venv .venv-bench .venv-jax docs/_build dist
