@@ -25,6 +25,7 @@ from declarative_dist import (
     Param,
     Positive,
     Variational,
+    fit,
     learnable,
     site,
 )
@@ -847,3 +848,58 @@ def test_why_a_loss_was_not_finite(bound: Any) -> None:
 def test_why_a_loss_of_a_batch_was_not_finite() -> None:
     objective = NegativeELBO(lambda z, x: (z.sum(-1) - 1e3).log(), Encoder(in_features=3))
     assert "at 100 of 100 draws of the guide." in objective.why_not_finite(torch.ones(4, 3))
+
+
+def over_all_draws(z: Tensor) -> Tensor:
+    return dd.Normal(0.0, 1.0).log_prob(z[..., 0]) - (z**2).sum()
+
+
+def noisy(z: Tensor) -> Tensor:
+    return -((z - torch.randn_like(z)) ** 2).sum(-1)
+
+
+def one_at_a_time(z: Tensor) -> Tensor:
+    return -(z**2).sum()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("make", [lambda: FullRank(d=3), lambda: FullRank(d=3, batch_shape=(2,))])
+def test_a_target_that_sums_over_draws_is_refused_by_fit(
+    bound: type[nn.Module], make: Callable[[], Variational]
+) -> None:
+    objective = bound(over_all_draws, make(), num_samples=2)
+    before = copy.deepcopy(objective.state_dict())
+    state = torch.get_rng_state()
+    with pytest.raises(ConstraintError, match=r"does not depend on the draws beside it") as caught:
+        fit(objective, steps=3)
+    assert caught.value.subject == f"{bound.__name__}.log_joint"
+    assert ".sum(-1)" in caught.value.fix
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [(noisy, {}), (one_at_a_time, {"vectorize": True}), (lambda z: -(z**2).sum(-1), {})],
+)
+def test_targets_that_keep_draws_apart_are_not(target: Any, options: dict[str, bool]) -> None:
+    fit(NegativeELBO(target, FullRank(d=3), num_samples=2, **options), steps=2)
+
+
+def test_a_decoder_with_dropout_or_batch_norm_is_tried_without_them() -> None:
+    class Normed(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.noise, self.norm = nn.Dropout(0.5), nn.BatchNorm1d(2)
+
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            flat = self.norm(self.noise(z.reshape(-1, 2))).reshape(z.shape)
+            return super().forward(flat, x)
+
+    model = Normed()
+    objective = NegativeELBO(model, Encoder(in_features=3), num_samples=2)
+    before = model.norm.running_mean.clone()
+    objective.before_fit(torch.randn(5, 3))
+    assert torch.equal(model.norm.running_mean, before)
+    assert model.norm.training
+    fit(objective, torch.randn(5, 3), steps=2)

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.learned_ends import learned_ends
+from declarative_dist.distributions.probing import evaluating
 from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shortened
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
@@ -21,6 +22,7 @@ from declarative_dist.objectives.targets import (
     as_guide,
     as_target,
     check_density,
+    check_draws_apart,
     current_of,
     explained,
     holds_its_data,
@@ -156,25 +158,34 @@ class VariationalBound(nn.Module):
         """What `fit` calls once, before the first step: an automatic guide finds its start.
 
         Of a guide that is new, this is `guide.initialize_` with the log density of the target;
-        where somebody chose or trained it, nothing happens. Random numbers stay as they were.
+        where somebody chose or trained it, it stays as it is. Random numbers stay as they were.
 
         Args:
             *batch: the first batch.
+
+        Raises:
+            ConstraintError: if the target mixes draws, as one with `.sum()` over all dimensions.
         """
         guide = self.guide
+        if not self.vectorize and not holds_its_data(self.log_joint):
+            with torch.no_grad(), same_random_numbers(), evaluating(self):
+                current = current_of(guide, batch) if self._takes_batch else current_of(guide)
+                draws, log_q = ESTIMATORS["score"].draws(current, guide, 3)
+                density = self._density(batch, log_q[:2])
+                check_draws_apart(density, draws, type(self).__name__)
         if not isinstance(guide, NormalGuide) or not guide.awaits_density:
             return
         first = guide.flat.slots[0]
         own = len(guide.batch_shape) + len(first.event_shape)
 
-        def density(draws: Any) -> Tensor:
+        def density_of(draws: Any) -> Tensor:
             if draws[first.name].ndim == own:  # targets are called with many draws
-                return density({name: value[None] for name, value in draws.items()})[0]
+                return density_of({name: value[None] for name, value in draws.items()})[0]
             value = draws[first.name]
             like = value.new_empty(value.shape[: value.ndim - len(first.event_shape)])
             return self._density(batch, like)(draws)
 
-        guide.initialize_(density)
+        guide.initialize_(density_of)
 
     def why_not_finite(self, *batch: Any) -> str:
         """Why a loss may have been infinite or NaN: a target without a density at some draws.
