@@ -43,10 +43,12 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_logo = html_favicon = "_static/logo.svg"
+html_show_copyright = False
 html_copy_source = False
 html_show_sphinx = False
 html_domain_indices = False

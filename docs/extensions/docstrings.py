@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 
 import declarative_dist
+from declarative_dist.declaration.metaclass import DeclarativeMeta
 
 SPAN = re.compile(r"(?<![`:\w])`([^`]+)`(\w?)")
 
@@ -35,7 +38,18 @@ def _rewrite(
     lines[:] = text.split("\n")
 
 
+def _signed(
+    app: Sphinx, what: str, name: str, obj: Any, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """The constructor's signature, where Sphinx would show how the metaclass is called."""
+    if what != "class" or not isinstance(obj, DeclarativeMeta):
+        return None
+    _, *parameters = inspect.signature(obj.__init__).parameters.values()
+    return stringify_signature(inspect.Signature(parameters), unqualified_typehints=True), ""
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of it, after the sections were told apart."""
+    app.connect("autodoc-process-signature", _signed)
     app.connect("autodoc-process-docstring", _rewrite, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -46,7 +46,9 @@ class PythonBlock(SphinxDirective):
         """Run all blocks that wait, of which the last is shown with what it leaves."""
         if "page" not in self.env.current_document:
             self.env.current_document["page"] = _fresh(Path(self.env.doc2path(self.env.docname)))
-        page: Page = self.env.current_document["page"]
+        page: Page | None = self.env.current_document["page"]
+        if page is None:  # broken further up
+            return []
         printed, error = io.StringIO(), None
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -57,6 +59,7 @@ class PythonBlock(SphinxDirective):
                     printed.truncate()
                     error = page.run(block)
             except Exception:  # noqa: BLE001 (whatever went wrong is told)
+                self.env.current_document["page"] = None
                 raise self.error(f"a block does not run:\n{traceback.format_exc()}") from None
         if block.after("draws") is not None:
             return [self._picture(block)]
