@@ -34,7 +34,7 @@ maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(torch|collections|os)\..*"),  # no pages of others are asked for
+    ("py:class", r"(torch|nn|collections|os)\..*"),  # no pages of others are asked for
     ("py:class", r"declarative_dist\..*\.[A-Z]"),  # type variables
     (
         "py:class",
