@@ -17,6 +17,7 @@ import declarative_dist
 import declarative_dist.integrations
 from declarative_dist.error_codes import MEANINGS
 from declarative_dist.fields.field import Field
+from tests.cases import CASES
 
 STORED = Path(__file__).with_name("public_api.txt")
 MODULES = [
@@ -95,6 +96,10 @@ def lines() -> Iterator[str]:
         yield ""
     yield "# codes of errors"
     yield from MEANINGS
+    yield ""
+    yield "# names in saved states, of the cases that the promises are tested on"
+    for name, make in CASES.items():
+        yield f"{name}: {', '.join(make().state_dict())}"
 
 
 def difference(before: str, now: str) -> str:
