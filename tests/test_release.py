@@ -151,3 +151,11 @@ def test_the_sdist_has_the_whole_project(project: Path, built: Path) -> None:
     }
     assert wanted <= names
     assert names - wanted == {"PKG-INFO"}
+
+
+def test_nothing_that_git_keeps_is_left_out() -> None:
+    done = run("git ls-files", ROOT)
+    if done.returncode:
+        pytest.skip("this is no repository")
+    tops = {path.partition("/")[0] for path in done.stdout.splitlines()}
+    assert tops == {*FOLDERS, *FILES}
