@@ -52,6 +52,7 @@ class PythonBlock(SphinxDirective):
         printed, error = io.StringIO(), None
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "\nArviZ is undergoing", FutureWarning)
             try:
                 while waiting:
                     block = waiting.pop(0)
