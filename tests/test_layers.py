@@ -58,7 +58,10 @@ ROWS = [
     ],
     [
         f"display.{name}"
-        for name in ("saturation", "rows", "reading", "table", "summary", "notebook", "plot")
+        for name in (
+            "saturation", "rows", "reading", "table", "summary", "notebook",
+            "looks", "paths", "series", "sources", "curves", "contours", "pictures", "plot",
+        )
     ],
     ["integrations.arviz", "integrations.lightning"],
     [

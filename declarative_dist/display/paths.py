@@ -1,0 +1,89 @@
+"""The history of a fit as a picture: the loss, and the path of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from declarative_dist.display.looks import COLORS, WIDTH, axes_in, looks, pyplot
+from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.fitting.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMED = 12
+"""How many paths have a name in the legend."""
+
+
+def plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[Axes, ...]:
+    """Draw the loss of every step, and below it the path of every value.
+
+    Args:
+        history: what `fit` returned.
+        ax: one axes for the loss alone, two for both; None for a new figure.
+
+    Raises:
+        DeclarationError: if there is nothing to draw, or no axes to draw on.
+    """
+    if not history.losses:
+        raise DeclarationError("plot", "a History with steps", "one without", "Fit first.")
+    paths = list(_paths(history))
+    axes = _axes(bool(paths), ax)
+    axes[0].plot(range(1, history.step + 1), history.losses, color=COLORS[0], linewidth=WIDTH)
+    axes[0].set_ylabel("loss")
+    axes[-1].set_xlabel("step")
+    if len(axes) > 1:
+        _draw_paths(axes[1], history.steps, paths)
+    return axes
+
+
+def _draw_paths(axes: Axes, steps: list[int], paths: list[tuple[str, list[float]]]) -> None:
+    for at, ((name, path), (color, style)) in enumerate(zip(paths, looks(), strict=False)):
+        label = name if at < NAMED else None
+        marker = "." if len(path) == 1 else None
+        axes.plot(steps, path, style, color=color, linewidth=WIDTH, label=label, marker=marker)
+    title = f"{NAMED} of {len(paths)}" if len(paths) > NAMED else None
+    axes.legend(title=title, fontsize="small", frameon=False)
+    axes.set_ylabel("value")
+
+
+def _paths(history: History) -> Iterator[tuple[str, list[float]]]:
+    """The path of every number, with the name of its field and its index."""
+    for name, values in history.values.items():
+        for index in _indices(values[0]):
+            suffix = f"[{', '.join(map(str, index))}]" if index else ""
+            yield name + suffix, [_at(value, index) for value in values]
+
+
+def _indices(value: Any) -> Iterator[tuple[int, ...]]:
+    if not isinstance(value, list):
+        yield ()
+        return
+    for at, item in enumerate(value):
+        for index in _indices(item):
+            yield (at, *index)
+
+
+def _at(value: Any, index: tuple[int, ...]) -> float:
+    for at in index:
+        value = value[at]
+    number: float = value
+    return number
+
+
+def _axes(has_values: bool, ax: Any) -> tuple[Axes, ...]:
+    """The axes that were given, or those of a new figure."""
+    matplotlib = pyplot()
+    if ax is None:
+        height = 4.8 if has_values else 3.0
+        _, axes = matplotlib.subplots(
+            1 + has_values, sharex=True, squeeze=False, figsize=(6.4, height), layout="tight"
+        )
+        return tuple(axes[:, 0])
+    given = axes_in(ax)
+    if len(given) not in (1, 2):
+        raise DeclarationError(
+            "plot(ax=)", "one axes, or two", shortened(ax), "Write _, ax = plt.subplots(2)."
+        )
+    return given[: 1 + has_values]

@@ -1,0 +1,241 @@
+"""What may be drawn: distributions, joint ones, guides, and draws of such."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.display.series import (
+    LARGEST,
+    Series,
+    drawn_series,
+    is_discrete_of,
+    seeded_draws,
+    series_of,
+)
+from declarative_dist.distributions.ancestral import JointDistribution
+from declarative_dist.distributions.conditional import Conditional
+from declarative_dist.distributions.joint import Conditioned
+from declarative_dist.distributions.probing import evaluating
+from declarative_dist.distributions.pushed import PushedNormal
+from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.fields.part import built_by
+from declarative_dist.numerals import absent
+
+
+@dataclass(frozen=True)
+class Site:
+    """A distribution with its draws, or draws alone.
+
+    Args:
+        distribution: None where it depends on other sites.
+        draws: of shape `(n, *batch, *event)`; None without a sampler.
+        event_dim: how many dimensions belong to one event.
+        is_discrete: whether its values have masses.
+    """
+
+    distribution: Distribution | None
+    draws: Tensor | None
+    event_dim: int
+    is_discrete: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape `(*batch, *event)` of one draw."""
+        if self.distribution is not None:
+            return torch.Size((*self.distribution.batch_shape, *self.distribution.event_shape))
+        return torch.Size() if self.draws is None else self.draws.shape[1:]
+
+    def series(self) -> list[Series]:
+        """Its numbers, each by itself."""
+        if self.distribution is not None:
+            return series_of(self.distribution, self.draws)
+        if self.draws is None:
+            return []
+        return drawn_series(self.draws, self.batch, self.event, is_discrete=self.is_discrete)
+
+    @property
+    def batch(self) -> torch.Size:
+        """The shape of independent copies."""
+        return self.shape[: len(self.shape) - self.event_dim]
+
+    @property
+    def event(self) -> torch.Size:
+        """The shape of one event."""
+        return self.shape[len(self.shape) - self.event_dim :]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a picture is of: sites by name, under "" that of a distribution alone.
+
+    Args:
+        name: what it is called.
+        sites: by name.
+    """
+
+    name: str
+    sites: Mapping[str, Site]
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether its sites have names."""
+        return "" not in self.sites
+
+
+def source_of(given: Any, subject: str) -> Source:
+    """What is to be drawn of an object.
+
+    Args:
+        given: a distribution, a joint, a guide, or draws: a tensor, or a dict of tensors by site.
+        subject: whom an error is about.
+
+    Raises:
+        DeclarationError: if it is nothing that can be drawn.
+    """
+    name, module = _name_of(given), given
+    if isinstance(given, Tensor):
+        return Source("data" if subject != "plot" else "draws", {"": _drawn(given)})
+    if isinstance(given, Mapping) and given:
+        return Source("draws", {str(n): _drawn(torch.as_tensor(v)) for n, v in given.items()})
+    if can_be_drawn(given) and not isinstance(given, type):
+        with torch.no_grad(), evaluating(module):
+            return _source(module(), name)
+    if isinstance(given, (Distribution, JointDistribution, PushedNormal)):
+        return _source(given, name)
+    raise _refusal(given, subject)
+
+
+def _source(built: Any, name: str) -> Source:
+    """The sites of what a module built, or of a plain object."""
+    if isinstance(built, JointDistribution):
+        return Source(name, _of_joint(built))
+    if isinstance(built, PushedNormal):
+        return Source(name, _of_guide(built))
+    if isinstance(built, dd.OneHotCategorical):
+        built = dd.Categorical(logits=built.logits)
+    size = torch.Size((*built.batch_shape, *built.event_shape)).numel()
+    _check_size(size, name)
+    draws = _checked(seeded_draws(built, size), name)
+    return Source(name, {"": Site(built, draws, len(built.event_shape), is_discrete_of(built))})
+
+
+def _of_joint(joint: JointDistribution) -> dict[str, Site]:
+    one = joint.one_draw()
+    size = sum(value.numel() for _, value in one.values())
+    _check_size(size, joint.owner)
+
+    class Legal:
+        """Draws as `sample` makes them, and again where a later site does not take them."""
+
+        def sample(self, shape: torch.Size) -> dict[str, Tensor]:
+            return {name: value for name, _, value in joint.legal_draw(shape)}
+
+    draws = seeded_draws(Legal(), size) or {}
+    sites = {}
+    for name, (distribution, _) in one.items():
+        own = joint.sites[name]
+        known = own if isinstance(own, Distribution) else None
+        if known is not None and known.batch_shape != joint.batch_shape:
+            known = known.expand(joint.batch_shape)
+        column = _checked(draws.get(name), name)
+        event_dim = len(distribution.event_shape)
+        sites[name] = Site(known, column, event_dim, is_discrete_of(distribution))
+    return sites
+
+
+def _of_guide(guide: PushedNormal) -> dict[str, Site]:
+    _check_size(guide.loc.numel(), "the guide")
+    draws = seeded_draws(guide, guide.loc.numel())
+    scale = guide.scale if guide.scale.ndim == guide.loc.ndim else guide.scale.norm(dim=-1)
+    constraint_of = guide.flat.opened(guide.batch_shape)
+    median = guide.median
+    sites = {}
+    for slot in guide.flat.slots:
+        constraint = constraint_of(slot, median)
+        is_fixed = constraint is constraint_of(slot, median)  # not by the values of other sites
+        is_elementwise = constraint.event_dim == constraint.raw_event_dim == 0
+        pushed: Distribution | None = None
+        if is_fixed and is_elementwise:
+            at = slice(slot.offset, slot.offset + slot.count)
+            shape = (*guide.batch_shape, *slot.raw_shape)
+            normal = dd.Normal(guide.loc[..., at].reshape(shape), scale[..., at].reshape(shape))
+            mapped = dd.TransformedDistribution(normal, constraint.as_transform())
+            pushed = dd.Independent(mapped, len(slot.raw_shape))
+        value = _checked(draws[slot.name], slot.name)
+        sites[slot.name] = Site(pushed, value, len(slot.event_shape), is_discrete=False)
+    return sites
+
+
+def _drawn(draws: Tensor) -> Site:
+    """Draws `(n, *shape)` of something else, or data."""
+    draws = torch.atleast_1d(draws.detach())
+    _checked(draws, "draws")
+    is_discrete = not draws.is_floating_point()
+    return Site(None, draws, draws.ndim - 1, is_discrete)
+
+
+def _checked(draws: Tensor | None, name: str) -> Tensor | None:
+    reason = "" if draws is None else absent(draws)
+    if reason:
+        raise DeclarationError("plot", "values to draw", f"{name}, {reason}")
+    return draws
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > LARGEST:
+        raise DeclarationError(
+            "plot",
+            f"a distribution of at most {LARGEST} numbers",
+            f"{name} of {size}",
+            "Plot a part of it; summary(q) tells of many numbers.",
+            code="wrong-shape",
+        )
+
+
+def _name_of(given: Any) -> str:
+    """What it is called: by its class, by its base where that was made by `learnable`."""
+    if isinstance(given, JointDistribution):
+        return given.owner
+    kind: Any = type(given)
+    is_plain = "__recipe__" in vars(kind)
+    if is_plain:
+        return f"learnable {kind.__declaration__.base.__name__}"
+    name: str = kind.__name__
+    return "guide" if isinstance(given, PushedNormal) else name
+
+
+def _refusal(given: Any, subject: str) -> DeclarationError:
+    """What to say of an object that has no density of its own, and what to plot instead."""
+    got = f"a {type(given).__name__}" if isinstance(given, nn.Module) else shortened(given)
+    fix = ""
+    code: Any = "wrong-argument"
+    if isinstance(given, type):
+        got, code = f"the class {given.__name__}", "class-not-instance"
+        fix = f"Give an instance: {given.__name__}(...)."
+    elif isinstance(given, Conditional):
+        got, fix = f"{type(given).__name__} without a context", "Give it one: plot(q(context))."
+        code = "no-context"
+    elif isinstance(given, Conditioned):
+        got = "a conditioned joint, whose density is known but for a constant"
+        fix = "Fit a guide to it, and plot that: plot(FullRankNormal(posterior))."
+    elif isinstance(given, nn.Module):
+        inner = [name for name, part in given.named_children() if can_be_drawn(part)]
+        fix = f"Plot what is in it: {', '.join(inner)}." if inner else "summary(q) has its values."
+    return DeclarationError(
+        subject, "a distribution, a joint, a guide, draws, or the History of a fit", got, fix,
+        code=code,
+    )  # fmt: skip
+
+
+def can_be_drawn(module: object) -> bool:
+    """Whether a module stands for a distribution."""
+    builds = built_by(module)
+    kinds = (Distribution, JointDistribution, PushedNormal)
+    return builds is not None and issubclass(builds, kinds)
