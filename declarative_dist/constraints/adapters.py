@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -88,7 +89,8 @@ class FromModule(Constraint):
     """A module in torch's parametrization convention, `forward` and `right_inverse`.
 
     What the module maps onto is known to it alone, so a value counts as inside when it is finite
-    and `forward(right_inverse(value))` gives it back.
+    and `forward(right_inverse(value))` gives it back. A manifold may move its base point in
+    `right_inverse`; its tensors are part of the state, and come back where a value is refused.
 
     Args:
         module: any module with both methods, such as geotorch's manifolds.
@@ -114,7 +116,11 @@ class FromModule(Constraint):
         return self.right_inverse_of_module(value)
 
     def contains(self, value: Tensor) -> Tensor:
-        return value.isfinite() & _comes_back(self, value)
+        try:
+            with as_it_was(self):
+                return value.isfinite() & _comes_back(self, value)
+        except ValueError:  # the module's own refusal
+            return torch.zeros_like(value, dtype=torch.bool)
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
         return self._shape_unknown()
@@ -133,6 +139,48 @@ class FromModule(Constraint):
 
     def describe(self) -> str:
         return f"a value that {type(self.module).__name__} maps onto"
+
+
+@contextmanager
+def as_it_was(module: nn.Module) -> Iterator[None]:
+    """Ask modules for raw numbers, and put back what they change in themselves meanwhile.
+
+    Args:
+        module: a constraint, or a module that holds some.
+    """
+    before = _foreign_state(module)
+    try:
+        yield
+    finally:
+        _put_back(before)
+
+
+@contextmanager
+def undone_on_error(module: nn.Module) -> Iterator[None]:
+    """Likewise, only where something is refused.
+
+    Args:
+        module: a constraint, or a module that holds some.
+    """
+    before = _foreign_state(module)
+    try:
+        yield
+    except Exception:
+        _put_back(before)
+        raise
+
+
+def _foreign_state(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The tensors of all modules that serve as constraints, and copies of them."""
+    foreign = [part for part in module.modules() if isinstance(part, FromModule)]
+    tensors = [tensor for part in foreign for tensor in (*part.buffers(), *part.parameters())]
+    return [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+
+def _put_back(before: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for tensor, value in before:
+            tensor.copy_(value)
 
 
 def _comes_back(constraint: Constraint, value: Tensor) -> Tensor:
@@ -176,27 +224,35 @@ _FACTORIES: dict[type[constraints.Constraint], Factory] = {
 }
 
 
-def register_constraint(torch_constraint: type[C], factory: Callable[[C], Constraint]) -> None:
+def register_constraint(
+    torch_constraint: type[C], factory: Callable[[C], Constraint] | Constraint | type[Constraint]
+) -> None:
     """Say which constraint stands for a type of torch constraint.
 
     The table is used when a field has no constraint and its base says only what
-    `torch.distributions.constraints` object the argument must satisfy.
+    `torch.distributions.constraints` object the argument must satisfy. An entry serves subclasses
+    of its type too, but for those that have one of their own. A later entry for the same type
+    takes the place of the one before, also of those that are here from the start; classes that
+    were declared meanwhile keep what they have.
 
     Args:
         torch_constraint: a subclass of `torch.distributions.constraints.Constraint`.
-        factory: makes the constraint from such an object.
+        factory: makes the constraint from an object of that type; or a constraint or its class,
+            where it is the same for all of them.
 
     Raises:
-        DeclarationError: if the first argument is no such type, or the second not callable.
+        DeclarationError: if the first argument is no such type, or the second makes nothing.
 
     Example:
         >>> from torch.distributions import constraints
         >>> from declarative_dist import Interval, as_constraint, register_constraint
-        >>> class Percent(constraints.Constraint):
+        >>> class Below(constraints.Constraint):
+        ...     def __init__(self, high):
+        ...         self.high = high
         ...     def check(self, value):
-        ...         return (value > 0) & (value < 100)
-        >>> register_constraint(Percent, lambda percent: Interval(0.0, 100.0))
-        >>> as_constraint(Percent())
+        ...         return (value > 0) & (value < self.high)
+        >>> register_constraint(Below, lambda below: Interval(0.0, below.high))
+        >>> as_constraint(Below(100.0))
         Interval(low=0.0, high=100.0)
     """
     is_type = isinstance(torch_constraint, type)
@@ -205,10 +261,19 @@ def register_constraint(torch_constraint: type[C], factory: Callable[[C], Constr
             "register_constraint",
             "a subclass of torch.distributions.constraints.Constraint",
             shortened(torch_constraint),
+            "Write type(...) of that object."
+            if isinstance(torch_constraint, constraints.Constraint)
+            else "",
         )
-    if not callable(factory):
-        raise DeclarationError("register_constraint", "a callable factory", shortened(factory))
-    _FACTORIES[torch_constraint] = factory
+    if isinstance(factory, (type, Constraint)):
+        constraint = as_constraint(factory, "register_constraint")
+        _FACTORIES[torch_constraint] = lambda _: constraint
+    elif callable(factory):
+        _FACTORIES[torch_constraint] = factory
+    else:
+        raise DeclarationError(
+            "register_constraint", "a callable factory or a constraint", shortened(factory)
+        )
 
 
 def as_constraint(constraint: object, subject: str = "as_constraint") -> Constraint:
@@ -296,4 +361,14 @@ def _translated(constraint: constraints.Constraint, subject: str) -> Constraint:
             + did_you_mean(type(constraint).__name__.strip("_"), known),
             code="unknown-set",
         )
-    return factory(constraint)
+    made: object = factory(constraint)
+    if not isinstance(made, Constraint):
+        kind = type(constraint).__name__
+        raise DeclarationError(
+            subject,
+            f"a Constraint from the factory registered for {kind}",
+            shortened(made),
+            f"Mend register_constraint({kind}, ...).",
+            code="failed-method",
+        )
+    return made

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from declarative_dist.constraints.adapters import undone_on_error
 from declarative_dist.errors import DeclarationError, did_you_mean
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.field import Field, evaluate
@@ -68,7 +69,7 @@ def prepared(module: Any, values: Mapping[str, Any]) -> list[Change]:
             )
     known: dict[str, Any] = {}
     changes: list[Change] = []
-    with torch.no_grad():
+    with torch.no_grad(), undone_on_error(module):
         for field in module.__declaration__.order:
             if field.name in values:
                 ready = field.prepare(module, values[field.name], known)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
+from declarative_dist.constraints.adapters import undone_on_error
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.distributions.assignment import (
@@ -140,7 +141,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             DeclarationError: for a name that is no field.
             ConstraintError: for a value that its field refuses; nothing has changed then.
         """
-        assign(self, self._prepared(values))
+        with undone_on_error(self):
+            assign(self, self._prepared(values))
 
     def _prepared(self, values: Mapping[str, Any]) -> list[Change]:
         """New values, checked and ready to be committed: whose, for which field, and what."""

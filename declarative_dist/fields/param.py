@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from typing_extensions import Self
 
+from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.blueprint import Blueprint, Start, inserted
@@ -282,8 +283,12 @@ class Param(Constrained):
         known = evaluate(module, chain_of(module, self.name)[:-1])
         if callable(self.init if start.source is None else start.source) and not is_new:
             return
-        if is_new or not torch.equal(
-            raw, self.started(module, start, raw.dtype, raw.device, known)
+        # Behind a module that moves its base point the same raw number is another value.
+        has_base_point = isinstance(self.constraint, FromModule)
+        if (
+            is_new
+            or has_base_point
+            or not torch.equal(raw, self.started(module, start, raw.dtype, raw.device, known))
         ):
             value = current_value(module, self.name).detach().clone()
             starts[self.name] = Start(value, value.shape, has_dtype=True, own=start.own)

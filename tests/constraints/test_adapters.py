@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from types import MappingProxyType
 
 import pytest
 import torch
+import torch.distributions as dd
 from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
@@ -33,6 +35,7 @@ from declarative_dist import (
     Real,
     Simplex,
     UnitInterval,
+    Variational,
     as_constraint,
     register_constraint,
 )
@@ -276,8 +279,9 @@ def test_a_module_does_not_know_its_raw_shape() -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_register_constraint() -> None:
-    register_constraint(Percent, lambda _: Interval(0.0, 100.0))
+@pytest.mark.parametrize("factory", [lambda _: Interval(0.0, 100.0), Interval(0.0, 100.0)])
+def test_register_constraint(factory: object) -> None:
+    register_constraint(Percent, factory)
     assert repr(as_constraint(Percent())) == "Interval(low=0.0, high=100.0)"
 
 
@@ -286,6 +290,74 @@ def test_a_registered_factory_replaces_the_one_before_and_sees_the_object() -> N
     kind = type(constraints.less_than(0.0))
     register_constraint(kind, lambda less: Interval(less.upper_bound - 1, less.upper_bound))
     assert repr(as_constraint(constraints.less_than(3.0))) == "Interval(low=2.0, high=3.0)"
+
+
+class Tenth(Percent):
+    """A set inside another that is registered."""
+
+
+class Rate(dd.Exponential):
+    """A family whose argument is a percentage, which torch has no constraint for."""
+
+    arg_constraints = MappingProxyType({"rate": Tenth()})
+
+
+@pytest.mark.usefixtures("table")
+def test_a_class_may_be_registered_for_all_objects_of_a_type() -> None:
+    register_constraint(Percent, UnitInterval)
+    assert repr(as_constraint(Percent())) == "UnitInterval()"
+
+
+@pytest.mark.usefixtures("table")
+def test_an_entry_serves_subclasses_until_they_have_their_own() -> None:
+    register_constraint(Percent, Interval(0.0, 100.0))
+    assert repr(as_constraint(Tenth())) == "Interval(low=0.0, high=100.0)"
+    register_constraint(Tenth, Interval(0.0, 10.0))
+    assert repr(as_constraint(Tenth())) == "Interval(low=0.0, high=10.0)"
+    assert repr(as_constraint(Percent())) == "Interval(low=0.0, high=100.0)"
+
+
+@pytest.mark.usefixtures("table")
+def test_fields_are_inferred_from_the_table_as_it_is_when_their_class_is_declared() -> None:
+    register_constraint(Percent, Interval(0.0, 100.0))
+
+    class Before(Variational):
+        base = Rate
+        rate = Param(1.0)
+
+    register_constraint(Percent, Interval(0.0, 50.0))
+
+    class After(Variational):
+        base = Rate
+        rate = Param(1.0)
+
+    with pytest.raises(ConstraintError, match="strictly between 0.0 and 100.0, got 200.0"):
+        Before(rate=200.0)
+    with pytest.raises(ConstraintError, match="strictly between 0.0 and 50.0, got 200.0"):
+        After(rate=200.0)
+
+
+@pytest.mark.usefixtures("table")
+def test_a_registered_constraint_with_tensors_is_copied_per_instance() -> None:
+    register_constraint(Percent, Interval(torch.tensor(0.0), torch.tensor(100.0)))
+
+    class Family(Variational):
+        base = Rate
+        rate = Param(1.0)
+
+    one, other = Family(), Family()
+    assert one.raw_rate_constraint is not other.raw_rate_constraint
+
+
+@pytest.mark.usefixtures("table")
+def test_what_a_factory_makes_is_looked_at() -> None:
+    register_constraint(Percent, lambda _: constraints.positive)
+    with pytest.raises(DeclarationError) as caught:
+        as_constraint(Percent(), "Family.rate")
+    assert caught.value.sentence == (
+        "Family.rate: expected a Constraint from the factory registered for Percent, got "
+        "GreaterThan(lower_bound=0.0). Mend register_constraint(Percent, ...)."
+    )
 
 
 def test_the_table_is_as_it_was() -> None:
@@ -307,10 +379,26 @@ def test_the_table_is_as_it_was() -> None:
             Positive,
             "expected a subclass of torch.distributions.constraints.Constraint, got <class",
         ),
-        (Percent, 3.0, "expected a callable factory, got 3.0"),
-        (Percent, "Positive", "expected a callable factory, got 'Positive'"),
+        (
+            constraints.positive,
+            Positive,
+            (
+                "expected a subclass of torch.distributions.constraints"
+                ".Constraint, got GreaterThan(lower_bound=0.0). Write type(...) of that object."
+            ),
+        ),
+        (Percent, 3.0, "expected a callable factory or a constraint, got 3.0"),
+        (Percent, "Positive", "expected a callable factory or a constraint, got 'Positive'"),
+        (
+            Percent,
+            Interval,
+            (
+                "expected Interval with its arguments, got the class Interval. "
+                "Write Interval(low, high)."
+            ),
+        ),
     ],
-    ids=["object", "ours", "number", "name"],
+    ids=["object", "ours", "torch's", "number", "name", "class"],
 )
 def test_register_constraint_refuses(kind: object, factory: object, message: str) -> None:
     before = dict(adapters._FACTORIES)
