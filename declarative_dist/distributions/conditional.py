@@ -51,7 +51,8 @@ class Conditional(Declarative):
 
     Calling an instance gives a plain torch distribution. The arguments of the call go unchanged to
     `network`; one linear layer maps its output, or the context itself, to the unconstrained
-    numbers of all heads, which are split, reshaped and constrained. Its bias starts at the heads'
+    numbers of all heads, which are split, reshaped and constrained. Without a network there is one
+    argument, under any name. Its bias starts at the heads'
     `init`, its weights small. Whatever the numbers are, infinities included, the parameters are
     valid; only NaN passes through.
 
@@ -231,7 +232,8 @@ class Conditional(Declarative):
 
     def _context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The context as features, where no network makes them."""
-        if len(args) != 1 or kwargs:
+        given = (*args, *kwargs.values())
+        if len(given) != 1:
             raise FieldError(
                 type(self).__name__,
                 "one tensor of features",
@@ -239,7 +241,7 @@ class Conditional(Declarative):
                 "Give it a network that takes them: network=..." if args else "Give it a context.",
                 code="no-context",
             )
-        return args[0]
+        return given[0]
 
     def _check_features(self, features: Any, layer: Any, network: nn.Module | None) -> None:
         width: int = layer.in_features

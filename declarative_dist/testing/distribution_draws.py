@@ -84,7 +84,7 @@ def support(trial: Trial) -> None:
     """Draws in the support, with finite log densities."""
     snapshot = trial.snapshot(trial.copy())
     values = snapshot.sample((100,))
-    known: Any = getattr(snapshot, "support", None) if is_plain(snapshot) else None
+    known = _support_of(snapshot)
     if known is not None and not isinstance(values, dict):
         inside = known.check(values)
         if not inside.all():
@@ -100,6 +100,14 @@ def support(trial: Trial) -> None:
         )
         expected = "a finite log density of its own draw"
         raise trial.broken("log_prob", expected, f"{written(scored[first])} for the {at}")
+
+
+def _support_of(snapshot: Any) -> Any:
+    """The support of a plain distribution, where it tells it."""
+    try:
+        return snapshot.support if is_plain(snapshot) else None
+    except NotImplementedError:
+        return None
 
 
 def score(trial: Trial) -> None:
