@@ -14,6 +14,7 @@ from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.learned_ends import learned_ends
 from declarative_dist.distributions.probing import evaluating
 from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shortened
+from declarative_dist.fields.sharding import is_shard
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
 from declarative_dist.objectives.matching import check_match
@@ -167,7 +168,8 @@ class VariationalBound(nn.Module):
             ConstraintError: if the target mixes draws, as one with `.sum()` over all dimensions.
         """
         guide = self.guide
-        if not self.vectorize and not holds_its_data(self.log_joint):
+        is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
+        if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
             with torch.no_grad(), same_random_numbers(), evaluating(self):
                 current = current_of(guide, batch) if self._takes_batch else current_of(guide)
                 draws, log_q = ESTIMATORS["score"].draws(current, guide, 3)
