@@ -65,11 +65,11 @@ def test_it_finds_what_scipy_finds(outputs: list[list[Any]]) -> None:
     assert float(found[2]) == pytest.approx(1 / scale, rel=1e-3)
 
 
-def test_it_shows_tables_and_a_picture(outputs: list[list[Any]]) -> None:
+def test_it_shows_tables_and_pictures(outputs: list[list[Any]]) -> None:
     family, table = shown(outputs, "text/html")
     assert "concentration" in family
     assert "concentration" in table
-    assert len(shown(outputs, "image/png")) == 1
+    assert len(shown(outputs, "image/png")) == 3
 
 
 def test_paths_that_it_names_exist() -> None:
