@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
@@ -40,7 +41,7 @@ return {
   unseen: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src),
   unnamed: [...document.images].filter(i => !i.alt.trim()).map(i => i.src),
   loaded: performance.getEntriesByType("resource").map(e => e.name),
-  sideways: document.documentElement.scrollWidth - window.innerWidth,
+  sideways: document.documentElement.scrollWidth - screen.width,
 }
 """
 
@@ -67,13 +68,20 @@ def built() -> Path:
     return build()
 
 
-@pytest.fixture(scope="module")
-def address(built: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(built))
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder, for as long as it is open."""
+    handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address(built: Path) -> Iterator[str]:
+    with served(built) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +108,11 @@ def screen(browser: webdriver.Chrome, kind: dict[str, Any], scheme: str = "light
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
+def seen(browser: webdriver.Chrome, page: str) -> Sight:
+    browser.get(page)
+    return Sight(**browser.execute_script(SEEN))
+
+
 @pytest.fixture(scope="module")
 def sights(address: str, browser: webdriver.Chrome) -> dict[str, Sight]:
     """Every page that links lead to, from the first on."""
@@ -110,8 +123,7 @@ def sights(address: str, browser: webdriver.Chrome) -> dict[str, Sight]:
         page = waiting.pop()
         if page in found:
             continue
-        browser.get(page)
-        found[page] = Sight(**browser.execute_script(SEEN))
+        found[page] = seen(browser, page)
         targets = {urldefrag(link).url for link in found[page].links}
         waiting += [
             link for link in targets if link.startswith(address) and link.endswith(".html")
@@ -125,10 +137,10 @@ def test_no_link_is_broken(sights: dict[str, Sight], address: str, built: Path) 
             url, anchor = urldefrag(link)
             if not link.startswith(address):
                 assert link.startswith("https://"), (page, link)
-            elif url in sights:
-                assert not anchor or unquote(anchor) in sights[url].anchors, (page, link)
-            else:
-                assert (built / unquote(url.removeprefix(address))).is_file(), (page, link)
+                continue
+            assert (built / unquote(url.removeprefix(address))).is_file(), (page, link)
+            if anchor:
+                assert unquote(anchor) in sights[url].anchors, (page, link)
 
 
 def test_every_page_can_be_reached(sights: dict[str, Sight], address: str, built: Path) -> None:
@@ -155,6 +167,23 @@ def test_a_phone_does_not_scroll_sideways(sights: dict[str, Sight]) -> None:
 def test_the_console_is_silent(sights: dict[str, Sight], browser: webdriver.Chrome) -> None:
     assert len(sights) > 20
     assert browser.get_log("browser") == []
+
+
+BROKEN = """<!doctype html><title>Broken</title><meta name=viewport content="width=device-width">
+<link rel=icon href="data:,"><a href="#nowhere" id=here>a</a><img src=missing.png>
+<div style="width: 391px">wide</div><script>nothing.at.all</script>"""
+
+
+def test_the_browser_notices_what_is_wrong(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    (tmp_path / "index.html").write_text(BROKEN)
+    screen(browser, PHONE)
+    browser.get_log("browser")
+    with served(tmp_path) as address:
+        sight = seen(browser, f"{address}index.html")
+    assert (sight.links, sight.anchors) == ([f"{address}index.html#nowhere"], ["here"])
+    assert sight.unseen == sight.unnamed == [f"{address}missing.png"]
+    assert sight.sideways > 0
+    assert len(browser.get_log("browser")) == 2
 
 
 def test_search_finds_param(address: str, browser: webdriver.Chrome) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import sys
 import traceback
 import warnings
@@ -83,6 +84,7 @@ class PythonBlock(SphinxDirective):
 def _fresh(path: Path) -> Page:
     """A page that starts from the same random numbers and switches, wherever it is built."""
     torch.manual_seed(0)
+    logging.getLogger("arviz.preview").setLevel(logging.WARNING)
     Distribution.set_default_validate_args(True)
     sys.modules.get("matplotlib") or importlib.import_module("matplotlib").use("svg")
     return Page(path)
