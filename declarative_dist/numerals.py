@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 SHOWN = 6
 """How many numbers of a tensor are shown one by one."""
@@ -103,17 +104,20 @@ def absent(value: Tensor) -> str:
         >>> absent(torch.empty(0)), absent(torch.empty(1))
         ('no numbers', '')
     """
+    if is_lazy(value):
+        return "not initialized yet"
     if value.is_meta:
         return "on the meta device"
     if hasattr(value, "full_tensor"):
         return "sharded over processes"
     if type(value).__name__ in ("FakeTensor", "FunctionalTensor"):
         return "not computed"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
     if value.numel() == 0:
         return "no numbers"
-    storage = value.untyped_storage() if value.layout == torch.strided else None
     # FSDP frees gathered parameters, whose shape stays.
-    return "freed" if storage is not None and not storage.size() else ""
+    return "" if value.untyped_storage().size() else "freed"
 
 
 def _ends(known: dict[str, float]) -> str:

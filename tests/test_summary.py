@@ -455,3 +455,115 @@ def test_repr_shows_values_shortly() -> None:
         "  (scale): 0.1, Positive()\n"
         ")"
     )
+
+
+class Tables:
+    """Modules that nobody thinks of, by what is odd about them."""
+
+    @staticmethod
+    def lazy() -> nn.Module:
+        return nn.ModuleDict({"q": Family(), "net": nn.LazyLinear(3)})
+
+    @staticmethod
+    def circle() -> nn.Module:
+        one = nn.ModuleDict({"q": Family(), "inner": nn.ModuleDict()})
+        one["inner"]["outer"] = one  # type: ignore[index]
+        return one
+
+    @staticmethod
+    def inference() -> nn.Module:
+        with torch.inference_mode():
+            return Latents()
+
+    @staticmethod
+    def numbers_of_all_kinds() -> nn.Module:
+        module = nn.ModuleDict({"q": Family(), "table": nn.Embedding(5, 2, sparse=True)})
+        module.c = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+        module.i = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+        (module["table"](torch.tensor([1])).sum() + module.c.abs().sum()).backward()  # type: ignore[operator]
+        return module
+
+    @staticmethod
+    def parametrized() -> nn.Module:
+        q = Family()
+        nn.utils.parametrize.register_parametrization(q, "raw_scale", nn.Identity())
+        return q
+
+    @staticmethod
+    def compiled() -> nn.Module:
+        return torch.compile(NegativeLogLikelihood(Family()))  # type: ignore[return-value]
+
+    @staticmethod
+    def averaged() -> nn.Module:
+        return torch.optim.swa_utils.AveragedModel(Family())
+
+    @staticmethod
+    def empty() -> nn.Module:
+        return nn.Module()
+
+    @staticmethod
+    def without_numbers() -> nn.Module:
+        return Policy(in_features=2, actions=0)
+
+    @staticmethod
+    def huge() -> nn.Module:
+        return learnable(dd.MultivariateNormal(torch.zeros(100), torch.eye(100)))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
+@pytest.mark.parametrize("name", [name for name in vars(Tables) if name[0] != "_"])
+def test_odd_modules(name: str) -> None:
+    table = summary(getattr(Tables, name)())
+    assert "Error" not in str(table)
+    assert table.saturated == []
+    json.dumps(table.to_dict())
+    Page(table._repr_html_())
+    if name == "empty":
+        assert str(table) == "Module: no parameters, no fields"
+    if name == "circle":
+        assert table["inner.outer"].shown == "the same as the whole"
+    if name in ("inference", "huge"):
+        assert table.rows[-1].saturated == 0
+
+
+def test_odd_values_that_methods_compute() -> None:
+    class Odd(Declarative):
+        scale = Param(1.0, Positive())
+
+        @derived
+        def values(self, scale: Tensor) -> dict[str, Any]:
+            return {"text": "x" * 200}
+
+        @derived
+        def sparse(self, scale: Tensor) -> Tensor:
+            return torch.eye(3).to_sparse()
+
+        @derived
+        def several(self, scale: Tensor) -> Tensor:
+            return torch.complex(scale, scale)
+
+    table = summary(Odd())
+    assert len(table["values"].shown) == 60
+    assert table["sparse"].shown == "sparse_coo"
+    assert table["several"].shown == "tensor(1.+1.j)"
+    json.dumps(table.to_dict())
+
+
+def test_a_sharded_objective() -> None:
+    objective = NegativeLogLikelihood(Family(batch_shape=(2,)))
+    script = torch.distributed
+    script.init_process_group("gloo", store=script.HashStore(), rank=0, world_size=1)
+    try:
+        torch.distributed.fsdp.fully_shard(objective)
+        table = summary(objective)
+        assert table["module.scale"].shown == "sharded over processes"
+        assert table["module.scale"].saturated is None
+        assert "Error" not in str(table)
+        objective(torch.zeros(3, 2)).backward()
+        assert table["module.scale"].gradient is None
+        objective.unshard()  # type: ignore[attr-defined]
+        assert summary(objective)["module.scale"].value == pytest.approx([0.1, 0.1])
+        str(summary(objective)), repr(objective)
+    finally:
+        script.destroy_process_group()

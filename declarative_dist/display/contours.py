@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from declarative_dist.display.curves import reach_of
 from declarative_dist.display.looks import WIDTH
@@ -59,6 +59,8 @@ def is_of_pairs(distribution: Distribution) -> bool:
         support: Any = distribution.support
     except NotImplementedError:
         return True
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        support = support.base_constraint
     if support is None or support.is_discrete:
         return False
     base = getattr(support, "base_constraint", support)

@@ -88,11 +88,12 @@ def reach_of(series: Series) -> tuple[float, float]:
     if draws is None or not draws.isfinite().any():
         if math.isfinite(low) and math.isfinite(high):
             return low, high
+        what = "one without a sampler" if draws is None else "draws that are NaN or infinite"
         raise DeclarationError(
             "plot",
             "a distribution that can be drawn from, or one between two ends",
-            "one without a sampler, of which nothing tells where its values are",
-            "Define sample in its class.",
+            f"{what}, of which nothing tells where its values are",
+            "Define sample in its class." if draws is None else "summary(q) has its parameters.",
         )
     draws = draws[draws.isfinite()]
     ranks = torch.tensor([0.03, 0.97], dtype=draws.dtype)

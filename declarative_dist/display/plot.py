@@ -32,8 +32,8 @@ def plot(q: Any, *, against: Any = None, ax: Any = None) -> Any:
     is one path, of any other shape one for each number, named by its index.
 
     Args:
-        q: a declared or plain distribution, a joint, a guide, draws (a tensor, or a dict of
-            tensors by site), or the `History` that `fit` returned.
+        q: a declared or plain distribution, a joint, a guide, draws (a tensor or array, or
+            a dict of such by site), or the `History` that `fit` returned.
         against: another one of the same kind to draw over it, dashed: the target of a fit, data,
             or draws of a sampler.
         ax: where to draw: one axes, or as many as there are pictures; None for a new figure. For

@@ -146,7 +146,8 @@ class _Reader:
             known["prior"] = told(prior)
         try:
             constraint = constraint.resolved(values.all)
-            known.update(told_saturation(constraint, raw.detach(), name, raw_name))
+            words = known["constraint"]
+            known.update(told_saturation(constraint, raw.detach(), name, raw_name, words))
         except (KeyError, RuntimeError):  # a bound that can't be computed now
             known.pop("saturated", None)
         yield Row(name, "param", **{**values.told(field), **known})

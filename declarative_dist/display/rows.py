@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.inner_tensors import tensors_of
@@ -67,14 +68,15 @@ class Row:
 
 def told_value(value: Any) -> dict[str, Any]:
     """What a row says of a value: as data, as text, and its shape."""
-    shape = tuple(value.shape) if isinstance(value, Tensor) else None
+    has_shape = isinstance(value, Tensor) and not is_lazy(value)
+    shape = tuple(value.shape) if has_shape else None
     shown = numerals(value, with_shape=False)
     return {"value": figures(value), "shown": shown, "shape": shape}
 
 
 def told_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
     """What a row says of parameters: how many, how many of them train, and their gradient."""
-    found = list(parameters)
+    found = [parameter for parameter in parameters if not is_lazy(parameter)]
     return {
         "parameters": sum(each.numel() for each in found),
         "trained": sum(each.numel() for each in found if each.requires_grad),
@@ -101,14 +103,23 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
         if gradient.is_sparse:
             gradient = gradient.coalesce().values()
         if not absent(gradient):
-            norms.append(torch.linalg.vector_norm(gradient.detach().double()).item())
+            wide = gradient.abs() if gradient.is_complex() else gradient
+            norms.append(torch.linalg.vector_norm(wide.detach().double()).item())
     return sum(norm**2 for norm in norms) ** 0.5 if norms else None
 
 
 def told_saturation(
-    constraint: Constraint, raw: Tensor, name: str, raw_name: str
+    constraint: Constraint, raw: Tensor, name: str, raw_name: str, told: str = ""
 ) -> dict[str, Any]:
-    """What a row says of raw numbers that steps no longer move, and of those that are none."""
+    """What a row says of raw numbers that steps no longer move, and of those that are none.
+
+    Args:
+        constraint: with values in place of the names of its bounds.
+        raw: the raw numbers.
+        name: what the field is called.
+        raw_name: what its raw numbers are called.
+        told: the constraint in words; "" for those of the constraint itself.
+    """
     if absent(raw):
         return {}
     not_finite = int((~raw.isfinite()).sum())
@@ -120,16 +131,19 @@ def told_saturation(
     counts = saturated(constraint, raw)
     if counts is None or not counts[0]:
         return {"saturated": counts and 0}
+    words = told or constraint.describe()
     return {
         "saturated": counts[0],
-        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint "
-        f"({constraint.describe()}), where steps of {raw_name} hardly move it. Set {name} further "
-        f"inside, or give its constraint more room{_way_out(constraint)}.",
+        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint ({words}), "
+        f"where steps of {raw_name} hardly move it. Set {name} further inside, or give its "
+        f"constraint more room{_way_out(constraint)}.",
     }
 
 
 def _share(count: int, total: int) -> str:
-    return "" if total == 1 else f" in {count} of {total} numbers"
+    if total == 1:
+        return ""
+    return f" in all {total} numbers" if count == total else f" in {count} of {total} numbers"
 
 
 def _way_out(constraint: Constraint) -> str:

@@ -144,7 +144,7 @@ def _still_by_gradient(constraint: Constraint, raw: Tensor) -> Tensor:
 
 def _slopes(constraint: Constraint, raw: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The value, and what gives for weights of its numbers how much each raw number moves it."""
-    with torch.enable_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad():
         point = raw.detach().clone().requires_grad_()
         value = constraint.forward(point * 1)
 

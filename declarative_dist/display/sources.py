@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,7 @@ import torch.distributions as dd
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.constraints.representable import HALF
 from declarative_dist.display.series import (
     LARGEST,
     Series,
@@ -99,12 +102,13 @@ def source_of(given: Any, subject: str) -> Source:
     Raises:
         DeclarationError: if it is nothing that can be drawn.
     """
-    name, module = _name_of(given), given
-    if isinstance(given, Tensor):
+    name = _name_of(given)
+    if _are_numbers(given):
         return Source("data" if subject != "plot" else "draws", {"": _drawn(given)})
-    if isinstance(given, Mapping) and given:
-        return Source("draws", {str(n): _drawn(torch.as_tensor(v)) for n, v in given.items()})
+    if isinstance(given, Mapping) and given and all(map(_are_numbers, given.values())):
+        return Source("draws", {str(site): _drawn(value) for site, value in given.items()})
     if can_be_drawn(given) and not isinstance(given, type):
+        module: Any = _in_single(given)
         with torch.no_grad(), evaluating(module):
             return _source(module(), name)
     if isinstance(given, (Distribution, JointDistribution, PushedNormal)):
@@ -173,9 +177,24 @@ def _of_guide(guide: PushedNormal) -> dict[str, Site]:
     return sites
 
 
-def _drawn(draws: Tensor) -> Site:
+def _in_single(module: Any) -> nn.Module:
+    """A module in half precision as one in single: torch lacks samplers for the former."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    is_half = any(tensor.dtype in HALF and not tensor.is_meta for tensor in tensors)
+    single: nn.Module = copy.deepcopy(module).float() if is_half else module
+    return single
+
+
+def _are_numbers(given: object) -> bool:
+    """Whether these are draws or data: a tensor, an array or a list of numbers."""
+    if isinstance(given, (list, tuple)):
+        return bool(given) and all(isinstance(each, (int, float, list, tuple)) for each in given)
+    return isinstance(given, Tensor) or hasattr(given, "__array__")
+
+
+def _drawn(numbers: Any) -> Site:
     """Draws `(n, *shape)` of something else, or data."""
-    draws = torch.atleast_1d(draws.detach())
+    draws = torch.atleast_1d(torch.as_tensor(numbers).detach())
     _checked(draws, "draws")
     is_discrete = not draws.is_floating_point()
     return Site(None, draws, draws.ndim - 1, is_discrete)

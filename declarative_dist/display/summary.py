@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from torch.distributions import Distribution, Transform
+from torch.nn.parameter import is_lazy
 
 from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row
@@ -107,7 +108,7 @@ def _title(module: nn.Module) -> str:
     """The class, how many numbers are trained, and where they are."""
     kind: Any = type(module)
     is_plain = "__recipe__" in vars(kind)
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if not is_lazy(parameter)]
     count = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     name = kind.__name__

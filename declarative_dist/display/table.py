@@ -34,6 +34,8 @@ def cells_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def as_text(title: str, rows: Sequence[Row]) -> str:
     """The title, the table, and the hints."""
+    if not rows:
+        return f"{title}, no fields"
     headings, cells = cells_of(rows)
     lines = [headings, *([_cut(cell) for cell in line] for line in cells)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
