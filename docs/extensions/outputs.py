@@ -68,7 +68,8 @@ class PythonBlock(SphinxDirective):
         text = f"{type(error).__name__}: {error}" if error else printed.getvalue().rstrip()
         if not text:
             raise self.error("nothing was printed")
-        return [nodes.literal_block(text, text, language="text", classes=["output"])]
+        classes = ["output"] if error else ["output", "printed"]
+        return [nodes.literal_block(text, text, language="text", classes=classes)]
 
     def _picture(self, block: Block) -> nodes.image:
         """Save the current figure, and point at it."""
