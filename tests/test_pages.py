@@ -6,6 +6,7 @@ Pages whose last block is marked are run while the site is built, which the test
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,14 @@ EVERY = {
     path: list(blocks_of(path.read_text()))
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
-PAGES = {path: blocks for path, blocks in EVERY.items() if blocks and not blocks[-1].info}
+ALONE = ROOT / "docs" / "howto" / "integrations.md"
+"""Imports libraries that change torch for the whole process."""
+
+PAGES = {
+    path: blocks
+    for path, blocks in EVERY.items()
+    if path != ALONE and blocks and not blocks[-1].info
+}
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +46,21 @@ def test_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     page = Page(path)
     for block in PAGES[path]:
         page.run(block)
+
+
+def test_a_page_that_imports_other_libraries_runs_in_a_process_of_its_own() -> None:
+    code = f"""
+from pathlib import Path
+from docs.extensions.executing import Page, blocks_of
+path = Path({str(ALONE)!r})
+page = Page(path)
+for block in blocks_of(path.read_text()):
+    page.run(block)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_no_block_is_overlooked() -> None:

@@ -88,6 +88,7 @@ expected a value in GreaterThan(lower_bound=0.0) for every finite raw number, go
 raw number 710.0 in torch.float64. Clamp the raw number before it overflows, or check with \
 raw_limit= if it is meant for moderate ones. (docs/errors.md#broken-promise)
     """
+    __tracebackhide__ = True
     found = as_constraint(constraint, "check_constraint")
     if found.names:
         raise DeclarationError(

@@ -77,6 +77,7 @@ def check_distribution(
 Stuck.raw_location: expected a gradient from the log density, got none. Use it in the \
 distribution without detach, item, data or numpy, or freeze it. (docs/errors.md#broken-promise)
     """
+    __tracebackhide__ = True
     with same_random_numbers():
         module = _built(family)
         trial = Trial(module, context, frozenset(skip))

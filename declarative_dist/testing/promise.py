@@ -72,6 +72,7 @@ def keep(
         BrokenPromiseError: for the first that is not kept, also by an exception of any kind.
         DeclarationError: for a name in `skip` that is no promise.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test, and the message
     for name in skip:
         if name not in promises:
             fix = did_you_mean(name, promises)
@@ -85,7 +86,7 @@ def keep(
             promise(trial)
         except BrokenPromiseError as error:
             error.promise = name
-            raise
+            raise error.with_traceback(None) from error.__cause__
         except Exception as error:
             broken = BrokenPromiseError(trial.name, _promised(promise), told(error))
             broken.promise = name

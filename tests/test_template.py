@@ -1,0 +1,79 @@
+"""The template of a package of constraints builds to a wheel, installs, and passes its tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.extensions.executing import Page, blocks_of
+
+ROOT = Path(__file__).parent.parent
+TEMPLATE = ROOT / "templates" / "declarative-dist-constraints"
+PACKAGE = "declarative_dist_constraints"
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the template outside of the checkout, without what others have left there."""
+    ignore = shutil.ignore_patterns("__pycache__", ".pytest_cache", "dist")
+    return Path(shutil.copytree(TEMPLATE, tmp_path_factory.mktemp("copy") / "mine", ignore=ignore))
+
+
+@pytest.fixture(scope="module")
+def installed(copied: Path) -> Path:
+    """Where its wheel is installed."""
+    pip = (sys.executable, "-m", "pip", "--quiet")
+    wheels, site = copied.parent / "wheels", copied.parent / "site"
+    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", wheels)
+    run(*pip, "wheel", *options, copied, cwd=copied)
+    (wheel,) = wheels.glob("*.whl")
+    run(*pip, "install", "--no-deps", "--target", site, wheel, cwd=copied)
+    return site
+
+
+def test_the_wheel_has_the_package_and_its_marker_of_types(installed: Path) -> None:
+    found = sorted(path.name for path in (installed / PACKAGE).glob("*.*"))
+    assert found == ["__init__.py", "correlation.py", "py.typed"]
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    assert "Requires-Dist: declarative-dist" in metadata.read_text()
+
+
+def test_its_tests_pass_with_what_was_installed(copied: Path, installed: Path) -> None:
+    path = f"{installed}{os.pathsep}{ROOT}"
+    pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    printed = run(*pytest_, cwd=copied, PYTHONPATH=path, PYTEST_ADDOPTS="")
+    assert "4 passed" in printed
+    where = f"import {PACKAGE}; print({PACKAGE}.__file__)"
+    printed = run(sys.executable, "-c", where, cwd=copied, PYTHONPATH=path)
+    assert printed.startswith(str(installed))
+
+
+def test_its_readme_runs(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(installed)
+    path = TEMPLATE / "README.md"
+    page = Page(path)
+    (block,) = blocks_of(path.read_text())
+    try:
+        page.run(block)
+    finally:
+        for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
+            del sys.modules[name]
