@@ -21,7 +21,9 @@ import declarative_dist
 
 ROOT = Path(__file__).parent.parent
 VERSION = declarative_dist.__version__
-FOLDERS = ("declarative_dist", "tests", "examples", "benchmarks", "docs", ".ci", ".github")
+FOLDERS = (
+    "declarative_dist", "tests", "examples", "benchmarks", "docs", "templates", ".ci", ".github",
+)  # fmt: skip
 FILES = (
     "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
     "constraints.txt", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml",
