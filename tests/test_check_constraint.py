@@ -12,6 +12,8 @@ from torch.distributions import Distribution, constraints
 from declarative_dist import Constraint, DeclarationError, GreaterThan, LogInterval, Positive
 from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_constraint
+from declarative_dist.testing.constraint_maths import MATHS
+from declarative_dist.testing.constraint_module import COMPILED, MODULE
 from tests import broken_constraints as broken
 from tests.constraints.cases import CASES, GUARANTEED
 
@@ -358,8 +360,25 @@ def test_no_broken_constraint_is_left_out() -> None:
 
 def test_what_was_not_promised_may_be_left_out() -> None:
     check_constraint(broken.WrongJacobian(), skip=["jacobian"])
-    with pytest.raises(BrokenPromiseError, match="'transform' is broken"):
-        check_constraint(broken.ShapelessJacobian(), skip=["jacobian"])
+
+
+BEHIND = {
+    "transform": (broken.ShapelessJacobian, ["jacobian"]),
+    "parametrization": (broken.WrongInverse, ["round trip", "transform"]),
+}
+"""What a broken constraint breaks beside the promise that is tried first."""
+
+
+@pytest.mark.parametrize("promise", BEHIND)
+def test_later_promises_are_tried_where_the_first_was_not_made(promise: str) -> None:
+    kind, skip = BEHIND[promise]
+    with pytest.raises(BrokenPromiseError, match=f"^'{promise}' is broken"):
+        check_constraint(kind(), skip=skip)
+
+
+def test_every_promise_is_broken_by_some_example() -> None:
+    told = {message.split("'")[1] for *_, message in BROKEN}
+    assert told | set(BEHIND) == {*MATHS, *MODULE, *COMPILED}
 
 
 @pytest.mark.parametrize(

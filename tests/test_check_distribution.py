@@ -11,9 +11,20 @@ import torch.distributions as dd
 from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist import DeclarationError, learnable
+from declarative_dist import (
+    DeclarationError,
+    Declarative,
+    FullRankNormal,
+    GreaterThan,
+    Interval,
+    MeanFieldNormal,
+    Param,
+    learnable,
+)
 from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_distribution
+from declarative_dist.testing.distribution_draws import DRAWS
+from declarative_dist.testing.distribution_module import COMPILED, MODULE
 from tests import broken_families as broken
 from tests.cases import CASES, MixtureDensity, Policy
 from tests.limits import NO_PATHWISE_BACKWARD, SCORE, VMAP_LOG_PROB
@@ -74,6 +85,23 @@ def test_conditional_families_pass_with_a_context(family: nn.Module) -> None:
 
 def test_nested_conditional_families_pass() -> None:
     check_distribution(MixtureDensity(in_features=3, k=3), torch.randn(5, 3))
+
+
+class Ends(Declarative):
+    """Latents with bounds that are a constant and another site, and a start that is drawn."""
+
+    top = torch.tensor(3.0)
+    low = Param(0.5, Interval(torch.tensor(0.0), torch.tensor(5.0)))
+    high = Param(1.0, GreaterThan("low"))
+    free = Param(torch.randn, shape=(2,))
+
+
+@pytest.mark.parametrize("kind", [MeanFieldNormal, FullRankNormal])
+@pytest.mark.parametrize("copies", [(), (3,)])
+def test_guides_pass(kind: Any, copies: tuple[int, ...]) -> None:
+    latents = Ends(batch_shape=copies)
+    latents.assign(low=2.0, high=2.5)
+    check_distribution(kind(latents, init_scale=0.5))
 
 
 def test_plain_distributions_are_made_learnable() -> None:
@@ -377,6 +405,16 @@ def test_no_broken_family_is_left_out() -> None:
     families = {kind for kind in named if not issubclass(kind, dd.Normal)}
     good = {broken.Good, broken.OfPlain, broken.Policy}
     assert families == {kind for kind, *_ in BROKEN} | good
+
+
+def test_a_closure_is_not_reached_by_a_functional_call() -> None:
+    with pytest.raises(BrokenPromiseError, match="^'functional_call' is broken"):
+        check_distribution(broken.Closure, skip=["state", "pickle", "dtype", "meta"])
+
+
+def test_every_promise_is_broken_by_some_example() -> None:
+    told = {message.split("'")[1] for *_, message in BROKEN if "is broken" in message}
+    assert told | {"functional_call"} == {*DRAWS, *MODULE, *COMPILED}
 
 
 def test_mistakes_are_told() -> None:

@@ -16,6 +16,7 @@ from declarative_dist import (
     DeclarationError,
     Declarative,
     FieldError,
+    GreaterThan,
     Param,
     Variational,
     fields_of,
@@ -602,6 +603,25 @@ def test_values_for_an_instance_are_those_that_a_reset_goes_back_to():
     jitter(q)
     q.reset_parameters()
     assert_unchanged(q, before)
+
+
+def test_an_instance_whose_bound_has_moved_past_a_start_keeps_its_values():
+    class Ends(Declarative):
+        low = Param(0.0)
+        high = Param(1.0, GreaterThan("low"))
+
+    ends = Ends()
+    ends.low = 3.0  # above where high started, which moves along
+
+    class Outer(Declarative):
+        part = ends
+
+    outer = Outer()
+    assert outer.part.low == 3.0
+    assert outer.part.high == ends.high
+    jitter(outer)
+    outer.reset_parameters()
+    torch.testing.assert_close(outer.part.high, ends.high)
 
 
 def test_values_of_another_shape_for_an_instance():

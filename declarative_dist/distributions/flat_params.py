@@ -194,4 +194,7 @@ def _without_parameters(latents: nn.Module) -> nn.Module:
             if parameter is not None:
                 del module._parameters[name]
                 module._buffers[name] = parameter.detach().clone()
+    if not any(buffer.is_meta for buffer in held.buffers()):
+        restart: Any = held._restart
+        restart()  # `reset_parameters` comes back to where it is now
     return held

@@ -223,11 +223,11 @@ class NormalGuide(nn.Module):
     def reset_parameters(self) -> None:
         """Go back to the starting values, as if the guide were new.
 
-        After `to_empty` this fills a guide whose latents were built on the meta device.
+        After `to_empty` this fills a guide that was on the meta device, or its latents were.
         """
         with torch.no_grad():
+            self.flat.restart()
             if self._start[0].is_meta and not self.center.is_meta:
-                self.flat.restart()
                 spread = self.flat.spread() * self._init_scale
                 factor = spread if self.is_diagonal else spread.diag_embed()
                 self._start = self.flat.start(), factor

@@ -279,19 +279,22 @@ class Param(Constrained):
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         starts: dict[str, Start] = vars(module)["_starts"]
         start = starts[self.name]
-        raw = getattr(module, self.raw_name)
-        known = evaluate(module, chain_of(module, self.name)[:-1])
         if callable(self.init if start.source is None else start.source) and not is_new:
             return
-        # Behind a module that moves its base point the same raw number is another value.
-        has_base_point = isinstance(self.constraint, FromModule)
-        if (
-            is_new
-            or has_base_point
-            or not torch.equal(raw, self.started(module, start, raw.dtype, raw.device, known))
-        ):
+        if is_new or not self._is_at(module, start):
             value = current_value(module, self.name).detach().clone()
             starts[self.name] = Start(value, value.shape, has_dtype=True, own=start.own)
+
+    def _is_at(self, module: nn.Module, start: Start) -> bool:
+        """Whether the current value is that of a start, to the last bit."""
+        if isinstance(self.constraint, FromModule):
+            return False  # behind a base point that moves, raw numbers do not tell
+        raw = getattr(module, self.raw_name)
+        known = evaluate(module, chain_of(module, self.name)[:-1])
+        try:
+            return torch.equal(raw, self.started(module, start, raw.dtype, raw.device, known))
+        except ConstraintError:  # a bound has moved past it
+            return False
 
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"

@@ -44,8 +44,8 @@ class Trial:
         return tuple(dtype for dtype in self.dtypes if torch.finfo(dtype).bits >= 32)
 
     def built(self, dtype: torch.dtype = torch.float64) -> Constraint:
-        """A copy in a dtype."""
-        return copy.deepcopy(self.constraint).to(dtype)
+        """A copy in a dtype, on the CPU."""
+        return copy.deepcopy(self.constraint).to("cpu", dtype)
 
     def extreme(self, dtype: torch.dtype) -> Tensor:
         """Raw numbers at which careless maps break, of shape `(count, *raw_shape)`."""
