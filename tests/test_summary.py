@@ -176,6 +176,8 @@ def test_joints_sites_and_data() -> None:
     observed = summary(Coin().condition(heads=7))["heads"]
     assert (observed.kind, observed.value) == ("observed", 7.0)
     assert len([row for row in table.rows if row.name == "heads"]) == 1
+    assert summary(Coin().condition(heads=7)).title.startswith("Coin given heads: 1 number to")
+    assert table["noise"].shown == "learnable HalfNormal"
 
 
 @pytest.mark.parametrize("kind", [MeanFieldNormal, FullRankNormal])

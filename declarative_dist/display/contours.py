@@ -160,7 +160,7 @@ def _heights(pair: Pair, sides: list[Tensor]) -> Tensor:
     points[at] = torch.where(inside[:, None], corners, legal)
     with torch.no_grad():
         heights = distribution.log_prob(points)[at].exp()
-    heights = torch.where(inside, heights, 0.0).double().cpu().nan_to_num(0.0, 0.0, 0.0)
+    heights = torch.where(inside, heights, 0.0).cpu().double().nan_to_num(0.0, 0.0, 0.0)
     return heights.reshape(_SIDE, _SIDE)
 
 

@@ -199,9 +199,7 @@ class _Reader:
             self._modules[part] = name
             yield Row(name, "constant", shown=told(part), constraint="constant")
         else:
-            base = getattr(part, "extra_repr", str)()
-            shown = f"{type(part).__name__}({base})" if base else type(part).__name__
-            yield Row(name, "part", shown=shown if len(shown) < 60 else type(part).__name__)
+            yield Row(name, "part", shown=_headed(part))
             yield from self.read(part, name)
 
     def _others(self, module: nn.Module, path: str, skipped: Any) -> Iterator[Row]:
@@ -236,6 +234,16 @@ class _Reader:
                 **told_saturation(constraint, raw, name, "the guide"),
             )
         yield from self._others(guide, path, {"flat"})
+
+
+def _headed(part: Any) -> str:
+    """A part with fields by its class, and by what that is made of where it is short."""
+    kind = type(part)
+    if "__recipe__" in vars(kind):  # such as LiveNormal
+        return f"learnable {kind.__declaration__.base.__name__}"
+    base = part.extra_repr()
+    whole = f"{kind.__name__}({base})" if base else kind.__name__
+    return whole if len(whole) < 60 else kind.__name__
 
 
 def _has_fields(module: nn.Module) -> bool:

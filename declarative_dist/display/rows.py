@@ -104,7 +104,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
             gradient = gradient.coalesce().values()
         if not absent(gradient):
             wide = gradient.abs() if gradient.is_complex() else gradient
-            norms.append(torch.linalg.vector_norm(wide.detach().double()).item())
+            norms.append(torch.linalg.vector_norm(wide.detach().cpu().double()).item())
     return sum(norm**2 for norm in norms) ** 0.5 if norms else None
 
 

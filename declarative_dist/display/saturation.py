@@ -30,6 +30,9 @@ SHARE = 1e-3
 TINY = 1e-6
 """The same as a share of a bounded set whose small values matter."""
 
+LARGEST = 10_000_000
+"""Of how many raw numbers it is told."""
+
 _DIRECTIONS = 3
 
 
@@ -42,7 +45,8 @@ def saturated(constraint: Constraint, raw: Tensor) -> tuple[int, int] | None:
 
     Returns:
         Both counts; of a simplex they count its entries, and otherwise raw numbers. None where
-        it can't be told: on the meta device, or where torch lacks an operator for the dtype.
+        it can't be told: on the meta device, where torch lacks an operator for the dtype, or of
+        more than ten million numbers.
 
     Example:
         >>> import torch
@@ -53,6 +57,8 @@ def saturated(constraint: Constraint, raw: Tensor) -> tuple[int, int] | None:
     """
     if type(constraint) is Real and constraint.limits is None:
         return 0, raw.numel()
+    if raw.numel() > LARGEST:
+        return None
     try:
         with torch.no_grad():
             if isinstance(constraint, Simplex):
@@ -76,7 +82,7 @@ def _still_by_steps(constraint: Constraint, raw: Tensor) -> Tensor:
 
     def forward(raw: Tensor) -> Tensor:
         # Maps may return what they were given.
-        value = constraint.forward(raw.clone()).double()
+        value = constraint.forward(raw.clone()).cpu().double()
         return value.log() if isinstance(constraint, LogInterval) else value
 
     value = forward(raw)
@@ -101,8 +107,8 @@ def _width_from_zero(constraint: Constraint) -> Any:
     low, high = _ends(constraint)
     if low is None or high is None:
         return -1.0
-    touches = torch.as_tensor(low == 0) | torch.as_tensor(high == 0)
-    return torch.where(touches, torch.as_tensor(high - low).double(), -1.0)
+    low, high = (torch.as_tensor(end).detach().cpu().double() for end in (low, high))
+    return torch.where((low == 0) | (high == 0), high - low, -1.0)
 
 
 def _change(forward: Callable[[Tensor], Tensor], raw: Tensor, step: Tensor) -> Tensor:
@@ -118,7 +124,7 @@ def _ends(constraint: Constraint) -> tuple[Any, Any]:
 
 def _still_entries(constraint: Constraint, raw: Tensor) -> Tensor:
     """Entries of probability vectors: those held at the guard, and all where one has all."""
-    value = constraint.forward(raw).double()
+    value = constraint.forward(raw).cpu().double()
     floor = GUARD[raw.dtype][0] * value.amax(-1, keepdim=True)
     one_hot = _still_by_gradient(constraint, raw).all(-1, keepdim=True)
     return (value <= floor * 1.01) | one_hot.expand(value.shape)
@@ -150,11 +156,11 @@ def _slopes(constraint: Constraint, raw: Tensor) -> tuple[Tensor, Callable[[Tens
 
     def slope(weights: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)  # slopes at two places are compared
-        longest = torch.zeros_like(point, dtype=torch.float64)
+        longest = torch.zeros(point.shape, dtype=torch.float64)
         for _ in range(_DIRECTIONS):
             row = torch.randn(value.shape, generator=generator).to(weights) * weights
             (moved,) = torch.autograd.grad(value, point, row, retain_graph=True)
-            longest = longest.maximum(moved.double().abs())
+            longest = longest.maximum(moved.cpu().double().abs())
         return longest
 
     return value.detach(), slope

@@ -138,7 +138,7 @@ def drawn_series(
 def column(draws: Tensor, index: tuple[int, ...]) -> Tensor:
     """The draws of one number."""
     at: Any = (slice(None), *index)
-    return draws[at].detach().double().cpu()
+    return draws[at].detach().cpu().double()
 
 
 def is_discrete_of(distribution: Distribution) -> bool:
@@ -225,7 +225,7 @@ def _scored(
         points[at] = torch.where(inside, numbers, points[at])
         with torch.no_grad():
             found = exact.log_prob(points)[at[: points.ndim - len(exact.event_shape)]]
-        return torch.where(inside, found, -math.inf).double().cpu()
+        return torch.where(inside, found, -math.inf).cpu().double()
 
     return score
 
@@ -268,6 +268,6 @@ def _values(exact: Any, is_discrete: bool) -> Tensor | None:
     if not is_discrete or exact is None or not exact.has_enumerate_support:
         return None
     try:
-        return exact.enumerate_support(expand=False).flatten().double().cpu()  # type: ignore[no-any-return]
+        return exact.enumerate_support(expand=False).flatten().cpu().double()  # type: ignore[no-any-return]
     except NotImplementedError:  # such as counts of different totals
         return None

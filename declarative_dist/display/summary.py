@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row
 from declarative_dist.display.table import as_html, as_text
+from declarative_dist.distributions.joint import Conditioned
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.fixed import as_module
 
@@ -112,6 +113,8 @@ def _title(module: nn.Module) -> str:
     count = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     name = kind.__name__
+    if isinstance(module, Conditioned):
+        name = f"{type(module.joint).__name__} given {', '.join(module.observed) or 'no data'}"
     if is_plain:  # such as LiveNormal
         name = f"{'learnable ' if count else ''}{kind.__declaration__.base.__name__}"
     if not count:
