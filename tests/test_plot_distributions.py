@@ -569,3 +569,15 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'pip install "declarative-dist\[plot\]"'):
         plot(dd.Normal(0.0, 1.0))
+
+
+def test_many_names_leave_room_for_the_picture() -> None:
+    class Wide(Joint):
+        one = dd.Normal(0.0, 1.0)
+        many = dd.Independent(dd.Normal(torch.zeros(8), torch.ones(8)), 1)
+
+    _, small = plt.subplots(2, 2, figsize=(3.0, 2.0), layout="constrained")
+    axes = plot(Wide(), against=Wide(), ax=small[0])
+    axes[0].figure.canvas.draw()
+    assert all(each.get_position().height > 0.2 for each in axes)
+    assert len(labels(axes[1])) == 9

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import SigmoidTransform, TanhTransform
+from torch.distributions import SigmoidTransform, TanhTransform, constraints
 
 from declarative_dist import (
     Constraint,
@@ -234,3 +234,41 @@ def test_a_raw_zero_of_any_size_is_never_marked() -> None:
             4951 if isinstance(constraint, Simplex) else 4950,
         )
     assert math.isclose(Simplex()(torch.zeros(4950))[0].item(), 1 / 4951, rel_tol=1e-4)
+
+
+class Skew(nn.Module):
+    """Skew matrices, of which the lower half of the raw numbers is not used."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.triu(1) - raw.triu(1).mT
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value.triu(1)
+
+
+def test_what_no_raw_number_moves_is_not_saturated() -> None:
+    assert saturated(as_constraint(Skew()), torch.ones(3, 3)) == (0, 9)
+
+
+class InPlace(Constraint):
+    """A user's own, which changes what it is given."""
+
+    support = constraints.positive
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.exp_()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+
+def test_raw_numbers_stay_as_they_were_whatever_a_map_does() -> None:
+    raw = nn.Parameter(torch.zeros(3))
+    assert saturated(InPlace(), raw) == (0, 3)
+    assert torch.equal(raw.detach(), torch.zeros(3))
+
+
+def test_too_many_numbers_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("declarative_dist.display.saturation.LARGEST", 5)
+    assert saturated(Positive(), torch.zeros(6)) is None
+    assert saturated(Positive(), torch.zeros(5)) == (0, 5)
