@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from declarative_dist import Constraint, DeclarationError, GreaterThan, LogInterval, Positive
+from declarative_dist import (
+    Constraint,
+    DeclarationError,
+    GreaterThan,
+    LogInterval,
+    LowerCholesky,
+    Positive,
+)
 from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_constraint
 from declarative_dist.testing.constraint_maths import MATHS
@@ -39,6 +47,52 @@ def test_what_as_constraint_takes_is_taken() -> None:
     check_constraint(constraints.positive)
     check_constraint(Positive)
     check_constraint(GreaterThan(torch.zeros(2, 1)))
+
+
+class Direction(Constraint):
+    """A unit vector: many raw numbers give one, so that it has no density in them."""
+
+    support = constraints.real_vector
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw / raw.norm(dim=-1, keepdim=True)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value
+
+    def contains(self, value: Tensor) -> Tensor:
+        return (value.norm(dim=-1) - 1).abs() < 1e-2
+
+    def default(self, shape: torch.Size) -> Tensor:
+        return torch.full(shape, shape[-1] ** -0.5)
+
+
+def test_a_map_that_is_not_one_to_one_passes_where_it_is_defined() -> None:
+    with pytest.raises(BrokenPromiseError, match=r"'inside'.* got \[nan, nan, nan\] for the raw"):
+        check_constraint(Direction())
+    check_constraint(Direction(), skip=["inside", "gradient"])  # there is none at zero
+
+
+class Upper(LowerCholesky):
+    """Transposed: values are not contiguous."""
+
+    support = constraints.independent(constraints.real, 2)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw).mT
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return super().inverse(value.mT)
+
+    def contains(self, value: Tensor) -> Tensor:
+        return super().contains(value.mT)
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return super().log_abs_det_jacobian(raw, value.mT)
+
+
+def test_a_transposed_one_passes() -> None:
+    check_constraint(Upper())
 
 
 def test_a_wide_range_on_a_log_scale_costs_digits() -> None:

@@ -24,7 +24,7 @@ from torch.distributions import Transform, constraints
 from typing_extensions import Self, final
 
 from declarative_dist.constraints.tracing import is_traced
-from declarative_dist.errors import ConstraintError, shortened
+from declarative_dist.errors import ConstraintError, first_line, shortened
 
 
 class Constraint(nn.Module, ABC):
@@ -98,7 +98,16 @@ class Constraint(nn.Module, ABC):
                 f"{shortened(value)} of {value.dtype}",
                 code="wrong-shape" if value.is_floating_point() else "dtype-or-device",
             )
-        inside = self.contains(value)
+        try:
+            inside = self.contains(value)
+        except RuntimeError as error:
+            raise ConstraintError(
+                subject,
+                f"{self.describe()}, of a shape that goes with it",
+                shortened(value),
+                f"torch says: {first_line(error)}.",
+                code="wrong-shape",
+            ) from error
         if not inside.all():
             raise ConstraintError(
                 subject, self.describe(), self._offender(value, inside), self.advice(value)

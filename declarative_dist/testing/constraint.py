@@ -41,7 +41,7 @@ def check_constraint(
     * `pure`: the same raw number gives the same value, and stays as it is;
     * `refusal`: `contains` refuses NaN, infinities and the ends of the support;
     * `round trip`: `forward(inverse(value))` gives the value back, to a relative error of
-      `(2 + |raw|) * eps`, and `inverse(forward(raw))` the raw number;
+      `(2 + |raw|) * eps`, and where there is a Jacobian `inverse(forward(raw))` the raw number;
     * `default`: the starting value has the shape asked for and is inside;
     * `jacobian`: `log_abs_det_jacobian`, where it is defined, is what autograd finds;
     * `transform`: it works as a `torch.distributions.Transform`;

@@ -318,3 +318,14 @@ def test_bounds_are_written() -> None:
     assert repr(GreaterThan(torch.tensor(2.0))) == "GreaterThan(low=2.0)"
     assert repr(GreaterThan(LOW)) == "GreaterThan(low=a tensor)"
     assert Interval(0.0, 2.0).describe() == "a number strictly between 0.0 and 2.0"
+
+
+def test_a_value_that_does_not_broadcast_with_a_bound_is_told() -> None:
+    with pytest.raises(ConstraintError) as caught:
+        GreaterThan(LOW).right_inverse(torch.ones(2))
+    assert caught.value.code == "wrong-shape"
+    assert caught.value.sentence == (
+        "GreaterThan: expected a finite number above a tensor, of a shape that goes with it, got "
+        "a tensor of shape (2,) with values [1.0, 1.0]. torch says: The size of tensor a (2) must "
+        "match the size of tensor b (3) at non-singleton dimension 0."
+    )
