@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +13,25 @@ BUILT = ROOT / "docs" / "_build" / "html"
 
 def build() -> Path:
     """The folder of the site; `make test` has built it before, else this takes half a minute."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be building
+        _build_if_stale()
+    return BUILT
+
+
+def _build_if_stale() -> None:
     if not _is_current():
         sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2"]
         command = [*sphinx, str(ROOT / "docs"), str(BUILT)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    return BUILT
 
 
 def _is_current() -> bool:
     sources = [
         path
-        for kind in ("docs/**/*.md", "docs/**/*.py", "declarative_dist/**/*.py")
+        for kind in ("docs/**/*.md", "docs/**/*.py", "docs/_static/*", "declarative_dist/**/*.py")
         for path in ROOT.glob(kind)
     ]
     index = BUILT / "objects.inv"
