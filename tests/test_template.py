@@ -58,13 +58,15 @@ def test_the_wheel_has_the_package_and_its_marker_of_types(installed: Path) -> N
 
 
 def test_its_tests_pass_with_what_was_installed(copied: Path, installed: Path) -> None:
+    code = f"""
+import sys, pytest, {PACKAGE}
+print({PACKAGE}.__file__)
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider"]))
+"""
     path = f"{installed}{os.pathsep}{ROOT}"
-    pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    printed = run(*pytest_, cwd=copied, PYTHONPATH=path, PYTEST_ADDOPTS="")
-    assert "4 passed" in printed
-    where = f"import {PACKAGE}; print({PACKAGE}.__file__)"
-    printed = run(sys.executable, "-c", where, cwd=copied, PYTHONPATH=path)
+    printed = run(sys.executable, "-c", code, cwd=copied, PYTHONPATH=path, PYTEST_ADDOPTS="")
     assert printed.startswith(str(installed))
+    assert "4 passed" in printed
 
 
 def test_its_readme_runs(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
