@@ -6,6 +6,7 @@ Pages whose last block is marked are run while the site is built, which the test
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,18 @@ for block in blocks_of(path.read_text()):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_table_of_libraries_names_extras_and_tests_that_exist() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    _, _, *rows = (line for line in ALONE.read_text().splitlines() if line.startswith("|"))
+    assert len(rows) >= 10
+    for row in rows:
+        *_, extras, tests, _ = row.split("|")
+        for extra in re.findall(r"`(\w+)`", extras):
+            assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+        (path,) = re.findall(r"`(tests/\S+)`", tests)
+        assert (ROOT / path).is_file(), path
 
 
 def test_no_block_is_overlooked() -> None:
