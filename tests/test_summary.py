@@ -414,6 +414,8 @@ def test_html_has_the_same_cells_as_the_text() -> None:
     cells = [text for tag, text in page.texts if tag == "td"]
     assert {"0.25", "raw_loc", "constant", "YES", "()", "Normal(loc=0.0, scale=2.0)"} <= set(cells)
     assert any("saturated" in text for tag, text in page.texts if tag == "li")
+    bold = [style for style in page.styles if style.endswith("font-weight:600")]
+    assert len(bold) == 3 + 1  # the names, and what is saturated
 
 
 def test_html_takes_its_colours_from_the_page() -> None:

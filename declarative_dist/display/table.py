@@ -21,6 +21,9 @@ _COLUMNS: Mapping[str, Callable[[Row], str]] = {
 }
 """What stands under each heading."""
 
+MARK = "YES"
+"""What stands where numbers are saturated."""
+
 WIDEST = 60
 """How many letters a column of text may have."""
 
@@ -75,7 +78,8 @@ def hints_of(rows: Sequence[Row]) -> list[str]:
 def _cell(text: str, style: str, is_name: bool) -> str:
     if is_name:
         return f'<th scope="row" style="{style};font-weight:600">{_safe(text)}</th>'
-    return f'<td style="{style}">{_safe(text)}</td>'
+    weight = ";font-weight:600" if text.startswith(MARK) else ""
+    return f'<td style="{style}{weight}">{_safe(text)}</td>'
 
 
 def _saturated(row: Row) -> str:
@@ -83,7 +87,7 @@ def _saturated(row: Row) -> str:
         return "not finite" if row.hint else ""
     if not row.saturated:
         return "no"
-    return "YES" if row.saturated == row.parameters else f"YES, {row.saturated}"
+    return MARK if row.saturated == row.parameters else f"{MARK}, {row.saturated}"
 
 
 def _cut(text: str) -> str:

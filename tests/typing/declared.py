@@ -19,7 +19,10 @@ from declarative_dist import (
     learnable,
     rsample_and_log_prob,
     site,
+    summary,
 )
+from declarative_dist.display.rows import Row
+from declarative_dist.display.summary import Summary
 from declarative_dist.distributions.ancestral import JointDistribution
 from declarative_dist.distributions.learnable import Live
 from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
@@ -136,3 +139,5 @@ assert_type(Weighed().to_vector(), Tensor)
 assert_type(Weighed().from_vector_([0.0] * 4), Weighed)
 assert_type(NegativeLogLikelihood(Weighed())(torch.zeros(3)), Tensor)
 assert_type(NegativeLogPosterior(Weighed(), total_size=3)(torch.zeros(3)), Tensor)
+assert_type(summary(Weighed()), Summary)
+assert_type(summary(Weighed())["loc"], Row)
