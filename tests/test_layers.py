@@ -60,7 +60,8 @@ ROWS = [
         f"display.{name}"
         for name in (
             "saturation", "rows", "reading", "table", "summary", "notebook",
-            "looks", "paths", "series", "sources", "curves", "contours", "pictures", "plot",
+            "looks", "paths", "marginals", "series", "sources", "curves", "contours",
+            "pictures", "plot",
         )
     ],
     ["integrations.arviz", "integrations.lightning"],

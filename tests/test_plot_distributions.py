@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,10 +35,10 @@ from declarative_dist import (
 )
 from declarative_dist.display.contours import SHARES, levels_of
 from declarative_dist.display.looks import COLORS, MOST, looks
-from declarative_dist.display.series import marginals_of
+from declarative_dist.display.marginals import marginals_of, one_of
 from declarative_dist.fitting import History
 from declarative_dist.objectives import NegativeLogLikelihood
-from tests.cases import CASES
+from tests.cases import CASES, PLAIN
 
 mpl.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -325,6 +326,30 @@ def test_marginals_are_those_of_draws(name: str) -> None:
         points[(slice(None), *index)] = grid
         density = marginals.log_prob(points)[(slice(None), *index)].exp()
         assert torch.trapezoid(density, grid).item() == pytest.approx(0.4, abs=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if not PLAIN[name]().event_shape])
+def test_one_of_a_batch_is_that_one(name: str) -> None:
+    distribution = PLAIN[name]()
+    if not distribution.batch_shape:
+        distribution = distribution.expand((2,))
+    draws = distribution.sample((3,))
+    densities = distribution.log_prob(draws)
+    for index in itertools.product(*map(range, distribution.batch_shape)):
+        one = one_of(distribution, index)
+        if one is None:
+            assert name == "TransformedDistribution"
+            continue
+        own = draws[(slice(None), *index)]
+        torch.testing.assert_close(one.log_prob(own), densities[(slice(None), *index)])
+
+
+def test_large_batches_do_not_take_long() -> None:
+    start = time.perf_counter()
+    axes = plot(dd.MultivariateNormal(torch.zeros(200, 100), torch.eye(100)))
+    assert time.perf_counter() - start < 10.0
+    assert len(axes) == 12
+    assert_is_density(axes[3], dd.Normal(0.0, 1.0), 7)
 
 
 def test_sites_of_a_joint() -> None:

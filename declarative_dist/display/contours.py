@@ -26,6 +26,7 @@ MOST = 4
 """How many pairs one picture has."""
 
 _SIDE = 121
+_MOST_POINTS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,23 @@ def levels_of(heights: Tensor, cell: float) -> list[float]:
 def _sides(pair: Pair) -> list[Tensor]:
     """The points along both axes."""
     distribution: Any = pair.distribution
+    side = _side(distribution.batch_shape.numel())
     found = {series.index: series for series in series_of(distribution, pair.draws)}
     sides = []
     for at in (0, 1):
         left, right = reach_of(found[(*pair.index, at)])
         nudge = 1e-3 * (right - left) or 1e-6 * max(abs(left), 1e-30)
         sides.append(
-            torch.linspace(left + nudge, right - nudge, _SIDE, dtype=torch.float64)
+            torch.linspace(left + nudge, right - nudge, side, dtype=torch.float64)
             if right > left
-            else torch.linspace(left - nudge, right + nudge, _SIDE, dtype=torch.float64)
+            else torch.linspace(left - nudge, right + nudge, side, dtype=torch.float64)
         )
     return sides
+
+
+def _side(copies: int) -> int:
+    """How many points there are along an axis: fewer where every point is one of all copies."""
+    return max(31, min(_SIDE, int((_MOST_POINTS / copies) ** 0.5)))
 
 
 def _cell(sides: list[Tensor]) -> float:
@@ -161,7 +168,7 @@ def _heights(pair: Pair, sides: list[Tensor]) -> Tensor:
     with torch.no_grad():
         heights = distribution.log_prob(points)[at].exp()
     heights = torch.where(inside, heights, 0.0).cpu().double().nan_to_num(0.0, 0.0, 0.0)
-    return heights.reshape(_SIDE, _SIDE)
+    return heights.reshape(len(sides[0]), len(sides[1]))
 
 
 def _inside(distribution: Any, points: Tensor) -> Tensor:

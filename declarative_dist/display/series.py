@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributions as dd
 from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.display.looks import MOST, PANELS
+from declarative_dist.display.marginals import marginals_of, one_of
 from declarative_dist.random_numbers import same_random_numbers
 
 Score = Callable[[Tensor], Tensor]
@@ -112,17 +112,16 @@ def series_of(distribution: Distribution, draws: Tensor | None) -> list[Series]:
     if exact is None and event.numel() == 1:
         exact = distribution  # whose events are numbers, in brackets
     is_discrete = is_discrete_of(distribution)
-    return [
-        Series(
-            index,
-            None if draws is None else column(draws, index),
-            None if exact is None else _scored(exact, index, draws, distribution),
-            is_discrete,
-            _ends(exact, index),
-            _values(exact, is_discrete),
-        )
-        for index in first_entries(batch, event)
-    ]
+    others = None if draws is None else draws[0].detach()
+    found = []
+    for index in first_entries(batch, event):
+        own = None if draws is None else column(draws, index)
+        known = {}
+        if exact is not None:
+            place = index[: len(exact.batch_shape)]
+            known = _series(exact, place, others, is_discrete)
+        found.append(Series(index, own, is_discrete=is_discrete, **known))
+    return found
 
 
 def drawn_series(
@@ -149,82 +148,43 @@ def is_discrete_of(distribution: Distribution) -> bool:
         return False
 
 
-def marginals_of(distribution: Distribution) -> Distribution | None:
-    """The distributions of the entries of an event, as one whose batch is `(*batch, *event)`.
-
-    None where they have no closed form, or nobody has told it here.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.display.series import marginals_of
-        >>> marginals_of(dd.MultivariateNormal(torch.zeros(2), 4 * torch.eye(2)))
-        Normal(loc: torch.Size([2]), scale: torch.Size([2]))
-    """
-    if not distribution.event_shape:
-        return distribution
-    if isinstance(distribution, dd.Independent):
-        base = distribution.base_dist
-        return base if not base.event_shape else marginals_of(base)
-    if isinstance(distribution, (dd.MultivariateNormal, dd.LowRankMultivariateNormal)):
-        return dd.Normal(distribution.mean, distribution.stddev)
-    if isinstance(distribution, dd.Dirichlet):
-        share = distribution.concentration
-        return dd.Beta(share, share.sum(-1, keepdim=True) - share)
-    if isinstance(distribution, dd.Multinomial):
-        return dd.Binomial(distribution.total_count, distribution.probs)
-    if isinstance(distribution, dd.MixtureSameFamily):
-        inner = marginals_of(distribution.component_distribution)
-        return None if inner is None else MixedMarginals(distribution, inner)
-    if isinstance(distribution, dd.TransformedDistribution):
-        transforms: Any = distribution.transforms
-        inner = marginals_of(distribution.base_dist)
-        maps_each = not any(t.domain.event_dim or t.codomain.event_dim for t in transforms)
-        if inner is not None and maps_each:
-            return dd.TransformedDistribution(inner, transforms)
-    return None
-
-
-class MixedMarginals(Distribution):
-    """The entries of the events of a mixture, each a mixture with the same weights.
+def _series(
+    exact: Distribution, place: tuple[int, ...], others: Tensor | None, is_discrete: bool
+) -> dict[str, Any]:
+    """What a series knows of its density.
 
     Args:
-        mixture: of components with events.
-        inner: the entries of the events of its components, of batch `(*batch, k, *event)`.
+        exact: of single numbers, in a batch.
+        place: where it is in the batch.
+        others: one draw of the whole batch.
+        is_discrete: whether it has a mass.
     """
-
-    def __init__(self, mixture: dd.MixtureSameFamily, inner: Distribution) -> None:
-        self._weights = mixture.mixture_distribution.logits.log_softmax(-1)
-        self._inner = inner
-        self._batch = len(mixture.batch_shape)
-        shape = torch.Size((*mixture.batch_shape, *mixture.event_shape))
-        super().__init__(shape, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        events = len(self.batch_shape) - self._batch
-        at = -1 - events
-        weights = self._weights[(..., *(None,) * events)]
-        mixed: Tensor = (weights + self._inner.log_prob(value.unsqueeze(at))).logsumexp(at)
-        return mixed
+    one = one_of(exact, place)
+    if one is not None:
+        exact, others, place = one, None if others is None else others[place], ()
+    return {
+        "score": _scored(exact, place, others),
+        "ends": _ends(exact, place),
+        "values": _values(exact, is_discrete),
+    }
 
 
-def _scored(
-    exact: Distribution, index: tuple[int, ...], draws: Tensor | None, whole: Distribution
-) -> Score:
+def _scored(exact: Distribution, place: tuple[int, ...], others: Tensor | None) -> Score:
     """The log density of one number, where others in the batch stand at a draw of theirs."""
-    others = None if draws is None else draws[0].detach()
 
     def score(numbers: Tensor) -> Tensor:
         like = numbers if others is None else others
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
         numbers = numbers.to(like.device, dtype)
-        shape = (len(numbers), *whole.batch_shape, *whole.event_shape)
-        points = torch.zeros(shape, dtype=dtype, device=like.device)
+        points = torch.zeros(
+            (len(numbers), *exact.batch_shape, *exact.event_shape), dtype=dtype, device=like.device
+        )
         points += 0 if others is None else others.to(dtype)
-        at: Any = (slice(None), *index)
+        at: Any = (slice(None), *place, *(0 for _ in exact.event_shape))
         inside = _inside(exact, points, at, numbers)
         points[at] = torch.where(inside, numbers, points[at])
         with torch.no_grad():
-            found = exact.log_prob(points)[at[: points.ndim - len(exact.event_shape)]]
+            found = exact.log_prob(points)[at[: 1 + len(place)]]
         return torch.where(inside, found, -math.inf).cpu().double()
 
     return score

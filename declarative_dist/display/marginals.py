@@ -1,0 +1,101 @@
+"""Of a distribution of many numbers the distributions of each by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution
+
+from declarative_dist.declaration.decompose import decompose
+
+
+def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution | None:
+    """One of a batch of distributions, so that its density costs no more than that of one.
+
+    None where it isn't made of tensors alone, as a mixture is not.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.display.marginals import one_of
+        >>> one_of(dd.Normal(torch.tensor([0.0, 1.0]), 2.0), (1,))
+        Normal(loc: 1.0, scale: 2.0)
+    """
+    batch = distribution.batch_shape
+    known: Any = distribution
+    try:
+        kind, arguments = decompose(distribution)
+        chosen = {}
+        for name, value in arguments.items():
+            if isinstance(value, (list, Distribution)):
+                return None
+            if isinstance(value, Tensor):
+                events = getattr(known.arg_constraints.get(name), "event_dim", 0)
+                own = value.shape[value.ndim - events :]
+                value = value.expand(torch.Size((*batch, *own)))[index]
+            chosen[name] = value
+        one: Distribution = kind(**chosen, validate_args=False)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        return None
+    is_same = not one.batch_shape and one.event_shape == distribution.event_shape
+    return one if is_same else None
+
+
+def marginals_of(distribution: Distribution) -> Distribution | None:
+    """The distributions of the entries of an event, as one whose batch is `(*batch, *event)`.
+
+    None where they have no closed form, or nobody has told it here.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.display.marginals import marginals_of
+        >>> marginals_of(dd.MultivariateNormal(torch.zeros(2), 4 * torch.eye(2)))
+        Normal(loc: torch.Size([2]), scale: torch.Size([2]))
+    """
+    if not distribution.event_shape:
+        return distribution
+    if isinstance(distribution, dd.Independent):
+        base = distribution.base_dist
+        return base if not base.event_shape else marginals_of(base)
+    if isinstance(distribution, (dd.MultivariateNormal, dd.LowRankMultivariateNormal)):
+        return dd.Normal(distribution.mean, distribution.stddev)
+    if isinstance(distribution, dd.Dirichlet):
+        share = distribution.concentration
+        return dd.Beta(share, share.sum(-1, keepdim=True) - share)
+    if isinstance(distribution, dd.Multinomial):
+        return dd.Binomial(distribution.total_count, distribution.probs)
+    if isinstance(distribution, dd.MixtureSameFamily):
+        inner = marginals_of(distribution.component_distribution)
+        return None if inner is None else MixedMarginals(distribution, inner)
+    if isinstance(distribution, dd.TransformedDistribution):
+        transforms: Any = distribution.transforms
+        inner = marginals_of(distribution.base_dist)
+        maps_each = not any(t.domain.event_dim or t.codomain.event_dim for t in transforms)
+        if inner is not None and maps_each:
+            return dd.TransformedDistribution(inner, transforms)
+    return None
+
+
+class MixedMarginals(Distribution):
+    """The entries of the events of a mixture, each a mixture with the same weights.
+
+    Args:
+        mixture: of components with events.
+        inner: the entries of the events of its components, of batch `(*batch, k, *event)`.
+    """
+
+    def __init__(self, mixture: dd.MixtureSameFamily, inner: Distribution) -> None:
+        self._weights = mixture.mixture_distribution.logits.log_softmax(-1)
+        self._inner = inner
+        self._batch = len(mixture.batch_shape)
+        shape = torch.Size((*mixture.batch_shape, *mixture.event_shape))
+        super().__init__(shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        events = len(self.batch_shape) - self._batch
+        at = -1 - events
+        weights = self._weights[(..., *(None,) * events)]
+        mixed: Tensor = (weights + self._inner.log_prob(value.unsqueeze(at))).logsumexp(at)
+        return mixed
