@@ -571,3 +571,27 @@ def test_a_sharded_objective() -> None:
         str(summary(objective)), repr(objective)
     finally:
         script.destroy_process_group()
+
+
+class Scaled(nn.Module):
+    """A map that is learned with what it constrains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw * self.log_scale.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value / self.log_scale.exp()
+
+
+def test_constraints_have_rows_only_if_they_learn() -> None:
+    class Both(Declarative):
+        fixed = Param(2.0, GreaterThan(torch.tensor(1.0)))
+        learned = Param(2.0, Scaled())
+
+    table = summary(Both())
+    assert [row.name for row in table.rows] == ["fixed", "learned", "raw_learned_constraint"]
+    assert sum(row.parameters for row in table.rows) == 3

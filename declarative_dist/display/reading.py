@@ -119,11 +119,14 @@ class _Reader:
             prior = module._modules[name]
             if any(True for _ in prior.parameters()):
                 yield from self._part(prior, _dotted(path, name))
-        owned = {*declaration.fields, *declaration.of_prior}
-        raws = {name for name in vars(module)["_parameters"] if name.startswith("raw_")}
-        fields = {f"raw_{name}" for name in declaration.fields}
-        skipped = owned | (raws & fields) | {f"{raw}_constraint" for raw in fields}
-        yield from self._others(module, path, {*skipped, "parametrizations"})
+        skipped = {*declaration.fields, *declaration.of_prior, "parametrizations"}
+        for name in declaration.fields:
+            constraint = module._modules.get(f"raw_{name}_constraint")
+            learns = constraint is not None and any(True for _ in constraint.parameters())
+            skipped.update(
+                {f"raw_{name}"} if learns else {f"raw_{name}", f"raw_{name}_constraint"}
+            )
+        yield from self._others(module, path, skipped)
 
     @singledispatchmethod
     def _field(self, field: Field, module: Any, path: str, values: _Values) -> Iterator[Row]:
