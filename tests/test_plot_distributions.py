@@ -546,9 +546,10 @@ class Policy(Conditional):
         (Family, r"got the class Family\. Give an instance: Family"),
         (3, "plot: expected a distribution, a joint, a guide, draws"),
         (dd.Normal(torch.zeros(30_000), 1.0), "at most 20000 numbers, got Normal of 30000"),
-        (dd.Normal(torch.zeros(0), 1.0), "expected values to draw, got Normal, no numbers"),
+        (dd.Normal(torch.zeros(0), 1.0), r"expected numbers to draw, got none in shape \(0,\)"),
         (Family(device="meta"), "Family, on the meta device"),
         (tensor([math.nan]), "got draws that are NaN or infinite"),
+        (torch.zeros(0, 2), "expected numbers to draw, got none"),
         (["a"], r"got \['a'\]"),
     ],
 )

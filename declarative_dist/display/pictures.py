@@ -69,10 +69,6 @@ def _plot_entries(
     """One picture for each entry of an event, with a curve for each of the batch."""
     of_site = _by_entry(site)
     of_other = {} if other is None else _by_entry(other)
-    if not of_site:
-        raise DeclarationError(
-            "plot", "numbers to draw", f"none in shape {tuple(site.shape)}", code="wrong-shape"
-        )
     axes = grid_of_axes(len(of_site), ax)
     for at, (each, entry) in enumerate(zip(axes, of_site, strict=True)):
         groups = [group for group in (of_site[entry], of_other.get(entry)) if group]

@@ -56,12 +56,19 @@ class Site:
         return torch.Size() if self.draws is None else self.draws.shape[1:]
 
     def series(self) -> list[Series]:
-        """Its numbers, each by itself."""
+        """Its numbers, each by itself.
+
+        Raises:
+            DeclarationError: if there is none.
+        """
+        if not self.shape.numel():
+            raise DeclarationError(
+                "plot", "numbers to draw", f"none in shape {tuple(self.shape)}", code="wrong-shape"
+            )
         if self.distribution is not None:
             return series_of(self.distribution, self.draws)
-        if self.draws is None:
-            return []
-        return drawn_series(self.draws, self.batch, self.event, is_discrete=self.is_discrete)
+        draws: Any = self.draws
+        return drawn_series(draws, self.batch, self.event, is_discrete=self.is_discrete)
 
     @property
     def batch(self) -> torch.Size:
@@ -195,13 +202,15 @@ def _are_numbers(given: object) -> bool:
 def _drawn(numbers: Any) -> Site:
     """Draws `(n, *shape)` of something else, or data."""
     draws = torch.atleast_1d(torch.as_tensor(numbers).detach())
+    if not len(draws):
+        raise DeclarationError("plot", "numbers to draw", "none", code="wrong-shape")
     _checked(draws, "draws")
     is_discrete = not draws.is_floating_point()
     return Site(None, draws, draws.ndim - 1, is_discrete)
 
 
 def _checked(draws: Tensor | None, name: str) -> Tensor | None:
-    reason = "" if draws is None else absent(draws)
+    reason = "" if draws is None or not draws.numel() else absent(draws)
     if reason:
         raise DeclarationError("plot", "values to draw", f"{name}, {reason}")
     return draws
