@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist import Constraint
+from declarative_dist import Constraint, Simplex
 from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.tracing import is_mapped
 
 
 class Good(Constraint):
@@ -45,6 +46,10 @@ class Silent(Good):
 class ShortRaw(Good):
     def raw_shape(self, shape: torch.Size) -> torch.Size:
         return torch.Size((*shape[:-1], shape[-1] - 1))
+
+
+class WrongRawEvents(Simplex):
+    raw_event_dim = 2
 
 
 class WrongValueShape(Good):
@@ -248,3 +253,59 @@ class Refusing(Good):
         if raw.ndim == 1:
             raise TypeError("one dimension is not enough.")
         return super().forward(raw)
+
+
+class WideInverse(Good):
+    def inverse(self, value: Tensor) -> Tensor:
+        return super().inverse(value.double())
+
+
+class Aging(Good):
+    """Every copy is another map."""
+
+    age = 0
+
+    def __deepcopy__(self, memo: Any) -> Aging:
+        copy = type(self)()
+        copy.age = self.age + 1
+        return copy
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw + self.age)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return super().inverse(value) - self.age
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return super().log_abs_det_jacobian(raw + self.age, value)
+
+
+class OtherwiseMapped(Good):
+    """Another value under a transform of functions."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw + 1 if is_mapped() else raw)
+
+
+class GradientOtherwiseMapped(Good):
+    """Another gradient under a transform of functions."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        value = super().forward(raw)
+        return value.detach() + 0 * raw if is_mapped() else value
+
+
+class OtherwiseCompiled(Good):
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw + 1 if torch.compiler.is_compiling() else raw)
+
+
+class OutsideCompiled(Good):
+    def forward(self, raw: Tensor) -> Tensor:
+        value = super().forward(raw)
+        return -value if torch.compiler.is_compiling() else value
+
+
+class InfiniteJacobian(Good):
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return raw * torch.inf

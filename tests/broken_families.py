@@ -303,3 +303,55 @@ class BlindPolicy(Policy):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         plain = super().forward(*args, **kwargs)
         return dd.Independent(dd.Normal(plain.mean.detach(), plain.stddev), 1)
+
+
+class Aging(OfPlain):
+    """Every copy is another distribution."""
+
+    def __deepcopy__(self, memo: Any) -> Aging:
+        copy = type(self)()
+        copy.log_scale = nn.Parameter(self.log_scale.detach() + 0.1)
+        return copy
+
+
+class WrongMember(Good):
+    """Denies what a call of it has."""
+
+    has_rsample = property(lambda self: False)
+
+
+class ZeroGradient(OfPlain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Parameter(torch.ones(1))
+
+    def forward(self) -> dd.Distribution:
+        return dd.Normal(self.loc + 0 * self.spare, self.log_scale.exp())
+
+
+class Unmoved(OfPlain):
+    """Stays where it is."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return self
+
+
+class WithoutReset(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2))
+
+    def forward(self) -> dd.Distribution:
+        return dd.Normal(self.loc, 1.0)
+
+
+class BadReset(OfPlain):
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.loc)
+        nn.init.constant_(self.log_scale, torch.inf)
+
+
+class OtherwiseCompiled(OfPlain):
+    def forward(self) -> dd.Distribution:
+        scale = self.log_scale.exp()
+        return dd.Normal(self.loc, 2 * scale if torch.compiler.is_compiling() else scale)

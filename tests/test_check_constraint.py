@@ -17,6 +17,7 @@ from declarative_dist import (
     LogInterval,
     LowerCholesky,
     Positive,
+    Simplex,
 )
 from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_constraint
@@ -95,6 +96,12 @@ def test_a_transposed_one_passes() -> None:
     check_constraint(Upper())
 
 
+def test_the_coordinates_of_a_density_may_be_named() -> None:
+    check_constraint(Simplex(), coordinates=lambda value: value[..., 1:])
+    with pytest.raises(BrokenPromiseError, match="^'jacobian' is broken"):
+        check_constraint(Simplex(), coordinates=lambda value: 2 * value[..., 1:])
+
+
 def test_a_wide_range_on_a_log_scale_costs_digits() -> None:
     wide = LogInterval(1e-12, 1e12)
     with pytest.raises(BrokenPromiseError, match="'round trip' is broken"):
@@ -131,6 +138,15 @@ BROKEN: list[tuple[type[Constraint], dict[str, Any], str]] = [
             "'shapes' is broken. ShortRaw.value_shape: expected the shape (3,) for (2,), got "
             "(2,). Batch dimensions come first; raw_shape, value_shape and the support's "
             "event_dim must say what forward does."
+        ),
+    ),
+    (
+        broken.WrongRawEvents,
+        {},
+        (
+            "'shapes' is broken. WrongRawEvents.raw_event_dim: expected 1, the dimensions of "
+            "raw_shape((3,)), got 2. Write raw_event_dim = 1 where the numbers of a matrix are "
+            "packed, for instance."
         ),
     ),
     (
@@ -385,6 +401,66 @@ BROKEN: list[tuple[type[Constraint], dict[str, Any], str]] = [
         (
             "'shapes' is broken. Refusing: expected raw shapes and value shapes that fit each "
             "other, got TypeError: one dimension is not enough."
+        ),
+    ),
+    (
+        broken.InfiniteJacobian,
+        {"skip": ["jacobian"]},
+        (
+            "'transform' is broken. InfiniteJacobian.log_abs_det_jacobian: expected finite log "
+            "densities of shape (20, 3), got a tensor of shape (20, 3) with NaN or infinite "
+            "values."
+        ),
+    ),
+    (
+        broken.WideInverse,
+        {},
+        (
+            "'round trip' is broken. WideInverse.inverse: expected raw numbers of "
+            "torch.float32, got torch.float64."
+        ),
+    ),
+    (
+        broken.Aging,
+        {},
+        (
+            "'copies' is broken. Aging.forward: expected the same values through "
+            "copy.deepcopy, [1.095657, 0.8468909, 0.8377607], got [1.858249, 1.530783, "
+            "1.518237]."
+        ),
+    ),
+    (
+        broken.OtherwiseMapped,
+        {},
+        (
+            "'vmap' is broken. OtherwiseMapped.forward: expected [0.5495665, 0.3988812, "
+            "0.3936342] under vmap too, got [1.095657, 0.8468909, 0.8377607]."
+        ),
+    ),
+    (
+        broken.GradientOtherwiseMapped,
+        {},
+        (
+            "'vmap' is broken. GradientOtherwiseMapped.forward: expected the gradient "
+            "[0.4647134, 0.2624077, 0.2561766] under torch.func.grad too, got [0.0, 0.0, "
+            "0.0]."
+        ),
+    ),
+    (
+        broken.OtherwiseCompiled,
+        {"compile": True},
+        (
+            "'compile' is broken. OtherwiseCompiled.forward: expected [0.5495664, 0.3988812, "
+            "0.3936342] under torch.compile too, got [1.095657, 0.8468909, 0.8377607]."
+        ),
+    ),
+    (
+        broken.OutsideCompiled,
+        {"compile": True},
+        (
+            "'compile' is broken. OutsideCompiled.forward: expected a value in "
+            "GreaterThan(lower_bound=0.0) under torch.compile too, got -0.5495664 for the raw "
+            "number -0.3112895 in torch.float32."
         ),
     ),
 ]

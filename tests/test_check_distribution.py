@@ -108,6 +108,14 @@ def test_plain_distributions_are_made_learnable() -> None:
     check_distribution(dd.Gamma(torch.tensor([2.0, 3.0]), 1.0))
 
 
+def test_a_frozen_family_passes() -> None:
+    family = broken.Good()
+    family.freeze()
+    check_distribution(family)
+    family.unfreeze("rate")
+    check_distribution(family)
+
+
 def test_hand_written_modules_pass() -> None:
     check_distribution(broken.OfPlain)
 
@@ -377,6 +385,66 @@ BROKEN: list[tuple[type[nn.Module], dict[str, Any], str]] = [
             "data or numpy, or freeze it."
         ),
     ),
+    (
+        broken.Aging,
+        {},
+        (
+            "'copies' is broken. Aging.__deepcopy__: expected log densities of a copy of a "
+            "tensor of shape (4, 2) with values from -2.6783504486083984 to "
+            "-1.5208406448364258, got a tensor of shape (4, 2) with values from "
+            "-2.5681848526000977 to -1.6204957962036133."
+        ),
+    ),
+    (
+        broken.WrongMember,
+        {},
+        ("'snapshot' is broken. WrongMember.has_rsample: expected True, as of a call, got False."),
+    ),
+    (
+        broken.ZeroGradient,
+        {},
+        (
+            "'gradient' is broken. ZeroGradient.spare: expected a gradient from the log "
+            "density, got zeros. Use it in the distribution without detach, item, data or "
+            "numpy, or freeze it."
+        ),
+    ),
+    (
+        broken.Unmoved,
+        {},
+        (
+            "'dtype' is broken. Unmoved.loc: expected torch.float64 after .double(), got "
+            "torch.float32."
+        ),
+    ),
+    (
+        broken.WithoutReset,
+        {},
+        (
+            "'meta' is broken. WithoutReset.reset_parameters: expected a method of that "
+            "name, got none. Write one that sets every parameter and buffer, or check with "
+            "skip=['meta']."
+        ),
+    ),
+    (
+        broken.BadReset,
+        {},
+        (
+            "'meta' is broken. BadReset.reset_parameters: expected finite log densities "
+            "after reset_parameters, got a tensor of shape (4, 2) with NaN or infinite "
+            "values."
+        ),
+    ),
+    (
+        broken.OtherwiseCompiled,
+        {"compile": True},
+        (
+            "'compile' is broken. OtherwiseCompiled.log_prob: expected log densities of a "
+            "tensor of shape (4, 2) with values from -2.57835054397583 to "
+            "-1.4208405017852783, got a tensor of shape (4, 2) with values from "
+            "-2.4019386768341064 to -2.1125612258911133."
+        ),
+    ),
 ]
 
 
@@ -405,6 +473,13 @@ def test_no_broken_family_is_left_out() -> None:
     families = {kind for kind in named if not issubclass(kind, dd.Normal)}
     good = {broken.Good, broken.OfPlain, broken.Policy}
     assert families == {kind for kind, *_ in BROKEN} | good
+
+
+def test_what_stays_on_its_device_is_told() -> None:
+    with pytest.raises(
+        BrokenPromiseError, match=r"^'meta' .*Unmoved\.loc: expected a meta tensor"
+    ):
+        check_distribution(broken.Unmoved, skip=["dtype"])
 
 
 def test_a_closure_is_not_reached_by_a_functional_call() -> None:

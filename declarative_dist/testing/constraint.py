@@ -33,7 +33,7 @@ def check_constraint(
 
     Those are, by the names that `skip` takes:
 
-    * `support`, `words`: it has a torch constraint as its support, and says what it expects;
+    * `support`, `words`: its support has its event dimensions, and it says what it expects;
     * `shapes`: raw shapes and value shapes fit each other, for one value and for batches;
     * `inside`, `gradient`: every finite raw number gives a value strictly inside, in the same
       dtype, with a finite gradient;

@@ -65,9 +65,6 @@ def transform(trial: Trial) -> None:
     _expect_same(trial, "as_transform().inv", found.inv(value), constraint.inverse(value))
     base = Normal(torch.zeros_like(raw), torch.ones_like(raw))
     pushed = TransformedDistribution(base, [found], validate_args=False)
-    if pushed.event_shape != trial.shape[len(trial.shape) - constraint.event_dim :]:
-        expected = f"events of {constraint.event_dim} dimensions in a TransformedDistribution"
-        raise trial.broken("as_transform", expected, f"{tuple(pushed.event_shape)}")
     try:
         scored = pushed.log_prob(value)
     except NotImplementedError:
@@ -85,9 +82,7 @@ def parametrization(trial: Trial) -> None:
     module.register_parameter("weight", nn.Parameter(start.clone()))
     parametrize.register_parametrization(module, "weight", constraint)
     _expect_close(trial, "the value that was there", module.weight, start)
-    (gradient,) = torch.autograd.grad(module.weight.sum(), list(module.parameters())[:1])
-    if not gradient.isfinite().all():
-        raise trial.broken("forward", "a finite gradient as a parametrization", written(gradient))
+    module.weight.sum().backward()
     other = constraint(trial.moderate(count=2)[1]).detach()
     module.weight = other
     _expect_close(trial, "the value that was assigned", module.weight, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ KEEP_TO_TORCH = "Use it in the distribution without detach, item, data or numpy,
 
 def copies(trial: Trial) -> None:
     """An independent copy with the same densities from copy.deepcopy."""
-    family, other = trial.copy(), trial.copy()
+    family = trial.copy()
+    other = copy.deepcopy(family)
     values = trial.draws(family)
     expected = trial.scores(family, values)
     if not torch.equal(trial.scores(other, values), expected):
