@@ -27,6 +27,7 @@ from declarative_dist import (
     learnable,
 )
 from declarative_dist.declaration.decompose import decompose
+from declarative_dist.testing import check_distribution
 from tests.cases import PLAIN
 from tests.composites import real, spread, tril
 
@@ -203,6 +204,7 @@ def test_pyros_own_families(name: str) -> None:
     q.log_prob(x).sum().backward()
     assert names_of(q)
     assert all(parameter.grad.abs().sum() > 0 for parameter in q.parameters())
+    check_distribution(q)
 
 
 def test_zero_inflation_in_the_parametrisation_that_was_given() -> None:
