@@ -8,7 +8,17 @@ import torch
 import torch.distributions as dd
 from torch import Tensor, nn
 
-from declarative_dist import Conditional, Head, Joint, Param, Positive, Variational, derived, site
+from declarative_dist import (
+    Conditional,
+    Declarative,
+    Head,
+    Joint,
+    Param,
+    Positive,
+    Variational,
+    derived,
+    site,
+)
 
 
 class Good(Variational):
@@ -30,6 +40,12 @@ class Uncopied(Good):
 
     def __deepcopy__(self, memo: Any) -> Uncopied:
         return self
+
+
+class Silent(Declarative):
+    """Fields, and no distribution."""
+
+    loc = Param(0.0)
 
 
 class Unlearned(Variational):
@@ -155,6 +171,13 @@ class NoNormaliser(OfPlain):
 
 class DetachedDraws(OfPlain):
     kind = Drawn
+
+
+class Tensors(OfPlain):
+    """Returns a tensor."""
+
+    def forward(self) -> Any:
+        return self.loc
 
 
 class AModule(OfPlain):

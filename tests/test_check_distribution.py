@@ -134,9 +134,9 @@ BROKEN: list[tuple[type[nn.Module], dict[str, Any], str]] = [
         broken.Uncopied,
         {},
         (
-            "'copies' is broken. Uncopied.__deepcopy__: expected an independent copy, got a "
-            "change of the original with its copy. Hold parameters as attributes of the "
-            "module, not in a closure or a global."
+            "'copies' is broken. Uncopied.__deepcopy__: expected parameters of its own in a "
+            "copy, got shared ones. Hold parameters as attributes of the module, and leave "
+            "copying to torch."
         ),
     ),
     (
@@ -389,10 +389,8 @@ BROKEN: list[tuple[type[nn.Module], dict[str, Any], str]] = [
         broken.Aging,
         {},
         (
-            "'copies' is broken. Aging.__deepcopy__: expected log densities of a copy of a "
-            "tensor of shape (4, 2) with values from -2.6783504486083984 to "
-            "-1.5208406448364258, got a tensor of shape (4, 2) with values from "
-            "-2.5681848526000977 to -1.6204957962036133."
+            "'copies' is broken. Aging.log_scale: expected [0.5, 0.5] in a copy too, got "
+            "[0.6, 0.6]."
         ),
     ),
     (
@@ -445,6 +443,23 @@ BROKEN: list[tuple[type[nn.Module], dict[str, Any], str]] = [
             "-2.4019386768341064 to -2.1125612258911133."
         ),
     ),
+    (
+        broken.Silent,
+        {},
+        (
+            "'call' is broken. Silent: expected a distribution from a call, got "
+            'NotImplementedError: Module [Silent] is missing the required "forward" '
+            "function."
+        ),
+    ),
+    (
+        broken.Tensors,
+        {},
+        (
+            "'call' is broken. Tensors.forward: expected a distribution, got a Parameter. "
+            "Return a torch.distributions object from forward."
+        ),
+    ),
 ]
 
 
@@ -475,6 +490,11 @@ def test_no_broken_family_is_left_out() -> None:
     assert families == {kind for kind, *_ in BROKEN} | good
 
 
+def test_a_conditional_without_a_context_is_told() -> None:
+    with pytest.raises(BrokenPromiseError, match=r"^'call' .*got FieldError: .*Give it a context"):
+        check_distribution(broken.Policy(in_features=3))
+
+
 def test_what_stays_on_its_device_is_told() -> None:
     with pytest.raises(
         BrokenPromiseError, match=r"^'meta' .*Unmoved\.loc: expected a meta tensor"
@@ -502,8 +522,8 @@ def test_mistakes_are_told() -> None:
         check_distribution(broken.Good, skip=["pickles"])
     assert sentence(caught.value) == (
         "check_distribution(skip=): expected names of promises, got 'pickles'. Did you mean "
-        "'pickle'? Known here: copies, parameters, shapes, support, snapshot, rsample, gradient, "
-        "step, score, state, pickle, dtype, meta, functional_call, vmap."
+        "'pickle'? Known here: copies, call, parameters, shapes, support, snapshot, rsample, "
+        "gradient, step, score, state, pickle, dtype, meta, functional_call, vmap."
     )
 
 

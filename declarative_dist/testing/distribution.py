@@ -27,7 +27,7 @@ def check_distribution(
 
     Those are, by the names that `skip` takes:
 
-    * `copies`: `copy.deepcopy` gives an independent copy with the same densities;
+    * `copies`, `call`: `copy.deepcopy` gives an independent copy; a call gives a distribution;
     * `parameters`: all of them exist from the start;
     * `shapes`: draws are `(*sample, *batch, *event)`, log densities `(*sample, *batch)`;
     * `support`: draws are in the support, and their log densities finite;

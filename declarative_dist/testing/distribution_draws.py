@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,19 +19,25 @@ KEEP_TO_TORCH = "Use it in the distribution without detach, item, data or numpy,
 
 
 def copies(trial: Trial) -> None:
-    """An independent copy with the same densities from copy.deepcopy."""
-    family = trial.copy()
-    other = copy.deepcopy(family)
-    values = trial.draws(family)
-    expected = trial.scores(family, values)
-    if not torch.equal(trial.scores(other, values), expected):
-        got = written(trial.scores(other, values))
-        raise trial.broken("__deepcopy__", f"log densities of a copy of {written(expected)}", got)
-    perturbed(other)
-    if not torch.equal(trial.scores(family, values), expected):
-        got = "a change of the original with its copy"
-        fix = "Hold parameters as attributes of the module, not in a closure or a global."
-        raise trial.broken("__deepcopy__", "an independent copy", got, fix)
+    """An independent copy with the same numbers from copy.deepcopy."""
+    other = trial.copy()
+    original = {id(parameter) for parameter in trial.family.parameters()}
+    if any(id(parameter) in original for parameter in other.parameters()):
+        fix = "Hold parameters as attributes of the module, and leave copying to torch."
+        raise trial.broken("__deepcopy__", "parameters of its own in a copy", "shared ones", fix)
+    found = {**dict(other.named_parameters()), **dict(other.named_buffers())}
+    for name, tensor in [*trial.family.named_parameters(), *trial.family.named_buffers()]:
+        if name not in found or not is_close(found[name], tensor, 0.0):
+            got = written(found[name]) if name in found else "nothing"
+            raise trial.broken(name, f"{written(tensor)} in a copy too", got)
+
+
+def call(trial: Trial) -> None:
+    """A distribution from a call."""
+    found = trial.snapshot(trial.copy())
+    if not (hasattr(found, "sample") and hasattr(found, "log_prob")):
+        fix = "Return a torch.distributions object from forward."
+        raise trial.broken("forward", "a distribution", f"a {type(found).__name__}", fix)
 
 
 def parameters(trial: Trial) -> None:
@@ -233,6 +238,7 @@ def step(trial: Trial) -> None:
 
 DRAWS: Mapping[str, Callable[[Trial], None]] = {
     "copies": copies,
+    "call": call,
     "parameters": parameters,
     "shapes": shapes,
     "support": support,
