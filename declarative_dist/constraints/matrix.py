@@ -8,16 +8,19 @@ half precision works where torch has the operators.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.distributions import constraints
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
 from declarative_dist.constraints.representable import HALF, widened
-from declarative_dist.constraints.tracing import is_autocasting
+from declarative_dist.constraints.tracing import is_autocasting, is_traced
 
 
 class _Triangular(Constraint):
@@ -66,20 +69,17 @@ class LowerCholesky(_Triangular):
         self.conditioned = conditioned
 
     def forward(self, raw: Tensor) -> Tensor:
-        size = _triangle_size(raw.shape[-1])
+        raw_diagonal, below = _parted(raw)
         low, high = GUARD[raw.dtype]
-        packed = raw[..., size:]
-        if self.conditioned:
-            room = high / (4 * size)
-            packed = packed.clamp(-room, room)
-        lower = _strictly_lower(packed, size)
-        diagonal = softplus(raw[..., :size]).clamp(low, high) + self._share(lower)
-        return lower + diagonal.clamp_max(high).diag_embed()
-
-    def _share(self, value: Tensor) -> Tensor | float:
-        """What the diagonal must exceed: a share of the length of the row beside it."""
+        diagonal = held(softplus(raw_diagonal), low, high)
         if not self.conditioned:
-            return 0.0
+            return _lower(diagonal, below)
+        room = high / (4 * diagonal.shape[-1])
+        lower = _lower(torch.zeros_like(diagonal), below.clamp(-room, room))
+        return lower + (diagonal + self._share(lower)).clamp_max(high).diag_embed()
+
+    def _share(self, value: Tensor) -> Tensor:
+        """What the diagonal must exceed: a share of the length of the row beside it."""
         beside = value.tril(-1)
         longest = beside.abs().amax(-1, keepdim=True).detach().clamp_min(GUARD[value.dtype][0])
         length = (beside / longest).square().sum(-1).clamp_min(1e-3).sqrt() * longest.squeeze(-1)
@@ -88,9 +88,11 @@ class LowerCholesky(_Triangular):
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = widened(value)
-        above_share = wide.diagonal(dim1=-2, dim2=-1) - self._share(wide)
-        diagonal = inverse_softplus(above_share.clamp_min(GUARD[value.dtype][0]))
-        return torch.cat([diagonal.to(value.dtype), _packed_strictly_lower(value)], -1)
+        diagonal = wide.diagonal(dim1=-2, dim2=-1)
+        if self.conditioned:
+            diagonal = diagonal - self._share(wide)
+        raw = inverse_softplus(diagonal.clamp_min(GUARD[value.dtype][0]))
+        return torch.cat([raw.to(value.dtype), _packed_strictly_lower(value)], -1)
 
     def contains(self, value: Tensor) -> Tensor:
         low, high = GUARD[value.dtype]
@@ -132,12 +134,11 @@ class PositiveDefinite(_Triangular):
     support = constraints.positive_definite
 
     def forward(self, raw: Tensor) -> Tensor:
-        size = _triangle_size(raw.shape[-1])
+        raw_diagonal, below = _parted(raw)
+        size = raw_diagonal.shape[-1]
         floor, ceiling = _factor_limits(size, raw.dtype)
-        diagonal = softplus(raw[..., :size]).clamp(floor, ceiling)
-        lower = _strictly_lower(raw[..., size:].clamp(-ceiling, ceiling), size)
-        factor = lower + diagonal.diag_embed()
-        matrix = _squared(factor)
+        diagonal = held(softplus(raw_diagonal), floor, ceiling)
+        matrix = _squared(_lower(diagonal, below.clamp(-ceiling, ceiling)))
         raised = matrix.diagonal(dim1=-2, dim2=-1) * _raise(size, raw.dtype)
         return matrix + raised.diag_embed()
 
@@ -200,8 +201,7 @@ class CorrCholesky(Constraint):
 
     def forward(self, raw: Tensor) -> Tensor:
         size = _triangle_size(raw.shape[-1]) + 1
-        identity = torch.eye(size, dtype=raw.dtype, device=raw.device)
-        rows = _strictly_lower(raw, size) + identity
+        rows = _lower(raw.new_ones(*raw.shape[:-1], size), raw)
         rows = rows / rows.abs().amax(-1, keepdim=True).detach()
         value = rows / rows.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(raw.dtype).tiny
@@ -249,11 +249,10 @@ def _factor_limits(size: int, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def _triangle_size(count: int) -> int:
-    """The n for which n * (n + 1) / 2 numbers fill a triangle.
-
-    Counted up, because dynamo has no integer root of a size that it does not know.
-    """
-    size = 0
+    """The n for which n * (n + 1) / 2 numbers fill a triangle."""
+    if not is_compiling():
+        return math.isqrt(2 * count)
+    size = 0  # counted up: dynamo has no integer root of a size that it does not know
     while size * (size + 1) // 2 < count:
         size += 1
     return size
@@ -272,14 +271,40 @@ def _squared(factor: Tensor) -> Tensor:
     return factor @ factor.mT
 
 
-def _strictly_lower(packed: Tensor, size: int) -> Tensor:
-    """Unpack the entries below the diagonal, row by row."""
-    rows, columns = torch.tril_indices(size, size, -1, device=packed.device)
-    position = torch.zeros(size, size, dtype=torch.long, device=packed.device)
-    position[rows, columns] = torch.arange(1, rows.shape[0] + 1, device=packed.device)
-    padded = F.pad(packed, (1, 0))
-    matrix: Tensor = padded.index_select(-1, position.flatten()).unflatten(-1, (size, size))
+def _parted(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of the diagonal, and those below it."""
+    count = raw.shape[-1]
+    size = _triangle_size(count)
+    diagonal, below = raw.split_with_sizes([size, count - size], -1)
+    return diagonal, below
+
+
+def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
+    """Unpack a triangle: its diagonal, and what is below it, row by row."""
+    size = diagonal.shape[-1]
+    is_kept = size <= KEPT and not is_traced(below)
+    places = (_kept_places if is_kept else _places)(size, below.device)
+    flat = below.new_zeros(*below.shape[:-1], size * size)
+    flat.index_copy_(-1, places, torch.cat([diagonal, below], -1))
+    matrix: Tensor = flat.unflatten(-1, (size, size))
     return matrix
+
+
+KEPT = 128
+"""Up to this size the places of a triangle are kept from call to call: at most 64 KiB a size."""
+
+
+def _places(size: int, device: torch.device) -> Tensor:
+    """Where the numbers of a packed triangle go in the flat matrix."""
+    rows, columns = torch.tril_indices(size, size, -1, device=device)
+    diagonal = torch.arange(size, device=device) * (size + 1)
+    return torch.cat([diagonal, rows * size + columns])
+
+
+@lru_cache(maxsize=16)
+def _kept_places(size: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # a gradient may be asked for the next time
+        return _places(size, device)
 
 
 def _packed_strictly_lower(matrix: Tensor) -> Tensor:

@@ -43,16 +43,13 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     owner: Any = module
     declaration = owner.__declaration__
     distribution: Distribution
-    checks = Distribution._validate_args and not is_traced(*values.values())
-    if declaration.has_parts:
-        parts = [value for value in values.values() if isinstance(value, Distribution)]
-        checks = checks and all(part._validate_args for part in parts)
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
         distribution = called(method, values, Distribution, subject)
         if declaration.validates is not None:
-            distribution._validate_args = checks and declaration.validates
+            distribution._validate_args = declaration.validates and _checks(module, values)
     else:
+        checks = _checks(module, values)
         if checks and declaration.has_derived_input:
             distribution = declaration.base(**values)
         else:
@@ -61,6 +58,15 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     if declaration.event_dim is None:
         return distribution
     return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")
+
+
+def _checks(owner: Any, values: Mapping[str, Any]) -> bool:
+    """Whether a distribution of these values checks what it scores, and its parts do."""
+    checks = Distribution._validate_args and not is_traced(*values.values())
+    if owner.__declaration__.has_parts:
+        parts = [value for value in values.values() if isinstance(value, Distribution)]
+        checks = checks and all(part._validate_args for part in parts)
+    return checks
 
 
 def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:
