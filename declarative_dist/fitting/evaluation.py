@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.optim import Optimizer
 
 from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
@@ -22,22 +20,24 @@ _RAISED = (*_MISMATCHES, ValueError)
 """The same, and what it raises for values that it refuses."""
 
 
+Backward = Callable[[tuple[Any, ...]], Tensor]
+"""From a batch to the loss; gradients are left in the parameters."""
+
+
 class Closure:
     """What an optimizer calls, once or more in a step, for the loss and its gradients.
 
     Args:
         objective: whose loss it is.
-        forward: what computes it, the objective itself or a compiled version.
+        backward: what computes it and its gradients.
         optimizer: whose parameters get the gradients.
     """
 
-    def __init__(
-        self, objective: nn.Module, forward: Callable[..., Any], optimizer: Optimizer
-    ) -> None:
+    def __init__(self, objective: nn.Module, backward: Backward, optimizer: Optimizer) -> None:
         self.objective = objective
         self.optimizer = optimizer
         self.batch: tuple[Any, ...] = ()
-        self._forward = forward
+        self._backward = backward
         self._first: Tensor | None = None
 
     def begin(self, batch: tuple[Any, ...], step: int) -> None:
@@ -56,8 +56,7 @@ class Closure:
             with torch.enable_grad():
                 return self()
         self.optimizer.zero_grad()
-        loss = loss_of(self.objective, self._forward, self.batch)
-        loss.backward()
+        loss = self._backward(self.batch)
         if self._first is None:
             self._first = loss
         return loss
@@ -79,18 +78,15 @@ class Closure:
         return self._first.item()
 
 
-@contextmanager
-def compiled(objective: nn.Module) -> Iterator[Callable[..., Any]]:
-    """The compiled objective; torch's default of validating distributions is off meanwhile.
+def backward_of(objective: nn.Module) -> Backward:
+    """Evaluate the objective and its gradients as written."""
 
-    The first `torch.compile` of a process would leave it off for good.
-    """
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield torch.compile(objective)
-    finally:
-        Distribution.set_default_validate_args(before)
+    def backward(batch: tuple[Any, ...]) -> Tensor:
+        loss = loss_of(objective, objective, batch)
+        loss.backward()
+        return loss
+
+    return backward
 
 
 def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any, ...]) -> Tensor:

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from declarative_dist.errors import check_count
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
-from declarative_dist.fitting.evaluation import Closure, compiled
+from declarative_dist.fitting.compiled import compiled
+from declarative_dist.fitting.evaluation import Closure, backward_of
 from declarative_dist.fitting.guard import Guard
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.progress import Progress
@@ -58,9 +59,9 @@ def fit(
             of `torch.randperm`; the last batch of an epoch has what is left of it, and counts like
             any other: a size that divides the data has less noise.
         progress: True for a bar on a terminal (extra `fit`), "always" for one anywhere, or False.
-        compile: compile the objective; the fused Adam is as fast as a compiled one. Meanwhile
-            torch's validation of distributions is off by default, as `torch.compile` wants it,
-            and afterwards as it was.
+        compile: compile the objective and its gradients, as one graph. Meanwhile torch's
+            validation of distributions is off by default, as `torch.compile` wants it, and
+            afterwards as it was.
         checkpoint: a file for the state, written at the end; whole, or not at all.
         every: write it after every so many steps, too.
         resume: continue from that file, if it is there, bit for bit: module, optimizer and its
@@ -111,8 +112,8 @@ def fit(
     try:
         if resume:
             saver.resume()
-        with compiled(objective) if compile else nullcontext(objective) as forward:
-            closure = Closure(objective, forward, trainer)
+        with compiled(objective) if compile else nullcontext(backward_of(objective)) as backward:
+            closure = Closure(objective, backward, trainer)
             for step in finished_steps(steps, closure, batches, history, guard, saver, fields):
                 loss = history.losses[-1]
                 bar.show(step, loss)

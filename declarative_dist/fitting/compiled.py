@@ -1,0 +1,96 @@
+"""An objective and its gradients as one compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.fitting.evaluation import Backward, loss_of
+
+
+@contextmanager
+def compiled(objective: nn.Module) -> Iterator[Backward]:
+    """The objective's loss and gradients, compiled when they are first asked for.
+
+    Meanwhile torch's default of validating distributions is off, which the first `torch.compile`
+    of a process would leave off for good, and dynamo traces gradients.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        # As a function of its own the backward pass costs twice: guards, and autograd's engine.
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            yield _Compiled(objective)
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+class _Compiled:
+    """One graph of loss and gradients, or where those go through hooks, one of the loss."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        self._objective = objective
+        self._parameters = list(objective.parameters())
+        self._trained: list[bool] = []
+        self._graph: Callable[..., Any] = objective
+
+    def __call__(self, batch: tuple[Any, ...]) -> Tensor:
+        trained = [parameter.requires_grad for parameter in self._parameters]
+        has_hooks = dist.is_initialized() or any(map(_is_hooked, self._parameters))
+        if trained != self._trained:  # at first, and where a callback freezes or unfreezes
+            self._trained = trained
+            whole = self._objective if has_hooks else self._loss_and_gradients()
+            self._graph = torch.compile(whole, options={"guard_filter_fn": _may_change})
+        if has_hooks:
+            loss = loss_of(self._objective, self._graph, batch)
+            loss.backward()
+            return loss
+        return self._by_one_graph(batch)
+
+    def _by_one_graph(self, batch: tuple[Any, ...]) -> Tensor:
+        loss: Tensor
+        try:
+            loss, gradients = self._graph(*batch)
+        except Exception:
+            loss_of(self._objective, self._objective, batch)  # which may know what is wrong
+            raise
+        of = [p for p in self._parameters if p.requires_grad]
+        for parameter, gradient in zip(of, gradients, strict=True):
+            parameter.grad = None if gradient is None else _like(parameter, gradient)
+        return loss
+
+    def _loss_and_gradients(self) -> Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]]:
+        objective = self._objective
+        parameters = [p for p in self._parameters if p.requires_grad]
+
+        def loss_and_gradients(*batch: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            loss: Tensor = objective(*batch)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            return loss.detach(), gradients
+
+        # Dynamo compiles each code so many times at most: every objective has one of its own.
+        loss_and_gradients.__code__ = loss_and_gradients.__code__.replace()
+        return loss_and_gradients
+
+
+def _may_change(guards: Sequence[Any]) -> list[bool]:
+    """Which guards to ask at every call: not those of declarations, which are frozen."""
+    return ["__declaration__" not in guard.name for guard in guards]
+
+
+def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, in memory as `backward` would leave it: a fused optimizer relies on that."""
+    if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _is_hooked(parameter: nn.Parameter) -> bool:
+    """Whether something waits for the gradient to arrive."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
