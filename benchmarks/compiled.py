@@ -76,7 +76,7 @@ def compiled(objective: nn.Module) -> Callable[[], None]:
 
     # Dynamo compiles each code so many times at most.
     loss_and_gradients.__code__ = loss_and_gradients.__code__.replace()
-    options = {"guard_filter_fn": may_change}
+    options: dict[str, Any] = {"guard_filter_fn": may_change}
     graph = torch.compile(loss_and_gradients, fullgraph=True, options=options)
 
     def step() -> None:

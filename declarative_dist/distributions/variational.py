@@ -159,7 +159,9 @@ class Variational(Declarative, Distribution):
         arguments = declaration.chosen(values)
         try:
             with torch.no_grad():
-                self.forward()
+                distribution = distribution_of(self, arguments)
+                if "_live_shape" in vars(self):
+                    distribution.expand(vars(self)["_live_shape"])
                 if _depends_on_values(declaration.base) and not is_traced(*arguments.values()):
                     declaration.base(**arguments)  # which torch checks only as a whole
         except ConstraintError:
