@@ -1,5 +1,10 @@
 """Distributions declared as classes: live, trainable, always inside their constraints."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from declarative_dist.constraints.adapters import as_constraint, register_constraint
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.inequality import GreaterThan, LessThan
@@ -11,8 +16,6 @@ from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
 from declarative_dist.display import notebook as _notebook  # noqa: F401 - it registers
-from declarative_dist.display.plot import plot
-from declarative_dist.display.summary import summary
 from declarative_dist.distributions.conditional import Conditional
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.guides import FullRankNormal, MeanFieldNormal
@@ -34,6 +37,10 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
 from declarative_dist.fitting.fit import fit
 from declarative_dist.integrations.arviz import diagnose
+
+if TYPE_CHECKING:
+    from declarative_dist.display.plot import plot
+    from declarative_dist.display.summary import summary
 
 __version__ = "0.1.0"
 
@@ -80,3 +87,10 @@ __all__ = [
     "site",
     "summary",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what draws and tabulates when it is asked for, not with every training script."""
+    if name in ("plot", "summary"):
+        return getattr(importlib.import_module(f"declarative_dist.display.{name}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

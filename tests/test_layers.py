@@ -53,7 +53,7 @@ ROWS = [
         f"fitting.{name}"
         for name in (
             "history", "tracked", "random_state", "progress", "batches", "finite",
-            "evaluation", "guard", "arguments", "checkpoint", "saving", "steps", "fit",
+            "evaluation", "compiled", "guard", "arguments", "checkpoint", "saving", "steps", "fit",
         )
     ],
     [

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-from declarative_dist.display.summary import summary
 from declarative_dist.distributions.declarative import Declarative
 from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.distributions.joint import Conditioned
 
 
 def _repr_html_(self: Any) -> str:
-    return summary(self)._repr_html_()
+    display = importlib.import_module("declarative_dist.display.summary")  # only for notebooks
+    html: str = display.summary(self)._repr_html_()
+    return html
 
 
 # The classes are below this layer, and must not know how they are shown.
