@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch.distributions as dd
 from paired import Ratio, compared, interleaved
 from problems import Gamma, Normal
 from torch import Tensor, nn
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from declarative_dist import Declarative, Exp, Param, Variational
 
@@ -53,6 +55,37 @@ def copies(blocks: int) -> Ratio:
 
     times = interleaved({"batch_shape": one, "a loop": many}, min(blocks, 10))
     return compared(f"a step of {COPIES} Normals", times, "batch_shape", "a loop", 0.01)
+
+
+def ensemble(blocks: int) -> Iterator[Ratio]:
+    """Gradients of 100 instances, stacked and mapped or as one, over a loop of them."""
+    members = [Normal(loc=torch.randn(4), scale=torch.rand(4) + 0.5) for _ in range(100)]
+    together = Normal(loc=torch.zeros(4), batch_shape=(100,))
+    parameters, buffers = stack_module_state(members)
+    data, family = torch.randn(10, 4), copy.deepcopy(members[0])
+
+    def loss_of(*state: Any) -> Tensor:
+        q: Any = functional_call(family, state, ())
+        loss: Tensor = -q.log_prob(data).sum(-1).mean()
+        return loss
+
+    gradients = vmap(grad(loss_of))
+
+    def one_by_one() -> None:
+        for q in members:
+            (-q.log_prob(data).sum(-1).mean()).backward()
+
+    def copies_together() -> None:
+        (-together.log_prob(data[:, None]).sum(-1).mean(0).sum()).backward()
+
+    functions: dict[str, Callable[[], object]] = {
+        "stacked": lambda: gradients(parameters, buffers),
+        "batch_shape": copies_together,
+        "a loop": one_by_one,
+    }
+    times = interleaved(functions, min(blocks, 10))
+    for way in ("stacked", "batch_shape"):
+        yield compared("gradients of 100 Normals", times, way, "a loop")
 
 
 def with_fields(count: int) -> type[Declarative]:
@@ -193,6 +226,7 @@ def cases(blocks: int, only: str) -> Iterator[Ratio]:
     if only not in "scale":
         return
     yield copies(blocks)
+    yield from ensemble(blocks)
     yield from (fields(count, blocks) for count in FIELDS)
     yield from (depth(levels, blocks) for levels in DEPTHS)
     yield classes(blocks)
