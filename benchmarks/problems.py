@@ -7,6 +7,7 @@ the divergence from a target, else the likelihood of data.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +65,15 @@ class Problem:
     samples: int
     target: dd.Distribution | None
 
-    def declared(self) -> Variational:
-        """A new instance of the family."""
+    def declared(self, validate_args: bool | None = None) -> Variational:
+        """A new instance of the family, perhaps one that does not look at what it scores."""
         values: dict[str, Any] = dict(self.values)
-        return self.family(**values)
+        if validate_args is None:
+            return self.family(**values)
+        body = {"validate_args": validate_args}
+        kind = types.new_class(self.family.__name__, (self.family,), exec_body=body_of(body))
+        built: Variational = kind(**values)
+        return built
 
     def raw(self) -> dict[str, torch.nn.Parameter]:
         """The unconstrained parameters, by hand."""
@@ -94,6 +100,11 @@ class Problem:
             return loss
 
         return likelihood
+
+
+def body_of(names: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """What fills the body of a class."""
+    return lambda space: space.update(names)
 
 
 class Gamma(Variational):
