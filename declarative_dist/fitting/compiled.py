@@ -37,14 +37,15 @@ class _Compiled:
     def __init__(self, objective: nn.Module) -> None:
         self._objective = objective
         self._parameters = list(objective.parameters())
-        self._trained: list[bool] = []
+        self._kind: tuple[bool, ...] = ()
         self._graph: Callable[..., Any] = objective
+        self._one = torch.ones(())
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
-        trained = [parameter.requires_grad for parameter in self._parameters]
         has_hooks = dist.is_initialized() or any(map(_is_hooked, self._parameters))
-        if trained != self._trained:  # at first, and where a callback freezes or unfreezes
-            self._trained = trained
+        kind = (has_hooks, *(parameter.requires_grad for parameter in self._parameters))
+        if kind != self._kind:  # at first, and where a callback freezes, unfreezes or hooks
+            self._kind = kind
             whole = self._objective if has_hooks else self._loss_and_gradients()
             self._graph = torch.compile(whole, options={"guard_filter_fn": _may_change})
         if has_hooks:
@@ -61,17 +62,24 @@ class _Compiled:
             loss_of(self._objective, self._objective, batch)  # which may know what is wrong
             raise
         of = [p for p in self._parameters if p.requires_grad]
+        taken = {self._one.data_ptr()}
         for parameter, gradient in zip(of, gradients, strict=True):
-            parameter.grad = None if gradient is None else _like(parameter, gradient)
+            if gradient is None:
+                parameter.grad = None
+                continue
+            parameter.grad = own = _own(parameter, gradient, taken)
+            taken.add(_address(own))
         return loss
 
     def _loss_and_gradients(self) -> Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]]:
         objective = self._objective
         parameters = [p for p in self._parameters if p.requires_grad]
+        # Of a one that it knows inductor makes nothing, and a gradient may then be a parameter.
+        one = self._one = torch.ones((), device=parameters[0].device)
 
         def loss_and_gradients(*batch: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             loss: Tensor = objective(*batch)
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            gradients = torch.autograd.grad(loss, parameters, one.to(loss), allow_unused=True)
             return loss.detach(), gradients
 
         # Dynamo compiles each code so many times at most: every objective has one of its own.
@@ -84,11 +92,20 @@ def _may_change(guards: Sequence[Any]) -> list[bool]:
     return ["__declaration__" not in guard.name for guard in guards]
 
 
-def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient, in memory as `backward` would leave it: a fused optimizer relies on that."""
-    if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
+def _own(parameter: Tensor, gradient: Tensor, taken: set[int]) -> Tensor:
+    """The gradient as `backward` would leave it: in memory of its own, laid out as the parameter.
+
+    A fused optimizer relies on the layout, and whoever clips gradients in place on the memory.
+    """
+    if gradient.layout is not torch.strided:
+        return gradient
+    if gradient.stride() == parameter.stride() and _address(gradient) not in taken:
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
+
+
+def _address(gradient: Tensor) -> int:
+    return gradient.data_ptr() if gradient.layout is torch.strided else 0
 
 
 def _is_hooked(parameter: nn.Parameter) -> bool:
