@@ -20,7 +20,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
 from declarative_dist.constraints.representable import HALF, widened
-from declarative_dist.constraints.tracing import is_autocasting, is_traced
+from declarative_dist.constraints.tracing import is_autocasting, is_mapped, is_traced
 
 
 class _Triangular(Constraint):
@@ -285,7 +285,8 @@ def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
     is_kept = size <= KEPT and not is_traced(below)
     places = (_kept_places if is_kept else _places)(size, below.device)
     flat = below.new_zeros(*below.shape[:-1], size * size)
-    flat.index_copy_(-1, places, torch.cat([diagonal, below], -1))
+    fill = flat.index_add_ if is_mapped() else flat.index_copy_  # vmap copies one by one
+    fill(-1, places, torch.cat([diagonal, below], -1))
     matrix: Tensor = flat.unflatten(-1, (size, size))
     return matrix
 

@@ -391,3 +391,14 @@ def test_right_inverse_is_not_checked_under_vmap() -> None:
     raw = torch.func.vmap(Interval(-1.0, 1.0).right_inverse)(torch.tensor([0.0, 2.0]))
     assert raw[0] == 0
     assert raw[1].isnan()
+
+
+@pytest.mark.parametrize("kind", [LowerCholesky, PositiveDefinite, CorrCholesky])
+def test_triangles_are_unpacked_at_once_under_vmap(kind: type[Constraint]) -> None:
+    constraint, raw = kind(), torch.linspace(-2.0, 2.0, 12).reshape(4, 3)
+    mapped = torch.func.vmap(constraint)  # which warns where it goes through the rows in a loop
+    torch.testing.assert_close(mapped(raw), constraint(raw))
+    torch.testing.assert_close(
+        torch.func.vmap(torch.func.jacrev(constraint))(raw)[3],
+        torch.func.jacrev(constraint)(raw[3]),
+    )
