@@ -94,3 +94,8 @@ def __getattr__(name: str) -> object:
     if name in ("plot", "summary"):
         return getattr(importlib.import_module(f"declarative_dist.display.{name}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers: also what is not imported yet."""
+    return sorted({*globals(), *__all__})

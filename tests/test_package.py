@@ -31,6 +31,7 @@ def python(code: str) -> str:
 def test_every_public_name_exists() -> None:
     assert sorted(declarative_dist.__all__) == declarative_dist.__all__
     assert all(hasattr(declarative_dist, name) for name in declarative_dist.__all__)
+    assert set(declarative_dist.__all__) <= set(dir(declarative_dist))  # what completion offers
 
 
 def test_importing_changes_nothing_in_torch_and_imports_no_extra() -> None:
@@ -47,7 +48,8 @@ assert before[:3] == after[:3]
 assert all(declarative_dist.Variational in pair for pair in after[3] - before[3])
 new = {name.partition(".")[0] for name in set(sys.modules) - modules}
 extras = {
-    "numpy", "scipy", "sklearn", "safetensors", "tqdm", "matplotlib", "pyro", "arviz", "lightning"
+    "numpy", "scipy", "sklearn", "safetensors", "tqdm", "matplotlib", "pyro", "arviz", "lightning",
+    "geotorch", "tensordict", "torchrl", "zuko"
 }
 print(sorted(new & extras))
 """
