@@ -880,7 +880,12 @@ def test_a_target_that_sums_over_draws_is_refused_by_fit(
 
 @pytest.mark.parametrize(
     ("target", "options"),
-    [(noisy, {}), (one_at_a_time, {"vectorize": True}), (lambda z: -(z**2).sum(-1), {})],
+    [
+        (noisy, {}),
+        (one_at_a_time, {"vectorize": True}),
+        (lambda z: -(z**2).sum(-1), {}),
+        (lambda z: (z > 0).sum(-1), {}),  # of whole numbers, which have no eps
+    ],
 )
 def test_targets_that_keep_draws_apart_are_not(target: Any, options: dict[str, bool]) -> None:
     fit(NegativeELBO(target, FullRank(d=3), num_samples=2, **options), steps=2)

@@ -257,7 +257,7 @@ def check_draws_apart(density: Callable[[Any], Tensor], draws: Any, owner: str) 
         one, again, other = of_first(1), of_first(1), of_first(2)
     except ValueError:  # a draw without a density; the loss itself will say so
         return
-    tolerance = torch.finfo(one.dtype).eps ** 0.5
+    tolerance = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0
     is_same = partial(torch.isclose, rtol=tolerance, atol=tolerance, equal_nan=True)
     if is_same(one, again).all() and not is_same(one, other).all():
         raise ConstraintError(
