@@ -249,7 +249,8 @@ def test_refused_shape_of_a_scalar():
     with pytest.raises(ConstraintError) as caught:
         q.rate = torch.tensor([1.0, 2.0])
     assert caught.value.sentence == (
-        "GammaFamily.rate: expected shape (), got a tensor of shape (2,) with values [1.0, 2.0]."
+        "GammaFamily.rate: expected shape (), got a tensor of shape (2,) with values [1.0, 2.0]. "
+        "A parameter keeps its shape: build a new object for another."
     )
 
 

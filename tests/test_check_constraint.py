@@ -44,6 +44,15 @@ def test_maps_for_moderate_numbers_pass_where_they_are_meant_to_work(name: str) 
     check_constraint(CASES[name].make(), raw_limit=9.0)
 
 
+def test_a_limit_that_is_too_wide_for_a_dtype_is_told() -> None:
+    exp = CASES["from-exp-transform"].make()
+    with pytest.raises(
+        BrokenPromiseError, match=r"float16\. .* or check with a smaller raw_limit="
+    ):
+        check_constraint(exp, raw_limit=12.0)
+    check_constraint(exp, raw_limit=12.0, dtypes=(torch.float32, torch.float64))
+
+
 def test_what_as_constraint_takes_is_taken() -> None:
     check_constraint(constraints.positive)
     check_constraint(Positive)

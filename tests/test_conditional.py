@@ -1106,7 +1106,7 @@ def test_a_head_takes_no_value() -> None:
 )
 def test_methods_of_a_distribution_ask_for_a_context(method: str) -> None:
     for arguments in ((), (torch.zeros(2),)):
-        with pytest.raises(FieldError, match=r"Policy: expected a context first.*policy\(context"):
+        with pytest.raises(FieldError, match=r"Policy: expected a context first.*q\(context"):
             getattr(Policy(in_features=3, actions=2), method)(*arguments)
 
 
@@ -1676,6 +1676,8 @@ def test_repr() -> None:
         "  (projection): Linear(in_features=4, out_features=2, bias=True)",
         ")",
     ]
+    assert repr(Head()) == "Head()"
+    assert repr(Head(Exp, shape="d")) == "Head(Exp, shape=('d',))"
     assert repr(Policy.loc) == "Head(Real(), shape=('actions',))"
     assert repr(Regression.scale) == "Head(Exp(), init=0.5)"
 

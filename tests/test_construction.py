@@ -609,8 +609,20 @@ def test_raw_values_are_no_keywords():
 
 
 def test_positional_values_are_refused():
-    with pytest.raises(TypeError):
+    with pytest.raises(DeclarationError) as caught:
         GammaFamily(1.0, 2.0)
+    assert caught.value.sentence == (
+        "GammaFamily(...): expected values by name, got 1.0, 2.0. "
+        "Write GammaFamily(concentration=..., rate=...)."
+    )
+
+
+def test_a_constructor_of_ones_own_may_take_positions():
+    class Sized(GammaFamily):
+        def __init__(self, rate):
+            super().__init__(rate=rate)
+
+    assert torch.isclose(Sized(2.0).rate, torch.tensor(2.0))
 
 
 BAD_POSITIVE = [0.0, -0.0, -1.0, math.inf, -math.inf, math.nan]

@@ -445,10 +445,24 @@ def test_field_called_mean_for_an_argument_called_mean():
     assert q().mean.item() == 4.0
 
 
+@pytest.mark.parametrize(
+    ("param", "shown"),
+    [
+        (Param(), "Param()"),
+        (Param(1.0), "Param(1.0)"),
+        (Param(1.0, Positive()), "Param(1.0, Positive())"),
+        (Param(1.0, Positive), "Param(1.0, Positive)"),
+        (Param(1.0, "positive"), "Param(1.0, 'positive')"),
+    ],
+)
+def test_a_param_outside_a_class_shows_the_constraint_that_it_was_given(param, shown):
+    assert repr(param) == shown
+
+
 def test_base_and_event_dim_are_no_fields():
     assert refused("Model", Declarative, base=Param(1.0)).startswith("Model.base: expected")
     assert refused("Model", Declarative, event_dim=Param(1.0)) == (
-        "Model.event_dim: expected an int, 0 or above, got Param(1.0, Real())."
+        "Model.event_dim: expected an int, 0 or above, got Param(1.0)."
     )
 
 

@@ -717,7 +717,7 @@ def test_the_prior_is_shown() -> None:
     assert "prior=Spread(loc=0.5, scale=2.0)" in repr(Effects())
     moved = dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(1.0, 1.0))
     assert repr(Param(2.0, GreaterThan(1.0), prior=moved)) == (
-        "Param(2.0, Real(), prior=TransformedDistribution("
+        "Param(2.0, GreaterThan(low=1.0), prior=TransformedDistribution("
         "Gamma(concentration=2.0, rate=3.0), [AffineTransform()]))"
     )
     assert fields_of(Kernel)["variance"].prior is not None

@@ -13,6 +13,7 @@ from torch import nn
 from declarative_dist.constraints.arguments import arguments_of
 from declarative_dist.declaration import check, collect, parts
 from declarative_dist.declaration.record import Declaration, declare
+from declarative_dist.errors import DeclarationError, shortened
 from declarative_dist.fields.field import Field
 
 
@@ -71,9 +72,26 @@ class DeclarativeMeta(ABCMeta):
             type.__setattr__(cls, field.name, field)
         return cls
 
+    def _check_positions(cls, arguments: tuple[Any, ...]) -> None:
+        """Refuse values without names, as torch takes them; a constructor of one's own may."""
+        root = next(k for k in reversed(cls.__mro__) if isinstance(k, DeclarativeMeta))
+        if cls.__init__ is not root.__init__:  # type: ignore[misc]
+            return
+        fields = cls.__declaration__.fields.values()
+        values = ", ".join(f"{field.name}=..." for field in fields if field.holds_value)
+        raise DeclarationError(
+            f"{cls.__name__}(...)",
+            "values by name",
+            ", ".join(map(shortened, arguments)),
+            f"Write {cls.__name__}({values})." if values else "",
+            code="wrong-argument",
+        )
+
     if not TYPE_CHECKING:  # checkers read what a call gives off __init__
 
         def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+            if arguments:
+                cls._check_positions(arguments)
             instance = super().__call__(*arguments, **keywords)
             if "_is_built" in vars(instance):
                 instance._check_whole()

@@ -366,7 +366,7 @@ class Conditional(Declarative):
         if hasattr(Distribution, name):
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r} before there is a context: read "
-                f"policy(context).{name}.",
+                f"q(context).{name}.",
                 name=name,
                 obj=self,
             ) from None
@@ -376,7 +376,7 @@ class Conditional(Declarative):
             type(self).__name__,
             "a context first",
             "none",
-            "Call it with one, then the distribution: policy(context).log_prob(value).",
+            "Call it with one, then the distribution: q(context).log_prob(value).",
             code="no-context",
         )
 

@@ -103,6 +103,16 @@ class Constrained(Field):
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
 
+    @property
+    def shown_constraint(self) -> list[str]:
+        """The constraint in a repr: as it was given, before a class has settled it."""
+        if self.constraint is not _REAL:
+            return [repr(self.constraint)]
+        given = self.declared_constraint
+        if given is None:
+            return []
+        return [given.__name__ if isinstance(given, type) else repr(given)]
+
     def constraint_of(self, module: nn.Module) -> Constraint:
         """The constraint as it is on an instance."""
         if not self.owns_constraint:

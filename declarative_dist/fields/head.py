@@ -147,7 +147,7 @@ class Head(Constrained):
     def __repr__(self) -> str:
         shape = [] if self.shape == () else [f"shape={self.shape!r}"]
         init = [] if self.init is None else [f"init={shortened(self.init)}"]
-        return f"Head({', '.join([repr(self.constraint), *shape, *init])})"
+        return f"Head({', '.join([*self.shown_constraint, *shape, *init])})"
 
 
 def _is_lowered(raw: Tensor) -> bool:

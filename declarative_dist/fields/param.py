@@ -217,6 +217,7 @@ class Param(Constrained):
                     self.subject(module),
                     f"shape {tuple(now.shape)}",
                     shortened(new),
+                    "A parameter keeps its shape: build a new object for another.",
                     code="wrong-shape",
                 )
             new = new.expand(now.shape)
@@ -324,7 +325,7 @@ class Param(Constrained):
         shape = [] if self.shape is None else [f"shape={self.shape!r}"]
         trainable = [] if self.trainable else ["trainable=False"]
         prior = [] if self.prior is None else [f"prior={told(self.prior)}"]
-        return f"Param({', '.join([*init, repr(self.constraint), *shape, *trainable, *prior])})"
+        return f"Param({', '.join([*init, *self.shown_constraint, *shape, *trainable, *prior])})"
 
 
 def _summed(density: Tensor, lead: int) -> Tensor:

@@ -13,7 +13,6 @@ from declarative_dist.testing.constraint_trial import Trial
 from declarative_dist.testing.jacobian import derivatives, first_coordinates
 from declarative_dist.testing.promise import is_close, written
 
-MODERATE = "check with raw_limit= if it is meant for moderate ones."
 ORDINARY = 1.0
 """Raw numbers at which no rounding explains anything."""
 
@@ -107,10 +106,10 @@ def inside(trial: Trial) -> None:
             raise trial.broken("forward", f"values of {dtype}", f"{value.dtype}", fix)
         expected = f"{constraint.describe()} for every finite raw number"
         finite = _all_of_event(value.isfinite(), constraint)
-        overflow = f"Clamp the raw number before it overflows, or {MODERATE}"
+        overflow = f"Clamp the raw number before it overflows, or {_moderate(trial)}"
         trial.demand(finite, "forward", expected, raw, value, overflow)
         is_in = constraint.contains(value) & _within_ends(constraint, value)
-        trial.demand(is_in, "forward", expected, raw, value, _way_inside(is_in, raw))
+        trial.demand(is_in, "forward", expected, raw, value, _way_inside(trial, is_in, raw))
     for dtype in trial.wide:
         constraint, raw = trial.built(dtype), trial.moderate(dtype)
         value = constraint(raw)
@@ -119,12 +118,19 @@ def inside(trial: Trial) -> None:
         trial.demand(constraint.support.check(value), "support", expected, raw, value, fix)
 
 
-def _way_inside(is_in: Tensor, raw: Tensor) -> str:
+def _moderate(trial: Trial) -> str:
+    """How to ask for less."""
+    if trial.raw_limit == float("inf"):
+        return "check with raw_limit= if it is meant for moderate ones."
+    return "check with a smaller raw_limit= or fewer dtypes=."
+
+
+def _way_inside(trial: Trial, is_in: Tensor, raw: Tensor) -> str:
     """What to do about values outside: at extreme numbers another thing than at ordinary ones."""
     if is_in.all() or (raw[~is_in].double().abs() <= ORDINARY).any():
         return "Make forward, support and contains speak of one set."
     rounded = "Rounding has reached the end: hold the value at the next number of its dtype, "
-    return f"{rounded}or {MODERATE}"
+    return f"{rounded}or {_moderate(trial)}"
 
 
 def _all_of_event(entries: Tensor, constraint: Constraint) -> Tensor:
@@ -151,7 +157,7 @@ def gradient(trial: Trial) -> None:
         if constraint.raw_event_dim:
             finite = finite.flatten(-constraint.raw_event_dim).all(-1)
         expected = "a finite gradient for every finite raw number"
-        fix = f"Clamp before exp, log and division, not behind them, or {MODERATE}"
+        fix = f"Clamp before exp, log and division, not behind them, or {_moderate(trial)}"
         trial.demand(finite, "forward", expected, raw, found, fix)
 
 
