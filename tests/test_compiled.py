@@ -337,6 +337,10 @@ OBJECTIVES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         (torch.randn(12, 3), torch.randn(12, 2)),
     ),
     "a module": lambda: (Everything(), torch.randn(12, 3)),
+    "an amortised bound": lambda: (
+        NegativeELBO(Decoder(), Policy(in_features=3, actions=2)),
+        torch.randn(12, 3),
+    ),
     "a bound": lambda: (NegativeELBO(lambda z: -(z**2).sum(-1), FullRank(d=3)), None),
 }
 
@@ -393,6 +397,18 @@ def test_many_objectives_compile_in_one_process(counter: CompileCounterWithBacke
         fit(NegativeLogLikelihood(GammaFamily()), x, steps=2, compile=True)
     assert counter.frame_count == 12
     assert not torch._dynamo.config.trace_autograd_ops
+
+
+@pytest.mark.parametrize("name", ["a policy", "an amortised bound"])
+@pytest.mark.usefixtures("counter")
+def test_hooks_of_heads_do_not_part_a_compiled_fit(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads keep a hook on a layer that was evaluated plainly; in a graph they need none."""
+    objective, data = OBJECTIVES[name]()
+    fit(objective, data, steps=1)
+    monkeypatch.setattr(Tensor, "backward", None)
+    fit(objective, data, steps=2, compile=True)
 
 
 class Pair(nn.Module):

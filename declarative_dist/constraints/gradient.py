@@ -68,6 +68,21 @@ def linear_with_clipped_gradient(layer: nn.Module, features: Tensor) -> Tensor:
     return with_clipped_gradient(output)
 
 
+def hooks_of_others(parameter: nn.Parameter) -> list[Any]:
+    """The hooks of a parameter's gradient, but for that of this file: graphs clip by themselves.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.constraints.gradient import hooks_of_others
+        >>> x = with_clipped_gradient(torch.nn.Parameter(torch.zeros(3)))
+        >>> len(x._backward_hooks), hooks_of_others(x)
+        (1, [])
+    """
+    before = [hook for hook in (parameter._backward_hooks or {}).values() if hook is not _clipped]
+    after: Any = parameter._post_accumulate_grad_hooks or {}
+    return [*before, *after.values()]
+
+
 def _in_graph(raw: Tensor) -> Tensor:
     """The same for `torch.compile` and `torch.func`, at the price of a node in the graph.
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.constraints.gradient import hooks_of_others
 from declarative_dist.fitting.evaluation import Backward, loss_of
 
 
@@ -42,7 +43,7 @@ class _Compiled:
         self._one = torch.ones(())
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
-        has_hooks = dist.is_initialized() or any(map(_is_hooked, self._parameters))
+        has_hooks = dist.is_initialized() or any(map(hooks_of_others, self._parameters))
         kind = (has_hooks, *(parameter.requires_grad for parameter in self._parameters))
         if kind != self._kind:  # at first, and where a callback freezes, unfreezes or hooks
             self._kind = kind
@@ -106,8 +107,3 @@ def _own(parameter: Tensor, gradient: Tensor, taken: set[int]) -> Tensor:
 
 def _address(gradient: Tensor) -> int:
     return gradient.data_ptr() if gradient.layout is torch.strided else 0
-
-
-def _is_hooked(parameter: nn.Parameter) -> bool:
-    """Whether something waits for the gradient to arrive."""
-    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
