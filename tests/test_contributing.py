@@ -50,7 +50,7 @@ def recipe(target: str) -> list[str]:
 
 
 def test_help_has_a_line_for_every_target() -> None:
-    lines = run("make", "help").stdout.splitlines()
+    lines = run("make", "--no-print-directory", "help").stdout.splitlines()
     told = dict(re.match(r"make (\w+) +(\S.*)", line).groups() for line in lines)
     assert list(told) == TARGETS
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
@@ -58,7 +58,10 @@ def test_help_has_a_line_for_every_target() -> None:
 
 
 def test_help_is_what_make_does_when_nothing_is_asked() -> None:
-    assert run("make").stdout == run("make", "help").stdout
+    assert (
+        run("make", "--no-print-directory").stdout
+        == run("make", "--no-print-directory", "help").stdout
+    )
 
 
 # --- texts ----------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ class _Compiled:
         self._one = torch.ones(())
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
-        has_hooks = dist.is_initialized() or any(map(hooks_of_others, self._parameters))
+        is_shared = dist.is_available() and dist.is_initialized()
+        has_hooks = is_shared or any(map(hooks_of_others, self._parameters))
         kind = (has_hooks, *(parameter.requires_grad for parameter in self._parameters))
         if kind != self._kind:  # at first, and where a callback freezes, unfreezes or hooks
             self._kind = kind
