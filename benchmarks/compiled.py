@@ -68,10 +68,11 @@ def compiled(objective: nn.Module) -> Callable[[], None]:
     """Loss and gradients as one graph, and a fused update, as the README shows it."""
     parameters = list(objective.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-6, fused=True)
+    one = torch.ones(())
 
     def loss_and_gradients() -> tuple[Tensor, list[Tensor]]:
         loss: Tensor = objective()
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, parameters, one)
         return loss.detach(), [gradient.contiguous() for gradient in gradients]
 
     # Dynamo compiles each code so many times at most.

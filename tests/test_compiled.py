@@ -493,7 +493,7 @@ def steps_of(
     q: Variational, optimizer: torch.optim.Optimizer, compile_: Callable[..., Any]
 ) -> Callable[[Tensor], Tensor]:
     """The step that the README compiles."""
-    objective, parameters = NegativeLogLikelihood(q), list(q.parameters())
+    objective, parameters, one = NegativeLogLikelihood(q), list(q.parameters()), torch.ones(())
 
     def may_change(guards: Sequence[Any]) -> list[bool]:
         return ["__declaration__" not in guard.name for guard in guards]
@@ -501,7 +501,7 @@ def steps_of(
     @compile_(fullgraph=True, options={"guard_filter_fn": may_change})
     def loss_and_gradients(x: Tensor) -> tuple[Tensor, list[Tensor]]:
         loss = objective(x)
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, parameters, one)
         return loss.detach(), [gradient.contiguous() for gradient in gradients]
 
     def step(x: Tensor) -> Tensor:
