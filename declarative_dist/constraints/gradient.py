@@ -73,7 +73,10 @@ def hooks_of_others(parameter: nn.Parameter) -> list[Any]:
 
     Example:
         >>> import torch
-        >>> from declarative_dist.constraints.gradient import hooks_of_others
+        >>> from declarative_dist.constraints.gradient import (
+        ...     hooks_of_others,
+        ...     with_clipped_gradient,
+        ... )
         >>> x = with_clipped_gradient(torch.nn.Parameter(torch.zeros(3)))
         >>> len(x._backward_hooks), hooks_of_others(x)
         (1, [])
