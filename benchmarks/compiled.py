@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from paired import Ratio, compared, interleaved
 from problems import MAPS, Problem, problems
 from torch import Tensor, nn
 from torch.distributions import Distribution
+
+from declarative_dist.fitting.compiled import may_change
 
 torch._dynamo.config.trace_autograd_ops = True
 
@@ -57,11 +59,6 @@ def eager(objective: nn.Module) -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def may_change(guards: Sequence[Any]) -> list[bool]:
-    """Which guards to ask at every call: not those of declarations, which are frozen."""
-    return ["__declaration__" not in guard.name for guard in guards]
 
 
 def compiled(objective: nn.Module) -> Callable[[], None]:

@@ -49,7 +49,7 @@ class _Compiled:
         if kind != self._kind:  # at first, and where a callback freezes, unfreezes or hooks
             self._kind = kind
             whole = self._objective if has_hooks else self._loss_and_gradients()
-            self._graph = torch.compile(whole, options={"guard_filter_fn": _may_change})
+            self._graph = torch.compile(whole, options={"guard_filter_fn": may_change})
         if has_hooks:
             loss = loss_of(self._objective, self._graph, batch)
             loss.backward()
@@ -89,9 +89,28 @@ class _Compiled:
         return loss_and_gradients
 
 
-def _may_change(guards: Sequence[Any]) -> list[bool]:
-    """Which guards to ask at every call: not those of declarations, which are frozen."""
-    return ["__declaration__" not in guard.name for guard in guards]
+def may_change(guards: Sequence[Any]) -> list[bool]:
+    """Which guards dynamo is to ask at every call: not those of a declaration, which is frozen.
+
+    What a declaration leads to is asked for: a constraint, a method or what it closes over may
+    have numbers that somebody changes.
+
+    Args:
+        guards: what dynamo found that a graph depends on.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from declarative_dist.fitting.compiled import may_change
+        >>> name = "type(q).__declaration__.build"
+        >>> may_change([SimpleNamespace(name=name), SimpleNamespace(name="q.raw_loc")])
+        [False, True]
+    """
+    return [not _is_frozen(guard.name) for guard in guards]
+
+
+def _is_frozen(name: str) -> bool:
+    _, is_declared, fact = name.partition("__declaration__")
+    return bool(is_declared) and not any(way in fact for way in (".__", ".constraint", ".base"))
 
 
 def _own(parameter: Tensor, gradient: Tensor, taken: set[int]) -> Tensor:
