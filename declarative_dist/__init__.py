@@ -16,14 +16,7 @@ from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
 from declarative_dist.display import notebook as _notebook  # noqa: F401 - it registers
-from declarative_dist.distributions.conditional import Conditional
-from declarative_dist.distributions.declarative import Declarative
-from declarative_dist.distributions.guides import FullRankNormal, MeanFieldNormal
-from declarative_dist.distributions.joint import Joint
-from declarative_dist.distributions.kl import entropy, kl_divergence, rsample_and_log_prob
-from declarative_dist.distributions.learnable import learnable
-from declarative_dist.distributions.transform import LearnableTransform
-from declarative_dist.distributions.variational import Variational
+from declarative_dist.divergence import entropy, kl_divergence, rsample_and_log_prob
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
@@ -31,12 +24,19 @@ from declarative_dist.errors import (
     NonFiniteError,
     StateMismatchError,
 )
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.learnable import learnable
+from declarative_dist.families.transform import LearnableTransform
+from declarative_dist.families.variational import Variational
 from declarative_dist.fields.derived import derived
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
 from declarative_dist.fitting.fit import fit
 from declarative_dist.integrations.arviz import diagnose
+from declarative_dist.joints.joint import Joint
+from declarative_dist.posteriors.guides import FullRankNormal, MeanFieldNormal
 
 if TYPE_CHECKING:
     from declarative_dist.display.plot import plot

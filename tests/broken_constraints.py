@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from declarative_dist import Constraint, Simplex
 from declarative_dist.constraints.hold import held
-from declarative_dist.constraints.tracing import is_mapped
+from declarative_dist.plain.tracing import is_mapped
 
 
 class Good(Constraint):

@@ -11,13 +11,13 @@ import torch.distributions as dd
 from torch import Tensor
 
 from declarative_dist import Exp, Joint, Param, Positive, Variational, learnable
-from declarative_dist.distributions.scored import (
+from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
+from declarative_dist.objectives.estimators import bounds_of_the_others
+from declarative_dist.plain.draws import (
     less_the_others,
     rsample_and_stopped_score,
     sample_and_score,
 )
-from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
-from declarative_dist.objectives.estimators import bounds_of_the_others
 from tests.cases import GammaFamily
 
 COPIES = 40_000

@@ -39,9 +39,9 @@ from declarative_dist import (
     register_constraint,
     site,
 )
-from declarative_dist.distributions.flat import FlatMap
-from declarative_dist.distributions.flat_params import FlatParams
-from declarative_dist.distributions.flat_sites import FlatSites
+from declarative_dist.joints.flat_sites import FlatSites
+from declarative_dist.latents.flat import FlatMap
+from declarative_dist.latents.flat_params import FlatParams
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,49 +11,54 @@ import declarative_dist
 
 ROOT = Path(declarative_dist.__file__).parent
 ROWS = [
-    ["error_codes", "errors", "spelling", "random_numbers", "numerals"],
+    ["error_codes", "errors", "words", "randomness"],
+    [
+        f"plain.{name}"
+        for name in ("tracing", "tensors", "arguments", "build", "decompose", "draws")
+    ],
     [
         f"constraints.{name}"
         for name in (
-            "tracing", "hold", "gradient", "representable", "inner_tensors", "constraint", "real",
+            "hold", "gradient", "representable", "constraint", "real",
             "positive", "negative", "bounded", "inequality", "interval", "simplex", "ordered",
-            "matrix", "adapters", "limits", "arguments",
+            "matrix", "adapters", "limits", "inferred",
         )
     ],
     [
         f"fields.{name}"
         for name in (
             "sharding",
-            "field", "blueprint", "method", "constrained", "head", "constant", "derived",
+            "sizes", "field", "method", "value", "head", "constant", "derived",
             "fixed", "standin", "dotted",
             "part", "assembly", "nested", "prior", "supports", "param", "site",
         )
     ],
+    [f"declaration.{name}" for name in ("record", "rules", "parts", "collect", "metaclass")],
+    [f"latents.{name}" for name in ("flat", "flat_params", "density")],
     [
-        f"declaration.{name}"
+        f"families.{name}"
         for name in (
-            "unvalidated", "record", "decompose", "check", "parts", "collect", "metaclass",
-        )
-    ],
-    [
-        f"distributions.{name}"
-        for name in (
-            "building", "scored", "alignment", "copies", "dotted", "vector", "shown",
-            "keywords", "flat", "flat_params", "priors", "unconstrained", "assignment", "ranks",
+            "building", "alignment", "copies", "dotted", "vector", "shown",
+            "keywords", "priors", "assignment", "ranks",
             "declarative", "variational", "transform", "conditional", "live", "learnable",
-            "ancestral", "learned_ends", "probing", "flat_sites", "joint", "kl",
-            "laplace", "pushed", "guides",
         )
     ],
     [
-        f"objectives.{name}"
-        for name in ("likelihood", "estimators", "targets", "matching", "elbo")
+        f"joints.{name}"
+        for name in ("distribution", "learned_ends", "probing", "flat_sites", "joint")
     ],
+    ["divergence"],
+    [
+        f"posteriors.{name}"
+        for name in ("curvature", "pushed", "guides", "targets", "matching")
+    ],
+    [f"objectives.{name}" for name in ("likelihood", "estimators", "elbo")],
     [
         f"fitting.{name}"
         for name in (
             "history", "tracked", "random_state", "progress", "batches", "finite",
-            "evaluation", "compiled", "guard", "arguments", "checkpoint", "saving", "steps", "fit",
+            "evaluation", "compiled", "snapshot", "arguments", "checkpoint", "saving", "steps",
+            "fit",
         )
     ],
     [

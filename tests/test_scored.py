@@ -25,7 +25,7 @@ from declarative_dist import (
     learnable,
     rsample_and_log_prob,
 )
-from declarative_dist.distributions.scored import rsample_and_score
+from declarative_dist.plain.draws import rsample_and_score
 from tests.composites import (
     COMPOSITES,
     NO_DENSITY,

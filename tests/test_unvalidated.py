@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from declarative_dist.declaration.decompose import decompose
-from declarative_dist.declaration.unvalidated import unvalidated
+from declarative_dist.plain.build import unvalidated
+from declarative_dist.plain.decompose import decompose
 from tests.cases import PLAIN
 
 

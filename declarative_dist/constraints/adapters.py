@@ -14,13 +14,13 @@ from typing_extensions import Never, TypeVar
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.inequality import GreaterThan, LessThan
-from declarative_dist.constraints.inner_tensors import tensors_of, with_tensors
 from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.positive import Positive
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.plain.tensors import tensors_of, with_tensors
 
 C = TypeVar("C", bound=constraints.Constraint)
 Factory = Callable[[Any], Constraint]

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from typing_extensions import Self, final
 
-from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, first_line, shortened
+from declarative_dist.plain.tracing import is_traced
 
 
 class Constraint(nn.Module, ABC):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling, is_exporting
 
-from declarative_dist.constraints.tracing import is_mapped, is_transforming
+from declarative_dist.plain.tracing import is_mapped, is_transforming
 
 LARGEST = {torch.float64: 1e120, torch.float32: 1e15, torch.bfloat16: 1e15}
 """Where gradients are clipped."""

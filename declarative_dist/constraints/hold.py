@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from declarative_dist.constraints.tracing import is_transforming
+from declarative_dist.plain.tracing import is_transforming
 
 
 def held(value: Tensor, low: float, high: float) -> Tensor:

@@ -20,7 +20,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.hold import held
 from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
 from declarative_dist.constraints.representable import HALF, widened
-from declarative_dist.constraints.tracing import is_autocasting, is_mapped, is_traced
+from declarative_dist.plain.tracing import is_autocasting, is_mapped, is_traced
 
 
 class _Triangular(Constraint):

@@ -20,8 +20,8 @@ from declarative_dist.constraints.representable import (
     largest,
     widened,
 )
-from declarative_dist.constraints.tracing import is_transforming
 from declarative_dist.errors import ConstraintError
+from declarative_dist.plain.tracing import is_transforming
 
 GUARD: Limits = {
     torch.float64: (1e-150, 1e150),

@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.adapters import as_constraint
-from declarative_dist.constraints.arguments import Argument, inferred_constraint, preferred
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.inferred import inferred_constraint
 from declarative_dist.constraints.limits import guard_of, starting_value
 from declarative_dist.constraints.positive import Guarded
 from declarative_dist.constraints.real import Real
-from declarative_dist.declaration.check import SETTINGS
 from declarative_dist.declaration.parts import is_nestable
 from declarative_dist.declaration.record import Base
+from declarative_dist.declaration.rules import SETTINGS
 from declarative_dist.errors import DeclarationError, ExplainedError, shortened
 from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.constrained import Constrained
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import as_constant, as_module
 from declarative_dist.fields.head import Head
@@ -29,6 +28,8 @@ from declarative_dist.fields.method import MethodField, names_of
 from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.value import Constrained
+from declarative_dist.plain.arguments import Argument, preferred
 
 
 def base_of(cls: type) -> Base:

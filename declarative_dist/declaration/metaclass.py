@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from declarative_dist.constraints.arguments import arguments_of
-from declarative_dist.declaration import check, collect, parts
+from declarative_dist.declaration import collect, parts, rules
 from declarative_dist.declaration.record import Declaration, declare
 from declarative_dist.errors import DeclarationError, shortened
 from declarative_dist.fields.field import Field
+from declarative_dist.plain.arguments import arguments_of
 
 
 class DeclarativeMeta(ABCMeta):
@@ -38,27 +38,27 @@ class DeclarativeMeta(ABCMeta):
         # The base and what it takes.
         base = collect.base_of(cls)
         arguments = arguments_of(base) if isinstance(base, type) else {}
-        check.check_base(name, base, arguments)
-        check.check_settings(name, own)
+        rules.check_base(name, base, arguments)
+        rules.check_settings(name, own)
 
         # The fields, declared here or inherited.
         used = arguments or collect.inputs_of(name, base, {}, {})
         declared = collect.declared_in(cls, base, used)
         reserved = _reserved(tuple(k for k in cls.__mro__ if collect.is_framework(k)))
-        check.check_namespace(name, own, declared, used, reserved)
+        rules.check_namespace(name, own, declared, used, reserved)
         if arguments and not declared:
             predicts = hasattr(cls, "__predicts__")
             declared = cls.__auto__ = collect.auto_declared(arguments, predicts=predicts)
-        check.check_names(name, declared, arguments, reserved)
-        check.check_raw_names(cls, declared)
+        rules.check_names(name, declared, arguments, reserved)
+        rules.check_raw_names(cls, declared)
         if isinstance(base, type):
             parts.check_parts(name, arguments, declared)
-            check.check_arguments(name, base, arguments, declared)
+            rules.check_arguments(name, base, arguments, declared)
         fields = collect.specialised(name, base, arguments, declared)
         inputs = collect.inputs_of(name, base, arguments, fields)
-        check.check_needs(name, fields)
-        check.check_inputs(name, inputs, fields)
-        check.check_priors(name, fields)
+        rules.check_needs(name, fields)
+        rules.check_inputs(name, inputs, fields)
+        rules.check_priors(name, fields)
 
         # The record, and the fields as descriptors.
         settings = collect.settings_of(cls, fields)

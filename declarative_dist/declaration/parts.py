@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution, Transform
 
-from declarative_dist.constraints.arguments import Argument
 from declarative_dist.errors import DeclarationError, shortened
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
@@ -22,6 +21,7 @@ from declarative_dist.fields.part import (
     predicts_of,
 )
 from declarative_dist.fields.site import Site
+from declarative_dist.plain.arguments import Argument
 
 
 def is_nestable(value: object) -> bool:

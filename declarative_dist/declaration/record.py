@@ -10,13 +10,13 @@ from typing import Any
 
 from torch.distributions import Distribution
 
-from declarative_dist.declaration.unvalidated import unvalidated
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
+from declarative_dist.plain.build import unvalidated
 
 Base = Any
 """A distribution or transform class, or a method that makes one."""

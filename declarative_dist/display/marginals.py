@@ -9,7 +9,7 @@ import torch.distributions as dd
 from torch import Tensor
 from torch.distributions import Distribution
 
-from declarative_dist.declaration.decompose import decompose
+from declarative_dist.plain.decompose import decompose
 
 
 def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution | None:

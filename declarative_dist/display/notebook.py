@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from declarative_dist.distributions.declarative import Declarative
-from declarative_dist.distributions.guides import NormalGuide
-from declarative_dist.distributions.joint import Conditioned
+from declarative_dist.families.declarative import Declarative
+from declarative_dist.joints.joint import Conditioned
+from declarative_dist.posteriors.guides import NormalGuide
 
 
 def _repr_html_(self: Any) -> str:

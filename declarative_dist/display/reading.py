@@ -21,8 +21,6 @@ from declarative_dist.display.rows import (
     told_saturation,
     told_value,
 )
-from declarative_dist.distributions.guides import NormalGuide
-from declarative_dist.distributions.joint import Conditioned
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
@@ -34,7 +32,9 @@ from declarative_dist.fields.part import is_declarative
 from declarative_dist.fields.prior import told
 from declarative_dist.fields.site import Site
 from declarative_dist.fields.standin import stand_in
-from declarative_dist.random_numbers import same_random_numbers
+from declarative_dist.joints.joint import Conditioned
+from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.randomness import same_random_numbers
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.inner_tensors import tensors_of
 from declarative_dist.display.saturation import saturated
-from declarative_dist.numerals import absent, figures, numerals
+from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.words import absent, figures, numerals
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.display.looks import MOST, PANELS
 from declarative_dist.display.marginals import marginals_of, one_of
-from declarative_dist.random_numbers import same_random_numbers
+from declarative_dist.randomness import same_random_numbers
 
 Score = Callable[[Tensor], Tensor]
 """From numbers `(n,)` to their log densities `(n,)`, both in float64."""

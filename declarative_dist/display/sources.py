@@ -22,14 +22,14 @@ from declarative_dist.display.series import (
     seeded_draws,
     series_of,
 )
-from declarative_dist.distributions.ancestral import JointDistribution
-from declarative_dist.distributions.conditional import Conditional
-from declarative_dist.distributions.joint import Conditioned
-from declarative_dist.distributions.probing import evaluating
-from declarative_dist.distributions.pushed import PushedNormal
 from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.part import built_by
-from declarative_dist.numerals import absent
+from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.joints.joint import Conditioned
+from declarative_dist.joints.probing import evaluating
+from declarative_dist.posteriors.pushed import PushedNormal
+from declarative_dist.words import absent
 
 
 @dataclass(frozen=True)

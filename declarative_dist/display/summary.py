@@ -11,9 +11,9 @@ from torch.nn.parameter import is_lazy
 from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row
 from declarative_dist.display.table import as_html, as_text
-from declarative_dist.distributions.joint import Conditioned
 from declarative_dist.errors import DeclarationError, did_you_mean, shortened
 from declarative_dist.fields.fixed import as_module
+from declarative_dist.joints.joint import Conditioned
 
 
 class Summary:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 
 from declarative_dist.display.rows import Row
-from declarative_dist.numerals import numeral
+from declarative_dist.words import numeral
 
 _COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "name": lambda row: row.name,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, ExplainedError
-from declarative_dist.fields.blueprint import Blueprint, Start
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.part import is_declarative, is_declarative_class, predicts_of
+from declarative_dist.fields.sizes import Blueprint, Start
 
 
 def built(template: Any, given: Any, blueprint: Blueprint, subject: str) -> nn.Module:

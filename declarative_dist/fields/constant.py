@@ -13,10 +13,10 @@ from torch.distributions import constraints
 from typing_extensions import Self
 
 from declarative_dist.constraints.representable import floating
-from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, shortened
-from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import Field, current_value
+from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.plain.tracing import is_traced
 
 
 class Constant(Field):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from declarative_dist.errors import FieldError
-from declarative_dist.numerals import numerals
+from declarative_dist.words import numerals
 
 if TYPE_CHECKING:
-    from declarative_dist.fields.blueprint import Blueprint
+    from declarative_dist.fields.sizes import Blueprint
 
 
 class Field(ABC):

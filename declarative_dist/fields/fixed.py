@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.distributions import Transform
 
-from declarative_dist.constraints.inner_tensors import tensors_of, with_tensors
 from declarative_dist.errors import DeclarationError
+from declarative_dist.plain.tensors import tensors_of, with_tensors
 
 
 def as_module(value: Any) -> nn.Module | None:

@@ -11,10 +11,10 @@ from torch.distributions import constraints
 from typing_extensions import Never, Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.tracing import is_autocasting
 from declarative_dist.errors import DeclarationError, FieldError, shortened
-from declarative_dist.fields.blueprint import Blueprint, Start
-from declarative_dist.fields.constrained import Constrained, Init
+from declarative_dist.fields.sizes import Blueprint, Start
+from declarative_dist.fields.value import Constrained, Init
+from declarative_dist.plain.tracing import is_autocasting
 
 
 class Split(NamedTuple):

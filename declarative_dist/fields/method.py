@@ -11,8 +11,8 @@ from torch import nn
 from typing_extensions import Never
 
 from declarative_dist.errors import DeclarationError, FieldError
-from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.sizes import Blueprint
 
 
 def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:

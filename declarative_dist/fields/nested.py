@@ -13,7 +13,6 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
 from declarative_dist.fields.assembly import as_owned, built, inside, replicate, sizes_told
-from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.part import (
     as_given,
@@ -25,6 +24,7 @@ from declarative_dist.fields.part import (
     predicts_of,
     value_of,
 )
+from declarative_dist.fields.sizes import Blueprint
 
 CONTEXT = "*context"
 """Under this name evaluation holds the arguments of the call, which nested predictions take."""

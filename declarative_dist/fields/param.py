@@ -14,12 +14,12 @@ from typing_extensions import Self
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
-from declarative_dist.fields.blueprint import Blueprint, Start, inserted
-from declarative_dist.fields.constrained import Constrained, Init, as_source
 from declarative_dist.fields.field import chain_of, current_value, evaluate
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
 from declarative_dist.fields.sharding import check_gathered, spread_like
+from declarative_dist.fields.sizes import Blueprint, Start, inserted
 from declarative_dist.fields.supports import check_support, is_settled
+from declarative_dist.fields.value import Constrained, Init, as_source
 
 
 class Param(Constrained):

@@ -9,11 +9,11 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.inner_tensors import without_cache
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, shortened
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.standin import kept
+from declarative_dist.plain.tensors import without_cache
 
 _WORDS = {"Distribution": "a distribution", "Transform": "a transform"}
 

@@ -16,11 +16,11 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.assembly import replicate
-from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.part import built_by, is_declarative, is_declarative_class
-from declarative_dist.numerals import numerals
+from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.words import numerals
 
 _LEARNED = (
     "A plain prior keeps its numbers. One that is learned is prior=learnable(...), or a declared "

@@ -18,10 +18,10 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.ordered import OrderedVector
-from declarative_dist.constraints.tracing import is_traced
 from declarative_dist.errors import ConstraintError, DeclarationError, shortened
 from declarative_dist.fields.prior import told
-from declarative_dist.random_numbers import same_random_numbers
+from declarative_dist.plain.tracing import is_traced
+from declarative_dist.randomness import same_random_numbers
 
 ROUNDING = 1e-6
 """How far ends may differ, as a share of their size or of the distance between them."""

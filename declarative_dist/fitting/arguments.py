@@ -9,10 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from declarative_dist.distributions.conditional import Conditional
-from declarative_dist.distributions.guides import NormalGuide
-from declarative_dist.distributions.joint import Joint
-from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
@@ -20,9 +16,13 @@ from declarative_dist.errors import (
     check_count,
     shortened,
 )
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.variational import Variational
 from declarative_dist.fields.part import lacks_forward
 from declarative_dist.fitting.finite import bracketed, first_bad
 from declarative_dist.fitting.tracked import field_of
+from declarative_dist.joints.joint import Joint
+from declarative_dist.posteriors.guides import NormalGuide
 
 Callback = Callable[[int, float, nn.Module], object]
 

@@ -16,10 +16,10 @@ from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.compiled import compiled
 from declarative_dist.fitting.evaluation import Closure, backward_of
-from declarative_dist.fitting.guard import Guard
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.progress import Progress
 from declarative_dist.fitting.saving import Saver
+from declarative_dist.fitting.snapshot import Guard
 from declarative_dist.fitting.steps import finished_steps
 from declarative_dist.fitting.tracked import FieldValues
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.evaluation import Closure
-from declarative_dist.fitting.guard import Guard
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.saving import Saver
+from declarative_dist.fitting.snapshot import Guard
 from declarative_dist.fitting.tracked import FieldValues
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.distributions.guides import NormalGuide
 from declarative_dist.fields.field import Field, current_value, evaluate
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
+from declarative_dist.posteriors.guides import NormalGuide
 
 LARGEST = 100
 """How many numbers a field may have for its values to be recorded."""

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from declarative_dist.distributions.unconstrained import as_log_joint, log_joint_at
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
@@ -22,6 +21,7 @@ from declarative_dist.errors import (
     check_count,
     shortened,
 )
+from declarative_dist.latents.density import as_log_joint, log_joint_at
 
 _FEWEST = 25
 """With fewer draws there are less than five in the tail to which a distribution is fitted."""

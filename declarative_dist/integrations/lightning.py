@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import LBFGS, Adam, Optimizer
 
-from declarative_dist.distributions.conditional import Conditional
-from declarative_dist.distributions.joint import Joint
-from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shortened
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.variational import Variational
+from declarative_dist.joints.joint import Joint
 
 try:
     from lightning.pytorch import LightningModule

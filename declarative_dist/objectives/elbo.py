@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.distributions.conditional import Conditional
-from declarative_dist.distributions.guides import NormalGuide
-from declarative_dist.distributions.learned_ends import learned_ends
-from declarative_dist.distributions.probing import evaluating
 from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shortened
+from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.sharding import is_shard
+from declarative_dist.joints.learned_ends import learned_ends
+from declarative_dist.joints.probing import evaluating
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
-from declarative_dist.objectives.matching import check_match
-from declarative_dist.objectives.targets import (
+from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.posteriors.matching import check_match
+from declarative_dist.posteriors.targets import (
     as_density,
     as_guide,
     as_target,
@@ -32,7 +32,7 @@ from declarative_dist.objectives.targets import (
     site_without_density,
     takes_batch,
 )
-from declarative_dist.random_numbers import same_random_numbers
+from declarative_dist.randomness import same_random_numbers
 
 
 class VariationalBound(nn.Module):

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
-from declarative_dist.distributions.ancestral import JointDistribution
-from declarative_dist.distributions.scored import (
+from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.plain.draws import (
     less_the_others,
     rsample_and_score,
     rsample_and_stopped_score,

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.distributions.conditional import Conditional
-from declarative_dist.distributions.declarative import Declarative
-from declarative_dist.distributions.joint import Joint
-from declarative_dist.distributions.priors import log_prior_of
-from declarative_dist.distributions.variational import Variational
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shortened
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.priors import log_prior_of
+from declarative_dist.families.variational import Variational
 from declarative_dist.fields.supports import first_outside
+from declarative_dist.joints.joint import Joint
 
 LogLikelihood = Callable[..., Tensor]
 """From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""

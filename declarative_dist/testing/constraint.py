@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.errors import DeclarationError
-from declarative_dist.random_numbers import same_random_numbers
+from declarative_dist.randomness import same_random_numbers
 from declarative_dist.testing.constraint_maths import MATHS
 from declarative_dist.testing.constraint_module import COMPILED, MODULE
 from declarative_dist.testing.constraint_trial import Trial

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist.distributions.learnable import learnable
 from declarative_dist.errors import DeclarationError, shortened
-from declarative_dist.random_numbers import same_random_numbers
+from declarative_dist.families.learnable import learnable
+from declarative_dist.randomness import same_random_numbers
 from declarative_dist.testing.distribution_draws import DRAWS
 from declarative_dist.testing.distribution_module import COMPILED, MODULE
 from declarative_dist.testing.distribution_trial import Trial

@@ -23,8 +23,8 @@ from declarative_dist import (
 )
 from declarative_dist.display.rows import Row
 from declarative_dist.display.summary import Summary
-from declarative_dist.distributions.ancestral import JointDistribution
-from declarative_dist.distributions.learnable import Live
+from declarative_dist.families.learnable import Live
+from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
 
 

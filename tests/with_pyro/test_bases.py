@@ -26,7 +26,7 @@ from declarative_dist import (
     kl_divergence,
     learnable,
 )
-from declarative_dist.declaration.decompose import decompose
+from declarative_dist.plain.decompose import decompose
 from declarative_dist.testing import check_distribution
 from tests.cases import PLAIN
 from tests.composites import real, spread, tril

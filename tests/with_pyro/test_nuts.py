@@ -12,7 +12,7 @@ from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
 
 from declarative_dist import Declarative, Interval, Joint, Param, Positive, Simplex, site
-from declarative_dist.distributions.unconstrained import UnconstrainedLogDensity
+from declarative_dist.latents.density import UnconstrainedLogDensity
 
 
 def drawn(density: UnconstrainedLogDensity, count: int = 600, warmup: int = 200) -> Any:

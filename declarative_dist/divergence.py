@@ -1,0 +1,302 @@
+"""Divergence, entropy and scored samples, for live and plain distributions alike.
+
+Importing this file registers declared distributions with `torch.distributions.kl_divergence`; it
+changes nothing else in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, overload
+
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from torch.distributions.kl import register_kl
+
+from declarative_dist.errors import ConstraintError, check_count
+from declarative_dist.families.building import reparametrised
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.variational import Variational
+from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.joints.joint import Joint
+from declarative_dist.joints.learned_ends import learned_ends
+from declarative_dist.plain.draws import (
+    less_the_others,
+    rsample_and_score,
+    sample_and_score,
+)
+from declarative_dist.plain.tensors import is_same, tensors_of
+
+AnyDistribution = Distribution | Joint | JointDistribution
+
+
+@register_kl(Variational, Variational)
+@register_kl(Variational, Distribution)
+@register_kl(Distribution, Variational)
+def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
+    return _exact_kl(snapshot(p), snapshot(q))
+
+
+def snapshot(distribution: Any) -> Any:
+    """The current plain distribution of a live one; a plain one as it is.
+
+    Raises:
+        FieldError: for a conditional, which is none before there is a context.
+    """
+    if isinstance(distribution, Conditional):
+        distribution.entropy()
+    return distribution() if isinstance(distribution, (Variational, Joint)) else distribution
+
+
+def kl_divergence(
+    p: AnyDistribution | nn.Module,
+    q: AnyDistribution | nn.Module,
+    num_samples: int | None = None,
+) -> Tensor:
+    """The Kullback-Leibler divergence of q from p, in nats.
+
+    Exact where torch knows the pair, and for joints of independent sites, as the sum over sites of
+    the same name. Where it does not, and only if `num_samples` is given, the Monte Carlo mean of
+    `log p(x) - log q(x)` over draws from p, which is unbiased. Its gradient is unbiased too: it is
+    pathwise where p has a reparametrised sampler, and otherwise that of the score function, in
+    which every draw is weighed against the mean of the others (Kool, van Hoof and Welling, 2019,
+    https://openreview.net/forum?id=r1lgTGL5DE; a single draw has none).
+
+    Args:
+        p: a live or plain distribution, a joint, or an automatic guide.
+        q: another on the same space, which may be a joint for a guide of the same sites.
+        num_samples: how many draws an estimate may take, 1 or more.
+
+    Returns:
+        A tensor of shape `(*batch)`.
+
+    Raises:
+        NotImplementedError: if torch does not know the pair and `num_samples` is None.
+        ConstraintError: if their sites or the shapes of their events differ, or the gradient of
+            the estimate would be biased.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import kl_divergence, learnable
+        >>> kl_divergence(learnable(dd.Normal(0.0, 1.0)), dd.Normal(0.0, 1.0)).item()
+        0.0
+    """
+    if num_samples is not None:
+        check_count("num_samples", num_samples)
+    return _kl(snapshot(p), snapshot(q), num_samples)
+
+
+def _kl(p: Any, q: Any, num_samples: int | None) -> Tensor:
+    try:
+        return _exact_kl(p, q)
+    except NotImplementedError as error:
+        if num_samples is None:
+            raise NotImplementedError(
+                f"kl_divergence: torch has no exact formula for {_named(p)} and {_named(q)}"
+                f"{f', because {error}' if str(error) else ''}. Pass num_samples= for a Monte "
+                "Carlo estimate."
+            ) from error
+    if isinstance(p, Distribution) and isinstance(q, Distribution):
+        if p.event_shape != q.event_shape:
+            _refuse_events("kl_divergence", p, p, q, q)
+        p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+    return _mean_under(p, num_samples, lambda x, log_p: log_p - q.log_prob(x))
+
+
+def _exact_kl(p: Any, q: Any) -> Tensor:
+    if not isinstance(p, JointDistribution) and not isinstance(q, JointDistribution):
+        return _kl_through_nests(p, q)
+    if isinstance(p, nn.Module) or isinstance(q, nn.Module):
+        raise NotImplementedError  # a guide whose sites are known by its draws alone
+    mine, theirs = (getattr(d, "sites", {}) for d in (p, q))
+    if set(mine) != set(theirs):
+        raise ConstraintError(
+            "kl_divergence",
+            f"the sites of {p!r}, {', '.join(mine) or 'none'}",
+            f"{', '.join(theirs) or 'none'} in {q!r}",
+            "Give both the same sites.",
+            code="guide-mismatch",
+        )
+    if not (p.is_independent and q.is_independent):
+        raise NotImplementedError
+    for name in mine:
+        if mine[name].event_shape != theirs[name].event_shape:
+            _refuse_events(f"kl_divergence.{name}", mine[name], p, theirs[name], q)
+    lead = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    total: Any = sum(_kl_through_nests(mine[name], theirs[name]) for name in mine)
+    return total.expand(lead)  # type: ignore[no-any-return]
+
+
+def _refuse_events(subject: str, one: Any, p: object, other: Any, q: object) -> NoReturn:
+    raise ConstraintError(
+        subject,
+        f"events of shape {tuple(one.event_shape)}, as in {p!r}",
+        f"{tuple(other.event_shape)} in {q!r}",
+        "Give both the same event shape.",
+        code="wrong-shape",
+    )
+
+
+def _kl_through_nests(p: Any, q: Any) -> Tensor:
+    """Nests are taken apart here, because torch compares transforms by value or by identity.
+
+    Raises:
+        NotImplementedError: if there is no formula, or transforms are learned apart: what they
+            contribute is zero while they are equal, and its gradient is not.
+    """
+    if _is_nest(p, dd.TransformedDistribution) and _is_nest(q, dd.TransformedDistribution):
+        if p.event_shape != q.event_shape:
+            raise NotImplementedError("their event shapes differ")
+        _check_same_map(p.transforms, q.transforms)
+        return _kl_through_nests(p.base_dist, q.base_dist)
+    if not (isinstance(p, dd.Independent) and isinstance(q, dd.Independent)):
+        return dd.kl_divergence(p, q)
+    mine: Any = p
+    count = mine.reinterpreted_batch_ndims
+    if count != q.reinterpreted_batch_ndims:
+        raise NotImplementedError("they reinterpret different numbers of dimensions")
+    if mine.event_shape != q.event_shape:
+        raise NotImplementedError("their event shapes differ")
+    inner = _kl_through_nests(mine.base_dist, q.base_dist)
+    return inner.flatten(-count).sum(-1) if count else inner
+
+
+def _is_nest(distribution: Distribution, kind: type[Distribution]) -> bool:
+    """Whether it is made of parts by whoever built it; a log-normal has arguments of its own."""
+    own = type(distribution)
+    return issubclass(own, kind) and own.__init__ is kind.__init__
+
+
+def _check_same_map(mine: list[Transform], theirs: list[Transform]) -> None:
+    """Refuse chains that are not one map, now and after any step of an optimizer."""
+    if len(mine) != len(theirs) or not all(map(is_same, mine, theirs)):
+        raise NotImplementedError("their transforms differ")
+    sources, others = (
+        [_leaves_of(tensor) for part in chain for _, tensor in tensors_of(part)]
+        for chain in (mine, theirs)
+    )
+    if torch.is_grad_enabled() and sources != others:
+        raise NotImplementedError("their transforms are learned apart: share one, or freeze them")
+
+
+def _leaves_of(tensor: Tensor) -> set[int]:
+    """The ids of the parameters that a tensor is computed from."""
+    if tensor.grad_fn is None:
+        return {id(tensor)} if tensor.requires_grad else set()
+    found: set[int] = set()
+    waiting: list[Any] = [tensor.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> Tensor:
+    """The entropy of a distribution, in nats.
+
+    Exact where torch knows it; otherwise, and only if `num_samples` is given, the Monte Carlo mean
+    of `-log q(x)`, with gradients as for `kl_divergence`.
+
+    Args:
+        q: a live or plain distribution.
+        num_samples: how many draws an estimate may take, 1 or more.
+
+    Returns:
+        A tensor of shape `(*batch)`.
+
+    Raises:
+        NotImplementedError: if torch does not know it and `num_samples` is None.
+        ConstraintError: if the gradient of the estimate would be biased.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import entropy, learnable
+        >>> round(entropy(learnable(dd.Exponential(1.0))).item(), 4)
+        1.0
+    """
+    if num_samples is not None:
+        check_count("num_samples", num_samples)
+    current = snapshot(q)
+    try:
+        if not hasattr(type(current), "entropy"):
+            raise NotImplementedError
+        exact: Tensor = current.entropy()
+        return exact
+    except NotImplementedError as error:
+        if num_samples is None:
+            raise NotImplementedError(
+                f"entropy: torch has no exact formula for {_named(current)}. "
+                "Pass num_samples= for a Monte Carlo estimate."
+            ) from error
+    return _mean_under(current, num_samples, lambda _, log_q: -log_q)
+
+
+@overload
+def rsample_and_log_prob(
+    distribution: Distribution, sample_shape: Any = ...
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def rsample_and_log_prob(
+    distribution: Joint | JointDistribution, sample_shape: Any = ...
+) -> tuple[dict[str, Tensor], Tensor]: ...
+def rsample_and_log_prob(
+    distribution: AnyDistribution, sample_shape: Any = torch.Size()
+) -> tuple[Any, Tensor]:
+    """Reparametrised samples and their log densities, from one snapshot.
+
+    Args:
+        distribution: a live or plain distribution.
+        sample_shape: the shape in front.
+
+    Returns:
+        Samples of shape `(*sample, *batch, *event)`, for a joint a dict of them, and densities of
+        shape `(*sample, *batch)`.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import learnable, rsample_and_log_prob
+        >>> x, log_prob = rsample_and_log_prob(learnable(dd.Normal(0.0, 1.0)), (3,))
+        >>> x.shape, log_prob.shape
+        (torch.Size([3]), torch.Size([3]))
+    """
+    if isinstance(distribution, (Variational, Joint, JointDistribution)):
+        return distribution.rsample_and_log_prob(sample_shape)
+    reparametrised(distribution, "rsample_and_log_prob")
+    return rsample_and_score(distribution, torch.Size(sample_shape))
+
+
+def _named(distribution: Any) -> str:
+    if isinstance(distribution, JointDistribution):
+        return distribution.owner
+    return type(distribution).__name__
+
+
+def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """The mean of a statistic of draws and their log densities, with an unbiased gradient."""
+    if p.has_rsample:
+        mean: Tensor = statistic(*rsample_and_log_prob(p, (count,))).mean(0)
+        return mean
+    moving = learned_ends(p)
+    if moving:
+        raise ConstraintError(
+            "num_samples",
+            "a support that does not move with parameters, for the gradient to be unbiased",
+            f"that of a {moving}, whose ends are learned and whose draws carry no gradients",
+            "Freeze the ends, or call it under torch.no_grad() for the value alone.",
+            code="biased-gradient",
+        )
+    x, log_p = sample_and_score(p, torch.Size((count,)))
+    fixed = log_p.detach()
+    weight: Tensor = statistic(x, fixed)
+    # The second term is zero; its gradient is the one that sampling from p hides.
+    score = less_the_others(weight.detach()) * (log_p - fixed)
+    average: Tensor = (weight + score).mean(0)
+    return average

@@ -1,0 +1,118 @@
+"""What all building of distributions shares: methods of a class body, event dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.distributions import Distribution, Independent
+
+from declarative_dist.errors import ConstraintError, FieldError, shortened
+from declarative_dist.fields.part import built_by, described
+from declarative_dist.plain.tracing import is_traced
+
+T = TypeVar("T")
+
+
+def called(
+    method: Callable[..., Any], arguments: Mapping[str, Any], wanted: type[T], subject: str
+) -> T:
+    """What a method of a class body returns: a plain object, a live one resolved.
+
+    Raises:
+        FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
+            attribute, and for any other result.
+    """
+    try:
+        result = method(**arguments)
+    except AttributeError as error:
+        raise FieldError(subject, described(wanted), f"AttributeError: {error}") from error
+    if isinstance(result, nn.Module) and built_by(result) is not None:
+        result = result()
+    if not isinstance(result, wanted):
+        expected = f"a torch {wanted.__name__.lower()} from the method"
+        raise FieldError(subject, expected, shortened(result), "Return one.")
+    return result
+
+
+def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
+    """The distribution that a declared family's base makes of the values that it takes."""
+    owner: Any = module
+    declaration = owner.__declaration__
+    distribution: Distribution
+    if declaration.make is None:
+        method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
+        distribution = called(method, values, Distribution, subject)
+        if declaration.validates is not None:
+            distribution._validate_args = declaration.validates and _checks(module, values)
+    else:
+        checks = _checks(module, values)
+        if checks and declaration.has_derived_input:
+            distribution = declaration.base(**values)
+        else:
+            distribution = declaration.make(**values, validate_args=False)
+        distribution._validate_args = checks and declaration.validates is not False
+    if declaration.event_dim is None:
+        return distribution
+    return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")
+
+
+def _checks(owner: Any, values: Mapping[str, Any]) -> bool:
+    """Whether a distribution of these values checks what it scores, and its parts do."""
+    checks = Distribution._validate_args and not is_traced(*values.values())
+    if owner.__declaration__.has_parts:
+        parts = [value for value in values.values() if isinstance(value, Distribution)]
+        checks = checks and all(part._validate_args for part in parts)
+    return checks
+
+
+def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:
+    """The distribution with this total number of event dimensions.
+
+    Raises:
+        ConstraintError: if the base has more of its own, or too few dimensions.
+    """
+    own, batch = len(distribution.event_shape), len(distribution.batch_shape)
+    if not own <= event_dim <= own + batch:
+        raise ConstraintError(
+            subject,
+            f"between {own} (the base's own) and {own + batch} (with its batch shape)",
+            str(event_dim),
+            "Give the parameters more dimensions." if event_dim > own else "Raise event_dim.",
+            code="wrong-shape",
+        )
+    if event_dim == own:
+        return distribution
+    # Pyro's distributions have a wrapper of their own, which pyro.sample asks for.
+    to_event: Callable[[int], Distribution] | None = getattr(distribution, "to_event", None)
+    if to_event is not None:
+        return to_event(event_dim - own)
+    return Independent(distribution, event_dim - own, validate_args=False)
+
+
+def reparametrised(distribution: Distribution, subject: str) -> Distribution:
+    """The distribution, if its samples carry gradients; else an error that says what to use.
+
+    Raises:
+        NotImplementedError: if they do not.
+    """
+    if not distribution.has_rsample:
+        raise NotImplementedError(
+            f"{subject}.rsample: {type(distribution).__name__} has no reparametrised sampler. "
+            "Use sample() and the score function, log_prob(value) * weight.detach(), or another "
+            "base."
+        )
+    return distribution
+
+
+def detached(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What calling a module gives when its parameters are detached, and later steps do not reach.
+
+    Copies, because an unconstrained parameter is a value itself, and changes in place.
+    """
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    constants = {name: tensor.detach().clone() for name, tensor in tensors}
+    return torch.func.functional_call(module, constants, args, kwargs)

@@ -1,0 +1,395 @@
+"""Distributions that depend on a context, declared as classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.constraints.gradient import (
+    linear_with_clipped_gradient,
+    with_clipped_gradient,
+)
+from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.representable import FLOATING
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    FieldError,
+    check_count,
+    shortened,
+)
+from declarative_dist.families.building import detached, distribution_of
+from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.ranks import check_ranks
+from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.head import Split
+from declarative_dist.fields.nested import CONTEXT
+from declarative_dist.fields.sharding import check_gathered, spread_like
+from declarative_dist.plain.tracing import is_autocasting, is_traced
+
+WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
+"""All finite numbers of each dtype."""
+
+_HEADS = "heads (in order)"
+"""What a state says of the layer that all heads share."""
+
+WEIGHT_SCALE = 0.1
+"""The starting weights are normal with this scale over the root of the number of features."""
+
+
+class Conditional(Declarative):
+    """A map from a context to a distribution, declared as a class.
+
+    The class body has a `base`, as that of a `Variational`, and fields, any of which may be a
+    `Head`: predicted from the context. The others stay what they are, so that a policy with a
+    predicted mean and a free scale is one declaration. A nested `Conditional` receives the same
+    context.
+
+    Calling an instance gives a plain torch distribution. The arguments of the call go unchanged to
+    `network`; one linear layer maps its output, or the context itself, to the unconstrained
+    numbers of all heads, which are split, reshaped and constrained. Without a network there is one
+    argument, under any name. Its bias starts at the heads'
+    `init`, its weights small. Whatever the numbers are, infinities included, the parameters are
+    valid; only NaN passes through.
+
+    What goes back to the unconstrained numbers is finite too, so that no learning rate breaks
+    them: NaN, which a density far from a tiny scale makes of zero times infinity, counts as zero,
+    and gradients are clipped at 1e15 in float32 (1e120 in float64; not at all in float16, where
+    loss scaling looks for overflow).
+
+    Args:
+        in_features: how many features the linear layer sees: the width of the network's output, or
+            of the context without a network. None: the network itself returns the unconstrained
+            numbers, a tensor of shape `(*batch, *raw)` for one head, a dict by name for several.
+            A head without a shape takes `(*batch)`: of `(n, 1)` the 1 is one more batch dimension.
+        network: any module, held and trained with the instance.
+        device: where to build it; None for where the network is.
+        dtype: the floating-point type of everything in it; None for that of the network.
+        **sizes_and_values: sizes by the names that shapes use, and values by field.
+
+    Raises:
+        DeclarationError: if a keyword is neither, or the class has no base.
+        ConstraintError: if a value is outside its constraint, shapes do not fit, or there is
+            nothing to predict from.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Conditional, Head, LogInterval, Param
+        >>> class Policy(Conditional):
+        ...     base = dd.Normal
+        ...     event_dim = 1
+        ...     loc = Head(shape=("actions",))
+        ...     scale = Param(1.0, LogInterval(1e-3, 10.0), shape=("actions",))
+        >>> policy = Policy(in_features=64, actions=6, network=torch.nn.Linear(8, 64))
+        >>> policy(torch.zeros(5, 8)).rsample().shape
+        torch.Size([5, 6])
+    """
+
+    __framework__ = True
+    __predicts__: ClassVar[type] = Distribution
+    __keywords__: ClassVar[tuple[str, ...]] = ("in_features", "network")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Distribution: ...
+
+    def __init__(
+        self,
+        in_features: int | None = None,
+        *,
+        network: nn.Module | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **sizes_and_values: Any,
+    ) -> None:
+        fields = self.__declaration__.fields
+        if network is not None and not isinstance(network, nn.Module):
+            raise ConstraintError(
+                f"{type(self).__name__}(network=)",
+                "an nn.Module",
+                shortened(network),
+                code="wrong-argument",
+            )
+        if "network" in fields:
+            sizes_and_values["network"] = network
+        if network is not None:
+            floating = [p for p in network.parameters() if p.is_floating_point()]
+            if floating:
+                tensor = floating[-1]  # the one nearest to the features
+                dtype, device = dtype or tensor.dtype, device or tensor.device
+        if sizes_and_values.pop("batch_shape", ()) != ():
+            raise ConstraintError(
+                f"{type(self).__name__}(batch_shape=)",
+                "no batch_shape: the batch is that of the context",
+                "one",
+                "Give the context a batch dimension, or stack several modules for an ensemble.",
+                code="unused-argument",
+            )
+        passes_on = network is None and in_features is not None
+        if passes_on and "in_features" in self.__declaration__.size_names:
+            sizes_and_values["in_features"] = in_features  # nested parts see the same context
+        super().__init__(device=device, dtype=dtype, **sizes_and_values)
+        vars(self)["in_features"] = in_features
+        if "network" not in fields:
+            self.network = network
+        self._check_source(in_features)
+        vars(self)["_splits"] = tuple(head.split(self) for head in self.__declaration__.heads)
+        self.projection = self._projected(in_features)
+
+    def _check_class(self) -> None:
+        if self.__declaration__.base is None:
+            raise DeclarationError(
+                type(self).__name__,
+                "a class with a base",
+                "none",
+                "Write base = torch.distributions.Normal in the class body.",
+                code="no-base",
+            )
+
+    def _check_source(self, in_features: object) -> None:
+        if in_features is not None:
+            check_count(f"{type(self).__name__}(in_features=)", in_features)
+        if not self.__declaration__.heads and self.network is not None:
+            raise ConstraintError(
+                f"{type(self).__name__}(network=)",
+                "none, for it has no heads of its own",
+                f"a {type(self.network).__name__}",
+                "Nested parts receive the context of the call: give them networks.",
+                code="unused-argument",
+            )
+        names = [head.name for head in self.__declaration__.heads]
+        takes_it = names or "in_features" in self.__declaration__.size_names
+        if in_features is not None and not takes_it:
+            raise ConstraintError(
+                f"{type(self).__name__}(in_features=)",
+                "none, for nothing in it is predicted",
+                shortened(in_features),
+                "Declare a Head, or a nested Conditional class.",
+                code="unused-argument",
+            )
+        if names and in_features is None and self.network is None:
+            raise ConstraintError(
+                f"{type(self).__name__}(in_features=)",
+                f"the width of the context, to predict {', '.join(names)}",
+                "neither that nor a network",
+                "Write in_features=64, or give a network that returns the unconstrained numbers.",
+                code="missing-value",
+            )
+
+    def _projected(self, in_features: int | None) -> nn.Linear | None:
+        """The layer from features to the unconstrained numbers of all heads."""
+        if in_features is None or not self.__declaration__.heads:
+            return None
+        starts = [vars(self)["_raw_starts"][head.name] for head in self.__declaration__.heads]
+        bias = torch.cat([start.flatten() for start in starts])
+        layer = nn.Linear(in_features, len(bias), device=bias.device, dtype=bias.dtype)
+        _start(layer, bias)
+        return layer
+
+    def _bias(self) -> Tensor:
+        """The unconstrained numbers that features of zeros predict, for all heads."""
+        return torch.cat([head.raw_start(self).flatten() for head in self.__declaration__.heads])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Distribution:
+        """Build the distribution for a context."""
+        check_gathered(self)
+        declaration = self.__declaration__
+        known: dict[str, Any] = self._raws(args, kwargs)
+        for name, raw in self._parameters.items():
+            if raw is not None:
+                is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
+                known[name] = with_clipped_gradient(raw if is_own else raw.view_as(raw))
+        known[CONTEXT] = (args, kwargs)
+        values = declaration.chosen(evaluate(self, declaration.build, known))
+        return distribution_of(self, values)
+
+    def _raws(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The unconstrained numbers of each head, under its raw name."""
+        splits: tuple[Split, ...] = self.__dict__["_splits"]
+        if not splits:
+            return {}
+        network, layer = self._modules.get("network"), self._modules.get("projection")
+        features = self._context(args, kwargs) if network is None else network(*args, **kwargs)
+        if layer is None:
+            returned = self._as_returned(features)
+            return {
+                split.raw_name: with_clipped_gradient(raw.clamp(*WIDEST[raw.dtype]))
+                for split, raw in zip(splits, returned, strict=True)
+            }
+        self._check_features(features, layer, network)
+        fused: Any = linear_with_clipped_gradient(layer, features)
+        fused = held(fused, *WIDEST[fused.dtype])
+        if len(splits) == 1:
+            return {splits[0].raw_name: splits[0].shaped(fused)}
+        parts = fused.split_with_sizes([split.size for split in splits], -1)
+        return {
+            split.raw_name: split.shaped(part) for split, part in zip(splits, parts, strict=True)
+        }
+
+    def _context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The context as features, where no network makes them."""
+        given = (*args, *kwargs.values())
+        if len(given) != 1:
+            raise FieldError(
+                type(self).__name__,
+                "one tensor of features",
+                f"{len(args)} arguments and {len(kwargs)} keywords",
+                "Give it a network that takes them: network=..." if args else "Give it a context.",
+                code="no-context",
+            )
+        return given[0]
+
+    def _check_features(self, features: Any, layer: Any, network: nn.Module | None) -> None:
+        width: int = layer.in_features
+        is_tensor = isinstance(features, Tensor) and features.ndim > 0
+        if not is_tensor or features.shape[-1] != width:
+            source = "context" if network is None else "network"
+            raise ConstraintError(
+                f"{type(self).__name__}.{source}",
+                f"features of shape (*batch, {width}), as in_features says",
+                shortened(features),
+                f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
+                code="wrong-shape",
+            )
+        if features.dtype != layer.weight.dtype and not _is_cast(features):
+            source, wanted = "context" if network is None else "network", layer.weight.dtype
+            fix = f"Write context.to({wanted})." if network is None else "Give both one dtype."
+            raise ConstraintError(
+                f"{type(self).__name__}.{source}",
+                f"features of {wanted}",
+                f"{features.dtype}",
+                fix,
+                code="dtype-or-device",
+            )
+
+    def _as_returned(self, output: Any) -> list[Tensor]:
+        """What a network returned in place of a layer's output, found to have the right shapes.
+
+        Raises:
+            ConstraintError: if it has not.
+        """
+        names = [head.name for head in self.__declaration__.heads]
+        if len(names) == 1 and isinstance(output, Tensor):
+            output = {names[0]: output}
+        if not isinstance(output, Mapping) or set(output) != set(names):
+            raise ConstraintError(
+                f"{type(self).__name__}.network",
+                f"a dict of unconstrained numbers for {', '.join(names)}"
+                if len(names) > 1
+                else f"a tensor, the unconstrained numbers of {names[0]}",
+                f"a dict of {', '.join(map(str, output))}"
+                if isinstance(output, Mapping)
+                else shortened(output),
+                "Return them, or give in_features for a layer that makes them.",
+                code="failed-method",
+            )
+        for head in self.__declaration__.heads:
+            raw, shape = output[head.name], head.split(self).shape
+            if not isinstance(raw, Tensor) or not raw.is_floating_point():
+                raise ConstraintError(
+                    f"{type(self).__name__}.{head.name}",
+                    "unconstrained numbers, as a floating-point tensor",
+                    shortened(raw),
+                    "Change what the network returns.",
+                    code="failed-method",
+                )
+            if raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
+                raise ConstraintError(
+                    f"{type(self).__name__}.{head.name}",
+                    f"unconstrained numbers of shape (*batch, {', '.join(map(str, shape))})",
+                    shortened(raw),
+                    "Change what the network returns, or the shape of the head.",
+                    code="failed-method",
+                )
+        return [output[name] for name in names]
+
+    def extra_repr(self) -> str:
+        """The base's name, for `repr`."""
+        base = self.__declaration__.base
+        return base.__name__ if isinstance(base, type) else ""
+
+    def at_start(self) -> Distribution:
+        """The distribution that features of zeros predict, before any training."""
+        declaration = self.__declaration__
+        return distribution_of(self, declaration.chosen(evaluate(self, declaration.build)))
+
+    def _check_build(self, values: dict[str, Any]) -> None:
+        check_ranks(self)
+        if isinstance(self.__declaration__.base, type):  # a method may need a batch
+            with torch.no_grad():
+                self.at_start()
+
+    def detach(self, *args: Any, **kwargs: Any) -> Distribution:
+        """The distribution for a context, with detached parameters.
+
+        The density of "Sticking the landing" (Roeder, Wu and Duvenaud, 2017,
+        https://arxiv.org/abs/1703.09194) for amortised inference: gradients flow to values and to
+        the context, not to parameters. The network runs once more, so with dropout it is another
+        draw of the network.
+        """
+        snapshot: Distribution = detached(self, *args, **kwargs)
+        return snapshot
+
+    def reset_parameters(self) -> None:
+        """Go back to what this instance was built with; the layer of the heads is drawn again.
+
+        A network that the constructor was given starts anew by its own `reset_parameters`, but
+        for what is frozen in it, such as a trained trunk.
+        """
+        super().reset_parameters()
+        is_given = "network" not in self.__declaration__.fields
+        network: Any = self.network if is_given and self.network is not None else nn.Identity()
+        for module in network.modules():
+            reset: Any = getattr(module, "reset_parameters", None)
+            if callable(reset) and any(p.requires_grad for p in module.parameters()):
+                reset()
+        if self.projection is not None:
+            _start(self.projection, self._bias())
+
+    def _signatures(self) -> dict[str, str]:
+        shapes = [f"{h.name}: {tuple(h.split(self).shape)}" for h in self.__declaration__.heads]
+        if self.projection is None:  # then their names tell them apart
+            return {**super()._signatures(), "heads": ", ".join(sorted(shapes))}
+        return {**super()._signatures(), _HEADS: ", ".join(shapes)}
+
+    def _way_over(self, name: str) -> str:
+        if name == _HEADS:
+            return "Declare the heads in that order, or take the saved projection apart by head."
+        return super()._way_over(name)
+
+    def _suggest(self, name: str) -> None:
+        super()._suggest(name)
+        if hasattr(Distribution, name):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r} before there is a context: read "
+                f"q(context).{name}.",
+                name=name,
+                obj=self,
+            ) from None
+
+    def _before_context(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise FieldError(
+            type(self).__name__,
+            "a context first",
+            "none",
+            "Call it with one, then the distribution: q(context).log_prob(value).",
+            code="no-context",
+        )
+
+    log_prob = rsample = sample = rsample_and_log_prob = entropy = cdf = icdf = _before_context
+
+
+def _is_cast(features: Tensor) -> bool:
+    """Whether autocast sees to the dtype, or nobody can say anything of it now."""
+    return is_traced(features) or is_autocasting(features)
+
+
+def _start(layer: nn.Linear, bias: Tensor) -> None:
+    """Small weights, and a bias that predicts the starting values from zeros."""
+    with torch.no_grad():
+        layer.weight.normal_(0.0, WEIGHT_SCALE / layer.in_features**0.5)
+        layer.bias.copy_(spread_like(layer.bias, bias))

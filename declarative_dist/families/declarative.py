@@ -1,0 +1,398 @@
+"""Modules with declared fields, in place of raw parameters, properties and setters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from typing_extensions import Self
+
+from declarative_dist.constraints.adapters import undone_on_error
+from declarative_dist.declaration.metaclass import DeclarativeMeta
+from declarative_dist.declaration.record import Declaration
+from declarative_dist.errors import (
+    DeclarationError,
+    FieldError,
+    StateMismatchError,
+)
+from declarative_dist.families.assignment import (
+    Change,
+    assign,
+    prepared,
+    undone_if_refused,
+)
+from declarative_dist.families.copies import bound, replicate_fields
+from declarative_dist.families.dotted import groups_of, parameters_named
+from declarative_dist.families.keywords import blueprint_of, check_floating
+from declarative_dist.families.priors import log_prior_at, log_prior_of
+from declarative_dist.families.shown import shown
+from declarative_dist.families.vector import from_vector, to_vector
+from declarative_dist.fields.field import Field, evaluate
+from declarative_dist.fields.sharding import register_forward_pre_hook
+from declarative_dist.fields.value import Constrained
+from declarative_dist.latents.density import UnconstrainedLogDensity
+from declarative_dist.latents.flat_params import FlatParams
+from declarative_dist.words import is_one_edit_from
+
+_EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
+"""A base for each kind of object that a class builds from one."""
+
+
+class Declarative(nn.Module, metaclass=DeclarativeMeta):
+    """A module whose constrained parameters are declared in its class body.
+
+    Modules in the class body are nested parts: every instance owns copies, built with it. The
+    constructor takes an instance for a part, which is then shared, or a dict of its values. Names
+    of fields in parts are dotted: `q.freeze("component_distribution.scale")`.
+
+    Args:
+        batch_shape: how many independent copies; prepended to the shape of every parameter.
+        device: where to build it.
+        dtype: the floating-point type of everything in it.
+        **sizes_and_values: sizes by the names that shapes use, and values by field.
+
+    Raises:
+        DeclarationError: if a keyword is neither.
+        ConstraintError: if a value is outside its constraint or a shape does not fit.
+
+    Example:
+        >>> from declarative_dist import Declarative, Exp, Param
+        >>> class Kernel(Declarative):
+        ...     lengthscale = Param(1.0, Exp(), shape=("d",))
+        ...     variance = Param(1.0, Exp())
+        >>> kernel = Kernel(d=2, variance=4.0)
+        >>> kernel.lengthscale.shape, [name for name, _ in kernel.named_parameters()]
+        (torch.Size([2]), ['raw_lengthscale', 'raw_variance'])
+    """
+
+    __framework__ = True
+    __declaration__: ClassVar[Declaration]
+    __builds__: ClassVar[type | None] = None
+    """What calling an instance without arguments gives, where it stands for a plain object."""
+
+    __keywords__: ClassVar[tuple[str, ...]] = ()
+    """Keywords of the constructor beside those of every declarative class."""
+
+    def __init__(
+        self,
+        *,
+        batch_shape: int | Sequence[int] = (),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **sizes_and_values: Any,
+    ) -> None:
+        # A distribution's own __init__ stores shapes and checks arguments; both live in the base.
+        nn.Module.__init__(self)
+        self._check_class()
+        declaration = self.__declaration__
+        vars(self).update(_starts={}, _raw_starts={})
+        blueprint = blueprint_of(
+            declaration, sizes_and_values, batch_shape, device, dtype, self.__keywords__
+        )
+        vars(self)["_copies"] = blueprint.batch_shape
+        values = bound(self, blueprint)
+        known = declaration.declared_sizes
+        vars(self)["_sizes"] = {n: size for n, size in blueprint.sizes.items() if n in known}
+        self._check_build(values)
+        vars(self)["_is_built"] = True
+
+    def _check_class(self) -> None:
+        """Refuse a class that was declared without what its instances build."""
+        builds = self.__builds__
+        if builds in _EXAMPLES and self.__declaration__.base is None:
+            raise DeclarationError(
+                type(self).__name__,
+                "a class with a base",
+                "none",
+                f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body.",
+                code="no-base",
+            )
+
+    def _check_build(self, values: dict[str, Any]) -> None:
+        """A chance to refuse values that do not go together."""
+
+    def _check_whole(self) -> None:
+        """A chance to refuse an instance whose `__init__` is through, also that of a subclass."""
+
+    def constrained_values(self) -> dict[str, Any]:
+        """The values of all parameters and constants by name, detached.
+
+        Those of a nested part are a dict under its name, those of a list of parts a list of dicts.
+        `new.assign(**old.constrained_values())` carries values over to another constraint.
+        """
+        declaration = self.__declaration__
+        values = evaluate(self, declaration.kept)
+        kept = {name: field.kept(self, values) for name, field in declaration.fields.items()}
+        return {name: value for name, value in kept.items() if value is not None}
+
+    def assign(self, **values: Any) -> None:
+        """Set several fields at once: all of them, or none if one is refused.
+
+        Args:
+            **values: constrained values by field; bounds that are fields themselves may be among
+                them. For a nested part, a dict of values or a module; its fields may be given by
+                dotted names too: `assign(**{"component_distribution.scale": 1.0})`.
+
+        Raises:
+            DeclarationError: for a name that is no field.
+            ConstraintError: for a value that its field refuses; nothing has changed then.
+        """
+        with undone_on_error(self):
+            assign(self, self._prepared(values))
+
+    def _prepared(self, values: Mapping[str, Any]) -> list[Change]:
+        """New values, checked and ready to be committed: whose, for which field, and what."""
+        return prepared(self, values)
+
+    def _undone_if_refused(self, names: list[str]) -> AbstractContextManager[None]:
+        """Exchange parts; the old ones come back if the new ones do not go with the others."""
+        return undone_if_refused(self, names)
+
+    def reset_parameters(self) -> None:
+        """Go back to what this instance was built with, constants and bounds too.
+
+        A callable starting value is drawn again. After `to_empty` this fills a module that was
+        built on the meta device.
+        """
+        known: dict[str, Any] = {}
+        with torch.no_grad():
+            needed = {name for field in self.__declaration__.order for name in field.needs}
+            for field in self.__declaration__.order:
+                field.reset(self, known)
+                if field.name in needed:
+                    evaluate(self, (field,), known)
+
+    def freeze(self, *names: str) -> None:
+        """Take parameters and nested parts out of training; without names, all of them."""
+        self._require_grad(names, False)
+
+    def unfreeze(self, *names: str) -> None:
+        """Take parameters and nested parts back into training; without names, all of them."""
+        self._require_grad(names, True)
+
+    def _require_grad(self, names: tuple[str, ...], requires_grad: bool) -> None:
+        found = [parameters_named(self, name) for name in names] or [list(self.parameters())]
+        for parameter in (parameter for parameters in found for parameter in parameters):
+            parameter.requires_grad_(requires_grad)
+
+    def parameter_groups(self, **options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Groups for an optimizer: one per field named, and one for all other parameters.
+
+        Args:
+            **options: for a field or a nested part, the optimizer's options, such as
+                `loc={"lr": 1e-2}` or `**{"component_distribution.scale": {"lr": 1e-3}}`. A name
+                inside a part comes before that of the part.
+
+        Raises:
+            DeclarationError: for a name that is no parameter.
+
+        Example:
+            >>> import torch
+            >>> from declarative_dist import learnable
+            >>> q = learnable(torch.distributions.Normal(0.0, 1.0))
+            >>> groups = q.parameter_groups(loc={"lr": 0.1})
+            >>> optimizer = torch.optim.SGD(groups, lr=0.01)
+            >>> [group["lr"] for group in optimizer.param_groups]
+            [0.1, 0.01]
+        """
+        return groups_of(self, options)
+
+    def log_prior(
+        self, values: Mapping[str, Tensor] | None = None, *, unconstrained: bool = False
+    ) -> Tensor:
+        """The log density of all parameters with a prior, those of parts too, each part once.
+
+        Args:
+            values: None for the current values; for others, such as a guide's draws, those of all
+                trainable `Param`s, of shape `(*sample, *batch, *event)` by dotted name.
+            unconstrained: False for the density of the values, which priors are stated for. True
+                for that of the unconstrained numbers behind them, with the log determinant of the
+                Jacobian of each constraint, given its bounds: the density to sample from, or to
+                climb, when a step changes those numbers.
+
+        Returns:
+            The sum over everything but the independent copies, of shape `batch_shape`, behind
+            `(*sample)` with values; a part without copies of its own counts in each. Parameters
+            without a prior add nothing: they are flat, in their values or in their unconstrained
+            numbers. Frozen ones count as they are. Without any prior, zero.
+
+        Raises:
+            NotImplementedError: if a constraint does not define its Jacobian.
+            ConstraintError: for `values` whose names, shapes or numbers do not fit.
+
+        Example:
+            >>> import torch
+            >>> import torch.distributions as dd
+            >>> from declarative_dist import Declarative, Exp, Param
+            >>> class Kernel(Declarative):
+            ...     lengthscale = Param(1.0, Exp(), prior=dd.LogNormal(0.0, 1.0))
+            >>> kernel = Kernel(lengthscale=2.0)
+            >>> kernel.log_prior(), kernel.log_prior(unconstrained=True).exp()
+            (tensor(-1.8523, grad_fn=<AddBackward0>), tensor(0.3137, grad_fn=<ExpBackward0>))
+            >>> kernel.log_prior({"lengthscale": torch.tensor([1.0, 2.0])})
+            tensor([-0.9189, -1.8523])
+        """
+        copies: torch.Size = vars(self)["_copies"]
+        if values is not None:
+            return log_prior_at(self, values, copies, unconstrained)
+        return log_prior_of(self, copies, unconstrained)
+
+    def to_vector(self) -> Tensor:
+        """All trainable unconstrained numbers, in the order of `parameters()`, as a new vector.
+
+        Weights of networks and learned priors count too, unlike in `unconstrained_log_density`.
+        """
+        return to_vector(self)
+
+    def from_vector_(self, vector: Any) -> Self:
+        """Write what `to_vector` gives back into the same parameters.
+
+        Args:
+            vector: a tensor, an array or a list of that many numbers, in any real dtype.
+
+        Returns:
+            The module itself.
+
+        Raises:
+            ConstraintError: for another number of them, or one that is not finite; nothing has
+                changed then.
+        """
+        from_vector(self, vector)
+        return self
+
+    def unconstrained_log_density(self, log_joint: object) -> UnconstrainedLogDensity:
+        """A log density of unconstrained vectors, for outside samplers and optimisers.
+
+        Args:
+            log_joint: from values of the trainable `Param`s, a dict of tensors of shape
+                `(*sample, *batch, *event)`, to log densities of shape `(*sample, *batch)`. Names
+                in nested parts are dotted; weights of networks and learned priors are no sites.
+
+        Returns:
+            A callable from vectors `(*sample, *batch, size)` to log densities `(*sample, *batch)`,
+            log of the volume change included; with `start()`, and with `constrain(vector)`, which
+            makes dicts of values of a sampler's draws.
+
+        Raises:
+            DeclarationError: if nothing is trainable.
+        """
+        return UnconstrainedLogDensity(FlatParams(self), log_joint)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        fields = type(self).__declaration__.fields
+        if name in fields:
+            fields[name].__set__(self, value)
+            return
+        param = type(self).__declaration__.of_prior.get(name)
+        if param is not None:
+            param.replace_prior(self, value)
+            return
+        if "_is_built" in self.__dict__ and name not in self.__dict__:
+            self._check_spelling(name, value, fields)
+        super().__setattr__(name, value)
+
+    def _check_spelling(self, name: str, value: Any, fields: Mapping[str, Field]) -> None:
+        kinds = (int, float, Tensor, nn.Module)
+        is_value = isinstance(value, kinds) and not isinstance(value, bool)
+        if name.startswith("_") or not is_value or hasattr(self, name):
+            return
+        near = [field for field in fields if is_one_edit_from(name, field)]
+        if near:
+            subject, fix = f"{type(self).__name__}.{name}", f"Did you mean {near[0]!r}?"
+            raise FieldError(subject, "the name of a field", repr(name), fix, code="unknown-name")
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            classes = type(self).__mro__
+            member = next((vars(kind)[name] for kind in classes if name in vars(kind)), None)
+            if not isinstance(member, property) or member.fget is None:
+                self._suggest(name)
+                raise
+        # A property whose own code raised: nn.Module would report that there is no such name.
+        try:
+            value: Tensor = member.fget(self)
+            return value
+        except AttributeError as error:
+            raise FieldError(
+                f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
+            ) from error
+
+    def _suggest(self, name: str) -> None:
+        near = [field for field in self.__declaration__.fields if is_one_edit_from(name, field)]
+        if near:
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}. Did you mean {near[0]!r}?",
+                name=name,
+                obj=self,
+            ) from None
+
+    def _restart(self) -> None:
+        """Make the current values those that `reset_parameters` goes back to."""
+        for field in self.__declaration__.order:
+            field.restart(self)
+
+    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
+        """Repeat all parameters along new dimensions behind the first `at`."""
+        replicate_fields(self, shape, at, done)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        for module in self.modules() if recurse else (self,):
+            if isinstance(module, Declarative):
+                module._check_move(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _check_move(self, fn: Any) -> None:
+        """Refuse a dtype in which a constraint has no room, before anything has moved."""
+        for field in self.__declaration__.fields.values():
+            if isinstance(field, Constrained):
+                device, dtype = field.place_of(self)
+                moved = fn(torch.empty(0, dtype=dtype, device=device))
+                if moved.dtype != dtype:
+                    subject = field.subject(self)
+                    check_floating(moved.dtype, subject)
+                    field.constraint_of(self).check_dtype(moved.dtype, subject)
+
+    register_forward_pre_hook = register_forward_pre_hook
+
+    def _signatures(self) -> dict[str, str]:
+        """By field what a saved state must agree on: constraints, number bounds, counts."""
+        signatures = {
+            name: field.signature(self) for name, field in self.__declaration__.fields.items()
+        }
+        return {name: written for name, written in signatures.items() if written is not None}
+
+    def _way_over(self, name: str) -> str:
+        """How the values of a state of another class may be had."""
+        return (
+            "Load it into the class that saved it and carry the values over: "
+            "new.assign(**old.constrained_values())."
+        )
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            metadata.setdefault(prefix[:-1], {})["constraints"] = self._signatures()
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
+    ) -> None:
+        saved = local_metadata.get("constraints", {})
+        for name, mine in self._signatures().items():
+            if saved.get(name, mine) != mine:
+                raise StateMismatchError(
+                    f"{type(self).__name__}.{name}",
+                    f"a state saved under {mine}",
+                    f"one saved under {saved[name]}",
+                    self._way_over(name),
+                )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+    def __repr__(self) -> str:
+        return shown(self)

@@ -1,0 +1,130 @@
+"""Telling values from sizes among the keywords of a constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from declarative_dist.constraints.representable import FLOATING
+from declarative_dist.declaration.record import Declaration
+from declarative_dist.declaration.rules import KEYWORDS
+from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
+from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.dotted import nested_values
+from declarative_dist.fields.nested import Nested
+from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.value import Constrained
+
+
+def blueprint_of(
+    declaration: Declaration,
+    keywords: Mapping[str, Any],
+    batch_shape: int | Sequence[int],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    others: tuple[str, ...] = (),
+) -> Blueprint:
+    """How to build the instance that a constructor's keywords ask for.
+
+    Args:
+        declaration: that of the class.
+        keywords: sizes and values by name.
+        batch_shape: the shape of independent copies.
+        device: where to build; None for where the values are.
+        dtype: the floating-point type; None for that of the values.
+        others: further keywords of the constructor, for errors.
+
+    Raises:
+        DeclarationError: for a keyword that is neither a field nor a size.
+        ConstraintError: for sizes, shapes or types that cannot be.
+    """
+    subject = declaration.owner
+    fields = declaration.fields
+    keywords = nested_values(keywords, subject)
+    given = {
+        name: fields[name].source(value, f"{subject}.{name}")
+        for name, value in keywords.items()
+        if name in fields and value is not None
+    }
+    sizes = {name: size for name, size in keywords.items() if name not in fields}
+    _check_sizes(declaration, sizes, others)
+    if dtype is not None:
+        check_floating(dtype, f"{subject}(dtype=)")
+    blueprint = Blueprint(
+        subject,
+        given,
+        sizes,
+        as_batch_shape(batch_shape, subject),
+        None if device is None else torch.device(device),
+        dtype,
+        aligns=declaration.make is not None,
+    )
+    blueprint.follow(keywords)
+    told = {f.name: f.told(given.get(f.name)) for f in declaration.order if isinstance(f, Nested)}
+    values = {name for name, value in given.items() if _is_values(value)}
+    blueprint.read_sizes(
+        [f for f in declaration.order if isinstance(f, (Constrained, Constant)) and f.name],
+        [sizes for name, sizes in told.items() if name not in values],
+        {name: sizes for name, sizes in told.items() if name in values},
+    )
+    return blueprint
+
+
+def _is_values(given: object) -> bool:
+    """Whether a nested part was given values, alone or in a list, and not a module."""
+    items = given if isinstance(given, list) else [given]
+    return all(isinstance(item, Mapping) for item in items)
+
+
+def _check_sizes(
+    declaration: Declaration, sizes: Mapping[str, Any], others: tuple[str, ...]
+) -> None:
+    subject, known = declaration.owner, declaration.size_names
+    for name, size in sizes.items():
+        if name not in known:
+            raise DeclarationError(
+                f"{subject}({name}=)",
+                "the name of a field or of a size",
+                repr(name),
+                did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS]),
+                code="unknown-name",
+            )
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ConstraintError(
+                f"{subject}({name}=)", "an int, 0 or above", shortened(size), code="wrong-argument"
+            )
+
+
+def check_floating(dtype: object, subject: str) -> None:
+    """Refuse a dtype that is not floating-point.
+
+    Raises:
+        ConstraintError: if it is not.
+    """
+    if dtype not in FLOATING:
+        raise ConstraintError(
+            subject,
+            "a floating-point type",
+            repr(dtype),
+            "Use float64, float32 or a half type.",
+            code="dtype-or-device",
+        )
+
+
+def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
+    """The shape of independent copies, from one size or several.
+
+    Raises:
+        ConstraintError: if one is no size.
+    """
+    sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
+    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in sizes):
+        raise ConstraintError(
+            f"{subject}(batch_shape=)",
+            "sizes, ints 0 or above",
+            shortened(batch_shape),
+            code="wrong-argument",
+        )
+    return torch.Size(sizes)

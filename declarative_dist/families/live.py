@@ -1,0 +1,262 @@
+"""Live versions of plain distributions and transforms, and of all that these are made of.
+
+A plain object is taken apart into its class and its constructor's arguments. Its class gets a
+declared class, cached and made again when it is unpickled; arguments that are distributions or
+transforms become live parts in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
+
+from declarative_dist.constraints.negative import Negative
+from declarative_dist.constraints.real import Real
+from declarative_dist.declaration.collect import auto_declared
+from declarative_dist.declaration.metaclass import DeclarativeMeta
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    did_you_mean,
+    shortened,
+)
+from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.keywords import as_batch_shape
+from declarative_dist.families.transform import LearnableTransform
+from declarative_dist.families.variational import Variational
+from declarative_dist.fields.assembly import replicate
+from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.fixed import FixedTransform, held_fixed
+from declarative_dist.fields.nested import Nested, NestedList
+from declarative_dist.fields.param import Param
+from declarative_dist.plain.arguments import arguments_of, preferred
+from declarative_dist.plain.decompose import decompose
+from declarative_dist.plain.tensors import tensors_of
+
+D = TypeVar("D", bound=Distribution)
+Names = tuple[str, ...]
+
+ALL = "*"
+"""Stands for all names."""
+
+HELD = "(held)"
+"""Stands for all names in a plain object that is a constant; live parts in it stay live."""
+
+
+class Live(Variational, Generic[D]):
+    """What `learnable` makes: a declared distribution over a base of type `D`.
+
+    A plain distribution or transform that the constructor is given for a part becomes a live one.
+    """
+
+    __framework__ = True
+    __fixed__: ClassVar[Names] = ()
+
+    if TYPE_CHECKING:
+
+        def __call__(self) -> D: ...
+        def __getattr__(self, name: str) -> Tensor: ...
+
+    def __init__(self, **keywords: Any) -> None:
+        parts = {
+            name: part_of(value, below(self.__fixed__, name)) if _is_plain(value) else value
+            for name, value in keywords.items()
+        }
+        copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
+        for module in _made_of(parts, keywords):
+            if copies:
+                replicate(module, copies, 0, {})
+            module.to(keywords.get("device"), keywords.get("dtype"))
+        super().__init__(**parts)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether an argument is a part that is not live yet."""
+    if isinstance(value, list):
+        return any(map(_is_plain, value))
+    return isinstance(value, (Distribution, Transform)) and not isinstance(value, nn.Module)
+
+
+def _made_of(parts: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[nn.Module]:
+    """The parts that were made for plain ones, and so belong to one instance alone."""
+    for name, part in parts.items():
+        is_list = isinstance(part, list)
+        for new, old in zip(part, given[name], strict=True) if is_list else [(part, given[name])]:
+            if new is not old and isinstance(new, nn.Module):
+                yield new
+
+
+def live(plain: Distribution | Transform, fixed: Names) -> Any:
+    """A live instance of a plain distribution or transform, and of all that it is made of.
+
+    Args:
+        plain: the distribution or transform.
+        fixed: dotted names of arguments to hold constant.
+
+    Raises:
+        DeclarationError: if no argument has such a name, or nothing says what one must satisfy.
+        ConstraintError: if a value is at the edge of what its argument may be.
+    """
+    kind: Any
+    kind, values = decompose(plain)
+    _check_fixed(kind, fixed, values)
+    given = {name: part_of(value, below(fixed, name)) for name, value in values.items()}
+    is_transform = isinstance(plain, Transform)
+    kinds = tuple(
+        (name, "constant" if _is_fixed(fixed, name) else _kind_of(kind, name, value, is_transform))
+        for name, value in given.items()
+    )
+    return live_class(kind, kinds, fixed)(**given)
+
+
+@held_fixed.register(Distribution)
+def _held(value: Distribution) -> nn.Module:
+    """A plain distribution whose tensors move, save and load with a module, and do not learn."""
+    module: nn.Module = live(value, (HELD,))
+    return module
+
+
+def part_of(value: Any, fixed: Names) -> Any:
+    """An argument as a constructor takes it: live parts for plain ones, all else as it is.
+
+    Args:
+        value: the argument.
+        fixed: what to hold constant in it.
+    """
+    if isinstance(value, nn.Module):
+        if fixed and HELD not in fixed:
+            raise DeclarationError(
+                "learnable(fixed=)",
+                "names in plain parts",
+                f"{', '.join(fixed)} in {type(value).__name__}, which is live already",
+                "Call its freeze().",
+            )
+        return value
+    if isinstance(value, Transform):
+        is_whole = all(name in (ALL, HELD) for name in fixed)
+        learns = not fixed and any(True for _ in tensors_of(value))
+        return FixedTransform(value) if is_whole and not learns else live(value, fixed)
+    if isinstance(value, Distribution):
+        return live(value, fixed)
+    if isinstance(value, list) and any(isinstance(item, Transform) for item in value):
+        _check_fixed(list, fixed, map(str, range(len(value))))
+        return [part_of(item, below(fixed, str(index))) for index, item in enumerate(value)]
+    if any(name not in (ALL, HELD) for name in fixed):
+        raise DeclarationError(
+            "learnable(fixed=)",
+            "names of arguments",
+            f"{fixed[0]!r} inside {shortened(value)}",
+            code="unknown-name",
+        )
+    return value
+
+
+def below(fixed: Names, name: str) -> Names:
+    """What is fixed inside an argument."""
+    if HELD in fixed:
+        return (HELD,)
+    whole = (ALL,) if ALL in fixed or name in fixed else ()
+    return (*whole, *(f.partition(".")[2] for f in fixed if f.startswith(f"{name}.")))
+
+
+def _is_fixed(fixed: Names, name: str) -> bool:
+    return HELD in fixed or ALL in fixed or name in fixed
+
+
+def _check_fixed(kind: type, fixed: Names, known: Iterable[str]) -> None:
+    heads = list(known)
+    for name in fixed:
+        head = name.partition(".")[0]
+        if name not in (ALL, HELD) and head not in heads:
+            raise DeclarationError(
+                f"learnable({kind.__name__}, fixed=)",
+                "names of arguments",
+                repr(name),
+                did_you_mean(head, heads),
+                code="unknown-name",
+            )
+
+
+_SIGNED: Mapping[type, Names] = {AffineTransform: ("scale",), PowerTransform: ("exponent",)}
+"""Arguments of transforms that may be negative, but not zero."""
+
+
+def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
+    """How an argument that is not fixed is declared; a word, so that classes can be cached."""
+    if isinstance(value, list):
+        return "parts"
+    if isinstance(value, nn.Module):
+        return "part"
+    if not is_transform:
+        stated = arguments_of(base)[name].torch_constraint is not None
+        if isinstance(value, Tensor) and value.is_floating_point() and not stated:
+            raise DeclarationError(
+                f"learnable({base.__name__})",
+                f"what {name} must satisfy, in arg_constraints",
+                "nothing",
+                f"Declare a class with a constraint, or hold it: fixed=({name!r},).",
+                code="unknown-set",
+            )
+        return "argument"
+    # Numbers shape a map; tensors are learned.
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return "constant"
+    return _sign(base, name, value) if name in _SIGNED.get(base, ()) else "real"
+
+
+def _sign(base: type, name: str, value: Tensor) -> str:
+    if (value == 0).any():
+        raise ConstraintError(
+            f"learnable({base.__name__}).{name}", "no zero", shortened(value), "Give another."
+        )
+    # Signs that differ leave no half line to stay in.
+    return "positive" if (value > 0).all() else "negative" if (value < 0).all() else "real"
+
+
+@cache
+def live_class(base: Any, kinds: tuple[tuple[str, str], ...], fixed: Names) -> Any:
+    """The class for a base, the kinds of the arguments it was given, and what is held constant.
+
+    Args:
+        base: a distribution or transform class.
+        kinds: for each argument how it is declared; empty for all arguments as they are preferred.
+        fixed: dotted names of arguments to hold constant.
+    """
+    arguments = arguments_of(base)
+    chosen = {name: arguments[name] for name, _ in kinds} or preferred(arguments)
+    _check_fixed(base, fixed, chosen)
+    fields: dict[str, Any] = auto_declared(chosen)
+    for name, kind in kinds or tuple((n, "") for n in chosen):
+        if not kind and not isinstance(fields[name], Nested):
+            part_of(None, tuple(f for f in below(fixed, name) if f != ALL))
+        is_held = kind == "constant" or (not kind and _is_fixed(fixed, name))
+        fields[name] = _field_of("constant" if is_held else kind, fields[name])
+    parent = Live if issubclass(base, Distribution) else LearnableTransform
+    body = {
+        **fields,
+        "base": base,
+        "__module__": __name__,
+        "__doc__": f"A learnable {base.__name__}.",
+        "__recipe__": (live_class, (base, kinds, fixed)),
+        "__fixed__": fixed,
+    }
+    made: type[Declarative] = DeclarativeMeta(f"Live{base.__name__}", (parent,), body)  # type: ignore[assignment]
+    return made
+
+
+def _field_of(kind: str, field: Any) -> Any:
+    """A field of some kind in place of the one that a base infers."""
+    if kind == "constant" and not isinstance(field, Nested):
+        init = field.init if isinstance(field, (Param, Constant)) else None
+        return Constant(None if callable(init) else init).named(field.name)
+    others: dict[str, Any] = {
+        "part": Nested,
+        "parts": NestedList,
+        "real": lambda: Param(constraint=Real()),
+        "negative": lambda: Param(constraint=Negative()),
+    }
+    return others[kind]().named(field.name) if kind in others else field

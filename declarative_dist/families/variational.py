@@ -1,0 +1,335 @@
+"""Declared distributions: a module and a live torch distribution in one object."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, MixtureSameFamily
+from typing_extensions import Self
+
+from declarative_dist.errors import ConstraintError, FieldError
+from declarative_dist.families.alignment import align_parts, has_copies
+from declarative_dist.families.building import detached, distribution_of, reparametrised
+from declarative_dist.families.copies import NOT_TOGETHER
+from declarative_dist.families.declarative import Declarative
+from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.param import Param
+from declarative_dist.fields.sharding import check_gathered
+from declarative_dist.plain.draws import rsample_and_score
+from declarative_dist.plain.tracing import is_traced
+
+D_co = TypeVar("D_co", bound=Distribution, covariant=True)
+
+
+class HasBase(Protocol[D_co]):
+    """A class whose base, a distribution class or a method, makes a `D_co`."""
+
+    @property
+    def base(self) -> Callable[..., D_co]:
+        """What makes the distribution."""
+        ...
+
+
+def _unknown(
+    subject: str, distribution: Distribution, error: NotImplementedError, fix: str = ""
+) -> NotImplementedError:
+    """What torch leaves unsaid when a distribution lacks a member."""
+    said = str(error) or f"torch has none for {type(distribution).__name__}."
+    return NotImplementedError(f"{subject}: {said} {fix}".rstrip())
+
+
+def _delegated(name: str) -> Any:
+    """A property of the current distribution; an AttributeError inside is not swallowed."""
+
+    def read(self: Variational) -> Any:
+        distribution = self()
+        try:
+            return getattr(distribution, name)
+        except NotImplementedError as error:
+            raise _unknown(f"{type(self).__name__}.{name}", distribution, error) from error
+        except AttributeError as error:
+            raise FieldError(
+                f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
+            ) from error
+
+    return property(read, doc=getattr(Distribution, name).__doc__)
+
+
+_HINTS: Mapping[type, str] = {
+    MixtureSameFamily: "Components lie along the last batch dimension: dimensions of one event go "
+    "behind it, with event_dim = 1 in the class of the components."
+}
+"""What to do about arguments that do not go together, where torch does not say."""
+
+
+def _shape_of(value: object) -> str:
+    """A value by its shapes, for errors about how arguments go together."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, Distribution):
+        batch, event = tuple(value.batch_shape), tuple(value.event_shape)
+        return f"{type(value).__name__} of batch_shape {batch} and event_shape {event}"
+    return repr(value)
+
+
+def _depends_on_values(base: type[Distribution]) -> bool:
+    """Whether what one argument may be depends on another, as for a uniform's ends."""
+    return isinstance(inspect.getattr_static(base, "arg_constraints", None), property)
+
+
+class Variational(Declarative, Distribution):
+    """A distribution declared as a class: its base, and a field per argument.
+
+    The class body has a `base`, which is a `torch.distributions` class or a method from field
+    values to a distribution, and fields: `Param`, constants, `@derived`, nested modules. Without
+    any field, all arguments of a class base are declared in its preferred parametrisation.
+    `event_dim` is the total number of event dimensions; batch dimensions are reinterpreted until
+    it holds. `validate_args = False` switches off the validation of values given to `log_prob`.
+    A base that is made of distributions validates if all of them do.
+
+    An instance is an `nn.Module` and a `torch.distributions.Distribution`. Calling it gives a
+    plain, current distribution, a snapshot for a whole step; every member of a distribution
+    delegates to a fresh one. Nothing is cached, so no value is ever stale.
+
+    Samples have shape `(*sample, *batch, *event)`.
+
+    Args:
+        batch_shape: how many independent copies; prepended to the shape of every parameter.
+        device: where to build it.
+        dtype: the floating-point type of everything in it.
+        **sizes_and_values: sizes by the names that shapes use, and values by field.
+
+    Raises:
+        DeclarationError: if a keyword is neither, or the class has no base.
+        ConstraintError: if a value is outside its constraint or shapes do not fit.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Exp, Param, Positive, Variational
+        >>> class GammaFamily(Variational):
+        ...     base = dd.Gamma
+        ...     concentration = Param(1.0, Positive())
+        ...     rate = Param(1.0, Exp())
+        >>> q = GammaFamily()
+        >>> optimizer = torch.optim.SGD(q.parameters(), lr=0.01)
+        >>> target = dd.Gamma(5.0, 5.0)
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     x = q.rsample((1000,))
+        ...     loss = (q.log_prob(x) - target.log_prob(x)).mean()
+        ...     loss.backward()
+        ...     optimizer.step()
+    """
+
+    __framework__ = True
+    __builds__: ClassVar[type | None] = Distribution
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self: HasBase[D_co]) -> D_co: ...
+        @overload
+        def __call__(self) -> Distribution: ...
+        def __call__(self) -> Distribution: ...
+
+    def forward(self) -> Distribution:
+        """Build the current distribution from the current values."""
+        check_gathered(self)
+        declaration = self.__declaration__
+        values = evaluate(self, declaration.build)
+        if not declaration.is_direct:
+            values = declaration.chosen(values)
+        distribution = distribution_of(self, values)
+        shape = self.__dict__.get("_live_shape")
+        return distribution if shape is None else distribution.expand(shape)
+
+    def _check_build(self, values: dict[str, Any]) -> None:
+        declaration = self.__declaration__
+        copies: torch.Size = vars(self)["_copies"]
+        if copies and "_is_built" not in vars(self):
+            self._line_up(copies)
+            values = evaluate(self, declaration.build)
+        if not isinstance(declaration.base, type):
+            return
+        arguments = declaration.chosen(values)
+        try:
+            with torch.no_grad():
+                distribution = distribution_of(self, arguments)
+                if "_live_shape" in vars(self):
+                    distribution.expand(vars(self)["_live_shape"])
+                if _depends_on_values(declaration.base) and not is_traced(*arguments.values()):
+                    declaration.base(**arguments)  # which torch checks only as a whole
+        except ConstraintError:
+            raise
+        except NOT_TOGETHER as error:
+            shapes = ", ".join(f"{name} {_shape_of(value)}" for name, value in arguments.items())
+            raise ConstraintError(
+                type(self).__name__,
+                f"arguments that {declaration.base.__name__} takes together",
+                shapes,
+                f"It says: {error}. {_HINTS.get(declaration.base, '')}".rstrip(),
+                code="refused-by-torch",
+            ) from error
+
+    def _line_up(self, copies: torch.Size) -> None:
+        """Put the independent copies in front, also of what has no parameters of its own."""
+        align_parts(self, copies)
+        parts = [part for part in self.children() if has_copies(part, copies)]
+        if not parts and not any(isinstance(f, Param) for f in self.__declaration__.order):
+            vars(self)["_live_shape"] = torch.Size((*copies, *self().batch_shape))
+
+    def _check_whole(self) -> None:
+        """Refuse copies that got lost on the way to the distribution."""
+        copies: torch.Size = vars(self)["_copies"]
+        if not copies:
+            return
+        with torch.no_grad():
+            batch_shape = self.forward().batch_shape
+        if batch_shape[: len(copies)] != copies:
+            raise ConstraintError(
+                type(self).__name__,
+                f"a batch shape that starts with batch_shape={tuple(copies)}",
+                f"{tuple(batch_shape)}",
+                "Leave the dimensions in front of every value where they are.",
+                code="mixed-draws",
+            )
+
+    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
+        live = vars(self).get("_live_shape")
+        super()._replicate(shape, at, done)
+        if live is not None:
+            vars(self)["_live_shape"] = torch.Size((*live[:at], *shape, *live[at:]))
+        elif at == 0:
+            self._line_up(vars(self)["_copies"])
+
+    def detach(self) -> Distribution:
+        """A snapshot with detached parameters: gradients flow to values, not to parameters.
+
+        The density of "Sticking the landing" (Roeder, Wu and Duvenaud, 2017,
+        https://arxiv.org/abs/1703.09194).
+
+        Example:
+            >>> import torch
+            >>> from declarative_dist import learnable
+            >>> q = learnable(torch.distributions.Normal(0.0, 1.0))
+            >>> q.detach().log_prob(q.rsample()).requires_grad
+            True
+        """
+        snapshot: Distribution = detached(self)
+        return snapshot
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draw samples of shape `(*sample, *batch, *event)`, without gradients."""
+        return self().sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draw samples of shape `(*sample, *batch, *event)` that carry gradients.
+
+        Raises:
+            NotImplementedError: if the base has no reparametrised sampler.
+        """
+        return reparametrised(self(), type(self).__name__).rsample(sample_shape)
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Samples and their log densities from one snapshot, exact at the edge of a transform.
+
+        The density of a transformed draw comes from the point that was drawn, so it is finite and
+        exact where the draw was rounded onto the edge of the support.
+
+        Returns:
+            Samples, `(*sample, *batch, *event)`, and their log densities, `(*sample, *batch)`.
+        """
+        distribution = reparametrised(self(), type(self).__name__)
+        return rsample_and_score(distribution, torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density or mass at values of shape `(*sample, *batch, *event)`."""
+        return self().log_prob(value)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
+        return self().cdf(value)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile function at probabilities of shape `(*sample, *batch)`."""
+        return self().icdf(value)
+
+    def entropy(self) -> Tensor:
+        """The entropy, of shape `(*batch)`, in nats.
+
+        Raises:
+            NotImplementedError: if torch does not know it; `declarative_dist.entropy` estimates.
+        """
+        distribution = self()
+        try:
+            return distribution.entropy()
+        except NotImplementedError as error:
+            fix = "Estimate it: declarative_dist.entropy(q, num_samples=...)."
+            name = f"{type(self).__name__}.entropy"
+            raise _unknown(name, distribution, error, fix) from error
+
+    def perplexity(self) -> Tensor:
+        """The exponential of the entropy, of shape `(*batch)`."""
+        return self().perplexity()
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All values of a discrete distribution, of shape `(cardinality, *batch, *event)`."""
+        return self().enumerate_support(expand)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """A live view with another batch shape, which shares all parameters.
+
+        Plain torch wrappers (`Independent`, `TransformedDistribution`) expand what they wrap, so
+        they stay live around a declared distribution.
+        """
+        shape = torch.Size(batch_shape)
+        own = self.batch_shape
+        sizes = zip(reversed(own), reversed(shape), strict=False)
+        if len(shape) < len(own) or any(size not in (1, new) for size, new in sizes):
+            raise ConstraintError(
+                f"{type(self).__name__}.expand",
+                f"a shape that {tuple(own)} broadcasts to",
+                f"{tuple(shape)}",
+                code="wrong-shape",
+            )
+        view = copy.copy(self)
+        vars(view)["_live_shape"] = shape
+        return view
+
+    if not TYPE_CHECKING:  # checkers know these from Distribution
+        mean = _delegated("mean")
+        mode = _delegated("mode")
+        variance = _delegated("variance")
+        stddev = _delegated("stddev")
+        support = _delegated("support")
+        batch_shape = _delegated("batch_shape")
+        event_shape = _delegated("event_shape")
+        _batch_shape = _delegated("batch_shape")
+        _event_shape = _delegated("event_shape")
+        has_rsample = _delegated("has_rsample")
+        has_enumerate_support = _delegated("has_enumerate_support")
+        arg_constraints = _delegated("arg_constraints")
+
+    def _suggest(self, name: str) -> None:
+        super()._suggest(name)
+        base = self.__declaration__.base
+        if isinstance(base, type) and hasattr(base, name):
+            raise AttributeError(
+                f"{type(self).__name__} has no field {name!r}. {base.__name__} may compute it: "
+                f"read q().{name}.",
+                name=name,
+                obj=self,
+            ) from None
+
+    def __repr__(self) -> str:
+        return Declarative.__repr__(self)
+
+    def extra_repr(self) -> str:
+        """The base's name, for `repr`."""
+        base = self.__declaration__.base
+        return base.__name__ if isinstance(base, type) else ""

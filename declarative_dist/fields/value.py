@@ -1,0 +1,260 @@
+"""Fields with a constraint: what parameters and predicted values have in common."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from typing_extensions import Self
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.representable import floating
+from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.fields.field import Field
+from declarative_dist.fields.sizes import Blueprint, Shape, Start
+from declarative_dist.plain.tracing import is_traced
+
+_REAL = Real()
+"""The constraint of a field that belongs to no class yet."""
+
+SMALL = 64
+"""How many numbers a start may have for a class to keep it, once it is checked and mapped."""
+
+Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
+
+
+class Constrained(Field):
+    """A value that a constraint keeps inside its set, and that starts somewhere.
+
+    Args:
+        init: the starting value, constrained; None for the constraint's default.
+        constraint: anything that `as_constraint` takes; None to infer it from the base.
+        shape: sizes and names of sizes; None for the shape of the value.
+        owner: what the field is called, for errors.
+    """
+
+    event_dim = 0
+    event_names: tuple[str, ...] = ()
+    raw_name = ""
+    """The name of the unconstrained numbers on an instance."""
+
+    def __init__(
+        self,
+        init: Init | None,
+        constraint: object,
+        shape: int | str | Sequence[int | str] | None,
+        owner: str,
+    ) -> None:
+        # What the class holds does not change with the tensor that it was given.
+        source = as_source(init, f"{owner}(init=)")
+        self.init = source.clone() if isinstance(source, Tensor) else source
+        self.has_dtype = isinstance(init, Tensor)
+        self.declared_constraint = constraint
+        self.constraint: Constraint = _REAL
+        self.shape: Shape | None = _as_shape(shape, f"{owner}(shape=)")
+        self.owns_constraint = False
+        """Whether every instance has a copy of the constraint, for it holds tensors."""
+        self._forward: Callable[[Tensor], Tensor] | None = None
+        self._raw_starts: dict[tuple[Any, ...], Any] = {}
+
+    def named(self, name: str) -> Self:
+        field = super().named(name)
+        field.raw_name = f"raw_{name}"
+        return field
+
+    def constrained_by(
+        self, constraint: Constraint, event_dim: int = 0, event_names: tuple[str, ...] = ()
+    ) -> Self:
+        """A copy with the constraint that it has in a class."""
+        field = copy.copy(self)
+        field.constraint = constraint
+        tensors = itertools.chain(constraint.buffers(), constraint.parameters())
+        field.owns_constraint = next(tensors, None) is not None
+        is_shared = not constraint.names and not field.owns_constraint
+        field._forward = constraint.forward if is_shared else None
+        field._raw_starts = {}
+        field.event_dim = event_dim
+        if self.shape is None and (self.init is None or callable(self.init)):
+            field.event_names = event_names
+        return field
+
+    @property
+    def declared_shape(self) -> torch.Size | None:
+        """The shape as far as the class body says it; None where it is left to instances."""
+        if self.shape is not None:
+            sizes = [size for size in self.shape if isinstance(size, int)]
+            return torch.Size(sizes) if len(sizes) == len(self.shape) else None
+        if isinstance(self.init, Tensor):
+            return self.init.shape
+        return torch.Size() if isinstance(self.init, (int, float)) else None
+
+    @property
+    def declared_needs(self) -> tuple[str, ...]:
+        names: tuple[str, ...] = getattr(self.declared_constraint, "names", ())
+        return names
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.constraint.names
+
+    @property
+    def shown_constraint(self) -> list[str]:
+        """The constraint in a repr: as it was given, before a class has settled it."""
+        if self.constraint is not _REAL:
+            return [repr(self.constraint)]
+        given = self.declared_constraint
+        if given is None:
+            return []
+        return [given.__name__ if isinstance(given, type) else repr(given)]
+
+    def constraint_of(self, module: nn.Module) -> Constraint:
+        """The constraint as it is on an instance."""
+        if not self.owns_constraint:
+            return self.constraint
+        own: Constraint = getattr(module, f"{self.raw_name}_constraint")
+        return own
+
+    def source(self, value: Any, subject: str) -> Any:
+        return as_source(value, subject)
+
+    def place_of(self, module: nn.Module) -> tuple[torch.device, torch.dtype]:
+        """Where the unconstrained numbers are, and their dtype."""
+        raw: Tensor = getattr(module, self.raw_name)
+        return raw.device, raw.dtype
+
+    def hold_constraint(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        """Install the instance's own copy of a constraint with tensors."""
+        if self.owns_constraint:
+            own = copy.deepcopy(self.constraint).to(device=device, dtype=dtype)
+            module.add_module(f"{self.raw_name}_constraint", own)
+        self.constraint_of(module).check_dtype(dtype, self.subject(module))
+
+    def reset_constraint(self, module: nn.Module) -> None:
+        """Give the instance's own constraint the tensors of the class again."""
+        if self.owns_constraint:
+            own = self.constraint_of(module)
+            with torch.no_grad():
+                for name, tensor in [*own.named_buffers(), *own.named_parameters()]:
+                    tensor.copy_(_at(self.constraint, name))
+
+    def place(self, start: Start, blueprint: Blueprint) -> tuple[torch.dtype, torch.device]:
+        """The dtype and the device to build on."""
+        dtype = blueprint.dtype
+        if dtype is None:
+            source = self.init if start.source is None else start.source
+            is_meant = self.has_dtype if start.source is None else start.has_dtype
+            if is_meant and isinstance(source, Tensor):
+                dtype = source.dtype
+            else:
+                dtype = torch.get_default_dtype()
+        return dtype, blueprint.place
+
+    def started(
+        self,
+        module: nn.Module,
+        start: Start,
+        dtype: torch.dtype,
+        device: torch.device,
+        values: Mapping[str, Any],
+    ) -> Tensor:
+        """The unconstrained numbers of a starting value.
+
+        Raises:
+            ConstraintError: if it is outside, or of another shape.
+        """
+        key = (start.shape, dtype, device)
+        is_declared = (
+            start.source is None and not callable(self.init) and self._forward is not None
+        )
+        if is_declared and key in self._raw_starts:
+            return torch.tensor(self._raw_starts[key], dtype=dtype, device=device)
+        constraint = self.constraint_of(module).resolved(values)
+        with torch.no_grad():
+            declared = constraint.default if self.init is None else self.init
+            value = start.tensor(declared, dtype, device)
+            if self.init is None and start.source is None:
+                value = _nearest_inside(constraint, value)
+            if value.shape != start.shape:
+                raise ConstraintError(
+                    self.subject(module),
+                    f"shape {tuple(start.shape)}",
+                    shortened(value),
+                    code="wrong-shape",
+                )
+            constraint.check(value, self.subject(module))
+            raw = constraint.inverse(value).detach().clone()
+        is_small = 0 < raw.numel() <= SMALL and raw.dtype == dtype
+        if is_declared and is_small and not is_traced(raw):
+            self._raw_starts[key] = raw.tolist()  # which depends on no mode of torch
+        return raw
+
+    def constrained(self, module: nn.Module, raw: Tensor, values: Mapping[str, Any]) -> Tensor:
+        """The value of unconstrained numbers."""
+        if self._forward is not None:
+            return self._forward(raw)
+        return self.constraint_of(module).resolved(values).forward(raw)
+
+    def signature(self, module: nn.Module) -> str:
+        return self.constraint_of(module).signature()
+
+
+def _nearest_inside(constraint: Constraint, value: Tensor) -> Tensor:
+    """A default value, or where the dtype rounds it to the edge, the value of raw zeros."""
+    if is_traced(value) or constraint.contains(value).all():
+        return value
+    raw_shape = constraint.raw_shape(value.shape)
+    return constraint.forward(torch.zeros(raw_shape, dtype=value.dtype, device=value.device))
+
+
+def _at(constraint: Constraint, name: str) -> Tensor:
+    """The buffer or parameter of this dotted name."""
+    return {**dict(constraint.named_buffers()), **dict(constraint.named_parameters())}[name]
+
+
+def as_source(value: Any, subject: str) -> Any:
+    """Lists and arrays as tensors; numbers, tensors, callables and None as they are."""
+    if value is None:
+        return None
+    if isinstance(value, (nn.Module, Distribution, Transform)):
+        raise DeclarationError(
+            subject, "a number, a list, a tensor or a callable", f"a {type(value).__name__}"
+        )
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            raise DeclarationError(
+                subject, "a number, a list or a tensor that is real", repr(value)
+            )
+        return floating(value.detach())
+    if callable(value):
+        return value
+    try:
+        if isinstance(value, (bool, complex, str)):
+            raise TypeError
+        if isinstance(value, (int, float)):
+            return float(value)
+        # A list is exact until the dtype of its field is known.
+        dtype = torch.float64 if isinstance(value, (list, tuple)) else None
+        return as_source(torch.as_tensor(value, dtype=dtype, device="cpu"), subject)
+    except DeclarationError:
+        raise
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise DeclarationError(
+            subject, "a number, a list, a tensor or a callable", shortened(value)
+        ) from error
+
+
+def _as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:
+    if shape is None:
+        return None
+    sizes: Any = (shape,) if isinstance(shape, str) or not isinstance(shape, Sequence) else shape
+    for size in sizes:
+        is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        if not is_size and not (isinstance(size, str) and size.isidentifier()):
+            raise DeclarationError(subject, "sizes (0 or above) and names", shortened(shape))
+    return tuple(sizes)

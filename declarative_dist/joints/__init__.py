@@ -1,0 +1,1 @@
+"""Joint distributions: named sites, drawn one after the other."""

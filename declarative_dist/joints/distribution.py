@@ -1,0 +1,371 @@
+"""Joint distributions as plain objects: named sites, drawn one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from declarative_dist.errors import ConstraintError, did_you_mean, first_line, shortened
+from declarative_dist.families.building import called, reparametrised, with_event_dim
+from declarative_dist.fields.supports import first_outside
+from declarative_dist.plain.draws import rsample_and_score
+from declarative_dist.randomness import same_random_numbers
+
+_BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
+Draw = Callable[[str, Distribution, torch.Size], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the distribution of a site follows from the values of earlier ones.
+
+    Args:
+        method: takes the values by name.
+        names: the names that it takes.
+        event_dim: the total number of event dimensions, or None for the distribution's own.
+    """
+
+    method: Callable[..., Distribution]
+    names: tuple[str, ...]
+    event_dim: int | None
+
+
+class JointDistribution:
+    """What calling a `Joint` gives: its sites with the values that they had at that moment.
+
+    Draws are dicts of tensors of shape `(*sample, *batch, *event)` by site; densities have shape
+    `(*sample, *batch)`. What a site's method reads from `self` is read when it is drawn.
+
+    Args:
+        owner: the name of the class, for errors.
+        sites: by name a plain distribution, or the rule that makes one, in the order of drawing.
+        values: the values of other fields that rules take.
+        batch_shape: the shape of independent copies.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        sites: Mapping[str, Distribution | Rule],
+        values: Mapping[str, Any],
+        batch_shape: torch.Size,
+    ) -> None:
+        self.owner = owner
+        self.sites = dict(sites)
+        self.batch_shape = batch_shape
+        self._values = dict(values)
+        self._methods = {name for name, site in sites.items() if isinstance(site, Rule)}
+        for name, site in sites.items():
+            if isinstance(site, Rule) and not any(needed in sites for needed in site.names):
+                self.sites[name] = self.distribution_of(name, {})
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether no site depends on another."""
+        return all(isinstance(site, Distribution) for site in self.sites.values())
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether all sites have a reparametrised sampler, asked of one draw."""
+        return all(distribution.has_rsample for distribution, _ in self.one_draw().values())
+
+    def entropy(self) -> Tensor:
+        """The entropy, of shape `(*batch)`, in nats, where no site depends on another.
+
+        Raises:
+            NotImplementedError: if one does, or torch does not know the entropy of one.
+        """
+        if not self.is_independent:
+            raise NotImplementedError
+        sites: dict[str, Any] = self.sites
+        total: Any = sum(distribution.entropy() for distribution in sites.values())
+        return total.expand(self.batch_shape)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"{self.owner}({', '.join(self.sites)})"
+
+    def sample(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
+        """Draw all sites, without gradients; of shape `(*sample, *batch, *event)` by site."""
+        with torch.no_grad():
+            return {name: value for name, _, value in self.drawn(sample_shape)}
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
+        """Draw all sites with gradients; of shape `(*sample, *batch, *event)` by site.
+
+        Raises:
+            NotImplementedError: if a site has no reparametrised sampler.
+        """
+
+        def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+            return reparametrised(distribution, f"{self.owner}.{name}").rsample(shape)
+
+        return {name: value for name, _, value in self.drawn(sample_shape, draw)}
+
+    def rsample_and_log_prob(
+        self, sample_shape: Any = torch.Size()
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Draws with gradients, and their joint log density, of shape `(*sample, *batch)`."""
+        total: Any = 0.0
+
+        def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+            nonlocal total
+            reparametrised(distribution, f"{self.owner}.{name}")
+            value, log_prob = rsample_and_score(distribution, shape)
+            total = total + log_prob
+            return value
+
+        values = {name: value for name, _, value in self.drawn(sample_shape, draw)}
+        return values, total
+
+    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The joint log density at a dict of values, of shape `(*sample, *batch)`.
+
+        Args:
+            values: for every site a tensor of shape `(*sample, *batch, *event)`, with the same
+                sample shape for all.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, or a shape that does not fit.
+        """
+        return self.score(values, {})
+
+    def score(self, values: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+        """The joint log density where some sites are held at data.
+
+        Args:
+            values: tensors of shape `(*sample, *batch, *event)` for all other sites.
+            observed: tensors without sample dimensions, which are repeated along them.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, or a shape that does not fit.
+        """
+        scores = list(self.scores(values, observed).values())
+        total: Any = sum(scores)
+        return total.expand(torch.broadcast_shapes(*(score.shape for score in scores)))  # type: ignore[no-any-return]
+
+    def scores(
+        self, values: Mapping[str, Tensor], observed: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The log density of each site, given those above it; otherwise as `score`."""
+        self._check_names(values, [name for name in self.sites if name not in observed])
+        known: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
+        lead: torch.Size | None = None
+        for name, site in self.sites.items():
+            distribution = self.distribution_of(name, known)
+            event_shape = distribution.event_shape
+            if name in observed:
+                shape = torch.Size((*(lead or self.batch_shape), *event_shape))
+                value = observed[name].expand(shape)
+            else:
+                value = self._as_tensor(name, values[name])
+                if lead is None:
+                    lead = self._lead_of(name, value, event_shape)
+                    known = self._repeated(known, lead)  # data that came before any draw
+                if value.shape != torch.Size((*lead, *event_shape)):
+                    self._refuse_shape(name, value, torch.Size((*lead, *event_shape)))
+            is_first = isinstance(site, Distribution) or lead is None
+            self._check_batch(name, distribution, self.batch_shape if is_first else lead)
+            known[name] = value
+            scores[name] = self._score(name, distribution, value)
+        return scores
+
+    def _score(self, name: str, distribution: Distribution, value: Tensor) -> Tensor:
+        try:
+            return distribution.log_prob(value)
+        except ValueError as error:
+            raise ConstraintError(
+                f"{self.owner}.{name}",
+                "a value in its support",
+                first_outside(distribution, value) or first_line(error),
+                code="outside-support",
+            ) from error
+
+    def _repeated(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
+        copies = len(self.batch_shape)
+        return {
+            name: value.expand(torch.Size((*lead, *value.shape[copies:])))
+            for name, value in known.items()
+        }
+
+    def one_draw(self, draw: Draw | None = None) -> dict[str, tuple[Distribution, Tensor]]:
+        """Distribution and value of each site at one draw; random numbers stay as they were.
+
+        Draws that a later site does not take, such as a scale below zero, are made again.
+        """
+        with torch.no_grad(), same_random_numbers():
+            return {name: (d, value) for name, d, value in self.legal_draw(draw=draw)}
+
+    def legal_draw(
+        self, sample_shape: Any = torch.Size(), draw: Draw | None = None, tries: int = 50
+    ) -> list[tuple[str, Distribution, Tensor]]:
+        """As `drawn`, and again where a value is not what a later site takes."""
+        while True:
+            tries -= 1
+            try:
+                return list(self.drawn(sample_shape, draw))
+            except ConstraintError as error:
+                if not tries or not isinstance(error.__cause__, ValueError):
+                    raise
+
+    def drawn(
+        self, sample_shape: Any = torch.Size(), draw: Draw | None = None
+    ) -> Iterator[tuple[str, Distribution, Tensor]]:
+        """Draw the sites in order: name, distribution and value of each.
+
+        Args:
+            sample_shape: the shape in front.
+            draw: takes a name, a distribution and a sample shape, and returns a draw; by default
+                one without gradients.
+        """
+        sample_shape = torch.Size(sample_shape)
+        lead = torch.Size((*sample_shape, *self.batch_shape))
+        known: dict[str, Tensor] = {}
+        for name, site in self.sites.items():
+            distribution = self.distribution_of(name, known)
+            is_first = isinstance(site, Distribution)
+            target = self.batch_shape if is_first else lead
+            self._check_batch(name, distribution, target)
+            if distribution.batch_shape != target:
+                distribution = distribution.expand(target)
+            shape = sample_shape if is_first else torch.Size()
+            try:
+                known[name] = (draw or _sampled)(name, distribution, shape)
+            except NotImplementedError as error:
+                said = str(error) or f"{type(distribution).__name__} has no sampler"
+                where = f"{self.owner}.{name}"
+                told = said if said.startswith(where) else f"{where}: {said}"
+                raise NotImplementedError(told) from error
+            except (RuntimeError, ValueError, IndexError) as error:
+                if not _is_about_arguments(error):
+                    raise
+                raise ConstraintError(
+                    f"{self.owner}.{name}",
+                    "a distribution that can be drawn from",
+                    f"{type(error).__name__} of {distribution}: {first_line(error)}",
+                    code="refused-by-torch",
+                ) from error
+            yield name, distribution, known[name]
+
+    def distribution_of(self, name: str, known: Mapping[str, Tensor]) -> Distribution:
+        """The distribution of a site, given the values of earlier ones.
+
+        Raises:
+            ConstraintError: if its method fails on them.
+        """
+        site = self.sites[name]
+        if isinstance(site, Distribution):
+            return site
+        arguments = {n: known[n] if n in known else self._values[n] for n in site.names}
+        subject = f"{self.owner}.{name}"
+        try:
+            distribution = called(site.method, arguments, Distribution, subject)
+        except (RuntimeError, ValueError, IndexError) as error:
+            if not _is_about_arguments(error):
+                raise
+            shapes = {n: tuple(a.shape) for n, a in arguments.items() if isinstance(a, Tensor)}
+            is_about_values = "to satisfy the constraint" in str(error)
+            raise ConstraintError(
+                subject,
+                "values of earlier sites that the method takes"
+                if is_about_values
+                else "a method that takes values of shape (*sample, *batch, *event)",
+                f"{type(error).__name__} for {shapes}: {first_line(error)}",
+                "Keep them inside, by another prior or a map." if is_about_values else _BROADCAST,
+                code="outside-support" if is_about_values else "wrong-shape",
+            ) from error
+        if site.event_dim is None:
+            return distribution
+        return with_event_dim(distribution, site.event_dim, f"{subject}(event_dim=)")
+
+    def _check_batch(self, name: str, distribution: Distribution, lead: torch.Size | None) -> None:
+        """Refuse a distribution whose log_prob would have dimensions that are not the joint's."""
+        own, lead = distribution.batch_shape, lead or torch.Size()
+        extra = len(own) - len(lead)
+        sizes = zip(reversed(own), reversed(lead), strict=False)
+        # One comparison at a time: under dynamo, sizes are symbols.
+        if extra <= 0 and all(size == 1 or size == whole for size, whole in sizes):
+            return
+        events = len(distribution.event_shape) + max(extra, 1)
+        fix = _BROADCAST
+        if extra > 0 and name in self._methods:
+            fix = f"Write @site(event_dim={events}) if they belong to one event."
+        elif extra > 0:
+            fix = (
+                f"Write event_dim = {events} in its class, or torch.distributions.Independent("
+                f"..., {extra}), if they belong to one event."
+            )
+        raise ConstraintError(
+            f"{self.owner}.{name}",
+            f"a batch shape that broadcasts to (*sample, *batch) = {tuple(lead)} without adding "
+            "dimensions",
+            f"{tuple(own)}",
+            fix,
+            code="wrong-shape",
+        )
+
+    def _check_names(self, values: Mapping[str, Tensor], wanted: list[str]) -> None:
+        if not isinstance(values, Mapping):
+            raise ConstraintError(
+                self.owner,
+                f"a dict of values for {', '.join(wanted) or 'no site'}",
+                shortened(values),
+                f"Write {{{', '.join(f'{name!r}: ...' for name in wanted)}}}.",
+                code="wrong-argument",
+            )
+        for name in wanted:
+            if name not in values:
+                raise ConstraintError(
+                    f"{self.owner}.{name}",
+                    f"a value for every site ({', '.join(wanted)})",
+                    f"none among {', '.join(map(str, values)) or 'none at all'}",
+                    f"Add {name!r} to the dict.",
+                    code="missing-value",
+                )
+        for name in values:
+            if name not in wanted:
+                raise ConstraintError(
+                    f"{self.owner}.{name}",
+                    "the name of a site",
+                    repr(name),
+                    did_you_mean(str(name), wanted),
+                    code="unknown-name",
+                )
+
+    def _as_tensor(self, name: str, value: object) -> Tensor:
+        try:
+            return torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConstraintError(
+                f"{self.owner}.{name}", "a tensor", shortened(value), code="wrong-argument"
+            ) from error
+
+    def _lead_of(self, name: str, value: Tensor, event_shape: torch.Size) -> torch.Size:
+        """The sample and batch shape that a value has in front of its event."""
+        own = torch.Size((*self.batch_shape, *event_shape))
+        if value.shape[max(value.ndim - len(own), 0) :] != own:
+            self._refuse_shape(name, value, own)
+        return value.shape[: value.ndim - len(event_shape)]
+
+    def _refuse_shape(self, name: str, value: Tensor, shape: torch.Size) -> None:
+        raise ConstraintError(
+            f"{self.owner}.{name}",
+            f"shape (*sample, *batch, *event), here {tuple(shape)}",
+            shortened(value),
+            "Give every site the same sample shape in front.",
+            code="wrong-shape",
+        )
+
+
+def _sampled(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+    return distribution.sample(shape)
+
+
+def _is_about_arguments(error: Exception) -> bool:
+    """Whether torch complains about values or shapes; its other errors have types of their own."""
+    return type(error) in (RuntimeError, ValueError, IndexError)

@@ -1,0 +1,285 @@
+"""The flat map of a conditioned joint distribution: the sites that are not observed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.constraints.adapters import as_constraint
+from declarative_dist.constraints.bounded import Bounded
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.interval import Interval
+from declarative_dist.constraints.positive import Positive
+from declarative_dist.errors import DeclarationError, ExplainedError
+from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.latents.flat import FlatMap, Slot, Values, check_volume
+from declarative_dist.randomness import same_random_numbers
+
+_MIXED = constraints.MixtureSameFamilyConstraint
+_PRIOR_DRAWS = 64
+_UNITS = (1e-9, 1e9)
+_INTERVALS = (type(constraints.unit_interval), type(constraints.half_open_interval(0.0, 1.0)))
+_ABOVE = (type(constraints.positive), type(constraints.nonnegative))
+_BELOW = (type(constraints.less_than(0.0)),)
+
+
+class InUnits(Constraint):
+    """Positive numbers through softplus, in a unit of their own: `unit * softplus(raw)`.
+
+    Far below the unit raw numbers are logarithms, and far above it they are linear, so that a
+    prior around it has thin tails on both sides.
+
+    Args:
+        positive: the constraint in units of one.
+        unit: a positive number.
+    """
+
+    support = constraints.positive
+    unit: Tensor
+
+    def __init__(self, positive: Positive, unit: Tensor) -> None:
+        super().__init__()
+        self.positive = positive
+        self.register_buffer("unit", unit.detach().clone())
+
+    def forward(self, raw: Tensor) -> Tensor:
+        low, high = self.positive.limits[raw.dtype]
+        return held(self.positive.forward(raw) * self.unit.to(raw.dtype), low, high)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return self.positive.inverse(value / self.unit.to(value.dtype))
+
+    def contains(self, value: Tensor) -> Tensor:
+        return self.positive.contains(value)
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return self.positive.log_abs_det_jacobian(raw, value) + self.unit.to(raw.dtype).log()
+
+    def describe(self) -> str:
+        return self.positive.describe()
+
+
+class FlatSites(FlatMap):
+    """The map from vectors to values of the sites of a joint distribution held at data.
+
+    Supports are read from one draw, and a constraint is inferred for each; positive numbers are
+    counted in units of the middle of their prior. A support with bounds that depend on the values
+    of other sites, or on parameters in training, is read again for every vector. The start is the
+    middle of draws from the prior, and the spread theirs.
+
+    Args:
+        posterior: a conditioned joint.
+
+    Raises:
+        DeclarationError: if no site is left, or one is discrete or in a support that no
+            constraint stands for.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Joint, site
+        >>> from declarative_dist.joints.flat_sites import FlatSites
+        >>> class Nested(Joint):
+        ...     width = dd.Gamma(2.0, 1.0)
+        ...     @site
+        ...     def place(self, width):
+        ...         return dd.Uniform(0.0 * width, width)
+        >>> FlatSites(Nested().condition())(torch.tensor([4.0, 0.0]))
+        {'width': tensor(7.1719), 'place': tensor(3.5859)}
+    """
+
+    def __init__(self, posterior: Any) -> None:
+        joint, observed = posterior.joint(), posterior.observed
+        owner: str = joint.owner
+        drawn: Mapping[str, tuple[Distribution, Tensor]] = posterior.one_draw()
+        copies = len(joint.batch_shape)
+        shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
+        fixed: dict[str, Constraint] = {}
+        dtype = torch.get_default_dtype()
+        for name, (distribution, value) in drawn.items():
+            if name in observed:
+                continue
+            subject = f"{owner}.{name}"
+            _check_continuous(distribution, value, subject)
+            support = _plain(distribution.support)
+            moves = isinstance(joint.sites[name], Distribution) is False or _trains(support)
+            constraint = _translated(distribution.support, subject)
+            check_volume(constraint, subject)
+            raw_shape = constraint.raw_shape(value.shape)
+            shapes[name] = (raw_shape[copies:], value.shape[copies:])
+            if not (moves and _has_tensors(support, constraint, subject)):
+                fixed[name] = copy.deepcopy(constraint).to(value)
+            dtype = value.dtype if len(shapes) == 1 else torch.promote_types(dtype, value.dtype)
+        if not shapes:
+            raise DeclarationError(
+                owner,
+                "a joint with sites that are not observed",
+                "none",
+                "Observe fewer.",
+                code="nothing-to-learn",
+            )
+        super().__init__(owner, shapes, joint.batch_shape, dtype)
+        self.held = nn.ModuleList(fixed.values())
+        self._held = tuple(fixed)
+        self._events = {name: d.event_shape for name, (d, _) in drawn.items()}
+        # Not a submodule: a guide does not train the model.
+        vars(self).update(_posterior=posterior if len(fixed) < len(shapes) else None)
+        self._begin(posterior)
+
+    def _begin(self, posterior: Any) -> None:
+        """Find units, and the middle and the spread of draws from the prior as vectors."""
+        vectors = torch.zeros(1, *self.batch_shape, self.size, dtype=torch.float64)
+        for shape in (torch.Size((_PRIOR_DRAWS,)), torch.Size()):
+            try:
+                with torch.no_grad(), same_random_numbers():
+                    torch.manual_seed(0)
+                    drawn = posterior.prior_draw(shape)
+                    values = {name: drawn[name] for name in self.names}
+                    if shape:
+                        self._count_in_units(values)
+                    found = self.unconstrain(values, validate=False)[0].double()
+            except (ExplainedError, ValueError, RuntimeError):
+                continue  # no draw is legal, or one lies on the edge of its support
+            vectors = found if shape else found[None]
+            break
+        ranks = torch.tensor([0.25, 0.5, 0.75], dtype=vectors.dtype, device=vectors.device)
+        low, start, high = vectors.quantile(ranks, 0)
+        # The quartiles of a normal distribution are 1.349 standard deviations apart.
+        spread = (high - low) / 1.349
+        is_known = spread.isfinite() & (spread > 0)
+        spread = torch.where(is_known, spread, torch.ones_like(spread))
+        start = torch.where(start.isfinite(), start, torch.zeros_like(start))
+        self.register_buffer("_start", start.to(self.dtype), persistent=False)
+        self.register_buffer("_spread", spread.to(self.dtype), persistent=False)
+
+    def _count_in_units(self, values: Values) -> None:
+        for index, name in enumerate(self._held):
+            own = self.held[index]
+            if type(own) is Positive and not own.floor and values[name].numel():
+                unit = values[name].median().clamp(*_UNITS)
+                if unit.isfinite():
+                    self.held[index] = InUnits(own, unit)
+
+    def start(self) -> Tensor:
+        """The middle of draws from the prior, of shape `(*batch, size)`."""
+        return self.get_buffer("_start").clone()
+
+    def spread(self) -> Tensor:
+        return self.get_buffer("_spread").clone()
+
+    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+        fixed: dict[str, Any] = dict(zip(self._held, self.held, strict=True))
+        posterior = vars(self)["_posterior"]
+        if posterior is None:
+            return lambda slot, values: fixed[slot.name]
+        joint: JointDistribution = posterior.joint()
+        observed = {
+            name: value.expand((*lead, *self._events[name]))
+            for name, value in posterior.observed.items()
+        }
+
+        def constraint_of(slot: Slot, values: Values) -> Constraint:
+            if slot.name in fixed:
+                return fixed[slot.name]  # type: ignore[no-any-return]
+            distribution = joint.distribution_of(slot.name, {**observed, **values})
+            return _live(_plain(distribution.support), f"{self.owner}.{slot.name}")
+
+        return constraint_of
+
+
+def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -> None:
+    try:
+        support: Any = distribution.support
+        is_discrete = support.is_discrete or not value.is_floating_point()
+    except NotImplementedError as error:
+        name = type(distribution).__name__
+        raise DeclarationError(
+            subject,
+            "a distribution that says its support",
+            name,
+            "Define support in its class.",
+            code="unknown-set",
+        ) from error
+    if is_discrete:
+        raise DeclarationError(
+            subject,
+            "a continuous site, as a latent variable",
+            f"a discrete one, {type(distribution).__name__} with support {support}",
+            "Sum it out in the model, as MixtureSameFamily does, or observe it.",
+            code="discrete-latent",
+        )
+
+
+def _plain(support: Any) -> constraints.Constraint:
+    """A support without what says only how many dimensions belong to one event."""
+    independent = type(constraints.independent(constraints.real, 1))
+    while isinstance(support, (independent, _MIXED)):
+        support = support.base_constraint
+    plain: constraints.Constraint = support
+    return plain
+
+
+def _translated(support: Any, subject: str) -> Constraint:
+    if constraints.is_dependent(support):
+        raise DeclarationError(
+            subject,
+            "a support that the distribution states",
+            "one that depends on its arguments",
+            code="unknown-set",
+        )
+    if isinstance(support, _MIXED) and _bounds_of(_plain(support)):
+        raise DeclarationError(
+            subject,
+            "components with one support",
+            f"{support}, whose bounds are those of components",
+            "Use components on the whole real line, or one that ends nowhere.",
+            code="moving-support",
+        )
+    return as_constraint(_plain(support), subject)
+
+
+def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
+    return [value for value in vars(support).values() if isinstance(value, Tensor)]
+
+
+def _trains(support: constraints.Constraint) -> bool:
+    return any(bound.requires_grad for bound in _bounds_of(support))
+
+
+def _has_tensors(support: constraints.Constraint, constraint: Constraint, subject: str) -> bool:
+    """Whether bounds must be read again for every vector."""
+    if not _bounds_of(support) and not any(True for _ in constraint.buffers()):
+        return False
+    _live(support, subject)
+    return True
+
+
+def _live(support: Any, subject: str) -> Constraint:
+    """The constraint of a support with bounds as they are, gradients included.
+
+    Raises:
+        DeclarationError: if it is no interval or half line.
+    """
+    made: Bounded
+    ends: tuple[Any, ...]
+    if isinstance(support, _INTERVALS):
+        made, ends = Interval("low", "high"), (support.lower_bound, support.upper_bound)
+    elif isinstance(support, _ABOVE):
+        made, ends = GreaterThan("low"), (support.lower_bound,)
+    elif isinstance(support, _BELOW):
+        made, ends = LessThan("high"), (support.upper_bound,)
+    else:
+        raise DeclarationError(
+            subject,
+            "a support that does not depend on other sites, or an interval or half line",
+            str(support),
+            "Declare the site in a fixed set, and compute the rest from it.",
+            code="moving-support",
+        )
+    return made.with_bounds(dict(zip(made.names, ends, strict=True)))

@@ -1,0 +1,1 @@
+"""Values by name and the flat unconstrained vector behind them."""

@@ -1,0 +1,200 @@
+"""The flat map of a declared module: its trainable parameters are the sites."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.errors import DeclarationError
+from declarative_dist.fields.param import Param
+from declarative_dist.fields.part import is_declarative
+from declarative_dist.latents.flat import FlatMap, Slot, Values, check_volume
+
+
+class FlatParams(FlatMap):
+    """The map from vectors to values of the trainable `Param`s of a declared module.
+
+    Sites are in the order of `named_parameters()`. Those of nested parts have dotted names, which
+    `assign` takes too. Frozen parameters and constants are no sites; as bounds of others they
+    count with their current values. Nor are what a learned prior is computed from, which no prior
+    covers, and the weights of networks: both train beside the guide, and `to_vector` has them.
+
+    Args:
+        latents: the module.
+        owns: whether to hold a copy without parameters, which later steps do not reach, in place
+            of the module itself.
+
+    Raises:
+        DeclarationError: if it has no trainable `Param`.
+        ConstraintError: if the volume change of one is not known.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist import Declarative, Interval, Param
+        >>> from declarative_dist.latents.flat_params import FlatParams
+        >>> class Ends(Declarative):
+        ...     low = Param(0.0)
+        ...     middle = Param(1.0, Interval("low", 4.0))
+        >>> FlatParams(Ends())(torch.tensor([2.0, 0.0]))
+        {'low': tensor(2.), 'middle': tensor(3.)}
+    """
+
+    def __init__(self, latents: nn.Module, *, owns: bool = False) -> None:
+        owner = type(latents).__name__
+        found = list(_sites(latents))
+        if not found:
+            raise DeclarationError(
+                owner,
+                "a module with trainable Params, which are the latent variables",
+                "none",
+                "Declare rate = Param(1.0, Positive()) in its class, or unfreeze() it.",
+                code="nothing-to-learn",
+            )
+        raws = [getattr(part, field.raw_name) for _, part, field in found]
+        copies = vars(latents)["_copies"]
+        if any(raw.shape[: len(copies)] != copies for raw in raws):
+            copies = torch.Size()  # a part that was given has none: all copies are one problem
+        shapes = {}
+        for (path, part, field), raw in zip(found, raws, strict=True):
+            value = getattr(part, field.name)
+            name = f"{path}.{field.name}" if path else field.name
+            shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
+            check_volume(field.constraint_of(part), f"{owner}.{name}")
+        dtype = raws[0].dtype
+        for raw in raws:
+            dtype = torch.promote_types(dtype, raw.dtype)
+        super().__init__(owner, shapes, copies, dtype)
+        self.latents = _without_parameters(latents) if owns else latents
+        # Names, not fields: what a class holds cannot always be pickled.
+        names = _raw_names(latents)
+        self._raw_names = {name: names[id(raw)] for name, raw in zip(shapes, raws, strict=True)}
+        self._fields = {name: (p, f.name) for name, (p, _, f) in zip(shapes, found, strict=True)}
+
+    def _field_of(self, name: str) -> tuple[Any, Param]:
+        path, field = self._fields[name]
+        part: Any = self.latents.get_submodule(path) if path else self.latents
+        return part, part.__declaration__.fields[field]
+
+    def start(self) -> Tensor:
+        """The raw numbers of the current values, of shape `(*batch, size)`."""
+        raws = []
+        for slot in self.slots:
+            part, field = self._field_of(slot.name)
+            raw = getattr(part, field.raw_name).detach().to(self.dtype)
+            raws.append(raw.reshape((*self.batch_shape, slot.count)))
+        return torch.cat(raws, -1)
+
+    def raws(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector `(*sample, *batch, size)` by name of the parameters, in their shapes."""
+        lead = vector.shape[:-1]
+        pieces = vector.split([slot.count for slot in self.slots], -1)
+        raws = {}
+        for slot, piece in zip(self.slots, pieces, strict=True):
+            for name in self._raw_names[slot.name]:
+                raws[name] = piece.reshape((*lead, *slot.raw_shape))
+        return raws
+
+    def restart(self) -> None:
+        reset: Any = self.latents.reset_parameters
+        reset()
+
+    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+        def constraint_of(slot: Slot, values: Values) -> Constraint:
+            part, field = self._field_of(slot.name)
+            constraint = field.constraint_of(part)
+            if not constraint.names:
+                return constraint
+            known = self._known(slot, part, field, values, len(lead))
+            return constraint.resolved(known)
+
+        return constraint_of
+
+    def _known(
+        self, slot: Slot, part: Any, field: Param, values: Values, lead: int
+    ) -> dict[str, Any]:
+        """What the bounds of a site are computed from, lined up behind the dimensions in front."""
+        prefix = slot.name[: len(slot.name) - len(field.name)]
+        known: dict[str, Any] = {}
+        moving: set[str] = set()
+        for needed in part.__declaration__.chains[field.name][:-1]:
+            name = f"{prefix}{needed.name}"
+            if name in values:
+                known[needed.name] = values[name]
+                moving.add(needed.name)
+            else:
+                known[needed.name] = needed.value(part, known)
+                if moving.intersection(needed.needs):
+                    moving.add(needed.name)
+        own = len(slot.event_shape)
+        for name in moving.intersection(field.constraint_of(part).names):
+            bound = known[name]
+            missing = own - (bound.ndim - lead)
+            if missing > 0:
+                shape = (*bound.shape[:lead], *(1,) * missing, *bound.shape[lead:])
+                known[name] = bound.reshape(shape)
+        return known
+
+
+def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
+    """All parameters: path of the part, the part, the field."""
+    part: Any
+    for path, part in _latent_parts(latents, "", set()):
+        if is_declarative(part):
+            for field in part.__declaration__.order:
+                if isinstance(field, Param):
+                    yield path, part, field
+
+
+def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
+    """The trainable parameters; a shared one once."""
+    seen: set[int] = set()
+    for path, part, field in _params(latents):
+        raw: Tensor = getattr(part, field.raw_name)
+        if raw.requires_grad and id(raw) not in seen:
+            seen.add(id(raw))
+            yield path, part, field
+
+
+def _raw_names(latents: nn.Module) -> dict[int, list[str]]:
+    """All names of every parameter."""
+    names: dict[int, list[str]] = {}
+    for path, part, field in _params(latents):
+        name = f"{path}.{field.raw_name}" if path else field.raw_name
+        names.setdefault(id(getattr(part, field.raw_name)), []).append(name)
+    return names
+
+
+def _latent_parts(
+    module: nn.Module, path: str, seen: set[nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
+    """The module and its parts by path, each once, without the priors of parameters."""
+    if module in seen:
+        return
+    seen.add(module)
+    yield path, module
+    part: Any = module
+    weighed = part.__declaration__.priors if is_declarative(part) else ()
+    priors = {param.prior_name for param in weighed}
+    for name, child in module._modules.items():
+        if child is not None and name not in priors:
+            yield from _latent_parts(child, f"{path}.{name}" if path else name, seen)
+
+
+def _without_parameters(latents: nn.Module) -> nn.Module:
+    """A copy in which all parameters are buffers: they move and save, and are not trained."""
+    with torch.no_grad():
+        held = copy.deepcopy(latents)
+    for module in held.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                del module._parameters[name]
+                module._buffers[name] = parameter.detach().clone()
+    if not any(buffer.is_meta for buffer in held.buffers()):
+        restart: Any = held._restart
+        restart()  # `reset_parameters` comes back to where it is now
+    return held

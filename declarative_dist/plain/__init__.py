@@ -1,0 +1,1 @@
+"""Torch's own distributions and transforms: read, taken apart, built, drawn from."""

@@ -1,0 +1,187 @@
+"""The arguments that the constructors of torch's distributions and transforms take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributions as dd
+from torch.distributions import Distribution, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
+
+EXCLUSIVE = (
+    ("logits", "probs"),
+    ("gate_logits", "gate"),
+    ("scale_tril", "covariance_matrix", "precision_matrix"),
+)
+"""Arguments that say the same thing in other words; the first is the preferred one."""
+
+MATRIX = {
+    "scale_tril": constraints.lower_cholesky,
+    "covariance_matrix": constraints.positive_definite,
+    "precision_matrix": constraints.positive_definite,
+}
+
+_UNSTATED: Mapping[type, Mapping[str, constraints.Constraint]] = {
+    dd.Uniform: {"low": constraints.real, "high": constraints.real},
+    dd.Wishart: {"df": constraints.positive, **MATRIX},
+    dd.LKJCholesky: {"dim": constraints.positive_integer},
+    dd.Multinomial: {"total_count": constraints.nonnegative_integer},
+    dd.RelaxedBernoulli: {"temperature": constraints.positive},
+    dd.RelaxedOneHotCategorical: {"temperature": constraints.positive},
+    dd.AffineTransform: {"loc": constraints.real, "scale": constraints.positive},
+    dd.PowerTransform: {"exponent": constraints.positive},
+}
+"""What torch's own `arg_constraints` leave out, or say only of an instance.
+
+Transforms state nothing; a scale and an exponent keep their sign, or the map has no inverse.
+"""
+
+_PARTS: Mapping[type, Mapping[str, type[Distribution | Transform]]] = {
+    dd.Independent: {"base_distribution": Distribution},
+    dd.MixtureSameFamily: {
+        "mixture_distribution": dd.Categorical,
+        "component_distribution": Distribution,
+    },
+    dd.TransformedDistribution: {"base_distribution": Distribution, "transforms": Transform},
+    dd.CatTransform: {"tseq": Transform},
+    dd.ComposeTransform: {"parts": Transform},
+    dd.CumulativeDistributionTransform: {"distribution": Distribution},
+    dd.IndependentTransform: {"base_transform": Transform},
+    dd.StackTransform: {"tseq": Transform},
+    _InverseTransform: {"transform": Transform},
+}
+"""The arguments that are distributions or transforms themselves."""
+
+_SEQUENCES = ("transforms", "parts", "tseq")
+"""Arguments that take a list of transforms."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of the constructor of a distribution or a transform.
+
+    Args:
+        name: its name.
+        required: whether it has no default.
+        default: the default, or None.
+        torch_constraint: what torch says that it must satisfy, or None.
+        shares_sizes: whether events of all arguments have the same size, as in torch's families.
+        part: what it must be an instance of, for an argument that is a distribution or a
+            transform; else None.
+    """
+
+    name: str
+    required: bool
+    default: object
+    torch_constraint: constraints.Constraint | None
+    shares_sizes: bool = True
+    part: type[Distribution | Transform] | None = None
+
+    @property
+    def event_dim(self) -> int:
+        """How many rightmost dimensions of the argument belong to one event."""
+        return 0 if self.torch_constraint is None else self.torch_constraint.event_dim
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether it is a continuous number, so that it can be a parameter."""
+        return self.torch_constraint is not None and not self.torch_constraint.is_discrete
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether it takes a list of transforms."""
+        return self.part is Transform and self.name in _SEQUENCES
+
+    def event_names(self) -> tuple[str, ...]:
+        """Names for the sizes of its event dimensions."""
+        if not self.shares_sizes:
+            return tuple(f"{self.name}_size{i + 1}" for i in range(self.event_dim))
+        if self.name == "cov_factor":
+            return ("dim", "rank")
+        return ("dim",) * self.event_dim
+
+
+def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
+    """The constructor arguments of a distribution or transform class, in order.
+
+    Example:
+        >>> from declarative_dist.plain.arguments import alternatives
+        >>> from declarative_dist.plain.arguments import arguments_of
+        >>> import torch.distributions as dd
+        >>> list(arguments_of(dd.StudentT))
+        ['df', 'loc', 'scale']
+    """
+    stated = _stated_constraints(base)
+    is_torch_family = any(
+        ancestor.__module__.startswith("torch.distributions")
+        for ancestor in base.__mro__
+        if ancestor not in (Distribution, dd.ExponentialFamily)
+    )
+    parts = _known_of(_PARTS, base)
+    parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+    return {
+        parameter.name: Argument(
+            parameter.name,
+            required=parameter.default is parameter.empty,
+            default=None if parameter.default is parameter.empty else parameter.default,
+            torch_constraint=stated.get(parameter.name),
+            shares_sizes=is_torch_family,
+            part=parts.get(parameter.name),
+        )
+        for parameter in parameters
+        if parameter.name != "validate_args"
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+
+
+def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
+    stated = inspect.getattr_static(base, "arg_constraints", None)
+    known = {**_known_of(_UNSTATED, base), **(stated if isinstance(stated, Mapping) else {})}
+    return {name: c for name, c in known.items() if not constraints.is_dependent(c)}
+
+
+def _known_of(table: Mapping[type, Mapping[str, Any]], base: type) -> dict[str, Any]:
+    """What a table says of a class, its ancestors' entries behind its own."""
+    known: dict[str, Any] = {}
+    for ancestor in reversed(base.__mro__):
+        known.update(table.get(ancestor, {}))
+    return known
+
+
+def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
+    """The groups of optional arguments of which a base takes exactly one.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.arguments import alternatives, arguments_of
+        >>> alternatives(arguments_of(dd.Bernoulli))
+        [('logits', 'probs')]
+    """
+    groups = []
+    for group in EXCLUSIVE:
+        present = tuple(
+            name
+            for name in group
+            if name in arguments
+            and not arguments[name].required
+            and arguments[name].default is None
+        )
+        if len(present) > 1:
+            groups.append(present)
+    return groups
+
+
+def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
+    """The arguments without those that say in other words what a preferred one says.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.arguments import arguments_of, preferred
+        >>> list(preferred(arguments_of(dd.Bernoulli)))
+        ['logits']
+    """
+    others = {name for group in alternatives(arguments) for name in group[1:]}
+    return {name: argument for name, argument in arguments.items() if name not in others}

@@ -1,0 +1,105 @@
+"""Taking a plain distribution or transform apart: its class and its constructor's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
+
+from declarative_dist.errors import DeclarationError
+from declarative_dist.plain.arguments import alternatives, arguments_of
+
+_ATTRIBUTES: Mapping[type, Mapping[str, str]] = {
+    dd.Independent: {"base_distribution": "base_dist"},
+    dd.TransformedDistribution: {"base_distribution": "base_dist"},
+    dd.CatTransform: {"tseq": "transforms"},
+    dd.StackTransform: {"tseq": "transforms"},
+    _InverseTransform: {"transform": "_inv"},
+}
+"""Attributes that keep an argument under another name."""
+
+_HOLDERS: Mapping[type[Distribution], Callable[[Any], Any]] = {
+    dd.OneHotCategorical: lambda d: d._categorical,
+    dd.Multinomial: lambda d: d._categorical,
+    dd.RelaxedBernoulli: lambda d: d.base_dist,
+    dd.RelaxedOneHotCategorical: lambda d: d.base_dist._categorical,
+}
+"""Where distributions keep the parameter that they were given, if not on themselves."""
+
+
+def decompose(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any]]:
+    """The class and the constructor arguments that make an equal distribution or transform.
+
+    Of arguments that exclude each other, the one that was given comes back. Broadcasting is as
+    the distribution did it.
+
+    Args:
+        plain: a distribution or a transform; one made of others comes apart by one level.
+
+    Returns:
+        The class, and the arguments by name; tensors as they are, with their graph.
+
+    Raises:
+        DeclarationError: if it does not keep an argument.
+
+    Example:
+        >>> from declarative_dist.plain.decompose import decompose
+        >>> import torch.distributions as dd
+        >>> kind, arguments = decompose(dd.Chi2(3.0))
+        >>> kind.__name__, arguments
+        ('Chi2', {'df': tensor(3.)})
+    """
+    kind = type(plain)
+    arguments = arguments_of(kind)
+    excluded = {
+        name
+        for group in alternatives(arguments)
+        for name in group
+        if name != _given_among(plain, group)
+    }
+    kept = {name: _kept(plain, name) for name in arguments if name not in excluded}
+    return kind, {name: value for name, value in kept.items() if value is not None}
+
+
+def _given_among(distribution: Any, group: tuple[str, ...]) -> str:
+    """Which of the arguments that exclude each other the distribution was built with."""
+    holder = _holder(distribution)
+    kept = [name for name in group if name in vars(holder)]
+    parameter = getattr(holder, "_param", None)
+    same = [name for name in kept if vars(holder)[name] is parameter]
+    return (same or kept or list(group))[0]
+
+
+def _holder(distribution: Distribution) -> Any:
+    for kind in type(distribution).__mro__:
+        if kind in _HOLDERS:
+            return _HOLDERS[kind](distribution)
+    return distribution
+
+
+def _kept(plain: Any, name: str) -> Any:
+    known = (_ATTRIBUTES[ancestor] for ancestor in type(plain).__mro__ if ancestor in _ATTRIBUTES)
+    own = next((names[name] for names in known if name in names), name)
+    for attribute in (own, f"_{own}"):
+        if hasattr(plain, attribute):
+            value = getattr(plain, attribute)
+            if isinstance(value, MethodType):
+                continue  # which happens to have an argument's name
+            if isinstance(value, Tensor):
+                return value.contiguous()
+            is_plain_list = isinstance(value, list) and not any(
+                isinstance(item, Transform) for item in value
+            )
+            return tuple(value) if is_plain_list and value else value
+    raise DeclarationError(
+        type(plain).__name__,
+        f"its argument {name!r} as an attribute",
+        "none",
+        "Declare a class with this base instead.",
+        code="unlearnable-argument",
+    )

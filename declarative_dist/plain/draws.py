@@ -1,0 +1,196 @@
+"""Draws together with their log densities, without the way back through a transform.
+
+The density of a transformed draw needs the point that was transformed. Inverting finds it only
+as far as the draw was not rounded onto the edge of the support, where it is lost. What a gradient
+takes for fixed differs: nothing for a reparametrised draw; the parameters of the density for
+"sticking the landing"; the draw for the score function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.distributions import Distribution, Independent, Transform, TransformedDistribution
+
+from declarative_dist.plain.tensors import parts_of, tensors_of, with_tensors
+
+Scored = tuple[Tensor, Tensor]
+Rule = Callable[[Distribution, torch.Size], Scored]
+
+
+def rsample_and_score(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+    """Reparametrised draws of a plain distribution and their log densities.
+
+    Args:
+        distribution: a plain distribution with `rsample`.
+        sample_shape: the shape in front.
+
+    Returns:
+        Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.plain.draws import rsample_and_score
+        >>> squashed = dd.TransformedDistribution(dd.Normal(50.0, 1.0), dd.TanhTransform())
+        >>> x, log_prob = rsample_and_score(squashed, torch.Size())
+        >>> x.item(), log_prob.isfinite().item()
+        (1.0, True)
+    """
+    own: Any = getattr(distribution, "rsample_and_log_prob", None)
+    if own is not None:
+        scored: Scored = own(sample_shape)
+        return scored
+    if isinstance(distribution, Independent) and _is_plain(distribution, Independent):
+        value, log_prob = rsample_and_score(distribution.base_dist, sample_shape)
+        return value, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, TransformedDistribution) and _is_plain(
+        distribution, TransformedDistribution
+    ):
+        scored = rsample_and_score(distribution.base_dist, sample_shape)
+        return _pushed(scored, distribution.base_dist, distribution.transforms)
+    value = distribution.rsample(sample_shape)
+    return value, distribution.log_prob(value)
+
+
+def rsample_and_stopped_score(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+    """Reparametrised draws, and log densities whose parameters are held where they are.
+
+    The gradient of the densities goes through the draws alone (Roeder, Wu and Duvenaud, 2017,
+    https://arxiv.org/abs/1703.09194). Both come from one distribution, so that a network that
+    made it has run once.
+
+    Args:
+        distribution: a plain distribution with `rsample`.
+        sample_shape: the shape in front.
+
+    Returns:
+        Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
+    """
+    return _scored(distribution, sample_shape, _stopped_rule)
+
+
+def sample_and_score(distribution: Any, sample_shape: torch.Size) -> tuple[Any, Tensor]:
+    """Draws without gradients, and their log densities with gradients to the parameters.
+
+    Args:
+        distribution: anything with `sample` and `log_prob`.
+        sample_shape: the shape in front.
+
+    Returns:
+        Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
+    """
+    if isinstance(distribution, Distribution):
+        return _scored(distribution, sample_shape, _sampled_rule)
+    value = distribution.sample(sample_shape)
+    return value, distribution.log_prob(value)
+
+
+def less_the_others(values: Tensor) -> Tensor:
+    """Each of several independent values, less the mean of the others.
+
+    The leave-one-out baseline of the score function (Kool, van Hoof and Welling, 2019,
+    https://openreview.net/forum?id=r1lgTGL5DE): it does not depend on the draw that it is for, so
+    the estimate stays unbiased. A single value has no others and is itself.
+
+    Args:
+        values: of shape `(count, *batch)`.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.plain.draws import less_the_others
+        >>> less_the_others(torch.tensor([1.0, 2.0, 6.0]))
+        tensor([-3.0000, -1.5000,  4.5000])
+    """
+    count = len(values)
+    if count == 1:
+        return values
+    return (values - values.mean(0)) * (count / (count - 1))
+
+
+def _scored(distribution: Distribution, shape: torch.Size, rule: Rule) -> Scored:
+    """Draws and densities by a rule, which sees no transform that a density can pass as it is."""
+    if isinstance(distribution, Independent) and _is_plain(distribution, Independent):
+        value, log_prob = _scored(distribution.base_dist, shape, rule)
+        return value, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, TransformedDistribution) and _is_plain(
+        distribution, TransformedDistribution
+    ):
+        base, transforms = distribution.base_dist, distribution.transforms
+        learned = [_is_learned(transform) for transform in transforms]
+        count = len(learned) - learned[::-1].index(True) if any(learned) else 0
+        if count == len(transforms) > 0:
+            return rule(distribution, shape)
+        if count:  # these are inverted, for what they do to a fixed draw is learned
+            base = TransformedDistribution(base, transforms[:count], validate_args=False)
+        return _pushed(_scored(base, shape, rule), base, transforms[count:])
+    return rule(distribution, shape)
+
+
+def _stopped_rule(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+    value = distribution.rsample(sample_shape)
+    if _is_torchs(distribution) and not is_compiling():
+        return value, _stopped(distribution).log_prob(value)
+    log_prob = distribution.log_prob(value)
+    fixed = distribution.log_prob(value.detach())
+    return value, log_prob - (fixed - fixed.detach())
+
+
+def _sampled_rule(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+    value = distribution.sample(sample_shape)
+    # Another view of it, of which no transform remembers where it came from.
+    return value, distribution.log_prob(value.view_as(value))
+
+
+def _is_torchs(part: Any) -> bool:
+    """Whether a distribution and all that it is made of keep their tensors as torch's do."""
+    is_own = type(part).__module__.startswith("torch.distributions")
+    return is_own and all(map(_is_torchs, parts_of(part)))
+
+
+def _stopped(value: Any) -> Any:
+    """A copy with detached tensors, of a distribution or anything that it holds."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Transform):
+        return with_tensors(value, {name: t.detach() for name, t in tensors_of(value)})
+    if isinstance(value, list):
+        return [_stopped(item) for item in value]
+    if not isinstance(value, Distribution):
+        return value
+    copy: Any = object.__new__(type(value))
+    vars(copy).update({name: _stopped(held) for name, held in vars(value).items()})
+    return copy
+
+
+def _is_learned(transform: Transform) -> bool:
+    return any(tensor.requires_grad for _, tensor in tensors_of(transform))
+
+
+def _is_plain(distribution: Distribution, kind: type[Distribution]) -> bool:
+    """Whether a distribution draws and scores as torch's class of this kind does."""
+    own = type(distribution)
+    return own.rsample is kind.rsample and own.log_prob is kind.log_prob
+
+
+def _pushed(scored: Scored, base: Distribution, transforms: list[Any]) -> Scored:
+    """Draws of a distribution and their densities, through transforms."""
+    value, log_prob = scored
+    event_dim = len(base.event_shape)
+    for transform in transforms:
+        before, value = value, transform(value)
+        rest = event_dim - transform.domain.event_dim  # torch gives the base enough events
+        volume = transform.log_abs_det_jacobian(before, value)
+        log_prob = log_prob - _sum_rightmost(volume, rest)
+        event_dim = transform.codomain.event_dim + rest
+    return value, log_prob
+
+
+def _sum_rightmost(value: Tensor, count: int) -> Tensor:
+    return value.flatten(-count).sum(-1) if count else value

@@ -1,0 +1,201 @@
+"""The tensors inside a transform, those of its parts included, and light copies with others.
+
+Transforms are plain objects: whoever holds one in a module registers its tensors as buffers, and
+asks for a copy with the current buffers when the transform is needed. Copies have empty caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
+from torch.distributions.utils import lazy_property
+
+
+def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a transform holds, and those of its parts, under names of their own.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import AffineTransform, ComposeTransform, ExpTransform
+        >>> from declarative_dist.plain.tensors import tensors_of
+        >>> shift = AffineTransform(torch.tensor(1.0), 2.0)
+        >>> dict(tensors_of(ComposeTransform([ExpTransform(), shift])))
+        {'part1_loc': tensor(1.)}
+    """
+    for name, value in _entries(part):
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif _is_part(value):
+            yield from tensors_of(value, f"{prefix}{name}_")
+        else:
+            for index, inner in enumerate(value):
+                within = _within(prefix, name, index)
+                if isinstance(inner, Tensor):
+                    yield within, inner
+                elif _is_part(inner):
+                    yield from tensors_of(inner, f"{within}_")
+
+
+def parts_of(part: Any) -> Iterator[Any]:
+    """The transforms, distributions and modules that a transform or distribution is made of.
+
+    Example:
+        >>> from torch.distributions import ExpTransform, Gumbel
+        >>> from declarative_dist.plain.tensors import parts_of
+        >>> len(list(parts_of(Gumbel(0.0, 1.0)))), list(parts_of(ExpTransform()))
+        (5, [])
+    """
+    for _, value in _entries(part):
+        for inner in value if isinstance(value, (list, tuple)) else (value,):
+            if _is_part(inner):
+                yield inner
+
+
+def with_tensors(part: Any, tensors: Mapping[str, Tensor | None], prefix: str = "") -> Any:
+    """A light copy of a transform that holds other tensors, by the names of `tensors_of`."""
+    changed: dict[str, Any] = {}
+    for name, value in _entries(part):
+        if isinstance(value, Tensor):
+            changed[name] = tensors[f"{prefix}{name}"]
+        elif _is_part(value):
+            changed[name] = with_tensors(value, tensors, f"{prefix}{name}_")
+        else:
+            changed[name] = [
+                _with_tensors_inside(inner, tensors, _within(prefix, name, index))
+                for index, inner in enumerate(value)
+            ]
+    return _copied(part, changed)
+
+
+def _with_tensors_inside(inner: Any, tensors: Mapping[str, Tensor | None], name: str) -> Any:
+    if isinstance(inner, Tensor):
+        return tensors[name]
+    return with_tensors(inner, tensors, f"{name}_") if _is_part(inner) else inner
+
+
+def _within(prefix: str, name: str, index: int) -> str:
+    return f"{prefix}{name.removesuffix('s')}{index}"
+
+
+def _is_part(value: object) -> bool:
+    return isinstance(value, (Transform, Distribution, nn.Module))
+
+
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, Tensor) or _is_part(value)
+
+
+def _entries(part: Any) -> Iterator[tuple[str, Any]]:
+    """What a part holds that has tensors: tensors, other parts, and lists of parts."""
+    if isinstance(part, nn.Module):
+        held = {**part._parameters, **part._buffers, **part._modules}
+        yield from ((name, value) for name, value in held.items() if value is not None)
+        return
+    for name, value in vars(part).items():
+        if name.startswith("_cached") or isinstance(
+            getattr(type(part), name, None), lazy_property
+        ):
+            continue
+        if name == "_inv" and not isinstance(part, _InverseTransform):
+            continue  # only the inverse that was asked for once
+        is_list = isinstance(value, (list, tuple)) and any(map(_has_tensors, value))
+        if _has_tensors(value) or is_list:
+            yield name, value
+
+
+def _copied(part: Any, changed: Mapping[str, Any]) -> Any:
+    if isinstance(part, nn.Module):
+        module = object.__new__(type(part))
+        vars(module).update(vars(part))
+        for store in ("_parameters", "_buffers", "_modules"):
+            held = vars(part)[store]
+            vars(module)[store] = {name: changed.get(name) for name in held}
+        return module
+    new = without_cache(part, Inverse if isinstance(part, _InverseTransform) else type(part))
+    new.__dict__.update(changed)
+    return new
+
+
+def without_cache(part: Any, kind: type | None = None) -> Any:
+    """A light copy of a transform that shares everything but remembers nothing.
+
+    What was drawn without gradients would otherwise be scored without them.
+
+    Args:
+        part: the transform.
+        kind: the class of the copy; None for that of the transform.
+    """
+    new: Any = object.__new__(kind or type(part))
+    new.__dict__.update(part.__dict__)
+    for name in [name for name in new.__dict__ if name.startswith("_cached")]:
+        new.__dict__[name] = (None, None) if name == "_cached_x_y" else None
+    if "_inv" in new.__dict__ and not isinstance(part, _InverseTransform):
+        new.__dict__["_inv"] = None
+    return new
+
+
+class Inverse(_InverseTransform):
+    """The inverse of a transform, which copies and pickles with what it inverts.
+
+    Torch's own forgets it (pytorch/pytorch#191197).
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def __repr__(self) -> str:
+        return f"{self._inv!r}.inv"
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two transforms are the same map: equal for torch, or of one type with equal parts.
+
+    Torch compares some of its transforms by identity, which copies do not share.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import AffineTransform, IndependentTransform
+        >>> from declarative_dist.plain.tensors import is_same
+        >>> one, other = (IndependentTransform(AffineTransform(0.0, 2.0), 1) for _ in range(2))
+        >>> one == other, is_same(one, other)
+        (False, True)
+    """
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    if one is other or (isinstance(one, Transform) and one == other):
+        return True
+    if type(one) is not type(other) or not _is_part(one):
+        return not _is_part(one) and bool(one == other)
+    mine, theirs = dict(_entries(one)), dict(_entries(other))
+    return _settings(one) == _settings(other) and all(
+        len(pair) == 2 and _are_same(*pair)
+        for pair in (
+            [held[name] for held in (mine, theirs) if name in held] for name in {*mine, *theirs}
+        )
+    )
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return is_same(one, other)
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """What a part holds beside tensors, other parts and what it remembers."""
+    skipped = (
+        {name for name, _ in _entries(part)} | {"_inv", "_cache_size"} | set(vars(nn.Module()))
+    )
+    return {
+        name: value
+        for name, value in vars(part).items()
+        if name not in skipped
+        and not name.startswith("_cached")
+        and not isinstance(getattr(type(part), name, None), lazy_property)
+        and not isinstance(value, constraints.Constraint)
+    }

@@ -1,0 +1,1 @@
+"""Posteriors: what is conditioned, and the guides that approximate it."""

@@ -1,0 +1,372 @@
+"""Automatic guides: a Gaussian over the flat unconstrained vector, pushed through constraints.
+
+A guide moves in units of its own scale. With a centre `c` and a factor `A` that are held fixed, a
+learned location `v` and a learned triangular factor `T` with a diagonal learned through its
+logarithm, the unconstrained vector is `c + A (t v + T eps)`, where `eps` is standard normal and
+`t` the lengths of the rows of `T`. So an optimizer's step of 0.01 is a hundredth of a standard
+deviation whatever the units of the model, and where `A A^T` is near the posterior's covariance the
+problem looks alike in all directions. `initialize_` finds such `c` and `A`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from declarative_dist.constraints.positive import Exp
+from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.families.declarative import Declarative
+from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
+from declarative_dist.joints.flat_sites import FlatSites
+from declarative_dist.joints.joint import Conditioned, Joint, not_conditioned
+from declarative_dist.latents.density import UnconstrainedLogDensity
+from declarative_dist.latents.flat import FlatMap, Values
+from declarative_dist.latents.flat_params import FlatParams
+from declarative_dist.posteriors.curvature import Gaussian, laplace
+from declarative_dist.posteriors.pushed import PushedNormal
+from declarative_dist.randomness import same_random_numbers
+
+_EXP = Exp()
+_MOST_TO_BEGIN = 10_000
+"""Above so many numbers a fit does not look for a start: 64 draws at once may be too many."""
+
+
+class NormalGuide(nn.Module):
+    """The shared part of Gaussian guides; of `MeanFieldNormal` and `FullRankNormal`.
+
+    Args:
+        latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
+        init_scale: the starting standard deviation, for a joint in units of the prior's; None for
+            0.1, and for a start found by `initialize_`.
+        dtype: the floating-point type; None for that of the latents.
+        device: where to build it; None for where the latents are.
+    """
+
+    has_rsample = True
+    is_diagonal: ClassVar[bool]
+    __builds__: ClassVar[type] = PushedNormal
+    register_forward_pre_hook = register_forward_pre_hook
+
+    center: Tensor
+    factor: Tensor
+
+    def __init__(
+        self,
+        latents: Declarative | Conditioned,
+        *,
+        init_scale: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.flat = _flat_of(latents, name)
+        self._init_scale = _checked(init_scale, name)
+        start = self.flat.start()
+        spread = self.flat.spread() * self._init_scale
+        self.register_buffer("center", start)
+        self.register_buffer("factor", spread if self.is_diagonal else spread.diag_embed())
+        size = start.shape[-1]
+        self.raw_loc = nn.Parameter(torch.zeros_like(start))
+        self.raw_scale = nn.Parameter(torch.zeros_like(start))
+        if not self.is_diagonal and size > 1:  # a parameter without numbers cannot be sharded
+            triangle = start.new_zeros((*start.shape[:-1], size * (size - 1) // 2))
+            self.raw_tril = nn.Parameter(triangle)
+        self.to(device=device, dtype=dtype)
+        self._awaits_density = init_scale is None and not isinstance(latents, Conditioned)
+        if isinstance(latents, Conditioned) and init_scale is None:
+            self.initialize_(latents)
+        self._start = self.center.clone(), self.factor.clone()
+
+    if TYPE_CHECKING:
+
+        def __call__(self) -> PushedNormal: ...
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The shape of independent copies, that of the latents."""
+        return self.flat.batch_shape
+
+    def forward(self) -> PushedNormal:
+        """The current distribution, a snapshot for a whole step."""
+        check_gathered(self)
+        return self._distribution(self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None))
+
+    def detach(self) -> PushedNormal:
+        """A snapshot with detached parameters: gradients flow to values, not to parameters.
+
+        The density of "Sticking the landing" (Roeder, Wu and Duvenaud, 2017,
+        https://arxiv.org/abs/1703.09194). It is meant for the guide's own draws, and does not ask
+        whether values are inside their supports.
+        """
+        check_gathered(self)
+        numbers = self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None)
+        constants = [None if number is None else number.detach().clone() for number in numbers]
+        distribution = self._distribution(*constants)
+        distribution.validate = False
+        return distribution
+
+    def _distribution(self, raw_loc: Any, raw_scale: Any, raw_tril: Tensor | None) -> PushedNormal:
+        scale = _EXP.forward(raw_scale)
+        if self.is_diagonal:
+            scale = self.factor * scale
+            return PushedNormal(self.flat, self.center + scale * raw_loc, scale)
+        # A row of many entries must not move faster than one number does.
+        packed = raw_loc[..., :0] if raw_tril is None else raw_tril
+        lower = _unit_lower(packed / math.sqrt(raw_loc.shape[-1]), raw_loc)
+        triangle = scale[..., None, :] * lower
+        moved = triangle.norm(dim=-1) * raw_loc
+        loc = self.center + (self.factor @ moved[..., None]).squeeze(-1)
+        return PushedNormal(self.flat, loc, self.factor @ triangle)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Values:
+        """Draw without gradients; of shape `(*sample, *batch, *event)` by site."""
+        return self().sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Values:
+        """Draw with gradients; of shape `(*sample, *batch, *event)` by site."""
+        return self().rsample(sample_shape)
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
+        """Draws with gradients and their log densities, `(*sample, *batch)`, from one snapshot."""
+        return self().rsample_and_log_prob(sample_shape)
+
+    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The log density of a dict of values, of shape `(*sample, *batch)`.
+
+        Args:
+            values: of shape `(*sample, *batch, *event)` by site, one sample shape for all.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, a shape that does not fit, or a value
+                outside its support.
+        """
+        return self().log_prob(values)
+
+    def entropy(self) -> Tensor:
+        """The entropy, of shape `(*batch)`, in nats, where no site is constrained.
+
+        Raises:
+            NotImplementedError: if one is; `declarative_dist.entropy(q, num_samples=...)`
+                estimates it.
+        """
+        return self().entropy()
+
+    @property
+    def median(self) -> Values:
+        """The values at the mean vector, medians of sites whose numbers are mapped one by one."""
+        return self().median
+
+    @property
+    def supports(self) -> dict[str, Any]:
+        """The set that the values of each site lie in."""
+        constraint_of = self.flat.opened(self.batch_shape)
+        values = self.median
+        return {slot.name: constraint_of(slot, values).support for slot in self.flat.slots}
+
+    def unconstrained_log_density(self, log_joint: object) -> UnconstrainedLogDensity:
+        """A log joint density as one of the vectors that the guide is a Gaussian over."""
+        return UnconstrainedLogDensity(self.flat, log_joint)
+
+    @property
+    def awaits_density(self) -> bool:
+        """Whether a fit may still look for a start, as nobody chose one by a scale or by training.
+
+        False for a guide over a conditioned joint, which began with its own log density.
+        """
+        numbers = list(self.parameters(recurse=False))
+        if not self._awaits_density or any(n.is_meta or is_shard(n) for n in numbers):
+            return False
+        pairs = zip((self.center, self.factor), self._start, strict=True)
+        is_at_start = all(torch.equal(buffer, start.to(buffer)) for buffer, start in pairs)
+        is_new = is_at_start and not any(number.any() for number in numbers)
+        return is_new and self.flat.size <= _MOST_TO_BEGIN
+
+    def initialize_(self, log_joint: object) -> Self:
+        """Begin near a mode of a log joint density, in the units of its curvature.
+
+        From where the guide is, damped Newton steps climb the density; of all Gaussians that the
+        curvature proposes on the way, and the guide as it is, the one with the best evidence lower
+        bound is taken. So it can only gain, up to the noise of 64 draws. An optimizer of a fixed
+        rate then meets a problem without units or correlations. `fit` does it by itself before
+        the first step of a new guide; before a loop of your own, call it.
+
+        It takes as many backward passes per step as there are numbers, up to 200; above, the
+        diagonal of the Hessian is estimated. Random numbers of everybody else stay as they were.
+
+        Args:
+            log_joint: from a dict of values of shape `(*sample, *batch, *event)` to log densities
+                of shape `(*sample, *batch)`; a function, a conditioned joint or a module.
+
+        Returns:
+            The guide itself.
+
+        Raises:
+            ConstraintError: if the log joint density has another shape.
+        """
+        density = self.unconstrained_log_density(log_joint)
+        with torch.no_grad(), same_random_numbers():
+            torch.manual_seed(0)
+            now = self()
+            found = laplace(density, Gaussian(now.loc, now.scale))
+            if found.loc.isfinite().all() and found.scale.isfinite().all():
+                self.center.copy_(found.loc)
+                self.factor.copy_(found.scale)
+                self._to_origin()
+        return self
+
+    def reset_parameters(self) -> None:
+        """Go back to the starting values, as if the guide were new.
+
+        After `to_empty` this fills a guide that was on the meta device, or its latents were.
+        """
+        with torch.no_grad():
+            self.flat.restart()
+            if self._start[0].is_meta and not self.center.is_meta:
+                spread = self.flat.spread() * self._init_scale
+                factor = spread if self.is_diagonal else spread.diag_embed()
+                self._start = self.flat.start(), factor
+            for buffer, start in zip((self.center, self.factor), self._start, strict=True):
+                buffer.copy_(start)
+            self._to_origin()
+
+    def _to_origin(self) -> None:
+        for parameter in self.parameters(recurse=False):
+            parameter.zero_()
+
+    def extra_repr(self) -> str:
+        """The sites with the shapes of their values."""
+        return self.flat.extra_repr()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+class MeanFieldNormal(NormalGuide):
+    """A guide of independent Gaussians over the unconstrained numbers of latent variables.
+
+    Values are their images under the constraints, so every draw lies inside its support;
+    `log_prob` has the log of the volume change. Draws are dicts of tensors of shape
+    `(*sample, *batch, *event)` by site. Calling it gives a snapshot for a whole step.
+    Automatic differentiation variational inference of Kucukelbir, Tran, Ranganath, Gelman and
+    Blei, JMLR 18, 2017, https://arxiv.org/abs/1603.00788.
+
+    It starts around the declared values, or near a mode of a conditioned joint. For a declared
+    module `fit` looks for such a place before its first step, unless `init_scale` is given; in a
+    loop of your own `initialize_(log_joint)` finds it, which badly scaled posteriors need. It is
+    fitted by `NegativeELBO(log_joint, guide)`; in `log_joint(values)`, priors that were declared
+    are `latents.log_prior(values)`.
+
+    Args:
+        latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
+        init_scale: the starting standard deviation, for a joint in units of the prior's; None for
+            0.1, and for a start found by `initialize_`.
+        dtype: the floating-point type; None for that of the latents.
+        device: where to build it; None for where the latents are.
+
+    Raises:
+        DeclarationError: if the latents are neither, there is none, or one is discrete.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Declarative, MeanFieldNormal, Param, Positive, Simplex
+        >>> class Latents(Declarative):
+        ...     rate = Param(2.0, Positive())
+        ...     weights = Param([0.2, 0.3, 0.5], Simplex())
+        >>> guide = MeanFieldNormal(Latents())
+        >>> draw = guide.sample((4,))
+        >>> draw["weights"].shape, guide.log_prob(draw).shape
+        (torch.Size([4, 3]), torch.Size([4]))
+    """
+
+    is_diagonal = True
+
+
+class FullRankNormal(NormalGuide):
+    """A guide that is one Gaussian over all unconstrained numbers of latent variables.
+
+    As `MeanFieldNormal`, with a covariance of all numbers: the factor of its covariance has a
+    positive diagonal, learned through logarithms, times a unit lower triangle.
+
+    Args:
+        latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
+        init_scale: the starting standard deviation, for a joint in units of the prior's; None for
+            0.1, and for a start found by `initialize_`.
+        dtype: the floating-point type; None for that of the latents.
+        device: where to build it; None for where the latents are.
+
+    Raises:
+        DeclarationError: if the latents are neither, there is none, or one is discrete.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import FullRankNormal, Joint, site
+        >>> class Line(Joint):
+        ...     x = torch.tensor([-1.0, 0.0, 1.0])
+        ...     slope = dd.Normal(0.0, 10.0)
+        ...     noise = dd.HalfNormal(1.0)
+        ...     @site(event_dim=1)
+        ...     def y(self, slope, noise, x):
+        ...         return dd.Normal(slope[..., None] * x, noise[..., None])
+        >>> posterior = Line().condition(y=[-2.0, 0.1, 1.9])
+        >>> guide = FullRankNormal(posterior)
+        >>> 1.8 < guide.median["slope"].item() < 2.1
+        True
+    """
+
+    is_diagonal = False
+
+
+def _unit_lower(packed: Tensor, like: Tensor) -> Tensor:
+    """A lower triangle with ones on the diagonal, from the entries below it, row by row."""
+    size = like.shape[-1]
+    rows, columns = torch.tril_indices(size, size, -1, device=packed.device)
+    position = torch.full((size, size), packed.shape[-1], device=packed.device)
+    position[rows, columns] = torch.arange(rows.shape[0], device=packed.device)
+    position.fill_diagonal_(packed.shape[-1] + 1)
+    zero, one = torch.zeros_like(like[..., :1]), torch.ones_like(like[..., :1])
+    padded = torch.cat([packed, zero, one], -1)
+    entries: Tensor = padded.index_select(-1, position.flatten())
+    return entries.reshape((*entries.shape[:-1], size, size))
+
+
+def _checked(init_scale: object, owner: str) -> float:
+    if init_scale is None:
+        return 0.1
+    is_number = isinstance(init_scale, (int, float)) and not isinstance(init_scale, bool)
+    if not is_number or not 0 < float(init_scale) < math.inf:  # type: ignore[arg-type]
+        raise ConstraintError(
+            f"{owner}(init_scale=)",
+            "a positive number",
+            shortened(init_scale),
+            code="wrong-argument",
+        )
+    return float(init_scale)  # type: ignore[arg-type]
+
+
+def _flat_of(latents: object, owner: str) -> FlatMap:
+    """The map of latent variables to one vector.
+
+    Raises:
+        DeclarationError: if they are neither a declared module nor a conditioned joint.
+    """
+    if isinstance(latents, Conditioned):
+        return FlatSites(latents)
+    if isinstance(latents, Joint):
+        raise not_conditioned(type(latents).__name__)
+    if isinstance(latents, Declarative):
+        return FlatParams(latents, owns=True)
+    raise DeclarationError(
+        f"{owner}(latents)",
+        "an instance of a Declarative class, or a conditioned joint",
+        f"the class {latents.__name__}" if isinstance(latents, type) else shortened(latents),
+        f"Write {owner}({latents.__name__}())."
+        if isinstance(latents, type)
+        else "Declare class Latents(Declarative) with a Param for each latent variable.",
+        code="not-a-density",
+    )
