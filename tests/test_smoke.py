@@ -1,4 +1,4 @@
-"""The example of the README runs, and each kind of class builds, draws, scores, learns and loads."""
+"""The first example runs, and each kind of class builds, draws, scores, learns and loads."""
 
 from __future__ import annotations
 
