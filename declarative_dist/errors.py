@@ -106,17 +106,17 @@ def check_count(subject: str, count: object, least: int = 1) -> None:
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < least:
         raise ConstraintError(
-            subject, f"an int, {least} or more", shortened(count), code="wrong-argument"
+            subject, f"an int, {least} or more", shorten(count), code="wrong-argument"
         )
 
 
-def shortened(value: object) -> str:
+def shorten(value: object) -> str:
     """Describe a value in at most a line: a number as itself, a tensor by shape and values.
 
     Example:
         >>> import torch
-        >>> from declarative_dist.errors import shortened
-        >>> shortened(torch.zeros(2, 3))
+        >>> from declarative_dist.errors import shorten
+        >>> shorten(torch.zeros(2, 3))
         'a tensor of shape (2, 3) with values from 0.0 to 0.0'
     """
     if not isinstance(value, Tensor):

@@ -57,4 +57,4 @@ def test_a_missing_name_is_noticed() -> None:
     assert "declarative_dist.objectives.NegativeELBO" in public(
         "declarative_dist.objectives.__init__"
     )
-    assert "declarative_dist.errors.shortened" not in documented()
+    assert "declarative_dist.errors.shorten" not in documented()

@@ -19,7 +19,7 @@ from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, Pos
 from declarative_dist.constraints.positive import Positive
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
-from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.plain.tensors import tensors_of, with_tensors
 
 C = TypeVar("C", bound=constraints.Constraint)
@@ -260,7 +260,7 @@ def register_constraint(
         raise DeclarationError(
             "register_constraint",
             "a subclass of torch.distributions.constraints.Constraint",
-            shortened(torch_constraint),
+            shorten(torch_constraint),
             "Write type(...) of that object."
             if isinstance(torch_constraint, constraints.Constraint)
             else "",
@@ -272,7 +272,7 @@ def register_constraint(
         _FACTORIES[torch_constraint] = factory
     else:
         raise DeclarationError(
-            "register_constraint", "a callable factory or a constraint", shortened(factory)
+            "register_constraint", "a callable factory or a constraint", shorten(factory)
         )
 
 
@@ -310,7 +310,7 @@ def as_constraint(constraint: object, subject: str = "as_constraint") -> Constra
     raise DeclarationError(
         subject,
         "a Constraint, a torch constraint, a Transform, or a module with right_inverse",
-        shortened(constraint),
+        shorten(constraint),
     )
 
 
@@ -324,7 +324,7 @@ def _check_support(constraint: Constraint, subject: str) -> None:
         raise DeclarationError(
             subject,
             f"{name}.support, a torch.distributions.constraints object",
-            shortened(support),
+            shorten(support),
             f"Write support = torch.distributions.constraints.positive in {name}, for instance.",
             code="unknown-set",
         )
@@ -367,7 +367,7 @@ def _translated(constraint: constraints.Constraint, subject: str) -> Constraint:
         raise DeclarationError(
             subject,
             f"a Constraint from the factory registered for {kind}",
-            shortened(made),
+            shorten(made),
             f"Mend register_constraint({kind}, ...).",
             code="failed-method",
         )

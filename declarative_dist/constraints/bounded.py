@@ -17,7 +17,7 @@ from declarative_dist.constraints.representable import (
     floating,
     limits_between,
 )
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 
 Bound = float | Tensor | str
 
@@ -44,9 +44,7 @@ class Bounded(Constraint):
         if isinstance(bound, Tensor):
             bound = floating(bound)
             if not (bound.is_meta or bound.isfinite().all()):
-                raise ConstraintError(
-                    subject, "finite bounds", shortened(bound), code="bad-bounds"
-                )
+                raise ConstraintError(subject, "finite bounds", shorten(bound), code="bad-bounds")
             self.register_buffer(name, bound.detach().clone())
         elif isinstance(bound, str):
             setattr(self, name, bound)
@@ -58,7 +56,7 @@ class Bounded(Constraint):
             raise DeclarationError(
                 subject,
                 "a number, a tensor or the name of a field",
-                shortened(bound),
+                shorten(bound),
                 code="bad-bounds",
             )
 

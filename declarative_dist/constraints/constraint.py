@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from typing_extensions import Self, final
 
-from declarative_dist.errors import ConstraintError, first_line, shortened
+from declarative_dist.errors import ConstraintError, first_line, shorten
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -95,7 +95,7 @@ class Constraint(nn.Module, ABC):
                 subject,
                 f"{self.describe()}, as a floating-point tensor of {self.event_dim} dimensions "
                 "or more",
-                f"{shortened(value)} of {value.dtype}",
+                f"{shorten(value)} of {value.dtype}",
                 code="wrong-shape" if value.is_floating_point() else "dtype-or-device",
             )
         try:
@@ -104,7 +104,7 @@ class Constraint(nn.Module, ABC):
             raise ConstraintError(
                 subject,
                 f"{self.describe()}, of a shape that goes with it",
-                shortened(value),
+                shorten(value),
                 f"torch says: {first_line(error)}.",
                 code="wrong-shape",
             ) from error
@@ -212,9 +212,9 @@ class Constraint(nn.Module, ABC):
 
     def _offender(self, value: Tensor, inside: Tensor) -> str:
         if value.ndim == 0 or self.event_dim:
-            return shortened(value)
+            return shorten(value)
         index = tuple((~inside).nonzero()[0].tolist())
-        return f"{value[index].item()!r} at {list(index)} of {shortened(value)}"
+        return f"{value[index].item()!r} at {list(index)} of {shorten(value)}"
 
 
 class ConstraintTransform(Transform):

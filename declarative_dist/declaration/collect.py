@@ -19,7 +19,7 @@ from declarative_dist.constraints.real import Real
 from declarative_dist.declaration.parts import is_nestable
 from declarative_dist.declaration.record import Base
 from declarative_dist.declaration.rules import SETTINGS
-from declarative_dist.errors import DeclarationError, ExplainedError, shortened
+from declarative_dist.errors import DeclarationError, ExplainedError, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import as_constant, as_module
@@ -204,7 +204,7 @@ def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
             raise DeclarationError(
                 f"{subject}[{index}]" if len(items) > 1 else subject,
                 "a transform" if are_transforms else "a module",
-                shortened(item),
+                shorten(item),
                 f"Write {item.__name__}()." if isinstance(item, type) else "",
                 code="wrong-part",
             )

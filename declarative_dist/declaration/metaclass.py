@@ -12,7 +12,7 @@ from torch import nn
 
 from declarative_dist.declaration import collect, parts, rules
 from declarative_dist.declaration.record import Declaration, declare
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import Field
 from declarative_dist.plain.arguments import arguments_of
 
@@ -82,7 +82,7 @@ class DeclarativeMeta(ABCMeta):
         raise DeclarationError(
             f"{cls.__name__}(...)",
             "values by name",
-            ", ".join(map(shortened, arguments)),
+            ", ".join(map(shorten, arguments)),
             f"Write {cls.__name__}({values})." if values else "",
             code="wrong-argument",
         )

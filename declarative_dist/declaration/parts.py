@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution, Transform
 
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
@@ -46,7 +46,7 @@ class Body(dict[str, Any]):
             raise DeclarationError(
                 f"{self.owner}.{name}",
                 "one field of this name",
-                f"two, {shortened(before)} and {shortened(value)}",
+                f"two, {shorten(before)} and {shorten(value)}",
                 "Rename one of them.",
                 code="name-taken",
             )

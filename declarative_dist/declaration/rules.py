@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Distribution, ExponentialFamily, Transform
 
 from declarative_dist.declaration.record import Base
-from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
@@ -61,10 +61,10 @@ def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
     event_dim = namespace.get("event_dim")
     is_count = isinstance(event_dim, int) and not isinstance(event_dim, bool) and event_dim >= 0
     if not is_count and not isinstance(event_dim, Constant) and event_dim is not None:
-        raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shortened(event_dim))
+        raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shorten(event_dim))
     validates = namespace.get("validate_args")
     if validates not in (None, True, False):
-        raise DeclarationError(f"{owner}.validate_args", "True or False", shortened(validates))
+        raise DeclarationError(f"{owner}.validate_args", "True or False", shorten(validates))
 
 
 def check_namespace(
@@ -100,7 +100,7 @@ def check_namespace(
             raise DeclarationError(
                 f"{owner}.{name}",
                 "a Param, a number, a tensor or @derived" if part is None else described(part),
-                shortened(value),
+                shorten(value),
                 f"Write {value.__name__}(...), or learnable({value.__name__})."
                 if is_class
                 else "",

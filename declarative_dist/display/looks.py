@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def grid_of_axes(count: int, ax: Any) -> tuple[Axes, ...]:
     if len(given) != count:
         one = "one axes" if count == 1 else f"{count} axes, one for each picture"
         raise DeclarationError(
-            "plot(ax=)", one, shortened(ax), f"Write _, ax = plt.subplots({count})."
+            "plot(ax=)", one, shorten(ax), f"Write _, ax = plt.subplots({count})."
         )
     return given
 

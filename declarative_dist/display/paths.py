@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from declarative_dist.display.looks import COLORS, WIDTH, axes_in, looks, pyplot
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fitting.history import History
 
 if TYPE_CHECKING:
@@ -84,6 +84,6 @@ def _axes(has_values: bool, ax: Any) -> tuple[Axes, ...]:
     given = axes_in(ax)
     if len(given) not in (1, 2):
         raise DeclarationError(
-            "plot(ax=)", "one axes, or two", shortened(ax), "Write _, ax = plt.subplots(2)."
+            "plot(ax=)", "one axes, or two", shorten(ax), "Write _, ax = plt.subplots(2)."
         )
     return given[: 1 + has_values]

@@ -22,7 +22,7 @@ from declarative_dist.display.series import (
     seeded_draws,
     series_of,
 )
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.part import built_by
 from declarative_dist.joints.distribution import JointDistribution
@@ -241,7 +241,7 @@ def _name_of(given: Any) -> str:
 
 def _refusal(given: Any, subject: str) -> DeclarationError:
     """What to say of an object that has no density of its own, and what to plot instead."""
-    got = f"a {type(given).__name__}" if isinstance(given, nn.Module) else shortened(given)
+    got = f"a {type(given).__name__}" if isinstance(given, nn.Module) else shorten(given)
     fix = ""
     code: Any = "wrong-argument"
     if isinstance(given, type):

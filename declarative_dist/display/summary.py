@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row
 from declarative_dist.display.table import as_html, as_text
-from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.joints.joint import Conditioned
 
@@ -99,7 +99,7 @@ def summary(module: Any) -> Summary:
         raise DeclarationError(
             "summary",
             "a declared module, or one in which there are some",
-            shortened(module),
+            shorten(module),
             "Give the module, not what calling it returns.",
         )
     return Summary(_title(inner), tuple(rows_of(inner)))

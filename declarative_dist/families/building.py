@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, Independent
 
-from declarative_dist.errors import ConstraintError, FieldError, shortened
+from declarative_dist.errors import ConstraintError, FieldError, shorten
 from declarative_dist.fields.part import built_by, described
 from declarative_dist.plain.tracing import is_traced
 
@@ -34,7 +34,7 @@ def called(
         result = result()
     if not isinstance(result, wanted):
         expected = f"a torch {wanted.__name__.lower()} from the method"
-        raise FieldError(subject, expected, shortened(result), "Return one.")
+        raise FieldError(subject, expected, shorten(result), "Return one.")
     return result
 
 

@@ -20,7 +20,7 @@ from declarative_dist.errors import (
     DeclarationError,
     FieldError,
     check_count,
-    shortened,
+    shorten,
 )
 from declarative_dist.families.building import detached, distribution_of
 from declarative_dist.families.declarative import Declarative
@@ -111,7 +111,7 @@ class Conditional(Declarative):
             raise ConstraintError(
                 f"{type(self).__name__}(network=)",
                 "an nn.Module",
-                shortened(network),
+                shorten(network),
                 code="wrong-argument",
             )
         if "network" in fields:
@@ -167,7 +167,7 @@ class Conditional(Declarative):
             raise ConstraintError(
                 f"{type(self).__name__}(in_features=)",
                 "none, for nothing in it is predicted",
-                shortened(in_features),
+                shorten(in_features),
                 "Declare a Head, or a nested Conditional class.",
                 code="unused-argument",
             )
@@ -251,7 +251,7 @@ class Conditional(Declarative):
             raise ConstraintError(
                 f"{type(self).__name__}.{source}",
                 f"features of shape (*batch, {width}), as in_features says",
-                shortened(features),
+                shorten(features),
                 f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
                 code="wrong-shape",
             )
@@ -283,7 +283,7 @@ class Conditional(Declarative):
                 else f"a tensor, the unconstrained numbers of {names[0]}",
                 f"a dict of {', '.join(map(str, output))}"
                 if isinstance(output, Mapping)
-                else shortened(output),
+                else shorten(output),
                 "Return them, or give in_features for a layer that makes them.",
                 code="failed-method",
             )
@@ -293,7 +293,7 @@ class Conditional(Declarative):
                 raise ConstraintError(
                     f"{type(self).__name__}.{head.name}",
                     "unconstrained numbers, as a floating-point tensor",
-                    shortened(raw),
+                    shorten(raw),
                     "Change what the network returns.",
                     code="failed-method",
                 )
@@ -301,7 +301,7 @@ class Conditional(Declarative):
                 raise ConstraintError(
                     f"{type(self).__name__}.{head.name}",
                     f"unconstrained numbers of shape (*batch, {', '.join(map(str, shape))})",
-                    shortened(raw),
+                    shorten(raw),
                     "Change what the network returns, or the shape of the head.",
                     code="failed-method",
                 )

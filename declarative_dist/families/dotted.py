@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from declarative_dist.errors import DeclarationError, did_you_mean, shortened
+from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
@@ -71,7 +71,7 @@ def groups_of(module: Any, options: Mapping[str, Mapping[str, Any]]) -> list[dic
             raise DeclarationError(
                 f"{type(module).__name__}.parameter_groups({name}=)",
                 "a dict of an optimizer's options",
-                shortened(given),
+                shorten(given),
                 f'Write {name}={{"lr": 1e-2}}.',
             )
     found = {name: parameters_named(module, name) for name in options}

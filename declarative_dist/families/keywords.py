@@ -10,7 +10,7 @@ import torch
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.declaration.rules import KEYWORDS
-from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.nested import Nested
@@ -93,7 +93,7 @@ def _check_sizes(
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise ConstraintError(
-                f"{subject}({name}=)", "an int, 0 or above", shortened(size), code="wrong-argument"
+                f"{subject}({name}=)", "an int, 0 or above", shorten(size), code="wrong-argument"
             )
 
 
@@ -124,7 +124,7 @@ def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size
         raise ConstraintError(
             f"{subject}(batch_shape=)",
             "sizes, ints 0 or above",
-            shortened(batch_shape),
+            shorten(batch_shape),
             code="wrong-argument",
         )
     return torch.Size(sizes)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, overload
 
 from torch.distributions import Distribution
 
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.live import Live, live, live_class
 from declarative_dist.families.variational import Variational
 
@@ -65,7 +65,7 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         raise DeclarationError(
             "learnable",
             "a plain torch distribution or its class",
-            shortened(x),
+            shorten(x),
             "It is live already." if isinstance(x, Variational) else "",
         )
     return live(x, held)

@@ -22,7 +22,7 @@ from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
     did_you_mean,
-    shortened,
+    shorten,
 )
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.keywords import as_batch_shape
@@ -149,7 +149,7 @@ def part_of(value: Any, fixed: Names) -> Any:
         raise DeclarationError(
             "learnable(fixed=)",
             "names of arguments",
-            f"{fixed[0]!r} inside {shortened(value)}",
+            f"{fixed[0]!r} inside {shorten(value)}",
             code="unknown-name",
         )
     return value
@@ -211,7 +211,7 @@ def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
 def _sign(base: type, name: str, value: Tensor) -> str:
     if (value == 0).any():
         raise ConstraintError(
-            f"learnable({base.__name__}).{name}", "no zero", shortened(value), "Give another."
+            f"learnable({base.__name__}).{name}", "no zero", shorten(value), "Give another."
         )
     # Signs that differ leave no half line to stay in.
     return "positive" if (value > 0).all() else "negative" if (value < 0).all() else "real"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import ConstraintError, shortened
+from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -51,7 +51,7 @@ def from_vector(module: nn.Module, vector: Any) -> None:
             raise ConstraintError(
                 subject,
                 f"finite numbers in {parameter.dtype}",
-                f"{shortened(piece)} for {names[id(parameter)]}",
+                f"{shorten(piece)} for {names[id(parameter)]}",
                 "Nothing has changed.",
                 code="not-finite",
             )
@@ -74,7 +74,7 @@ def _as_vector(vector: Any, size: int, subject: str) -> Tensor:
         raise ConstraintError(
             subject,
             f"a vector of {size} numbers",
-            shortened(vector),
+            shorten(vector),
             "Nothing has changed.",
             code="wrong-argument",
         ) from error

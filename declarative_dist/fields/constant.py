@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from typing_extensions import Self
 
 from declarative_dist.constraints.representable import floating
-from declarative_dist.errors import ConstraintError, shortened
+from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.fields.field import Field, current_value
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.plain.tracing import is_traced
@@ -93,7 +93,7 @@ class Constant(Field):
             if self.torch_constraint is None:
                 return
             if not isinstance(value, int) or isinstance(value, bool):
-                raise ConstraintError(subject, expected, shortened(value), code="wrong-argument")
+                raise ConstraintError(subject, expected, shorten(value), code="wrong-argument")
         if is_traced(value):
             return
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
@@ -102,7 +102,7 @@ class Constant(Field):
             with tensor.device:
                 allowed = allowed & self.torch_constraint.check(tensor).all()
         if not allowed:
-            raise ConstraintError(subject, expected, shortened(value))
+            raise ConstraintError(subject, expected, shorten(value))
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         value = blueprint.given.get(self.name, self.init)
@@ -139,7 +139,7 @@ class Constant(Field):
             raise ConstraintError(
                 self.subject(module),
                 f"shape {tuple(now.shape)}",
-                shortened(new),
+                shorten(new),
                 code="wrong-shape",
             )
         return new.detach().to(now.device, now.dtype).expand(now.shape).clone()
@@ -178,4 +178,4 @@ class Constant(Field):
         return self if instance is None else current_value(instance, self.name)
 
     def __repr__(self) -> str:
-        return f"Constant({shortened(self.init)})"
+        return f"Constant({shorten(self.init)})"

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from typing_extensions import Never, Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import DeclarationError, FieldError, shortened
+from declarative_dist.errors import DeclarationError, FieldError, shorten
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.value import Constrained, Init
 from declarative_dist.plain.tracing import is_autocasting
@@ -74,7 +74,7 @@ class Head(Constrained):
             raise DeclarationError(
                 "Head(constraint=)",
                 "a constraint first",
-                shortened(constraint),
+                shorten(constraint),
                 "Write Head(Positive(), init=1.0).",
             )
         super().__init__(init, constraint, shape, "Head")
@@ -146,7 +146,7 @@ class Head(Constrained):
 
     def __repr__(self) -> str:
         shape = [] if self.shape == () else [f"shape={self.shape!r}"]
-        init = [] if self.init is None else [f"init={shortened(self.init)}"]
+        init = [] if self.init is None else [f"init={shorten(self.init)}"]
         return f"Head({', '.join([*self.shown_constraint, *shape, *init])})"
 
 

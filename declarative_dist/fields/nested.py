@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
-from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.fields.assembly import as_owned, built, inside, replicate, sizes_told
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.part import (
@@ -268,7 +268,7 @@ class NestedList(Nested):
             raise ConstraintError(
                 subject,
                 f"{len(now)} dicts of values, or modules only",
-                shortened(value),
+                shorten(value),
                 code="wrong-part",
             )
         return [

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.field import chain_of, current_value, evaluate
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
 from declarative_dist.fields.sharding import check_gathered, spread_like
@@ -173,7 +173,7 @@ class Param(Constrained):
             raise ConstraintError(
                 self.subject(module),
                 f"a value in the support of its prior, {told(prior)}",
-                shortened(value),
+                shorten(value),
                 "Where its bound is learned the set has moved: learn the distance to it instead.",
                 code="outside-support",
             ) from error
@@ -208,7 +208,7 @@ class Param(Constrained):
                 raise ConstraintError(
                     self.subject(module),
                     "a number or a tensor",
-                    shortened(source),
+                    shorten(source),
                     code="wrong-argument",
                 )
             new = torch.as_tensor(source, dtype=now.dtype, device=now.device)
@@ -216,7 +216,7 @@ class Param(Constrained):
                 raise ConstraintError(
                     self.subject(module),
                     f"shape {tuple(now.shape)}",
-                    shortened(new),
+                    shorten(new),
                     "A parameter keeps its shape: build a new object for another.",
                     code="wrong-shape",
                 )
@@ -321,7 +321,7 @@ class Param(Constrained):
         super().__set__(instance, value)
 
     def __repr__(self) -> str:
-        init = [] if self.init is None else [shortened(self.init)]
+        init = [] if self.init is None else [shorten(self.init)]
         shape = [] if self.shape is None else [f"shape={self.shape!r}"]
         trainable = [] if self.trainable else ["trainable=False"]
         prior = [] if self.prior is None else [f"prior={told(self.prior)}"]

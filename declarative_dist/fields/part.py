@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, shortened
+from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, shorten
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.standin import kept
@@ -116,7 +116,7 @@ def as_given(value: Any, template: Any, part: type | None, subject: str) -> Any:
         raise DeclarationError(
             subject,
             f"{described(part)}, as an instance of a declared class or a dict of its values",
-            shortened(value),
+            shorten(value),
             code="wrong-part",
         )
     check_part(module, part, subject)
@@ -131,7 +131,7 @@ def _check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None
         raise DeclarationError(
             subject,
             "an instance",
-            f"a dict, {shortened(dict(values))}",
+            f"a dict, {shorten(dict(values))}",
             "Build the module.",
             code="wrong-part",
         )
@@ -166,5 +166,5 @@ def value_of(module: nn.Module, part: type | None, subject: str) -> Any:
     except TypeError as error:
         raise FieldError(subject, described(part), f"a {name}: {error}") from error
     if not isinstance(value, part):
-        raise FieldError(subject, described(part), f"a {name} that returns {shortened(value)}")
+        raise FieldError(subject, described(part), f"a {name} that returns {shorten(value)}")
     return value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.assembly import replicate
 from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.nested import Nested
@@ -55,7 +55,7 @@ def as_prior(prior: Any, subject: str) -> Any:
     raise DeclarationError(
         subject,
         "a torch distribution or a declared family",
-        f"the class {prior.__name__}" if isinstance(prior, type) else shortened(prior),
+        f"the class {prior.__name__}" if isinstance(prior, type) else shorten(prior),
         f"Write prior={prior.__name__}(...)."
         if is_class
         else "Write prior=torch.distributions.LogNormal(0.0, 1.0), for instance.",

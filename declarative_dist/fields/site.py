@@ -9,7 +9,7 @@ from typing import Any, overload
 from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.method import MethodField
 
 
@@ -83,11 +83,11 @@ def site(
     """
     is_count = isinstance(event_dim, int) and not isinstance(event_dim, bool) and event_dim >= 0
     if event_dim is not None and not is_count:
-        raise DeclarationError("site(event_dim=)", "an int, 0 or above", shortened(event_dim))
+        raise DeclarationError("site(event_dim=)", "an int, 0 or above", shorten(event_dim))
     if function is None:
         return lambda method: Site(method, event_dim)
     if not callable(function):
         raise DeclarationError(
-            "site", "a method", shortened(function), "Write @site above it.", code="not-a-field"
+            "site", "a method", shorten(function), "Write @site above it.", code="not-a-field"
         )
     return Site(function)

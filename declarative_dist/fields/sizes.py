@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import ConstraintError, shortened
+from declarative_dist.errors import ConstraintError, shorten
 
 Shape = tuple[int | str, ...]
 
@@ -228,7 +228,7 @@ class Blueprint:
             if self.batch_shape:
                 expected += f", or {tuple(full)} with the batch in front"
             raise ConstraintError(
-                f"{self.subject}.{sized.name}", expected, shortened(source), code="wrong-shape"
+                f"{self.subject}.{sized.name}", expected, shorten(source), code="wrong-shape"
             )
         # What the constructor was given may change later; what the class holds does not.
         if given is None:

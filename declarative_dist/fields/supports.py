@@ -18,7 +18,7 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.ordered import OrderedVector
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.prior import told
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
@@ -201,7 +201,7 @@ def first_outside(distribution: Distribution, value: Tensor) -> str:
     events = value.shape[value.ndim - int(support.event_dim) :]
     whole = value.expand(torch.Size((*is_bad.shape, *events)))
     where = f" at index {', '.join(map(str, index))}" if index else ""
-    return f"{shortened(whole[index])}{where}"
+    return f"{shorten(whole[index])}{where}"
 
 
 def support_of(distribution: Distribution) -> Any:

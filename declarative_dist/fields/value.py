@@ -15,7 +15,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.representable import floating
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
 from declarative_dist.plain.tracing import is_traced
@@ -184,7 +184,7 @@ class Constrained(Field):
                 raise ConstraintError(
                     self.subject(module),
                     f"shape {tuple(start.shape)}",
-                    shortened(value),
+                    shorten(value),
                     code="wrong-shape",
                 )
             constraint.check(value, self.subject(module))
@@ -245,7 +245,7 @@ def as_source(value: Any, subject: str) -> Any:
         raise
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DeclarationError(
-            subject, "a number, a list, a tensor or a callable", shortened(value)
+            subject, "a number, a list, a tensor or a callable", shorten(value)
         ) from error
 
 
@@ -256,5 +256,5 @@ def _as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Sh
     for size in sizes:
         is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
         if not is_size and not (isinstance(size, str) and size.isidentifier()):
-            raise DeclarationError(subject, "sizes (0 or above) and names", shortened(shape))
+            raise DeclarationError(subject, "sizes (0 or above) and names", shorten(shape))
     return tuple(sizes)

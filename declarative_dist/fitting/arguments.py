@@ -14,7 +14,7 @@ from declarative_dist.errors import (
     DeclarationError,
     NonFiniteError,
     check_count,
-    shortened,
+    shorten,
 )
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
@@ -62,7 +62,7 @@ def check_objective(objective: Any) -> None:
         raise DeclarationError(
             "fit(objective)",
             "an objective: a module whose forward is a loss",
-            shortened(objective),
+            shorten(objective),
             "Write an nn.Module, or use one of declarative_dist.objectives.",
             code="not-an-objective",
         )
@@ -134,7 +134,7 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         is_number = True
     if not is_number or not (math.isfinite(lr) and lr > 0):
         raise ConstraintError(
-            "fit(lr=)", "a positive, finite number", shortened(lr), code="wrong-argument"
+            "fit(lr=)", "a positive, finite number", shorten(lr), code="wrong-argument"
         )
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if optimizer is None:
@@ -146,7 +146,7 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         raise DeclarationError(
             "fit(optimizer=)",
             "an optimizer, or a callable from parameters to one",
-            shortened(made),
+            shorten(made),
             "Write optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
             code="wrong-optimizer",
         )
@@ -157,7 +157,7 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         raise DeclarationError(
             "fit(optimizer=)",
             f"an optimizer of the parameters of {type(objective).__name__}",
-            f"one that also has {shortened(strangers[0].detach())}"
+            f"one that also has {shorten(strangers[0].detach())}"
             if strangers
             else "one of frozen parameters only",
             "Make it from objective.parameters().",
@@ -194,7 +194,7 @@ def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     for callback in checked:
         if not callable(callback):
             raise DeclarationError(
-                "fit(callbacks=)", "callables of (step, loss, module)", shortened(callback)
+                "fit(callbacks=)", "callables of (step, loss, module)", shorten(callback)
             )
     return checked
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fitting import random_state
 
 Batch = tuple[Any, ...]
@@ -161,12 +161,12 @@ def _as_tensors(data: Any) -> list[Tensor] | None:
             raise DeclarationError(
                 "fit(data=)",
                 _DATA,
-                f"a {type(data).__name__} with {shortened(tensor)}",
+                f"a {type(data).__name__} with {shorten(tensor)}",
                 "Write torch.as_tensor(...), or a list for an iterable of batches.",
                 code="wrong-data",
             )
         if tensor.numel() == 0:
-            raise ConstraintError("fit(data=)", "data", shortened(tensor), code="wrong-data")
+            raise ConstraintError("fit(data=)", "data", shorten(tensor), code="wrong-data")
     if not tensors:
         raise ConstraintError(
             "fit(data=)", "data", f"an empty {type(data).__name__}", code="wrong-data"
@@ -192,7 +192,7 @@ def _checked_length(tensors: list[Tensor], batch_size: Any) -> int:
         raise ConstraintError(
             "fit(batch_size=)",
             f"an int from 1 to {lengths[0]}, the rows",
-            shortened(batch_size),
+            shorten(batch_size),
             code="wrong-argument",
         )
     return lengths[0]

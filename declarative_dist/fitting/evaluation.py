@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shorten
 from declarative_dist.fitting.finite import bad_data, tensors_in
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
@@ -187,7 +187,7 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
             raise ConstraintError(
                 f"fit(data=){where}",
                 f"data like the parameters of {name} ({what})",
-                f"{shortened(tensor)} of {tensor.dtype} on {tensor.device}, "
+                f"{shorten(tensor)} of {tensor.dtype} on {tensor.device}, "
                 f"and {name} failed: {_told(error)}",
                 "Convert it with data.to(device, dtype).",
                 code="dtype-or-device",

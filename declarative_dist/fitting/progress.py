@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any, Literal
 
-from declarative_dist.errors import ConstraintError, shortened
+from declarative_dist.errors import ConstraintError, shorten
 
 
 class Progress:
@@ -26,7 +26,7 @@ class Progress:
             raise ConstraintError(
                 "fit(progress=)",
                 'True, False or "always"',
-                shortened(shown),
+                shorten(shown),
                 code="wrong-argument",
             )
         is_wanted = shown == "always" or (bool(shown) and _is_terminal())

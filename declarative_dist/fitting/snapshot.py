@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import NonFiniteError, shortened
+from declarative_dist.errors import NonFiniteError, shorten
 from declarative_dist.fields.part import is_declarative
 from declarative_dist.fitting.finite import bad_data, bracketed, first_bad
 from declarative_dist.fitting.tracked import declared_values, field_of
@@ -161,7 +161,7 @@ class Guard:
             return None
         largest, _ = max(named, key=lambda pair: pair[1].abs().amax() if pair[1].numel() else 0)
         subject, raw = field_of(self._objective, largest)
-        fix = f"The largest number is in {raw} of {subject}: {shortened(largest)}. {fix}"
+        fix = f"The largest number is in {raw} of {subject}: {shorten(largest)}. {fix}"
         name = type(self._objective).__name__
         return NonFiniteError(name, "a finite loss", f"{loss} at step {step}", fix)
 

@@ -19,7 +19,7 @@ from declarative_dist.errors import (
     DeclarationError,
     NonFiniteError,
     check_count,
-    shortened,
+    shorten,
 )
 from declarative_dist.latents.density import as_log_joint, log_joint_at
 
@@ -162,7 +162,7 @@ def _scored(guide: Any, num_samples: int) -> tuple[Any, Tensor]:
     if not (hasattr(guide, "sample") and hasattr(guide, "log_prob")):
         raise DeclarationError(
             "diagnose(guide)", "a guide or a distribution, with sample and log_prob",
-            shortened(guide), "Write MeanFieldNormal(latents), for instance.",
+            shorten(guide), "Write MeanFieldNormal(latents), for instance.",
         )  # fmt: skip
     draws = guide.sample(shape)
     return draws, guide.log_prob(draws)
@@ -218,7 +218,7 @@ def to_inference_data(
     if not isinstance(draws, Mapping):
         if not hasattr(draws, "sample"):
             raise DeclarationError(
-                "to_inference_data(draws)", "a guide, or a dict of draws by site", shortened(draws)
+                "to_inference_data(draws)", "a guide, or a dict of draws by site", shorten(draws)
             )
         check_count("to_inference_data(num_samples=)", num_samples)
         check_count("to_inference_data(num_chains=)", num_chains)
@@ -235,7 +235,7 @@ def to_inference_data(
                 f"to_inference_data.{name}",
                 f"shape {'(chain, draw, *event)' if has_chains else '(draw, *event)'}, with as "
                 "many draws as every site",
-                shortened(tensor),
+                shorten(tensor),
                 code="wrong-shape",
             )
         array = (tensor if has_chains else tensor[None]).contiguous()

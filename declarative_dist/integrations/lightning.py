@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import LBFGS, Adam, Optimizer
 
-from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.joint import Joint
@@ -140,7 +140,7 @@ class ObjectiveModule(LightningModule):
             raise ConstraintError(
                 f"{type(self).__name__}({self._name})",
                 "a scalar loss",
-                shortened(loss),
+                shorten(loss),
                 "Return a mean over data, a sum over independent problems.",
                 code="not-an-objective",
             )
@@ -229,7 +229,7 @@ class _Nothing:
 def _check_objective(objective: Any, subject: str) -> None:
     expected = "an objective: a module whose forward is a scalar loss"
     if not isinstance(objective, nn.Module):
-        raise DeclarationError(subject, expected, shortened(objective), code="not-an-objective")
+        raise DeclarationError(subject, expected, shorten(objective), code="not-an-objective")
     if isinstance(objective, (Variational, Conditional, Joint)):
         raise DeclarationError(
             subject,
@@ -244,7 +244,7 @@ def _no_optimizer(subject: str, value: object) -> DeclarationError:
     return DeclarationError(
         subject,
         "an optimizer, or a callable from parameters to one",
-        shortened(value),
+        shorten(value),
         "Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
         code="wrong-optimizer",
     )

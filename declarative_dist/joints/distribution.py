@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, did_you_mean, first_line, shortened
+from declarative_dist.errors import ConstraintError, did_you_mean, first_line, shorten
 from declarative_dist.families.building import called, reparametrised, with_event_dim
 from declarative_dist.fields.supports import first_outside
 from declarative_dist.plain.draws import rsample_and_score
@@ -314,7 +314,7 @@ class JointDistribution:
             raise ConstraintError(
                 self.owner,
                 f"a dict of values for {', '.join(wanted) or 'no site'}",
-                shortened(values),
+                shorten(values),
                 f"Write {{{', '.join(f'{name!r}: ...' for name in wanted)}}}.",
                 code="wrong-argument",
             )
@@ -342,7 +342,7 @@ class JointDistribution:
             return torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConstraintError(
-                f"{self.owner}.{name}", "a tensor", shortened(value), code="wrong-argument"
+                f"{self.owner}.{name}", "a tensor", shorten(value), code="wrong-argument"
             ) from error
 
     def _lead_of(self, name: str, value: Tensor, event_shape: torch.Size) -> torch.Size:
@@ -356,7 +356,7 @@ class JointDistribution:
         raise ConstraintError(
             f"{self.owner}.{name}",
             f"shape (*sample, *batch, *event), here {tuple(shape)}",
-            shortened(value),
+            shorten(value),
             "Give every site the same sample shape in front.",
             code="wrong-shape",
         )

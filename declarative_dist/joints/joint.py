@@ -12,7 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.declaration.parts import is_site
-from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
 from declarative_dist.families.building import detached
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.field import evaluate
@@ -311,7 +311,7 @@ class Conditioned(nn.Module):
 
     def extra_repr(self) -> str:
         """The data, by site."""
-        return ", ".join(f"{name}={shortened(value)}" for name, value in self.observed.items())
+        return ", ".join(f"{name}={shorten(value)}" for name, value in self.observed.items())
 
 
 def not_conditioned(owner: str) -> DeclarationError:
@@ -345,7 +345,7 @@ def _check_support(site: object, data: Tensor, subject: str) -> None:
     support = site.support if is_known and isinstance(site, Distribution) else None
     if support is not None and not support.check(data).all():
         raise ConstraintError(
-            subject, f"data in its support, {support}", shortened(data), code="outside-support"
+            subject, f"data in its support, {support}", shorten(data), code="outside-support"
         )
 
 
@@ -359,17 +359,17 @@ def _as_data(value: Any, drawn: Tensor, event_shape: torch.Size, subject: str) -
         tensor = torch.as_tensor(value).detach().to(drawn.device, drawn.dtype, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConstraintError(
-            subject, "a number, a list or a tensor", shortened(value), code="wrong-argument"
+            subject, "a number, a list or a tensor", shorten(value), code="wrong-argument"
         ) from error
     if not is_traced(tensor) and tensor.isnan().any():
         raise ConstraintError(
-            subject, "numbers", shortened(value), "Leave out what is missing.", code="not-finite"
+            subject, "numbers", shorten(value), "Leave out what is missing.", code="not-finite"
         )
     if tensor.shape not in (event_shape, drawn.shape):
         raise ConstraintError(
             subject,
             f"shape (*batch, *event) = {tuple(drawn.shape)}",
-            shortened(value),
+            shorten(value),
             "Declare what belongs to one event with event_dim.",
             code="wrong-shape",
         )

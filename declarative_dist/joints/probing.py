@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import ConstraintError, shortened
+from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.joints.distribution import JointDistribution
 
 _FIX = "Let values broadcast over what stands in front: mu[..., None], not mu."
@@ -92,7 +92,7 @@ def _check_same(
             raise ConstraintError(
                 f"{joint.owner}.{name}",
                 "a density of each draw and copy that does not depend on others beside it",
-                f"{shortened(one)}, and with others beside it {shortened(other)}",
+                f"{shorten(one)}, and with others beside it {shorten(other)}",
                 f"Sum, sort and index over the event only, as in sum(-1). {_FIX}",
                 code="mixed-draws",
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.part import lacks_forward
 from declarative_dist.latents.flat import FlatMap, Values
 
@@ -31,7 +31,7 @@ def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
             "a function from a dict of values by site to their log density",
             f"a {type(log_joint).__name__}, which has no forward"
             if is_module
-            else shortened(log_joint),
+            else shorten(log_joint),
             "Write def log_joint(values): return latents.log_prior(values) + log_likelihood(...).",
             code="not-a-density",
         )
@@ -49,7 +49,7 @@ def log_joint_at(log_joint: LogJoint, values: Values, lead: torch.Size) -> Tenso
         raise ConstraintError(
             "log_joint",
             f"log densities of shape (*sample, *batch) = {tuple(lead)}",
-            shortened(score),
+            shorten(score),
             "Sum over data and events, over the last dimensions only: sum(-1). Let values "
             "broadcast over what stands in front: mu[..., None], not mu.",
             code="wrong-shape",

@@ -19,7 +19,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.real import Real
-from declarative_dist.errors import ConstraintError, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, did_you_mean, shorten
 
 Values = dict[str, Tensor]
 """Constrained values of shape `(*sample, *batch, *event)` by site."""
@@ -186,11 +186,11 @@ class FlatMap(nn.Module, ABC):
 
     def _lead(self, vector: object) -> torch.Size:
         if not isinstance(vector, Tensor) or not vector.is_floating_point():
-            got = f"{shortened(vector)} of {vector.dtype}" if isinstance(vector, Tensor) else None
+            got = f"{shorten(vector)} of {vector.dtype}" if isinstance(vector, Tensor) else None
             raise ConstraintError(
                 f"{self.owner}.unconstrained",
                 "a floating-point tensor",
-                got or shortened(vector),
+                got or shorten(vector),
                 code="dtype-or-device",
             )
         lead = vector.shape[:-1]
@@ -200,7 +200,7 @@ class FlatMap(nn.Module, ABC):
                 f"{self.owner}.unconstrained",
                 f"a vector of shape (*sample, *batch, size), with (*batch, size) = "
                 f"{(*self.batch_shape, self.size)}",
-                shortened(vector),
+                shorten(vector),
                 code="wrong-shape",
             )
         return lead
@@ -211,7 +211,7 @@ class FlatMap(nn.Module, ABC):
             raise ConstraintError(
                 self.owner,
                 "a dict of values by site",
-                shortened(values),
+                shorten(values),
                 f"Write {{{wanted}}}.",
                 code="wrong-argument",
             )
@@ -240,7 +240,7 @@ class FlatMap(nn.Module, ABC):
             tensor = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConstraintError(
-                subject, "a tensor", shortened(value), code="wrong-argument"
+                subject, "a tensor", shorten(value), code="wrong-argument"
             ) from error
         if not tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
@@ -253,7 +253,7 @@ class FlatMap(nn.Module, ABC):
         raise ConstraintError(
             f"{self.owner}.{slot.name}",
             f"shape (*sample, *batch, *event), here {(*lead, *slot.event_shape)}",
-            shortened(value),
+            shorten(value),
             "Give every site the same sample shape in front.",
             code="wrong-shape",
         )

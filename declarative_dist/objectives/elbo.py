@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shortened
+from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import learned_ends
@@ -62,7 +62,7 @@ class VariationalBound(nn.Module):
             raise ConstraintError(
                 f"{name}(estimator=)",
                 "the name of an estimator",
-                shortened(estimator),
+                shorten(estimator),
                 did_you_mean(str(estimator), ESTIMATORS),
                 code="unknown-name",
             )

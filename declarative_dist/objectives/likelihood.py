@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.priors import log_prior_of
@@ -120,14 +120,14 @@ class NegativeLogPosterior(nn.Module):
             raise ConstraintError(
                 f"{name}(total_size=)",
                 "how many data there are in all, an int, 1 or above",
-                shortened(total_size),
+                shorten(total_size),
                 code="wrong-argument",
             )
         if log_likelihood is not None and not callable(log_likelihood):
             raise DeclarationError(
                 f"{name}(log_likelihood=)",
                 "a callable from the module and a batch to one number per datum",
-                shortened(log_likelihood),
+                shorten(log_likelihood),
             )
         self.module = _distribution(module, name, is_any=log_likelihood is not None)
         self._own = own_dims(module) if log_likelihood is None else 0
@@ -164,7 +164,7 @@ def _distribution(module: Any, subject: str, *, is_any: bool = False) -> Any:
     wanted = Declarative if is_any else (Variational, Joint, Conditional)
     if isinstance(module, wanted):
         return module
-    got = f"the class {module.__name__}" if isinstance(module, type) else shortened(module)
+    got = f"the class {module.__name__}" if isinstance(module, type) else shorten(module)
     fix = ""
     if isinstance(module, Distribution):
         fix = "It has no parameters to learn: write learnable(...) around it."
@@ -203,7 +203,7 @@ def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject:
         values = batch[0]
         if not isinstance(values, Mapping):
             raise ConstraintError(
-                name, "a dict of data by site", shortened(values), code="wrong-data"
+                name, "a dict of data by site", shorten(values), code="wrong-data"
             )
         data = {site: _as_data(v, module, f"{name}.{site}") for site, v in values.items()}
         joint = module()
@@ -242,9 +242,9 @@ def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
         ConstraintError: if it is no tensor, empty, or in another dtype or on another device.
     """
     if not isinstance(value, Tensor):
-        raise ConstraintError(subject, "a tensor", shortened(value), code="wrong-data")
+        raise ConstraintError(subject, "a tensor", shorten(value), code="wrong-data")
     if value.numel() == 0:
-        raise ConstraintError(subject, "one datum or more", shortened(value), code="wrong-data")
+        raise ConstraintError(subject, "one datum or more", shorten(value), code="wrong-data")
     every = itertools.chain(module.parameters(), module.buffers())
     like = next((tensor for tensor in every if tensor.is_floating_point()), None)
     if like is None or (value.dtype == like.dtype and value.device == like.device):
@@ -315,9 +315,7 @@ def _check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subje
     expected = f"a floating-point tensor of shape ({shape}), a log likelihood per datum"
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
-        raise ConstraintError(
-            subject, expected, f"{shortened(scores)}{dtype}", code="failed-method"
-        )
+        raise ConstraintError(subject, expected, f"{shorten(scores)}{dtype}", code="failed-method")
     # A list, because to hash a size is to fix it in a compiled graph.
     counts = [data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim]
     fits = scores.ndim == 1 + len(copies) and scores.shape[1:] == copies

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from declarative_dist.constraints.positive import Exp
-from declarative_dist.errors import ConstraintError, DeclarationError, shortened
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
 from declarative_dist.joints.flat_sites import FlatSites
@@ -343,7 +343,7 @@ def _checked(init_scale: object, owner: str) -> float:
         raise ConstraintError(
             f"{owner}(init_scale=)",
             "a positive number",
-            shortened(init_scale),
+            shorten(init_scale),
             code="wrong-argument",
         )
     return float(init_scale)  # type: ignore[arg-type]
@@ -364,7 +364,7 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
     raise DeclarationError(
         f"{owner}(latents)",
         "an instance of a Declarative class, or a conditioned joint",
-        f"the class {latents.__name__}" if isinstance(latents, type) else shortened(latents),
+        f"the class {latents.__name__}" if isinstance(latents, type) else shorten(latents),
         f"Write {owner}({latents.__name__}())."
         if isinstance(latents, type)
         else "Declare class Latents(Declarative) with a Param for each latent variable.",

@@ -16,7 +16,7 @@ from declarative_dist.errors import (
     ExplainedError,
     FieldError,
     first_line,
-    shortened,
+    shorten,
 )
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
@@ -64,7 +64,7 @@ def as_target(log_joint: Any, subject: str) -> Any:
             subject, _TARGETS, f"a {name}, which has no forward", fix, code="not-a-density"
         )
     if not callable(log_joint):
-        raise DeclarationError(subject, _TARGETS, shortened(log_joint), code="not-a-density")
+        raise DeclarationError(subject, _TARGETS, shorten(log_joint), code="not-a-density")
     return log_joint
 
 
@@ -123,7 +123,7 @@ def current_of(guide: Any, batch: tuple[Any, ...] | None = None) -> Any:
     if not isinstance(current, Distribution):
         name = type(guide).__name__
         raise FieldError(
-            name, f"a distribution from {name}(*batch)", shortened(current), f"Give {_GUIDES}."
+            name, f"a distribution from {name}(*batch)", shorten(current), f"Give {_GUIDES}."
         )
     return current
 
@@ -263,7 +263,7 @@ def check_draws_apart(density: Callable[[Any], Tensor], draws: Any, owner: str) 
         raise ConstraintError(
             f"{owner}.log_joint",
             "a log density of each draw that does not depend on the draws beside it",
-            f"{shortened(one)}, and with another draw beside it {shortened(other)}",
+            f"{shorten(one)}, and with another draw beside it {shorten(other)}",
             "Sum over the dimensions of the event only, .sum(-1) and not .sum().",
             code="mixed-draws",
         )
@@ -277,7 +277,7 @@ def _snapshot(joint: JointDistribution, expected: str, subject: str) -> Declarat
 
 
 def _named(value: object) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, nn.Module) else shortened(value)
+    return f"a {type(value).__name__}" if isinstance(value, nn.Module) else shorten(value)
 
 
 def check_density(log_p: Any, log_q: Tensor, vectorize: bool, owner: str) -> None:
@@ -292,7 +292,7 @@ def check_density(log_p: Any, log_q: Tensor, vectorize: bool, owner: str) -> Non
     expected = f"a tensor of log densities of shape (*sample, *batch) = {shape}"
     if not isinstance(log_p, Tensor):
         raise ConstraintError(
-            subject, expected, shortened(log_p), "Return a tensor.", code="failed-method"
+            subject, expected, shorten(log_p), "Return a tensor.", code="failed-method"
         )
     if vectorize:
         fix = f"For one draw it must return shape (*batch) = {shape[1:]}."

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import DeclarationError, shortened
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.learnable import learnable
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.testing.distribution_draws import DRAWS
@@ -102,5 +102,5 @@ def _built(family: Any) -> nn.Module:
         family = learnable(family)
     if not isinstance(family, nn.Module):
         expected = "a module whose call gives a distribution"
-        raise DeclarationError("check_distribution", expected, shortened(family))
+        raise DeclarationError("check_distribution", expected, shorten(family))
     return family

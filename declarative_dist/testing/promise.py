@@ -15,7 +15,7 @@ from declarative_dist.errors import (
     ExplainedError,
     did_you_mean,
     first_line,
-    shortened,
+    shorten,
 )
 
 
@@ -121,7 +121,7 @@ def written(tensor: Tensor) -> str:
     """
     tensor = tensor.detach()
     if tensor.numel() > 6:
-        return shortened(tensor)
+        return shorten(tensor)
     digits = tensor.dtype.is_floating_point
     return _numbers(tensor.tolist(), digits)
 
