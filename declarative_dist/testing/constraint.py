@@ -12,8 +12,8 @@ from declarative_dist.errors import DeclarationError
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.testing.constraint_maths import MATHS
 from declarative_dist.testing.constraint_module import COMPILED, MODULE
-from declarative_dist.testing.constraint_trial import Trial
-from declarative_dist.testing.promise import keep
+from declarative_dist.testing.constraint_trial import ConstraintTrial
+from declarative_dist.testing.promise import check_promises
 
 ALL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -98,14 +98,14 @@ raw_limit= if it is meant for moderate ones. (docs/errors.md#broken-promise)
             f"Give them: constraint.resolved({{{found.names[0]!r}: ...}}).",
             code="missing-value",
         )
-    promises: Mapping[str, Callable[[Trial], None]] = {**MATHS, **MODULE}
+    promises: Mapping[str, Callable[[ConstraintTrial], None]] = {**MATHS, **MODULE}
     if compile:
         promises = {**promises, **COMPILED}
-    trial = Trial(
+    trial = ConstraintTrial(
         found, _shape_of(found, shape), tuple(dtypes), raw_limit, round_trip, coordinates
     )
     with same_random_numbers():
-        keep(promises, trial, skip, "check_constraint")
+        check_promises(promises, trial, skip, "check_constraint")
 
 
 def _shape_of(constraint: nn.Module, shape: Sequence[int] | None) -> torch.Size:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.testing.constraint_trial import Trial
+from declarative_dist.testing.constraint_trial import ConstraintTrial
 from declarative_dist.testing.jacobian import derivatives, first_coordinates
-from declarative_dist.testing.promise import is_close, written
+from declarative_dist.testing.promise import is_close, show
 
 ORDINARY = 1.0
 """Raw numbers at which no rounding explains anything."""
@@ -19,7 +19,7 @@ ORDINARY = 1.0
 ENDS = ("lower_bound", "upper_bound")
 
 
-def support(trial: Trial) -> None:
+def support(trial: ConstraintTrial) -> None:
     """A support of as many event dimensions."""
     constraint = trial.constraint
     if constraint.event_dim != constraint.support.event_dim:
@@ -31,14 +31,14 @@ def support(trial: Trial) -> None:
         )
 
 
-def words(trial: Trial) -> None:
+def words(trial: ConstraintTrial) -> None:
     """What it expects, in words."""
     text: object = trial.constraint.describe()
     if not isinstance(text, str) or not text.strip():
         raise trial.broken("describe", "a text for messages", repr(text), "Return some words.")
 
 
-def shapes(trial: Trial) -> None:
+def shapes(trial: ConstraintTrial) -> None:
     """Raw shapes and value shapes that fit each other."""
     constraint = trial.built()
     event = trial.shape[len(trial.shape) - constraint.event_dim :]
@@ -65,14 +65,14 @@ def shapes(trial: Trial) -> None:
     if not is_close(constraint(raw)[2], constraint(raw[2]), 1e-9):
         raise trial.broken(
             "forward",
-            f"each row of a batch as it is alone, {written(constraint(raw[2]))}",
-            written(constraint(raw)[2]),
+            f"each row of a batch as it is alone, {show(constraint(raw[2]))}",
+            show(constraint(raw)[2]),
             "Reduce over the last dimensions only, with dim=-1.",
         )
 
 
 def _expect_shape(
-    trial: Trial, member: str, got: object, wanted: tuple[int, ...], of: torch.Size
+    trial: ConstraintTrial, member: str, got: object, wanted: tuple[int, ...], of: torch.Size
 ) -> None:
     if not isinstance(got, tuple) or tuple(got) != tuple(wanted):
         came = tuple(got) if isinstance(got, tuple) else repr(got)
@@ -85,7 +85,7 @@ def _expect_shape(
         )
 
 
-def pure(trial: Trial) -> None:
+def pure(trial: ConstraintTrial) -> None:
     """The same value for the same raw number, which stays as it is."""
     constraint, raw = trial.built(), trial.moderate()
     before = raw.clone()
@@ -96,7 +96,7 @@ def pure(trial: Trial) -> None:
         raise trial.broken("forward", "the same values twice", "different ones")
 
 
-def inside(trial: Trial) -> None:
+def inside(trial: ConstraintTrial) -> None:
     """A value strictly inside for every finite raw number."""
     for dtype in trial.dtypes:
         constraint, raw = trial.built(dtype), trial.extreme(dtype)
@@ -118,14 +118,14 @@ def inside(trial: Trial) -> None:
         trial.demand(constraint.support.check(value), "support", expected, raw, value, fix)
 
 
-def _moderate(trial: Trial) -> str:
+def _moderate(trial: ConstraintTrial) -> str:
     """How to ask for less."""
     if trial.raw_limit == float("inf"):
         return "check with raw_limit= if it is meant for moderate ones."
     return "check with a smaller raw_limit= or fewer dtypes=."
 
 
-def _way_inside(trial: Trial, is_in: Tensor, raw: Tensor) -> str:
+def _way_inside(trial: ConstraintTrial, is_in: Tensor, raw: Tensor) -> str:
     """What to do about values outside: at extreme numbers another thing than at ordinary ones."""
     if is_in.all() or (raw[~is_in].double().abs() <= ORDINARY).any():
         return "Make forward, support and contains speak of one set."
@@ -148,7 +148,7 @@ def _within_ends(constraint: Constraint, value: Tensor) -> Tensor:
     return _all_of_event(entries, constraint)
 
 
-def gradient(trial: Trial) -> None:
+def gradient(trial: ConstraintTrial) -> None:
     """A finite gradient for every finite raw number."""
     for dtype in trial.dtypes:
         constraint, raw = trial.built(dtype), trial.extreme(dtype)
@@ -161,7 +161,7 @@ def gradient(trial: Trial) -> None:
         trial.demand(finite, "forward", expected, raw, found, fix)
 
 
-def alive(trial: Trial) -> None:
+def alive(trial: ConstraintTrial) -> None:
     """An effect of every raw number."""
     found = _gradient_of(trial, trial.built(), trial.moderate())
     dead = (found == 0).all(0)
@@ -172,7 +172,7 @@ def alive(trial: Trial) -> None:
         raise trial.broken("forward", "an effect of every raw number on the value", where, fix)
 
 
-def _gradient_of(trial: Trial, constraint: Constraint, raw: Tensor) -> Tensor:
+def _gradient_of(trial: ConstraintTrial, constraint: Constraint, raw: Tensor) -> Tensor:
     raw = raw.detach().clone().requires_grad_()
     value = constraint(raw)
     if not value.requires_grad:
@@ -184,7 +184,7 @@ def _gradient_of(trial: Trial, constraint: Constraint, raw: Tensor) -> Tensor:
     return found
 
 
-def refusal(trial: Trial) -> None:
+def refusal(trial: ConstraintTrial) -> None:
     """Values refused that are not finite, or at an end of the support."""
     for dtype in trial.dtypes:
         constraint = trial.built(dtype)
@@ -207,7 +207,7 @@ def refusal(trial: Trial) -> None:
                 )
 
 
-def round_trip(trial: Trial) -> None:
+def round_trip(trial: ConstraintTrial) -> None:
     """Values and raw numbers that come back."""
     for dtype in trial.dtypes if trial.is_elementwise else trial.wide:
         constraint = trial.built(dtype)
@@ -235,7 +235,12 @@ def round_trip(trial: Trial) -> None:
 
 
 def _expect_return(
-    trial: Trial, constraint: Constraint, value: Tensor, raw: Tensor, again: Tensor, close: Tensor
+    trial: ConstraintTrial,
+    constraint: Constraint,
+    value: Tensor,
+    raw: Tensor,
+    again: Tensor,
+    close: Tensor,
 ) -> None:
     kept = _all_of_event(close, constraint)
     if kept.all():
@@ -246,7 +251,7 @@ def _expect_return(
     trial.demand(
         kept,
         "inverse",
-        f"forward(inverse(value)) to be {written(value[first])}, "
+        f"forward(inverse(value)) to be {show(value[first])}, "
         f"to a relative error of {times}(2 + |raw|) * eps",
         raw,
         again,
@@ -270,7 +275,7 @@ def _allowed(constraint: Constraint, value: Tensor, raw: Tensor) -> Tensor:
     return steps * eps * size
 
 
-def default(trial: Trial) -> None:
+def default(trial: ConstraintTrial) -> None:
     """A starting value inside, of the shape asked for."""
     constraint = trial.constraint
     for batch in ((), (2,)):
@@ -279,10 +284,10 @@ def default(trial: Trial) -> None:
         _expect_shape(trial, "default", value.shape, shape, shape)
         if not constraint.contains(value).all():
             expected = constraint.describe()
-            raise trial.broken("default", expected, written(value), "Start inside the set.")
+            raise trial.broken("default", expected, show(value), "Start inside the set.")
 
 
-def jacobian(trial: Trial) -> None:
+def jacobian(trial: ConstraintTrial) -> None:
     """The log of the volume change that autograd finds."""
     constraint = trial.built()
     for raw in trial.moderate(count=6):
@@ -297,16 +302,18 @@ def jacobian(trial: Trial) -> None:
         kept = torch.isclose(given, wanted, rtol=1e-7, atol=1e-7)
         if not kept.all():
             index = tuple((~kept).nonzero()[0].tolist())
-            at = f"at the raw number{'s' if raw[index].ndim else ''} {written(raw[index])}"
+            at = f"at the raw number{'s' if raw[index].ndim else ''} {show(raw[index])}"
             raise trial.broken(
                 "log_abs_det_jacobian",
-                f"{written(wanted[index])}, the log of the volume change that autograd finds",
-                f"{written(given[index])} {at}",
+                f"{show(wanted[index])}, the log of the volume change that autograd finds",
+                f"{show(given[index])} {at}",
                 "Differentiate forward: log |d value / d raw|, summed over an event.",
             )
 
 
-def _log_det(trial: Trial, matrix: Tensor, constraint: Constraint, raw: Tensor) -> Tensor:
+def _log_det(
+    trial: ConstraintTrial, matrix: Tensor, constraint: Constraint, raw: Tensor
+) -> Tensor:
     if trial.is_elementwise:
         if not torch.equal(matrix, matrix.diagonal().diag()):
             expected = "every entry of a value to depend on its own raw number alone"
@@ -329,7 +336,7 @@ def _log_det(trial: Trial, matrix: Tensor, constraint: Constraint, raw: Tensor) 
     return log_det
 
 
-MATHS: Mapping[str, Callable[[Trial], None]] = {
+MATHS: Mapping[str, Callable[[ConstraintTrial], None]] = {
     "support": support,
     "words": words,
     "pure": pure,

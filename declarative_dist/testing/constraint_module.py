@@ -12,13 +12,19 @@ from torch import Tensor, nn
 from torch.distributions import Normal, TransformedDistribution
 from torch.nn.utils import parametrize
 
-from declarative_dist.testing.constraint_trial import Trial
-from declarative_dist.testing.promise import compiling, is_close, told, unregistered, written
+from declarative_dist.testing.constraint_trial import ConstraintTrial
+from declarative_dist.testing.promise import (
+    compiling,
+    describe_error,
+    find_unregistered,
+    is_close,
+    show,
+)
 
 
-def state(trial: Trial) -> None:
+def state(trial: ConstraintTrial) -> None:
     """Tensors that move with it, and shapes on the meta device."""
-    name = unregistered(trial.constraint)
+    name = find_unregistered(trial.constraint)
     if name is not None:
         raise trial.broken(
             name,
@@ -33,7 +39,7 @@ def state(trial: Trial) -> None:
         raise trial.broken("forward", expected, f"{tuple(value.shape)} on {value.device}")
 
 
-def copies(trial: Trial) -> None:
+def copies(trial: ConstraintTrial) -> None:
     """The same map from copy.deepcopy and pickle."""
     constraint, raw = trial.built(), trial.moderate()
     _expect_same(trial, "copy.deepcopy", copy.deepcopy(constraint)(raw), constraint(raw))
@@ -43,19 +49,19 @@ def copies(trial: Trial) -> None:
         raise trial.broken(
             "__reduce__",
             "a constraint that pickles",
-            told(error),
+            describe_error(error),
             "Define its class at the top of a module, and hold no lambda in it.",
         ) from error
     _expect_same(trial, "pickle", again(raw), constraint(raw))
 
 
-def _expect_same(trial: Trial, through: str, got: Tensor, wanted: Tensor) -> None:
+def _expect_same(trial: ConstraintTrial, through: str, got: Tensor, wanted: Tensor) -> None:
     if not torch.equal(got, wanted):
-        expected = f"the same values through {through}, {written(wanted[0])}"
-        raise trial.broken("forward", expected, written(got[0]))
+        expected = f"the same values through {through}, {show(wanted[0])}"
+        raise trial.broken("forward", expected, show(got[0]))
 
 
-def transform(trial: Trial) -> None:
+def transform(trial: ConstraintTrial) -> None:
     """The same map as a torch.distributions.Transform."""
     constraint = trial.built()
     raw = trial.moderate()
@@ -71,10 +77,10 @@ def transform(trial: Trial) -> None:
         return
     if scored.shape != pushed.batch_shape or not scored.isfinite().all():
         expected = f"finite log densities of shape {tuple(pushed.batch_shape)}"
-        raise trial.broken("log_abs_det_jacobian", expected, written(scored))
+        raise trial.broken("log_abs_det_jacobian", expected, show(scored))
 
 
-def parametrization(trial: Trial) -> None:
+def parametrization(trial: ConstraintTrial) -> None:
     """A parametrization for torch.nn.utils.parametrize."""
     constraint = trial.built()
     module: Any = nn.Module()
@@ -88,18 +94,18 @@ def parametrization(trial: Trial) -> None:
     _expect_close(trial, "the value that was assigned", module.weight, other)
 
 
-def _expect_close(trial: Trial, what: str, got: Tensor, wanted: Tensor) -> None:
+def _expect_close(trial: ConstraintTrial, what: str, got: Tensor, wanted: Tensor) -> None:
     if not is_close(got.detach(), wanted, 1e-6):
-        expected = f"{what}, {written(wanted)}, as a parametrization"
-        raise trial.broken("right_inverse", expected, written(got))
+        expected = f"{what}, {show(wanted)}, as a parametrization"
+        raise trial.broken("right_inverse", expected, show(got))
 
 
-def vmap(trial: Trial) -> None:
+def vmap(trial: ConstraintTrial) -> None:
     """The same values under torch.func.vmap and torch.func.grad."""
     constraint, raw = trial.built(), trial.moderate()
     mapped, value = torch.func.vmap(constraint)(raw), constraint(raw)
     if not is_close(mapped, value, 1e-9):
-        raise trial.broken("forward", f"{written(value[0])} under vmap too", written(mapped[0]))
+        raise trial.broken("forward", f"{show(value[0])} under vmap too", show(mapped[0]))
 
     def total(numbers: Tensor) -> Tensor:
         return constraint(numbers).square().sum()
@@ -108,11 +114,11 @@ def vmap(trial: Trial) -> None:
     (wanted,) = torch.autograd.grad(total(numbers), numbers)
     found = torch.func.vmap(torch.func.grad(total))(raw)
     if not is_close(found, wanted, 1e-7):
-        expected = f"the gradient {written(wanted[0])} under torch.func.grad too"
-        raise trial.broken("forward", expected, written(found[0]))
+        expected = f"the gradient {show(wanted[0])} under torch.func.grad too"
+        raise trial.broken("forward", expected, show(found[0]))
 
 
-def compiled(trial: Trial) -> None:
+def compiled(trial: ConstraintTrial) -> None:
     """The same values from torch.compile(fullgraph=True)."""
     dtype = torch.float32 if torch.float32 in trial.dtypes else trial.dtypes[0]
     constraint = trial.built(dtype)
@@ -124,11 +130,11 @@ def compiled(trial: Trial) -> None:
     trial.demand(constraint.contains(found), "forward", expected, raw, found, "")
     value = constraint(ordinary)
     if not is_close(found[: len(value)], value, 1e-5):
-        expected = f"{written(value[0])} under torch.compile too"
-        raise trial.broken("forward", expected, written(found[0]))
+        expected = f"{show(value[0])} under torch.compile too"
+        raise trial.broken("forward", expected, show(found[0]))
 
 
-MODULE: Mapping[str, Callable[[Trial], None]] = {
+MODULE: Mapping[str, Callable[[ConstraintTrial], None]] = {
     "transform": transform,
     "parametrization": parametrization,
     "state": state,
@@ -137,5 +143,5 @@ MODULE: Mapping[str, Callable[[Trial], None]] = {
 }
 """The promises of a module."""
 
-COMPILED: Mapping[str, Callable[[Trial], None]] = {"compile": compiled}
+COMPILED: Mapping[str, Callable[[ConstraintTrial], None]] = {"compile": compiled}
 """Those that take seconds."""

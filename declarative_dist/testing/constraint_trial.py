@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.testing.promise import BrokenPromiseError, written
+from declarative_dist.testing.promise import BrokenPromiseError, show
 from declarative_dist.testing.raw_numbers import extreme, moderate
 
 
 @dataclass(frozen=True)
-class Trial:
+class ConstraintTrial:
     """A constraint on trial; its arguments are those of `check_constraint`."""
 
     constraint: Constraint
@@ -77,9 +77,9 @@ class Trial:
         if kept.all():
             return
         first = tuple((~kept).nonzero()[0].tolist())
-        came = f"{written(got[first])} for {_numbers_of(raw[first])} in {raw.dtype}"
+        came = f"{show(got[first])} for {_numbers_of(raw[first])} in {raw.dtype}"
         raise self.broken(member, expected, came, fix)
 
 
 def _numbers_of(raw: Tensor) -> str:
-    return f"the raw number{'s' if raw.ndim else ''} {written(raw)}"
+    return f"the raw number{'s' if raw.ndim else ''} {show(raw)}"

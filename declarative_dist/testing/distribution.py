@@ -13,8 +13,8 @@ from declarative_dist.families.learnable import learnable
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.testing.distribution_draws import DRAWS
 from declarative_dist.testing.distribution_module import COMPILED, MODULE
-from declarative_dist.testing.distribution_trial import Trial
-from declarative_dist.testing.promise import BrokenPromiseError, keep, told
+from declarative_dist.testing.distribution_trial import FamilyTrial
+from declarative_dist.testing.promise import BrokenPromiseError, check_promises, describe_error
 
 
 def check_distribution(
@@ -80,11 +80,11 @@ distribution without detach, item, data or numpy, or freeze it. (docs/errors.md#
     __tracebackhide__ = True
     with same_random_numbers():
         module = _built(family)
-        trial = Trial(module, context, frozenset(skip))
-        promises: Mapping[str, Callable[[Trial], None]] = {**DRAWS, **MODULE}
+        trial = FamilyTrial(module, context, frozenset(skip))
+        promises: Mapping[str, Callable[[FamilyTrial], None]] = {**DRAWS, **MODULE}
         if compile:
             promises = {**promises, **COMPILED}
-        keep(promises, trial, skip, "check_distribution")
+        check_promises(promises, trial, skip, "check_distribution")
 
 
 def _built(family: Any) -> nn.Module:
@@ -95,7 +95,7 @@ def _built(family: Any) -> nn.Module:
             raise BrokenPromiseError(
                 family.__name__,
                 "a class that needs no arguments",
-                told(error),
+                describe_error(error),
                 "Give an instance.",
             ) from error
     elif isinstance(family, Distribution) and not isinstance(family, nn.Module):

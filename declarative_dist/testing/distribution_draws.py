@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.testing.distribution_trial import Trial, by_site, is_plain, perturbed
-from declarative_dist.testing.promise import is_close, written
+from declarative_dist.testing.distribution_trial import FamilyTrial, by_site, is_plain, perturbed
+from declarative_dist.testing.promise import is_close, show
 
 BATCHES, BATCH_SIZE, DEVIATIONS = 64, 64, 6.0
 """How the mean gradient is estimated, and how many standard errors it may be from zero."""
@@ -18,7 +18,7 @@ BATCHES, BATCH_SIZE, DEVIATIONS = 64, 64, 6.0
 KEEP_TO_TORCH = "Use it in the distribution without detach, item, data or numpy, or freeze it."
 
 
-def copies(trial: Trial) -> None:
+def copies(trial: FamilyTrial) -> None:
     """An independent copy with the same numbers from copy.deepcopy."""
     other = trial.copy()
     original = {id(parameter) for parameter in trial.family.parameters()}
@@ -28,11 +28,11 @@ def copies(trial: Trial) -> None:
     found = {**dict(other.named_parameters()), **dict(other.named_buffers())}
     for name, tensor in [*trial.family.named_parameters(), *trial.family.named_buffers()]:
         if name not in found or not is_close(found[name], tensor, 0.0):
-            got = written(found[name]) if name in found else "nothing"
-            raise trial.broken(name, f"{written(tensor)} in a copy too", got)
+            got = show(found[name]) if name in found else "nothing"
+            raise trial.broken(name, f"{show(tensor)} in a copy too", got)
 
 
-def call(trial: Trial) -> None:
+def call(trial: FamilyTrial) -> None:
     """A distribution from a call."""
     found = trial.snapshot(trial.copy())
     if not (hasattr(found, "sample") and hasattr(found, "log_prob")):
@@ -40,7 +40,7 @@ def call(trial: Trial) -> None:
         raise trial.broken("forward", "a distribution", f"a {type(found).__name__}", fix)
 
 
-def parameters(trial: Trial) -> None:
+def parameters(trial: FamilyTrial) -> None:
     """All parameters from the start."""
     family = trial.copy()
     before = {name: id(parameter) for name, parameter in family.named_parameters()}
@@ -55,7 +55,7 @@ def parameters(trial: Trial) -> None:
         raise trial.broken(changed[0], "the same parameter from the start", "another later", fix)
 
 
-def shapes(trial: Trial) -> None:
+def shapes(trial: FamilyTrial) -> None:
     """Draws of shape (*sample, *batch, *event), log densities of shape (*sample, *batch)."""
     snapshot = trial.snapshot(trial.copy())
     one = by_site(snapshot.sample())
@@ -79,7 +79,7 @@ def _member(name: str, site: str) -> str:
 
 
 def _expect_shape(
-    trial: Trial, member: str, got: Tensor, wanted: tuple[int, ...], of: tuple[int, ...]
+    trial: FamilyTrial, member: str, got: Tensor, wanted: tuple[int, ...], of: tuple[int, ...]
 ) -> None:
     if got.shape != wanted:
         expected = f"the shape {wanted} for the sample shape {of}"
@@ -87,7 +87,7 @@ def _expect_shape(
         raise trial.broken(member, expected, f"{tuple(got.shape)}", fix)
 
 
-def support(trial: Trial) -> None:
+def support(trial: FamilyTrial) -> None:
     """Draws in the support, with finite log densities."""
     snapshot = trial.snapshot(trial.copy())
     values = snapshot.sample((100,))
@@ -97,16 +97,14 @@ def support(trial: Trial) -> None:
         if not inside.all():
             first = tuple((~inside).nonzero()[0].tolist())
             fix = "Draw inside it, or name another support."
-            raise trial.broken("sample", f"a draw in {known}", written(values[first]), fix)
+            raise trial.broken("sample", f"a draw in {known}", show(values[first]), fix)
     scored = snapshot.log_prob(values)
     if not scored.isfinite().all():
         first = tuple((~scored.isfinite()).nonzero()[0].tolist())
         drawn = {site: value[first[:1]] for site, value in by_site(values).items()}
-        at = ", ".join(
-            f"{_member('draw', site)} {written(value)}" for site, value in drawn.items()
-        )
+        at = ", ".join(f"{_member('draw', site)} {show(value)}" for site, value in drawn.items())
         expected = "a finite log density of its own draw"
-        raise trial.broken("log_prob", expected, f"{written(scored[first])} for the {at}")
+        raise trial.broken("log_prob", expected, f"{show(scored[first])} for the {at}")
 
 
 def _support_of(snapshot: Any) -> Any:
@@ -117,7 +115,7 @@ def _support_of(snapshot: Any) -> Any:
         return None
 
 
-def score(trial: Trial) -> None:
+def score(trial: FamilyTrial) -> None:
     """Draws and densities that belong together: scores with a mean of zero."""
     family = trial.copy()
     learned = {name: p for name, p in family.named_parameters() if p.requires_grad}
@@ -135,7 +133,7 @@ def score(trial: Trial) -> None:
             _expect_zero(trial, name, torch.stack(each))
 
 
-def _expect_zero(trial: Trial, name: str, gradients: Tensor) -> None:
+def _expect_zero(trial: FamilyTrial, name: str, gradients: Tensor) -> None:
     mean, size = gradients.mean(0), gradients.abs().mean(0)
     allowed = DEVIATIONS * gradients.std(0) / BATCHES**0.5 + 1e-3 * size + 1e-6
     far = mean.abs() > allowed
@@ -144,13 +142,13 @@ def _expect_zero(trial: Trial, name: str, gradients: Tensor) -> None:
         fix = "Make sample and log_prob those of one distribution, normalised. Where the support "
         raise trial.broken(
             "log_prob",
-            f"a mean gradient by {name} of 0.0 over its own draws, to {written(allowed[first])}",
-            written(mean[first]),
+            f"a mean gradient by {name} of 0.0 over its own draws, to {show(allowed[first])}",
+            show(mean[first]),
             f"{fix}depends on parameters, as a uniform's does, check with skip=['score'].",
         )
 
 
-def snapshot(trial: Trial) -> None:
+def snapshot(trial: FamilyTrial) -> None:
     """Members that agree with the plain distribution of a call."""
     family: Any = trial.copy()
     if isinstance(trial.snapshot(family), nn.Module):
@@ -172,13 +170,13 @@ def snapshot(trial: Trial) -> None:
         perturbed(family)
 
 
-def _expect_agreement(trial: Trial, member: str, got: Tensor, wanted: Tensor) -> None:
+def _expect_agreement(trial: FamilyTrial, member: str, got: Tensor, wanted: Tensor) -> None:
     if not is_close(got, wanted, 1e-4):
         fix = "Leave it to Variational, which asks a fresh distribution, and keep none."
-        raise trial.broken(member, f"{written(wanted)}, as of a call", written(got), fix)
+        raise trial.broken(member, f"{show(wanted)}, as of a call", show(got), fix)
 
 
-def rsample(trial: Trial) -> None:
+def rsample(trial: FamilyTrial) -> None:
     """Gradients that flow through draws, where rsample is promised."""
     family = trial.copy()
     if not trial.is_pathwise(family):
@@ -193,7 +191,7 @@ def rsample(trial: Trial) -> None:
         torch.stack(flowing).sum().backward()
 
 
-def gradient(trial: Trial) -> None:
+def gradient(trial: FamilyTrial) -> None:
     """A finite gradient that is not zero for every parameter."""
     family = trial.copy()
     learned = {name: p for name, p in family.named_parameters() if p.requires_grad}
@@ -206,12 +204,12 @@ def gradient(trial: Trial) -> None:
         if found is None:
             raise trial.broken(name, expected, "none", KEEP_TO_TORCH)
         if not found.isfinite().all():
-            raise trial.broken(name, f"a finite {expected[2:]}", written(found))
+            raise trial.broken(name, f"a finite {expected[2:]}", show(found))
         if not found.any():
             raise trial.broken(name, expected, "zeros", KEEP_TO_TORCH)
 
 
-def step(trial: Trial) -> None:
+def step(trial: FamilyTrial) -> None:
     """A second backward, and a log density that a step changes."""
     family = trial.copy()
     learned = [p for p in family.parameters() if p.requires_grad]
@@ -233,10 +231,10 @@ def step(trial: Trial) -> None:
         optimizer.step()
     if torch.equal(trial.scores(family, values), before):
         fix = "Build the distribution in each call, and keep nothing computed from parameters."
-        raise trial.broken("log_prob", "other log densities after a step", written(before), fix)
+        raise trial.broken("log_prob", "other log densities after a step", show(before), fix)
 
 
-DRAWS: Mapping[str, Callable[[Trial], None]] = {
+DRAWS: Mapping[str, Callable[[FamilyTrial], None]] = {
     "copies": copies,
     "call": call,
     "parameters": parameters,

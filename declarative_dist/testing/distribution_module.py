@@ -12,13 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from declarative_dist.testing.distribution_trial import Trial, by_site, perturbed
-from declarative_dist.testing.promise import compiling, is_close, told, unregistered, written
+from declarative_dist.testing.distribution_trial import FamilyTrial, by_site, perturbed
+from declarative_dist.testing.promise import (
+    compiling,
+    describe_error,
+    find_unregistered,
+    is_close,
+    show,
+)
 
 
-def state(trial: Trial) -> None:
+def state(trial: FamilyTrial) -> None:
     """A saved state that holds all there is, and loads."""
-    name = unregistered(trial.family)
+    name = find_unregistered(trial.family)
     if name is not None:
         raise trial.broken(
             name,
@@ -38,12 +44,14 @@ def state(trial: Trial) -> None:
         _expect(trial, "load_state_dict", trial.scores(other, values), wanted, 0.0)
 
 
-def _expect(trial: Trial, member: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
+def _expect(
+    trial: FamilyTrial, member: str, got: Tensor, wanted: Tensor, tolerance: float
+) -> None:
     if not is_close(got, wanted, tolerance):
-        raise trial.broken(member, f"log densities of {written(wanted)}", written(got))
+        raise trial.broken(member, f"log densities of {show(wanted)}", show(got))
 
 
-def pickles(trial: Trial) -> None:
+def pickles(trial: FamilyTrial) -> None:
     """A family that pickles after a backward."""
     family = trial.copy()
     loss = trial.loss(family)
@@ -53,18 +61,20 @@ def pickles(trial: Trial) -> None:
         other = pickle.loads(pickle.dumps(family))  # noqa: S301, what was just dumped
     except Exception as error:
         fix = "Define its class at the top of a module, and hold no lambda in it."
-        raise trial.broken("__reduce__", "a family that pickles", told(error), fix) from error
+        raise trial.broken(
+            "__reduce__", "a family that pickles", describe_error(error), fix
+        ) from error
     values = trial.draws(family)
     _expect(trial, "__reduce__", trial.scores(other, values), trial.scores(family, values), 0.0)
 
 
-def dtype(trial: Trial) -> None:
+def dtype(trial: FamilyTrial) -> None:
     """Everything in float64 after .double()."""
     family = trial.copy().double()
     for name, tensor in [*family.named_parameters(), *family.named_buffers()]:
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
             raise trial.broken(name, "torch.float64 after .double()", f"{tensor.dtype}")
-    moved = Trial(family, tuple(_doubled(part) for part in trial.context), trial.skip)
+    moved = FamilyTrial(family, tuple(_doubled(part) for part in trial.context), trial.skip)
     values = moved.draws(family)
     for name, tensor in {**by_site(values), "log_prob": moved.scores(family, values)}.items():
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
@@ -77,7 +87,7 @@ def _doubled(part: object) -> object:
     return part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
 
 
-def meta(trial: Trial) -> None:
+def meta(trial: FamilyTrial) -> None:
     """Everything back from the meta device by to_empty and reset_parameters."""
     family = trial.copy().to("meta")
     if not hasattr(family, "reset_parameters"):
@@ -96,7 +106,7 @@ def meta(trial: Trial) -> None:
     scored = trial.scores(family, trial.draws(family))
     if not scored.isfinite().all():
         expected = "finite log densities after reset_parameters"
-        raise trial.broken("reset_parameters", expected, written(scored))
+        raise trial.broken("reset_parameters", expected, show(scored))
 
 
 def _restored(family: Any, fill: int) -> dict[str, Tensor]:
@@ -109,7 +119,7 @@ def _restored(family: Any, fill: int) -> dict[str, Tensor]:
     return state
 
 
-def functional(trial: Trial) -> None:
+def functional(trial: FamilyTrial) -> None:
     """The densities of other parameters from torch.func.functional_call."""
     family, other = trial.copy(), perturbed(trial.copy())
     values = trial.draws(other)
@@ -118,7 +128,7 @@ def functional(trial: Trial) -> None:
     _expect(trial, "forward", distribution.log_prob(values), trial.scores(other, values), 1e-5)
 
 
-def vmap(trial: Trial) -> None:
+def vmap(trial: FamilyTrial) -> None:
     """The same densities under torch.func.vmap."""
     family = trial.copy()
     values = trial.draws(family)
@@ -126,7 +136,7 @@ def vmap(trial: Trial) -> None:
     _expect(trial, "log_prob", mapped, trial.scores(family, values), 1e-4)
 
 
-def compiled(trial: Trial) -> None:
+def compiled(trial: FamilyTrial) -> None:
     """The same densities from torch.compile(fullgraph=True)."""
     family: nn.Module = trial.copy()
     values = trial.draws(family)
@@ -136,7 +146,7 @@ def compiled(trial: Trial) -> None:
     _expect(trial, "log_prob", found, trial.scores(family, values), 1e-4)
 
 
-MODULE: Mapping[str, Callable[[Trial], None]] = {
+MODULE: Mapping[str, Callable[[FamilyTrial], None]] = {
     "state": state,
     "pickle": pickles,
     "dtype": dtype,
@@ -146,5 +156,5 @@ MODULE: Mapping[str, Callable[[Trial], None]] = {
 }
 """The promises of a module."""
 
-COMPILED: Mapping[str, Callable[[Trial], None]] = {"compile": compiled}
+COMPILED: Mapping[str, Callable[[FamilyTrial], None]] = {"compile": compiled}
 """Those that take seconds."""

@@ -17,7 +17,7 @@ Values = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Trial:
+class FamilyTrial:
     """A family on trial, which is never changed: checks work on copies."""
 
     family: nn.Module

@@ -57,7 +57,7 @@ class Named(Protocol):
         ...
 
 
-def keep(
+def check_promises(
     promises: Mapping[str, Callable[[Any], None]], trial: Named, skip: Collection[str], owner: str
 ) -> None:
     """Try every promise in turn, and stop at the first that is broken.
@@ -88,35 +88,35 @@ def keep(
             error.promise = name
             raise error.with_traceback(None) from error.__cause__
         except Exception as error:
-            broken = BrokenPromiseError(trial.name, _promised(promise), told(error))
+            broken = BrokenPromiseError(trial.name, _promise_of(promise), describe_error(error))
             broken.promise = name
             raise broken from error
 
 
-def _promised(promise: Callable[[Any], None]) -> str:
+def _promise_of(promise: Callable[[Any], None]) -> str:
     """What the docstring of a promise says, to go on with in a sentence."""
     sentence = (promise.__doc__ or "").rstrip(".")
     return sentence[:1].lower() + sentence[1:]
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An exception in one line.
 
     Example:
-        >>> from declarative_dist.testing.promise import told
-        >>> told(KeyError("rate"))
+        >>> from declarative_dist.testing.promise import describe_error
+        >>> describe_error(KeyError("rate"))
         "KeyError: 'rate'"
     """
     return f"{type(error).__name__}: {first_line(error).rstrip('.')}"
 
 
-def written(tensor: Tensor) -> str:
+def show(tensor: Tensor) -> str:
     """A small tensor by its numbers, and a large one by its range.
 
     Example:
         >>> import torch
-        >>> from declarative_dist.testing.promise import written
-        >>> written(torch.tensor([1.0, 0.1])), written(torch.tensor(2.0))
+        >>> from declarative_dist.testing.promise import show
+        >>> show(torch.tensor([1.0, 0.1])), show(torch.tensor(2.0))
         ('[1.0, 0.1]', '2.0')
     """
     tensor = tensor.detach()
@@ -132,7 +132,7 @@ def _numbers(value: Any, is_floating: bool) -> str:
     return repr(float(f"{value:.7g}")) if is_floating else repr(value)
 
 
-def unregistered(module: nn.Module) -> str | None:
+def find_unregistered(module: nn.Module) -> str | None:
     """The dotted name of a tensor that does not move, save and load with its module."""
     for path, part in module.named_modules():
         for name, value in vars(part).items():
