@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import DeclarationError
+from declarative_dist.errors import DeclarationError, FieldError
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
@@ -66,9 +67,57 @@ class Declaration:
     has_parts: bool
     is_direct: bool
 
-    def chosen(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Of the values computed for a build, those that go to the base."""
-        return {name: values[name] for name in self.inputs}
+    def run(
+        self,
+        module: nn.Module,
+        fields: Iterable[Field],
+        values: dict[str, Any] | None = None,
+        compute: Callable[[Field, dict[str, Any]], Any] | None = None,
+    ) -> dict[str, Any]:
+        """Compute fields one after the other, each from the values of those before it.
+
+        Args:
+            module: the instance.
+            fields: what to compute, each field behind those that it needs, as `order`, `build`
+                and each of `chains` have them.
+            values: values that you know already, by name; the new ones are added.
+            compute: gives a field's value from the field and the values so far; None for the
+                field's current value.
+
+        Returns:
+            The values by name.
+
+        Raises:
+            FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
+                attribute.
+        """
+        if values is None:
+            values = {}
+        for field in fields:
+            try:
+                if compute is None:
+                    values[field.name] = field.value(module, values)
+                else:
+                    values[field.name] = compute(field, values)
+            except AttributeError as error:
+                raise FieldError(
+                    field.subject(module), "a value", f"AttributeError: {error}"
+                ) from error
+        return values
+
+    def base_values(
+        self, module: nn.Module, values: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Compute what the base takes, by name.
+
+        Args:
+            module: the instance.
+            values: values that you know already, as for `run`.
+        """
+        computed = self.run(module, self.build, values)
+        if self.is_direct and values is None:
+            return computed
+        return {name: computed[name] for name in self.inputs}
 
     @cached_property
     def through_methods(self) -> frozenset[str]:

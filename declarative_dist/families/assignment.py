@@ -12,7 +12,7 @@ from torch import nn
 from declarative_dist.constraints.adapters import undone_on_error
 from declarative_dist.errors import DeclarationError, did_you_mean
 from declarative_dist.fields.dotted import nested_values
-from declarative_dist.fields.field import Field, evaluate
+from declarative_dist.fields.field import Field
 
 Change = tuple[nn.Module, Field, Any]
 """Whose field, which one, and what it is ready to commit."""
@@ -41,7 +41,8 @@ def undone_if_refused(module: Any, names: list[str]) -> Iterator[None]:
         return
     try:
         with torch.no_grad():
-            module._check_build(evaluate(module, module.__declaration__.order))
+            declaration = module.__declaration__
+            module._check_build(declaration.run(module, declaration.order))
             module._check_whole()
     except Exception:
         module._modules.update(before)
@@ -67,14 +68,16 @@ def prepared(module: Any, values: Mapping[str, Any]) -> list[Change]:
                 did_you_mean(name, fields),
                 code="unknown-name",
             )
-    known: dict[str, Any] = {}
     changes: list[Change] = []
+
+    def prepare(field: Field, known: dict[str, Any]) -> Any:
+        if field.name not in values:
+            return field.value(module, known)
+        ready = field.prepare(module, values[field.name], known)
+        changes.append((module, field, ready))
+        return field.read(module, ready, known)
+
+    declaration = module.__declaration__
     with torch.no_grad(), undone_on_error(module):
-        for field in module.__declaration__.order:
-            if field.name in values:
-                ready = field.prepare(module, values[field.name], known)
-                changes.append((module, field, ready))
-                known[field.name] = field.read(module, ready, known)
-            else:
-                evaluate(module, (field,), known)
+        declaration.run(module, declaration.order, compute=prepare)
     return changes

@@ -25,7 +25,6 @@ from declarative_dist.errors import (
 from declarative_dist.families.building import detached, distribution_of
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.ranks import check_ranks
-from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.head import Split
 from declarative_dist.fields.nested import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
@@ -204,8 +203,7 @@ class Conditional(Declarative):
                 is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
                 known[name] = with_clipped_gradient(raw if is_own else raw.view_as(raw))
         known[CONTEXT] = (args, kwargs)
-        values = declaration.chosen(evaluate(self, declaration.build, known))
-        return distribution_of(self, values)
+        return distribution_of(self, declaration.base_values(self, known))
 
     def _raws(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The unconstrained numbers of each head, under its raw name."""
@@ -315,7 +313,7 @@ class Conditional(Declarative):
     def at_start(self) -> Distribution:
         """The distribution that features of zeros predict, before any training."""
         declaration = self.__declaration__
-        return distribution_of(self, declaration.chosen(evaluate(self, declaration.build)))
+        return distribution_of(self, declaration.base_values(self))
 
     def _check_build(self, values: dict[str, Any]) -> None:
         check_ranks(self)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import ConstraintError
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.derived import Derived
-from declarative_dist.fields.field import evaluate
+from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.plain.tracing import is_traced
@@ -59,11 +60,12 @@ def bound(module: Any, blueprint: Blueprint) -> dict[str, Any]:
 
 
 def _bind_all(module: Any, blueprint: Blueprint) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field in module.__declaration__.order:
+    def bind(field: Field, values: dict[str, Any]) -> Any:
         field.bind(module, blueprint, values)
-        evaluate(module, (field,), values)
-    return values
+        return field.value(module, values)
+
+    declaration: Declaration = module.__declaration__
+    return declaration.run(module, declaration.order, compute=bind)
 
 
 def replicate_fields(module: Any, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
@@ -102,7 +104,7 @@ def _copies_agree(module: Any, copies: torch.Size) -> bool:
     declaration = module.__declaration__
     try:
         with torch.no_grad():
-            values = evaluate(module, declaration.build)
+            values = declaration.run(module, declaration.build)
             if is_traced(*values.values()) or 0 in copies:
                 return True
             last = tuple(size - 1 for size in copies)
@@ -121,17 +123,19 @@ def _copies_agree(module: Any, copies: torch.Size) -> bool:
 
 def _one_copy(module: Any, values: dict[str, Any], index: tuple[int, ...]) -> dict[str, Any]:
     """The values of one copy alone, derived ones computed from the others."""
-    one: dict[str, Any] = {}
-    for field in module.__declaration__.build:
+
+    def compute(field: Field, one: dict[str, Any]) -> Any:
+        if isinstance(field, Derived):
+            return field.value(module, one)
         value = values[field.name]
-        if isinstance(field, Param):
-            own = vars(module)["_starts"][field.name].own
-            value = value[index]
-            value = value.reshape(value.shape[value.ndim - own :])
-        elif isinstance(field, Derived):
-            value = field.value(module, one)
-        one[field.name] = value
-    return one
+        if not isinstance(field, Param):
+            return value
+        own = vars(module)["_starts"][field.name].own
+        value = value[index]
+        return value.reshape(value.shape[value.ndim - own :])
+
+    declaration: Declaration = module.__declaration__
+    return declaration.run(module, declaration.build, compute=compute)
 
 
 def _is_copy(value: Any, one: Any, index: tuple[int, ...], copies: torch.Size, depth: int) -> bool:

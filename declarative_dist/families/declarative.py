@@ -31,7 +31,7 @@ from declarative_dist.families.keywords import blueprint_of, check_floating
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.shown import shown
 from declarative_dist.families.vector import from_vector, to_vector
-from declarative_dist.fields.field import Field, evaluate
+from declarative_dist.fields.field import Field
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.fields.value import Constrained
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -125,7 +125,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         `new.assign(**old.constrained_values())` carries values over to another constraint.
         """
         declaration = self.__declaration__
-        values = evaluate(self, declaration.kept)
+        values = declaration.run(self, declaration.kept)
         kept = {name: field.kept(self, values) for name, field in declaration.fields.items()}
         return {name: value for name, value in kept.items() if value is not None}
 
@@ -158,13 +158,14 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         A callable starting value is drawn again. After `to_empty` this fills a module that was
         built on the meta device.
         """
-        known: dict[str, Any] = {}
+
+        def reset(field: Field, values: dict[str, Any]) -> Any:
+            field.reset(self, values)
+            return field.value(self, values)
+
+        declaration = self.__declaration__
         with torch.no_grad():
-            needed = {name for field in self.__declaration__.order for name in field.needs}
-            for field in self.__declaration__.order:
-                field.reset(self, known)
-                if field.name in needed:
-                    evaluate(self, (field,), known)
+            declaration.run(self, declaration.order, compute=reset)
 
     def freeze(self, *names: str) -> None:
         """Take parameters and nested parts out of training; without names, all of them."""

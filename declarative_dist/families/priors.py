@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.part import is_declarative
 from declarative_dist.latents.flat_params import FlatParams
 
@@ -29,7 +28,7 @@ def log_prior_of(module: nn.Module, copies: torch.Size, unconstrained: bool) -> 
     for part in _weighed_parts(module):
         own: torch.Size = vars(part)["_copies"]
         lead = len(copies) if own[: len(copies)] == copies else 0
-        values = evaluate(part, part.__declaration__.weighed)
+        values = part.__declaration__.run(part, part.__declaration__.weighed)
         for param in part.__declaration__.priors:
             density: Tensor = param.log_prior(part, values, lead, unconstrained)
             total = density if total is None else total + density

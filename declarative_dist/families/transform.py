@@ -10,7 +10,6 @@ from torch.distributions import IndependentTransform, Transform
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.building import called
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.sharding import check_gathered
 
 
@@ -59,7 +58,7 @@ class LearnableTransform(Declarative):
         """Build the current transform from the current values."""
         check_gathered(self)
         declaration = self.__declaration__
-        values = declaration.chosen(evaluate(self, declaration.build))
+        values = declaration.base_values(self)
         subject = f"{type(self).__name__}.base"
         make: Any = declaration.make or partial(declaration.base, self)
         transform = called(make, values, Transform, subject)

@@ -17,7 +17,6 @@ from declarative_dist.families.alignment import align_parts, has_copies
 from declarative_dist.families.building import detached, distribution_of, reparametrised
 from declarative_dist.families.copies import NOT_TOGETHER
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.plain.draws import rsample_and_score
@@ -141,10 +140,7 @@ class Variational(Declarative, Distribution):
         """Build the current distribution from the current values."""
         check_gathered(self)
         declaration = self.__declaration__
-        values = evaluate(self, declaration.build)
-        if not declaration.is_direct:
-            values = declaration.chosen(values)
-        distribution = distribution_of(self, values)
+        distribution = distribution_of(self, declaration.base_values(self))
         shape = self.__dict__.get("_live_shape")
         return distribution if shape is None else distribution.expand(shape)
 
@@ -153,10 +149,10 @@ class Variational(Declarative, Distribution):
         copies: torch.Size = vars(self)["_copies"]
         if copies and "_is_built" not in vars(self):
             self._line_up(copies)
-            values = evaluate(self, declaration.build)
+            values = declaration.run(self, declaration.build)
         if not isinstance(declaration.base, type):
             return
-        arguments = declaration.chosen(values)
+        arguments = {name: values[name] for name in declaration.inputs}
         try:
             with torch.no_grad():
                 distribution = distribution_of(self, arguments)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.errors import FieldError
 from declarative_dist.words import numerals
 
 if TYPE_CHECKING:
@@ -137,54 +136,28 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        chain = chain_of(instance, self.name)
-        if not chain:  # the field of an ancestor with another base
+        if self.name not in instance.__declaration__.chains:
+            # The field of an ancestor with another base is no field here.
             instance.__dict__[self.name] = value
             return
-        needed = evaluate(instance, chain[:-1])
+        needed = needed_values(instance, self.name)
         self.commit(instance, self.prepare(instance, value, needed))
-
-
-def evaluate(
-    module: nn.Module, fields: Iterable[Field], known: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Compute fields once each; every field must come after those that it needs.
-
-    Args:
-        module: the instance.
-        fields: what to compute, in order.
-        known: values computed already, to which these are added.
-
-    Returns:
-        The values by name.
-
-    Raises:
-        FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
-            attribute.
-    """
-    values: dict[str, Any] = {} if known is None else known
-    for field in fields:
-        try:
-            values[field.name] = field.value(module, values)
-        except AttributeError as error:
-            raise FieldError(
-                field.subject(module), "a value", f"AttributeError: {error}"
-            ) from error
-    return values
-
-
-def chain_of(instance: nn.Module, name: str) -> tuple[Field, ...]:
-    """What must be computed to know a field, itself last; empty if it is no field here."""
-    chains: Mapping[str, tuple[Field, ...]] = type(instance).__declaration__.chains  # type: ignore[attr-defined]
-    return chains.get(name, ())
 
 
 def current_value(instance: nn.Module, name: str) -> Any:
     """The value of one field of an instance, computed afresh with all that it needs."""
-    chain = chain_of(instance, name)
-    if chain:
-        return evaluate(instance, chain)[name]
+    declaration = instance.__declaration__
+    chain = declaration.chains.get(name)  # type: ignore[union-attr, operator]
+    if chain is not None:
+        return declaration.run(instance, chain)[name]  # type: ignore[union-attr, operator]
     # The field of an ancestor with another base is no field here.
     if name in instance.__dict__:
         return instance.__dict__[name]
     raise AttributeError(f"{type(instance).__name__} has no field {name!r}")
+
+
+def needed_values(instance: nn.Module, name: str) -> dict[str, Any]:
+    """The values of all fields that one field of an instance needs."""
+    declaration: Any = instance.__declaration__
+    values: dict[str, Any] = declaration.run(instance, declaration.chains[name][:-1])
+    return values

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.fields.field import chain_of, current_value, evaluate
+from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
 from declarative_dist.fields.sharding import check_gathered, spread_like
 from declarative_dist.fields.sizes import Blueprint, Start, inserted
@@ -144,7 +144,7 @@ class Param(Constrained):
         raw = getattr(module, self.raw_name)
         if prior is not value:
             prior = prior.to(device=raw.device, dtype=raw.dtype)
-        known = evaluate(module, chain_of(module, self.name)[:-1])
+        known = needed_values(module, self.name)
         self._check_prior(module, prior, vars(module)["_copies"], known, prior_is_new=True)
         module._modules[self.prior_name] = prior
 
@@ -268,7 +268,7 @@ class Param(Constrained):
         if new is None or new.shape != torch.Size((*raw.shape[:at], *whole, *raw.shape[at:])):
             is_drawn = callable(self.init if start.source is None else start.source)
             if is_drawn and any(size != 1 for size in shape):
-                known = evaluate(module, chain_of(module, self.name)[:-1])
+                known = needed_values(module, self.name)
                 values = self.started(module, start, raw.dtype, raw.device, known)
             else:
                 values = inserted(raw.detach(), whole, at).clone()
@@ -291,7 +291,7 @@ class Param(Constrained):
         if isinstance(self.constraint, FromModule):
             return False  # behind a base point that moves, raw numbers do not tell
         raw = getattr(module, self.raw_name)
-        known = evaluate(module, chain_of(module, self.name)[:-1])
+        known = needed_values(module, self.name)
         try:
             return torch.equal(raw, self.started(module, start, raw.dtype, raw.device, known))
         except ConstraintError:  # a bound has moved past it

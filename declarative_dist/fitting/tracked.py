@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.fields.field import Field, current_value, evaluate
+from declarative_dist.fields.field import Field, current_value
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
 from declarative_dist.posteriors.guides import NormalGuide
@@ -133,7 +133,7 @@ class FieldValues:
     def _read(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for path, module, order, names in self._sources:
-            known = evaluate(module, order)
+            known = module.__declaration__.run(module, order)
             for name in names:
                 value: Tensor = known[name]
                 values[self._names[path, name]] = value.tolist()

@@ -15,7 +15,6 @@ from declarative_dist.declaration.parts import is_site
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
 from declarative_dist.families.building import detached
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.fields.field import evaluate
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
 from declarative_dist.fields.standin import kept, stand_in
@@ -100,7 +99,7 @@ class Joint(Declarative):
         declaration = self.__declaration__
         # Sites are computed later, and from the module that they were frozen with.
         frozen = kept(self) if is_dynamo_compiling() else stand_in(self)
-        values = evaluate(frozen, declaration.order)
+        values = declaration.run(frozen, declaration.order)
         sites = {
             name: Rule(values[name], field.names, field.event_dim)
             if isinstance(field, Site)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError
+from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
 from declarative_dist.latents.flat import FlatMap, Slot, Values, check_volume
@@ -119,17 +120,16 @@ class FlatParams(FlatMap):
     ) -> dict[str, Any]:
         """What the bounds of a site are computed from, lined up behind the dimensions in front."""
         prefix = slot.name[: len(slot.name) - len(field.name)]
-        known: dict[str, Any] = {}
         moving: set[str] = set()
-        for needed in part.__declaration__.chains[field.name][:-1]:
+
+        def compute(needed: Field, known: dict[str, Any]) -> Any:
             name = f"{prefix}{needed.name}"
-            if name in values:
-                known[needed.name] = values[name]
+            if name in values or moving.intersection(needed.needs):
                 moving.add(needed.name)
-            else:
-                known[needed.name] = needed.value(part, known)
-                if moving.intersection(needed.needs):
-                    moving.add(needed.name)
+            return values[name] if name in values else needed.value(part, known)
+
+        declaration = part.__declaration__
+        known = declaration.run(part, declaration.chains[field.name][:-1], compute=compute)
         own = len(slot.event_shape)
         for name in moving.intersection(field.constraint_of(part).names):
             bound = known[name]
