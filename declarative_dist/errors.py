@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from numbers import Integral
+from typing import ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -94,8 +95,22 @@ def first_line(error: Exception) -> str:
     return said.partition("\n")[0]
 
 
-def check_count(subject: str, count: object, least: int = 1) -> None:
+def is_count(value: object, least: int = 0) -> TypeGuard[int]:
+    """Whether a value is a whole number that is large enough; NumPy's integers are, too.
+
+    Example:
+        >>> from declarative_dist.errors import is_count
+        >>> is_count(3), is_count(True), is_count(3.0), is_count(-1)
+        (True, False, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def check_count(subject: str, count: object, least: int = 1) -> int:
     """Refuse all but a whole number that is large enough.
+
+    Returns:
+        The number, as Python's int.
 
     Raises:
         ConstraintError: if it is anything else.
@@ -103,11 +118,13 @@ def check_count(subject: str, count: object, least: int = 1) -> None:
     Example:
         >>> from declarative_dist.errors import check_count
         >>> check_count("fit(steps=)", 3)
+        3
     """
-    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+    if not is_count(count, least):
         raise ConstraintError(
             subject, f"an int, {least} or more", shorten(count), code="wrong-argument"
         )
+    return int(count)
 
 
 def shorten(value: object) -> str:

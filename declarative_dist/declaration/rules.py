@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Distribution, ExponentialFamily, Transform
 
 from declarative_dist.declaration.record import Base
-from declarative_dist.errors import DeclarationError, did_you_mean, shorten
+from declarative_dist.errors import DeclarationError, did_you_mean, is_count, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
@@ -59,8 +59,7 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
 def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
     """Refuse an `event_dim` that is no size and a `validate_args` that is no switch."""
     event_dim = namespace.get("event_dim")
-    is_count = isinstance(event_dim, int) and not isinstance(event_dim, bool) and event_dim >= 0
-    if not is_count and not isinstance(event_dim, Constant) and event_dim is not None:
+    if not (event_dim is None or is_count(event_dim) or isinstance(event_dim, Constant)):
         raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shorten(event_dim))
     validates = namespace.get("validate_args")
     if validates not in (None, True, False):

@@ -10,7 +10,13 @@ import torch
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.declaration.rules import KEYWORDS
-from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    did_you_mean,
+    is_count,
+    shorten,
+)
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.nested import Nested
@@ -55,7 +61,7 @@ def blueprint_of(
     blueprint = Blueprint(
         subject,
         given,
-        sizes,
+        {name: int(size) for name, size in sizes.items()},
         as_batch_shape(batch_shape, subject),
         None if device is None else torch.device(device),
         dtype,
@@ -91,7 +97,7 @@ def _check_sizes(
                 did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS]),
                 code="unknown-name",
             )
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        if not is_count(size):
             raise ConstraintError(
                 f"{subject}({name}=)", "an int, 0 or above", shorten(size), code="wrong-argument"
             )
@@ -120,11 +126,11 @@ def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size
         ConstraintError: if one is no size.
     """
     sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in sizes):
+    if not all(map(is_count, sizes)):
         raise ConstraintError(
             f"{subject}(batch_shape=)",
             "sizes, ints 0 or above",
             shorten(batch_shape),
             code="wrong-argument",
         )
-    return torch.Size(sizes)
+    return torch.Size(map(int, sizes))

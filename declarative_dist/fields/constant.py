@@ -76,7 +76,7 @@ class Constant(Field):
             converted = int(value)
         if isinstance(converted, float):
             converted = torch.tensor(float(converted), device="cpu")
-        elif isinstance(value, list) or hasattr(value, "__array__"):
+        elif converted is value and (isinstance(value, list) or hasattr(value, "__array__")):
             converted = (
                 value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
             )

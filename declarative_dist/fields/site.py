@@ -9,7 +9,7 @@ from typing import Any, overload
 from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import DeclarationError, shorten
+from declarative_dist.errors import DeclarationError, is_count, shorten
 from declarative_dist.fields.method import MethodField
 
 
@@ -81,8 +81,7 @@ def site(
         >>> {name: tuple(x.shape) for name, x in Schools().sample((3,)).items()}
         {'mu': (3,), 'tau': (3,), 'theta': (3, 8)}
     """
-    is_count = isinstance(event_dim, int) and not isinstance(event_dim, bool) and event_dim >= 0
-    if event_dim is not None and not is_count:
+    if event_dim is not None and not is_count(event_dim):
         raise DeclarationError("site(event_dim=)", "an int, 0 or above", shorten(event_dim))
     if function is None:
         return lambda method: Site(method, event_dim)

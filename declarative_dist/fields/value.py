@@ -15,7 +15,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.representable import floating
-from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
 from declarative_dist.plain.tracing import is_traced
@@ -254,7 +254,6 @@ def _as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Sh
         return None
     sizes: Any = (shape,) if isinstance(shape, str) or not isinstance(shape, Sequence) else shape
     for size in sizes:
-        is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
-        if not is_size and not (isinstance(size, str) and size.isidentifier()):
+        if not is_count(size) and not (isinstance(size, str) and size.isidentifier()):
             raise DeclarationError(subject, "sizes (0 or above) and names", shorten(shape))
-    return tuple(sizes)
+    return tuple(size if isinstance(size, str) else int(size) for size in sizes)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fitting import random_state
 
 Batch = tuple[Any, ...]
@@ -187,8 +187,7 @@ def _checked_length(tensors: list[Tensor], batch_size: Any) -> int:
             f"shapes {', '.join(str(tuple(tensor.shape)) for tensor in tensors)}",
             code="wrong-data",
         )
-    is_size = isinstance(batch_size, int) and not isinstance(batch_size, bool)
-    if not is_size or not 1 <= batch_size <= lengths[0]:
+    if not is_count(batch_size, 1) or batch_size > lengths[0]:
         raise ConstraintError(
             "fit(batch_size=)",
             f"an int from 1 to {lengths[0]}, the rows",

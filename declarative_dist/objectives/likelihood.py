@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    first_line,
+    is_count,
+    shorten,
+)
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.priors import log_prior_of
@@ -115,8 +120,7 @@ class NegativeLogPosterior(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        is_count = isinstance(total_size, Integral) and not isinstance(total_size, bool)
-        if not is_count or total_size < 1:
+        if not is_count(total_size, 1):
             raise ConstraintError(
                 f"{name}(total_size=)",
                 "how many data there are in all, an int, 1 or above",

@@ -1,4 +1,4 @@
-"""The tensors inside a transform, those of its parts included, and light copies with others.
+"""A user's numbers as a tensor; the tensors inside a transform, and light copies with others.
 
 Transforms are plain objects: whoever holds one in a module registers its tensors as buffers, and
 asks for a copy with the current buffers when the transform is needed. Copies have empty caches.
@@ -6,7 +6,9 @@ asks for a copy with the current buffers when the transform is needed. Copies ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Complex, Integral, Real
 from typing import Any
 
 import torch
@@ -14,6 +16,94 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
+
+from declarative_dist.plain.tracing import is_traced
+
+
+def as_tensor(
+    value: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Real numbers, however you write them, as a tensor of the dtype in which they are used.
+
+    Numbers go straight to that dtype, so that a float64 field gets all the digits of a Python
+    float, and an integer one all those of an int.
+
+    Args:
+        value: a number, an array (NumPy's, pandas'), a tensor, or a nested list of these. A tensor
+            keeps its graph: write `.detach()` behind the call if you want numbers only. One that
+            fits already comes back as it is: `.clone()` what you keep.
+        dtype: the dtype of the result. None for one that loses nothing: int64 for Python's ints,
+            float64 for its floats, and that of an array or a tensor.
+        device: the device of the result; None for that of a tensor, and the CPU for the rest.
+
+    Returns:
+        The numbers as a tensor. Those too large for a floating-point dtype are infinite in it.
+
+    Raises:
+        TypeError: if it is no number, such as a string or None.
+        ValueError: if it is complex, ragged, sparse, without values (on the meta device), or does
+            not fit into a dtype of integers.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.plain.tensors import as_tensor
+        >>> as_tensor([0.1, 1], torch.float64), as_tensor(2**53 + 1)
+        (tensor([0.1000, 1.0000], dtype=torch.float64), tensor(9007199254740993))
+    """
+    try:
+        exact = _as_exact_tensor(value)
+        result = exact.to(device or exact.device, dtype or exact.dtype)
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    is_whole = not (result.is_floating_point() or result.dtype == exact.dtype)
+    if is_whole and not is_traced(exact, result) and not (result.to(exact) == exact).all():
+        raise ValueError(f"numbers that {result.dtype} does not hold")
+    return result
+
+
+def _as_exact_tensor(value: Any) -> Tensor:
+    """Real numbers as a tensor in a dtype that loses nothing."""
+    if isinstance(value, Tensor):
+        tensor = value
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        tensor = _stack(value)
+    elif isinstance(value, Real):
+        number = value if isinstance(value, bool) else _as_python_number(value)
+        tensor = torch.tensor(number, dtype=_dtype_of([number]), device="cpu")
+    elif isinstance(value, Complex):
+        raise ValueError("a complex number")
+    elif hasattr(value, "__array__"):
+        array = value.__array__()
+        # Torch takes no array that runs backwards or has the byte order of another machine.
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
+        tensor = torch.as_tensor(array, device="cpu")
+    else:
+        raise TypeError(f"no number: {type(value).__name__}")
+    if tensor.is_complex() or tensor.layout is not torch.strided or tensor.is_nested:
+        raise ValueError("complex numbers" if tensor.is_complex() else "a sparse tensor")
+    return tensor
+
+
+def _as_python_number(value: Real) -> int | float:
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _dtype_of(numbers: Sequence[Any]) -> torch.dtype:
+    """The dtype that holds Python numbers exactly; integers beyond 64 bits are rounded."""
+    if all(isinstance(number, bool) for number in numbers) and numbers:
+        return torch.bool
+    is_whole = all(isinstance(n, int) and -(2**63) <= n < 2**63 for n in numbers) and numbers
+    return torch.int64 if is_whole else torch.float64
+
+
+def _stack(values: Sequence[Any]) -> Tensor:
+    if set(map(type, values)) <= {int, float, bool}:
+        return torch.tensor(values, dtype=_dtype_of(values), device="cpu")
+    tensors = [_as_exact_tensor(item) for item in values]
+    dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    if dtype.is_floating_point and not all(t.is_floating_point() for t in tensors):
+        dtype = torch.float64  # which holds the integers among them
+    return torch.stack([tensor.to(dtype) for tensor in tensors])
 
 
 def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
