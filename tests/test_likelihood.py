@@ -18,6 +18,7 @@ from declarative_dist import (
     DeclarationError,
     Declarative,
     Exp,
+    FieldError,
     Head,
     Joint,
     Param,
@@ -142,6 +143,44 @@ def test_dimensions_of_a_prediction_sum_whether_events_or_not() -> None:
     losses = [NegativeLogLikelihood(q)(context, value) for q in (plain, events)]
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(losses[0], -plain(context).log_prob(value).sum(-1).mean())
+
+
+class ByMethod(Conditional):
+    loc = Head(shape=(3,))
+    scale = Param(0.7, Positive(), shape=(3,))
+
+    def base(self, loc: Tensor, scale: Tensor) -> dd.Distribution:
+        return dd.Normal(loc, scale)
+
+
+class NeedsABatch(ByMethod):
+    def base(self, loc: Tensor, scale: Tensor) -> dd.Distribution:
+        return dd.Normal(torch.stack(loc.unbind(-2), -2), scale)
+
+
+class NeedsMore(ByMethod):
+    def base(self, loc: Tensor, scale: Tensor) -> dd.Distribution:
+        return dd.Normal(torch.stack(loc.unbind(-4), -4), scale)
+
+
+@pytest.mark.parametrize("kind", [ByMethod, NeedsABatch])
+def test_a_method_that_needs_a_batch_has_the_loss_of_its_twin(kind: type[Conditional]) -> None:
+    class Twin(Conditional):
+        base = dd.Normal
+        loc = Head(shape=(3,))
+        scale = Param(0.7, Positive(), shape=(3,))
+
+    twin, q = Twin(in_features=2), kind(in_features=2)
+    q.load_state_dict(twin.state_dict())
+    x, y = torch.randn(5, 2), torch.randn(5, 3)
+    expected = -twin(x).log_prob(y).sum(-1).mean()
+    assert torch.equal(NegativeLogLikelihood(q)(x, y), NegativeLogLikelihood(twin)(x, y))
+    torch.testing.assert_close(NegativeLogLikelihood(q)(x, y), expected)
+
+
+def test_dimensions_that_cannot_be_found_out_are_refused() -> None:
+    with pytest.raises(FieldError, match=r"NeedsMore: expected a distribution for a batch of con"):
+        NegativeLogLikelihood(NeedsMore(in_features=2))
 
 
 def test_several_contexts_go_to_the_network() -> None:

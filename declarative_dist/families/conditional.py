@@ -25,7 +25,7 @@ from declarative_dist.errors import (
 from declarative_dist.families.building import detached, distribution_of
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.ranks import check_ranks
-from declarative_dist.fields.head import Split
+from declarative_dist.fields.head import CONTEXT_SHAPE, Split
 from declarative_dist.fields.nested import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
 from declarative_dist.plain.tracing import is_autocasting, is_traced
@@ -310,10 +310,15 @@ class Conditional(Declarative):
         base = self.__declaration__.base
         return base.__name__ if isinstance(base, type) else ""
 
-    def at_start(self) -> Distribution:
-        """The distribution that features of zeros predict, before any training."""
+    def at_start(self, shape: Any = torch.Size()) -> Distribution:
+        """The distribution that features of zeros predict, before any training.
+
+        Args:
+            shape: the batch shape of such contexts.
+        """
         declaration = self.__declaration__
-        return distribution_of(self, declaration.base_values(self))
+        known = {CONTEXT_SHAPE: torch.Size(shape)}
+        return distribution_of(self, declaration.base_values(self, known))
 
     def _check_build(self, values: dict[str, Any]) -> None:
         check_ranks(self)

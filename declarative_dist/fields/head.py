@@ -16,6 +16,9 @@ from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.value import Constrained, Init
 from declarative_dist.plain.tracing import is_autocasting
 
+CONTEXT_SHAPE = "*context_shape"
+"""Among the values of an evaluation: the batch shape of the contexts that are tried."""
+
 
 class Split(NamedTuple):
     """What a head takes of the output of a layer that serves all heads."""
@@ -90,6 +93,7 @@ class Head(Constrained):
         raw = values.get(self.raw_name)
         if raw is None:  # before there is a context: what features of zeros predict
             raw = self.raw_start(module)
+            raw = raw.expand((*values.get(CONTEXT_SHAPE, ()), *raw.shape))
         if _is_lowered(raw):
             with torch.autocast(raw.device.type, enabled=False):
                 return self.constrained(module, raw.float(), values)

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.fields.assembly import as_owned, built, inside, replicate, sizes_told
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.head import CONTEXT_SHAPE
 from declarative_dist.fields.part import (
     as_given,
     built_by,
@@ -111,7 +112,9 @@ class Nested(Field):
         if predicts_of(part) is None or predicts_of(owner) is None:
             return value_of(part, self.part, self.subject(owner))
         context = values.get(CONTEXT)
-        return part.at_start() if context is None else part(*context[0], **context[1])
+        if context is None:
+            return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
+        return part(*context[0], **context[1])
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)

@@ -17,6 +17,8 @@ from torch.distributions import Distribution
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
+    ExplainedError,
+    FieldError,
     first_line,
     is_count,
     shorten,
@@ -27,6 +29,7 @@ from declarative_dist.families.priors import log_prior_of
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.supports import first_outside
 from declarative_dist.joints.joint import Joint
+from declarative_dist.randomness import same_random_numbers
 
 LogLikelihood = Callable[..., Tensor]
 """From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""
@@ -182,14 +185,31 @@ def _distribution(module: Any, subject: str, *, is_any: bool = False) -> Any:
 
 
 def own_dims(module: Any) -> int:
-    """How many batch dimensions one prediction of a `Conditional` has of its own."""
+    """How many batch dimensions one prediction of a `Conditional` has of its own.
+
+    Found by trying batches of contexts of two sizes: what does not follow them is its own.
+
+    Raises:
+        FieldError: if no distribution can be built for them.
+    """
     if not isinstance(module, Conditional):
         return 0
     try:
-        with torch.no_grad():
-            return len(module.at_start().batch_shape)
-    except Exception:  # noqa: BLE001 - a method may need a batch: all its dimensions are data
-        return 0
+        with torch.no_grad(), same_random_numbers():
+            two, three = (module.at_start((count,)).batch_shape for count in (2, 3))
+    except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, ExplainedError):
+            raise
+        is_meta = any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+        raise FieldError(
+            type(module).__name__,
+            "a distribution for a batch of contexts",
+            f"{type(error).__name__}: {first_line(error)}",
+            "Leave the meta device first, with to_empty and reset_parameters."
+            if is_meta
+            else "Index values from the right, as in loc[..., None].",
+        ) from error
+    return len(two) - (two != three)
 
 
 def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject: str) -> Tensor:
