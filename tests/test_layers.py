@@ -14,7 +14,7 @@ ROWS = [
     ["error_codes", "errors", "words", "randomness"],
     [
         f"plain.{name}"
-        for name in ("tracing", "tensors", "arguments", "build", "decompose", "draws")
+        for name in ("tracing", "tensors", "arguments", "build", "decompose", "draws", "restoring")
     ],
     [
         f"constraints.{name}"
@@ -30,7 +30,7 @@ ROWS = [
             "sharding",
             "sizes", "field", "method", "value", "head", "constant", "derived",
             "fixed", "standin", "dotted",
-            "part", "assembly", "nested", "prior", "supports", "param", "site",
+            "part", "walk", "assembly", "nested", "prior", "supports", "param", "site",
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "parts", "collect", "metaclass")],

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from declarative_dist.constraints.positive import Positive
 from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import tensors_of, with_tensors
 
 C = TypeVar("C", bound=constraints.Constraint)
@@ -117,7 +117,7 @@ class FromModule(Constraint):
 
     def contains(self, value: Tensor) -> Tensor:
         try:
-            with as_it_was(self):
+            with restoring(self, always=True):
                 return value.isfinite() & _comes_back(self, value)
         except ValueError:  # the module's own refusal
             return torch.zeros_like(value, dtype=torch.bool)
@@ -139,48 +139,6 @@ class FromModule(Constraint):
 
     def describe(self) -> str:
         return f"a value that {type(self.module).__name__} maps onto"
-
-
-@contextmanager
-def as_it_was(module: nn.Module) -> Iterator[None]:
-    """Ask modules for raw numbers, and put back what they change in themselves meanwhile.
-
-    Args:
-        module: a constraint, or a module that holds some.
-    """
-    before = _foreign_state(module)
-    try:
-        yield
-    finally:
-        _put_back(before)
-
-
-@contextmanager
-def undone_on_error(module: nn.Module) -> Iterator[None]:
-    """Likewise, only where something is refused.
-
-    Args:
-        module: a constraint, or a module that holds some.
-    """
-    before = _foreign_state(module)
-    try:
-        yield
-    except Exception:
-        _put_back(before)
-        raise
-
-
-def _foreign_state(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """The tensors of all modules that serve as constraints, and copies of them."""
-    foreign = [part for part in module.modules() if isinstance(part, FromModule)]
-    tensors = [tensor for part in foreign for tensor in (*part.buffers(), *part.parameters())]
-    return [(tensor, tensor.detach().clone()) for tensor in tensors]
-
-
-def _put_back(before: list[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for tensor, value in before:
-            tensor.copy_(value)
 
 
 def _comes_back(constraint: Constraint, value: Tensor) -> Tensor:

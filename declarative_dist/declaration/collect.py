@@ -27,8 +27,8 @@ from declarative_dist.fields.head import Head
 from declarative_dist.fields.method import MethodField, names_of
 from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import is_declarative
 from declarative_dist.fields.value import Constrained
+from declarative_dist.fields.walk import walk
 from declarative_dist.plain.arguments import Argument, preferred
 
 
@@ -69,9 +69,8 @@ def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
             return value.with_prior(own(value.prior))
         if isinstance(value, nn.Module):
             module = copy.deepcopy(value, copies)
-            for part in module.modules():
-                if is_declarative(part):
-                    part._restart()  # type: ignore[operator]
+            for _, part in walk(module):
+                part._restart()
             return module
         if isinstance(value, (list, tuple)) and any(map(is_nestable, value)):
             return [own(item) for item in value]

@@ -18,6 +18,7 @@ from declarative_dist.fields.assembly import replicate
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.walk import walk
 
 
 def align_parts(module: Any, copies: torch.Size) -> None:
@@ -113,6 +114,5 @@ def has_copies(part: Any, copies: torch.Size) -> bool:
     return any(
         vars(inner).get("_live_shape") is not None
         or any(isinstance(field, Param) for field in inner.__declaration__.order)
-        for inner in part.modules()
-        if is_declarative(inner)
+        for _, inner in walk(part)
     )

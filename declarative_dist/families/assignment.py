@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from declarative_dist.constraints.adapters import undone_on_error
 from declarative_dist.errors import DeclarationError, did_you_mean
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.walk import own_modules
+from declarative_dist.plain.restoring import restoring
 
 Change = tuple[nn.Module, Field, Any]
 """Whose field, which one, and what it is ready to commit."""
 
 
-def assign(module: Any, changes: list[Change]) -> None:
-    """Commit what is prepared for a declarative module, parts first."""
-    parts = [f.name for owner, f, new in changes if owner is module and isinstance(new, nn.Module)]
-    # New parts first: they may be refused still. The values are ready.
-    with undone_if_refused(module, parts):
+def assign(module: Any, values: Mapping[str, Any]) -> None:
+    """Set fields of a declarative module, and of its parts.
+
+    Raises:
+        DeclarationError: for a name that is no field.
+        ConstraintError: for a value that its field refuses, or a part that does not go with the
+            others; nothing has changed then.
+    """
+    with restoring(*own_modules(module), recurse=False):
+        changes = prepare(module, values)
         for owner, field, ready in changes:
-            if owner is module and field.name in parts:
-                field.commit(owner, ready)
-    for owner, field, ready in changes:
-        if owner is not module or field.name not in parts:
             field.commit(owner, ready)
+        if any(isinstance(ready, nn.Module) for _, _, ready in changes):
+            module._check_parts()
 
 
-@contextmanager
-def undone_if_refused(module: Any, names: list[str]) -> Iterator[None]:
-    """Exchange parts; the old ones come back if the new ones do not go with the others."""
-    before = {name: module._modules.get(name) for name in names}
-    starts = {name: vars(module)["_starts"].get(name) for name in names}
-    yield
-    if all(module._modules[name] is part for name, part in before.items()):
-        return
-    try:
-        with torch.no_grad():
-            declaration = module.__declaration__
-            module._check_build(declaration.run(module, declaration.order))
-            module._check_whole()
-    except Exception:
-        module._modules.update(before)
-        vars(module)["_starts"].update(starts)
-        raise
-
-
-def prepared(module: Any, values: Mapping[str, Any]) -> list[Change]:
+def prepare(module: Any, values: Mapping[str, Any]) -> list[Change]:
     """New values, checked and ready to be committed.
 
     Raises:
@@ -70,7 +54,7 @@ def prepared(module: Any, values: Mapping[str, Any]) -> list[Change]:
             )
     changes: list[Change] = []
 
-    def prepare(field: Field, known: dict[str, Any]) -> Any:
+    def compute(field: Field, known: dict[str, Any]) -> Any:
         if field.name not in values:
             return field.value(module, known)
         ready = field.prepare(module, values[field.name], known)
@@ -78,6 +62,6 @@ def prepared(module: Any, values: Mapping[str, Any]) -> list[Change]:
         return field.read(module, ready, known)
 
     declaration = module.__declaration__
-    with torch.no_grad(), undone_on_error(module):
-        declaration.run(module, declaration.order, compute=prepare)
+    with torch.no_grad():
+        declaration.run(module, declaration.order, compute=compute)
     return changes

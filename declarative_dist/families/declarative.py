@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
-from declarative_dist.constraints.adapters import undone_on_error
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import (
@@ -19,12 +17,7 @@ from declarative_dist.errors import (
     FieldError,
     StateMismatchError,
 )
-from declarative_dist.families.assignment import (
-    Change,
-    assign,
-    prepared,
-    undone_if_refused,
-)
+from declarative_dist.families.assignment import Change, assign, prepare
 from declarative_dist.families.copies import bound, replicate_fields
 from declarative_dist.families.dotted import groups_of, parameters_named
 from declarative_dist.families.keywords import blueprint_of, check_floating
@@ -34,6 +27,7 @@ from declarative_dist.families.vector import from_vector, to_vector
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.fields.value import Constrained
+from declarative_dist.fields.walk import walk
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
 from declarative_dist.words import is_one_edit_from
@@ -141,16 +135,17 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
             DeclarationError: for a name that is no field.
             ConstraintError: for a value that its field refuses; nothing has changed then.
         """
-        with undone_on_error(self):
-            assign(self, self._prepared(values))
+        assign(self, values)
 
-    def _prepared(self, values: Mapping[str, Any]) -> list[Change]:
+    def _prepare(self, values: Mapping[str, Any]) -> list[Change]:
         """New values, checked and ready to be committed: whose, for which field, and what."""
-        return prepared(self, values)
+        return prepare(self, values)
 
-    def _undone_if_refused(self, names: list[str]) -> AbstractContextManager[None]:
-        """Exchange parts; the old ones come back if the new ones do not go with the others."""
-        return undone_if_refused(self, names)
+    def _check_parts(self) -> None:
+        """Refuse a new part that does not go with the other fields."""
+        with torch.no_grad():
+            self._check_build(self.__declaration__.run(self, self.__declaration__.order))
+            self._check_whole()
 
     def reset_parameters(self) -> None:
         """Go back to what this instance was built with, constants and bounds too.
@@ -343,9 +338,8 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         replicate_fields(self, shape, at, done)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        for module in self.modules() if recurse else (self,):
-            if isinstance(module, Declarative):
-                module._check_move(fn)
+        for _, part in walk(self) if recurse else (("", self),):
+            part._check_move(fn)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _check_move(self, fn: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat_params import FlatParams
 
 
@@ -25,7 +24,9 @@ def log_prior_of(module: nn.Module, copies: torch.Size, unconstrained: bool) -> 
         A tensor of shape `copies`.
     """
     total: Tensor | None = None
-    for part in _weighed_parts(module):
+    for _, part in walk(module):
+        if not part.__declaration__.priors:
+            continue
         own: torch.Size = vars(part)["_copies"]
         lead = len(copies) if own[: len(copies)] == copies else 0
         values = part.__declaration__.run(part, part.__declaration__.weighed)
@@ -83,13 +84,6 @@ class _LogPrior(nn.Module):
 
     def forward(self) -> Tensor:
         return log_prior_of(self.module, self.copies, self.unconstrained)
-
-
-def _weighed_parts(module: nn.Module) -> Iterator[Any]:
-    """The module itself and those in it, each once, where a parameter has a prior."""
-    for part in module.modules():
-        if is_declarative(part) and part.__declaration__.priors:  # type: ignore[union-attr]
-            yield part
 
 
 def _zeros_like(module: nn.Module, shape: torch.Size) -> Tensor:

@@ -14,6 +14,7 @@ from declarative_dist.errors import ConstraintError, ExplainedError
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.part import is_declarative, is_declarative_class, predicts_of
 from declarative_dist.fields.sizes import Blueprint, Start
+from declarative_dist.fields.walk import walk
 
 
 def built(template: Any, given: Any, blueprint: Blueprint, subject: str) -> nn.Module:
@@ -95,7 +96,7 @@ def _changed(module: Any, values: Mapping[str, Any], subject: str) -> nn.Module:
         for name, value in values.items()
     }
     with inside(subject):
-        prepared = module._prepared(whole)
+        prepared = module._prepare(whole)
     for part, field, ready in prepared:
         field.commit(part, ready)
         field.restart(part, is_new=True)
@@ -177,10 +178,10 @@ def replicate(module: nn.Module, shape: torch.Size, at: int, done: dict[int, Any
         at: how many dimensions stand in front of them.
         done: by id what has them already: modules, and parameters with those in their place.
     """
-    for part in module.modules():
-        if is_declarative(part) and id(part) not in done:
+    for _, part in walk(module):
+        if id(part) not in done:
             done[id(part)] = part
-            part._replicate(shape, at, done)  # type: ignore[operator]
+            part._replicate(shape, at, done)
 
 
 def sizes_told(template: Any, given: Any) -> dict[str, int]:

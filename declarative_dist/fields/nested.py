@@ -26,6 +26,8 @@ from declarative_dist.fields.part import (
     value_of,
 )
 from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.walk import own_modules, walk
+from declarative_dist.plain.restoring import restoring
 
 CONTEXT = "*context"
 """Under this name evaluation holds the arguments of the call, which nested predictions take."""
@@ -151,16 +153,16 @@ class Nested(Field):
         replicate(self.module_of(module), shape, at, done)
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        for part in self.module_of(module).modules():
-            if is_declarative(part):
-                part._restart()  # type: ignore[operator]
+        for _, part in walk(self.module_of(module)):
+            part._restart()
 
     def shown(self, module: nn.Module) -> str:
         return repr(self.module_of(module))
 
     def __set__(self, instance: Any, value: Any) -> None:
-        with instance._undone_if_refused([self.name]):
+        with restoring(*own_modules(instance), recurse=False):
             super().__set__(instance, value)
+            instance._check_parts()
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         return self if instance is None else self.module_of(instance)
@@ -350,7 +352,7 @@ def _prepared(part: Any, values: Mapping[str, Any], subject: str) -> Any:
     if not values:
         return []
     with inside(subject):
-        return part._prepared(values)
+        return part._prepare(values)
 
 
 def _replacement(given: Any, now: nn.Module | None, subject: str) -> nn.Module:

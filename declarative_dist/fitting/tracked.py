@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from declarative_dist.fields.field import Field, current_value
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.walk import walk
 from declarative_dist.posteriors.guides import NormalGuide
 
 LARGEST = 100
@@ -20,12 +21,10 @@ LARGEST = 100
 
 def declared_params(objective: nn.Module) -> Iterator[tuple[str, nn.Module, Param]]:
     """The `Param`s of all declarative modules in an objective, with the path of their module."""
-    for path, module in objective.named_modules():
-        if is_declarative(module):
-            kind: Any = type(module)
-            for field in kind.__declaration__.fields.values():
-                if isinstance(field, Param):
-                    yield path, module, field
+    for path, module in walk(objective):
+        for field in module.__declaration__.fields.values():
+            if isinstance(field, Param):
+                yield path, module, field
 
 
 def declared_values(objective: nn.Module) -> Iterator[tuple[nn.Parameter, str, Tensor]]:

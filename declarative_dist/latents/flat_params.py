@@ -13,7 +13,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat import FlatMap, Slot, Values, check_volume
 
 
@@ -142,12 +142,10 @@ class FlatParams(FlatMap):
 
 def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     """All parameters: path of the part, the part, the field."""
-    part: Any
-    for path, part in _latent_parts(latents, "", set()):
-        if is_declarative(part):
-            for field in part.__declaration__.order:
-                if isinstance(field, Param):
-                    yield path, part, field
+    for path, part in walk(latents, priors=False):
+        for field in part.__declaration__.order:
+            if isinstance(field, Param):
+                yield path, part, field
 
 
 def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
@@ -167,22 +165,6 @@ def _raw_names(latents: nn.Module) -> dict[int, list[str]]:
         name = f"{path}.{field.raw_name}" if path else field.raw_name
         names.setdefault(id(getattr(part, field.raw_name)), []).append(name)
     return names
-
-
-def _latent_parts(
-    module: nn.Module, path: str, seen: set[nn.Module]
-) -> Iterator[tuple[str, nn.Module]]:
-    """The module and its parts by path, each once, without the priors of parameters."""
-    if module in seen:
-        return
-    seen.add(module)
-    yield path, module
-    part: Any = module
-    weighed = part.__declaration__.priors if is_declarative(part) else ()
-    priors = {param.prior_name for param in weighed}
-    for name, child in module._modules.items():
-        if child is not None and name not in priors:
-            yield from _latent_parts(child, f"{path}.{name}" if path else name, seen)
 
 
 def _without_parameters(latents: nn.Module) -> nn.Module:
