@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist import Constraint, Simplex
-from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.plain.tracing import is_mapped
 
 
@@ -20,7 +20,7 @@ class Good(Constraint):
     support: Any = constraints.positive
 
     def forward(self, raw: Tensor) -> Tensor:
-        return held(F.softplus(raw), 1e-3, 1e4)
+        return clamp_result(F.softplus(raw), 1e-3, 1e4)
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = value.double()
@@ -106,7 +106,7 @@ class Lenient(Sigmoid):
         return value.isfinite() & (value >= 0) & (value <= 1)
 
     def forward(self, raw: Tensor) -> Tensor:
-        return held(raw.sigmoid(), 1e-3, 0.99)
+        return clamp_result(raw.sigmoid(), 1e-3, 0.99)
 
 
 class InFloat32(Good):
@@ -158,7 +158,7 @@ class RoundedInverse(Good):
     """Digits cancel: exp(value) - 1."""
 
     def forward(self, raw: Tensor) -> Tensor:
-        return held(F.softplus(raw - 9), 1e-6, 1e4)
+        return clamp_result(F.softplus(raw - 9), 1e-6, 1e4)
 
     def inverse(self, value: Tensor) -> Tensor:
         return (value.exp() - 1).log() + 9

@@ -101,7 +101,9 @@ def _in_graph(raw: Tensor) -> Tensor:
     return _Clipped.apply(raw)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _clipped(gradient: Tensor) -> Tensor:
+def _clipped(gradient: Tensor | None) -> Tensor | None:
+    if gradient is None:  # undefined: nothing that was computed depends on these numbers
+        return None
     # Dynamo takes numbers that are read from a table for ones that change.
     if gradient.dtype is torch.float64:
         return gradient.nan_to_num(0.0).clamp(-1e120, 1e120)
@@ -109,7 +111,7 @@ def _clipped(gradient: Tensor) -> Tensor:
 
 
 def _all_clipped(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(None if gradient is None else _clipped(gradient) for gradient in gradients)
+    return tuple(map(_clipped, gradients))
 
 
 class _Clipped(torch.autograd.Function):
@@ -124,7 +126,7 @@ class _Clipped(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor | None:
         return _clipped(gradients[0])
 
 

@@ -16,7 +16,7 @@ from declarative_dist.constraints.bounded import (
     filled_with,
     written,
 )
-from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.positive import inverse_softplus, softplus
 from declarative_dist.constraints.representable import (
     above_tensor,
@@ -51,7 +51,7 @@ class GreaterThan(Bounded):
     def forward(self, raw: Tensor) -> Tensor:
         value = softplus(raw) + self.low
         if self.limits is not None:
-            return held(value, *self.limits[raw.dtype])
+            return clamp_result(value, *self.limits[raw.dtype])
         return torch.maximum(value, above_tensor(as_tensor_like(self.low, raw))).clamp_max(
             largest(raw.dtype)
         )
@@ -97,7 +97,7 @@ class LessThan(Bounded):
     def forward(self, raw: Tensor) -> Tensor:
         value = self.high - softplus(raw)
         if self.limits is not None:
-            return held(value, *self.limits[raw.dtype])
+            return clamp_result(value, *self.limits[raw.dtype])
         return torch.minimum(value, below_tensor(as_tensor_like(self.high, raw))).clamp_min(
             -largest(raw.dtype)
         )

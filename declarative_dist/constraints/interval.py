@@ -18,7 +18,7 @@ from declarative_dist.constraints.bounded import (
     is_ordered,
     written,
 )
-from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.representable import (
     Limits,
     above_tensor,
@@ -66,7 +66,7 @@ class Interval(Bounded):
 
     def _inside(self, value: Tensor) -> Tensor:
         if self.limits is not None:
-            return held(value, *self.limits[value.dtype])
+            return clamp_result(value, *self.limits[value.dtype])
         low, high = (as_tensor_like(bound, value) for bound in (self.low, self.high))
         return torch.minimum(torch.maximum(value, above_tensor(low)), below_tensor(high))
 

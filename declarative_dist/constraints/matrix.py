@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 from torch.distributions import constraints
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
 from declarative_dist.constraints.representable import HALF, widened
 from declarative_dist.plain.tracing import is_autocasting, is_mapped, is_traced
@@ -71,7 +71,7 @@ class LowerCholesky(_Triangular):
     def forward(self, raw: Tensor) -> Tensor:
         raw_diagonal, below = _parted(raw)
         low, high = GUARD[raw.dtype]
-        diagonal = held(softplus(raw_diagonal), low, high)
+        diagonal = clamp_result(softplus(raw_diagonal), low, high)
         if not self.conditioned:
             return _lower(diagonal, below)
         room = high / (4 * diagonal.shape[-1])
@@ -137,7 +137,7 @@ class PositiveDefinite(_Triangular):
         raw_diagonal, below = _parted(raw)
         size = raw_diagonal.shape[-1]
         floor, ceiling = _factor_limits(size, raw.dtype)
-        diagonal = held(softplus(raw_diagonal), floor, ceiling)
+        diagonal = clamp_result(softplus(raw_diagonal), floor, ceiling)
         matrix = _squared(_lower(diagonal, below.clamp(-ceiling, ceiling)))
         raised = matrix.diagonal(dim1=-2, dim2=-1) * _raise(size, raw.dtype)
         return matrix + raised.diag_embed()

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.hold import clamp_input, clamp_result
 from declarative_dist.constraints.representable import (
     FLOATING,
     Limits,
@@ -149,8 +149,8 @@ class Positive(Guarded):
             value = value + self.floor
         low, high = self.limits[value.dtype]
         if is_transforming():
-            return held(value, low, high)
-        value.data.clamp_(low, high)  # as in `held`, one call less
+            return clamp_result(value, low, high)
+        value.data.clamp_(low, high)  # as in `clamp_result`, one call less
         return value
 
     def inverse(self, value: Tensor) -> Tensor:
@@ -184,12 +184,9 @@ class Exp(Guarded):
             dtype: (math.ceil(math.log(low)), math.floor(math.log(high)))
             for dtype, (low, high) in band.items()
         }
-        self.exp_limits: Limits = {
-            dtype: (math.exp(low), math.exp(high))
-            for dtype, (low, high) in self.raw_limits.items()
-        }
         self.limits = {
-            dtype: self._range(dtype, low, high) for dtype, (low, high) in self.exp_limits.items()
+            dtype: self._range(dtype, math.exp(low), math.exp(high))
+            for dtype, (low, high) in self.raw_limits.items()
         }
 
     def _range(self, dtype: torch.dtype, low: float, high: float) -> tuple[float, float]:
@@ -198,14 +195,8 @@ class Exp(Guarded):
         return self._above_floor(low * (1 - rounding), dtype), (high + self.floor) * (1 + rounding)
 
     def forward(self, raw: Tensor) -> Tensor:
-        if is_transforming():
-            value = held(raw, *self.raw_limits[raw.dtype]).exp()
-        else:
-            # As in `held`: where infinity is replaced in place it never meets a gradient.
-            low, high = self.exp_limits[raw.dtype]
-            value = raw.exp()
-            value.data.clamp_(low, high)
-        return held(value + self.floor, *self.limits[raw.dtype]) if self.floor else value
+        value = clamp_input(raw, *self.raw_limits[raw.dtype]).exp()
+        return clamp_result(value + self.floor, *self.limits[raw.dtype]) if self.floor else value
 
     def inverse(self, value: Tensor) -> Tensor:
         return (widened(value) - self.floor).log().to(value.dtype)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.hold import clamp_input
 from declarative_dist.constraints.representable import Limits
 
 
@@ -34,8 +35,7 @@ class Real(Constraint):
     def forward(self, raw: Tensor) -> Tensor:
         if self.limits is None:
             return raw
-        # As in `held`, but out of place: the gradient passes, the parameter stays as it is.
-        return raw.clamp(*self.limits[raw.dtype]).detach() + (raw - raw.detach())
+        return clamp_input(raw, *self.limits[raw.dtype])
 
     def inverse(self, value: Tensor) -> Tensor:
         return value

@@ -13,7 +13,7 @@ from declarative_dist.constraints.gradient import (
     linear_with_clipped_gradient,
     with_clipped_gradient,
 )
-from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.errors import (
     ConstraintError,
@@ -220,7 +220,7 @@ class Conditional(Declarative):
             }
         self._check_features(features, layer, network)
         fused: Any = linear_with_clipped_gradient(layer, features)
-        fused = held(fused, *WIDEST[fused.dtype])
+        fused = clamp_result(fused, *WIDEST[fused.dtype])
         if len(splits) == 1:
             return {splits[0].raw_name: splits[0].shaped(fused)}
         parts = fused.split_with_sizes([split.size for split in splits], -1)

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.bounded import Bounded
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.hold import held
+from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.inequality import GreaterThan, LessThan
 from declarative_dist.constraints.interval import Interval
 from declarative_dist.constraints.positive import Positive
@@ -51,7 +51,7 @@ class InUnits(Constraint):
 
     def forward(self, raw: Tensor) -> Tensor:
         low, high = self.positive.limits[raw.dtype]
-        return held(self.positive.forward(raw) * self.unit.to(raw.dtype), low, high)
+        return clamp_result(self.positive.forward(raw) * self.unit.to(raw.dtype), low, high)
 
     def inverse(self, value: Tensor) -> Tensor:
         return self.positive.inverse(value / self.unit.to(value.dtype))

@@ -34,6 +34,15 @@ def test_what_goes_back(dtype: torch.dtype, is_leaf: bool) -> None:
     assert source.requires_grad
 
 
+@pytest.mark.parametrize("is_leaf", [True, False])
+def test_an_undefined_gradient_stays_undefined(is_leaf: bool) -> None:
+    x = torch.zeros(2, requires_grad=True)
+    through = with_clipped_gradient(x if is_leaf else x * 1)
+    undefined = torch._C._functions.UndefinedGrad()(through * 1)
+    (gradient,) = torch.autograd.grad(undefined.sum(), x, allow_unused=True)
+    assert gradient is None
+
+
 def test_a_parameter_keeps_one_hook_and_its_copies_get_theirs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
     for each in (parameter, copy.deepcopy(parameter)):
