@@ -58,16 +58,17 @@ def clamp_input(raw: Tensor, low: float, high: float) -> Tensor:
     """
     if is_transforming():
         return clamp_result(raw, low, high)
-    if raw.is_cpu and type(raw) in _WITH_NUMBERS and not _len_torch_dispatch_stack():
-        if _is_within(raw, low, high):
-            return raw
+    if raw.is_cpu and _is_within(raw, low, high):
+        return raw
     copy = raw.clone()  # saves nothing, so that nothing is changed behind autograd's back
     copy.data.clamp_(low, high)
     return copy
 
 
 def _is_within(raw: Tensor, low: float, high: float) -> bool:
-    """Whether all numbers are in a range; asked on the CPU only, where the answer is at hand."""
+    """Whether all numbers are known to be in a range; cheap on the CPU, where they are at hand."""
+    if type(raw) not in _WITH_NUMBERS or _len_torch_dispatch_stack():
+        return False
     if raw.numel() == 1:
         return low <= raw.item() <= high
     if not raw.numel():
