@@ -23,8 +23,7 @@ from declarative_dist import (
 )
 from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_distribution
-from declarative_dist.testing.distribution_draws import DRAWS
-from declarative_dist.testing.distribution_module import COMPILED, MODULE
+from declarative_dist.testing.distribution_promises import PROMISES, SLOW
 from tests import broken_families as broken
 from tests.cases import CASES, MixtureDensity, Policy
 from tests.limits import NO_PATHWISE_BACKWARD, SCORE, VMAP_LOG_PROB
@@ -509,7 +508,7 @@ def test_a_closure_is_not_reached_by_a_functional_call() -> None:
 
 def test_every_promise_is_broken_by_some_example() -> None:
     told = {message.split("'")[1] for *_, message in BROKEN if "is broken" in message}
-    assert told | {"functional_call"} == {*DRAWS, *MODULE, *COMPILED}
+    assert told | {"functional_call"} == {*PROMISES, *SLOW}
 
 
 def test_mistakes_are_told() -> None:

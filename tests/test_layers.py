@@ -74,8 +74,8 @@ ROWS = [
         f"testing.{name}"
         for name in (
             "promise", "raw_numbers", "jacobian", "constraint_trial", "constraint_maths",
-            "constraint_module", "constraint", "distribution_trial", "distribution_draws",
-            "distribution_module", "distribution",
+            "constraint_module", "constraint",
+            "distribution_trial", "distribution_promises", "distribution",
         )
     ],
 ]  # fmt: skip

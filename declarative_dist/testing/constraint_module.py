@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +14,6 @@ from torch.nn.utils import parametrize
 from declarative_dist.testing.constraint_trial import ConstraintTrial
 from declarative_dist.testing.promise import (
     compiling,
-    describe_error,
-    find_unregistered,
     is_close,
     show,
 )
@@ -24,14 +21,8 @@ from declarative_dist.testing.promise import (
 
 def state(trial: ConstraintTrial) -> None:
     """Tensors that move with it, and shapes on the meta device."""
-    name = find_unregistered(trial.constraint)
-    if name is not None:
-        raise trial.broken(
-            name,
-            "a buffer, which moves, saves and loads with the constraint",
-            "a tensor as a plain attribute",
-            f"Write self.register_buffer({name.rpartition('.')[2]!r}, ...) in __init__.",
-        )
+    fix = "Write self.register_buffer({name!r}, ...) in __init__."
+    trial.check_registered(trial.constraint, "constraint", fix)
     moved = trial.built().to("meta")
     value = moved(torch.empty(2, *trial.raw_shape, device="meta", dtype=torch.float64))
     if not value.is_meta or value.shape != (2, *trial.shape):
@@ -43,15 +34,7 @@ def copies(trial: ConstraintTrial) -> None:
     """The same map from copy.deepcopy and pickle."""
     constraint, raw = trial.built(), trial.moderate()
     _expect_same(trial, "copy.deepcopy", copy.deepcopy(constraint)(raw), constraint(raw))
-    try:
-        again = pickle.loads(pickle.dumps(constraint))  # noqa: S301, what was just dumped
-    except Exception as error:
-        raise trial.broken(
-            "__reduce__",
-            "a constraint that pickles",
-            describe_error(error),
-            "Define its class at the top of a module, and hold no lambda in it.",
-        ) from error
+    again = trial.unpickle(constraint, "constraint")
     _expect_same(trial, "pickle", again(raw), constraint(raw))
 
 

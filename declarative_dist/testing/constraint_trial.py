@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.testing.promise import BrokenPromiseError, show
+from declarative_dist.testing.promise import Trial, show
 from declarative_dist.testing.raw_numbers import extreme, moderate
 
 
 @dataclass(frozen=True)
-class ConstraintTrial:
+class ConstraintTrial(Trial):
     """A constraint on trial; its arguments are those of `check_constraint`."""
 
     constraint: Constraint
@@ -56,10 +56,6 @@ class ConstraintTrial:
     ) -> Tensor:
         """Ordinary raw numbers, of shape `(count, *raw_shape)`."""
         return moderate((count, *self.raw_shape), dtype, self.raw_limit, spread)
-
-    def broken(self, member: str, expected: str, got: str, fix: str = "") -> BrokenPromiseError:
-        """What is wrong with a member of the class."""
-        return BrokenPromiseError(f"{self.name}.{member}", expected, got, fix)
 
     def demand(
         self, kept: Tensor, member: str, expected: str, raw: Tensor, got: Tensor, fix: str

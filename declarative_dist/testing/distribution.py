@@ -1,8 +1,8 @@
-"""Checks of a family: what it draws and scores, how it learns, and its life as a module."""
+"""The check of a family of distributions, yours or ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -11,8 +11,7 @@ from torch.distributions import Distribution
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.learnable import learnable
 from declarative_dist.randomness import same_random_numbers
-from declarative_dist.testing.distribution_draws import DRAWS
-from declarative_dist.testing.distribution_module import COMPILED, MODULE
+from declarative_dist.testing.distribution_promises import PROMISES, SLOW
 from declarative_dist.testing.distribution_trial import FamilyTrial
 from declarative_dist.testing.promise import BrokenPromiseError, check_promises, describe_error
 
@@ -25,7 +24,7 @@ def check_distribution(
 ) -> None:
     """Check that a family of distributions keeps what every declared one promises.
 
-    Those are, by the names that `skip` takes:
+    The promises, by the names that `skip` takes:
 
     * `copies`, `call`: `copy.deepcopy` gives an independent copy; a call gives a distribution;
     * `parameters`: all of them exist from the start;
@@ -44,7 +43,7 @@ def check_distribution(
     * `functional_call`, `vmap`: it works with the transforms of `torch.func`;
     * `compile`: if asked for, `torch.compile(fullgraph=True)` gives the same densities.
 
-    Random numbers of torch, its switches, and the family that was given are left as they were.
+    Torch's random numbers and switches, and the family that you give, stay as they were.
 
     Args:
         family: an instance, or a class that needs no arguments, of `Variational`, `Joint`,
@@ -57,7 +56,7 @@ def check_distribution(
     Raises:
         BrokenPromiseError: an AssertionError that says which promise is broken, by which
             parameter or value.
-        DeclarationError: for what is no family, or a name in `skip` that is no promise.
+        DeclarationError: if it is no family, or a name in `skip` is no promise.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -79,25 +78,19 @@ distribution without detach, item, data or numpy, or freeze it. (docs/errors.md#
     """
     __tracebackhide__ = True
     with same_random_numbers():
-        module = _built(family)
-        trial = FamilyTrial(module, context, frozenset(skip))
-        promises: Mapping[str, Callable[[FamilyTrial], None]] = {**DRAWS, **MODULE}
-        if compile:
-            promises = {**promises, **COMPILED}
+        trial = FamilyTrial(_module_of(family), context, frozenset(skip))
+        promises = {**PROMISES, **SLOW} if compile else PROMISES
         check_promises(promises, trial, skip, "check_distribution")
 
 
-def _built(family: Any) -> nn.Module:
+def _module_of(family: Any) -> nn.Module:
     if isinstance(family, type) and issubclass(family, nn.Module):
         try:
             family = family()
         except Exception as error:
-            raise BrokenPromiseError(
-                family.__name__,
-                "a class that needs no arguments",
-                describe_error(error),
-                "Give an instance.",
-            ) from error
+            expected, got = "a class that needs no arguments", describe_error(error)
+            name = family.__name__
+            raise BrokenPromiseError(name, expected, got, "Give an instance.") from error
     elif isinstance(family, Distribution) and not isinstance(family, nn.Module):
         family = learnable(family)
     if not isinstance(family, nn.Module):

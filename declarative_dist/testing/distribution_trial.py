@@ -1,9 +1,9 @@
-"""What the checks of a family share: the module, its context, and draws of it."""
+"""What the promises of a family share: the family on trial, and draws and copies of it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.testing.promise import BrokenPromiseError
+from declarative_dist.testing.promise import Trial, is_close, show
 
 Values = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class FamilyTrial:
-    """A family on trial, which is never changed: checks work on copies."""
+class FamilyTrial(Trial):
+    """A family on trial, which is never changed: promises work on copies."""
 
     family: nn.Module
     context: tuple[Any, ...]
@@ -29,39 +29,46 @@ class FamilyTrial:
         return type(self.family).__name__
 
     def copy(self) -> Any:
-        """A copy that a check may change."""
+        """A copy that a promise may change."""
         return copy.deepcopy(self.family)
 
-    def snapshot(self, family: Any) -> Any:
+    def build(self, family: Any) -> Any:
         """The plain distribution that the family is now."""
         return family(*self.context)
 
-    def draws(self, family: Any, count: int = 4) -> Values:
+    def draw(self, family: Any, count: int = 4) -> Values:
         """Draws, always from the same random numbers."""
         torch.manual_seed(1)
-        values: Values = self.snapshot(family).sample((count,))
+        values: Values = self.build(family).sample((count,))
         return values
 
-    def scores(self, family: Any, values: Values) -> Tensor:
-        """The log densities of values, by the family itself where it has them."""
-        scored: Tensor = self.snapshot(family).log_prob(values)
-        return scored
+    def score(self, family: Any, values: Values) -> Tensor:
+        """The log densities of values."""
+        scores: Tensor = self.build(family).log_prob(values)
+        return scores
 
     def loss(self, family: Any) -> Tensor:
         """A scalar through which every parameter has a gradient."""
-        loss = -self.scores(family, self.draws(family)).mean()
+        loss = -self.score(family, self.draw(family)).mean()
         if self.is_pathwise(family):
-            drawn = by_site(self.snapshot(family).rsample((4,))).values()
-            loss = loss + torch.stack([value.square().mean() for value in drawn]).sum()
+            draws = by_site(self.build(family).rsample((4,))).values()
+            loss = loss + torch.stack([draw.square().mean() for draw in draws]).sum()
         return loss
 
     def is_pathwise(self, family: Any) -> bool:
         """Whether gradients are promised to flow through draws."""
-        return "rsample" not in self.skip and bool(self.snapshot(family).has_rsample)
+        return "rsample" not in self.skip and bool(self.build(family).has_rsample)
 
-    def broken(self, member: str, expected: str, got: str, fix: str = "") -> BrokenPromiseError:
-        """What is wrong with a member of the class."""
-        return BrokenPromiseError(f"{self.name}.{member}", expected, got, fix)
+    def expect_scores(self, member: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
+        """Refuse a member that gives other log densities."""
+        same = is_close(got, wanted, tolerance)
+        self.expect(same, member, f"log densities of {show(wanted)}", show(got))
+
+    def expect_shape(self, member: str, got: Tensor, wanted: tuple[int, ...], of: object) -> None:
+        """Refuse a member that gives another shape for a sample shape."""
+        expected = f"the shape {wanted} for the sample shape {of}"
+        fix = "batch_shape and event_shape must say what is drawn: see Independent and event_dim."
+        self.expect(got.shape == wanted, member, expected, f"{tuple(got.shape)}", fix)
 
 
 def by_site(values: Values) -> Mapping[str, Tensor]:
@@ -69,8 +76,8 @@ def by_site(values: Values) -> Mapping[str, Tensor]:
     return values if isinstance(values, dict) else {"": values}
 
 
-def perturbed(family: nn.Module) -> nn.Module:
-    """The same module, every parameter moved, each entry by its own amount."""
+def perturb(family: nn.Module) -> nn.Module:
+    """Move every parameter of a family, each entry by its own amount."""
     with torch.no_grad():
         for parameter in family.parameters():
             step = torch.linspace(0.05, 0.15, parameter.numel(), dtype=parameter.dtype)
@@ -78,6 +85,17 @@ def perturbed(family: nn.Module) -> nn.Module:
     return family
 
 
-def is_plain(snapshot: object) -> bool:
-    """Whether a snapshot is a plain torch distribution."""
-    return isinstance(snapshot, Distribution) and not isinstance(snapshot, nn.Module)
+def is_plain(distribution: object) -> bool:
+    """Whether this is one of torch's own objects, not a module."""
+    return isinstance(distribution, Distribution) and not isinstance(distribution, nn.Module)
+
+
+def tensors_in(family: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of a family, by name."""
+    yield from family.named_parameters()
+    yield from family.named_buffers()
+
+
+def learned_in(family: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: p for name, p in family.named_parameters() if p.requires_grad}

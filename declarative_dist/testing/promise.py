@@ -1,10 +1,11 @@
-"""What a promise is: a function that returns where it is kept, and tells how it was broken."""
+"""Promises: functions that return where a promise is kept, and raise where it is broken."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from declarative_dist.errors import (
     first_line,
     shorten,
 )
+from declarative_dist.words import format_numbers
 
 
 class BrokenPromiseError(ExplainedError, AssertionError):
@@ -25,7 +27,7 @@ class BrokenPromiseError(ExplainedError, AssertionError):
     Args:
         subject: the class, and the member that is to blame.
         expected: what was promised.
-        got: what came instead, and from what.
+        got: what was found instead, and where.
         fix: what to do about it.
 
     Example:
@@ -40,7 +42,7 @@ got 1.0 for 1.0. Multiply by 2. (docs/errors.md#broken-promise)
     usual_code = "broken-promise"
 
     promise: str = ""
-    """Its name among those that `skip=` takes."""
+    """The name of the promise, as `skip=` takes it."""
 
     @property
     def sentence(self) -> str:
@@ -48,17 +50,54 @@ got 1.0 for 1.0. Multiply by 2. (docs/errors.md#broken-promise)
         return f"{name}{super().sentence}"
 
 
-class Named(Protocol):
-    """What is on trial."""
+class Trial:
+    """A constraint or a family on trial, and the words for what it does not keep."""
 
     @property
     def name(self) -> str:
-        """The name of the class."""
-        ...
+        """The name of its class."""
+        raise NotImplementedError
+
+    def broken(self, member: str, expected: str, got: str, fix: str = "") -> BrokenPromiseError:
+        """The error that names a member of the class."""
+        return BrokenPromiseError(f"{self.name}.{member}", expected, got, fix)
+
+    def expect(self, holds: object, member: str, expected: str, got: str, fix: str = "") -> None:
+        """Refuse a member of the class unless something holds."""
+        if not holds:
+            raise self.broken(member, expected, got, fix)
+
+    def check_registered(self, module: nn.Module, kind: str, fix: str) -> None:
+        """Refuse tensors that do not move, save and load with their module.
+
+        Args:
+            module: what is on trial.
+            kind: what it is, in the message.
+            fix: what to do; `{name}` stands for the name of the tensor.
+        """
+        for path, part in module.named_modules():
+            for name, value in vars(part).items():
+                if isinstance(value, Tensor):
+                    where = f"{path}.{name}".lstrip(".")
+                    expected = f"a buffer, which moves, saves and loads with the {kind}"
+                    got = "a tensor as a plain attribute"
+                    raise self.broken(where, expected, got, fix.format(name=name))
+
+    def unpickle(self, module: nn.Module, kind: str) -> Any:
+        """The module again, from its pickle."""
+        try:
+            return pickle.loads(pickle.dumps(module))  # noqa: S301 - what was just dumped
+        except Exception as error:
+            fix = "Define its class at the top of a module, and hold no lambda in it."
+            expected = f"a {kind} that pickles"
+            raise self.broken("__reduce__", expected, describe_error(error), fix) from error
 
 
 def check_promises(
-    promises: Mapping[str, Callable[[Any], None]], trial: Named, skip: Collection[str], owner: str
+    promises: Mapping[str, Callable[[Any], None]],
+    trial: Trial,
+    skip: Collection[str],
+    caller: str,
 ) -> None:
     """Try every promise in turn, and stop at the first that is broken.
 
@@ -66,7 +105,7 @@ def check_promises(
         promises: functions of the trial, by name; their docstrings say what is promised.
         trial: what is on trial.
         skip: names of promises that were not made.
-        owner: whom a mistake in `skip` is about.
+        caller: the function whose `skip=` it is, for messages.
 
     Raises:
         BrokenPromiseError: for the first that is not kept, also by an exception of any kind.
@@ -77,7 +116,7 @@ def check_promises(
         if name not in promises:
             fix = did_you_mean(name, promises)
             raise DeclarationError(
-                f"{owner}(skip=)", "names of promises", repr(name), fix, code="unknown-name"
+                f"{caller}(skip=)", "names of promises", repr(name), fix, code="unknown-name"
             )
     for name, promise in promises.items():
         if name in skip:
@@ -88,15 +127,11 @@ def check_promises(
             error.promise = name
             raise error.with_traceback(None) from error.__cause__
         except Exception as error:
-            broken = BrokenPromiseError(trial.name, _promise_of(promise), describe_error(error))
+            wanted = (promise.__doc__ or "").rstrip(".")
+            wanted = wanted[:1].lower() + wanted[1:]
+            broken = BrokenPromiseError(trial.name, wanted, describe_error(error))
             broken.promise = name
             raise broken from error
-
-
-def _promise_of(promise: Callable[[Any], None]) -> str:
-    """What the docstring of a promise says, to go on with in a sentence."""
-    sentence = (promise.__doc__ or "").rstrip(".")
-    return sentence[:1].lower() + sentence[1:]
 
 
 def describe_error(error: Exception) -> str:
@@ -119,26 +154,9 @@ def show(tensor: Tensor) -> str:
         >>> show(torch.tensor([1.0, 0.1])), show(torch.tensor(2.0))
         ('[1.0, 0.1]', '2.0')
     """
-    tensor = tensor.detach()
-    if tensor.numel() > 6:
+    if tensor.numel() > 6 or tensor.is_meta:
         return shorten(tensor)
-    digits = tensor.dtype.is_floating_point
-    return _numbers(tensor.tolist(), digits)
-
-
-def _numbers(value: Any, is_floating: bool) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_numbers(part, is_floating) for part in value)}]"
-    return repr(float(f"{value:.7g}")) if is_floating else repr(value)
-
-
-def find_unregistered(module: nn.Module) -> str | None:
-    """The dotted name of a tensor that does not move, save and load with its module."""
-    for path, part in module.named_modules():
-        for name, value in vars(part).items():
-            if isinstance(value, Tensor):
-                return f"{path}.{name}".lstrip(".")
-    return None
+    return format_numbers(tensor.detach().tolist(), digits=7)
 
 
 @contextmanager
