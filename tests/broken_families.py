@@ -214,7 +214,9 @@ class StaleValues(Stale):
 
 
 class Shadowed(Good):
-    """Scores by itself, and differently."""
+    """Scores by itself, and differently, which only a class of the library may."""
+
+    __framework__ = True
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value) + 1.0
@@ -339,6 +341,8 @@ class Aging(OfPlain):
 
 class WrongMember(Good):
     """Denies what a call of it has."""
+
+    __framework__ = True
 
     has_rsample = property(lambda self: False)
 

@@ -17,8 +17,8 @@ from declarative_dist.constraints.limits import guard_of, starting_value
 from declarative_dist.constraints.positive import Guarded
 from declarative_dist.constraints.real import Real
 from declarative_dist.declaration.parts import is_nestable
-from declarative_dist.declaration.record import Base
-from declarative_dist.declaration.rules import SETTINGS
+from declarative_dist.declaration.record import Base, Declaration
+from declarative_dist.declaration.rules import SETTINGS, is_framework
 from declarative_dist.errors import DeclarationError, ExplainedError, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
@@ -148,14 +148,6 @@ def _body_of(klass: type) -> Mapping[str, Any]:
     """What the body of a class says, before fields were specialised; that of a mixin too."""
     body: Mapping[str, Any] | None = vars(klass).get("__declared__")
     return adopted(klass.__name__, vars(klass)) if body is None else body
-
-
-def is_framework(klass: type) -> bool:
-    """Whether a class is one of ours or torch's, whose attributes declare nothing."""
-    if "__declared__" in vars(klass):
-        return "__framework__" in vars(klass)
-    package = klass.__module__.partition(".")[0]
-    return klass is object or package in ("abc", "torch", "typing", "typing_extensions")
 
 
 def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -325,8 +317,9 @@ def _checked(owner: str, constant: Constant, argument: Argument | None) -> Const
 
 def settings_of(cls: type, fields: Mapping[str, Field]) -> dict[str, Any]:
     """What a class body or an inherited one says beside fields; a transform has its own."""
+    event_dim = None if "event_dim" in fields else getattr(cls, "event_dim", None)
     return {
-        "event_dim": None if "event_dim" in fields else getattr(cls, "event_dim", None),
+        "event_dim": None if event_dim is None else int(event_dim),
         "validates": getattr(cls, "validate_args", None),
     }
 
@@ -340,3 +333,28 @@ def inputs_of(
     if isinstance(base, type):
         return tuple(name for name in arguments if name in fields)
     return names_of(base, f"{owner}.base")
+
+
+def signature_of(cls: type) -> inspect.Signature:
+    """What the constructor takes: its own keywords, names of sizes, and fields.
+
+    A class with an `__init__` of its own has the signature of that.
+    """
+    line = [kind for kind in cls.__mro__ if "__init__" in vars(kind)]
+    own = _parameters(line[0])
+    if "__framework__" in vars(cls) or not is_framework(line[0]):
+        return inspect.Signature(own)
+    named = (_parameters(kind)[:-1] for kind in line if is_framework(kind))
+    keywords = {p.name: p.replace(annotation=p.empty) for p in next(filter(None, named))}
+    declaration: Declaration = cls.__declaration__  # type: ignore[attr-defined]
+    defaults = dict.fromkeys(declaration.size_names)
+    defaults |= {n: field.default for n, field in declaration.fields.items() if field.takes_value}
+    for name, default in defaults.items():
+        parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        keywords.setdefault(name, parameter)
+    return inspect.Signature(list(keywords.values()))
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    """The parameters of a constructor behind self."""
+    return list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import inspect
 from abc import ABCMeta
 from collections.abc import Callable
 from functools import cache
@@ -44,13 +45,14 @@ class DeclarativeMeta(ABCMeta):
         # The fields, declared here or inherited.
         used = arguments or collect.inputs_of(name, base, {}, {})
         declared = collect.declared_in(cls, base, used)
-        reserved = _reserved(tuple(k for k in cls.__mro__ if collect.is_framework(k)))
+        reserved = _reserved(tuple(k for k in cls.__mro__ if rules.is_framework(k)))
         rules.check_namespace(name, own, declared, used, reserved)
         if arguments and not declared:
             predicts = hasattr(cls, "__predicts__")
             declared = cls.__auto__ = collect.auto_declared(arguments, predicts=predicts)
         rules.check_names(name, declared, arguments, reserved)
         rules.check_raw_names(cls, declared)
+        rules.check_members(cls, declared)
         if isinstance(base, type):
             parts.check_parts(name, arguments, declared)
             rules.check_arguments(name, base, arguments, declared)
@@ -71,6 +73,19 @@ class DeclarativeMeta(ABCMeta):
         for field in fields.values():
             type.__setattr__(cls, field.name, field)
         return cls
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What `inspect.signature` shows of the constructor."""
+        return collect.signature_of(cls)
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        rules.check_change(cls, name, value, shorten(value))
+        super().__setattr__(name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        rules.check_change(cls, name, vars(cls).get(name), "its deletion")
+        super().__delattr__(name)
 
     def _check_positions(cls, arguments: tuple[Any, ...]) -> None:
         """Refuse values without names, as torch takes them; a constructor of one's own may."""

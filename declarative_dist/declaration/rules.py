@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Distribution, ExponentialFamily, Transform
 
 from declarative_dist.declaration.record import Base
-from declarative_dist.errors import DeclarationError, did_you_mean, is_count, shorten
+from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, is_count, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
@@ -19,7 +19,7 @@ from declarative_dist.fields.part import described
 from declarative_dist.fields.prior import check_fits
 from declarative_dist.fields.supports import check_support
 from declarative_dist.fields.value import Constrained
-from declarative_dist.plain.arguments import Argument, alternatives
+from declarative_dist.plain.arguments import Argument, alternatives, takes_positions
 from declarative_dist.words import is_one_edit_from
 
 SETTINGS = ("base", "event_dim", "validate_args")
@@ -38,6 +38,15 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
             f"{owner}.base",
             f"a concrete torch {kind} class",
             f"{base.__name__}",
+            code="no-base",
+        )
+    if isinstance(base, type) and takes_positions(base):
+        raise DeclarationError(
+            f"{owner}.base",
+            "a base whose arguments have names",
+            f"{base.__name__}(*args), whose names nothing tells",
+            "Write a method instead: def base(self, ...): return "
+            f"{base.__name__}(...), or give its __init__ named arguments.",
             code="no-base",
         )
     # A transform's event_dim is an argument like any other.
@@ -62,8 +71,105 @@ def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
     if not (event_dim is None or is_count(event_dim) or isinstance(event_dim, Constant)):
         raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shorten(event_dim))
     validates = namespace.get("validate_args")
-    if validates not in (None, True, False):
+    if not (validates is None or isinstance(validates, bool)):
         raise DeclarationError(f"{owner}.validate_args", "True or False", shorten(validates))
+
+
+def check_setting(instance: nn.Module, name: str) -> None:
+    """Refuse to set on an instance what its class body says for all of them."""
+    if name in SETTINGS:
+        kind = type(instance).__name__
+        raise FieldError(
+            f"{kind}.{name}",
+            f"{name} in a class body",
+            "a value on an instance",
+            f"Write class Other({kind}) with another {name} in its body.",
+            code="no-assignment",
+        )
+
+
+def check_spelling(instance: nn.Module, name: str, value: object) -> None:
+    """Refuse a number, a tensor or a module under a new name that is nearly a field's."""
+    is_value = isinstance(value, (int, float, Tensor, nn.Module)) and not isinstance(value, bool)
+    if name.startswith("_") or not is_value or hasattr(instance, name):
+        return
+    declaration: Any = instance.__declaration__
+    near = [field for field in declaration.fields if is_one_edit_from(name, field)]
+    if near:
+        subject, fix = f"{type(instance).__name__}.{name}", f"Did you mean {near[0]!r}?"
+        raise FieldError(subject, "the name of a field", repr(name), fix, code="unknown-name")
+
+
+_MEMBERS: Mapping[type, frozenset[str]] = {
+    kind: frozenset(name for name in vars(kind) if not name.startswith("_")) - others
+    for kind, others in (
+        (Distribution, {"set_default_validate_args"}),
+        (Transform, {"event_dim"}),
+    )
+}
+
+
+def check_members(cls: type, fields: Mapping[str, Field]) -> None:
+    """Refuse methods of a distribution or a transform in the class body.
+
+    Objectives, nested parts and guides ask the object that calling an instance returns, so they
+    would ignore such a method.
+    """
+    makes: Any = getattr(cls, "__builds__", None) or getattr(cls, "__predicts__", None)
+    if makes is None:
+        return
+    kind = Transform if issubclass(makes, Transform) else Distribution
+    for name in sorted({*_MEMBERS[kind], "rsample_and_log_prob"}.difference(fields)):
+        owner = next((k for k in cls.__mro__ if name in vars(k)), None)
+        is_known = kind is Transform or hasattr(_framework_of(cls), name)
+        if owner is None or not is_known or is_framework(owner) or vars(owner)[name] is None:
+            continue
+        word = kind.__name__.lower()
+        raise DeclarationError(
+            f"{cls.__name__}.{name}",
+            f"{name} in the {word} that the instance makes",
+            f"one in the body of {owner.__name__}, which objectives and nested parts ignore",
+            f"Write a {kind.__name__} class with this {name} and name it as base, or override "
+            "forward.",
+            code="name-taken",
+        )
+
+
+def _framework_of(cls: type) -> type:
+    """The class of this library from which a class derives."""
+    return next(kind for kind in cls.__mro__ if "__framework__" in vars(kind))
+
+
+def is_framework(klass: type) -> bool:
+    """Whether a class is one of ours or torch's, whose attributes declare nothing."""
+    if "__declared__" in vars(klass):
+        return "__framework__" in vars(klass)
+    package = klass.__module__.partition(".")[0]
+    return klass is object or package in ("abc", "torch", "typing", "typing_extensions")
+
+
+def check_change(cls: type, name: str, value: object, change: str) -> None:
+    """Refuse to change or delete what the body of a finished class declares.
+
+    Torch's parametrizations put a property on a class that they make; that is let through.
+
+    Args:
+        cls: the class.
+        name: the attribute.
+        value: its new value, or the one that would be deleted.
+        change: what is about to happen, for the error.
+    """
+    declaration: Any = vars(cls).get("__declaration__")
+    if declaration is None or isinstance(value, property):
+        return
+    if name in SETTINGS or name in declaration.fields or isinstance(value, Field):
+        raise DeclarationError(
+            f"{cls.__name__}.{name}",
+            "no change, because a class is finished when its body ends",
+            change,
+            f"Write class Other({cls.__name__}) with another {name} in its body.",
+            code="name-taken",
+        )
 
 
 def check_namespace(

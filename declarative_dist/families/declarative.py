@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.record import Declaration
+from declarative_dist.declaration.rules import check_setting, check_spelling
 from declarative_dist.errors import (
     DeclarationError,
     FieldError,
@@ -283,23 +284,21 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         if name in fields:
             fields[name].__set__(self, value)
             return
+        check_setting(self, name)
         param = type(self).__declaration__.of_prior.get(name)
         if param is not None:
             param.replace_prior(self, value)
             return
         if "_is_built" in self.__dict__ and name not in self.__dict__:
-            self._check_spelling(name, value, fields)
+            check_spelling(self, name, value)
         super().__setattr__(name, value)
 
-    def _check_spelling(self, name: str, value: Any, fields: Mapping[str, Field]) -> None:
-        kinds = (int, float, Tensor, nn.Module)
-        is_value = isinstance(value, kinds) and not isinstance(value, bool)
-        if name.startswith("_") or not is_value or hasattr(self, name):
-            return
-        near = [field for field in fields if is_one_edit_from(name, field)]
-        if near:
-            subject, fix = f"{type(self).__name__}.{name}", f"Did you mean {near[0]!r}?"
-            raise FieldError(subject, "the name of a field", repr(name), fix, code="unknown-name")
+    def __delattr__(self, name: str) -> None:
+        field = type(self).__declaration__.fields.get(name)
+        if field is None:
+            super().__delattr__(name)
+        else:
+            field.__delete__(self)
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
         try:

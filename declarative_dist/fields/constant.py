@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
@@ -52,6 +53,10 @@ class Constant(Field):
     @property
     def _is_count(self) -> bool:
         return self.torch_constraint is not None and self.torch_constraint.is_discrete
+
+    @property
+    def default(self) -> Any:
+        return inspect.Parameter.empty if self.init is None else self.init
 
     def accepting(
         self, torch_constraint: constraints.Constraint | None, event_names: tuple[str, ...]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.words import format_value
+from declarative_dist.errors import FieldError
+from declarative_dist.words import numerals
 
 if TYPE_CHECKING:
     from declarative_dist.fields.sizes import Blueprint
@@ -28,6 +29,9 @@ class Field(ABC):
 
     name: str = ""
     """The attribute's name, known once its class is."""
+
+    init: Any = None
+    """The starting value that the class body declares, if any."""
 
     doc: str | None = None
     """What the field is for, in the words of whoever declared it."""
@@ -82,6 +86,14 @@ class Field(ABC):
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         """Go back to what the instance was built with."""
 
+    takes_value = True
+    """Whether a constructor may be given a value of this field."""
+
+    @property
+    def default(self) -> Any:
+        """What the signature of a constructor shows; `inspect.Parameter.empty` for nothing."""
+        return self.init
+
     holds_value = False
     """Whether an instance holds a value of this field, as it does of parameters and constants."""
 
@@ -121,7 +133,7 @@ class Field(ABC):
 
     def shown(self, module: nn.Module) -> str:
         """The field in the `repr` of an instance."""
-        return f"{format_value(current_value(module, self.name))}{self.describe(module)}"
+        return f"{numerals(current_value(module, self.name))}{self.describe(module)}"
 
     def describe(self, module: nn.Module) -> str:
         """What stands behind the value in `repr`."""
@@ -136,20 +148,48 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        if self.name not in instance.__declaration__.chains:
+        if self.name not in declaration_of(instance, self.name).chains:
             # The field of an ancestor with another base is no field here.
             instance.__dict__[self.name] = value
             return
         needed = needed_values(instance, self.name)
         self.commit(instance, self.prepare(instance, value, needed))
 
+    def __delete__(self, instance: Any) -> None:
+        raise FieldError(
+            self.subject(instance),
+            "a field that stays",
+            "its deletion",
+            "Declare a class without it, or assign another value.",
+            code="no-assignment",
+        )
+
+
+def declaration_of(instance: nn.Module, name: str) -> Any:
+    """The declaration of an instance's class.
+
+    Raises:
+        FieldError: if its class has none, and so the field `name` has no value either.
+    """
+    declaration = getattr(type(instance), "__declaration__", None)
+    if declaration is None:
+        kind = type(instance).__name__
+        raise FieldError(
+            f"{kind}.{name}",
+            "a class that derives from Declarative",
+            f"{kind}, which does not",
+            f"Write class {kind}(Declarative).",
+            code="misplaced-field",
+        )
+    return declaration
+
 
 def current_value(instance: nn.Module, name: str) -> Any:
     """The value of one field of an instance, computed afresh with all that it needs."""
-    declaration = instance.__declaration__
-    chain = declaration.chains.get(name)  # type: ignore[union-attr, operator]
+    declaration = declaration_of(instance, name)
+    chain = declaration.chains.get(name)
     if chain is not None:
-        return declaration.run(instance, chain)[name]  # type: ignore[union-attr, operator]
+        return declaration.run(instance, chain)[name]
     # The field of an ancestor with another base is no field here.
     if name in instance.__dict__:
         return instance.__dict__[name]

@@ -12,6 +12,7 @@ from typing_extensions import Never, Self
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError, FieldError, shorten
+from declarative_dist.fields.field import declaration_of
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.value import Constrained, Init
 from declarative_dist.plain.tracing import is_autocasting
@@ -146,6 +147,8 @@ class Head(Constrained):
         return f"predicted, of shape {shape}, {self.constraint_of(module)!r}"
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Self:
+        if instance is not None:
+            declaration_of(instance, self.name)
         return self
 
     def __repr__(self) -> str:

@@ -64,6 +64,8 @@ class MethodField(Field):
     def needs(self) -> tuple[str, ...]:
         return self.names
 
+    takes_value = False
+
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         if self.name in blueprint.given:
             self.refuse(module)

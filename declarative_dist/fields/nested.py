@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.fields.assembly import as_owned, built, inside, replicate, sizes_told
-from declarative_dist.fields.field import Field
+from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.head import CONTEXT_SHAPE
 from declarative_dist.fields.part import (
     as_given,
@@ -50,6 +51,7 @@ class Nested(Field):
 
     def __init__(self, template: nn.Module | type | None = None) -> None:
         self.template = template
+        self.init: Any = inspect.Parameter.empty if template is None else template
 
     def accepting(self, part: type[Distribution | Transform] | None, subject: str) -> Self:
         """A copy for an argument of the base, once its template is found to fit.
@@ -88,6 +90,7 @@ class Nested(Field):
         Raises:
             FieldError: if it holds none.
         """
+        declaration_of(instance, self.name)
         module = instance._modules.get(self.name)
         if module is None:
             raise FieldError(
@@ -142,10 +145,11 @@ class Nested(Field):
         _reset(self.module_of(module), self.template if is_copy else None)
 
     def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        return _values_of(self.module_of(module))
+        part: Any = self.module_of(module)
+        return part.constrained_values() if is_declarative(part) else None
 
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
-        return list(self.module_of(module).parameters())
+        return [*self.module_of(module).parameters()]
 
     def replicate(
         self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
@@ -181,6 +185,7 @@ class NestedList(Nested):
     def __init__(self, templates: Sequence[nn.Module | type] | None = None) -> None:
         super().__init__()
         self.templates = None if templates is None else list(templates)
+        self.init = inspect.Parameter.empty if templates is None else templates
 
     def accepting(self, part: type[Distribution | Transform] | None, subject: str) -> Self:
         field = super().accepting(part, subject)
@@ -251,8 +256,8 @@ class NestedList(Nested):
             for index, (template, item) in enumerate(self._paired(given))
         ]
         self._hold(module, nn.ModuleList(parts))
-        are_copies = given is None or not any(isinstance(item, nn.Module) for item in given)
-        vars(module)["_starts"][self.name] = are_copies
+        is_shared = any(isinstance(item, nn.Module) for item in given or ())
+        vars(module)["_starts"][self.name] = not is_shared
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         parts: Any = self.module_of(module)
@@ -290,7 +295,7 @@ class NestedList(Nested):
 
     def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         parts: Any = self.module_of(module)
-        kept = [_values_of(part) or {} for part in parts]
+        kept = [p.constrained_values() if is_declarative(p) else {} for p in parts]
         return kept if any(kept) else None
 
     def __repr__(self) -> str:
@@ -299,8 +304,7 @@ class NestedList(Nested):
 
 def _plain_kind(template: object) -> type[Distribution | Transform] | None:
     builds = built_by(template)
-    is_plain = builds is not None and issubclass(builds, (Distribution, Transform))
-    return builds if is_plain else None
+    return builds if builds and issubclass(builds, (Distribution, Transform)) else None
 
 
 def _as_items(value: Any, count: int, subject: str) -> list[Any]:
@@ -394,7 +398,3 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in _tensors(module).items()}
-
-
-def _values_of(part: Any) -> Any:
-    return part.constrained_values() if is_declarative(part) else None

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, is_count, shorten
+from declarative_dist.fields.field import declaration_of
 from declarative_dist.fields.method import MethodField
 
 
@@ -42,7 +43,10 @@ class Site(MethodField):
         return f"site given {', '.join(self.needs) or 'nothing'}{event}"
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
-        return self if instance is None else partial(self.function, instance)
+        if instance is None:
+            return self
+        declaration_of(instance, self.name)
+        return partial(self.function, instance)
 
     def __repr__(self) -> str:
         return f"site({', '.join(self.needs)})"
@@ -84,7 +88,7 @@ def site(
     if event_dim is not None and not is_count(event_dim):
         raise DeclarationError("site(event_dim=)", "an int, 0 or above", shorten(event_dim))
     if function is None:
-        return lambda method: Site(method, event_dim)
+        return lambda method: Site(method, None if event_dim is None else int(event_dim))
     if not callable(function):
         raise DeclarationError(
             "site", "a method", shorten(function), "Write @site above it.", code="not-a-field"

@@ -132,7 +132,8 @@ class FieldValues:
     def _read(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for path, module, order, names in self._sources:
-            known = module.__declaration__.run(module, order)
+            declaration: Any = module.__declaration__
+            known = declaration.run(module, order)
             for name in names:
                 value: Tensor = known[name]
                 values[self._names[path, name]] = value.tolist()

@@ -129,7 +129,9 @@ class FlatParams(FlatMap):
             return values[name] if name in values else needed.value(part, known)
 
         declaration = part.__declaration__
-        known = declaration.run(part, declaration.chains[field.name][:-1], compute=compute)
+        known: dict[str, Any] = declaration.run(
+            part, declaration.chains[field.name][:-1], compute=compute
+        )
         own = len(slot.event_shape)
         for name in moving.intersection(field.constraint_of(part).names):
             bound = known[name]

@@ -25,10 +25,6 @@ MATRIX = {
 }
 
 _UNSTATED: Mapping[type, Mapping[str, constraints.Constraint]] = {
-    dd.LogisticNormal: {
-        "loc": constraints.real_vector,
-        "scale": constraints.independent(constraints.positive, 1),
-    },
     dd.Uniform: {"low": constraints.real, "high": constraints.real},
     dd.Wishart: {"df": constraints.positive, **MATRIX},
     dd.LKJCholesky: {"dim": constraints.positive_integer},
@@ -38,8 +34,7 @@ _UNSTATED: Mapping[type, Mapping[str, constraints.Constraint]] = {
     dd.AffineTransform: {"loc": constraints.real, "scale": constraints.positive},
     dd.PowerTransform: {"exponent": constraints.positive},
 }
-"""What torch's own `arg_constraints` leave out, say only of an instance, or say of single numbers
-where events are vectors.
+"""What torch's own `arg_constraints` leave out, or say only of an instance.
 
 Transforms state nothing; a scale and an exponent keep their sign, or the map has no inverse.
 """
@@ -142,10 +137,23 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
     }
 
 
+def takes_positions(base: type) -> bool:
+    """Whether a constructor takes `*args`, so that its arguments have no names.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.arguments import takes_positions
+        >>> takes_positions(dd.Normal)
+        False
+    """
+    init: Any = base.__init__  # type: ignore[misc]
+    parameters = inspect.signature(init).parameters.values()
+    return any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
 def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
     stated = inspect.getattr_static(base, "arg_constraints", None)
-    stated = dict(stated) if isinstance(stated, Mapping) else {}
-    known = {**stated, **_known_of(_UNSTATED, base)}
+    known = {**_known_of(_UNSTATED, base), **(stated if isinstance(stated, Mapping) else {})}
     return {name: c for name, c in known.items() if not constraints.is_dependent(c)}
 
 
