@@ -84,7 +84,7 @@ def kl_divergence(
         0.0
     """
     if num_samples is not None:
-        check_count("num_samples", num_samples)
+        num_samples = check_count("num_samples", num_samples)
     return _kl(snapshot(p), snapshot(q), num_samples)
 
 
@@ -223,7 +223,7 @@ def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> T
         1.0
     """
     if num_samples is not None:
-        check_count("num_samples", num_samples)
+        num_samples = check_count("num_samples", num_samples)
     current = snapshot(q)
     try:
         if not hasattr(type(current), "entropy"):

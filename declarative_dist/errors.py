@@ -1,28 +1,121 @@
-"""The errors of the library: what was expected, what came, and what to do about it."""
+"""The errors of the library: what was expected, what you gave, and what to do about it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import ClassVar, TypeGuard
+from types import MappingProxyType
+from typing import ClassVar, Literal, TypeGuard
 
 import torch
 from torch import Tensor
 
-from declarative_dist.error_codes import Code
+from declarative_dist.words import absent
+
+Code = Literal[
+    "bad-bounds",
+    "base-arguments",
+    "biased-gradient",
+    "broken-promise",
+    "captured-parameter",
+    "class-not-instance",
+    "discrete-latent",
+    "dtype-or-device",
+    "failed-method",
+    "field-order",
+    "guide-mismatch",
+    "misplaced-field",
+    "missing-value",
+    "mixed-draws",
+    "moving-support",
+    "name-taken",
+    "no-assignment",
+    "no-base",
+    "no-context",
+    "no-jacobian",
+    "not-a-density",
+    "not-a-field",
+    "not-an-objective",
+    "not-conditioned",
+    "not-finite",
+    "nothing-to-learn",
+    "outside-constraint",
+    "outside-support",
+    "prior-mismatch",
+    "refused-by-torch",
+    "sharded",
+    "state-mismatch",
+    "unknown-name",
+    "unknown-set",
+    "unlearnable-argument",
+    "unused-argument",
+    "wrong-argument",
+    "wrong-data",
+    "wrong-optimizer",
+    "wrong-part",
+    "wrong-shape",
+]
+"""The kinds of mistakes: each is an anchor in `docs/errors.md`."""
+
+MEANINGS: Mapping[Code, str] = MappingProxyType(
+    {
+        "bad-bounds": "Bounds that leave no number between them, or are no numbers.",
+        "base-arguments": "A class that does not declare the arguments that its base takes.",
+        "biased-gradient": "An estimator whose gradient would be wrong for this distribution.",
+        "broken-promise": "A constraint or family that does not do what others rely on.",
+        "captured-parameter": "A parameter inside something that is built once and then stays.",
+        "class-not-instance": "A class in the place of an instance of it.",
+        "discrete-latent": "A guide for a variable that has no density to map from the reals.",
+        "dtype-or-device": "Numbers of another dtype, or on another device, than those here.",
+        "failed-method": "A method, part or network that failed, or returned something else.",
+        "field-order": "A field that needs itself, or a site that needs a later one.",
+        "guide-mismatch": "Two distributions over other sites, or inside other supports.",
+        "misplaced-field": "A field of a kind that has no meaning in this class.",
+        "missing-value": "A field, size, site or option without which the rest is undetermined.",
+        "mixed-draws": "Values of a draw or an independent copy that depend on its neighbours.",
+        "moving-support": "A variable whose set depends on others in a way no map can follow.",
+        "name-taken": "A name that something else has already.",
+        "no-assignment": "A value assigned to what is computed.",
+        "no-base": "A class that does not say which distribution or transform it is.",
+        "no-context": "A conditional distribution asked for before it was given a context.",
+        "no-jacobian": "A density that needs the volume change of a map that does not know it.",
+        "not-a-density": "An objective about something that has no log density or no draws.",
+        "not-a-field": "A class attribute that cannot be a field.",
+        "not-an-objective": "A fit of something that returns no loss to minimise.",
+        "not-conditioned": "A joint distribution without data where a posterior is wanted.",
+        "not-finite": "NaN or infinity where a finite number is needed.",
+        "nothing-to-learn": "A fit or a guide without any parameter or variable to learn.",
+        "outside-constraint": "A value outside the set that its field is constrained to.",
+        "outside-support": "Data or draws where a distribution has no density.",
+        "prior-mismatch": "A prior on another set, or of another shape, than its parameter.",
+        "refused-by-torch": "Arguments or a distribution that torch itself refuses.",
+        "sharded": "Something that cannot be done with parameters spread over processes.",
+        "state-mismatch": "A saved state or checkpoint of something else.",
+        "unknown-name": "A name that nothing here has.",
+        "unknown-set": "A value whose set nobody has stated.",
+        "unlearnable-argument": "A parameter for an argument that cannot be learned.",
+        "unused-argument": "An argument that would have no effect.",
+        "wrong-argument": "An argument of another kind, or with another value, than it may have.",
+        "wrong-data": "Data that is missing, empty, or not what the objective takes.",
+        "wrong-optimizer": "An optimizer that does not train these parameters.",
+        "wrong-part": "A part of another kind than its place in the distribution takes.",
+        "wrong-shape": "A shape that does not fit to the others.",
+    }
+)
+"""For each code, what was done wrong."""
 
 
 class ExplainedError(Exception):
-    """A mistake told in one sentence.
+    """A mistake, explained in one sentence.
 
     Args:
         subject: where it happened, usually `"Class.field"`.
         expected: what was expected, in words.
-        got: what came instead.
+        got: what you gave, or what was found, instead.
         fix: what to do about it.
-        code: the kind of mistake, an anchor in `docs/errors.md`; the usual one of the class if
-            not given.
+        code: the kind of mistake, an anchor in `docs/errors.md`; None for the usual one of the
+            class.
 
     Example:
         >>> from declarative_dist import ConstraintError
@@ -84,15 +177,15 @@ class NonFiniteError(ExplainedError, ArithmeticError):
 
 
 def first_line(error: Exception) -> str:
-    r"""What an error says in one line, to be told inside another.
+    r"""The first line of an error's message, to quote in another one.
 
     Example:
         >>> from declarative_dist.errors import first_line
         >>> first_line(ValueError("It is too long.\nBy far."))
         'It is too long.'
     """
-    said = error.sentence if isinstance(error, ExplainedError) else str(error)
-    return said.partition("\n")[0]
+    message = error.sentence if isinstance(error, ExplainedError) else str(error)
+    return message.partition("\n")[0]
 
 
 def is_count(value: object, least: int = 0) -> TypeGuard[int]:
@@ -108,6 +201,11 @@ def is_count(value: object, least: int = 0) -> TypeGuard[int]:
 
 def check_count(subject: str, count: object, least: int = 1) -> int:
     """Refuse all but a whole number that is large enough.
+
+    Args:
+        subject: which argument it is, for messages.
+        count: the number.
+        least: the smallest that makes sense.
 
     Returns:
         The number, as Python's int.
@@ -139,28 +237,33 @@ def shorten(value: object) -> str:
     if not isinstance(value, Tensor):
         text = repr(value)
         return text if len(text) <= 80 else f"{text[:77]}..."
-    if value.is_meta or value.numel() == 0:
-        return f"a tensor of shape {tuple(value.shape)}"
+    shape = f"a tensor of shape {tuple(value.shape)}"
+    try:
+        return shape if absent(value) else _describe_numbers(value.detach(), shape)
+    except RuntimeError:  # numbers that torch can't read or order, such as complex ones
+        return shape
+
+
+def _describe_numbers(value: Tensor, shape: str) -> str:
     if value.ndim == 0:
         return repr(value.item())
-    shape = f"a tensor of shape {tuple(value.shape)}"
     if value.numel() <= 4:
-        return f"{shape} with values {value.detach().tolist()}"
+        return f"{shape} with values {value.tolist()}"
     if not value.isfinite().all():
         return f"{shape} with NaN or infinite values"
-    low, high = torch.aminmax(value.detach())
+    low, high = torch.aminmax(value)
     return f"{shape} with values from {low.item()} to {high.item()}"
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Propose the candidate nearest to a name that is not known, and list them all.
+    """Propose the valid name nearest to one that is not, and list them all.
 
     Example:
         >>> from declarative_dist.errors import did_you_mean
         >>> did_you_mean("rte", ["rate", "concentration"])
         "Did you mean 'rate'? Known here: rate, concentration."
     """
-    known = list(candidates)
-    near = difflib.get_close_matches(name, known, n=1)
-    listing = f"Known here: {', '.join(known)}." if known else "Nothing is known here."
+    names = list(candidates)
+    near = difflib.get_close_matches(name, names, n=1)
+    listing = f"Known here: {', '.join(names)}." if names else "Nothing is known here."
     return f"Did you mean {near[0]!r}? {listing}" if near else listing

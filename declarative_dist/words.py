@@ -8,79 +8,102 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-SHOWN = 6
-"""How many numbers of a tensor are shown one by one."""
+MOST = 6
+"""How many numbers of a tensor stand there one by one."""
 
 WIDEST = 48
 """How many letters they may take."""
 
 
-def numeral(number: float) -> str:
-    """A number with four significant digits.
+def format_number(number: float, digits: int = 4) -> str:
+    """A number with few significant digits.
 
     Example:
-        >>> from declarative_dist.words import numeral
-        >>> numeral(0.09999999), numeral(1234.5678), numeral(2), numeral(1e-18)
-        ('0.1', '1235.0', '2', '1e-18')
+        >>> from declarative_dist.words import format_number
+        >>> format_number(0.09999999), format_number(1234.5678), format_number(2)
+        ('0.1', '1235.0', '2')
     """
     if isinstance(number, int):  # bool, too
         return str(number)
-    return repr(float(f"{number:.4g}"))
+    return repr(float(f"{number:.{digits}g}"))
 
 
-def numerals(value: Any, *, with_shape: bool = True) -> str:
-    """A tensor by its numbers, or if there are many by their middle and ends; others by `repr`.
+def format_numbers(nested: Any, digits: int = 4) -> str:
+    """A number, a text, or nested lists of such, with few significant digits.
+
+    Example:
+        >>> from declarative_dist.words import format_numbers
+        >>> format_numbers([[1.0, 0.3333333], [2, 3]])
+        '[[1.0, 0.3333], [2, 3]]'
+    """
+    if isinstance(nested, list):
+        return f"[{', '.join(format_numbers(part, digits) for part in nested)}]"
+    return nested if isinstance(nested, str) else format_number(nested, digits)
+
+
+def format_value(value: Any, *, with_shape: bool = True) -> str:
+    """A tensor by its numbers, of many by the middle and the ends; anything else by `repr`.
 
     Args:
         value: the tensor, or anything else.
-        with_shape: whether to tell the shape where it does not show.
+        with_shape: whether to add the shape of a tensor of many numbers.
 
     Example:
         >>> import torch
-        >>> from declarative_dist.words import numerals
-        >>> numerals(torch.tensor([0.1, 2.0])), numerals(torch.arange(101.0))
+        >>> from declarative_dist.words import format_value
+        >>> format_value(torch.tensor([0.1, 2.0])), format_value(torch.arange(101.0))
         ('[0.1, 2.0]', 'shape (101,), min 0.0, median 50.0, max 100.0')
     """
     if not isinstance(value, Tensor):
-        text = numeral(value) if isinstance(value, (int, float)) else repr(value)
+        text = format_number(value) if isinstance(value, (int, float)) else repr(value)
         return text if len(text) <= 60 else f"{text[:57]}..."
-    reason = absent(value)
-    if reason:
-        return reason
-    known = figures(value)
-    text = "" if isinstance(known, dict) else _listed(known)
-    if text and len(text) <= WIDEST:
-        return text
+    data = as_data(value)
+    if data is None:
+        return absent(value) or str(value.dtype).removeprefix("torch.")
+    if not isinstance(data, dict):
+        text = format_numbers(data)
+        if len(text) <= WIDEST or value.is_complex():
+            return text
+        data = _spread(value)
     shape = f"shape {tuple(value.shape)}, " if with_shape else ""
-    return shape + _ends(known if isinstance(known, dict) else _spread(value))
+    return shape + _format_spread(data)
 
 
-def figures(value: Any) -> Any:
+def as_data(value: Any) -> Any:
     """A tensor as data: a number or nested lists; of many numbers a dict of middle and ends.
 
     Numbers that are NaN or infinite are counted there. None where there are no numbers to read.
 
     Example:
         >>> import torch
-        >>> from declarative_dist.words import figures
-        >>> figures(torch.zeros(10))
+        >>> from declarative_dist.words import as_data
+        >>> as_data(torch.zeros(10))
         {'min': 0.0, 'median': 0.0, 'max': 0.0}
-        >>> figures(torch.zeros(10, device="meta")) is None
+        >>> as_data(torch.zeros(10, device="meta")) is None
         True
     """
     if not isinstance(value, Tensor):
         return value if isinstance(value, (int, float, str)) or value is None else repr(value)
-    if absent(value):
+    is_small = value.numel() <= MOST
+    if absent(value) or (value.is_complex() and not is_small):
         return None
-    value = value.detach()
-    if value.is_complex():
-        return repr(value)
-    if value.numel() <= SHOWN:
-        return value.tolist()
-    return _spread(value)
+    try:
+        if value.is_complex():
+            return _write_complex(value.tolist())
+        return value.tolist() if is_small else _spread(value)
+    except RuntimeError:  # torch can't read or order numbers of this dtype, or inside of vmap
+        return None
+
+
+def _write_complex(nested: Any) -> Any:
+    """Complex numbers as text, in the lists that they are in."""
+    if isinstance(nested, list):
+        return [_write_complex(part) for part in nested]
+    return f"{nested:.4g}"
 
 
 def _spread(value: Tensor) -> dict[str, float]:
+    """The smallest, the median and the largest number, and how many are not finite."""
     flat = value.detach().flatten()
     if not flat.is_floating_point():
         low, high = flat.aminmax()
@@ -116,20 +139,17 @@ def absent(value: Tensor) -> str:
         return str(value.layout).removeprefix("torch.")
     if value.numel() == 0:
         return "no numbers"
-    # FSDP frees gathered parameters, whose shape stays.
-    return "" if value.untyped_storage().size() else "freed"
+    try:
+        is_freed = not value.untyped_storage().size()
+    except RuntimeError:  # inside of a transform of torch.func
+        return ""
+    return "freed" if is_freed else ""  # FSDP frees gathered parameters, whose shape stays
 
 
-def _ends(known: dict[str, float]) -> str:
-    if len(known) == 3 and known["min"] == known["max"]:
-        return f"all {numeral(known['min'])}"
-    return ", ".join(f"{name} {numeral(number)}" for name, number in known.items())
-
-
-def _listed(known: Any) -> str:
-    if isinstance(known, list):
-        return f"[{', '.join(map(_listed, known))}]"
-    return known if isinstance(known, str) else numeral(known)
+def _format_spread(spread: dict[str, float]) -> str:
+    if len(spread) == 3 and spread["min"] == spread["max"]:
+        return f"all {format_number(spread['min'])}"
+    return ", ".join(f"{name} {format_number(number)}" for name, number in spread.items())
 
 
 def is_one_edit_from(name: str, other: str) -> bool:

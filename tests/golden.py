@@ -14,7 +14,7 @@ import torch.distributions as dd
 from torch import Tensor, nn
 
 from declarative_dist import FullRankNormal, Joint, MeanFieldNormal, Param, Positive, site
-from declarative_dist.error_codes import MEANINGS
+from declarative_dist.errors import MEANINGS
 from tests.cases import CASES, Densities, MixtureDensity, Policy, Shares, Weighed
 
 STORED = Path(__file__).with_name("golden.json")

@@ -15,7 +15,7 @@ from typing import Any
 
 import declarative_dist
 import declarative_dist.integrations
-from declarative_dist.error_codes import MEANINGS
+from declarative_dist.errors import MEANINGS
 from declarative_dist.fields.field import Field
 from tests.cases import CASES
 

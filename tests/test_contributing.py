@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import declarative_dist
-from declarative_dist.error_codes import MEANINGS
+from declarative_dist.errors import MEANINGS
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from declarative_dist.error_codes import MEANINGS
+from declarative_dist.errors import MEANINGS
 from docs.extensions.executing import blocks_of
 
 TEXT = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()

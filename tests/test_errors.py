@@ -6,25 +6,33 @@ import ast
 import copy
 import itertools
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import declarative_dist
 from declarative_dist import Param, Positive, Variational
-from declarative_dist.error_codes import MEANINGS, Code
 from declarative_dist.errors import (
+    MEANINGS,
+    Code,
     ConstraintError,
     DeclarationError,
     ExplainedError,
     FieldError,
     NonFiniteError,
     StateMismatchError,
+    check_count,
     first_line,
+    shorten,
 )
 from declarative_dist.testing import BrokenPromiseError
+from declarative_dist.words import format_value
 
 PACKAGE = Path(declarative_dist.__file__).parent
 KINDS = (
@@ -100,6 +108,53 @@ def test_errors_survive_a_trip_between_processes(kind: type[ExplainedError], aga
 
 def test_first_lines_of_other_errors() -> None:
     assert first_line(ValueError("It is too long.\nBy far.")) == "It is too long."
+
+
+DTYPES = sorted({each for each in vars(torch).values() if isinstance(each, torch.dtype)}, key=str)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (2,), (8,)])
+def test_numbers_of_every_dtype_have_words(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    for value in (torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype, device="meta")):
+        assert format_value(value)
+        assert shorten(value)
+
+
+def sparse(value: Tensor) -> None:
+    shorten(value.to_sparse())
+    format_value(value.to_sparse())
+
+
+def batched(value: Tensor) -> None:
+    torch.func.vmap(lambda row: (shorten(row), format_value(row), row)[-1])(value)
+
+
+def differentiated(value: Tensor) -> None:
+    torch.func.grad(lambda x: (shorten(x), format_value(x), x.sum())[-1])(value)
+
+
+def fake(value: Tensor) -> None:
+    with FakeTensorMode():
+        shorten(torch.empty(value.shape))
+        format_value(torch.empty(value.shape))
+
+
+@pytest.mark.parametrize("look", [sparse, batched, differentiated, fake])
+@pytest.mark.parametrize("shape", [(2,), (2, 8)])
+def test_numbers_in_every_wrapper_have_words(
+    look: Callable[[Tensor], None], shape: tuple[int, ...]
+) -> None:
+    look(torch.ones(shape))
+
+
+def test_whole_numbers_are_pythons_or_numpys() -> None:
+    assert type(check_count("n", np.int64(3))) is int
+    for wrong in (True, 3.0, "3", None, 0, np.bool_(True), np.float64(3.0)):
+        with pytest.raises(ConstraintError, match=r"^n: expected an int, 1 or more, got "):
+            check_count("n", wrong)
 
 
 def test_a_part_keeps_the_code_of_its_error() -> None:

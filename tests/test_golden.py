@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from declarative_dist.error_codes import MEANINGS
+from declarative_dist.errors import MEANINGS
 from tests.golden import MODULES, STORED, states
 
 GOLDEN = json.loads(STORED.read_text())

@@ -11,7 +11,7 @@ import declarative_dist
 
 ROOT = Path(declarative_dist.__file__).parent
 ROWS = [
-    ["error_codes", "errors", "words", "randomness"],
+    ["words", "errors", "randomness"],
     [
         f"plain.{name}"
         for name in ("tracing", "tensors", "arguments", "build", "decompose", "draws", "restoring")

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.display.saturation import saturated
 from declarative_dist.plain.tensors import tensors_of
-from declarative_dist.words import absent, figures, numerals
+from declarative_dist.words import absent, as_data, format_value
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def told_value(value: Any) -> dict[str, Any]:
     """What a row says of a value: as data, as text, and its shape."""
     has_shape = isinstance(value, Tensor) and not is_lazy(value)
     shape = tuple(value.shape) if has_shape else None
-    shown = numerals(value, with_shape=False)
-    return {"value": figures(value), "shown": shown, "shape": shape}
+    shown = format_value(value, with_shape=False)
+    return {"value": as_data(value), "shown": shown, "shape": shape}
 
 
 def told_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:

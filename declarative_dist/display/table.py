@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 
 from declarative_dist.display.rows import Row
-from declarative_dist.words import numeral
+from declarative_dist.words import format_number
 
 _COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "name": lambda row: row.name,
@@ -16,7 +16,7 @@ _COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "prior": lambda row: row.prior,
     "shape": lambda row: "" if row.shape is None else str(row.shape),
     "trainable": lambda row: row.trainable,
-    "gradient": lambda row: "" if row.gradient is None else numeral(row.gradient),
+    "gradient": lambda row: "" if row.gradient is None else format_number(row.gradient),
     "saturated": lambda row: _saturated(row),
 }
 """What stands under each heading."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from declarative_dist.errors import FieldError
-from declarative_dist.words import numerals
+from declarative_dist.words import format_value
 
 if TYPE_CHECKING:
     from declarative_dist.fields.sizes import Blueprint
@@ -133,7 +133,7 @@ class Field(ABC):
 
     def shown(self, module: nn.Module) -> str:
         """The field in the `repr` of an instance."""
-        return f"{numerals(current_value(module, self.name))}{self.describe(module)}"
+        return f"{format_value(current_value(module, self.name))}{self.describe(module)}"
 
     def describe(self, module: nn.Module) -> str:
         """What stands behind the value in `repr`."""

@@ -20,7 +20,7 @@ from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.part import built_by, is_declarative, is_declarative_class
 from declarative_dist.fields.sizes import Blueprint
-from declarative_dist.words import numerals
+from declarative_dist.words import format_value
 
 _LEARNED = (
     "A plain prior keeps its numbers. One that is learned is prior=learnable(...), or a declared "
@@ -173,5 +173,5 @@ def told(prior: Any) -> str:
             value = getattr(prior, field_name)
             is_number = not isinstance(value, Tensor)
             prefix = "" if is_plain and is_number else f"{field_name}="
-            shown.append(f"{prefix}{numerals(value)}")
+            shown.append(f"{prefix}{format_value(value)}")
     return f"{name}({', '.join(shown)})"

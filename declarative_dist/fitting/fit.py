@@ -99,7 +99,7 @@ def fit(
         >>> fit(objective, x, steps=50, optimizer=LBFGS, callbacks=is_flat).stopped
         True
     """
-    check_count("fit(steps=)", steps)
+    steps = check_count("fit(steps=)", steps)
     arguments.check_files(checkpoint, every, resume)
     arguments.check_objective(objective)
     calls = arguments.checked_callbacks(callbacks)

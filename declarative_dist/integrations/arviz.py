@@ -129,7 +129,7 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
         >>> diagnose(guide, lambda z: dd.Normal(0.0, 0.9).log_prob(z["x"])).is_reliable
         True
     """
-    check_count("diagnose(num_samples=)", num_samples, _FEWEST)
+    num_samples = check_count("diagnose(num_samples=)", num_samples, _FEWEST)
     arviz = _arviz()
     score = as_log_joint(log_joint, "diagnose(log_joint)")
     with torch.no_grad():
@@ -220,8 +220,8 @@ def to_inference_data(
             raise DeclarationError(
                 "to_inference_data(draws)", "a guide, or a dict of draws by site", shorten(draws)
             )
-        check_count("to_inference_data(num_samples=)", num_samples)
-        check_count("to_inference_data(num_chains=)", num_chains)
+        num_samples = check_count("to_inference_data(num_samples=)", num_samples)
+        num_chains = check_count("to_inference_data(num_chains=)", num_chains)
         draws, has_chains = draws.sample((num_chains, num_samples)), True
         draws = draws if isinstance(draws, Mapping) else {"x": draws}
     lead = 2 if has_chains else 1

@@ -91,7 +91,7 @@ class ObjectiveModule(LightningModule):
         _check_objective(objective, f"{name}(objective=)")
         if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
             raise _no_optimizer(f"{name}(optimizer=)", optimizer)
-        check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
+        steps_per_epoch = check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
         self.objective = objective
         self.steps_per_epoch = steps_per_epoch
         self._optimizer = optimizer

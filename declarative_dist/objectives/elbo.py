@@ -57,7 +57,7 @@ class VariationalBound(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        check_count(f"{name}(num_samples=)", num_samples)
+        num_samples = check_count(f"{name}(num_samples=)", num_samples)
         if estimator is not None and estimator not in ESTIMATORS:
             raise ConstraintError(
                 f"{name}(estimator=)",

@@ -25,6 +25,10 @@ MATRIX = {
 }
 
 _UNSTATED: Mapping[type, Mapping[str, constraints.Constraint]] = {
+    dd.LogisticNormal: {
+        "loc": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+    },
     dd.Uniform: {"low": constraints.real, "high": constraints.real},
     dd.Wishart: {"df": constraints.positive, **MATRIX},
     dd.LKJCholesky: {"dim": constraints.positive_integer},
@@ -34,7 +38,8 @@ _UNSTATED: Mapping[type, Mapping[str, constraints.Constraint]] = {
     dd.AffineTransform: {"loc": constraints.real, "scale": constraints.positive},
     dd.PowerTransform: {"exponent": constraints.positive},
 }
-"""What torch's own `arg_constraints` leave out, or say only of an instance.
+"""What torch's own `arg_constraints` leave out, say only of an instance, or say of single numbers
+where events are vectors.
 
 Transforms state nothing; a scale and an exponent keep their sign, or the map has no inverse.
 """
@@ -153,7 +158,8 @@ def takes_positions(base: type) -> bool:
 
 def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
     stated = inspect.getattr_static(base, "arg_constraints", None)
-    known = {**_known_of(_UNSTATED, base), **(stated if isinstance(stated, Mapping) else {})}
+    stated = dict(stated) if isinstance(stated, Mapping) else {}
+    known = {**stated, **_known_of(_UNSTATED, base)}
     return {name: c for name, c in known.items() if not constraints.is_dependent(c)}
 
 

@@ -1,8 +1,8 @@
-"""Taking a plain distribution or transform apart: its class and its constructor's arguments."""
+"""Taking a plain distribution or transform apart, and putting it together from other tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MethodType
 from typing import Any
 
@@ -13,6 +13,10 @@ from torch.distributions.transforms import _InverseTransform
 
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import alternatives, arguments_of
+from declarative_dist.plain.build import unvalidated
+from declarative_dist.plain.tensors import tensors_of, with_tensors
+
+Map = Callable[[Tensor, int], Tensor]
 
 _ATTRIBUTES: Mapping[type, Mapping[str, str]] = {
     dd.Independent: {"base_distribution": "base_dist"},
@@ -103,3 +107,57 @@ def _kept(plain: Any, name: str) -> Any:
         "Declare a class with this base instead.",
         code="unlearnable-argument",
     )
+
+
+def rebuild(plain: Distribution, change: Map) -> Distribution:
+    """The same distribution made of other tensors, those of all that it is made of included.
+
+    Args:
+        plain: a plain distribution.
+        change: from a tensor, and the number of its rightmost dimensions that stand behind the
+            batch dimensions of `plain`, to the tensor in its place.
+
+    Returns:
+        A distribution of the same class, which checks what it scores if `plain` does.
+
+    Raises:
+        DeclarationError: if it does not keep an argument.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.plain.decompose import rebuild
+        >>> plain = dd.Independent(dd.Normal(torch.zeros(2, 5), 1.0), 1)
+        >>> rebuild(plain, lambda tensor, behind: tensor.unsqueeze(-1 - behind)).batch_shape
+        torch.Size([2, 1])
+    """
+    return _rebuild(plain, change, 0)
+
+
+def _rebuild(plain: Distribution, change: Map, behind: int) -> Distribution:
+    kind, values = decompose(plain)
+    known = arguments_of(kind)
+    added = values["reinterpreted_batch_ndims"] if issubclass(kind, dd.Independent) else 0
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            arguments[name] = change(value, behind + known[name].event_dim)
+        elif isinstance(value, Distribution):
+            # The components of a mixture lie along the last of their batch dimensions.
+            is_component = name == "component_distribution"
+            arguments[name] = _rebuild(value, change, behind + added + is_component)
+        elif name == "transforms":
+            before = behind + len(values["base_distribution"].event_shape)
+            arguments[name] = list(_rebuild_chain(value, change, before))
+        else:
+            arguments[name] = value
+    new = unvalidated(kind)(**arguments, validate_args=False)
+    vars(new).pop("_validate_args", None)
+    vars(new).update({name: v for name, v in vars(plain).items() if name == "_validate_args"})
+    return new  # type: ignore[no-any-return]
+
+
+def _rebuild_chain(chain: list[Any], change: Map, behind: int) -> Iterator[Any]:
+    for transform in chain:
+        tensors = {name: change(tensor, behind) for name, tensor in tensors_of(transform)}
+        yield with_tensors(transform, tensors)
+        behind += transform.codomain.event_dim - transform.domain.event_dim
