@@ -28,7 +28,7 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "sharding",
-            "sizes", "field", "method", "value", "head", "constant", "derived",
+            "storage", "sizes", "field", "method", "value", "head", "constant", "derived",
             "fixed", "standin", "dotted",
             "part", "walk", "assembly", "nested", "prior", "supports", "param", "site",
         )
@@ -39,7 +39,7 @@ ROWS = [
         f"families.{name}"
         for name in (
             "building", "alignment", "copies", "dotted", "vector", "shown",
-            "keywords", "priors", "assignment", "ranks",
+            "keywords", "priors", "assignment", "ranks", "state",
             "declarative", "variational", "transform", "conditional", "live", "learnable",
         )
     ],

@@ -309,7 +309,7 @@ def _checked(owner: str, constant: Constant, argument: Argument | None) -> Const
         constant = constant.accepting(argument.torch_constraint, argument.event_names())
     if constant.init is not None:
         try:
-            constant.converted(constant.init, f"{owner}.{constant.name}")
+            constant.source(constant.init, f"{owner}.{constant.name}")
         except ExplainedError as error:
             raise DeclarationError(*error.args, code=error.code) from error
     return constant

@@ -114,7 +114,8 @@ class DeclarativeMeta(ABCMeta):
 
 
 _ON_INSTANCES = {
-    "_starts", "_raw_starts", "_sizes", "_copies", "_is_built", "_live_shape",
+    "_starts", "_raw_starts", "_constants", "_sizes", "_copies", "_is_built", "_is_loading",
+    "_live_shape",
 }  # fmt: skip
 """Names that instances keep beside what their classes define."""
 

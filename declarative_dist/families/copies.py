@@ -79,7 +79,7 @@ def replicate_fields(module: Any, shape: torch.Size, at: int, done: dict[int, An
     own = [len(starts[p.name].shape) - at - p.event_dim for p in params]
     # Constants have no dimensions of copies: all of theirs are their own.
     constants = [field for field in declaration.order if isinstance(field, Constant)]
-    own += [getattr(starts[c.name], "ndim", 0) - c.event_dim for c in constants]
+    own += [len(getattr(starts[c.name], "shape", ())) - c.event_dim for c in constants]
     lead = max(own, default=0) if declaration.make is not None else 0
     copies = vars(module)["_copies"]
     vars(module)["_copies"] = copies = torch.Size((*copies[:at], *shape, *copies[at:]))

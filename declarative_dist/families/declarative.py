@@ -11,24 +11,21 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.declaration.metaclass import DeclarativeMeta
-from declarative_dist.declaration.record import Declaration
 from declarative_dist.declaration.rules import check_setting, check_spelling
 from declarative_dist.errors import (
     DeclarationError,
     FieldError,
-    StateMismatchError,
 )
 from declarative_dist.families.assignment import Change, assign, prepare
 from declarative_dist.families.copies import bound, replicate_fields
 from declarative_dist.families.dotted import groups_of, parameters_named
-from declarative_dist.families.keywords import blueprint_of, check_floating
+from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.shown import shown
+from declarative_dist.families.state import StatefulModule
 from declarative_dist.families.vector import from_vector, to_vector
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sharding import register_forward_pre_hook
-from declarative_dist.fields.value import Constrained
-from declarative_dist.fields.walk import walk
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
 from declarative_dist.words import is_one_edit_from
@@ -37,7 +34,7 @@ _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "Affi
 """A base for each kind of object that a class builds from one."""
 
 
-class Declarative(nn.Module, metaclass=DeclarativeMeta):
+class Declarative(StatefulModule, metaclass=DeclarativeMeta):
     """A module whose constrained parameters are declared in its class body.
 
     Modules in the class body are nested parts: every instance owns copies, built with it. The
@@ -65,7 +62,6 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
     """
 
     __framework__ = True
-    __declaration__: ClassVar[Declaration]
     __builds__: ClassVar[type | None] = None
     """What calling an instance without arguments gives, where it stands for a plain object."""
 
@@ -84,7 +80,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         nn.Module.__init__(self)
         self._check_class()
         declaration = self.__declaration__
-        vars(self).update(_starts={}, _raw_starts={})
+        vars(self).update(_starts={}, _raw_starts={}, _constants={})
         blueprint = blueprint_of(
             declaration, sizes_and_values, batch_shape, device, dtype, self.__keywords__
         )
@@ -281,7 +277,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
 
     def __setattr__(self, name: str, value: Any) -> None:
         fields = type(self).__declaration__.fields
-        if name in fields:
+        if name in fields and "_is_loading" not in vars(self):
             fields[name].__set__(self, value)
             return
         check_setting(self, name)
@@ -336,57 +332,7 @@ class Declarative(nn.Module, metaclass=DeclarativeMeta):
         """Repeat all parameters along new dimensions behind the first `at`."""
         replicate_fields(self, shape, at, done)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        for _, part in walk(self) if recurse else (("", self),):
-            part._check_move(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def _check_move(self, fn: Any) -> None:
-        """Refuse a dtype in which a constraint has no room, before anything has moved."""
-        for field in self.__declaration__.fields.values():
-            if isinstance(field, Constrained):
-                device, dtype = field.place_of(self)
-                moved = fn(torch.empty(0, dtype=dtype, device=device))
-                if moved.dtype != dtype:
-                    subject = field.subject(self)
-                    check_floating(moved.dtype, subject)
-                    field.constraint_of(self).check_dtype(moved.dtype, subject)
-
     register_forward_pre_hook = register_forward_pre_hook
-
-    def _signatures(self) -> dict[str, str]:
-        """By field what a saved state must agree on: constraints, number bounds, counts."""
-        signatures = {
-            name: field.signature(self) for name, field in self.__declaration__.fields.items()
-        }
-        return {name: written for name, written in signatures.items() if written is not None}
-
-    def _way_over(self, name: str) -> str:
-        """How the values of a state of another class may be had."""
-        return (
-            "Load it into the class that saved it and carry the values over: "
-            "new.assign(**old.constrained_values())."
-        )
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        metadata = getattr(destination, "_metadata", None)
-        if metadata is not None:
-            metadata.setdefault(prefix[:-1], {})["constraints"] = self._signatures()
-
-    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
-    ) -> None:
-        saved = local_metadata.get("constraints", {})
-        for name, mine in self._signatures().items():
-            if saved.get(name, mine) != mine:
-                raise StateMismatchError(
-                    f"{type(self).__name__}.{name}",
-                    f"a state saved under {mine}",
-                    f"one saved under {saved[name]}",
-                    self._way_over(name),
-                )
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     def __repr__(self) -> str:
         return shown(self)

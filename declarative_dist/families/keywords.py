@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.declaration.rules import KEYWORDS
 from declarative_dist.errors import (
@@ -21,6 +20,7 @@ from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.storage import check_floating
 from declarative_dist.fields.value import Constrained
 
 
@@ -101,22 +101,6 @@ def _check_sizes(
             raise ConstraintError(
                 f"{subject}({name}=)", "an int, 0 or above", shorten(size), code="wrong-argument"
             )
-
-
-def check_floating(dtype: object, subject: str) -> None:
-    """Refuse a dtype that is not floating-point.
-
-    Raises:
-        ConstraintError: if it is not.
-    """
-    if dtype not in FLOATING:
-        raise ConstraintError(
-            subject,
-            "a floating-point type",
-            repr(dtype),
-            "Use float64, float32 or a half type.",
-            code="dtype-or-device",
-        )
 
 
 def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:

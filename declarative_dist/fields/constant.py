@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
-from numbers import Integral
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from typing_extensions import Self
 
-from declarative_dist.constraints.representable import floating
-from declarative_dist.errors import ConstraintError, shorten
-from declarative_dist.fields.field import Field, current_value
-from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.errors import ConstraintError, FieldError, shorten
+from declarative_dist.fields.field import Field, current_value, declaration_of
+from declarative_dist.fields.sizes import Blueprint, Start
+from declarative_dist.fields.storage import find_tensor, write_tensor
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
 
 class Constant(Field):
     """A number or tensor that is not learned.
 
-    A tensor is a buffer under the field's own name. A count or a dimension, an int for an argument
-    that is not continuous, stays a Python int, as does whatever else is no number.
+    A tensor is a buffer under the field's own name, and torch may do to it what it does to any
+    buffer. A count or a dimension, an int for an argument that is not continuous, stays a Python
+    int, as does whatever else is no number.
 
     Args:
         init: the value; None if every instance must be given one.
@@ -46,13 +48,14 @@ class Constant(Field):
         return 0 if self.torch_constraint is None else self.torch_constraint.event_dim
 
     @property
-    def is_continuous(self) -> bool:
+    def _is_continuous(self) -> bool:
         """Whether an int means a real number here."""
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
 
     @property
-    def _is_count(self) -> bool:
-        return self.torch_constraint is not None and self.torch_constraint.is_discrete
+    def _expected(self) -> str:
+        torch_constraint = self.torch_constraint
+        return "a finite number" if torch_constraint is None else f"a value in {torch_constraint}"
 
     @property
     def default(self) -> Any:
@@ -68,109 +71,181 @@ class Constant(Field):
             constant.event_names = event_names
         return constant
 
-    def converted(self, value: Any, subject: str) -> Any:
-        """The value as it is kept: a tensor, or a Python object as it came.
+    def source(self, value: Any, subject: str) -> Any:
+        """A value with all its digits: a number, a tensor, or a Python object as you gave it.
 
         Raises:
             ConstraintError: if it is no number where one is needed, not finite, or not allowed.
         """
-        converted = value
-        if isinstance(value, Integral) and not isinstance(value, bool):
-            converted = float(value) if self.is_continuous else int(value)
-        elif isinstance(value, float) and self._is_count and value.is_integer():
-            converted = int(value)
-        if isinstance(converted, float):
-            converted = torch.tensor(float(converted), device="cpu")
-        elif converted is value and (isinstance(value, list) or hasattr(value, "__array__")):
-            converted = (
-                value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
-            )
-        if self.is_continuous and isinstance(converted, Tensor):
-            converted = floating(converted)
-        self._check(converted, subject)
-        return converted
+        source = self._as_source(value, subject)
+        is_number = isinstance(source, (int, float)) and not isinstance(source, bool)
+        if isinstance(source, Tensor) or is_number:
+            self._check(source, subject)
+        elif self.torch_constraint is not None and value is not None:
+            raise ConstraintError(subject, self._expected, shorten(value), code="wrong-argument")
+        return source
 
-    def _check(self, value: Any, subject: str) -> None:
-        expected = (
-            f"a value in {self.torch_constraint}" if self.torch_constraint else "a finite number"
-        )
-        if not isinstance(value, Tensor):
-            if self.torch_constraint is None:
-                return
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ConstraintError(subject, expected, shorten(value), code="wrong-argument")
-        if is_traced(value):
+    def _as_source(self, value: Any, subject: str) -> Any:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, Integral):
+            return float(value) if self._is_continuous else int(value)
+        if isinstance(value, Real):
+            number = float(value)
+            is_count = self.torch_constraint is not None and not self._is_continuous
+            return int(number) if is_count and number.is_integer() else number
+        if self.torch_constraint is None and isinstance(value, Tensor):
+            return value.detach()  # of any dtype and layout: other methods of the class read it
+        if isinstance(value, (Tensor, list)) or hasattr(value, "__array__"):
+            return self._as_tensor(value, subject).detach()
+        return value
+
+    def _as_tensor(
+        self,
+        value: Any,
+        subject: str,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        try:
+            return as_tensor(value, dtype, device)
+        except (TypeError, ValueError) as error:
+            got = f"{shorten(value)}: {error}"
+            raise ConstraintError(subject, self._expected, got, code="wrong-argument") from error
+
+    def _check(self, value: float | Tensor, subject: str, origin: Any = None) -> None:
+        """Refuse numbers that are not finite, or that the base does not take."""
+        if is_traced(value) or (isinstance(value, Tensor) and value.layout is not torch.strided):
             return
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+        tensor = as_tensor(value) if not isinstance(value, Tensor) else value
         allowed = tensor.isfinite().all()
         if self.torch_constraint is not None:
             with tensor.device:
                 allowed = allowed & self.torch_constraint.check(tensor).all()
         if not allowed:
-            raise ConstraintError(subject, expected, shorten(value))
+            got = shorten(value)
+            if origin is not None:
+                got = f"{shorten(origin)}, which is {got} in {tensor.dtype}"
+            raise ConstraintError(subject, self._expected, got)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        value = blueprint.given.get(self.name, self.init)
+        subject = self.subject(module)
+        value = blueprint.given.get(self.name)
+        has_dtype = self.name in blueprint.with_dtype
+        if value is None:
+            value = None if self.init is None else self._as_source(self.init, subject)
+            has_dtype = isinstance(self.init, Tensor)
         if value is None:
             raise ConstraintError(
-                self.subject(module),
+                subject,
                 "a value",
                 "none",
                 f"Write {type(module).__name__}({self.name}=...).",
                 code="missing-value",
             )
-        value = self.converted(value, self.subject(module))
-        start = value
-        if isinstance(value, Tensor):
-            dtype = blueprint.dtype if value.is_floating_point() else None
-            device = blueprint.place
-            start = value.detach().clone()
-            value = start.clone().to(device=device, dtype=dtype)
-        self.commit(module, value)
+        start = self._start(value, has_dtype)
         module.__dict__["_starts"][self.name] = start
+        self.commit(module, self._build(start, blueprint.dtype, blueprint.place, subject))
+
+    def _start(self, value: Any, has_dtype: bool) -> Any:
+        """What `reset` goes back to: with a `Start`, a tensor is made in the dtype of then."""
+        if isinstance(value, Tensor):
+            return Start(value.clone(), value.shape, has_dtype, value.ndim)
+        return Start(value, torch.Size()) if isinstance(value, float) else value
+
+    def _build(
+        self, start: Any, dtype: torch.dtype | None, device: torch.device, subject: str
+    ) -> Any:
+        """What an instance holds: a new tensor, or a Python object."""
+        if not isinstance(start, Start):
+            return start
+        source: Any = start.source
+        own = getattr(source, "dtype", torch.float64)
+        if not (own.is_floating_point or self._is_continuous):
+            return source.to(device).clone()
+        if dtype is None:
+            is_meant = start.has_dtype and own.is_floating_point
+            dtype = own if is_meant else torch.get_default_dtype()
+        tensor = self._as_tensor(source, subject, dtype, device)
+        if dtype != own:
+            self._check(tensor, subject, source)
+        return tensor.clone() if tensor is source else tensor
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         buffer = module._buffers.get(self.name)
-        return module.__dict__[self.name] if buffer is None else buffer
+        if buffer is not None:
+            return buffer
+        constants = module.__dict__["_constants"]
+        if self.name in constants:
+            return constants[self.name]
+        tensor = find_tensor(module, self.name)
+        if tensor is None:
+            fix = f"It was deleted: set {self.name}, or call reset_parameters()."
+            raise FieldError(self.subject(module), "a value", "none", fix, code="missing-value")
+        return tensor
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
-        new = self.converted(value, self.subject(module))
-        now = self.value(module, values)
-        if isinstance(now, Tensor) and isinstance(new, (int, float)):
-            new = torch.as_tensor(new)
-        if not isinstance(now, Tensor) or not isinstance(new, Tensor):
-            return new.detach().clone() if isinstance(new, Tensor) else new
-        if new.ndim and new.shape != now.shape:
-            raise ConstraintError(
-                self.subject(module),
-                f"shape {tuple(now.shape)}",
-                shorten(new),
-                code="wrong-shape",
-            )
-        return new.detach().to(now.device, now.dtype).expand(now.shape).clone()
+        subject = self.subject(module)
+        new = self.source(value, subject)
+        if new is None:
+            raise ConstraintError(subject, self._expected, "None", code="wrong-argument")
+        now = module.__dict__["_constants"].get(self.name)
+        if now is None:
+            now = find_tensor(module, self.name)
+        if not isinstance(now, Tensor):
+            start = self._start(new, isinstance(value, Tensor))
+            device = torch.get_default_device()
+            return self._build(start, _dtype_beside(module), device, subject)
+        tensor = self._as_tensor(new, subject, now.dtype, now.device).detach()
+        self._check(tensor, subject, None if tensor is new else new)
+        if tensor.ndim and tensor.shape != now.shape:
+            expected = f"shape {tuple(now.shape)}"
+            raise ConstraintError(subject, expected, shorten(new), code="wrong-shape")
+        return tensor.expand(now.shape).clone()
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
-        now = module._buffers.get(self.name)
-        if now is not None and isinstance(prepared, Tensor):
-            with torch.no_grad():
-                now.copy_(prepared)
-        elif isinstance(prepared, Tensor):
-            module.__dict__.pop(self.name, None)
+        constants = module.__dict__["_constants"]
+        if not isinstance(prepared, Tensor):
+            module._buffers.pop(self.name, None)
+            constants[self.name] = prepared
+        elif find_tensor(module, self.name) is None:
+            constants.pop(self.name, None)
             module._buffers[self.name] = prepared
         else:
-            module._buffers.pop(self.name, None)
-            module.__dict__[self.name] = prepared
+            write_tensor(module, self.name, prepared, self.subject(module))
 
     def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
         return prepared
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        self.commit(module, module.__dict__["_starts"][self.name])
+        start = module.__dict__["_starts"][self.name]
+        now = find_tensor(module, self.name)
+        dtype = _dtype_beside(module) if now is None else now.dtype
+        device = torch.get_default_device() if now is None else now.device
+        self.commit(module, self._build(start, dtype, device, self.subject(module)))
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        value = self.value(module, {})
-        start = value.detach().clone() if isinstance(value, Tensor) else value
-        vars(module)["_starts"][self.name] = start
+        value, starts = self.value(module, {}), module.__dict__["_starts"]
+        if isinstance(value, Tensor) and isinstance(starts[self.name], Start):
+            same = self._build(starts[self.name], value.dtype, value.device, self.subject(module))
+            if is_traced(value) or torch.equal(value, same):
+                return  # which may have more digits than the dtype of now
+        value = value.detach() if isinstance(value, Tensor) else value
+        starts[self.name] = self._start(value, has_dtype=True)
+
+    @property
+    def stored_name(self) -> str:  # type: ignore[override]
+        return self.name
+
+    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
+        now = module._buffers.get(self.name)
+        if now is not None:
+            self._check(tensor.to(now.dtype), self.subject(module))
+
+    def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
+        now = module._buffers.get(self.name)
+        if now is not None and move(now.new_empty(0)).dtype != now.dtype:
+            self._check(move(now), self.subject(module), now)
 
     def describe(self, module: nn.Module) -> str:
         return ", constant"
@@ -180,7 +255,25 @@ class Constant(Field):
         return None if isinstance(value, Tensor) else f"constant {value!r}"
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
-        return self if instance is None else current_value(instance, self.name)
+        if instance is None:
+            return self
+        if self.name not in declaration_of(instance, self.name).chains:
+            return current_value(instance, self.name)
+        try:
+            return self.value(instance, {})
+        except FieldError as error:  # torch asks with hasattr whether a buffer is gone
+            raise AttributeError(str(error)) from error
+
+    def __delete__(self, instance: Any) -> None:
+        if self.name not in instance._buffers:
+            super().__delete__(instance)
+        del instance._buffers[self.name]  # as torch does before it parametrizes a buffer
 
     def __repr__(self) -> str:
         return f"Constant({shorten(self.init)})"
+
+
+def _dtype_beside(module: nn.Module) -> torch.dtype | None:
+    """The floating-point type of the other tensors of a module."""
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return next((t.dtype for t in tensors if t is not None and t.is_floating_point()), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -142,6 +142,17 @@ class Field(ABC):
     def signature(self, module: nn.Module) -> str | None:
         """What a saved state must agree on with the class that loads it, or None."""
         return None
+
+    stored_name = ""
+    """Under which name a state holds the field's tensor."""
+
+    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
+        """Refuse what a state holds for the field, before anything is loaded."""
+        return
+
+    def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
+        """Refuse another dtype or device, before anything has moved."""
+        return
 
     def subject(self, module: nn.Module) -> str:
         """Whom an error is about: `Class.field`."""

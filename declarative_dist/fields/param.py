@@ -16,8 +16,9 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
-from declarative_dist.fields.sharding import check_gathered, spread_like
+from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start, inserted
+from declarative_dist.fields.storage import write_tensor
 from declarative_dist.fields.supports import check_support, is_settled
 from declarative_dist.fields.value import Constrained, Init, as_source
 
@@ -226,12 +227,7 @@ class Param(Constrained):
             return constraint.inverse(new).clone()
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:
-        raw = module._parameters.get(self.raw_name)
-        if raw is None:
-            setattr(module, self.raw_name, prepared)
-            return
-        with torch.no_grad():
-            raw.copy_(spread_like(raw, prepared))
+        write_tensor(module, self.raw_name, prepared, self.subject(module))
 
     def read(self, module: nn.Module, prepared: Tensor, values: Mapping[str, Any]) -> Tensor:
         return self.constraint_of(module).resolved(values).forward(prepared)

@@ -17,7 +17,9 @@ from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.representable import floating
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
+from declarative_dist.fields.storage import check_floating
 from declarative_dist.plain.tracing import is_traced
 
 _REAL = Real()
@@ -199,6 +201,29 @@ class Constrained(Field):
         if self._forward is not None:
             return self._forward(raw)
         return self.constraint_of(module).resolved(values).forward(raw)
+
+    @property
+    def stored_name(self) -> str:  # type: ignore[override]
+        return self.raw_name
+
+    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
+        _, dtype = self.place_of(module)
+        if is_traced(tensor) or is_shard(tensor) or tensor.to(dtype).isfinite().all():
+            return
+        raise ConstraintError(
+            self.subject(module),
+            f"finite unconstrained numbers in {dtype}",
+            shorten(tensor),
+            "The state was not loaded.",
+            code="not-finite",
+        )
+
+    def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
+        device, dtype = self.place_of(module)
+        moved = move(torch.empty(0, dtype=dtype, device=device))
+        if moved.dtype != dtype:
+            check_floating(moved.dtype, self.subject(module))
+            self.constraint_of(module).check_dtype(moved.dtype, self.subject(module))
 
     def signature(self, module: nn.Module) -> str:
         return self.constraint_of(module).signature()

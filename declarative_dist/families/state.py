@@ -1,0 +1,126 @@
+"""The state of declared modules: saved, loaded and moved, all of it or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from declarative_dist.declaration.record import Declaration
+from declarative_dist.errors import StateMismatchError
+from declarative_dist.fields.value import Constrained
+from declarative_dist.fields.walk import walk
+from declarative_dist.plain.restoring import restoring
+
+Move = Callable[[Tensor], Tensor]
+"""What `nn.Module.to` and its like do to each tensor."""
+
+
+class StatefulModule(nn.Module):
+    """A module whose saved states say what they mean, and are checked when they are loaded.
+
+    A state that was saved under another constraint, or that holds a number which its field
+    refuses, is not loaded. Loading with `assign=True` makes the state's tensors the module's own,
+    those of constants too.
+    """
+
+    __declaration__: ClassVar[Declaration]
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load a state as `nn.Module` does: all of it, or nothing if anything is refused.
+
+        Args:
+            state_dict: the state.
+            strict: whether it must have exactly the names that this module has.
+            assign: whether its tensors take the place of the module's own.
+
+        Raises:
+            StateMismatchError: if it was saved under other constraints or counts.
+            ConstraintError: for a number that its field refuses.
+            RuntimeError: for names or shapes that do not fit, as torch says.
+        """
+        with restoring(self):
+            keys = super().load_state_dict(state_dict, strict, assign)
+            for _, part in walk(self):
+                part._check_bounds()
+        return keys
+
+    def _signatures(self) -> dict[str, str]:
+        """By field what a saved state must agree on: constraints, number bounds, counts."""
+        signatures = {
+            name: field.signature(self) for name, field in self.__declaration__.fields.items()
+        }
+        return {name: written for name, written in signatures.items() if written is not None}
+
+    def _way_over(self, name: str) -> str:
+        """How you get at the values of a state of another class."""
+        return (
+            "Load it into the class that saved it and carry the values over: "
+            "new.assign(**old.constrained_values())."
+        )
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            metadata.setdefault(prefix[:-1], {})["constraints"] = self._signatures()
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
+    ) -> None:
+        saved = local_metadata.get("constraints", {})
+        for name, mine in self._signatures().items():
+            if saved.get(name, mine) != mine:
+                raise StateMismatchError(
+                    f"{type(self).__name__}.{name}",
+                    f"a state saved under {mine}",
+                    f"one saved under {saved[name]}",
+                    self._way_over(name),
+                )
+        for field in self.__declaration__.fields.values():
+            tensor = state_dict.get(f"{prefix}{field.stored_name}")
+            if isinstance(tensor, Tensor):
+                field.check_stored(self, tensor)
+        vars(self)["_is_loading"] = True
+        try:
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+        finally:
+            del vars(self)["_is_loading"]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        move = _keep_finite(fn)
+        for _, part in walk(self) if recurse else (("", self),):
+            part._check_move(move)
+        return super()._apply(move, recurse)  # type: ignore[no-untyped-call]
+
+    def _check_move(self, fn: Move) -> None:
+        """Refuse a dtype in which a field has no room, before anything has moved."""
+        for field in self.__declaration__.fields.values():
+            field.check_move(self, fn)
+
+    def _check_bounds(self) -> None:
+        """Refuse bounds that leave no number between them."""
+        for field in self.__declaration__.fields.values():
+            if isinstance(field, Constrained):
+                _, dtype = field.place_of(self)
+                field.constraint_of(self).check_dtype(dtype, field.subject(self))
+
+
+def _keep_finite(fn: Move) -> Move:
+    """A move to a narrower dtype that gives its largest numbers in place of infinities."""
+
+    def move(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        if moved.dtype == tensor.dtype or not moved.is_floating_point() or moved.is_meta:
+            return moved
+        with torch.no_grad():
+            overflows = moved.isinf() & tensor.isfinite().to(moved.device)
+            if overflows.any():
+                moved[overflows] = moved[overflows].sign() * torch.finfo(moved.dtype).max
+        return moved
+
+    return move

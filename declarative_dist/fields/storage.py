@@ -1,0 +1,99 @@
+"""Where an instance holds the tensor of a field, whatever torch has made of it since.
+
+Usually that is a parameter or a buffer. `torch.nn.utils.parametrize` puts a property in its place,
+which writes through `right_inverse`; pruning puts an attribute there that the next call computes
+anew. What you assign arrives, or is refused: it never vanishes.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from declarative_dist.constraints.representable import FLOATING
+from declarative_dist.errors import ConstraintError, FieldError, first_line
+from declarative_dist.fields.sharding import spread_like
+from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.tracing import is_traced
+
+
+def find_tensor(module: nn.Module, name: str) -> Tensor | None:
+    """The tensor that a module holds under a name, computed if torch has parametrized it."""
+    held = module._parameters.get(name)
+    if held is None:
+        held = module._buffers.get(name)
+    if held is None:
+        parametrized = _property_of(module, name)
+        held = parametrized.__get__(module) if parametrized else vars(module).get(name)
+    return held
+
+
+def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> None:
+    """Write into the tensor that a module holds under a name.
+
+    Raises:
+        FieldError: if the value would not be read again; nothing has changed then.
+    """
+    held = module._parameters.get(name)
+    if held is None:
+        held = module._buffers.get(name)
+    if held is not None:
+        with torch.no_grad():
+            held.copy_(spread_like(held, value))
+        return
+    parametrized = _property_of(module, name)
+    if parametrized is None:
+        raise FieldError(
+            subject,
+            "a tensor to write to",
+            f"{name}, which each call computes from others",
+            "Assign before you prune or normalise it, or undo that first.",
+            code="no-assignment",
+        )
+    with restoring(module):
+        try:
+            parametrized.__set__(module, value)
+        except Exception as error:  # whatever the parametrization raises
+            raise _lost(subject, name, first_line(error)) from error
+        if not _is_same(parametrized.__get__(module), value):
+            raise _lost(subject, name, "another value comes back")
+
+
+def check_floating(dtype: object, subject: str) -> None:
+    """Refuse a dtype that is not floating-point.
+
+    Raises:
+        ConstraintError: if it is not.
+    """
+    if dtype not in FLOATING:
+        raise ConstraintError(
+            subject,
+            "a floating-point type",
+            repr(dtype),
+            "Use float64, float32 or a half type.",
+            code="dtype-or-device",
+        )
+
+
+def _property_of(module: nn.Module, name: str) -> property | None:
+    member = inspect.getattr_static(type(module), name, None)
+    return member if isinstance(member, property) else None
+
+
+def _lost(subject: str, name: str, reason: str) -> FieldError:
+    return FieldError(
+        subject,
+        f"a parametrization of {name} whose right_inverse takes the value",
+        reason,
+        "Assign before you register it, or remove it first.",
+        code="no-assignment",
+    )
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    if is_traced(one, other):
+        return True
+    tolerance = torch.finfo(other.dtype).eps ** 0.5
+    return torch.allclose(one.detach(), other, rtol=tolerance, atol=tolerance)
