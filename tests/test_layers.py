@@ -65,7 +65,7 @@ ROWS = [
         f"display.{name}"
         for name in (
             "saturation", "rows", "reading", "table", "summary", "notebook",
-            "looks", "paths", "marginals", "series", "sources", "curves", "contours",
+            "looks", "marginals", "series", "paths", "sources", "curves", "contours",
             "pictures", "plot",
         )
     ],

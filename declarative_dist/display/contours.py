@@ -13,7 +13,7 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.display.curves import reach_of
 from declarative_dist.display.looks import WIDTH
-from declarative_dist.display.series import column, entries, series_of
+from declarative_dist.display.series import Index, Site, column, log_densities
 from declarative_dist.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ MOST = 4
 
 _SIDE = 121
 _MOST_POINTS = 4_000_000
+_MOST_DOTS = 500
 
 
 @dataclass(frozen=True)
@@ -34,76 +35,75 @@ class Pair:
     """The distribution of a pair, in a batch of such.
 
     Args:
-        distribution: of events of shape `(2,)`; None where only draws are known.
-        draws: of shape `(n, *batch, 2)`.
+        site: events of shape `(2,)`, or draws of such.
         index: which of the batch it is.
         label: its name.
-        color: that of its contours.
-        style: the style of its lines.
+        color: of its contours.
+        style: of its lines.
         filled: whether the surface inside is tinted.
     """
 
-    distribution: Distribution | None
-    draws: Tensor
-    index: tuple[int, ...]
+    site: Site
+    index: Index
     label: str
     color: str
     style: str
     filled: bool = False
 
 
-def is_of_pairs(distribution: Distribution) -> bool:
-    """Whether a distribution has a density over the plane, or over a box in it."""
-    if distribution.event_shape != (2,):
+def has_pairs(site: Site) -> bool:
+    """Whether a site has draws of pairs, and a density over the plane, or over a box in it."""
+    if site.draws is None or site.event != (2,):
         return False
     try:
-        support: Any = distribution.support
+        support: Any = None if site.distribution is None else site.distribution.support
     except NotImplementedError:
         return True
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
     if support is None or support.is_discrete:
-        return False
+        return site.distribution is None
     base = getattr(support, "base_constraint", support)
     return support.event_dim == 1 and base.event_dim == 0 and base is not support
 
 
 def draw_pairs(axes: Axes, pairs: Sequence[Pair], names: tuple[str, str]) -> None:
-    """Draw the contours of all pairs into one picture."""
+    """Draw the contours of all pairs into one picture, or dots where only draws are known."""
     for pair in pairs:
-        if pair.distribution is None:
-            first, second = (column(pair.draws, (*pair.index, at)) for at in (0, 1))
-            few = slice(0, 500)
-            axes.scatter(
-                first[few].tolist(),
-                second[few].tolist(),
-                s=8,
-                color=pair.color,
-                alpha=0.5,
-                linewidths=0,
-                label=pair.label,
-            )
+        if pair.site.distribution is not None:
+            _draw_contours(axes, pair, pair.site.distribution)
             continue
-        _draw_contours(axes, pair)
+        draws: Any = pair.site.draws
+        left, up = (column(draws[:_MOST_DOTS], (*pair.index, at)) for at in (0, 1))
+        axes.scatter(
+            left.tolist(),
+            up.tolist(),
+            s=8,
+            color=pair.color,
+            alpha=0.5,
+            linewidths=0,
+            label=pair.label,
+        )
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
 
 
-def _draw_contours(axes: Axes, pair: Pair) -> None:
-    sides = _sides(pair)
-    heights = _heights(pair, sides)
+def _draw_contours(axes: Axes, pair: Pair, distribution: Distribution) -> None:
+    sides = _sides(pair, distribution)
+    corners = torch.cartesian_prod(*sides)
+    draw: Any = pair.site.draws
+    found = log_densities(distribution, pair.index, corners, draw[0].detach())
+    heights = found.exp().nan_to_num(0.0, 0.0, 0.0).reshape(len(sides[0]), len(sides[1]))
     if not (heights > 0).any():
         raise DeclarationError("plot", "a density over the plane", "none in reach of its draws")
-    levels = levels_of(heights, _cell(sides))
-    grid = [side.tolist() for side in sides]
-    rows = heights.T.tolist()
+    cell = math.prod(float(side[1] - side[0]) for side in sides)
+    levels = levels_of(heights, cell)
+    where = [*(side.tolist() for side in sides), heights.T.tolist()]
     if pair.filled:
-        axes.contourf(
-            *grid, rows, levels=[*levels, float(heights.max()) * 1.01], colors=[pair.color],
-            alpha=0.15,
-        )  # fmt: skip
+        top = float(heights.max()) * 1.01
+        axes.contourf(*where, levels=[*levels, top], colors=[pair.color], alpha=0.15)
     axes.contour(
-        *grid, rows, levels=levels, colors=[pair.color], linestyles=[pair.style], linewidths=WIDTH
+        *where, levels=levels, colors=[pair.color], linestyles=[pair.style], linewidths=WIDTH
     )
     shares = ", ".join(f"{share:.0%}" for share in SHARES)
     label = f"{pair.label} ({shares} inside)".strip()
@@ -119,66 +119,22 @@ def levels_of(heights: Tensor, cell: float) -> list[float]:
     """
     ordered = heights.flatten().sort(descending=True).values
     mass = (ordered * cell).cumsum(0)
-    levels = []
-    for share in SHARES:
-        at = min(int((mass < min(share, 0.999 * float(mass[-1]))).sum()), len(ordered) - 1)
-        levels.append(float(ordered[at]))
-    rising = sorted(levels)
+    wanted = torch.tensor(SHARES).to(mass).clamp_max(0.999 * mass[-1])
+    at = torch.searchsorted(mass, wanted).clamp_max(len(ordered) - 1)
     # Contours need different levels, which few or flat cells do not give.
-    return [level for at, level in enumerate(rising) if not at or level > rising[at - 1]]
+    levels: list[float] = ordered[at].unique().tolist()
+    return levels
 
 
-def _sides(pair: Pair) -> list[Tensor]:
-    """The points along both axes."""
-    distribution: Any = pair.distribution
-    side = _side(distribution.batch_shape.numel())
-    found = {series.index: series for series in series_of(distribution, pair.draws)}
+def _sides(pair: Pair, distribution: Distribution) -> list[Tensor]:
+    """The points along both axes: fewer where every point is one of all copies."""
+    copies = distribution.batch_shape.numel()
+    count = max(31, min(_SIDE, int((_MOST_POINTS / copies) ** 0.5)))
+    found = {series.index: series for series in pair.site.series()}
     sides = []
     for at in (0, 1):
         left, right = reach_of(found[(*pair.index, at)])
         nudge = 1e-3 * (right - left) or 1e-6 * max(abs(left), 1e-30)
-        sides.append(
-            torch.linspace(left + nudge, right - nudge, side, dtype=torch.float64)
-            if right > left
-            else torch.linspace(left - nudge, right + nudge, side, dtype=torch.float64)
-        )
+        inwards = nudge if right > left else -nudge
+        sides.append(torch.linspace(left + inwards, right - inwards, count, dtype=torch.float64))
     return sides
-
-
-def _side(copies: int) -> int:
-    """How many points there are along an axis: fewer where every point is one of all copies."""
-    return max(31, min(_SIDE, int((_MOST_POINTS / copies) ** 0.5)))
-
-
-def _cell(sides: list[Tensor]) -> float:
-    return math.prod(float(side[1] - side[0]) for side in sides)
-
-
-def _heights(pair: Pair, sides: list[Tensor]) -> Tensor:
-    """The density at all points of the grid, zero outside of the support."""
-    distribution: Any = pair.distribution
-    others = pair.draws[0].detach()
-    corners = torch.cartesian_prod(*sides).to(others)
-    points = others.expand(len(corners), *others.shape).clone()
-    at: Any = (slice(None), *pair.index)
-    legal = points[at]
-    points[at] = corners
-    inside = _inside(distribution, points)[at]
-    points[at] = torch.where(inside[:, None], corners, legal)
-    with torch.no_grad():
-        heights = distribution.log_prob(points)[at].exp()
-    heights = torch.where(inside, heights, 0.0).cpu().double().nan_to_num(0.0, 0.0, 0.0)
-    return heights.reshape(len(sides[0]), len(sides[1]))
-
-
-def _inside(distribution: Any, points: Tensor) -> Tensor:
-    try:
-        inside: Tensor = distribution.support.check(points)
-        return inside
-    except (NotImplementedError, AttributeError, RuntimeError):
-        return torch.ones(points.shape[:-1], dtype=torch.bool, device=points.device)
-
-
-def first_of(batch: torch.Size) -> list[tuple[int, ...]]:
-    """The indices of the pairs that one picture has."""
-    return [index for index, _ in zip(entries(batch), range(MOST), strict=False)]

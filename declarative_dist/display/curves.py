@@ -32,6 +32,11 @@ class Curve:
     color: str
     style: str
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """The look of its line, as matplotlib takes it."""
+        return {"color": self.color, "linestyle": self.style, "linewidth": WIDTH}
+
 
 def draw_curves(axes: Axes, curves: Sequence[Curve], name: str) -> None:
     """Draw all curves into one picture, with the name of the number below it."""
@@ -66,15 +71,11 @@ def _draw_points(axes: Axes, curves: Sequence[Curve], *, alone: bool) -> None:
     places = [0.0 if abs(each) < 1e-6 * (right - left) else each for each in places]
     for curve, place in zip(curves, places, strict=True):
         label = f"{curve.label} (all at {place:.4g})" if curve.label else ""
-        axes.axvline(place, label=label, **_line(curve))
+        axes.axvline(place, label=label, **curve.line)
     if alone and places:
         margin = max(max(places) - min(places), 0.1 * max(map(abs, places))) or 1.0
         axes.set_xlim(min(places) - margin, max(places) + margin)
         axes.set_yticks([])
-
-
-def _line(curve: Curve) -> dict[str, Any]:
-    return {"color": curve.color, "linestyle": curve.style, "linewidth": WIDTH}
 
 
 def reach_of(series: Series) -> tuple[float, float]:
@@ -121,18 +122,13 @@ def points_of(series: Series) -> Tensor:
         return points
     ranks = torch.linspace(0.0, 1.0, _POINTS, dtype=torch.float64)
     dense = series.draws[series.draws.isfinite()].quantile(ranks)
-    return _sorted(torch.cat([points, dense[(dense > start) & (dense < stop)]]))
-
-
-def _sorted(numbers: Tensor) -> Tensor:
-    """Each number once, in order."""
-    ordered: Tensor = numbers.unique()
+    ordered: Tensor = torch.cat([points, dense[(dense > start) & (dense < stop)]]).unique()
     return ordered
 
 
 def _draw_density(axes: Axes, curve: Curve, *, filled: bool) -> float:
     """Draw one curve; how high the picture must be for it."""
-    series, look = curve.series, _line(curve)
+    series, look = curve.series, curve.line
     points, heights = _heights(series)
     is_step = len(points) != len(heights)
     if is_step:
@@ -197,14 +193,7 @@ def _draw_bars(axes: Axes, curves: Sequence[Curve]) -> None:
                 linewidth=0.5,
             )
         else:
-            axes.plot(
-                values.tolist(),
-                masses.tolist(),
-                curve.style,
-                color=curve.color,
-                linewidth=WIDTH,
-                label=curve.label,
-            )
+            axes.plot(values.tolist(), masses.tolist(), label=curve.label, **curve.line)
     axes.set_ylim(0.0, 1.15 * axes.get_ylim()[1])  # room for the legend
     if len(values) <= 12:
         axes.set_xticks(values.tolist())
@@ -221,13 +210,14 @@ def _values_of(all_series: Sequence[Series]) -> Tensor:
         else:
             left, right = reach_of(series)
             found.append(torch.arange(left, right + 1, dtype=torch.float64))
-    values = _sorted(torch.cat(found))
+    values: Tensor = torch.cat(found).unique()
     return values[:: max(1, len(values) // 1000)]
 
 
 def _whole_numbers(draws: Tensor) -> Tensor:
     if (draws != draws.round()).any():
-        return _sorted(draws)
+        ordered: Tensor = draws.unique()
+        return ordered
     ranks = torch.tensor([0.001, 0.999], dtype=draws.dtype)
     low, high = draws.quantile(ranks).round().tolist()
     return torch.arange(low, high + 1, max(1, (high - low) // 1000), dtype=torch.float64)

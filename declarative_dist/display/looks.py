@@ -44,6 +44,17 @@ def looks() -> Iterator[tuple[str, str]]:
             yield color, STYLES[(at + turn) % len(STYLES)]
 
 
+def name_entry(index: tuple[int, ...]) -> str:
+    """An index as it stands behind a name; "" where there is only one number.
+
+    Example:
+        >>> from declarative_dist.display.looks import name_entry
+        >>> f"loc{name_entry((1, 0))}"
+        'loc[1, 0]'
+    """
+    return f"[{', '.join(map(str, index))}]" if index else ""
+
+
 def pyplot() -> Any:
     """The interface of matplotlib, imported when a picture is drawn."""
     try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from declarative_dist.display.looks import COLORS, WIDTH, axes_in, looks, pyplot
+import torch
+
+from declarative_dist.display.looks import COLORS, WIDTH, axes_in, looks, name_entry, pyplot
+from declarative_dist.display.series import column, first
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fitting.history import History
 
@@ -28,7 +31,7 @@ def plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[Ax
     """
     if not history.losses:
         raise DeclarationError("plot", "a History with steps", "one without", "Fit first.")
-    paths = list(_paths(history))
+    paths = _paths(history)
     axes = _axes(bool(paths), ax)
     axes[0].plot(range(1, history.step + 1), history.losses, color=COLORS[0], linewidth=WIDTH)
     axes[0].set_ylabel("loss")
@@ -38,8 +41,8 @@ def plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[Ax
     return axes
 
 
-def _draw_paths(axes: Axes, steps: list[int], paths: list[tuple[str, list[float]]]) -> None:
-    for at, ((name, path), (color, style)) in enumerate(zip(paths, looks(), strict=False)):
+def _draw_paths(axes: Axes, steps: list[int], paths: dict[str, list[float]]) -> None:
+    for at, ((name, path), (color, style)) in enumerate(zip(paths.items(), looks(), strict=False)):
         label = name if at < NAMED else None
         marker = "." if len(path) == 1 else None
         axes.plot(steps, path, style, color=color, linewidth=WIDTH, label=label, marker=marker)
@@ -48,28 +51,14 @@ def _draw_paths(axes: Axes, steps: list[int], paths: list[tuple[str, list[float]
     axes.set_ylabel("value")
 
 
-def _paths(history: History) -> Iterator[tuple[str, list[float]]]:
-    """The path of every number, with the name of its field and its index."""
+def _paths(history: History) -> dict[str, list[float]]:
+    """The path of every number, by the name of its field and its index."""
+    paths = {}
     for name, values in history.values.items():
-        for index in _indices(values[0]):
-            suffix = f"[{', '.join(map(str, index))}]" if index else ""
-            yield name + suffix, [_at(value, index) for value in values]
-
-
-def _indices(value: Any) -> Iterator[tuple[int, ...]]:
-    if not isinstance(value, list):
-        yield ()
-        return
-    for at, item in enumerate(value):
-        for index in _indices(item):
-            yield (at, *index)
-
-
-def _at(value: Any, index: tuple[int, ...]) -> float:
-    for at in index:
-        value = value[at]
-    number: float = value
-    return number
+        table = torch.tensor(values, dtype=torch.float64)
+        for index in first(table.shape[1:], table[0].numel()):
+            paths[name + name_entry(index)] = column(table, index).tolist()
+    return paths
 
 
 def _axes(has_values: bool, ax: Any) -> tuple[Axes, ...]:

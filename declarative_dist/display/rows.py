@@ -66,6 +66,14 @@ class Row:
         return {**known, "shape": shape, "trainable": self.trainable}
 
 
+def name_of_class(kind: Any) -> str:
+    """The name of a class of modules; of one that `learnable` made the name of its base."""
+    if "__recipe__" in vars(kind):  # such as LiveNormal
+        return f"learnable {kind.__declaration__.base.__name__}"
+    name: str = kind.__name__
+    return name
+
+
 def told_value(value: Any) -> dict[str, Any]:
     """What a row says of a value: as data, as text, and its shape."""
     has_shape = isinstance(value, Tensor) and not is_lazy(value)

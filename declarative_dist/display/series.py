@@ -15,14 +15,13 @@ from torch.distributions import Distribution
 
 from declarative_dist.display.looks import MOST, PANELS
 from declarative_dist.display.marginals import marginals_of, one_of
+from declarative_dist.errors import DeclarationError
 from declarative_dist.randomness import same_random_numbers
 
-Score = Callable[[Tensor], Tensor]
-"""From numbers `(n,)` to their log densities `(n,)`, both in float64."""
-
 DRAWS = 10_000
-LARGEST = 20_000
-"""How many numbers one draw may have."""
+
+Index = tuple[int, ...]
+"""The place of a number, or of an event, in a tensor."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,17 @@ class Series:
     Args:
         index: where it is in a draw `(*batch, *event)`.
         draws: of shape `(n,)`, in float64; None where there is no sampler.
-        score: the log density or mass; None where only draws are known.
         is_discrete: whether it has a mass.
+        score: from numbers `(n,)` to their log densities or masses, both in float64; None where
+            only draws are known.
         ends: the ends of its support.
         values: all that it can be, for a discrete one with few values.
     """
 
-    index: tuple[int, ...]
+    index: Index
     draws: Tensor | None
-    score: Score | None = None
     is_discrete: bool = False
+    score: Callable[[Tensor], Tensor] | None = None
     ends: tuple[float, float] = (-math.inf, math.inf)
     values: Tensor | None = None
 
@@ -65,11 +65,109 @@ class Series:
         return bool(high - low <= 1e-6 * torch.maximum(low.abs(), high.abs()))
 
 
-def seeded_draws(source: Any, size: int) -> Any:
+@dataclass(frozen=True)
+class Site:
+    """A distribution with its draws, or draws alone.
+
+    Args:
+        distribution: None where it depends on other sites.
+        draws: of shape `(n, *batch, *event)`; None without a sampler.
+        event_dim: how many dimensions belong to one event.
+        is_discrete: whether its values have masses.
+    """
+
+    distribution: Distribution | None
+    draws: Tensor | None
+    event_dim: int
+    is_discrete: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape `(*batch, *event)` of one draw."""
+        if self.distribution is not None:
+            return torch.Size((*self.distribution.batch_shape, *self.distribution.event_shape))
+        return torch.Size() if self.draws is None else self.draws.shape[1:]
+
+    @property
+    def batch(self) -> torch.Size:
+        """The shape of independent copies."""
+        return self.shape[: len(self.shape) - self.event_dim]
+
+    @property
+    def event(self) -> torch.Size:
+        """The shape of one event."""
+        return self.shape[len(self.shape) - self.event_dim :]
+
+    def series(self) -> list[Series]:
+        """The numbers that pictures have room for, each by itself.
+
+        Raises:
+            DeclarationError: if there is none.
+        """
+        if not self.shape.numel():
+            raise DeclarationError(
+                "plot", "numbers to draw", f"none in shape {tuple(self.shape)}", code="wrong-shape"
+            )
+        exact = None if self.distribution is None else marginals_of(self.distribution)
+        if exact is None and self.event.numel() == 1:
+            exact = self.distribution  # whose events are numbers, in brackets
+        found = []
+        for copy in first(self.batch, MOST):
+            for entry in first(self.event, PANELS):
+                index = (*copy, *entry)
+                draws = None if self.draws is None else column(self.draws, index)
+                density = self._density(exact, index)
+                found.append(Series(index, draws, self.is_discrete, **density))
+        return found
+
+    def _density(self, exact: Distribution | None, index: Index) -> dict[str, Any]:
+        """What is known of the density of one number.
+
+        Args:
+            exact: of single numbers, in a batch; None where densities are not known.
+            index: where the number is in a draw.
+        """
+        if exact is None:
+            return {}
+        draw = None if self.draws is None else self.draws[0].detach()
+        place = index[: len(exact.batch_shape)]
+        one = one_of(exact, place)
+        if one is not None:
+            exact, draw, place = one, None if draw is None else draw[place], ()
+        known: Distribution = exact
+
+        def score(numbers: Tensor) -> Tensor:
+            values = numbers.reshape(-1, *(1 for _ in known.event_shape))
+            return log_densities(known, place, values, draw)
+
+        values = _values(known) if self.is_discrete else None
+        return {"score": score, "ends": _ends(known, place), "values": values}
+
+
+def column(draws: Tensor, index: Index) -> Tensor:
+    """The draws of one number, or the values of one number at every step."""
+    at: Any = (slice(None), *index)
+    return draws[at].detach().cpu().double()
+
+
+def first(shape: torch.Size, count: int) -> Iterator[Index]:
+    """The first indices of a tensor."""
+    return itertools.islice(itertools.product(*map(range, shape)), count)
+
+
+def is_discrete(distribution: Distribution) -> bool:
+    """Whether it has masses; one that does not say has densities."""
+    try:
+        return bool(distribution.support.is_discrete)  # type: ignore[union-attr]
+    except (NotImplementedError, AttributeError):
+        return False
+
+
+def seeded_draws(sample: Callable[[torch.Size], Any], size: int) -> Any:
     """The same draws every time, which leave everybody's random numbers as they were.
 
     Args:
-        source: anything with `sample`.
+        sample: what draws, of a shape that it is given.
         size: how many numbers one draw has.
 
     Returns:
@@ -83,151 +181,69 @@ def seeded_draws(source: Any, size: int) -> Any:
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(0)
         try:
-            return source.sample(torch.Size((count,)))
+            return sample(torch.Size((count,)))
         except NotImplementedError:
             return None
 
 
-def entries(shape: torch.Size) -> Iterator[tuple[int, ...]]:
-    """The indices of a tensor of this shape."""
-    return itertools.product(*map(range, shape))
-
-
-def first_entries(batch: torch.Size, event: torch.Size) -> Iterator[tuple[int, ...]]:
-    """The indices `(*batch, *event)` of the numbers that pictures have room for."""
-    for copy in itertools.islice(entries(batch), MOST):
-        for entry in itertools.islice(entries(event), PANELS):
-            yield (*copy, *entry)
-
-
-def series_of(distribution: Distribution, draws: Tensor | None) -> list[Series]:
-    """The numbers of a distribution that pictures have room for, each by itself.
+def log_densities(
+    distribution: Distribution, place: Index, values: Tensor, draw: Tensor | None
+) -> Tensor:
+    """The log densities of values at one place of a batch; minus infinity outside the support.
 
     Args:
-        distribution: of events of any shape.
-        draws: its draws, of shape `(n, *batch, *event)`.
+        distribution: a batch of distributions.
+        place: which of the batch.
+        values: of shape `(n, *event)`.
+        draw: one draw of the whole batch, at which the others stand; None for zeros.
     """
-    batch, event = distribution.batch_shape, distribution.event_shape
-    exact = marginals_of(distribution)
-    if exact is None and event.numel() == 1:
-        exact = distribution  # whose events are numbers, in brackets
-    is_discrete = is_discrete_of(distribution)
-    others = None if draws is None else draws[0].detach()
-    found = []
-    for index in first_entries(batch, event):
-        own = None if draws is None else column(draws, index)
-        known = {}
-        if exact is not None:
-            place = index[: len(exact.batch_shape)]
-            known = _series(exact, place, others, is_discrete)
-        found.append(Series(index, own, is_discrete=is_discrete, **known))
-    return found
+    like = values if draw is None else draw
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    shape = (len(values), *distribution.batch_shape, *distribution.event_shape)
+    legal = torch.zeros(shape, dtype=dtype, device=like.device) + (0 if draw is None else draw)
+    points = legal.clone()
+    at: Any = (slice(None), *place)
+    points[at] = values.to(legal)
+    inside = _is_inside(distribution, points, at)
+    is_legal = inside.reshape(-1, *(1 for _ in distribution.event_shape))
+    points[at] = torch.where(is_legal, points[at], legal[at])
+    with torch.no_grad():
+        found = distribution.log_prob(points)[at]
+    return torch.where(inside, found, -math.inf).cpu().double()
 
 
-def drawn_series(
-    draws: Tensor, batch: torch.Size, event: torch.Size, *, is_discrete: bool
-) -> list[Series]:
-    """The numbers of draws `(n, *batch, *event)` of something whose densities are not known."""
-    return [
-        Series(index, column(draws, index), is_discrete=is_discrete)
-        for index in first_entries(batch, event)
-    ]
-
-
-def column(draws: Tensor, index: tuple[int, ...]) -> Tensor:
-    """The draws of one number."""
-    at: Any = (slice(None), *index)
-    return draws[at].detach().cpu().double()
-
-
-def is_discrete_of(distribution: Distribution) -> bool:
-    """Whether it has masses; one that does not say has densities."""
+def _is_inside(distribution: Distribution, points: Tensor, at: Any) -> Tensor:
+    """Which of the points at one place are in the support, of shape `(n,)`."""
     try:
-        return bool(distribution.support.is_discrete)  # type: ignore[union-attr]
-    except (NotImplementedError, AttributeError):
-        return False
-
-
-def _series(
-    exact: Distribution, place: tuple[int, ...], others: Tensor | None, is_discrete: bool
-) -> dict[str, Any]:
-    """What a series knows of its density.
-
-    Args:
-        exact: of single numbers, in a batch.
-        place: where it is in the batch.
-        others: one draw of the whole batch.
-        is_discrete: whether it has a mass.
-    """
-    one = one_of(exact, place)
-    if one is not None:
-        exact, others, place = one, None if others is None else others[place], ()
-    return {
-        "score": _scored(exact, place, others),
-        "ends": _ends(exact, place),
-        "values": _values(exact, is_discrete),
-    }
-
-
-def _scored(exact: Distribution, place: tuple[int, ...], others: Tensor | None) -> Score:
-    """The log density of one number, where others in the batch stand at a draw of theirs."""
-
-    def score(numbers: Tensor) -> Tensor:
-        like = numbers if others is None else others
-        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-        numbers = numbers.to(like.device, dtype)
-        points = torch.zeros(
-            (len(numbers), *exact.batch_shape, *exact.event_shape), dtype=dtype, device=like.device
-        )
-        points += 0 if others is None else others.to(dtype)
-        at: Any = (slice(None), *place, *(0 for _ in exact.event_shape))
-        inside = _inside(exact, points, at, numbers)
-        points[at] = torch.where(inside, numbers, points[at])
-        with torch.no_grad():
-            found = exact.log_prob(points)[at[: 1 + len(place)]]
-        return torch.where(inside, found, -math.inf).cpu().double()
-
-    return score
-
-
-def _inside(exact: Distribution, points: Tensor, at: Any, numbers: Tensor) -> Tensor:
-    """Which numbers are in the support."""
-    tried = points.clone()
-    tried[at] = numbers
-    try:
-        inside: Tensor = exact.support.check(tried)  # type: ignore[union-attr]
-        return inside[at[: inside.ndim]]
+        inside: Tensor = distribution.support.check(points)[at]  # type: ignore[union-attr]
+        return inside.reshape(len(points), -1).all(-1)
     except (NotImplementedError, AttributeError, RuntimeError):
-        return torch.ones_like(numbers, dtype=torch.bool)
+        return torch.ones(len(points), dtype=torch.bool, device=points.device)
 
 
-def _ends(exact: Distribution | None, index: tuple[int, ...]) -> tuple[float, float]:
+def _ends(exact: Distribution, place: Index) -> tuple[float, float]:
     """The ends of the support of one number, as far as it says them."""
     try:
-        support: Any = None if exact is None else exact.support
+        support: Any = exact.support
     except (NotImplementedError, AttributeError):
         support = None
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
+
+    def end(name: str, other: float) -> float:
+        bound = torch.as_tensor(getattr(support, name, other)).detach()
+        return float(bound.expand(exact.batch_shape)[place])
+
     try:
-        low = _at(getattr(support, "lower_bound", -math.inf), exact, index)
-        high = _at(getattr(support, "upper_bound", math.inf), exact, index)
+        return end("lower_bound", -math.inf), end("upper_bound", math.inf)
     except (RuntimeError, IndexError):  # those of components
         return -math.inf, math.inf
-    return low, high
 
 
-def _at(end: Any, exact: Any, index: tuple[int, ...]) -> float:
-    if not isinstance(end, Tensor):
-        return float(end)
-    return float(end.detach().expand(exact.batch_shape)[index[: len(exact.batch_shape)]])
-
-
-def _values(exact: Any, is_discrete: bool) -> Tensor | None:
+def _values(exact: Distribution) -> Tensor | None:
     """All values of a discrete number, if they are the same for the whole batch."""
-    if not is_discrete or exact is None or not exact.has_enumerate_support:
-        return None
     try:
-        return exact.enumerate_support(expand=False).flatten().cpu().double()  # type: ignore[no-any-return]
+        values: Tensor = exact.enumerate_support(expand=False)
+        return values.flatten().cpu().double()
     except NotImplementedError:  # such as counts of different totals
         return None

@@ -1,4 +1,4 @@
-"""What may be drawn: distributions, joint ones, guides, and draws of such."""
+"""What can be drawn: distributions, joint ones, guides, and draws of such."""
 
 from __future__ import annotations
 
@@ -14,14 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.representable import HALF
-from declarative_dist.display.series import (
-    LARGEST,
-    Series,
-    drawn_series,
-    is_discrete_of,
-    seeded_draws,
-    series_of,
-)
+from declarative_dist.display.rows import name_of_class
+from declarative_dist.display.series import Site, is_discrete, seeded_draws
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.part import built_by
@@ -31,54 +25,8 @@ from declarative_dist.joints.probing import evaluating
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.words import absent
 
-
-@dataclass(frozen=True)
-class Site:
-    """A distribution with its draws, or draws alone.
-
-    Args:
-        distribution: None where it depends on other sites.
-        draws: of shape `(n, *batch, *event)`; None without a sampler.
-        event_dim: how many dimensions belong to one event.
-        is_discrete: whether its values have masses.
-    """
-
-    distribution: Distribution | None
-    draws: Tensor | None
-    event_dim: int
-    is_discrete: bool
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape `(*batch, *event)` of one draw."""
-        if self.distribution is not None:
-            return torch.Size((*self.distribution.batch_shape, *self.distribution.event_shape))
-        return torch.Size() if self.draws is None else self.draws.shape[1:]
-
-    def series(self) -> list[Series]:
-        """Its numbers, each by itself.
-
-        Raises:
-            DeclarationError: if there is none.
-        """
-        if not self.shape.numel():
-            raise DeclarationError(
-                "plot", "numbers to draw", f"none in shape {tuple(self.shape)}", code="wrong-shape"
-            )
-        if self.distribution is not None:
-            return series_of(self.distribution, self.draws)
-        draws: Any = self.draws
-        return drawn_series(draws, self.batch, self.event, is_discrete=self.is_discrete)
-
-    @property
-    def batch(self) -> torch.Size:
-        """The shape of independent copies."""
-        return self.shape[: len(self.shape) - self.event_dim]
-
-    @property
-    def event(self) -> torch.Size:
-        """The shape of one event."""
-        return self.shape[len(self.shape) - self.event_dim :]
+LARGEST = 20_000
+"""How many numbers one draw may have."""
 
 
 @dataclass(frozen=True)
@@ -100,70 +48,66 @@ class Source:
 
 
 def source_of(given: Any, subject: str) -> Source:
-    """What is to be drawn of an object.
+    """Find out what is to be drawn of an object.
 
     Args:
         given: a distribution, a joint, a guide, or draws: a tensor, or a dict of tensors by site.
-        subject: whom an error is about.
+        subject: which argument an error is about.
 
     Raises:
         DeclarationError: if it is nothing that can be drawn.
     """
-    name = _name_of(given)
     if _are_numbers(given):
-        return Source("data" if subject != "plot" else "draws", {"": _drawn(given)})
+        return Source("data" if subject != "plot" else "draws", {"": _site_of_draws(given)})
     if isinstance(given, Mapping) and given and all(map(_are_numbers, given.values())):
-        return Source("draws", {str(site): _drawn(value) for site, value in given.items()})
+        return Source("draws", {str(name): _site_of_draws(draws) for name, draws in given.items()})
     if can_be_drawn(given) and not isinstance(given, type):
-        module: Any = _in_single(given)
+        module: Any = _in_single_precision(given)
         with torch.no_grad(), evaluating(module):
-            return _source(module(), name)
+            return Source(_name_of(given), _sites_of(module(), _name_of(given)))
     if isinstance(given, (Distribution, JointDistribution, PushedNormal)):
-        return _source(given, name)
+        return Source(_name_of(given), _sites_of(given, _name_of(given)))
     raise _refusal(given, subject)
 
 
-def _source(built: Any, name: str) -> Source:
+def _sites_of(built: Any, name: str) -> dict[str, Site]:
     """The sites of what a module built, or of a plain object."""
     if isinstance(built, JointDistribution):
-        return Source(name, _of_joint(built))
+        return _sites_of_joint(built)
     if isinstance(built, PushedNormal):
-        return Source(name, _of_guide(built))
+        return _sites_of_guide(built)
     if isinstance(built, dd.OneHotCategorical):
         built = dd.Categorical(logits=built.logits)
     size = torch.Size((*built.batch_shape, *built.event_shape)).numel()
     _check_size(size, name)
-    draws = _checked(seeded_draws(built, size), name)
-    return Source(name, {"": Site(built, draws, len(built.event_shape), is_discrete_of(built))})
+    draws = _check_numbers(seeded_draws(built.sample, size), name)
+    return {"": Site(built, draws, len(built.event_shape), is_discrete(built))}
 
 
-def _of_joint(joint: JointDistribution) -> dict[str, Site]:
+def _sites_of_joint(joint: JointDistribution) -> dict[str, Site]:
     one = joint.one_draw()
     size = sum(value.numel() for _, value in one.values())
     _check_size(size, joint.owner)
 
-    class Legal:
-        """Draws as `sample` makes them, and again where a later site does not take them."""
+    def sample(shape: torch.Size) -> dict[str, Tensor]:
+        return {name: value for name, _, value in joint.legal_draw(shape)}
 
-        def sample(self, shape: torch.Size) -> dict[str, Tensor]:
-            return {name: value for name, _, value in joint.legal_draw(shape)}
-
-    draws = seeded_draws(Legal(), size) or {}
+    draws = seeded_draws(sample, size) or {}
     sites = {}
     for name, (distribution, _) in one.items():
         own = joint.sites[name]
         known = own if isinstance(own, Distribution) else None
         if known is not None and known.batch_shape != joint.batch_shape:
             known = known.expand(joint.batch_shape)
-        column = _checked(draws.get(name), name)
+        column = _check_numbers(draws.get(name), name)
         event_dim = len(distribution.event_shape)
-        sites[name] = Site(known, column, event_dim, is_discrete_of(distribution))
+        sites[name] = Site(known, column, event_dim, is_discrete(distribution))
     return sites
 
 
-def _of_guide(guide: PushedNormal) -> dict[str, Site]:
+def _sites_of_guide(guide: PushedNormal) -> dict[str, Site]:
     _check_size(guide.loc.numel(), "the guide")
-    draws = seeded_draws(guide, guide.loc.numel())
+    draws = seeded_draws(guide.sample, guide.loc.numel())
     scale = guide.scale if guide.scale.ndim == guide.loc.ndim else guide.scale.norm(dim=-1)
     constraint_of = guide.flat.opened(guide.batch_shape)
     median = guide.median
@@ -179,13 +123,13 @@ def _of_guide(guide: PushedNormal) -> dict[str, Site]:
             normal = dd.Normal(guide.loc[..., at].reshape(shape), scale[..., at].reshape(shape))
             mapped = dd.TransformedDistribution(normal, constraint.as_transform())
             pushed = dd.Independent(mapped, len(slot.raw_shape))
-        value = _checked(draws[slot.name], slot.name)
-        sites[slot.name] = Site(pushed, value, len(slot.event_shape), is_discrete=False)
+        column = _check_numbers(draws[slot.name], slot.name)
+        sites[slot.name] = Site(pushed, column, len(slot.event_shape), is_discrete=False)
     return sites
 
 
-def _in_single(module: Any) -> nn.Module:
-    """A module in half precision as one in single: torch lacks samplers for the former."""
+def _in_single_precision(module: Any) -> nn.Module:
+    """The module, or where it is in half precision a wider copy: torch lacks samplers for it."""
     tensors = itertools.chain(module.parameters(), module.buffers())
     is_half = any(tensor.dtype in HALF and not tensor.is_meta for tensor in tensors)
     single: nn.Module = copy.deepcopy(module).float() if is_half else module
@@ -199,17 +143,17 @@ def _are_numbers(given: object) -> bool:
     return isinstance(given, Tensor) or hasattr(given, "__array__")
 
 
-def _drawn(numbers: Any) -> Site:
+def _site_of_draws(numbers: Any) -> Site:
     """Draws `(n, *shape)` of something else, or data."""
     draws = torch.atleast_1d(torch.as_tensor(numbers).detach())
     if not len(draws):
         raise DeclarationError("plot", "numbers to draw", "none", code="wrong-shape")
-    _checked(draws, "draws")
-    is_discrete = not draws.is_floating_point()
-    return Site(None, draws, draws.ndim - 1, is_discrete)
+    _check_numbers(draws, "draws")
+    return Site(None, draws, draws.ndim - 1, not draws.is_floating_point())
 
 
-def _checked(draws: Tensor | None, name: str) -> Tensor | None:
+def _check_numbers(draws: Tensor | None, name: str) -> Tensor | None:
+    """Refuse draws without numbers, such as those on the meta device."""
     reason = "" if draws is None or not draws.numel() else absent(draws)
     if reason:
         raise DeclarationError("plot", "values to draw", f"{name}, {reason}")
@@ -222,7 +166,7 @@ def _check_size(size: int, name: str) -> None:
             "plot",
             f"a distribution of at most {LARGEST} numbers",
             f"{name} of {size}",
-            "Plot a part of it; summary(q) tells of many numbers.",
+            "Plot a part of it; summary(q) reads many numbers.",
             code="wrong-shape",
         )
 
@@ -231,12 +175,7 @@ def _name_of(given: Any) -> str:
     """What it is called: by its class, by its base where that was made by `learnable`."""
     if isinstance(given, JointDistribution):
         return given.owner
-    kind: Any = type(given)
-    is_plain = "__recipe__" in vars(kind)
-    if is_plain:
-        return f"learnable {kind.__declaration__.base.__name__}"
-    name: str = kind.__name__
-    return "guide" if isinstance(given, PushedNormal) else name
+    return "guide" if isinstance(given, PushedNormal) else name_of_class(type(given))
 
 
 def _refusal(given: Any, subject: str) -> DeclarationError:
