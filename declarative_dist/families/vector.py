@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.fields.storage import to_tensor
 from declarative_dist.plain.tracing import is_traced
+
+_UNCHANGED = "Nothing has changed."
 
 
 def to_vector(module: nn.Module) -> Tensor:
@@ -41,23 +44,22 @@ def from_vector(module: nn.Module, vector: Any) -> None:
     sizes = [parameter.numel() for parameter in parameters]
     subject = f"{type(module).__name__}.from_vector_"
     whole = _as_vector(vector, sum(sizes), subject)
-    pieces = [
-        piece.to(parameter.device, parameter.dtype).reshape(parameter.shape)
-        for piece, parameter in zip(whole.split(sizes), parameters, strict=True)
-    ]
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    for piece, parameter in zip(pieces, parameters, strict=True):
-        if not is_traced(piece) and not piece.isfinite().all():
+    pieces = []
+    for piece, parameter in zip(whole.split(sizes), parameters, strict=True):
+        numbers = piece.to(parameter.device, parameter.dtype).reshape(parameter.shape)
+        if not is_traced(numbers) and not numbers.isfinite().all():
             raise ConstraintError(
                 subject,
                 f"finite numbers in {parameter.dtype}",
-                f"{shorten(piece)} for {names[id(parameter)]}",
-                "Nothing has changed.",
+                f"{shorten(numbers)} for {names[id(parameter)]}",
+                _UNCHANGED,
                 code="not-finite",
             )
+        pieces.append(numbers)
     with torch.no_grad():
-        for piece, parameter in zip(pieces, parameters, strict=True):
-            parameter.copy_(piece)
+        for numbers, parameter in zip(pieces, parameters, strict=True):
+            parameter.copy_(numbers)
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -65,26 +67,14 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _as_vector(vector: Any, size: int, subject: str) -> Tensor:
-    given = vector
-    try:
-        if hasattr(vector, "__array__") and not isinstance(vector, Tensor):
-            given = vector.copy()  # torch takes no array that is read-only or runs backwards
-        tensor = torch.as_tensor(given).detach()
-    except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    expected = f"a vector of {size} real numbers, one for each trainable one"
+    tensor = to_tensor(vector, subject, expected=expected)
+    if tensor.shape != (size,) or tensor.dtype == torch.bool:
         raise ConstraintError(
             subject,
-            f"a vector of {size} numbers",
-            shorten(vector),
-            "Nothing has changed.",
-            code="wrong-argument",
-        ) from error
-    is_real = not tensor.is_complex() and tensor.dtype != torch.bool
-    if tensor.shape != (size,) or not is_real:
-        raise ConstraintError(
-            subject,
-            f"a vector of {size} real numbers, one for each trainable one",
+            expected,
             f"shape {tuple(tensor.shape)} in {tensor.dtype}",
-            "Nothing has changed; to_vector() gives one of that size.",
+            f"{_UNCHANGED} to_vector() gives one of that size.",
             code="wrong-shape",
         )
     return tensor

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, FieldError, shorten
 from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.sizes import Blueprint, Start
-from declarative_dist.fields.storage import find_tensor, write_tensor
+from declarative_dist.fields.storage import find_tensor, to_tensor, write_tensor
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
@@ -97,21 +97,8 @@ class Constant(Field):
         if self.torch_constraint is None and isinstance(value, Tensor):
             return value.detach()  # of any dtype and layout: other methods of the class read it
         if isinstance(value, (Tensor, list)) or hasattr(value, "__array__"):
-            return self._as_tensor(value, subject).detach()
+            return to_tensor(value, subject, expected=self._expected)
         return value
-
-    def _as_tensor(
-        self,
-        value: Any,
-        subject: str,
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-    ) -> Tensor:
-        try:
-            return as_tensor(value, dtype, device)
-        except (TypeError, ValueError) as error:
-            got = f"{shorten(value)}: {error}"
-            raise ConstraintError(subject, self._expected, got, code="wrong-argument") from error
 
     def _check(self, value: float | Tensor, subject: str, origin: Any = None) -> None:
         """Refuse numbers that are not finite, or that the base does not take."""
@@ -166,7 +153,7 @@ class Constant(Field):
         if dtype is None:
             is_meant = start.has_dtype and own.is_floating_point
             dtype = own if is_meant else torch.get_default_dtype()
-        tensor = self._as_tensor(source, subject, dtype, device)
+        tensor = to_tensor(source, subject, dtype, device, self._expected)
         if dtype != own:
             self._check(tensor, subject, source)
         return tensor.clone() if tensor is source else tensor
@@ -196,7 +183,7 @@ class Constant(Field):
             start = self._start(new, isinstance(value, Tensor))
             device = torch.get_default_device()
             return self._build(start, _dtype_beside(module), device, subject)
-        tensor = self._as_tensor(new, subject, now.dtype, now.device).detach()
+        tensor = to_tensor(new, subject, now.dtype, now.device, self._expected)
         self._check(tensor, subject, None if tensor is new else new)
         if tensor.ndim and tensor.shape != now.shape:
             expected = f"shape {tuple(now.shape)}"

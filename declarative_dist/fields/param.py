@@ -18,7 +18,7 @@ from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start, inserted
-from declarative_dist.fields.storage import write_tensor
+from declarative_dist.fields.storage import to_tensor, write_tensor
 from declarative_dist.fields.supports import check_support, is_settled
 from declarative_dist.fields.value import Constrained, Init, as_source
 
@@ -205,14 +205,7 @@ class Param(Constrained):
             except RuntimeError:
                 check_gathered(module)
                 raise
-            if not isinstance(source, (int, float, Tensor)):
-                raise ConstraintError(
-                    self.subject(module),
-                    "a number or a tensor",
-                    shorten(source),
-                    code="wrong-argument",
-                )
-            new = torch.as_tensor(source, dtype=now.dtype, device=now.device)
+            new = to_tensor(source, self.subject(module), now.dtype, now.device)
             if new.ndim and new.shape != now.shape:
                 raise ConstraintError(
                     self.subject(module),

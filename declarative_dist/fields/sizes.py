@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.fields.storage import to_tensor
 
 Shape = tuple[int | str, ...]
 
@@ -51,14 +52,19 @@ class Start:
     has_dtype: bool = False
     own: int = 0
 
-    def tensor(self, declared: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Make the value; `declared` is the source where the constructor was given none."""
+    def tensor(
+        self, declared: Any, dtype: torch.dtype, device: torch.device, subject: str
+    ) -> Tensor:
+        """Make the value; `declared` is the source where the constructor was given none.
+
+        Raises:
+            ConstraintError: if a callable gives no numbers.
+        """
         source: Any = declared if self.source is None else self.source
         if callable(source):
-            return torch.as_tensor(source(self.shape)).detach().to(device, dtype)
-        if isinstance(source, Tensor):
-            return source.to(device, dtype).expand(self.shape)
-        return torch.full(self.shape, source, dtype=dtype, device=device)
+            return to_tensor(source(self.shape), subject, dtype, device)
+        tensor = to_tensor(source, subject, dtype, device)
+        return tensor if tensor.shape == self.shape else tensor.expand(self.shape)
 
     def replicated(self, shape: torch.Size, at: int) -> Start:
         """The same start, repeated along new dimensions behind the first `at`."""

@@ -8,14 +8,16 @@ anew. What you assign arrives, or is refused: it never vanishes.
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from declarative_dist.constraints.representable import FLOATING
-from declarative_dist.errors import ConstraintError, FieldError, first_line
+from declarative_dist.errors import ConstraintError, FieldError, first_line, shorten
 from declarative_dist.fields.sharding import spread_like
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -59,6 +61,25 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> N
             raise _lost(subject, name, first_line(error)) from error
         if not _is_same(parametrized.__get__(module), value):
             raise _lost(subject, name, "another value comes back")
+
+
+def to_tensor(
+    value: Any,
+    subject: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    expected: str = "a number or a tensor",
+) -> Tensor:
+    """The numbers of a value without their graph, in the dtype in which a field uses them.
+
+    Raises:
+        ConstraintError: if it is no number, or one that the dtype or the device can't take.
+    """
+    try:
+        return as_tensor(value, dtype, device).detach()
+    except (TypeError, ValueError) as error:
+        got = f"{shorten(value)} ({error})"
+        raise ConstraintError(subject, expected, got, code="wrong-argument") from error
 
 
 def check_floating(dtype: object, subject: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real as RealNumber
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
 from declarative_dist.fields.storage import check_floating
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
 _REAL = Real()
@@ -179,7 +181,7 @@ class Constrained(Field):
         constraint = self.constraint_of(module).resolved(values)
         with torch.no_grad():
             declared = constraint.default if self.init is None else self.init
-            value = start.tensor(declared, dtype, device)
+            value = start.tensor(declared, dtype, device, self.subject(module))
             if self.init is None and start.source is None:
                 value = _nearest_inside(constraint, value)
             if value.shape != start.shape:
@@ -243,35 +245,29 @@ def _at(constraint: Constraint, name: str) -> Tensor:
 
 
 def as_source(value: Any, subject: str) -> Any:
-    """Lists and arrays as tensors; numbers, tensors, callables and None as they are."""
-    if value is None:
-        return None
+    """Numbers with all their digits: lists and arrays as tensors; callables and None as they are.
+
+    Raises:
+        DeclarationError: if it is none of these.
+    """
+    expected = "a number, a list, a tensor or a callable"
     if isinstance(value, (nn.Module, Distribution, Transform)):
-        raise DeclarationError(
-            subject, "a number, a list, a tensor or a callable", f"a {type(value).__name__}"
-        )
-    if isinstance(value, Tensor):
-        if value.is_complex():
-            raise DeclarationError(
-                subject, "a number, a list or a tensor that is real", repr(value)
-            )
-        return floating(value.detach())
-    if callable(value):
+        raise DeclarationError(subject, expected, f"a {type(value).__name__}")
+    if value is None or callable(value):
         return value
     try:
-        if isinstance(value, (bool, complex, str)):
-            raise TypeError
-        if isinstance(value, (int, float)):
+        if isinstance(value, RealNumber) and not isinstance(value, bool):
             return float(value)
-        # A list is exact until the dtype of its field is known.
-        dtype = torch.float64 if isinstance(value, (list, tuple)) else None
-        return as_source(torch.as_tensor(value, dtype=dtype, device="cpu"), subject)
-    except DeclarationError:
-        raise
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise DeclarationError(
-            subject, "a number, a list, a tensor or a callable", shorten(value)
-        ) from error
+        tensor = as_tensor(value).detach()
+        if tensor.dtype == torch.bool:
+            raise TypeError("True and False are no numbers")
+    except (TypeError, ValueError, OverflowError) as error:
+        got = f"{shorten(value)} ({error})"
+        raise DeclarationError(subject, expected, got) from error
+    if isinstance(value, Tensor):
+        return floating(tensor)
+    # What is no tensor means no dtype, and keeps its digits until that of its field is known.
+    return tensor.to(torch.float64)
 
 
 def _as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:
