@@ -235,7 +235,7 @@ def shorten(value: object) -> str:
         'a tensor of shape (2, 3) with values from 0.0 to 0.0'
     """
     if not isinstance(value, Tensor):
-        text = repr(value)
+        text = " ".join(repr(value).split())
         return text if len(text) <= 80 else f"{text[:77]}..."
     shape = f"a tensor of shape {tuple(value.shape)}"
     try:

@@ -34,7 +34,7 @@ ROWS = [
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "parts", "collect", "metaclass")],
-    [f"latents.{name}" for name in ("flat", "flat_params", "density")],
+    [f"latents.{name}" for name in ("named", "flat", "flat_params", "density")],
     [
         f"families.{name}"
         for name in (
@@ -45,7 +45,9 @@ ROWS = [
     ],
     [
         f"joints.{name}"
-        for name in ("distribution", "learned_ends", "probing", "flat_sites", "joint")
+        for name in (
+            "distribution", "learned_ends", "probing", "flat_sites", "conditioned", "joint",
+        )
     ],
     ["divergence"],
     [

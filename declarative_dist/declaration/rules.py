@@ -142,7 +142,7 @@ def _framework_of(cls: type) -> type:
 
 def is_framework(klass: type) -> bool:
     """Whether a class is one of ours or torch's, whose attributes declare nothing."""
-    if "__declared__" in vars(klass):
+    if "__framework__" in vars(klass) or "__declared__" in vars(klass):
         return "__framework__" in vars(klass)
     package = klass.__module__.partition(".")[0]
     return klass is object or package in ("abc", "torch", "typing", "typing_extensions")

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.joints.joint import Conditioned
+from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.posteriors.guides import NormalGuide
 
 

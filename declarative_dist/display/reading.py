@@ -32,7 +32,7 @@ from declarative_dist.fields.part import is_declarative
 from declarative_dist.fields.prior import told
 from declarative_dist.fields.site import Site
 from declarative_dist.fields.standin import stand_in
-from declarative_dist.joints.joint import Conditioned
+from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.randomness import same_random_numbers
 
@@ -219,7 +219,7 @@ class _Reader:
         """The sites at their median, and the parameters of the Gaussian."""
         try:
             median: Mapping[str, Any] = guide.median
-            constraint_of = guide.flat.opened(guide.batch_shape)
+            constraint_of = guide.flat.resolver(guide.batch_shape)
             loc = guide().loc
         except RuntimeError:  # sharded, or on the meta device
             yield from self._others(guide, path, {"flat"})

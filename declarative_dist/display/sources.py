@@ -19,8 +19,8 @@ from declarative_dist.display.series import Site, is_discrete, seeded_draws
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.part import built_by
+from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
-from declarative_dist.joints.joint import Conditioned
 from declarative_dist.joints.probing import evaluating
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.words import absent
@@ -109,7 +109,7 @@ def _sites_of_guide(guide: PushedNormal) -> dict[str, Site]:
     _check_size(guide.loc.numel(), "the guide")
     draws = seeded_draws(guide.sample, guide.loc.numel())
     scale = guide.scale if guide.scale.ndim == guide.loc.ndim else guide.scale.norm(dim=-1)
-    constraint_of = guide.flat.opened(guide.batch_shape)
+    constraint_of = guide.flat.resolver(guide.batch_shape)
     median = guide.median
     sites = {}
     for slot in guide.flat.slots:

@@ -13,7 +13,7 @@ from declarative_dist.display.rows import Row
 from declarative_dist.display.table import as_html, as_text
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.fixed import as_module
-from declarative_dist.joints.joint import Conditioned
+from declarative_dist.joints.conditioned import Conditioned
 
 
 class Summary:

@@ -10,10 +10,21 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, did_you_mean, first_line, shorten
+from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import called, reparametrised, with_event_dim
 from declarative_dist.fields.supports import first_outside
+from declarative_dist.latents.named import (
+    NamedDistribution,
+    Values,
+    as_value,
+    check_names,
+    check_shape,
+    is_floating,
+    lead_of,
+)
 from declarative_dist.plain.draws import rsample_and_score
+from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
 _BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
@@ -35,7 +46,7 @@ class Rule:
     event_dim: int | None
 
 
-class JointDistribution:
+class JointDistribution(NamedDistribution):
     """What calling a `Joint` gives: its sites with the values that they had at that moment.
 
     Draws are dicts of tensors of shape `(*sample, *batch, *event)` by site; densities have shape
@@ -71,15 +82,9 @@ class JointDistribution:
 
     @property
     def has_rsample(self) -> bool:
-        """Whether all sites have a reparametrised sampler, asked of one draw."""
         return all(distribution.has_rsample for distribution, _ in self.one_draw().values())
 
     def entropy(self) -> Tensor:
-        """The entropy, of shape `(*batch)`, in nats, where no site depends on another.
-
-        Raises:
-            NotImplementedError: if one does, or torch does not know the entropy of one.
-        """
         if not self.is_independent:
             raise NotImplementedError
         sites: dict[str, Any] = self.sites
@@ -89,27 +94,17 @@ class JointDistribution:
     def __repr__(self) -> str:
         return f"{self.owner}({', '.join(self.sites)})"
 
-    def sample(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
-        """Draw all sites, without gradients; of shape `(*sample, *batch, *event)` by site."""
+    def sample(self, sample_shape: Any = torch.Size()) -> Values:
         with torch.no_grad():
-            return {name: value for name, _, value in self.drawn(sample_shape)}
+            return {name: value for name, _, value in self.draw_in_order(sample_shape)}
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
-        """Draw all sites with gradients; of shape `(*sample, *batch, *event)` by site.
-
-        Raises:
-            NotImplementedError: if a site has no reparametrised sampler.
-        """
-
+    def rsample(self, sample_shape: Any = torch.Size()) -> Values:
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
             return reparametrised(distribution, f"{self.owner}.{name}").rsample(shape)
 
-        return {name: value for name, _, value in self.drawn(sample_shape, draw)}
+        return {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
 
-    def rsample_and_log_prob(
-        self, sample_shape: Any = torch.Size()
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Draws with gradients, and their joint log density, of shape `(*sample, *batch)`."""
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
         total: Any = 0.0
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
@@ -119,19 +114,10 @@ class JointDistribution:
             total = total + log_prob
             return value
 
-        values = {name: value for name, _, value in self.drawn(sample_shape, draw)}
+        values = {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
         return values, total
 
-    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The joint log density at a dict of values, of shape `(*sample, *batch)`.
-
-        Args:
-            values: for every site a tensor of shape `(*sample, *batch, *event)`, with the same
-                sample shape for all.
-
-        Raises:
-            ConstraintError: for a missing or unknown site, or a shape that does not fit.
-        """
+    def log_prob(self, values: Mapping[str, Any]) -> Tensor:
         return self.score(values, {})
 
     def score(self, values: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
@@ -149,31 +135,36 @@ class JointDistribution:
         return total.expand(torch.broadcast_shapes(*(score.shape for score in scores)))  # type: ignore[no-any-return]
 
     def scores(
-        self, values: Mapping[str, Tensor], observed: Mapping[str, Tensor]
+        self, values: Mapping[str, Any], observed: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """The log density of each site, given those above it; otherwise as `score`."""
-        self._check_names(values, [name for name in self.sites if name not in observed])
+        check_names(self.owner, values, [name for name in self.sites if name not in observed])
         known: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
         lead: torch.Size | None = None
         for name, site in self.sites.items():
+            subject = f"{self.owner}.{name}"
             distribution = self.distribution_of(name, known)
             event_shape = distribution.event_shape
             if name in observed:
                 shape = torch.Size((*(lead or self.batch_shape), *event_shape))
                 value = observed[name].expand(shape)
             else:
-                value = self._as_tensor(name, values[name])
+                value = like_draws_of(distribution, values[name], subject)
                 if lead is None:
-                    lead = self._lead_of(name, value, event_shape)
-                    known = self._repeated(known, lead)  # data that came before any draw
-                if value.shape != torch.Size((*lead, *event_shape)):
-                    self._refuse_shape(name, value, torch.Size((*lead, *event_shape)))
+                    lead = lead_of(value, self.batch_shape, event_shape, subject)
+                    known = self._repeat(known, lead)  # data that came before any draw
+                check_shape(value, lead, event_shape, subject)
             is_first = isinstance(site, Distribution) or lead is None
             self._check_batch(name, distribution, self.batch_shape if is_first else lead)
             known[name] = value
             scores[name] = self._score(name, distribution, value)
         return scores
+
+    def _repeat(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
+        """Values of one draw as those of many."""
+        copies = len(self.batch_shape)
+        return {n: v.expand(torch.Size((*lead, *v.shape[copies:]))) for n, v in known.items()}
 
     def _score(self, name: str, distribution: Distribution, value: Tensor) -> Tensor:
         try:
@@ -186,13 +177,6 @@ class JointDistribution:
                 code="outside-support",
             ) from error
 
-    def _repeated(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
-        copies = len(self.batch_shape)
-        return {
-            name: value.expand(torch.Size((*lead, *value.shape[copies:])))
-            for name, value in known.items()
-        }
-
     def one_draw(self, draw: Draw | None = None) -> dict[str, tuple[Distribution, Tensor]]:
         """Distribution and value of each site at one draw; random numbers stay as they were.
 
@@ -204,16 +188,16 @@ class JointDistribution:
     def legal_draw(
         self, sample_shape: Any = torch.Size(), draw: Draw | None = None, tries: int = 50
     ) -> list[tuple[str, Distribution, Tensor]]:
-        """As `drawn`, and again where a value is not what a later site takes."""
+        """As `draw_in_order`, and again where a value is not what a later site takes."""
         while True:
             tries -= 1
             try:
-                return list(self.drawn(sample_shape, draw))
+                return list(self.draw_in_order(sample_shape, draw))
             except ConstraintError as error:
                 if not tries or not isinstance(error.__cause__, ValueError):
                     raise
 
-    def drawn(
+    def draw_in_order(
         self, sample_shape: Any = torch.Size(), draw: Draw | None = None
     ) -> Iterator[tuple[str, Distribution, Tensor]]:
         """Draw the sites in order: name, distribution and value of each.
@@ -235,7 +219,7 @@ class JointDistribution:
                 distribution = distribution.expand(target)
             shape = sample_shape if is_first else torch.Size()
             try:
-                known[name] = (draw or _sampled)(name, distribution, shape)
+                known[name] = (draw or _sample)(name, distribution, shape)
             except NotImplementedError as error:
                 said = str(error) or f"{type(distribution).__name__} has no sampler"
                 where = f"{self.owner}.{name}"
@@ -309,63 +293,36 @@ class JointDistribution:
             code="wrong-shape",
         )
 
-    def _check_names(self, values: Mapping[str, Tensor], wanted: list[str]) -> None:
-        if not isinstance(values, Mapping):
-            raise ConstraintError(
-                self.owner,
-                f"a dict of values for {', '.join(wanted) or 'no site'}",
-                shorten(values),
-                f"Write {{{', '.join(f'{name!r}: ...' for name in wanted)}}}.",
-                code="wrong-argument",
-            )
-        for name in wanted:
-            if name not in values:
-                raise ConstraintError(
-                    f"{self.owner}.{name}",
-                    f"a value for every site ({', '.join(wanted)})",
-                    f"none among {', '.join(map(str, values)) or 'none at all'}",
-                    f"Add {name!r} to the dict.",
-                    code="missing-value",
-                )
-        for name in values:
-            if name not in wanted:
-                raise ConstraintError(
-                    f"{self.owner}.{name}",
-                    "the name of a site",
-                    repr(name),
-                    did_you_mean(str(name), wanted),
-                    code="unknown-name",
-                )
 
-    def _as_tensor(self, name: str, value: object) -> Tensor:
-        try:
-            return torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConstraintError(
-                f"{self.owner}.{name}", "a tensor", shorten(value), code="wrong-argument"
-            ) from error
-
-    def _lead_of(self, name: str, value: Tensor, event_shape: torch.Size) -> torch.Size:
-        """The sample and batch shape that a value has in front of its event."""
-        own = torch.Size((*self.batch_shape, *event_shape))
-        if value.shape[max(value.ndim - len(own), 0) :] != own:
-            self._refuse_shape(name, value, own)
-        return value.shape[: value.ndim - len(event_shape)]
-
-    def _refuse_shape(self, name: str, value: Tensor, shape: torch.Size) -> None:
-        raise ConstraintError(
-            f"{self.owner}.{name}",
-            f"shape (*sample, *batch, *event), here {tuple(shape)}",
-            shorten(value),
-            "Give every site the same sample shape in front.",
-            code="wrong-shape",
-        )
-
-
-def _sampled(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+def _sample(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
     return distribution.sample(shape)
 
 
 def _is_about_arguments(error: Exception) -> bool:
     """Whether torch complains about values or shapes; its other errors have types of their own."""
     return type(error) in (RuntimeError, ValueError, IndexError)
+
+
+def like_draws_of(distribution: Distribution, value: Any, subject: str) -> Tensor:
+    """Numbers as a tensor like the draws of a distribution, where they are no such tensor yet.
+
+    Counts become floating-point numbers for a Poisson distribution, whose draws are, and labels
+    stay integers for a categorical one.
+
+    Raises:
+        ConstraintError: if they are no numbers.
+    """
+    if is_floating(value) or (isinstance(value, Tensor) and is_traced(value)):
+        return value
+    like = draw_like(distribution)
+    return as_value(value, like.dtype, like.device, subject)
+
+
+def draw_like(distribution: Distribution) -> Tensor:
+    """A tensor of the dtype and on the device of draws; random numbers stay as they were."""
+    try:
+        with torch.no_grad(), same_random_numbers():
+            return distribution.sample()
+    except NotImplementedError:  # no sampler
+        tensors = (tensor for _, tensor in tensors_of(distribution))
+        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ from declarative_dist.constraints.interval import Interval
 from declarative_dist.constraints.positive import Positive
 from declarative_dist.errors import DeclarationError, ExplainedError
 from declarative_dist.joints.distribution import JointDistribution
-from declarative_dist.latents.flat import FlatMap, Slot, Values, check_volume
+from declarative_dist.latents.flat import FlatMap, Slot, check_volume
+from declarative_dist.latents.named import Values
 from declarative_dist.randomness import same_random_numbers
 
 _MIXED = constraints.MixtureSameFamilyConstraint
@@ -101,7 +103,7 @@ class FlatSites(FlatMap):
         copies = len(joint.batch_shape)
         shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
         fixed: dict[str, Constraint] = {}
-        dtype = torch.get_default_dtype()
+        dtypes: list[torch.dtype] = []
         for name, (distribution, value) in drawn.items():
             if name in observed:
                 continue
@@ -115,7 +117,7 @@ class FlatSites(FlatMap):
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
             if not (moves and _has_tensors(support, constraint, subject)):
                 fixed[name] = copy.deepcopy(constraint).to(value)
-            dtype = value.dtype if len(shapes) == 1 else torch.promote_types(dtype, value.dtype)
+            dtypes.append(value.dtype)
         if not shapes:
             raise DeclarationError(
                 owner,
@@ -124,15 +126,15 @@ class FlatSites(FlatMap):
                 "Observe fewer.",
                 code="nothing-to-learn",
             )
-        super().__init__(owner, shapes, joint.batch_shape, dtype)
+        super().__init__(owner, shapes, joint.batch_shape)
         self.held = nn.ModuleList(fixed.values())
         self._held = tuple(fixed)
         self._events = {name: d.event_shape for name, (d, _) in drawn.items()}
         # Not a submodule: a guide does not train the model.
         vars(self).update(_posterior=posterior if len(fixed) < len(shapes) else None)
-        self._begin(posterior)
+        self._begin(posterior, functools.reduce(torch.promote_types, dtypes))
 
-    def _begin(self, posterior: Any) -> None:
+    def _begin(self, posterior: Any, dtype: torch.dtype) -> None:
         """Find units, and the middle and the spread of draws from the prior as vectors."""
         vectors = torch.zeros(1, *self.batch_shape, self.size, dtype=torch.float64)
         for shape in (torch.Size((_PRIOR_DRAWS,)), torch.Size()):
@@ -155,8 +157,8 @@ class FlatSites(FlatMap):
         is_known = spread.isfinite() & (spread > 0)
         spread = torch.where(is_known, spread, torch.ones_like(spread))
         start = torch.where(start.isfinite(), start, torch.zeros_like(start))
-        self.register_buffer("_start", start.to(self.dtype), persistent=False)
-        self.register_buffer("_spread", spread.to(self.dtype), persistent=False)
+        self.register_buffer("_start", start.to(dtype), persistent=False)
+        self.register_buffer("_spread", spread.to(dtype), persistent=False)
 
     def _count_in_units(self, values: Values) -> None:
         for index, name in enumerate(self._held):
@@ -166,6 +168,14 @@ class FlatSites(FlatMap):
                 if unit.isfinite():
                     self.held[index] = InUnits(own, unit)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.get_buffer("_start").dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.get_buffer("_start").device
+
     def start(self) -> Tensor:
         """The middle of draws from the prior, of shape `(*batch, size)`."""
         return self.get_buffer("_start").clone()
@@ -173,7 +183,7 @@ class FlatSites(FlatMap):
     def spread(self) -> Tensor:
         return self.get_buffer("_spread").clone()
 
-    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+    def resolver(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
         fixed: dict[str, Any] = dict(zip(self._held, self.held, strict=True))
         posterior = vars(self)["_posterior"]
         if posterior is None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.part import lacks_forward
-from declarative_dist.latents.flat import FlatMap, Values
+from declarative_dist.latents.flat import FlatMap
+from declarative_dist.latents.named import Values
 
 LogJoint = Callable[[Values], Tensor]
 """From values `(*sample, *batch, *event)` by site to log densities `(*sample, *batch)`."""
@@ -107,7 +108,7 @@ class UnconstrainedLogDensity(nn.Module):
         """The values of vectors `(*sample, *batch, size)`, such as a sampler's draws, by site."""
         return self.flat(vector)
 
-    def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
+    def unconstrain(self, values: Mapping[str, Any]) -> Tensor:
         """The vector `(*sample, *batch, size)` of values by site.
 
         Raises:

@@ -19,10 +19,15 @@ from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.real import Real
-from declarative_dist.errors import ConstraintError, did_you_mean, shorten
-
-Values = dict[str, Tensor]
-"""Constrained values of shape `(*sample, *batch, *event)` by site."""
+from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.latents.named import (
+    Values,
+    as_value,
+    check_names,
+    check_shape,
+    is_floating,
+    lead_of,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,6 @@ class FlatMap(nn.Module, ABC):
         owner: the name of the class whose sites these are, for errors.
         shapes: by site the shapes of raw numbers and of the value in one copy, in order.
         batch_shape: the shape of independent copies.
-        dtype: the floating-point type of the sites.
     """
 
     def __init__(
@@ -62,7 +66,6 @@ class FlatMap(nn.Module, ABC):
         owner: str,
         shapes: Mapping[str, tuple[torch.Size, torch.Size]],
         batch_shape: torch.Size,
-        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.owner = owner
@@ -70,7 +73,6 @@ class FlatMap(nn.Module, ABC):
         self.slots: tuple[Slot, ...] = ()
         for name, (raw_shape, event_shape) in shapes.items():
             self.slots += (Slot(name, self.size, raw_shape, event_shape),)
-        self.dtype = dtype
 
     if TYPE_CHECKING:
 
@@ -86,6 +88,16 @@ class FlatMap(nn.Module, ABC):
         """How many numbers one copy has."""
         return self.slots[-1].offset + self.slots[-1].count if self.slots else 0
 
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the sites."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the sites are."""
+
     @abstractmethod
     def start(self) -> Tensor:
         """Where to begin: the vector of the starting values, of shape `(*batch, size)`."""
@@ -100,7 +112,7 @@ class FlatMap(nn.Module, ABC):
     @property
     def keeps_volume(self) -> bool:
         """Whether all values are the numbers of the vector themselves."""
-        constraint_of = self.opened(self.batch_shape)
+        constraint_of = self.resolver(self.batch_shape)
         values = self.forward(self.start())
         return all(
             isinstance(c := constraint_of(slot, values), Real) and c.limits is None
@@ -108,7 +120,7 @@ class FlatMap(nn.Module, ABC):
         )
 
     @abstractmethod
-    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+    def resolver(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
         """What gives the constraint of a site, from the values of those above it.
 
         Args:
@@ -132,7 +144,7 @@ class FlatMap(nn.Module, ABC):
             ConstraintError: if it is no floating-point tensor of such a shape.
         """
         lead = self._lead(vector)
-        constraint_of = self.opened(lead)
+        constraint_of = self.resolver(lead)
         values: Values = {}
         total = vector.new_zeros(lead)
         for slot in self.slots:
@@ -144,7 +156,7 @@ class FlatMap(nn.Module, ABC):
         return values, total
 
     def unconstrain(
-        self, values: Mapping[str, Tensor], *, validate: bool = True
+        self, values: Mapping[str, Any], *, validate: bool = True
     ) -> tuple[Tensor, Tensor]:
         """The vector of values, and the log of the volume change from it to them.
 
@@ -160,29 +172,34 @@ class FlatMap(nn.Module, ABC):
             ConstraintError: for a missing or unknown site, a shape that does not fit, or a value
                 outside its support.
         """
-        self._check_names(values)
+        check_names(self.owner, values, self.names)
         given: Values = {}
         raws: list[Tensor] = []
         total: Any = 0.0
         lead = self.batch_shape
-        constraint_of = self.opened(lead)
+        constraint_of = self.resolver(lead)
         validate = validate and Distribution._validate_args is True
         for index, slot in enumerate(self.slots):
-            value = self._as_value(slot, values[slot.name])
-            own = value.shape[: value.ndim - len(slot.event_shape)]
+            subject = f"{self.owner}.{slot.name}"
+            value = self._as_value(values[slot.name], subject)
+            own = lead_of(value, self.batch_shape, slot.event_shape, subject)
             if index == 0 and own != lead:
                 lead = own
-                constraint_of = self.opened(lead)
-            if own != lead:
-                self._refuse_shape(slot, value, lead)
+                constraint_of = self.resolver(lead)
+            check_shape(value, lead, slot.event_shape, subject)
             constraint = constraint_of(slot, given)
             if validate:
-                constraint.check(value, f"{self.owner}.{slot.name}")
+                constraint.check(value, subject)
             raw = constraint.inverse(value)
             given[slot.name] = value
             raws.append(raw.reshape((*lead, slot.count)))
             total = total + volume(constraint, raw, value, len(lead))
         return torch.cat(raws, -1), total
+
+    def _as_value(self, value: object, subject: str) -> Tensor:
+        if is_floating(value):
+            return value
+        return as_value(value, self.dtype, self.device, subject)
 
     def _lead(self, vector: object) -> torch.Size:
         if not isinstance(vector, Tensor) or not vector.is_floating_point():
@@ -204,59 +221,6 @@ class FlatMap(nn.Module, ABC):
                 code="wrong-shape",
             )
         return lead
-
-    def _check_names(self, values: object) -> None:
-        if not isinstance(values, Mapping):
-            wanted = ", ".join(f"{name!r}: ..." for name in self.names)
-            raise ConstraintError(
-                self.owner,
-                "a dict of values by site",
-                shorten(values),
-                f"Write {{{wanted}}}.",
-                code="wrong-argument",
-            )
-        for name in self.names:
-            if name not in values:
-                raise ConstraintError(
-                    f"{self.owner}.{name}",
-                    f"a value for every site ({', '.join(self.names)})",
-                    f"none among {', '.join(map(str, values)) or 'none at all'}",
-                    f"Add {name!r} to the dict.",
-                    code="missing-value",
-                )
-        for name in values:
-            if name not in self.names:
-                raise ConstraintError(
-                    f"{self.owner}.{name}",
-                    "the name of a site",
-                    repr(name),
-                    did_you_mean(str(name), self.names),
-                    code="unknown-name",
-                )
-
-    def _as_value(self, slot: Slot, value: object) -> Tensor:
-        subject = f"{self.owner}.{slot.name}"
-        try:
-            tensor = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConstraintError(
-                subject, "a tensor", shorten(value), code="wrong-argument"
-            ) from error
-        if not tensor.is_floating_point():
-            tensor = tensor.to(self.dtype)
-        own = (*self.batch_shape, *slot.event_shape)
-        if tensor.shape[max(tensor.ndim - len(own), 0) :] != torch.Size(own):
-            self._refuse_shape(slot, tensor, self.batch_shape)
-        return tensor
-
-    def _refuse_shape(self, slot: Slot, value: Tensor, lead: torch.Size) -> None:
-        raise ConstraintError(
-            f"{self.owner}.{slot.name}",
-            f"shape (*sample, *batch, *event), here {(*lead, *slot.event_shape)}",
-            shorten(value),
-            "Give every site the same sample shape in front.",
-            code="wrong-shape",
-        )
 
     def extra_repr(self) -> str:
         """The sites with the shapes of their values."""

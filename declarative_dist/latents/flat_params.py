@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
-from declarative_dist.latents.flat import FlatMap, Slot, Values, check_volume
+from declarative_dist.latents.flat import FlatMap, Slot, check_volume
+from declarative_dist.latents.named import Values
 
 
 class FlatParams(FlatMap):
@@ -66,10 +68,7 @@ class FlatParams(FlatMap):
             name = f"{path}.{field.name}" if path else field.name
             shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
             check_volume(field.constraint_of(part), f"{owner}.{name}")
-        dtype = raws[0].dtype
-        for raw in raws:
-            dtype = torch.promote_types(dtype, raw.dtype)
-        super().__init__(owner, shapes, copies, dtype)
+        super().__init__(owner, shapes, copies)
         self.latents = _without_parameters(latents) if owns else latents
         # Names, not fields: what a class holds cannot always be pickled.
         names = _raw_names(latents)
@@ -81,13 +80,24 @@ class FlatParams(FlatMap):
         part: Any = self.latents.get_submodule(path) if path else self.latents
         return part, part.__declaration__.fields[field]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return functools.reduce(torch.promote_types, (raw.dtype for raw in self._raws()))
+
+    @property
+    def device(self) -> torch.device:
+        return self._raws()[0].device
+
+    def _raws(self) -> list[Tensor]:
+        found = (self._field_of(slot.name) for slot in self.slots)
+        return [getattr(part, field.raw_name) for part, field in found]
+
     def start(self) -> Tensor:
         """The raw numbers of the current values, of shape `(*batch, size)`."""
-        raws = []
-        for slot in self.slots:
-            part, field = self._field_of(slot.name)
-            raw = getattr(part, field.raw_name).detach().to(self.dtype)
-            raws.append(raw.reshape((*self.batch_shape, slot.count)))
+        raws = [
+            raw.detach().to(self.dtype).reshape((*self.batch_shape, slot.count))
+            for slot, raw in zip(self.slots, self._raws(), strict=True)
+        ]
         return torch.cat(raws, -1)
 
     def raws(self, vector: Tensor) -> dict[str, Tensor]:
@@ -104,7 +114,7 @@ class FlatParams(FlatMap):
         reset: Any = self.latents.reset_parameters
         reset()
 
-    def opened(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
+    def resolver(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
         def constraint_of(slot: Slot, values: Values) -> Constraint:
             part, field = self._field_of(slot.name)
             constraint = field.constraint_of(part)

@@ -7,7 +7,7 @@ the gradient of each is what it would be alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,7 @@ from declarative_dist.families.priors import log_prior_of
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.supports import first_outside
 from declarative_dist.joints.joint import Joint
+from declarative_dist.latents.named import as_value
 from declarative_dist.randomness import same_random_numbers
 
 LogLikelihood = Callable[..., Tensor]
@@ -222,30 +223,37 @@ def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject:
         distribution = module(*batch[:-1])
         value = _as_data(batch[-1], module, name)
         _check_predicted(value, distribution, own, name)
-        return mean_of_problems(_scored(distribution, value, name), own)
+        return mean_of_problems(_score(distribution, value, name), own)
     if isinstance(module, Joint):
-        values = batch[0]
-        if not isinstance(values, Mapping):
-            raise ConstraintError(
-                name, "a dict of data by site", shorten(values), code="wrong-data"
-            )
-        data = {site: _as_data(v, module, f"{name}.{site}") for site, v in values.items()}
-        joint = module()
-        return mean_of_problems(joint.log_prob(data), len(joint.batch_shape))
+        scores = _score_by_site(module, batch[0], name)
+        return mean_of_problems(scores, len(vars(module)["_copies"]))
     distribution = module()
     value = _as_data(batch[0], module, name)
     _check_data(value, distribution, name)
-    return mean_of_problems(_scored(distribution, value, name), len(distribution.batch_shape))
+    return mean_of_problems(_score(distribution, value, name), len(distribution.batch_shape))
 
 
-def _scored(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
+def _score_by_site(joint: Joint, data: Any, subject: str) -> Tensor:
+    """Log densities of data by site, of shape `(n, *batch)`."""
+    if not isinstance(data, Mapping):
+        raise ConstraintError(subject, "a dict of data by site", shorten(data), code="wrong-data")
+    for site, value in data.items():
+        if isinstance(value, Tensor):
+            _check_tensor(value, joint, f"{subject}.{site}")
+    scores = joint.log_prob(data)
+    if scores.numel() == 0:
+        raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")
+    return scores
+
+
+def _score(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
     try:
         return distribution.log_prob(value)
     except ValueError as error:
         said = first_outside(distribution, value) or first_line(error)
         raise ConstraintError(
             subject,
-            f"data in the support of the distribution, {distribution.support}",
+            f"data in the support of the distribution, {shorten(distribution.support)}",
             said,
             "Remove such data, or choose a distribution that has a density there.",
             code="outside-support",
@@ -263,17 +271,29 @@ def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
     """Data in the dtype of the module; counts and labels are numbers like others.
 
     Raises:
-        ConstraintError: if it is no tensor, empty, or in another dtype or on another device.
+        ConstraintError: if it is no numbers, empty, or in another dtype or on another device.
     """
-    if not isinstance(value, Tensor):
-        raise ConstraintError(subject, "a tensor", shorten(value), code="wrong-data")
+    like = next(_floating_tensors(module), torch.zeros(()))
+    if not (isinstance(value, Tensor) and value.layout is torch.strided):
+        value = as_value(value, like.dtype, like.device, subject, code="wrong-data")
+    _check_tensor(value, module, subject)
+    is_exact = like.dtype in (torch.float32, torch.float64)
+    return value.to(like.dtype) if is_exact and not value.is_floating_point() else value
+
+
+def _floating_tensors(module: nn.Module) -> Iterator[Tensor]:
+    every = itertools.chain(module.parameters(), module.buffers())
+    return (tensor for tensor in every if tensor.is_floating_point())
+
+
+def _check_tensor(value: Tensor, module: nn.Module, subject: str) -> None:
+    """Refuse no data, and data in a dtype or on a device that no tensor of the module has."""
     if value.numel() == 0:
         raise ConstraintError(subject, "one datum or more", shorten(value), code="wrong-data")
-    every = itertools.chain(module.parameters(), module.buffers())
-    like = next((tensor for tensor in every if tensor.is_floating_point()), None)
-    if like is None or (value.dtype == like.dtype and value.device == like.device):
-        return value
-    tensors = [like, *(tensor for tensor in every if tensor.is_floating_point())]
+    like = next(_floating_tensors(module), value)
+    if value.dtype == like.dtype and value.device == like.device:
+        return
+    tensors = list(_floating_tensors(module))
     if all(value.device != tensor.device for tensor in tensors):
         raise ConstraintError(
             subject,
@@ -292,8 +312,6 @@ def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
             f"Write data.to({like.dtype}), or module.to({value.dtype}).",
             code="dtype-or-device",
         )
-    is_exact = like.dtype in (torch.float32, torch.float64)
-    return value.to(like.dtype) if is_exact and not value.is_floating_point() else value
 
 
 def _check_data(value: Tensor, distribution: Distribution, subject: str) -> None:

@@ -11,7 +11,6 @@ problem looks alike in all directions. `initialize_` finds such `c` and `A`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -22,11 +21,13 @@ from declarative_dist.constraints.positive import Exp
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
+from declarative_dist.joints.conditioned import Conditioned, not_conditioned
 from declarative_dist.joints.flat_sites import FlatSites
-from declarative_dist.joints.joint import Conditioned, Joint, not_conditioned
+from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.density import UnconstrainedLogDensity
-from declarative_dist.latents.flat import FlatMap, Values
+from declarative_dist.latents.flat import FlatMap
 from declarative_dist.latents.flat_params import FlatParams
+from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.posteriors.curvature import Gaussian, laplace
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.randomness import same_random_numbers
@@ -36,7 +37,7 @@ _MOST_TO_BEGIN = 10_000
 """Above so many numbers a fit does not look for a start: 64 draws at once may be too many."""
 
 
-class NormalGuide(nn.Module):
+class NormalGuide(nn.Module, NamedModule):
     """The shared part of Gaussian guides; of `MeanFieldNormal` and `FullRankNormal`.
 
     Args:
@@ -47,7 +48,6 @@ class NormalGuide(nn.Module):
         device: where to build it; None for where the latents are.
     """
 
-    has_rsample = True
     is_diagonal: ClassVar[bool]
     __builds__: ClassVar[type] = PushedNormal
     register_forward_pre_hook = register_forward_pre_hook
@@ -66,7 +66,7 @@ class NormalGuide(nn.Module):
         super().__init__()
         name = type(self).__name__
         self.flat = _flat_of(latents, name)
-        self._init_scale = _checked(init_scale, name)
+        self._init_scale = _check_scale(init_scale, name)
         start = self.flat.start()
         spread = self.flat.spread() * self._init_scale
         self.register_buffer("center", start)
@@ -124,39 +124,6 @@ class NormalGuide(nn.Module):
         loc = self.center + (self.factor @ moved[..., None]).squeeze(-1)
         return PushedNormal(self.flat, loc, self.factor @ triangle)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Values:
-        """Draw without gradients; of shape `(*sample, *batch, *event)` by site."""
-        return self().sample(sample_shape)
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Values:
-        """Draw with gradients; of shape `(*sample, *batch, *event)` by site."""
-        return self().rsample(sample_shape)
-
-    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
-        """Draws with gradients and their log densities, `(*sample, *batch)`, from one snapshot."""
-        return self().rsample_and_log_prob(sample_shape)
-
-    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The log density of a dict of values, of shape `(*sample, *batch)`.
-
-        Args:
-            values: of shape `(*sample, *batch, *event)` by site, one sample shape for all.
-
-        Raises:
-            ConstraintError: for a missing or unknown site, a shape that does not fit, or a value
-                outside its support.
-        """
-        return self().log_prob(values)
-
-    def entropy(self) -> Tensor:
-        """The entropy, of shape `(*batch)`, in nats, where no site is constrained.
-
-        Raises:
-            NotImplementedError: if one is; `declarative_dist.entropy(q, num_samples=...)`
-                estimates it.
-        """
-        return self().entropy()
-
     @property
     def median(self) -> Values:
         """The values at the mean vector, medians of sites whose numbers are mapped one by one."""
@@ -165,7 +132,7 @@ class NormalGuide(nn.Module):
     @property
     def supports(self) -> dict[str, Any]:
         """The set that the values of each site lie in."""
-        constraint_of = self.flat.opened(self.batch_shape)
+        constraint_of = self.flat.resolver(self.batch_shape)
         values = self.median
         return {slot.name: constraint_of(slot, values).support for slot in self.flat.slots}
 
@@ -335,7 +302,7 @@ def _unit_lower(packed: Tensor, like: Tensor) -> Tensor:
     return entries.reshape((*entries.shape[:-1], size, size))
 
 
-def _checked(init_scale: object, owner: str) -> float:
+def _check_scale(init_scale: object, owner: str) -> float:
     if init_scale is None:
         return 0.1
     is_number = isinstance(init_scale, (int, float)) and not isinstance(init_scale, bool)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from declarative_dist.latents.flat import FlatMap, Values
+from declarative_dist.latents.flat import FlatMap
+from declarative_dist.latents.named import NamedDistribution, Values
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-class PushedNormal:
+class PushedNormal(NamedDistribution):
     """A Gaussian over unconstrained vectors, seen as a distribution over dicts of values.
 
     What calling a guide gives: its numbers as they were at that moment. Draws are dicts of tensors
@@ -29,8 +30,6 @@ class PushedNormal:
         validate: whether `log_prob` refuses values outside their support.
     """
 
-    has_rsample = True
-
     def __init__(
         self, flat: FlatMap, loc: Tensor, scale: Tensor, *, validate: bool = True
     ) -> None:
@@ -44,41 +43,27 @@ class PushedNormal:
     def __repr__(self) -> str:
         return f"PushedNormal({self.flat.extra_repr()})"
 
+    @property
+    def has_rsample(self) -> bool:
+        return True
+
     def sample(self, sample_shape: Any = torch.Size()) -> Values:
-        """Draw without gradients; of shape `(*sample, *batch, *event)` by site."""
         with torch.no_grad():
             return self.rsample(sample_shape)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Values:
-        """Draw with gradients; of shape `(*sample, *batch, *event)` by site."""
-        return self.flat(self.moved(self._noise(sample_shape)))
+        return self.flat(self.move(self._noise(sample_shape)))
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
-        """Draws with gradients and their log densities, without the way back to the vector."""
-        noise = self._noise(sample_shape)
-        values, log_det = self.flat.constrain(self.moved(noise))
+        noise = self._noise(sample_shape)  # known here, so there is no way back to be computed
+        values, log_det = self.flat.constrain(self.move(noise))
         return values, self._density(noise) - log_det
 
-    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The log density of a dict of values, of shape `(*sample, *batch)`.
-
-        Args:
-            values: of shape `(*sample, *batch, *event)` by site, one sample shape for all.
-
-        Raises:
-            ConstraintError: for a missing or unknown site, a shape that does not fit, or a value
-                outside its support.
-        """
+    def log_prob(self, values: Mapping[str, Any]) -> Tensor:
         vector, log_det = self.flat.unconstrain(values, validate=self.validate)
-        return self._density(self.whitened(vector)) - log_det
+        return self._density(self.whiten(vector)) - log_det
 
     def entropy(self) -> Tensor:
-        """The entropy, of shape `(*batch)`, in nats, where no site is constrained.
-
-        Raises:
-            NotImplementedError: if one is; `declarative_dist.entropy(q, num_samples=...)`
-                estimates it.
-        """
         if not self.flat.keeps_volume:
             raise NotImplementedError("the mean volume change of constraints has no closed form.")
         return self.flat.size * (0.5 + _HALF_LOG_TAU) + self._log_volume()
@@ -88,13 +73,13 @@ class PushedNormal:
         """The values at the mean vector: medians of sites whose numbers are mapped one by one."""
         return self.flat(self.loc)
 
-    def moved(self, noise: Tensor) -> Tensor:
+    def move(self, noise: Tensor) -> Tensor:
         """The vector of standard normal noise, both of shape `(*sample, *batch, size)`."""
         if self._is_diagonal:
             return self.loc + self.scale * noise
         return self.loc + (self.scale @ noise[..., None]).squeeze(-1)
 
-    def whitened(self, vector: Tensor) -> Tensor:
+    def whiten(self, vector: Tensor) -> Tensor:
         """The noise that gives a vector."""
         centred = vector - self.loc
         if self._is_diagonal:

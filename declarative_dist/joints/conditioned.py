@@ -1,0 +1,209 @@
+"""Joint distributions with some sites held at data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.declaration.parts import is_site
+from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
+from declarative_dist.joints.distribution import draw_like
+from declarative_dist.joints.flat_sites import FlatSites
+from declarative_dist.joints.probing import evaluating
+from declarative_dist.latents.density import UnconstrainedLogDensity
+from declarative_dist.latents.named import Values, as_value
+from declarative_dist.plain.tracing import is_traced
+
+if TYPE_CHECKING:
+    from declarative_dist.joints.joint import Joint
+
+
+class Conditioned(nn.Module):
+    """A joint distribution with some sites held at data: a log density of the others.
+
+    Calling it on a dict of values gives the log joint density, `log p(values, data)`. The joint's
+    parameters are its own; the data moves with it and is not saved with its state.
+
+    Args:
+        joint: the joint distribution; it is held, not copied.
+        data: by site a value of shape `(*batch, *event)`, or `(*event)` for all copies.
+
+    Raises:
+        ConstraintError: for a name that is no site, or data of another shape.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import Joint, site
+        >>> class Coin(Joint):
+        ...     bias = dd.Beta(2.0, 2.0)
+        ...     @site
+        ...     def heads(self, bias):
+        ...         return dd.Binomial(10, bias)
+        >>> posterior = Coin().condition(heads=7)
+        >>> posterior({"bias": torch.tensor([0.2, 0.7])}).exp()
+        tensor([0.0008, 0.3362])
+    """
+
+    def __init__(self, joint: Joint, data: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.joint = joint
+        self.data = nn.Module()
+        for name in data:
+            if not is_site(joint.__declaration__.fields.get(name)):
+                is_method = inspect.isfunction(getattr(type(joint), name, None))
+                raise ConstraintError(
+                    _subject(joint, name),
+                    "the name of a site",
+                    f"{name!r}, a method without @site" if is_method else repr(name),
+                    did_you_mean(name, joint().sites),
+                    code="unknown-name",
+                )
+        tensors: Values = {}
+
+        def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+            if name not in data:
+                return distribution.sample(shape)
+            tensors[name] = _as_data(data[name], distribution, _subject(joint, name))
+            return tensors[name].expand(distribution.batch_shape + distribution.event_shape)
+
+        with evaluating(joint):
+            joint().one_draw(draw)
+        for name, tensor in tensors.items():
+            _check_support(joint().sites[name], tensor, _subject(joint, name))
+            self.data.register_buffer(name, tensor, persistent=False)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, values: Mapping[str, Any]) -> Tensor: ...
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """The data by site."""
+        return dict(self.data.named_buffers())
+
+    @property
+    def supports(self) -> dict[str, constraints.Constraint]:
+        """The set that the values of each remaining site lie in, read from one draw."""
+        sites: dict[str, Any] = self.one_draw()
+        return {n: d.support for n, (d, _) in sites.items() if n not in self.observed}
+
+    def one_draw(self) -> dict[str, tuple[Distribution, Tensor]]:
+        """Distribution and value of every site at one draw, with the data in its place."""
+        with evaluating(self.joint):
+            return self.joint().one_draw(self._draw)
+
+    def prior_draw(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
+        """A draw of all sites from their prior, with the data in its place.
+
+        It is ancestral: what stands above a site shapes its draw, and data below it does not. Of
+        shape `(*sample, *batch, *event)` by site.
+        """
+        with evaluating(self.joint), torch.no_grad():
+            sites = self.joint().legal_draw(sample_shape, self._draw)
+        return {name: value for name, _, value in sites}
+
+    def _draw(self, name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+        """Draw a site, or return its data where it is observed."""
+        if name not in self.observed:
+            return distribution.sample(shape)
+        return self.observed[name].expand(
+            shape + distribution.batch_shape + distribution.event_shape
+        )
+
+    def unconstrained_log_density(self) -> UnconstrainedLogDensity:
+        """The log joint density of unconstrained vectors, for outside samplers and optimisers.
+
+        Returns:
+            A callable from vectors `(*sample, *batch, size)` to log densities `(*sample, *batch)`,
+            log of the volume change included; with `start()`, and with `constrain(vector)`, which
+            makes dicts of values by site of a sampler's draws.
+
+        Raises:
+            DeclarationError: if a remaining site is discrete, or its support unknown.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import Joint, site
+            >>> class Coin(Joint):
+            ...     bias = dd.Beta(2.0, 2.0)
+            ...     @site
+            ...     def heads(self, bias):
+            ...         return dd.Binomial(10, bias)
+            >>> density = Coin().condition(heads=7).unconstrained_log_density()
+            >>> density(torch.zeros(3, 1)).shape
+            torch.Size([3])
+        """
+        return UnconstrainedLogDensity(FlatSites(self), self)
+
+    def forward(self, values: Mapping[str, Any]) -> Tensor:
+        """The log joint density of values and data, of shape `(*sample, *batch)`.
+
+        Args:
+            values: for every remaining site numbers of shape `(*sample, *batch, *event)`, with
+                the same sample shape for all.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, or a shape that does not fit.
+        """
+        return self.joint().score(values, self.observed)
+
+    def extra_repr(self) -> str:
+        """The data, by site."""
+        return ", ".join(f"{name}={shorten(value)}" for name, value in self.observed.items())
+
+
+def not_conditioned(owner: str) -> DeclarationError:
+    """What to say where a joint comes in the place of a posterior."""
+    return DeclarationError(
+        owner,
+        "a conditioned joint, or a plain Declarative of latent variables",
+        "a joint without data",
+        f"Write {owner}().condition(y=data); without data, condition() is the prior itself.",
+        code="not-conditioned",
+    )
+
+
+def _subject(joint: Joint, name: str) -> str:
+    return f"{type(joint).__name__}.condition({name}=)"
+
+
+def _check_support(site: object, data: Tensor, subject: str) -> None:
+    """Refuse data outside the support of a site that depends on no other."""
+    is_known = isinstance(site, Distribution) and site._validate_args and not is_traced(data)
+    support = site.support if is_known and isinstance(site, Distribution) else None
+    if support is not None and not support.check(data).all():
+        raise ConstraintError(
+            subject,
+            f"data in its support, {shorten(support)}",
+            shorten(data),
+            code="outside-support",
+        )
+
+
+def _as_data(value: Any, distribution: Distribution, subject: str) -> Tensor:
+    """Data as a tensor of its own, like a draw of its site, of one copy or of all.
+
+    Raises:
+        ConstraintError: if it is no number, NaN, or of another shape.
+    """
+    like = draw_like(distribution)
+    tensor = as_value(value, like.dtype, like.device, subject).detach().clone()
+    if not is_traced(tensor) and tensor.isnan().any():
+        raise ConstraintError(
+            subject, "numbers", shorten(value), "Leave out what is missing.", code="not-finite"
+        )
+    whole = distribution.batch_shape + distribution.event_shape
+    if tensor.shape not in (distribution.event_shape, whole):
+        raise ConstraintError(
+            subject,
+            f"shape (*batch, *event) = {tuple(whole)}",
+            shorten(value),
+            "Declare what belongs to one event with event_dim.",
+            code="wrong-shape",
+        )
+    return tensor

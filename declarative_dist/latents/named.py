@@ -1,0 +1,200 @@
+"""Distributions over dicts of values by site: what all of them offer, take and refuse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from declarative_dist.errors import Code, ConstraintError, did_you_mean, shorten
+from declarative_dist.plain.tensors import as_tensor
+
+Values = dict[str, Tensor]
+"""Values of shape `(*sample, *batch, *event)` by site."""
+
+
+class NamedDistribution(ABC):
+    """A distribution over dicts: draws are tensors `(*sample, *batch, *event)` by site.
+
+    A plain one has the parameters of the moment when it was made; see `NamedModule` for live ones.
+    """
+
+    __framework__ = True
+
+    @property
+    @abstractmethod
+    def has_rsample(self) -> bool:
+        """Whether draws can carry gradients."""
+
+    @abstractmethod
+    def sample(self, sample_shape: Any = torch.Size()) -> Values:
+        """Draw all sites without gradients; of shape `(*sample, *batch, *event)` by site."""
+
+    @abstractmethod
+    def rsample(self, sample_shape: Any = torch.Size()) -> Values:
+        """Draw all sites with gradients; of shape `(*sample, *batch, *event)` by site.
+
+        Raises:
+            NotImplementedError: if a site has no reparametrised sampler.
+        """
+
+    @abstractmethod
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
+        """Draws with gradients, and their log densities, of shape `(*sample, *batch)`."""
+
+    @abstractmethod
+    def log_prob(self, values: Mapping[str, Any]) -> Tensor:
+        """The log density of a dict of values, of shape `(*sample, *batch)`.
+
+        Args:
+            values: for every site numbers of shape `(*sample, *batch, *event)`, with the same
+                sample shape for all.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, a shape that does not fit, or a value
+                outside its support.
+        """
+
+    @abstractmethod
+    def entropy(self) -> Tensor:
+        """The entropy, of shape `(*batch)`, in nats, where it is known.
+
+        Raises:
+            NotImplementedError: if it is not; `declarative_dist.entropy(q, num_samples=...)`
+                estimates it.
+        """
+
+
+class NamedModule(NamedDistribution):
+    """A module that gives a distribution over dicts when you call it, and is one itself.
+
+    Each member asks the distribution of the moment, so none is ever stale.
+    """
+
+    __framework__ = True
+
+    if TYPE_CHECKING:
+
+        def __call__(self) -> NamedDistribution: ...
+
+    @property
+    def has_rsample(self) -> bool:
+        return self().has_rsample
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Values:
+        return self().sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Values:
+        return self().rsample(sample_shape)
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
+        return self().rsample_and_log_prob(sample_shape)
+
+    def log_prob(self, values: Mapping[str, Any]) -> Tensor:
+        return self().log_prob(values)
+
+    def entropy(self) -> Tensor:
+        return self().entropy()
+
+
+def check_names(owner: str, values: object, names: Collection[str]) -> None:
+    """Refuse what is no dict of values for these sites.
+
+    Raises:
+        ConstraintError: naming the site that is missing or unknown.
+    """
+    if not isinstance(values, Mapping):
+        wanted = ", ".join(f"{name!r}: ..." for name in names)
+        raise ConstraintError(
+            owner,
+            "a dict of values by site",
+            shorten(values),
+            f"Write {{{wanted}}}.",
+            code="wrong-argument",
+        )
+    if len(values) == len(names) and all(name in values for name in names):
+        return
+    for name in names:
+        if name not in values:
+            raise ConstraintError(
+                f"{owner}.{name}",
+                f"a value for every site ({', '.join(names)})",
+                f"none among {', '.join(map(str, values)) or 'none at all'}",
+                f"Add {name!r} to the dict.",
+                code="missing-value",
+            )
+    name = next(name for name in values if name not in names)
+    raise ConstraintError(
+        f"{owner}.{name}",
+        "the name of a site",
+        repr(name),
+        did_you_mean(str(name), names),
+        code="unknown-name",
+    )
+
+
+def is_floating(value: object) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor that can be scored as it is."""
+    is_tensor = isinstance(value, Tensor) and value.layout is torch.strided
+    return is_tensor and value.is_floating_point()
+
+
+def as_value(
+    value: object,
+    dtype: torch.dtype,
+    device: torch.device,
+    subject: str,
+    code: Code = "wrong-argument",
+) -> Tensor:
+    """The numbers of a site as a tensor, with every digit that the dtype has.
+
+    Raises:
+        ConstraintError: if they are no real numbers.
+    """
+    try:
+        return as_tensor(value, dtype, device)
+    except (TypeError, ValueError) as error:
+        raise ConstraintError(
+            subject,
+            "numbers: one, a list, an array or a tensor",
+            f"{shorten(value)} ({error})",
+            code=code,
+        ) from error
+
+
+def lead_of(
+    value: Tensor, batch_shape: torch.Size, event_shape: torch.Size, subject: str
+) -> torch.Size:
+    """The sample and batch shape that a value has in front of its event.
+
+    Raises:
+        ConstraintError: if it does not end in the shapes of the batch and of the event.
+    """
+    own = torch.Size((*batch_shape, *event_shape))
+    if value.shape[max(value.ndim - len(own), 0) :] != own:
+        raise _shape_error(value, own, subject)
+    return value.shape[: value.ndim - len(event_shape)]
+
+
+def check_shape(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:
+    """Refuse a value with another shape in front than that of the sites above it.
+
+    Raises:
+        ConstraintError: naming both shapes.
+    """
+    shape = torch.Size((*lead, *event_shape))
+    if value.shape != shape:
+        raise _shape_error(value, shape, subject)
+
+
+def _shape_error(value: Tensor, shape: torch.Size, subject: str) -> ConstraintError:
+    return ConstraintError(
+        subject,
+        f"shape (*sample, *batch, *event), here {tuple(shape)}",
+        shorten(value),
+        "Give every site the same sample shape in front.",
+        code="wrong-shape",
+    )
