@@ -182,7 +182,7 @@ def _stopped_by_site(joint: JointDistribution, shape: torch.Size) -> tuple[Any, 
         total = total + log_q
         return value
 
-    return {name: value for name, _, value in joint.drawn(shape, draw)}, total
+    return {name: value for name, _, value in joint.draw_in_order(shape, draw)}, total
 
 
 def _each(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:
