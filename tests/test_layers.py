@@ -29,8 +29,8 @@ ROWS = [
         for name in (
             "sharding",
             "storage", "sizes", "field", "method", "value", "head", "constant", "derived",
-            "fixed", "standin", "dotted",
-            "part", "walk", "assembly", "nested", "prior", "supports", "param", "site",
+            "fixed", "kinds", "walk", "templates",
+            "parts", "prior", "supports", "param", "site",
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "parts", "collect", "metaclass")],

@@ -25,8 +25,8 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import as_constant, as_module
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.method import MethodField, names_of
-from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.value import Constrained
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.arguments import Argument, preferred
@@ -170,10 +170,9 @@ def _as_field(
         is_list = isinstance(value, (list, tuple, nn.ModuleList))
         items: list[Any] = list(value) if is_list else [value]
         _check_items(subject, items, name in sequences)
-        return NestedList(items).named(name)
+        return Nested(items, is_list=True).named(name)
     if is_nestable(value):
-        template: Any = value
-        return Nested(template).named(name)
+        return Nested([value]).named(name)
     if isinstance(value, Tensor) or (
         name in numbers and isinstance(value, (int, float, list, tuple))
     ):
@@ -213,7 +212,7 @@ def auto_declared(
     fields: dict[str, Field] = {}
     for name, argument in preferred(arguments).items():
         if argument.is_sequence:
-            fields[name] = NestedList().named(name)
+            fields[name] = Nested(is_list=True).named(name)
         elif argument.part is not None:
             fields[name] = Nested().named(name)
         elif argument.is_learnable:

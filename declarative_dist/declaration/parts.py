@@ -12,14 +12,14 @@ from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
-from declarative_dist.fields.nested import Nested, NestedList
-from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import (
-    built_by,
-    described,
+from declarative_dist.fields.kinds import (
+    built_kind,
+    describe_kind,
     is_declarative_class,
-    predicts_of,
+    predicted_kind,
 )
+from declarative_dist.fields.param import Param
+from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.site import Site
 from declarative_dist.plain.arguments import Argument
 
@@ -68,7 +68,7 @@ def check_parts(
         if argument is None or isinstance(field, Derived):
             continue
         if argument.part is not None and not isinstance(field, Nested):
-            part = described(argument.part)
+            part = describe_kind(argument.part)
             raise DeclarationError(
                 f"{owner}.{name}",
                 "a list of transforms" if argument.is_sequence else part,
@@ -76,10 +76,12 @@ def check_parts(
                 f"Write {name} = a declared class, an instance, or a plain {_word(argument)}.",
                 code="misplaced-field",
             )
-        if argument.part is not None and argument.is_sequence is not isinstance(field, NestedList):
+        if argument.part is not None and argument.is_sequence is not getattr(
+            field, "is_list", False
+        ):
             raise DeclarationError(
                 f"{owner}.{name}",
-                f"one part, {described(argument.part)}",
+                f"one part, {describe_kind(argument.part)}",
                 repr(field),
                 code="misplaced-field",
             )
@@ -97,11 +99,9 @@ def check_heads(owner: str, fields: Mapping[str, Field], is_conditional: bool) -
     """Refuse predictions where there is no context, and a head in the network's place."""
     for name, field in fields.items():
         templates: list[Any] = []
-        if isinstance(field, NestedList):
+        if isinstance(field, Nested):
             templates = list(field.templates or ())
-        elif isinstance(field, Nested):
-            templates = [field.template]
-        predicts = any(predicts_of(template) is not None for template in templates)
+        predicts = any(predicted_kind(template) is not None for template in templates)
         is_argument = isinstance(field, Nested) and field.part is not None
         if not is_conditional and (isinstance(field, Head) or (predicts and is_argument)):
             raise DeclarationError(
@@ -111,7 +111,11 @@ def check_heads(owner: str, fields: Mapping[str, Field], is_conditional: bool) -
                 f"Write class {owner}(Conditional).",
                 code="misplaced-field",
             )
-        if is_conditional and name == "network" and type(field) is not Nested:
+        if (
+            is_conditional
+            and name == "network"
+            and not (isinstance(field, Nested) and not field.is_list)
+        ):
             raise DeclarationError(
                 f"{owner}.network",
                 "a module",
@@ -153,10 +157,11 @@ def check_joint(owner: str, body: Mapping[str, Any], fields: Mapping[str, Field]
                 code="class-not-instance",
             )
     for name, field in fields.items():
-        templates = field.templates if isinstance(field, NestedList) else None
-        builds = built_by(field.template) if isinstance(field, Nested) else None
-        is_plain = builds is None or issubclass(builds, (Distribution, Transform))
-        if not is_plain or any(built_by(t) is Distribution for t in templates or ()):
+        templates = field.templates or () if isinstance(field, Nested) else ()
+        kinds = [kind for kind in map(built_kind, templates) if kind is not None]
+        if not all(issubclass(kind, (Distribution, Transform)) for kind in kinds) or (
+            isinstance(field, Nested) and field.is_list and Distribution in kinds
+        ):
             raise DeclarationError(
                 f"{owner}.{name}",
                 "one distribution",

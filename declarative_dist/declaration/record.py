@@ -15,8 +15,8 @@ from declarative_dist.errors import DeclarationError, FieldError
 from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
-from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.parts import Nested
 from declarative_dist.plain.build import unvalidated
 
 Base = Any
@@ -132,20 +132,13 @@ class Declaration:
     @cached_property
     def size_names(self) -> tuple[str, ...]:
         """The names of sizes that a constructor takes as keywords."""
-        names: dict[str, None] = {}
-        for field in self.fields.values():
-            shape: Any = getattr(field, "shape", None) or getattr(field, "event_names", ())
-            shape = field.size_names if isinstance(field, Nested) else shape
-            names.update(dict.fromkeys(name for name in shape if isinstance(name, str)))
-        return tuple(names)
+        names = [name for field in self.fields.values() for name in field.size_names]
+        return tuple(dict.fromkeys(names))
 
     @cached_property
     def declared_sizes(self) -> frozenset[str]:
         """The names of sizes in a declared `shape`: those mean something beyond one field."""
-        shapes: Any = [getattr(field, "shape", None) or () for field in self.fields.values()]
-        own = frozenset(name for shape in shapes for name in shape if isinstance(name, str))
-        parts = [field for field in self.fields.values() if isinstance(field, Nested)]
-        return own.union(*(field.declared_sizes for field in parts))
+        return frozenset().union(*(field.declared_sizes for field in self.fields.values()))
 
 
 def declare(

@@ -13,9 +13,9 @@ from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, 
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
-from declarative_dist.fields.nested import Nested, is_declared_part
+from declarative_dist.fields.kinds import describe_kind
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import described
+from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.prior import check_fits
 from declarative_dist.fields.supports import check_support
 from declarative_dist.fields.value import Constrained
@@ -204,7 +204,7 @@ def check_namespace(
             is_class = part is not None and isinstance(value, type)
             raise DeclarationError(
                 f"{owner}.{name}",
-                "a Param, a number, a tensor or @derived" if part is None else described(part),
+                "a Param, a number, a tensor or @derived" if part is None else describe_kind(part),
                 shorten(value),
                 f"Write {value.__name__}(...), or learnable({value.__name__})."
                 if is_class
@@ -327,7 +327,7 @@ def check_arguments(
     """Refuse unknown, missing and exclusive arguments, and parameters for counts."""
     used = {needed for field in fields.values() for needed in field.declared_needs}
     for name, field in fields.items():
-        is_declared = isinstance(field, Nested) and is_declared_part(field)
+        is_declared = isinstance(field, Nested) and field.is_declared
         if (isinstance(field, Constrained) or is_declared) and name not in {*arguments, *used}:
             raise DeclarationError(
                 f"{owner}.{name}",

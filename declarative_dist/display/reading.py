@@ -26,13 +26,13 @@ from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import FixedTransform
 from declarative_dist.fields.head import Head
-from declarative_dist.fields.nested import Nested
+from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.prior import told
 from declarative_dist.fields.site import Site
-from declarative_dist.fields.standin import stand_in
 from declarative_dist.joints.conditioned import Conditioned
+from declarative_dist.plain.tensors import copy_module
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.randomness import same_random_numbers
 
@@ -41,7 +41,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def rows_of(module: nn.Module) -> list[Row]:
     """All rows of a module, those of its parts behind that of the part."""
-    quiet = stand_in(module)
+    quiet = copy_module(module)
     for part in quiet.modules():
         vars(part)["training"] = False
         for hooks in _HOOKS:

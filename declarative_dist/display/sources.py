@@ -18,7 +18,7 @@ from declarative_dist.display.rows import name_of_class
 from declarative_dist.display.series import Site, is_discrete, seeded_draws
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
-from declarative_dist.fields.part import built_by
+from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.probing import evaluating
@@ -203,6 +203,6 @@ def _refusal(given: Any, subject: str) -> DeclarationError:
 
 def can_be_drawn(module: object) -> bool:
     """Whether a module stands for a distribution."""
-    builds = built_by(module)
+    builds = built_kind(module)
     kinds = (Distribution, JointDistribution, PushedNormal)
     return builds is not None and issubclass(builds, kinds)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.distributions import MixtureSameFamily, StackTransform, TransformedDistribution
 
-from declarative_dist.fields.assembly import replicate
-from declarative_dist.fields.nested import Nested
+from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.parts import Nested
+from declarative_dist.fields.templates import replicate
 from declarative_dist.fields.walk import walk
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from declarative_dist.errors import DeclarationError, did_you_mean
-from declarative_dist.fields.dotted import nested_values
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.templates import nest_values
 from declarative_dist.fields.walk import own_modules
 from declarative_dist.plain.restoring import restoring
 
@@ -42,7 +42,7 @@ def prepare(module: Any, values: Mapping[str, Any]) -> list[Change]:
         ConstraintError: for a value that its field refuses.
     """
     owner, fields = type(module).__name__, module.__declaration__.fields
-    values = nested_values(values, owner)
+    values = nest_values(values, owner)
     for name in values:
         if name not in fields:
             raise DeclarationError(

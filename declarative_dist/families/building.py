@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Distribution, Independent
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
-from declarative_dist.fields.part import built_by, described
+from declarative_dist.fields.kinds import built_kind, describe_kind
 from declarative_dist.plain.tracing import is_traced
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ def called(
     try:
         result = method(**arguments)
     except AttributeError as error:
-        raise FieldError(subject, described(wanted), f"AttributeError: {error}") from error
-    if isinstance(result, nn.Module) and built_by(result) is not None:
+        raise FieldError(subject, describe_kind(wanted), f"AttributeError: {error}") from error
+    if isinstance(result, nn.Module) and built_kind(result) is not None:
         result = result()
     if not isinstance(result, wanted):
         expected = f"a torch {wanted.__name__.lower()} from the method"

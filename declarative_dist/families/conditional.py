@@ -26,7 +26,7 @@ from declarative_dist.families.building import detached, distribution_of
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.ranks import check_ranks
 from declarative_dist.fields.head import CONTEXT_SHAPE, Split
-from declarative_dist.fields.nested import CONTEXT
+from declarative_dist.fields.parts import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
 from declarative_dist.plain.tracing import is_autocasting, is_traced
 

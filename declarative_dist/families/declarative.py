@@ -117,8 +117,8 @@ class Declarative(StatefulModule, metaclass=DeclarativeMeta):
         """
         declaration = self.__declaration__
         values = declaration.run(self, declaration.kept)
-        kept = {name: field.kept(self, values) for name, field in declaration.fields.items()}
-        return {name: value for name, value in kept.items() if value is not None}
+        exported = {name: field.export(self, values) for name, field in declaration.fields.items()}
+        return {name: value for name, value in exported.items() if value is not None}
 
     def assign(self, **values: Any) -> None:
         """Set several fields at once: all of them, or none if one is refused.

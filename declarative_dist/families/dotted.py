@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
-from declarative_dist.fields.nested import Nested
+from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.parts import Nested
 
 
 def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Parameter]:

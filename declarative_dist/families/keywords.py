@@ -16,12 +16,9 @@ from declarative_dist.errors import (
     is_count,
     shorten,
 )
-from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.dotted import nested_values
-from declarative_dist.fields.nested import Nested
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import check_floating
-from declarative_dist.fields.value import Constrained
+from declarative_dist.fields.templates import nest_values
 
 
 def blueprint_of(
@@ -48,7 +45,7 @@ def blueprint_of(
     """
     subject = declaration.owner
     fields = declaration.fields
-    keywords = nested_values(keywords, subject)
+    keywords = nest_values(keywords, subject)
     given = {
         name: fields[name].source(value, f"{subject}.{name}")
         for name, value in keywords.items()
@@ -68,20 +65,21 @@ def blueprint_of(
         aligns=declaration.make is not None,
     )
     blueprint.follow(keywords)
-    told = {f.name: f.told(given.get(f.name)) for f in declaration.order if isinstance(f, Nested)}
+    parts = [field for field in declaration.order if field.is_part]
+    known = {f.name: f.known_sizes(given.get(f.name), f"{subject}.{f.name}") for f in parts}
     values = {name for name, value in given.items() if _is_values(value)}
+    sized: list[Any] = [f for f in declaration.order if f.takes_value and not f.is_part]
     blueprint.read_sizes(
-        [f for f in declaration.order if isinstance(f, (Constrained, Constant)) and f.name],
-        [sizes for name, sizes in told.items() if name not in values],
-        {name: sizes for name, sizes in told.items() if name in values},
+        sized,
+        [sizes for name, sizes in known.items() if name not in values],
+        {name: sizes for name, sizes in known.items() if name in values},
     )
     return blueprint
 
 
 def _is_values(given: object) -> bool:
-    """Whether a nested part was given values, alone or in a list, and not a module."""
-    items = given if isinstance(given, list) else [given]
-    return all(isinstance(item, Mapping) for item in items)
+    """Whether nested parts were given values, and not modules."""
+    return isinstance(given, list) and all(isinstance(item, Mapping) for item in given)
 
 
 def _check_sizes(

@@ -8,7 +8,7 @@ transforms become live parts in turn.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -28,11 +28,11 @@ from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.keywords import as_batch_shape
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
-from declarative_dist.fields.assembly import replicate
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.fixed import FixedTransform, held_fixed
-from declarative_dist.fields.nested import Nested, NestedList
 from declarative_dist.fields.param import Param
+from declarative_dist.fields.parts import Nested
+from declarative_dist.fields.templates import replicate
 from declarative_dist.plain.arguments import arguments_of, preferred
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.tensors import tensors_of
@@ -255,7 +255,7 @@ def _field_of(kind: str, field: Any) -> Any:
         return Constant(None if callable(init) else init).named(field.name)
     others: dict[str, Any] = {
         "part": Nested,
-        "parts": NestedList,
+        "parts": partial(Nested, is_list=True),
         "real": lambda: Param(constraint=Real()),
         "negative": lambda: Param(constraint=Negative()),
     }

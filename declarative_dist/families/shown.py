@@ -16,7 +16,7 @@ def shown(module: Any) -> str:
     lines = []
     for name, field in declaration.fields.items():
         try:
-            text = field.shown(module)
+            text = field.render(module)
         except Exception as error:  # noqa: BLE001 - repr must not fail
             text = f"<{type(error).__name__}>{field.describe(module)}"
         lines.append(f"({name}): {text}")

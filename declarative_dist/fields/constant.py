@@ -33,8 +33,6 @@ class Constant(Field):
         torch_constraint: what torch says that it must satisfy, or None.
     """
 
-    shape = None
-    event_names: tuple[str, ...] = ()
     holds_value = True
 
     def __init__(

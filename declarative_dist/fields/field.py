@@ -33,6 +33,12 @@ class Field(ABC):
     init: Any = None
     """The starting value that the class body declares, if any."""
 
+    shape: tuple[int | str, ...] | None = None
+    """The sizes, and names of sizes, that the class body declares."""
+
+    event_names: tuple[str, ...] = ()
+    """The names of sizes that the base gives to a field without a shape."""
+
     doc: str | None = None
     """What the field is for, in the words of whoever declared it."""
 
@@ -45,6 +51,31 @@ class Field(ABC):
     def declared_needs(self) -> tuple[str, ...]:
         """The same as far as the class body says it, before anything is inferred from a base."""
         return self.needs
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """The names of sizes that a constructor takes as keywords."""
+        names = self.shape or self.event_names
+        return tuple(name for name in names if isinstance(name, str))
+
+    @property
+    def declared_sizes(self) -> frozenset[str]:
+        """The names of sizes in a declared `shape`: those mean something beyond one field."""
+        return frozenset(name for name in self.shape or () if isinstance(name, str))
+
+    def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
+        """The sizes that a value tells, by the names of the declared `shape`.
+
+        Args:
+            given: what a constructor was given for the field, or None.
+            subject: the class and field that an error names.
+        """
+        names = self.shape or ()
+        shape = getattr(self.source(given, subject), "shape", ())
+        if not names or len(shape) < len(names):
+            return {}
+        sizes = zip(names, shape[len(shape) - len(names) :], strict=True)
+        return {name: size for name, size in sizes if isinstance(name, str)}
 
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:
@@ -86,6 +117,9 @@ class Field(ABC):
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         """Go back to what the instance was built with."""
 
+    is_part = False
+    """Whether instances hold modules for this field, each with fields of its own."""
+
     takes_value = True
     """Whether a constructor may be given a value of this field."""
 
@@ -97,8 +131,8 @@ class Field(ABC):
     holds_value = False
     """Whether an instance holds a value of this field, as it does of parameters and constants."""
 
-    def kept(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        """What `constrained_values` tells of the field, or None if it holds nothing."""
+    def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        """What `constrained_values` shows of the field, or None for nothing."""
         if not self.holds_value:
             return None
         value = values[self.name]
@@ -131,7 +165,7 @@ class Field(ABC):
         """
         return
 
-    def shown(self, module: nn.Module) -> str:
+    def render(self, module: nn.Module) -> str:
         """The field in the `repr` of an instance."""
         return f"{format_value(current_value(module, self.name))}{self.describe(module)}"
 

@@ -142,7 +142,7 @@ class Head(Constrained):
         device, dtype = self.place_of(module)
         vars(module)["_raw_starts"][self.name] = self.started(module, start, dtype, device, values)
 
-    def shown(self, module: nn.Module) -> str:
+    def render(self, module: nn.Module) -> str:
         shape = tuple(vars(module)["_starts"][self.name].shape)
         return f"predicted, of shape {shape}, {self.constraint_of(module)!r}"
 

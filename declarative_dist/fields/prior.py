@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.fields.assembly import replicate
 from declarative_dist.fields.fixed import FixedTransform, as_constant
-from declarative_dist.fields.nested import Nested
-from declarative_dist.fields.part import built_by, is_declarative, is_declarative_class
+from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
+from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.templates import replicate
 from declarative_dist.words import format_value
 
 _LEARNED = (
@@ -44,7 +44,7 @@ def as_prior(prior: Any, subject: str) -> Any:
         >>> told(as_prior(dd.Gamma(2.0, 3.0), "Param(prior=)"))
         'Gamma(concentration=2.0, rate=3.0)'
     """
-    builds = built_by(prior)
+    builds = built_kind(prior)
     if is_declarative_class(prior) and builds is Distribution:
         return prior()
     if is_declarative(prior) and builds is Distribution:

@@ -44,7 +44,6 @@ class Constrained(Field):
     """
 
     event_dim = 0
-    event_names: tuple[str, ...] = ()
     raw_name = ""
     """The name of the unconstrained numbers on an instance."""
 

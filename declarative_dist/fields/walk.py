@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.kinds import is_declarative
 
 
 def walk(module: nn.Module, *, priors: bool = True, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,7 +57,8 @@ def submodules(
         return
     seen.add(module)
     yield path, module
-    skipped = () if priors or not is_declarative(module) else module.__declaration__.of_prior
+    declaration: Any = None if priors else getattr(type(module), "__declaration__", None)
+    skipped = () if declaration is None else declaration.of_prior
     for name, child in module._modules.items():
         if child is not None and name not in skipped:
             inner = f"{path}.{name}" if path else name

@@ -18,7 +18,7 @@ from declarative_dist.errors import (
 )
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
-from declarative_dist.fields.part import lacks_forward
+from declarative_dist.fields.kinds import lacks_forward
 from declarative_dist.fitting.finite import bracketed, first_bad
 from declarative_dist.fitting.tracked import field_of
 from declarative_dist.joints.joint import Joint

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import NonFiniteError, shorten
-from declarative_dist.fields.part import is_declarative
+from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fitting.finite import bad_data, bracketed, first_bad
 from declarative_dist.fitting.tracked import declared_values, field_of
 

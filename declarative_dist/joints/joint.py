@@ -13,12 +13,12 @@ from declarative_dist.families.building import detached
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
-from declarative_dist.fields.standin import kept, stand_in
 from declarative_dist.joints.conditioned import Conditioned, not_conditioned
 from declarative_dist.joints.distribution import JointDistribution, Rule
 from declarative_dist.joints.probing import check_sites_broadcast, evaluating
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import NamedModule
+from declarative_dist.plain.tensors import copy_if_exchanged, copy_module
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
@@ -91,7 +91,7 @@ class Joint(Declarative, NamedModule):
         check_gathered(self)
         declaration = self.__declaration__
         # Sites are computed later, and from the module that they were frozen with.
-        frozen = kept(self) if is_dynamo_compiling() else stand_in(self)
+        frozen = copy_if_exchanged(self) if is_dynamo_compiling() else copy_module(self)
         values = declaration.run(frozen, declaration.order)
         sites = {
             name: Rule(values[name], field.names, field.event_dim)

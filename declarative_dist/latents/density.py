@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.fields.part import lacks_forward
+from declarative_dist.fields.kinds import lacks_forward
 from declarative_dist.latents.flat import FlatMap
 from declarative_dist.latents.named import Values
 

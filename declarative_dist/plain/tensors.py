@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Complex, Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -289,3 +289,54 @@ def _settings(part: Any) -> dict[str, Any]:
         and not isinstance(getattr(type(part), name, None), lazy_property)
         and not isinstance(value, constraints.Constraint)
     }
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copy_module(module: M) -> M:
+    """A light copy of a module that keeps the tensors that it has now.
+
+    `torch.func.functional_call` puts other tensors in place of parameters and takes them away
+    again. What is built within such a call and used after it must keep them: a flow that has its
+    network, or a site that reads from its module.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.plain.tensors import copy_module
+        >>> linear = torch.nn.Linear(1, 1)
+        >>> copy_module(linear) is linear, copy_module(linear).weight is linear.weight
+        (False, True)
+    """
+    return _copy_module(module, {})
+
+
+def copy_if_exchanged(module: M) -> M:
+    """The module, or a light copy where tensors that are no parameters stand in their place.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.plain.tensors import copy_if_exchanged
+        >>> linear = torch.nn.Linear(1, 1)
+        >>> copy_if_exchanged(linear) is linear
+        True
+    """
+    if all(isinstance(parameter, nn.Parameter) for parameter in module.parameters()):
+        return module
+    return copy_module(module)
+
+
+def _copy_module(module: M, copies: dict[int, nn.Module]) -> M:
+    known = copies.get(id(module))
+    if known is not None:
+        return known  # type: ignore[return-value]
+    new: M = object.__new__(type(module))
+    copies[id(module)] = new
+    vars(new).update(vars(module))
+    for store in ("_parameters", "_buffers"):
+        vars(new)[store] = dict(vars(module)[store])
+    vars(new)["_modules"] = {
+        name: None if child is None else _copy_module(child, copies)
+        for name, child in module._modules.items()
+    }
+    return new

@@ -1,0 +1,112 @@
+"""What kind of module a nested part is: what it declares, and what calling it gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.distributions import Distribution, Transform
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.errors import DeclarationError, FieldError, shorten
+from declarative_dist.plain.tensors import copy_if_exchanged, without_cache
+
+_WORDS = {"Distribution": "a distribution", "Transform": "a transform"}
+
+
+def is_declarative_class(value: object) -> bool:
+    """Whether this is a class with a declaration, such as a `Variational`."""
+    return isinstance(value, type) and hasattr(value, "__declaration__")
+
+
+def is_declarative(value: object) -> bool:
+    """Whether this is an instance of a class with a declaration."""
+    return isinstance(value, nn.Module) and hasattr(type(value), "__declaration__")
+
+
+def lacks_forward(value: object) -> bool:
+    """Whether this is a module that cannot be called, such as a plain `Declarative`."""
+    return isinstance(value, nn.Module) and type(value).forward is nn.Module.forward
+
+
+def built_kind(value: object) -> type | None:
+    """What calling a module without arguments gives, if it stands for a plain object."""
+    kind: Any = value if isinstance(value, type) else type(value)
+    return getattr(kind, "__builds__", None)
+
+
+def predicted_kind(value: object) -> type | None:
+    """What calling a module with a context gives, if it predicts a plain object."""
+    kind: Any = value if isinstance(value, type) else type(value)
+    return getattr(kind, "__predicts__", None)
+
+
+def describe_kind(kind: type | None) -> str:
+    """The kind of part that a base takes, in words."""
+    if kind is None:
+        return "a module"
+    return _WORDS.get(kind.__name__, f"a {kind.__name__}")
+
+
+def check_kind(value: Any, kind: type | None, subject: str) -> None:
+    """Refuse a module, or the class of one, that cannot be what the base takes.
+
+    A foreign module is believed: it is called, and must return what the base takes.
+
+    Raises:
+        DeclarationError: if it stands for something else.
+    """
+    if kind is Transform and isinstance(value, Constraint):
+        raise DeclarationError(
+            subject,
+            "a transform",
+            f"the constraint {value!r}",
+            f"Write {value!r}.as_transform().",
+            code="wrong-part",
+        )
+    declares = is_declarative_class(value) or is_declarative(value)
+    if kind is None or not (declares or built_kind(value) is not None):
+        return
+    found = built_kind(value) or predicted_kind(value)
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    wanted = Distribution if issubclass(kind, Distribution) else kind
+    if found is None or not issubclass(found, wanted):
+        raise DeclarationError(
+            subject,
+            describe_kind(kind),
+            f"{name}, which stands for {'itself' if found is None else describe_kind(found)}",
+            f"Declare it as a {'Variational' if wanted is Distribution else 'LearnableTransform'}"
+            ".",
+            code="wrong-part",
+        )
+    base = value.__declaration__.base if declares else None
+    if isinstance(base, type) and not issubclass(base, kind):
+        raise DeclarationError(
+            subject,
+            describe_kind(kind),
+            f"{name}, whose base is {base.__name__}",
+            code="wrong-part",
+        )
+
+
+def resolve(module: nn.Module, kind: type | None, subject: str) -> Any:
+    """What a nested module contributes: the plain object it stands for, or itself.
+
+    Raises:
+        FieldError: if a foreign module does not return what the base takes.
+    """
+    if built_kind(module) is not None:
+        return module()
+    if kind is None:
+        return copy_if_exchanged(module)
+    if isinstance(module, kind):  # such as a transform that is a module itself
+        return without_cache(copy_if_exchanged(module))
+    name = type(module).__name__
+    try:
+        value = module()
+    except TypeError as error:
+        raise FieldError(subject, describe_kind(kind), f"a {name}: {error}") from error
+    if not isinstance(value, kind):
+        got = f"a {name} that returns {shorten(value)}"
+        raise FieldError(subject, describe_kind(kind), got)
+    return value

@@ -1,0 +1,346 @@
+"""Nested parts: modules in a class body, of which every instance owns copies."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count, repeat
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributions import Distribution, Transform
+from typing_extensions import Self
+
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
+from declarative_dist.fields.field import Field, declaration_of
+from declarative_dist.fields.head import CONTEXT_SHAPE
+from declarative_dist.fields.kinds import (
+    built_kind,
+    check_kind,
+    describe_kind,
+    is_declarative,
+    is_declarative_class,
+    predicted_kind,
+    resolve,
+)
+from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.templates import (
+    as_part,
+    check_given,
+    inside,
+    known_sizes,
+    make_part,
+    replicate,
+    size_names,
+)
+from declarative_dist.fields.walk import own_modules, walk
+from declarative_dist.plain.restoring import restoring
+
+CONTEXT = "*context"
+"""Under this name evaluation holds the arguments of the call, which nested predictions take."""
+
+
+class Nested(Field):
+    """A module, or a list of modules, that every instance holds under the field's own name.
+
+    On an instance the field reads as the module, so that its own fields are at hand
+    (`q.component_distribution.loc`), or as an `nn.ModuleList`, such as the transforms of a
+    distribution. To the base it contributes what each module stands for: a plain current
+    distribution or transform, or, for other modules, itself.
+
+    Args:
+        templates: the parts that the class body declares, a single part as a list of one. Each is
+            a module, of which every instance gets a copy, or a declarative class, of which it
+            gets an instance. None if every instance must be given its parts.
+        is_list: whether instances hold a list.
+    """
+
+    is_part = True
+
+    part: type[Distribution | Transform] | None = None
+    """What the base takes under this name."""
+
+    def __init__(
+        self, templates: Sequence[nn.Module | type] | None = None, *, is_list: bool = False
+    ) -> None:
+        self.templates = None if templates is None else list(templates)
+        self.is_list = is_list
+
+    @property
+    def default(self) -> Any:
+        if self.templates is None:
+            return inspect.Parameter.empty
+        return self.templates if self.is_list else self.templates[0]
+
+    def accepting(self, part: type[Distribution | Transform] | None, subject: str) -> Self:
+        """A copy for an argument of the base, once its templates are found to fit.
+
+        A part that is no argument stays what its template stands for.
+
+        Raises:
+            DeclarationError: if they do not.
+        """
+        field = copy.copy(self)
+        field.part = part
+        for template, where in zip(self.templates or (), self._subjects(subject), strict=False):
+            check_kind(template, part, where)
+            builds = built_kind(template)
+            is_plain = builds is not None and issubclass(builds, (Distribution, Transform))
+            if part is None and is_plain and not self.is_list:
+                field.part = builds
+        return field
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        return tuple(name for template in self.templates or () for name in size_names(template))
+
+    @property
+    def declared_sizes(self) -> frozenset[str]:
+        declared: list[Any] = [t for t in self.templates or () if _declares(t)]
+        return frozenset().union(*(t.__declaration__.declared_sizes for t in declared))
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a template is a declared family or transform."""
+        return any(map(_declares, self.templates or ()))
+
+    def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
+        sizes: dict[str, int] = {}
+        if given is not None and self.is_list:
+            given = _as_items(given, len(self.templates or ()), subject)
+        elif given is not None and not isinstance(given, list):
+            given = [given]
+        for template, item in self._with_given(given):
+            sizes |= known_sizes(template, item)
+        return sizes
+
+    def _with_given(self, given: list[Any] | None) -> Iterator[tuple[Any, Any]]:
+        """Each template with what was given for it, or None."""
+        if given is None:
+            return zip(self.templates or (), repeat(None), strict=False)
+        return zip(chain(self.templates or (), repeat(None)), given, strict=False)
+
+    def _subjects(self, subject: str) -> Iterable[str]:
+        """What an error names for each part: `Class.field`, or `Class.field[index]`."""
+        if not self.is_list:
+            return (subject,)
+        return (f"{subject}[{index}]" for index in count())
+
+    def source(self, value: Any, subject: str) -> list[Any] | None:
+        if value is None:
+            return None
+        templates = self.templates or []
+        given = self._checked(value, templates, subject)
+        has_values = any(isinstance(item, Mapping) for item in given)
+        if has_values and len(given) != len(templates):
+            raise DeclarationError(
+                subject,
+                f"{len(templates)} dicts of values, one for each part",
+                f"{len(given)}",
+                "Give an empty dict for a part that stays as it is.",
+                code="wrong-part",
+            )
+        return given
+
+    def _checked(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
+        """What was given for each part, refused if it cannot be one."""
+        items = _as_items(value, len(now), subject) if self.is_list else [value]
+        parts = chain(now, repeat(None))
+        return [
+            check_given(item, part, self.part, where)
+            for item, part, where in zip(items, parts, self._subjects(subject), strict=False)
+        ]
+
+    def module_of(self, instance: nn.Module) -> nn.Module:
+        """The module that an instance holds, or the list of them.
+
+        Raises:
+            FieldError: if it holds none.
+        """
+        declaration_of(instance, self.name)
+        module = instance._modules.get(self.name)
+        if module is None:
+            raise FieldError(
+                self.subject(instance), describe_kind(self.part), "none", code="missing-value"
+            )
+        return module
+
+    def _parts_of(self, instance: nn.Module) -> list[Any]:
+        module: Any = self.module_of(instance)
+        return list(module) if self.is_list else [module]
+
+    def _hold(self, module: nn.Module, parts: Iterable[nn.Module]) -> None:
+        # What add_module does; it refuses names that the class has, such as this descriptor's.
+        module._modules[self.name] = nn.ModuleList(parts) if self.is_list else next(iter(parts))
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        given: list[Any] | None = blueprint.given.get(self.name)
+        subject = self.subject(module)
+        if given is None and self.templates is None:
+            raise ConstraintError(
+                subject,
+                "a list" if self.is_list else "an instance",
+                "none",
+                f"Write {type(module).__name__}({self.name}="
+                f"{'[...]' if self.is_list else '...'}).",
+                code="missing-value",
+            )
+        sources = zip(self._with_given(given), self._subjects(subject), strict=False)
+        self._hold(module, [make_part(*source, blueprint, where) for source, where in sources])
+        is_shared = any(isinstance(item, nn.Module) for item in given or ())
+        vars(module)["_starts"][self.name] = not is_shared
+
+    def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        if not self.is_list:
+            return self._resolve(module, self.module_of(module), values)
+        return [self._resolve(module, part, values) for part in self._parts_of(module)]
+
+    def _resolve(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
+        if predicted_kind(part) is None or predicted_kind(owner) is None:
+            return resolve(part, self.part, self.subject(owner))
+        context = values.get(CONTEXT)
+        if context is None:
+            return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
+        return part(*context[0], **context[1])
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
+        subject = self.subject(module)
+        held: Any = module._modules.get(self.name)
+        now = [] if held is None else list(held) if self.is_list else [held]
+        given = self._checked(value, now, subject)
+        where = self._subjects(subject)
+        if not any(isinstance(item, Mapping) for item in given):
+            if self.is_list and isinstance(value, nn.ModuleList):
+                return value
+            new = [_as_new_part(item, held, s) for item, s in zip(given, where, strict=False)]
+            return nn.ModuleList(new) if self.is_list else new[0]
+        if len(given) != len(now) or not all(isinstance(item, Mapping) for item in given):
+            raise ConstraintError(
+                subject,
+                f"{len(now)} dicts of values, or modules only",
+                shorten(value),
+                code="wrong-part",
+            )
+        changes: list[Any] = []
+        for part, item, s in zip(now, given, where, strict=False):
+            with inside(s):
+                changes += part._prepare(item) if item else ()
+        return changes
+
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        if isinstance(prepared, nn.Module):
+            module._modules[self.name] = prepared
+            vars(module)["_starts"][self.name] = False
+            return
+        for inner, field, ready in prepared:
+            field.commit(inner, ready)
+
+    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
+        return self.value(module, values)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        templates = self.templates or () if vars(module)["_starts"][self.name] else ()
+        parts = zip(self._parts_of(module), chain(templates, repeat(None)), strict=False)
+        for part, template in parts:
+            _reset(part, template)
+
+    def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        parts = self._parts_of(module)
+        exported = [p.constrained_values() if is_declarative(p) else None for p in parts]
+        if not self.is_list:
+            return exported[0]
+        return [item or {} for item in exported] if any(exported) else None
+
+    def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
+        return list(self.module_of(module).parameters())
+
+    def replicate(
+        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
+    ) -> None:
+        replicate(self.module_of(module), shape, at, done)
+
+    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
+        for _, part in walk(self.module_of(module)):
+            part._restart()
+
+    def render(self, module: nn.Module) -> str:
+        return repr(self.module_of(module))
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        with restoring(*own_modules(instance), recurse=False):
+            super().__set__(instance, value)
+            instance._check_parts()
+
+    def __get__(self, instance: nn.Module | None, owner: type) -> Any:
+        return self if instance is None else self.module_of(instance)
+
+    def __repr__(self) -> str:
+        kinds = (t if isinstance(t, type) else type(t) for t in self.templates or (None,))
+        names = ", ".join(kind.__name__ for kind in kinds)
+        return f"Nested([{names}])" if self.is_list else f"Nested({names})"
+
+
+def _declares(template: object) -> bool:
+    return is_declarative(template) or is_declarative_class(template)
+
+
+def _as_items(value: Any, size: int, subject: str) -> list[Any]:
+    """A list of parts, of one part alone, or of the values in a dict by index."""
+    if isinstance(value, (list, tuple, nn.ModuleList)):
+        return list(value)
+    if not isinstance(value, Mapping):
+        return [value]
+    by_index = {str(index): item for index, item in value.items()}
+    for index in by_index:
+        if index not in map(str, range(size)):
+            raise DeclarationError(
+                f"{subject}.{index}",
+                f"an index below {size}",
+                repr(index),
+                "Count from 0.",
+                code="unknown-name",
+            )
+    return [by_index.get(str(index), {}) for index in range(size)]
+
+
+def _as_new_part(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
+    """What takes the place of a part: a module, or a plain object where the part was."""
+    if isinstance(given, type):
+        raise DeclarationError(
+            subject,
+            "an instance",
+            f"the class {given.__name__}",
+            f"Write {given.__name__}(...).",
+            code="class-not-instance",
+        )
+    tensors = [] if now is None else [*now.parameters(), *now.buffers()]
+    tensor = next((t for t in tensors if t.is_floating_point()), None)
+    if tensor is None:
+        return as_part(given)
+    return as_part(given, tensor.device, tensor.dtype)
+
+
+def _reset(part: nn.Module, template: Any) -> None:
+    """Back to the start: a declared part to its own, a copy of a foreign one to its template's."""
+    if is_declarative(part):
+        part.reset_parameters()  # type: ignore[operator]
+        return
+    own = {**dict(part.named_parameters()), **dict(part.named_buffers())}
+    start: dict[str, Any] = {}
+    if isinstance(template, nn.Module):
+        start = {**dict(template.named_parameters()), **dict(template.named_buffers())}
+    if template is not None and _shapes(own) == _shapes(start):
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(start[name])
+        return
+    for module in part.modules():
+        reset: Any = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
