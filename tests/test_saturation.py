@@ -28,14 +28,14 @@ from declarative_dist import (
 )
 from declarative_dist.constraints.interval import Probability
 from declarative_dist.constraints.negative import Negative
-from declarative_dist.display.saturation import saturated
+from declarative_dist.display.saturation import count_saturated
 from tests.constraints.cases import CASES, DTYPES
 
 Raw = list[float]
 
 
 def count(constraint: Constraint, raw: Raw, dtype: torch.dtype = torch.float32) -> int:
-    counts = saturated(constraint, torch.tensor(raw, dtype=dtype))
+    counts = count_saturated(constraint, torch.tensor(raw, dtype=dtype))
     assert counts is not None
     return counts[0]
 
@@ -88,7 +88,7 @@ def test_numbers_by_themselves(name: str) -> None:
     constraint, still, moving = ELEMENTWISE[name]
     assert [raw for raw in still if not count(constraint, [raw])] == []
     assert [raw for raw in moving if count(constraint, [raw])] == []
-    assert saturated(constraint, torch.tensor([*still, *moving])) == (
+    assert count_saturated(constraint, torch.tensor([*still, *moving])) == (
         len(still),
         len(still) + len(moving),
     )
@@ -127,9 +127,9 @@ STRUCTURED: dict[str, tuple[Constraint, list[tuple[Raw, tuple[int, int]]]]] = {
 def test_numbers_that_make_one_value(name: str) -> None:
     constraint, cases = STRUCTURED[name]
     for raw, counts in cases:
-        assert saturated(constraint, torch.tensor(raw)) == counts, raw
+        assert count_saturated(constraint, torch.tensor(raw)) == counts, raw
     whole = torch.tensor([raw for raw, _ in cases])
-    assert saturated(constraint, whole) == tuple(
+    assert count_saturated(constraint, whole) == tuple(
         map(sum, zip(*(counts for _, counts in cases), strict=True))
     )
 
@@ -144,7 +144,7 @@ def test_a_dead_class_is_counted_and_the_others_are_not() -> None:
     raw = torch.stack([(two_share[0] - two_share[1]) / 2**0.5, -two_share[2] * 1.5**0.5])
     value = simplex(raw)
     assert value[:2].tolist() == pytest.approx([0.5, 0.5])
-    assert saturated(simplex, raw) == (1, 3)
+    assert count_saturated(simplex, raw) == (1, 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -160,7 +160,7 @@ def test_starts_are_not_saturated(name: str, dtype: torch.dtype) -> None:
             pytest.skip("no room in this dtype")
     except (RuntimeError, NotImplementedError):
         pytest.skip("torch has no such operator in this dtype")
-    counts = saturated(constraint, raw)
+    counts = count_saturated(constraint, raw)
     if dtype in (torch.float64, torch.float32):
         assert counts is not None
         assert counts[0] == 0
@@ -193,9 +193,9 @@ def test_steps_of_adam_move_what_is_not_marked() -> None:
 
 
 def test_nothing_is_counted_where_nothing_is_to_be_read() -> None:
-    assert saturated(Positive(), torch.zeros(3, device="meta")) is None
-    assert saturated(Positive(), torch.zeros(0)) == (0, 0)
-    assert saturated(Real(), torch.zeros(3, device="meta")) == (0, 3)
+    assert count_saturated(Positive(), torch.zeros(3, device="meta")) is None
+    assert count_saturated(Positive(), torch.zeros(0)) == (0, 0)
+    assert count_saturated(Real(), torch.zeros(3, device="meta")) == (0, 3)
 
 
 class Cubed(nn.Module):
@@ -219,7 +219,7 @@ def test_gradients_and_random_numbers_stay_as_they_were() -> None:
     raw.grad = torch.ones(2, 3)
     state = torch.get_rng_state()
     for constraint in (Simplex(), LowerCholesky(), Positive()):
-        saturated(constraint, raw)
+        count_saturated(constraint, raw)
     assert torch.equal(raw.grad, torch.ones(2, 3))
     assert torch.equal(raw.detach(), torch.zeros(2, 3))
     assert torch.equal(torch.get_rng_state(), state)
@@ -229,7 +229,7 @@ def test_gradients_and_random_numbers_stay_as_they_were() -> None:
 def test_a_raw_zero_of_any_size_is_never_marked() -> None:
     # Sums of many random signs come near zero now and then.
     for constraint in (Ordered(), Simplex(), LowerCholesky(), CorrCholesky()):
-        assert saturated(constraint, torch.zeros(4950)) == (
+        assert count_saturated(constraint, torch.zeros(4950)) == (
             0,
             4951 if isinstance(constraint, Simplex) else 4950,
         )
@@ -247,7 +247,7 @@ class Skew(nn.Module):
 
 
 def test_what_no_raw_number_moves_is_not_saturated() -> None:
-    assert saturated(as_constraint(Skew()), torch.ones(3, 3)) == (0, 9)
+    assert count_saturated(as_constraint(Skew()), torch.ones(3, 3)) == (0, 9)
 
 
 class InPlace(Constraint):
@@ -264,11 +264,11 @@ class InPlace(Constraint):
 
 def test_raw_numbers_stay_as_they_were_whatever_a_map_does() -> None:
     raw = nn.Parameter(torch.zeros(3))
-    assert saturated(InPlace(), raw) == (0, 3)
+    assert count_saturated(InPlace(), raw) == (0, 3)
     assert torch.equal(raw.detach(), torch.zeros(3))
 
 
 def test_too_many_numbers_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("declarative_dist.display.saturation.LARGEST", 5)
-    assert saturated(Positive(), torch.zeros(6)) is None
-    assert saturated(Positive(), torch.zeros(5)) == (0, 5)
+    assert count_saturated(Positive(), torch.zeros(6)) is None
+    assert count_saturated(Positive(), torch.zeros(5)) == (0, 5)

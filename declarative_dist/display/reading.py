@@ -1,14 +1,13 @@
-"""Reading the fields of modules, one row each, without a trace.
+"""The rows of a summary: one for each field and part of a module, read without a trace.
 
-What is read is a stand-in for the module, without hooks and out of training mode: values that are
-computed by methods and parts must not count calls, draw dropout or move running means.
+You read a stand-in for the module, without hooks and out of training mode, because methods and
+parts that compute values must not count calls, draw dropout or move running means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import singledispatchmethod
 from typing import Any
 
 import torch
@@ -16,13 +15,12 @@ from torch import nn
 
 from declarative_dist.display.rows import (
     Row,
-    told_module,
-    told_parameters,
-    told_saturation,
-    told_value,
+    name_of_class,
+    read_module,
+    read_parameters,
+    read_saturation,
+    read_value,
 )
-from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import FixedTransform
 from declarative_dist.fields.head import Head
@@ -57,6 +55,7 @@ class _Values:
 
     def __init__(self, module: Any) -> None:
         declaration = module.__declaration__
+        self.module = module
         self.all: dict[str, Any] = {}
         self._reasons: dict[str, str] = {}
         wanted = {
@@ -67,26 +66,29 @@ class _Values:
         }
         for field in declaration.order:
             if field in wanted and not isinstance(field, Head):
-                self._compute(field, module)
+                self._compute(field)
 
-    def _compute(self, field: Field, module: Any) -> None:
+    def _compute(self, field: Field) -> None:
         if any(name not in self.all for name in field.needs):
             self._reasons[field.name] = "needs a context"
             return
         try:
-            self.all[field.name] = field.value(module, self.all)
-        except Exception as error:  # noqa: BLE001 - a summary tells what can be told
+            self.all[field.name] = field.value(self.module, self.all)
+        except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
             self._reasons[field.name] = f"<{type(error).__name__}>"
 
-    def told(self, field: Field) -> dict[str, Any]:
-        """What a row says of the value of a field."""
+    def read(self, field: Field) -> dict[str, Any]:
+        """What a row has of the value of a field."""
         if field.name in self.all:
-            return told_value(self.all[field.name])
-        return {"shown": self._reasons.get(field.name, "")}
+            return read_value(self.all[field.name])
+        if isinstance(field, Head):
+            shape = tuple(vars(self.module)["_starts"][field.name].shape)
+            return {"shown": "predicted", "shape": shape}
+        return {"shown": "site" if isinstance(field, Site) else self._reasons.get(field.name, "")}
 
 
 class _Reader:
-    """Remembers what has been read already: what is shared is told once."""
+    """Remembers what has been read already: what is shared has its rows once."""
 
     def __init__(self) -> None:
         self._modules: dict[nn.Module, str] = {}
@@ -98,160 +100,135 @@ class _Reader:
             return
         self._modules[module] = path or "the whole"
         if isinstance(module, NormalGuide):
-            yield from self._guide(module, path)
+            yield from self._read_guide(module, path)
         elif isinstance(module, Conditioned):
-            data = {_dotted(path, name): value for name, value in module.observed.items()}
-            for row in self.read(module.joint, path):
-                if row.name in data:
-                    row = replace(row, kind="observed", **told_value(data[row.name]))
-                yield row
+            yield from self._read_conditioned(module, path)
         elif is_declarative(module):
-            yield from self._declared(module, path)
+            yield from self._read_declared(module, path)
         else:
-            yield from self._others(module, path, ())
+            yield from self._read_others(module, path, set())
 
-    def _declared(self, module: Any, path: str) -> Iterator[Row]:
+    def _read_conditioned(self, module: Conditioned, path: str) -> Iterator[Row]:
+        data = {_dotted(path, name): value for name, value in module.observed.items()}
+        for row in self.read(module.joint, path):
+            if row.name in data:
+                row = replace(row, kind="observed", **read_value(data[row.name]))
+            yield row
+
+    def _read_declared(self, module: Any, path: str) -> Iterator[Row]:
         declaration = module.__declaration__
         values = _Values(module)
-        for field in declaration.fields.values():
-            yield from self._field(field, module, path, values)
+        skipped = {*declaration.fields, *declaration.of_prior, "parametrizations"}
+        for name, field in declaration.fields.items():
+            if isinstance(field, Nested):
+                yield from self._read_nested(module, field, path)
+            elif isinstance(field, Param):
+                yield self._read_param(module, field, path, values)
+            else:
+                kind, rule = type(field).__name__.lower(), field.rule(module)
+                yield Row(_dotted(path, name), kind, constraint=rule, **values.read(field))
+            constraint = module._modules.get(f"raw_{name}_constraint")
+            learns = constraint is not None and _has_parameters(constraint)
+            skipped.update(
+                [f"raw_{name}"] if learns else [f"raw_{name}", f"raw_{name}_constraint"]
+            )
         for name in declaration.of_prior:
             prior = module._modules[name]
-            if any(True for _ in prior.parameters()):
-                yield from self._part(prior, _dotted(path, name))
-        skipped = {*declaration.fields, *declaration.of_prior, "parametrizations"}
-        for name in declaration.fields:
-            constraint = module._modules.get(f"raw_{name}_constraint")
-            learns = constraint is not None and any(True for _ in constraint.parameters())
-            skipped.update(
-                {f"raw_{name}"} if learns else {f"raw_{name}", f"raw_{name}_constraint"}
-            )
-        yield from self._others(module, path, skipped)
+            if _has_parameters(prior):
+                yield from self._read_part(prior, _dotted(path, name))
+        yield from self._read_others(module, path, skipped)
 
-    @singledispatchmethod
-    def _field(self, field: Field, module: Any, path: str, values: _Values) -> Iterator[Row]:
-        yield Row(_dotted(path, field.name), type(field).__name__.lower(), **values.told(field))
-
-    @_field.register
-    def _param(self, field: Param, module: Any, path: str, values: _Values) -> Iterator[Row]:
+    def _read_param(self, module: Any, field: Param, path: str, values: _Values) -> Row:
         name, raw_name = _dotted(path, field.name), _dotted(path, field.raw_name)
         raw = getattr(module, field.raw_name)
-        parameters = field.parameters_of(module)
+        rule = field.rule(module)
+        first_name = self._parameters.setdefault(id(raw), raw_name)
+        is_tied = first_name != raw_name
         prior = module._modules.get(field.prior_name)
-        constraint = field.constraint_of(module)
-        known = dict(told_parameters(parameters))
-        known["constraint"] = constraint.describe()
-        tied = self._parameters.setdefault(id(raw), raw_name)
-        known["raw_name"] = raw_name if tied == raw_name else f"{raw_name} (is {tied})"
-        if tied != raw_name:
-            known.update(parameters=0, trained=0)
-        if prior is not None:
-            known["prior"] = told(prior)
+        known = {
+            **values.read(field),
+            **read_parameters(field.parameters_of(module)),
+            "raw_name": f"{raw_name} (is {first_name})" if is_tied else raw_name,
+            "constraint": rule,
+            "prior": "" if prior is None else told(prior),
+        }
+        if is_tied:
+            known.update(parameters=0, trained=0)  # counted where the first one is
         try:
-            constraint = constraint.resolved(values.all)
-            words = known["constraint"]
-            known.update(told_saturation(constraint, raw.detach(), name, raw_name, words))
+            constraint = field.constraint_of(module).resolved(values.all)
+            known.update(read_saturation(constraint, raw.detach(), name, raw_name, rule))
         except (KeyError, RuntimeError):  # a bound that can't be computed now
-            known.pop("saturated", None)
-        yield Row(name, "param", **{**values.told(field), **known})
+            pass
+        return Row(name, "param", **known)
 
-    @_field.register
-    def _constant(self, field: Constant, module: Any, path: str, values: _Values) -> Iterator[Row]:
-        name = _dotted(path, field.name)
-        yield Row(name, "constant", constraint="constant", **values.told(field))
-
-    @_field.register(Derived)
-    def _derived(self, field: Any, module: Any, path: str, values: _Values) -> Iterator[Row]:
-        rule = f"derived from {', '.join(field.needs)}" if field.needs else "derived"
-        name = _dotted(path, field.name)
-        yield Row(name, "derived", constraint=rule, **values.told(field))
-
-    @_field.register
-    def _head(self, field: Head, module: Any, path: str, values: _Values) -> Iterator[Row]:
-        constraint = field.constraint_of(module)
-        shape = tuple(vars(module)["_starts"][field.name].shape)
-        name = _dotted(path, field.name)
-        yield Row(name, "head", shown="predicted", constraint=constraint.describe(), shape=shape)
-
-    @_field.register
-    def _site(self, field: Site, module: Any, path: str, values: _Values) -> Iterator[Row]:
-        rule = f"given {', '.join(field.needs)}" if field.needs else "given nothing"
-        yield Row(_dotted(path, field.name), "site", shown="site", constraint=rule)
-
-    @_field.register
-    def _nested(self, field: Nested, module: Any, path: str, values: _Values) -> Iterator[Row]:
+    def _read_nested(self, module: Any, field: Nested, path: str) -> Iterator[Row]:
         part = module._modules.get(field.name)
         name = _dotted(path, field.name)
         if part is None:
             yield Row(name, "part", shown="none")
         elif isinstance(part, nn.ModuleList):
             for index, each in part.named_children():
-                yield from self._part(each, f"{name}.{index}")
+                yield from self._read_part(each, f"{name}.{index}")
         else:
-            yield from self._part(part, name)
+            yield from self._read_part(part, name)
 
-    def _part(self, part: Any, name: str) -> Iterator[Row]:
-        is_constant = not any(True for _ in part.parameters())
-        if part in self._modules or not _has_fields(part):
-            known = told_module(part) if part not in self._modules else {}
-            known["shown"] = known.get("shown") or f"the same as {self._modules[part]}"
-            self._modules.setdefault(part, name)
-            kind = "constant" if isinstance(part, FixedTransform) else "module"
-            yield Row(name, kind, **known)
-        elif is_constant and "__recipe__" in vars(type(part)):
+    def _read_part(self, part: Any, name: str) -> Iterator[Row]:
+        kind = "constant" if isinstance(part, FixedTransform) else "module"
+        if part in self._modules:
+            yield Row(name, kind, shown=f"the same as {self._modules[part]}")
+        elif not _has_fields(part):
+            self._modules[part] = name
+            yield Row(name, kind, **read_module(part))
+        elif "__recipe__" in vars(type(part)) and not _has_parameters(part):
             self._modules[part] = name
             yield Row(name, "constant", shown=told(part), constraint="constant")
         else:
-            yield Row(name, "part", shown=_headed(part))
+            yield Row(name, "part", shown=_head_of(part))
             yield from self.read(part, name)
 
-    def _others(self, module: nn.Module, path: str, skipped: Any) -> Iterator[Row]:
+    def _read_others(self, module: nn.Module, path: str, skipped: set[str]) -> Iterator[Row]:
         """Parameters and parts that are no fields."""
         for name, parameter in module._parameters.items():
             if parameter is not None and name not in skipped:
-                known = {**told_value(parameter), **told_parameters([parameter])}
+                known = {**read_value(parameter), **read_parameters([parameter])}
                 yield Row(_dotted(path, name), "parameter", **known)
         for name, child in module._modules.items():
             if child is not None and name not in skipped:
-                yield from self._part(child, _dotted(path, name))
+                yield from self._read_part(child, _dotted(path, name))
 
-    def _guide(self, guide: NormalGuide, path: str) -> Iterator[Row]:
+    def _read_guide(self, guide: NormalGuide, path: str) -> Iterator[Row]:
         """The sites at their median, and the parameters of the Gaussian."""
         try:
             median: Mapping[str, Any] = guide.median
             constraint_of = guide.flat.resolver(guide.batch_shape)
             loc = guide().loc
         except RuntimeError:  # sharded, or on the meta device
-            yield from self._others(guide, path, {"flat"})
+            yield from self._read_others(guide, path, {"flat"})
             return
         for slot in guide.flat.slots:
             constraint = constraint_of(slot, dict(median))
             raw = loc[..., slot.offset : slot.offset + slot.count]
             raw = raw.reshape((*guide.batch_shape, *slot.raw_shape))
-            name = _dotted(path, slot.name)
-            yield Row(
-                name,
-                "site",
-                **told_value(median[slot.name]),
-                constraint=constraint.describe(),
-                **told_saturation(constraint, raw, name, "the guide"),
-            )
-        yield from self._others(guide, path, {"flat"})
+            name, rule = _dotted(path, slot.name), constraint.describe()
+            known = read_saturation(constraint, raw, name, "the guide", rule)
+            yield Row(name, "site", **read_value(median[slot.name]), constraint=rule, **known)
+        yield from self._read_others(guide, path, {"flat"})
 
 
-def _headed(part: Any) -> str:
+def _head_of(part: Any) -> str:
     """A part with fields by its class, and by what that is made of where it is short."""
-    kind = type(part)
-    if "__recipe__" in vars(kind):  # such as LiveNormal
-        return f"learnable {kind.__declaration__.base.__name__}"
-    base = part.extra_repr()
-    whole = f"{kind.__name__}({base})" if base else kind.__name__
-    return whole if len(whole) < 60 else kind.__name__
+    name, base = name_of_class(type(part)), part.extra_repr()
+    text = f"{name}({base})" if base and name == type(part).__name__ else name
+    return text if len(text) < 60 else name
 
 
 def _has_fields(module: nn.Module) -> bool:
     kinds = (NormalGuide, Conditioned)
     return any(is_declarative(part) or isinstance(part, kinds) for part in module.modules())
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _dotted(path: str, name: str) -> str:

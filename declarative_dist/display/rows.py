@@ -1,4 +1,4 @@
-"""What a summary knows of one field, as data."""
+"""A row of a summary, and what it has of values, parameters and modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.display.saturation import saturated
+from declarative_dist.display.saturation import count_saturated
 from declarative_dist.plain.tensors import tensors_of
 from declarative_dist.words import absent, as_data, format_value
 
@@ -74,16 +74,16 @@ def name_of_class(kind: Any) -> str:
     return name
 
 
-def told_value(value: Any) -> dict[str, Any]:
-    """What a row says of a value: as data, as text, and its shape."""
+def read_value(value: Any) -> dict[str, Any]:
+    """Read a value: as data, as text, and its shape."""
     has_shape = isinstance(value, Tensor) and not is_lazy(value)
     shape = tuple(value.shape) if has_shape else None
     shown = format_value(value, with_shape=False)
     return {"value": as_data(value), "shown": shown, "shape": shape}
 
 
-def told_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
-    """What a row says of parameters: how many, how many of them train, and their gradient."""
+def read_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+    """Count parameters and those that train, and measure their gradient."""
     found = [parameter for parameter in parameters if not is_lazy(parameter)]
     return {
         "parameters": sum(each.numel() for each in found),
@@ -116,35 +116,37 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
     return sum(norm**2 for norm in norms) ** 0.5 if norms else None
 
 
-def told_saturation(
-    constraint: Constraint, raw: Tensor, name: str, raw_name: str, told: str = ""
+def read_saturation(
+    constraint: Constraint, raw: Tensor, name: str, raw_name: str, rule: str
 ) -> dict[str, Any]:
-    """What a row says of raw numbers that steps no longer move, and of those that are none.
+    """Count raw numbers that steps no longer move, and say what to do about them.
 
     Args:
         constraint: with values in place of the names of its bounds.
         raw: the raw numbers.
         name: what the field is called.
         raw_name: what its raw numbers are called.
-        told: the constraint in words; "" for those of the constraint itself.
+        rule: the constraint in words.
     """
     if absent(raw):
         return {}
     not_finite = int((~raw.isfinite()).sum())
     if not_finite:
+        share = _share(not_finite, raw.numel())
         return {
-            "hint": f"{name}: NaN or infinite{_share(not_finite, raw.numel())}. No step of "
-            f"{raw_name} mends that: go back to a checkpoint, or call reset_parameters()."
+            "hint": f"{name}: NaN or infinite{share}. No step of {raw_name} mends that: go back "
+            "to a checkpoint, or call reset_parameters()."
         }
-    counts = saturated(constraint, raw)
+    counts = count_saturated(constraint, raw)
     if counts is None or not counts[0]:
         return {"saturated": counts and 0}
-    words = told or constraint.describe()
+    has_guard = getattr(constraint, "guard", None) is True
+    way_out = " (guard=False widens its guard band)" if has_guard else ""
     return {
         "saturated": counts[0],
-        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint ({words}), "
+        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint ({rule}), "
         f"where steps of {raw_name} hardly move it. Set {name} further inside, or give its "
-        f"constraint more room{_way_out(constraint)}.",
+        f"constraint more room{way_out}.",
     }
 
 
@@ -154,18 +156,13 @@ def _share(count: int, total: int) -> str:
     return f" in all {total} numbers" if count == total else f" in {count} of {total} numbers"
 
 
-def _way_out(constraint: Constraint) -> str:
-    has_guard = getattr(constraint, "guard", None) is True
-    return " (guard=False widens its guard band)" if has_guard else ""
-
-
-def told_module(module: nn.Module) -> dict[str, Any]:
-    """What a row says of a module without fields."""
+def read_module(module: nn.Module) -> dict[str, Any]:
+    """Read a module without fields."""
     tensors = [tensor for _, tensor in tensors_of(module)]
     text = repr(module)
     is_long = "\n" in text or len(text) > 50
     shown = type(module).__name__ if is_long else text
-    known = told_parameters(module.parameters())
+    known = read_parameters(module.parameters())
     count = known["parameters"]
     if count and is_long:
         shown = f"{shown} of {count} numbers"

@@ -36,7 +36,7 @@ LARGEST = 10_000_000
 _DIRECTIONS = 3
 
 
-def saturated(constraint: Constraint, raw: Tensor) -> tuple[int, int] | None:
+def count_saturated(constraint: Constraint, raw: Tensor) -> tuple[int, int] | None:
     """How many numbers are saturated, and of how many.
 
     Args:
@@ -51,8 +51,8 @@ def saturated(constraint: Constraint, raw: Tensor) -> tuple[int, int] | None:
     Example:
         >>> import torch
         >>> from declarative_dist import Interval
-        >>> from declarative_dist.display.saturation import saturated
-        >>> saturated(Interval(-1.0, 1.0), torch.tensor([0.0, 50.0, -4.0]))
+        >>> from declarative_dist.display.saturation import count_saturated
+        >>> count_saturated(Interval(-1.0, 1.0), torch.tensor([0.0, 50.0, -4.0]))
         (1, 3)
     """
     if type(constraint) is Real and constraint.limits is None:

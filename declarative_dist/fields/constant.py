@@ -232,6 +232,9 @@ class Constant(Field):
         if now is not None and move(now.new_empty(0)).dtype != now.dtype:
             self._check(move(now), self.subject(module), now)
 
+    def rule(self, module: nn.Module) -> str:
+        return "constant"
+
     def describe(self, module: nn.Module) -> str:
         return ", constant"
 

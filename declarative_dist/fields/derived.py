@@ -33,6 +33,9 @@ class Derived(MethodField, Generic[T]):
     def advice(self, module: nn.Module) -> str:
         return f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead."
 
+    def rule(self, module: nn.Module) -> str:
+        return f"derived from {', '.join(self.needs)}" if self.needs else "derived"
+
     def describe(self, module: nn.Module) -> str:
         return f", derived from {', '.join(self.needs)}" if self.needs else ", derived"
 

@@ -173,6 +173,10 @@ class Field(ABC):
         """What stands behind the value in `repr`."""
         return ""
 
+    def rule(self, module: nn.Module) -> str:
+        """Where the value comes from or must lie, in words, for a summary."""
+        return ""
+
     def signature(self, module: nn.Module) -> str | None:
         """What a saved state must agree on with the class that loads it, or None."""
         return None

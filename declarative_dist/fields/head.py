@@ -142,6 +142,9 @@ class Head(Constrained):
         device, dtype = self.place_of(module)
         vars(module)["_raw_starts"][self.name] = self.started(module, start, dtype, device, values)
 
+    def rule(self, module: nn.Module) -> str:
+        return self.constraint_of(module).describe()
+
     def render(self, module: nn.Module) -> str:
         shape = tuple(vars(module)["_starts"][self.name].shape)
         return f"predicted, of shape {shape}, {self.constraint_of(module)!r}"

@@ -286,6 +286,9 @@ class Param(Constrained):
         except ConstraintError:  # a bound has moved past it
             return False
 
+    def rule(self, module: nn.Module) -> str:
+        return self.constraint_of(module).describe()
+
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
         prior = module._modules.get(self.prior_name)

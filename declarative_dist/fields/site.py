@@ -38,6 +38,9 @@ class Site(MethodField):
     def advice(self, module: nn.Module) -> str:
         return f"Write {type(module).__name__}().condition({self.name}=...) to hold it at data."
 
+    def rule(self, module: nn.Module) -> str:
+        return f"given {', '.join(self.needs) or 'nothing'}"
+
     def render(self, module: nn.Module) -> str:
         event = "" if self.event_dim is None else f", event_dim={self.event_dim}"
         return f"site given {', '.join(self.needs) or 'nothing'}{event}"
