@@ -239,8 +239,8 @@ class Constant(Field):
         return ", constant"
 
     def signature(self, module: nn.Module) -> str | None:
-        value = self.value(module, {})
-        return None if isinstance(value, Tensor) else f"constant {value!r}"
+        constants = module.__dict__["_constants"]
+        return f"constant {constants[self.name]!r}" if self.name in constants else None
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         if instance is None:

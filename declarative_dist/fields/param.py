@@ -20,7 +20,7 @@ from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start, inserted
 from declarative_dist.fields.storage import to_tensor, write_tensor
 from declarative_dist.fields.supports import check_support, is_settled
-from declarative_dist.fields.value import Constrained, Init, as_source
+from declarative_dist.fields.value import Constrained, Init, as_source, narrow_to
 
 
 class Param(Constrained):
@@ -216,7 +216,7 @@ class Param(Constrained):
                 )
             new = new.expand(now.shape)
             constraint = self.constraint_of(module).resolved(values)
-            constraint.check(new, self.subject(module))
+            constraint.check(narrow_to(new, source), self.subject(module))
             return constraint.inverse(new).clone()
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:

@@ -190,7 +190,8 @@ class Constrained(Field):
                     shorten(value),
                     code="wrong-shape",
                 )
-            constraint.check(value, self.subject(module))
+            source = self.init if start.source is None else start.source
+            constraint.check(narrow_to(value, source), self.subject(module))
             raw = constraint.inverse(value).detach().clone()
         is_small = 0 < raw.numel() <= SMALL and raw.dtype == dtype
         if is_declared and is_small and not is_traced(raw):
@@ -236,6 +237,14 @@ def _nearest_inside(constraint: Constraint, value: Tensor) -> Tensor:
         return value
     raw_shape = constraint.raw_shape(value.shape)
     return constraint.forward(torch.zeros(raw_shape, dtype=value.dtype, device=value.device))
+
+
+def narrow_to(value: Tensor, source: object) -> Tensor:
+    """A value as narrow as its source: what adds up to one in float32 need not in float64."""
+    is_tensor = isinstance(source, Tensor) and source.is_floating_point()
+    if not is_tensor or torch.finfo(source.dtype).eps <= torch.finfo(value.dtype).eps:
+        return value
+    return value.to(source.dtype)
 
 
 def _at(constraint: Constraint, name: str) -> Tensor:
