@@ -436,6 +436,7 @@ BAD = {
     "word": ({"data": "data.csv"}, DeclarationError, "fit(data=)"),
     "empty tensor": ({"data": torch.ones(0)}, ConstraintError, "shape (0,)"),
     "empty tuple": ({"data": ()}, ConstraintError, "an empty tuple"),
+    "empty dict": ({"data": {}}, ConstraintError, "got an empty dict. Leave it out where forward"),
     "empty list": ({"data": []}, ConstraintError, "at least one batch, got none in an epoch"),
     "empty loader": (
         {"data": DataLoader(TensorDataset(torch.ones(3)), batch_size=4, drop_last=True)},
@@ -449,6 +450,11 @@ BAD = {
         "batches that Likelihood.forward takes, got 2 arguments: too many positional arguments",
     ),
     "every alone": ({"every": 3}, ConstraintError, "fit(every=): expected a checkpoint too"),
+    "overwrite alone": (
+        {"overwrite": True},
+        ConstraintError,
+        "fit(overwrite=): expected a checkpoint too",
+    ),
     "resume alone": ({"resume": True}, ConstraintError, "fit(resume=): expected a checkpoint too"),
     "optimizer": ({"optimizer": "adam"}, DeclarationError, "got 'adam'"),
     "no optimizer made": ({"optimizer": lambda p: None}, DeclarationError, "got None"),
@@ -671,6 +677,35 @@ def test_the_optimizer_is_back_too() -> None:
     # And the training can go on as if nothing had happened.
     history = fit(objective, torch.ones(3), steps=3, optimizer=optimizer)
     assert history.losses == by_hand(theirs, reference, always(torch.ones(3)), 3)
+
+
+def test_the_groups_of_the_optimizer_are_back_too() -> None:
+    class Adapting(torch.optim.SGD):
+        """Changes its options in place, as optimizers that find their own rate do."""
+
+        def step(self, closure=None):
+            loss = super().step(closure)
+            self.param_groups[0]["lr"] *= 2
+            self.param_groups[0]["scale"].mul_(3)
+            self.param_groups[0]["seen"].append(loss.item())
+            return loss
+
+    objective = Likelihood()
+    optimizer = Adapting(objective.parameters(), lr=0.1)
+    group = optimizer.param_groups[0]
+    group.update(scale=torch.ones(()), seen=[])
+    data = [torch.ones(3), torch.full((3,), torch.nan)]
+    Distribution.set_default_validate_args(False)
+
+    def add_a_group(step, loss, module):
+        optimizer.param_groups.append({**group, "params": [], "lr": 7.0})
+
+    with pytest.raises(NonFiniteError):
+        fit(objective, data, steps=2, optimizer=optimizer, callbacks=add_a_group)
+    assert optimizer.param_groups[0] is group
+    assert [one["lr"] for one in optimizer.param_groups] == [0.2, 7.0]
+    assert (group["scale"], len(group["seen"])) == (3.0, 1)
+    assert len(group["params"]) == 2
 
 
 def test_a_bad_datum_that_torch_refuses_is_named() -> None:

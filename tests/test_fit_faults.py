@@ -51,7 +51,7 @@ folder, kills = Path(sys.argv[1]), 10
 random.seed(0)
 quick = os.fsync
 os.fsync = lambda descriptor: (time.sleep(0.005), quick(descriptor))  # a slow disk
-path, beside = folder / "fit.pt", folder / ".fit.pt.partial"
+path = folder / "fit.pt"
 
 
 class Objective(nn.Module):
@@ -91,6 +91,7 @@ during = 0
 reached = []
 while during < kills and len(reached) < 4 * kills:  # a busy machine misses some
     child = forked("fit.pt")
+    beside = folder / f".fit.pt.{child}.partial"
     end = time.monotonic() + 10
     for write in range(random.randint(0, 4)):  # those that it may finish
         before = stamp()
@@ -126,7 +127,7 @@ def test_killed_ten_times_while_it_writes(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import json, sys, time
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -135,7 +136,7 @@ from declarative_dist import fit
 
 class Slow(Dataset):
     def __len__(self):
-        return 1000
+        return 12
 
     def __getitem__(self, index):
         time.sleep(0.002)
@@ -158,8 +159,7 @@ def main():
         if step == 5:
             print("running", flush=True)
     history = fit(objective, data, steps=100_000, checkpoint=sys.argv[2], callbacks=tell)
-    same = history.values == {} and history.interrupted
-    print(history.step, same, float(objective.weight).hex(), flush=True)
+    print(json.dumps([history.interrupted, history.losses]), flush=True)
 
 
 main()
@@ -175,12 +175,14 @@ def test_ctrl_c_of_a_terminal(workers: int, tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
     out, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
-    steps, interrupted, weight = out.split()
-    assert int(steps) >= 5
-    assert interrupted == "True"
-    state = Checkpoint(path).read()
-    assert len(state["history"]["losses"]) == int(steps)
-    assert float(state["module"]["weight"]).hex() == weight
+    interrupted, losses = json.loads(out)
+    assert interrupted
+    assert len(losses) >= 5
+    written = Checkpoint(path).read()["history"]["losses"].tolist()
+    assert written == losses[: len(written)]
+    behind = len(losses) - len(written)  # in the epoch, and a file that was being written
+    assert len(written) % 3 == 0
+    assert behind <= 5
 
 
 class Noisy(nn.Module):
@@ -330,12 +332,6 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
 def test_what_is_no_path_is_refused() -> None:
     with pytest.raises(TypeError, match="fit\\(checkpoint=\\): expected a path, got a int"):
         fit(Objective(), steps=2, checkpoint=3)
-
-
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / ".fit.pt.partial").write_bytes(b"half")
-    fit(Objective(), steps=2, checkpoint=tmp_path / "fit.pt", resume=True)
-    assert [one.name for one in tmp_path.iterdir()] == ["fit.pt"]
 
 
 def test_an_error_in_a_step_leaves_the_last_checkpoint(tmp_path: Path) -> None:

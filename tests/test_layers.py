@@ -58,9 +58,8 @@ ROWS = [
     [
         f"fitting.{name}"
         for name in (
-            "history", "tracked", "random_state", "progress", "batches", "finite",
-            "evaluation", "compiled", "snapshot", "arguments", "checkpoint", "saving", "steps",
-            "fit",
+            "history", "parameters", "progress", "batches", "finite", "evaluation", "compiled",
+            "snapshot", "arguments", "checkpoint", "fit",
         )
     ],
     [

@@ -12,15 +12,14 @@ from torch.optim import Adam, Optimizer
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
-    NonFiniteError,
     check_count,
     shorten,
 )
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.kinds import lacks_forward
-from declarative_dist.fitting.finite import bracketed, first_bad
-from declarative_dist.fitting.tracked import field_of
+from declarative_dist.fitting.finite import check_parameters
+from declarative_dist.fitting.parameters import field_of
 from declarative_dist.joints.joint import Joint
 from declarative_dist.posteriors.guides import NormalGuide
 
@@ -30,14 +29,19 @@ _FUSED = ("cpu", "cuda")
 """Devices for which torch has a kernel of the whole update."""
 
 
-def check_files(checkpoint: Any, every: int | None, resume: bool) -> None:
-    """Refuse what makes no sense without a checkpoint.
+def check_files(checkpoint: Any, every: Any, *, resume: bool, overwrite: bool) -> int | None:
+    """Refuse what makes no sense without a checkpoint, or together.
+
+    Returns:
+        After how many steps to write, as Python's int.
 
     Raises:
-        ConstraintError: for `every` or `resume` without one, or a bad `every`.
+        ConstraintError: for `every`, `resume` or `overwrite` without a checkpoint, for the latter
+            two together, or a bad `every`.
     """
-    if checkpoint is None and (every is not None or resume):
-        name = "every" if every is not None else "resume"
+    given = {"every": every is not None, "resume": resume, "overwrite": overwrite}
+    name = next((name for name, is_given in given.items() if is_given), None)
+    if checkpoint is None and name is not None:
         raise ConstraintError(
             f"fit({name}=)",
             "a checkpoint too",
@@ -45,8 +49,15 @@ def check_files(checkpoint: Any, every: int | None, resume: bool) -> None:
             'Write checkpoint="fit.pt".',
             code="missing-value",
         )
-    if every is not None:
-        check_count("fit(every=)", every)
+    if resume and overwrite:
+        raise ConstraintError(
+            "fit(overwrite=)",
+            "one way to treat a file that is there",
+            "resume=True too",
+            "To begin anew, leave out resume.",
+            code="wrong-argument",
+        )
+    return None if every is None else check_count("fit(every=)", every)
 
 
 def check_objective(objective: Any) -> None:
@@ -85,12 +96,7 @@ def check_objective(objective: Any) -> None:
                 "Call to_empty and fill it.",
                 code="dtype-or-device",
             )
-        bad = first_bad(parameter.detach()) if parameter.requires_grad else None
-        if bad is not None:
-            index, value = bad
-            subject, raw = field_of(objective, parameter, index)
-            got = f"{raw}{bracketed(index)} = {value} at step 0"
-            raise NonFiniteError(subject, "finite numbers to start from", got)
+    check_parameters(objective, "at step 0")
 
 
 def _check_forward(objective: nn.Module, name: str) -> None:
@@ -181,7 +187,7 @@ def can_be_fused(parameters: list[nn.Parameter]) -> bool:
     )
 
 
-def checked_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     """Callbacks as a tuple; one alone will do.
 
     Raises:

@@ -1,31 +1,23 @@
 """The batches of a fit, one after another, from tensors or from any iterable of batches.
 
-A batch is the tuple of arguments for the objective's forward. The place in the data can be taken
-down and gone back to: an epoch is begun again from the random numbers that it began with, and the
-batches that were used already are passed over.
+A batch is the tuple of arguments for the objective's forward. Of tensors and lists a fit can go on
+from any batch; of other iterables, such as a DataLoader, from the end of an epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
-from declarative_dist.fitting import random_state
 
 Batch = tuple[Any, ...]
 
 _DATA = "a tensor, a tuple or dict of tensors, or an iterable of batches such as a DataLoader"
-
-
-class Place(NamedTuple):
-    """A place in the data: how many batches of an epoch are used, and how the epoch began."""
-
-    used: int = 0
-    began: dict[str, Any] | None = None
 
 
 class Batches:
@@ -37,7 +29,6 @@ class Batches:
         batch_size: for tensors: draw this many rows without replacement, with torch's global
             generator, `torch.randperm` at the start of every epoch; the last batch of an epoch has
             what is left.
-        remembers: whether to know the `place` well enough to go back to it.
 
     Raises:
         ConstraintError: if the sizes do not go together.
@@ -51,31 +42,41 @@ class Batches:
         [2, 2, 1, 2, 2, 1]
     """
 
-    def __init__(self, data: Any, batch_size: int | None = None, *, remembers: bool = False):
-        self.remembers = remembers
-        self.place = Place()
-        self.signature: dict[str, Any] = {"batch_size": batch_size, "length": None}
-        self._epoch: Iterator[Batch] | None = None
+    def __init__(self, data: Any, batch_size: int | None = None) -> None:
+        tensors = _tensors_of(data)
+        self._data = data
+        self._rows = 0 if batch_size is None else _count_rows(data, tensors, batch_size)
+        self._size = None if batch_size is None else int(batch_size)
+        is_whole = batch_size is None and (data is None or tensors is not None)
+        self._whole: Batch | None = as_batch(() if data is None else data) if is_whole else None
         self._generators = _generators_of(data)
-        self._is_one_shot = isinstance(data, Iterator)
-        tensors = _as_tensors(data)
-        if tensors is None:
-            if batch_size is not None:
-                raise DeclarationError(
-                    "fit(batch_size=)",
-                    "tensors to draw batches from",
-                    "no data" if data is None else f"a {type(data).__name__}",
-                    "A DataLoader has a batch_size of its own.",
-                    code="wrong-data",
-                )
-            self._begin: Callable[[], Iterator[Batch]] = lambda: map(as_batch, iter(data))
-            self._whole: Batch | None = () if data is None else None
-        else:
-            self._whole = as_batch(data) if batch_size is None else None
-            if batch_size is not None:
-                length = _checked_length(tensors, batch_size)
-                self.signature["length"] = length
-                self._begin = lambda: _drawn(data, length, batch_size)
+        self._epoch: Iterator[Batch] | None = None
+        self._ahead: Batch | None = None
+        self._used = 0
+        self._began: Tensor | None = None
+
+    @property
+    def is_loader(self) -> bool:
+        """Whether these are batches of an iterable that only begins at its beginning."""
+        return not (self._whole is not None or self._rows or isinstance(self._data, Sequence))
+
+    def __repr__(self) -> str:
+        if self._rows:
+            return f"batch_size={self._size} of {self._rows} rows"
+        if self._whole is not None:
+            return "no batch_size"
+        if not self.is_loader:
+            return f"{len(self._data)} batches"
+        generators = len(self._generators)
+        return f"a {type(self._data).__name__} with {generators} generators of its own"
+
+    def fetch(self) -> Batch | None:
+        """The next batch of this epoch, which `next` will give; None behind the last one."""
+        if self._ahead is None and self._epoch is not None:
+            self._ahead = next(self._epoch, None)
+            if self._ahead is None:
+                self._epoch = None
+        return self._ahead
 
     def next(self) -> Batch:
         """The next batch, the first of a new epoch behind the last one.
@@ -85,75 +86,92 @@ class Batches:
         """
         if self._whole is not None:
             return self._whole
-        batch = None if self._epoch is None else next(self._epoch, None)
+        batch = self.fetch()
         if batch is None:
-            used = self.place.used
-            began = random_state.captured(self._generators) if self.remembers else None
-            self._epoch = self._begin()
-            batch = next(self._epoch, None)
+            used = self._used
+            self._begin()
+            batch = self.fetch()
             if batch is None:
-                raise self._empty(used)
-            self.place = Place(0, began)
-        self.place = Place(self.place.used + 1, self.place.began)
+                raise self._no_batch(used)
+        self._ahead = None
+        self._used += 1
         return batch
 
-    def _empty(self, used: int) -> ConstraintError:
-        if self._is_one_shot and used:
-            return ConstraintError(
-                "fit(data=)",
-                "batches for all steps",
-                f"an iterator that ended after {used}",
-                "Give something that can be gone through again: a list or a DataLoader.",
-                code="wrong-data",
-            )
+    def _begin(self, used: int = 0) -> None:
+        """Begin an epoch, behind so many of its batches."""
+        if self._size is None:
+            self._epoch = map(as_batch, islice(iter(self._data), used, None))
+        else:
+            self._began = torch.get_rng_state()
+            order = torch.randperm(self._rows, device="cpu")
+            self._epoch = self._draw(order[used * self._size :], self._size)
+        self._used = used
+
+    def _draw(self, order: Tensor, size: int) -> Iterator[Batch]:
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            if isinstance(self._data, Mapping):
+                yield ({name: t[rows.to(t.device)] for name, t in self._data.items()},)
+            else:
+                yield tuple(t[rows.to(t.device)] for t in as_batch(self._data))
+
+    def _no_batch(self, used: int) -> ConstraintError:
+        is_spent = used and isinstance(self._data, Iterator)
         return ConstraintError(
             "fit(data=)",
-            "at least one batch",
-            "none in an epoch",
-            "Is the DataLoader empty?",
+            "batches for all steps" if is_spent else "at least one batch",
+            f"an iterator that ended after {used}" if is_spent else "none in an epoch",
+            "Give something that can be gone through again: a list or a DataLoader."
+            if is_spent
+            else "Is the DataLoader empty?",
             code="wrong-data",
         )
 
-    def go_to(self, place: Place) -> None:
-        """Go back to a place; the random generators are left as the epoch needs them.
+    @property
+    def position(self) -> dict[str, Any] | None:
+        """What `go_to` takes, of tensors and numbers; None inside of an epoch of a loader."""
+        if self.is_loader and self._epoch is not None:
+            return None
+        return {
+            "used": 0 if self.is_loader else self._used,
+            "began": self._began,
+            "generators": [generator.get_state() for generator in self._generators],
+        }
 
-        Raises:
-            ConstraintError: if the epoch has fewer batches now.
-        """
-        self.place = place
-        if self._whole is not None or place.began is None:
+    def go_to(self, position: Mapping[str, Any] | None) -> None:
+        """Go back to a position. Torch's random numbers are to be restored afterwards."""
+        if position is None:
+            self._epoch = iter(())  # its next batch was given already, and is lost
             return
-        random_state.restore(place.began, self._generators)
-        self._epoch = self._begin()
-        for used in range(place.used):
-            if next(self._epoch, None) is None:
-                raise ConstraintError(
-                    "fit(data=)",
-                    f"the data of the checkpoint, with {place.used} batches or more in an epoch",
-                    str(used),
-                    code="state-mismatch",
-                )
+        for generator, state in zip(self._generators, position["generators"], strict=True):
+            generator.set_state(state)
+        self._epoch = self._ahead = None
+        if position["used"]:
+            if position["began"] is not None:
+                torch.set_rng_state(position["began"])
+            self._begin(position["used"])
 
 
 def as_batch(item: Any) -> Batch:
-    """What a loader gave as arguments: the items of a tuple or list, or the one that it is."""
+    """An item of a loader as arguments: a tuple or list has one in each of its own items."""
     return tuple(item) if isinstance(item, (tuple, list)) else (item,)
 
 
-def _as_tensors(data: Any) -> list[Tensor] | None:
+def _tensors_of(data: Any) -> list[Tensor] | None:
     """The tensors that data consists of; None for no data or an iterable of batches."""
+    is_array = hasattr(data, "__array__") or isinstance(data, (str, bytes))
     if isinstance(data, Tensor):
         tensors = [data]
     elif isinstance(data, (tuple, Mapping)):
         tensors = list(data.values()) if isinstance(data, Mapping) else list(data)
-    elif data is None or (isinstance(data, Iterable) and not _is_array(data)):
+    elif data is None or (isinstance(data, Iterable) and not is_array):
         return None
     else:
         raise DeclarationError(
             "fit(data=)",
             _DATA,
             f"a {type(data).__name__}",
-            "Write torch.as_tensor(data)." if _is_array(data) else "",
+            "Write torch.as_tensor(data)." if is_array else "",
             code="wrong-data",
         )
     for tensor in tensors:
@@ -169,16 +187,25 @@ def _as_tensors(data: Any) -> list[Tensor] | None:
             raise ConstraintError("fit(data=)", "data", shorten(tensor), code="wrong-data")
     if not tensors:
         raise ConstraintError(
-            "fit(data=)", "data", f"an empty {type(data).__name__}", code="wrong-data"
+            "fit(data=)",
+            "data",
+            f"an empty {type(data).__name__}",
+            "Leave it out where forward takes no arguments.",
+            code="wrong-data",
         )
     return tensors
 
 
-def _is_array(data: Any) -> bool:
-    return hasattr(data, "__array__") or isinstance(data, (str, bytes))
-
-
-def _checked_length(tensors: list[Tensor], batch_size: Any) -> int:
+def _count_rows(data: Any, tensors: list[Tensor] | None, batch_size: Any) -> int:
+    """How many rows there are to draw batches from."""
+    if tensors is None:
+        raise DeclarationError(
+            "fit(batch_size=)",
+            "tensors to draw batches from",
+            "no data" if data is None else f"a {type(data).__name__}",
+            "A DataLoader has a batch_size of its own.",
+            code="wrong-data",
+        )
     lengths = [tensor.shape[0] if tensor.ndim else None for tensor in tensors]
     if len(set(lengths)) > 1 or lengths[0] is None:
         raise ConstraintError(
@@ -197,29 +224,9 @@ def _checked_length(tensors: list[Tensor], batch_size: Any) -> int:
     return lengths[0]
 
 
-def _drawn(data: Any, length: int, batch_size: int) -> Iterator[Batch]:
-    """One epoch of rows in random order."""
-    order = torch.randperm(length, device="cpu")
-    for start in range(0, length, batch_size):
-        chosen = order[start : start + batch_size]
-        if isinstance(data, Mapping):
-            yield ({name: _rows(tensor, chosen) for name, tensor in data.items()},)
-        else:
-            yield tuple(_rows(tensor, chosen) for tensor in as_batch(data))
-
-
-def _rows(tensor: Tensor, chosen: Tensor) -> Tensor:
-    return tensor[chosen.to(tensor.device)]
-
-
 def _generators_of(data: Any) -> list[torch.Generator]:
     """The generators that a DataLoader draws its order from, besides the global one."""
     holders = [data, getattr(data, "sampler", None)]
     holders.append(getattr(getattr(data, "batch_sampler", None), "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return [
-        generator
-        for at, generator in enumerate(found)
-        if isinstance(generator, torch.Generator)
-        and not any(generator is other for other in found[:at])
-    ]
+    found = {id(one): one for one in (getattr(holder, "generator", None) for holder in holders)}
+    return [one for one in found.values() if isinstance(one, torch.Generator)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
@@ -11,17 +12,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from declarative_dist.errors import check_count
+from declarative_dist.errors import NonFiniteError, check_count
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
+from declarative_dist.fitting.checkpoint import Saver
 from declarative_dist.fitting.compiled import compiled
 from declarative_dist.fitting.evaluation import Closure, backward_of
+from declarative_dist.fitting.finite import are_finite, error_of_step, reason_of
 from declarative_dist.fitting.history import History
+from declarative_dist.fitting.parameters import FieldValues
 from declarative_dist.fitting.progress import Progress
-from declarative_dist.fitting.saving import Saver
-from declarative_dist.fitting.snapshot import Guard
-from declarative_dist.fitting.steps import finished_steps
-from declarative_dist.fitting.tracked import FieldValues
+from declarative_dist.fitting.snapshot import Snapshot
 
 
 def fit(
@@ -37,12 +38,13 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     every: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     callbacks: Iterable[arguments.Callback] | arguments.Callback = (),
 ) -> History:
     """Minimise an objective, step by step, in place.
 
     Ctrl-C ends it like `steps` does, after the last finished step. If a step goes wrong, module
-    and optimizer go back to where they were before it (a copy is kept in memory for that), and the
+    and optimizer go back to where they were before it (a copy in memory serves that), and the
     error has the record so far as `error.history`.
 
     Args:
@@ -62,11 +64,12 @@ def fit(
         compile: compile the objective and its gradients, as one graph. Meanwhile torch's
             validation of distributions is off by default, as `torch.compile` wants it, and
             afterwards as it was.
-        checkpoint: a file for the state, written at the end; whole, or not at all.
-        every: write it after every so many steps, too.
-        resume: continue from that file, if it is there, bit for bit: module, optimizer and its
-            settings, random numbers, place in the data, history. A DataLoader begins its epoch
-            again and passes over what was used. Callbacks save what is theirs.
+        checkpoint: a file for the state, written at the end; whole, or not at all. With batches
+            from a DataLoader, it is written at the ends of epochs.
+        every: write it after every so many steps, too; with a DataLoader, at the end of the epoch.
+        resume: go on from that file, if it is there, bit for bit: module, optimizer and its
+            settings, random numbers, position in the data, history. Callbacks save what is theirs.
+        overwrite: replace that file, if it is there.
         callbacks: called after a step with its number, its loss (from before the update) and the
             objective; True from one ends the fit.
 
@@ -76,7 +79,8 @@ def fit(
     Raises:
         NonFiniteError: if the loss or a parameter is infinite or NaN.
         StateMismatchError: if `checkpoint` is a foreign or broken file, or cannot be resumed here.
-        ConstraintError, DeclarationError: for arguments, data or a loss that make no sense.
+        ConstraintError, DeclarationError: for arguments, data or a loss that make no sense; for a
+            `checkpoint` that exists, without `resume` and `overwrite`.
         ImportError, OSError: if tqdm is asked for and missing; if the file cannot be written.
 
     Example:
@@ -100,39 +104,62 @@ def fit(
         True
     """
     steps = check_count("fit(steps=)", steps)
-    arguments.check_files(checkpoint, every, resume)
+    every = arguments.check_files(checkpoint, every, resume=resume, overwrite=overwrite)
     arguments.check_objective(objective)
-    calls = arguments.checked_callbacks(callbacks)
+    calls = arguments.as_callbacks(callbacks)
     trainer = arguments.optimizer_of(objective, optimizer, lr)
     bar = Progress(progress, steps)
-    batches = Batches(data, batch_size, remembers=checkpoint is not None)
-    history, guard = History(), Guard(objective, trainer)
-    saver = Saver(checkpoint, objective, trainer, batches, history, every)
+    batches, history = Batches(data, batch_size), History()
+    snapshot = Snapshot(objective, trainer, None if checkpoint is None else batches)
+    saver = Saver(
+        checkpoint, objective, trainer, batches, history,
+        every=every, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
     fields, grad_mode = FieldValues(objective), torch.is_grad_enabled()
     try:
-        if resume:
-            saver.resume()
         with compiled(objective) if compile else nullcontext(backward_of(objective)) as backward:
             closure = Closure(objective, backward, trainer)
-            for step in finished_steps(steps, closure, batches, history, guard, saver, fields):
-                loss = history.losses[-1]
+            for step in range(history.step + 1, steps + 1):
+                snapshot.take(step - 1)
+                closure.begin(batches.next(), step)
+                trainer.step(closure)  # type: ignore[arg-type]
+                loss = closure.first_loss()
+                _check(objective, step, loss, closure.batch, snapshot)
+                history.add(loss, fields.read() if history.is_due(step) else None)
                 bar.show(step, loss)
                 history.stopped = arguments.stops(calls, step, loss, objective)
                 saver.write_if_due()
                 if history.stopped:
                     break
-        saver.write()
-        history.end(fields.read())
+        saver.close()
     except BaseException as error:
-        guard.restore(history.step)
+        snapshot.restore(history.step)
         if not isinstance(error, KeyboardInterrupt):
             with suppress(AttributeError):
                 error.history = history  # type: ignore[attr-defined]
             raise
         history.interrupted = True
-        saver.write()
-        history.end(fields.read())
+        saver.close()
     finally:
         torch.set_grad_enabled(grad_mode)  # which an interruption may have left switched off
         bar.close()
+    history.end(fields.read())
     return history
+
+
+def _check(
+    objective: nn.Module, step: int, loss: float, batch: tuple[Any, ...], snapshot: Snapshot
+) -> None:
+    """Go back to before a step if something in it is not finite, and say what.
+
+    Raises:
+        NonFiniteError: naming the field and the index.
+    """
+    if math.isfinite(loss) and are_finite(snapshot.parameters):
+        return
+    error = error_of_step(objective, step, loss, batch)
+    if error is not None:  # else only a sum of large numbers was not finite
+        snapshot.restore(step - 1)
+        why = "" if math.isfinite(loss) else reason_of(objective, batch)
+        fix = f"{why} {error.fix}".strip()
+        raise NonFiniteError(error.subject, error.expected, error.got, fix, code=error.code)

@@ -1,11 +1,11 @@
-"""The last good state of a module and its optimizer, and what went bad after it."""
+"""The state of a fit: kept from step to step to go back to, and written to and read from files."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Iterator
-from contextlib import suppress
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from operator import is_
 from typing import Any
 
@@ -14,156 +14,143 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import NonFiniteError, shorten
+from declarative_dist.errors import StateMismatchError
 from declarative_dist.fields.kinds import is_declarative
-from declarative_dist.fitting.finite import bad_data, bracketed, first_bad
-from declarative_dist.fitting.tracked import declared_values, field_of
+from declarative_dist.fitting.batches import Batches
+from declarative_dist.fitting.finite import check_parameters
+from declarative_dist.plain.restoring import restoring
 
-_PLAIN = (int, float, str, type(None))
-
-FEW = 8
-"""Up to how many tensors it is cheaper to look at one after another."""
+_PLAIN = (float, int, bool, str, tuple, type(None))
+"""Types of an optimizer's numbers and options that nothing changes in place."""
 
 
-class Guard:
-    """Keeps one copy of all that a step changes, to go back to if the step fails.
+class Snapshot:
+    """A copy of all that a step changes, to go back to if the next step fails.
 
-    The copy is of the parameters in the optimizer, its state, and the buffers that may change (the
-    running averages of a normalisation; not declared constants). It is on the same device, and
-    costs as much memory as parameters and optimizer do.
+    These are the parameters in the optimizer, its state and groups, and the buffers that may
+    change, such as the running averages of a normalisation; declared constants do not. The copy
+    is on the same device, and costs as much memory as they do. With `batches` the position in the
+    data and the random numbers are part of it.
 
     Args:
         objective: the module that is trained.
         optimizer: what trains it.
+        batches: the data, if the fit has a checkpoint.
+
+    Attributes:
+        parameters: those in the optimizer, when the copy was made.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.fitting.snapshot import Snapshot
+        >>> model = torch.nn.Linear(1, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> snapshot = Snapshot(model, optimizer)
+        >>> snapshot.take(0)
+        >>> before = model.weight.item()
+        >>> _ = model.weight.data.fill_(torch.nan)
+        >>> optimizer.param_groups[0]["lr"] = 0.0
+        >>> snapshot.restore(0)
+        >>> model.weight.item() == before, optimizer.param_groups[0]["lr"]
+        (True, 0.1)
     """
 
-    def __init__(self, objective: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(
+        self,
+        objective: nn.Module,
+        optimizer: Optimizer,
+        batches: Batches | None = None,
+    ) -> None:
         self._objective = objective
         self._optimizer = optimizer
+        self._batches = batches
         self._buffers = list(_changing_buffers(objective))
-        self._states: list[tuple[Any, dict[str, Any]]] = []
-        self._slots: list[tuple[dict[str, Any], str]] = []
         self._live: list[Tensor] = []
         self._copies: list[Tensor] = []
-        self._watched: list[Tensor] = []
-        self._are_plain = True
-        self._has_few = True
+        self._records: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._keys: list[Any] = []
+        self._position: Any = None
+        self._random: Any = None
         self._step: int | None = None
+        self.parameters: list[Tensor] = []
 
     def take(self, step: int) -> None:
-        """Keep the current state, that after a step."""
+        """Copy the current state, the one after this step."""
         self._step = None  # an interruption may leave the copy half made
-        if self._is_as_before():
-            self._copy(self._copies, self._live)
-        else:
-            self._take_anew()
-        self._step = step
-
-    def _is_as_before(self) -> bool:
-        """Whether the tensors to copy are those of the last time, and nothing else is."""
-        states = self._optimizer.state
-        live = [p for group in self._optimizer.param_groups for p in group["params"]]
-        live += self._buffers
-        live += [state.get(name) for state, name in self._slots]
-        return (
-            sum(map(len, states.values())) == len(self._slots)
-            and len(live) == len(self._live)
-            and all(map(is_, live, self._live))
-        )
-
-    def _take_anew(self) -> None:
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        live = parameters + self._buffers
-        self._states, self._slots = [], []
-        for key, state in self._optimizer.state.items():
-            kept = dict(state)
-            self._states.append((key, kept))
-            for name, value in state.items():
+        groups, states = self._optimizer.param_groups, self._optimizer.state
+        self.parameters = [p for group in groups for p in group["params"]]
+        live = self.parameters + self._buffers
+        records = []
+        for record in (*groups, *states.values()):
+            copy = record.copy()
+            for name, value in record.items():
                 if isinstance(value, Tensor):
                     live.append(value)
-                    self._slots.append((state, name))
-                elif not isinstance(value, _PLAIN):
-                    kept[name] = copy.deepcopy(value)
-        self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
-        self._are_plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in live)
-        self._watched = parameters
-        self._has_few = len(parameters) <= FEW and all(p.is_cpu for p in parameters)
-
-    def _copy(self, into: list[Tensor], tensors: list[Tensor]) -> None:
-        """Copy the numbers of tensors; those that are spread over processes one by one."""
-        before = torch.is_grad_enabled()
-        torch.set_grad_enabled(False)  # in every step, and half as much as a context costs
-        try:
-            if self._are_plain:
-                torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
-            else:
-                for mine, theirs in zip(into, tensors, strict=True):
-                    mine.copy_(theirs)
-        finally:
-            torch.set_grad_enabled(before)
+                elif type(value) not in _PLAIN:
+                    copy[name] = list(value) if name == "params" else deepcopy(value)
+            records.append((record, copy))
+        if len(live) == len(self._live) and all(map(is_, live, self._live)):
+            _copy_numbers(self._copies, live)
+        else:
+            self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
+        self._records, self._keys = records, list(states)
+        if self._batches is not None:
+            self._position, self._random = self._batches.position, _random_state()
+        self._step = step
 
     def restore(self, step: int) -> None:
-        """Go back to the state after a step, unless it is the current one; clear gradients."""
+        """Go back to the state after this step, if it is the one copied, and clear gradients."""
         if self._step != step:
             return
         self._optimizer.zero_grad()
-        self._copy(self._live, self._copies)
+        _copy_numbers(self._live, self._copies)
+        for record, copy in self._records:
+            record.clear()
+            record.update(copy)
+        records = [record for record, _ in self._records]
+        count = len(records) - len(self._keys)
+        self._optimizer.param_groups[:] = records[:count]
         self._optimizer.state.clear()
-        self._optimizer.state.update(self._states)
-        self._slots, self._live, self._step = [], [], None
+        self._optimizer.state.update(zip(self._keys, records[count:], strict=True))
+        if self._batches is not None:
+            self._batches.go_to(self._position)
+            _set_random_state(self._random)
+        self._step = None
 
-    def check(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
-        """Refuse a step whose loss, or parameters after it, are not finite.
 
-        Raises:
-            NonFiniteError: naming the field and the index.
-        """
-        if math.isfinite(loss) and _are_finite(self._watched, self._has_few):
-            return
-        error = self._blame(step, loss, batch)
-        if error is not None:
-            why = "" if math.isfinite(loss) else self._why(step, batch)
-            fix = f"{why} {error.fix}".strip()
-            raise NonFiniteError(error.subject, error.expected, error.got, fix, code=error.code)
+def state_of(objective: nn.Module, optimizer: Optimizer, batches: Batches) -> dict[str, Any]:
+    """The current state of a fit, of tensors, numbers and strings, for a file."""
+    return {
+        "signature": _signature(objective, optimizer, batches),
+        "module": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "data": batches.position,
+        "random": _random_state(),
+    }
 
-    def _why(self, step: int, batch: tuple[Any, ...]) -> str:
-        """What the objective itself says of its loss, at the last good state."""
-        asked = getattr(self._objective, "why_not_finite", None)
-        if not callable(asked):
-            return ""
-        self.restore(step - 1)
-        with torch.no_grad(), suppress(Exception):
-            return str(asked(*batch))
-        return ""
 
-    def _blame(self, step: int, loss: float, batch: tuple[Any, ...]) -> NonFiniteError | None:
-        bad = bad_data(batch)
-        hint = f"The batch has {bad}." if bad else "Check the data and try a smaller lr."
-        fix = f"{hint} Everything is as it was before this step."
-        named = [(p, p.detach()) for p in self._objective.parameters() if p.requires_grad]
-        gradients = [(p, p.grad.detach()) for p, _ in named if p.grad is not None]
-        for pairs, what in ((named, ""), (gradients, "the gradient of ")):
-            for parameter, tensor in pairs:
-                found = first_bad(tensor)
-                if found is not None:
-                    index, value = found
-                    subject, raw = field_of(self._objective, parameter, index)
-                    got = f"{what}{raw}{bracketed(index)} = {value} at step {step}"
-                    return NonFiniteError(subject, "finite numbers", got, fix)
-        for parameter, name, current in declared_values(self._objective):
-            found = first_bad(current)
-            if found is not None:
-                got = f"{name}{bracketed(found[0])} = {found[1]} at step {step}"
-                return NonFiniteError(
-                    field_of(self._objective, parameter)[0], "finite numbers", got, fix
-                )
-        if math.isfinite(loss):  # a sum overflowed, nothing else
-            return None
-        largest, _ = max(named, key=lambda pair: pair[1].abs().amax() if pair[1].numel() else 0)
-        subject, raw = field_of(self._objective, largest)
-        fix = f"The largest number is in {raw} of {subject}: {shorten(largest)}. {fix}"
-        name = type(self._objective).__name__
-        return NonFiniteError(name, "a finite loss", f"{loss} at step {step}", fix)
+def load_state(
+    state: Mapping[str, Any], objective: nn.Module, optimizer: Optimizer, batches: Batches
+) -> None:
+    """Go on from a state that `state_of` gave; all of it, or nothing changes.
+
+    Raises:
+        StateMismatchError: if it is one of other classes, tensors or data.
+        NonFiniteError: if it has parameters that are infinite or NaN.
+    """
+    _check_signature(state["signature"], _signature(objective, optimizer, batches))
+    before = Snapshot(objective, optimizer, batches)
+    before.take(0)
+    try:
+        with restoring(objective):
+            objective.load_state_dict(state["module"])
+            check_parameters(objective, "in the checkpoint")
+            optimizer.load_state_dict(state["optimizer"])
+            batches.go_to(state["data"])
+            _set_random_state(state["random"])
+    except BaseException:
+        before.restore(0)
+        raise
 
 
 def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
@@ -173,17 +160,77 @@ def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
         kind: Any = type(module)
         constants = kind.__declaration__.fields if is_declarative(module) else {}
         for name, buffer in module._buffers.items():
-            is_kept = name not in module._non_persistent_buffers_set and name not in constants
-            if buffer is not None and is_kept:
+            is_saved = name not in module._non_persistent_buffers_set and name not in constants
+            if buffer is not None and is_saved:
                 yield buffer
 
 
-def _are_finite(tensors: list[Tensor], few: bool) -> bool:
-    """Whether sums of the tensors are finite, as they are of finite numbers but for overflow."""
-    if few:
-        sums = (tensor.sum() if tensor.ndim else tensor for tensor in tensors)
-        return all(math.isfinite(abs(one.item())) for one in sums)
-    norms = torch._foreach_norm(tensors, 1)  # pyright: ignore[reportPrivateImportUsage]
-    place = norms[0].device
-    total = torch.stack([norm.to(place, torch.float32) for norm in norms]).sum()
-    return math.isfinite(total.item())
+def _copy_numbers(into: list[Tensor], tensors: list[Tensor]) -> None:
+    """Copy the numbers of tensors, in one call unless they are spread over processes."""
+    before = torch.is_grad_enabled()
+    torch.set_grad_enabled(False)  # in every step, and half as much as a context costs
+    try:
+        if all(type(tensor) in (nn.Parameter, Tensor) for tensor in tensors):
+            torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            for mine, theirs in zip(into, tensors, strict=True):
+                mine.copy_(theirs)
+    finally:
+        torch.set_grad_enabled(before)
+
+
+def _random_state() -> dict[str, Any]:
+    """The states of torch's generators (CUDA's once it is in use), Python's and NumPy's."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        kind, keys, *rest = numpy.random.get_state()
+        numpy = [str(kind), keys.tolist(), *rest]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": random.getstate(),
+        "numpy": numpy,
+    }
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        for device, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(one, device)
+    random.setstate(state["python"])
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and state["numpy"] is not None:
+        numpy.random.set_state(tuple(state["numpy"]))
+
+
+def _signature(objective: nn.Module, optimizer: Optimizer, batches: Batches) -> dict[str, str]:
+    """What a state and whoever goes on from it must agree on, in words."""
+    name = type(objective).__name__
+    classes = {path: type(module).__qualname__ for path, module in objective.named_modules()}
+    tensors = {f"{name}.{key}": _kind_of(v) for key, v in objective.state_dict().items()}
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    return {
+        **{path or "the objective": kind for path, kind in classes.items()},
+        "(optimizer)": type(optimizer).__qualname__,
+        **tensors,
+        type(optimizer).__name__: f"groups of {sizes} parameters",
+        "data": repr(batches),
+    }
+
+
+def _kind_of(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+
+
+def _check_signature(saved: Mapping[str, str], mine: Mapping[str, str]) -> None:
+    for name in {**mine, **saved}:
+        if saved.get(name) != mine.get(name):
+            raise StateMismatchError(
+                f"fit(resume=): {name}",
+                mine.get(name, "nothing of this name"),
+                f"a checkpoint of {saved.get(name, 'something without it')}",
+                "Give the objective, the optimizer and the data that were saved, or another path.",
+            )
