@@ -61,13 +61,21 @@ def tensors_in(batch: tuple[Any, ...]) -> Iterator[tuple[str, Tensor]]:
                 yield f"[{name!r}]", value
 
 
-def check_parameters(objective: nn.Module, when: str) -> None:
+def check_parameters(
+    objective: nn.Module, when: str, state: Mapping[str, Any] | None = None
+) -> None:
     """Refuse trainable parameters that are not finite.
+
+    Args:
+        objective: whose parameters they are.
+        when: when it was, for the message.
+        state: a state of the objective, to look at instead of its own numbers.
 
     Raises:
         NonFiniteError: naming the field and the index.
     """
-    pairs = ((p, p.detach()) for p in objective.parameters() if p.requires_grad)
+    named = ((name, p) for name, p in objective.named_parameters() if p.requires_grad)
+    pairs = ((p, p.detach() if state is None else state[name]) for name, p in named)
     error = _first_error(objective, pairs, when, expected="finite numbers to start from")
     if error is not None:
         raise error

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.fields.field import current_value
-from declarative_dist.fields.param import Param
 from declarative_dist.fields.kinds import is_declarative
+from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
 from declarative_dist.posteriors.guides import NormalGuide
 

@@ -139,12 +139,12 @@ def load_state(
         NonFiniteError: if it has parameters that are infinite or NaN.
     """
     _check_signature(state["signature"], _signature(objective, optimizer, batches))
+    check_parameters(objective, "in the checkpoint", state["module"])
     before = Snapshot(objective, optimizer, batches)
     before.take(0)
     try:
         with restoring(objective):
             objective.load_state_dict(state["module"])
-            check_parameters(objective, "in the checkpoint")
             optimizer.load_state_dict(state["optimizer"])
             batches.go_to(state["data"])
             _set_random_state(state["random"])
