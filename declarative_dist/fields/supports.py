@@ -214,6 +214,9 @@ def support_of(distribution: Distribution) -> Any:
         return _STATED[type(distribution)]
     if isinstance(distribution, dd.Independent):
         return support_of(distribution.base_dist)
+    if isinstance(distribution, dd.MixtureSameFamily):
+        inner: Any = support_of(distribution.component_distribution)
+        return constraints.MixtureSameFamilyConstraint(inner)
     if type(distribution) is not dd.TransformedDistribution:
         return distribution.support
     support = support_of(distribution.base_dist)

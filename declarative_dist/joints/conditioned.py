@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.declaration.parts import is_site
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
+from declarative_dist.fields.supports import support_of
 from declarative_dist.joints.distribution import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.joints.probing import evaluating
@@ -90,7 +91,7 @@ class Conditioned(nn.Module):
     def supports(self) -> dict[str, constraints.Constraint]:
         """The set that the values of each remaining site lie in, read from one draw."""
         sites: dict[str, Any] = self.one_draw()
-        return {n: d.support for n, (d, _) in sites.items() if n not in self.observed}
+        return {n: support_of(d) for n, (d, _) in sites.items() if n not in self.observed}
 
     def one_draw(self) -> dict[str, tuple[Distribution, Tensor]]:
         """Distribution and value of every site at one draw, with the data in its place."""

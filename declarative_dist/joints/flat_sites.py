@@ -18,7 +18,8 @@ from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.inequality import GreaterThan, LessThan
 from declarative_dist.constraints.interval import Interval
 from declarative_dist.constraints.positive import Positive
-from declarative_dist.errors import DeclarationError, ExplainedError
+from declarative_dist.errors import DeclarationError, ExplainedError, shorten
+from declarative_dist.fields.supports import support_of
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
@@ -108,10 +109,9 @@ class FlatSites(FlatMap):
             if name in observed:
                 continue
             subject = f"{owner}.{name}"
-            _check_continuous(distribution, value, subject)
-            support = _plain(distribution.support)
+            support = _support_of(distribution, value, subject)
             moves = isinstance(joint.sites[name], Distribution) is False or _trains(support)
-            constraint = _translated(distribution.support, subject)
+            constraint = as_constraint(support, subject)
             check_volume(constraint, subject)
             raw_shape = constraint.raw_shape(value.shape)
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
@@ -132,9 +132,13 @@ class FlatSites(FlatMap):
         self._events = {name: d.event_shape for name, (d, _) in drawn.items()}
         # Not a submodule: a guide does not train the model.
         vars(self).update(_posterior=posterior if len(fixed) < len(shapes) else None)
-        self._begin(posterior, functools.reduce(torch.promote_types, dtypes))
+        dtype = functools.reduce(torch.promote_types, dtypes)
+        zeros = torch.zeros((*joint.batch_shape, self.size), dtype=dtype)
+        self.register_buffer("_start", zeros, persistent=False)
+        self.register_buffer("_spread", torch.ones_like(zeros), persistent=False)
+        self._begin(posterior)
 
-    def _begin(self, posterior: Any, dtype: torch.dtype) -> None:
+    def _begin(self, posterior: Any) -> None:
         """Find units, and the middle and the spread of draws from the prior as vectors."""
         vectors = torch.zeros(1, *self.batch_shape, self.size, dtype=torch.float64)
         for shape in (torch.Size((_PRIOR_DRAWS,)), torch.Size()):
@@ -157,8 +161,7 @@ class FlatSites(FlatMap):
         is_known = spread.isfinite() & (spread > 0)
         spread = torch.where(is_known, spread, torch.ones_like(spread))
         start = torch.where(start.isfinite(), start, torch.zeros_like(start))
-        self.register_buffer("_start", start.to(dtype), persistent=False)
-        self.register_buffer("_spread", spread.to(dtype), persistent=False)
+        self._buffers.update(_start=start.to(self.dtype), _spread=spread.to(self.dtype))
 
     def _count_in_units(self, values: Values) -> None:
         for index, name in enumerate(self._held):
@@ -198,17 +201,22 @@ class FlatSites(FlatMap):
             if slot.name in fixed:
                 return fixed[slot.name]  # type: ignore[no-any-return]
             distribution = joint.distribution_of(slot.name, {**observed, **values})
-            return _live(_plain(distribution.support), f"{self.owner}.{slot.name}")
+            support = _simplify(support_of(distribution))
+            return _live(support, self.dtype, f"{self.owner}.{slot.name}")
 
         return constraint_of
 
 
-def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -> None:
+def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
+    """The set that values lie in, found to be one that a constraint may stand for.
+
+    Raises:
+        DeclarationError: if it is not known, or discrete.
+    """
+    name = type(distribution).__name__
     try:
-        support: Any = distribution.support
-        is_discrete = support.is_discrete or not value.is_floating_point()
+        support: Any = support_of(distribution)
     except NotImplementedError as error:
-        name = type(distribution).__name__
         raise DeclarationError(
             subject,
             "a distribution that says its support",
@@ -216,26 +224,14 @@ def _check_continuous(distribution: Distribution, value: Tensor, subject: str) -
             "Define support in its class.",
             code="unknown-set",
         ) from error
-    if is_discrete:
+    if support.is_discrete or not value.is_floating_point():
         raise DeclarationError(
             subject,
             "a continuous site, as a latent variable",
-            f"a discrete one, {type(distribution).__name__} with support {support}",
+            f"a discrete one, {name} with support {shorten(support)}",
             "Sum it out in the model, as MixtureSameFamily does, or observe it.",
             code="discrete-latent",
         )
-
-
-def _plain(support: Any) -> constraints.Constraint:
-    """A support without what says only how many dimensions belong to one event."""
-    independent = type(constraints.independent(constraints.real, 1))
-    while isinstance(support, (independent, _MIXED)):
-        support = support.base_constraint
-    plain: constraints.Constraint = support
-    return plain
-
-
-def _translated(support: Any, subject: str) -> Constraint:
     if constraints.is_dependent(support):
         raise DeclarationError(
             subject,
@@ -243,15 +239,32 @@ def _translated(support: Any, subject: str) -> Constraint:
             "one that depends on its arguments",
             code="unknown-set",
         )
-    if isinstance(support, _MIXED) and _bounds_of(_plain(support)):
+    plain = _simplify(support)
+    if isinstance(support, _MIXED) and _bounds_of(plain):
         raise DeclarationError(
             subject,
             "components with one support",
-            f"{support}, whose bounds are those of components",
+            f"{shorten(support)}, whose bounds are those of components",
             "Use components on the whole real line, or one that ends nowhere.",
             code="moving-support",
         )
-    return as_constraint(_plain(support), subject)
+    return plain
+
+
+def _simplify(support: Any) -> Any:
+    """The same set of each entry, where it has no end as a half line or as all numbers."""
+    independent = type(constraints.independent(constraints.real, 1))
+    while isinstance(support, (independent, _MIXED)):
+        support = support.base_constraint
+    if not isinstance(support, _INTERVALS):
+        return support
+    low, high = support.lower_bound, support.upper_bound
+    has_low, has_high = (not torch.as_tensor(end).isinf().all() for end in (low, high))
+    if has_low and has_high:
+        return support
+    if has_low:
+        return constraints.greater_than(low)
+    return constraints.less_than(high) if has_high else constraints.real
 
 
 def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
@@ -266,11 +279,11 @@ def _has_tensors(support: constraints.Constraint, constraint: Constraint, subjec
     """Whether bounds must be read again for every vector."""
     if not _bounds_of(support) and not any(True for _ in constraint.buffers()):
         return False
-    _live(support, subject)
+    _live(support, torch.float64, subject)
     return True
 
 
-def _live(support: Any, subject: str) -> Constraint:
+def _live(support: Any, dtype: torch.dtype, subject: str) -> Constraint:
     """The constraint of a support with bounds as they are, gradients included.
 
     Raises:
@@ -292,4 +305,5 @@ def _live(support: Any, subject: str) -> Constraint:
             "Declare the site in a fixed set, and compute the rest from it.",
             code="moving-support",
         )
-    return made.with_bounds(dict(zip(made.names, ends, strict=True)))
+    bounds = (end.to(dtype) if isinstance(end, Tensor) else end for end in ends)
+    return made.with_bounds(dict(zip(made.names, bounds, strict=True)))

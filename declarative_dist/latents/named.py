@@ -138,8 +138,8 @@ def check_names(owner: str, values: object, names: Collection[str]) -> None:
 
 def is_floating(value: object) -> TypeGuard[Tensor]:
     """Whether a value is a tensor that can be scored as it is."""
-    is_tensor = isinstance(value, Tensor) and value.layout is torch.strided
-    return is_tensor and value.is_floating_point()
+    is_dense = isinstance(value, Tensor) and value.layout is torch.strided
+    return is_dense and isinstance(value, Tensor) and value.is_floating_point()
 
 
 def as_value(

@@ -267,7 +267,7 @@ def mean_of_problems(scores: Tensor, problems: int) -> Tensor:
     return scores.mean()
 
 
-def _as_data(value: Any, module: nn.Module, subject: str) -> Tensor:
+def _as_data(value: object, module: nn.Module, subject: str) -> Tensor:
     """Data in the dtype of the module; counts and labels are numbers like others.
 
     Raises:
