@@ -22,19 +22,21 @@ from declarative_dist.families.dotted import groups_of, parameters_named
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.shown import shown
-from declarative_dist.families.state import StatefulModule
+from declarative_dist.families.state import DeclaredState
 from declarative_dist.families.vector import from_vector, to_vector
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sharding import register_forward_pre_hook
+from declarative_dist.fields.walk import own_modules
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.words import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
 """A base for each kind of object that a class builds from one."""
 
 
-class Declarative(StatefulModule, metaclass=DeclarativeMeta):
+class Declarative(DeclaredState, metaclass=DeclarativeMeta):
     """A module whose constrained parameters are declared in its class body.
 
     Modules in the class body are nested parts: every instance owns copies, built with it. The
@@ -156,7 +158,7 @@ class Declarative(StatefulModule, metaclass=DeclarativeMeta):
             return field.value(self, values)
 
         declaration = self.__declaration__
-        with torch.no_grad():
+        with restoring(*own_modules(self), recurse=False), torch.no_grad():
             declaration.run(self, declaration.order, compute=reset)
 
     def freeze(self, *names: str) -> None:
