@@ -28,8 +28,8 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "field", "method", "value", "head", "constant", "derived",
-            "fixed", "kinds", "walk", "templates",
+            "storage", "sizes", "alignment", "field", "method", "value", "head", "constant",
+            "derived", "fixed", "kinds", "walk", "templates",
             "parts", "prior", "supports", "param", "site",
         )
     ],
@@ -38,8 +38,8 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "alignment", "copies", "dotted", "vector", "shown",
-            "keywords", "priors", "assignment", "ranks", "state",
+            "building", "copies", "dotted", "vector", "shown",
+            "keywords", "priors", "assignment", "state",
             "declarative", "variational", "transform", "conditional", "live", "learnable",
         )
     ],

@@ -17,7 +17,7 @@ from declarative_dist.errors import (
     FieldError,
 )
 from declarative_dist.families.assignment import Change, assign, prepare
-from declarative_dist.families.copies import bound, replicate_fields
+from declarative_dist.families.copies import install_fields, measure, replicate_fields
 from declarative_dist.families.dotted import groups_of, parameters_named
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
@@ -86,8 +86,7 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
         blueprint = blueprint_of(
             declaration, sizes_and_values, batch_shape, device, dtype, self.__keywords__
         )
-        vars(self)["_copies"] = blueprint.batch_shape
-        values = bound(self, blueprint)
+        values = install_fields(self, blueprint)
         known = declaration.declared_sizes
         vars(self)["_sizes"] = {n: size for n, size in blueprint.sizes.items() if n in known}
         self._check_build(values)
@@ -143,7 +142,9 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
     def _check_parts(self) -> None:
         """Refuse a new part that does not go with the other fields."""
         with torch.no_grad():
-            self._check_build(self.__declaration__.run(self, self.__declaration__.order))
+            values = self.__declaration__.run(self, self.__declaration__.order)
+            measure(self, values)
+            self._check_build(values)
             self._check_whole()
 
     def reset_parameters(self) -> None:
@@ -330,9 +331,9 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
         for field in self.__declaration__.order:
             field.restart(self)
 
-    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
-        """Repeat all parameters along new dimensions behind the first `at`."""
-        replicate_fields(self, shape, at, done)
+    def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
+        """Give independent copies to all parameters."""
+        replicate_fields(self, copies, done)
 
     register_forward_pre_hook = register_forward_pre_hook
 

@@ -69,7 +69,7 @@ class Live(Variational, Generic[D]):
         copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
         for module in _made_of(parts, keywords):
             if copies:
-                replicate(module, copies, 0, {})
+                replicate(module, copies, {})
             module.to(keywords.get("device"), keywords.get("dtype"))
         super().__init__(**parts)
 
