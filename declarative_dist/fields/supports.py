@@ -51,6 +51,7 @@ _HULLS: Mapping[type, tuple[float, float]] = {
 }
 """Between which numbers the entries of events are; those of other sets may be any."""
 
+_ENDS = ("lower", "upper")
 _GAUSSIAN = (dd.Normal, dd.MultivariateNormal, dd.LowRankMultivariateNormal)
 """Densities that fall faster than any bounded map can stretch them at its ends."""
 
@@ -215,8 +216,10 @@ def support_of(distribution: Distribution) -> Any:
     if isinstance(distribution, dd.Independent):
         return support_of(distribution.base_dist)
     if isinstance(distribution, dd.MixtureSameFamily):
-        inner: Any = support_of(distribution.component_distribution)
-        return constraints.MixtureSameFamilyConstraint(inner)
+        component = distribution.component_distribution
+        inner: Any = support_of(component)
+        rest = len(component.event_shape) - inner.event_dim
+        return constraints.MixtureSameFamilyConstraint(constraints.independent(inner, rest))
     if type(distribution) is not dd.TransformedDistribution:
         return distribution.support
     support = support_of(distribution.base_dist)
@@ -237,15 +240,30 @@ def _pushed(support: Any, transform: Any) -> Any:
     is_elementwise = issubclass(type(transform), dd.AffineTransform) or (
         transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
     )
-    if ends is None or whole is None or not is_elementwise or _are_near(ends, whole):
+    if ends is None or whole is None or not is_elementwise or _is_whole(support, transform):
         return transform.codomain
     one, other = (_moved(end, transform) for end in ends)
     return constraints.interval(torch.minimum(one, other), torch.maximum(one, other))
 
 
+def _is_whole(support: Any, transform: Any) -> bool:
+    """Whether a set is all that a transform takes, but for rounding."""
+    sets = _elementwise(support), _elementwise(transform.domain)
+    ends, whole = map(_ends_of, sets)
+    if ends is None or whole is None:
+        return False
+    if not is_traced(*ends, *whole):
+        return _are_near(ends, whole)
+    # A tensor that nobody may look at now is learned, and no end of a domain is.
+    lows, highs = ([getattr(kind, f"{end}_bound", None) for kind in sets] for end in _ENDS)
+    is_known = not any(isinstance(bound, Tensor) for bound in (*lows, *highs))
+    return is_known and lows[0] == lows[1] and highs[0] == highs[1]
+
+
 def _moved(end: Tensor, transform: Any) -> Tensor:
     """Where a transform puts an end. A scale moves neither zero nor infinity, learned or not."""
-    if isinstance(transform, dd.AffineTransform) and not _finite(end).any():
+    is_scaled = isinstance(transform, dd.AffineTransform) and not is_traced(end)
+    if is_scaled and not _finite(end).any():
         scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
         return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
     return transform(end)  # type: ignore[no-any-return]
