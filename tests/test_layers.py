@@ -19,9 +19,8 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "hold", "gradient", "representable", "constraint", "real",
-            "positive", "negative", "bounded", "inequality", "interval", "simplex", "ordered",
-            "matrix", "adapters", "limits", "inferred",
+            "gradient", "representable", "clamping", "constraint", "scalar", "half_line",
+            "interval", "simplex", "ordered", "matrix", "adapters", "inferred",
         )
     ],
     [

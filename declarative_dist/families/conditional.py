@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.gradient import (
     linear_with_clipped_gradient,
     with_clipped_gradient,
 )
-from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.errors import (
     ConstraintError,

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
-from declarative_dist.constraints.negative import Negative
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.half_line import Negative, Real
 from declarative_dist.declaration.collect import auto_declared
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.errors import (

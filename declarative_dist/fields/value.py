@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.representable import floating
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.constraints.adapters import as_constraint
-from declarative_dist.constraints.bounded import Bounded
+from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.hold import clamp_result
-from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive
 from declarative_dist.constraints.interval import Interval
-from declarative_dist.constraints.positive import Positive
+from declarative_dist.constraints.scalar import Scalar
 from declarative_dist.errors import DeclarationError, ExplainedError, shorten
 from declarative_dist.fields.supports import support_of
 from declarative_dist.joints.distribution import JointDistribution
@@ -106,7 +105,7 @@ class FlatSites(FlatMap):
         shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
         fixed: dict[str, Constraint] = {}
         dtypes: list[torch.dtype] = []
-        moving: dict[str, Bounded] = {}
+        moving: dict[str, Scalar] = {}
         for name, (distribution, value) in drawn.items():
             if name in observed:
                 continue
@@ -286,7 +285,7 @@ def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
     return [value for value in vars(support).values() if isinstance(value, Tensor)]
 
 
-def _bounded_by_names(support: Any, subject: str) -> Bounded:
+def _bounded_by_names(support: Any, subject: str) -> Scalar:
     """A constraint for an interval or half line whose bounds will be known later.
 
     Raises:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.half_line import Real
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import (
     Values,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.constraints.positive import Exp
+from declarative_dist.constraints.half_line import Exp
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.state import AtomicState
