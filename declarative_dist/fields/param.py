@@ -183,7 +183,7 @@ class Param(Constrained):
         raw = getattr(module, self.raw_name)
         constraint = self.resolved_constraint(module, values)
         try:
-            return density + _summed(constraint.log_abs_det_jacobian(raw, value), lead)
+            return density + _summed(constraint.log_volume(raw, value), lead)
         except NotImplementedError as error:
             raise NotImplementedError(f"{self.subject(module)}: {error}") from error
 

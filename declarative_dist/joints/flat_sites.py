@@ -111,7 +111,7 @@ class FlatSites(FlatMap):
                 continue
             subject = f"{owner}.{name}"
             support = _support_of(distribution, value, subject)
-            constraint = as_constraint(support, subject)
+            constraint = as_constraint(_detach(support), subject)
             check_volume(constraint, subject)
             raw_shape = constraint.raw_shape(value.shape)
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
@@ -279,6 +279,15 @@ def _without_far_ends(support: Any) -> Any:
     if has_low:
         return constraints.greater_than(low)
     return constraints.less_than(high) if has_high else constraints.real
+
+
+def _detach(support: constraints.Constraint) -> constraints.Constraint:
+    """The same set with bounds that do not learn, to find shapes and kinds by."""
+    detached = copy.copy(support)
+    for name, value in vars(support).items():
+        if isinstance(value, Tensor):
+            setattr(detached, name, value.detach())
+    return detached
 
 
 def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
