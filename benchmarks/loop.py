@@ -83,12 +83,11 @@ def main() -> None:
                 objective: nn.Module = mine,
                 made: Callable[..., torch.optim.Optimizer] | None = made,
             ) -> None:
-                rate = RATE if made is None else None
                 fit(
                     objective,
                     steps=options.steps,
                     optimizer=made,
-                    lr=rate,
+                    lr=RATE,
                     compile=options.compile,
                 )
 

@@ -23,11 +23,14 @@ from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import learned_ends
 from declarative_dist.plain.draws import (
+    is_reparametrised,
     less_the_others,
     rsample_and_score,
     sample_and_score,
 )
+from declarative_dist.plain.supports import find_outside
 from declarative_dist.plain.tensors import is_same, tensors_of
+from declarative_dist.randomness import same_random_numbers
 
 AnyDistribution = Distribution | Joint | JointDistribution
 
@@ -58,10 +61,11 @@ def kl_divergence(
     """The Kullback-Leibler divergence of q from p, in nats.
 
     Exact where torch knows the pair, and for joints of independent sites, as the sum over sites of
-    the same name. Where it does not, and only if `num_samples` is given, the Monte Carlo mean of
-    `log p(x) - log q(x)` over draws from p, which is unbiased. Its gradient is unbiased too: it is
-    pathwise where p has a reparametrised sampler, and otherwise that of the score function, in
-    which every draw is weighed against the mean of the others (Kool, van Hoof and Welling, 2019,
+    the same name. Where torch does not know it, and only if you give `num_samples`, the Monte
+    Carlo mean of `log p(x) - log q(x)` over draws from p, which is unbiased; it is infinite where
+    a draw is outside of q's support. Its gradient is unbiased too: it is pathwise where p has a
+    reparametrised sampler, and otherwise that of the score function, in which every draw is
+    weighed against the mean of the others (Kool, van Hoof and Welling, 2019,
     https://openreview.net/forum?id=r1lgTGL5DE; a single draw has none).
 
     Args:
@@ -102,7 +106,7 @@ def _kl(p: Any, q: Any, num_samples: int | None) -> Tensor:
         if p.event_shape != q.event_shape:
             _refuse_events("kl_divergence", p, p, q, q)
         p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
-    return _mean_under(p, num_samples, lambda x, log_p: log_p - q.log_prob(x))
+    return _mean_under(p, num_samples, lambda x, log_p: log_p - _log_prob_anywhere(q, x))
 
 
 def _exact_kl(p: Any, q: Any) -> Tensor:
@@ -143,7 +147,7 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
     """Nests are taken apart here, because torch compares transforms by value or by identity.
 
     Raises:
-        NotImplementedError: if there is no formula, or transforms are learned apart: what they
+        NotImplementedError: if there is no formula, or transforms are learned: what they
             contribute is zero while they are equal, and its gradient is not.
     """
     if _is_nest(p, dd.TransformedDistribution) and _is_nest(q, dd.TransformedDistribution):
@@ -173,30 +177,10 @@ def _check_same_map(mine: list[Transform], theirs: list[Transform]) -> None:
     """Refuse chains that are not one map, now and after any step of an optimizer."""
     if len(mine) != len(theirs) or not all(map(is_same, mine, theirs)):
         raise NotImplementedError("their transforms differ")
-    sources, others = (
-        [_leaves_of(tensor) for part in chain for _, tensor in tensors_of(part)]
-        for chain in (mine, theirs)
-    )
-    if torch.is_grad_enabled() and sources != others:
-        raise NotImplementedError("their transforms are learned apart: share one, or freeze them")
-
-
-def _leaves_of(tensor: Tensor) -> set[int]:
-    """The ids of the parameters that a tensor is computed from."""
-    if tensor.grad_fn is None:
-        return {id(tensor)} if tensor.requires_grad else set()
-    found: set[int] = set()
-    waiting: list[Any] = [tensor.grad_fn]
-    seen = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        waiting += [following for following, _ in node.next_functions]
-    return found
+    pairs = zip(mine, theirs, strict=True)
+    apart = [tensors_of(part) for pair in pairs if pair[0] is not pair[1] for part in pair]
+    if torch.is_grad_enabled() and any(t.requires_grad for part in apart for _, t in part):
+        raise NotImplementedError("their transforms are learned, maybe apart: freeze them")
 
 
 def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> Tensor:
@@ -281,7 +265,7 @@ def _named(distribution: Any) -> str:
 
 def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """The mean of a statistic of draws and their log densities, with an unbiased gradient."""
-    if p.has_rsample:
+    if is_reparametrised(p):
         mean: Tensor = statistic(*rsample_and_log_prob(p, (count,))).mean(0)
         return mean
     moving = learned_ends(p)
@@ -297,6 +281,19 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     fixed = log_p.detach()
     weight: Tensor = statistic(x, fixed)
     # The second term is zero; its gradient is the one that sampling from p hides.
-    score = less_the_others(weight.detach()) * (log_p - fixed)
+    finite = weight.detach().where(weight.isfinite(), torch.zeros_like(fixed))
+    score = less_the_others(finite) * (log_p - fixed)
     average: Tensor = (weight + score).mean(0)
     return average
+
+
+def _log_prob_anywhere(q: Any, value: Any) -> Tensor:
+    """Log densities of q, and minus infinity where it has none."""
+    outside = find_outside(q, value) if isinstance(q, Distribution) else None
+    if outside is None:
+        return q.log_prob(value)  # type: ignore[no-any-return]
+    with torch.no_grad(), same_random_numbers():
+        inside = q.sample().expand_as(value).to(value)
+    whole = outside[(..., *(None,) * len(q.event_shape))]
+    log_prob = q.log_prob(torch.where(whole, inside, value))
+    return torch.where(outside, torch.full_like(log_prob, -torch.inf), log_prob)

@@ -14,22 +14,26 @@ ROWS = [
     ["words", "errors", "randomness"],
     [
         f"plain.{name}"
-        for name in ("tracing", "tensors", "arguments", "build", "decompose", "draws", "restoring")
+        for name in (
+            "tracing", "tensors", "arguments", "supports", "build", "decompose", "draws",
+            "restoring",
+        )
     ],
     [
         f"constraints.{name}"
         for name in (
-            "gradient", "representable", "clamping", "constraint", "scalar", "half_line",
-            "interval", "simplex", "ordered", "matrix", "adapters", "inferred",
+            "hold", "gradient", "representable", "constraint", "real",
+            "positive", "negative", "bounded", "inequality", "interval", "simplex", "ordered",
+            "matrix", "adapters", "limits", "inferred",
         )
     ],
     [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "alignment", "field", "method", "value", "head", "constant",
-            "derived", "fixed", "kinds", "walk", "templates",
-            "parts", "prior", "supports", "param", "site",
+            "storage", "sizes", "field", "method", "value", "head", "constant", "derived",
+            "fixed", "kinds", "walk", "templates",
+            "parts", "prior", "prior_support", "param", "site",
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "parts", "collect", "metaclass")],
@@ -37,8 +41,8 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "copies", "dotted", "vector", "shown",
-            "keywords", "priors", "assignment", "state",
+            "building", "alignment", "copies", "dotted", "vector", "shown",
+            "keywords", "priors", "assignment", "ranks", "state",
             "declarative", "variational", "transform", "conditional", "live", "learnable",
         )
     ],

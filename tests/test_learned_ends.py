@@ -21,8 +21,8 @@ from declarative_dist import (
     learnable,
     site,
 )
-from declarative_dist.fields.supports import has_learned_ends
 from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
+from declarative_dist.plain.supports import has_learned_ends
 
 BOUNDS = [NegativeELBO, ImportanceWeightedELBO]
 

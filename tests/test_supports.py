@@ -9,7 +9,7 @@ import torch
 import torch.distributions as dd
 from torch.distributions import constraints
 
-from declarative_dist.fields.supports import lies_within, support_of
+from declarative_dist.plain.supports import lies_within, register_support, support_of
 
 PAIRS: dict[str, tuple[Any, Any, bool]] = {
     "the boundary has no mass": (constraints.nonnegative, constraints.positive, True),
@@ -84,3 +84,24 @@ def test_a_moved_half_line_has_moved_ends() -> None:
     moved = dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(2.0, -1.0))
     assert lies_within(support_of(moved), constraints.less_than(2.0))
     assert not lies_within(support_of(moved), constraints.less_than(1.9))
+
+
+def test_angles_in_an_event_stay_on_the_circle() -> None:
+    angles = dd.Independent(dd.VonMises(torch.zeros(2), torch.ones(2)), 1)
+    support = support_of(angles)
+    assert support.event_dim == 1
+    assert lies_within(support, constraints.interval(-3.2, 3.2))
+    assert not lies_within(constraints.real, support)
+
+
+def test_supports_of_others_can_be_stated() -> None:
+    class Dial(dd.VonMises):
+        pass
+
+    class Line(dd.VonMises):
+        support = constraints.real
+
+    assert lies_within(support_of(Dial(0.0, 1.0)), constraints.interval(-3.2, 3.2))
+    assert support_of(Line(0.0, 1.0)) is constraints.real
+    register_support(Line, lambda line: constraints.greater_than(line.loc))
+    assert support_of(Line(0.5, 1.0)).lower_bound == 0.5

@@ -12,8 +12,10 @@ from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import Guarded, Real
-from declarative_dist.constraints.inferred import guard_of, inferred_constraint, starting_value
+from declarative_dist.constraints.inferred import inferred_constraint
+from declarative_dist.constraints.limits import guard_of, starting_value
+from declarative_dist.constraints.positive import Guarded
+from declarative_dist.constraints.real import Real
 from declarative_dist.declaration.parts import is_nestable
 from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
@@ -198,17 +200,35 @@ def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
             )
 
 
+def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str, Argument]:
+    """The arguments of a base that a class without fields declares.
+
+    Raises:
+        DeclarationError: if all are optional.
+    """
+    chosen = preferred(arguments)
+    if arguments and not chosen:
+        raise DeclarationError(
+            f"{owner}.base",
+            f"fields for those of its arguments that you mean: {', '.join(arguments)}",
+            "none, and all are optional",
+            "Declare a class with this base, and a Param or a constant for each.",
+            code="base-arguments",
+        )
+    return chosen
+
+
 def auto_declared(
     arguments: Mapping[str, Argument], *, predicts: bool = False
 ) -> dict[str, Field]:
-    """Fields for all arguments of a base, in its preferred parametrisation.
+    """Fields for these arguments of a base.
 
     Continuous arguments become parameters at their default values, or heads in a class that
     predicts from a context; counts and dimensions become constants; distributions and transforms
     become nested parts that every instance is given.
     """
     fields: dict[str, Field] = {}
-    for name, argument in preferred(arguments).items():
+    for name, argument in arguments.items():
         if argument.is_sequence:
             fields[name] = Nested(is_list=True).named(name)
         elif argument.part is not None:
@@ -254,7 +274,7 @@ def _constrained(
         constraint = as_constraint(param.declared_constraint, subject)
         band = guard_of(base, param.name) if isinstance(base, type) else None
         if band is not None and isinstance(constraint, Guarded):
-            constraint = constraint.with_band(band)
+            constraint = constraint.guarded_by(band)
     elif argument is None:
         constraint = Real()
     else:

@@ -49,7 +49,9 @@ class DeclarativeMeta(ABCMeta):
         rules.check_namespace(name, own, declared, used, reserved)
         if arguments and not declared:
             predicts = hasattr(cls, "__predicts__")
-            declared = cls.__auto__ = collect.auto_declared(arguments, predicts=predicts)
+            declared = cls.__auto__ = collect.auto_declared(
+                collect.needed_arguments(name, arguments), predicts=predicts
+            )
         rules.check_names(name, declared, arguments, reserved)
         rules.check_raw_names(cls, declared)
         rules.check_members(cls, declared)
@@ -116,7 +118,6 @@ class DeclarativeMeta(ABCMeta):
 _ON_INSTANCES = {
     "_starts", "_raw_starts", "_constants", "_sizes", "_copies", "_is_built", "_is_loading",
     "_live_shape",
-    "_ndims", "_padding", "_paddings", "_lines_methods",
 }  # fmt: skip
 """Names that instances keep beside what their classes define."""
 

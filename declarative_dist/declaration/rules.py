@@ -17,7 +17,7 @@ from declarative_dist.fields.kinds import describe_kind
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.prior import check_fits
-from declarative_dist.fields.supports import check_support
+from declarative_dist.fields.prior_support import check_support
 from declarative_dist.fields.value import Constrained
 from declarative_dist.plain.arguments import Argument, alternatives, takes_positions
 from declarative_dist.words import is_one_edit_from

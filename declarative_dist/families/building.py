@@ -11,8 +11,8 @@ from torch import nn
 from torch.distributions import Distribution, Independent
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
-from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.kinds import built_kind, describe_kind
+from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.tracing import is_traced
 
 T = TypeVar("T")
@@ -43,30 +43,35 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     """The distribution that a declared family's base makes of the values that it takes."""
     owner: Any = module
     declaration = owner.__declaration__
-    paddings = owner.__dict__["_paddings"]
-    if paddings:
-        line_up_all(values, paddings.get("", ()))
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
         distribution = called(method, values, Distribution, subject)
-        if declaration.validates is not None:
-            distribution._validate_args = declaration.validates and _checks(module, values)
+        if _switch_of(module) is not None:
+            distribution._validate_args = _checks(module, values)
     else:
         checks = _checks(module, values)
         if checks and declaration.has_derived_input:
             distribution = declaration.base(**values)
         else:
             distribution = declaration.make(**values, validate_args=False)
-        distribution._validate_args = checks and declaration.validates is not False
+        distribution._validate_args = checks
     if declaration.event_dim is None:
         return distribution
     return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")
 
 
+def _switch_of(owner: Any) -> bool | None:
+    """What an instance says about checks, or else its class body; None to follow torch."""
+    switch: bool | None = owner.__dict__.get("_validate_args")
+    return owner.__declaration__.validates if switch is None else switch
+
+
 def _checks(owner: Any, values: Mapping[str, Any]) -> bool:
     """Whether a distribution of these values checks what it scores, and its parts do."""
-    checks = Distribution._validate_args and not is_traced(*values.values())
+    switch = _switch_of(owner)
+    checks = Distribution._validate_args if switch is None else switch
+    checks = checks and not is_traced(*values.values())
     if owner.__declaration__.has_parts:
         parts = [value for value in values.values() if isinstance(value, Distribution)]
         checks = checks and all(part._validate_args for part in parts)
@@ -103,7 +108,7 @@ def reparametrised(distribution: Distribution, subject: str) -> Distribution:
     Raises:
         NotImplementedError: if they do not.
     """
-    if not distribution.has_rsample:
+    if not is_reparametrised(distribution):
         raise NotImplementedError(
             f"{subject}.rsample: {type(distribution).__name__} has no reparametrised sampler. "
             "Use sample() and the score function, log_prob(value) * weight.detach(), or another "

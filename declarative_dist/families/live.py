@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
-from declarative_dist.constraints.half_line import Negative, Real
+from declarative_dist.constraints.negative import Negative
+from declarative_dist.constraints.real import Real
 from declarative_dist.declaration.collect import auto_declared
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.errors import (
@@ -33,7 +34,7 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.templates import replicate
 from declarative_dist.plain.arguments import arguments_of, preferred
-from declarative_dist.plain.decompose import decompose
+from declarative_dist.plain.decompose import recover
 from declarative_dist.plain.tensors import tensors_of
 
 D = TypeVar("D", bound=Distribution)
@@ -68,7 +69,7 @@ class Live(Variational, Generic[D]):
         copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
         for module in _made_of(parts, keywords):
             if copies:
-                replicate(module, copies, {})
+                replicate(module, copies, 0, {})
             module.to(keywords.get("device"), keywords.get("dtype"))
         super().__init__(**parts)
 
@@ -101,7 +102,7 @@ def live(plain: Distribution | Transform, fixed: Names) -> Any:
         ConstraintError: if a value is at the edge of what its argument may be.
     """
     kind: Any
-    kind, values = decompose(plain)
+    kind, values = recover(plain)
     _check_fixed(kind, fixed, values)
     given = {name: part_of(value, below(fixed, name)) for name, value in values.items()}
     is_transform = isinstance(plain, Transform)
@@ -109,7 +110,10 @@ def live(plain: Distribution | Transform, fixed: Names) -> Any:
         (name, "constant" if _is_fixed(fixed, name) else _kind_of(kind, name, value, is_transform))
         for name, value in given.items()
     )
-    return live_class(kind, kinds, fixed)(**given)
+    made = live_class(kind, kinds, fixed)(**given)
+    if "_validate_args" in vars(plain):
+        made._validate_args = vars(plain)["_validate_args"]
+    return made
 
 
 @held_fixed.register(Distribution)

@@ -13,11 +13,13 @@ from torch.distributions import Distribution, MixtureSameFamily
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError
+from declarative_dist.families.alignment import align_parts, has_copies
 from declarative_dist.families.building import detached, distribution_of, reparametrised
-from declarative_dist.families.copies import NOT_TOGETHER, all_lack
+from declarative_dist.families.copies import NOT_TOGETHER
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.fields.param import Param
 from declarative_dist.fields.sharding import check_gathered
-from declarative_dist.plain.draws import rsample_and_score
+from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.plain.tracing import is_traced
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)
@@ -76,7 +78,8 @@ def _shape_of(value: object) -> str:
 
 def _depends_on_values(base: type[Distribution]) -> bool:
     """Whether what one argument may be depends on another, as for a uniform's ends."""
-    return isinstance(inspect.getattr_static(base, "arg_constraints", None), property)
+    stated = inspect.getattr_static(base, "arg_constraints")
+    return isinstance(stated, property) and stated is not vars(Distribution)["arg_constraints"]
 
 
 class Variational(Declarative, Distribution):
@@ -146,7 +149,7 @@ class Variational(Declarative, Distribution):
         declaration = self.__declaration__
         copies: torch.Size = vars(self)["_copies"]
         if copies and "_is_built" not in vars(self):
-            self._expand_to(copies)
+            self._line_up(copies)
             values = declaration.run(self, declaration.build)
         if not isinstance(declaration.base, type):
             return
@@ -170,10 +173,11 @@ class Variational(Declarative, Distribution):
                 code="refused-by-torch",
             ) from error
 
-    def _expand_to(self, copies: torch.Size) -> None:
-        """Put the independent copies in front of a distribution of which nothing has them."""
-        declaration = self.__declaration__
-        if all_lack(self, copies, declaration.run(self, declaration.build)):
+    def _line_up(self, copies: torch.Size) -> None:
+        """Put the independent copies in front, also of what has no parameters of its own."""
+        align_parts(self, copies)
+        parts = [part for part in self.children() if has_copies(part, copies)]
+        if not parts and not any(isinstance(f, Param) for f in self.__declaration__.order):
             vars(self)["_live_shape"] = torch.Size((*copies, *self().batch_shape))
 
     def _check_whole(self) -> None:
@@ -192,13 +196,13 @@ class Variational(Declarative, Distribution):
                 code="mixed-draws",
             )
 
-    def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
+    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
         live = vars(self).get("_live_shape")
-        super()._replicate(copies, done)
+        super()._replicate(shape, at, done)
         if live is not None:
-            vars(self)["_live_shape"] = torch.Size((*copies, *live))
-        else:
-            self._expand_to(copies)
+            vars(self)["_live_shape"] = torch.Size((*live[:at], *shape, *live[at:]))
+        elif at == 0:
+            self._line_up(vars(self)["_copies"])
 
     def detach(self) -> Distribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters.
@@ -281,7 +285,9 @@ class Variational(Declarative, Distribution):
         they stay live around a declared distribution.
         """
         shape = torch.Size(batch_shape)
-        own = self.batch_shape
+        with torch.no_grad():
+            current = self()
+        own = current.batch_shape
         sizes = zip(reversed(own), reversed(shape), strict=False)
         if len(shape) < len(own) or any(size not in (1, new) for size, new in sizes):
             raise ConstraintError(
@@ -290,11 +296,27 @@ class Variational(Declarative, Distribution):
                 f"{tuple(shape)}",
                 code="wrong-shape",
             )
+        try:
+            current.expand(shape)
+        except NotImplementedError as error:
+            raise FieldError(
+                f"{type(self).__name__}.expand",
+                "a base that defines expand",
+                type(current).__name__,
+                "Define expand in its class.",
+                code="refused-by-torch",
+            ) from error
         view = copy.copy(self)
         vars(view)["_live_shape"] = shape
         return view
 
     if not TYPE_CHECKING:  # checkers know these from Distribution
+
+        @property
+        def has_rsample(self) -> bool:
+            """Whether `rsample` gives draws with gradients."""
+            return is_reparametrised(self())
+
         mean = _delegated("mean")
         mode = _delegated("mode")
         variance = _delegated("variance")
@@ -304,7 +326,6 @@ class Variational(Declarative, Distribution):
         event_shape = _delegated("event_shape")
         _batch_shape = _delegated("batch_shape")
         _event_shape = _delegated("event_shape")
-        has_rsample = _delegated("has_rsample")
         has_enumerate_support = _delegated("has_enumerate_support")
         arg_constraints = _delegated("arg_constraints")
 

@@ -9,15 +9,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import LBFGS, Adam, Optimizer
 
-from declarative_dist.errors import ConstraintError, check_count, shorten
-from declarative_dist.fitting.arguments import (
-    RATE,
-    check_forward,
-    check_members,
-    make_optimizer,
-    no_optimizer,
-)
-from declarative_dist.fitting.batches import as_batch
+from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.variational import Variational
+from declarative_dist.joints.joint import Joint
 
 try:
     from lightning.pytorch import LightningModule
@@ -25,6 +20,9 @@ except ImportError as error:
     raise ImportError(
         "ObjectiveModule needs Lightning: pip install 'declarative-dist[lightning]'"
     ) from error
+
+LEARNING_RATE = 1e-2
+"""The rate of the default optimizer."""
 
 
 class ObjectiveModule(LightningModule):
@@ -90,9 +88,9 @@ class ObjectiveModule(LightningModule):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        check_forward(objective, f"{name}(objective=)")
+        _check_objective(objective, f"{name}(objective=)")
         if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
-            raise no_optimizer(f"{name}(optimizer=)", optimizer)
+            raise _no_optimizer(f"{name}(optimizer=)", optimizer)
         steps_per_epoch = check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
         self.objective = objective
         self.steps_per_epoch = steps_per_epoch
@@ -109,7 +107,7 @@ class ObjectiveModule(LightningModule):
         prepares = getattr(self.objective, "before_fit", None)
         is_first = self.trainer.global_step == 0 and self.current_epoch == batch_idx == 0
         if is_first and callable(prepares):
-            prepares(*as_batch(batch))
+            prepares(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch, for its gradient; its value is the mean over processes."""
@@ -136,7 +134,8 @@ class ObjectiveModule(LightningModule):
         self.log(name, loss, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
 
     def _loss(self, batch: Any) -> Tensor:
-        loss: Any = self.objective(*as_batch(batch))
+        is_several = isinstance(batch, (tuple, list))
+        loss: Any = self.objective(*batch) if is_several else self.objective(batch)
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ConstraintError(
                 f"{type(self).__name__}({self._name})",
@@ -155,14 +154,28 @@ class ObjectiveModule(LightningModule):
         """The optimizer, and its scheduler if there is one."""
         trainable = [p for p in self.objective.parameters() if p.requires_grad]
         subject = f"{type(self).__name__}(optimizer=)"
-        if self._optimizer is None:
-            return Adam(trainable, lr=RATE)
-        made = make_optimizer(self._optimizer, trainable, subject)
+        made: Any = self._optimizer
+        if made is None:
+            made = Adam(trainable, lr=LEARNING_RATE)
+        elif not isinstance(made, Optimizer):
+            made = made(trainable)
         if made is None or isinstance(made, (Tensor, nn.Module)):
-            raise no_optimizer(subject, made)
+            raise _no_optimizer(subject, made)
         if isinstance(made, Optimizer):
-            check_members(made, self.objective, subject, self._name)
-        if isinstance(made, LBFGS) and isinstance(self.objective, FSDPModule):
+            self._check_optimizer(made, subject)
+        return made
+
+    def _check_optimizer(self, optimizer: Optimizer, subject: str) -> None:
+        mine = set(map(id, self.objective.parameters()))
+        if any(id(p) not in mine for g in optimizer.param_groups for p in g["params"]):
+            raise DeclarationError(
+                subject,
+                f"an optimizer of the parameters of {self._name}",
+                "one of others, or of those from before they were sharded",
+                "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+                code="wrong-optimizer",
+            )
+        if isinstance(optimizer, LBFGS) and isinstance(self.objective, FSDPModule):
             raise ConstraintError(
                 subject,
                 "an optimizer that treats parameters one by one, for they are sharded",
@@ -170,7 +183,6 @@ class ObjectiveModule(LightningModule):
                 'Train with Trainer(strategy="ddp").',
                 code="sharded",
             )
-        return made
 
     def configure_model(self) -> None:
         """Shard the objective, under a strategy that has a mesh of devices."""
@@ -212,6 +224,30 @@ class _Nothing:
 
     def __iter__(self) -> Iterator[tuple[()]]:
         return iter([()] * self.steps)
+
+
+def _check_objective(objective: Any, subject: str) -> None:
+    expected = "an objective: a module whose forward is a scalar loss"
+    if not isinstance(objective, nn.Module):
+        raise DeclarationError(subject, expected, shorten(objective), code="not-an-objective")
+    if isinstance(objective, (Variational, Conditional, Joint)):
+        raise DeclarationError(
+            subject,
+            expected,
+            f"the distribution {type(objective).__name__}",
+            "Write declarative_dist.objectives.NegativeLogLikelihood(q).",
+            code="not-an-objective",
+        )
+
+
+def _no_optimizer(subject: str, value: object) -> DeclarationError:
+    return DeclarationError(
+        subject,
+        "an optimizer, or a callable from parameters to one",
+        shorten(value),
+        "Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
+        code="wrong-optimizer",
+    )
 
 
 def _rows_of(batch: Any) -> int:

@@ -12,20 +12,19 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.declaration.parts import is_site
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
-from declarative_dist.families.state import AtomicState
-from declarative_dist.fields.supports import support_of
 from declarative_dist.joints.distribution import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.joints.probing import evaluating
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import Values, as_value
+from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tracing import is_traced
 
 if TYPE_CHECKING:
     from declarative_dist.joints.joint import Joint
 
 
-class Conditioned(AtomicState):
+class Conditioned(nn.Module):
     """A joint distribution with some sites held at data: a log density of the others.
 
     Calling it on a dict of values gives the log joint density, `log p(values, data)`. The joint's

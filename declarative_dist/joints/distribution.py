@@ -12,7 +12,6 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import called, reparametrised, with_event_dim
-from declarative_dist.fields.supports import first_outside
 from declarative_dist.latents.named import (
     NamedDistribution,
     Values,
@@ -22,7 +21,8 @@ from declarative_dist.latents.named import (
     is_floating,
     lead_of,
 )
-from declarative_dist.plain.draws import rsample_and_score
+from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
+from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import tensors_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
@@ -82,7 +82,7 @@ class JointDistribution(NamedDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        return all(distribution.has_rsample for distribution, _ in self.one_draw().values())
+        return all(is_reparametrised(d) for d, _ in self.one_draw().values())
 
     def entropy(self) -> Tensor:
         if not self.is_independent:

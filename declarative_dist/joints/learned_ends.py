@@ -15,8 +15,8 @@ import torch
 from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
-from declarative_dist.fields.supports import has_learned_ends
 from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.plain.supports import has_learned_ends
 from declarative_dist.randomness import same_random_numbers
 
 

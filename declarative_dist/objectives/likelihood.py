@@ -26,18 +26,17 @@ from declarative_dist.errors import (
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.priors import log_prior_of
-from declarative_dist.families.state import AtomicState
 from declarative_dist.families.variational import Variational
-from declarative_dist.fields.supports import first_outside
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import as_value
+from declarative_dist.plain.supports import first_outside
 from declarative_dist.randomness import same_random_numbers
 
 LogLikelihood = Callable[..., Tensor]
 """From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""
 
 
-class NegativeLogLikelihood(AtomicState):
+class NegativeLogLikelihood(nn.Module):
     """The mean negative log likelihood of data.
 
     `forward` takes data of shape `(n, *batch, *event)` for a `Variational`, where `(n, 1, *event)`
@@ -77,7 +76,7 @@ class NegativeLogLikelihood(AtomicState):
         return -_mean_log_likelihood(self.module, batch, self._own, type(self).__name__)
 
 
-class NegativeLogPosterior(AtomicState):
+class NegativeLogPosterior(nn.Module):
     """The mean negative log likelihood, less the log prior's share for one datum.
 
     `forward(*batch)` is `mean(-log p(datum | parameters)) - log_prior / total_size`: over all

@@ -195,7 +195,9 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
 
 
 def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
-    """The arguments without those that say in other words what a preferred one says.
+    """The arguments that a base needs, one of those that say the same in other words.
+
+    An argument whose default is None may be left out.
 
     Example:
         >>> import torch.distributions as dd
@@ -203,5 +205,9 @@ def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
         >>> list(preferred(arguments_of(dd.Bernoulli)))
         ['logits']
     """
-    others = {name for group in alternatives(arguments) for name in group[1:]}
-    return {name: argument for name, argument in arguments.items() if name not in others}
+    first = {group[0] for group in alternatives(arguments)}
+    return {
+        name: argument
+        for name, argument in arguments.items()
+        if argument.required or argument.default is not None or name in first
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -12,11 +14,14 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
 from declarative_dist.errors import DeclarationError
-from declarative_dist.plain.arguments import alternatives, arguments_of
+from declarative_dist.plain.arguments import Argument, alternatives, arguments_of
 from declarative_dist.plain.build import unvalidated
-from declarative_dist.plain.tensors import tensors_of, with_tensors
+from declarative_dist.plain.tensors import is_same, tensors_of, with_tensors
 
 Map = Callable[[Tensor, int], Tensor]
+
+_SLACK = 1e-3
+"""How far numbers may differ that went through a constructor once more, as a share."""
 
 _ATTRIBUTES: Mapping[type, Mapping[str, str]] = {
     dd.Independent: {"base_distribution": "base_dist"},
@@ -66,17 +71,66 @@ def decompose(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any
         for name in group
         if name != _given_among(plain, group)
     }
-    kept = {name: _kept(plain, name) for name in arguments if name not in excluded}
-    return kind, {name: value for name, value in kept.items() if value is not None}
+    found = {
+        name: _find(plain, name, argument)
+        for name, argument in arguments.items()
+        if name not in excluded
+    }
+    return kind, {name: value for name, value in found.items() if value is not None}
+
+
+def recover(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any]]:
+    """Take a plain object apart as `decompose` does, and make sure that nothing is lost.
+
+    What a class that is not torch's does with its arguments is its own affair: attributes may mean
+    something else, and `**keywords` have no names. So the constructor is called again.
+
+    Raises:
+        DeclarationError: if it does not make an equal object of the arguments that were found.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.decompose import recover
+        >>> recover(dd.Chi2(3.0))
+        (<class 'torch.distributions.chi2.Chi2'>, {'df': tensor(3.)})
+    """
+    kind, found = decompose(plain)
+    if kind.__module__.startswith("torch.distributions"):
+        return kind, found
+    known = arguments_of(kind)
+    optional = [n for n in found if not known[n].required and known[n].default is None]
+    # Of arguments that say the same in other words a class may keep all, and heed only one.
+    for count in reversed(range(len(optional) + 1)):
+        for left_out in itertools.combinations(reversed(optional), count):
+            arguments = {name: value for name, value in found.items() if name not in left_out}
+            if _makes_the_same(kind, arguments, plain):
+                return kind, arguments
+    raise DeclarationError(
+        kind.__name__,
+        f"a constructor that makes the same of {', '.join(found) or 'no arguments'}",
+        "something else, as if it had taken others",
+        "Keep every argument as an attribute of its name, or declare a class with this base.",
+        code="unlearnable-argument",
+    )
+
+
+def _makes_the_same(kind: type[Any], arguments: Mapping[str, Any], plain: Any) -> bool:
+    make: Callable[..., Any] = kind
+    if issubclass(kind, Distribution):
+        make = partial(unvalidated(kind), validate_args=False)
+    try:
+        return is_same(make(**arguments), plain, _SLACK)
+    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError):
+        return False
 
 
 def _given_among(distribution: Any, group: tuple[str, ...]) -> str:
     """Which of the arguments that exclude each other the distribution was built with."""
     holder = _holder(distribution)
-    kept = [name for name in group if name in vars(holder)]
+    present = [name for name in group if name in vars(holder)]
     parameter = getattr(holder, "_param", None)
-    same = [name for name in kept if vars(holder)[name] is parameter]
-    return (same or kept or list(group))[0]
+    same = [name for name in present if vars(holder)[name] is parameter]
+    return (same or present or list(group))[0]
 
 
 def _holder(distribution: Distribution) -> Any:
@@ -86,20 +140,23 @@ def _holder(distribution: Distribution) -> Any:
     return distribution
 
 
-def _kept(plain: Any, name: str) -> Any:
+def _find(plain: Any, name: str, argument: Argument) -> Any:
     known = (_ATTRIBUTES[ancestor] for ancestor in type(plain).__mro__ if ancestor in _ATTRIBUTES)
     own = next((names[name] for names in known if name in names), name)
     for attribute in (own, f"_{own}"):
-        if hasattr(plain, attribute):
-            value = getattr(plain, attribute)
-            if isinstance(value, MethodType):
-                continue  # which happens to have an argument's name
+        try:
+            value = getattr(plain, attribute, None)
+        except NotImplementedError:
+            continue  # a mean, say, that torch asks for and the class does not have
+        if value is not None and not isinstance(value, MethodType):
             if isinstance(value, Tensor):
                 return value.contiguous()
             is_plain_list = isinstance(value, list) and not any(
                 isinstance(item, Transform) for item in value
             )
             return tuple(value) if is_plain_list and value else value
+    if not argument.required and argument.default is None:
+        return None
     raise DeclarationError(
         type(plain).__name__,
         f"its argument {name!r} as an attribute",

@@ -22,6 +22,31 @@ Scored = tuple[Tensor, Tensor]
 Rule = Callable[[Distribution, torch.Size], Scored]
 
 
+def is_reparametrised(distribution: Any) -> bool:
+    """Whether `rsample` gives draws with gradients.
+
+    A class that defines `rsample` and leaves torch's flag `has_rsample` at False is believed for
+    its method; one that inherits the method and sets the flag to False, for the flag.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.draws import is_reparametrised
+        >>> is_reparametrised(dd.Gamma(1.0, 1.0)), is_reparametrised(dd.Poisson(1.0))
+        (True, False)
+    """
+    if distribution.has_rsample or "has_rsample" in vars(distribution):
+        return bool(distribution.has_rsample)
+    for ancestor in type(distribution).__mro__:
+        if ancestor in (Independent, TransformedDistribution):
+            return is_reparametrised(distribution.base_dist)
+        flag = vars(ancestor).get("has_rsample")
+        if isinstance(flag, property):
+            return False
+        if "rsample" in vars(ancestor) or flag is not None:
+            return "rsample" in vars(ancestor) and ancestor is not Distribution
+    return False
+
+
 def rsample_and_score(distribution: Distribution, sample_shape: torch.Size) -> Scored:
     """Reparametrised draws of a plain distribution and their log densities.
 

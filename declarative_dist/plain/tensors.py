@@ -187,12 +187,8 @@ def _entries(part: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, value) for name, value in held.items() if value is not None)
         return
     for name, value in vars(part).items():
-        if name.startswith("_cached") or isinstance(
-            getattr(type(part), name, None), lazy_property
-        ):
+        if _is_remembered(part, name):
             continue
-        if name == "_inv" and not isinstance(part, _InverseTransform):
-            continue  # only the inverse that was asked for once
         is_list = isinstance(value, (list, tuple)) and any(map(_has_tensors, value))
         if _has_tensors(value) or is_list:
             yield name, value
@@ -242,10 +238,16 @@ class Inverse(_InverseTransform):
         return f"{self._inv!r}.inv"
 
 
-def is_same(one: Any, other: Any) -> bool:
-    """Whether two transforms are the same map: equal for torch, or of one type with equal parts.
+def is_same(one: Any, other: Any, slack: float = 0.0) -> bool:
+    """Whether an object holds only what another of its class holds too: numbers and parts.
 
-    Torch compares some of its transforms by identity, which copies do not share.
+    Torch compares some of its transforms by identity, which copies do not share. What is
+    remembered from earlier calls does not count.
+
+    Args:
+        one: a distribution, a transform, a module, or anything that these hold.
+        other: what it is compared with.
+        slack: how far tensors may differ, as a share of their size.
 
     Example:
         >>> import torch
@@ -255,40 +257,37 @@ def is_same(one: Any, other: Any) -> bool:
         >>> one == other, is_same(one, other)
         (False, True)
     """
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
-    if one is other or (isinstance(one, Transform) and one == other):
+    if one is other:
         return True
-    if type(one) is not type(other) or not _is_part(one):
-        return not _is_part(one) and bool(one == other)
-    mine, theirs = dict(_entries(one)), dict(_entries(other))
-    return _settings(one) == _settings(other) and all(
-        len(pair) == 2 and _are_same(*pair)
-        for pair in (
-            [held[name] for held in (mine, theirs) if name in held] for name in {*mine, *theirs}
-        )
-    )
-
-
-def _are_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        is_like = one.shape == other.shape and one.device == other.device
+        return is_like and torch.allclose(one.double(), other.double(), slack, 0.0, equal_nan=True)
+    if isinstance(one, Transform) and one == other:
+        return True
+    if type(one) is not type(other) or isinstance(one, constraints.Constraint):
+        return type(one) is type(other)
     if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(is_same, one, other))
-    return is_same(one, other)
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(is_same(*pair, slack) for pair in pairs)
+    if isinstance(one, dict):
+        return one.keys() <= other.keys() and all(is_same(one[k], other[k], slack) for k in one)
+    if hasattr(one, "__array__"):
+        return is_same(as_tensor(one), as_tensor(other), slack)
+    if _is_part(one):
+        return all(
+            is_same(value, vars(other).get(name), slack)
+            for name, value in vars(one).items()
+            if not _is_remembered(one, name)
+        )
+    return bool(one == other)
 
 
-def _settings(part: Any) -> dict[str, Any]:
-    """What a part holds beside tensors, other parts and what it remembers."""
-    skipped = (
-        {name for name, _ in _entries(part)} | {"_inv", "_cache_size"} | set(vars(nn.Module()))
-    )
-    return {
-        name: value
-        for name, value in vars(part).items()
-        if name not in skipped
-        and not name.startswith("_cached")
-        and not isinstance(getattr(type(part), name, None), lazy_property)
-        and not isinstance(value, constraints.Constraint)
-    }
+def _is_remembered(part: Any, name: str) -> bool:
+    """Whether an attribute says nothing about an object, or was computed when it was asked for."""
+    if name == "_inv":
+        return not isinstance(part, _InverseTransform)
+    is_lazy = isinstance(getattr(type(part), name, None), lazy_property)
+    return is_lazy or name.startswith("_cache") or name == "_validate_args"
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -1,0 +1,351 @@
+"""The supports of plain distributions, and how one set compares with another.
+
+Tables say what torch leaves out or says wrongly; `register_support` and `register_whole` let
+others add to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.errors import shorten
+from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.plain.tracing import is_traced
+
+Support = constraints.Constraint
+
+ROUNDING = 1e-6
+"""How far ends may differ, as a share of their size or of the distance between them."""
+
+FLOOR = 1e-3
+"""How much of a half line a constraint may leave out at its end, to keep numbers finite there."""
+
+_STATED: dict[type[Distribution], Callable[[Any], Support]] = {
+    dd.VonMises: lambda _: constraints.interval(-torch.pi, torch.pi)
+}
+"""Supports that torch states too large: this density lives on all numbers for it, and repeats."""
+
+_WHOLE: list[type[Support]] = [
+    type(constraints.simplex),
+    type(constraints.lower_cholesky),
+    type(constraints.corr_cholesky),
+    type(constraints.positive_definite),
+    type(constraints.positive_semidefinite),
+]
+"""Sets of whole events that have no ends to compare."""
+
+_HULLS: dict[type, tuple[float, float]] = {
+    type(constraints.simplex): (0.0, 1.0),
+    type(constraints.corr_cholesky): (-1.0, 1.0),
+    type(constraints.one_hot): (0.0, 1.0),
+}
+"""Between which numbers the entries of events are; those of other sets may be any."""
+
+_GAUSSIAN = (dd.Normal, dd.MultivariateNormal, dd.LowRankMultivariateNormal)
+"""Densities that fall faster than any bounded map can stretch them at its ends."""
+
+
+def register_support(kind: type[Distribution], support: Callable[[Any], Support]) -> None:
+    """State the support of a class of distributions.
+
+    Args:
+        kind: the class; its subclasses have it too, unless they state their own.
+        support: from an instance to its support.
+    """
+    _STATED[kind] = support
+
+
+def register_whole(kind: type[Support]) -> None:
+    """Say that a set is one of whole events, without ends for their entries."""
+    _WHOLE.append(kind)
+
+
+def support_of(distribution: Distribution) -> Any:
+    """The support of a plain distribution, where torch states a larger one than there is.
+
+    That of a von Mises distribution is a circle, and what an elementwise transform does to an
+    interval is known.
+
+    Raises:
+        NotImplementedError: if it states none.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.supports import support_of
+        >>> support_of(dd.TransformedDistribution(dd.Uniform(0.0, 1.0), dd.AffineTransform(1, 2)))
+        Interval(lower_bound=1.0, upper_bound=3.0)
+    """
+    for ancestor in type(distribution).__mro__:
+        if ancestor in _STATED:
+            return _STATED[ancestor](distribution)
+        if "support" in vars(ancestor):
+            break
+    if isinstance(distribution, dd.MixtureSameFamily):
+        inner = support_of(distribution.component_distribution)
+        return constraints.MixtureSameFamilyConstraint(inner)
+    if isinstance(distribution, dd.Independent):
+        return _with_events(support_of(distribution.base_dist), distribution)
+    if type(distribution) is not dd.TransformedDistribution:
+        stated: Any = distribution.support
+        is_interval = isinstance(stated, type(constraints.unit_interval))
+        return _between(stated.lower_bound, stated.upper_bound) if is_interval else stated
+    support = support_of(distribution.base_dist)
+    for transform in distribution.transforms:
+        support = push_support(support, transform)
+    return _with_events(support, distribution)
+
+
+def _with_events(support: Any, distribution: Distribution) -> Any:
+    """The support of whole events, where it says what single entries may be."""
+    missing = len(distribution.event_shape) - support.event_dim
+    return constraints.independent(support, missing) if missing > 0 else support
+
+
+def is_whole(support: object) -> bool:
+    """Whether a set is one of whole events, without ends for their entries."""
+    return isinstance(support, tuple(_WHOLE))
+
+
+def find_outside(distribution: Distribution, value: Tensor) -> Tensor | None:
+    """Where values are outside the support, of shape `(*sample, *batch)`.
+
+    Args:
+        distribution: a plain distribution.
+        value: of shape `(*sample, *batch, *event)`.
+
+    Returns:
+        None if all are inside, or nothing is known.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.plain.supports import find_outside
+        >>> find_outside(dd.Gamma(1.0, 1.0), torch.tensor([2.0, -1.0]))
+        tensor([False,  True])
+    """
+    try:
+        support: Any = distribution.support
+        is_bad: Tensor = support.check(value).logical_not()
+    except (NotImplementedError, RuntimeError):
+        return None
+    missing = len(distribution.event_shape) - support.event_dim
+    if missing > 0:
+        is_bad = is_bad.flatten(-missing).any(-1)
+    return None if is_traced(is_bad) or not is_bad.any() else is_bad
+
+
+def first_outside(distribution: Distribution, value: Tensor) -> str:
+    """The first value outside the support, with its index; "" if there is none, or none known.
+
+    Args:
+        distribution: a plain distribution.
+        value: of shape `(*sample, *batch, *event)`.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.plain.supports import first_outside
+        >>> first_outside(dd.Gamma(1.0, 1.0), torch.tensor([2.0, -1.0]))
+        '-1.0 at index 1'
+    """
+    is_bad = find_outside(distribution, value)
+    if is_bad is None:
+        return ""
+    index = tuple(is_bad.nonzero()[0].tolist())
+    events = value.shape[value.ndim - len(distribution.event_shape) :]
+    whole = value.expand(torch.Size((*is_bad.shape, *events)))
+    where = f" at index {', '.join(map(str, index))}" if index else ""
+    return f"{shorten(whole[index])}{where}"
+
+
+def lies_within(own: Any, wanted: Any) -> bool:
+    """Whether a support lies inside another one, up to the boundary.
+
+    Args:
+        own: the one inside.
+        wanted: the one around it.
+
+    Returns:
+        False only if it is known not to.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> from declarative_dist.plain.supports import lies_within
+        >>> lies_within(constraints.nonnegative, constraints.positive)
+        True
+        >>> lies_within(constraints.real, constraints.positive)
+        False
+    """
+    try:
+        if own.is_discrete != wanted.is_discrete:
+            return False
+    except NotImplementedError:
+        return True
+    mine, theirs = entries_of(own), entries_of(wanted)
+    ends, others = ends_of(mine), ends_of(theirs)
+    inner, outer = (
+        entries_of(kind.base_constraint)
+        if isinstance(kind, constraints.MixtureSameFamilyConstraint)
+        else kind
+        for kind in (mine, theirs)
+    )
+    if others is not None:
+        if ends is None and (is_whole(inner) or type(inner) in _HULLS):
+            hull = _HULLS.get(type(inner), (-torch.inf, torch.inf))
+            ends = torch.tensor(hull[0]).double(), torch.tensor(hull[1]).double()
+        return ends is None or _is_inside(ends, others)
+    if not is_whole(outer):
+        return True
+    if not is_whole(inner):
+        return ends is None
+    is_scaled = isinstance(inner, type(constraints.corr_cholesky))
+    kinds = {shape_of(inner), type(constraints.lower_cholesky) if is_scaled else None}
+    return shape_of(outer) in kinds
+
+
+def has_learned_ends(distribution: Distribution) -> bool:
+    """Whether its support has ends that carry gradients, at which its density may not vanish.
+
+    That of a Gaussian that is squashed into an interval does.
+    """
+    leaf: Any = distribution
+    while isinstance(leaf, (dd.Independent, dd.MixtureSameFamily)) or (
+        type(leaf) is dd.TransformedDistribution
+    ):
+        is_mixture = isinstance(leaf, dd.MixtureSameFamily)
+        leaf = getattr(leaf, "component_distribution" if is_mixture else "base_dist")
+    if isinstance(leaf, _GAUSSIAN):
+        return False
+    try:
+        ends = ends_of(entries_of(support_of(distribution)))
+    except NotImplementedError:
+        return False
+    return ends is not None and any(end.requires_grad for end in ends)
+
+
+def push_support(support: Any, transform: Any) -> Any:
+    """Where a transform puts a set: all that it reaches, or for an interval, what is between."""
+    if isinstance(transform, dd.ComposeTransform):
+        for part in transform.parts:
+            support = push_support(support, part)
+        return support
+    if isinstance(transform, dd.IndependentTransform):
+        return push_support(support, transform.base_transform)
+    ends, whole = (ends_of(entries_of(kind)) for kind in (support, transform.domain))
+    is_elementwise = issubclass(type(transform), dd.AffineTransform) or (
+        transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
+    )
+    if ends is None or whole is None or not is_elementwise or are_near(ends, whole):
+        return transform.codomain
+    one, other = (_move_end(end, transform) for end in ends)
+    tensors = [bound for bound in vars(support).values() if isinstance(bound, Tensor)]
+    tensors += [tensor for _, tensor in tensors_of(transform)]
+    low, high = torch.minimum(one, other), torch.maximum(one, other)
+    # In the dtype of the tensors that the ends come from, if any.
+    return _between(*(end.to(tensors[0].dtype) if tensors else end.item() for end in (low, high)))
+
+
+def _between(low: Any, high: Any) -> Any:
+    """The set between two ends; one whose ends are all infinite is none."""
+    if is_traced(low, high):
+        return constraints.interval(low, high)
+    is_open_below, is_open_above = _is_all(low, -torch.inf), _is_all(high, torch.inf)
+    if is_open_below and is_open_above:
+        return constraints.real
+    if is_open_above:
+        return constraints.greater_than(low)
+    return constraints.less_than(high) if is_open_below else constraints.interval(low, high)
+
+
+def _is_all(end: Any, value: float) -> bool:
+    return bool((torch.as_tensor(end) == value).all())
+
+
+def _move_end(end: Tensor, transform: Any) -> Tensor:
+    """Where a transform puts an end. A scale moves neither zero nor infinity, learned or not."""
+    if isinstance(transform, dd.AffineTransform) and not _finite(end).any():
+        scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
+        return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
+    return transform(end)  # type: ignore[no-any-return]
+
+
+def entries_of(support: Any) -> Any:
+    """What a support says of each entry, where it says nothing of whole events."""
+    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        support = support.base_constraint
+    return support
+
+
+def shape_of(kind: Any) -> type:
+    """The kind of set of whole events; semidefinite is definite but for the boundary."""
+    is_semi = isinstance(kind, type(constraints.positive_semidefinite))
+    return type(constraints.positive_definite) if is_semi else type(kind)
+
+
+def ends_of(support: Any) -> tuple[Tensor, Tensor] | None:
+    """The lower and upper end of a set of numbers; None for another kind of set."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        ends = ends_of(entries_of(support.base_constraint))
+        if ends is None:
+            return None
+        among = -1 - support.base_constraint.event_dim  # where the components are
+        lows, highs = (end if end.ndim >= -among else end.expand((1,) * -among) for end in ends)
+        return lows.amin(among), highs.amax(among)
+    low: Any = getattr(support, "lower_bound", None)
+    high: Any = getattr(support, "upper_bound", None)
+    if isinstance(support, type(constraints.boolean)):
+        low, high = 0, 1
+    elif isinstance(support, constraints.multinomial):
+        low = 0
+    if low is None and high is None and not isinstance(support, type(constraints.real)):
+        return None
+    return (
+        torch.as_tensor(-torch.inf if low is None else low, dtype=torch.float64),
+        torch.as_tensor(torch.inf if high is None else high, dtype=torch.float64),
+    )
+
+
+def _is_inside(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
+    """Whether what is between two ends is between two others, but for rounding."""
+    if is_traced(*ends, *others):
+        return True
+    low, high, their_low, their_high = (end.detach().cpu() for end in (*ends, *others))
+    try:
+        slack = ROUNDING * torch.stack(
+            torch.broadcast_tensors(
+                *(_finite(end).abs() for end in (low, high, their_low, their_high)),
+                _finite(high - low),
+            )
+        ).amax(0)
+    except RuntimeError:  # bounds whose shapes do not go together
+        return True
+    return bool(((low >= their_low - slack) & (high <= their_high + slack)).all())
+
+
+def are_near(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
+    """Whether the ends of a constraint are those of a support, but for rounding and a floor."""
+    if is_traced(*ends, *others):
+        return True
+    low, high, their_low, their_high = (end.cpu() for end in (*ends, *others))
+    length = _finite(high - low)
+    try:
+        return _is_near(low, their_low, length, low - their_low, high) and _is_near(
+            high, their_high, length, their_high - high, low
+        )
+    except RuntimeError:  # bounds whose shapes do not go together
+        return False
+
+
+def _is_near(end: Tensor, their: Tensor, length: Tensor, left_out: Tensor, far: Tensor) -> bool:
+    size = torch.maximum(torch.maximum(_finite(end).abs(), _finite(their).abs()), length)
+    slack = size * ROUNDING
+    floor = torch.where(far.isfinite(), slack, size.clamp_min(1.0) * FLOOR)
+    return bool(((end == their) | ((left_out >= -slack) & (left_out <= floor))).all())
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    return torch.where(numbers.isfinite(), numbers, torch.zeros_like(numbers))
