@@ -85,3 +85,11 @@ VMAP_SAMPLE = {
 
 The supported ensemble of independent draws is `batch_shape=(10,)`.
 """
+
+LIMITS = {
+    "score": SCORE,
+    "vmap": VMAP_LOG_PROB,
+    "rsample": NO_PATHWISE_BACKWARD,
+    "dtype": {"GeneralizedPareto": "torch's own compares with a float32 constant"},
+}
+"""The promises of `check_distribution` that upstream breaks, by promise and case."""

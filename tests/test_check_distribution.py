@@ -26,7 +26,7 @@ from declarative_dist.testing import BrokenPromiseError, check_distribution
 from declarative_dist.testing.distribution_promises import PROMISES, SLOW
 from tests import broken_families as broken
 from tests.cases import CASES, MixtureDensity, Policy
-from tests.limits import NO_PATHWISE_BACKWARD, SCORE, VMAP_LOG_PROB
+from tests.limits import LIMITS
 
 pytestmark = [
     # torch warns at the first draw of every Wishart, singular or not.
@@ -35,14 +35,6 @@ pytestmark = [
     # Raised by a module of torch that inductor imports.
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
 ]
-
-LIMITS = {
-    "score": SCORE,
-    "vmap": VMAP_LOG_PROB,
-    "rsample": NO_PATHWISE_BACKWARD,
-    "dtype": {"GeneralizedPareto": "torch's own compares with a float32 constant"},
-}
-"""What upstream cannot do, by promise."""
 
 
 def sentence(error: ExplainedError) -> str:

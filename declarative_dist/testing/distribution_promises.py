@@ -237,9 +237,9 @@ def state(trial: FamilyTrial) -> None:
     wanted = trial.score(trained, values)
     file = io.BytesIO()
     torch.save(trained.state_dict(), file)
-    for assign in (False, True):
+    for is_meta, assign in ((False, False), (False, True), (True, True)):
         file.seek(0)
-        other = trial.copy()
+        other = trial.copy().to("meta") if is_meta else trial.copy()
         other.load_state_dict(torch.load(file, weights_only=True), assign=assign)
         trial.expect_scores("load_state_dict", trial.score(other, values), wanted, 0.0)
 
