@@ -83,11 +83,12 @@ def main() -> None:
                 objective: nn.Module = mine,
                 made: Callable[..., torch.optim.Optimizer] | None = made,
             ) -> None:
+                rate = RATE if made is None else None
                 fit(
                     objective,
                     steps=options.steps,
                     optimizer=made,
-                    lr=RATE,
+                    lr=rate,
                     compile=options.compile,
                 )
 

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from declarative_dist.constraints.adapters import as_constraint, register_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.half_line import Exp, GreaterThan, LessThan, Positive, Real
 from declarative_dist.constraints.interval import Interval, LogInterval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
-from declarative_dist.constraints.ordered import Ordered
-from declarative_dist.constraints.positive import Exp, Positive
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.ordered import Ordered, PositiveOrdered
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.declaration.record import fields_of
 from declarative_dist.display import notebook as _notebook  # noqa: F401 - it registers
@@ -68,6 +66,7 @@ __all__ = [
     "Param",
     "Positive",
     "PositiveDefinite",
+    "PositiveOrdered",
     "Real",
     "Simplex",
     "StateMismatchError",

@@ -1,5 +1,9 @@
 """What upstream cannot do, by promise: each entry is asserted to still fail, for this reason."""
 
+from __future__ import annotations
+
+import torch
+
 INDEXING = (
     "log_prob assigns through a boolean mask, which has no batching rule "
     "(pytorch/pytorch#92033, open)"
@@ -86,6 +90,42 @@ VMAP_SAMPLE = {
 The supported ensemble of independent draws is `batch_shape=(10,)`.
 """
 
+SINGULAR = "draws with few degrees of freedom are singular, which the density refuses"
+UNDERFLOW = "draws underflow to exactly 0, or overflow, which has no log density"
+CHANCE = "gradients of draws divide by what has underflowed"
+COUNTS = "counts leave the dtype"
+ROUNDED = "draws are rounded onto the ends of the support"
+NARROW = "a user's own GreaterThan lets the upper end be one unit in the last place above"
+OTHERS = "a draw of one component is so far from a narrow one that this density is -inf"
+FLOAT32 = "torch's log_prob compares with a float32 constant and refuses float64"
+SOLVED = "solving with a factor whose rows are parallel up to rounding multiplies their ratios"
+
+SINGLE, DOUBLE = (torch.float32,), (torch.float64,)
+BOTH = (torch.float32, torch.float64)
+EXTREME = {
+    **dict.fromkeys(
+        ("Wishart-scale_tril", "Wishart-covariance", "Wishart-precision"), (BOTH, SINGULAR)
+    ),
+    **dict.fromkeys(
+        ("RelaxedOneHotCategorical", "RelaxedOneHotCategorical-probs"), (BOTH, UNDERFLOW)
+    ),
+    **dict.fromkeys(("InverseGamma", "Pareto", "StudentT", "FisherSnedecor"), (BOTH, UNDERFLOW)),
+    **dict.fromkeys(("LogNormal", "LogisticNormal", "Kumaraswamy"), (BOTH, UNDERFLOW)),
+    **dict.fromkeys(("Beta", "Dirichlet", "Gamma", "Independent"), (BOTH, CHANCE)),
+    "Chi2": (DOUBLE, CHANCE),
+    "Weibull": (SINGLE, UNDERFLOW),
+    **dict.fromkeys(("NegativeBinomial-logits", "NegativeBinomial-probs"), (BOTH, COUNTS)),
+    "Geometric-probs": (BOTH, COUNTS),
+    "Geometric-logits": (SINGLE, COUNTS),
+    "Poisson": (DOUBLE, COUNTS),
+    "GeneralizedPareto": (BOTH, f"{ROUNDED}; in float64 {FLOAT32}"),
+    "Uniform": (BOTH, ROUNDED),
+    "TransformedDistribution": (BOTH, ROUNDED),
+    "MixtureSameFamily": (BOTH, OTHERS),
+    "bounds": (BOTH, NARROW),
+    "MultivariateNormal-scale_tril": (SINGLE, SOLVED),
+}
+"""At extreme parameters the log density of own draws, or its gradient, is not finite."""
 LIMITS = {
     "score": SCORE,
     "vmap": VMAP_LOG_PROB,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -953,16 +954,37 @@ def test_a_conditional_is_a_helper_where_sites_call_it() -> None:
     ]  # fmt: skip
 
 
-def test_values_that_would_broadcast_over_the_contexts_are_refused() -> None:
-    scalar = {"loc": Head(shape=("a",)), "scale": Head()}
-    longer = {"loc": Head(), "scale": Param([1.0, 2.0])}
-    bound = {"low": Head(), "high": Head(GreaterThan("low"), shape=2)}
-    for body, base, name in (
-        (scalar, dd.Normal, "scale"), (longer, dd.Normal, "scale"), (bound, dd.Uniform, "low"),
-    ):  # fmt: skip
-        family = type(Conditional)("Ranks", (Conditional,), {"base": base, **body})
-        with pytest.raises(ConstraintError, match=rf"Ranks\.{name}: expected a shape that lines"):
-            family(in_features=3, **({"a": 2} if body is scalar else {}))
+RAGGED = {
+    "scalar beside a vector": (dd.Normal, {"loc": Head(shape=(2,)), "scale": Head()}),
+    "free vector beside a scalar": (dd.Normal, {"loc": Head(), "scale": Param([1.0, 2.0])}),
+    "scalar bound": (dd.Uniform, {"low": Head(), "high": Head(GreaterThan("low"), shape=2)}),
+    "free value above a scalar": (
+        dd.Uniform,
+        {"low": Head(), "high": Param([1.0, 2.0], GreaterThan("low"))},
+    ),
+    "vector beside a matrix": (
+        dd.Normal,
+        {"loc": Head(shape=(3, 2)), "scale": Head(shape=2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [(2,), (3,), (2, 3)])
+@pytest.mark.parametrize("name", RAGGED)
+def test_values_of_different_length_line_up_behind_the_contexts(
+    name: str, batch: tuple[int, ...]
+) -> None:
+    base, body = RAGGED[name]
+    p = type(Conditional)("Ranks", (Conditional,), {"base": base, **body})(in_features=3)
+    nn.init.normal_(p.projection.weight)
+    x = torch.randn(*batch, 3)
+    together = p(x)
+    one = p(x[(0,) * len(batch)])
+    assert together.batch_shape == torch.Size((*batch, *one.batch_shape))
+    for index in itertools.product(*map(range, batch)):
+        alone = p(x[index])
+        torch.testing.assert_close(together.mean[index], alone.mean)
+        torch.testing.assert_close(together.stddev[index], alone.stddev)
 
 
 @pytest.mark.parametrize("batch", [(2,), (3,), (2, 3)])

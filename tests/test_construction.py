@@ -491,7 +491,7 @@ def test_value_of_the_shape_of_the_class_body_is_for_one_copy():
 def test_vector_field_beside_a_scalar_field():
     q = Gaussian(batch_shape=(10,), loc=torch.zeros(3))
     assert q().batch_shape == (10, 3)
-    assert (q.loc.shape, q.scale.shape) == ((10, 3), (10, 1))
+    assert (q.loc.shape, q.scale.shape) == ((10, 3), (10,))
 
 
 def test_full_scalar_beside_a_vector_field_lines_up_with_the_copies():
@@ -546,7 +546,7 @@ def test_callables_make_copies_that_differ():
     torch.testing.assert_close(q.loc.detach(), torch.randn(5, 3))
 
 
-def test_callables_get_the_full_shape_with_its_alignment():
+def test_callables_get_the_full_shape():
     shapes = []
 
     def ones(shape):
@@ -554,7 +554,7 @@ def test_callables_get_the_full_shape_with_its_alignment():
         return torch.ones(shape)
 
     Gaussian(batch_shape=(10,), loc=torch.zeros(3), scale=ones)
-    assert shapes == [(10, 1)]
+    assert shapes == [(10,)]
 
 
 def test_batch_of_a_plain_declarative():

@@ -144,6 +144,16 @@ def test_the_default_is_adam_at_lr() -> None:
     assert history.losses == by_hand(theirs, optimizer, always(), 10)
 
 
+@pytest.mark.parametrize("make", [torch.optim.SGD, lambda p, **o: torch.optim.SGD(p, **o)])
+def test_an_optimizer_that_is_made_takes_the_rate(make) -> None:
+    mine, theirs = Reverse(), Reverse()
+    torch.manual_seed(1)
+    history = fit(mine, steps=5, lr=0.3, optimizer=make)
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.3)
+    assert history.losses == by_hand(theirs, optimizer, always(), 5)
+
+
 @pytest.mark.parametrize("size", [1, 4, 10])
 def test_mini_batches_against_the_loop_by_hand(size: int) -> None:
     x, weight = dd.Gamma(2.0, 3.0).sample((10,)), torch.rand(10)
@@ -415,6 +425,16 @@ BAD = {
     "lr=inf": ({"lr": float("inf")}, ConstraintError, "got inf"),
     "lr=word": ({"lr": "fast"}, ConstraintError, "got 'fast'"),
     "lr and optimizer": ({"lr": -1.0, "optimizer": torch.optim.SGD}, ConstraintError, "got -1"),
+    "lr beside an optimizer": (
+        {"lr": 0.1, "optimizer": torch.optim.SGD([torch.ones(2, requires_grad=True)])},
+        ConstraintError,
+        "fit(lr=): expected an optimizer that takes it: none, or a class such as torch.optim.SGD",
+    ),
+    "lr beside a callable": (
+        {"lr": 0.1, "optimizer": lambda p: torch.optim.SGD(p)},
+        ConstraintError,
+        "Give the rate to the optimizer itself.",
+    ),
     "batch_size=0": ({"batch_size": 0}, ConstraintError, "an int from 1 to 3"),
     "batch_size=4": ({"batch_size": 4}, ConstraintError, "got 4"),
     "batch_size=1.0": ({"batch_size": 1.0}, ConstraintError, "got 1.0"),

@@ -22,17 +22,16 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "hold", "gradient", "representable", "constraint", "real",
-            "positive", "negative", "bounded", "inequality", "interval", "simplex", "ordered",
-            "matrix", "adapters", "limits", "inferred",
+            "gradient", "representable", "clamping", "constraint", "scalar", "half_line",
+            "interval", "simplex", "ordered", "matrix", "adapters", "inferred",
         )
     ],
     [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "field", "method", "value", "head", "constant", "derived",
-            "fixed", "kinds", "walk", "templates",
+            "storage", "sizes", "alignment", "field", "method", "value", "head", "constant",
+            "derived", "fixed", "kinds", "walk", "templates",
             "parts", "prior", "prior_support", "param", "site",
         )
     ],
@@ -41,8 +40,8 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "alignment", "copies", "dotted", "vector", "shown",
-            "keywords", "priors", "assignment", "ranks", "state",
+            "building", "copies", "dotted", "vector", "shown",
+            "keywords", "priors", "assignment", "state",
             "declarative", "variational", "transform", "conditional", "live", "learnable",
         )
     ],

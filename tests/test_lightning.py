@@ -295,15 +295,15 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
             lambda: ObjectiveModule(3),  # type: ignore[arg-type]
             (
                 "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
-                "scalar loss, got 3."
+                "loss, got 3. Write an nn.Module, or use one of declarative_dist.objectives."
             ),
         ),
         (
             lambda: ObjectiveModule(GammaFamily()),
             (
                 "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
-                "scalar loss, got the distribution GammaFamily. Write "
-                "declarative_dist.objectives.NegativeLogLikelihood(q)."
+                "loss, got a GammaFamily, whose forward is a distribution. Write "
+                "NegativeLogLikelihood(q), from declarative_dist.objectives."
             ),
         ),
         (
@@ -311,7 +311,7 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
             (
                 "ObjectiveModule(optimizer=): expected an optimizer, or a callable from "
                 "parameters to "
-                "one, got 0.1. Write lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+                "one, got 0.1. Write lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
             ),
         ),
         (
@@ -323,7 +323,7 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
             (
                 "ObjectiveModule(optimizer=): expected an optimizer, or a callable from "
                 "parameters to "
-                "one, got None. Write lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+                "one, got None. Write lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
             ),
         ),
         (
@@ -332,9 +332,7 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
             ).configure_optimizers(),
             (
                 "ObjectiveModule(optimizer=): expected an optimizer of the parameters of "
-                "NegativeLogLikelihood, got one of others, or of those from before they "
-                "were sharded. "
-                "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+                "NegativeLogLikelihood, got one that also has "
             ),
         ),
         (
@@ -535,9 +533,9 @@ def test_one_process_reads_the_checkpoints_of_two(folder: Path, name: str) -> No
             "early",
             (
                 "ObjectiveModule(optimizer=): expected an optimizer of the parameters of "
-                "NegativeLogLikelihood, got one of others, or of those from before they "
-                "were sharded. "
-                "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01)."
+                "NegativeLogLikelihood, got one that also has a tensor of shape (1,) with values "
+                "[0.5413248546129181]. Make it from objective.parameters(), or give a callable: "
+                "sharding replaces them."
             ),
         ),
     ],

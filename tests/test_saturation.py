@@ -26,8 +26,7 @@ from declarative_dist import (
     UnitInterval,
     as_constraint,
 )
-from declarative_dist.constraints.interval import Probability
-from declarative_dist.constraints.negative import Negative
+from declarative_dist.constraints.half_line import Negative
 from declarative_dist.display.saturation import count_saturated
 from tests.constraints.cases import CASES, DTYPES
 
@@ -71,11 +70,6 @@ ELEMENTWISE: dict[str, tuple[Constraint, Raw, Raw]] = {
         [-12.0, 0.0, 6.0],
     ),
     "probability": (UnitInterval(), [-20.0, 20.0, 1e4], [-13.0, 0.0, 13.0]),
-    "probability in limits": (
-        Probability({torch.float32: (1e-3, 0.999)}),
-        [-9.0, 9.0],
-        [-6.0, 0.0, 6.0],
-    ),
     "log interval": (LogInterval(1e-3, 10.0), [-12.0, 12.0, 50.0], [-8.0, 0.0, 8.0]),
     "wide log interval": (LogInterval(1e-8, 1e8), [-14.0, 14.0], [-8.0, 0.0, 8.0]),
     "sigmoid of torch": (as_constraint(SigmoidTransform()), [-20.0, 20.0], [-10.0, 0.0, 10.0]),
@@ -139,7 +133,7 @@ def test_a_dead_class_is_counted_and_the_others_are_not() -> None:
     one_has_all = simplex(torch.tensor([0.0, -100.0]))
     assert one_has_all.argmax() == 2
     assert count(simplex, [0.0, -100.0]) == 3
-    two_share = torch.tensor([0.5, 0.5, 1e-30]).log()
+    two_share = torch.tensor([math.log(0.5), math.log(0.5), -100.0])
     two_share = two_share - two_share.mean()
     raw = torch.stack([(two_share[0] - two_share[1]) / 2**0.5, -two_share[2] * 1.5**0.5])
     value = simplex(raw)

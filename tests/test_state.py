@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributions as dd
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from declarative_dist import (
+    ConstraintError,
     Exp,
+    FieldError,
     GreaterThan,
     Interval,
+    Joint,
+    MeanFieldNormal,
     Param,
     Positive,
     StateMismatchError,
     Variational,
     learnable,
 )
+from declarative_dist.objectives import NegativeELBO, NegativeLogPosterior
 from tests.cases import GammaFamily
 
 
@@ -144,3 +151,108 @@ def test_a_state_saved_under_exp_with_another_floor_is_refused() -> None:
 
     with pytest.raises(StateMismatchError, match=r"Exp\(floor=0.5\)"):
         Floored().load_state_dict(GammaFamily().state_dict())
+
+
+class Whole(nn.Module):
+    """A map that gives back what it was given, where `keeps` is left at True."""
+
+    def __init__(self, keeps: bool) -> None:
+        super().__init__()
+        self.keeps = keeps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x if self.keeps else x.clamp(max=0.0)
+
+    def right_inverse(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2 if self.keeps else x
+
+
+def test_a_value_arrives_behind_a_parametrization_or_is_refused() -> None:
+    q = GammaFamily()
+    parametrize.register_parametrization(q, "raw_rate", Whole(keeps=True))
+    q.rate = 3.0
+    assert (q.rate.item(), q().rate.item()) == pytest.approx((3.0, 3.0))
+    q.assign(rate=4.0, concentration=2.0)
+    assert q().rate.item() == pytest.approx(4.0)
+
+    for change in (
+        lambda q: parametrize.register_parametrization(q, "raw_rate", Whole(keeps=False)),
+        lambda q: parametrize.register_parametrization(q, "raw_rate", nn.Softplus()),
+        lambda q: prune.random_unstructured(q, "raw_rate", 0.5),
+        lambda q: nn.utils.weight_norm(q, "raw_rate"),
+    ):
+        q = GammaFamily(rate=torch.full((4,), 2.0), concentration=torch.ones(4))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            change(q)
+        before = copy.deepcopy(q.state_dict())
+        for write in (
+            lambda q: setattr(q, "rate", 3.0),
+            lambda q: q.assign(concentration=2.0, rate=3.0),
+            lambda q: q.reset_parameters(),
+        ):
+            with pytest.raises(FieldError, match=r"GammaFamily\.rate"):
+                write(q)
+            assert all(torch.equal(q.state_dict()[key], value) for key, value in before.items())
+
+
+class Counted(Variational):
+    base = dd.Binomial
+    total_count = 10
+    logits = Param(0.0)
+
+
+def test_a_view_shares_all_that_its_original_holds() -> None:
+    q = Counted()
+    view = q.expand((3,))
+    q.total_count = 20
+    assert view.total_count == 20
+    assert view().total_count.tolist() == [20, 20, 20]
+    view.total_count = torch.tensor(5)
+    assert q.total_count.item() == 5
+    view.reset_parameters()
+    assert q.total_count == 10
+    assert view.expand((2, 3)).total_count == 10
+    other = copy.deepcopy(view)
+    other.total_count = 7
+    assert (q.total_count, view.total_count, other.total_count) == (10, 10, 7)
+
+
+def test_a_state_that_a_later_part_refuses_changes_nothing() -> None:
+    class Mine(Joint):
+        one = GammaFamily
+        two = GammaFamily
+
+    class Other(Joint):
+        one = GammaFamily
+        two = OtherMap
+
+    data = torch.tensor(1.0)
+    wraps = (
+        lambda q: q,
+        lambda q: q.condition(two=data),
+        lambda q: NegativeLogPosterior(q, total_size=10),
+        lambda q: NegativeELBO(q.condition(two=data), MeanFieldNormal(q.condition(two=data))),
+    )
+    for wrap in wraps:
+        saved, model = wrap(Mine(one={"rate": 3.0})), wrap(Other())
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(StateMismatchError, match=r"OtherMap\.rate"):
+            model.load_state_dict(saved.state_dict())
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+def test_a_move_keeps_numbers_finite_or_is_refused() -> None:
+    class Heavy(Variational):
+        base = dd.StudentT
+        df = 1e5
+        loc = Param(1e6)
+        scale = Param(1e6)
+
+    q = Heavy().half()
+    assert all(tensor.isfinite().all() for tensor in q.state_dict().values())
+    assert q.float().loc.item() == 65504.0
+    narrow = Heavy(df=1e-10)
+    with pytest.raises(ConstraintError, match=r"Heavy\.df: .*0\.0 in torch\.float16"):
+        narrow.half()
+    assert {tensor.dtype for tensor in narrow.state_dict().values()} == {torch.float32}

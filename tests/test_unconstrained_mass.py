@@ -68,3 +68,25 @@ def test_a_density_of_a_site_integrates_to_one(name: str, moves: bool) -> None:
     mass = torch.trapezoid(height.nan_to_num(0.0), t, dim=0)
     prior = dd.Normal(0.0, 1.0).log_prob(tensor(0.25)).exp() if moves else tensor(1.0)
     torch.testing.assert_close(mass, prior.double().expand(2), rtol=0.01, atol=0)
+
+
+def test_moving_supports_are_the_same_under_vmap_and_when_compiled() -> None:
+    class Moving(Joint):
+        origin = dd.Normal(tensor(0.0), tensor(1.0))
+
+        @site
+        def x(self, origin: Tensor) -> dd.Distribution:
+            moved = dd.AffineTransform(origin, 2.0)
+            return dd.TransformedDistribution(dd.HalfNormal(torch.ones_like(origin)), moved)
+
+        @site
+        def angle(self, origin: Tensor) -> dd.Distribution:
+            turned = dd.AffineTransform(origin, -1.0)
+            circle = dd.VonMises(torch.zeros_like(origin), tensor(2.0))
+            return dd.TransformedDistribution(circle, turned)
+
+    density = Moving().condition().unconstrained_log_density()
+    vectors = torch.randn(5, 3)
+    torch.testing.assert_close(torch.func.vmap(density)(vectors), density(vectors))
+    compiled = torch.compile(density, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(vectors), density(vectors))

@@ -12,11 +12,9 @@ from torch.distributions import Transform, constraints
 from typing_extensions import Never, TypeVar
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive, Real
 from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
-from declarative_dist.constraints.positive import Positive
-from declarative_dist.constraints.real import Real
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.plain.restoring import restoring

@@ -146,6 +146,35 @@ class Constraint(nn.Module, ABC):
             "to use the constraint as a transform of densities"
         )
 
+    @final
+    def log_volume(self, raw: Tensor, value: Tensor) -> Tensor:
+        """`log_abs_det_jacobian`, found to be one number per value: this is what densities use.
+
+        Args:
+            raw: unconstrained numbers, of shape `(*batch, *raw_event)`.
+            value: their values, of shape `(*batch, *event)`.
+
+        Returns:
+            A tensor of shape `(*batch)`.
+
+        Raises:
+            NotImplementedError: for a constraint that does not define it.
+            ConstraintError: if it has another shape, which would count it too often or too rarely.
+        """
+        log_det = self.log_abs_det_jacobian(raw, value)
+        shape = value.shape[: value.ndim - self.event_dim]
+        own = raw.shape[: raw.ndim - self.raw_event_dim]
+        if not isinstance(log_det, Tensor) or log_det.shape not in (shape, own):
+            raise ConstraintError(
+                f"{type(self).__name__}.log_abs_det_jacobian",
+                f"one number per value, of shape {tuple(shape)}",
+                shorten(log_det),
+                "Return log |d value / d raw| for each value, summed over the "
+                f"{self.event_dim} dimensions of an event.",
+                code="wrong-shape",
+            )
+        return log_det.expand(shape)
+
     @property
     def event_dim(self) -> int:
         """How many rightmost dimensions one value spans."""
@@ -194,6 +223,47 @@ class Constraint(nn.Module, ABC):
 
     def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
         """Raise a ConstraintError if the dtype has no number inside."""
+
+    def is_at_end(self, raw: Tensor) -> Tensor:
+        """Whether each value is held at an end of its band, where steps no longer move it.
+
+        Args:
+            raw: unconstrained numbers, of shape `(*batch, *raw_event)`.
+
+        Returns:
+            A boolean tensor of shape `(*batch)`; of an event, whether any of its numbers is.
+
+        Example:
+            >>> import torch
+            >>> from declarative_dist import Positive
+            >>> Positive().is_at_end(torch.tensor([0.0, -1000.0]))
+            tensor([False,  True])
+        """
+        shape = raw.shape[: raw.ndim - self.raw_event_dim]
+        return torch.zeros(shape, dtype=torch.bool, device=raw.device)
+
+    def unguarded(self) -> Constraint:
+        """The same set without a guard band: all that the dtype holds."""
+        return self
+
+    @final
+    def widen_to(self, value: Tensor, others: Mapping[str, Any] | None = None) -> Constraint:
+        """The constraint, or the same set without its guard band where only that holds a value.
+
+        Args:
+            value: a value that the constraint should hold.
+            others: the values of the fields that its bounds name.
+
+        Example:
+            >>> import torch
+            >>> from declarative_dist import Positive
+            >>> Positive().widen_to(torch.tensor(1e-30)), Positive().widen_to(torch.tensor(1.0))
+            (Positive(guard=False), Positive())
+        """
+        if self.resolved(others or {}).contains(value).all():
+            return self
+        wide = self.unguarded()
+        return wide if wide.resolved(others or {}).contains(value).all() else self
 
     @final
     def as_transform(self, cache_size: int = 0) -> ConstraintTransform:
@@ -255,7 +325,7 @@ class ConstraintTransform(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The log of the volume change at a pair of points, of shape `(*sample, *batch)`."""
-        return self.constraint.log_abs_det_jacobian(x, y)
+        return self.constraint.log_volume(x, y)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of the value of raw numbers of this shape."""
@@ -275,3 +345,19 @@ class ConstraintTransform(Transform):
 
 def _real(event_dim: int) -> constraints.Constraint:
     return constraints.independent(constraints.real, event_dim) if event_dim else constraints.real
+
+
+def vector_size(constraint: Constraint, shape: torch.Size) -> int:
+    """The number of entries of the vectors in a tensor of this shape.
+
+    Raises:
+        ConstraintError: if it has no dimension for them.
+    """
+    if not shape or not shape[-1]:
+        raise ConstraintError(
+            type(constraint).__name__,
+            "vectors, of shape (*batch, K)",
+            f"the shape {tuple(shape)}",
+            code="wrong-shape",
+        )
+    return shape[-1]

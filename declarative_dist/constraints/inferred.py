@@ -1,8 +1,13 @@
-"""The constraint of an argument for which none was declared, inferred from its base."""
+"""The constraint of an argument for which none was declared, inferred from its base.
+
+Most arguments get the constraint of their set, in the guard band of its dtype. `BANDS` lists
+those that need a narrower one: beyond it torch's own `log_prob` of ordinary data fails, or the
+building of the distribution, or its sampler does not end. That draws leave the dtype is no reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,10 +18,62 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.inequality import GreaterThan, LessThan
-from declarative_dist.constraints.limits import INFERRED
-from declarative_dist.constraints.positive import GUARD
+from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive, Real
+from declarative_dist.constraints.matrix import LowerCholesky
+from declarative_dist.constraints.representable import GUARD, Limits
 from declarative_dist.plain.arguments import MATRIX, Argument
+
+Range = tuple[float, float]
+
+
+def _limits(double: Range, single: Range) -> Limits:
+    """Ranges per dtype; float16, which no range serves, keeps its own where that is narrower."""
+    low, high = single
+    return {
+        torch.float64: double,
+        torch.float32: single,
+        torch.bfloat16: single,
+        torch.float16: (max(low, -1e4) if low < 0 else max(low, 1e-3), min(high, 1e4)),
+    }
+
+
+def _real(double: Range, single: Range) -> Real:
+    return Real(limits=_limits(double, single))
+
+
+def _positive(double: Range, single: Range) -> Positive:
+    return Positive(guard=_limits(double, single))
+
+
+_COUNTED = _real((-1e290, 1e290), (-1e30, 1e30))
+_RELAXED = _real((-600.0, 600.0), (-70.0, 70.0))
+_POWER = _positive((1e-13, 1e10), (1e-4, 1e5))
+_FACTOR = LowerCholesky(conditioned=True)
+
+BANDS: Mapping[tuple[type[Distribution], str], Constraint] = {
+    # log_prob multiplies the logits by a count, which overflows.
+    (dd.Binomial, "logits"): _COUNTED,
+    (dd.Multinomial, "logits"): _COUNTED,
+    # log_prob takes the log of the probability and of the rest, which round to 0.
+    (dd.Geometric, "logits"): _real((-700.0, 36.0), (-87.0, 16.0)),
+    # log_prob takes exp of the logits.
+    (dd.RelaxedBernoulli, "logits"): _RELAXED,
+    # x**a rounds to 0 or 1 for ordinary x, whose log_prob is then infinite.
+    (dd.Kumaraswamy, "concentration0"): _POWER,
+    (dd.Kumaraswamy, "concentration1"): _POWER,
+    # Building adds half of the dimensions and subtracts them again, which leaves 0.
+    (dd.LKJCholesky, "concentration"): _positive((1e-12, 1e150), (1e-5, 1e18)),
+    # Beyond, gradients of log_prob are NaN; at 1e18 in float32 the sampler does not end.
+    (dd.VonMises, "concentration"): _positive((1e-40, 1e30), (1e-5, 1e4)),
+    # No number is left above the lower end.
+    (dd.Uniform, "low"): _real((-1e300, 1e300), (-1e36, 1e36)),
+    # log_prob solves with the factor, which divides rounding errors by its diagonal.
+    (dd.MultivariateNormal, "scale_tril"): _FACTOR,
+    (dd.Wishart, "scale_tril"): _FACTOR,
+    # Building squares the factor.
+    (dd.LowRankMultivariateNormal, "cov_factor"): _real((-1e150, 1e150), (-1e18, 1e18)),
+}
+"""The constraint of an argument of a base where the general band holds too much."""
 
 
 def inferred_constraint(
@@ -42,11 +99,32 @@ def inferred_constraint(
     if issubclass(base, dd.LowRankMultivariateNormal) and argument.name == "cov_diag":
         return NoiseFloor("cov_factor")
     for ancestor in base.__mro__:
-        if (ancestor, argument.name) in INFERRED:
-            return INFERRED[ancestor, argument.name]
+        if (ancestor, argument.name) in BANDS:
+            return BANDS[ancestor, argument.name]
     if argument.torch_constraint is None:
         return None
     return as_constraint(argument.torch_constraint, f"{base.__name__}.{argument.name}")
+
+
+def guard_of(base: type[Distribution], argument: str) -> Limits | None:
+    """The narrower guard band of a positive argument, if it needs one."""
+    for ancestor in base.__mro__:
+        constraint = BANDS.get((ancestor, argument))
+        if isinstance(constraint, Positive) and not isinstance(constraint.guard, bool):
+            return constraint.guard
+    return None
+
+
+def starting_value(argument: str) -> Callable[[torch.Size], Tensor] | None:
+    """Where a parameter that nobody gave a value starts, if not at its constraint's default.
+
+    A factor of zeros has no gradient: every direction out of it looks alike.
+    """
+    return _draw_small if argument == "cov_factor" else None
+
+
+def _draw_small(shape: torch.Size) -> Tensor:
+    return 0.1 * torch.randn(shape)
 
 
 class DegreesOfFreedom(GreaterThan):
@@ -61,8 +139,15 @@ class DegreesOfFreedom(GreaterThan):
         return self.with_bounds({"low": float(matrix.shape[-1] - 1)})
 
 
-class NoiseFloor(GreaterThan):
-    """Variances above a few units in the last place of those that a low-rank factor adds.
+class _FarAbove(GreaterThan):
+    """Numbers above a bound by a distance in the guard band."""
+
+    def link(self, raw: Tensor) -> Tensor:
+        return super().link(raw.clamp_max(GUARD[raw.dtype][1]))
+
+
+class NoiseFloor(_FarAbove):
+    """Variances above the rounding of those that a low-rank factor adds.
 
     Below that, the sum of both has no Cholesky factor in the dtype.
 
@@ -70,29 +155,25 @@ class NoiseFloor(GreaterThan):
         factor: the name of the field that holds the factor, of shape `(*batch, dim, rank)`.
     """
 
-    def forward(self, raw: Tensor) -> Tensor:
-        return super().forward(raw.clamp_max(GUARD[raw.dtype][1]))
-
     def resolved(self, values: Mapping[str, Any]) -> Self:
         factor = values[self.low]
-        share = 4 * factor.shape[-2] * torch.finfo(factor.dtype).eps
+        share = factor.shape[-2] * torch.finfo(factor.dtype).eps
         return self.with_bounds({"low": factor.square().sum(-1) * share + GUARD[factor.dtype][0]})
 
+    def unguarded(self) -> Positive:
+        return Positive(guard=False)
 
-class WiderThan(GreaterThan):
-    """Upper ends so far above a lower one that numbers between them can be told apart.
 
-    The distance is at least 7e-5 of the lower end in float32 and 4e-10 in float64. Closer, a
-    uniform draw is rounded onto the upper end too often, which is outside the support.
+class WiderThan(_FarAbove):
+    """Upper ends above a lower one, by a width whose square and reciprocal are finite.
 
     Args:
         low: the name of the field that holds the lower end.
     """
 
-    def forward(self, raw: Tensor) -> Tensor:
-        return super().forward(raw.clamp_max(GUARD[raw.dtype][1]))
-
     def resolved(self, values: Mapping[str, Any]) -> Self:
         low = values[self.low]
-        share = torch.finfo(low.dtype).eps ** 0.6
-        return self.with_bounds({"low": low + low.abs() * share + GUARD[low.dtype][0]})
+        return self.with_bounds({"low": low + GUARD[low.dtype][0]})
+
+    def unguarded(self) -> GreaterThan:
+        return GreaterThan(self.low)

@@ -10,26 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.bounded import (
-    Bound,
-    Bounded,
-    as_tensor_like,
-    filled_with,
-    is_ordered,
-    written,
-)
-from declarative_dist.constraints.hold import clamp_result
-from declarative_dist.constraints.representable import (
-    Limits,
-    above_tensor,
-    below_tensor,
-    largest,
-    widened,
-)
+from declarative_dist.constraints.representable import largest, promote
+from declarative_dist.constraints.scalar import Bound, Scalar, as_tensor_like, expand_bound
 from declarative_dist.errors import ConstraintError
 
 
-class Interval(Bounded):
+class Interval(Scalar):
     """Numbers between two bounds: `low + (high - low) * sigmoid(raw)`, never a bound itself.
 
     Args:
@@ -46,12 +32,9 @@ class Interval(Bounded):
         tensor(True)
     """
 
-    low: Any  # a Bound; a number or tensor wherever there is arithmetic
-    high: Any
-
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__(low=low, high=high)
-        if not self.names and not is_ordered(self.low, self.high):
+        if not self.names and not _are_ordered(self.low, self.high):
             raise ConstraintError(
                 type(self).__name__, "low below high", self.extra_repr(), code="bad-bounds"
             )
@@ -60,44 +43,29 @@ class Interval(Bounded):
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         return constraints.interval(self.low, self.high)
 
-    def forward(self, raw: Tensor) -> Tensor:
-        value = widened(raw).sigmoid() * (self.high - self.low) + self.low
-        return self._inside(value.to(raw.dtype))
-
-    def _inside(self, value: Tensor) -> Tensor:
-        if self.limits is not None:
-            return clamp_result(value, *self.limits[value.dtype])
-        low, high = (as_tensor_like(bound, value) for bound in (self.low, self.high))
-        return torch.minimum(torch.maximum(value, above_tensor(low)), below_tensor(high))
+    def link(self, raw: Tensor) -> Tensor:
+        value: Tensor = promote(raw).sigmoid() * (self.high - self.low) + self.low
+        return value.to(raw.dtype)
 
     def inverse(self, value: Tensor) -> Tensor:
-        wide = widened(value)
+        wide = promote(value)
         result: Tensor = ((wide - self.low).log() - (self.high - wide).log()).to(value.dtype)
         return result
-
-    def contains(self, value: Tensor) -> Tensor:
-        return self._is_above(value, self.low) & self._is_below(value, self.high)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         width = as_tensor_like(self.high - self.low, raw)
         return width.log() + F.logsigmoid(raw) + F.logsigmoid(-raw)
 
     def default(self, shape: torch.Size) -> Tensor:
-        return filled_with(self.low, shape) / 2 + filled_with(self.high, shape) / 2
+        return expand_bound(self.low, shape) / 2 + expand_bound(self.high, shape) / 2
 
     def _has_room(self, dtype: torch.dtype) -> bool:
-        if not super()._has_room(dtype) or self.names:
-            return bool(self.names)
-        if self.limits is not None:
-            return float(self.high) - float(self.low) <= largest(dtype)
-        low, high = (torch.as_tensor(bound).to(dtype) for bound in (self.low, self.high))
-        if low.is_meta or high.is_meta:
+        if self.names or any(bound.is_meta for bound in self.buffers()):
             return True
-        room = (above_tensor(low) <= below_tensor(high)) & (high - low).isfinite()
-        return bool(room.all())
-
-    def describe(self) -> str:
-        return f"a number strictly between {written(self.low)} and {written(self.high)}"
+        low, high = (
+            torch.as_tensor(bound, dtype=torch.float64) for bound in (self.low, self.high)
+        )
+        return super()._has_room(dtype) and bool((high - low <= largest(dtype)).all())
 
 
 class UnitInterval(Interval):
@@ -115,18 +83,6 @@ class UnitInterval(Interval):
 
     def extra_repr(self) -> str:
         return ""
-
-
-class Probability(UnitInterval):
-    """Probabilities within a narrower range per dtype.
-
-    Args:
-        limits: for each dtype the range `(low, high)`.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__()
-        self.limits = limits
 
 
 class LogInterval(Interval):
@@ -151,21 +107,22 @@ class LogInterval(Interval):
 
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__(low, high)
-        if not isinstance(self.low, str) and not is_ordered(0.0, self.low):
+        if not isinstance(self.low, str) and not _are_ordered(0.0, self.low):
             raise ConstraintError(
                 "LogInterval", "a positive low", self.extra_repr(), code="bad-bounds"
             )
 
-    def forward(self, raw: Tensor) -> Tensor:
+    def link(self, raw: Tensor) -> Tensor:
         middle = _sqrt(self.low) * _sqrt(self.high)
-        exponent = (widened(raw) / 2).tanh() * (self._log_width() / 2)
-        return self._inside((exponent.exp() * middle).to(raw.dtype))
+        exponent = (promote(raw) / 2).tanh() * (self._log_width() / 2)
+        value: Tensor = exponent.exp() * middle
+        return value.to(raw.dtype)
 
     def _log_width(self) -> float | Tensor:
         return _log(self.high) - _log(self.low)
 
     def inverse(self, value: Tensor) -> Tensor:
-        wide = widened(value)
+        wide = promote(value)
         above = _log_of_quotient(wide, self.low)
         below = _log_of_quotient(self.high, wide)
         raw: Tensor = above.log() - below.log()
@@ -177,7 +134,14 @@ class LogInterval(Interval):
         return log_det
 
     def default(self, shape: torch.Size) -> Tensor:
-        return filled_with(self.low, shape).sqrt() * filled_with(self.high, shape).sqrt()
+        return expand_bound(self.low, shape).sqrt() * expand_bound(self.high, shape).sqrt()
+
+
+def _are_ordered(low: Bound, high: Bound) -> bool:
+    """Whether low is below high, as far as numbers and real tensors tell."""
+    ends = [torch.as_tensor(end, dtype=torch.float64) for end in (low, high)]
+    ordered = ends[0] < ends[1]
+    return True if ordered.is_meta else bool(ordered.all())
 
 
 def _log_of_quotient(over: Any, under: Any) -> Tensor:

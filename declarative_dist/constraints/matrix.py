@@ -7,6 +7,7 @@ half precision works where torch has the operators.
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import lru_cache
 
@@ -15,43 +16,93 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.distributions import constraints
+from typing_extensions import Self
 
+from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.hold import clamp_result
-from declarative_dist.constraints.positive import GUARD, inverse_softplus, softplus
-from declarative_dist.constraints.representable import HALF, widened
+from declarative_dist.constraints.half_line import Guard, band_of, inverse_softplus, softplus
+from declarative_dist.constraints.representable import HALF, Limits, promote
+from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.tracing import is_autocasting, is_mapped, is_traced
 
 
-class _Triangular(Constraint):
-    """Square matrices packed as the lower triangle with its diagonal."""
+class Packed(Constraint):
+    """Square matrices packed as a triangle.
+
+    Args:
+        guard: as for `Positive`: which sizes the numbers of a matrix may have.
+    """
+
+    has_diagonal = True
+    """Whether the packed numbers have those of the diagonal in front."""
+
+    def __init__(self, *, guard: Guard = True) -> None:
+        super().__init__()
+        self.guard = guard
+        self.band: Limits = band_of(guard, f"{type(self).__name__}(guard=)")
 
     @property
     def raw_event_dim(self) -> int:
         return 1
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
+        size = self._size_of(shape)
+        return torch.Size((*shape[:-2], size * (size + (1 if self.has_diagonal else -1)) // 2))
 
     def value_shape(self, raw_shape: torch.Size) -> torch.Size:
-        size = _triangle_size(raw_shape[-1])
+        size = _triangle_size(raw_shape[-1]) + (0 if self.has_diagonal else 1)
         return torch.Size((*raw_shape[:-1], size, size))
 
+    def _size_of(self, shape: torch.Size) -> int:
+        if len(shape) < 2 or shape[-1] != shape[-2]:
+            raise ConstraintError(
+                type(self).__name__,
+                "square matrices, of shape (*batch, n, n)",
+                f"the shape {tuple(shape)}",
+                code="wrong-shape",
+            )
+        return shape[-1]
+
     def default(self, shape: torch.Size) -> Tensor:
-        return torch.eye(shape[-1]).expand(shape)
+        return torch.eye(self._size_of(shape)).expand(shape)
+
+    def unguarded(self) -> Self:
+        constraint = copy.copy(self)
+        constraint.guard, constraint.band = False, band_of(False, "")
+        return constraint
+
+    def _limits(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The range of the numbers of a diagonal in a dtype."""
+        if dtype not in self.band:
+            raise ConstraintError(
+                type(self).__name__, f"a guard for {dtype}", f"guard={self.guard!r}",
+                "Add it to guard=.", code="dtype-or-device",
+            )  # fmt: skip
+        return self.band[dtype]
+
+    def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
+        try:
+            self._limits(dtype)
+        except ConstraintError as error:
+            raise ConstraintError(
+                subject, error.expected, error.got, error.fix, code="bad-bounds"
+            ) from None
+
+    def extra_repr(self) -> str:
+        return "guard=False" if self.guard is False else ""
 
 
-class LowerCholesky(_Triangular):
+class LowerCholesky(Packed):
     """Lower-triangular matrices with a positive diagonal, through softplus.
 
     The usual parameter of a multivariate normal's covariance `L @ L.mT`. Values have shape
     `(*batch, n, n)`, raw numbers `(*batch, n * (n + 1) / 2)`.
 
     Args:
-        conditioned: keeps every diagonal entry above a small share of its row's length, and all
-            entries where squares are finite, so that solving with the matrix gives finite numbers
-            for any raw numbers. The share grows with the number of rows: for 3 rows it is 4e-7 in
-            float64 and 8e-3 in float32.
+        conditioned: keeps every diagonal entry above the rounding of its row's length, and all
+            entries where squares are finite. Below that, the row is one of the others in the
+            dtype, and solving with the matrix divides rounding errors by it.
+        guard: as for `Positive`, for the entries of the diagonal.
 
     Example:
         >>> import torch
@@ -64,38 +115,35 @@ class LowerCholesky(_Triangular):
 
     support = constraints.lower_cholesky
 
-    def __init__(self, *, conditioned: bool = False) -> None:
-        super().__init__()
+    def __init__(self, *, conditioned: bool = False, guard: Guard = True) -> None:
+        super().__init__(guard=guard)
         self.conditioned = conditioned
 
     def forward(self, raw: Tensor) -> Tensor:
-        raw_diagonal, below = _parted(raw)
-        low, high = GUARD[raw.dtype]
-        diagonal = clamp_result(softplus(raw_diagonal), low, high)
-        if not self.conditioned:
-            return _lower(diagonal, below)
-        room = high / (4 * diagonal.shape[-1])
-        lower = _lower(torch.zeros_like(diagonal), below.clamp(-room, room))
-        return lower + (diagonal + self._share(lower)).clamp_max(high).diag_embed()
+        raw_diagonal, below = _split(raw)
+        low, high = self._limits(raw.dtype)
+        diagonal = softplus(raw_diagonal)
+        if self.conditioned:
+            room = high / (4 * diagonal.shape[-1])
+            below = below.clamp(-room, room)
+            beside = _lower(torch.zeros_like(raw_diagonal), below.detach())
+            low = self._share(beside).clamp_min(low)
+        return _lower(clamp_result(diagonal, low, high), below)
 
     def _share(self, value: Tensor) -> Tensor:
-        """What the diagonal must exceed: a share of the length of the row beside it."""
+        """What the diagonal must exceed: the rounding of the length of the row beside it."""
         beside = value.tril(-1)
-        longest = beside.abs().amax(-1, keepdim=True).detach().clamp_min(GUARD[value.dtype][0])
-        length = (beside / longest).square().sum(-1).clamp_min(1e-3).sqrt() * longest.squeeze(-1)
-        share = 8 * value.shape[-1] * math.sqrt(torch.finfo(value.dtype).eps)
-        return length * min(share, 0.25)
+        longest = beside.abs().amax(-1, keepdim=True).clamp_min(self._limits(value.dtype)[0])
+        length = (beside / longest).square().sum(-1).sqrt() * longest.squeeze(-1)
+        return length * (8 * value.shape[-1] * torch.finfo(value.dtype).eps)
 
     def inverse(self, value: Tensor) -> Tensor:
-        wide = widened(value)
-        diagonal = wide.diagonal(dim1=-2, dim2=-1)
-        if self.conditioned:
-            diagonal = diagonal - self._share(wide)
-        raw = inverse_softplus(diagonal.clamp_min(GUARD[value.dtype][0]))
-        return torch.cat([raw.to(value.dtype), _packed_strictly_lower(value)], -1)
+        diagonal = promote(value).diagonal(dim1=-2, dim2=-1)
+        raw = inverse_softplus(diagonal.clamp_min(self._limits(value.dtype)[0]))
+        return torch.cat([raw.to(value.dtype), _pack_strictly_lower(value)], -1)
 
     def contains(self, value: Tensor) -> Tensor:
-        low, high = GUARD[value.dtype]
+        low, high = self._limits(value.dtype)
         diagonal = value.diagonal(dim1=-2, dim2=-1)
         inside = _is_lower(value) & (diagonal >= low).all(-1) & (diagonal <= high).all(-1)
         if not self.conditioned:
@@ -104,24 +152,38 @@ class LowerCholesky(_Triangular):
         share = self._share(value) * (1 - 16 * torch.finfo(value.dtype).eps)
         return inside & in_range & (diagonal >= share).all(-1)
 
+    def is_at_end(self, raw: Tensor) -> Tensor:
+        value = self.forward(raw)
+        low, high = self._limits(raw.dtype)
+        diagonal = value.diagonal(dim1=-2, dim2=-1)
+        at_share = diagonal <= self._share(value) if self.conditioned else diagonal <= low
+        return ((diagonal <= low) | (diagonal >= high) | at_share).any(-1)
+
+    def unguarded(self) -> LowerCholesky:
+        return LowerCholesky(guard=False)
+
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(raw[..., : value.shape[-1]]).sum(-1)
 
     def describe(self) -> str:
-        kept = ", well conditioned" if self.conditioned else ""
-        return f"lower-triangular matrices with a positive diagonal{kept}"
+        ending = ", well conditioned" if self.conditioned else ""
+        return f"lower-triangular matrices with a positive diagonal{ending}"
 
     def extra_repr(self) -> str:
-        return "conditioned=True" if self.conditioned else ""
+        conditioned = "conditioned=True" if self.conditioned else ""
+        return ", ".join(filter(None, (conditioned, super().extra_repr())))
 
 
-class PositiveDefinite(_Triangular):
+class PositiveDefinite(Packed):
     """Symmetric positive-definite matrices `L @ L.mT`, always with a Cholesky factor.
 
     Entries stay in the guard band of `Positive`, those of the factor in its square root. The
     diagonal is raised by a few units in the last place, so that torch's Cholesky
     decomposition of the value succeeds whatever the raw numbers are. Values have shape
     `(*batch, n, n)`, raw numbers `(*batch, n * (n + 1) / 2)`.
+
+    Args:
+        guard: as for `Positive`.
 
     Example:
         >>> import torch
@@ -134,38 +196,51 @@ class PositiveDefinite(_Triangular):
     support = constraints.positive_definite
 
     def forward(self, raw: Tensor) -> Tensor:
-        raw_diagonal, below = _parted(raw)
+        raw_diagonal, below = _split(raw)
         size = raw_diagonal.shape[-1]
-        floor, ceiling = _factor_limits(size, raw.dtype)
+        floor, ceiling = self._factor_limits(size, raw.dtype)
         diagonal = clamp_result(softplus(raw_diagonal), floor, ceiling)
-        matrix = _squared(_lower(diagonal, below.clamp(-ceiling, ceiling)))
+        matrix = _square(_lower(diagonal, below.clamp(-ceiling, ceiling)))
         raised = matrix.diagonal(dim1=-2, dim2=-1) * _raise(size, raw.dtype)
         return matrix + raised.diag_embed()
 
+    def _factor_limits(self, size: int, dtype: torch.dtype) -> tuple[float, float]:
+        """The range of a factor's entries for which the matrix stays inside the guard band."""
+        low, high = self._limits(dtype)
+        return math.sqrt(low), math.sqrt(high / (2 * size * (1 + _raise(size, dtype))))
+
     def inverse(self, value: Tensor) -> Tensor:
         size = value.shape[-1]
-        wide = widened(value)
+        wide = promote(value)
         share = _raise(size, value.dtype)
         raised = wide.diagonal(dim1=-2, dim2=-1) * (share / (1 + share))
         exact, failed = torch.linalg.cholesky_ex(wide - raised.diag_embed())
         nearest = torch.linalg.cholesky_ex(wide).L
         factor = torch.where((failed == 0)[..., None, None], exact, nearest)
         diagonal = inverse_softplus(factor.diagonal(dim1=-2, dim2=-1))
-        return torch.cat([diagonal, _packed_strictly_lower(factor)], -1).to(value.dtype)
+        return torch.cat([diagonal, _pack_strictly_lower(factor)], -1).to(value.dtype)
 
     def contains(self, value: Tensor) -> Tensor:
         finite: Tensor = value.isfinite().flatten(-2).all(-1)
         wide = torch.where(
-            finite[..., None, None], widened(value), torch.eye(value.shape[-1]).to(value)
+            finite[..., None, None], promote(value), torch.eye(value.shape[-1]).to(value)
         )
         slack = 8 * torch.finfo(value.dtype).eps * wide.abs().amax((-2, -1), keepdim=True)
         symmetric = ((wide - wide.mT).abs() <= slack).flatten(-2).all(-1)
         factor, failed = torch.linalg.cholesky_ex(wide)
-        smallest = _factor_limits(value.shape[-1], value.dtype)[0] * 0.99
+        smallest = self._factor_limits(value.shape[-1], value.dtype)[0] * 0.99
         large_enough: Tensor = (factor.diagonal(dim1=-2, dim2=-1) >= smallest).all(-1)
-        small_enough: Tensor = (wide.abs() <= GUARD[value.dtype][1]).flatten(-2).all(-1)
+        highest = self._limits(value.dtype)[1]
+        small_enough: Tensor = (wide.abs() <= highest).flatten(-2).all(-1)
         inside: Tensor = finite & symmetric & (failed == 0) & large_enough & small_enough
         return inside
+
+    def is_at_end(self, raw: Tensor) -> Tensor:
+        raw_diagonal, below = _split(raw)
+        floor, ceiling = self._factor_limits(raw_diagonal.shape[-1], raw.dtype)
+        diagonal = softplus(raw_diagonal)
+        outside = (diagonal <= floor) | (diagonal >= ceiling)
+        return outside.any(-1) | (below.abs() >= ceiling).any(-1)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         size = value.shape[-1]
@@ -179,7 +254,7 @@ class PositiveDefinite(_Triangular):
         return "symmetric positive-definite matrices"
 
 
-class CorrCholesky(Constraint):
+class CorrCholesky(Packed):
     """Cholesky factors of correlation matrices: rows of length one, a positive diagonal.
 
     Each row is `(raw_i, 1)` divided by its length. Values have shape `(*batch, n, n)`, raw numbers
@@ -194,10 +269,10 @@ class CorrCholesky(Constraint):
     """
 
     support = constraints.corr_cholesky
+    has_diagonal = False
 
-    @property
-    def raw_event_dim(self) -> int:
-        return 1
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, raw: Tensor) -> Tensor:
         size = _triangle_size(raw.shape[-1]) + 1
@@ -210,15 +285,15 @@ class CorrCholesky(Constraint):
         return factor
 
     def inverse(self, value: Tensor) -> Tensor:
-        wide = widened(value)
+        wide = promote(value)
         ratio = wide / wide.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-        return _packed_strictly_lower(ratio).to(value.dtype)
+        return _pack_strictly_lower(ratio).to(value.dtype)
 
     def contains(self, value: Tensor) -> Tensor:
         size = value.shape[-1]
         eps = torch.finfo(value.dtype).eps
         slack = 4 * eps if value.dtype in HALF else (4 + size) * eps
-        unit = ((widened(value).norm(dim=-1) - 1).abs() <= slack).all(-1)
+        unit = ((promote(value).norm(dim=-1) - 1).abs() <= slack).all(-1)
         positive = (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
         inside: Tensor = _is_lower(value) & positive & unit
         return inside
@@ -228,24 +303,8 @@ class CorrCholesky(Constraint):
         powers = torch.arange(3, size + 2, dtype=value.dtype, device=value.device)
         return (powers * value.diagonal(dim1=-2, dim2=-1)[..., 1:].log()).sum(-1)
 
-    def raw_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size((*shape[:-2], shape[-1] * (shape[-1] - 1) // 2))
-
-    def value_shape(self, raw_shape: torch.Size) -> torch.Size:
-        size = _triangle_size(raw_shape[-1]) + 1
-        return torch.Size((*raw_shape[:-1], size, size))
-
-    def default(self, shape: torch.Size) -> Tensor:
-        return torch.eye(shape[-1]).expand(shape)
-
     def describe(self) -> str:
         return "lower-triangular matrices with rows of length 1 and a positive diagonal"
-
-
-def _factor_limits(size: int, dtype: torch.dtype) -> tuple[float, float]:
-    """The range of a factor's entries for which the matrix stays inside the guard band."""
-    low, high = GUARD[dtype]
-    return math.sqrt(low), math.sqrt(high / (2 * size * (1 + _raise(size, dtype))))
 
 
 def _triangle_size(count: int) -> int:
@@ -263,7 +322,7 @@ def _raise(size: int, dtype: torch.dtype) -> float:
     return 4 * size**2 * torch.finfo(dtype).eps
 
 
-def _squared(factor: Tensor) -> Tensor:
+def _square(factor: Tensor) -> Tensor:
     """`L @ L.mT` in the dtype of the factor, also where autocast would lower it."""
     if is_autocasting(factor):
         with torch.autocast(factor.device.type, enabled=False):
@@ -271,7 +330,7 @@ def _squared(factor: Tensor) -> Tensor:
     return factor @ factor.mT
 
 
-def _parted(raw: Tensor) -> tuple[Tensor, Tensor]:
+def _split(raw: Tensor) -> tuple[Tensor, Tensor]:
     """The numbers of the diagonal, and those below it."""
     count = raw.shape[-1]
     size = _triangle_size(count)
@@ -282,8 +341,8 @@ def _parted(raw: Tensor) -> tuple[Tensor, Tensor]:
 def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
     """Unpack a triangle: its diagonal, and what is below it, row by row."""
     size = diagonal.shape[-1]
-    is_kept = size <= KEPT and not is_traced(below)
-    places = (_kept_places if is_kept else _places)(size, below.device)
+    is_small = size <= LARGEST_KEPT and not is_traced(below)
+    places = (_kept_places if is_small else _places)(size, below.device)
     flat = below.new_zeros(*below.shape[:-1], size * size)
     fill = flat.index_add_ if is_mapped() else flat.index_copy_  # vmap copies one by one
     fill(-1, places, torch.cat([diagonal, below], -1))
@@ -291,7 +350,7 @@ def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
     return matrix
 
 
-KEPT = 128
+LARGEST_KEPT = 128
 """Up to this size the places of a triangle are kept from call to call: at most 64 KiB a size."""
 
 
@@ -308,7 +367,7 @@ def _kept_places(size: int, device: torch.device) -> Tensor:
         return _places(size, device)
 
 
-def _packed_strictly_lower(matrix: Tensor) -> Tensor:
+def _pack_strictly_lower(matrix: Tensor) -> Tensor:
     size = matrix.shape[-1]
     rows, columns = torch.tril_indices(size, size, -1, device=matrix.device)
     return matrix[..., rows, columns]

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.positive import inverse_softplus, softplus
-from declarative_dist.constraints.representable import largest, widened
+from declarative_dist.constraints.clamping import clamp_result
+from declarative_dist.constraints.constraint import Constraint, vector_size
+from declarative_dist.constraints.half_line import inverse_softplus, softplus
+from declarative_dist.constraints.representable import GUARD, largest, promote
 from declarative_dist.plain.supports import register_whole
 
 INTEGERS = {
@@ -51,15 +52,12 @@ class Ordered(Constraint):
     support = OrderedVector()
 
     def forward(self, raw: Tensor) -> Tensor:
-        wide = widened(raw)
-        size = max(raw.shape[-1], 1)
-        room = largest(raw.dtype) / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
-        wide = wide.clamp(-room, room)
+        wide = _clamp_to_room(raw)
         steps = torch.cat([wide[..., :1], softplus(wide[..., 1:])], -1)
-        return _strictly_increasing(steps.cumsum(-1).to(raw.dtype))
+        return _increase_strictly(steps.cumsum(-1).to(raw.dtype))
 
     def inverse(self, value: Tensor) -> Tensor:
-        wide = widened(value)
+        wide = promote(value)
         gaps = inverse_softplus(wide[..., 1:] - wide[..., :-1])
         return torch.cat([wide[..., :1], gaps], -1).to(value.dtype)
 
@@ -71,14 +69,77 @@ class Ordered(Constraint):
         return F.logsigmoid(raw[..., 1:]).sum(-1)
 
     def default(self, shape: torch.Size) -> Tensor:
-        size = shape[-1]
+        size = vector_size(self, shape)
         return (torch.arange(float(size)) - (size - 1) / 2).expand(shape)
+
+    def raw_shape(self, shape: torch.Size) -> torch.Size:
+        vector_size(self, shape)
+        return shape
 
     def describe(self) -> str:
         return "finite numbers that increase strictly along the last dimension"
 
 
-def _strictly_increasing(value: Tensor) -> Tensor:
+class PositiveOrderedVector(OrderedVector):
+    """The set of strictly increasing vectors of positive numbers."""
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each vector increases strictly, from above zero."""
+        return super().check(value) & (value > 0).all(-1)
+
+
+class PositiveOrdered(Ordered):
+    """Strictly increasing vectors of positive numbers: softplus gaps, the first from zero.
+
+    Rates or scales of a mixture in order. The first number stays in the guard band of `Positive`.
+
+    Values and raw numbers have shape `(*batch, K)`.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist import PositiveOrdered
+        >>> PositiveOrdered()(torch.tensor([-1e4, 0.0, -1e4])) > 0
+        tensor([True, True, True])
+    """
+
+    support = PositiveOrderedVector()
+
+    def forward(self, raw: Tensor) -> Tensor:
+        steps = softplus(_clamp_to_room(raw))
+        lowest, highest = GUARD[raw.dtype][0], largest(raw.dtype)
+        steps = torch.cat([clamp_result(steps[..., :1] * 1, lowest, highest), steps[..., 1:]], -1)
+        return _increase_strictly(steps.cumsum(-1).to(raw.dtype))
+
+    def inverse(self, value: Tensor) -> Tensor:
+        wide = promote(value)
+        steps = torch.cat([wide[..., :1], wide.diff(dim=-1)], -1)
+        return inverse_softplus(steps).to(value.dtype)
+
+    def contains(self, value: Tensor) -> Tensor:
+        return super().contains(value) & (value >= GUARD[value.dtype][0]).all(-1)
+
+    def is_at_end(self, raw: Tensor) -> Tensor:
+        return self.forward(raw)[..., 0] <= GUARD[raw.dtype][0]
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return F.logsigmoid(raw).sum(-1)
+
+    def default(self, shape: torch.Size) -> Tensor:
+        return (1 + torch.arange(float(vector_size(self, shape)))).expand(shape)
+
+    def describe(self) -> str:
+        return "positive numbers that increase strictly along the last dimension"
+
+
+def _clamp_to_room(raw: Tensor) -> Tensor:
+    """Raw numbers whose sums stay finite, in single precision at least."""
+    wide = promote(raw)
+    size = max(raw.shape[-1], 1)
+    room = largest(raw.dtype) / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
+    return wide.clamp(-room, room)
+
+
+def _increase_strictly(value: Tensor) -> Tensor:
     """Move entries up to the next numbers of the dtype where they do not increase.
 
     Bit patterns of floating-point numbers, read as integers, count them in order; there the rule

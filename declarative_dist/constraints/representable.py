@@ -1,4 +1,4 @@
-"""Which numbers a floating-point dtype can hold strictly inside a bound."""
+"""Which numbers a floating-point dtype can hold strictly inside a bound, or inside a band."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ FLOATING = (torch.float64, torch.float32, *HALF)
 
 Limits = Mapping[torch.dtype, tuple[float, float]]
 """For each dtype the smallest and the largest value allowed."""
+
+GUARD: Limits = {
+    torch.float64: (1e-150, 1e150),
+    torch.float32: (1e-18, 1e18),
+    torch.bfloat16: (1e-18, 1e18),
+    torch.float16: (1e-3, 1e4),
+}
+"""Where squares and reciprocals stay finite, and so do densities and their gradients."""
+
+WIDEST: Limits = {dtype: (torch.finfo(dtype).tiny, torch.finfo(dtype).max) for dtype in FLOATING}
+"""All positive normal numbers of each dtype."""
 
 
 def above(bound: float, dtype: torch.dtype) -> float:
@@ -79,6 +90,6 @@ def floating(value: Tensor) -> Tensor:
     return value if value.is_floating_point() else value.to(torch.get_default_dtype())
 
 
-def widened(value: Tensor) -> Tensor:
+def promote(value: Tensor) -> Tensor:
     """The value in single precision if it is in half, for maps that are solved backwards."""
     return value.float() if value.dtype in HALF else value

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.positive import GUARD
-from declarative_dist.constraints.representable import HALF, largest, widened
+from declarative_dist.constraints.constraint import Constraint, vector_size
+from declarative_dist.constraints.representable import HALF, WIDEST, largest, promote
 
 
 class Simplex(Constraint):
@@ -33,15 +32,15 @@ class Simplex(Constraint):
     support = constraints.simplex
 
     def forward(self, raw: Tensor) -> Tensor:
-        wide = widened(raw)
+        wide = promote(raw)
         size = raw.shape[-1] + 1
         ceiling = largest(wide.dtype) / (8 * (1 + math.log(size)))
         zero_sum = _zero_sum(wide.clamp(-ceiling, ceiling))
         shifted = zero_sum - zero_sum.amax(-1, keepdim=True).detach()
-        return shifted.clamp_min(math.log(GUARD[raw.dtype][0])).softmax(-1).to(raw.dtype)
+        return shifted.clamp_min(math.log(WIDEST[raw.dtype][0])).softmax(-1).to(raw.dtype)
 
     def inverse(self, value: Tensor) -> Tensor:
-        logs = widened(value).log()
+        logs = promote(value).log()
         rank = torch.arange(1, value.shape[-1], dtype=logs.dtype, device=logs.device)
         contrasts = logs[..., :-1].cumsum(-1) - rank * logs[..., 1:]
         return (contrasts / (rank * (rank + 1)).sqrt()).to(value.dtype)
@@ -49,20 +48,20 @@ class Simplex(Constraint):
     def contains(self, value: Tensor) -> Tensor:
         eps = torch.finfo(value.dtype).eps
         slack = 4 * eps if value.dtype in HALF else (4 + value.shape[-1]) * eps
-        sums_to_one = (widened(value).sum(-1) - 1).abs() <= slack
+        sums_to_one = (promote(value).sum(-1) - 1).abs() <= slack
         return (value > 0).all(-1) & sums_to_one
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return value.log().sum(-1) + 0.5 * math.log(value.shape[-1])
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size((*shape[:-1], shape[-1] - 1))
+        return torch.Size((*shape[:-1], vector_size(self, shape) - 1))
 
     def value_shape(self, raw_shape: torch.Size) -> torch.Size:
         return torch.Size((*raw_shape[:-1], raw_shape[-1] + 1))
 
     def default(self, shape: torch.Size) -> Tensor:
-        return torch.full(shape, 1 / shape[-1])
+        return torch.full(shape, 1 / vector_size(self, shape))
 
     def describe(self) -> str:
         return "positive numbers that sum to 1 along the last dimension"

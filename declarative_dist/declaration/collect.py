@@ -12,10 +12,8 @@ from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.inferred import inferred_constraint
-from declarative_dist.constraints.limits import guard_of, starting_value
-from declarative_dist.constraints.positive import Guarded
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.half_line import Guarded, Real
+from declarative_dist.constraints.inferred import guard_of, inferred_constraint, starting_value
 from declarative_dist.declaration.parts import is_nestable
 from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
@@ -274,7 +272,7 @@ def _constrained(
         constraint = as_constraint(param.declared_constraint, subject)
         band = guard_of(base, param.name) if isinstance(base, type) else None
         if band is not None and isinstance(constraint, Guarded):
-            constraint = constraint.guarded_by(band)
+            constraint = constraint.with_band(band)
     elif argument is None:
         constraint = Real()
     else:

@@ -17,6 +17,7 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
+from declarative_dist.plain.arguments import arguments_of
 from declarative_dist.plain.build import unvalidated
 
 Base = Any
@@ -120,14 +121,13 @@ class Declaration:
         return {name: computed[name] for name in self.inputs}
 
     @cached_property
-    def through_methods(self) -> frozenset[str]:
-        """The parameters that a class base gets only as what derived fields make of them."""
-        if self.make is None or not self.has_derived_input:
-            return frozenset()
-        params = {name for name, field in self.fields.items() if isinstance(field, Param)}
-        return frozenset(
-            params.intersection(field.name for field in self.build) - set(self.inputs)
-        )
+    def event_dims(self) -> Mapping[str, int]:
+        """How many rightmost dimensions of what the base takes belong to one event, by name."""
+        arguments = arguments_of(self.base) if isinstance(self.base, type) else {}
+        stated = {name: argument.event_dim for name, argument in arguments.items()}
+        return {
+            n: getattr(self.fields[n], "event_dim", 0) or stated.get(n, 0) for n in self.inputs
+        }
 
     @cached_property
     def size_names(self) -> tuple[str, ...]:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.interval import LogInterval
 from declarative_dist.constraints.matrix import CorrCholesky
-from declarative_dist.constraints.positive import GUARD
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.representable import WIDEST
 from declarative_dist.constraints.simplex import Simplex
 
 SHARE = 1e-3
@@ -125,7 +125,7 @@ def _ends(constraint: Constraint) -> tuple[Any, Any]:
 def _still_entries(constraint: Constraint, raw: Tensor) -> Tensor:
     """Entries of probability vectors: those held at the guard, and all where one has all."""
     value = constraint.forward(raw).cpu().double()
-    floor = GUARD[raw.dtype][0] * value.amax(-1, keepdim=True)
+    floor = WIDEST[raw.dtype][0] * value.amax(-1, keepdim=True)
     one_hot = _still_by_gradient(constraint, raw).all(-1, keepdim=True)
     return (value <= floor * 1.01) | one_hot.expand(value.shape)
 

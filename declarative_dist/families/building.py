@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributions import Distribution, Independent
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
+from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.kinds import built_kind, describe_kind
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.tracing import is_traced
@@ -43,6 +44,9 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     """The distribution that a declared family's base makes of the values that it takes."""
     owner: Any = module
     declaration = owner.__declaration__
+    paddings = owner.__dict__["_paddings"]
+    if paddings:
+        line_up_all(values, paddings.get("", ()))
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.gradient import (
     linear_with_clipped_gradient,
     with_clipped_gradient,
 )
-from declarative_dist.constraints.hold import clamp_result
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.errors import (
     ConstraintError,
@@ -24,7 +24,6 @@ from declarative_dist.errors import (
 )
 from declarative_dist.families.building import detached, distribution_of
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.families.ranks import check_ranks
 from declarative_dist.fields.head import CONTEXT_SHAPE, Split
 from declarative_dist.fields.parts import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
@@ -321,7 +320,6 @@ class Conditional(Declarative):
         return distribution_of(self, declaration.base_values(self, known))
 
     def _check_build(self, values: dict[str, Any]) -> None:
-        check_ranks(self)
         if isinstance(self.__declaration__.base, type):  # a method may need a batch
             with torch.no_grad():
                 self.at_start()

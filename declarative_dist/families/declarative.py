@@ -17,24 +17,26 @@ from declarative_dist.errors import (
     FieldError,
 )
 from declarative_dist.families.assignment import Change, assign, prepare
-from declarative_dist.families.copies import bound, replicate_fields
+from declarative_dist.families.copies import install_fields, measure, replicate_fields
 from declarative_dist.families.dotted import groups_of, parameters_named
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.shown import shown
-from declarative_dist.families.state import StatefulModule
+from declarative_dist.families.state import DeclaredState
 from declarative_dist.families.vector import from_vector, to_vector
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sharding import register_forward_pre_hook
+from declarative_dist.fields.walk import own_modules
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.words import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
 """A base for each kind of object that a class builds from one."""
 
 
-class Declarative(StatefulModule, metaclass=DeclarativeMeta):
+class Declarative(DeclaredState, metaclass=DeclarativeMeta):
     """A module whose constrained parameters are declared in its class body.
 
     Modules in the class body are nested parts: every instance owns copies, built with it. The
@@ -84,8 +86,7 @@ class Declarative(StatefulModule, metaclass=DeclarativeMeta):
         blueprint = blueprint_of(
             declaration, sizes_and_values, batch_shape, device, dtype, self.__keywords__
         )
-        vars(self)["_copies"] = blueprint.batch_shape
-        values = bound(self, blueprint)
+        values = install_fields(self, blueprint)
         known = declaration.declared_sizes
         vars(self)["_sizes"] = {n: size for n, size in blueprint.sizes.items() if n in known}
         self._check_build(values)
@@ -141,7 +142,9 @@ class Declarative(StatefulModule, metaclass=DeclarativeMeta):
     def _check_parts(self) -> None:
         """Refuse a new part that does not go with the other fields."""
         with torch.no_grad():
-            self._check_build(self.__declaration__.run(self, self.__declaration__.order))
+            values = self.__declaration__.run(self, self.__declaration__.order)
+            measure(self, values)
+            self._check_build(values)
             self._check_whole()
 
     def reset_parameters(self) -> None:
@@ -156,7 +159,7 @@ class Declarative(StatefulModule, metaclass=DeclarativeMeta):
             return field.value(self, values)
 
         declaration = self.__declaration__
-        with torch.no_grad():
+        with restoring(*own_modules(self), recurse=False), torch.no_grad():
             declaration.run(self, declaration.order, compute=reset)
 
     def freeze(self, *names: str) -> None:
@@ -328,9 +331,9 @@ class Declarative(StatefulModule, metaclass=DeclarativeMeta):
         for field in self.__declaration__.order:
             field.restart(self)
 
-    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
-        """Repeat all parameters along new dimensions behind the first `at`."""
-        replicate_fields(self, shape, at, done)
+    def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
+        """Give independent copies to all parameters."""
+        replicate_fields(self, copies, done)
 
     register_forward_pre_hook = register_forward_pre_hook
 

@@ -62,7 +62,6 @@ def blueprint_of(
         as_batch_shape(batch_shape, subject),
         None if device is None else torch.device(device),
         dtype,
-        aligns=declaration.make is not None,
     )
     blueprint.follow(keywords)
     parts = [field for field in declaration.order if field.is_part]

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
-from declarative_dist.constraints.negative import Negative
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.half_line import Negative, Real
 from declarative_dist.declaration.collect import auto_declared
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.errors import (
@@ -69,7 +68,7 @@ class Live(Variational, Generic[D]):
         copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
         for module in _made_of(parts, keywords):
             if copies:
-                replicate(module, copies, 0, {})
+                replicate(module, copies, {})
             module.to(keywords.get("device"), keywords.get("dtype"))
         super().__init__(**parts)
 

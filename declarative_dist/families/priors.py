@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat_params import FlatParams
 
+Weighed = list[tuple[Any, list[Param]]]
+"""Declared modules with those of their parameters that have a prior."""
 
-def log_prior_of(module: nn.Module, copies: torch.Size, unconstrained: bool) -> Tensor:
+
+def log_prior_of(
+    module: nn.Module, copies: torch.Size, unconstrained: bool, weighed: Weighed | None = None
+) -> Tensor:
     """The sum of the log densities of all parameters with a prior, in a module and its parts.
 
     Args:
         module: a declarative module, or any around some.
         copies: the independent copies that stay apart.
         unconstrained: whether it is the density of the unconstrained numbers.
+        weighed: the parameters that count; None for all, each once.
 
     Returns:
         A tensor of shape `copies`.
     """
     total: Tensor | None = None
-    for _, part in walk(module):
-        if not part.__declaration__.priors:
-            continue
+    for part, params in _weighed_in(module) if weighed is None else weighed:
         own: torch.Size = vars(part)["_copies"]
         lead = len(copies) if own[: len(copies)] == copies else 0
         values = part.__declaration__.run(part, part.__declaration__.weighed)
-        for param in part.__declaration__.priors:
+        for param in params:
             density: Tensor = param.log_prior(part, values, lead, unconstrained)
             total = density if total is None else total + density
     if total is None:
         return _zeros_like(module, copies)
     return total if total.shape == copies else total.expand(copies)
+
+
+def _weighed_in(module: nn.Module) -> Weighed:
+    """The parameters with a prior; what two fields share, as tied parameters do, counts once."""
+    seen: set[int] = set()
+    found: Weighed = []
+    for _, part in walk(module):
+        params = []
+        for param in part.__declaration__.priors:
+            raw = part._parameters.get(param.raw_name)
+            if raw is None or id(raw) not in seen:
+                params.append(param)
+                seen.add(id(raw))
+        if params:
+            found.append((part, params))
+    return found
 
 
 def log_prior_at(
@@ -81,9 +103,10 @@ class _LogPrior(nn.Module):
     def __init__(self, module: nn.Module, copies: torch.Size, unconstrained: bool) -> None:
         super().__init__()
         self.module, self.copies, self.unconstrained = module, copies, unconstrained
+        self._weighed = _weighed_in(module)  # before other tensors hide what is tied
 
     def forward(self) -> Tensor:
-        return log_prior_of(self.module, self.copies, self.unconstrained)
+        return log_prior_of(self.module, self.copies, self.unconstrained, self._weighed)
 
 
 def _zeros_like(module: nn.Module, shape: torch.Size) -> Tensor:

@@ -18,20 +18,13 @@ Move = Callable[[Tensor], Tensor]
 """What `nn.Module.to` and its like do to each tensor."""
 
 
-class StatefulModule(nn.Module):
-    """A module whose saved states say what they mean, and are checked when they are loaded.
-
-    A state that was saved under another constraint, or that holds a number which its field
-    refuses, is not loaded. Loading with `assign=True` makes the state's tensors the module's own,
-    those of constants too.
-    """
-
-    __declaration__: ClassVar[Declaration]
+class AtomicState(nn.Module):
+    """A module that loads a state as a whole, or not at all."""
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load a state as `nn.Module` does: all of it, or nothing if anything is refused.
+        """Load a state as `nn.Module` does; if anything is refused, nothing has changed.
 
         Args:
             state_dict: the state.
@@ -48,6 +41,17 @@ class StatefulModule(nn.Module):
             for _, part in walk(self):
                 part._check_bounds()
         return keys
+
+
+class DeclaredState(AtomicState):
+    """A module whose saved states say what they mean, and are checked when they are loaded.
+
+    A state that was saved under another constraint, or that holds a number which its field
+    refuses, is not loaded. Loading with `assign=True` makes the state's tensors the module's own,
+    those of constants too.
+    """
+
+    __declaration__: ClassVar[Declaration]
 
     def _signatures(self) -> dict[str, str]:
         """By field what a saved state must agree on: constraints, number bounds, counts."""

@@ -10,6 +10,7 @@ from torch.distributions import IndependentTransform, Transform
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.building import called
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.sharding import check_gathered
 
 
@@ -59,6 +60,7 @@ class LearnableTransform(Declarative):
         check_gathered(self)
         declaration = self.__declaration__
         values = declaration.base_values(self)
+        line_up_all(values, self.__dict__["_paddings"].get("", ()))
         subject = f"{type(self).__name__}.base"
         make: Any = declaration.make or partial(declaration.base, self)
         transform = called(make, values, Transform, subject)

@@ -13,11 +13,9 @@ from torch.distributions import Distribution, MixtureSameFamily
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError
-from declarative_dist.families.alignment import align_parts, has_copies
 from declarative_dist.families.building import detached, distribution_of, reparametrised
-from declarative_dist.families.copies import NOT_TOGETHER
+from declarative_dist.families.copies import NOT_TOGETHER, all_lack
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.fields.param import Param
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.plain.tracing import is_traced
@@ -149,7 +147,7 @@ class Variational(Declarative, Distribution):
         declaration = self.__declaration__
         copies: torch.Size = vars(self)["_copies"]
         if copies and "_is_built" not in vars(self):
-            self._line_up(copies)
+            self._expand_to(copies)
             values = declaration.run(self, declaration.build)
         if not isinstance(declaration.base, type):
             return
@@ -173,11 +171,10 @@ class Variational(Declarative, Distribution):
                 code="refused-by-torch",
             ) from error
 
-    def _line_up(self, copies: torch.Size) -> None:
-        """Put the independent copies in front, also of what has no parameters of its own."""
-        align_parts(self, copies)
-        parts = [part for part in self.children() if has_copies(part, copies)]
-        if not parts and not any(isinstance(f, Param) for f in self.__declaration__.order):
+    def _expand_to(self, copies: torch.Size) -> None:
+        """Put the independent copies in front of a distribution of which nothing has them."""
+        declaration = self.__declaration__
+        if all_lack(self, copies, declaration.run(self, declaration.build)):
             vars(self)["_live_shape"] = torch.Size((*copies, *self().batch_shape))
 
     def _check_whole(self) -> None:
@@ -196,13 +193,13 @@ class Variational(Declarative, Distribution):
                 code="mixed-draws",
             )
 
-    def _replicate(self, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
+    def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
         live = vars(self).get("_live_shape")
-        super()._replicate(shape, at, done)
+        super()._replicate(copies, done)
         if live is not None:
-            vars(self)["_live_shape"] = torch.Size((*live[:at], *shape, *live[at:]))
-        elif at == 0:
-            self._line_up(vars(self)["_copies"])
+            vars(self)["_live_shape"] = torch.Size((*copies, *live))
+        else:
+            self._expand_to(copies)
 
     def detach(self) -> Distribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters.

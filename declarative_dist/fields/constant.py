@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
+from declarative_dist.fields.alignment import ndims_of, repeat
 from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import find_tensor, to_tensor, write_tensor
@@ -130,12 +131,16 @@ class Constant(Field):
             )
         start = self._start(value, has_dtype)
         module.__dict__["_starts"][self.name] = start
-        self.commit(module, self._build(start, blueprint.dtype, blueprint.place, subject))
+        stored = self._build(start, blueprint.dtype, blueprint.place, subject)
+        if isinstance(stored, Tensor):
+            own = blueprint.own_shape(self, stored) if self._is_repeated(stored) else stored.shape
+            ndims_of(module)[self.name] = len(own)
+        self.commit(module, stored)
 
     def _start(self, value: Any, has_dtype: bool) -> Any:
         """What `reset` goes back to: with a `Start`, a tensor is made in the dtype of then."""
         if isinstance(value, Tensor):
-            return Start(value.clone(), value.shape, has_dtype, value.ndim)
+            return Start(value.clone(), value.shape, has_dtype)
         return Start(value, torch.Size()) if isinstance(value, float) else value
 
     def _build(
@@ -157,6 +162,23 @@ class Constant(Field):
         return tensor.clone() if tensor is source else tensor
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        stored = self._stored(module)
+        return self._with_copies(module, stored) if module.__dict__["_copies"] else stored
+
+    def _is_repeated(self, value: Any) -> bool:
+        """Whether every copy has this value: integers that no argument asks for are indices."""
+        is_asked_for = self.torch_constraint is not None
+        return isinstance(value, Tensor) and (value.is_floating_point() or is_asked_for)
+
+    def _with_copies(self, module: nn.Module, value: Any) -> Any:
+        """A view of a value for all copies of an instance."""
+        if not self._is_repeated(value):
+            return value
+        own = ndims_of(module).get(self.name, value.ndim)
+        return repeat(value, module.__dict__["_copies"], own)
+
+    def _stored(self, module: nn.Module) -> Any:
+        """What an instance holds: a tensor, of one copy or of all, or a Python object."""
         buffer = module._buffers.get(self.name)
         if buffer is not None:
             return buffer
@@ -183,6 +205,12 @@ class Constant(Field):
             return self._build(start, _dtype_beside(module), device, subject)
         tensor = to_tensor(new, subject, now.dtype, now.device, self._expected)
         self._check(tensor, subject, None if tensor is new else new)
+        whole = self._with_copies(module, now)
+        if tensor.shape == whole.shape != now.shape:
+            # One value serves all copies as long as they agree.
+            first = tensor[tuple(slice(1) for _ in module.__dict__["_copies"])]
+            is_one = is_traced(tensor) or bool((tensor == first).all())
+            tensor, now = (first.reshape(now.shape), now) if is_one else (tensor, whole)
         if tensor.ndim and tensor.shape != now.shape:
             expected = f"shape {tuple(now.shape)}"
             raise ConstraintError(subject, expected, shorten(new), code="wrong-shape")
@@ -196,11 +224,13 @@ class Constant(Field):
         elif find_tensor(module, self.name) is None:
             constants.pop(self.name, None)
             module._buffers[self.name] = prepared
+        elif self.name in module._buffers and module._buffers[self.name].shape != prepared.shape:
+            module._buffers[self.name] = prepared
         else:
             write_tensor(module, self.name, prepared, self.subject(module))
 
     def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
-        return prepared
+        return self._with_copies(module, prepared)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         start = module.__dict__["_starts"][self.name]
@@ -210,7 +240,7 @@ class Constant(Field):
         self.commit(module, self._build(start, dtype, device, self.subject(module)))
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        value, starts = self.value(module, {}), module.__dict__["_starts"]
+        value, starts = self._stored(module), module.__dict__["_starts"]
         if isinstance(value, Tensor) and isinstance(starts[self.name], Start):
             same = self._build(starts[self.name], value.dtype, value.device, self.subject(module))
             if is_traced(value) or torch.equal(value, same):

@@ -8,6 +8,7 @@ from typing import Any, Generic, overload
 from torch import nn
 from typing_extensions import Self, TypeVar
 
+from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.field import current_value
 from declarative_dist.fields.method import MethodField
 
@@ -27,7 +28,11 @@ class Derived(MethodField, Generic[T]):
         super().__init__(function, "@derived")
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> T:
-        value: T = self.function(module, **{name: values[name] for name in self.needs})
+        arguments = {name: values[name] for name in self.needs}
+        paddings = module.__dict__["_paddings"]
+        if paddings:
+            line_up_all(arguments, paddings.get(self.name, ()))
+        value: T = self.function(module, **arguments)
         return value
 
     def advice(self, module: nn.Module) -> str:

@@ -142,17 +142,14 @@ class Field(ABC):
         """The parameters that an instance trains for this field."""
         return []
 
-    def replicate(
-        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
-    ) -> None:
-        """Repeat the values along new dimensions.
+    def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
+        """Give the values independent copies, which stand in front.
 
         Args:
             module: the instance.
-            shape: the new dimensions.
-            at: how many batch dimensions stand in front of them.
-            lead: to how many dimensions behind them values are aligned, events left out.
-            done: by id what has the new dimensions already, so that what is tied stays tied.
+            copies: the dimensions of the copies.
+            done: maps the id of each parameter that has them already to the parameter and its
+                repetition, so that tied parameters stay tied.
         """
         return
 

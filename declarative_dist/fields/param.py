@@ -18,7 +18,7 @@ from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
 from declarative_dist.fields.prior_support import check_support, is_settled
 from declarative_dist.fields.sharding import check_gathered
-from declarative_dist.fields.sizes import Blueprint, Start, inserted
+from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import to_tensor, write_tensor
 from declarative_dist.fields.value import Constrained, Init, as_source, narrow_to
 
@@ -131,7 +131,7 @@ class Param(Constrained):
             shape = self.value(module, values).shape[len(copies) :]
             check_fits(prior, shape, self.subject(module), copies)
             if self.constraint.names or prior_is_new:
-                constraint = self.constraint_of(module).resolved(values)
+                constraint = self.resolved_constraint(module, values)
                 check_support(prior, constraint, self.subject(module))
 
     def replace_prior(self, module: nn.Module, value: Any) -> None:
@@ -181,9 +181,9 @@ class Param(Constrained):
         if not unconstrained:
             return density
         raw = getattr(module, self.raw_name)
-        constraint = self.constraint_of(module).resolved(values)
+        constraint = self.resolved_constraint(module, values)
         try:
-            return density + _summed(constraint.log_abs_det_jacobian(raw, value), lead)
+            return density + _summed(constraint.log_volume(raw, value), lead)
         except NotImplementedError as error:
             raise NotImplementedError(f"{self.subject(module)}: {error}") from error
 
@@ -215,7 +215,7 @@ class Param(Constrained):
                     code="wrong-shape",
                 )
             new = new.expand(now.shape)
-            constraint = self.constraint_of(module).resolved(values)
+            constraint = self.resolved_constraint(module, values)
             constraint.check(narrow_to(new, source), self.subject(module))
             return constraint.inverse(new).clone()
 
@@ -223,7 +223,7 @@ class Param(Constrained):
         write_tensor(module, self.raw_name, prepared, self.subject(module))
 
     def read(self, module: nn.Module, prepared: Tensor, values: Mapping[str, Any]) -> Tensor:
-        return self.constraint_of(module).resolved(values).forward(prepared)
+        return self.resolved_constraint(module, values).forward(prepared)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         self.reset_constraint(module)
@@ -243,28 +243,23 @@ class Param(Constrained):
         parametrizations: Any = module.parametrizations
         return list(parametrizations[self.raw_name].parameters())
 
-    def replicate(
-        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
-    ) -> None:
-        start: Start = vars(module)["_starts"][self.name]
+    def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
+        start: Start = vars(module)["_starts"][self.name].repeat(copies)
+        vars(module)["_starts"][self.name] = start
         raw = module._parameters[self.raw_name]
         if raw is None:
             return
-        ones = max(lead - (len(start.shape) - at - self.event_dim), 0)
-        whole = torch.Size((*shape, *(1,) * ones))
-        start = start.replicated(whole, at)
         _, new = done.get(id(raw), (raw, None))
-        if new is None or new.shape != torch.Size((*raw.shape[:at], *whole, *raw.shape[at:])):
+        if new is None:
             is_drawn = callable(self.init if start.source is None else start.source)
-            if is_drawn and any(size != 1 for size in shape):
+            if is_drawn and any(size != 1 for size in copies):
                 known = needed_values(module, self.name)
                 values = self.started(module, start, raw.dtype, raw.device, known)
             else:
-                values = inserted(raw.detach(), whole, at).clone()
+                values = raw.detach().expand(*copies, *raw.shape).clone()
             new = nn.Parameter(values, requires_grad=raw.requires_grad)
             done[id(raw)] = (raw, new)
         module._parameters[self.raw_name] = new
-        vars(module)["_starts"][self.name] = start
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         starts: dict[str, Start] = vars(module)["_starts"]
@@ -273,7 +268,7 @@ class Param(Constrained):
             return
         if is_new or not self._is_at(module, start):
             value = current_value(module, self.name).detach().clone()
-            starts[self.name] = Start(value, value.shape, has_dtype=True, own=start.own)
+            starts[self.name] = Start(value, value.shape, has_dtype=True)
 
     def _is_at(self, module: nn.Module, start: Start) -> bool:
         """Whether the current value is that of a start, to the last bit."""

@@ -32,7 +32,6 @@ from declarative_dist.fields.templates import (
     inside,
     known_sizes,
     make_part,
-    replicate,
     size_names,
 )
 from declarative_dist.fields.walk import own_modules, walk
@@ -255,11 +254,6 @@ class Nested(Field):
 
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
         return list(self.module_of(module).parameters())
-
-    def replicate(
-        self, module: nn.Module, shape: torch.Size, at: int, lead: int, done: dict[int, Any]
-    ) -> None:
-        replicate(self.module_of(module), shape, at, done)
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         for _, part in walk(self.module_of(module)):

@@ -71,7 +71,7 @@ def own_prior(
     """
     prior = copy.deepcopy(template, blueprint.copies).to(dtype=dtype)
     if blueprint.batch_shape and any(True for _ in prior.parameters()):
-        replicate(prior, blueprint.batch_shape, 0, blueprint.replicated)
+        replicate(prior, blueprint.batch_shape, blueprint.replicated)
     return prior.to(device=device)
 
 

@@ -44,13 +44,11 @@ class Start:
             tensors; None for what the class declares.
         shape: the full shape, batch included.
         has_dtype: whether the source is a tensor whose dtype was meant.
-        own: how many dimensions one copy has, without those that line it up with other fields.
     """
 
     source: float | Tensor | Callable[[torch.Size], Tensor] | None
     shape: torch.Size
     has_dtype: bool = False
-    own: int = 0
 
     def tensor(
         self, declared: Any, dtype: torch.dtype, device: torch.device, subject: str
@@ -66,26 +64,13 @@ class Start:
         tensor = to_tensor(source, subject, dtype, device)
         return tensor if tensor.shape == self.shape else tensor.expand(self.shape)
 
-    def replicated(self, shape: torch.Size, at: int) -> Start:
-        """The same start, repeated along new dimensions behind the first `at`."""
-        full = torch.Size((*self.shape[:at], *shape, *self.shape[at:]))
+    def repeat(self, copies: torch.Size) -> Start:
+        """The same start for independent copies, which stand in front."""
+        shape = torch.Size((*copies, *self.shape))
         source = self.source
         if isinstance(source, Tensor):
-            source = inserted(source.expand(self.shape), shape, at)
-        return Start(source, full, self.has_dtype, self.own)
-
-
-def inserted(tensor: Tensor, shape: torch.Size, at: int) -> Tensor:
-    """A view of a tensor repeated along new dimensions behind its first `at`.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.fields.sizes import inserted
-        >>> inserted(torch.zeros(2, 3), torch.Size((5,)), 1).shape
-        torch.Size([2, 5, 3])
-    """
-    front, back = tensor.shape[:at], tensor.shape[at:]
-    return tensor.reshape(*front, *(1,) * len(shape), *back).expand(*front, *shape, *back)
+            source = source.expand(shape)
+        return Start(source, shape, self.has_dtype)
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -112,8 +97,6 @@ class Blueprint:
         batch_shape: what is prepended to the shape of every parameter.
         device: where to build; None for wherever the values are.
         dtype: the floating-point type; None for that of the values given.
-        aligns: whether the fields broadcast among each other, so that batch dimensions must
-            line up where their own shapes differ in length.
     """
 
     subject: str
@@ -122,26 +105,16 @@ class Blueprint:
     batch_shape: torch.Size = torch.Size()
     device: torch.device | None = None
     dtype: torch.dtype | None = None
-    aligns: bool = False
     with_dtype: set[str] = field(default_factory=set, init=False)
     copies: dict[int, Any] = field(default_factory=dict, init=False)
     """What nested parts were copied into, as `copy.deepcopy` remembers it."""
     replicated: dict[int, Any] = field(default_factory=dict, init=False)
     """By id the copies that have their batch dimensions already."""
-    unaligned: frozenset[str] = frozenset()
-    """Fields that do not line up: they reach the base through a method, which sees to that."""
-    _depth: int = field(default=0, init=False)
 
     @cached_property
     def place(self) -> torch.device:
         """The device to build on, where no value says another."""
         return self.device or torch.get_default_device()
-
-    def begin_again(self, unaligned: frozenset[str]) -> None:
-        """Forget what was copied, and line up all fields but these from now on."""
-        self.unaligned = unaligned
-        self.copies.clear()
-        self.replicated.clear()
 
     def follow(self, values: Mapping[str, Any]) -> None:
         """Take the dtype and the device of given tensors where they agree, unless told others.
@@ -163,7 +136,7 @@ class Blueprint:
         told: Iterable[Mapping[str, int]] = (),
         said: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
-        """Find the sizes that values tell, and how far shapes must be aligned.
+        """Find the sizes that values tell.
 
         Args:
             fields: the parameters and constants.
@@ -184,8 +157,6 @@ class Blueprint:
             for size_name, size in sizes.items():
                 self._agree(name, size_name, size, origins)
         self._learn_from_parts(list(told))
-        if self.aligns and self.batch_shape:
-            self._depth = max((len(self._own_shape(s)) - s.event_dim for s in fields), default=0)
 
     def _learn(
         self, sized: Sized, names: Shape, shape: torch.Size, origins: dict[str, str]
@@ -222,14 +193,10 @@ class Blueprint:
         given = self.given.get(sized.name)
         source = self._value(sized)
         own = self._own_shape(sized)
-        aligns = self.aligns and self.batch_shape and sized.name not in self.unaligned
-        lead = self._depth - (len(own) - sized.event_dim) if aligns else 0
-        full = torch.Size((*self.batch_shape, *(1,) * max(lead, 0), *own))
+        full = torch.Size((*self.batch_shape, *own))
         if not isinstance(source, Tensor):
-            return Start(given, full, own=len(own))
-        if given is not None and given.shape == torch.Size((*self.batch_shape, *own)):
-            given = given.reshape(full)
-        elif source.ndim and source.shape not in (own, full):
+            return Start(given, full)
+        if source.ndim and source.shape not in (own, full):
             expected = f"shape {tuple(own)}"
             if self.batch_shape:
                 expected += f", or {tuple(full)} with the batch in front"
@@ -238,8 +205,8 @@ class Blueprint:
             )
         # What the constructor was given may change later; what the class holds does not.
         if given is None:
-            return Start(None, full, own=len(own))
-        return Start(given.detach().clone(), full, sized.name in self.with_dtype, len(own))
+            return Start(None, full)
+        return Start(given.detach().clone(), full, sized.name in self.with_dtype)
 
     def _value(self, sized: Sized) -> Any:
         return self.given.get(sized.name, sized.init)
@@ -250,12 +217,12 @@ class Blueprint:
             return self._sized(sized, sized.shape)
         value = self._value(sized)
         if isinstance(value, Tensor):
-            return self._without_batch(sized, value)
+            return self.own_shape(sized, value)
         is_number = isinstance(value, (int, float))
         return torch.Size() if is_number else self._sized(sized, sized.event_names)
 
-    def _without_batch(self, sized: Sized, value: Tensor) -> torch.Size:
-        """Whether a given value is for one copy or for all is told by its shape."""
+    def own_shape(self, sized: Sized, value: Tensor) -> torch.Size:
+        """The shape of one copy of a value, whose shape tells if it is for one copy or for all."""
         count = len(self.batch_shape)
         init_shape = getattr(sized.init, "shape", None)
         is_full = (

@@ -190,7 +190,7 @@ def _copy(template: nn.Module, blueprint: Blueprint) -> nn.Module:
     module = copy.deepcopy(template, blueprint.copies)
     module.to(dtype=blueprint.dtype)
     if blueprint.batch_shape:
-        replicate(module, blueprint.batch_shape, 0, blueprint.replicated)
+        replicate(module, blueprint.batch_shape, blueprint.replicated)
     return module
 
 
@@ -244,19 +244,18 @@ def _values_of(template: nn.Module, sizes: Mapping[str, int]) -> dict[str, Any]:
     return values
 
 
-def replicate(module: nn.Module, shape: torch.Size, at: int, done: dict[int, Any]) -> None:
-    """Repeat the parameters of a declared module, or of those inside a foreign one.
+def replicate(module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
+    """Give independent copies to a declared module, or to those inside a foreign one.
 
     Args:
         module: the module.
-        shape: the new dimensions.
-        at: how many dimensions stand in front of them.
+        copies: the dimensions of the copies.
         done: by id the modules that have them already, and parameters with their repetition.
     """
-    for _, part in walk(module):
+    for _, part in reversed(list(walk(module))):  # an owner lines its parts up after them
         if id(part) not in done:
             done[id(part)] = part
-            part._replicate(shape, at, done)
+            part._replicate(copies, done)
 
 
 def size_names(template: object) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.representable import floating
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
+from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
@@ -123,6 +124,16 @@ class Constrained(Field):
         own: Constraint = getattr(module, f"{self.raw_name}_constraint")
         return own
 
+    def resolved_constraint(self, module: nn.Module, values: Mapping[str, Any]) -> Constraint:
+        """The constraint with the values of its bounds, lined up with the field's own."""
+        constraint = self.constraint_of(module)
+        if not constraint.names:
+            return constraint
+        ndims = ndims_of(module)
+        ndim = ndims[self.name]
+        bounds = {n: line_up(values[n], ndims.get(n, 0), ndim) for n in constraint.names}
+        return constraint.resolved(bounds)
+
     def source(self, value: Any, subject: str) -> Any:
         return as_source(value, subject)
 
@@ -172,12 +183,14 @@ class Constrained(Field):
             ConstraintError: if it is outside, or of another shape.
         """
         key = (start.shape, dtype, device)
+        copies: torch.Size = vars(module)["_copies"]
+        ndims_of(module)[self.name] = len(start.shape) - len(copies)
         is_declared = (
             start.source is None and not callable(self.init) and self._forward is not None
         )
         if is_declared and key in self._raw_starts:
             return torch.tensor(self._raw_starts[key], dtype=dtype, device=device)
-        constraint = self.constraint_of(module).resolved(values)
+        constraint, own, ndim = self._lined_up(module, start, values)
         with torch.no_grad():
             declared = constraint.default if self.init is None else self.init
             value = start.tensor(declared, dtype, device, self.subject(module))
@@ -191,6 +204,7 @@ class Constrained(Field):
                     code="wrong-shape",
                 )
             source = self.init if start.source is None else start.source
+            value = line_up(value, own, ndim)
             constraint.check(narrow_to(value, source), self.subject(module))
             raw = constraint.inverse(value).detach().clone()
         is_small = 0 < raw.numel() <= SMALL and raw.dtype == dtype
@@ -198,11 +212,26 @@ class Constrained(Field):
             self._raw_starts[key] = raw.tolist()  # which depends on no mode of torch
         return raw
 
+    def _lined_up(
+        self, module: nn.Module, start: Start, values: Mapping[str, Any]
+    ) -> tuple[Constraint, int, int]:
+        """The constraint of a start, the dimensions of one copy, and those that it will have.
+
+        Elementwise bounds of more dimensions than the value broadcast it.
+        """
+        constraint, ndims = self.constraint_of(module), ndims_of(module)
+        own = ndims[self.name]
+        ndim = max([own, *(ndims.get(name, 0) for name in constraint.names)])
+        if self.owns_constraint and not constraint.event_dim and not constraint.raw_event_dim:
+            ndim = max([ndim, *(bound.ndim for bound in constraint.buffers())])
+        ndims[self.name] = ndim
+        return self.resolved_constraint(module, values), own, ndim
+
     def constrained(self, module: nn.Module, raw: Tensor, values: Mapping[str, Any]) -> Tensor:
         """The value of unconstrained numbers."""
         if self._forward is not None:
             return self._forward(raw)
-        return self.constraint_of(module).resolved(values).forward(raw)
+        return self.resolved_constraint(module, values).forward(raw)
 
     @property
     def stored_name(self) -> str:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,12 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    check_count,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.kinds import lacks_forward
@@ -24,6 +20,9 @@ from declarative_dist.joints.joint import Joint
 from declarative_dist.posteriors.guides import NormalGuide
 
 Callback = Callable[[int, float, nn.Module], object]
+
+RATE = 1e-2
+"""The rate of the default optimizer."""
 
 _FUSED = ("cpu", "cuda")
 """Devices for which torch has a kernel of the whole update."""
@@ -64,63 +63,57 @@ def check_objective(objective: Any) -> None:
     """Refuse what cannot be trained.
 
     Raises:
-        DeclarationError: if it is no module, or has nothing to train.
+        DeclarationError: if it is no module, or has no loss or nothing to train.
         ConstraintError: if it is on the meta device.
         NonFiniteError: if a parameter is infinite or NaN from the start.
     """
-    name = type(objective).__name__
-    if not isinstance(objective, nn.Module):
+    check_forward(objective, "fit(objective)")
+    parameters = list(objective.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
         raise DeclarationError(
-            "fit(objective)",
-            "an objective: a module whose forward is a loss",
-            shorten(objective),
-            "Write an nn.Module, or use one of declarative_dist.objectives.",
-            code="not-an-objective",
-        )
-    _check_forward(objective, name)
-    if not any(parameter.requires_grad for parameter in objective.parameters()):
-        raise DeclarationError(
-            f"fit({name})",
+            f"fit({type(objective).__name__})",
             "an objective with parameters to train",
-            "none" if next(objective.parameters(), None) is None else "only frozen ones",
+            "only frozen ones" if parameters else "none",
             "Are the family and the networks attributes of the objective?",
             code="nothing-to-learn",
         )
-    for parameter in objective.parameters():
-        if parameter.is_meta:
-            subject, raw = field_of(objective, parameter)
-            raise ConstraintError(
-                subject,
-                "numbers",
-                f"{raw} on the meta device",
-                "Call to_empty and fill it.",
-                code="dtype-or-device",
-            )
+    absent = next((parameter for parameter in parameters if parameter.is_meta), None)
+    if absent is not None:
+        subject, raw = field_of(objective, absent)
+        raise ConstraintError(
+            subject,
+            "numbers",
+            f"{raw} on the meta device",
+            "Call to_empty and fill it.",
+            code="dtype-or-device",
+        )
     check_parameters(objective, "at step 0")
 
 
-def _check_forward(objective: nn.Module, name: str) -> None:
-    """Refuse a module whose forward is a distribution, or that has none."""
+def check_forward(objective: Any, subject: str) -> None:
+    """Refuse what is no module, and a module whose forward is a distribution, or is not there.
+
+    Raises:
+        DeclarationError: in all these cases.
+    """
+    name = type(objective).__name__
     kinds = (Conditional, Joint, Variational, NormalGuide)
     kind = next((kind for kind in kinds if isinstance(objective, kind)), None)
-    if kind is not None and type(objective).forward is kind.forward:
-        is_guide = isinstance(objective, NormalGuide)
-        raise DeclarationError(
-            "fit(objective)",
-            "an objective: a module whose forward is a loss",
-            f"a {name}, whose forward is a distribution",
-            f"Write {'NegativeELBO(log_joint, guide)' if is_guide else 'NegativeLogLikelihood(q)'}"
-            ", from declarative_dist.objectives.",
-            code="not-an-objective",
-        )
-    if lacks_forward(objective):
-        raise DeclarationError(
-            "fit(objective)",
-            "an objective: a module whose forward is a loss",
-            f"a {name}, which has no forward",
-            "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...).",
-            code="not-an-objective",
-        )
+    if not isinstance(objective, nn.Module):
+        got = shorten(objective)
+        fix = "Write an nn.Module, or use one of declarative_dist.objectives."
+    elif kind is not None and type(objective).forward is kind.forward:
+        got = f"a {name}, whose forward is a distribution"
+        is_guide = kind is NormalGuide
+        call = "NegativeELBO(log_joint, guide)" if is_guide else "NegativeLogLikelihood(q)"
+        fix = f"Write {call}, from declarative_dist.objectives."
+    elif lacks_forward(objective):
+        got = f"a {name}, which has no forward"
+        fix = "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...)."
+    else:
+        return
+    expected = "an objective: a module whose forward is a loss"
+    raise DeclarationError(subject, expected, got, fix, code="not-an-objective")
 
 
 def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
@@ -129,12 +122,33 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
     Args:
         objective: what is trained.
         optimizer: an optimizer, a callable from parameters to one, or None for Adam.
-        lr: the rate of Adam.
+        lr: the rate for the optimizer that is made, or None for its own.
 
     Raises:
-        ConstraintError: if the rate is not a positive number.
+        ConstraintError: if the rate is not a positive number, or nothing would take it.
         DeclarationError: if it is no optimizer, or one of other parameters.
     """
+    options = {} if lr is None else {"lr": _as_rate(lr)}
+    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if optimizer is None:
+        fused = True if can_be_fused(trainable) else None
+        return Adam(trainable, **{"lr": RATE, **options}, fused=fused)
+    if lr is not None and not _takes_rate(optimizer):
+        raise ConstraintError(
+            "fit(lr=)",
+            "an optimizer that takes it: none, or a class such as torch.optim.SGD",
+            shorten(optimizer).partition("\n")[0],
+            "Give the rate to the optimizer itself.",
+            code="unused-argument",
+        )
+    made = make_optimizer(optimizer, trainable, "fit(optimizer=)", **options)
+    if not isinstance(made, Optimizer):
+        raise no_optimizer("fit(optimizer=)", made)
+    check_members(made, objective, "fit(optimizer=)")
+    return made
+
+
+def _as_rate(lr: Any) -> Any:
     is_number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
     if isinstance(lr, Tensor) and lr.numel() == 1:
         is_number = True
@@ -142,34 +156,69 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         raise ConstraintError(
             "fit(lr=)", "a positive, finite number", shorten(lr), code="wrong-argument"
         )
-    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    if optimizer is None:
-        return Adam(trainable, lr=float(lr), fused=True if can_be_fused(trainable) else None)
-    made = optimizer
-    if not isinstance(optimizer, Optimizer) and callable(optimizer):
-        made = optimizer(trainable)
-    if not isinstance(made, Optimizer):
-        raise DeclarationError(
-            "fit(optimizer=)",
-            "an optimizer, or a callable from parameters to one",
-            shorten(made),
-            "Write optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
-            code="wrong-optimizer",
-        )
+    return float(lr)
+
+
+def _takes_rate(optimizer: Any) -> bool:
+    if isinstance(optimizer, Optimizer) or not callable(optimizer):
+        return False
+    parameters = inspect.signature(optimizer).parameters
+    return "lr" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def make_optimizer(
+    optimizer: Any, trainable: list[nn.Parameter], subject: str, **options: Any
+) -> Any:
+    """The optimizer given, or what a callable makes of the trainable parameters.
+
+    Raises:
+        DeclarationError: if it is neither.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if not callable(optimizer):
+        raise no_optimizer(subject, optimizer)
+    return optimizer(trainable, **options)
+
+
+def no_optimizer(subject: str, value: object) -> DeclarationError:
+    """The error about something that is no optimizer."""
+    return DeclarationError(
+        subject,
+        "an optimizer, or a callable from parameters to one",
+        shorten(value),
+        "Write lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
+        code="wrong-optimizer",
+    )
+
+
+def check_members(
+    optimizer: Optimizer, objective: nn.Module, subject: str, name: str = ""
+) -> None:
+    """Refuse an optimizer of other parameters, or of frozen ones only.
+
+    Args:
+        optimizer: the optimizer.
+        objective: whose parameters it should have.
+        subject: whom an error is about.
+        name: what to call the objective, if not by its class.
+
+    Raises:
+        DeclarationError: in both cases.
+    """
     mine = {id(parameter) for parameter in objective.parameters()}
-    held = [parameter for group in made.param_groups for parameter in group["params"]]
-    strangers = [parameter for parameter in held if id(parameter) not in mine]
-    if strangers or not any(parameter.requires_grad for parameter in held):
+    members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    strangers = [parameter for parameter in members if id(parameter) not in mine]
+    if strangers or not any(parameter.requires_grad for parameter in members):
         raise DeclarationError(
-            "fit(optimizer=)",
-            f"an optimizer of the parameters of {type(objective).__name__}",
+            subject,
+            f"an optimizer of the parameters of {name or type(objective).__name__}",
             f"one that also has {shorten(strangers[0].detach())}"
             if strangers
             else "one of frozen parameters only",
-            "Make it from objective.parameters().",
+            "Make it from objective.parameters(), or give a callable: sharding replaces them.",
             code="wrong-optimizer",
         )
-    return made
 
 
 def can_be_fused(parameters: list[nn.Parameter]) -> bool:
@@ -193,16 +242,14 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     Raises:
         DeclarationError: if one is not callable.
     """
-    listed = [callbacks] if callable(callbacks) else callbacks
-    if not isinstance(listed, Iterable):
-        listed = [listed]
-    checked = tuple(listed)
-    for callback in checked:
+    is_one = callable(callbacks) or not isinstance(callbacks, Iterable)
+    several = (callbacks,) if is_one else tuple(callbacks)
+    for callback in several:
         if not callable(callback):
             raise DeclarationError(
                 "fit(callbacks=)", "callables of (step, loss, module)", shorten(callback)
             )
-    return checked
+    return several
 
 
 def stops(callbacks: tuple[Callback, ...], step: int, loss: float, module: nn.Module) -> bool:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from declarative_dist.errors import ConstraintError, DeclarationError, NonFiniteError, shorten
+from declarative_dist.errors import (
+    Code,
+    ConstraintError,
+    DeclarationError,
+    NonFiniteError,
+    first_line,
+    shorten,
+)
 from declarative_dist.fitting.finite import bad_data, tensors_in
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
@@ -120,38 +127,23 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
 
 
 def _refuse(objective: nn.Module, loss: Any) -> None:
-    name = f"{type(objective).__name__}.forward"
+    kind: type[ConstraintError | DeclarationError] = DeclarationError
+    code: Code = "not-an-objective"
     if not isinstance(loss, Tensor):
-        raise DeclarationError(
-            name,
-            "a loss, a tensor of shape ()",
-            f"a {type(loss).__name__}",
-            "Fit an objective, such as the negative mean of log_prob, in a module's forward.",
-            code="not-an-objective",
-        )
-    if loss.is_meta:
-        raise ConstraintError(
-            name,
-            "a loss with a value",
-            "one on the meta device",
-            "Move data and module.",
-            code="dtype-or-device",
-        )
-    if loss.ndim or not loss.is_floating_point():
-        raise DeclarationError(
-            name,
-            "a loss, a real tensor of shape ()",
-            f"one of shape {tuple(loss.shape)} and {loss.dtype}",
-            "Take the mean or the sum of it.",
-            code="not-an-objective",
-        )
-    raise DeclarationError(
-        name,
-        "a loss that depends on the parameters",
-        "one without a gradient",
-        "Is it computed under no_grad, from detached values, or by sample instead of rsample?",
-        code="not-an-objective",
-    )
+        expected, got = "a loss, a tensor of shape ()", f"a {type(loss).__name__}"
+        fix = "Fit an objective, such as the negative mean of log_prob, in a module's forward."
+    elif loss.is_meta:
+        kind, code = ConstraintError, "dtype-or-device"
+        expected, got = "a loss with a value", "one on the meta device"
+        fix = "Move data and module."
+    elif loss.ndim or not loss.is_floating_point():
+        expected = "a loss, a real tensor of shape ()"
+        got = f"one of shape {tuple(loss.shape)} and {loss.dtype}"
+        fix = "Take the mean or the sum of it."
+    else:
+        expected, got = "a loss that depends on the parameters", "one without a gradient"
+        fix = "Is it computed under no_grad, from detached values, or by sample, not rsample?"
+    raise kind(f"{type(objective).__name__}.forward", expected, got, fix, code=code)
 
 
 def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> None:
@@ -175,7 +167,7 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
     bad = bad_data(batch)
     if bad:
         raise NonFiniteError(
-            "fit(data=)", "finite numbers", bad, f"{name} refused it: {_told(error)}"
+            "fit(data=)", "finite numbers", bad, f"{name} refused it: {_quote(error)}"
         ) from error
     if isinstance(error, ValueError):
         return
@@ -188,13 +180,11 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
                 f"fit(data=){where}",
                 f"data like the parameters of {name} ({what})",
                 f"{shorten(tensor)} of {tensor.dtype} on {tensor.device}, "
-                f"and {name} failed: {_told(error)}",
+                f"and {name} failed: {_quote(error)}",
                 "Convert it with data.to(device, dtype).",
                 code="dtype-or-device",
             ) from error
 
 
-def _told(error: Exception) -> str:
-    """The first line of an error."""
-    lines = str(error).splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _quote(error: Exception) -> str:
+    return first_line(error).rstrip(".") or type(error).__name__

@@ -31,7 +31,7 @@ def fit(
     *,
     steps: int,
     optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
-    lr: float = 1e-2,
+    lr: float | None = None,
     batch_size: int | None = None,
     progress: bool | Literal["always"] = True,
     compile: bool = False,  # noqa: A002 - what torch calls it
@@ -56,7 +56,7 @@ def fit(
         steps: how many steps in all, those before `resume` too; they are counted from 1.
         optimizer: one, or a callable from parameters to one; None for Adam, torch's fused one
             where it can be. A step is `optimizer.step(closure)`, so LBFGS works.
-        lr: the rate of the default optimizer, and of no other.
+        lr: the rate of an optimizer that is made; None for its own, 0.01 for the default one.
         batch_size: draw so many rows of the tensors for a step, without replacement, in the order
             of `torch.randperm`; the last batch of an epoch has what is left of it, and counts like
             any other: a size that divides the data has less noise.

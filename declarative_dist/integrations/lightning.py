@@ -9,10 +9,15 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import LBFGS, Adam, Optimizer
 
-from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
-from declarative_dist.families.conditional import Conditional
-from declarative_dist.families.variational import Variational
-from declarative_dist.joints.joint import Joint
+from declarative_dist.errors import ConstraintError, check_count, shorten
+from declarative_dist.fitting.arguments import (
+    RATE,
+    check_forward,
+    check_members,
+    make_optimizer,
+    no_optimizer,
+)
+from declarative_dist.fitting.batches import as_batch
 
 try:
     from lightning.pytorch import LightningModule
@@ -20,9 +25,6 @@ except ImportError as error:
     raise ImportError(
         "ObjectiveModule needs Lightning: pip install 'declarative-dist[lightning]'"
     ) from error
-
-LEARNING_RATE = 1e-2
-"""The rate of the default optimizer."""
 
 
 class ObjectiveModule(LightningModule):
@@ -88,9 +90,9 @@ class ObjectiveModule(LightningModule):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        _check_objective(objective, f"{name}(objective=)")
+        check_forward(objective, f"{name}(objective=)")
         if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
-            raise _no_optimizer(f"{name}(optimizer=)", optimizer)
+            raise no_optimizer(f"{name}(optimizer=)", optimizer)
         steps_per_epoch = check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
         self.objective = objective
         self.steps_per_epoch = steps_per_epoch
@@ -107,7 +109,7 @@ class ObjectiveModule(LightningModule):
         prepares = getattr(self.objective, "before_fit", None)
         is_first = self.trainer.global_step == 0 and self.current_epoch == batch_idx == 0
         if is_first and callable(prepares):
-            prepares(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+            prepares(*as_batch(batch))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch, for its gradient; its value is the mean over processes."""
@@ -134,8 +136,7 @@ class ObjectiveModule(LightningModule):
         self.log(name, loss, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
 
     def _loss(self, batch: Any) -> Tensor:
-        is_several = isinstance(batch, (tuple, list))
-        loss: Any = self.objective(*batch) if is_several else self.objective(batch)
+        loss: Any = self.objective(*as_batch(batch))
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ConstraintError(
                 f"{type(self).__name__}({self._name})",
@@ -154,28 +155,14 @@ class ObjectiveModule(LightningModule):
         """The optimizer, and its scheduler if there is one."""
         trainable = [p for p in self.objective.parameters() if p.requires_grad]
         subject = f"{type(self).__name__}(optimizer=)"
-        made: Any = self._optimizer
-        if made is None:
-            made = Adam(trainable, lr=LEARNING_RATE)
-        elif not isinstance(made, Optimizer):
-            made = made(trainable)
+        if self._optimizer is None:
+            return Adam(trainable, lr=RATE)
+        made = make_optimizer(self._optimizer, trainable, subject)
         if made is None or isinstance(made, (Tensor, nn.Module)):
-            raise _no_optimizer(subject, made)
+            raise no_optimizer(subject, made)
         if isinstance(made, Optimizer):
-            self._check_optimizer(made, subject)
-        return made
-
-    def _check_optimizer(self, optimizer: Optimizer, subject: str) -> None:
-        mine = set(map(id, self.objective.parameters()))
-        if any(id(p) not in mine for g in optimizer.param_groups for p in g["params"]):
-            raise DeclarationError(
-                subject,
-                f"an optimizer of the parameters of {self._name}",
-                "one of others, or of those from before they were sharded",
-                "Give a callable: lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
-                code="wrong-optimizer",
-            )
-        if isinstance(optimizer, LBFGS) and isinstance(self.objective, FSDPModule):
+            check_members(made, self.objective, subject, self._name)
+        if isinstance(made, LBFGS) and isinstance(self.objective, FSDPModule):
             raise ConstraintError(
                 subject,
                 "an optimizer that treats parameters one by one, for they are sharded",
@@ -183,6 +170,7 @@ class ObjectiveModule(LightningModule):
                 'Train with Trainer(strategy="ddp").',
                 code="sharded",
             )
+        return made
 
     def configure_model(self) -> None:
         """Shard the objective, under a strategy that has a mesh of devices."""
@@ -224,30 +212,6 @@ class _Nothing:
 
     def __iter__(self) -> Iterator[tuple[()]]:
         return iter([()] * self.steps)
-
-
-def _check_objective(objective: Any, subject: str) -> None:
-    expected = "an objective: a module whose forward is a scalar loss"
-    if not isinstance(objective, nn.Module):
-        raise DeclarationError(subject, expected, shorten(objective), code="not-an-objective")
-    if isinstance(objective, (Variational, Conditional, Joint)):
-        raise DeclarationError(
-            subject,
-            expected,
-            f"the distribution {type(objective).__name__}",
-            "Write declarative_dist.objectives.NegativeLogLikelihood(q).",
-            code="not-an-objective",
-        )
-
-
-def _no_optimizer(subject: str, value: object) -> DeclarationError:
-    return DeclarationError(
-        subject,
-        "an optimizer, or a callable from parameters to one",
-        shorten(value),
-        "Write lambda parameters: torch.optim.Adam(parameters, lr=0.01).",
-        code="wrong-optimizer",
-    )
 
 
 def _rows_of(batch: Any) -> int:

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.declaration.parts import is_site
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
+from declarative_dist.families.state import AtomicState
 from declarative_dist.joints.distribution import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.joints.probing import evaluating
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from declarative_dist.joints.joint import Joint
 
 
-class Conditioned(nn.Module):
+class Conditioned(AtomicState):
     """A joint distribution with some sites held at data: a log density of the others.
 
     Calling it on a dict of values gives the log joint density, `log p(values, data)`. The joint's

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.constraints.adapters import as_constraint
-from declarative_dist.constraints.bounded import Bounded
+from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.hold import clamp_result
-from declarative_dist.constraints.inequality import GreaterThan, LessThan
+from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive
 from declarative_dist.constraints.interval import Interval
-from declarative_dist.constraints.positive import Positive
+from declarative_dist.constraints.scalar import Scalar
 from declarative_dist.errors import DeclarationError, ExplainedError, shorten
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
@@ -27,6 +26,7 @@ from declarative_dist.randomness import same_random_numbers
 
 _MIXED = constraints.MixtureSameFamilyConstraint
 _PRIOR_DRAWS = 64
+_ENDS = {"low": "lower_bound", "high": "upper_bound"}
 _UNITS = (1e-9, 1e9)
 _INTERVALS = (type(constraints.unit_interval), type(constraints.half_open_interval(0.0, 1.0)))
 _ABOVE = (type(constraints.positive), type(constraints.nonnegative))
@@ -105,17 +105,22 @@ class FlatSites(FlatMap):
         shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
         fixed: dict[str, Constraint] = {}
         dtypes: list[torch.dtype] = []
+        moving: dict[str, Scalar] = {}
         for name, (distribution, value) in drawn.items():
             if name in observed:
                 continue
             subject = f"{owner}.{name}"
             support = _support_of(distribution, value, subject)
-            moves = isinstance(joint.sites[name], Distribution) is False or _trains(support)
-            constraint = as_constraint(support, subject)
+            constraint = as_constraint(_detach(support), subject)
             check_volume(constraint, subject)
             raw_shape = constraint.raw_shape(value.shape)
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
-            if not (moves and _has_tensors(support, constraint, subject)):
+            bounds = _bounds_of(support)
+            depends = not isinstance(joint.sites[name], Distribution)
+            has_tensors = bounds or any(True for _ in constraint.buffers())
+            if has_tensors and (depends or any(bound.requires_grad for bound in bounds)):
+                moving[name] = _bounded_by_names(support, subject)
+            else:
                 fixed[name] = copy.deepcopy(constraint).to(value)
             dtypes.append(value.dtype)
         if not shapes:
@@ -129,9 +134,10 @@ class FlatSites(FlatMap):
         super().__init__(owner, shapes, joint.batch_shape)
         self.held = nn.ModuleList(fixed.values())
         self._held = tuple(fixed)
+        self._moving = moving
         self._events = {name: d.event_shape for name, (d, _) in drawn.items()}
         # Not a submodule: a guide does not train the model.
-        vars(self).update(_posterior=posterior if len(fixed) < len(shapes) else None)
+        vars(self).update(_posterior=posterior if moving else None)
         dtype = functools.reduce(torch.promote_types, dtypes)
         zeros = torch.zeros((*joint.batch_shape, self.size), dtype=dtype)
         self.register_buffer("_start", zeros, persistent=False)
@@ -202,7 +208,10 @@ class FlatSites(FlatMap):
                 return fixed[slot.name]  # type: ignore[no-any-return]
             distribution = joint.distribution_of(slot.name, {**observed, **values})
             support = _simplify(support_of(distribution))
-            return _live(support, self.dtype, f"{self.owner}.{slot.name}")
+            bounded = self._moving[slot.name]
+            ends = {name: getattr(support, _ENDS[name]) for name in bounded.names}
+            tensors = {name: torch.as_tensor(end).to(self.dtype) for name, end in ends.items()}
+            return bounded.with_bounds(tensors)
 
         return constraint_of
 
@@ -248,7 +257,7 @@ def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
             "Use components on the whole real line, or one that ends nowhere.",
             code="moving-support",
         )
-    return plain
+    return _without_far_ends(plain)
 
 
 def _simplify(support: Any) -> Any:
@@ -259,43 +268,48 @@ def _simplify(support: Any) -> Any:
     return support
 
 
+def _without_far_ends(support: Any) -> Any:
+    """An interval as a half line or as all numbers, where it does not end."""
+    if not isinstance(support, _INTERVALS):
+        return support
+    low, high = support.lower_bound, support.upper_bound
+    has_low, has_high = (not torch.as_tensor(end).isinf().all() for end in (low, high))
+    if has_low and has_high:
+        return support
+    if has_low:
+        return constraints.greater_than(low)
+    return constraints.less_than(high) if has_high else constraints.real
+
+
+def _detach(support: constraints.Constraint) -> constraints.Constraint:
+    """The same set with bounds that do not learn, to find shapes and kinds by."""
+    detached = copy.copy(support)
+    for name, value in vars(support).items():
+        if isinstance(value, Tensor):
+            setattr(detached, name, value.detach())
+    return detached
+
+
 def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
     return [value for value in vars(support).values() if isinstance(value, Tensor)]
 
 
-def _trains(support: constraints.Constraint) -> bool:
-    return any(bound.requires_grad for bound in _bounds_of(support))
-
-
-def _has_tensors(support: constraints.Constraint, constraint: Constraint, subject: str) -> bool:
-    """Whether bounds must be read again for every vector."""
-    if not _bounds_of(support) and not any(True for _ in constraint.buffers()):
-        return False
-    _live(support, torch.float64, subject)
-    return True
-
-
-def _live(support: Any, dtype: torch.dtype, subject: str) -> Constraint:
-    """The constraint of a support with bounds as they are, gradients included.
+def _bounded_by_names(support: Any, subject: str) -> Scalar:
+    """A constraint for an interval or half line whose bounds will be known later.
 
     Raises:
-        DeclarationError: if it is no interval or half line.
+        DeclarationError: if the set is neither.
     """
-    made: Bounded
-    ends: tuple[Any, ...]
     if isinstance(support, _INTERVALS):
-        made, ends = Interval("low", "high"), (support.lower_bound, support.upper_bound)
-    elif isinstance(support, _ABOVE):
-        made, ends = GreaterThan("low"), (support.lower_bound,)
-    elif isinstance(support, _BELOW):
-        made, ends = LessThan("high"), (support.upper_bound,)
-    else:
-        raise DeclarationError(
-            subject,
-            "a support that does not depend on other sites, or an interval or half line",
-            str(support),
-            "Declare the site in a fixed set, and compute the rest from it.",
-            code="moving-support",
-        )
-    bounds = (end.to(dtype) if isinstance(end, Tensor) else end for end in ends)
-    return made.with_bounds(dict(zip(made.names, bounds, strict=True)))
+        return Interval("low", "high")
+    if isinstance(support, _ABOVE):
+        return GreaterThan("low")
+    if isinstance(support, _BELOW):
+        return LessThan("high")
+    raise DeclarationError(
+        subject,
+        "a support that does not depend on other sites, or an interval or half line",
+        shorten(support),
+        "Declare the site in a fixed set, and compute the rest from it.",
+        code="moving-support",
+    )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.real import Real
+from declarative_dist.constraints.half_line import Real
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import (
     Values,
@@ -243,8 +243,7 @@ def volume(constraint: Constraint, raw: Tensor, value: Tensor, lead: int) -> Ten
     if type(constraint).log_abs_det_jacobian is Constraint.log_abs_det_jacobian:
         log_det = _derivative(constraint, raw).abs().log()
     else:
-        log_det = constraint.log_abs_det_jacobian(raw, value)
-    log_det = log_det.expand(raw.shape[: raw.ndim - constraint.raw_event_dim])
+        log_det = constraint.log_volume(raw, value)
     return log_det.flatten(lead).sum(-1) if log_det.ndim > lead else log_det
 
 

@@ -117,39 +117,17 @@ class FlatParams(FlatMap):
     def resolver(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
         def constraint_of(slot: Slot, values: Values) -> Constraint:
             part, field = self._field_of(slot.name)
-            constraint = field.constraint_of(part)
-            if not constraint.names:
-                return constraint
-            known = self._known(slot, part, field, values, len(lead))
-            return constraint.resolved(known)
+            prefix = slot.name[: len(slot.name) - len(field.name)]
+
+            def compute(needed: Field, known: dict[str, Any]) -> Any:
+                name = f"{prefix}{needed.name}"
+                return values[name] if name in values else needed.value(part, known)
+
+            declaration = part.__declaration__
+            needed = declaration.chains[field.name][:-1]
+            return field.resolved_constraint(part, declaration.run(part, needed, compute=compute))
 
         return constraint_of
-
-    def _known(
-        self, slot: Slot, part: Any, field: Param, values: Values, lead: int
-    ) -> dict[str, Any]:
-        """What the bounds of a site are computed from, lined up behind the dimensions in front."""
-        prefix = slot.name[: len(slot.name) - len(field.name)]
-        moving: set[str] = set()
-
-        def compute(needed: Field, known: dict[str, Any]) -> Any:
-            name = f"{prefix}{needed.name}"
-            if name in values or moving.intersection(needed.needs):
-                moving.add(needed.name)
-            return values[name] if name in values else needed.value(part, known)
-
-        declaration = part.__declaration__
-        known: dict[str, Any] = declaration.run(
-            part, declaration.chains[field.name][:-1], compute=compute
-        )
-        own = len(slot.event_shape)
-        for name in moving.intersection(field.constraint_of(part).names):
-            bound = known[name]
-            missing = own - (bound.ndim - lead)
-            if missing > 0:
-                shape = (*bound.shape[:lead], *(1,) * missing, *bound.shape[lead:])
-                known[name] = bound.reshape(shape)
-        return known
 
 
 def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shorten
 from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import learned_ends
 from declarative_dist.joints.probing import evaluating
@@ -35,7 +36,7 @@ from declarative_dist.posteriors.targets import (
 from declarative_dist.randomness import same_random_numbers
 
 
-class VariationalBound(nn.Module):
+class VariationalBound(AtomicState):
     """What the variational objectives share: a target, a guide, and how draws are made.
 
     Args:

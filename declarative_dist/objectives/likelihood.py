@@ -26,6 +26,7 @@ from declarative_dist.errors import (
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.priors import log_prior_of
+from declarative_dist.families.state import AtomicState
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import as_value
@@ -36,7 +37,7 @@ LogLikelihood = Callable[..., Tensor]
 """From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""
 
 
-class NegativeLogLikelihood(nn.Module):
+class NegativeLogLikelihood(AtomicState):
     """The mean negative log likelihood of data.
 
     `forward` takes data of shape `(n, *batch, *event)` for a `Variational`, where `(n, 1, *event)`
@@ -76,7 +77,7 @@ class NegativeLogLikelihood(nn.Module):
         return -_mean_log_likelihood(self.module, batch, self._own, type(self).__name__)
 
 
-class NegativeLogPosterior(nn.Module):
+class NegativeLogPosterior(AtomicState):
     """The mean negative log likelihood, less the log prior's share for one datum.
 
     `forward(*batch)` is `mean(-log p(datum | parameters)) - log_prior / total_size`: over all

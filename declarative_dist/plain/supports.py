@@ -47,6 +47,7 @@ _HULLS: dict[type, tuple[float, float]] = {
 }
 """Between which numbers the entries of events are; those of other sets may be any."""
 
+_ENDS = ("lower", "upper")
 _GAUSSIAN = (dd.Normal, dd.MultivariateNormal, dd.LowRankMultivariateNormal)
 """Densities that fall faster than any bounded map can stretch them at its ends."""
 
@@ -239,7 +240,7 @@ def push_support(support: Any, transform: Any) -> Any:
     is_elementwise = issubclass(type(transform), dd.AffineTransform) or (
         transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
     )
-    if ends is None or whole is None or not is_elementwise or are_near(ends, whole):
+    if ends is None or whole is None or not is_elementwise or _is_domain(support, transform):
         return transform.codomain
     one, other = (_move_end(end, transform) for end in ends)
     tensors = [bound for bound in vars(support).values() if isinstance(bound, Tensor)]
@@ -247,6 +248,20 @@ def push_support(support: Any, transform: Any) -> Any:
     low, high = torch.minimum(one, other), torch.maximum(one, other)
     # In the dtype of the tensors that the ends come from, if any.
     return _between(*(end.to(tensors[0].dtype) if tensors else end.item() for end in (low, high)))
+
+
+def _is_domain(support: Any, transform: Any) -> bool:
+    """Whether a set is all that a transform takes, but for rounding."""
+    sets = entries_of(support), entries_of(transform.domain)
+    ends, whole = map(ends_of, sets)
+    if ends is None or whole is None:
+        return False
+    if not is_traced(*ends, *whole):
+        return are_near(ends, whole)
+    # A tensor that nobody may look at now is learned, and no end of a domain is.
+    lows, highs = ([getattr(kind, f"{end}_bound", None) for kind in sets] for end in _ENDS)
+    is_known = not any(isinstance(bound, Tensor) for bound in (*lows, *highs))
+    return is_known and lows[0] == lows[1] and highs[0] == highs[1]
 
 
 def _between(low: Any, high: Any) -> Any:
@@ -267,7 +282,8 @@ def _is_all(end: Any, value: float) -> bool:
 
 def _move_end(end: Tensor, transform: Any) -> Tensor:
     """Where a transform puts an end. A scale moves neither zero nor infinity, learned or not."""
-    if isinstance(transform, dd.AffineTransform) and not _finite(end).any():
+    is_scaled = isinstance(transform, dd.AffineTransform) and not is_traced(end)
+    if is_scaled and not _finite(end).any():
         scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
         return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
     return transform(end)  # type: ignore[no-any-return]

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.constraints.positive import Exp
+from declarative_dist.constraints.half_line import Exp
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
 from declarative_dist.joints.conditioned import Conditioned, not_conditioned
 from declarative_dist.joints.flat_sites import FlatSites
@@ -37,7 +38,7 @@ _MOST_TO_BEGIN = 10_000
 """Above so many numbers a fit does not look for a start: 64 draws at once may be too many."""
 
 
-class NormalGuide(nn.Module, NamedModule):
+class NormalGuide(AtomicState, NamedModule):
     """The shared part of Gaussian guides; of `MeanFieldNormal` and `FullRankNormal`.
 
     Args:

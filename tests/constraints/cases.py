@@ -22,6 +22,7 @@ from declarative_dist import (
     Ordered,
     Positive,
     PositiveDefinite,
+    PositiveOrdered,
     Real,
     Simplex,
     UnitInterval,
@@ -97,15 +98,18 @@ def _is_ordered(value: Tensor, eps: float) -> Tensor:
     return value.isfinite().all() & (value.diff(dim=-1) > 0).all()
 
 
+def _is_positive_ordered(value: Tensor, eps: float) -> Tensor:
+    return _is_ordered(value, eps) & (value > 0).all()
+
+
 def _is_lower(value: Tensor, eps: float) -> Tensor:
     diagonal = value.diagonal(dim1=-2, dim2=-1)
     return value.isfinite().all() & (value.triu(1) == 0).all() & (diagonal > 0).all()
 
 
 def _is_conditioned(value: Tensor, eps: float) -> Tensor:
-    ones = torch.ones(*value.shape[:-1], 1, dtype=value.dtype)
-    solved = torch.linalg.solve_triangular(value, ones, upper=False)
-    return _is_lower(value, eps) & solved.isfinite().all()
+    diagonal = value.diagonal(dim1=-2, dim2=-1)
+    return _is_lower(value, eps) & (diagonal >= 4 * eps * value.norm(dim=-1)).all()
 
 
 def _is_positive_definite(value: Tensor, eps: float) -> Tensor:
@@ -201,6 +205,13 @@ def _ordered() -> Case:
     return Case(Ordered, _is_ordered, torch.tensor([-1.0, 0.0, 1.0]), list(bad), _whole)
 
 
+def _positive_ordered() -> Case:
+    bad = [[0.0, 1.0, 2.0], [-1.0, 1.0, 2.0], [1.0, 1.0, 2.0], [1.0, 3.0, 2.0], [1.0, NAN, 2.0]]
+    bad += [[1.0, 2.0, INF]]
+    start = torch.tensor([1.0, 2.0, 3.0])
+    return Case(PositiveOrdered, _is_positive_ordered, start, list(bad), _whole)
+
+
 CASES: dict[str, Case] = {
     "positive": _above(Positive, 0.0),
     "positive-floor": _above(lambda: Positive(floor=0.1), 0.1),
@@ -244,6 +255,7 @@ CASES: dict[str, Case] = {
     ),
     "simplex": _simplex(Simplex),
     "ordered": _ordered(),
+    "positive-ordered": _positive_ordered(),
     "lower-cholesky": _lower(LowerCholesky),
     "lower-cholesky-conditioned": _lower(lambda: LowerCholesky(conditioned=True), _is_conditioned),
     "positive-definite": _positive_definite(PositiveDefinite),

@@ -4,22 +4,32 @@ import copy
 import io
 import math
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import constraints
 
 from declarative_dist import (
     Constraint,
     ConstraintError,
+    CorrCholesky,
     DeclarationError,
     Exp,
     GreaterThan,
     Interval,
     LessThan,
     LogInterval,
+    LowerCholesky,
+    Ordered,
     Positive,
+    PositiveDefinite,
+    PositiveOrdered,
+    Simplex,
     UnitInterval,
+    as_constraint,
 )
 from tests.constraints.cases import DTYPES
 
@@ -76,8 +86,16 @@ def test_the_tensor_given_stays_the_callers() -> None:
     constraint = GreaterThan(low)
     low.fill_(100.0)
     assert torch.equal(constraint.low, LOW)
-    learned = LOW.clone().requires_grad_()
-    assert not GreaterThan(learned).low.requires_grad
+
+
+@pytest.mark.parametrize("learned", [nn.Parameter(LOW), LOW.clone().requires_grad_() * 2])
+@pytest.mark.parametrize(
+    "make", [GreaterThan, LessThan, lambda bound: Interval(bound, 9.0), constraints.greater_than]
+)
+def test_a_bound_that_learns_is_refused(make: Any, learned: Tensor) -> None:
+    with pytest.raises(DeclarationError, match="a bound that does not learn.*write its name here"):
+        as_constraint(make(learned))
+    as_constraint(make(learned.detach()))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
@@ -121,7 +139,7 @@ def test_a_bound_is_finite(kind: type[GreaterThan] | type[LessThan], bad: float)
     assert str(caught.value).startswith(f"{kind.__name__}({name}=): expected finite bounds, got ")
 
 
-@pytest.mark.parametrize("bad", [None, True, [0.0, 1.0], 1j])
+@pytest.mark.parametrize("bad", [None, True, [0.0, 1.0], 1j, b"low"])
 def test_a_bound_is_a_number_a_tensor_or_a_name(bad: object) -> None:
     with pytest.raises(DeclarationError) as caught:
         Interval(0.0, bad)  # type: ignore[arg-type]
@@ -153,6 +171,82 @@ def test_low_is_below_high(
 def test_the_low_end_of_a_log_interval_is_positive(low: float | Tensor) -> None:
     with pytest.raises(ConstraintError, match=r"^LogInterval: expected a positive low, got low="):
         LogInterval(low, 10.0)
+
+
+@pytest.mark.parametrize(
+    "bad", [1j * LOW, LOW > 0, LOW.to_sparse(), torch.tensor([math.nan])], ids=str
+)
+def test_a_tensor_bound_holds_real_numbers(bad: Tensor) -> None:
+    for make in (GreaterThan, LessThan, lambda bound: Interval(0.0, bound)):
+        with pytest.raises((DeclarationError, ConstraintError)) as caught:
+            make(bad)
+        assert caught.value.code == "bad-bounds"
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Interval(np.int64(0), np.float32(2.0)).high == 2.0
+    assert Positive(floor=np.float64(0.5)).floor == 0.5
+
+
+def test_close_bounds_are_compared_in_full_precision() -> None:
+    interval = Interval(16777216.0, 16777217.0)
+    interval.check_dtype(torch.float64, "Family.rate")
+    assert interval(torch.zeros((), dtype=torch.float64)).item() == 16777216.5
+
+
+@pytest.mark.parametrize("kind", [Positive, Exp, LowerCholesky, PositiveDefinite])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        "float32",
+        {},
+        {torch.float32: 1.0},
+        {torch.float32: (1.0, 0.5)},
+        {torch.float32: (0.0, 1.0)},
+        {torch.float32: ("a", "b")},
+        {"float32": (1.0, 2.0)},
+    ],
+    ids=str,
+)
+def test_a_guard_is_a_switch_or_ranges(kind: type[Positive], bad: Any) -> None:
+    with pytest.raises(DeclarationError, match="pair of positive numbers in order"):
+        kind(guard=bad)
+
+
+@pytest.mark.parametrize("kind", [Positive, Exp, LowerCholesky, PositiveDefinite])
+def test_a_guard_without_the_dtype_is_refused(kind: type[Positive]) -> None:
+    constraint = kind(guard={torch.float32: (0.5, 2.0)})
+    with pytest.raises(ConstraintError, match=r"Family.rate: expected a guard for torch.float64"):
+        constraint.check_dtype(torch.float64, "Family.rate")
+    raw = torch.zeros(constraint.raw_shape(torch.Size((2, 2))), dtype=torch.float64)
+    for use in (constraint.forward, constraint.right_inverse, constraint.is_at_end):
+        with pytest.raises(ConstraintError, match="float64"):
+            use(torch.ones(2, 2, dtype=torch.float64) if use == constraint.right_inverse else raw)
+
+
+@pytest.mark.parametrize("kind", [LowerCholesky, PositiveDefinite, CorrCholesky])
+@pytest.mark.parametrize("shape", [(2, 3), (3,), ()])
+def test_a_matrix_is_square(kind: type[LowerCholesky], shape: tuple[int, ...]) -> None:
+    for use in (kind().raw_shape, kind().default):
+        with pytest.raises(ConstraintError, match=r"expected square matrices"):
+            use(torch.Size(shape))
+    with pytest.raises(ConstraintError):
+        kind().right_inverse(torch.ones(shape))
+
+
+@pytest.mark.parametrize("kind", [Simplex, Ordered, PositiveOrdered])
+def test_a_vector_has_a_dimension(kind: type[Simplex]) -> None:
+    for use in (kind().raw_shape, kind().default):
+        with pytest.raises(ConstraintError, match="expected vectors"):
+            use(torch.Size())
+
+
+@pytest.mark.parametrize("kind", [Positive, Exp])
+@pytest.mark.parametrize("floor", ["1", None, 1j])
+def test_a_floor_is_a_number(kind: type[Positive], floor: Any) -> None:
+    with pytest.raises(DeclarationError, match="expected a finite number, 0 or above"):
+        kind(floor=floor)
 
 
 @pytest.mark.parametrize("kind", [Positive, Exp])
@@ -235,8 +329,8 @@ def test_a_floor_above_the_band_is_refused() -> None:
     with pytest.raises(ConstraintError) as caught:
         Positive(floor=2e4).check_dtype(torch.float16, "Family.rate")
     assert caught.value.sentence == (
-        "Family.rate: expected a floor below 10000, the highest value in torch.float16, "
-        "got 20000. Use a wider dtype or a lower floor."
+        "Family.rate: expected bounds with numbers of torch.float16 strictly between, "
+        "got Positive(floor=20000). Use a wider dtype or a wider interval."
     )
     Positive(floor=2e4).check_dtype(torch.float32, "Family.rate")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +10,16 @@ from torch.distributions import Gamma, Independent, Normal, TransformedDistribut
 
 from declarative_dist import (
     Constraint,
+    ConstraintError,
     CorrCholesky,
+    Declarative,
     Exp,
     GreaterThan,
     Interval,
     LowerCholesky,
+    MeanFieldNormal,
     Ordered,
+    Param,
     Positive,
     PositiveDefinite,
     Simplex,
@@ -241,3 +246,70 @@ def test_composes_with_torchs_own_transforms() -> None:
     value = (1 + raw.exp()).log()
     expected = Gamma(2.0, 1.0).log_prob(value) - torch.log1p((-raw).exp())
     torch.testing.assert_close(pushed.log_prob(raw), expected)
+
+
+class Twice(Constraint):
+    """Each entry by itself, with a Jacobian of any shape."""
+
+    support = constraints.real
+
+    def __init__(self, log_det: Any, event_dim: int) -> None:
+        super().__init__()
+        self.log_det = log_det
+        if event_dim:
+            self.support = constraints.independent(constraints.real, event_dim)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return 2 * raw
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value / 2
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Any:
+        return self.log_det(raw, value)
+
+
+LOG_2 = math.log(2.0)
+JACOBIANS: dict[str, tuple[int, Any]] = {
+    "number": (0, lambda raw, value: LOG_2),
+    "scalar": (0, lambda raw, value: torch.tensor(LOG_2)),
+    "sum": (0, lambda raw, value: torch.full_like(raw, LOG_2).sum(-1)),
+    "per entry of an event": (1, lambda raw, value: torch.full_like(raw, LOG_2)),
+    "scalar of an event": (1, lambda raw, value: 3 * torch.tensor(LOG_2)),
+    "right": (0, lambda raw, value: torch.full_like(raw, LOG_2)),
+    "right for an event": (1, lambda raw, value: torch.full_like(raw, LOG_2).sum(-1)),
+}
+
+
+@pytest.mark.parametrize("name", JACOBIANS)
+def test_a_jacobian_counts_the_same_everywhere_or_is_refused(name: str) -> None:
+    event_dim, log_det = JACOBIANS[name]
+
+    class Model(Declarative):
+        x = Param(torch.zeros(2, 3), Twice(log_det, event_dim), prior=Normal(0.0, 1.0))
+
+    model = Model()
+    score = Normal(0.0, 1.0).log_prob(torch.zeros(())).item()
+    base = Normal(torch.zeros(2, 3), 1.0)
+    ways = {
+        "prior": (lambda: model.log_prior(unconstrained=True), 6 * (score + LOG_2)),
+        "guide": (
+            lambda: MeanFieldNormal(model).log_prob({"x": torch.zeros(2, 3)}).sum(),
+            None,
+        ),
+        "transform": (
+            lambda: (
+                TransformedDistribution(base, [Twice(log_det, event_dim).as_transform()])
+                .log_prob(torch.zeros(2, 3))
+                .sum()
+            ),
+            6 * (score - LOG_2),
+        ),
+    }
+    for way, wanted in ways.values():
+        if name.startswith("right"):
+            found = way()
+            assert wanted is None or found.item() == pytest.approx(wanted)
+        else:
+            with pytest.raises(ConstraintError, match="log_abs_det_jacobian: expected one number"):
+                way()

@@ -23,7 +23,7 @@ def clamp_result(value: Tensor, low: float | Tensor, high: float | Tensor) -> Te
         high: the upper end.
 
     Example:
-        >>> from declarative_dist.constraints.hold import clamp_result
+        >>> from declarative_dist.constraints.clamping import clamp_result
         >>> import torch
         >>> x = torch.tensor(3.0, requires_grad=True)
         >>> y = clamp_result(2 * x, 0.0, 1.0)
@@ -32,9 +32,12 @@ def clamp_result(value: Tensor, low: float | Tensor, high: float | Tensor) -> Te
     """
     if is_transforming():
         zero = (value - value.detach()).nan_to_num(0.0)
-        return value.clamp(low, high).detach() + zero  # type: ignore[arg-type]
+        return value.detach().clamp(min=low).clamp(max=high) + zero  # type: ignore[arg-type]
     # Through .data, which leaves the version of the tensor that backward will read as it is.
-    value.data.clamp_(low, high)  # type: ignore[arg-type]
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        value.data.clamp_(min=low).clamp_(max=high)  # type: ignore[arg-type]
+    else:
+        value.data.clamp_(low, high)
     return value
 
 
@@ -49,7 +52,7 @@ def clamp_input(raw: Tensor, low: float, high: float) -> Tensor:
         A copy; or the tensor itself where it is known to be inside, which costs no node.
 
     Example:
-        >>> from declarative_dist.constraints.hold import clamp_input
+        >>> from declarative_dist.constraints.clamping import clamp_input
         >>> import torch
         >>> x = torch.tensor(3.0, requires_grad=True)
         >>> y = clamp_input(x, 0.0, 1.0).exp()

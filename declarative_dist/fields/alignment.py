@@ -1,0 +1,103 @@
+"""Values lined up behind copies, contexts and draws, which so never meet.
+
+The values of fields have shape `(*lead, *own)`: copies, contexts or draws in front, and behind
+them the dimensions of one copy. Torch broadcasts from the right, where the own dimensions of a
+longer value would meet the lead of a shorter one; dimensions of size one between the two keep them
+apart. How many dimensions are a field's own is known since its instance was built. So their place
+is counted from the right, and holds for whatever stands in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+
+class Padding(NamedTuple):
+    """What a value gets where it meets longer ones.
+
+    Args:
+        name: the field.
+        own: how many dimensions its value has behind the lead.
+        ndim: how many it should have.
+    """
+
+    name: str
+    own: int
+    ndim: int
+
+
+def line_up_all(values: dict[str, Any], paddings: Iterable[Padding]) -> None:
+    """Line up the values of several fields, in their place."""
+    for name, own, ndim in paddings:
+        values[name] = line_up(values[name], own, ndim)
+
+
+def line_up(value: Any, own: int, ndim: int) -> Any:
+    """A view of a tensor `(*lead, *own)` with `ndim` dimensions behind the lead.
+
+    Whatever is no tensor, and a tensor without a lead, stays as it is.
+
+    Args:
+        value: the tensor.
+        own: how many dimensions it has behind the lead.
+        ndim: how many it should have.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.fields.alignment import line_up
+        >>> line_up(torch.zeros(2, 3), 1, 2).shape, line_up(torch.zeros(3), 1, 2).shape
+        (torch.Size([2, 1, 3]), torch.Size([3]))
+    """
+    if own >= ndim or not isinstance(value, Tensor) or value.ndim <= own:
+        return value
+    lead = value.ndim - own
+    return value.reshape(*value.shape[:lead], *(1,) * (ndim - own), *value.shape[lead:])
+
+
+def repeat(value: Tensor, copies: torch.Size, own: int) -> Tensor:
+    """A view of a tensor with copies in front of its last `own` dimensions.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.fields.alignment import repeat
+        >>> repeat(torch.zeros(3), torch.Size((2,)), 1).shape
+        torch.Size([2, 3])
+    """
+    return value.expand((*copies, *value.shape[value.ndim - own :]))
+
+
+def own_ndim(value: Any, copies: torch.Size) -> int:
+    """How many dimensions of one copy a value has, or the batch of a distribution.
+
+    Args:
+        value: the value of a field.
+        copies: the dimensions that stand in front of values with copies.
+    """
+    if isinstance(value, Distribution):
+        shape = value.batch_shape
+    elif isinstance(value, Tensor):
+        shape = value.shape
+    else:
+        return 0
+    count = len(copies)
+    return len(shape) - count if shape[:count] == copies else len(shape)
+
+
+def ndims_of(module: nn.Module) -> dict[str, int]:
+    """By field of an instance how many dimensions of one copy its value has."""
+    ndims: dict[str, int] = vars(module)["_ndims"]
+    return ndims
+
+
+def has_copies(part: nn.Module, copies: torch.Size) -> bool:
+    """Whether a part, or what a foreign module holds, has these independent copies in front."""
+    return any(
+        vars(inner).get("_copies", torch.Size())[: len(copies)] == copies
+        for inner in part.modules()
+        if "_copies" in vars(inner)
+    )
