@@ -532,3 +532,26 @@ def test_a_shape_changing_constraint_without_a_volume_is_refused() -> None:
 
     with pytest.raises(ConstraintError, match="Define log_abs_det_jacobian.* in Silent"):
         Latents().unconstrained_log_density(lambda v: v["weights"].sum(-1))
+
+
+class Tied(Declarative):
+    a = Param(1.0, Positive())
+    b = Param(1.0, GreaterThan(0.5))
+    c = Param(5.0, GreaterThan("b"), shape=(2,))
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2,)])
+def test_a_tied_number_is_one_site_wherever_it_is_used(batch_shape: tuple[int, ...]) -> None:
+    latents = Tied(batch_shape=batch_shape)
+    latents.raw_b = latents.raw_a
+    flat = FlatParams(latents)
+    vector = torch.randn(*batch_shape, 3)
+    values = flat(vector)
+    assert list(values) == ["a", "c"]
+    with torch.no_grad():
+        latents.raw_a.copy_(vector[..., 0])
+        latents.raw_c.copy_(vector[..., 1:])
+    for name, value in values.items():
+        torch.testing.assert_close(value, getattr(latents, name))
+    back, _ = flat.unconstrain(values)
+    torch.testing.assert_close(back, vector, rtol=1e-4, atol=1e-5)

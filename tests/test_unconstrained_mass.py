@@ -76,14 +76,15 @@ def test_moving_supports_are_the_same_under_vmap_and_when_compiled() -> None:
 
         @site
         def x(self, origin: Tensor) -> dd.Distribution:
+            half = dd.HalfNormal(torch.ones_like(origin), validate_args=False)
             moved = dd.AffineTransform(origin, 2.0)
-            return dd.TransformedDistribution(dd.HalfNormal(torch.ones_like(origin)), moved)
+            return dd.TransformedDistribution(half, moved, validate_args=False)
 
         @site
         def angle(self, origin: Tensor) -> dd.Distribution:
             turned = dd.AffineTransform(origin, -1.0)
-            circle = dd.VonMises(torch.zeros_like(origin), tensor(2.0))
-            return dd.TransformedDistribution(circle, turned)
+            circle = dd.VonMises(torch.zeros_like(origin), tensor(2.0), validate_args=False)
+            return dd.TransformedDistribution(circle, turned, validate_args=False)
 
     density = Moving().condition().unconstrained_log_density()
     vectors = torch.randn(5, 3)

@@ -65,14 +65,15 @@ class FlatParams(FlatMap):
         shapes = {}
         for (path, part, field), raw in zip(found, raws, strict=True):
             value = getattr(part, field.name)
-            name = f"{path}.{field.name}" if path else field.name
+            name = _join(path, field.name)
             shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
             check_volume(field.constraint_of(part), f"{owner}.{name}")
         super().__init__(owner, shapes, copies)
         self.latents = _without_parameters(latents) if owns else latents
         # Names, not fields: what a class holds cannot always be pickled.
-        names = _raw_names(latents)
-        self._raw_names = {name: names[id(raw)] for name, raw in zip(shapes, raws, strict=True)}
+        paths = _paths_by_raw(latents)
+        self._paths = {name: paths[id(raw)] for name, raw in zip(shapes, raws, strict=True)}
+        self._tied = {_join(*path): name for name, all_ in self._paths.items() for path in all_}
         self._fields = {name: (p, f.name) for name, (p, _, f) in zip(shapes, found, strict=True)}
 
     def _field_of(self, name: str) -> tuple[Any, Param]:
@@ -106,8 +107,8 @@ class FlatParams(FlatMap):
         pieces = vector.split([slot.count for slot in self.slots], -1)
         raws = {}
         for slot, piece in zip(self.slots, pieces, strict=True):
-            for name in self._raw_names[slot.name]:
-                raws[name] = piece.reshape((*lead, *slot.raw_shape))
+            for path, name in self._paths[slot.name]:
+                raws[_join(path, f"raw_{name}")] = piece.reshape((*lead, *slot.raw_shape))
         return raws
 
     def restart(self) -> None:
@@ -115,19 +116,26 @@ class FlatParams(FlatMap):
         reset()
 
     def resolver(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:
-        def constraint_of(slot: Slot, values: Values) -> Constraint:
-            part, field = self._field_of(slot.name)
-            prefix = slot.name[: len(slot.name) - len(field.name)]
+        return lambda slot, values: self._constraint_of(slot.name, values)
 
-            def compute(needed: Field, known: dict[str, Any]) -> Any:
-                name = f"{prefix}{needed.name}"
-                return values[name] if name in values else needed.value(part, known)
+    def _constraint_of(self, site: str, values: Values) -> Constraint:
+        """The constraint of a site with its bounds, as far as they are known among the values."""
+        part, field = self._field_of(site)
+        prefix = site[: len(site) - len(field.name)]
 
-            declaration = part.__declaration__
-            needed = declaration.chains[field.name][:-1]
-            return field.resolved_constraint(part, declaration.run(part, needed, compute=compute))
+        def compute(needed: Field, known: dict[str, Any]) -> Any:
+            name = f"{prefix}{needed.name}"
+            if name in values:
+                return values[name]
+            tied = self._tied.get(name)
+            if tied in values:
+                raw = self._constraint_of(tied, values).inverse(values[tied])
+                known = {**known, f"raw_{needed.name}": raw}
+            return needed.value(part, known)
 
-        return constraint_of
+        declaration = part.__declaration__
+        needed = declaration.chains[field.name][:-1]
+        return field.resolved_constraint(part, declaration.run(part, needed, compute=compute))
 
 
 def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
@@ -148,25 +156,28 @@ def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
             yield path, part, field
 
 
-def _raw_names(latents: nn.Module) -> dict[int, list[str]]:
-    """All names of every parameter."""
-    names: dict[int, list[str]] = {}
+def _paths_by_raw(latents: nn.Module) -> dict[int, list[tuple[str, str]]]:
+    """By parameter the paths of the parts and the fields that have it: several if it is tied."""
+    paths: dict[int, list[tuple[str, str]]] = {}
     for path, part, field in _params(latents):
-        name = f"{path}.{field.raw_name}" if path else field.raw_name
-        names.setdefault(id(getattr(part, field.raw_name)), []).append(name)
-    return names
+        paths.setdefault(id(getattr(part, field.raw_name)), []).append((path, field.name))
+    return paths
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _without_parameters(latents: nn.Module) -> nn.Module:
     """A copy in which all parameters are buffers: they move and save, and are not trained."""
     with torch.no_grad():
-        held = copy.deepcopy(latents)
-    for module in held.modules():
+        frozen = copy.deepcopy(latents)
+    for module in frozen.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 del module._parameters[name]
                 module._buffers[name] = parameter.detach().clone()
-    if not any(buffer.is_meta for buffer in held.buffers()):
-        restart: Any = held._restart
+    if not any(buffer.is_meta for buffer in frozen.buffers()):
+        restart: Any = frozen._restart
         restart()  # `reset_parameters` comes back to where it is now
-    return held
+    return frozen
