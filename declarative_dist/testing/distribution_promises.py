@@ -178,7 +178,7 @@ def step(trial: FamilyTrial) -> None:
         return
     values = trial.draw(family)
     before = trial.score(family, values).detach()
-    optimizer = torch.optim.SGD(learned, lr=1e-2)
+    optimizer = torch.optim.SGD(learned, lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
         try:
