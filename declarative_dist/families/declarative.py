@@ -156,9 +156,11 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
 
         def reset(field: Field, values: dict[str, Any]) -> Any:
             field.reset(self, values)
-            return field.value(self, values)
+            # Shards can be reset, but not mapped: only what others need is computed.
+            return field.value(self, values) if field.name in needed else None
 
         declaration = self.__declaration__
+        needed = {name for field in declaration.order for name in field.needs}
         with restoring(*own_modules(self), recurse=False), torch.no_grad():
             declaration.run(self, declaration.order, compute=reset)
 

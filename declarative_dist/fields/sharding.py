@@ -69,18 +69,19 @@ def spread_like(parameter: Tensor, value: Tensor) -> Tensor:
 def register_forward_pre_hook(
     self: nn.Module, hook: Callable[..., Any], **options: Any
 ) -> RemovableHandle:
-    """Register a hook as `nn.Module` does, unless it is that of FSDP on what returns no tensors.
+    """Register a hook as `nn.Module` does, unless FSDP hooks onto what returns no tensors.
+
+    What FSDP has noted about the module by then stays: build a new one.
 
     Raises:
         FieldError: before anything is sharded.
     """
     inner: Any = hook
     while not hasattr(inner, "__self__") and hasattr(inner, "__wrapped__"):
-        inner = inner.__wrapped__  # that of a group of modules is wrapped
+        inner = inner.__wrapped__  # FSDP wraps its hook for a group of modules
     state = getattr(inner, "__self__", None)
     by_fsdp = type(state).__module__.startswith("torch.distributed.fsdp")
     if by_fsdp and not _returns_its_own(type(self)):
-        _forget(state, hook)
         raise FieldError(
             type(self).__name__,
             "an objective to be sharded, a module that returns tensors",
@@ -96,22 +97,3 @@ def _returns_its_own(cls: type) -> bool:
     owner = next(klass for klass in cls.__mro__ if "forward" in vars(klass))
     builds = getattr(cls, "__builds__", None) or getattr(cls, "__predicts__", None)
     return builds is None and owner is not nn.Module
-
-
-def _forget(state: Any, hook: object) -> None:
-    """Undo what `fully_shard` has noted about modules up to its hooks.
-
-    The notes have no public name; where they are kept otherwise, nothing is undone.
-    """
-    contract: Any = sys.modules.get("torch.distributed._composable.contract")
-    mapping: Any = sys.modules.get("torch.distributed._composable_state")
-    states, registry = getattr(contract, "STATE_KEY", ""), getattr(contract, "REGISTRY_KEY", "")
-    for module in getattr(state, "_modules", ()):
-        noted = vars(module).get(states, {})
-        for function in [function for function, own in noted.items() if own is state]:
-            del noted[function]
-            vars(module).get(registry, {}).pop(function.__name__, None)
-        getattr(mapping, "_module_state_mapping", {}).pop(module, None)
-        for key in [key for key, own in module._forward_pre_hooks.items() if own is hook]:
-            del module._forward_pre_hooks[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)
