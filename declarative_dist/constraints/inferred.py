@@ -145,6 +145,9 @@ class _FarAbove(GreaterThan):
     def link(self, raw: Tensor) -> Tensor:
         return super().link(raw.clamp_max(GUARD[raw.dtype][1]))
 
+    def contains(self, value: Tensor) -> Tensor:
+        return super().contains(value) & (value - self.low <= GUARD[value.dtype][1])
+
 
 class NoiseFloor(_FarAbove):
     """Variances above the rounding of those that a low-rank factor adds.

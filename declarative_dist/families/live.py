@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Negative, Real
 from declarative_dist.declaration.collect import auto_declared
 from declarative_dist.declaration.metaclass import DeclarativeMeta
@@ -35,12 +36,17 @@ from declarative_dist.fields.templates import replicate
 from declarative_dist.plain.arguments import arguments_of, preferred
 from declarative_dist.plain.decompose import recover
 from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.plain.tracing import is_traced
 
 D = TypeVar("D", bound=Distribution)
 Names = tuple[str, ...]
+Kinds = tuple[tuple[str, str], ...]
 
 ALL = "*"
 """Stands for all names."""
+
+WIDE = "wide "
+"""Stands in front of the kind of an argument whose value lies outside of its usual guard band."""
 
 HELD = "(held)"
 """Stands for all names in a plain object that is a constant; live parts in it stay live."""
@@ -109,7 +115,7 @@ def live(plain: Distribution | Transform, fixed: Names) -> Any:
         (name, "constant" if _is_fixed(fixed, name) else _kind_of(kind, name, value, is_transform))
         for name, value in given.items()
     )
-    made = live_class(kind, kinds, fixed)(**given)
+    made = live_class(kind, _widen_kinds(kind, kinds, fixed, given), fixed)(**given)
     if "_validate_args" in vars(plain):
         made._validate_args = vars(plain)["_validate_args"]
     return made
@@ -220,7 +226,7 @@ def _sign(base: type, name: str, value: Tensor) -> str:
 
 
 @cache
-def live_class(base: Any, kinds: tuple[tuple[str, str], ...], fixed: Names) -> Any:
+def live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
     """The class for a base, the kinds of the arguments it was given, and what is held constant.
 
     Args:
@@ -236,7 +242,10 @@ def live_class(base: Any, kinds: tuple[tuple[str, str], ...], fixed: Names) -> A
         if not kind and not isinstance(fields[name], Nested):
             part_of(None, tuple(f for f in below(fixed, name) if f != ALL))
         is_held = kind == "constant" or (not kind and _is_fixed(fixed, name))
-        fields[name] = _field_of("constant" if is_held else kind, fields[name])
+        kind = "constant" if is_held else kind.removeprefix(WIDE)
+        fields[name] = _field_of(kind, fields[name])
+    for name, constraint in _wide_constraints(base, kinds, fixed).items():
+        fields[name] = Param(constraint=constraint).named(name)
     parent = Live if issubclass(base, Distribution) else LearnableTransform
     body = {
         **fields,
@@ -248,6 +257,29 @@ def live_class(base: Any, kinds: tuple[tuple[str, str], ...], fixed: Names) -> A
     }
     made: type[Declarative] = DeclarativeMeta(f"Live{base.__name__}", (parent,), body)  # type: ignore[assignment]
     return made
+
+
+def _widen_kinds(base: Any, kinds: Kinds, fixed: Names, given: Mapping[str, Any]) -> Kinds:
+    """The kinds of arguments, marked where a value needs more than the usual guard band."""
+    fields = live_class(base, kinds, fixed).__declaration__.fields
+
+    def is_outside(name: str) -> bool:
+        value, field = given[name], fields[name]
+        if not isinstance(field, Param) or not isinstance(value, Tensor) or is_traced(value):
+            return False
+        return field.constraint.widen_to(value, given) is not field.constraint
+
+    return tuple((name, WIDE + kind if is_outside(name) else kind) for name, kind in kinds)
+
+
+def _wide_constraints(base: Any, kinds: Kinds, fixed: Names) -> dict[str, Constraint]:
+    """The constraints of the arguments that are marked, without their guard bands."""
+    narrow = tuple((name, kind.removeprefix(WIDE)) for name, kind in kinds)
+    if narrow == kinds:
+        return {}
+    fields = live_class(base, narrow, fixed).__declaration__.fields
+    marked = (name for name, kind in kinds if kind.startswith(WIDE))
+    return {name: fields[name].constraint.unguarded() for name in marked}
 
 
 def _field_of(kind: str, field: Any) -> Any:
