@@ -23,11 +23,12 @@ from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import learned_ends
 from declarative_dist.plain.draws import (
+    center_leave_one_out,
     is_reparametrised,
-    less_the_others,
     rsample_and_score,
     sample_and_score,
 )
+from declarative_dist.plain.nests import is_nest
 from declarative_dist.plain.supports import find_outside
 from declarative_dist.plain.tensors import is_same, tensors_of
 from declarative_dist.randomness import same_random_numbers
@@ -150,7 +151,7 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
         NotImplementedError: if there is no formula, or transforms are learned: what they
             contribute is zero while they are equal, and its gradient is not.
     """
-    if _is_nest(p, dd.TransformedDistribution) and _is_nest(q, dd.TransformedDistribution):
+    if is_nest(p, dd.TransformedDistribution) and is_nest(q, dd.TransformedDistribution):
         if p.event_shape != q.event_shape:
             raise NotImplementedError("their event shapes differ")
         _check_same_map(p.transforms, q.transforms)
@@ -165,12 +166,6 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
         raise NotImplementedError("their event shapes differ")
     inner = _kl_through_nests(mine.base_dist, q.base_dist)
     return inner.flatten(-count).sum(-1) if count else inner
-
-
-def _is_nest(distribution: Distribution, kind: type[Distribution]) -> bool:
-    """Whether it is made of parts by whoever built it; a log-normal has arguments of its own."""
-    own = type(distribution)
-    return issubclass(own, kind) and own.__init__ is kind.__init__
 
 
 def _check_same_map(mine: list[Transform], theirs: list[Transform]) -> None:
@@ -282,7 +277,7 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     weight: Tensor = statistic(x, fixed)
     # The second term is zero; its gradient is the one that sampling from p hides.
     finite = weight.detach().where(weight.isfinite(), torch.zeros_like(fixed))
-    score = less_the_others(finite) * (log_p - fixed)
+    score = center_leave_one_out(finite) * (log_p - fixed)
     average: Tensor = (weight + score).mean(0)
     return average
 

@@ -14,8 +14,8 @@ from declarative_dist import Exp, Joint, Param, Positive, Variational, learnable
 from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
 from declarative_dist.objectives.estimators import bounds_of_the_others
 from declarative_dist.plain.draws import (
-    less_the_others,
-    rsample_and_stopped_score,
+    center_leave_one_out,
+    rsample_and_score_detached,
     sample_and_score,
 )
 from tests.cases import GammaFamily
@@ -237,7 +237,7 @@ def test_leave_one_out_by_hand() -> None:
     values = torch.randn(5, 3, dtype=torch.float64)
     others = [[j for j in range(5) if j != i] for i in range(5)]
     expected = torch.stack([values[i] - values[rest].mean(0) for i, rest in enumerate(others)])
-    torch.testing.assert_close(less_the_others(values), expected)
+    torch.testing.assert_close(center_leave_one_out(values), expected)
     bounds = []
     for i, rest in enumerate(others):
         replaced = values.clone()
@@ -301,7 +301,7 @@ def test_a_stopped_score_has_the_gradient_of_draws_alone(name: str) -> None:
             return [torch.zeros_like(p) if g is None else g for g, p in pairs]
 
         torch.manual_seed(0)
-        value, stopped = rsample_and_stopped_score(LEAVES[name](*parameters), torch.Size((4,)))
+        value, stopped = rsample_and_score_detached(LEAVES[name](*parameters), torch.Size((4,)))
         fresh = LEAVES[name](*parameters)
         clone = value.detach()
         plain = fresh.log_prob(value.view_as(value))

@@ -15,7 +15,7 @@ ROWS = [
     [
         f"plain.{name}"
         for name in (
-            "tracing", "tensors", "arguments", "supports", "build", "decompose", "draws",
+            "tracing", "tensors", "arguments", "nests", "supports", "build", "decompose", "draws",
             "restoring",
         )
     ],

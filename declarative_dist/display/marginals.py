@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.plain.decompose import decompose
+from declarative_dist.plain.nests import fold
 
 
 def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution | None:
@@ -46,7 +47,7 @@ def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution |
 def marginals_of(distribution: Distribution) -> Distribution | None:
     """The distributions of the entries of an event, as one whose batch is `(*batch, *event)`.
 
-    None where they have no closed form, or nobody has told it here.
+    None where no closed form is known.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -54,28 +55,41 @@ def marginals_of(distribution: Distribution) -> Distribution | None:
         >>> marginals_of(dd.MultivariateNormal(torch.zeros(2), 4 * torch.eye(2)))
         Normal(loc: torch.Size([2]), scale: torch.Size([2]))
     """
-    if not distribution.event_shape:
-        return distribution
-    if isinstance(distribution, dd.Independent):
-        base = distribution.base_dist
-        return base if not base.event_shape else marginals_of(base)
-    if isinstance(distribution, (dd.MultivariateNormal, dd.LowRankMultivariateNormal)):
-        return dd.Normal(distribution.mean, distribution.stddev)
-    if isinstance(distribution, dd.Dirichlet):
-        share = distribution.concentration
+    return fold(
+        distribution,
+        _marginals_of_leaf,
+        independent=lambda _, inner: inner,
+        transformed=_transform_marginals,
+        mixture=_mix_marginals,
+    )
+
+
+def _marginals_of_leaf(leaf: Any) -> Distribution | None:
+    if not leaf.event_shape:
+        return leaf  # type: ignore[no-any-return]
+    if isinstance(leaf, (dd.MultivariateNormal, dd.LowRankMultivariateNormal)):
+        return dd.Normal(leaf.mean, leaf.stddev)
+    if isinstance(leaf, dd.Dirichlet):
+        share = leaf.concentration
         return dd.Beta(share, share.sum(-1, keepdim=True) - share)
-    if isinstance(distribution, dd.Multinomial):
-        return dd.Binomial(distribution.total_count, distribution.probs)
-    if isinstance(distribution, dd.MixtureSameFamily):
-        inner = marginals_of(distribution.component_distribution)
-        return None if inner is None else MixedMarginals(distribution, inner)
-    if isinstance(distribution, dd.TransformedDistribution):
-        transforms: Any = distribution.transforms
-        inner = marginals_of(distribution.base_dist)
-        maps_each = not any(t.domain.event_dim or t.codomain.event_dim for t in transforms)
-        if inner is not None and maps_each:
-            return dd.TransformedDistribution(inner, transforms)
+    if isinstance(leaf, dd.Multinomial):
+        return dd.Binomial(leaf.total_count, leaf.probs)
     return None
+
+
+def _mix_marginals(mixture: Any, inner: Distribution | None) -> Distribution | None:
+    if not mixture.event_shape:
+        return mixture  # type: ignore[no-any-return]
+    return None if inner is None else MixedMarginals(mixture, inner)
+
+
+def _transform_marginals(nest: Any, inner: Distribution | None) -> Distribution | None:
+    if not nest.event_shape:
+        return nest  # type: ignore[no-any-return]
+    maps_each = not any(t.domain.event_dim or t.codomain.event_dim for t in nest.transforms)
+    if inner is None or not maps_each:
+        return None
+    return dd.TransformedDistribution(inner, nest.transforms)
 
 
 class MixedMarginals(Distribution):

@@ -18,9 +18,9 @@ from torch.distributions import Distribution
 
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.plain.draws import (
-    less_the_others,
+    center_leave_one_out,
     rsample_and_score,
-    rsample_and_stopped_score,
+    rsample_and_score_detached,
     sample_and_score,
 )
 
@@ -76,7 +76,7 @@ class StickingTheLanding(Pathwise):
     def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
         shape = torch.Size((count,))
         if isinstance(current, Distribution):
-            return rsample_and_stopped_score(current, shape)
+            return rsample_and_score_detached(current, shape)
         if isinstance(current, JointDistribution) and current.is_independent:
             return _stopped_by_site(current, shape)
         if isinstance(current, JointDistribution) or is_compiling():
@@ -126,7 +126,7 @@ class Score:
         """Negative log ratios, `(count, *batch)`, whose mean has the gradient of the bound."""
         fixed = log_q.detach()
         ratio = log_joint(draws) - fixed
-        signal = less_the_others(ratio.detach())
+        signal = center_leave_one_out(ratio.detach())
         return -ratio - signal * (log_q - fixed)
 
     def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def bounds_of_the_others(ratios: Tensor) -> Tensor:
     nothing = torch.full_like(ratios[:1], -math.inf)
     before = torch.cat([nothing, ratios.logcumsumexp(0)[:-1]])
     after = torch.cat([nothing, ratios.flip(0).logcumsumexp(0)[:-1]]).flip(0)
-    replaced = ratios - less_the_others(ratios)
+    replaced = ratios - center_leave_one_out(ratios)
     return torch.stack([before, after, replaced]).logsumexp(0) - math.log(count)
 
 
@@ -178,7 +178,7 @@ def _stopped_by_site(joint: JointDistribution, shape: torch.Size) -> tuple[Any, 
 
     def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
         nonlocal total
-        value, log_q = rsample_and_stopped_score(distribution, shape)
+        value, log_q = rsample_and_score_detached(distribution, shape)
         total = total + log_q
         return value
 

@@ -65,24 +65,11 @@ def rsample_and_score(distribution: Distribution, sample_shape: torch.Size) -> S
         >>> x.item(), log_prob.isfinite().item()
         (1.0, True)
     """
-    own: Any = getattr(distribution, "rsample_and_log_prob", None)
-    if own is not None:
-        scored: Scored = own(sample_shape)
-        return scored
-    if isinstance(distribution, Independent) and _is_plain(distribution, Independent):
-        value, log_prob = rsample_and_score(distribution.base_dist, sample_shape)
-        return value, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, TransformedDistribution) and _is_plain(
-        distribution, TransformedDistribution
-    ):
-        scored = rsample_and_score(distribution.base_dist, sample_shape)
-        return _pushed(scored, distribution.base_dist, distribution.transforms)
-    value = distribution.rsample(sample_shape)
-    return value, distribution.log_prob(value)
+    return _score(distribution, sample_shape, _rsample, lambda _: False)
 
 
-def rsample_and_stopped_score(distribution: Distribution, sample_shape: torch.Size) -> Scored:
-    """Reparametrised draws, and log densities whose parameters are held where they are.
+def rsample_and_score_detached(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+    """Reparametrised draws, and their log densities with detached parameters.
 
     The gradient of the densities goes through the draws alone (Roeder, Wu and Duvenaud, 2017,
     https://arxiv.org/abs/1703.09194). Both come from one distribution, so that a network that
@@ -95,7 +82,7 @@ def rsample_and_stopped_score(distribution: Distribution, sample_shape: torch.Si
     Returns:
         Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
     """
-    return _scored(distribution, sample_shape, _stopped_rule)
+    return _score(distribution, sample_shape, _rsample_detached, _is_learned)
 
 
 def sample_and_score(distribution: Any, sample_shape: torch.Size) -> tuple[Any, Tensor]:
@@ -109,12 +96,12 @@ def sample_and_score(distribution: Any, sample_shape: torch.Size) -> tuple[Any, 
         Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
     """
     if isinstance(distribution, Distribution):
-        return _scored(distribution, sample_shape, _sampled_rule)
+        return _score(distribution, sample_shape, _sample, _is_learned)
     value = distribution.sample(sample_shape)
     return value, distribution.log_prob(value)
 
 
-def less_the_others(values: Tensor) -> Tensor:
+def center_leave_one_out(values: Tensor) -> Tensor:
     """Each of several independent values, less the mean of the others.
 
     The leave-one-out baseline of the score function (Kool, van Hoof and Welling, 2019,
@@ -129,8 +116,8 @@ def less_the_others(values: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from declarative_dist.plain.draws import less_the_others
-        >>> less_the_others(torch.tensor([1.0, 2.0, 6.0]))
+        >>> from declarative_dist.plain.draws import center_leave_one_out
+        >>> center_leave_one_out(torch.tensor([1.0, 2.0, 6.0]))
         tensor([-3.0000, -1.5000,  4.5000])
     """
     count = len(values)
@@ -139,35 +126,55 @@ def less_the_others(values: Tensor) -> Tensor:
     return (values - values.mean(0)) * (count / (count - 1))
 
 
-def _scored(distribution: Distribution, shape: torch.Size, rule: Rule) -> Scored:
-    """Draws and densities by a rule, which sees no transform that a density can pass as it is."""
-    if isinstance(distribution, Independent) and _is_plain(distribution, Independent):
-        value, log_prob = _scored(distribution.base_dist, shape, rule)
+def _score(
+    distribution: Any,
+    shape: torch.Size,
+    rule: Rule,
+    is_inverted: Callable[[Transform], bool],
+) -> Scored:
+    """Draws and densities by a rule, pushed through the transforms around what it draws from.
+
+    Args:
+        distribution: a plain distribution.
+        shape: the sample shape.
+        rule: draws and scores what is inside of nests.
+        is_inverted: which transforms a draw has to go back through, for what they do to a draw
+            that stays is learned. These and all inside of them are left to the rule.
+    """
+    if _is_plain(distribution, Independent):
+        value, log_prob = _score(distribution.base_dist, shape, rule, is_inverted)
         return value, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, TransformedDistribution) and _is_plain(
-        distribution, TransformedDistribution
-    ):
-        base, transforms = distribution.base_dist, distribution.transforms
-        learned = [_is_learned(transform) for transform in transforms]
-        count = len(learned) - learned[::-1].index(True) if any(learned) else 0
-        if count == len(transforms) > 0:
-            return rule(distribution, shape)
-        if count:  # these are inverted, for what they do to a fixed draw is learned
-            base = TransformedDistribution(base, transforms[:count], validate_args=False)
-        return _pushed(_scored(base, shape, rule), base, transforms[count:])
-    return rule(distribution, shape)
+    if not _is_plain(distribution, TransformedDistribution):
+        return rule(distribution, shape)
+    base, transforms = distribution.base_dist, distribution.transforms
+    inverted = [index for index, part in enumerate(transforms, 1) if is_inverted(part)]
+    count = inverted[-1] if inverted else 0
+    if count == len(transforms) > 0:
+        return rule(distribution, shape)
+    if count:
+        base = TransformedDistribution(base, transforms[:count], validate_args=False)
+    return _push(_score(base, shape, rule, is_inverted), base, transforms[count:])
 
 
-def _stopped_rule(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+def _rsample(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+    own: Any = getattr(distribution, "rsample_and_log_prob", None)
+    if own is not None:
+        scored: Scored = own(sample_shape)
+        return scored
+    value = distribution.rsample(sample_shape)
+    return value, distribution.log_prob(value)
+
+
+def _rsample_detached(distribution: Distribution, sample_shape: torch.Size) -> Scored:
     value = distribution.rsample(sample_shape)
     if _is_torchs(distribution) and not is_compiling():
-        return value, _stopped(distribution).log_prob(value)
+        return value, _detach(distribution).log_prob(value)
     log_prob = distribution.log_prob(value)
     fixed = distribution.log_prob(value.detach())
     return value, log_prob - (fixed - fixed.detach())
 
 
-def _sampled_rule(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+def _sample(distribution: Distribution, sample_shape: torch.Size) -> Scored:
     value = distribution.sample(sample_shape)
     # Another view of it, of which no transform remembers where it came from.
     return value, distribution.log_prob(value.view_as(value))
@@ -179,18 +186,18 @@ def _is_torchs(part: Any) -> bool:
     return is_own and all(map(_is_torchs, parts_of(part)))
 
 
-def _stopped(value: Any) -> Any:
+def _detach(value: Any) -> Any:
     """A copy with detached tensors, of a distribution or anything that it holds."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, Transform):
         return with_tensors(value, {name: t.detach() for name, t in tensors_of(value)})
     if isinstance(value, list):
-        return [_stopped(item) for item in value]
+        return [_detach(item) for item in value]
     if not isinstance(value, Distribution):
         return value
     copy: Any = object.__new__(type(value))
-    vars(copy).update({name: _stopped(held) for name, held in vars(value).items()})
+    vars(copy).update({name: _detach(inner) for name, inner in vars(value).items()})
     return copy
 
 
@@ -198,13 +205,13 @@ def _is_learned(transform: Transform) -> bool:
     return any(tensor.requires_grad for _, tensor in tensors_of(transform))
 
 
-def _is_plain(distribution: Distribution, kind: type[Distribution]) -> bool:
+def _is_plain(distribution: Any, kind: type[Distribution]) -> bool:
     """Whether a distribution draws and scores as torch's class of this kind does."""
     own = type(distribution)
     return own.rsample is kind.rsample and own.log_prob is kind.log_prob
 
 
-def _pushed(scored: Scored, base: Distribution, transforms: list[Any]) -> Scored:
+def _push(scored: Scored, base: Distribution, transforms: list[Any]) -> Scored:
     """Draws of a distribution and their densities, through transforms."""
     value, log_prob = scored
     event_dim = len(base.event_shape)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import shorten
+from declarative_dist.plain.nests import fold, innermost, steps_of
 from declarative_dist.plain.tensors import tensors_of
 from declarative_dist.plain.tracing import is_traced
 
@@ -82,24 +83,32 @@ def support_of(distribution: Distribution) -> Any:
         >>> support_of(dd.TransformedDistribution(dd.Uniform(0.0, 1.0), dd.AffineTransform(1, 2)))
         Interval(lower_bound=1.0, upper_bound=3.0)
     """
+    return fold(
+        distribution,
+        _state_support,
+        independent=lambda nest, support: _with_events(support, nest),
+        transformed=_push_through,
+        mixture=lambda _, support: constraints.MixtureSameFamilyConstraint(support),
+    )
+
+
+def _state_support(distribution: Any) -> Any:
     for ancestor in type(distribution).__mro__:
         if ancestor in _STATED:
             return _STATED[ancestor](distribution)
         if "support" in vars(ancestor):
             break
-    if isinstance(distribution, dd.MixtureSameFamily):
-        inner = support_of(distribution.component_distribution)
-        return constraints.MixtureSameFamilyConstraint(inner)
-    if isinstance(distribution, dd.Independent):
-        return _with_events(support_of(distribution.base_dist), distribution)
-    if type(distribution) is not dd.TransformedDistribution:
-        stated: Any = distribution.support
-        is_interval = isinstance(stated, type(constraints.unit_interval))
-        return _between(stated.lower_bound, stated.upper_bound) if is_interval else stated
-    support = support_of(distribution.base_dist)
-    for transform in distribution.transforms:
+    stated = distribution.support
+    is_interval = isinstance(stated, type(constraints.unit_interval))
+    return _between(stated.lower_bound, stated.upper_bound) if is_interval else stated
+
+
+def _push_through(nest: Any, support: Any) -> Any:
+    if type(nest).support is not dd.TransformedDistribution.support:
+        return nest.support
+    for transform in nest.transforms:
         support = push_support(support, transform)
-    return _with_events(support, distribution)
+    return _with_events(support, nest)
 
 
 def _with_events(support: Any, distribution: Distribution) -> Any:
@@ -213,13 +222,7 @@ def has_learned_ends(distribution: Distribution) -> bool:
 
     That of a Gaussian that is squashed into an interval does.
     """
-    leaf: Any = distribution
-    while isinstance(leaf, (dd.Independent, dd.MixtureSameFamily)) or (
-        type(leaf) is dd.TransformedDistribution
-    ):
-        is_mixture = isinstance(leaf, dd.MixtureSameFamily)
-        leaf = getattr(leaf, "component_distribution" if is_mixture else "base_dist")
-    if isinstance(leaf, _GAUSSIAN):
+    if isinstance(innermost(distribution), _GAUSSIAN):
         return False
     try:
         ends = ends_of(entries_of(support_of(distribution)))
@@ -230,12 +233,12 @@ def has_learned_ends(distribution: Distribution) -> bool:
 
 def push_support(support: Any, transform: Any) -> Any:
     """Where a transform puts a set: all that it reaches, or for an interval, what is between."""
-    if isinstance(transform, dd.ComposeTransform):
-        for part in transform.parts:
-            support = push_support(support, part)
-        return support
-    if isinstance(transform, dd.IndependentTransform):
-        return push_support(support, transform.base_transform)
+    for step in steps_of(transform):
+        support = _push(support, step)
+    return support
+
+
+def _push(support: Any, transform: Any) -> Any:
     ends, whole = (ends_of(entries_of(kind)) for kind in (support, transform.domain))
     is_elementwise = issubclass(type(transform), dd.AffineTransform) or (
         transform.domain.event_dim == 0 and transform.codomain.event_dim == 0

@@ -159,7 +159,7 @@ def with_tensors(part: Any, tensors: Mapping[str, Tensor | None], prefix: str = 
                 _with_tensors_inside(inner, tensors, _within(prefix, name, index))
                 for index, inner in enumerate(value)
             ]
-    return _copied(part, changed)
+    return _copy_with(part, changed)
 
 
 def _with_tensors_inside(inner: Any, tensors: Mapping[str, Tensor | None], name: str) -> Any:
@@ -183,8 +183,8 @@ def _has_tensors(value: object) -> bool:
 def _entries(part: Any) -> Iterator[tuple[str, Any]]:
     """What a part holds that has tensors: tensors, other parts, and lists of parts."""
     if isinstance(part, nn.Module):
-        held = {**part._parameters, **part._buffers, **part._modules}
-        yield from ((name, value) for name, value in held.items() if value is not None)
+        stored = {**part._parameters, **part._buffers, **part._modules}
+        yield from ((name, value) for name, value in stored.items() if value is not None)
         return
     for name, value in vars(part).items():
         if _is_remembered(part, name):
@@ -194,13 +194,12 @@ def _entries(part: Any) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _copied(part: Any, changed: Mapping[str, Any]) -> Any:
+def _copy_with(part: Any, changed: Mapping[str, Any]) -> Any:
     if isinstance(part, nn.Module):
         module = object.__new__(type(part))
         vars(module).update(vars(part))
         for store in ("_parameters", "_buffers", "_modules"):
-            held = vars(part)[store]
-            vars(module)[store] = {name: changed.get(name) for name in held}
+            vars(module)[store] = {name: changed.get(name) for name in vars(part)[store]}
         return module
     new = without_cache(part, Inverse if isinstance(part, _InverseTransform) else type(part))
     new.__dict__.update(changed)
