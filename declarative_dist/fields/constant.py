@@ -159,7 +159,7 @@ class Constant(Field):
         tensor = to_tensor(source, subject, dtype, device, self._expected)
         if dtype != own:
             self._check(tensor, subject, source)
-        return tensor.clone() if tensor is source else tensor
+        return tensor.clone() if isinstance(source, Tensor) else tensor
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         stored = self._stored(module)
