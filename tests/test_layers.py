@@ -30,12 +30,12 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "alignment", "field", "method", "value", "head", "constant",
-            "derived", "fixed", "kinds", "walk", "templates",
+            "storage", "sizes", "alignment", "owner", "kinds", "field", "method", "value", "head",
+            "constant", "derived", "fixed", "walk", "templates",
             "parts", "prior", "prior_support", "param", "site",
         )
     ],
-    [f"declaration.{name}" for name in ("record", "rules", "parts", "collect", "metaclass")],
+    [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],
     [f"latents.{name}" for name in ("named", "flat", "flat_params", "density")],
     [
         f"families.{name}"

@@ -10,11 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import Guarded, Real
-from declarative_dist.constraints.inferred import guard_of, inferred_constraint, starting_value
-from declarative_dist.declaration.parts import is_nestable
+from declarative_dist.constraints.inferred import starting_value
 from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
 from declarative_dist.errors import DeclarationError, ExplainedError, shorten
@@ -22,10 +19,10 @@ from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import as_constant, as_module
 from declarative_dist.fields.head import Head
-from declarative_dist.fields.method import MethodField, names_of
+from declarative_dist.fields.kinds import is_declarative_class
+from declarative_dist.fields.method import names_of
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
-from declarative_dist.fields.value import Constrained
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.arguments import Argument, preferred
 
@@ -55,7 +52,42 @@ def base_of(cls: type) -> Base:
     )
 
 
-def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
+class Body(dict[str, Any]):
+    """The namespace of a class body, in which no two fields may have the same name.
+
+    Args:
+        owner: the name of the class.
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        before = self.get(name)
+        if _declares(value) and _declares(before):
+            raise DeclarationError(
+                f"{self.owner}.{name}",
+                "one field of this name",
+                f"two, {shorten(before)} and {shorten(value)}",
+                "Rename one of them.",
+                code="name-taken",
+            )
+        super().__setitem__(name, value)
+
+
+def _declares(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(is_nestable, value))
+    return isinstance(value, Field) or is_nestable(value)
+
+
+def is_nestable(value: object) -> bool:
+    """Whether a value in a class body is a nested part."""
+    return isinstance(value, (nn.Module, Distribution, Transform)) or is_declarative_class(value)
+
+
+def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     """A class body with copies of its modules, and modules in place of plain parts.
 
     What the class holds does not change with the modules that it was given.
@@ -63,8 +95,8 @@ def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     copies: dict[int, Any] = {}
 
     def own(value: Any) -> Any:
-        if isinstance(value, Param) and value.prior is not None:
-            return value.with_prior(own(value.prior))
+        if isinstance(value, Field):
+            return value.with_own_modules(own)
         if isinstance(value, nn.Module):
             module = copy.deepcopy(value, copies)
             for _, part in walk(module):
@@ -90,7 +122,7 @@ def adopted(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def declared_in(
+def declared_fields(
     cls: type, base: Base, arguments: Mapping[str, Argument] | Iterable[str]
 ) -> dict[str, Field]:
     """The fields of a class by name, in order; later ones override inherited ones.
@@ -121,7 +153,7 @@ def declared_in(
             if field is not None:
                 fields[name] = field
             elif name in fields:
-                _check_override(f"{cls.__name__}.{name}", fields.pop(name), value)
+                fields.pop(name).check_override(value, f"{cls.__name__}.{name}")
     return fields
 
 
@@ -130,22 +162,10 @@ def _is_defined_in(klass: type, name: str, value: object) -> bool:
     return isinstance(value, type) and value.__qualname__ == inner
 
 
-def _check_override(subject: str, field: Field, value: object) -> None:
-    """Refuse a plain method in place of an inherited one that is a field."""
-    if isinstance(field, MethodField) and inspect.isfunction(value):
-        raise DeclarationError(
-            subject,
-            f"{field!r}",
-            "a method that is no field",
-            "Write its decorator above it.",
-            code="not-a-field",
-        )
-
-
 def _body_of(klass: type) -> Mapping[str, Any]:
     """What the body of a class says, before fields were specialised; that of a mixin too."""
     body: Mapping[str, Any] | None = vars(klass).get("__declared__")
-    return adopted(klass.__name__, vars(klass)) if body is None else body
+    return copy_body(klass.__name__, vars(klass)) if body is None else body
 
 
 def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -216,9 +236,7 @@ def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str,
     return chosen
 
 
-def auto_declared(
-    arguments: Mapping[str, Argument], *, predicts: bool = False
-) -> dict[str, Field]:
+def infer_fields(arguments: Mapping[str, Argument], *, predicts: bool = False) -> dict[str, Field]:
     """Fields for these arguments of a base.
 
     Continuous arguments become parameters at their default values, or heads in a class that
@@ -239,95 +257,6 @@ def auto_declared(
         else:
             fields[name] = Constant(argument.default).named(name)
     return fields
-
-
-def specialised(
-    owner: str, base: Base, arguments: Mapping[str, Argument], declared: Mapping[str, Field]
-) -> dict[str, Field]:
-    """Copies of the fields with what they take from their base: constraints, event dimensions."""
-    fields: dict[str, Field] = {}
-    for name, field in declared.items():
-        argument = arguments.get(name)
-        if isinstance(field, Constrained):
-            fields[name] = _constrained(owner, base, field, argument, declared)
-        elif isinstance(field, Constant):
-            fields[name] = _checked(owner, field, argument)
-        elif isinstance(field, Nested):
-            part = None if argument is None else argument.part
-            fields[name] = field.accepting(part, f"{owner}.{name}")
-        else:
-            fields[name] = field
-    return fields
-
-
-def _constrained(
-    owner: str,
-    base: Base,
-    param: Constrained,
-    argument: Argument | None,
-    declared: Mapping[str, Field],
-) -> Constrained:
-    subject = f"{owner}.{param.name}"
-    if param.declared_constraint is not None:
-        constraint = as_constraint(param.declared_constraint, subject)
-        band = guard_of(base, param.name) if isinstance(base, type) else None
-        if band is not None and isinstance(constraint, Guarded):
-            constraint = constraint.with_band(band)
-    elif argument is None:
-        constraint = Real()
-    else:
-        settled = {name: _is_settled(name, param.name, declared) for name in declared}
-        inferred = inferred_constraint(base, argument, settled)
-        if inferred is None and issubclass(base, Transform):
-            inferred = Real()
-        if inferred is None:
-            raise DeclarationError(
-                subject,
-                "a constraint",
-                "none",
-                f"{base.__name__} does not say what {param.name} must satisfy: "
-                f"write {type(param).__name__}(..., constraint), or declare a constant.",
-                code="unknown-set",
-            )
-        constraint = inferred
-    event_dim = constraint.event_dim if argument is None else argument.event_dim
-    if isinstance(param, Head) and len(param.shape or ()) < event_dim:
-        sizes = ", ".join(f'"d{index + 1}"' for index in range(event_dim))
-        raise DeclarationError(
-            subject,
-            f"a shape of {event_dim} sizes or more",
-            repr(param),
-            f"Write shape=({sizes},).",
-            code="wrong-shape",
-        )
-    if argument is None:
-        return param.constrained_by(constraint, constraint.event_dim)
-    return param.constrained_by(constraint, argument.event_dim, argument.event_names())
-
-
-def _is_settled(name: str, without: str, declared: Mapping[str, Field]) -> bool:
-    """Whether a field has a range of its own that another field's value does not enter."""
-    field = declared[name]
-    if isinstance(field, Constrained) and field.declared_constraint is None:
-        return False
-    needed: set[str] = set()
-    waiting = [name]
-    while waiting:
-        new = set(declared[waiting.pop()].declared_needs) - needed
-        needed |= new
-        waiting += [other for other in new if other in declared]
-    return without not in needed
-
-
-def _checked(owner: str, constant: Constant, argument: Argument | None) -> Constant:
-    if argument is not None:
-        constant = constant.accepting(argument.torch_constraint, argument.event_names())
-    if constant.init is not None:
-        try:
-            constant.source(constant.init, f"{owner}.{constant.name}")
-        except ExplainedError as error:
-            raise DeclarationError(*error.args, code=error.code) from error
-    return constant
 
 
 def settings_of(cls: type, fields: Mapping[str, Field]) -> dict[str, Any]:

@@ -6,15 +6,17 @@ import copyreg
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from declarative_dist.declaration import collect, parts, rules
+from declarative_dist.declaration import collect, rules
 from declarative_dist.declaration.record import Declaration, declare
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.owner import Owner
 from declarative_dist.plain.arguments import arguments_of
 
 
@@ -26,13 +28,13 @@ class DeclarativeMeta(ABCMeta):
     __recipe__: tuple[Callable[..., type], tuple[Any, ...]] | None
 
     @classmethod
-    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **keywords: Any) -> parts.Body:
-        return parts.Body(name)
+    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **keywords: Any) -> collect.Body:
+        return collect.Body(name)
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any
     ) -> DeclarativeMeta:
-        own = collect.adopted(name, namespace)
+        own = collect.copy_body(name, namespace)
         namespace["__declared__"] = own
         cls = super().__new__(mcls, name, bases, namespace, **keywords)
 
@@ -43,35 +45,36 @@ class DeclarativeMeta(ABCMeta):
         rules.check_settings(name, own)
 
         # The fields, declared here or inherited.
-        used = arguments or collect.inputs_of(name, base, {}, {})
-        declared = collect.declared_in(cls, base, used)
+        names = arguments or collect.inputs_of(name, base, {}, {})
+        declared = collect.declared_fields(cls, base, names)
         reserved = _reserved(tuple(k for k in cls.__mro__ if rules.is_framework(k)))
-        rules.check_namespace(name, own, declared, used, reserved)
+        rules.check_namespace(name, own, declared, names, reserved)
         if arguments and not declared:
             predicts = hasattr(cls, "__predicts__")
-            declared = cls.__auto__ = collect.auto_declared(
-                collect.needed_arguments(name, arguments), predicts=predicts
-            )
-        rules.check_names(name, declared, arguments, reserved)
-        rules.check_raw_names(cls, declared)
-        rules.check_members(cls, declared)
-        if isinstance(base, type):
-            parts.check_parts(name, arguments, declared)
-            rules.check_arguments(name, base, arguments, declared)
-        fields = collect.specialised(name, base, arguments, declared)
-        inputs = collect.inputs_of(name, base, arguments, fields)
-        rules.check_needs(name, fields)
-        rules.check_inputs(name, inputs, fields)
-        rules.check_priors(name, fields)
+            needed = collect.needed_arguments(name, arguments)
+            declared = cls.__auto__ = collect.infer_fields(needed, predicts=predicts)
 
-        # The record, and the fields as descriptors.
+        # What they may not say, as a whole and each for itself.
+        owner = Owner(cls, base, arguments, declared)
+        rules.check_names(owner, reserved)
+        rules.check_members(cls, declared)
+        for field in declared.values():
+            field.check_place(owner)
+        rules.check_arguments(owner)
+        return cls._finish(owner)
+
+    def _finish(cls, owner: Owner) -> DeclarativeMeta:
+        """Specialise the fields, make the record, and install the fields as descriptors."""
+        fields = {name: field.specialize(owner) for name, field in owner.fields.items()}
+        owner = replace(owner, fields=fields)
+        inputs = collect.inputs_of(cls.__name__, owner.base, owner.arguments, fields)
+        rules.check_needs(owner, inputs)
         settings = collect.settings_of(cls, fields)
-        cls.__declaration__ = declare(name, base, fields, inputs, **settings)
-        parts.check_heads(name, fields, hasattr(cls, "__predicts__"))
-        is_joint = hasattr(cls, "__joint__")
-        parts.check_sites(name, fields, is_joint)
-        if is_joint:
-            parts.check_joint(name, own, fields)
+        cls.__declaration__ = declare(cls.__name__, owner.base, fields, inputs, **settings)
+        for field in fields.values():
+            field.check(owner)
+        if owner.is_joint:
+            rules.check_joint(owner, vars(cls)["__declared__"])
         for field in fields.values():
             type.__setattr__(cls, field.name, field)
         return cls
@@ -135,10 +138,10 @@ def _reserved(framework: tuple[type, ...]) -> frozenset[str]:
     return frozenset(defined | set(vars(nn.Module())) | kept)
 
 
-def _pickled(cls: DeclarativeMeta) -> Any:
+def _reduce(cls: DeclarativeMeta) -> Any:
     """A class that a function made is made again by it; any other is found by its name."""
     recipe = cls.__dict__.get("__recipe__")
     return cls.__qualname__ if recipe is None else recipe
 
 
-copyreg.pickle(DeclarativeMeta, _pickled)
+copyreg.pickle(DeclarativeMeta, _reduce)

@@ -12,11 +12,9 @@ from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, FieldError
-from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.parts import Nested
 from declarative_dist.plain.arguments import arguments_of
 from declarative_dist.plain.build import unvalidated
 
@@ -36,10 +34,10 @@ class Declaration:
         order: all fields, each behind those that it needs.
         chains: for each field what must be computed to know it, itself last.
         build: what must be computed for the base.
-        kept: what must be computed to know all parameters and constants.
+        value_order: what must be computed to know all parameters and constants.
         priors: the parameters that have a prior.
         of_prior: these by the name of their prior.
-        weighed: what must be computed to know them.
+        prior_order: what must be computed to know them.
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
         make: for a class base, what builds it without checking values that are valid already.
@@ -56,10 +54,10 @@ class Declaration:
     order: tuple[Field, ...]
     chains: Mapping[str, tuple[Field, ...]]
     build: tuple[Field, ...]
-    kept: tuple[Field, ...]
+    value_order: tuple[Field, ...]
     priors: tuple[Param, ...]
     of_prior: Mapping[str, Param]
-    weighed: tuple[Field, ...]
+    prior_order: tuple[Field, ...]
     event_dim: int | None
     validates: bool | None
     make: Callable[..., Any] | None
@@ -157,8 +155,9 @@ def declare(
     """
     chains = {name: _chain(owner, fields, (name,)) for name in fields}
     build = _chain(owner, fields, inputs)
-    priors = tuple(f for f in fields.values() if isinstance(f, Param) and f.prior is not None)
+    priors: tuple[Any, ...] = tuple(f for f in fields.values() if f.prior is not None)
     holding = tuple(name for name, field in fields.items() if field.holds_value)
+    heads: tuple[Any, ...] = tuple(f for f in fields.values() if f.is_predicted)
     return Declaration(
         owner,
         base,
@@ -174,9 +173,9 @@ def declare(
         event_dim,
         validates,
         make=_maker(base),
-        heads=tuple(field for field in fields.values() if isinstance(field, Head)),
-        has_derived_input=any(isinstance(fields[name], Derived) for name in inputs),
-        has_parts=any(isinstance(fields[name], Nested) for name in inputs),
+        heads=heads,
+        has_derived_input=any(fields[name].is_computed for name in inputs),
+        has_parts=any(fields[name].is_part for name in inputs),
         is_direct=len(build) == len(inputs),
     )
 

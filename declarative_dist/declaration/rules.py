@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,13 +12,8 @@ from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, is_count, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.head import Head
 from declarative_dist.fields.kinds import describe_kind
-from declarative_dist.fields.param import Param
-from declarative_dist.fields.parts import Nested
-from declarative_dist.fields.prior import check_fits
-from declarative_dist.fields.prior_support import check_support
-from declarative_dist.fields.value import Constrained
+from declarative_dist.fields.owner import Owner
 from declarative_dist.plain.arguments import Argument, alternatives, takes_positions
 from declarative_dist.words import is_one_edit_from
 
@@ -225,17 +220,15 @@ def check_namespace(
             )
 
 
-def check_names(
-    owner: str, fields: Mapping[str, Field], arguments: Collection[str], reserved: Collection[str]
-) -> None:
+def check_names(owner: Owner, reserved: Collection[str]) -> None:
     """Refuse names that the module or the distribution needs, and fields that collide."""
-    for name, field in fields.items():
-        if name in KEYWORDS or (name in reserved and name not in arguments):
-            raise _taken(owner, name)
-        for size in getattr(field, "shape", None) or ():
-            if size in fields or size in KEYWORDS:
+    for name, field in owner.fields.items():
+        if name in KEYWORDS or (name in reserved and name not in owner.arguments):
+            raise _taken(owner.kind.__name__, name)
+        for size in field.shape or ():
+            if size in owner.fields or size in KEYWORDS:
                 raise DeclarationError(
-                    f"{owner}.{name}",
+                    owner.subject(name),
                     "a size with a name of its own",
                     f"{size!r}, the name of a field or keyword",
                     "Choose another name for the size.",
@@ -253,111 +246,42 @@ def _taken(owner: str, name: str) -> DeclarationError:
     )
 
 
-def check_raw_names(cls: type, fields: Mapping[str, Field]) -> None:
-    """Refuse whatever stands where an unconstrained parameter will, or its prior."""
-    for name, field in fields.items():
-        if isinstance(field, Constrained) and hasattr(cls, field.raw_name):
+def check_joint(owner: Owner, body: Mapping[str, Any]) -> None:
+    """Refuse what looks like a site of a joint distribution and is none."""
+    for name in ("event_dim", "validate_args"):
+        if body.get(name) is not None:
             raise DeclarationError(
-                f"{cls.__name__}.{field.raw_name}",
-                "a name that is free",
-                f"{field.raw_name!r}, the unconstrained numbers of {name}",
-                "Choose another name.",
-                code="name-taken",
+                owner.subject(name),
+                f"{name} of single sites",
+                f"{name} of a Joint",
+                "Write @site(event_dim=...), or declare it in the class of a site.",
+                code="misplaced-field",
             )
-        prior = field.prior_name if isinstance(field, Param) and field.prior is not None else ""
-        if prior and (hasattr(cls, prior) or prior in fields):
+    for name, value in body.items():
+        is_class = isinstance(value, type) and issubclass(value, Distribution)
+        if is_class and name not in owner.fields:
             raise DeclarationError(
-                f"{cls.__name__}.{prior}",
-                "a name that is free",
-                f"{prior!r}, the prior of {name}",
-                "Choose another name.",
-                code="name-taken",
+                owner.subject(name),
+                "a distribution or a declared class",
+                f"the class {value.__name__}",
+                f"Write {name} = {value.__name__}(...), or learnable({value.__name__}).",
+                code="class-not-instance",
             )
 
 
-def check_priors(owner: str, fields: Mapping[str, Field]) -> None:
-    """Refuse priors on another set than their parameter's, or for another shape than declared."""
-    for name, field in fields.items():
-        if not isinstance(field, Param) or field.prior is None:
-            continue
-        subject = f"{owner}.{name}"
-        predicted = next((f for f in _needed(field, fields) if isinstance(f, Head)), None)
-        if predicted is not None:
-            raise DeclarationError(
-                subject,
-                "no prior where a bound is predicted from a context",
-                f"a bound that needs {predicted.name!r}, {predicted!r}",
-                "Leave the prior out, or bound the parameter by one.",
-                code="prior-mismatch",
-            )
-        if not field.needs:
-            check_support(field.prior, field.constraint, subject, DeclarationError)
-        shape = field.declared_shape
-        if shape is not None and not field.owns_constraint:  # tensors in it may add dimensions
-            check_fits(field.prior, shape, subject, error=DeclarationError)
-
-
-def _needed(field: Field, fields: Mapping[str, Field]) -> Iterator[Field]:
-    """All fields that one is computed from."""
-    for name in field.needs:
-        yield fields[name]
-        yield from _needed(fields[name], fields)
-
-
-def check_needs(owner: str, fields: Mapping[str, Field]) -> None:
-    """Refuse bounds and derived fields that name no field."""
-    for name, field in fields.items():
-        for needed in field.needs:
-            if needed not in fields:
-                raise DeclarationError(
-                    f"{owner}.{name}",
-                    "names of fields",
-                    repr(needed),
-                    did_you_mean(needed, [other for other in fields if other != name]),
-                    code="unknown-name",
-                )
-
-
-def check_arguments(
-    owner: str,
-    base: type[Distribution | Transform],
-    arguments: Mapping[str, Argument],
-    fields: Mapping[str, Field],
-) -> None:
-    """Refuse unknown, missing and exclusive arguments, and parameters for counts."""
-    used = {needed for field in fields.values() for needed in field.declared_needs}
-    for name, field in fields.items():
-        is_declared = isinstance(field, Nested) and field.is_declared
-        if (isinstance(field, Constrained) or is_declared) and name not in {*arguments, *used}:
-            raise DeclarationError(
-                f"{owner}.{name}",
-                f"an argument of {base.__name__}, or a name that another field uses",
-                repr(name),
-                did_you_mean(name, arguments),
-                code="unknown-name",
-            )
-        argument = arguments.get(name)
-        stated = None if argument is None else argument.torch_constraint
-        is_count = stated is not None and stated.is_discrete
-        if argument is not None and stated is None:
-            is_count = argument.default is not None
-        if isinstance(field, Constrained) and is_count and field.declared_constraint is None:
-            raise DeclarationError(
-                f"{owner}.{name}",
-                "a constant, because no gradient reaches this argument",
-                repr(field),
-                f"Write {name} = 10, or give the constructor a value.",
-                code="unlearnable-argument",
-            )
-    _check_alternatives(owner, base, arguments, fields)
-    required = [name for name, argument in arguments.items() if argument.required]
+def check_arguments(owner: Owner) -> None:
+    """Refuse a class base without all of the arguments that it requires."""
+    if not isinstance(owner.base, type):
+        return
+    _check_alternatives(owner)
+    required = [name for name, argument in owner.arguments.items() if argument.required]
     for name in required:
-        if name not in fields:
+        if name not in owner.fields:
             raise DeclarationError(
-                f"{owner}.{name}",
-                f"every required argument of {base.__name__} ({', '.join(required)})",
-                f"none of that name among {', '.join(fields)}",
-                f"Write {name} = {_example_of(arguments[name])}.",
+                owner.subject(name),
+                f"every required argument of {owner.base.__name__} ({', '.join(required)})",
+                f"none of that name among {', '.join(owner.fields)}",
+                f"Write {name} = {_example_of(owner.arguments[name])}.",
                 code="base-arguments",
             )
 
@@ -368,32 +292,36 @@ def _example_of(argument: Argument) -> str:
     return "Param()" if argument.is_learnable or argument.torch_constraint is not None else "1"
 
 
-def _check_alternatives(
-    owner: str,
-    base: type[Distribution | Transform],
-    arguments: Mapping[str, Argument],
-    fields: Mapping[str, Field],
-) -> None:
-    for group in alternatives(arguments):
-        given = [name for name in group if name in fields]
+def _check_alternatives(owner: Owner) -> None:
+    for group in alternatives(owner.arguments):
+        given = [name for name in group if name in owner.fields]
         if len(given) != 1:
             raise DeclarationError(
-                f"{owner}.{given[1] if given else group[0]}",
-                f"exactly one of {', '.join(group)}, as {base.__name__} takes it",
+                owner.subject(given[1] if given else group[0]),
+                f"exactly one of {', '.join(group)}, as {owner.base.__name__} takes it",
                 " and ".join(given) or "none of them",
                 f"Keep {given[0]}." if given else f"Write {group[0]} = Param().",
                 code="base-arguments",
             )
 
 
-def check_inputs(owner: str, inputs: Collection[str], fields: Mapping[str, Field]) -> None:
-    """Refuse a base method that takes names of no field."""
-    for name in inputs:
-        if name not in fields:
+def check_needs(owner: Owner, inputs: Collection[str]) -> None:
+    """Refuse bounds, methods of fields and a base method that name no field."""
+    for name, field in owner.fields.items():
+        others = [other for other in owner.fields if other != name]
+        _check_known(owner.subject(name), field.needs, owner, others)
+    _check_known(owner.subject("base"), inputs, owner, owner.fields)
+
+
+def _check_known(
+    subject: str, names: Collection[str], owner: Owner, proposals: Collection[str]
+) -> None:
+    for name in names:
+        if name not in owner.fields:
             raise DeclarationError(
-                f"{owner}.base",
+                subject,
                 "names of fields",
                 repr(name),
-                did_you_mean(name, fields),
+                did_you_mean(name, proposals),
                 code="unknown-name",
             )

@@ -117,7 +117,7 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
         `new.assign(**old.constrained_values())` carries values over to another constraint.
         """
         declaration = self.__declaration__
-        values = declaration.run(self, declaration.kept)
+        values = declaration.run(self, declaration.value_order)
         exported = {name: field.export(self, values) for name, field in declaration.fields.items()}
         return {name: value for name, value in exported.items() if value is not None}
 

@@ -16,7 +16,7 @@ from torch.distributions import AffineTransform, Distribution, PowerTransform, T
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Negative, Real
-from declarative_dist.declaration.collect import auto_declared
+from declarative_dist.declaration.collect import infer_fields
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.errors import (
     ConstraintError,
@@ -237,7 +237,7 @@ def live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
     arguments = arguments_of(base)
     chosen = {name: arguments[name] for name, _ in kinds} or preferred(arguments)
     _check_fixed(base, fixed, chosen)
-    fields: dict[str, Any] = auto_declared(chosen)
+    fields: dict[str, Any] = infer_fields(chosen)
     for name, kind in kinds or tuple((n, "") for n in chosen):
         if not kind and not isinstance(fields[name], Nested):
             part_of(None, tuple(f for f in below(fixed, name) if f != ALL))

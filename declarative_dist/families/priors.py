@@ -35,7 +35,7 @@ def log_prior_of(
     for part, params in _weighed_in(module) if weighed is None else weighed:
         own: torch.Size = vars(part)["_copies"]
         lead = len(copies) if own[: len(copies)] == copies else 0
-        values = part.__declaration__.run(part, part.__declaration__.weighed)
+        values = part.__declaration__.run(part, part.__declaration__.prior_order)
         for param in params:
             density: Tensor = param.log_prior(part, values, lead, unconstrained)
             total = density if total is None else total + density

@@ -13,9 +13,16 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from typing_extensions import Self
 
-from declarative_dist.errors import ConstraintError, FieldError, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    ExplainedError,
+    FieldError,
+    shorten,
+)
 from declarative_dist.fields.alignment import ndims_of, repeat
 from declarative_dist.fields.field import Field, current_value, declaration_of
+from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import find_tensor, to_tensor, write_tensor
 from declarative_dist.plain.tensors import as_tensor
@@ -60,14 +67,17 @@ class Constant(Field):
     def default(self) -> Any:
         return inspect.Parameter.empty if self.init is None else self.init
 
-    def accepting(
-        self, torch_constraint: constraints.Constraint | None, event_names: tuple[str, ...]
-    ) -> Self:
-        """A copy that must satisfy a torch constraint."""
-        constant = copy.copy(self)
-        constant.torch_constraint = torch_constraint
-        if self.init is None:
-            constant.event_names = event_names
+    def specialize(self, owner: Owner) -> Self:
+        constant, argument = copy.copy(self), owner.arguments.get(self.name)
+        if argument is not None:
+            constant.torch_constraint = argument.torch_constraint
+            if self.init is None:
+                constant.event_names = argument.event_names()
+        if self.init is not None:
+            try:
+                constant.source(self.init, owner.subject(self.name))
+            except ExplainedError as error:
+                raise DeclarationError(*error.args, code=error.code) from error
         return constant
 
     def source(self, value: Any, subject: str) -> Any:

@@ -11,6 +11,7 @@ from typing_extensions import Self, TypeVar
 from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.field import current_value
 from declarative_dist.fields.method import MethodField
+from declarative_dist.fields.owner import Owner
 
 T = TypeVar("T")
 
@@ -23,9 +24,13 @@ class Derived(MethodField, Generic[T]):
     """
 
     refusal = "no assignment to a derived field"
+    is_computed = True
 
     def __init__(self, function: Callable[..., T]) -> None:
         super().__init__(function, "@derived")
+
+    def check_place(self, owner: Owner) -> None:
+        """It may stand for anything that a base takes: what it returns is seen at a build."""
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> T:
         arguments = {name: values[name] for name in self.needs}

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform
 from typing_extensions import Self
 
-from declarative_dist.errors import FieldError
+from declarative_dist.errors import DeclarationError, FieldError, did_you_mean
+from declarative_dist.fields.kinds import describe_kind
 from declarative_dist.words import format_value
 
 if TYPE_CHECKING:
+    from declarative_dist.fields.owner import Owner
     from declarative_dist.fields.sizes import Blueprint
 
 
@@ -89,6 +92,80 @@ class Field(ABC):
         field.name = name
         return field
 
+    def with_own_modules(self, copy_value: Callable[[Any], Any]) -> Self:
+        """The field for another class body, with copies of the modules that it holds."""
+        return self
+
+    def check_override(self, value: object, subject: str) -> None:
+        """Refuse what a subclass declares in its place, if that would mean nothing."""
+        return
+
+    def check_place(self, owner: Owner) -> None:
+        """Refuse a field that its class has no use for, before anything is inferred.
+
+        Raises:
+            DeclarationError: if the base takes another kind of field under this name, or nothing
+                uses it.
+        """
+        argument = owner.arguments.get(self.name)
+        if argument is not None and argument.part is not None:
+            kind = describe_kind(argument.part)
+            word = "transform" if argument.part is Transform else "distribution"
+            raise DeclarationError(
+                owner.subject(self.name),
+                "a list of transforms" if argument.is_sequence else kind,
+                repr(self),
+                f"Write {self.name} = a declared class, an instance, or a plain {word}.",
+                code="misplaced-field",
+            )
+
+    def check_use(self, owner: Owner) -> None:
+        """Refuse a name that neither the class base nor another field uses."""
+        if isinstance(owner.base, type) and self.name not in owner.used_names:
+            raise DeclarationError(
+                owner.subject(self.name),
+                f"an argument of {owner.base.__name__}, or a name that another field uses",
+                repr(self.name),
+                did_you_mean(self.name, owner.arguments),
+                code="unknown-name",
+            )
+
+    def specialize(self, owner: Owner) -> Self:
+        """A copy with what the class says of it: its constraint, its event dimensions, its kind.
+
+        The field of the class body stays as it is, so that a subclass with another base infers
+        anew.
+        """
+        return self
+
+    def check(self, owner: Owner) -> None:
+        """Refuse a field that does not go with the others, once all are specialised.
+
+        Raises:
+            DeclarationError: if it has no meaning in this class, or needs a field without a value.
+        """
+        if owner.predicts and self.name == "network" and not self.is_module:
+            raise DeclarationError(
+                owner.subject(self.name),
+                "a module",
+                repr(self),
+                "Choose another name.",
+                code="name-taken",
+            )
+        for name in self.needs:
+            self.check_need(owner, owner.fields[name])
+
+    def check_need(self, owner: Owner, needed: Field) -> None:
+        """Refuse to compute this field from one that has no value before anything is drawn."""
+        if needed.is_drawn:
+            raise DeclarationError(
+                owner.subject(self.name),
+                "names of fields that have a value before anything is drawn",
+                f"the site {needed.name!r}",
+                "Make it a site, or compute it in the sites that need it.",
+                code="field-order",
+            )
+
     def source(self, value: Any, subject: str) -> Any:
         """A value as a constructor was given it, in a form that `bind` takes."""
         return value
@@ -116,6 +193,27 @@ class Field(ABC):
     @abstractmethod
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         """Go back to what the instance was built with."""
+
+    states_range = True
+    """Whether the class body says which values it may take, or leaves that to the base."""
+
+    is_computed = False
+    """Whether it is computed from other fields, so that nothing constrains its value."""
+
+    is_predicted = False
+    """Whether a network predicts it from a context."""
+
+    is_site = False
+    """Whether it is a distribution of a joint one."""
+
+    is_drawn = False
+    """Whether it has no value before earlier sites are drawn."""
+
+    prior: nn.Module | None = None
+    """The module that stands for the distribution of its value, if it has one."""
+
+    is_module = False
+    """Whether instances hold one module for this field."""
 
     is_part = False
     """Whether instances hold modules for this field, each with fields of its own."""

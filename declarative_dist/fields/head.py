@@ -13,6 +13,7 @@ from typing_extensions import Never, Self
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError, FieldError, shorten
 from declarative_dist.fields.field import declaration_of
+from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.value import Constrained, Init
 from declarative_dist.plain.tracing import is_autocasting
@@ -82,6 +83,32 @@ class Head(Constrained):
                 "Write Head(Positive(), init=1.0).",
             )
         super().__init__(init, constraint, shape, "Head")
+
+    is_predicted = True
+
+    def specialize(self, owner: Owner) -> Self:
+        head = super().specialize(owner)
+        if len(self.shape or ()) < head.event_dim:
+            sizes = ", ".join(f'"d{index + 1}"' for index in range(head.event_dim))
+            raise DeclarationError(
+                owner.subject(self.name),
+                f"a shape of {head.event_dim} sizes or more",
+                repr(self),
+                f"Write shape=({sizes},).",
+                code="wrong-shape",
+            )
+        return head
+
+    def check(self, owner: Owner) -> None:
+        if not owner.predicts:
+            raise DeclarationError(
+                owner.subject(self.name),
+                "a Conditional around what is predicted from a context",
+                owner.kind.__name__,
+                f"Write class {owner.kind.__name__}(Conditional).",
+                code="misplaced-field",
+            )
+        super().check(owner)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         start = blueprint.start(self)

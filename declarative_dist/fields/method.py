@@ -66,6 +66,16 @@ class MethodField(Field):
 
     takes_value = False
 
+    def check_override(self, value: object, subject: str) -> None:
+        if inspect.isfunction(value):
+            raise DeclarationError(
+                subject,
+                f"{self!r}",
+                "a method that is no field",
+                "Write its decorator above it.",
+                code="not-a-field",
+            )
+
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         if self.name in blueprint.given:
             self.refuse(module)

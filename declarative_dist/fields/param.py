@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -14,7 +14,8 @@ from typing_extensions import Self
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.fields.field import current_value, needed_values
+from declarative_dist.fields.field import Field, current_value, needed_values
+from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
 from declarative_dist.fields.prior_support import check_support, is_settled
 from declarative_dist.fields.sharding import check_gathered
@@ -97,11 +98,55 @@ class Param(Constrained):
         """The name of the prior on an instance."""
         return f"{self.name}_prior"
 
-    def with_prior(self, prior: nn.Module) -> Self:
-        """A copy with another prior."""
+    def with_own_modules(self, copy_value: Callable[[Any], Any]) -> Self:
+        if self.prior is None:
+            return self
         field = copy.copy(self)
-        field.prior = prior
+        field.prior = copy_value(self.prior)
         return field
+
+    def check_place(self, owner: Owner) -> None:
+        super().check_place(owner)
+        name = self.prior_name
+        if self.prior is not None and (hasattr(owner.kind, name) or name in owner.fields):
+            raise DeclarationError(
+                owner.subject(name),
+                "a name that is free",
+                f"{name!r}, the prior of {self.name}",
+                "Choose another name.",
+                code="name-taken",
+            )
+
+    def check(self, owner: Owner) -> None:
+        super().check(owner)
+        if self.prior is None:
+            return
+        subject = owner.subject(self.name)
+        predicted = next((f for f in _needed(self, owner) if f.is_predicted), None)
+        if predicted is not None:
+            raise DeclarationError(
+                subject,
+                "no prior where a bound is predicted from a context",
+                f"a bound that needs {predicted.name!r}, {predicted!r}",
+                "Leave the prior out, or bound the parameter by one.",
+                code="prior-mismatch",
+            )
+        if not self.needs:
+            check_support(self.prior, self.constraint, subject, DeclarationError)
+        shape = self.declared_shape
+        if shape is not None and not self.owns_constraint:  # tensors in it may add dimensions
+            check_fits(self.prior, shape, subject, error=DeclarationError)
+
+    def check_need(self, owner: Owner, needed: Field) -> None:
+        super().check_need(owner, needed)
+        if needed.is_part:
+            raise DeclarationError(
+                owner.subject(self.name),
+                "bounds that are numbers, tensors or names of such fields",
+                f"{needed.name!r}, {needed!r}",
+                "Declare the bound as a field of its own.",
+                code="field-order",
+            )
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         start = blueprint.start(self)
@@ -318,3 +363,10 @@ class Param(Constrained):
 def _summed(density: Tensor, lead: int) -> Tensor:
     """Densities summed over all but their first dimensions."""
     return density.flatten(lead).sum(-1) if density.ndim > lead else density
+
+
+def _needed(field: Field, owner: Owner) -> Iterator[Field]:
+    """All fields that one is computed from."""
+    for name in field.needs:
+        yield owner.fields[name]
+        yield from _needed(owner.fields[name], owner)

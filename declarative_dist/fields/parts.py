@@ -25,6 +25,7 @@ from declarative_dist.fields.kinds import (
     predicted_kind,
     resolve,
 )
+from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.templates import (
     as_part,
@@ -73,23 +74,74 @@ class Nested(Field):
             return inspect.Parameter.empty
         return self.templates if self.is_list else self.templates[0]
 
-    def accepting(self, part: type[Distribution | Transform] | None, subject: str) -> Self:
+    @property
+    def is_module(self) -> bool:  # type: ignore[override]
+        return not self.is_list
+
+    @property
+    def is_site(self) -> bool:  # type: ignore[override]
+        return self.part is not None and issubclass(self.part, Distribution)
+
+    def check_place(self, owner: Owner) -> None:
+        if any(map(_declares, self.templates or ())):
+            self.check_use(owner)
+        argument = owner.arguments.get(self.name)
+        if argument is None:
+            return
+        subject = owner.subject(self.name)
+        if argument.part is not None and argument.is_sequence is not self.is_list:
+            kind = describe_kind(argument.part)
+            raise DeclarationError(
+                subject, f"one part, {kind}", repr(self), code="misplaced-field"
+            )
+        if argument.torch_constraint is not None:
+            raise DeclarationError(
+                subject,
+                f"a tensor, {argument.torch_constraint}",
+                repr(self),
+                f"Write {self.name} = Param().",
+                code="misplaced-field",
+            )
+
+    def specialize(self, owner: Owner) -> Self:
         """A copy for an argument of the base, once its templates are found to fit.
 
         A part that is no argument stays what its template stands for.
-
-        Raises:
-            DeclarationError: if they do not.
         """
-        field = copy.copy(self)
-        field.part = part
-        for template, where in zip(self.templates or (), self._subjects(subject), strict=False):
-            check_kind(template, part, where)
-            builds = built_kind(template)
-            is_plain = builds is not None and issubclass(builds, (Distribution, Transform))
-            if part is None and is_plain and not self.is_list:
-                field.part = builds
+        field, argument = copy.copy(self), owner.arguments.get(self.name)
+        wanted = None if argument is None else argument.part
+        subjects = self._subjects(owner.subject(self.name))
+        for template, where in zip(self.templates or (), subjects, strict=False):
+            check_kind(template, wanted, where)
+        field.part = wanted
+        if wanted is None and not self.is_list:
+            kinds = filter(None, map(built_kind, self.templates or ()))
+            field.part = next((k for k in kinds if issubclass(k, (Distribution, Transform))), None)
         return field
+
+    def check(self, owner: Owner) -> None:
+        super().check(owner)
+        templates = self.templates or ()
+        name = owner.kind.__name__
+        predicts = self.part is not None and any(predicted_kind(t) is not None for t in templates)
+        if predicts and not owner.predicts:
+            raise DeclarationError(
+                owner.subject(self.name),
+                "a Conditional around what is predicted from a context",
+                name,
+                f"Write class {name}(Conditional).",
+                code="misplaced-field",
+            )
+        kinds = [kind for kind in map(built_kind, templates) if kind is not None]
+        is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in kinds)
+        if owner.is_joint and (Distribution in kinds if self.is_list else not is_plain):
+            raise DeclarationError(
+                owner.subject(self.name),
+                "one distribution",
+                repr(self),
+                "Declare each site here.",
+                code="misplaced-field",
+            )
 
     @property
     def size_names(self) -> tuple[str, ...]:
@@ -99,11 +151,6 @@ class Nested(Field):
     def declared_sizes(self) -> frozenset[str]:
         declared: list[Any] = [t for t in self.templates or () if _declares(t)]
         return frozenset().union(*(t.__declaration__.declared_sizes for t in declared))
-
-    @property
-    def is_declared(self) -> bool:
-        """Whether a template is a declared family or transform."""
-        return any(map(_declares, self.templates or ()))
 
     def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
         sizes: dict[str, int] = {}

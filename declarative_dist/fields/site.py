@@ -10,8 +10,9 @@ from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, is_count, shorten
-from declarative_dist.fields.field import declaration_of
+from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.method import MethodField
+from declarative_dist.fields.owner import Owner
 
 
 class Site(MethodField):
@@ -25,12 +26,36 @@ class Site(MethodField):
     """
 
     refusal = "no assignment to a site"
+    is_site = True
+    is_drawn = True
 
     def __init__(
         self, function: Callable[..., Distribution], event_dim: int | None = None
     ) -> None:
         super().__init__(function, "@site")
         self.event_dim = event_dim
+
+    def check(self, owner: Owner) -> None:
+        if not owner.is_joint:
+            raise DeclarationError(
+                owner.subject(self.name),
+                "a Joint around a site",
+                owner.kind.__name__,
+                f"Write class {owner.kind.__name__}(Joint).",
+                code="misplaced-field",
+            )
+        super().check(owner)
+
+    def check_need(self, owner: Owner, needed: Field) -> None:
+        names = list(owner.fields)
+        if needed.is_site and names.index(needed.name) >= names.index(self.name):
+            raise DeclarationError(
+                owner.subject(self.name),
+                "sites declared earlier",
+                f"{needed.name!r}, which comes later",
+                f"Move {needed.name} above {self.name}.",
+                code="field-order",
+            )
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
         return partial(self.function, module)

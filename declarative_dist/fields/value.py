@@ -13,15 +13,19 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
+from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import Real
+from declarative_dist.constraints.half_line import Guarded, Real
+from declarative_dist.constraints.inferred import guard_of, inferred_constraint
 from declarative_dist.constraints.representable import floating
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
 from declarative_dist.fields.storage import check_floating
+from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
@@ -72,21 +76,86 @@ class Constrained(Field):
         field.raw_name = f"raw_{name}"
         return field
 
-    def constrained_by(
-        self, constraint: Constraint, event_dim: int = 0, event_names: tuple[str, ...] = ()
-    ) -> Self:
-        """A copy with the constraint that it has in a class."""
+    @property
+    def states_range(self) -> bool:  # type: ignore[override]
+        return self.declared_constraint is not None
+
+    def check_place(self, owner: Owner) -> None:
+        super().check_place(owner)
+        self.check_use(owner)
+        if hasattr(owner.kind, self.raw_name):
+            raise DeclarationError(
+                owner.subject(self.raw_name),
+                "a name that is free",
+                f"{self.raw_name!r}, the unconstrained numbers of {self.name}",
+                "Choose another name.",
+                code="name-taken",
+            )
+        argument = owner.arguments.get(self.name)
+        if argument is not None and argument.is_count and self.declared_constraint is None:
+            raise DeclarationError(
+                owner.subject(self.name),
+                "a constant, because no gradient reaches this argument",
+                repr(self),
+                f"Write {self.name} = 10, or give the constructor a value.",
+                code="unlearnable-argument",
+            )
+
+    def specialize(self, owner: Owner) -> Self:
+        argument = owner.arguments.get(self.name)
         field = copy.copy(self)
-        field.constraint = constraint
+        field.constraint = constraint = self._constraint_in(owner, argument)
         tensors = itertools.chain(constraint.buffers(), constraint.parameters())
         field.owns_constraint = next(tensors, None) is not None
         is_shared = not constraint.names and not field.owns_constraint
         field._forward = constraint.forward if is_shared else None
         field._raw_starts = {}
-        field.event_dim = event_dim
-        if self.shape is None and (self.init is None or callable(self.init)):
-            field.event_names = event_names
+        field.event_dim = constraint.event_dim if argument is None else argument.event_dim
+        if (
+            argument is not None
+            and self.shape is None
+            and (self.init is None or callable(self.init))
+        ):
+            field.event_names = argument.event_names()
         return field
+
+    def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
+        """The declared constraint, or the one that the base's argument asks for."""
+        base, subject = owner.base, owner.subject(self.name)
+        if self.declared_constraint is not None:
+            constraint = as_constraint(self.declared_constraint, subject)
+            band = guard_of(base, self.name) if isinstance(base, type) else None
+            if band is not None and isinstance(constraint, Guarded):
+                constraint = constraint.with_band(band)
+            return constraint
+        if argument is None:
+            return Real()
+        settled = {name: self._is_settled(name, owner.fields) for name in owner.fields}
+        inferred = inferred_constraint(base, argument, settled)
+        if inferred is not None:
+            return inferred
+        if issubclass(base, Transform):
+            return Real()
+        raise DeclarationError(
+            subject,
+            "a constraint",
+            "none",
+            f"{base.__name__} does not say what {self.name} must satisfy: "
+            f"write {type(self).__name__}(..., constraint), or declare a constant.",
+            code="unknown-set",
+        )
+
+    def _is_settled(self, name: str, fields: Mapping[str, Field]) -> bool:
+        """Whether another field has a range of its own that this one's value does not enter."""
+        if not fields[name].states_range:
+            return False
+        needed: set[str] = set()
+        waiting = [name]
+        while waiting:
+            new = set(fields[waiting.pop()].declared_needs) - needed
+            needed |= new
+            waiting += [other for other in new if other in fields]
+        return self.name not in needed
 
     @property
     def declared_shape(self) -> torch.Size | None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from declarative_dist.declaration.parts import is_site
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
 from declarative_dist.families.state import AtomicState
 from declarative_dist.joints.distribution import draw_like
@@ -56,7 +55,8 @@ class Conditioned(AtomicState):
         self.joint = joint
         self.data = nn.Module()
         for name in data:
-            if not is_site(joint.__declaration__.fields.get(name)):
+            field = joint.__declaration__.fields.get(name)
+            if field is None or not field.is_site:
                 is_method = inspect.isfunction(getattr(type(joint), name, None))
                 raise ConstraintError(
                     _subject(joint, name),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from declarative_dist.declaration.parts import is_site
 from declarative_dist.errors import DeclarationError
 from declarative_dist.families.building import detached
 from declarative_dist.families.declarative import Declarative
@@ -76,7 +75,7 @@ class Joint(Declarative, NamedModule):
         def __call__(self) -> JointDistribution: ...
 
     def _check_class(self) -> None:
-        if not any(map(is_site, self.__declaration__.fields.values())):
+        if not any(field.is_site for field in self.__declaration__.fields.values()):
             raise DeclarationError(
                 type(self).__name__,
                 "a class with sites",
@@ -98,7 +97,7 @@ class Joint(Declarative, NamedModule):
             if isinstance(field, Site)
             else values[name]
             for name, field in declaration.fields.items()
-            if is_site(field)
+            if field.is_site
         }
         others = {name: value for name, value in values.items() if name not in sites}
         return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])

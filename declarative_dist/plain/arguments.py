@@ -96,6 +96,13 @@ class Argument:
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
 
     @property
+    def is_count(self) -> bool:
+        """Whether it is a whole number, or a switch, which no gradient reaches."""
+        if self.torch_constraint is None:
+            return self.default is not None
+        return bool(self.torch_constraint.is_discrete)
+
+    @property
     def is_sequence(self) -> bool:
         """Whether it takes a list of transforms."""
         return self.part is Transform and self.name in _SEQUENCES

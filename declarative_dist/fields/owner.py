@@ -1,0 +1,47 @@
+"""The class that fields are declared in, as far as its fields need to know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from declarative_dist.plain.arguments import Argument
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A class body that is being read.
+
+    Args:
+        kind: the class.
+        base: the distribution or transform class that it declares, a method, or None.
+        arguments: what a class base takes, by name.
+        fields: all fields by name, in the order of declaration.
+    """
+
+    kind: type
+    base: Any
+    arguments: Mapping[str, Argument]
+    fields: Mapping[str, Any]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether instances predict from a context."""
+        return hasattr(self.kind, "__predicts__")
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it is made of sites."""
+        return hasattr(self.kind, "__joint__")
+
+    @cached_property
+    def used_names(self) -> frozenset[str]:
+        """The names that the base or a field uses."""
+        needed = (field.declared_needs for field in self.fields.values())
+        return frozenset(self.arguments).union(*needed)
+
+    def subject(self, name: str) -> str:
+        """What an error about a field names: `Class.field`."""
+        return f"{self.kind.__name__}.{name}"
