@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class Checkpoint:
                 f"the folder {self.path}",
                 code="wrong-argument",
             )
+        self._is_readable = False
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         with self._explaining():  # before a long run rather than behind it
             self._partial.touch()
@@ -86,11 +88,15 @@ class Checkpoint:
         """Put a new state in the place of the old one; the file's permissions stay.
 
         Raises:
+            StateMismatchError: if there is something in it but tensors, numbers and strings.
             OSError: if the disk is full or the folder cannot be written; the old state stays.
         """
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
         content = buffer.getbuffer()
+        if not self._is_readable:
+            self._load(content)  # what nobody could read again is not worth a long run
+            self._is_readable = True
         try:
             with self._explaining():
                 with self._partial.open("wb") as file:
@@ -120,9 +126,21 @@ class Checkpoint:
             raise self._foreign("a file that is cut off, of an earlier version, or something else")
         if sha256(content).hexdigest().encode() != digest:
             raise self._foreign("one that was changed or damaged: its digest is another")
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(content), map_location="cpu", weights_only=True
-        )
+        return self._load(content)
+
+    def _load(self, content: bytes | memoryview) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            )
+        except UnpicklingError as error:
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+            raise StateMismatchError(
+                f"fit(checkpoint={str(self.path)!r})",
+                "states of module and optimizer with tensors, numbers and strings only",
+                f"{', '.join(found)}",
+                "Have state_dict and get_extra_state give tensors and numbers.",
+            ) from error
         return state
 
     def _foreign(self, got: str) -> StateMismatchError:

@@ -41,48 +41,47 @@ class Closure:
     """
 
     def __init__(self, objective: nn.Module, backward: Backward, optimizer: Optimizer) -> None:
-        self.objective = objective
-        self.optimizer = optimizer
-        self.batch: tuple[Any, ...] = ()
+        self._objective = objective
         self._backward = backward
-        self._first: Tensor | None = None
+        self._optimizer = optimizer
+        self._batch: tuple[Any, ...] = ()
+        self._loss: Tensor | None = None
 
-    def begin(self, batch: tuple[Any, ...], step: int) -> None:
-        """Begin a step on a batch; before the first of all, the objective may prepare."""
-        self.batch = batch
-        self._first = None
-        if step == 1 and callable(prepares := getattr(self.objective, "before_fit", None)):
+    def step(self, batch: tuple[Any, ...], *, is_first: bool) -> float:
+        """Do a step on a batch; in the first of all, the objective may prepare.
+
+        Returns:
+            The loss from before the update.
+
+        Raises:
+            DeclarationError: if the optimizer does not ask for it.
+        """
+        self._batch, self._loss = batch, None
+        if is_first and callable(prepare := getattr(self._objective, "before_fit", None)):
             try:
-                prepares(*batch)
+                prepare(*batch)
             except _RAISED as error:
-                _explain(self.objective, batch, error)
+                _explain(self._objective, batch, error)
                 raise
+        self._optimizer.step(self)  # type: ignore[arg-type]
+        if self._loss is None:
+            raise DeclarationError(
+                "fit(optimizer=)",
+                "one whose step calls its closure",
+                f"a {type(self._optimizer).__name__} that did not",
+                code="wrong-optimizer",
+            )
+        return self._loss.item()
 
     def __call__(self) -> Tensor:
         if not torch.is_grad_enabled():  # an optimizer that leaves it to the closure
             with torch.enable_grad():
                 return self()
-        self.optimizer.zero_grad()
-        loss = self._backward(self.batch)
-        if self._first is None:
-            self._first = loss
+        self._optimizer.zero_grad()
+        loss = self._backward(self._batch)
+        if self._loss is None:
+            self._loss = loss
         return loss
-
-    def first_loss(self) -> float:
-        """The loss from before the update.
-
-        Raises:
-            DeclarationError: if the optimizer did not ask for it.
-        """
-        if self._first is None:
-            name = type(self.optimizer).__name__
-            raise DeclarationError(
-                "fit(optimizer=)",
-                "one whose step calls its closure",
-                f"a {name} that did not",
-                code="wrong-optimizer",
-            )
-        return self._first.item()
 
 
 def backward_of(objective: nn.Module) -> Backward:

@@ -18,8 +18,8 @@ FEW = 8
 
 def are_finite(tensors: list[Tensor]) -> bool:
     """Whether sums of the tensors are finite, as they are of finite numbers but for overflow."""
-    if len(tensors) <= FEW and all(tensor.is_cpu for tensor in tensors):
-        sums = (tensor.sum() if tensor.ndim else tensor for tensor in tensors)
+    if len(tensors) <= FEW and tensors[0].is_cpu:
+        sums = [tensor.sum() if tensor.ndim else tensor for tensor in tensors]
         return all(math.isfinite(abs(one.item())) for one in sums)
     norms = torch._foreach_norm(tensors, 1)  # pyright: ignore[reportPrivateImportUsage]
     place = norms[0].device

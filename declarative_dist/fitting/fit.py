@@ -121,10 +121,9 @@ def fit(
             closure = Closure(objective, backward, trainer)
             for step in range(history.step + 1, steps + 1):
                 snapshot.take(step - 1)
-                closure.begin(batches.next(), step)
-                trainer.step(closure)  # type: ignore[arg-type]
-                loss = closure.first_loss()
-                _check(objective, step, loss, closure.batch, snapshot)
+                batch = batches.next()
+                loss = closure.step(batch, is_first=step == 1)
+                _check(objective, step, loss, batch, snapshot)
                 history.add(loss, fields.read() if history.is_due(step) else None)
                 bar.show(step, loss)
                 history.stopped = arguments.stops(calls, step, loss, objective)

@@ -70,7 +70,7 @@ class History:
     def add(self, loss: float, values: dict[str, Any] | None = None) -> None:
         """Record a step that is done; that it counts is the last thing to happen."""
         if values is not None:
-            self.forget_unfinished()
+            self._drop_unfinished()
             self._records.append((self.step + 1, values))
         self.losses.append(loss)
         if len(self._records) > LIMIT:
@@ -79,15 +79,11 @@ class History:
 
     def end(self, values: dict[str, Any]) -> None:
         """Record the values after the last step, unless they are there already."""
-        self.forget_unfinished()
+        self._drop_unfinished()
         if self.step and self.step not in self.steps[-1:]:
             self._records.append((self.step, values))
 
-    def clear(self) -> None:
-        """Begin anew, without any step."""
-        self.losses, self._records, self._stride = [], [], 1
-
-    def forget_unfinished(self) -> None:
+    def _drop_unfinished(self) -> None:
         """Drop values of a step that was not finished."""
         while self._records and self._records[-1][0] > self.step:
             self._records.pop()

@@ -20,7 +20,7 @@ from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.finite import check_parameters
 from declarative_dist.plain.restoring import restoring
 
-_PLAIN = (float, int, bool, str, tuple, type(None))
+_PLAIN = frozenset((float, int, bool, str, tuple, type(None)))
 """Types of an optimizer's numbers and options that nothing changes in place."""
 
 
@@ -69,6 +69,8 @@ class Snapshot:
         self._copies: list[Tensor] = []
         self._records: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._keys: list[Any] = []
+        self._values: list[Any] = []
+        self._is_settled = self._are_local = True
         self._position: Any = None
         self._random: Any = None
         self._step: int | None = None
@@ -78,32 +80,59 @@ class Snapshot:
         """Copy the current state, the one after this step."""
         self._step = None  # an interruption may leave the copy half made
         groups, states = self._optimizer.param_groups, self._optimizer.state
-        self.parameters = [p for group in groups for p in group["params"]]
+        parameters = [p for group in groups for p in group["params"]]
+        values = [value for record in (*groups, *states.values()) for value in record.values()]
+        if _are_same(parameters, self.parameters) and _are_same(values, self._values):
+            self._copy_numbers(self._copies, self._live)
+        else:
+            self.parameters = parameters
+            self._copy_records([*groups, *states.values()])
+            self._values = values if self._is_settled else []
+        if self._batches is not None:
+            self._position, self._random = self._batches.position, _random_state()
+        self._step = step
+
+    def _copy_records(self, records: list[dict[str, Any]]) -> None:
+        """Copy all numbers anew, and the optimizer's groups and states with what is in them."""
         live = self.parameters + self._buffers
-        records = []
-        for record in (*groups, *states.values()):
+        self._records, self._keys = [], list(self._optimizer.state)
+        self._is_settled = True
+        for record in records:
             copy = record.copy()
             for name, value in record.items():
                 if isinstance(value, Tensor):
                     live.append(value)
+                elif name == "params":
+                    copy[name] = list(value)
                 elif type(value) not in _PLAIN:
-                    copy[name] = list(value) if name == "params" else deepcopy(value)
-            records.append((record, copy))
-        if len(live) == len(self._live) and all(map(is_, live, self._live)):
-            _copy_numbers(self._copies, live)
+                    copy[name] = deepcopy(value)
+                    self._is_settled = False
+            self._records.append((record, copy))
+        if _are_same(live, self._live):
+            self._copy_numbers(self._copies, live)
         else:
             self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
-        self._records, self._keys = records, list(states)
-        if self._batches is not None:
-            self._position, self._random = self._batches.position, _random_state()
-        self._step = step
+            self._are_local = all(type(t) in (nn.Parameter, Tensor) for t in live)
+
+    def _copy_numbers(self, into: list[Tensor], tensors: list[Tensor]) -> None:
+        """Copy the numbers of tensors, in one call unless they are spread over processes."""
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)  # in every step, and half as much as a context costs
+        try:
+            if self._are_local:
+                torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                for mine, theirs in zip(into, tensors, strict=True):
+                    mine.copy_(theirs)
+        finally:
+            torch.set_grad_enabled(before)
 
     def restore(self, step: int) -> None:
         """Go back to the state after this step, if it is the one copied, and clear gradients."""
         if self._step != step:
             return
         self._optimizer.zero_grad()
-        _copy_numbers(self._live, self._copies)
+        self._copy_numbers(self._live, self._copies)
         for record, copy in self._records:
             record.clear()
             record.update(copy)
@@ -115,7 +144,7 @@ class Snapshot:
         if self._batches is not None:
             self._batches.go_to(self._position)
             _set_random_state(self._random)
-        self._step = None
+        self._values, self._step = [], None
 
 
 def state_of(objective: nn.Module, optimizer: Optimizer, batches: Batches) -> dict[str, Any]:
@@ -165,18 +194,8 @@ def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
                 yield buffer
 
 
-def _copy_numbers(into: list[Tensor], tensors: list[Tensor]) -> None:
-    """Copy the numbers of tensors, in one call unless they are spread over processes."""
-    before = torch.is_grad_enabled()
-    torch.set_grad_enabled(False)  # in every step, and half as much as a context costs
-    try:
-        if all(type(tensor) in (nn.Parameter, Tensor) for tensor in tensors):
-            torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
-        else:
-            for mine, theirs in zip(into, tensors, strict=True):
-                mine.copy_(theirs)
-    finally:
-        torch.set_grad_enabled(before)
+def _are_same(mine: list[Any], theirs: list[Any]) -> bool:
+    return len(mine) == len(theirs) and all(map(is_, mine, theirs))
 
 
 def _random_state() -> dict[str, Any]:
