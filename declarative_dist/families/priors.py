@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat_params import FlatParams
 
-Weighed = list[tuple[Any, list[Param]]]
-"""Declared modules with those of their parameters that have a prior."""
-
 
 def log_prior_of(
-    module: nn.Module, copies: torch.Size, unconstrained: bool, weighed: Weighed | None = None
+    module: nn.Module,
+    copies: torch.Size,
+    unconstrained: bool,
+    raws: Mapping[str, Tensor] = MappingProxyType({}),
+    sample: torch.Size = torch.Size(),
 ) -> Tensor:
     """The sum of the log densities of all parameters with a prior, in a module and its parts.
 
@@ -26,29 +27,32 @@ def log_prior_of(
         module: a declarative module, or any around some.
         copies: the independent copies that stay apart.
         unconstrained: whether it is the density of the unconstrained numbers.
-        weighed: the parameters that count; None for all, each once.
+        raws: other unconstrained numbers `(*sample, *copies, *own)`, by names of parameters.
+        sample: the shape in front of these.
 
     Returns:
-        A tensor of shape `copies`.
+        A tensor of shape `(*sample, *copies)`.
     """
     total: Tensor | None = None
-    for part, params in _weighed_in(module) if weighed is None else weighed:
-        own: torch.Size = vars(part)["_copies"]
-        lead = len(copies) if own[: len(copies)] == copies else 0
-        values = part.__declaration__.run(part, part.__declaration__.prior_order)
+    for path, part, params in _find_priors(module):
+        lead = len(copies) if vars(part)["_copies"][: len(copies)] == copies else 0
+        names = {name: name.rpartition(".") for name in raws}
+        known = {own: raws[name] for name, (at, _, own) in names.items() if at == path}
+        values = part.__declaration__.run(part, part.__declaration__.prior_order, known)
         for param in params:
-            density: Tensor = param.log_prior(part, values, lead, unconstrained)
+            density: Tensor = param.log_prior(part, values, len(sample) + lead, unconstrained)
+            if not lead and sample and density.ndim:  # the same for all copies
+                density = density.reshape(density.shape + (1,) * len(copies))
             total = density if total is None else total + density
     if total is None:
-        return _zeros_like(module, copies)
-    return total if total.shape == copies else total.expand(copies)
+        return _zeros_like(module, sample + copies)
+    return total if total.shape == sample + copies else total.expand(sample + copies)
 
 
-def _weighed_in(module: nn.Module) -> Weighed:
+def _find_priors(module: nn.Module) -> Iterator[tuple[str, Any, list[Param]]]:
     """The parameters with a prior; what two fields share, as tied parameters do, counts once."""
     seen: set[int] = set()
-    found: Weighed = []
-    for _, part in walk(module):
+    for path, part in walk(module):
         params = []
         for param in part.__declaration__.priors:
             raw = part._parameters.get(param.raw_name)
@@ -56,8 +60,7 @@ def _weighed_in(module: nn.Module) -> Weighed:
                 params.append(param)
                 seen.add(id(raw))
         if params:
-            found.append((part, params))
-    return found
+            yield path, part, params
 
 
 def log_prior_at(
@@ -79,34 +82,8 @@ def log_prior_at(
     """
     flat = FlatParams(module)
     vector, _ = flat.unconstrain(values)
-    raws = flat.raws(vector)
-    held = _LogPrior(module, copies, unconstrained)
-
-    def one(raws: dict[str, Tensor]) -> Tensor:
-        named = {f"module.{name}": raw for name, raw in raws.items()}
-        density: Tensor = functional_call(held, named, (), tie_weights=False)
-        return density
-
     sample = vector.shape[: vector.ndim - 1 - len(flat.batch_shape)]
-    if not sample:
-        return one(raws)
-    many = {name: raw.reshape((-1, *raw.shape[len(sample) :])) for name, raw in raws.items()}
-    if not sample.numel():
-        return vector.new_zeros((*sample, *copies))
-    mapped: Tensor = vmap(one)(many)
-    return mapped.reshape((*sample, *copies))
-
-
-class _LogPrior(nn.Module):
-    """The log prior of a module as a module, for a call with other parameters."""
-
-    def __init__(self, module: nn.Module, copies: torch.Size, unconstrained: bool) -> None:
-        super().__init__()
-        self.module, self.copies, self.unconstrained = module, copies, unconstrained
-        self._weighed = _weighed_in(module)  # before other tensors hide what is tied
-
-    def forward(self) -> Tensor:
-        return log_prior_of(self.module, self.copies, self.unconstrained, self._weighed)
+    return log_prior_of(module, copies, unconstrained, flat.raws(vector), sample)
 
 
 def _zeros_like(module: nn.Module, shape: torch.Size) -> Tensor:

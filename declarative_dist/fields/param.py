@@ -14,6 +14,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Field, current_value, needed_values
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
@@ -202,7 +203,7 @@ class Param(Constrained):
         Args:
             module: the instance.
             values: the field's own value, and those of the fields that it needs.
-            lead: how many dimensions of independent copies stay.
+            lead: how many dimensions of samples and independent copies stay.
             unconstrained: whether it is the density of the unconstrained numbers.
 
         Raises:
@@ -214,7 +215,9 @@ class Param(Constrained):
         copies: torch.Size = vars(module)["_copies"]
         is_inside = is_settled(self.constraint)
         try:
-            density = _summed(log_density(prior, value, copies, is_inside=is_inside), lead)
+            own = ndims_of(module)[self.name]
+            density = log_density(prior, value, copies, own, is_inside=is_inside)
+            density = _summed(density, lead)
         except ValueError as error:
             raise ConstraintError(
                 self.subject(module),
@@ -225,7 +228,8 @@ class Param(Constrained):
             ) from error
         if not unconstrained:
             return density
-        raw = getattr(module, self.raw_name)
+        raw = values.get(self.raw_name)
+        raw = getattr(module, self.raw_name) if raw is None else raw
         constraint = self.resolved_constraint(module, values)
         try:
             return density + _summed(constraint.log_volume(raw, value), lead)

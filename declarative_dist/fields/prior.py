@@ -75,12 +75,15 @@ def own_prior(
     return prior.to(device=device)
 
 
-def log_density(prior: Any, value: Tensor, copies: torch.Size, *, is_inside: bool) -> Tensor:
-    """The log density of each entry, of shape `(*copies, *batch)` for a value with events.
+def log_density(
+    prior: Any, value: Tensor, copies: torch.Size, own: int, *, is_inside: bool
+) -> Tensor:
+    """The log density of each entry, of shape `(*sample, *copies, *batch)` for one with events.
 
     Args:
         prior: a module that stands for a distribution.
-        value: of shape `(*copies, *batch, *event)`.
+        value: of shape `(*sample, *copies, *batch, *event)`.
+        own: how many dimensions of it are those of one copy.
         copies: the independent copies of whose parameters the value is one.
         is_inside: whether the value is known to be in the support, so that nothing checks it:
             torch refuses some values that are, at the edge and in lower precision.
@@ -88,10 +91,9 @@ def log_density(prior: Any, value: Tensor, copies: torch.Size, *, is_inside: boo
     distribution: Distribution = prior()
     if is_inside:
         distribution._validate_args = False
-    lead = len(copies)
-    event, own = len(distribution.event_shape), len(distribution.batch_shape)
-    added = value.ndim - own - event
-    if not lead or not added or not has_copies(prior, copies):
+    lead = value.ndim - own
+    added = own + len(copies) - len(distribution.batch_shape) - len(distribution.event_shape)
+    if not copies or not added or not has_copies(prior, copies):
         return distribution.log_prob(value)
     # The prior's dimensions stand behind those of the copies: what it lacks goes in front.
     front, behind = tuple(range(added)), tuple(range(lead, lead + added))
