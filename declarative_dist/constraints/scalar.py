@@ -160,8 +160,8 @@ class Scalar(Constraint):
             return low <= high
         if any(bound.is_meta for bound in self.buffers()):
             return True
-        ends = self._range(torch.zeros((), dtype=dtype))
-        low, high = (torch.as_tensor(end, dtype=torch.float64) for end in ends)
+        ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))
+        low, high = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in ends)
         return bool((low <= high).all() and low.isfinite().all() and high.isfinite().all())
 
     def describe(self) -> str:

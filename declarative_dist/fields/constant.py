@@ -209,10 +209,11 @@ class Constant(Field):
         now = module.__dict__["_constants"].get(self.name)
         if now is None:
             now = find_tensor(module, self.name)
+        place = _dtype_beside(module), torch.get_default_device()
+        if now is None:  # it was deleted
+            now = self._build(module.__dict__["_starts"][self.name], *place, subject)
         if not isinstance(now, Tensor):
-            start = self._start(new, isinstance(value, Tensor))
-            device = torch.get_default_device()
-            return self._build(start, _dtype_beside(module), device, subject)
+            return self._build(self._start(new, isinstance(value, Tensor)), *place, subject)
         tensor = to_tensor(new, subject, now.dtype, now.device, self._expected)
         self._check(tensor, subject, None if tensor is new else new)
         whole = self._with_copies(module, now)
