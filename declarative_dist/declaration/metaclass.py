@@ -85,11 +85,11 @@ class DeclarativeMeta(ABCMeta):
         return collect.signature_of(cls)
 
     def __setattr__(cls, name: str, value: Any) -> None:
-        rules.check_change(cls, name, value, shorten(value))
+        rules.check_change(cls, name, value)
         super().__setattr__(name, value)
 
     def __delattr__(cls, name: str) -> None:
-        rules.check_change(cls, name, vars(cls).get(name), "its deletion")
+        rules.check_change(cls, name, vars(cls).get(name), is_deleted=True)
         super().__delattr__(name)
 
     def _check_positions(cls, arguments: tuple[Any, ...]) -> None:

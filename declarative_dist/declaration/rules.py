@@ -114,20 +114,26 @@ def check_members(cls: type, fields: Mapping[str, Field]) -> None:
     if makes is None:
         return
     kind = Transform if issubclass(makes, Transform) else Distribution
-    for name in sorted({*_MEMBERS[kind], "rsample_and_log_prob"}.difference(fields)):
-        owner = next((k for k in cls.__mro__ if name in vars(k)), None)
-        is_known = kind is Transform or hasattr(_framework_of(cls), name)
-        if owner is None or not is_known or is_framework(owner) or vars(owner)[name] is None:
+    members = {*_MEMBERS[kind], "rsample_and_log_prob"}.difference(fields)
+    seen: set[str] = set()
+    for owner in cls.__mro__:
+        own = members.intersection(vars(owner)) - seen
+        seen |= own
+        if not own or is_framework(owner):
             continue
-        word = kind.__name__.lower()
-        raise DeclarationError(
-            f"{cls.__name__}.{name}",
-            f"{name} in the {word} that the instance makes",
-            f"one in the body of {owner.__name__}, which objectives and nested parts ignore",
-            f"Write a {kind.__name__} class with this {name} and name it as base, or override "
-            "forward.",
-            code="name-taken",
-        )
+        for name in sorted(own):
+            is_known = kind is Transform or hasattr(_framework_of(cls), name)
+            if not is_known or vars(owner)[name] is None:
+                continue
+            word = kind.__name__.lower()
+            raise DeclarationError(
+                f"{cls.__name__}.{name}",
+                f"{name} in the {word} that the instance makes",
+                f"one in the body of {owner.__name__}, which objectives and nested parts ignore",
+                f"Write a {kind.__name__} class with this {name} and name it as base, or override "
+                "forward.",
+                code="name-taken",
+            )
 
 
 def _framework_of(cls: type) -> type:
@@ -135,15 +141,18 @@ def _framework_of(cls: type) -> type:
     return next(kind for kind in cls.__mro__ if "__framework__" in vars(kind))
 
 
+_PACKAGES = {"abc", "declarative_dist", "torch", "typing", "typing_extensions"}
+
+
 def is_framework(klass: type) -> bool:
     """Whether a class is one of ours or torch's, whose attributes declare nothing."""
     if "__framework__" in vars(klass) or "__declared__" in vars(klass):
         return "__framework__" in vars(klass)
     package = klass.__module__.partition(".")[0]
-    return klass is object or package in ("abc", "torch", "typing", "typing_extensions")
+    return klass is object or package in _PACKAGES
 
 
-def check_change(cls: type, name: str, value: object, change: str) -> None:
+def check_change(cls: type, name: str, value: object, *, is_deleted: bool = False) -> None:
     """Refuse to change or delete what the body of a finished class declares.
 
     Torch's parametrizations put a property on a class that they make; that is let through.
@@ -152,7 +161,7 @@ def check_change(cls: type, name: str, value: object, change: str) -> None:
         cls: the class.
         name: the attribute.
         value: its new value, or the one that would be deleted.
-        change: what is about to happen, for the error.
+        is_deleted: whether the attribute would be deleted.
     """
     declaration: Any = vars(cls).get("__declaration__")
     if declaration is None or isinstance(value, property):
@@ -161,7 +170,7 @@ def check_change(cls: type, name: str, value: object, change: str) -> None:
         raise DeclarationError(
             f"{cls.__name__}.{name}",
             "no change, because a class is finished when its body ends",
-            change,
+            "its deletion" if is_deleted else shorten(value),
             f"Write class Other({cls.__name__}) with another {name} in its body.",
             code="name-taken",
         )

@@ -158,9 +158,8 @@ def takes_positions(base: type) -> bool:
         >>> takes_positions(dd.Normal)
         False
     """
-    init: Any = base.__init__  # type: ignore[misc]
-    parameters = inspect.signature(init).parameters.values()
-    return any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    code = getattr(inspect.unwrap(base.__init__), "__code__", None)  # type: ignore[misc]
+    return code is not None and bool(code.co_flags & inspect.CO_VARARGS)
 
 
 def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
