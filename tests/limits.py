@@ -133,3 +133,6 @@ LIMITS = {
     "dtype": {"GeneralizedPareto": "torch's own compares with a float32 constant"},
 }
 """The promises of `check_distribution` that upstream breaks, by promise and case."""
+
+NOT_DIFFERENTIABLE = {"GeneralizedPareto": FLOAT32}
+"""Torch's own gradient of log_prob is not that of finite differences."""

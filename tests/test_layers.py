@@ -22,7 +22,7 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "gradient", "representable", "clamping", "constraint", "scalar", "half_line",
+            "representable", "clamping", "constraint", "scalar", "half_line",
             "interval", "simplex", "ordered", "matrix", "adapters", "inferred",
         )
     ],
@@ -42,7 +42,8 @@ ROWS = [
         for name in (
             "building", "copies", "dotted", "vector", "shown",
             "keywords", "priors", "assignment", "state",
-            "declarative", "variational", "transform", "conditional", "live", "learnable",
+            "declarative", "variational", "transform", "clipping", "conditional",
+            "live", "learnable",
         )
     ],
     [

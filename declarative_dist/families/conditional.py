@@ -10,10 +10,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.clamping import clamp_result
-from declarative_dist.constraints.gradient import (
-    linear_with_clipped_gradient,
-    with_clipped_gradient,
-)
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.errors import (
     ConstraintError,
@@ -23,6 +19,10 @@ from declarative_dist.errors import (
     shorten,
 )
 from declarative_dist.families.building import detached, distribution_of
+from declarative_dist.families.clipping import (
+    apply_linear,
+    clip_gradient,
+)
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.head import CONTEXT_SHAPE, Split
 from declarative_dist.fields.parts import CONTEXT
@@ -200,7 +200,7 @@ class Conditional(Declarative):
         for name, raw in self._parameters.items():
             if raw is not None:
                 is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
-                known[name] = with_clipped_gradient(raw if is_own else raw.view_as(raw))
+                known[name] = clip_gradient(raw if is_own else raw.view_as(raw))
         known[CONTEXT] = (args, kwargs)
         return distribution_of(self, declaration.base_values(self, known))
 
@@ -214,11 +214,11 @@ class Conditional(Declarative):
         if layer is None:
             returned = self._as_returned(features)
             return {
-                split.raw_name: with_clipped_gradient(raw.clamp(*WIDEST[raw.dtype]))
+                split.raw_name: clip_gradient(raw.clamp(*WIDEST[raw.dtype]))
                 for split, raw in zip(splits, returned, strict=True)
             }
         self._check_features(features, layer, network)
-        fused: Any = linear_with_clipped_gradient(layer, features)
+        fused: Any = apply_linear(layer, features)
         fused = clamp_result(fused, *WIDEST[fused.dtype])
         if len(splits) == 1:
             return {splits[0].raw_name: splits[0].shaped(fused)}

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.gradient import hooks_of_others
+from declarative_dist.families.clipping import hooks_of_others
 from declarative_dist.fitting.evaluation import Backward, loss_of
 
 

@@ -21,7 +21,7 @@ LARGEST = {torch.float64: 1e120, torch.float32: 1e15, torch.bfloat16: 1e15}
 """Where gradients are clipped."""
 
 
-def with_clipped_gradient(raw: Tensor) -> Tensor:
+def clip_gradient(raw: Tensor) -> Tensor:
     """The same numbers, through which gradients go back as finite ones.
 
     NaN goes back as zero, and what is beyond the largest gradient as that. A parameter stays what
@@ -29,10 +29,10 @@ def with_clipped_gradient(raw: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from declarative_dist.constraints.gradient import with_clipped_gradient
+        >>> from declarative_dist.families.clipping import clip_gradient
         >>> x = torch.zeros(3, requires_grad=True)
         >>> weights = torch.tensor([2.0, torch.inf, torch.nan])
-        >>> torch.autograd.grad((with_clipped_gradient(x) * weights).sum(), x)
+        >>> torch.autograd.grad((clip_gradient(x) * weights).sum(), x)
         (tensor([2.0000e+00, 1.0000e+15, 0.0000e+00]),)
     """
     if raw.dtype not in LARGEST:
@@ -44,14 +44,14 @@ def with_clipped_gradient(raw: Tensor) -> Tensor:
     node: Any = raw.grad_fn
     if node is None:
         hooks = raw._backward_hooks
-        if hooks is None or _clipped not in hooks.values():  # copies of a parameter have none
-            raw.register_hook(_clipped)
+        if hooks is None or _clip not in hooks.values():  # copies of a parameter have none
+            raw.register_hook(_clip)
     elif torch.is_grad_enabled():
-        node.register_prehook(_all_clipped)
+        node.register_prehook(_clip_all)
     return raw
 
 
-def linear_with_clipped_gradient(layer: nn.Module, features: Tensor) -> Tensor:
+def apply_linear(layer: nn.Module, features: Tensor) -> Tensor:
     """The output of a linear layer, through which gradients go back as finite ones.
 
     Where they go no further than the layer, its parameters keep a hook, which costs less than one
@@ -63,9 +63,9 @@ def linear_with_clipped_gradient(layer: nn.Module, features: Tensor) -> Tensor:
         parameters = [p for p in layer._parameters.values() if type(p) is nn.Parameter]
         if len(parameters) == 2:  # not those of functional_call
             for parameter in parameters:
-                with_clipped_gradient(parameter)
+                clip_gradient(parameter)
             return output
-    return with_clipped_gradient(output)
+    return clip_gradient(output)
 
 
 def hooks_of_others(parameter: nn.Parameter) -> list[Any]:
@@ -73,15 +73,15 @@ def hooks_of_others(parameter: nn.Parameter) -> list[Any]:
 
     Example:
         >>> import torch
-        >>> from declarative_dist.constraints.gradient import (
+        >>> from declarative_dist.families.clipping import (
         ...     hooks_of_others,
-        ...     with_clipped_gradient,
+        ...     clip_gradient,
         ... )
-        >>> x = with_clipped_gradient(torch.nn.Parameter(torch.zeros(3)))
+        >>> x = clip_gradient(torch.nn.Parameter(torch.zeros(3)))
         >>> len(x._backward_hooks), hooks_of_others(x)
         (1, [])
     """
-    before = [hook for hook in (parameter._backward_hooks or {}).values() if hook is not _clipped]
+    before = [hook for hook in (parameter._backward_hooks or {}).values() if hook is not _clip]
     after: Any = parameter._post_accumulate_grad_hooks or {}
     return [*before, *after.values()]
 
@@ -98,10 +98,10 @@ def _in_graph(raw: Tensor) -> Tensor:
         return clipped
     if not raw.requires_grad or is_mapped():
         return raw
-    return _Clipped.apply(raw)  # type: ignore[no-untyped-call, no-any-return]
+    return _Clip.apply(raw)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _clipped(gradient: Tensor | None) -> Tensor | None:
+def _clip(gradient: Tensor | None) -> Tensor | None:
     if gradient is None:  # undefined: nothing that was computed depends on these numbers
         return None
     # Dynamo takes numbers that are read from a table for ones that change.
@@ -110,11 +110,11 @@ def _clipped(gradient: Tensor | None) -> Tensor | None:
     return gradient.nan_to_num(0.0).clamp(-1e15, 1e15)
 
 
-def _all_clipped(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(map(_clipped, gradients))
+def _clip_all(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(map(_clip, gradients))
 
 
-class _Clipped(torch.autograd.Function):
+class _Clip(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -127,10 +127,10 @@ class _Clipped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor | None:
-        return _clipped(gradients[0])
+        return _clip(gradients[0])
 
 
-class _WithTangent(_Clipped):
+class _WithTangent(_Clip):
     """With a rule for forward mode, which dynamo does not take."""
 
     @staticmethod

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, vmap
 
-from declarative_dist.constraints.gradient import LARGEST, with_clipped_gradient
+from declarative_dist.families.clipping import LARGEST, clip_gradient
 
 INCOMING = [0.0, 1.0, -3.5, 1e11, 1e13, -1e30, math.inf, -math.inf, math.nan]
 
@@ -27,7 +27,7 @@ def expected(dtype: torch.dtype) -> Tensor:
 def test_what_goes_back(dtype: torch.dtype, is_leaf: bool) -> None:
     x = torch.zeros(len(INCOMING), dtype=dtype, requires_grad=True)
     source = x if is_leaf else x * 1
-    through = with_clipped_gradient(source)
+    through = clip_gradient(source)
     assert torch.equal(through, x)
     through.backward(torch.tensor(INCOMING, dtype=dtype))
     assert torch.equal(x.grad, expected(dtype))
@@ -37,7 +37,7 @@ def test_what_goes_back(dtype: torch.dtype, is_leaf: bool) -> None:
 @pytest.mark.parametrize("is_leaf", [True, False])
 def test_an_undefined_gradient_stays_undefined(is_leaf: bool) -> None:
     x = torch.zeros(2, requires_grad=True)
-    through = with_clipped_gradient(x if is_leaf else x * 1)
+    through = clip_gradient(x if is_leaf else x * 1)
     undefined = torch._C._functions.UndefinedGrad()(through * 1)
     (gradient,) = torch.autograd.grad(undefined.sum(), x, allow_unused=True)
     assert gradient is None
@@ -47,7 +47,7 @@ def test_a_parameter_keeps_one_hook_and_its_copies_get_theirs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
     for each in (parameter, copy.deepcopy(parameter)):
         for _ in range(3):
-            assert with_clipped_gradient(each) is each
+            assert clip_gradient(each) is each
         assert len(each._backward_hooks) == 1
         (each * torch.tensor([math.nan, 2.0])).sum().backward()
         assert each.grad.tolist() == [0.0, 2.0]
@@ -61,12 +61,12 @@ def test_squares_of_sums_of_the_largest_are_finite(dtype: torch.dtype) -> None:
 
 def test_where_nothing_changes() -> None:
     half = torch.zeros(2, dtype=torch.float16, requires_grad=True)
-    assert with_clipped_gradient(half) is half  # loss scaling looks for overflow
+    assert clip_gradient(half) is half  # loss scaling looks for overflow
     plain = torch.zeros(2)
-    assert with_clipped_gradient(plain) is plain
+    assert clip_gradient(plain) is plain
     with torch.no_grad():
         x = torch.zeros(2, requires_grad=True)
-        assert with_clipped_gradient(x) is x
+        assert clip_gradient(x) is x
 
 
 def far_from_a_tiny_scale(raw: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def test_a_density_far_from_a_tiny_scale(kind: str) -> None:
     assert bare[0].isnan()
 
     def loss(raw: Tensor) -> Tensor:
-        return far_from_a_tiny_scale(with_clipped_gradient(raw)).sum()
+        return far_from_a_tiny_scale(clip_gradient(raw)).sum()
 
     if kind == "func":
         got = grad(loss)(raw)
@@ -104,7 +104,7 @@ def test_higher_and_forward_derivatives() -> None:
     x = torch.tensor([0.3, -1.2], dtype=torch.float64)
 
     def loss(x: Tensor) -> Tensor:
-        return (with_clipped_gradient(x).exp() * x).sum()
+        return (clip_gradient(x).exp() * x).sum()
 
     torch.testing.assert_close(jacfwd(loss)(x), x.exp() * (1 + x))
     torch.testing.assert_close(hessian(loss)(x), torch.diag(x.exp() * (2 + x)))
