@@ -113,7 +113,7 @@ EXTREME = {
     **dict.fromkeys(("LogNormal", "LogisticNormal", "Kumaraswamy"), (BOTH, UNDERFLOW)),
     **dict.fromkeys(("Beta", "Dirichlet", "Gamma", "Independent"), (BOTH, CHANCE)),
     "Chi2": (DOUBLE, CHANCE),
-    "Weibull": (SINGLE, UNDERFLOW),
+    "Weibull": (BOTH, UNDERFLOW),
     **dict.fromkeys(("NegativeBinomial-logits", "NegativeBinomial-probs"), (BOTH, COUNTS)),
     "Geometric-probs": (BOTH, COUNTS),
     "Geometric-logits": (SINGLE, COUNTS),
