@@ -40,7 +40,7 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "copies", "dotted", "vector", "shown",
+            "building", "copies", "parameters", "vector", "rendering",
             "keywords", "priors", "assignment", "state",
             "declarative", "variational", "transform", "clipping", "conditional",
             "live", "learnable",

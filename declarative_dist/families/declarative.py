@@ -18,10 +18,10 @@ from declarative_dist.errors import (
 )
 from declarative_dist.families.assignment import Change, assign, prepare
 from declarative_dist.families.copies import install_fields, measure, replicate_fields
-from declarative_dist.families.dotted import groups_of, parameters_named
 from declarative_dist.families.keywords import blueprint_of
+from declarative_dist.families.parameters import find_parameters, group_parameters
 from declarative_dist.families.priors import log_prior_at, log_prior_of
-from declarative_dist.families.shown import shown
+from declarative_dist.families.rendering import render
 from declarative_dist.families.state import DeclaredState
 from declarative_dist.families.vector import from_vector, to_vector
 from declarative_dist.fields.field import Field
@@ -173,7 +173,7 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
         self._require_grad(names, True)
 
     def _require_grad(self, names: tuple[str, ...], requires_grad: bool) -> None:
-        found = [parameters_named(self, name) for name in names] or [list(self.parameters())]
+        found = [find_parameters(self, name) for name in names] or [list(self.parameters())]
         for parameter in (parameter for parameters in found for parameter in parameters):
             parameter.requires_grad_(requires_grad)
 
@@ -197,7 +197,7 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
             >>> [group["lr"] for group in optimizer.param_groups]
             [0.1, 0.01]
         """
-        return groups_of(self, options)
+        return group_parameters(self, options)
 
     def log_prior(
         self, values: Mapping[str, Tensor] | None = None, *, unconstrained: bool = False
@@ -340,4 +340,4 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
     register_forward_pre_hook = register_forward_pre_hook
 
     def __repr__(self) -> str:
-        return shown(self)
+        return render(self)

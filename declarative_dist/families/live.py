@@ -29,7 +29,7 @@ from declarative_dist.families.keywords import as_batch_shape
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.fixed import FixedTransform, held_fixed
+from declarative_dist.fields.fixed import FixedTransform, make_constant
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.templates import replicate
@@ -121,7 +121,7 @@ def live(plain: Distribution | Transform, fixed: Names) -> Any:
     return made
 
 
-@held_fixed.register(Distribution)
+@make_constant.register(Distribution)
 def _held(value: Distribution) -> nn.Module:
     """A plain distribution whose tensors move, save and load with a module, and do not learn."""
     module: nn.Module = live(value, (HELD,))

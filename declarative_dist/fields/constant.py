@@ -232,10 +232,11 @@ class Constant(Field):
         if not isinstance(prepared, Tensor):
             module._buffers.pop(self.name, None)
             constants[self.name] = prepared
-        elif find_tensor(module, self.name) is None:
+            return
+        now = find_tensor(module, self.name)
+        is_buffer = module._buffers.get(self.name) is not None
+        if now is None or (is_buffer and now.shape != prepared.shape):
             constants.pop(self.name, None)
-            module._buffers[self.name] = prepared
-        elif self.name in module._buffers and module._buffers[self.name].shape != prepared.shape:
             module._buffers[self.name] = prepared
         else:
             write_tensor(module, self.name, prepared, self.subject(module))

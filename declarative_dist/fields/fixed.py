@@ -1,6 +1,6 @@
 """How plain objects become parts of a module: transforms and distributions that are not learned.
 
-`held_fixed` is open for more kinds of objects; what is registered for a type is its module.
+`make_constant` is open for more kinds of objects; what is registered for a type is its module.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def as_module(value: Any) -> nn.Module | None:
         >>> as_module(3) is None
         True
     """
-    return value if isinstance(value, nn.Module) else held_fixed(value)
+    return value if isinstance(value, nn.Module) else make_constant(value)
 
 
 def as_constant(plain: Any, subject: str, fix: str) -> Any:
@@ -72,8 +72,8 @@ Normal, got a scale that is a parameter. Write learnable(...). (docs/errors.md#c
 
 
 @singledispatch
-def held_fixed(value: Any) -> nn.Module | None:
-    """The module that holds a plain object fixed; open for more kinds of objects."""
+def make_constant(value: Any) -> nn.Module | None:
+    """Make the module that holds a plain object constant; open for more kinds of objects."""
     return None
 
 
@@ -96,7 +96,6 @@ class FixedTransform(nn.Module):
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
-        self._shown = repr(transform)
         self._starts = {name: t.detach().clone() for name, t in tensors_of(transform)}
         for name, tensor in self._starts.items():
             self.register_buffer(name, tensor.clone())
@@ -114,8 +113,8 @@ class FixedTransform(nn.Module):
                 self.get_buffer(name).copy_(start)
 
     def extra_repr(self) -> str:
-        """The transform, as it was given."""
-        return self._shown
+        """The transform with its current tensors."""
+        return repr(self())
 
 
-held_fixed.register(Transform)(FixedTransform)
+make_constant.register(Transform)(FixedTransform)

@@ -288,9 +288,12 @@ class Param(Constrained):
             return [raw]
         if self.raw_name in module._buffers:  # what an automatic guide holds is not trained
             return []
-        # Those behind a parametrization of torch that has replaced it.
-        parametrizations: Any = module.parametrizations
-        return list(parametrizations[self.raw_name].parameters())
+        # Torch has replaced it: by a parametrization, by pruning, or by a weight norm.
+        replaced: Any = module._modules.get("parametrizations")
+        if replaced is not None and self.raw_name in replaced:
+            return list(replaced[self.raw_name].parameters())
+        found = (module._parameters.get(f"{self.raw_name}_{end}") for end in ("orig", "g", "v"))
+        return [parameter for parameter in found if parameter is not None]
 
     def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
         start: Start = vars(module)["_starts"][self.name].repeat(copies)

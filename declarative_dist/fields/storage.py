@@ -23,13 +23,12 @@ from declarative_dist.plain.tracing import is_traced
 
 def find_tensor(module: nn.Module, name: str) -> Tensor | None:
     """The tensor that a module holds under a name, computed if torch has parametrized it."""
-    held = module._parameters.get(name)
-    if held is None:
-        held = module._buffers.get(name)
-    if held is None:
-        parametrized = _property_of(module, name)
-        held = parametrized.__get__(module) if parametrized else vars(module).get(name)
-    return held
+    held = _registered(module, name)
+    if held is not None:
+        return held
+    parametrized = _property_of(module, name)
+    found: Any = parametrized.__get__(module) if parametrized else vars(module).get(name)
+    return found if isinstance(found, Tensor) else None
 
 
 def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> None:
@@ -38,9 +37,7 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> N
     Raises:
         FieldError: if the value would not be read again; nothing has changed then.
     """
-    held = module._parameters.get(name)
-    if held is None:
-        held = module._buffers.get(name)
+    held = _registered(module, name)
     if held is not None:
         with torch.no_grad():
             held.copy_(spread_like(held, value))
@@ -96,6 +93,11 @@ def check_floating(dtype: object, subject: str) -> None:
             "Use float64, float32 or a half type.",
             code="dtype-or-device",
         )
+
+
+def _registered(module: nn.Module, name: str) -> Tensor | None:
+    parameter = module._parameters.get(name)
+    return module._buffers.get(name) if parameter is None else parameter
 
 
 def _property_of(module: nn.Module, name: str) -> property | None:

@@ -337,7 +337,7 @@ def _nearest_inside(constraint: Constraint, value: Tensor) -> Tensor:
     return constraint.forward(torch.zeros(raw_shape, dtype=value.dtype, device=value.device))
 
 
-def narrow_to(value: Tensor, source: object) -> Tensor:
+def narrow_to(value: Tensor, source: Any) -> Tensor:
     """A value as narrow as its source: what adds up to one in float32 need not in float64."""
     is_tensor = isinstance(source, Tensor) and source.is_floating_point()
     if not is_tensor or torch.finfo(source.dtype).eps <= torch.finfo(value.dtype).eps:

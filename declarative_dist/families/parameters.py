@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,38 +14,21 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 
 
-def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Parameter]:
+def find_parameters(module: Any, name: str, path: str = "") -> list[nn.Parameter]:
     """The parameters behind the name of a field, dotted where it is one of a nested part.
 
     Args:
         module: a declarative module, or a foreign one inside it.
         name: the name of a parameter or a nested part.
-        path: what led here, for errors.
+        path: the names that lead to the module, for errors.
 
     Raises:
         DeclarationError: if nothing trainable has this name.
     """
     head, _, rest = name.partition(".")
     subject = f"{path or type(module).__name__}.{head}"
-    if is_declarative(module):
-        known = {
-            n: field
-            for n, field in type(module).__declaration__.fields.items()
-            if isinstance(field, (Param, Nested))
-        }
-        field = known.get(head)
-        inner = field.module_of(module) if isinstance(field, Nested) else None
-        found = None if field is None else field.parameters_of(module)
-        if field is None and head in module._modules:  # no field, such as a given network
-            inner = module._modules[head]
-            found = None if inner is None else list(inner.parameters())
-    else:
-        known = {**dict(module.named_children()), **dict(module.named_parameters(recurse=False))}
-        inner = module._modules.get(head)
-        own = module._parameters.get(head)
-        found = list(inner.parameters()) if inner is not None else None
-        found = found if own is None else [own]
-    if found is None or (rest and inner is None):
+    inner, known = module._modules.get(head), _trainable_in(module)
+    if inner is None and (rest or head not in known):
         heads = type(module).__declaration__.heads if is_declarative(module) else ()
         is_head = any(field.name == head for field in heads)
         raise DeclarationError(
@@ -56,10 +40,25 @@ def parameters_named(module: Any, name: str, path: str = "") -> list[nn.Paramete
             else did_you_mean(head, known),
             code="unknown-name",
         )
-    return parameters_named(inner, rest, subject) if rest else found
+    if rest:
+        return find_parameters(inner, rest, subject)
+    return known[head]() if head in known else list(inner.parameters())
 
 
-def groups_of(module: Any, options: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _trainable_in(module: Any) -> dict[str, Callable[[], list[nn.Parameter]]]:
+    """What can be trained in a module, by name: fields of a declarative one, or what it holds."""
+    if is_declarative(module):
+        fields = type(module).__declaration__.fields.items()
+        kinds = (Param, Nested)
+        return {n: partial(f.parameters_of, module) for n, f in fields if isinstance(f, kinds)}
+    held = {n: [p] for n, p in module.named_parameters(recurse=False)}
+    held.update({n: list(m.parameters()) for n, m in module.named_children()})
+    return {name: held[name].copy for name in held}
+
+
+def group_parameters(
+    module: Any, options: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Groups of parameters for an optimizer, as `parameter_groups` returns them.
 
     Args:
@@ -74,7 +73,7 @@ def groups_of(module: Any, options: Mapping[str, Mapping[str, Any]]) -> list[dic
                 shorten(given),
                 f'Write {name}={{"lr": 1e-2}}.',
             )
-    found = {name: parameters_named(module, name) for name in options}
+    found = {name: find_parameters(module, name) for name in options}
     grouped: set[int] = set()
     members: dict[str, list[nn.Parameter]] = {}
     for name in sorted(found, key=lambda name: -name.count(".")):

@@ -10,7 +10,7 @@ from torch import nn
 from declarative_dist.constraints.constraint import Constraint
 
 
-def shown(module: Any) -> str:
+def render(module: Any) -> str:
     """The fields with their values, and what else is registered."""
     declaration = module.__declaration__
     lines = []
@@ -20,12 +20,12 @@ def shown(module: Any) -> str:
         except Exception as error:  # noqa: BLE001 - repr must not fail
             text = f"<{type(error).__name__}>{field.describe(module)}"
         lines.append(f"({name}): {text}")
-    lines += [f"({name}): {part!r}" for name, part in _own_modules(module)]
+    lines += [f"({name}): {part!r}" for name, part in _other_modules(module)]
     body = "".join("\n  " + line.replace("\n", "\n  ") for line in lines)
     return f"{type(module).__name__}({module.extra_repr()}{body}\n)"
 
 
-def _own_modules(module: Any) -> Iterator[tuple[str, nn.Module]]:
+def _other_modules(module: Any) -> Iterator[tuple[str, nn.Module]]:
     """The submodules that are no nested part, and no constraint or prior of a field."""
     declaration = module.__declaration__
     known = {*declaration.fields, *declaration.of_prior}
