@@ -108,7 +108,7 @@ def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
             return as_constant(value, owner, "Declare a family with parameters of its own.")
         return as_module(value) if is_nestable(value) and not isinstance(value, type) else value
 
-    def explained(name: str, value: Any) -> Any:
+    def copy_value(name: str, value: Any) -> Any:
         try:
             return own(value)
         except ExplainedError as error:
@@ -117,7 +117,7 @@ def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
             ) from error
 
     return {
-        name: value if name.startswith("__") or name in SETTINGS else explained(name, value)
+        name: value if name.startswith("__") or name in SETTINGS else copy_value(name, value)
         for name, value in namespace.items()
     }
 
@@ -181,20 +181,20 @@ def _as_field(
     subject: str, name: str, value: Any, numbers: Iterable[str], sequences: Iterable[str]
 ) -> Field | None:
     if isinstance(value, Field):
-        return value.named(name)
+        return value.with_name(name)
     if name in SETTINGS or name.startswith("__") or value is None:
         return None
     if name in sequences or (isinstance(value, list) and any(map(is_nestable, value))):
         is_list = isinstance(value, (list, tuple, nn.ModuleList))
         items: list[Any] = list(value) if is_list else [value]
         _check_items(subject, items, name in sequences)
-        return Nested(items, is_list=True).named(name)
+        return Nested(items, is_list=True).with_name(name)
     if is_nestable(value):
-        return Nested([value]).named(name)
+        return Nested([value]).with_name(name)
     if isinstance(value, Tensor) or (
         name in numbers and isinstance(value, (int, float, list, tuple))
     ):
-        return Constant(value).named(name)
+        return Constant(value).with_name(name)
     return None
 
 
@@ -246,16 +246,16 @@ def infer_fields(arguments: Mapping[str, Argument], *, predicts: bool = False) -
     fields: dict[str, Field] = {}
     for name, argument in arguments.items():
         if argument.is_sequence:
-            fields[name] = Nested(is_list=True).named(name)
+            fields[name] = Nested(is_list=True).with_name(name)
         elif argument.part is not None:
-            fields[name] = Nested().named(name)
+            fields[name] = Nested().with_name(name)
         elif argument.is_learnable:
             default = argument.default if isinstance(argument.default, (int, float)) else None
             init = starting_value(name) if default is None else default
             field = Head(shape=argument.event_names(), init=init) if predicts else Param(init)
-            fields[name] = field.named(name)
+            fields[name] = field.with_name(name)
         else:
-            fields[name] = Constant(argument.default).named(name)
+            fields[name] = Constant(argument.default).with_name(name)
     return fields
 
 

@@ -47,7 +47,7 @@ class DeclarativeMeta(ABCMeta):
         # The fields, declared here or inherited.
         names = arguments or collect.inputs_of(name, base, {}, {})
         declared = collect.declared_fields(cls, base, names)
-        reserved = _reserved(tuple(k for k in cls.__mro__ if rules.is_framework(k)))
+        reserved = _reserved_names(tuple(k for k in cls.__mro__ if rules.is_framework(k)))
         rules.check_namespace(name, own, declared, names, reserved)
         if arguments and not declared:
             predicts = hasattr(cls, "__predicts__")
@@ -130,7 +130,7 @@ _ON_CONDITIONALS = {"in_features", "projection", "_splits"}
 
 
 @cache
-def _reserved(framework: tuple[type, ...]) -> frozenset[str]:
+def _reserved_names(framework: tuple[type, ...]) -> frozenset[str]:
     """The names that the library's and torch's own classes define, or keep on instances."""
     defined = {name for klass in framework for name in dir(klass)}
     predicts = any(hasattr(klass, "__predicts__") for klass in framework)

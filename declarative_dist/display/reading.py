@@ -27,7 +27,7 @@ from declarative_dist.fields.head import Head
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
-from declarative_dist.fields.prior import told
+from declarative_dist.fields.prior import describe_prior
 from declarative_dist.fields.site import Site
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.plain.tensors import copy_module
@@ -150,7 +150,7 @@ class _Reader:
             **read_parameters(field.parameters_of(module)),
             "raw_name": f"{raw_name} (is {first_name})" if is_tied else raw_name,
             "constraint": rule,
-            "prior": "" if prior is None else told(prior),
+            "prior": "" if prior is None else describe_prior(prior),
         }
         if is_tied:
             known.update(parameters=0, trained=0)  # counted where the first one is
@@ -181,7 +181,7 @@ class _Reader:
             yield Row(name, kind, **read_module(part))
         elif "__recipe__" in vars(type(part)) and not _has_parameters(part):
             self._modules[part] = name
-            yield Row(name, "constant", shown=told(part), constraint="constant")
+            yield Row(name, "constant", shown=describe_prior(part), constraint="constant")
         else:
             yield Row(name, "part", shown=_head_of(part))
             yield from self.read(part, name)

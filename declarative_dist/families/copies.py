@@ -27,11 +27,9 @@ from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import ConstraintError
 from declarative_dist.fields.alignment import Padding, has_copies, ndims_of, own_ndim
 from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.derived import Derived
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tracing import is_traced
@@ -85,7 +83,7 @@ def _install(module: Any, blueprint: Blueprint) -> dict[str, Any]:
 
     def install(field: Field, values: dict[str, Any]) -> Any:
         field.bind(module, blueprint, values)
-        if vars(module)["_lines_methods"] and isinstance(field, Derived):
+        if vars(module)["_lines_methods"] and field.is_computed:
             _pad_method(module, field.name, field.needs)
         value = field.value(module, values)
         _measure(module, field, value)
@@ -138,7 +136,7 @@ def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
     vars(module).update(_padding=padding, _paddings={})
     if vars(module)["_lines_methods"]:
         for field in declaration.build:
-            if isinstance(field, Derived):
+            if field.is_computed:
                 _pad_method(module, field.name, field.needs)
     parts = list(_parts_of(module, is_owned=is_owned))
     if declaration.make is None:
@@ -177,7 +175,7 @@ def _parts_of(module: Any, *, is_owned: bool) -> Iterator[tuple[str, nn.Module]]
     """
     starts = vars(module)["_starts"]
     for name, field in module.__declaration__.fields.items():
-        if isinstance(field, Nested) and (is_owned or starts[name] is True):
+        if field.is_part and (is_owned or starts[name] is True):
             part = module._modules[name]
             yield from ((name, p) for p in (part if isinstance(part, nn.ModuleList) else [part]))
 
@@ -268,7 +266,7 @@ def _copies_agree(module: Any, copies: torch.Size) -> bool:
             for index in ((0,) * len(copies), last):
                 one = _one_copy(module, values, index)
                 for name in declaration.inputs:
-                    if isinstance(declaration.fields[name], Derived) and not _is_copy(
+                    if declaration.fields[name].is_computed and not _is_copy(
                         values[name], one[name], index, copies
                     ):
                         return False
@@ -284,7 +282,7 @@ def _one_copy(module: Any, values: dict[str, Any], index: tuple[int, ...]) -> di
         value = values[field.name]
         if isinstance(field, (Param, Constant)) and isinstance(value, Tensor):
             value = value[index]
-        elif isinstance(field, Derived):
+        elif field.is_computed:
             value = field.value(module, one)
         return value
 

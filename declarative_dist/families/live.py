@@ -239,13 +239,13 @@ def live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
     _check_fixed(base, fixed, chosen)
     fields: dict[str, Any] = infer_fields(chosen)
     for name, kind in kinds or tuple((n, "") for n in chosen):
-        if not kind and not isinstance(fields[name], Nested):
+        if not kind and not fields[name].is_part:
             part_of(None, tuple(f for f in below(fixed, name) if f != ALL))
         is_held = kind == "constant" or (not kind and _is_fixed(fixed, name))
         kind = "constant" if is_held else kind.removeprefix(WIDE)
         fields[name] = _field_of(kind, fields[name])
     for name, constraint in _wide_constraints(base, kinds, fixed).items():
-        fields[name] = Param(constraint=constraint).named(name)
+        fields[name] = Param(constraint=constraint).with_name(name)
     parent = Live if issubclass(base, Distribution) else LearnableTransform
     body = {
         **fields,
@@ -284,13 +284,13 @@ def _wide_constraints(base: Any, kinds: Kinds, fixed: Names) -> dict[str, Constr
 
 def _field_of(kind: str, field: Any) -> Any:
     """A field of some kind in place of the one that a base infers."""
-    if kind == "constant" and not isinstance(field, Nested):
+    if kind == "constant" and not field.is_part:
         init = field.init if isinstance(field, (Param, Constant)) else None
-        return Constant(None if callable(init) else init).named(field.name)
+        return Constant(None if callable(init) else init).with_name(field.name)
     others: dict[str, Any] = {
         "part": Nested,
         "parts": partial(Nested, is_list=True),
         "real": lambda: Param(constraint=Real()),
         "negative": lambda: Param(constraint=Negative()),
     }
-    return others[kind]().named(field.name) if kind in others else field
+    return others[kind]().with_name(field.name) if kind in others else field

@@ -84,7 +84,7 @@ class Field(ABC):
         if not self.name:
             self.name = name
 
-    def named(self, name: str) -> Self:
+    def with_name(self, name: str) -> Self:
         """The same field under its own name: a copy, if it already goes by another."""
         if self.name == name:
             return self

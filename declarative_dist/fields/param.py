@@ -17,7 +17,13 @@ from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Field, current_value, needed_values
 from declarative_dist.fields.owner import Owner
-from declarative_dist.fields.prior import as_prior, check_fits, log_density, own_prior, told
+from declarative_dist.fields.prior import (
+    as_prior,
+    check_fits,
+    copy_prior,
+    describe_prior,
+    log_density,
+)
 from declarative_dist.fields.prior_support import check_support, is_settled
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start
@@ -159,7 +165,7 @@ class Param(Constrained):
         module.register_parameter(self.raw_name, nn.Parameter(raw, requires_grad=self.trainable))
         module.__dict__["_starts"][self.name] = start
         if self.prior is not None:
-            prior = own_prior(self.prior, blueprint, dtype, device)
+            prior = copy_prior(self.prior, blueprint, dtype, device)
             self._check_prior(module, prior, blueprint.batch_shape, values)
             module._modules[self.prior_name] = prior
 
@@ -221,7 +227,7 @@ class Param(Constrained):
         except ValueError as error:
             raise ConstraintError(
                 self.subject(module),
-                f"a value in the support of its prior, {told(prior)}",
+                f"a value in the support of its prior, {describe_prior(prior)}",
                 shorten(value),
                 "Where its bound is learned the set has moved: learn the distance to it instead.",
                 code="outside-support",
@@ -339,7 +345,7 @@ class Param(Constrained):
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
         prior = module._modules.get(self.prior_name)
-        shown = "" if prior is None else f", prior={told(prior)}"
+        shown = "" if prior is None else f", prior={describe_prior(prior)}"
         return f", {self.constraint_of(module)!r}{shown}{frozen}"
 
     @overload
@@ -363,7 +369,7 @@ class Param(Constrained):
         init = [] if self.init is None else [shorten(self.init)]
         shape = [] if self.shape is None else [f"shape={self.shape!r}"]
         trainable = [] if self.trainable else ["trainable=False"]
-        prior = [] if self.prior is None else [f"prior={told(self.prior)}"]
+        prior = [] if self.prior is None else [f"prior={describe_prior(self.prior)}"]
         return f"Param({', '.join([*init, *self.shown_constraint, *shape, *trainable, *prior])})"
 
 

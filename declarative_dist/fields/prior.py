@@ -17,7 +17,6 @@ from torch.distributions import Distribution
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
-from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.templates import replicate
 from declarative_dist.words import format_value
@@ -40,8 +39,8 @@ def as_prior(prior: Any, subject: str) -> Any:
 
     Example:
         >>> import torch.distributions as dd
-        >>> from declarative_dist.fields.prior import as_prior, told
-        >>> told(as_prior(dd.Gamma(2.0, 3.0), "Param(prior=)"))
+        >>> from declarative_dist.fields.prior import as_prior, describe_prior
+        >>> describe_prior(as_prior(dd.Gamma(2.0, 3.0), "Param(prior=)"))
         'Gamma(concentration=2.0, rate=3.0)'
     """
     builds = built_kind(prior)
@@ -62,7 +61,7 @@ def as_prior(prior: Any, subject: str) -> Any:
     )
 
 
-def own_prior(
+def copy_prior(
     template: nn.Module, blueprint: Blueprint, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """The prior of one instance: a copy, of which independent copies have parameters of their own.
@@ -140,7 +139,7 @@ def check_fits(
     raise error(
         subject,
         f"a prior for a parameter of shape {tuple(shape)}",
-        f"{told(prior)} of batch_shape {tuple(batch)} and event_shape {tuple(event)}",
+        f"{describe_prior(prior)} of batch_shape {tuple(batch)} and event_shape {tuple(event)}",
         f"Write shape={whole}, or give a prior over one entry."
         if len(whole) > len(shape)
         else f"Give a prior over one entry, or over events of shape {tuple(shape)}.",
@@ -148,14 +147,14 @@ def check_fits(
     )
 
 
-def told(prior: Any) -> str:
+def describe_prior(prior: Any) -> str:
     """A prior in words, with its current values.
 
     Example:
         >>> import torch.distributions as dd
         >>> from declarative_dist import learnable
-        >>> from declarative_dist.fields.prior import told
-        >>> told(learnable(dd.Independent(dd.Normal(0.0, 1.0).expand((2,)), 1)))
+        >>> from declarative_dist.fields.prior import describe_prior
+        >>> describe_prior(learnable(dd.Independent(dd.Normal(0.0, 1.0).expand((2,)), 1)))
         'Independent(Normal(loc=[0.0, 0.0], scale=[1.0, 1.0]), 1)'
     """
     if isinstance(prior, FixedTransform):
@@ -167,10 +166,12 @@ def told(prior: Any) -> str:
     name = declaration.base.__name__ if is_plain else type(prior).__name__
     shown = []
     for field_name, field in declaration.fields.items():
-        if isinstance(field, Nested) and is_plain:
+        if field.is_part and is_plain:
             part: Any = field.module_of(prior)
             is_list = isinstance(part, nn.ModuleList)
-            shown.append(f"[{', '.join(map(told, part))}]" if is_list else told(part))
+            shown.append(
+                f"[{', '.join(map(describe_prior, part))}]" if is_list else describe_prior(part)
+            )
         elif field.holds_value:
             value = getattr(prior, field_name)
             is_number = not isinstance(value, Tensor)

@@ -15,7 +15,7 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError
-from declarative_dist.fields.prior import told
+from declarative_dist.fields.prior import describe_prior
 from declarative_dist.plain.supports import (
     are_near,
     ends_of,
@@ -63,7 +63,7 @@ def check_support(
         raise error(
             subject,
             "a prior with a density, on a stated support",
-            f"{told(prior)}, {got}",
+            f"{describe_prior(prior)}, {got}",
             f"Write prior={_example(constraint.support)}, for instance.",
             code="prior-mismatch",
         )
@@ -73,7 +73,7 @@ def check_support(
         raise error(
             subject,
             f"a prior on the set of {constraint!r}, {constraint.describe()}",
-            f"{told(prior)}, whose support is {support}",
+            f"{describe_prior(prior)}, whose support is {support}",
             f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
             f"constraint of the prior. A prior is not cut off at a bound: move one there with "
             f"dd.TransformedDistribution.",

@@ -71,8 +71,8 @@ class Constrained(Field):
         self._forward: Callable[[Tensor], Tensor] | None = None
         self._raw_starts: dict[tuple[Any, ...], Any] = {}
 
-    def named(self, name: str) -> Self:
-        field = super().named(name)
+    def with_name(self, name: str) -> Self:
+        field = super().with_name(name)
         field.raw_name = f"raw_{name}"
         return field
 
