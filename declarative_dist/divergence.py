@@ -13,7 +13,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
-from torch.distributions.kl import register_kl
+from torch.distributions.kl import _KL_REGISTRY, register_kl
 
 from declarative_dist.errors import ConstraintError, check_count
 from declarative_dist.families.building import reparametrised
@@ -28,9 +28,10 @@ from declarative_dist.plain.draws import (
     rsample_and_score,
     sample_and_score,
 )
-from declarative_dist.plain.nests import is_nest
+from declarative_dist.plain.nests import innermost, is_nest
 from declarative_dist.plain.supports import find_outside
 from declarative_dist.plain.tensors import is_same, tensors_of
+from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
 AnyDistribution = Distribution | Joint | JointDistribution
@@ -106,8 +107,23 @@ def _kl(p: Any, q: Any, num_samples: int | None) -> Tensor:
     if isinstance(p, Distribution) and isinstance(q, Distribution):
         if p.event_shape != q.event_shape:
             _refuse_events("kl_divergence", p, p, q, q)
-        p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+        p = _expand_to(q.batch_shape, p)
     return _mean_under(p, num_samples, lambda x, log_p: log_p - _log_prob_anywhere(q, x))
+
+
+def _expand_to(batch_shape: torch.Size, p: Distribution) -> Distribution:
+    """A distribution with the batch dimensions of another one too."""
+    try:
+        shape = torch.broadcast_shapes(p.batch_shape, batch_shape)
+    except RuntimeError as error:
+        raise ConstraintError(
+            "kl_divergence",
+            f"batch shapes that broadcast with {tuple(p.batch_shape)}",
+            str(tuple(batch_shape)),
+            "Give both the same batch shape.",
+            code="wrong-shape",
+        ) from error
+    return p if shape == p.batch_shape else p.expand(shape)
 
 
 def _exact_kl(p: Any, q: Any) -> Tensor:
@@ -157,6 +173,9 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
         _check_same_map(p.transforms, q.transforms)
         return _kl_through_nests(p.base_dist, q.base_dist)
     if not (isinstance(p, dd.Independent) and isinstance(q, dd.Independent)):
+        for one in (p, q):
+            if not any(type(one) in pair for pair in _KL_REGISTRY):
+                _check_formula(one)
         return dd.kl_divergence(p, q)
     mine: Any = p
     count = mine.reinterpreted_batch_ndims
@@ -166,6 +185,23 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
         raise NotImplementedError("their event shapes differ")
     inner = _kl_through_nests(mine.base_dist, q.base_dist)
     return inner.flatten(-count).sum(-1) if count else inner
+
+
+def _check_formula(distribution: Distribution) -> None:
+    """Refuse formulas of torch's class for a class that has another density.
+
+    Raises:
+        NotImplementedError: if draws have another log density than torch's class gives them.
+    """
+    kind = type(distribution)
+    torchs: Any = next(k for k in kind.__mro__ if k.__module__.startswith("torch.distributions"))
+    if kind.log_prob is torchs.log_prob or torchs.log_prob is Distribution.log_prob or is_traced():
+        return
+    with torch.no_grad(), same_random_numbers():
+        value = distribution.sample(torch.Size((8,)))
+        own, formula = distribution.log_prob(value), torchs.log_prob(distribution, value)
+    if not torch.allclose(own, formula, 1e-3, 1e-3, equal_nan=True):
+        raise NotImplementedError(f"{kind.__name__} has another density than {torchs.__name__}")
 
 
 def _check_same_map(mine: list[Transform], theirs: list[Transform]) -> None:
@@ -207,6 +243,9 @@ def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> T
     try:
         if not hasattr(type(current), "entropy"):
             raise NotImplementedError
+        leaf = innermost(current) if isinstance(current, Distribution) else None
+        if leaf is not None and "entropy" not in vars(type(leaf)):
+            _check_formula(leaf)
         exact: Tensor = current.entropy()
         return exact
     except NotImplementedError as error:

@@ -11,14 +11,17 @@ import torch
 import torch.distributions as dd
 
 from declarative_dist import (
+    ConstraintError,
     DeclarationError,
     Param,
     Positive,
     Variational,
+    entropy,
     kl_divergence,
     learnable,
 )
 from declarative_dist.errors import FieldError
+from declarative_dist.objectives import NegativeELBO
 from declarative_dist.plain.draws import is_reparametrised
 from tests import foreign
 from tests.foreign import MADE
@@ -218,3 +221,40 @@ def test_an_infinite_estimate_leaves_the_gradients_of_its_neighbours() -> None:
     assert found[0].isinf()
     found[1].backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in p.parameters())
+
+
+def test_a_formula_is_not_taken_from_a_class_with_another_density() -> None:
+    steep = foreign.Steeper(torch.zeros(2), torch.ones(2))
+    normal = dd.Normal(torch.zeros(2), 1.0)
+    for plain in (steep, dd.Independent(steep, 1)):
+        other = dd.Independent(normal, 1) if plain is not steep else normal
+        for p, q in ((plain, other), (other, plain), (learnable(plain), other)):
+            with pytest.raises(NotImplementedError, match="another density than Normal"):
+                kl_divergence(p, q)
+            assert kl_divergence(p, q, num_samples=10).isfinite().all()
+        with pytest.raises(NotImplementedError):
+            entropy(plain)
+
+    class Checked(dd.Normal):
+        def log_prob(self, value: Any) -> Any:
+            return super().log_prob(value)
+
+    same = Checked(torch.zeros(2), torch.ones(2))
+    assert kl_divergence(same, normal).tolist() == [0.0, 0.0]
+    torch.testing.assert_close(entropy(same), normal.entropy())
+
+
+def test_divergences_of_batches_that_do_not_broadcast_are_refused() -> None:
+    with pytest.raises(ConstraintError, match="batch shapes that broadcast"):
+        kl_divergence(
+            foreign.Plain(torch.zeros(2), torch.ones(2)), dd.Normal(torch.zeros(3), 1.0), 5
+        )
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_objectives_believe_the_method_too(name: str) -> None:
+    plain = MADE[name]
+    if plain.support.is_discrete:
+        return
+    loss = NegativeELBO(lambda x: dd.Normal(0.0, 1.0).log_prob(x), learnable(plain))
+    assert loss().isfinite()

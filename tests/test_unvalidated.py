@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from declarative_dist.plain.build import unvalidated
+from declarative_dist.plain.build import builder_of
 from declarative_dist.plain.decompose import decompose
 from tests.cases import PLAIN
 
@@ -36,7 +36,7 @@ def same(mine: Any, theirs: Any) -> bool:
 @pytest.mark.parametrize("name", PLAIN)
 def test_attributes_are_those_of_torch(name: str) -> None:
     kind, arguments = decompose(PLAIN[name]())
-    mine = unvalidated(kind)(**arguments, validate_args=False)
+    mine = builder_of(kind)(**arguments, validate_args=False)
     theirs = kind(**arguments, validate_args=False)
     assert same(mine, theirs)
 
@@ -53,7 +53,7 @@ GIVEN_PARTS = ("Independent", "MixtureSameFamily", "TransformedDistribution")
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in GIVEN_PARTS])
 def test_no_inner_distribution_checks_anything(name: str) -> None:
     kind, arguments = decompose(PLAIN[name]())
-    mine = unvalidated(kind)(**arguments, validate_args=False)
+    mine = builder_of(kind)(**arguments, validate_args=False)
     for distribution in (mine, *inner_distributions(mine)):
         if isinstance(distribution, Independent):  # which has no arguments to check
             continue

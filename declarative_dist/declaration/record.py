@@ -16,7 +16,7 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.plain.arguments import arguments_of
-from declarative_dist.plain.build import unvalidated
+from declarative_dist.plain.build import builder_of
 
 Base = Any
 """A distribution or transform class, or a method that makes one."""
@@ -183,7 +183,7 @@ def declare(
 def _maker(base: Base) -> Callable[..., Any] | None:
     if not isinstance(base, type):
         return None
-    return unvalidated(base) if issubclass(base, Distribution) else base
+    return builder_of(base) if issubclass(base, Distribution) else base
 
 
 def _chain(owner: str, fields: Mapping[str, Field], names: tuple[str, ...]) -> tuple[Field, ...]:

@@ -9,14 +9,14 @@ import torch.distributions as dd
 from torch import Tensor
 from torch.distributions import Distribution
 
-from declarative_dist.plain.decompose import decompose
+from declarative_dist.plain.decompose import rebuild
 from declarative_dist.plain.nests import fold
 
 
 def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution | None:
     """One of a batch of distributions, so that its density costs no more than that of one.
 
-    None where it isn't made of tensors alone, as a mixture is not.
+    None where it doesn't keep the arguments of its constructor.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -24,21 +24,16 @@ def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution |
         >>> one_of(dd.Normal(torch.tensor([0.0, 1.0]), 2.0), (1,))
         Normal(loc: 1.0, scale: 2.0)
     """
-    batch = distribution.batch_shape
-    known: Any = distribution
+
+    def choose(tensor: Tensor, behind: int) -> Tensor:
+        if tensor.ndim <= behind:
+            return tensor
+        own = tensor.shape[tensor.ndim - behind :]
+        return tensor.expand(torch.Size((*distribution.batch_shape, *own)))[index]
+
     try:
-        kind, arguments = decompose(distribution)
-        chosen = {}
-        for name, value in arguments.items():
-            if isinstance(value, (list, Distribution)):
-                return None
-            if isinstance(value, Tensor):
-                events = getattr(known.arg_constraints.get(name), "event_dim", 0)
-                own = value.shape[value.ndim - events :]
-                value = value.expand(torch.Size((*batch, *own)))[index]
-            chosen[name] = value
-        one: Distribution = kind(**chosen, validate_args=False)
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        one = rebuild(distribution, choose)
+    except (TypeError, ValueError, RuntimeError):
         return None
     is_same = not one.batch_shape and one.event_shape == distribution.event_shape
     return one if is_same else None

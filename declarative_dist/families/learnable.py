@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, shorten
-from declarative_dist.families.live import Live, live, live_class
+from declarative_dist.families.live import Live, make_live, make_live_class
 from declarative_dist.families.variational import Variational
 
 __all__ = ["Live", "learnable"]
@@ -55,12 +55,12 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         mixture_distribution.raw_logits
         component_distribution.raw_concentration
     """
-    held = _as_names(fixed)
+    names = _as_names(fixed)
     if isinstance(x, type) and issubclass(x, Distribution):
         if issubclass(x, Variational):
             raise DeclarationError("learnable", "a plain class", x.__name__, "It is live already.")
         base: Any = x
-        return live_class(base, (), held)
+        return make_live_class(base, (), names)
     if not isinstance(x, Distribution) or isinstance(x, Variational):
         raise DeclarationError(
             "learnable",
@@ -68,7 +68,7 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
             shorten(x),
             "It is live already." if isinstance(x, Variational) else "",
         )
-    return live(x, held)
+    return make_live(x, names)
 
 
 def _as_names(fixed: Any) -> tuple[str, ...]:

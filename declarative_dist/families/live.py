@@ -48,7 +48,7 @@ ALL = "*"
 WIDE = "wide "
 """Stands in front of the kind of an argument whose value lies outside of its usual guard band."""
 
-HELD = "(held)"
+CONSTANT = "(constant)"
 """Stands for all names in a plain object that is a constant; live parts in it stay live."""
 
 
@@ -68,11 +68,11 @@ class Live(Variational, Generic[D]):
 
     def __init__(self, **keywords: Any) -> None:
         parts = {
-            name: part_of(value, below(self.__fixed__, name)) if _is_plain(value) else value
+            name: as_part(value, names_in(self.__fixed__, name)) if _is_plain(value) else value
             for name, value in keywords.items()
         }
         copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
-        for module in _made_of(parts, keywords):
+        for module in _new_parts(parts, keywords):
             if copies:
                 replicate(module, copies, {})
             module.to(keywords.get("device"), keywords.get("dtype"))
@@ -86,7 +86,7 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, (Distribution, Transform)) and not isinstance(value, nn.Module)
 
 
-def _made_of(parts: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[nn.Module]:
+def _new_parts(parts: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[nn.Module]:
     """The parts that were made for plain ones, and so belong to one instance alone."""
     for name, part in parts.items():
         is_list = isinstance(part, list)
@@ -95,7 +95,7 @@ def _made_of(parts: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[nn.
                 yield new
 
 
-def live(plain: Distribution | Transform, fixed: Names) -> Any:
+def make_live(plain: Distribution | Transform, fixed: Names) -> Any:
     """A live instance of a plain distribution or transform, and of all that it is made of.
 
     Args:
@@ -108,27 +108,27 @@ def live(plain: Distribution | Transform, fixed: Names) -> Any:
     """
     kind: Any
     kind, values = recover(plain)
-    _check_fixed(kind, fixed, values)
-    given = {name: part_of(value, below(fixed, name)) for name, value in values.items()}
+    _check_names(kind, fixed, values)
+    given = {name: as_part(value, names_in(fixed, name)) for name, value in values.items()}
     is_transform = isinstance(plain, Transform)
     kinds = tuple(
         (name, "constant" if _is_fixed(fixed, name) else _kind_of(kind, name, value, is_transform))
         for name, value in given.items()
     )
-    made = live_class(kind, _widen_kinds(kind, kinds, fixed, given), fixed)(**given)
+    made = make_live_class(kind, _widen_kinds(kind, kinds, fixed, given), fixed)(**given)
     if "_validate_args" in vars(plain):
         made._validate_args = vars(plain)["_validate_args"]
     return made
 
 
 @make_constant.register(Distribution)
-def _held(value: Distribution) -> nn.Module:
+def _hold(value: Distribution) -> nn.Module:
     """A plain distribution whose tensors move, save and load with a module, and do not learn."""
-    module: nn.Module = live(value, (HELD,))
+    module: nn.Module = make_live(value, (CONSTANT,))
     return module
 
 
-def part_of(value: Any, fixed: Names) -> Any:
+def as_part(value: Any, fixed: Names) -> Any:
     """An argument as a constructor takes it: live parts for plain ones, all else as it is.
 
     Args:
@@ -136,7 +136,7 @@ def part_of(value: Any, fixed: Names) -> Any:
         fixed: what to hold constant in it.
     """
     if isinstance(value, nn.Module):
-        if fixed and HELD not in fixed:
+        if fixed and CONSTANT not in fixed:
             raise DeclarationError(
                 "learnable(fixed=)",
                 "names in plain parts",
@@ -145,15 +145,15 @@ def part_of(value: Any, fixed: Names) -> Any:
             )
         return value
     if isinstance(value, Transform):
-        is_whole = all(name in (ALL, HELD) for name in fixed)
+        is_whole = all(name in (ALL, CONSTANT) for name in fixed)
         learns = not fixed and any(True for _ in tensors_of(value))
-        return FixedTransform(value) if is_whole and not learns else live(value, fixed)
+        return FixedTransform(value) if is_whole and not learns else make_live(value, fixed)
     if isinstance(value, Distribution):
-        return live(value, fixed)
+        return make_live(value, fixed)
     if isinstance(value, list) and any(isinstance(item, Transform) for item in value):
-        _check_fixed(list, fixed, map(str, range(len(value))))
-        return [part_of(item, below(fixed, str(index))) for index, item in enumerate(value)]
-    if any(name not in (ALL, HELD) for name in fixed):
+        _check_names(list, fixed, map(str, range(len(value))))
+        return [as_part(item, names_in(fixed, str(index))) for index, item in enumerate(value)]
+    if any(name not in (ALL, CONSTANT) for name in fixed):
         raise DeclarationError(
             "learnable(fixed=)",
             "names of arguments",
@@ -163,23 +163,23 @@ def part_of(value: Any, fixed: Names) -> Any:
     return value
 
 
-def below(fixed: Names, name: str) -> Names:
+def names_in(fixed: Names, name: str) -> Names:
     """What is fixed inside an argument."""
-    if HELD in fixed:
-        return (HELD,)
+    if CONSTANT in fixed:
+        return (CONSTANT,)
     whole = (ALL,) if ALL in fixed or name in fixed else ()
     return (*whole, *(f.partition(".")[2] for f in fixed if f.startswith(f"{name}.")))
 
 
 def _is_fixed(fixed: Names, name: str) -> bool:
-    return HELD in fixed or ALL in fixed or name in fixed
+    return CONSTANT in fixed or ALL in fixed or name in fixed
 
 
-def _check_fixed(kind: type, fixed: Names, known: Iterable[str]) -> None:
+def _check_names(kind: type, fixed: Names, known: Iterable[str]) -> None:
     heads = list(known)
     for name in fixed:
         head = name.partition(".")[0]
-        if name not in (ALL, HELD) and head not in heads:
+        if name not in (ALL, CONSTANT) and head not in heads:
             raise DeclarationError(
                 f"learnable({kind.__name__}, fixed=)",
                 "names of arguments",
@@ -226,7 +226,7 @@ def _sign(base: type, name: str, value: Tensor) -> str:
 
 
 @cache
-def live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
+def make_live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
     """The class for a base, the kinds of the arguments it was given, and what is held constant.
 
     Args:
@@ -236,13 +236,13 @@ def live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
     """
     arguments = arguments_of(base)
     chosen = {name: arguments[name] for name, _ in kinds} or preferred(arguments)
-    _check_fixed(base, fixed, chosen)
+    _check_names(base, fixed, chosen)
     fields: dict[str, Any] = infer_fields(chosen)
     for name, kind in kinds or tuple((n, "") for n in chosen):
         if not kind and not fields[name].is_part:
-            part_of(None, tuple(f for f in below(fixed, name) if f != ALL))
-        is_held = kind == "constant" or (not kind and _is_fixed(fixed, name))
-        kind = "constant" if is_held else kind.removeprefix(WIDE)
+            as_part(None, tuple(f for f in names_in(fixed, name) if f != ALL))
+        is_constant = kind == "constant" or (not kind and _is_fixed(fixed, name))
+        kind = "constant" if is_constant else kind.removeprefix(WIDE)
         fields[name] = _field_of(kind, fields[name])
     for name, constraint in _wide_constraints(base, kinds, fixed).items():
         fields[name] = Param(constraint=constraint).with_name(name)
@@ -252,7 +252,7 @@ def live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
         "base": base,
         "__module__": __name__,
         "__doc__": f"A learnable {base.__name__}.",
-        "__recipe__": (live_class, (base, kinds, fixed)),
+        "__recipe__": (make_live_class, (base, kinds, fixed)),
         "__fixed__": fixed,
     }
     made: type[Declarative] = DeclarativeMeta(f"Live{base.__name__}", (parent,), body)  # type: ignore[assignment]
@@ -261,7 +261,7 @@ def live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
 
 def _widen_kinds(base: Any, kinds: Kinds, fixed: Names, given: Mapping[str, Any]) -> Kinds:
     """The kinds of arguments, marked where a value needs more than the usual guard band."""
-    fields = live_class(base, kinds, fixed).__declaration__.fields
+    fields = make_live_class(base, kinds, fixed).__declaration__.fields
 
     def is_outside(name: str) -> bool:
         value, field = given[name], fields[name]
@@ -277,7 +277,7 @@ def _wide_constraints(base: Any, kinds: Kinds, fixed: Names) -> dict[str, Constr
     narrow = tuple((name, kind.removeprefix(WIDE)) for name, kind in kinds)
     if narrow == kinds:
         return {}
-    fields = live_class(base, narrow, fixed).__declaration__.fields
+    fields = make_live_class(base, narrow, fixed).__declaration__.fields
     marked = (name for name, kind in kinds if kind.startswith(WIDE))
     return {name: fields[name].constraint.unguarded() for name in marked}
 

@@ -17,6 +17,7 @@ from declarative_dist.joints.learned_ends import learned_ends
 from declarative_dist.joints.probing import evaluating
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
+from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.posteriors.matching import check_match
 from declarative_dist.posteriors.targets import (
@@ -98,9 +99,9 @@ class VariationalBound(AtomicState):
         if name is None and isinstance(current, NormalGuide):
             return ESTIMATORS["stl"]
         if name is None:
-            name = "pathwise" if current.has_rsample else "score"
+            name = "pathwise" if is_reparametrised(current) else "score"
         estimator = ESTIMATORS[name]
-        if estimator.needs_rsample and not current.has_rsample:
+        if estimator.needs_rsample and not is_reparametrised(current):
             raise ConstraintError(
                 f"{type(self).__name__}(estimator=)",
                 "'score', since the guide has no reparametrised sampler",

@@ -23,31 +23,31 @@ from torch.distributions.utils import broadcast_all, clamp_probs
 D = TypeVar("D", bound=Distribution)
 
 
-def unvalidated(base: type[D]) -> Callable[..., D]:
-    """What builds distributions of a class without any check, when told `validate_args=False`.
+def builder_of(base: type[D]) -> Callable[..., D]:
+    """A callable that builds distributions of a class without any check.
 
     Args:
         base: a distribution class.
 
     Returns:
-        A callable that takes the arguments of the base by name, and `validate_args=False`.
+        It takes the arguments of the base by name, and `validate_args=False`.
 
     Example:
         >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.plain.build import unvalidated
-        >>> build = unvalidated(dd.OneHotCategorical)
+        >>> from declarative_dist.plain.build import builder_of
+        >>> build = builder_of(dd.OneHotCategorical)
         >>> build(probs=torch.tensor([0.25, 0.25]), validate_args=False).probs
         tensor([0.5000, 0.5000])
     """
     for kind, fill in _FILLERS.items():
         if issubclass(base, kind) and base.__init__ is kind.__init__:
-            return partial(_filled, base, fill)
+            return partial(_build_by, base, fill)
     if "validate_args" in inspect.signature(base.__init__).parameters:
         return base
     return partial(_without_switch, base)
 
 
-def _filled(
+def _build_by(
     base: type[D], fill: Callable[..., None], *, validate_args: bool, **arguments: Any
 ) -> D:
     distribution = object.__new__(base)

@@ -15,7 +15,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import Argument, alternatives, arguments_of
-from declarative_dist.plain.build import unvalidated
+from declarative_dist.plain.build import builder_of
 from declarative_dist.plain.tensors import is_same, tensors_of, with_tensors
 
 Map = Callable[[Tensor, int], Tensor]
@@ -117,7 +117,7 @@ def recover(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any]]
 def _makes_the_same(kind: type[Any], arguments: Mapping[str, Any], plain: Any) -> bool:
     make: Callable[..., Any] = kind
     if issubclass(kind, Distribution):
-        make = partial(unvalidated(kind), validate_args=False)
+        make = partial(builder_of(kind), validate_args=False)
     try:
         return is_same(make(**arguments), plain, _SLACK)
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError):
@@ -207,7 +207,7 @@ def _rebuild(plain: Distribution, change: Map, behind: int) -> Distribution:
             arguments[name] = list(_rebuild_chain(value, change, before))
         else:
             arguments[name] = value
-    new = unvalidated(kind)(**arguments, validate_args=False)
+    new = builder_of(kind)(**arguments, validate_args=False)
     vars(new).pop("_validate_args", None)
     vars(new).update({name: v for name, v in vars(plain).items() if name == "_validate_args"})
     return new  # type: ignore[no-any-return]
