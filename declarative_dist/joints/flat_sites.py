@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.constraints.adapters import as_constraint
-from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive
 from declarative_dist.constraints.interval import Interval
@@ -33,40 +32,30 @@ _ABOVE = (type(constraints.positive), type(constraints.nonnegative))
 _BELOW = (type(constraints.less_than(0.0)),)
 
 
-class InUnits(Constraint):
+class InUnits(Positive):
     """Positive numbers through softplus, in a unit of their own: `unit * softplus(raw)`.
 
     Far below the unit raw numbers are logarithms, and far above it they are linear, so that a
     prior around it has thin tails on both sides.
 
     Args:
-        positive: the constraint in units of one.
         unit: a positive number.
     """
 
-    support = constraints.positive
     unit: Tensor
 
-    def __init__(self, positive: Positive, unit: Tensor) -> None:
+    def __init__(self, unit: Tensor) -> None:
         super().__init__()
-        self.positive = positive
         self.register_buffer("unit", unit.detach().clone())
 
-    def forward(self, raw: Tensor) -> Tensor:
-        low, high = self.positive.limits[raw.dtype]
-        return clamp_result(self.positive.forward(raw) * self.unit.to(raw.dtype), low, high)
+    def link(self, raw: Tensor) -> Tensor:
+        return super().link(raw) * self.unit.to(raw.dtype)
 
     def inverse(self, value: Tensor) -> Tensor:
-        return self.positive.inverse(value / self.unit.to(value.dtype))
-
-    def contains(self, value: Tensor) -> Tensor:
-        return self.positive.contains(value)
+        return super().inverse(value / self.unit.to(value.dtype))
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        return self.positive.log_abs_det_jacobian(raw, value) + self.unit.to(raw.dtype).log()
-
-    def describe(self) -> str:
-        return self.positive.describe()
+        return super().log_abs_det_jacobian(raw, value) + self.unit.to(raw.dtype).log()
 
 
 class FlatSites(FlatMap):
@@ -175,7 +164,7 @@ class FlatSites(FlatMap):
             if type(own) is Positive and not own.floor and values[name].numel():
                 unit = values[name].median().clamp(*_UNITS)
                 if unit.isfinite():
-                    self.held[index] = InUnits(own, unit)
+                    self.held[index] = InUnits(unit)
 
     @property
     def dtype(self) -> torch.dtype:
