@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,21 +42,14 @@ def check_files(checkpoint: Any, every: Any, *, resume: bool, overwrite: bool) -
     given = {"every": every is not None, "resume": resume, "overwrite": overwrite}
     name = next((name for name, is_given in given.items() if is_given), None)
     if checkpoint is None and name is not None:
+        fix = 'Write checkpoint="fit.pt".'
         raise ConstraintError(
-            f"fit({name}=)",
-            "a checkpoint too",
-            "none",
-            'Write checkpoint="fit.pt".',
-            code="missing-value",
+            f"fit({name}=)", "a checkpoint too", "none", fix, code="missing-value"
         )
     if resume and overwrite:
-        raise ConstraintError(
-            "fit(overwrite=)",
-            "one way to treat a file that is there",
-            "resume=True too",
-            "To begin anew, leave out resume.",
-            code="wrong-argument",
-        )
+        expected, got = "one way to treat a file that is there", "resume=True too"
+        fix = "To begin anew, leave out resume."
+        raise ConstraintError("fit(overwrite=)", expected, got, fix, code="wrong-argument")
     return None if every is None else check_count("fit(every=)", every)
 
 
@@ -80,13 +74,8 @@ def check_objective(objective: Any) -> None:
     absent = next((parameter for parameter in parameters if parameter.is_meta), None)
     if absent is not None:
         subject, raw = field_of(objective, absent)
-        raise ConstraintError(
-            subject,
-            "numbers",
-            f"{raw} on the meta device",
-            "Call to_empty and fill it.",
-            code="dtype-or-device",
-        )
+        got, fix = f"{raw} on the meta device", "Call to_empty and fill it."
+        raise ConstraintError(subject, "numbers", got, fix, code="dtype-or-device")
     check_parameters(objective, "at step 0")
 
 
@@ -149,13 +138,11 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
 
 
 def _as_rate(lr: Any) -> Any:
-    is_number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
-    if isinstance(lr, Tensor) and lr.numel() == 1:
-        is_number = True
-    if not is_number or not (math.isfinite(lr) and lr > 0):
-        raise ConstraintError(
-            "fit(lr=)", "a positive, finite number", shorten(lr), code="wrong-argument"
-        )
+    is_number = isinstance(lr, Real) and not isinstance(lr, bool)
+    is_scalar = isinstance(lr, Tensor) and lr.numel() == 1
+    if not (is_number or is_scalar) or not (math.isfinite(lr) and lr > 0):
+        expected = "a positive, finite number"
+        raise ConstraintError("fit(lr=)", expected, shorten(lr), code="wrong-argument")
     return float(lr)
 
 
@@ -246,9 +233,8 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     several = (callbacks,) if is_one else tuple(callbacks)
     for callback in several:
         if not callable(callback):
-            raise DeclarationError(
-                "fit(callbacks=)", "callables of (step, loss, module)", shorten(callback)
-            )
+            expected = "callables of (step, loss, module)"
+            raise DeclarationError("fit(callbacks=)", expected, shorten(callback))
     return several
 
 

@@ -116,16 +116,11 @@ class Batches:
                 yield tuple(t[rows.to(t.device)] for t in as_batch(self._data))
 
     def _no_batch(self, used: int) -> ConstraintError:
-        is_spent = used and isinstance(self._data, Iterator)
-        return ConstraintError(
-            "fit(data=)",
-            "batches for all steps" if is_spent else "at least one batch",
-            f"an iterator that ended after {used}" if is_spent else "none in an epoch",
-            "Give something that can be gone through again: a list or a DataLoader."
-            if is_spent
-            else "Is the DataLoader empty?",
-            code="wrong-data",
-        )
+        expected, got, fix = "at least one batch", "none in an epoch", "Is the DataLoader empty?"
+        if used and isinstance(self._data, Iterator):
+            expected, got = "batches for all steps", f"an iterator that ended after {used}"
+            fix = "Give something that can be gone through again: a list or a DataLoader."
+        return ConstraintError("fit(data=)", expected, got, fix, code="wrong-data")
 
     @property
     def position(self) -> dict[str, Any] | None:
@@ -159,6 +154,7 @@ def as_batch(item: Any) -> Batch:
 
 def _tensors_of(data: Any) -> list[Tensor] | None:
     """The tensors that data consists of; None for no data or an iterable of batches."""
+    kind = type(data).__name__
     is_array = hasattr(data, "__array__") or isinstance(data, (str, bytes))
     if isinstance(data, Tensor):
         tensors = [data]
@@ -167,32 +163,18 @@ def _tensors_of(data: Any) -> list[Tensor] | None:
     elif data is None or (isinstance(data, Iterable) and not is_array):
         return None
     else:
-        raise DeclarationError(
-            "fit(data=)",
-            _DATA,
-            f"a {type(data).__name__}",
-            "Write torch.as_tensor(data)." if is_array else "",
-            code="wrong-data",
-        )
+        fix = "Write torch.as_tensor(data)." if is_array else ""
+        raise DeclarationError("fit(data=)", _DATA, f"a {kind}", fix, code="wrong-data")
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
-            raise DeclarationError(
-                "fit(data=)",
-                _DATA,
-                f"a {type(data).__name__} with {shorten(tensor)}",
-                "Write torch.as_tensor(...), or a list for an iterable of batches.",
-                code="wrong-data",
-            )
-        if tensor.numel() == 0:
-            raise ConstraintError("fit(data=)", "data", shorten(tensor), code="wrong-data")
-    if not tensors:
-        raise ConstraintError(
-            "fit(data=)",
-            "data",
-            f"an empty {type(data).__name__}",
-            "Leave it out where forward takes no arguments.",
-            code="wrong-data",
-        )
+            got = f"a {kind} with {shorten(tensor)}"
+            fix = "Write torch.as_tensor(...), or a list for an iterable of batches."
+            raise DeclarationError("fit(data=)", _DATA, got, fix, code="wrong-data")
+    empty = next((tensor for tensor in tensors if tensor.numel() == 0), None)
+    if empty is not None or not tensors:
+        got = shorten(empty) if tensors else f"an empty {kind}"
+        fix = "" if tensors else "Leave it out where forward takes no arguments."
+        raise ConstraintError("fit(data=)", "data", got, fix, code="wrong-data")
     return tensors
 
 
@@ -206,22 +188,16 @@ def _count_rows(data: Any, tensors: list[Tensor] | None, batch_size: Any) -> int
             "A DataLoader has a batch_size of its own.",
             code="wrong-data",
         )
-    lengths = [tensor.shape[0] if tensor.ndim else None for tensor in tensors]
-    if len(set(lengths)) > 1 or lengths[0] is None:
-        raise ConstraintError(
-            "fit(data=)",
-            "tensors with as many rows each, to draw batches of them",
-            f"shapes {', '.join(str(tuple(tensor.shape)) for tensor in tensors)}",
-            code="wrong-data",
-        )
-    if not is_count(batch_size, 1) or batch_size > lengths[0]:
-        raise ConstraintError(
-            "fit(batch_size=)",
-            f"an int from 1 to {lengths[0]}, the rows",
-            shorten(batch_size),
-            code="wrong-argument",
-        )
-    return lengths[0]
+    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
+    rows = min(lengths)
+    if len(lengths) > 1 or not rows:
+        expected = "tensors with as many rows each, to draw batches of them"
+        got = f"shapes {', '.join(str(tuple(tensor.shape)) for tensor in tensors)}"
+        raise ConstraintError("fit(data=)", expected, got, code="wrong-data")
+    if not is_count(batch_size, 1) or batch_size > rows:
+        expected, got = f"an int from 1 to {rows}, the rows", shorten(batch_size)
+        raise ConstraintError("fit(batch_size=)", expected, got, code="wrong-argument")
+    return rows
 
 
 def _generators_of(data: Any) -> list[torch.Generator]:

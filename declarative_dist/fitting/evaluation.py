@@ -156,18 +156,13 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
     try:
         inspect.signature(objective.forward).bind(*batch)
     except TypeError as mismatch:
-        raise DeclarationError(
-            "fit(data=)",
-            f"batches that {name}.forward takes",
-            f"{len(batch)} arguments: {mismatch}",
-            "A tuple of tensors gives each as an argument.",
-            code="wrong-data",
-        ) from error
+        expected, got = f"batches that {name}.forward takes", f"{len(batch)} arguments: {mismatch}"
+        fix = "A tuple of tensors gives each as an argument."
+        raise DeclarationError("fit(data=)", expected, got, fix, code="wrong-data") from error
     bad = bad_data(batch)
     if bad:
-        raise NonFiniteError(
-            "fit(data=)", "finite numbers", bad, f"{name} refused it: {_quote(error)}"
-        ) from error
+        fix = f"{name} refused it: {_quote(error)}"
+        raise NonFiniteError("fit(data=)", "finite numbers", bad, fix) from error
     if isinstance(error, ValueError):
         return
     own = {(p.device, p.dtype) for p in objective.parameters()}

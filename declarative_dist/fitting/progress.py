@@ -13,7 +13,7 @@ class Progress:
     """A bar with the loss, the steps per second and the time left, through tqdm.
 
     Args:
-        shown: True for a bar if standard error is a terminal and tqdm is installed, "always" for
+        wanted: True for a bar if standard error is a terminal and tqdm is installed, "always" for
             one in any case, False for none.
         steps: the number of steps in all.
 
@@ -21,27 +21,30 @@ class Progress:
         ImportError: if it is "always" and tqdm is not installed.
     """
 
-    def __init__(self, shown: bool | Literal["always"], steps: int) -> None:
-        if shown not in (True, False, "always"):
-            raise ConstraintError(
-                "fit(progress=)",
-                'True, False or "always"',
-                shorten(shown),
-                code="wrong-argument",
-            )
-        is_wanted = shown == "always" or (bool(shown) and _is_terminal())
-        self._tqdm = _tqdm(is_required=shown == "always") if is_wanted else None
+    def __init__(self, wanted: bool | Literal["always"], steps: int) -> None:
+        if wanted not in (True, False, "always"):
+            expected, got = 'True, False or "always"', shorten(wanted)
+            raise ConstraintError("fit(progress=)", expected, got, code="wrong-argument")
         self._steps = steps
         self._bar: Any = None
+        self._tqdm: Any = None
+        if wanted == "always" or (wanted and _is_terminal()):
+            try:
+                self._tqdm = importlib.import_module("tqdm").tqdm
+            except ImportError as error:
+                if wanted == "always":
+                    raise ImportError(
+                        'fit(progress="always") shows its bar with tqdm, which is not installed: '
+                        'pip install "declarative-dist[fit]"'
+                    ) from error
 
     def show(self, step: int, loss: float) -> None:
         """Show that a step is done."""
         if self._tqdm is None:
             return
         if self._bar is None:
-            self._bar = self._tqdm(
-                total=self._steps, initial=step - 1, unit="step", dynamic_ncols=True
-            )
+            options = {"total": self._steps, "initial": step - 1, "unit": "step"}
+            self._bar = self._tqdm(dynamic_ncols=True, **options)
         self._bar.set_postfix_str(f"loss={loss:.4g}", refresh=False)
         self._bar.update()
 
@@ -56,15 +59,3 @@ def _is_terminal() -> bool:
         return sys.stderr.isatty()
     except (AttributeError, ValueError):  # replaced, or closed
         return False
-
-
-def _tqdm(*, is_required: bool) -> Any:
-    try:
-        return importlib.import_module("tqdm").tqdm
-    except ImportError as error:
-        if is_required:
-            raise ImportError(
-                'fit(progress="always") shows its bar with tqdm, which is not installed: '
-                'pip install "declarative-dist[fit]"'
-            ) from error
-        return None
