@@ -11,7 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    check_count,
+    first_line,
+    shorten,
+)
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.kinds import lacks_forward
@@ -139,7 +145,7 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
 
 def _as_rate(lr: Any) -> Any:
     is_number = isinstance(lr, Real) and not isinstance(lr, bool)
-    is_scalar = isinstance(lr, Tensor) and lr.numel() == 1
+    is_scalar = isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_meta
     if not (is_number or is_scalar) or not (math.isfinite(lr) and lr > 0):
         expected = "a positive, finite number"
         raise ConstraintError("fit(lr=)", expected, shorten(lr), code="wrong-argument")
@@ -159,21 +165,24 @@ def make_optimizer(
     """The optimizer given, or what a callable makes of the trainable parameters.
 
     Raises:
-        DeclarationError: if it is neither.
+        DeclarationError: if it is neither, or does not take the parameters.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if not callable(optimizer):
+    if not callable(optimizer) or isinstance(optimizer, nn.Module):
         raise no_optimizer(subject, optimizer)
-    return optimizer(trainable, **options)
+    try:
+        return optimizer(trainable, **options)
+    except TypeError as error:
+        raise no_optimizer(subject, optimizer, f", which failed: {first_line(error)}") from error
 
 
-def no_optimizer(subject: str, value: object) -> DeclarationError:
+def no_optimizer(subject: str, value: object, what: str = "") -> DeclarationError:
     """The error about something that is no optimizer."""
     return DeclarationError(
         subject,
         "an optimizer, or a callable from parameters to one",
-        shorten(value),
+        f"{shorten(value)}{what}",
         "Write lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
         code="wrong-optimizer",
     )
@@ -227,15 +236,25 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     """Callbacks as a tuple; one alone will do.
 
     Raises:
-        DeclarationError: if one is not callable.
+        DeclarationError: if one is not callable, or takes other arguments.
     """
     is_one = callable(callbacks) or not isinstance(callbacks, Iterable)
     several = (callbacks,) if is_one else tuple(callbacks)
     for callback in several:
-        if not callable(callback):
+        if not callable(callback) or not _takes_step(callback):
             expected = "callables of (step, loss, module)"
             raise DeclarationError("fit(callbacks=)", expected, shorten(callback))
     return several
+
+
+def _takes_step(callback: Callback) -> bool:
+    try:
+        inspect.signature(callback).bind(1, 0.0, None)
+    except TypeError:
+        return False
+    except ValueError:  # one of Python's own, which does not say
+        return True
+    return True
 
 
 def stops(callbacks: tuple[Callback, ...], step: int, loss: float, module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from numbers import Number
 from typing import Any
 
 import torch
@@ -155,15 +156,18 @@ def as_batch(item: Any) -> Batch:
 def _tensors_of(data: Any) -> list[Tensor] | None:
     """The tensors that data consists of; None for no data or an iterable of batches."""
     kind = type(data).__name__
+    # A list of the data themselves, of which each would be a batch.
+    has_numbers = isinstance(data, (list, set)) and isinstance(next(iter(data), None), Number)
     is_array = hasattr(data, "__array__") or isinstance(data, (str, bytes))
     if isinstance(data, Tensor):
         tensors = [data]
     elif isinstance(data, (tuple, Mapping)):
         tensors = list(data.values()) if isinstance(data, Mapping) else list(data)
-    elif data is None or (isinstance(data, Iterable) and not is_array):
+    elif data is None or (isinstance(data, Iterable) and not (is_array or has_numbers)):
         return None
     else:
-        fix = "Write torch.as_tensor(data)." if is_array else ""
+        fix = "Write torch.as_tensor(data)." if is_array or has_numbers else ""
+        kind = f"{kind} of numbers" if has_numbers else kind
         raise DeclarationError("fit(data=)", _DATA, f"a {kind}", fix, code="wrong-data")
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
@@ -188,6 +192,9 @@ def _count_rows(data: Any, tensors: list[Tensor] | None, batch_size: Any) -> int
             "A DataLoader has a batch_size of its own.",
             code="wrong-data",
         )
+    if any(tensor.layout is not torch.strided for tensor in tensors):
+        expected, got = "dense tensors to draw rows of", "sparse ones"
+        raise ConstraintError("fit(data=)", expected, got, "Use to_dense().", code="wrong-data")
     lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
     rows = min(lengths)
     if len(lengths) > 1 or not rows:

@@ -22,7 +22,7 @@ class Progress:
     """
 
     def __init__(self, wanted: bool | Literal["always"], steps: int) -> None:
-        if wanted not in (True, False, "always"):
+        if not (isinstance(wanted, bool) or (isinstance(wanted, str) and wanted == "always")):
             expected, got = 'True, False or "always"', shorten(wanted)
             raise ConstraintError("fit(progress=)", expected, got, code="wrong-argument")
         self._steps = steps
