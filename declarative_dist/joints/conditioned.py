@@ -159,8 +159,8 @@ class Conditioned(AtomicState):
         return ", ".join(f"{name}={shorten(value)}" for name, value in self.observed.items())
 
 
-def not_conditioned(owner: str) -> DeclarationError:
-    """What to say where a joint comes in the place of a posterior."""
+def missing_data(owner: str) -> DeclarationError:
+    """The error about a joint that comes in the place of a posterior."""
     return DeclarationError(
         owner,
         "a conditioned joint, or a plain Declarative of latent variables",

@@ -16,7 +16,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive
 from declarative_dist.constraints.interval import Interval
 from declarative_dist.constraints.scalar import Scalar
-from declarative_dist.errors import DeclarationError, ExplainedError, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
@@ -29,6 +29,7 @@ _ENDS = {"low": "lower_bound", "high": "upper_bound"}
 _UNITS = (1e-9, 1e9)
 _INTERVALS = (type(constraints.unit_interval), type(constraints.half_open_interval(0.0, 1.0)))
 _ABOVE = (type(constraints.positive), type(constraints.nonnegative))
+_LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
 _BELOW = (type(constraints.less_than(0.0)),)
 
 
@@ -145,8 +146,8 @@ class FlatSites(FlatMap):
                     if shape:
                         self._count_in_units(values)
                     found = self.unconstrain(values, validate=False)[0].double()
-            except (ExplainedError, ValueError, RuntimeError):
-                continue  # no draw is legal, or one lies on the edge of its support
+            except (ConstraintError, ValueError, NotImplementedError, _LinAlgError):
+                continue  # no draw is legal, or to be had, or one is on the edge of its support
             vectors = found if shape else found[None]
             break
         ranks = torch.tensor([0.25, 0.5, 0.75], dtype=vectors.dtype, device=vectors.device)

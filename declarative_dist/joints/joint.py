@@ -12,7 +12,7 @@ from declarative_dist.families.building import detached
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
-from declarative_dist.joints.conditioned import Conditioned, not_conditioned
+from declarative_dist.joints.conditioned import Conditioned, missing_data
 from declarative_dist.joints.distribution import JointDistribution, Rule
 from declarative_dist.joints.probing import check_sites_broadcast, evaluating
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -127,7 +127,7 @@ class Joint(Declarative, NamedModule):
         Raises:
             DeclarationError: always.
         """
-        raise not_conditioned(type(self).__name__)
+        raise missing_data(type(self).__name__)
 
     def detach(self) -> JointDistribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters."""

@@ -78,10 +78,10 @@ class StickingTheLanding(Pathwise):
         if isinstance(current, Distribution):
             return rsample_and_score_detached(current, shape)
         if isinstance(current, JointDistribution) and current.is_independent:
-            return _stopped_by_site(current, shape)
+            return _score_site_by_site(current, shape)
         if isinstance(current, JointDistribution) or is_compiling():
             draws, log_q = current.rsample_and_log_prob(shape)
-            fixed = current.log_prob(_detached(draws))
+            fixed = current.log_prob(_detach(draws))
             return draws, log_q - (fixed - fixed.detach())
         draws = current.rsample(shape)
         return draws, guide.detach().log_prob(draws)
@@ -89,13 +89,13 @@ class StickingTheLanding(Pathwise):
     def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
         if is_compiling():
             # Graphs know no hooks: the model's own part is computed apart.
-            log_p, own = log_joint(draws), log_joint(_detached(draws))
+            log_p, own = log_joint(draws), log_joint(_detach(draws))
             weights = (log_p - log_q).detach().softmax(0)
             squared = weights.square()
             scored = squared * (log_p - log_q) + (weights - squared) * own
         else:
             known: list[Tensor] = []
-            log_p = log_joint(_weighted_backward(draws, known))
+            log_p = log_joint(_weigh_gradients(draws, known))
             weights = (log_p - log_q).detach().softmax(0)
             known.append(weights)
             scored = weights * log_p - weights.square() * log_q
@@ -173,7 +173,7 @@ def bounds_of_the_others(ratios: Tensor) -> Tensor:
     return torch.stack([before, after, replaced]).logsumexp(0) - math.log(count)
 
 
-def _stopped_by_site(joint: JointDistribution, shape: torch.Size) -> tuple[Any, Tensor]:
+def _score_site_by_site(joint: JointDistribution, shape: torch.Size) -> tuple[Any, Tensor]:
     total: Any = 0.0
 
     def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
@@ -185,18 +185,18 @@ def _stopped_by_site(joint: JointDistribution, shape: torch.Size) -> tuple[Any, 
     return {name: value for name, _, value in joint.draw_in_order(shape, draw)}, total
 
 
-def _each(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Draws with every tensor changed."""
     if isinstance(draws, Tensor):
         return change(draws)
     return {name: change(value) for name, value in draws.items()}
 
 
-def _detached(draws: Any) -> Any:
-    return _each(draws, Tensor.detach)
+def _detach(draws: Any) -> Any:
+    return _map(draws, Tensor.detach)
 
 
-def _weighted_backward(draws: Any, known: list[Tensor]) -> Any:
+def _weigh_gradients(draws: Any, known: list[Tensor]) -> Any:
     """The same draws, where gradients that come back are weighted, by what is known by then.
 
     Args:
@@ -204,15 +204,15 @@ def _weighted_backward(draws: Any, known: list[Tensor]) -> Any:
         known: takes weights of shape `(count, *batch)` before gradients are asked for.
     """
 
-    def weighted(gradient: Tensor) -> Tensor:
+    def weigh(gradient: Tensor) -> Tensor:
         (weights,) = known
         rest = gradient.ndim - weights.ndim
         return gradient * weights.reshape(weights.shape + (1,) * rest)
 
-    def watched(value: Tensor) -> Tensor:
+    def watch(value: Tensor) -> Tensor:
         view = value.view_as(value)
         if view.requires_grad:
-            view.register_hook(weighted)
+            view.register_hook(weigh)
         return view
 
-    return _each(draws, watched)
+    return _map(draws, watch)

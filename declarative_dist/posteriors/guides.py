@@ -22,7 +22,7 @@ from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
-from declarative_dist.joints.conditioned import Conditioned, not_conditioned
+from declarative_dist.joints.conditioned import Conditioned, missing_data
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -96,7 +96,7 @@ class NormalGuide(AtomicState, NamedModule):
     def forward(self) -> PushedNormal:
         """The current distribution, a snapshot for a whole step."""
         check_gathered(self)
-        return self._distribution(self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None))
+        return self._make(self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None))
 
     def detach(self) -> PushedNormal:
         """A snapshot with detached parameters: gradients flow to values, not to parameters.
@@ -108,11 +108,11 @@ class NormalGuide(AtomicState, NamedModule):
         check_gathered(self)
         numbers = self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None)
         constants = [None if number is None else number.detach().clone() for number in numbers]
-        distribution = self._distribution(*constants)
+        distribution = self._make(*constants)
         distribution.validate = False
         return distribution
 
-    def _distribution(self, raw_loc: Any, raw_scale: Any, raw_tril: Tensor | None) -> PushedNormal:
+    def _make(self, raw_loc: Any, raw_scale: Any, raw_tril: Tensor | None) -> PushedNormal:
         scale = _EXP.forward(raw_scale)
         if self.is_diagonal:
             scale = self.factor * scale
@@ -326,7 +326,7 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
     if isinstance(latents, Conditioned):
         return FlatSites(latents)
     if isinstance(latents, Joint):
-        raise not_conditioned(type(latents).__name__)
+        raise missing_data(type(latents).__name__)
     if isinstance(latents, Declarative):
         return FlatParams(latents, owns=True)
     raise DeclarationError(
