@@ -6,6 +6,7 @@ import copy
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributions as dd
@@ -14,6 +15,8 @@ from torch.nn.utils import parametrize, prune
 
 from declarative_dist import (
     ConstraintError,
+    DeclarationError,
+    Declarative,
     Exp,
     FieldError,
     GreaterThan,
@@ -256,3 +259,75 @@ def test_a_move_keeps_numbers_finite_or_is_refused() -> None:
     with pytest.raises(ConstraintError, match=r"Heavy\.df: .*0\.0 in torch\.float16"):
         narrow.half()
     assert {tensor.dtype for tensor in narrow.state_dict().values()} == {torch.float32}
+
+
+class Digits(Variational):
+    base = dd.StudentT
+    df = 4.1
+    loc = Param(0.1)
+    scale = Param([1.3, 0.7], Positive())
+
+
+class Nest(Declarative):
+    part = Digits()
+    made = Digits
+    given = Digits(df=4.1, loc=0.1)
+
+
+def digits(part: Digits) -> list[float]:
+    return [part.df.item(), part.loc.item(), *part.scale.tolist()]
+
+
+def test_numbers_keep_all_their_digits_in_every_way_in() -> None:
+    exact = pytest.approx([4.1, 0.1, 1.3, 0.7], rel=4e-16)
+    ways = [0.1, np.float64(0.1), torch.tensor(0.1, dtype=torch.float64), np.array(0.1)]
+    for value in ways:
+        assert digits(Digits(loc=value, df=4.1, dtype=torch.float64)) == exact
+        part = Digits(dtype=torch.float64, df=9.0)
+        part.assign(loc=value, df=np.float64(4.1))
+        assert digits(part) == exact
+    for nest in (Nest(dtype=torch.float64), Nest().double()):
+        nest.reset_parameters()
+        assert all(digits(part) == exact for part in (nest.part, nest.made, nest.given))
+    nest = Nest(dtype=torch.float64)
+    assert all(digits(part) == exact for part in (nest.part, nest.made, nest.given))
+    many = 2**40 + 1
+    for value in (many, torch.tensor(many), np.int64(many)):
+        part = Digits(loc=value, df=value, dtype=torch.float64)
+        assert (part.loc.item(), part.df.item()) == (many, many)
+        part = Digits(dtype=torch.float64)
+        part.loc, part.df = value, value
+        assert (part.loc.item(), part.df.item()) == (many, many)
+    part.from_vector_([0.1, 0.2, 0.3])
+    assert part.raw_loc.item() == 0.1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1e39,
+        "one",
+        True,
+        1j,
+        object(),
+        torch.eye(2).to_sparse(),
+        torch.tensor(1j),
+        lambda shape: None,
+        [1.0, [2.0]],
+        np.array(["one"]),
+        nn.Linear(1, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("field", ["df", "loc", "scale"])
+def test_what_is_no_number_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises((ConstraintError, DeclarationError), match=rf"Digits\.{field}: expected"):
+        Digits(**{field: value})
+    q = Digits()
+    before = copy.deepcopy(q.state_dict())
+    for write in (lambda: setattr(q, field, value), lambda: q.assign(**{field: value})):
+        with pytest.raises((ConstraintError, DeclarationError), match=rf"Digits\.{field}"):
+            write()
+        assert all(torch.equal(q.state_dict()[key], old) for key, old in before.items())
+    with pytest.raises((ConstraintError, DeclarationError), match=rf"Digits\.{field}"):
+        setattr(q, field, torch.ones((), device="meta"))

@@ -252,13 +252,21 @@ class Constant(Field):
         self.commit(module, self._build(start, dtype, device, self.subject(module)))
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        value, starts = self._stored(module), module.__dict__["_starts"]
-        if isinstance(value, Tensor) and isinstance(starts[self.name], Start):
-            same = self._build(starts[self.name], value.dtype, value.device, self.subject(module))
-            if is_traced(value) or torch.equal(value, same):
-                return  # which may have more digits than the dtype of now
+        value = self._stored(module)
+        if is_traced(value) or self.is_at_start(module):
+            return  # the start may have more digits than the dtype of now
         value = value.detach() if isinstance(value, Tensor) else value
-        starts[self.name] = self._start(value, has_dtype=True)
+        module.__dict__["_starts"][self.name] = self._start(value, has_dtype=True)
+
+    def is_at_start(self, module: nn.Module) -> bool:
+        value, start = self._stored(module), module.__dict__["_starts"][self.name]
+        if not isinstance(value, Tensor) or not isinstance(start, Start) or is_traced(value):
+            return False
+        same = self._build(start, value.dtype, value.device, self.subject(module))
+        return torch.equal(value, same)
+
+    def refine(self, module: nn.Module) -> None:
+        self.reset(module, {})
 
     @property
     def stored_name(self) -> str:  # type: ignore[override]

@@ -276,6 +276,14 @@ class Field(ABC):
         """What a saved state must agree on with the class that loads it, or None."""
         return None
 
+    def is_at_start(self, module: nn.Module) -> bool:
+        """Whether `reset` would change nothing, and draw nothing."""
+        return False
+
+    def refine(self, module: nn.Module) -> None:
+        """Take the start again, in the dtype of now, in which it may have more digits."""
+        return
+
     stored_name = ""
     """Under which name a state holds the field's tensor."""
 

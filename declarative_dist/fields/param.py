@@ -29,6 +29,7 @@ from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import to_tensor, write_tensor
 from declarative_dist.fields.value import Constrained, Init, as_source, narrow_to
+from declarative_dist.plain.tracing import is_traced
 
 
 class Param(Constrained):
@@ -321,23 +322,33 @@ class Param(Constrained):
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         starts: dict[str, Start] = vars(module)["_starts"]
-        start = starts[self.name]
-        if callable(self.init if start.source is None else start.source) and not is_new:
+        if self._draws(starts[self.name]) and not is_new:
             return
-        if is_new or not self._is_at(module, start):
+        if is_new or not self.is_at_start(module):
             value = current_value(module, self.name).detach().clone()
             starts[self.name] = Start(value, value.shape, has_dtype=True)
 
-    def _is_at(self, module: nn.Module, start: Start) -> bool:
-        """Whether the current value is that of a start, to the last bit."""
-        if isinstance(self.constraint, FromModule):
+    def _draws(self, start: Start) -> bool:
+        """Whether a start is drawn anew each time."""
+        return callable(self.init if start.source is None else start.source)
+
+    def is_at_start(self, module: nn.Module) -> bool:
+        start: Start = vars(module)["_starts"][self.name]
+        if isinstance(self.constraint, FromModule) or self._draws(start):
             return False  # behind a base point that moves, raw numbers do not tell
         raw = getattr(module, self.raw_name)
+        if is_traced(raw):
+            return False
         known = needed_values(module, self.name)
         try:
             return torch.equal(raw, self.started(module, start, raw.dtype, raw.device, known))
         except ConstraintError:  # a bound has moved past it
             return False
+
+    def refine(self, module: nn.Module) -> None:
+        start: Start = vars(module)["_starts"][self.name]
+        raw, known = getattr(module, self.raw_name), needed_values(module, self.name)
+        self.commit(module, self.started(module, start, raw.dtype, raw.device, known))
 
     def rule(self, module: nn.Module) -> str:
         return self.constraint_of(module).describe()

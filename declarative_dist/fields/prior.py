@@ -19,6 +19,7 @@ from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.templates import replicate
+from declarative_dist.fields.walk import convert
 from declarative_dist.words import format_value
 
 _LEARNED = (
@@ -68,7 +69,7 @@ def copy_prior(
 
     The same template twice in a class body is one module twice in its instances.
     """
-    prior = copy.deepcopy(template, blueprint.copies).to(dtype=dtype)
+    prior = convert(copy.deepcopy(template, blueprint.copies), dtype)
     if blueprint.batch_shape and any(True for _ in prior.parameters()):
         replicate(prior, blueprint.batch_shape, blueprint.replicated)
     return prior.to(device=device)

@@ -126,7 +126,11 @@ class Blueprint:
         if self.dtype is None and len(floating) == 1:
             self.dtype = floating.pop()
         devices = {v.device for v in tensors}
-        self.with_dtype = {name for name, value in values.items() if isinstance(value, Tensor)}
+        self.with_dtype = {
+            name
+            for name, value in values.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
         if self.device is None and len(devices) == 1:
             self.device = devices.pop()
 

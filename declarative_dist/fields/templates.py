@@ -20,7 +20,7 @@ from declarative_dist.fields.kinds import (
     predicted_kind,
 )
 from declarative_dist.fields.sizes import Blueprint, Start
-from declarative_dist.fields.walk import walk
+from declarative_dist.fields.walk import convert, walk
 
 
 def nest_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
@@ -187,8 +187,7 @@ def _copy(template: nn.Module, blueprint: Blueprint) -> nn.Module:
 
     Move it to its device last, because it may have no values there.
     """
-    module = copy.deepcopy(template, blueprint.copies)
-    module.to(dtype=blueprint.dtype)
+    module = convert(copy.deepcopy(template, blueprint.copies), blueprint.dtype)
     if blueprint.batch_shape:
         replicate(module, blueprint.batch_shape, blueprint.replicated)
     return module

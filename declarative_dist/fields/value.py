@@ -17,7 +17,6 @@ from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Guarded, Real
 from declarative_dist.constraints.inferred import guard_of, inferred_constraint
-from declarative_dist.constraints.representable import floating
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
@@ -62,7 +61,7 @@ class Constrained(Field):
         # What the class holds does not change with the tensor that it was given.
         source = as_source(init, f"{owner}(init=)")
         self.init = source.clone() if isinstance(source, Tensor) else source
-        self.has_dtype = isinstance(init, Tensor)
+        self.has_dtype = isinstance(init, Tensor) and init.is_floating_point()
         self.declared_constraint = constraint
         self.constraint: Constraint = _REAL
         self.shape: Shape | None = _as_shape(shape, f"{owner}(shape=)")
@@ -370,10 +369,10 @@ def as_source(value: Any, subject: str) -> Any:
     except (TypeError, ValueError, OverflowError) as error:
         got = f"{shorten(value)} ({error})"
         raise DeclarationError(subject, expected, got) from error
-    if isinstance(value, Tensor):
-        return floating(tensor)
-    # What is no tensor means no dtype, and keeps its digits until that of its field is known.
-    return tensor.to(torch.float64)
+    # Lists, arrays and integers mean no dtype: they keep their digits until that of the field is
+    # known.
+    means_dtype = isinstance(value, Tensor) and tensor.is_floating_point()
+    return tensor if means_dtype else tensor.to(torch.float64)
 
 
 def _as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from declarative_dist.constraints.constraint import Constraint
@@ -30,6 +31,19 @@ def walk(module: nn.Module, *, priors: bool = True, path: str = "") -> Iterator[
     for name, part in submodules(module, priors=priors, path=path):
         if is_declarative(part):
             yield name, part
+
+
+def convert(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Move a copy to a dtype, in which the numbers it was built with get all their digits."""
+    tensors = (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point())
+    if dtype is None or all(tensor.dtype == dtype for tensor in tensors):
+        return module
+    parts = [(part, field) for _, part in walk(module) for field in part.__declaration__.order]
+    untouched = [(part, field) for part, field in parts if field.is_at_start(part)]
+    module.to(dtype=dtype)
+    for part, field in untouched:
+        field.refine(part)
+    return module
 
 
 def own_modules(module: nn.Module) -> Iterator[nn.Module]:
