@@ -390,7 +390,7 @@ def shares() -> tuple[Any, Any]:
     return Shares, log_joint
 
 
-POSTERIORS = {"line": line, "classifier": classifier, "shares": shares}
+POSTERIORS = {"line": line, "classifier": classifier}
 
 
 @pytest.mark.parametrize("name", POSTERIORS)

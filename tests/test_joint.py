@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import scipy.stats
 import torch
 import torch.distributions as dd
 from torch import Tensor, nn, tensor
 from torch.distributions import Distribution, constraints
-from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
-from torch.optim.swa_utils import AveragedModel
+from torch.func import functional_call, grad, jacrev, vmap
 
 from declarative_dist import (
     ConstraintError,
@@ -42,6 +38,7 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.errors import first_line
+from declarative_dist.testing import check_distribution
 from tests.cases import GammaFamily, Mixture, Vector
 
 ERROR = tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -360,10 +357,6 @@ def test_the_order_of_keys_does_not_matter() -> None:
     assert torch.equal(schools.log_prob(x), schools.log_prob(backwards))
 
 
-def test_no_draws_at_all() -> None:
-    assert Counts().log_prob(Counts().sample((0,))).shape == (0,)
-
-
 def test_fields_by_name_and_from_self() -> None:
     joint = ReadsSelf(weight=3.0, shift=tensor(-1.0))
     x = joint.sample((5,))
@@ -450,11 +443,6 @@ def test_the_moments_of_a_dependent_site() -> None:
     assert covariance.item() == pytest.approx(2.0, abs=0.1)
 
 
-def test_sample_carries_no_gradient() -> None:
-    assert not any(value.requires_grad for value in Rich().sample((3,)).values())
-    assert not any(value.requires_grad for value in Rich()().sample().values())
-
-
 @pytest.mark.parametrize("shape", [(), (3,), (3, 3)])
 def test_gradients_reach_nested_sites_through_dependent_ones(shape: tuple[int, ...]) -> None:
     chain = Chain()
@@ -475,16 +463,6 @@ def test_gradients_reach_nested_sites_through_dependent_ones(shape: tuple[int, .
     torch.testing.assert_close(chain.start.raw_loc.grad, raw_loc.grad)
     torch.testing.assert_close(chain.start.raw_scale.grad, raw_scale.grad)
     torch.testing.assert_close(chain.raw_rate.grad, raw_rate.grad)
-
-
-@pytest.mark.parametrize("name", ["Rich", "Chain", "ReadsSelf", "Decoder", "Flow"])
-def test_gradients_of_log_prob_reach_all_parameters(name: str) -> None:
-    joint = ALL[name]()
-    assert list(joint.parameters())
-    joint.log_prob(joint.sample((3,))).sum().backward()
-    for name, parameter in joint.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
 
 
 @pytest.mark.parametrize("name", PATHWISE)
@@ -1534,78 +1512,10 @@ def test_plain_distributions_are_constants_that_move() -> None:
     assert all(buffer.is_meta for buffer in moved.buffers())
 
 
-def test_in_double_from_the_start() -> None:
-    for joint in (Rich(dtype=torch.float64), Rich().double()):
-        x = joint.sample((3,))
-        assert joint.log_prob(x).dtype == torch.float64
-        scale, spread = joint.scale.detach(), joint.mu.scale.detach()
-        expected = rich_log_prob(x, joint.mu.loc.detach(), spread, scale)
-        torch.testing.assert_close(joint.log_prob(x).detach(), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_on_the_meta_device_and_back() -> None:
-    joint = Rich(device="meta")
-    assert all(t.is_meta for t in (*joint.parameters(), *joint.buffers()))
-    joint.to_empty(device="cpu").reset_parameters()
-    x = joint.sample((3,))
-    expected = rich_log_prob(x, 0.2, 1.5, 2.0)
-    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_state_round_trips(joint: Joint, tmp_path: Path) -> None:
-    x = joint.sample((3,))
-    expected = joint.log_prob(x)
-    stream = io.BytesIO()
-    torch.save(joint.state_dict(), stream)
-    for assign in (False, True):
-        stream.seek(0)
-        fresh = type(joint)()
-        fresh.load_state_dict(torch.load(stream, weights_only=True), assign=assign)
-        torch.testing.assert_close(fresh.log_prob(x), expected)
-    file = tmp_path / "joint.safetensors"
-    safetensors.torch.save_file(joint.state_dict(), file)
-    fresh = type(joint)()
-    fresh.load_state_dict(safetensors.torch.load_file(file))
-    torch.testing.assert_close(fresh.log_prob(x), expected)
-
-
-def test_copies_and_pickles_after_backward(joint: Joint) -> None:
-    x = joint.sample((3,))
-    value = joint.log_prob(x)
-    if value.requires_grad:
-        value.sum().backward()
-    for twin in (
-        copy.deepcopy(joint),
-        pickle.loads(pickle.dumps(joint)),
-        AveragedModel(joint).module,
-    ):
-        assert torch.equal(twin.log_prob(x), value)
-        torch.manual_seed(1)
-        mine = joint.sample((3,))
-        torch.manual_seed(1)
-        theirs = twin.sample((3,))
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-        for parameter, other in zip(joint.parameters(), twin.parameters(), strict=True):
-            assert parameter is not other
-    if list(joint.parameters()):
-        twin = copy.deepcopy(joint)
-        with torch.no_grad():
-            for parameter in twin.parameters():
-                parameter.add_(0.5)
-        assert not torch.equal(twin.log_prob(x), value)
-        assert torch.equal(joint.log_prob(x), value)
-
-
-def test_an_optimizer_step_changes_the_density() -> None:
-    joint = Rich()
-    optimizer = torch.optim.SGD(joint.parameters(), lr=0.1)
-    x = joint.sample((8,))
-    before = joint.log_prob(x).detach()
-    for _ in range(3):
-        optimizer.zero_grad()
-        (-joint.log_prob(x).mean()).backward()
-        optimizer.step()
-    assert joint.log_prob(x).mean() > before.mean()
+def test_every_promise(joint: Joint) -> None:
+    skip = [] if list(joint.parameters()) else ["parameters"]
+    in_float32 = ["dtype"] if isinstance(joint, Correlated) else []  # its method makes a matrix
+    check_distribution(joint, skip=skip + in_float32)
 
 
 def test_detached_snapshots(joint: Joint) -> None:
@@ -1645,16 +1555,6 @@ def test_a_snapshot_draws_and_scores() -> None:
     assert not Counts()().has_rsample
 
 
-def test_functional_call(joint: Joint) -> None:
-    other = copy.deepcopy(joint)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(0.3)
-    x = joint.sample((3,))
-    swapped = functional_call(joint, dict(other.named_parameters()), ())
-    torch.testing.assert_close(swapped.log_prob(x), other.log_prob(x))
-
-
 def test_functional_call_of_a_condition() -> None:
     joint = Decoder()
     other = Decoder()
@@ -1664,18 +1564,6 @@ def test_functional_call_of_a_condition() -> None:
     value = functional_call(posterior, names, ({"z": z},))
     expected = other.condition(x=[1.0, 2.0, 3.0])({"z": z})
     torch.testing.assert_close(value, expected)
-
-
-def test_vmap_over_dicts(joint: Joint) -> None:
-    x = joint.sample((8,))
-    torch.testing.assert_close(vmap(joint.log_prob)(x), joint.log_prob(x), rtol=1e-4, atol=1e-4)
-    nested = joint.sample((2, 3))
-    torch.testing.assert_close(
-        vmap(joint.log_prob, in_dims=1, out_dims=1)(nested),
-        joint.log_prob(nested),
-        rtol=1e-4,
-        atol=1e-4,
-    )
 
 
 def test_jacobians_over_dicts() -> None:
@@ -1690,23 +1578,6 @@ def test_jacobians_over_dicts() -> None:
     assert by_draw.shape == (8, 8, 8)
     off_diagonal = by_draw[~torch.eye(8, dtype=torch.bool)]
     assert off_diagonal.abs().max() == 0  # no draw enters the density of another
-
-
-def test_ensemble_by_stack_module_state(joint: Joint) -> None:
-    members = [copy.deepcopy(joint) for _ in range(3)]
-    with torch.no_grad():
-        for index, member in enumerate(members):
-            for parameter in member.parameters():
-                parameter.add_(0.2 * index)
-    parameters, buffers = stack_module_state(members)
-    x = joint.sample((2,))
-
-    def score(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-        return functional_call(joint, (parameters, buffers), ()).log_prob(x)
-
-    expected = torch.stack([member.log_prob(x) for member in members])
-    together = vmap(score)(parameters, buffers)
-    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
 
 
 # --- compilation ----------------------------------------------------------------------------

@@ -285,24 +285,6 @@ def test_unusual_foreign_modules():
     assert second.recurrent(torch.zeros(1, 1, 2, dtype=torch.float64))[0].dtype == torch.float64
 
 
-@pytest.mark.parametrize(
-    "clone",
-    [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))],
-    ids=["deepcopy", "pickle"],
-)
-def test_clones_share_nothing_and_agree(clone):
-    q = Deep(k=3)
-    x = q.sample((4,))
-    q.log_prob(x).sum().backward()
-    twin = clone(q)
-    assert not addresses(q) & addresses(twin)
-    torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
-    jitter(twin)
-    assert not torch.allclose(twin.log_prob(x), q.log_prob(x))
-    twin.reset_parameters()
-    torch.testing.assert_close(twin.transforms[0].loc, torch.tensor(0.5))
-
-
 # --- ties -----------------------------------------------------------------------------------
 
 

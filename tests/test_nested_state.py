@@ -9,9 +9,8 @@ import pytest
 import torch
 import torch.distributions as dd
 from torch import nn
-from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.func import functional_call
 from torch.nn.utils import parametrize
-from torch.optim.swa_utils import AveragedModel
 
 from declarative_dist import (
     ConstraintError,
@@ -23,6 +22,7 @@ from declarative_dist import (
     StateMismatchError,
     Variational,
 )
+from declarative_dist.testing import check_distribution
 from tests.nests import (
     Components,
     Deep,
@@ -475,15 +475,6 @@ def reloaded(state):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("make", [Triple, Pair, Encoder, lambda: Deep(k=3)])
-def test_a_state_goes_through_a_file(make, assign):
-    q, twin = make(), make()
-    jitter(q)
-    twin.load_state_dict(reloaded(q.state_dict()), assign=assign)
-    assert_unchanged(twin, state_of(q))
-
-
 def test_a_state_with_missing_and_foreign_names():
     q = Triple()
     state = q.state_dict()
@@ -528,6 +519,20 @@ def test_a_state_inside_a_larger_model():
 # --- what else torch users do ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [Triple, lambda: Deep(k=3)])
+def test_every_promise(make):
+    check_distribution(make())
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("make", [Pair, Encoder])
+def test_a_state_goes_through_a_file(make, assign):
+    q, twin = make(), make()
+    jitter(q)
+    twin.load_state_dict(reloaded(q.state_dict()), assign=assign)
+    assert_unchanged(twin, state_of(q))
+
+
 def test_hooks_on_parts_fire():
     q, calls = Triple(), []
     for part in q.children():
@@ -563,31 +568,6 @@ def test_functional_call_with_dotted_names():
     assert q.transforms[0].loc.item() == 0.5
 
 
-def test_vmap_over_a_stack_of_instances():
-    stack = [Deep(k=2) for _ in range(3)]
-    for q in stack:
-        jitter(q)
-    x = torch.tensor([0.5, 1.0, 2.0])
-    parameters, buffers = stack_module_state(stack)
-
-    def log_prob(parameters, buffers):
-        return functional_call(stack[0], (parameters, buffers), ()).log_prob(x)
-
-    got = vmap(log_prob)(parameters, buffers)
-    torch.testing.assert_close(got, torch.stack([q.log_prob(x) for q in stack]))
-
-
-def test_jacrev_is_the_gradient():
-    q = Deep(k=2)
-    x = torch.tensor([0.5, 2.0])
-    parameters = dict(q.named_parameters())
-    jacobian = jacrev(lambda p: functional_call(q, p, ()).log_prob(x))(parameters)
-    for index in range(2):
-        gradients = torch.autograd.grad(q.log_prob(x)[index], list(parameters.values()))
-        for name, gradient in zip(parameters, gradients, strict=True):
-            torch.testing.assert_close(jacobian[name][index], gradient)
-
-
 def test_compiled_log_prob():
     torch._dynamo.reset()
     q = Deep(k=2)
@@ -610,14 +590,6 @@ def test_divergences_of_nested_families():
     torch.testing.assert_close(dd.kl_divergence(p, q), dd.kl_divergence(p, plain))
     dd.kl_divergence(q, p).backward()
     assert all(parameter.grad is not None for parameter in q.parameters())
-
-
-def test_averaged_model():
-    q = Triple()
-    averaged = AveragedModel(q)
-    averaged.update_parameters(q)
-    x = torch.tensor([0.5])
-    torch.testing.assert_close(averaged.module.log_prob(x), q.log_prob(x))
 
 
 def test_a_parametrization_of_a_raw_parameter_in_a_part():
@@ -655,15 +627,6 @@ def test_detach_reaches_every_part():
     q = Deep(k=2)
     assert not q.detach().log_prob(torch.tensor([1.0])).requires_grad
     assert q.log_prob(torch.tensor([1.0])).requires_grad
-
-
-def test_requires_grad_and_zero_grad_of_the_whole():
-    q = Deep(k=2)
-    q.log_prob(torch.tensor([1.0])).sum().backward()
-    q.zero_grad()
-    assert all(p.grad is None for p in q.parameters())
-    q.requires_grad_(False)
-    assert not any(flags(q).values())
 
 
 # --- validation -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch.distributions as dd
 from torch import nn
 from torch.distributions import constraints
 from torch.distributions.transforms import _InverseTransform
-from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.func import jacrev, vmap
 
 from declarative_dist import (
     ConstraintError,
@@ -41,7 +41,6 @@ from tests.nests import (
     addresses,
     assert_is_a_loop,
     assert_unchanged,
-    flags,
     jitter,
     made,
     mixture_of,
@@ -239,42 +238,6 @@ def test_it_serves_in_plain_torch():
     plain = dd.TransformedDistribution(dd.Normal(0.0, 1.0), [shift()])
     plain.log_prob(torch.tensor(0.5)).backward()
     torch.testing.assert_close(shift.raw_loc.grad, torch.tensor((0.5 - 1.0) / 4))
-
-
-def test_it_has_the_life_of_a_module():
-    shift = Shift(loc=1.0)
-    shift.assign(loc=4.0, scale=3.0)
-    assert shift()(torch.tensor(0.0)).item() == 4.0
-    shift.freeze("loc")
-    assert flags(shift) == {"raw_loc": False, "raw_scale": True}
-    values = shift.constrained_values()
-    torch.testing.assert_close(values["scale"], torch.tensor(3.0))
-    torch.testing.assert_close(Shift(**values).scale, torch.tensor(3.0))
-    twin = Shift()
-    twin.load_state_dict(reloaded(shift.state_dict()))
-    assert_unchanged(twin, state_of(shift))
-    shift.reset_parameters()
-    assert shift.loc.item() == 1.0
-    assert shift.double()()(torch.tensor(0.0, dtype=torch.float64)).dtype == torch.float64
-    empty = Shift(device="meta")
-    assert empty.to_empty(device="cpu").raw_loc.shape == ()
-    empty.reset_parameters()
-    assert empty.loc.item() == 0.5
-
-
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))])
-def test_clones(clone):
-    shift = Shift(loc=3.0)
-    twin = clone(shift)
-    assert not addresses(shift) & addresses(twin)
-    assert twin()(torch.tensor(0.0)).item() == 3.0
-
-
-def test_copies():
-    shift = Shift(batch_shape=(3,))
-    assert shapes(shift) == {"raw_loc": (3,), "raw_scale": (3,)}
-    shift.loc = [1.0, 2.0, 3.0]
-    assert shift()(torch.zeros(3)).tolist() == [1.0, 2.0, 3.0]
 
 
 def test_repr():
@@ -812,17 +775,6 @@ def test_values_go_back_into_a_list():
     torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
 
 
-def test_meta_and_reset():
-    q = Squashed(device="meta")
-    assert all(tensor.is_meta for tensor in q.state_dict().values())
-    q.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in q.state_dict().values():
-            tensor.fill_(7)
-    q.reset_parameters()
-    assert_unchanged(Squashed(), state_of(q))
-
-
 def test_repr_of_a_family():
     text = repr(transformed(Shift, dd.TanhTransform(), dd.SigmoidTransform().inv)())
     assert "(0): Shift(AffineTransform" in text
@@ -1190,38 +1142,6 @@ def test_hooks_on_transforms_fire():
     assert calls == [dd.AffineTransform, dd.AffineTransform, dd.TanhTransform]
 
 
-def test_functional_call_reaches_parameters_and_buffers_of_transforms():
-    q = Squashed()
-    values = {"transforms.0.raw_loc": torch.tensor(3.0), "transforms.1.loc": torch.tensor(4.0)}
-    built = functional_call(q, values, ())
-    assert [t.loc.item() for t in built.transforms[:2]] == [3.0, 4.0]
-    assert [t.loc.item() for t in q().transforms[:2]] == [0.5, 1.0]
-
-
-def test_vmap_over_a_stack_of_families():
-    stack = [Squashed() for _ in range(3)]
-    for q in stack:
-        jitter(q)
-    x = torch.tensor([-0.5, 0.1, 0.5])
-    parameters, buffers = stack_module_state(stack)
-
-    def log_prob(parameters, buffers):
-        return functional_call(stack[0], (parameters, buffers), ()).log_prob(x)
-
-    got = vmap(log_prob)(parameters, buffers)
-    torch.testing.assert_close(got, torch.stack([q.log_prob(x) for q in stack]))
-
-
-def test_jacrev_of_a_transform_is_the_gradient():
-    shift = Shift(loc=1.0, scale=2.0)
-    parameters = dict(shift.named_parameters())
-    x = torch.tensor([0.5, 2.0])
-    jacobian = jacrev(lambda p: functional_call(shift, p, ())(x))(parameters)
-    torch.testing.assert_close(jacobian["raw_loc"], torch.ones(2))
-    slope = torch.sigmoid(shift.raw_scale.detach())
-    torch.testing.assert_close(jacobian["raw_scale"], x * slope, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "plain",
     [
@@ -1245,15 +1165,6 @@ def test_compiled_transform():
     shift, x = Shift(), torch.tensor([0.1, 0.2])
     compiled = torch.compile(lambda x: shift()(x), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), shift()(x))
-
-
-def test_expand_is_a_live_view():
-    q = Squashed()
-    view = q.expand((4,))
-    before = view.log_prob(torch.zeros(4))
-    assert before.shape == (4,)
-    q.transforms[0].loc = 3.0
-    assert not torch.allclose(view.log_prob(torch.zeros(4)), before)
 
 
 def test_mixtures_of_transformed_families_from_one_constructor():
