@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from declarative_dist import (
     Variational,
     derived,
     fields_of,
+    learnable,
     site,
 )
 from tests.cases import DECLARED, JOINTS, GammaFamily, Policy, Squashed, Vector
@@ -50,6 +52,10 @@ def test_a_class_cannot_change_after_its_body(name: str) -> None:
             delattr(kind, attribute)
     with pytest.raises(DeclarationError, match="finished"):
         kind.another = Param(1.0)
+    for member in ("log_prob", "sample", "rsample"):
+        for holder in (kind, q):
+            with pytest.raises(DeclarationError, match="objectives and nested parts ignore"):
+                setattr(holder, member, lambda *arguments: None)
     assert dict(vars(kind)) == before
     kind.note = "other attributes are the user's own"
     del kind.note
@@ -153,6 +159,13 @@ def test_signatures() -> None:
             super().__init__(rate=float(width))
 
     assert list(inspect.signature(Own).parameters) == ["width"]
+
+    class Passing(GammaFamily):
+        def __init__(self, width: int = 2, **others: Any) -> None:
+            super().__init__(**{"rate": float(width), **others})
+
+    assert next(iter(inspect.signature(Passing).parameters)) == "width"
+    assert skip_init(Passing).raw_rate.device.type == "cpu"
     assert pickle.loads(pickle.dumps(GammaFamily)) is GammaFamily
 
 
@@ -189,10 +202,15 @@ def test_a_base_must_name_its_arguments() -> None:
         def __init__(self, *arguments, **keywords):
             super().__init__(*arguments, **keywords)
 
-    with pytest.raises(DeclarationError, match="named arguments"):
+    class Positional(dd.Normal):
+        def __init__(self, loc, scale, /, validate_args=None):
+            super().__init__(loc, scale, validate_args)
 
-        class Family(Variational):
-            base = Passing
+    for kind in (Passing, Positional):
+        with pytest.raises(DeclarationError, match="named arguments"):
+            type(Variational)("Family", (Variational,), {"base": kind})
+        with pytest.raises(DeclarationError, match=kind.__name__):
+            learnable(kind(torch.zeros(2), torch.ones(2)))
 
 
 def test_integers_of_numpy_are_sizes() -> None:

@@ -282,14 +282,19 @@ def inputs_of(
 def signature_of(cls: type) -> inspect.Signature:
     """What the constructor takes: its own keywords, names of sizes, and fields.
 
-    A class with an `__init__` of its own has the signature of that.
+    An `__init__` of the user's own comes first; where it passes keywords on, they follow.
     """
     line = [kind for kind in cls.__mro__ if "__init__" in vars(kind)]
-    own = _parameters(line[0])
-    if "__framework__" in vars(cls) or not is_framework(line[0]):
+    own = _parameters_of(line[0])
+    passes_on = bool(own) and own[-1].kind is inspect.Parameter.VAR_KEYWORD
+    if "__framework__" in vars(cls) or not passes_on:
         return inspect.Signature(own)
-    named = (_parameters(kind)[:-1] for kind in line if is_framework(kind))
+    named = (_parameters_of(kind)[:-1] for kind in line if is_framework(kind))
     keywords = {p.name: p.replace(annotation=p.empty) for p in next(filter(None, named))}
+    if not is_framework(line[0]):
+        by_name = {n: p.replace(kind=p.KEYWORD_ONLY) for n, p in keywords.items()}
+        keywords = by_name | {p.name: p for p in own[:-1]}
+        keywords = dict(sorted(keywords.items(), key=lambda item: item[1].kind))
     declaration: Declaration = cls.__declaration__  # type: ignore[attr-defined]
     defaults = dict.fromkeys(declaration.size_names)
     defaults |= {n: field.default for n, field in declaration.fields.items() if field.takes_value}
@@ -299,6 +304,6 @@ def signature_of(cls: type) -> inspect.Signature:
     return inspect.Signature(list(keywords.values()))
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+def _parameters_of(cls: type) -> list[inspect.Parameter]:
     """The parameters of a constructor behind self."""
     return list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
         raise DeclarationError(
             f"{owner}.base",
             "a base whose arguments have names",
-            f"{base.__name__}(*args), whose names nothing tells",
+            f"{base.__name__}{inspect.signature(base)}",
             "Write a method instead: def base(self, ...): return "
             f"{base.__name__}(...), or give its __init__ named arguments.",
             code="no-base",
@@ -81,6 +82,8 @@ def check_setting(instance: nn.Module, name: str) -> None:
             f"Write class Other({kind}) with another {name} in its body.",
             code="no-assignment",
         )
+    if name in _members_of(type(instance)):
+        raise _ignored(type(instance), name, "one on an instance")
 
 
 def check_spelling(instance: nn.Module, name: str, value: object) -> None:
@@ -104,41 +107,44 @@ _MEMBERS: Mapping[type, frozenset[str]] = {
 }
 
 
-def check_members(cls: type, fields: Mapping[str, Field]) -> None:
-    """Refuse methods of a distribution or a transform in the class body.
+def _members_of(cls: type) -> frozenset[str]:
+    """The members of what calling an instance gives, which its class must leave alone.
 
-    Objectives, nested parts and guides ask the object that calling an instance returns, so they
-    would ignore such a method.
+    Objectives, nested parts and guides ask that object, and would ignore others.
     """
     makes: Any = getattr(cls, "__builds__", None) or getattr(cls, "__predicts__", None)
     if makes is None:
-        return
-    kind = Transform if issubclass(makes, Transform) else Distribution
-    members = {*_MEMBERS[kind], "rsample_and_log_prob"}.difference(fields)
-    seen: set[str] = set()
+        return frozenset()
+    if issubclass(makes, Transform):
+        return _MEMBERS[Transform]
+    ours = next(kind for kind in cls.__mro__ if "__framework__" in vars(kind))
+    members = (*_MEMBERS[Distribution], "rsample_and_log_prob")
+    return frozenset(name for name in members if hasattr(ours, name))
+
+
+def check_members(cls: type, fields: Mapping[str, Field]) -> None:
+    """Refuse methods of a distribution or a transform in the body of a class or a mixin."""
+    members = _members_of(cls).difference(fields)
     for owner in cls.__mro__:
-        own = members.intersection(vars(owner)) - seen
-        seen |= own
-        if not own or is_framework(owner):
-            continue
-        for name in sorted(own):
-            is_known = kind is Transform or hasattr(_framework_of(cls), name)
-            if not is_known or vars(owner)[name] is None:
-                continue
-            word = kind.__name__.lower()
-            raise DeclarationError(
-                f"{cls.__name__}.{name}",
-                f"{name} in the {word} that the instance makes",
-                f"one in the body of {owner.__name__}, which objectives and nested parts ignore",
-                f"Write a {kind.__name__} class with this {name} and name it as base, or override "
-                "forward.",
-                code="name-taken",
-            )
+        own = members.intersection(vars(owner))
+        members -= own
+        if not is_framework(owner):
+            for name in sorted(own):
+                if vars(owner)[name] is not None:
+                    raise _ignored(cls, name, f"one in the body of {owner.__name__}")
 
 
-def _framework_of(cls: type) -> type:
-    """The class of this library from which a class derives."""
-    return next(kind for kind in cls.__mro__ if "__framework__" in vars(kind))
+def _ignored(cls: type, name: str, got: str) -> DeclarationError:
+    kind = getattr(cls, "__builds__", None) or Distribution
+    kind = Transform if issubclass(kind, Transform) else Distribution
+    return DeclarationError(
+        f"{cls.__name__}.{name}",
+        f"{name} in the {kind.__name__.lower()} that the instance makes",
+        f"{got}, which objectives and nested parts ignore",
+        f"Write a {kind.__name__} class with this {name} and name it as base, or override "
+        "forward.",
+        code="name-taken",
+    )
 
 
 _PACKAGES = {"abc", "declarative_dist", "torch", "typing", "typing_extensions"}
@@ -174,6 +180,8 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
             f"Write class Other({cls.__name__}) with another {name} in its body.",
             code="name-taken",
         )
+    if not is_deleted and name in _members_of(cls) and "__framework__" not in vars(cls):
+        raise _ignored(cls, name, shorten(value))
 
 
 def check_namespace(

@@ -150,7 +150,7 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
 
 
 def takes_positions(base: type) -> bool:
-    """Whether a constructor takes `*args`, so that its arguments have no names.
+    """Whether a constructor takes values by position only, as `*args` or in front of a `/`.
 
     Example:
         >>> import torch.distributions as dd
@@ -159,7 +159,9 @@ def takes_positions(base: type) -> bool:
         False
     """
     code = getattr(inspect.unwrap(base.__init__), "__code__", None)  # type: ignore[misc]
-    return code is not None and bool(code.co_flags & inspect.CO_VARARGS)
+    if code is None:
+        return False
+    return bool(code.co_flags & inspect.CO_VARARGS) or code.co_posonlyargcount > 1
 
 
 def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
