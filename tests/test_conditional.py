@@ -267,7 +267,7 @@ def test_kinds_of_init() -> None:
         drawn = Head(shape=("d",), init=torch.rand)
 
         def base(self, number: Tensor, row: Tensor, table: Tensor, drawn: Tensor) -> dd.Normal:
-            return dd.Normal(torch.stack([number, row, table, drawn]), 1.0)
+            return dd.Normal(torch.stack([number, row, table, drawn], -2), 1.0)
 
     kinds = Kinds(in_features=2)  # the size is read off the list and the tensor
     number, row, table, drawn = kinds(torch.zeros(2)).mean

@@ -40,7 +40,7 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "copies", "parameters", "vector", "rendering",
+            "building", "comparison", "probe", "copies", "parameters", "vector", "rendering",
             "keywords", "priors", "assignment", "state",
             "declarative", "variational", "transform", "clipping", "conditional",
             "live", "learnable",
@@ -49,7 +49,7 @@ ROWS = [
     [
         f"joints.{name}"
         for name in (
-            "distribution", "learned_ends", "probing", "flat_sites", "conditioned", "joint",
+            "distribution", "learned_ends", "flat_sites", "conditioned", "joint",
         )
     ],
     ["divergence"],

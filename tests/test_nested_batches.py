@@ -402,4 +402,8 @@ def test_derived_values_that_mix_copies_are_refused():
             return width.sum().expand(width.shape)
 
     assert Mixed().batch_shape == ()
-    refused(lambda: Mixed(batch_shape=(3,)), ConstraintError, "Mixed: expected derived values")
+    refused(
+        lambda: Mixed(batch_shape=(3,)),
+        ConstraintError,
+        "Mixed.scale: expected for each of the copies",
+    )

@@ -18,10 +18,10 @@ from declarative_dist.display.rows import name_of_class
 from declarative_dist.display.series import Site, is_discrete, seeded_draws
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.probe import evaluating
 from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
-from declarative_dist.joints.probing import evaluating
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.words import absent
 

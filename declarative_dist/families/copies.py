@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import (
     ComposeTransform,
-    Distribution,
     MixtureSameFamily,
     StackTransform,
     Transform,
@@ -24,15 +23,11 @@ from torch.distributions import (
 )
 
 from declarative_dist.declaration.record import Declaration
-from declarative_dist.errors import ConstraintError
+from declarative_dist.families.probe import find_mixed, mixing_error
 from declarative_dist.fields.alignment import Padding, has_copies, ndims_of, own_ndim
-from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import is_declarative
-from declarative_dist.fields.param import Param
 from declarative_dist.fields.sizes import Blueprint
-from declarative_dist.plain.restoring import restoring
-from declarative_dist.plain.tracing import is_traced
 
 NOT_TOGETHER = (
     RuntimeError,
@@ -48,33 +43,52 @@ NOT_TOGETHER = (
 def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
     """Install all fields on a new instance, and return their values.
 
-    A method may expect that its values line up, or that they are what one copy has behind the
-    copies; the first that gives what single copies give is right.
+    Raises:
+        ConstraintError: if values do not go together, such as copies in a derived one.
+    """
+    vars(module).update(_copies=blueprint.batch_shape, _padding=0, _lines_methods=False)
+    if not blueprint.batch_shape:
+        return _install(module, blueprint)
+    try:
+        return _install(module, blueprint)
+    except NOT_TOGETHER:
+        blueprint.copies.clear()
+        blueprint.replicated.clear()
+        vars(module)["_lines_methods"] = True
+        with suppress(*NOT_TOGETHER):
+            return _install(module, blueprint)
+        raise
+
+
+def settle_methods(module: Any) -> None:
+    """Find out whether the methods of an instance keep copies or contexts apart.
+
+    A method may index from the right, or leave it to us to line up what it gets; the first that
+    gives what single copies get is right.
 
     Raises:
         ConstraintError: if neither does.
     """
-    declaration: Declaration = module.__declaration__
-    vars(module).update(_copies=blueprint.batch_shape, _padding=0, _lines_methods=False)
-    if not (blueprint.batch_shape and declaration.make and declaration.has_derived_input):
-        return _install(module, blueprint)
-    with suppress(*NOT_TOGETHER):
-        values = _install(module, blueprint)
-        if _copies_agree(module, blueprint.batch_shape):
-            return values
-    blueprint.copies.clear()
-    blueprint.replicated.clear()
-    vars(module)["_lines_methods"] = True
-    values = _install(module, blueprint)
-    if not _copies_agree(module, blueprint.batch_shape):
-        raise ConstraintError(
-            declaration.owner,
-            f"derived values that are, copy by copy, those of one for {blueprint.batch_shape}",
-            "others",
-            "Index from the right, as in width[..., None], and sum over the last dimensions.",
-            code="mixed-draws",
-        )
-    return values
+    found = find_mixed(module)
+    if found is None:
+        return
+    if not vars(module)["_lines_methods"]:
+        _line_methods(module, True)
+        if find_mixed(module) is None:
+            return
+        _line_methods(module, False)
+    raise mixing_error(type(module).__name__, _what(module), found)
+
+
+def _line_methods(module: Any, lines: bool) -> None:
+    vars(module)["_lines_methods"] = lines
+    arrange(module, vars(module)["_padding"])
+    with torch.no_grad(), suppress(*NOT_TOGETHER):
+        measure(module, module.__declaration__.run(module, module.__declaration__.order))
+
+
+def _what(module: Any) -> str:
+    return "copies" if vars(module)["_copies"] else "contexts"
 
 
 def _install(module: Any, blueprint: Blueprint) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def _install(module: Any, blueprint: Blueprint) -> dict[str, Any]:
         if vars(module)["_lines_methods"] and field.is_computed:
             _pad_method(module, field.name, field.needs)
         value = field.value(module, values)
-        _measure(module, field, value)
+        _measure(module, field, value, values)
         return value
 
     values = declaration.run(module, declaration.order, compute=install)
@@ -97,16 +111,21 @@ def _install(module: Any, blueprint: Blueprint) -> dict[str, Any]:
 def measure(module: Any, values: dict[str, Any]) -> None:
     """Find out anew how many dimensions the fields of an instance have, and line them up."""
     for name, value in values.items():
-        _measure(module, module.__declaration__.fields[name], value)
+        _measure(module, module.__declaration__.fields[name], value, values)
     arrange(module, vars(module)["_padding"])
 
 
-def _measure(module: nn.Module, field: Field, value: Any) -> None:
+def _measure(module: nn.Module, field: Field, value: Any, values: dict[str, Any]) -> None:
     if field.holds_value:
         return  # it knows itself, and keeps its shape
     copies: torch.Size = vars(module)["_copies"]
     part = module._modules.get(field.name)
-    if part is not None and not has_copies(part, copies):
+    if field.is_computed and field.needs:
+        # What is computed from constants alone has no copies.
+        tensors = [name for name in field.needs if isinstance(values[name], Tensor)]
+        has_lead = any(_has_lead(module, name, values[name]) for name in tensors)
+        copies = copies if has_lead or len(tensors) < len(field.needs) else torch.Size()
+    elif part is not None and not has_copies(part, copies):
         copies = torch.Size()
     ndims_of(module)[field.name] = own_ndim(value, copies)
 
@@ -117,10 +136,7 @@ def replicate_fields(module: Any, copies: torch.Size, done: dict[int, Any]) -> N
     for field in module.__declaration__.order:
         field.replicate(module, copies, done)
     arrange(module, vars(module)["_padding"], is_owned=True)
-    declaration: Declaration = module.__declaration__
-    if declaration.make is not None and declaration.has_derived_input:
-        vars(module)["_lines_methods"] = not _copies_agree(module, vars(module)["_copies"])
-        arrange(module, vars(module)["_padding"], is_owned=True)
+    settle_methods(module)
 
 
 def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
@@ -164,8 +180,13 @@ def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
 
 def all_lack(module: Any, copies: torch.Size, values: dict[str, Any]) -> bool:
     """Whether nothing that the base takes has the copies in front."""
-    has_tensors = any(isinstance(value, Tensor) for value in values.values())
-    return not has_tensors and not any(has_copies(part, copies) for part in module.children())
+    has_lead = any(_has_lead(module, name, value) for name, value in values.items())
+    return not has_lead and not any(has_copies(part, copies) for part in module.children())
+
+
+def _has_lead(module: nn.Module, name: str, value: Any) -> bool:
+    """Whether a tensor has copies in front of its own dimensions; a constant need not."""
+    return isinstance(value, Tensor) and value.ndim > ndims_of(module).get(name, 0)
 
 
 def _parts_of(module: Any, *, is_owned: bool) -> Iterator[tuple[str, nn.Module]]:
@@ -244,59 +265,3 @@ def _leaf_ndim(leaf: Any, copies: torch.Size) -> int:
     ndims = vars(leaf)["_ndims"]
     own = max((ndims.get(n, 0) - declaration.event_dims[n] for n in declaration.inputs), default=0)
     return own + len(vars(leaf)["_copies"]) - len(copies) * has_copies(leaf, copies)
-
-
-def _copies_agree(module: Any, copies: torch.Size) -> bool:
-    """Whether derived arguments of the base are, copy by copy, what one copy alone would give.
-
-    Args:
-        module: an instance with independent copies.
-        copies: their dimensions.
-    """
-    declaration = module.__declaration__
-    generator = torch.Generator().manual_seed(0)  # equal starts would hide what is mixed
-    try:
-        with torch.no_grad(), restoring(module, always=True):
-            for raw in module.parameters():
-                raw += torch.rand(raw.shape, generator=generator).to(raw)
-            values = declaration.run(module, declaration.build)
-            if is_traced(*values.values()) or 0 in copies:
-                return True
-            last = tuple(size - 1 for size in copies)
-            for index in ((0,) * len(copies), last):
-                one = _one_copy(module, values, index)
-                for name in declaration.inputs:
-                    if declaration.fields[name].is_computed and not _is_copy(
-                        values[name], one[name], index, copies
-                    ):
-                        return False
-    except NOT_TOGETHER:
-        return False
-    return True
-
-
-def _one_copy(module: Any, values: dict[str, Any], index: tuple[int, ...]) -> dict[str, Any]:
-    """The values of one copy alone, derived ones computed from the others."""
-
-    def compute(field: Field, one: dict[str, Any]) -> Any:
-        value = values[field.name]
-        if isinstance(field, (Param, Constant)) and isinstance(value, Tensor):
-            value = value[index]
-        elif field.is_computed:
-            value = field.value(module, one)
-        return value
-
-    declaration: Declaration = module.__declaration__
-    return declaration.run(module, declaration.build, compute=compute)
-
-
-def _is_copy(value: Any, one: Any, index: tuple[int, ...], copies: torch.Size) -> bool:
-    """Whether a value is at this copy what the copy alone has."""
-    if isinstance(value, Distribution) and isinstance(one, Distribution):
-        whole = torch.Size((*copies, *one.batch_shape))
-        return value.batch_shape == whole and value.event_shape == one.event_shape
-    if not isinstance(value, Tensor) or not isinstance(one, Tensor):
-        return True
-    if value.shape != torch.Size((*copies, *one.shape)):
-        return False
-    return torch.allclose(value[index], one, equal_nan=True)

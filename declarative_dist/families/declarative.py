@@ -17,7 +17,12 @@ from declarative_dist.errors import (
     FieldError,
 )
 from declarative_dist.families.assignment import Change, assign, prepare
-from declarative_dist.families.copies import install_fields, measure, replicate_fields
+from declarative_dist.families.copies import (
+    install_fields,
+    measure,
+    replicate_fields,
+    settle_methods,
+)
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.parameters import find_parameters, group_parameters
 from declarative_dist.families.priors import log_prior_at, log_prior_of
@@ -108,7 +113,8 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
         """A chance to refuse values that do not go together."""
 
     def _check_whole(self) -> None:
-        """A chance to refuse an instance whose `__init__` is through, also that of a subclass."""
+        """Refuse an instance that mixes its copies, once its `__init__` is through."""
+        settle_methods(self)
 
     def constrained_values(self) -> dict[str, Any]:
         """The values of all parameters and constants by name, detached.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
@@ -80,6 +81,24 @@ def _depends_on_values(base: type[Distribution]) -> bool:
     return isinstance(stated, property) and stated is not vars(Distribution)["arg_constraints"]
 
 
+def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A `forward` of a subclass that does not call what calls it."""
+
+    @wraps(forward)
+    def explaining(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return forward(self, *arguments, **keywords)
+        except RecursionError as error:
+            raise FieldError(
+                f"{type(self).__name__}.forward",
+                "a forward that builds the distribution",
+                "one that calls itself, as through self.log_prob or self.mean",
+                "Start from distribution = super().forward(), and ask that one.",
+            ) from error
+
+    return explaining
+
+
 class Variational(Declarative, Distribution):
     """A distribution declared as a class: its base, and a field per argument.
 
@@ -135,6 +154,11 @@ class Variational(Declarative, Distribution):
         def __call__(self) -> Distribution: ...
         def __call__(self) -> Distribution: ...
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "forward" in vars(cls):
+            cls.forward = _explain_recursion(cls.forward)  # type: ignore[method-assign]
+
     def forward(self) -> Distribution:
         """Build the current distribution from the current values."""
         check_gathered(self)
@@ -179,6 +203,7 @@ class Variational(Declarative, Distribution):
 
     def _check_whole(self) -> None:
         """Refuse copies that got lost on the way to the distribution."""
+        super()._check_whole()
         copies: torch.Size = vars(self)["_copies"]
         if not copies:
             return

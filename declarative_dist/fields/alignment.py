@@ -59,18 +59,6 @@ def line_up(value: Any, own: int, ndim: int) -> Any:
     return value.reshape(*value.shape[:lead], *(1,) * (ndim - own), *value.shape[lead:])
 
 
-def repeat(value: Tensor, copies: torch.Size, own: int) -> Tensor:
-    """A view of a tensor with copies in front of its last `own` dimensions.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.fields.alignment import repeat
-        >>> repeat(torch.zeros(3), torch.Size((2,)), 1).shape
-        torch.Size([2, 3])
-    """
-    return value.expand((*copies, *value.shape[value.ndim - own :]))
-
-
 def own_ndim(value: Any, copies: torch.Size) -> int:
     """How many dimensions of one copy a value has, or the batch of a distribution.
 

@@ -20,7 +20,7 @@ from declarative_dist.errors import (
     FieldError,
     shorten,
 )
-from declarative_dist.fields.alignment import ndims_of, repeat
+from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start
@@ -143,8 +143,7 @@ class Constant(Field):
         module.__dict__["_starts"][self.name] = start
         stored = self._build(start, blueprint.dtype, blueprint.place, subject)
         if isinstance(stored, Tensor):
-            own = blueprint.own_shape(self, stored) if self._is_repeated(stored) else stored.shape
-            ndims_of(module)[self.name] = len(own)
+            ndims_of(module)[self.name] = len(blueprint.own_shape(self, stored))
         self.commit(module, stored)
 
     def _start(self, value: Any, has_dtype: bool) -> Any:
@@ -172,23 +171,6 @@ class Constant(Field):
         return tensor.clone() if isinstance(source, Tensor) else tensor
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        stored = self._stored(module)
-        return self._with_copies(module, stored) if module.__dict__["_copies"] else stored
-
-    def _is_repeated(self, value: Any) -> bool:
-        """Whether every copy has this value: integers that no argument asks for are indices."""
-        is_asked_for = self.torch_constraint is not None
-        return isinstance(value, Tensor) and (value.is_floating_point() or is_asked_for)
-
-    def _with_copies(self, module: nn.Module, value: Any) -> Any:
-        """A view of a value for all copies of an instance."""
-        if not self._is_repeated(value):
-            return value
-        own = ndims_of(module).get(self.name, value.ndim)
-        return repeat(value, module.__dict__["_copies"], own)
-
-    def _stored(self, module: nn.Module) -> Any:
-        """What an instance holds: a tensor, of one copy or of all, or a Python object."""
         buffer = module._buffers.get(self.name)
         if buffer is not None:
             return buffer
@@ -216,12 +198,6 @@ class Constant(Field):
             return self._build(self._start(new, isinstance(value, Tensor)), *place, subject)
         tensor = to_tensor(new, subject, now.dtype, now.device, self._expected)
         self._check(tensor, subject, None if tensor is new else new)
-        whole = self._with_copies(module, now)
-        if tensor.shape == whole.shape != now.shape:
-            # One value serves all copies as long as they agree.
-            first = tensor[tuple(slice(1) for _ in module.__dict__["_copies"])]
-            is_one = is_traced(tensor) or bool((tensor == first).all())
-            tensor, now = (first.reshape(now.shape), now) if is_one else (tensor, whole)
         if tensor.ndim and tensor.shape != now.shape:
             expected = f"shape {tuple(now.shape)}"
             raise ConstraintError(subject, expected, shorten(new), code="wrong-shape")
@@ -242,7 +218,7 @@ class Constant(Field):
             write_tensor(module, self.name, prepared, self.subject(module))
 
     def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
-        return self._with_copies(module, prepared)
+        return prepared
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         start = module.__dict__["_starts"][self.name]
@@ -252,14 +228,14 @@ class Constant(Field):
         self.commit(module, self._build(start, dtype, device, self.subject(module)))
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        value = self._stored(module)
+        value = self.value(module, {})
         if is_traced(value) or self.is_at_start(module):
             return  # the start may have more digits than the dtype of now
         value = value.detach() if isinstance(value, Tensor) else value
         module.__dict__["_starts"][self.name] = self._start(value, has_dtype=True)
 
     def is_at_start(self, module: nn.Module) -> bool:
-        value, start = self._stored(module), module.__dict__["_starts"][self.name]
+        value, start = self.value(module, {}), module.__dict__["_starts"][self.name]
         if not isinstance(value, Tensor) or not isinstance(start, Start) or is_traced(value):
             return False
         same = self._build(start, value.dtype, value.device, self.subject(module))

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
+from declarative_dist.families.probe import evaluating
 from declarative_dist.families.state import AtomicState
 from declarative_dist.joints.distribution import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
-from declarative_dist.joints.probing import evaluating
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import Values, as_value
 from declarative_dist.plain.supports import support_of

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch.compiler import is_dynamo_compiling
 
 from declarative_dist.errors import DeclarationError
 from declarative_dist.families.building import detached
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.probe import check_sites
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
 from declarative_dist.joints.conditioned import Conditioned, missing_data
 from declarative_dist.joints.distribution import JointDistribution, Rule
-from declarative_dist.joints.probing import check_sites_broadcast, evaluating
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import NamedModule
 from declarative_dist.plain.tensors import copy_if_exchanged, copy_module
-from declarative_dist.plain.tracing import is_traced
-from declarative_dist.randomness import same_random_numbers
 
 
 class Joint(Declarative, NamedModule):
@@ -103,9 +100,8 @@ class Joint(Declarative, NamedModule):
         return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])
 
     def _check_whole(self) -> None:
-        if not is_traced(*self.parameters(), *self.buffers()):
-            with torch.no_grad(), same_random_numbers(), evaluating(self):
-                check_sites_broadcast(self())
+        super()._check_whole()
+        check_sites(self)
 
     def condition(self, **data: Any) -> Conditioned:
         """Hold sites at data: what is left is a log density of the other sites.

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shorten
+from declarative_dist.families.comparison import COUNT, Index
 from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import learned_ends
-from declarative_dist.joints.probing import evaluating
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
 from declarative_dist.plain.draws import is_reparametrised
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.posteriors.matching import check_match
 from declarative_dist.posteriors.targets import (
@@ -25,7 +27,6 @@ from declarative_dist.posteriors.targets import (
     as_guide,
     as_target,
     check_density,
-    check_draws_apart,
     current_of,
     explained,
     holds_its_data,
@@ -172,11 +173,19 @@ class VariationalBound(AtomicState):
         guide = self.guide
         is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
-            with torch.no_grad(), same_random_numbers(), evaluating(self):
+            with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
                 current = current_of(guide, batch) if self._takes_batch else current_of(guide)
-                draws, log_q = ESTIMATORS["score"].draws(current, guide, 3)
-                density = self._density(batch, log_q[:2])
-                check_draws_apart(density, draws, type(self).__name__)
+                draws, log_q = ESTIMATORS["score"].draws(current, guide, COUNT)
+
+                def density_at(index: Index) -> dict[str, Tensor]:
+                    at = index[0]
+                    rows = [at] if isinstance(at, int) else at
+                    is_one = isinstance(draws, Tensor)
+                    picked = draws[rows] if is_one else {n: v[rows] for n, v in draws.items()}
+                    log_p = self._density(batch, log_q[rows])(picked)
+                    return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
+
+                check_target(density_at, self)
         if not isinstance(guide, NormalGuide) or not guide.awaits_density:
             return
         first = guide.flat.slots[0]

@@ -9,11 +9,11 @@ from torch import nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import ConstraintError, did_you_mean
+from declarative_dist.families.probe import evaluating
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
-from declarative_dist.joints.probing import evaluating
 from declarative_dist.plain.supports import lies_within, support_of
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.posteriors.targets import check_shapes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -231,42 +230,6 @@ def check_shapes(
             f"{tuple(own)} in a {type(target).__name__}",
             "Give the guide as many independent copies, or declare dimensions of the event.",
             code="wrong-shape",
-        )
-
-
-def check_draws_apart(density: Callable[[Any], Tensor], draws: Any, owner: str) -> None:
-    """Refuse a target whose density of a draw follows the draws beside it.
-
-    Nothing is said of a target that has random numbers of its own, or refuses a draw.
-
-    Args:
-        density: the target, as a function of draws.
-        draws: three of them, of shape `(3, *batch, *event)`, or a dict by site.
-        owner: the class of the objective.
-
-    Raises:
-        ConstraintError: with the densities of the same draw.
-    """
-
-    def of_first(beside: int) -> Tensor:
-        rows = [0, beside]
-        if isinstance(draws, Tensor):
-            return density(draws[rows])[0]
-        return density({name: value[rows] for name, value in draws.items()})[0]
-
-    try:
-        one, again, other = of_first(1), of_first(1), of_first(2)
-    except ValueError:  # a draw without a density; the loss itself will say so
-        return
-    tolerance = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0
-    is_same = partial(torch.isclose, rtol=tolerance, atol=tolerance, equal_nan=True)
-    if is_same(one, again).all() and not is_same(one, other).all():
-        raise ConstraintError(
-            f"{owner}.log_joint",
-            "a log density of each draw that does not depend on the draws beside it",
-            f"{shorten(one)}, and with another draw beside it {shorten(other)}",
-            "Sum over the dimensions of the event only, .sum(-1) and not .sum().",
-            code="mixed-draws",
         )
 
 

@@ -1,0 +1,149 @@
+"""Comparing what methods give for some things together with what they give for each alone.
+
+A size that equals one of one, two and three cannot equal the others, so it hides no mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from declarative_dist.errors import first_line, shorten
+
+COUNT = 3
+"""How many copies, contexts or draws are tried together at most."""
+
+_TOGETHER = ([0, 1], [1, 0], [0, 1, 2], [2, 1, 0], [0])
+"""Which of them are tried together: two and three, in both orders, and a batch of one."""
+
+TOLERANCE = 0.02
+"""How far rounding may take the same value, alone and beside others; a mistake goes further."""
+
+REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+"""What torch and Python raise where shapes do not go together."""
+
+Index = tuple[Any, ...]
+"""An int per dimension for one alone, a tensor of positions per dimension for several."""
+
+See = Callable[[Index], Mapping[str, Tensor]]
+"""Gives the values of a method, by name, for some of the things that are tried."""
+
+
+class Difference(NamedTuple):
+    """Where a value beside others is not what it is alone.
+
+    Args:
+        name: the field or site.
+        alone: the value alone, or the error there.
+        together: the same beside others.
+        is_number: whether shapes agree and numbers do not.
+    """
+
+    name: str
+    alone: str
+    together: str
+    is_number: bool = False
+
+
+def find_difference(see: See, rank: int, modes: Callable[[bool], None]) -> Difference | None:
+    """The first value that depends on how many there are, or on those beside it.
+
+    What draws random numbers itself, such as dropout, is compared once more without them.
+
+    Args:
+        see: gives the values; they have the dimensions of the index in front.
+        rank: how many dimensions an index has.
+        modes: puts what is tried into evaluation mode, for True, or back.
+    """
+    batched: set[str] = set()
+    for positions in _TOGETHER:
+        together = block(positions, rank)
+        for place in {0, len(positions) - 1}:
+            alone = (positions[place],) * rank
+            one, many = attempt(see, alone), attempt(see, together)
+            found = _compare(one, many, (len(positions), rank, place), batched)
+            if found is not None and found.is_number and _is_random(see, together):
+                modes(True)
+                if not _is_random(see, together):
+                    one, many = attempt(see, alone), attempt(see, together)
+                    found = _compare(one, many, (len(positions), rank, place), batched)
+                else:
+                    found = None
+                modes(False)
+            if found is not None:
+                return found
+    return None
+
+
+def block(positions: list[int], rank: int) -> Index:
+    """The index of all combinations of some positions along each dimension."""
+    index = torch.tensor(positions)
+    return tuple(
+        index.reshape([-1 if other == dim else 1 for other in range(rank)]) for dim in range(rank)
+    )
+
+
+def _compare(
+    one: Any, many: Any, where: tuple[int, int, int], batched: set[str]
+) -> Difference | None:
+    """The first value that differs.
+
+    Args:
+        one: what is seen alone.
+        many: what is seen together.
+        where: how many are together along each dimension, how many dimensions, and the place
+            of the one that was seen alone.
+        batched: the names of values that follow the number of things; new ones are added.
+    """
+    if isinstance(many, Exception) or isinstance(one, Exception):
+        # At random numbers a method may fail for reasons of its own, alone as beside others.
+        both = isinstance(many, Exception) and isinstance(one, Exception)
+        return None if both else Difference(_name_of(one, many), _describe(one), _describe(many))
+    size, rank, place = where
+    lead = (size,) * rank
+    for name, value in many.items():
+        single = one[name]
+        if value.shape == single.shape and name not in batched and value.shape[:rank] != lead:
+            continue  # nothing in it comes from what is tried
+        if value.shape != torch.Size((*lead, *single.shape)):
+            return Difference(name, *(f"shape {tuple(v.shape)}" for v in (single, value)))
+        batched.add(name)
+        if not _agree(value[(place,) * rank], single):
+            shown = (shorten(v) for v in (single, value[(place,) * rank]))
+            return Difference(name, *shown, is_number=True)
+    return None
+
+
+def attempt(see: See, index: Index) -> Any:
+    """What is seen there, or the error that torch raises in place of it."""
+    try:
+        return see(index)
+    except REFUSALS as error:
+        return error
+
+
+def _name_of(*seen: Any) -> str:
+    subjects = [str(getattr(s, "subject", "")) for s in seen if isinstance(s, Exception)]
+    return subjects[0].rpartition(".")[2] if subjects else ""
+
+
+def _describe(seen: Any) -> str:
+    if not isinstance(seen, Exception):
+        return f"shapes {', '.join(str(tuple(value.shape)) for value in seen.values())}"
+    return f"{type(seen).__name__}: {first_line(seen)}"
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    one, other = one.double(), other.double()
+    close = torch.isclose(one, other, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    return bool(close.all())
+
+
+def _is_random(see: See, index: Index) -> bool:
+    one, other = attempt(see, index), attempt(see, index)
+    if isinstance(one, Exception) or isinstance(other, Exception):
+        return isinstance(one, Exception) != isinstance(other, Exception)
+    return not all(torch.equal(value, other[name]) for name, value in one.items())
