@@ -32,10 +32,10 @@ def clamp_result(value: Tensor, low: float | Tensor, high: float | Tensor) -> Te
     """
     if is_transforming():
         zero = (value - value.detach()).nan_to_num(0.0)
-        return value.detach().clamp(min=low).clamp(max=high) + zero  # type: ignore[arg-type]
+        return value.detach().clamp(min=low).clamp(max=high) + zero
     # Through .data, which leaves the version of the tensor that backward will read as it is.
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        value.data.clamp_(min=low).clamp_(max=high)  # type: ignore[arg-type]
+        value.data.clamp_(min=low).clamp_(max=high)
     else:
         value.data.clamp_(low, high)
     return value

@@ -115,7 +115,8 @@ class GreaterThan(Scalar):
         return constraints.greater_than(self.low)
 
     def link(self, raw: Tensor) -> Tensor:
-        return softplus(raw) + self.low
+        value: Tensor = softplus(raw) + self.low
+        return value
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(promote(value) - self.low).to(value.dtype)
@@ -290,13 +291,12 @@ class Exp(Guarded):
         return self._above_floor(low * (1 - rounding), dtype), (high + self.floor) * (1 + rounding)
 
     def link(self, raw: Tensor) -> Tensor:
-        low, high = self.raw_limits.get(raw.dtype) or self._refuse_dtype(raw.dtype)
-        value = clamp_input(raw, low, high).exp()
-        return value + self.floor if self.floor else value
+        return raw.exp() + self.floor
 
     def forward(self, raw: Tensor) -> Tensor:
-        value = self.link(raw)
-        return self.clamp(value) if self.floor else value  # autograd saves what exp returns
+        low, high = self.raw_limits.get(raw.dtype) or self._refuse_dtype(raw.dtype)
+        value = clamp_input(raw, low, high).exp()  # autograd saves this: it is not changed later
+        return self.clamp(value + self.floor) if self.floor else value
 
     def inverse(self, value: Tensor) -> Tensor:
         return (promote(value) - self.floor).log().to(value.dtype)

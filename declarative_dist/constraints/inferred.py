@@ -146,7 +146,8 @@ class _FarAbove(GreaterThan):
         return super().link(raw.clamp_max(GUARD[raw.dtype][1]))
 
     def contains(self, value: Tensor) -> Tensor:
-        return super().contains(value) & (value - self.low <= GUARD[value.dtype][1])
+        inside: Tensor = super().contains(value) & (value - self.low <= GUARD[value.dtype][1])
+        return inside
 
 
 class NoiseFloor(_FarAbove):

@@ -127,7 +127,8 @@ class LowerCholesky(Packed):
             room = high / (4 * diagonal.shape[-1])
             below = below.clamp(-room, room)
             beside = _lower(torch.zeros_like(raw_diagonal), below.detach())
-            low = self._share(beside).clamp_min(low)
+            share = self._share(beside).clamp_min(low)
+            return _lower(clamp_result(diagonal, share, high), below)
         return _lower(clamp_result(diagonal, low, high), below)
 
     def _share(self, value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
+from typing_extensions import Never, Self
 
 from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.constraint import Constraint
@@ -78,6 +78,8 @@ class Scalar(Constraint):
         """
 
     def forward(self, raw: Tensor) -> Tensor:
+        if self.limits is None and self.names:
+            self._refuse_names()
         value = self.link(raw)
         if self.limits is None or is_transforming():
             return self.clamp(value)
@@ -100,6 +102,15 @@ class Scalar(Constraint):
             top if is_open(self.high) else below_tensor(high),
         )
 
+    def _refuse_names(self) -> Never:
+        raise ConstraintError(
+            type(self).__name__,
+            "numbers or tensors as bounds",
+            f"the names of fields {', '.join(map(repr, self.names))}",
+            f"Give their values: constraint.resolved({{{self.names[0]!r}: ...}}).",
+            code="missing-value",
+        )
+
     def _refuse_dtype(self, dtype: torch.dtype) -> tuple[float, float]:
         known = ", ".join(map(str, self.limits or ()))
         raise ConstraintError(
@@ -112,14 +123,16 @@ class Scalar(Constraint):
 
     def contains(self, value: Tensor) -> Tensor:
         if self.limits is not None:
-            low, high = self._range(value)
-            return (value >= low) & (value <= high)
-        return value.isfinite() & (value > self.low) & (value < self.high)
+            lowest, highest = self.limits.get(value.dtype) or self._refuse_dtype(value.dtype)
+            return (value >= lowest) & (value <= highest)
+        inside: Tensor = value.isfinite() & (value > self.low) & (value < self.high)
+        return inside
 
     def is_at_end(self, raw: Tensor) -> Tensor:
         value = self.forward(raw)
         low, high = self._range(value)
-        return (value <= low) | (value >= high)
+        at_end: Tensor = (value <= low) | (value >= high)
+        return at_end
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
         if not self.names:
@@ -156,8 +169,8 @@ class Scalar(Constraint):
         if self.names:
             return True
         if self.limits is not None:
-            low, high = self.limits[dtype]
-            return low <= high
+            lowest, highest = self.limits[dtype]
+            return lowest <= highest
         if any(bound.is_meta for bound in self.buffers()):
             return True
         ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))

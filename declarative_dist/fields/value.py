@@ -260,7 +260,8 @@ class Constrained(Field):
             return torch.tensor(self._raw_starts[key], dtype=dtype, device=device)
         constraint, own, ndim = self._lined_up(module, start, values)
         with torch.no_grad():
-            declared = constraint.default if self.init is None else self.init
+            default = _default_of(constraint, self.subject(module))
+            declared = default if self.init is None else self.init
             value = start.tensor(declared, dtype, device, self.subject(module))
             if self.init is None and start.source is None:
                 value = _nearest_inside(constraint, value)
@@ -326,6 +327,19 @@ class Constrained(Field):
 
     def signature(self, module: nn.Module) -> str:
         return self.constraint_of(module).signature()
+
+
+def _default_of(constraint: Constraint, subject: str) -> Callable[[torch.Size], Tensor]:
+    """The default value of a constraint by its shape; errors name the field."""
+
+    def default(shape: torch.Size) -> Tensor:
+        try:
+            return constraint.default(shape)
+        except ConstraintError as error:
+            parts = (error.expected, error.got, error.fix)
+            raise ConstraintError(subject, *parts, code=error.code) from None
+
+    return default
 
 
 def _nearest_inside(constraint: Constraint, value: Tensor) -> Tensor:

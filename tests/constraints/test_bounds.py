@@ -17,6 +17,7 @@ from declarative_dist import (
     ConstraintError,
     CorrCholesky,
     DeclarationError,
+    Declarative,
     Exp,
     GreaterThan,
     Interval,
@@ -24,6 +25,7 @@ from declarative_dist import (
     LogInterval,
     LowerCholesky,
     Ordered,
+    Param,
     Positive,
     PositiveDefinite,
     PositiveOrdered,
@@ -333,6 +335,21 @@ def test_a_floor_above_the_band_is_refused() -> None:
         "got Positive(floor=20000). Use a wider dtype or a wider interval."
     )
     Positive(floor=2e4).check_dtype(torch.float32, "Family.rate")
+
+
+@pytest.mark.parametrize("constraint", [GreaterThan("a"), LessThan("a"), Interval(0.0, "a")])
+def test_names_must_be_resolved_first(constraint: Constraint) -> None:
+    with pytest.raises(ConstraintError, match=r"constraint.resolved\({'a': ...}\)"):
+        constraint(torch.zeros(2))
+
+
+@pytest.mark.parametrize("kind", [LowerCholesky, CorrCholesky, PositiveDefinite])
+def test_a_field_is_named_where_its_shape_does_not_fit(kind: type[LowerCholesky]) -> None:
+    class Model(Declarative):
+        factor = Param(constraint=kind(), shape=("a", "b"))
+
+    with pytest.raises(ConstraintError, match=r"^Model.factor: expected square matrices"):
+        Model(a=2, b=3)
 
 
 def test_names_are_listed() -> None:
