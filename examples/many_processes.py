@@ -51,8 +51,8 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.data / 16)[order], torch.from_numpy(data.target)[order]
 
 
-def started() -> NegativeLogLikelihood:
-    """The objective, started alike in all processes."""
+def start() -> NegativeLogLikelihood:
+    """The objective, with the same numbers in all processes."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU()).double()
     return NegativeLogLikelihood(Digit(in_features=64, network=network))
@@ -85,7 +85,7 @@ def scores(objective: nn.Module, digit: Digit, images: Tensor, labels: Tensor) -
 def run(epochs: int, shard: bool, folder: Path | None) -> list[float]:
     """Train or load, and score the held-out images."""
     images, labels = digits()
-    objective = started()
+    objective = start()
     call: nn.Module = objective
     if shard:
         fully_shard(objective)

@@ -388,7 +388,7 @@ def nats_by_hand(epochs: int) -> float:
     """The held-out log likelihood after a loop of plain torch, from the same start."""
     module = example("many_processes")
     images, labels = module.digits()
-    digit = module.started().module
+    digit = module.start().module
     network = nn.Sequential(*digit.network, digit.projection)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     shuffled = torch.Generator().manual_seed(1)

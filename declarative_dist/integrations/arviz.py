@@ -133,7 +133,7 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
     arviz = _arviz()
     score = as_log_joint(log_joint, "diagnose(log_joint)")
     with torch.no_grad():
-        draws, log_q = _scored(guide, num_samples)
+        draws, log_q = _draw(guide, num_samples)
         log_p = log_joint_at(score, draws, log_q.shape)
     weights = (log_p - log_q).double().cpu()
     _check_weights(weights)
@@ -152,7 +152,7 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
     )
 
 
-def _scored(guide: Any, num_samples: int) -> tuple[Any, Tensor]:
+def _draw(guide: Any, num_samples: int) -> tuple[Any, Tensor]:
     """Draws and their log densities, the exact ones where the guide gives both at once."""
     shape = torch.Size((num_samples,))
     at_once = getattr(guide, "rsample_and_log_prob", None)
@@ -169,22 +169,15 @@ def _scored(guide: Any, num_samples: int) -> tuple[Any, Tensor]:
 
 
 def _check_weights(weights: Tensor) -> None:
-    impossible = weights.isnan() | (weights == math.inf)
-    if impossible.any():
-        raise NonFiniteError(
-            "diagnose",
-            "finite log densities",
-            f"NaN or infinity at {int(impossible.sum())} of {weights.numel()} draws",
-            "Look at log_joint(guide.sample((1000,))).",
-        )
+    impossible = int((weights.isnan() | (weights == math.inf)).sum())
+    if impossible:
+        got = f"NaN or infinity at {impossible} of {weights.numel()} draws"
+        fix = "Look at log_joint(guide.sample((1000,)))."
+        raise NonFiniteError("diagnose", "finite log densities", got, fix)
     if weights.isinf().all(0).any():
-        raise NonFiniteError(
-            "diagnose",
-            "a target with mass where the guide has it",
-            "minus infinity at every draw",
-            "The target's support excludes the guide: compare their constraints.",
-            code="guide-mismatch",
-        )
+        expected, got = "a target with mass where the guide has it", "minus infinity at every draw"
+        fix = "The target's support excludes the guide: compare their constraints."
+        raise NonFiniteError("diagnose", expected, got, fix, code="guide-mismatch")
 
 
 def to_inference_data(
@@ -217,28 +210,29 @@ def to_inference_data(
     arviz = _arviz()
     if not isinstance(draws, Mapping):
         if not hasattr(draws, "sample"):
-            raise DeclarationError(
-                "to_inference_data(draws)", "a guide, or a dict of draws by site", shorten(draws)
-            )
-        num_samples = check_count("to_inference_data(num_samples=)", num_samples)
-        num_chains = check_count("to_inference_data(num_chains=)", num_chains)
+            expected = "a guide, or a dict of draws by site"
+            raise DeclarationError("to_inference_data(draws)", expected, shorten(draws))
+        check_count("to_inference_data(num_samples=)", num_samples)
+        check_count("to_inference_data(num_chains=)", num_chains)
         draws, has_chains = draws.sample((num_chains, num_samples)), True
         draws = draws if isinstance(draws, Mapping) else {"x": draws}
+    tensors = {name: torch.as_tensor(value).detach().cpu() for name, value in draws.items()}
     lead = 2 if has_chains else 1
-    arrays = {}
-    first: torch.Size | None = None
-    for name, value in draws.items():
-        tensor = torch.as_tensor(value).detach().cpu()
-        first = tensor.shape[:lead] if first is None else first
-        if tensor.ndim < lead or tensor.shape[:lead] != first:
-            raise ConstraintError(
-                f"to_inference_data.{name}",
-                f"shape {'(chain, draw, *event)' if has_chains else '(draw, *event)'}, with as "
-                "many draws as every site",
-                shorten(tensor),
-                code="wrong-shape",
-            )
-        array = (tensor if has_chains else tensor[None]).contiguous()
-        is_half = tensor.dtype in (torch.bfloat16, torch.float16)
-        arrays[str(name)] = (array.float() if is_half else array).numpy()
-    return arviz.from_dict(posterior=arrays)
+    counts = next(iter(tensors.values())).shape[:lead] if tensors else torch.Size()
+    for name, tensor in tensors.items():
+        if tensor.ndim < lead or tensor.shape[:lead] != counts:
+            shape = "(chain, draw, *event)" if has_chains else "(draw, *event)"
+            expected = f"shape {shape}, with as many draws as every site"
+            subject = f"to_inference_data.{name}"
+            raise ConstraintError(subject, expected, shorten(tensor), code="wrong-shape")
+    return arviz.from_dict(
+        posterior={
+            str(name): _as_array(tensor if has_chains else tensor[None])
+            for name, tensor in tensors.items()
+        }
+    )
+
+
+def _as_array(tensor: Tensor) -> Any:
+    is_half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return (tensor.float() if is_half else tensor).contiguous().numpy()

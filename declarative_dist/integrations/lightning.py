@@ -138,13 +138,10 @@ class ObjectiveModule(LightningModule):
     def _loss(self, batch: Any) -> Tensor:
         loss: Any = self.objective(*as_batch(batch))
         if not isinstance(loss, Tensor) or loss.ndim:
-            raise ConstraintError(
-                f"{type(self).__name__}({self._name})",
-                "a scalar loss",
-                shorten(loss),
-                "Return a mean over data, a sum over independent problems.",
-                code="not-an-objective",
-            )
+            subject = f"{type(self).__name__}({self._name})"
+            fix = "Return a mean over data, a sum over independent problems."
+            got = shorten(loss)
+            raise ConstraintError(subject, "a scalar loss", got, fix, code="not-an-objective")
         return loss
 
     def train_dataloader(self) -> Iterable[tuple[()]]:
@@ -163,13 +160,9 @@ class ObjectiveModule(LightningModule):
         if isinstance(made, Optimizer):
             check_members(made, self.objective, subject, self._name)
         if isinstance(made, LBFGS) and isinstance(self.objective, FSDPModule):
-            raise ConstraintError(
-                subject,
-                "an optimizer that treats parameters one by one, for they are sharded",
-                "LBFGS",
-                'Train with Trainer(strategy="ddp").',
-                code="sharded",
-            )
+            expected = "an optimizer that treats parameters one by one, for they are sharded"
+            fix = 'Train with Trainer(strategy="ddp").'
+            raise ConstraintError(subject, expected, "LBFGS", fix, code="sharded")
         return made
 
     def configure_model(self) -> None:
@@ -178,23 +171,18 @@ class ObjectiveModule(LightningModule):
         if mesh is None or isinstance(self.objective, FSDPModule):
             return
         subject = f"{type(self).__name__}({self._name})"
-        if mesh["tensor_parallel"].size() > 1:
-            raise ConstraintError(
-                subject,
-                "processes that each have their own part of the data",
-                f"{mesh['tensor_parallel'].size()} that share tensors",
-                "Write ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1).",
-                code="sharded",
-            )
+        sharing = mesh["tensor_parallel"].size()
+        if sharing > 1:
+            expected = "processes that each have their own part of the data"
+            got = f"{sharing} that share tensors"
+            fix = "Write ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1)."
+            raise ConstraintError(subject, expected, got, fix, code="sharded")
         scalars = [name for name, p in self.objective.named_parameters() if p.ndim == 0]
         if scalars:
-            raise ConstraintError(
-                subject,
-                "parameters that can be shared out over processes",
-                f"0-dimensional ones: {', '.join(scalars)}",
-                "Declare them with shape=(1,), or build with batch_shape=(1,).",
-                code="sharded",
-            )
+            expected = "parameters that can be shared out over processes"
+            got = f"0-dimensional ones: {', '.join(scalars)}"
+            fix = "Declare them with shape=(1,), or build with batch_shape=(1,)."
+            raise ConstraintError(subject, expected, got, fix, code="sharded")
         fully_shard(self.objective, mesh=mesh["data_parallel"])
 
 
