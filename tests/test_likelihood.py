@@ -28,7 +28,7 @@ from declarative_dist import (
     learnable,
     site,
 )
-from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 
 
 class Gaussian(Variational):
@@ -176,6 +176,27 @@ def test_a_method_that_needs_a_batch_has_the_loss_of_its_twin(kind: type[Conditi
     expected = -twin(x).log_prob(y).sum(-1).mean()
     assert torch.equal(NegativeLogLikelihood(q)(x, y), NegativeLogLikelihood(twin)(x, y))
     torch.testing.assert_close(NegativeLogLikelihood(q)(x, y), expected)
+
+
+def test_a_forward_that_makes_events_has_the_loss_of_its_twin() -> None:
+    class Events(ByMethod):
+        def forward(self, *args: Any, **kwargs: Any) -> dd.Distribution:
+            return dd.Independent(super().forward(*args, **kwargs), 1)
+
+    plain, events = ByMethod(in_features=2), Events(in_features=2)
+    events.load_state_dict(plain.state_dict())
+    x, y = torch.randn(5, 2), torch.randn(5, 3)
+    one, other = (NegativeLogLikelihood(q)(x, y) for q in (plain, events))
+    torch.testing.assert_close(one, other)
+
+    losses = []
+    for q, target in (
+        (plain, lambda z, x: -z.square()),
+        (events, lambda z, x: -z.square().sum(-1)),
+    ):
+        torch.manual_seed(0)
+        losses.append(NegativeELBO(target, q)(x))
+    torch.testing.assert_close(*losses)
 
 
 def test_dimensions_that_cannot_be_found_out_are_refused() -> None:

@@ -17,7 +17,7 @@ from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import learned_ends
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
-from declarative_dist.objectives.likelihood import mean_of_problems, own_dims
+from declarative_dist.objectives.likelihood import dims_of_one, mean_of_problems
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
@@ -78,7 +78,7 @@ class VariationalBound(AtomicState):
         if owner is not None:
             self.model = owner
         self._takes_batch = takes_batch(self.guide)
-        self._own = own_dims(self.guide)
+        self._dims = dims_of_one(self.guide)
         current = self._at_start()
         if current is not None:
             check_match(target, current, self.guide, f"{name}(guide=)")
@@ -121,7 +121,7 @@ class VariationalBound(AtomicState):
             )
         return estimator
 
-    def _drawn(self, batch: tuple[Any, ...]) -> tuple[Pathwise | Score, Any, Tensor]:
+    def _draw(self, batch: tuple[Any, ...]) -> tuple[Pathwise | Score, Any, Tensor]:
         """The estimator, draws of the guide, and their log densities."""
         guide = self.guide
         current = current_of(guide, batch) if self._takes_batch else current_of(guide)
@@ -137,6 +137,12 @@ class VariationalBound(AtomicState):
                 subject, "one context or more", f"a batch of shape {shape}", code="wrong-data"
             )
         return estimator, draws, log_q
+
+    def _problems(self, draws: Any, log_q: Tensor) -> int:
+        """How many of the last dimensions of densities belong to problems of their own."""
+        if not self._takes_batch:
+            return log_q.ndim - 1
+        return max(self._dims - (draws.ndim - log_q.ndim), 0)
 
     def _density(self, batch: tuple[Any, ...], log_q: Tensor) -> Callable[[Any], Tensor]:
         """The target as a function of draws, found to have the shape of the guide's density."""
@@ -324,9 +330,9 @@ class NegativeELBO(VariationalBound):
         Args:
             *batch: what the target takes behind the draws, and a `Conditional` before them.
         """
-        estimator, draws, log_q = self._drawn(batch)
+        estimator, draws, log_q = self._draw(batch)
         losses = estimator.losses(self._density(batch, log_q), draws, log_q)
-        return mean_of_problems(losses, self._own if self._takes_batch else losses.ndim - 1)
+        return mean_of_problems(losses, self._problems(draws, log_q))
 
 
 class ImportanceWeightedELBO(VariationalBound):
@@ -370,6 +376,6 @@ class ImportanceWeightedELBO(VariationalBound):
         Args:
             *batch: what the target takes behind the draws, and a `Conditional` before them.
         """
-        estimator, draws, log_q = self._drawn(batch)
+        estimator, draws, log_q = self._draw(batch)
         bound = estimator.bound(self._density(batch, log_q), draws, log_q)
-        return -mean_of_problems(bound, self._own if self._takes_batch else bound.ndim)
+        return -mean_of_problems(bound, self._problems(draws, log_q))

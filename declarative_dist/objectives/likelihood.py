@@ -66,7 +66,7 @@ class NegativeLogLikelihood(AtomicState):
     def __init__(self, module: Variational | Joint | Conditional) -> None:
         super().__init__()
         self.module = _distribution(module, type(self).__name__)
-        self._own = own_dims(module)
+        self._dims = dims_of_one(module)
 
     def forward(self, *batch: Any) -> Tensor:
         """The loss of a batch.
@@ -74,7 +74,7 @@ class NegativeLogLikelihood(AtomicState):
         Raises:
             ConstraintError: for data of another shape, dtype or device, or outside the support.
         """
-        return -_mean_log_likelihood(self.module, batch, self._own, type(self).__name__)
+        return -_mean_log_likelihood(self.module, batch, self._dims, type(self).__name__)
 
 
 class NegativeLogPosterior(AtomicState):
@@ -139,7 +139,7 @@ class NegativeLogPosterior(AtomicState):
                 shorten(log_likelihood),
             )
         self.module = _distribution(module, name, is_any=log_likelihood is not None)
-        self._own = own_dims(module) if log_likelihood is None else 0
+        self._dims = dims_of_one(module) if log_likelihood is None else 0
         self.total_size = int(total_size)
         self.log_likelihood = log_likelihood
         self.unconstrained = unconstrained
@@ -154,7 +154,7 @@ class NegativeLogPosterior(AtomicState):
         name = type(self).__name__
         copies: torch.Size = vars(self.module)["_copies"]
         if self.log_likelihood is None:
-            mean = _mean_log_likelihood(self.module, batch, self._own, name)
+            mean = _mean_log_likelihood(self.module, batch, self._dims, name)
         else:
             scores = self.log_likelihood(self.module, *batch)
             _check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
@@ -186,8 +186,8 @@ def _distribution(module: Any, subject: str, *, is_any: bool = False) -> Any:
     raise DeclarationError(subject, kinds, got, fix, code="not-a-density")
 
 
-def own_dims(module: Any) -> int:
-    """How many batch dimensions one prediction of a `Conditional` has of its own.
+def dims_of_one(module: Any) -> int:
+    """How many dimensions one prediction of a `Conditional` has, those of the event included.
 
     Found by trying batches of contexts of two sizes: what does not follow them is its own.
 
@@ -198,7 +198,7 @@ def own_dims(module: Any) -> int:
         return 0
     try:
         with torch.no_grad(), same_random_numbers():
-            two, three = (module.at_start((count,)).batch_shape for count in (2, 3))
+            two, three = (module.at_start((count,)) for count in (2, 3))
     except (RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, ExplainedError):
             raise
@@ -211,10 +211,10 @@ def own_dims(module: Any) -> int:
             if is_meta
             else "Index values from the right, as in loc[..., None].",
         ) from error
-    return len(two) - (two != three)
+    return len(two.batch_shape + two.event_shape) - (two.batch_shape != three.batch_shape)
 
 
-def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject: str) -> Tensor:
+def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], dims: int, subject: str) -> Tensor:
     is_conditional = isinstance(module, Conditional)
     name = f"{subject}({type(module).__name__})"
     if len(batch) < 2 if is_conditional else len(batch) != 1:
@@ -223,6 +223,7 @@ def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], own: int, subject:
     if is_conditional:
         distribution = module(*batch[:-1])
         value = _as_data(batch[-1], module, name)
+        own = max(dims - len(distribution.event_shape), 0)  # an overridden forward may sum more
         _check_predicted(value, distribution, own, name)
         return mean_of_problems(_score(distribution, value, name), own)
     if isinstance(module, Joint):
