@@ -21,6 +21,7 @@ from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
 from declarative_dist.plain.supports import support_of
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.randomness import same_random_numbers
 
 _MIXED = constraints.MixtureSameFamilyConstraint
@@ -200,7 +201,7 @@ class FlatSites(FlatMap):
             support = _simplify(support_of(distribution))
             bounded = self._moving[slot.name]
             ends = {name: getattr(support, _ENDS[name]) for name in bounded.names}
-            tensors = {name: torch.as_tensor(end).to(self.dtype) for name, end in ends.items()}
+            tensors = {name: as_tensor(end, self.dtype) for name, end in ends.items()}
             return bounded.with_bounds(tensors)
 
         return constraint_of
@@ -247,7 +248,7 @@ def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
             "Use components on the whole real line, or one that ends nowhere.",
             code="moving-support",
         )
-    return _without_far_ends(plain)
+    return plain
 
 
 def _simplify(support: Any) -> Any:
@@ -256,19 +257,6 @@ def _simplify(support: Any) -> Any:
     while isinstance(support, (independent, _MIXED)):
         support = support.base_constraint
     return support
-
-
-def _without_far_ends(support: Any) -> Any:
-    """An interval as a half line or as all numbers, where it does not end."""
-    if not isinstance(support, _INTERVALS):
-        return support
-    low, high = support.lower_bound, support.upper_bound
-    has_low, has_high = (not torch.as_tensor(end).isinf().all() for end in (low, high))
-    if has_low and has_high:
-        return support
-    if has_low:
-        return constraints.greater_than(low)
-    return constraints.less_than(high) if has_high else constraints.real
 
 
 def _detach(support: constraints.Constraint) -> constraints.Constraint:

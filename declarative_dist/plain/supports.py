@@ -16,7 +16,7 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import shorten
 from declarative_dist.plain.nests import fold, innermost, steps_of
-from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.plain.tensors import as_tensor, tensors_of
 from declarative_dist.plain.tracing import is_traced
 
 Support = constraints.Constraint
@@ -206,7 +206,7 @@ def lies_within(own: Any, wanted: Any) -> bool:
     if others is not None:
         if ends is None and (is_whole(inner) or type(inner) in _HULLS):
             hull = _HULLS.get(type(inner), (-torch.inf, torch.inf))
-            ends = torch.tensor(hull[0]).double(), torch.tensor(hull[1]).double()
+            ends = as_tensor(hull[0], torch.float64), as_tensor(hull[1], torch.float64)
         return ends is None or _is_inside(ends, others)
     if not is_whole(outer):
         return True
