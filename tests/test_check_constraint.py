@@ -260,6 +260,16 @@ BROKEN: list[tuple[type[Constraint], dict[str, Any], str]] = [
         ),
     ),
     (
+        broken.BehindAutograd,
+        {},
+        (
+            "'gradient' is broken. BehindAutograd.forward: expected a finite gradient for every "
+            "finite raw number, got inf for the raw number 710.0 in torch.float64. Clamp "
+            "before exp, log and division, not behind them, or check with raw_limit= if it is "
+            "meant for moderate ones."
+        ),
+    ),
+    (
         broken.Detached,
         {},
         (

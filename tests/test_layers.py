@@ -77,7 +77,7 @@ ROWS = [
     [
         f"testing.{name}"
         for name in (
-            "promise", "raw_numbers", "jacobian", "constraint_trial", "constraint_maths",
+            "promise", "constraint_trial", "constraint_maths",
             "constraint_module", "constraint",
             "distribution_trial", "distribution_promises", "distribution",
         )

@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.testing.constraint_trial import ConstraintTrial
-from declarative_dist.testing.jacobian import derivatives, first_coordinates
+from declarative_dist.testing.constraint_trial import (
+    ConstraintTrial,
+    derivatives,
+    first_coordinates,
+)
 from declarative_dist.testing.promise import is_close, show
 
 ORDINARY = 1.0
@@ -174,7 +178,9 @@ def alive(trial: ConstraintTrial) -> None:
 
 def _gradient_of(trial: ConstraintTrial, constraint: Constraint, raw: Tensor) -> Tensor:
     raw = raw.detach().clone().requires_grad_()
-    value = constraint(raw)
+    # With copies of what autograd saves, where numbers changed behind its back do not count.
+    with saved_tensors_hooks(torch.clone, lambda copy: copy):
+        value = constraint(raw)
     if not value.requires_grad:
         fix = "Keep to torch's operations, without detach, item, data or numpy."
         raise trial.broken("forward", "a value with a gradient", "a detached one", fix)
