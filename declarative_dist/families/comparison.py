@@ -106,8 +106,10 @@ def _compare(
     lead = (size,) * rank
     for name, value in many.items():
         single = one[name]
-        if value.shape == single.shape and name not in batched and value.shape[:rank] != lead:
-            continue  # nothing in it comes from what is tried
+        if value.shape == single.shape and name not in batched:
+            if _agree(value, single):
+                continue  # nothing in it comes from what is tried
+            return Difference(name, shorten(single), shorten(value), is_number=True)
         if value.shape != torch.Size((*lead, *single.shape)):
             return Difference(name, *(f"shape {tuple(v.shape)}" for v in (single, value)))
         batched.add(name)

@@ -1,0 +1,147 @@
+"""What mixes copies, contexts or draws is refused in every kind of class, and leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    FieldError,
+    Head,
+    Joint,
+    Param,
+    Positive,
+    Variational,
+    derived,
+    learnable,
+    site,
+)
+from declarative_dist.objectives import NegativeELBO
+
+Method = Callable[[Any, Tensor], Tensor]
+MIXING: dict[str, Method] = {
+    "mean": lambda self, s: s.mean(),
+    "mean at equal starts": lambda self, s: 0 * s + s.mean(),
+    "size": lambda self, s: s * s.shape[0] if s.ndim else s,
+    "count": lambda self, s: s * s.numel(),
+    "largest": lambda self, s: s / s.max() + 0.1,
+    "sorted": lambda self, s: s.sort(0).values if s.ndim else s,
+    "running": lambda self, s: s.cumsum(0) if s.ndim else s,
+    "lost sizes": lambda self, s: s.squeeze(),
+    "turned": lambda self, s: s.flip(0) if s.ndim else s,
+}
+APART: dict[str, Method] = {
+    "own": lambda self, s: s * 2,
+    "in a new dimension": lambda self, s: s[..., None].sum(-1),
+    "random": lambda self, s: s * (1.0 + torch.rand_like(s)),
+}
+
+
+def made(kind: type, method: Method) -> Any:
+    """A class with a method over one positive value."""
+    if kind is Variational:
+        fields: dict[str, Any] = {"loc": Param(torch.zeros(3)), "s": Param(1.0, Positive())}
+        return type(kind)("Made", (kind,), {"base": dd.Normal, "scale": derived(method), **fields})
+    if kind is Conditional:
+        fields = {"loc": Head(), "s": Head(Positive())}
+        return type(kind)("Made", (kind,), {"base": dd.Normal, "scale": derived(method), **fields})
+
+    def y(self: Any, s: Tensor) -> dd.Distribution:
+        return dd.Normal(0.0, method(self, s))
+
+    return type(kind)("Made", (kind,), {"s": dd.Gamma(2.0, 1.0), "y": site(y)})
+
+
+KEYWORDS: dict[type, list[dict[str, Any]]] = {
+    Variational: [{"batch_shape": shape} for shape in [(1,), (2,), (3,), (2, 3)]],
+    Conditional: [{"in_features": 2}],
+    Joint: [{}, {"batch_shape": (2,)}],
+}
+
+
+# A site that loses a size of one broadcasts to the right density.
+REFUSED = [(name, kind) for name in MIXING for kind in KEYWORDS]
+REFUSED.remove(("lost sizes", Joint))
+
+
+@pytest.mark.parametrize(("name", "kind"), REFUSED)
+def test_what_mixes_is_refused(name: str, kind: type) -> None:
+    for keywords in KEYWORDS[kind]:
+        with pytest.raises(ConstraintError, match=r"Made\.(scale|base|y): expected .*Index|Let"):
+            made(kind, MIXING[name])(**keywords)
+
+
+@pytest.mark.parametrize("kind", KEYWORDS)
+@pytest.mark.parametrize("name", APART)
+def test_what_keeps_apart_is_taken(name: str, kind: type) -> None:
+    for keywords in KEYWORDS[kind]:
+        before = torch.get_rng_state()
+        made(kind, APART[name])(**keywords)
+        assert (
+            name == "random" or kind is Conditional or torch.equal(torch.get_rng_state(), before)
+        )
+
+
+def test_one_copy_alone_may_do_what_it_likes() -> None:
+    for method in MIXING.values():
+        made(Variational, method)()
+
+
+def test_networks_are_tried_in_their_mode_and_left_as_they_were() -> None:
+    class Norm(Joint):
+        net = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+        mu = dd.Normal(0.0, 1.0)
+
+        @site
+        def y(self, mu: Tensor, net: nn.Module) -> dd.Distribution:
+            return dd.Normal(net(mu.reshape(-1, 1)).reshape(mu.shape), 1.0)
+
+    with pytest.raises(ConstraintError, match=r"Norm\.y"):
+        Norm()
+
+    class Settled(Norm):
+        net = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)).eval()
+
+    assert Settled().net[1].num_batches_tracked == 0
+
+    class Dropped(Norm):
+        net = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    assert Dropped().net[1].training
+
+
+def test_methods_as_bases_and_functions_as_targets() -> None:
+    class Centred(Conditional):
+        loc = Head()
+
+        def base(self, loc: Tensor) -> dd.Distribution:
+            return dd.Normal(loc - loc.mean(), 1.0)
+
+    with pytest.raises(ConstraintError, match=r"Centred\.base"):
+        Centred(in_features=2)
+    q = learnable(dd.Normal(0.0, 1.0))
+    for target in (lambda z: -z.square() * len(z), lambda z: -z.square() / z.abs().max()):
+        with pytest.raises(ConstraintError, match=r"log_joint: .* draws beside it"):
+            NegativeELBO(target, q).before_fit()
+    NegativeELBO(lambda z: -z.square(), q).before_fit()
+
+
+def test_a_forward_that_calls_itself() -> None:
+    class Circle(Variational):
+        base = dd.Normal
+        loc = Param(0.0)
+        scale = Param(1.0)
+
+        def forward(self) -> dd.Distribution:
+            self.log_prob(torch.tensor(0.0))
+            return super().forward()
+
+    with pytest.raises(FieldError, match=r"Circle\.forward: expected .*super\(\)\.forward\(\)"):
+        Circle().log_prob(torch.tensor(0.0))
