@@ -144,12 +144,13 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
 
 
 def _as_rate(lr: Any) -> Any:
+    number: Any = lr
     is_number = isinstance(lr, Real) and not isinstance(lr, bool)
     is_scalar = isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_meta
-    if not (is_number or is_scalar) or not (math.isfinite(lr) and lr > 0):
+    if not (is_number or is_scalar) or not (math.isfinite(number) and number > 0):
         expected = "a positive, finite number"
         raise ConstraintError("fit(lr=)", expected, shorten(lr), code="wrong-argument")
-    return float(lr)
+    return float(number)
 
 
 def _takes_rate(optimizer: Any) -> bool:
@@ -238,8 +239,9 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     Raises:
         DeclarationError: if one is not callable, or takes other arguments.
     """
-    is_one = callable(callbacks) or not isinstance(callbacks, Iterable)
-    several = (callbacks,) if is_one else tuple(callbacks)
+    if callable(callbacks) or not isinstance(callbacks, Iterable):
+        callbacks = (callbacks,)
+    several: tuple[Any, ...] = tuple(callbacks)
     for callback in several:
         if not callable(callback) or not _takes_step(callback):
             expected = "callables of (step, loss, module)"
