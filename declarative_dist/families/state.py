@@ -85,14 +85,13 @@ class DeclaredState(AtomicState):
                     f"one saved under {saved[name]}",
                     self._way_over(name),
                 )
-        for field in self.__declaration__.fields.values():
-            tensor = state_dict.get(f"{prefix}{field.stored_name}")
-            if isinstance(tensor, Tensor):
-                field.check_stored(self, tensor)
-        vars(self)["_is_loading"] = True
-        try:
+        with restoring(self, recurse=False):
+            for field in self.__declaration__.fields.values():
+                tensor = state_dict.get(f"{prefix}{field.stored_name}")
+                if isinstance(tensor, Tensor):
+                    field.check_stored(self, tensor)
+            vars(self)["_is_loading"] = True
             super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
-        finally:
             del vars(self)["_is_loading"]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -288,7 +288,7 @@ class Field(ABC):
     """Under which name a state holds the field's tensor."""
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        """Refuse what a state holds for the field, before anything is loaded."""
+        """Refuse what a state holds for the field before anything is loaded."""
         return
 
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
