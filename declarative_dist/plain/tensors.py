@@ -73,15 +73,18 @@ def _as_exact_tensor(value: Any) -> Tensor:
     elif isinstance(value, Complex):
         raise ValueError("a complex number")
     elif hasattr(value, "__array__"):
-        array = value.__array__()
-        # Torch takes no array that runs backwards or has the byte order of another machine.
-        array = array.astype(array.dtype.newbyteorder("="), order="C")
-        tensor = torch.as_tensor(array, device="cpu")
+        tensor = torch.as_tensor(_copy_array(value), device="cpu")
     else:
         raise TypeError(f"no number: {type(value).__name__}")
     if tensor.is_complex() or tensor.layout is not torch.strided or tensor.is_nested:
         raise ValueError("complex numbers" if tensor.is_complex() else "a sparse tensor")
     return tensor
+
+
+def _copy_array(value: Any) -> Any:
+    """An array that torch takes: none that runs backwards, is read-only, or of another machine."""
+    array = value.__array__()
+    return array.astype(array.dtype.newbyteorder("="), order="C")
 
 
 def _as_python_number(value: Real) -> int | float:
