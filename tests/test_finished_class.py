@@ -206,11 +206,16 @@ def test_a_base_must_name_its_arguments() -> None:
         def __init__(self, loc, scale, /, validate_args=None):
             super().__init__(loc, scale, validate_args)
 
-    for kind in (Passing, Positional):
+    class Open(dd.Normal):
+        def __init__(self, **keywords):
+            super().__init__(**{"loc": 0.0, "scale": 1.0, **keywords})
+
+    for kind in (Passing, Positional, Open):
         with pytest.raises(DeclarationError, match="named arguments"):
             type(Variational)("Family", (Variational,), {"base": kind})
+        plain = kind() if kind is Open else kind(torch.zeros(2), torch.ones(2))
         with pytest.raises(DeclarationError, match=kind.__name__):
-            learnable(kind(torch.zeros(2), torch.ones(2)))
+            learnable(plain)
 
 
 def test_integers_of_numpy_are_sizes() -> None:

@@ -190,7 +190,8 @@ def _as_field(
         _check_items(subject, items, name in sequences)
         return Nested(items, is_list=True).with_name(name)
     if is_nestable(value):
-        return Nested([value]).with_name(name)
+        template: Any = value
+        return Nested([template]).with_name(name)
     if isinstance(value, Tensor) or (
         name in numbers and isinstance(value, (int, float, list, tuple))
     ):

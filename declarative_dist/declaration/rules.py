@@ -15,7 +15,7 @@ from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import describe_kind
 from declarative_dist.fields.owner import Owner
-from declarative_dist.plain.arguments import Argument, alternatives, takes_positions
+from declarative_dist.plain.arguments import Argument, alternatives, hides_arguments
 from declarative_dist.words import is_one_edit_from
 
 SETTINGS = ("base", "event_dim", "validate_args")
@@ -36,7 +36,7 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
             f"{base.__name__}",
             code="no-base",
         )
-    if isinstance(base, type) and takes_positions(base):
+    if isinstance(base, type) and hides_arguments(base):
         raise DeclarationError(
             f"{owner}.base",
             "a base whose arguments have names",

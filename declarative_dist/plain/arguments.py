@@ -149,19 +149,25 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
     }
 
 
-def takes_positions(base: type) -> bool:
-    """Whether a constructor takes values by position only, as `*args` or in front of a `/`.
+def hides_arguments(base: type) -> bool:
+    """Whether a constructor takes values without names: `*args`, behind a `/`, or as `**kwargs`.
 
     Example:
         >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.arguments import takes_positions
-        >>> takes_positions(dd.Normal)
+        >>> from declarative_dist.plain.arguments import hides_arguments
+        >>> hides_arguments(dd.Normal)
         False
     """
     code = getattr(inspect.unwrap(base.__init__), "__code__", None)  # type: ignore[misc]
     if code is None:
         return False
-    return bool(code.co_flags & inspect.CO_VARARGS) or code.co_posonlyargcount > 1
+    named = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    is_open = bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    return (
+        bool(code.co_flags & inspect.CO_VARARGS)
+        or code.co_posonlyargcount > 1
+        or (is_open and set(named) <= {"validate_args"})
+    )
 
 
 def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
