@@ -256,9 +256,9 @@ def as_constraint(constraint: object, subject: str = "as_constraint") -> Constra
         _check_support(constraint, subject)
         return constraint
     if isinstance(constraint, type) and issubclass(constraint, Constraint):
-        return _constructed(constraint, subject)
+        return _construct(constraint, subject)
     if isinstance(constraint, constraints.Constraint):
-        return _translated(constraint, subject)
+        return _translate(constraint, subject)
     if isinstance(constraint, Transform):
         return FromTransform(constraint)
     if isinstance(constraint, nn.Module) and hasattr(constraint, "right_inverse"):
@@ -286,7 +286,7 @@ def _check_support(constraint: Constraint, subject: str) -> None:
         )
 
 
-def _constructed(constraint: type[Constraint], subject: str) -> Constraint:
+def _construct(constraint: type[Constraint], subject: str) -> Constraint:
     required = [
         name
         for name, parameter in inspect.signature(constraint).parameters.items()
@@ -305,7 +305,7 @@ def _constructed(constraint: type[Constraint], subject: str) -> Constraint:
     return constraint()
 
 
-def _translated(constraint: constraints.Constraint, subject: str) -> Constraint:
+def _translate(constraint: constraints.Constraint, subject: str) -> Constraint:
     factory = next((_FACTORIES[k] for k in type(constraint).__mro__ if k in _FACTORIES), None)
     if factory is None:
         known = sorted(kind.__name__.strip("_") for kind in _FACTORIES)

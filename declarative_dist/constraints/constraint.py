@@ -242,7 +242,7 @@ class Constraint(nn.Module, ABC):
         shape = raw.shape[: raw.ndim - self.raw_event_dim]
         return torch.zeros(shape, dtype=torch.bool, device=raw.device)
 
-    def unguarded(self) -> Constraint:
+    def without_guard(self) -> Constraint:
         """The same set without a guard band: all that the dtype holds."""
         return self
 
@@ -262,7 +262,7 @@ class Constraint(nn.Module, ABC):
         """
         if self.resolved(others or {}).contains(value).all():
             return self
-        wide = self.unguarded()
+        wide = self.without_guard()
         return wide if wide.resolved(others or {}).contains(value).all() else self
 
     @final

@@ -78,7 +78,7 @@ class Real(Scalar):
     def default(self, shape: torch.Size) -> Tensor:
         return torch.zeros(shape)
 
-    def unguarded(self) -> Real:
+    def without_guard(self) -> Real:
         return Real()
 
     def describe(self) -> str:
@@ -197,7 +197,7 @@ class Guarded(GreaterThan):
         constraint._set_band(band)
         return constraint
 
-    def unguarded(self) -> Self:
+    def without_guard(self) -> Self:
         constraint = copy.copy(self)
         constraint.guard = False
         constraint._set_band(WIDEST)
@@ -325,7 +325,7 @@ class Negative(LessThan):
         self.guard = guard
         self.limits = {dtype: (-high, -low) for dtype, (low, high) in band.items()}
 
-    def unguarded(self) -> Negative:
+    def without_guard(self) -> Negative:
         return Negative(guard=False)
 
     def default(self, shape: torch.Size) -> Tensor:

@@ -164,7 +164,7 @@ class NoiseFloor(_FarAbove):
         share = factor.shape[-2] * torch.finfo(factor.dtype).eps
         return self.with_bounds({"low": factor.square().sum(-1) * share + GUARD[factor.dtype][0]})
 
-    def unguarded(self) -> Positive:
+    def without_guard(self) -> Positive:
         return Positive(guard=False)
 
 
@@ -179,5 +179,5 @@ class WiderThan(_FarAbove):
         low = values[self.low]
         return self.with_bounds({"low": low + GUARD[low.dtype][0]})
 
-    def unguarded(self) -> GreaterThan:
+    def without_guard(self) -> GreaterThan:
         return GreaterThan(self.low)

@@ -66,7 +66,7 @@ class Packed(Constraint):
     def default(self, shape: torch.Size) -> Tensor:
         return torch.eye(self._size_of(shape)).expand(shape)
 
-    def unguarded(self) -> Self:
+    def without_guard(self) -> Self:
         constraint = copy.copy(self)
         constraint.guard, constraint.band = False, band_of(False, "")
         return constraint
@@ -160,7 +160,7 @@ class LowerCholesky(Packed):
         at_share = diagonal <= self._share(value) if self.conditioned else diagonal <= low
         return ((diagonal <= low) | (diagonal >= high) | at_share).any(-1)
 
-    def unguarded(self) -> LowerCholesky:
+    def without_guard(self) -> LowerCholesky:
         return LowerCholesky(guard=False)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
@@ -342,8 +342,8 @@ def _split(raw: Tensor) -> tuple[Tensor, Tensor]:
 def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
     """Unpack a triangle: its diagonal, and what is below it, row by row."""
     size = diagonal.shape[-1]
-    is_small = size <= LARGEST_KEPT and not is_traced(below)
-    places = (_kept_places if is_small else _places)(size, below.device)
+    is_small = size <= LARGEST_STORED and not is_traced(below)
+    places = (_stored_places if is_small else _places)(size, below.device)
     flat = below.new_zeros(*below.shape[:-1], size * size)
     fill = flat.index_add_ if is_mapped() else flat.index_copy_  # vmap copies one by one
     fill(-1, places, torch.cat([diagonal, below], -1))
@@ -351,8 +351,8 @@ def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
     return matrix
 
 
-LARGEST_KEPT = 128
-"""Up to this size the places of a triangle are kept from call to call: at most 64 KiB a size."""
+LARGEST_STORED = 128
+"""Up to this size the places of a triangle are stored between calls: at most 64 KiB a size."""
 
 
 def _places(size: int, device: torch.device) -> Tensor:
@@ -363,7 +363,7 @@ def _places(size: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _kept_places(size: int, device: torch.device) -> Tensor:
+def _stored_places(size: int, device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):  # a gradient may be asked for the next time
         return _places(size, device)
 

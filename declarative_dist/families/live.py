@@ -279,7 +279,7 @@ def _wide_constraints(base: Any, kinds: Kinds, fixed: Names) -> dict[str, Constr
         return {}
     fields = make_live_class(base, narrow, fixed).__declaration__.fields
     marked = (name for name, kind in kinds if kind.startswith(WIDE))
-    return {name: fields[name].constraint.unguarded() for name in marked}
+    return {name: fields[name].constraint.without_guard() for name in marked}
 
 
 def _field_of(kind: str, field: Any) -> Any:

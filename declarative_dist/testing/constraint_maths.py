@@ -44,7 +44,7 @@ def words(trial: ConstraintTrial) -> None:
 
 def shapes(trial: ConstraintTrial) -> None:
     """Raw shapes and value shapes that fit each other."""
-    constraint = trial.built()
+    constraint = trial.build()
     event = trial.shape[len(trial.shape) - constraint.event_dim :]
     if not trial.is_elementwise and len(constraint.raw_shape(event)) != constraint.raw_event_dim:
         raise trial.broken(
@@ -91,7 +91,7 @@ def _expect_shape(
 
 def pure(trial: ConstraintTrial) -> None:
     """The same value for the same raw number, which stays as it is."""
-    constraint, raw = trial.built(), trial.moderate()
+    constraint, raw = trial.build(), trial.moderate()
     before = raw.clone()
     once, twice = constraint(raw), constraint(raw)
     if not torch.equal(raw, before):
@@ -103,7 +103,7 @@ def pure(trial: ConstraintTrial) -> None:
 def inside(trial: ConstraintTrial) -> None:
     """A value strictly inside for every finite raw number."""
     for dtype in trial.dtypes:
-        constraint, raw = trial.built(dtype), trial.extreme(dtype)
+        constraint, raw = trial.build(dtype), trial.extreme(dtype)
         value = constraint(raw)
         if value.dtype != dtype:
             fix = "Compute in the dtype of the raw number: no torch.tensor(...) without dtype=."
@@ -115,7 +115,7 @@ def inside(trial: ConstraintTrial) -> None:
         is_in = constraint.contains(value) & _within_ends(constraint, value)
         trial.demand(is_in, "forward", expected, raw, value, _way_inside(trial, is_in, raw))
     for dtype in trial.wide:
-        constraint, raw = trial.built(dtype), trial.moderate(dtype)
+        constraint, raw = trial.build(dtype), trial.moderate(dtype)
         value = constraint(raw)
         expected = f"values that its support {constraint.support} accepts"
         fix = "Name the support that the map lands in."
@@ -155,7 +155,7 @@ def _within_ends(constraint: Constraint, value: Tensor) -> Tensor:
 def gradient(trial: ConstraintTrial) -> None:
     """A finite gradient for every finite raw number."""
     for dtype in trial.dtypes:
-        constraint, raw = trial.built(dtype), trial.extreme(dtype)
+        constraint, raw = trial.build(dtype), trial.extreme(dtype)
         found = _gradient_of(trial, constraint, raw)
         finite = found.isfinite()
         if constraint.raw_event_dim:
@@ -167,7 +167,7 @@ def gradient(trial: ConstraintTrial) -> None:
 
 def alive(trial: ConstraintTrial) -> None:
     """An effect of every raw number."""
-    found = _gradient_of(trial, trial.built(), trial.moderate())
+    found = _gradient_of(trial, trial.build(), trial.moderate())
     dead = (found == 0).all(0)
     if dead.any():
         first = dead.nonzero()[0].tolist()
@@ -193,7 +193,7 @@ def _gradient_of(trial: ConstraintTrial, constraint: Constraint, raw: Tensor) ->
 def refusal(trial: ConstraintTrial) -> None:
     """Values refused that are not finite, or at an end of the support."""
     for dtype in trial.dtypes:
-        constraint = trial.built(dtype)
+        constraint = trial.build(dtype)
         value = constraint(trial.moderate(dtype, count=2)).detach()
         bad = {"nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf}
         for end in ENDS:
@@ -216,7 +216,7 @@ def refusal(trial: ConstraintTrial) -> None:
 def round_trip(trial: ConstraintTrial) -> None:
     """Values and raw numbers that come back."""
     for dtype in trial.dtypes if trial.is_elementwise else trial.wide:
-        constraint = trial.built(dtype)
+        constraint = trial.build(dtype)
         for spread in (0.1, 1.0, 4.0):
             value = constraint(trial.moderate(dtype, spread=spread)).detach()
             raw = constraint.inverse(value)
@@ -226,7 +226,7 @@ def round_trip(trial: ConstraintTrial) -> None:
             error = (again.double() - value.double()).abs()
             allowed = trial.round_trip * _allowed(constraint, value, raw)
             _expect_return(trial, constraint, value, raw, again, error <= allowed)
-    raw, constraint = trial.moderate(), trial.built()
+    raw, constraint = trial.moderate(), trial.build()
     value = constraint(raw)
     try:
         constraint.log_abs_det_jacobian(raw, value)
@@ -295,7 +295,7 @@ def default(trial: ConstraintTrial) -> None:
 
 def jacobian(trial: ConstraintTrial) -> None:
     """The log of the volume change that autograd finds."""
-    constraint = trial.built()
+    constraint = trial.build()
     for raw in trial.moderate(count=6):
         value = constraint(raw)
         try:

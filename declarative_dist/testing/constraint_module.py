@@ -23,7 +23,7 @@ def state(trial: ConstraintTrial) -> None:
     """Tensors that move with it, and shapes on the meta device."""
     fix = "Write self.register_buffer({name!r}, ...) in __init__."
     trial.check_registered(trial.constraint, "constraint", fix)
-    moved = trial.built().to("meta")
+    moved = trial.build().to("meta")
     value = moved(torch.empty(2, *trial.raw_shape, device="meta", dtype=torch.float64))
     if not value.is_meta or value.shape != (2, *trial.shape):
         expected = f"a meta tensor of shape {(2, *trial.shape)} for a meta tensor"
@@ -32,7 +32,7 @@ def state(trial: ConstraintTrial) -> None:
 
 def copies(trial: ConstraintTrial) -> None:
     """The same map from copy.deepcopy and pickle."""
-    constraint, raw = trial.built(), trial.moderate()
+    constraint, raw = trial.build(), trial.moderate()
     _expect_same(trial, "copy.deepcopy", copy.deepcopy(constraint)(raw), constraint(raw))
     again = trial.unpickle(constraint, "constraint")
     _expect_same(trial, "pickle", again(raw), constraint(raw))
@@ -46,7 +46,7 @@ def _expect_same(trial: ConstraintTrial, through: str, got: Tensor, wanted: Tens
 
 def transform(trial: ConstraintTrial) -> None:
     """The same map as a torch.distributions.Transform."""
-    constraint = trial.built()
+    constraint = trial.build()
     raw = trial.moderate()
     found: Any = constraint.as_transform()
     value = found(raw)
@@ -65,7 +65,7 @@ def transform(trial: ConstraintTrial) -> None:
 
 def parametrization(trial: ConstraintTrial) -> None:
     """A parametrization for torch.nn.utils.parametrize."""
-    constraint = trial.built()
+    constraint = trial.build()
     module: Any = nn.Module()
     start = constraint(trial.moderate(count=1)[0]).detach()
     module.register_parameter("weight", nn.Parameter(start.clone()))
@@ -85,7 +85,7 @@ def _expect_close(trial: ConstraintTrial, what: str, got: Tensor, wanted: Tensor
 
 def vmap(trial: ConstraintTrial) -> None:
     """The same values under torch.func.vmap and torch.func.grad."""
-    constraint, raw = trial.built(), trial.moderate()
+    constraint, raw = trial.build(), trial.moderate()
     mapped, value = torch.func.vmap(constraint)(raw), constraint(raw)
     if not is_close(mapped, value, 1e-9):
         raise trial.broken("forward", f"{show(value[0])} under vmap too", show(mapped[0]))
@@ -104,7 +104,7 @@ def vmap(trial: ConstraintTrial) -> None:
 def compiled(trial: ConstraintTrial) -> None:
     """The same values from torch.compile(fullgraph=True)."""
     dtype = torch.float32 if torch.float32 in trial.dtypes else trial.dtypes[0]
-    constraint = trial.built(dtype)
+    constraint = trial.build(dtype)
     ordinary = trial.moderate(dtype)
     raw = torch.cat([ordinary, trial.extreme(dtype)])
     with compiling():

@@ -45,7 +45,7 @@ class ConstraintTrial(Trial):
         """The dtypes in which matrices and sums can be judged."""
         return tuple(dtype for dtype in self.dtypes if torch.finfo(dtype).bits >= 32)
 
-    def built(self, dtype: torch.dtype = torch.float64) -> Constraint:
+    def build(self, dtype: torch.dtype = torch.float64) -> Constraint:
         """A copy in a dtype, on the CPU."""
         return copy.deepcopy(self.constraint).to("cpu", dtype)
 
