@@ -429,23 +429,6 @@ def test_a_buffer_is_checked_when_it_is_not_an_argument():
 # --- moved, saved, carried over -------------------------------------------------------------
 
 
-def test_constants_are_moved():
-    q = Heavy()
-    q.to(torch.float64)
-    assert q.df.dtype == torch.float64
-    assert q.rsample().dtype == torch.float64
-    q.to("meta")
-    assert q.df.is_meta
-
-
-def test_constants_are_saved_and_loaded(tmp_path):
-    q = Heavy(df=9, loc=2.0)
-    torch.save(q.state_dict(), tmp_path / "state.pt")
-    other = Heavy()
-    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert (other().df.item(), other.loc.item()) == (9.0, 2.0)
-
-
 def test_state_saved_with_another_count_is_refused(tmp_path):
     torch.save(Count(total_count=5).state_dict(), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -484,14 +467,6 @@ def test_copies_have_their_own_constants():
     counted = copy.deepcopy(Count())
     counted.total_count = 3
     assert Count().total_count == 10
-
-
-def test_constants_on_the_meta_device():
-    q = Heavy(device="meta", df=9)
-    assert q.df.is_meta
-    q.to_empty(device="cpu")
-    q.reset_parameters()
-    assert q.df.item() == 9.0
 
 
 # --- validation -----------------------------------------------------------------------------

@@ -134,6 +134,12 @@ class FlatSites(FlatMap):
         self.register_buffer("_start", zeros, persistent=False)
         self.register_buffer("_spread", torch.ones_like(zeros), persistent=False)
         self._begin(posterior)
+        self._filled = {name: buffer.clone() for name, buffer in self.named_buffers()}
+
+    def restart(self) -> None:
+        for name, buffer in self.named_buffers():
+            if not self._filled[name].is_meta:
+                buffer.copy_(self._filled[name])
 
     def _begin(self, posterior: Any) -> None:
         """Find units, and the middle and the spread of draws from the prior as vectors."""
