@@ -42,7 +42,9 @@ def find_parameters(module: Any, name: str, path: str = "") -> list[nn.Parameter
         )
     if rest:
         return find_parameters(inner, rest, subject)
-    return known[head]() if head in known else list(inner.parameters())
+    if head in known:
+        return known[head]()
+    return [] if inner is None else list(inner.parameters())
 
 
 def _trainable_in(module: Any) -> dict[str, Callable[[], list[nn.Parameter]]]:
