@@ -145,3 +145,19 @@ def test_a_forward_that_calls_itself() -> None:
 
     with pytest.raises(FieldError, match=r"Circle\.forward: expected .*super\(\)\.forward\(\)"):
         Circle().log_prob(torch.tensor(0.0))
+
+
+def test_an_error_about_sizes_shows_the_shapes() -> None:
+    class Clash(Variational):
+        base = dd.Normal
+        loc = Param(torch.zeros(3))
+        width = Param(torch.ones(2), Positive())
+
+        @derived
+        def scale(self, loc: Tensor, width: Tensor) -> Tensor:
+            return loc.exp() + width
+
+    with pytest.raises(
+        ConstraintError, match=r"Clash\.scale: .*\(3,\).*\(2,\).*mu\[\.\.\., None\]"
+    ):
+        Clash()

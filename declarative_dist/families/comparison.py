@@ -111,11 +111,12 @@ def _compare(
                 continue  # nothing in it comes from what is tried
             return Difference(name, shorten(single), shorten(value), is_number=True)
         if value.shape != torch.Size((*lead, *single.shape)):
-            return Difference(name, *(f"shape {tuple(v.shape)}" for v in (single, value)))
+            alone, together = (f"shape {tuple(v.shape)}" for v in (single, value))
+            return Difference(name, alone, together)
         batched.add(name)
         if not _agree(value[(place,) * rank], single):
-            shown = (shorten(v) for v in (single, value[(place,) * rank]))
-            return Difference(name, *shown, is_number=True)
+            together = shorten(value[(place,) * rank])
+            return Difference(name, shorten(single), together, is_number=True)
     return None
 
 

@@ -109,7 +109,7 @@ class Trial:
         if hasattr(type(copy), "__predicts__"):
             seen["base"] = self._score("base", copy.at_start(), index)
         elif isinstance(copy, Distribution):
-            seen["base"] = self._score("base", copy.forward(), index)
+            seen["base"] = self._score("base", copy(), index)
         elif getattr(copy, "__joint__", False):
             seen.update(self._score_sites(copy.forward(), index))
         return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Generic, overload
 
 from torch import nn
@@ -10,7 +11,7 @@ from typing_extensions import Self, TypeVar
 
 from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.field import current_value
-from declarative_dist.fields.method import MethodField
+from declarative_dist.fields.method import MethodField, call_method
 from declarative_dist.fields.owner import Owner
 
 T = TypeVar("T")
@@ -37,8 +38,7 @@ class Derived(MethodField, Generic[T]):
         paddings = module.__dict__["_paddings"]
         if paddings:
             line_up_all(arguments, paddings.get(self.name, ()))
-        value: T = self.function(module, **arguments)
-        return value
+        return call_method(partial(self.function, module), arguments, self.subject(module))
 
     def advice(self, module: nn.Module) -> str:
         return f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead."

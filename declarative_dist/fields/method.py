@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Never
 
-from declarative_dist.errors import DeclarationError, FieldError
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, first_line
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sizes import Blueprint
+
+T = TypeVar("T")
 
 
 def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
@@ -45,6 +47,34 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
             code="not-a-field",
         )
     return tuple(p.name for p in parameters[1:] if p.default is p.empty)
+
+
+def call_method(method: Callable[..., T], arguments: Mapping[str, Any], subject: str) -> T:
+    """What a method of a class body makes of values.
+
+    Args:
+        method: the method, bound to its instance.
+        arguments: the values by name.
+        subject: whom an error is about.
+
+    Raises:
+        ConstraintError: in place of torch's error about sizes, with the shapes that came.
+    """
+    try:
+        return method(**arguments)
+    except (RuntimeError, IndexError) as error:
+        if type(error) not in (RuntimeError, IndexError):
+            raise  # those of linear algebra, of compilers and of memory say more
+        shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}
+        raise ConstraintError(
+            subject,
+            "a method that takes values with copies, contexts or draws in front of their own "
+            "dimensions",
+            f"{type(error).__name__} for {shapes}: {first_line(error)}",
+            "Index from the right, as in mu[..., None], and sum, sort and index over the "
+            "dimensions of one event only, as in .sum(-1).",
+            code="wrong-shape",
+        ) from error
 
 
 class MethodField(Field):
