@@ -163,7 +163,7 @@ def _is_defined_in(klass: type, name: str, value: object) -> bool:
 
 
 def _body_of(klass: type) -> Mapping[str, Any]:
-    """What the body of a class says, before fields were specialised; that of a mixin too."""
+    """What the body of a class or a mixin says, before fields are specialised."""
     body: Mapping[str, Any] | None = vars(klass).get("__declared__")
     return copy_body(klass.__name__, vars(klass)) if body is None else body
 

@@ -83,7 +83,7 @@ def check_setting(instance: nn.Module, name: str) -> None:
             code="no-assignment",
         )
     if name in _members_of(type(instance)):
-        raise _ignored(type(instance), name, "one on an instance")
+        raise _ignored_error(type(instance), name, "one on an instance")
 
 
 def check_spelling(instance: nn.Module, name: str, value: object) -> None:
@@ -131,10 +131,10 @@ def check_members(cls: type, fields: Mapping[str, Field]) -> None:
         if not is_framework(owner):
             for name in sorted(own):
                 if vars(owner)[name] is not None:
-                    raise _ignored(cls, name, f"one in the body of {owner.__name__}")
+                    raise _ignored_error(cls, name, f"one in the body of {owner.__name__}")
 
 
-def _ignored(cls: type, name: str, got: str) -> DeclarationError:
+def _ignored_error(cls: type, name: str, got: str) -> DeclarationError:
     kind = getattr(cls, "__builds__", None) or Distribution
     kind = Transform if issubclass(kind, Transform) else Distribution
     return DeclarationError(
@@ -181,7 +181,7 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
             code="name-taken",
         )
     if not is_deleted and name in _members_of(cls) and "__framework__" not in vars(cls):
-        raise _ignored(cls, name, shorten(value))
+        raise _ignored_error(cls, name, shorten(value))
 
 
 def check_namespace(
@@ -226,7 +226,7 @@ def check_namespace(
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue
         if name in reserved and name not in SETTINGS:
-            raise _taken(owner, name)
+            raise _taken_error(owner, name)
         if any(is_one_edit_from(name, argument) for argument in arguments):
             raise DeclarationError(
                 f"{owner}.{name}",
@@ -241,7 +241,7 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
     """Refuse names that the module or the distribution needs, and fields that collide."""
     for name, field in owner.fields.items():
         if name in KEYWORDS or (name in reserved and name not in owner.arguments):
-            raise _taken(owner.kind.__name__, name)
+            raise _taken_error(owner.kind.__name__, name)
         for size in field.shape or ():
             if size in owner.fields or size in KEYWORDS:
                 raise DeclarationError(
@@ -253,7 +253,7 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
                 )
 
 
-def _taken(owner: str, name: str) -> DeclarationError:
+def _taken_error(owner: str, name: str) -> DeclarationError:
     return DeclarationError(
         f"{owner}.{name}",
         "a name that is free",

@@ -296,7 +296,7 @@ class Field(ABC):
         return
 
     def subject(self, module: nn.Module) -> str:
-        """Whom an error is about: `Class.field`."""
+        """What an error about the field names: `Class.field`."""
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:

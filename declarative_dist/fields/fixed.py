@@ -38,7 +38,7 @@ def as_constant(plain: Any, subject: str, fix: str) -> Any:
 
     Args:
         plain: the distribution.
-        subject: whom an error is about.
+        subject: the class and field that an error names.
         fix: what to do in place of a snapshot of parameters.
 
     Raises:

@@ -130,7 +130,7 @@ class Param(Constrained):
         if self.prior is None:
             return
         subject = owner.subject(self.name)
-        predicted = next((f for f in _needed(self, owner) if f.is_predicted), None)
+        predicted = next((f for f in _needed_fields(self, owner) if f.is_predicted), None)
         if predicted is not None:
             raise DeclarationError(
                 subject,
@@ -389,8 +389,8 @@ def _summed(density: Tensor, lead: int) -> Tensor:
     return density.flatten(lead).sum(-1) if density.ndim > lead else density
 
 
-def _needed(field: Field, owner: Owner) -> Iterator[Field]:
+def _needed_fields(field: Field, owner: Owner) -> Iterator[Field]:
     """All fields that one is computed from."""
     for name in field.needs:
         yield owner.fields[name]
-        yield from _needed(owner.fields[name], owner)
+        yield from _needed_fields(owner.fields[name], owner)

@@ -178,7 +178,7 @@ class Nested(Field):
         if value is None:
             return None
         templates = self.templates or []
-        given = self._checked(value, templates, subject)
+        given = self._check_items(value, templates, subject)
         has_values = any(isinstance(item, Mapping) for item in given)
         if has_values and len(given) != len(templates):
             raise DeclarationError(
@@ -190,7 +190,7 @@ class Nested(Field):
             )
         return given
 
-    def _checked(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
+    def _check_items(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
         """What was given for each part, refused if it cannot be one."""
         items = _as_items(value, len(now), subject) if self.is_list else [value]
         parts = chain(now, repeat(None))
@@ -255,7 +255,7 @@ class Nested(Field):
         subject = self.subject(module)
         held: Any = module._modules.get(self.name)
         now = [] if held is None else list(held) if self.is_list else [held]
-        given = self._checked(value, now, subject)
+        given = self._check_items(value, now, subject)
         where = self._subjects(subject)
         if not any(isinstance(item, Mapping) for item in given):
             if self.is_list and isinstance(value, nn.ModuleList):

@@ -33,7 +33,7 @@ def as_prior(prior: Any, subject: str) -> Any:
 
     Args:
         prior: a plain distribution, a declared family or an instance of one.
-        subject: whom an error is about.
+        subject: the class and field that an error names.
 
     Raises:
         DeclarationError: if it is no distribution, or a plain one with parameters in it.
@@ -118,7 +118,7 @@ def check_fits(
     Args:
         prior: the module that holds it.
         shape: the shape of the parameter, of one copy.
-        subject: whom an error is about.
+        subject: the class and field that an error names.
         copies: the independent copies of the parameter.
         error: the kind of error to raise.
 

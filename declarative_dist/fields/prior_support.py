@@ -47,7 +47,7 @@ def check_support(
     Args:
         prior: the module that holds it.
         constraint: that of the parameter, without names in it.
-        subject: whom an error is about.
+        subject: the class and field that an error names.
         error: the kind of error to raise.
 
     Raises:
