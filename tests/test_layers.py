@@ -55,7 +55,7 @@ ROWS = [
     ["divergence"],
     [
         f"posteriors.{name}"
-        for name in ("curvature", "pushed", "guides", "targets", "matching")
+        for name in ("curvature", "pushed", "guides", "targets")
     ],
     [f"objectives.{name}" for name in ("likelihood", "estimators", "elbo")],
     [

@@ -21,14 +21,14 @@ from declarative_dist.objectives.likelihood import dims_of_one, mean_of_problems
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
-from declarative_dist.posteriors.matching import check_match
 from declarative_dist.posteriors.targets import (
     as_density,
     as_guide,
     as_target,
     check_density,
+    check_match,
     current_of,
-    explained,
+    explain,
     holds_its_data,
     over_draws,
     owner_of,
@@ -82,7 +82,7 @@ class VariationalBound(AtomicState):
         current = self._at_start()
         if current is not None:
             check_match(target, current, self.guide, f"{name}(guide=)")
-            estimator = self._chosen(estimator, current).name
+            estimator = self._choose(estimator, current).name
         self.estimator = estimator
 
     def _at_start(self) -> Any:
@@ -95,7 +95,7 @@ class VariationalBound(AtomicState):
         with torch.no_grad():
             return guide.at_start()
 
-    def _chosen(self, name: str | None, current: Any) -> Pathwise | Score:
+    def _choose(self, name: str | None, current: Any) -> Pathwise | Score:
         """The estimator of a name, or the one that suits a distribution."""
         if name is None and isinstance(current, NormalGuide):
             return ESTIMATORS["stl"]
@@ -126,7 +126,7 @@ class VariationalBound(AtomicState):
         guide = self.guide
         current = current_of(guide, batch) if self._takes_batch else current_of(guide)
         if self.estimator is None or isinstance(current, Distribution):
-            estimator = self._chosen(self.estimator, current)
+            estimator = self._choose(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]
         draws, log_q = estimator.draws(current, guide, self.num_samples)
@@ -142,7 +142,8 @@ class VariationalBound(AtomicState):
         """How many of the last dimensions of densities belong to problems of their own."""
         if not self._takes_batch:
             return log_q.ndim - 1
-        return max(self._dims - (draws.ndim - log_q.ndim), 0)
+        event_dim: int = draws.ndim - log_q.ndim
+        return max(self._dims - event_dim, 0)
 
     def _density(self, batch: tuple[Any, ...], log_q: Tensor) -> Callable[[Any], Tensor]:
         """The target as a function of draws, found to have the shape of the guide's density."""
@@ -158,7 +159,7 @@ class VariationalBound(AtomicState):
             try:
                 log_p = target(draws, *batch)
             except ValueError as error:
-                raise explained(error, name) from error
+                raise explain(error, name) from error
             check_density(log_p, log_q, self.vectorize, name)
             return log_p
 

@@ -1,4 +1,4 @@
-"""What an objective may be given: targets with a log density, and guides to draw from."""
+"""What an objective may be given: targets with a log density, guides to draw from, and pairs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
     ExplainedError,
     FieldError,
+    did_you_mean,
     first_line,
     shorten,
 )
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.probe import evaluating
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.fixed import as_constant
 from declarative_dist.fields.kinds import lacks_forward
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
+from declarative_dist.plain.supports import lies_within, support_of
+from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.randomness import same_random_numbers
 
 _TARGETS = "a distribution, a joint, a module, or a function of (sample, *batch)"
 _LIVE = (
@@ -51,7 +56,7 @@ def as_target(log_joint: Any, subject: str) -> Any:
             subject, _TARGETS, f"the class {log_joint.__name__}", fix, code="class-not-instance"
         )
     if isinstance(log_joint, JointDistribution):
-        raise _snapshot(log_joint, _TARGETS, subject)
+        raise _snapshot_error(log_joint, _TARGETS, subject)
     if isinstance(log_joint, Distribution):
         return as_constant(log_joint, subject, _LIVE)
     if lacks_forward(log_joint):
@@ -82,7 +87,7 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
         DeclarationError: if nothing can be drawn from it.
     """
     if isinstance(guide, JointDistribution):
-        raise _snapshot(guide, _GUIDES, subject)
+        raise _snapshot_error(guide, _GUIDES, subject)
     if isinstance(guide, Distribution):
         held: nn.Module = as_constant(guide, subject, _LIVE)
         return held
@@ -95,7 +100,7 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
         fix = "It has no distribution of its own."
     elif isinstance(guide, nn.Module):
         return guide
-    got = f"the class {guide.__name__}" if isinstance(guide, type) else _named(guide)
+    got = f"the class {guide.__name__}" if isinstance(guide, type) else _describe(guide)
     raise DeclarationError(subject, _GUIDES, got, fix, code="not-a-density")
 
 
@@ -165,7 +170,7 @@ def over_draws(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return many
 
 
-def explained(error: ValueError, owner: str) -> ValueError:
+def explain(error: ValueError, owner: str) -> ValueError:
     """What a target that validates its arguments says of the guide's draws, in one line."""
     if isinstance(error, ExplainedError):
         return error
@@ -233,14 +238,14 @@ def check_shapes(
         )
 
 
-def _snapshot(joint: JointDistribution, expected: str, subject: str) -> DeclarationError:
+def _snapshot_error(joint: JointDistribution, expected: str, subject: str) -> DeclarationError:
     fix = f"Pass the {joint.owner} itself, without calling it."
     return DeclarationError(
         subject, expected, f"a snapshot of {joint.owner}", fix, code="captured-parameter"
     )
 
 
-def _named(value: object) -> str:
+def _describe(value: object) -> str:
     return f"a {type(value).__name__}" if isinstance(value, nn.Module) else shorten(value)
 
 
@@ -270,3 +275,98 @@ def check_density(log_p: Any, log_q: Tensor, vectorize: bool, owner: str) -> Non
     raise ConstraintError(
         subject, expected, f"shape {tuple(log_p.shape)}", fix, code="wrong-shape"
     )
+
+
+def check_match(target: Any, current: Any, guide: nn.Module, subject: str) -> None:
+    """Refuse a guide with draws that a target has no density for.
+
+    Args:
+        target: what stands for the target; of functions and other modules nothing is known.
+        current: the guide's distribution.
+        guide: the guide.
+        subject: whom an error is about.
+
+    Raises:
+        ConstraintError: if sites, event shapes or supports differ.
+    """
+    if isinstance(target, Variational):
+        _check_kind(isinstance(current, Distribution), "a tensor", type(guide).__name__, subject)
+        _check_distributions(target(), current, subject)
+    elif isinstance(target, (Joint, Conditioned)):
+        _check_kind(
+            not isinstance(current, Distribution),
+            "a dict of tensors by site",
+            type(guide).__name__,
+            subject,
+        )
+        _check_sites(target, current, guide, subject)
+
+
+def _check_kind(is_right: bool, wanted: str, name: str, subject: str) -> None:
+    if not is_right:
+        other = "a tensor" if "dict" in wanted else "a dict of tensors by site"
+        fix = "Declare the guide as a Joint." if "dict" in wanted else ""
+        raise ConstraintError(
+            subject,
+            f"a guide whose draws are {wanted}",
+            f"{name}, whose are {other}",
+            fix,
+            code="guide-mismatch",
+        )
+
+
+def _check_distributions(target: Distribution, guide: Distribution, subject: str) -> None:
+    if target.event_shape != guide.event_shape:
+        check_shapes(target, guide.batch_shape, guide.event_shape, subject)
+    _check_supports(_support(guide), _support(target), subject)
+
+
+def _check_sites(target: Any, current: Any, guide: nn.Module, subject: str) -> None:
+    try:
+        conditioned = target if isinstance(target, Conditioned) else target.condition()
+        sites = conditioned.one_draw().items()
+        supports = {n: _support(d) for n, (d, _) in sites if n not in conditioned.observed}
+        with torch.no_grad(), same_random_numbers(), evaluating(guide):
+            draws = current.sample()
+    except NotImplementedError:
+        return  # a site without a sampler
+    listed = ", ".join(supports)
+    for wanted, given, expected, got in (
+        (supports, draws, f"every site of the target ({listed})", ", ".join(draws) or "none"),
+        (draws, supports, f"the sites of the target alone ({listed})", "{name} too"),
+    ):
+        for name in wanted:
+            if name not in given:
+                raise ConstraintError(
+                    f"{subject}.{name}",
+                    f"a guide for {expected}",
+                    f"one for {got.format(name=name)}",
+                    did_you_mean(name, given) if given is draws else "Leave it out.",
+                    code="guide-mismatch",
+                )
+    parts = current.sites if isinstance(current, JointDistribution) else {}
+    own = {n: _support(site) for n, site in parts.items() if isinstance(site, Distribution)}
+    if isinstance(guide, NormalGuide):
+        own = guide.supports
+    for name, support in own.items():
+        _check_supports(support, supports[name], f"{subject}.{name}")
+
+
+def _support(distribution: Distribution) -> constraints.Constraint | None:
+    try:
+        support: Any = support_of(distribution)
+    except NotImplementedError:
+        return None
+    return support if isinstance(support, constraints.Constraint) else None
+
+
+def _check_supports(own: Any, wanted: Any, subject: str) -> None:
+    if own is not None and wanted is not None and not lies_within(own, wanted):
+        raise ConstraintError(
+            subject,
+            f"a guide inside the target's support, {wanted}",
+            f"one whose support is {own}",
+            "Choose a family with that support, or transform it: "
+            "torch.distributions.TransformedDistribution.",
+            code="guide-mismatch",
+        )
