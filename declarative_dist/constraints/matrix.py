@@ -88,6 +88,11 @@ class Packed(Constraint):
                 subject, error.expected, error.got, error.fix, code="bad-bounds"
             ) from None
 
+    def advice(self, value: Tensor) -> str:
+        low, high = self._limits(value.dtype)
+        wider = "" if self.guard is False else " guard=False widens this to the dtype's own range."
+        return f"In {value.dtype} numbers are held in [{low:.3g}, {high:.3g}].{wider}"
+
     def extra_repr(self) -> str:
         return "guard=False" if self.guard is False else ""
 
@@ -303,6 +308,9 @@ class CorrCholesky(Packed):
         size = value.shape[-1]
         powers = torch.arange(3, size + 2, dtype=value.dtype, device=value.device)
         return (powers * value.diagonal(dim1=-2, dim2=-1)[..., 1:].log()).sum(-1)
+
+    def advice(self, value: Tensor) -> str:
+        return "Divide each row by its length."
 
     def describe(self) -> str:
         return "lower-triangular matrices with rows of length 1 and a positive diagonal"
