@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.kl import _KL_REGISTRY, register_kl
 
 from declarative_dist.errors import ConstraintError, check_count
-from declarative_dist.families.building import reparametrised
+from declarative_dist.families.building import require_rsample
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.distribution import JointDistribution
@@ -287,7 +287,7 @@ def rsample_and_log_prob(
     """
     if isinstance(distribution, (Variational, Joint, JointDistribution)):
         return distribution.rsample_and_log_prob(sample_shape)
-    reparametrised(distribution, "rsample_and_log_prob")
+    require_rsample(distribution, "rsample_and_log_prob")
     return rsample_and_score(distribution, torch.Size(sample_shape))
 
 

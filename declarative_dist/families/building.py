@@ -19,10 +19,10 @@ from declarative_dist.plain.tracing import is_traced
 T = TypeVar("T")
 
 
-def called(
+def build_by_method(
     method: Callable[..., Any], arguments: Mapping[str, Any], wanted: type[T], subject: str
 ) -> T:
-    """What a method of a class body returns: a plain object, a live one resolved.
+    """Build what a method of a class body returns: a plain object, a live one resolved.
 
     Raises:
         FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
@@ -50,7 +50,7 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
-        distribution = called(method, values, Distribution, subject)
+        distribution = build_by_method(method, values, Distribution, subject)
         if _switch_of(module) is not None:
             distribution._validate_args = _checks(module, values)
     else:
@@ -106,7 +106,7 @@ def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> 
     return Independent(distribution, event_dim - own, validate_args=False)
 
 
-def reparametrised(distribution: Distribution, subject: str) -> Distribution:
+def require_rsample(distribution: Distribution, subject: str) -> Distribution:
     """The distribution, if its samples carry gradients; else an error that says what to use.
 
     Raises:
@@ -121,7 +121,7 @@ def reparametrised(distribution: Distribution, subject: str) -> Distribution:
     return distribution
 
 
-def detached(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def call_detached(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """What calling a module gives when its parameters are detached, and later steps do not reach.
 
     Copies, because an unconstrained parameter is a value itself, and changes in place.

@@ -18,7 +18,7 @@ from declarative_dist.errors import (
     check_count,
     shorten,
 )
-from declarative_dist.families.building import detached, distribution_of
+from declarative_dist.families.building import call_detached, distribution_of
 from declarative_dist.families.clipping import (
     apply_linear,
     clip_gradient,
@@ -332,7 +332,7 @@ class Conditional(Declarative):
         the context, not to parameters. The network runs once more, so with dropout it is another
         draw of the network.
         """
-        snapshot: Distribution = detached(self, *args, **kwargs)
+        snapshot: Distribution = call_detached(self, *args, **kwargs)
         return snapshot
 
     def reset_parameters(self) -> None:

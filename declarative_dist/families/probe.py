@@ -109,7 +109,8 @@ class Trial:
         if hasattr(type(copy), "__predicts__"):
             seen["base"] = self._score("base", copy.at_start(), index)
         elif isinstance(copy, Distribution):
-            seen["base"] = self._score("base", copy(), index)
+            current: Any = copy
+            seen["base"] = self._score("base", current(), index)
         elif getattr(copy, "__joint__", False):
             seen.update(self._score_sites(copy.forward(), index))
         return seen

@@ -89,10 +89,20 @@ class DeclaredState(AtomicState):
             for field in self.__declaration__.fields.values():
                 tensor = state_dict.get(f"{prefix}{field.stored_name}")
                 if isinstance(tensor, Tensor):
+                    tensor = self._without_padding(field.stored_name, tensor)
+                    state_dict[f"{prefix}{field.stored_name}"] = tensor
                     field.check_stored(self, tensor)
             vars(self)["_is_loading"] = True
             super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
             del vars(self)["_is_loading"]
+
+    def _without_padding(self, name: str, tensor: Tensor) -> Tensor:
+        """A saved tensor without the sizes of one that once stood behind independent copies."""
+        held = self._parameters.get(name)
+        if held is None or not vars(self)["_copies"] or tensor.shape == held.shape:
+            return tensor
+        sizes, own = ([n for n in shape if n != 1] for shape in (tensor.shape, held.shape))
+        return tensor.reshape(held.shape) if sizes == own else tensor
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         move = _keep_finite(fn)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch.distributions import IndependentTransform, Transform
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.families.building import called
+from declarative_dist.families.building import build_by_method
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.sharding import check_gathered
@@ -63,7 +63,7 @@ class LearnableTransform(Declarative):
         line_up_all(values, self.__dict__["_paddings"].get("", ()))
         subject = f"{type(self).__name__}.base"
         make: Any = declaration.make or partial(declaration.base, self)
-        transform = called(make, values, Transform, subject)
+        transform = build_by_method(make, values, Transform, subject)
         if declaration.event_dim is None:
             return transform
         missing = declaration.event_dim - transform.domain.event_dim

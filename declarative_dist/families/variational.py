@@ -14,7 +14,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError
-from declarative_dist.families.building import detached, distribution_of, reparametrised
+from declarative_dist.families.building import call_detached, distribution_of, require_rsample
 from declarative_dist.families.copies import NOT_TOGETHER, all_lack
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered
@@ -239,7 +239,7 @@ class Variational(Declarative, Distribution):
             >>> q.detach().log_prob(q.rsample()).requires_grad
             True
         """
-        snapshot: Distribution = detached(self)
+        snapshot: Distribution = call_detached(self)
         return snapshot
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -252,7 +252,7 @@ class Variational(Declarative, Distribution):
         Raises:
             NotImplementedError: if the base has no reparametrised sampler.
         """
-        return reparametrised(self(), type(self).__name__).rsample(sample_shape)
+        return require_rsample(self(), type(self).__name__).rsample(sample_shape)
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
         """Samples and their log densities from one snapshot, exact at the edge of a transform.
@@ -263,7 +263,7 @@ class Variational(Declarative, Distribution):
         Returns:
             Samples, `(*sample, *batch, *event)`, and their log densities, `(*sample, *batch)`.
         """
-        distribution = reparametrised(self(), type(self).__name__)
+        distribution = require_rsample(self(), type(self).__name__)
         return rsample_and_score(distribution, torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class Derived(MethodField, Generic[T]):
         paddings = module.__dict__["_paddings"]
         if paddings:
             line_up_all(arguments, paddings.get(self.name, ()))
-        return call_method(partial(self.function, module), arguments, self.subject(module))
+        method: Callable[..., T] = partial(self.function, module)
+        return call_method(method, arguments, self.subject(module))
 
     def advice(self, module: nn.Module) -> str:
         return f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead."

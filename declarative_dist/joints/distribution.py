@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
-from declarative_dist.families.building import called, reparametrised, with_event_dim
+from declarative_dist.families.building import build_by_method, require_rsample, with_event_dim
 from declarative_dist.latents.named import (
     NamedDistribution,
     Values,
@@ -100,7 +100,7 @@ class JointDistribution(NamedDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Values:
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
-            return reparametrised(distribution, f"{self.owner}.{name}").rsample(shape)
+            return require_rsample(distribution, f"{self.owner}.{name}").rsample(shape)
 
         return {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
 
@@ -109,7 +109,7 @@ class JointDistribution(NamedDistribution):
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
             nonlocal total
-            reparametrised(distribution, f"{self.owner}.{name}")
+            require_rsample(distribution, f"{self.owner}.{name}")
             value, log_prob = rsample_and_score(distribution, shape)
             total = total + log_prob
             return value
@@ -248,7 +248,7 @@ class JointDistribution(NamedDistribution):
         arguments = {n: known[n] if n in known else self._values[n] for n in site.names}
         subject = f"{self.owner}.{name}"
         try:
-            distribution = called(site.method, arguments, Distribution, subject)
+            distribution = build_by_method(site.method, arguments, Distribution, subject)
         except (RuntimeError, ValueError, IndexError) as error:
             if not _is_about_arguments(error):
                 raise

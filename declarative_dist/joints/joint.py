@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch.compiler import is_dynamo_compiling
 
 from declarative_dist.errors import DeclarationError
-from declarative_dist.families.building import detached
+from declarative_dist.families.building import call_detached
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import check_sites
 from declarative_dist.fields.sharding import check_gathered
@@ -127,5 +127,5 @@ class Joint(Declarative, NamedModule):
 
     def detach(self) -> JointDistribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters."""
-        snapshot: JointDistribution = detached(self)
+        snapshot: JointDistribution = call_detached(self)
         return snapshot
