@@ -27,7 +27,7 @@ def find_parameters(module: Any, name: str, path: str = "") -> list[nn.Parameter
     """
     head, _, rest = name.partition(".")
     subject = f"{path or type(module).__name__}.{head}"
-    inner, known = module._modules.get(head), _trainable_in(module)
+    inner, known = module._modules.get(head), _find_trainable(module)
     if inner is None and (rest or head not in known):
         heads = type(module).__declaration__.heads if is_declarative(module) else ()
         is_head = any(field.name == head for field in heads)
@@ -47,7 +47,7 @@ def find_parameters(module: Any, name: str, path: str = "") -> list[nn.Parameter
     return [] if inner is None else list(inner.parameters())
 
 
-def _trainable_in(module: Any) -> dict[str, Callable[[], list[nn.Parameter]]]:
+def _find_trainable(module: Any) -> dict[str, Callable[[], list[nn.Parameter]]]:
     """What can be trained in a module, by name: fields of a declarative one, or what it holds."""
     if is_declarative(module):
         fields = type(module).__declaration__.fields.items()

@@ -23,7 +23,7 @@ from declarative_dist.plain.tracing import is_traced
 
 def find_tensor(module: nn.Module, name: str) -> Tensor | None:
     """The tensor that a module holds under a name, computed if torch has parametrized it."""
-    held = _registered(module, name)
+    held = _own_tensor(module, name)
     if held is not None:
         return held
     parametrized = _property_of(module, name)
@@ -37,7 +37,7 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> N
     Raises:
         FieldError: if the value would not be read again; nothing has changed then.
     """
-    held = _registered(module, name)
+    held = _own_tensor(module, name)
     if held is not None:
         with torch.no_grad():
             held.copy_(spread_like(held, value))
@@ -55,9 +55,9 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> N
         try:
             parametrized.__set__(module, value)
         except Exception as error:  # whatever the parametrization raises
-            raise _lost(subject, name, first_line(error)) from error
+            raise _refusal(subject, name, first_line(error)) from error
         if not _is_same(parametrized.__get__(module), value):
-            raise _lost(subject, name, "another value comes back")
+            raise _refusal(subject, name, "another value comes back")
 
 
 def to_tensor(
@@ -95,7 +95,7 @@ def check_floating(dtype: object, subject: str) -> None:
         )
 
 
-def _registered(module: nn.Module, name: str) -> Tensor | None:
+def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
     parameter = module._parameters.get(name)
     return module._buffers.get(name) if parameter is None else parameter
 
@@ -105,7 +105,7 @@ def _property_of(module: nn.Module, name: str) -> property | None:
     return member if isinstance(member, property) else None
 
 
-def _lost(subject: str, name: str, reason: str) -> FieldError:
+def _refusal(subject: str, name: str, reason: str) -> FieldError:
     return FieldError(
         subject,
         f"a parametrization of {name} whose right_inverse takes the value",
