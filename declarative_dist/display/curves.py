@@ -82,7 +82,7 @@ def reach_of(series: Series) -> tuple[float, float]:
     """The range in which to draw a number: most of its mass, without the far ends of heavy tails.
 
     Raises:
-        DeclarationError: if nothing tells where it is.
+        DeclarationError: if its range is not known.
     """
     low, high = series.ends
     draws = series.draws

@@ -1,4 +1,4 @@
-"""How pictures look: colours and lines that are told apart in print and by the colour-blind."""
+"""How pictures look: colours and lines that you can tell apart in print, colour-blind or not."""
 
 from __future__ import annotations
 

@@ -24,9 +24,8 @@ def plot(q: Any, *, against: Any = None, ax: Any = None) -> Any:
     Densities of numbers are curves, masses bars, and densities over the plane contours that hold
     50, 80 and 95 % of the mass. Of longer events each entry has a picture of its own; of a joint
     or a guide each site. Independent copies are curves in one picture, up to eight. Where a
-    density has no closed form, as that of a site given others, it is a histogram of draws, the
-    same in every call. The range is that of most of the mass, so that a heavy tail does not hide
-    the rest.
+    density has no closed form, such as a site given others, you see a histogram of draws, the same
+    in every call. The range holds most of the mass, so that a heavy tail does not hide the rest.
 
     Of a history it draws the loss of every step and the path of every value: a field of shape `()`
     is one path, of any other shape one for each number, named by its index.

@@ -38,7 +38,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def rows_of(module: nn.Module) -> list[Row]:
-    """All rows of a module, those of its parts behind that of the part."""
+    """All rows of a module; those of a part stand behind the row of the part itself."""
     quiet = copy_module(module)
     for part in quiet.modules():
         vars(part)["training"] = False

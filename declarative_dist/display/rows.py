@@ -34,7 +34,7 @@ class Row:
         parameters: how many numbers are parameters.
         trained: how many of them are trained.
         gradient: the norm of their gradient; None without one.
-        saturated: how many numbers are saturated; None where it can't be told.
+        saturated: how many numbers are saturated; None where that is not known.
         hint: what to do about it, or about numbers that are not finite.
     """
 

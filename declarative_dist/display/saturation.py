@@ -31,7 +31,7 @@ TINY = 1e-6
 """The same as a share of a bounded set whose small values matter."""
 
 LARGEST = 10_000_000
-"""Of how many raw numbers it is told."""
+"""The most raw numbers that are looked at."""
 
 _DIRECTIONS = 3
 
@@ -45,7 +45,7 @@ def count_saturated(constraint: Constraint, raw: Tensor) -> tuple[int, int] | No
 
     Returns:
         Both counts; of a simplex they count its entries, and otherwise raw numbers. None where
-        it can't be told: on the meta device, where torch lacks an operator for the dtype, or of
+        that is not known: on the meta device, where torch lacks an operator for the dtype, or of
         more than ten million numbers.
 
     Example:

@@ -31,7 +31,7 @@ LARGEST = 20_000
 
 @dataclass(frozen=True)
 class Source:
-    """What a picture is of: sites by name, under "" that of a distribution alone.
+    """What a picture is of: sites by name; a distribution alone is the site "".
 
     Args:
         name: what it is called.

@@ -71,7 +71,7 @@ def as_html(title: str, rows: Sequence[Row]) -> str:
 
 
 def hints_of(rows: Sequence[Row]) -> list[str]:
-    """What is told below the table."""
+    """The hints below the table."""
     return [row.hint for row in rows if row.hint]
 
 
