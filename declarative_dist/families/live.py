@@ -265,7 +265,7 @@ def _widen_kinds(base: Any, kinds: Kinds, fixed: Names, given: Mapping[str, Any]
 
     def is_outside(name: str) -> bool:
         value, field = given[name], fields[name]
-        if not isinstance(field, Param) or not isinstance(value, Tensor) or is_traced(value):
+        if not field.is_learned or not isinstance(value, Tensor) or is_traced(value):
             return False
         return field.constraint.widen_to(value, given) is not field.constraint
 

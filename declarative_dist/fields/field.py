@@ -197,6 +197,9 @@ class Field(ABC):
     states_range = True
     """Whether the class body says which values it may take, or leaves that to the base."""
 
+    is_learned = False
+    """Whether an instance learns it, through unconstrained numbers."""
+
     is_computed = False
     """Whether it is computed from other fields, so that nothing constrains its value."""
 

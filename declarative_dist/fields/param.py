@@ -73,6 +73,7 @@ class Param(Constrained):
     """
 
     holds_value = True
+    is_learned = True
 
     def __init__(
         self,

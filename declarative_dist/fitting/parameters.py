@@ -52,7 +52,7 @@ def _params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     """The `Param`s of all declarative modules in an objective, with the path of their module."""
     for path, module in walk(objective):
         for field in module.__declaration__.fields.values():
-            if isinstance(field, Param):
+            if field.is_learned:
                 yield path, module, field
 
 

@@ -142,7 +142,7 @@ def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     """All parameters: path of the part, the part, the field."""
     for path, part in walk(latents, priors=False):
         for field in part.__declaration__.order:
-            if isinstance(field, Param):
+            if field.is_learned:
                 yield path, part, field
 
 
