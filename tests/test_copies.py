@@ -15,10 +15,12 @@ import torch.distributions as dd
 from torch import Tensor, nn
 
 from declarative_dist import (
+    Conditional,
     ConstraintError,
     Declarative,
     Exp,
     GreaterThan,
+    Head,
     Interval,
     Joint,
     LearnableTransform,
@@ -333,3 +335,77 @@ def test_a_state_with_sizes_of_one_behind_the_copies_loads() -> None:
     state["raw_df"] = torch.tensor([[[1.0]], [[2.0]]])
     q.load_state_dict(state)
     assert q.raw_df.tolist() == [1.0, 2.0]
+
+
+class Predicted(Conditional):
+    base = dd.Categorical
+    logits = Head(shape=(3,))
+
+
+class Points(Conditional):
+    base = dd.Normal
+    loc = Head(shape=(2, 3))
+    scale = Head()
+
+
+class PredictedMixture(Conditional):
+    base = dd.MixtureSameFamily
+    mixture_distribution = Predicted
+    component_distribution = Points
+
+
+class FreeWeights(Conditional):
+    base = dd.MixtureSameFamily
+    mixture_distribution = Logits
+    component_distribution = Points
+
+
+class PredictedBounds(Conditional):
+    base = dd.Uniform
+    low = Head()
+    middle = Param(torch.ones(2), GreaterThan("low"))
+    high = Head(GreaterThan("middle"), shape=(3, 2))
+
+
+class PredictedRate(Conditional):
+    base = dd.Gamma
+    concentration = Head(shape=(3,))
+    expected = Head(Positive())
+
+    @derived
+    def rate(self, concentration: Tensor, expected: Tensor) -> Tensor:
+        return concentration / expected
+
+
+class Pointwise(Conditional):
+    base = dd.Normal
+    loc = Head()
+    scale = Head()
+
+
+class PredictedShift(Conditional):
+    base = dd.TransformedDistribution
+    base_distribution = Pointwise
+    transforms = (Shift,)
+
+
+CONTEXTUAL = [PredictedMixture, FreeWeights, PredictedBounds, PredictedRate, PredictedShift]
+
+
+@pytest.mark.parametrize("batch", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", CONTEXTUAL)
+def test_contexts_equal_one_after_the_other(
+    kind: type[Conditional], batch: tuple[int, ...]
+) -> None:
+    torch.manual_seed(sum(batch))
+    p = kind(in_features=2)
+    for parameter in p.parameters():
+        nn.init.normal_(parameter)
+    contexts = torch.randn(*batch, 2)
+    together = p(contexts)
+    value = together.sample()
+    for index in itertools.product(*map(range, batch)):
+        alone = p(contexts[index])
+        assert together.batch_shape == torch.Size((*batch, *alone.batch_shape))
+        score = together.log_prob(value)[index]
+        torch.testing.assert_close(score, alone.log_prob(value[index]), rtol=1e-3, atol=1e-3)
