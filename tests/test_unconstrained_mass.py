@@ -19,8 +19,10 @@ def _scalar(make: Callable[[], dd.Distribution]) -> bool:
     return is_continuous and not distribution.event_shape and distribution.batch_shape == (2,)
 
 
+_NO_FLOAT64 = ("GeneralizedPareto",)  # torch scores it in float32 alone
+
 SITES: dict[str, Callable[[], dd.Distribution]] = {
-    **{name: make for name, make in PLAIN.items() if _scalar(make)},
+    **{name: make for name, make in PLAIN.items() if _scalar(make) and name not in _NO_FLOAT64},
     "circle, shifted": lambda: dd.TransformedDistribution(
         dd.VonMises(tensor([0.5, 3.0]), tensor([1.0, 4.0])), dd.AffineTransform(1.0, -2.0)
     ),
@@ -46,28 +48,26 @@ def test_a_density_of_a_site_integrates_to_one(name: str, moves: bool) -> None:
     given = SITES[name]()
 
     class Fixed(Joint):
-        @site
-        def x(self) -> dd.Distribution:
-            return given
+        x = dd.Independent(given, 1)
 
     class Moving(Joint):
         origin = dd.Normal(tensor(0.0), tensor(1.0))
 
-        @site
+        @site(event_dim=1)
         def x(self, origin: Tensor) -> dd.Distribution:
-            moved = dd.AffineTransform(origin.to(torch.float64), 1.0)
+            moved = dd.AffineTransform(origin[..., None], 1.0)
             return dd.TransformedDistribution(given, moved)
 
-    joint = (Moving if moves else Fixed)(batch_shape=(2,), dtype=torch.float64)
-    observed = {"origin": tensor(0.25)} if moves else {}
-    density = joint.condition(**observed).unconstrained_log_density()
-    t = torch.linspace(-14.0, 14.0, 20_001, dtype=torch.float64)
-    vector = t.sinh()[:, None, None].expand(-1, 2, 1)
-    height = (density(vector) + t.cosh().log()[:, None]).exp()
+    joint = (Moving if moves else Fixed)(dtype=torch.float64)
+    density = joint.condition(**({"origin": 0.25} if moves else {})).unconstrained_log_density()
+    t = torch.linspace(-14.0, 14.0, 801, dtype=torch.float64)
+    t1, t2 = torch.meshgrid(t, t, indexing="ij")
+    log_volume = t1.cosh().log() + t2.cosh().log()
+    height = (density(torch.stack([t1, t2], -1).sinh()) + log_volume).exp()
     # Torch's inverse gamma is NaN at the smallest numbers, where it has no mass.
-    mass = torch.trapezoid(height.nan_to_num(0.0), t, dim=0)
+    mass = torch.trapezoid(torch.trapezoid(height.nan_to_num(0.0), t), t)
     prior = dd.Normal(0.0, 1.0).log_prob(tensor(0.25)).exp() if moves else tensor(1.0)
-    torch.testing.assert_close(mass, prior.double().expand(2), rtol=0.01, atol=0)
+    torch.testing.assert_close(mass, prior.double(), rtol=0.01, atol=0)
 
 
 def test_moving_supports_are_the_same_under_vmap_and_when_compiled() -> None:
