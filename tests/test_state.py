@@ -317,7 +317,7 @@ def test_numbers_keep_all_their_digits_in_every_way_in() -> None:
         np.array(["one"]),
         nn.Linear(1, 1),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("field", ["df", "loc", "scale"])
 def test_what_is_no_number_is_refused_by_name(field: str, value: object) -> None:

@@ -83,7 +83,7 @@ def test_the_dtype_that_loses_nothing(value: Any, dtype: torch.dtype) -> None:
      ([1 + 2j], ValueError), (np.complex64(1), ValueError), (torch.tensor(1j), ValueError),
      ([[1.0], [1.0, 2.0]], ValueError), ([1.0, [2.0]], ValueError),
      (torch.eye(2).to_sparse(), ValueError)],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )  # fmt: skip
 def test_what_is_no_real_number_is_refused(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
