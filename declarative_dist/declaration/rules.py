@@ -11,6 +11,7 @@ from torch.distributions import Distribution, ExponentialFamily, Transform
 
 from declarative_dist.declaration.record import Base
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, is_count, shorten
+from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import describe_kind
 from declarative_dist.fields.owner import Owner
@@ -63,7 +64,7 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
 def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
     """Refuse an `event_dim` that is no size and a `validate_args` that is no switch."""
     event_dim = namespace.get("event_dim")
-    if not (event_dim is None or is_count(event_dim) or isinstance(event_dim, Field)):
+    if not (event_dim is None or is_count(event_dim) or isinstance(event_dim, Constant)):
         raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shorten(event_dim))
     validates = namespace.get("validate_args")
     if not (validates is None or isinstance(validates, bool)):
