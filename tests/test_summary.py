@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributions as dd
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from declarative_dist import (
     Conditional,
@@ -123,6 +124,28 @@ def test_derived_values_bounds_and_constants() -> None:
     assert summary(between)["high"].value == pytest.approx(5.0)
     between.raw_high.data.fill_(-40.0)
     assert summary(between).saturated == ["high"]
+
+
+class Above(Declarative):
+    low = Param(0.0)
+    high = Param(20.0, GreaterThan("low"), shape=("d",))
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_every_copy_is_measured_beside_its_own_bound(copies: int) -> None:
+    # Far above a bound of 0 for its size, and on one of 1000.
+    above = Above(d=2, batch_shape=(copies,))
+    above.low = [0.0, 1000.0, 0.0][:copies]
+    above.raw_high.data[:2] = -9.0
+    assert summary(above)["high"].saturated == 2
+
+
+def test_what_torch_puts_in_place_of_a_raw_number_has_no_row_of_its_own() -> None:
+    q = Family(loc=[1.0, 2.0])
+    prune.random_unstructured(q, "raw_loc", 1)
+    table = summary(q)
+    assert [row.name for row in table.rows] == ["df", "loc", "scale"]
+    assert sum(row.parameters for row in table.rows) == 3
 
 
 def test_saturated_fields_are_marked_with_a_hint() -> None:
@@ -362,7 +385,7 @@ def test_a_field_that_fails_does_not_take_the_table_with_it() -> None:
     assert table["worse"].shown == "<ValueError>"
     assert table["scale"].value == pytest.approx(3.0)
     assert "(worse): <ValueError>" in repr(broken)
-    assert table["worst"].value is None
+    assert table["worst"].shown == "<ValueError>"
 
 
 def test_plain_distributions_are_constants() -> None:

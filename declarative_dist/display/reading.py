@@ -6,13 +6,14 @@ parts that compute values must not count calls, draw dropout or move running mea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.display.rows import (
     Row,
     name_of_class,
@@ -23,12 +24,9 @@ from declarative_dist.display.rows import (
 )
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import FixedTransform
-from declarative_dist.fields.head import Head
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.prior import describe_prior
-from declarative_dist.fields.site import Site
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.plain.tensors import copy_module
 from declarative_dist.posteriors.guides import NormalGuide
@@ -41,64 +39,33 @@ def rows_of(module: nn.Module) -> list[Row]:
     """All rows of a module; those of a part stand behind the row of the part itself."""
     quiet = copy_module(module)
     for part in quiet.modules():
-        vars(part)["training"] = False
-        for hooks in _HOOKS:
-            if hooks in vars(part):
-                vars(part)[hooks] = {}
+        vars(part).update(training=False, **{hooks: {} for hooks in _HOOKS})
     with torch.no_grad(), same_random_numbers():
-        reader = _Reader()
-        return list(reader.read(quiet, ""))
-
-
-class _Values:
-    """The values of a declared module's fields, as far as there is no context to wait for."""
-
-    def __init__(self, module: Any) -> None:
-        declaration = module.__declaration__
-        self.module = module
-        self.all: dict[str, Any] = {}
-        self._reasons: dict[str, str] = {}
-        wanted = {
-            needed
-            for name, field in declaration.fields.items()
-            if not isinstance(field, (Nested, Site, Head))
-            for needed in declaration.chains[name]
-        }
-        for field in declaration.order:
-            if field in wanted and not isinstance(field, Head):
-                self._compute(field)
-
-    def _compute(self, field: Field) -> None:
-        if any(name not in self.all for name in field.needs):
-            self._reasons[field.name] = "needs a context"
-            return
-        try:
-            self.all[field.name] = field.value(self.module, self.all)
-        except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
-            self._reasons[field.name] = f"<{type(error).__name__}>"
-
-    def read(self, field: Field) -> dict[str, Any]:
-        """What a row has of the value of a field."""
-        if field.name in self.all:
-            return read_value(self.all[field.name])
-        if isinstance(field, Head):
-            shape = tuple(vars(self.module)["_starts"][field.name].shape)
-            return {"shown": "predicted", "shape": shape}
-        return {"shown": "site" if isinstance(field, Site) else self._reasons.get(field.name, "")}
+        return list(_Reader().read(quiet, "", has_row=False))
 
 
 class _Reader:
-    """Remembers what has been read already: what is shared has its rows once."""
+    """Remembers what it has read, so that what is shared has its rows once."""
 
     def __init__(self) -> None:
         self._modules: dict[nn.Module, str] = {}
         self._parameters: dict[int, str] = {}
 
-    def read(self, module: Any, path: str) -> Iterator[Row]:
+    def read(self, module: Any, path: str, *, has_row: bool = True) -> Iterator[Row]:
+        """Read a module, with a row for the module itself where it is a part of another."""
+        kind = "constant" if isinstance(module, FixedTransform) else "module"
         if module in self._modules:
-            yield Row(path, "part", shown=f"the same as {self._modules[module]}")
+            yield Row(path, kind, shown=f"the same as {self._modules[module]}")
             return
         self._modules[module] = path or "the whole"
+        if has_row and not _has_fields(module):
+            yield Row(path, kind, **read_module(module))
+            return
+        if has_row and "__recipe__" in vars(type(module)) and not _has_parameters(module):
+            yield Row(path, "constant", shown=describe_prior(module), constraint="constant")
+            return
+        if has_row:
+            yield Row(path, "part", shown=_head_of(module))
         if isinstance(module, NormalGuide):
             yield from self._read_guide(module, path)
         elif isinstance(module, Conditioned):
@@ -106,95 +73,74 @@ class _Reader:
         elif is_declarative(module):
             yield from self._read_declared(module, path)
         else:
-            yield from self._read_others(module, path, set())
+            yield from self._read_others(module, path)
 
     def _read_conditioned(self, module: Conditioned, path: str) -> Iterator[Row]:
         data = {_dotted(path, name): value for name, value in module.observed.items()}
-        for row in self.read(module.joint, path):
+        for row in self.read(module.joint, path, has_row=False):
             if row.name in data:
                 row = replace(row, kind="observed", **read_value(data[row.name]))
             yield row
 
     def _read_declared(self, module: Any, path: str) -> Iterator[Row]:
-        declaration = module.__declaration__
-        values = _Values(module)
-        skipped = {*declaration.fields, *declaration.of_prior, "parametrizations"}
-        for name, field in declaration.fields.items():
-            if isinstance(field, Nested):
-                yield from self._read_nested(module, field, path)
-            elif isinstance(field, Param):
-                yield self._read_param(module, field, path, values)
-            else:
+        fields, of_prior = module.__declaration__.fields, module.__declaration__.of_prior
+        values, reasons = _compute_values(module)
+        for name, field in fields.items():
+            part = module._modules.get(name)
+            if isinstance(field, Param):
+                known = self._read_param(module, field, path, values)
+                yield Row(_dotted(path, name), "param", **{**known, **reasons.get(name, {})})
+            elif not field.is_part:
+                known = reasons.get(name) or read_value(values[name])
                 kind, rule = type(field).__name__.lower(), field.rule(module)
-                yield Row(_dotted(path, name), kind, constraint=rule, **values.read(field))
-            constraint = module._modules.get(f"raw_{name}_constraint")
-            learns = constraint is not None and _has_parameters(constraint)
-            skipped.update(
-                [f"raw_{name}"] if learns else [f"raw_{name}", f"raw_{name}_constraint"]
-            )
-        for name in declaration.of_prior:
-            prior = module._modules[name]
-            if _has_parameters(prior):
-                yield from self._read_part(prior, _dotted(path, name))
-        yield from self._read_others(module, path, skipped)
+                yield Row(_dotted(path, name), kind, constraint=rule, **known)
+            elif part is None:
+                yield Row(_dotted(path, name), "part", shown="none")
+            elif isinstance(part, nn.ModuleList):
+                yield from self._read_others(part, _dotted(path, name))
+            else:
+                yield from self.read(part, _dotted(path, name))
+        still = [
+            name
+            for name, part in module._modules.items()
+            if (name in of_prior or isinstance(part, Constraint)) and not _has_parameters(part)
+        ]
+        yield from self._read_others(module, path, {*fields, *still, "parametrizations"})
 
-    def _read_param(self, module: Any, field: Param, path: str, values: _Values) -> Row:
-        name, raw_name = _dotted(path, field.name), _dotted(path, field.raw_name)
-        raw = getattr(module, field.raw_name)
-        rule = field.rule(module)
-        first_name = self._parameters.setdefault(id(raw), raw_name)
-        is_tied = first_name != raw_name
+    def _read_param(
+        self, module: Any, field: Param, path: str, values: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        raw_name = _dotted(path, field.raw_name)
+        constraint, rule = field.constraint_of(module), field.rule(module)
+        parameters = field.parameters_of(module)
+        found = [self._parameters.setdefault(id(each), raw_name) for each in parameters]
         prior = module._modules.get(field.prior_name)
         known = {
-            **values.read(field),
-            **read_parameters(field.parameters_of(module)),
-            "raw_name": f"{raw_name} (is {first_name})" if is_tied else raw_name,
+            **read_value(values.get(field.name)),
+            **read_parameters(parameters),
+            "raw_name": raw_name,
             "constraint": rule,
             "prior": "" if prior is None else describe_prior(prior),
         }
-        if is_tied:
-            known.update(parameters=0, trained=0)  # counted where the first one is
-        try:
-            constraint = field.constraint_of(module).resolved(values.all)
-            known.update(read_saturation(constraint, raw.detach(), name, raw_name, rule))
-        except (KeyError, RuntimeError):  # a bound that can't be computed now
-            pass
-        return Row(name, "param", **known)
+        if found and raw_name not in found:  # tied, and counted where the first one is
+            known.update(parameters=0, trained=0, raw_name=f"{raw_name} (is {found[0]})")
+        if all(bound in values for bound in constraint.names):
+            constraint = field.resolved_constraint(module, values)
+            raw, name = getattr(module, field.raw_name).detach(), _dotted(path, field.name)
+            known.update(read_saturation(constraint, raw, name, raw_name, rule))
+        return known
 
-    def _read_nested(self, module: Any, field: Nested, path: str) -> Iterator[Row]:
-        part = module._modules.get(field.name)
-        name = _dotted(path, field.name)
-        if part is None:
-            yield Row(name, "part", shown="none")
-        elif isinstance(part, nn.ModuleList):
-            for index, each in part.named_children():
-                yield from self._read_part(each, f"{name}.{index}")
-        else:
-            yield from self._read_part(part, name)
-
-    def _read_part(self, part: Any, name: str) -> Iterator[Row]:
-        kind = "constant" if isinstance(part, FixedTransform) else "module"
-        if part in self._modules:
-            yield Row(name, kind, shown=f"the same as {self._modules[part]}")
-        elif not _has_fields(part):
-            self._modules[part] = name
-            yield Row(name, kind, **read_module(part))
-        elif "__recipe__" in vars(type(part)) and not _has_parameters(part):
-            self._modules[part] = name
-            yield Row(name, "constant", shown=describe_prior(part), constraint="constant")
-        else:
-            yield Row(name, "part", shown=_head_of(part))
-            yield from self.read(part, name)
-
-    def _read_others(self, module: nn.Module, path: str, skipped: set[str]) -> Iterator[Row]:
+    def _read_others(
+        self, module: nn.Module, path: str, skipped: Collection[str] = ()
+    ) -> Iterator[Row]:
         """Parameters and parts that are no fields."""
         for name, parameter in module._parameters.items():
-            if parameter is not None and name not in skipped:
+            if parameter is not None and id(parameter) not in self._parameters:
                 known = {**read_value(parameter), **read_parameters([parameter])}
                 yield Row(_dotted(path, name), "parameter", **known)
         for name, child in module._modules.items():
             if child is not None and name not in skipped:
-                yield from self._read_part(child, _dotted(path, name))
+                yield from self.read(child, _dotted(path, name))
 
     def _read_guide(self, guide: NormalGuide, path: str) -> Iterator[Row]:
         """The sites at their median, and the parameters of the Gaussian."""
@@ -213,6 +159,35 @@ class _Reader:
             known = read_saturation(constraint, raw, name, "the guide", rule)
             yield Row(name, "site", **read_value(median[slot.name]), constraint=rule, **known)
         yield from self._read_others(guide, path, {"flat"})
+
+
+def _compute_values(module: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The values of fields, and for fields without one what a row says in its place."""
+    declaration = module.__declaration__
+    values: dict[str, Any] = {}
+    failed: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, dict[str, Any]] = {}
+    wanted: set[Field] = set()
+    for name, field in declaration.fields.items():
+        if field.is_predicted:
+            shape = tuple(vars(module)["_starts"][name].shape)
+            waiting[name] = {"shown": "predicted", "shape": shape}
+        elif field.is_drawn:
+            waiting[name] = {"shown": "site"}
+        elif not field.is_part:
+            wanted.update(declaration.chains[name])
+    for field in declaration.order:
+        if field not in wanted or field.name in waiting:
+            continue
+        missing = [name for name in field.needs if name not in values]
+        if missing:
+            failed[field.name] = failed.get(missing[0], {"shown": "needs a context"})
+            continue
+        try:
+            values[field.name] = field.value(module, values)
+        except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
+            failed[field.name] = {"shown": f"<{type(error).__name__}>"}
+    return values, {**waiting, **failed}
 
 
 def _head_of(part: Any) -> str:

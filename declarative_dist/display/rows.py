@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.display.saturation import count_saturated
-from declarative_dist.plain.tensors import tensors_of
 from declarative_dist.words import absent, as_data, format_value
 
 
@@ -103,17 +102,10 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
         >>> gradient_norm([x])
         10.0
     """
-    norms = []
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is None:
-            continue
-        if gradient.is_sparse:
-            gradient = gradient.coalesce().values()
-        if not absent(gradient):
-            wide = gradient.abs() if gradient.is_complex() else gradient
-            norms.append(torch.linalg.vector_norm(wide.detach().cpu().double()).item())
-    return sum(norm**2 for norm in norms) ** 0.5 if norms else None
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
+    sizes = [each.detach().abs().cpu().double() for each in dense if not absent(each)]
+    return math.hypot(*(size.norm().item() for size in sizes)) if sizes else None
 
 
 def read_saturation(
@@ -130,8 +122,7 @@ def read_saturation(
     """
     if absent(raw):
         return {}
-    not_finite = int((~raw.isfinite()).sum())
-    if not_finite:
+    if not_finite := int((~raw.isfinite()).sum()):
         share = _share(not_finite, raw.numel())
         return {
             "hint": f"{name}: NaN or infinite{share}. No step of {raw_name} mends that: go back "
@@ -158,12 +149,8 @@ def _share(count: int, total: int) -> str:
 
 def read_module(module: nn.Module) -> dict[str, Any]:
     """Read a module without fields."""
-    tensors = [tensor for _, tensor in tensors_of(module)]
-    text = repr(module)
-    is_long = "\n" in text or len(text) > 50
-    shown = type(module).__name__ if is_long else text
-    known = read_parameters(module.parameters())
-    count = known["parameters"]
-    if count and is_long:
-        shown = f"{shown} of {count} numbers"
-    return {"shown": shown, **known} if tensors else {"shown": shown}
+    text, known = repr(module), read_parameters(module.parameters())
+    if "\n" in text or len(text) > 50:
+        count = known["parameters"]
+        text = type(module).__name__ + (f" of {count} numbers" if count else "")
+    return {"shown": text, **known}

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Transform
 from torch.nn.parameter import is_lazy
 
 from declarative_dist.display.reading import rows_of
-from declarative_dist.display.rows import Row, name_of_class
+from declarative_dist.display.rows import Row, name_of_class, read_parameters
 from declarative_dist.display.table import as_html, as_text
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.fixed import as_module
@@ -108,8 +108,8 @@ def summary(module: Any) -> Summary:
 def _title(module: nn.Module) -> str:
     """The class, how many numbers are trained, and where they are."""
     parameters = [parameter for parameter in module.parameters() if not is_lazy(parameter)]
-    count = sum(parameter.numel() for parameter in parameters)
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    known = read_parameters(parameters)
+    count, trained = known["parameters"], known["trained"]
     name = name_of_class(type(module))
     if isinstance(module, Conditioned):
         name = f"{type(module.joint).__name__} given {', '.join(module.observed) or 'no data'}"
