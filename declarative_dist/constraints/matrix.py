@@ -217,7 +217,8 @@ class PositiveDefinite(Packed):
 
     def inverse(self, value: Tensor) -> Tensor:
         size = value.shape[-1]
-        wide = promote(value)
+        # In single precision rounding is as large as what forward raised the diagonal by.
+        wide = promote(value) if value.is_mps else value.double()  # Metal has no float64
         share = _raise(size, value.dtype)
         raised = wide.diagonal(dim1=-2, dim2=-1) * (share / (1 + share))
         exact, failed = torch.linalg.cholesky_ex(wide - raised.diag_embed())
