@@ -12,83 +12,65 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.nn.utils import parametrize
 
 from declarative_dist.testing.constraint_trial import ConstraintTrial
-from declarative_dist.testing.promise import (
-    compiling,
-    is_close,
-    show,
-)
+from declarative_dist.testing.promise import call_compiled, show
+
+
+def transform(trial: ConstraintTrial) -> None:
+    """The same map as a torch.distributions.Transform."""
+    constraint, raw = trial.build(), trial.moderate()
+    found: Any = constraint.as_transform()
+    value = found(raw)
+    expected = "the same values through as_transform{}, {{}}"
+    trial.expect_rows(expected.format("()"), value, constraint(raw))
+    trial.expect_rows(expected.format("().inv"), found.inv(value), constraint.inverse(value))
+    if trial.jacobian(raw, value) is not None:
+        base = Normal(torch.zeros_like(raw), torch.ones_like(raw))
+        pushed = TransformedDistribution(base, [found], validate_args=False)
+        scored = pushed.log_prob(value)
+        is_finite = scored.shape == pushed.batch_shape and scored.isfinite().all()
+        expected = f"finite log densities of shape {tuple(pushed.batch_shape)}"
+        trial.expect(is_finite, "log_abs_det_jacobian", expected, show(scored))
+
+
+def parametrization(trial: ConstraintTrial) -> None:
+    """A parametrization for torch.nn.utils.parametrize."""
+    start, other = trial.build()(trial.moderate(count=2)).detach()
+    module: Any = nn.Module()
+    module.register_parameter("weight", nn.Parameter(start.clone()))
+    parametrize.register_parametrization(module, "weight", trial.build())
+    expected = "the value that was {}, {{}}, as a parametrization"
+    text = expected.format("there")
+    trial.expect_close("right_inverse", text, module.weight, start, 1e-6)
+    module.weight.sum().backward()
+    module.weight = other
+    text = expected.format("assigned")
+    trial.expect_close("right_inverse", text, module.weight, other, 1e-6)
 
 
 def state(trial: ConstraintTrial) -> None:
     """Tensors that move with it, and shapes on the meta device."""
     fix = "Write self.register_buffer({name!r}, ...) in __init__."
-    trial.check_registered(trial.constraint, "constraint", fix)
-    moved = trial.build().to("meta")
-    value = moved(torch.empty(2, *trial.raw_shape, device="meta", dtype=torch.float64))
-    if not value.is_meta or value.shape != (2, *trial.shape):
-        expected = f"a meta tensor of shape {(2, *trial.shape)} for a meta tensor"
-        raise trial.broken("forward", expected, f"{tuple(value.shape)} on {value.device}")
+    trial.expect_registered("constraint", fix)
+    raw = torch.empty(2, *trial.raw_shape, device="meta", dtype=torch.float64)
+    value, wanted = trial.build().to("meta")(raw), (2, *trial.shape)
+    expected = f"a meta tensor of shape {wanted} for a meta tensor"
+    is_meta = value.is_meta and value.shape == wanted
+    trial.expect(is_meta, "forward", expected, f"{tuple(value.shape)} on {value.device}")
 
 
 def copies(trial: ConstraintTrial) -> None:
     """The same map from copy.deepcopy and pickle."""
     constraint, raw = trial.build(), trial.moderate()
-    _expect_same(trial, "copy.deepcopy", copy.deepcopy(constraint)(raw), constraint(raw))
-    again = trial.unpickle(constraint, "constraint")
-    _expect_same(trial, "pickle", again(raw), constraint(raw))
-
-
-def _expect_same(trial: ConstraintTrial, through: str, got: Tensor, wanted: Tensor) -> None:
-    if not torch.equal(got, wanted):
-        expected = f"the same values through {through}, {show(wanted[0])}"
-        raise trial.broken("forward", expected, show(got[0]))
-
-
-def transform(trial: ConstraintTrial) -> None:
-    """The same map as a torch.distributions.Transform."""
-    constraint = trial.build()
-    raw = trial.moderate()
-    found: Any = constraint.as_transform()
-    value = found(raw)
-    _expect_same(trial, "as_transform", value, constraint(raw))
-    _expect_same(trial, "as_transform().inv", found.inv(value), constraint.inverse(value))
-    base = Normal(torch.zeros_like(raw), torch.ones_like(raw))
-    pushed = TransformedDistribution(base, [found], validate_args=False)
-    try:
-        scored = pushed.log_prob(value)
-    except NotImplementedError:
-        return
-    if scored.shape != pushed.batch_shape or not scored.isfinite().all():
-        expected = f"finite log densities of shape {tuple(pushed.batch_shape)}"
-        raise trial.broken("log_abs_det_jacobian", expected, show(scored))
-
-
-def parametrization(trial: ConstraintTrial) -> None:
-    """A parametrization for torch.nn.utils.parametrize."""
-    constraint = trial.build()
-    module: Any = nn.Module()
-    start = constraint(trial.moderate(count=1)[0]).detach()
-    module.register_parameter("weight", nn.Parameter(start.clone()))
-    parametrize.register_parametrization(module, "weight", constraint)
-    _expect_close(trial, "the value that was there", module.weight, start)
-    module.weight.sum().backward()
-    other = constraint(trial.moderate(count=2)[1]).detach()
-    module.weight = other
-    _expect_close(trial, "the value that was assigned", module.weight, other)
-
-
-def _expect_close(trial: ConstraintTrial, what: str, got: Tensor, wanted: Tensor) -> None:
-    if not is_close(got.detach(), wanted, 1e-6):
-        expected = f"{what}, {show(wanted)}, as a parametrization"
-        raise trial.broken("right_inverse", expected, show(got))
+    other, expected = copy.deepcopy(constraint), "the same values through {}, {{}}"
+    trial.expect_rows(expected.format("copy.deepcopy"), other(raw), constraint(raw))
+    other = trial.unpickle(constraint, "constraint")
+    trial.expect_rows(expected.format("pickle"), other(raw), constraint(raw))
 
 
 def vmap(trial: ConstraintTrial) -> None:
     """The same values under torch.func.vmap and torch.func.grad."""
     constraint, raw = trial.build(), trial.moderate()
-    mapped, value = torch.func.vmap(constraint)(raw), constraint(raw)
-    if not is_close(mapped, value, 1e-9):
-        raise trial.broken("forward", f"{show(value[0])} under vmap too", show(mapped[0]))
+    trial.expect_rows("{} under vmap too", torch.func.vmap(constraint)(raw), constraint(raw), 1e-9)
 
     def total(numbers: Tensor) -> Tensor:
         return constraint(numbers).square().sum()
@@ -96,25 +78,19 @@ def vmap(trial: ConstraintTrial) -> None:
     numbers = raw.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(total(numbers), numbers)
     found = torch.func.vmap(torch.func.grad(total))(raw)
-    if not is_close(found, wanted, 1e-7):
-        expected = f"the gradient {show(wanted[0])} under torch.func.grad too"
-        raise trial.broken("forward", expected, show(found[0]))
+    trial.expect_rows("the gradient {} under torch.func.grad too", found, wanted, 1e-7)
 
 
 def compiled(trial: ConstraintTrial) -> None:
     """The same values from torch.compile(fullgraph=True)."""
     dtype = torch.float32 if torch.float32 in trial.dtypes else trial.dtypes[0]
-    constraint = trial.build(dtype)
-    ordinary = trial.moderate(dtype)
+    constraint, ordinary = trial.build(dtype), trial.moderate(dtype)
     raw = torch.cat([ordinary, trial.extreme(dtype)])
-    with compiling():
-        found = torch.compile(constraint, fullgraph=True)(raw)
+    found = call_compiled(constraint, raw)
     expected = f"{constraint.describe()} under torch.compile too"
-    trial.demand(constraint.contains(found), "forward", expected, raw, found, "")
+    trial.expect_all(constraint.contains(found), "forward", expected, raw, found, "")
     value = constraint(ordinary)
-    if not is_close(found[: len(value)], value, 1e-5):
-        expected = f"{show(value[0])} under torch.compile too"
-        raise trial.broken("forward", expected, show(found[0]))
+    trial.expect_rows("{} under torch.compile too", found[: len(value)], value, 1e-5)
 
 
 MODULE: Mapping[str, Callable[[ConstraintTrial], None]] = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +12,17 @@ from torch import Tensor
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.testing.promise import Trial, show
 
-RANK_TOLERANCE = 1e-9
-"""The share of a row that must be new, for the row to count as independent of those above."""
+FITTING = (
+    "Batch dimensions come first; raw_shape, value_shape and the support's event_dim must say "
+    "what forward does."
+)
 
 
 @dataclass(frozen=True)
 class ConstraintTrial(Trial):
     """A constraint on trial; its arguments are those of `check_constraint`."""
 
-    constraint: Constraint
+    subject: Constraint
     shape: torch.Size
     dtypes: tuple[torch.dtype, ...]
     raw_limit: float
@@ -28,17 +30,13 @@ class ConstraintTrial(Trial):
     coordinates: Callable[[Tensor], Tensor] | None
 
     @property
-    def name(self) -> str:
-        return type(self.constraint).__name__
-
-    @property
     def is_elementwise(self) -> bool:
-        return not (self.constraint.event_dim or self.constraint.raw_event_dim)
+        return not (self.subject.event_dim or self.subject.raw_event_dim)
 
     @property
     def raw_shape(self) -> torch.Size:
         """The shape of the raw numbers of one value."""
-        return torch.Size(self.constraint.raw_shape(self.shape))
+        return torch.Size(self.subject.raw_shape(self.shape))
 
     @property
     def wide(self) -> tuple[torch.dtype, ...]:
@@ -47,7 +45,8 @@ class ConstraintTrial(Trial):
 
     def build(self, dtype: torch.dtype = torch.float64) -> Constraint:
         """A copy in a dtype, on the CPU."""
-        return copy.deepcopy(self.constraint).to("cpu", dtype)
+        constraint: Constraint = self.copy().to("cpu", dtype)
+        return constraint
 
     def extreme(self, dtype: torch.dtype) -> Tensor:
         """Raw numbers at which careless maps break, of shape `(count, *raw_shape)`.
@@ -73,27 +72,59 @@ class ConstraintTrial(Trial):
         drawn = spread * torch.randn(shape, generator=generator, dtype=torch.float64)
         return drawn.clamp(-self.raw_limit, self.raw_limit).to(dtype)
 
-    def demand(
-        self, kept: Tensor, member: str, expected: str, raw: Tensor, got: Tensor, fix: str
-    ) -> None:
-        """Refuse the first raw number for which a promise is not kept.
+    def jacobian(self, raw: Tensor, value: Tensor) -> Tensor | None:
+        """What `log_abs_det_jacobian` gives, or None where it is not defined."""
+        try:
+            return self.build().log_abs_det_jacobian(raw, value)
+        except NotImplementedError:  # several raw numbers may give one value
+            return None
+
+    def find_broken(self, kept: Tensor, raw: Tensor) -> tuple[int, ...] | None:
+        """The index of the first value for whose raw numbers a promise is not kept, if any.
 
         Args:
-            kept: whether it is, of shape `(*batch)`.
+            kept: whether it is, of shape `(*batch, ...)`.
+            raw: raw numbers, `(*batch, *raw_event)`.
+        """
+        batch = raw.shape[: raw.ndim - self.subject.raw_event_dim]
+        broken = ~kept.reshape(*batch, -1).all(-1)
+        return tuple(broken.nonzero()[0].tolist()) if broken.any() else None
+
+    def expect_all(
+        self, kept: Tensor, member: str, expected: str, raw: Tensor, got: Tensor, fix: str
+    ) -> None:
+        """Refuse a member for the first raw number for which a promise is not kept.
+
+        Args:
+            kept: whether it is, of shape `(*batch, ...)`.
             member: which member is to blame.
             expected: what is promised.
             raw: raw numbers, `(*batch, *raw_event)`.
             got: what came of them, `(*batch, ...)`.
             fix: what to do.
         """
-        if kept.all():
-            return
-        first = tuple((~kept).nonzero()[0].tolist())
-        came = f"{show(got[first])} for {_numbers_of(raw[first])} in {raw.dtype}"
-        raise self.broken(member, expected, came, fix)
+        first = self.find_broken(kept, raw)
+        if first is not None:
+            came = f"{show(got[first])} for {numbers_of(raw[first])} in {raw.dtype}"
+            raise self.broken(member, expected, came, fix)
+
+    def expect_rows(
+        self, expected: str, got: Tensor, wanted: Tensor, tolerance: float = 0.0
+    ) -> None:
+        """Refuse a forward that gives other numbers, and show those of one value."""
+        for one, other in zip(got, wanted, strict=True):
+            self.expect_close("forward", expected, one, other, tolerance)
 
 
-def _numbers_of(raw: Tensor) -> str:
+def ends_of(constraint: Constraint) -> dict[str, Any]:
+    """The bounds of single numbers that the support of a constraint names."""
+    ends = () if constraint.event_dim else ("lower_bound", "upper_bound")
+    bounds = {end: getattr(constraint.support, end, None) for end in ends}
+    return {end: bound for end, bound in bounds.items() if bound is not None}
+
+
+def numbers_of(raw: Tensor) -> str:
+    """The raw numbers of one value, in words."""
     return f"the raw number{'s' if raw.ndim else ''} {show(raw)}"
 
 
@@ -112,41 +143,3 @@ def edges(dtype: torch.dtype, limit: float) -> Tensor:
         sizes.append(limit)
     sizes = [size for size in sizes if size <= min(limit, info.max)]
     return torch.tensor([sign * size for size in sizes for sign in (1.0, -1.0)]).double()
-
-
-def derivatives(function: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
-    """The matrix of derivatives of all numbers of a value by all raw numbers."""
-    jacobian = torch.autograd.functional.jacobian(function, raw)
-    matrix: Tensor = jacobian.reshape(-1, raw.numel())
-    return matrix
-
-
-def first_coordinates(matrix: Tensor) -> Tensor:
-    """The rows that are independent of those above them: the coordinates that tell a value.
-
-    Those of a simplex are all entries but the last, those of a triangular or symmetric matrix its
-    lower triangle, those of a correlation factor what is below the diagonal.
-
-    Args:
-        matrix: derivatives, a row per number of the value.
-
-    Returns:
-        The rows chosen, at most as many as there are columns.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.testing.constraint_trial import first_coordinates
-        >>> first_coordinates(torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0]]))
-        tensor([[1., 1.],
-                [0., 3.]])
-    """
-    chosen: list[Tensor] = []
-    basis: list[Tensor] = []
-    for row in matrix:
-        rest = row
-        for direction in [*basis, *basis]:  # twice, against rounding
-            rest = rest - (rest @ direction) * direction
-        if rest.norm() > RANK_TOLERANCE * row.norm():
-            chosen.append(row)
-            basis.append(rest / rest.norm())
-    return torch.stack(chosen) if chosen else matrix[:0]

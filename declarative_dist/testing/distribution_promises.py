@@ -21,17 +21,14 @@ from declarative_dist.testing.distribution_trial import (
     perturb,
     tensors_in,
 )
-from declarative_dist.testing.promise import compiling, is_close, show
+from declarative_dist.testing.promise import call_compiled, show
 
 BATCHES, BATCH_SIZE, DEVIATIONS = 64, 64, 6.0
 """How the mean gradient is estimated, and how many standard errors it may be from zero."""
 
 KEEP_TO_TORCH = "Use it in the distribution without detach, item, data or numpy, or freeze it."
 RETURN_PLAIN = "Return a torch.distributions object from forward."
-
-
-def _member(name: str, site: str) -> str:
-    return f"{site}.{name}" if site else name
+DRAWN = "batch_shape and event_shape must say what is drawn: see Independent and event_dim."
 
 
 def _first(entries: Tensor) -> tuple[int, ...]:
@@ -42,15 +39,14 @@ def _first(entries: Tensor) -> tuple[int, ...]:
 def copies(trial: FamilyTrial) -> None:
     """An independent copy with the same numbers from copy.deepcopy."""
     other = trial.copy()
-    own = set(map(id, trial.family.parameters()))
+    own = set(map(id, trial.subject.parameters()))
     is_apart = own.isdisjoint(map(id, other.parameters()))
     fix = "Hold parameters as attributes of the module, and leave copying to torch."
     trial.expect(is_apart, "__deepcopy__", "parameters of its own in a copy", "shared ones", fix)
     found = dict(tensors_in(other))
-    for name, tensor in tensors_in(trial.family):
-        is_there = name in found and is_close(found[name], tensor, 0.0)
-        got = show(found[name]) if name in found else "nothing"
-        trial.expect(is_there, name, f"{show(tensor)} in a copy too", got)
+    for name, tensor in tensors_in(trial.subject):
+        trial.expect(name in found, name, f"{show(tensor)} in a copy too", "nothing")
+        trial.expect_close(name, "{} in a copy too", found[name], tensor)
 
 
 def call(trial: FamilyTrial) -> None:
@@ -79,16 +75,17 @@ def shapes(trial: FamilyTrial) -> None:
     built = trial.build(trial.copy())
     one = by_site(built.sample())
     for shape in ((), (5,), (5, 2)):
-        values = built.sample(shape)
+        values, of = built.sample(shape), f"the sample shape {shape}"
         for site, value in by_site(values).items():
-            member, wanted = _member("sample", site), (*shape, *one[site].shape)
+            member, wanted = f"{site}.sample".lstrip("."), (*shape, *one[site].shape)
             if is_plain(built):
                 wanted = (*shape, *built.batch_shape, *built.event_shape)
-            trial.expect_shape(member, value, wanted, shape)
+            trial.expect_shape(member, value.shape, wanted, of, DRAWN)
             fix = "Draw under torch.no_grad() in sample; rsample is for gradients."
             is_detached = not value.requires_grad
             trial.expect(is_detached, member, "a draw without a gradient", "one with", fix)
-        trial.expect_shape("log_prob", built.log_prob(values), (*shape, *built.batch_shape), shape)
+        scores, wanted = built.log_prob(values), (*shape, *built.batch_shape)
+        trial.expect_shape("log_prob", scores.shape, wanted, of, DRAWN)
 
 
 def support(trial: FamilyTrial) -> None:
@@ -99,17 +96,14 @@ def support(trial: FamilyTrial) -> None:
         known = built.support if is_plain(built) else None
     except NotImplementedError:
         known = None
-    if known is not None:
-        outside = ~known.check(values)
-        if outside.any():
-            fix = "Draw inside it, or name another support."
-            got = show(values[_first(outside)])
-            raise trial.broken("sample", f"a draw in {known}", got, fix)
+    if known is not None and not (is_in := known.check(values)).all():
+        fix = "Draw inside it, or name another support."
+        raise trial.broken("sample", f"a draw in {known}", show(values[_first(~is_in)]), fix)
     scores = built.log_prob(values)
     if not scores.isfinite().all():
         first = _first(~scores.isfinite())
         draws = [
-            f"{_member('draw', site)} {show(value[first[:1]])}"
+            f"{site}.draw {show(value[first[:1]])}".lstrip(".")
             for site, value in by_site(values).items()
         ]
         got = f"{show(scores[first])} for the {', '.join(draws)}"
@@ -122,23 +116,19 @@ def snapshot(trial: FamilyTrial) -> None:
     built = trial.build(family)
     is_module, got = isinstance(built, nn.Module), f"a module, {type(built).__name__}"
     trial.expect(not is_module, "forward", "a plain distribution", got, RETURN_PLAIN)
-    if not isinstance(trial.family, Distribution):
-        return
-    for _ in range(2):
-        plain, values = trial.build(family), trial.draw(family)
-        _expect_agreement(trial, "log_prob", family.log_prob(values), plain.log_prob(values))
+    fix = "Leave it to Variational, which asks a fresh distribution, and keep none."
+    for _ in range(2 if isinstance(family, Distribution) else 0):
+        plain: Any = trial.build(family)
+        values: Any = trial.draw(family)
         torch.manual_seed(1)
-        _expect_agreement(trial, "sample", family.sample((4,)), values)
+        drawn, scores = family.sample((4,)), family.log_prob(values)
+        expected = "{}, as of a call"
+        trial.expect_close("log_prob", expected, scores, plain.log_prob(values), 1e-4, fix)
+        trial.expect_close("sample", expected, drawn, values, 1e-4, fix)
         for name in ("batch_shape", "event_shape", "has_rsample"):
             own, wanted = getattr(family, name), getattr(plain, name)
             trial.expect(own == wanted, name, f"{wanted}, as of a call", f"{own}")
         perturb(family)
-
-
-def _expect_agreement(trial: FamilyTrial, member: str, got: Tensor, wanted: Any) -> None:
-    fix = "Leave it to Variational, which asks a fresh distribution, and keep none."
-    same = is_close(got, wanted, 1e-4)
-    trial.expect(same, member, f"{show(wanted)}, as of a call", show(got), fix)
 
 
 def rsample(trial: FamilyTrial) -> None:
@@ -158,9 +148,7 @@ def rsample(trial: FamilyTrial) -> None:
 def gradient(trial: FamilyTrial) -> None:
     """A finite gradient that is not zero for every parameter."""
     family = trial.copy()
-    loss = trial.loss(family)
-    if loss.requires_grad:
-        loss.backward()
+    trial.differentiate(family)
     for name, parameter in learned_in(family).items():
         expected = "a gradient from the log density"
         if parameter.grad is None:
@@ -230,40 +218,37 @@ def _expect_zero(trial: FamilyTrial, name: str, gradients: Tensor) -> None:
 
 def state(trial: FamilyTrial) -> None:
     """A saved state that holds all there is, and loads."""
-    fix = "Declare it in the class body, or register_buffer it."
-    trial.check_registered(trial.family, "module", fix)
+    trial.expect_registered("module", "Declare it in the class body, or register_buffer it.")
     trained = perturb(trial.copy())
     values = trial.draw(trained)
-    wanted = trial.score(trained, values)
     file = io.BytesIO()
     torch.save(trained.state_dict(), file)
-    for is_meta, assign in ((False, False), (False, True), (True, True)):
+    for device, assign in (("cpu", False), ("cpu", True), ("meta", True)):
         file.seek(0)
-        other = trial.copy().to("meta") if is_meta else trial.copy()
+        other = trial.copy().to("meta") if device == "meta" else trial.copy()
         other.load_state_dict(torch.load(file, weights_only=True), assign=assign)
-        trial.expect_scores("load_state_dict", trial.score(other, values), wanted, 0.0)
+        found, wanted = trial.score(other, values), trial.score(trained, values)
+        trial.expect_scores("load_state_dict", found, wanted, 0.0)
 
 
 def pickles(trial: FamilyTrial) -> None:
     """A family that pickles after a backward."""
     family = trial.copy()
-    loss = trial.loss(family)
-    if loss.requires_grad:
-        loss.backward()
+    trial.differentiate(family)
     other, values = trial.unpickle(family, "family"), trial.draw(family)
-    wanted = trial.score(family, values)
-    trial.expect_scores("__reduce__", trial.score(other, values), wanted, 0.0)
+    found, wanted = trial.score(other, values), trial.score(family, values)
+    trial.expect_scores("__reduce__", found, wanted, 0.0)
 
 
 def dtype(trial: FamilyTrial) -> None:
     """Everything in float64 after .double()."""
     family = trial.copy().double()
-    context = [
+    _expect_double(trial, dict(tensors_in(family)))
+    context = tuple(
         part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
         for part in trial.context
-    ]
-    _expect_double(trial, dict(tensors_in(family)))
-    moved = replace(trial, context=tuple(context))
+    )
+    moved = replace(trial, context=context)
     values = moved.draw(family)
     found = {**by_site(values), "log_prob": moved.score(family, values)}
     fix = "Make constants buffers, and new tensors in the dtype of the parameters."
@@ -287,11 +272,11 @@ def meta(trial: FamilyTrial) -> None:
         expected = 'a meta tensor after .to("meta")'
         trial.expect(tensor.is_meta, name, expected, f"one on {tensor.device}")
     family.to_empty(device="cpu")
-    states = [_reset_from(family, fill) for fill in (0, 1)]
-    for name, tensor in states[0].items():
+    first, second = (_reset_from(family, fill) for fill in (0, 1))
+    for name, tensor in first.items():
         expected = "its starting value again from reset_parameters"
         fix = "Its module must restore it in a reset_parameters of its own."
-        is_restored = torch.equal(tensor, states[1][name])
+        is_restored = torch.equal(tensor, second[name])
         trial.expect(is_restored, name, expected, "what was in memory", fix)
     scores = trial.score(family, trial.draw(family))
     expected = "finite log densities after reset_parameters"
@@ -328,9 +313,7 @@ def compiled(trial: FamilyTrial) -> None:
     """The same densities from torch.compile(fullgraph=True)."""
     family = trial.copy()
     values = trial.draw(family)
-    with compiling():
-        function = torch.compile(lambda x: trial.score(family, x), fullgraph=True)
-        found = function(values)
+    found = call_compiled(lambda values: trial.score(family, values), values)
     trial.expect_scores("log_prob", found, trial.score(family, values), 1e-4)
 
 

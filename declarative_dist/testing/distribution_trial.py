@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,26 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.testing.promise import Trial, is_close, show
+from declarative_dist.testing.promise import Trial
 
 Values = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class FamilyTrial(Trial):
-    """A family on trial, which is never changed: promises work on copies."""
+    """A family on trial, and what a call of it is given."""
 
-    family: nn.Module
     context: tuple[Any, ...]
     skip: frozenset[str]
-
-    @property
-    def name(self) -> str:
-        return type(self.family).__name__
-
-    def copy(self) -> Any:
-        """A copy that a promise may change."""
-        return copy.deepcopy(self.family)
 
     def build(self, family: Any) -> Any:
         """The plain distribution that the family is now."""
@@ -47,13 +37,14 @@ class FamilyTrial(Trial):
         scores: Tensor = self.build(family).log_prob(values)
         return scores
 
-    def loss(self, family: Any) -> Tensor:
-        """A scalar through which every parameter has a gradient."""
+    def differentiate(self, family: Any) -> None:
+        """Leave a gradient on every parameter that log densities, or draws, depend on."""
         loss = -self.score(family, self.draw(family)).mean()
         if self.is_pathwise(family):
             draws = by_site(self.build(family).rsample((4,))).values()
             loss = loss + torch.stack([draw.square().mean() for draw in draws]).sum()
-        return loss
+        if loss.requires_grad:
+            loss.backward()
 
     def is_pathwise(self, family: Any) -> bool:
         """Whether gradients are promised to flow through draws."""
@@ -61,14 +52,7 @@ class FamilyTrial(Trial):
 
     def expect_scores(self, member: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
         """Refuse a member that gives other log densities."""
-        same = is_close(got, wanted, tolerance)
-        self.expect(same, member, f"log densities of {show(wanted)}", show(got))
-
-    def expect_shape(self, member: str, got: Tensor, wanted: tuple[int, ...], of: object) -> None:
-        """Refuse a member that gives another shape for a sample shape."""
-        expected = f"the shape {wanted} for the sample shape {of}"
-        fix = "batch_shape and event_shape must say what is drawn: see Independent and event_dim."
-        self.expect(got.shape == wanted, member, expected, f"{tuple(got.shape)}", fix)
+        self.expect_close(member, "log densities of {}", got, wanted, tolerance)
 
 
 def by_site(values: Values) -> Mapping[str, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,13 +51,20 @@ got 1.0 for 1.0. Multiply by 2. (docs/errors.md#broken-promise)
         return f"{name}{super().sentence}"
 
 
+@dataclass(frozen=True)
 class Trial:
-    """A constraint or a family on trial, and the words for what it does not keep."""
+    """A module on trial, which is never changed, and the words for what it does not keep."""
+
+    subject: nn.Module
 
     @property
     def name(self) -> str:
         """The name of its class."""
-        raise NotImplementedError
+        return type(self.subject).__name__
+
+    def copy(self) -> Any:
+        """A copy that a promise may change."""
+        return copy.deepcopy(self.subject)
 
     def broken(self, member: str, expected: str, got: str, fix: str = "") -> BrokenPromiseError:
         """The error that names a member of the class."""
@@ -67,21 +75,51 @@ class Trial:
         if not holds:
             raise self.broken(member, expected, got, fix)
 
-    def check_registered(self, module: nn.Module, kind: str, fix: str) -> None:
+    def expect_close(
+        self,
+        member: str,
+        expected: str,
+        got: Tensor,
+        wanted: Tensor,
+        tolerance: float = 0.0,
+        fix: str = "",
+    ) -> None:
+        """Refuse a member that gives other numbers, up to rounding; NaN beside NaN is the same.
+
+        Args:
+            member: the member to blame.
+            expected: what was promised; `{}` stands for the numbers wanted.
+            got: the numbers it gave.
+            wanted: the numbers it should give.
+            tolerance: how far they may be apart, as a share and as a number.
+            fix: what to do.
+        """
+        same = got.shape == wanted.shape and torch.allclose(
+            got.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True
+        )
+        self.expect(same, member, expected.format(show(wanted)), show(got), fix)
+
+    def expect_shape(
+        self, member: str, got: object, wanted: tuple[int, ...], of: object, fix: str
+    ) -> None:
+        """Refuse a member that gives another shape, or none, for something."""
+        came = tuple(got) if isinstance(got, tuple) else repr(got)
+        expected = f"the shape {tuple(wanted)} for {of}"
+        self.expect(came == tuple(wanted), member, expected, f"{came}", fix)
+
+    def expect_registered(self, kind: str, fix: str) -> None:
         """Refuse tensors that do not move, save and load with their module.
 
         Args:
-            module: what is on trial.
-            kind: what it is, in the message.
+            kind: what the module is, in the message.
             fix: what to do; `{name}` stands for the name of the tensor.
         """
-        for path, part in module.named_modules():
+        expected = f"a buffer, which moves, saves and loads with the {kind}"
+        for path, part in self.subject.named_modules():
             for name, value in vars(part).items():
-                if isinstance(value, Tensor):
-                    where = f"{path}.{name}".lstrip(".")
-                    expected = f"a buffer, which moves, saves and loads with the {kind}"
-                    got = "a tensor as a plain attribute"
-                    raise self.broken(where, expected, got, fix.format(name=name))
+                where, is_tensor = f"{path}.{name}".lstrip("."), isinstance(value, Tensor)
+                got = "a tensor as a plain attribute"
+                self.expect(not is_tensor, where, expected, got, fix.format(name=name))
 
     def unpickle(self, module: nn.Module, kind: str) -> Any:
         """The module again, from its pickle."""
@@ -159,22 +197,15 @@ def show(tensor: Tensor) -> str:
     return format_numbers(tensor.detach().tolist(), digits=7)
 
 
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Compile, and leave torch's switch for the validation of distributions as it was.
+def call_compiled(function: Callable[[Any], Tensor], argument: Any) -> Tensor:
+    """What a function returns when compiled whole; torch's own switches stay as they were.
 
-    The first compilation of a process switches it off; checks of values break graphs.
+    The first compilation of a process switches the validation of distributions off for good, and
+    checks of values break graphs.
     """
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
-        yield
+        return torch.compile(function, fullgraph=True)(argument)
     finally:
         Distribution.set_default_validate_args(before)
-
-
-def is_close(left: Tensor, right: Tensor, tolerance: float) -> bool:
-    """Whether two tensors are the same up to rounding, NaN beside NaN included."""
-    return left.shape == right.shape and torch.allclose(
-        left.double(), right.double(), rtol=tolerance, atol=tolerance, equal_nan=True
-    )
