@@ -237,10 +237,11 @@ def shorten(value: object) -> str:
     if not isinstance(value, Tensor):
         text = " ".join(repr(value).split())
         return text if len(text) <= 80 else f"{text[:77]}..."
-    shape = f"a tensor of shape {tuple(value.shape)}"
+    shape = "a tensor"
     try:
+        shape = f"a tensor of shape {tuple(value.shape)}"
         return shape if absent(value) else _describe_numbers(value.detach(), shape)
-    except RuntimeError:  # numbers that torch can't read or order, such as complex ones
+    except RuntimeError:  # what torch can't read or order: complex numbers, nested tensors
         return shape
 
 

@@ -565,3 +565,115 @@ def test_constants_are_checked_whatever_the_switch():
             base = dd.StudentT
             validate_args = False
             df = -1
+
+
+NUMBERS = (
+    np.int64(10),
+    np.uint8(10),
+    np.float32(10),
+    np.float16(10),
+    np.array(10),
+    np.array([10.0]),
+)
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=repr)
+def test_numpy_numbers_are_numbers_wherever_a_constant_is_given(number):
+    class Body(Variational):
+        base = dd.StudentT
+        df = number
+        loc = Param(0.0)
+        scale = Param(number)
+
+    class Trials(Variational):
+        base = dd.Binomial
+        total_count = number
+        logits = Param(0.0)
+
+    heavy, count = Heavy(df=number), Count(total_count=number)
+    for q, plain in ((Body(), Heavy(df=10.0)), (heavy, Heavy(df=10.0))):
+        assert q.df.dtype == plain.df.dtype
+        assert (q.df == 10.0).all()
+    for q in (Trials(), count):
+        assert (torch.as_tensor(q.total_count) == 10).all()
+
+
+def test_an_array_in_a_class_body_is_copied():
+    numbers = np.array([1.0, 2.0])
+
+    class Body(Variational):
+        base = dd.StudentT
+        df = numbers
+
+    numbers[:] = 7.0
+    assert Body().df.tolist() == [1.0, 2.0]
+
+
+NO_NUMBERS = {
+    "flag": torch.tensor(True),
+    "numpy flag": np.bool_(True),
+    "too large": 10**400,
+    "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged),
+    "meta": torch.empty((), device="meta"),
+}
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_what_is_no_number_gives_our_error_in_constants_and_parameters(value):
+    for build in (
+        lambda: Heavy(df=value),
+        lambda: Heavy(scale=value),
+        lambda: Count(total_count=value),
+        lambda: Heavy().assign(df=value),
+        lambda: Heavy().assign(scale=value),
+        lambda: Count().assign(total_count=value),
+    ):
+        with pytest.raises((ConstraintError, DeclarationError), match=r"expected .*, got "):
+            build()
+
+
+def test_values_on_meta_decide_where_to_build_only_if_they_are_all():
+    nothing = torch.empty((), device="meta")
+    assert Heavy(df=nothing, loc=nothing, scale=nothing).scale.is_meta
+    assert Heavy(df=nothing, device="meta").scale.is_meta
+
+
+def test_a_constant_is_not_moved_to_complex_numbers():
+    with pytest.raises(ConstraintError, match="floating-point type"):
+        Heavy().type(torch.complex64)
+
+
+class Negative(torch.nn.Module):
+    def forward(self, raw):
+        return raw
+
+    def right_inverse(self, value):
+        return value
+
+
+@pytest.mark.parametrize("name", ["df", "raw_scale"])
+def test_a_state_is_checked_behind_parametrizations(name):
+    q = Heavy()
+    torch.nn.utils.parametrize.register_parametrization(q, name, Negative())
+    state = copy.deepcopy(q.state_dict())
+    wrong = {**state, f"parametrizations.{name}.original": torch.tensor(-math.inf)}
+    with pytest.raises(ConstraintError):
+        q.load_state_dict(wrong)
+    assert all(torch.equal(q.state_dict()[key], kept) for key, kept in state.items())
+
+
+@pytest.mark.parametrize("tensor", [torch.tensor(-1.0), torch.tensor(math.nan), torch.ones(2)])
+def test_registering_a_buffer_in_place_of_a_constant_checks_it(tensor):
+    q = Heavy()
+    with pytest.raises(ConstraintError, match=r"Heavy\.df"):
+        q.register_buffer("df", tensor)
+    q.register_buffer("df", torch.tensor(7.0))
+    assert q().df == q.df == 7.0
+
+
+def test_reading_a_deleted_constant_says_what_to_do():
+    q = Heavy()
+    del q.df
+    with pytest.raises(AttributeError, match="it was deleted"):
+        _ = q.df
+    assert not hasattr(q, "df")

@@ -63,7 +63,8 @@ class Interval(Scalar):
         if self.names or any(bound.is_meta for bound in self.buffers()):
             return True
         low, high = (
-            torch.as_tensor(bound, dtype=torch.float64) for bound in (self.low, self.high)
+            torch.as_tensor(bound, dtype=torch.float64, device="cpu")
+            for bound in (self.low, self.high)
         )
         return super()._has_room(dtype) and bool((high - low <= largest(dtype)).all())
 

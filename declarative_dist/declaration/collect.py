@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -192,11 +193,15 @@ def _as_field(
     if is_nestable(value):
         template: Any = value
         return Nested([template]).with_name(name)
-    if isinstance(value, Tensor) or (
-        name in numbers and isinstance(value, (int, float, list, tuple))
-    ):
+    if isinstance(value, Tensor) or (name in numbers and _is_numeric(value)):
         return Constant(value).with_name(name)
     return None
+
+
+def _is_numeric(value: object) -> bool:
+    """Whether a value is a number, a list of them, or an array, NumPy's among them."""
+    is_array = hasattr(value, "__array__") and not isinstance(value, type)
+    return is_array or isinstance(value, (Real, list, tuple))
 
 
 def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:

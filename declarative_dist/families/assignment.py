@@ -26,8 +26,9 @@ def assign(module: Any, values: Mapping[str, Any]) -> None:
         ConstraintError: for a value that its field refuses, or a part that does not go with the
             others; nothing has changed then.
     """
-    with restoring(*own_modules(module), recurse=False):
-        changes = prepare(module, values)
+    changes = prepare(module, values)
+    has_parts = any(field.is_part for _, field, _ in changes)
+    with restoring(*(own_modules(module) if has_parts else (module,)), recurse=False):
         for owner, field, ready in changes:
             field.commit(owner, ready)
         if any(isinstance(ready, nn.Module) for _, _, ready in changes):
@@ -59,9 +60,12 @@ def prepare(module: Any, values: Mapping[str, Any]) -> list[Change]:
             return field.value(module, known)
         ready = field.prepare(module, values[field.name], known)
         changes.append((module, field, ready))
-        return field.read(module, ready, known)
+        return field.read(module, ready, known) if field.name in needed else None
 
     declaration = module.__declaration__
+    involved = {field for name in values for field in declaration.chains[name]}
+    order = [field for field in declaration.order if field in involved]
+    needed = {name for field in order for name in field.needs}
     with torch.no_grad():
-        declaration.run(module, declaration.order, compute=compute)
+        declaration.run(module, order, compute=compute)
     return changes

@@ -326,6 +326,13 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
             ) from error
 
     def _suggest(self, name: str) -> None:
+        if name in self.__declaration__.fields:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} has no value: it was deleted. Set it, or call "
+                "reset_parameters().",
+                name=name,
+                obj=self,
+            ) from None
         near = [field for field in self.__declaration__.fields if is_one_edit_from(name, field)]
         if near:
             raise AttributeError(

@@ -63,7 +63,8 @@ def blueprint_of(
         None if device is None else torch.device(device),
         dtype,
     )
-    blueprint.follow(keywords)
+    needed = {name for name, field in fields.items() if field.holds_value or field.is_part}
+    blueprint.follow(keywords, is_whole=needed <= given.keys())
     parts = [field for field in declaration.order if field.is_part]
     known = {f.name: f.known_sizes(given.get(f.name), f"{subject}.{f.name}") for f in parts}
     values = {name for name, value in given.items() if _is_values(value)}

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import StateMismatchError
+from declarative_dist.fields.storage import find_tensor
 from declarative_dist.fields.value import Constrained
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.tensors import are_finite
 
 Move = Callable[[Tensor], Tensor]
 """What `nn.Module.to` and its like do to each tensor."""
@@ -39,7 +41,8 @@ class AtomicState(nn.Module):
         with restoring(self):
             keys = super().load_state_dict(state_dict, strict, assign)
             for _, part in walk(self):
-                part._check_bounds()
+                part._check_bounds(is_moved=assign)
+                part._check_parametrized()
         return keys
 
 
@@ -85,15 +88,16 @@ class DeclaredState(AtomicState):
                     f"one saved under {saved[name]}",
                     self._way_over(name),
                 )
-        with restoring(self, recurse=False):
-            for field in self.__declaration__.fields.values():
-                tensor = state_dict.get(f"{prefix}{field.stored_name}")
-                if isinstance(tensor, Tensor):
-                    tensor = self._without_padding(field.stored_name, tensor)
-                    state_dict[f"{prefix}{field.stored_name}"] = tensor
-                    field.check_stored(self, tensor)
-            vars(self)["_is_loading"] = True
+        for field in self.__declaration__.fields.values():
+            tensor = state_dict.get(f"{prefix}{field.stored_name}")
+            if isinstance(tensor, Tensor):
+                tensor = self._without_padding(field.stored_name, tensor)
+                state_dict[f"{prefix}{field.stored_name}"] = tensor
+                field.check_stored(self, tensor)
+        vars(self)["_is_loading"] = True
+        try:
             super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+        finally:
             del vars(self)["_is_loading"]
 
     def _without_padding(self, name: str, tensor: Tensor) -> Tensor:
@@ -115,10 +119,29 @@ class DeclaredState(AtomicState):
         for field in self.__declaration__.fields.values():
             field.check_move(self, fn)
 
-    def _check_bounds(self) -> None:
-        """Refuse bounds that leave no number between them."""
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Register a buffer as `nn.Module` does; one that is a field is checked first."""
+        field = self.__declaration__.fields.get(name)
+        if field is not None and isinstance(tensor, Tensor):
+            field.check_buffer(self, tensor)
+        super().register_buffer(name, tensor, persistent)
+
+    def _check_parametrized(self) -> None:
+        """Refuse what a loaded state makes of fields that torch has parametrized."""
+        if "parametrizations" in self._modules:
+            for field in self.__declaration__.fields.values():
+                tensor = find_tensor(self, field.stored_name)
+                if tensor is not None:
+                    field.check_stored(self, tensor.detach())
+
+    def _check_bounds(self, *, is_moved: bool) -> None:
+        """Refuse bounds that leave no number between them.
+
+        Args:
+            is_moved: whether tensors may have another dtype than before.
+        """
         for field in self.__declaration__.fields.values():
-            if isinstance(field, Constrained):
+            if isinstance(field, Constrained) and (is_moved or field.owns_constraint):
                 _, dtype = field.place_of(self)
                 field.constraint_of(self).check_dtype(dtype, field.subject(self))
 
@@ -130,10 +153,12 @@ def _keep_finite(fn: Move) -> Move:
         moved = fn(tensor)
         if moved.dtype == tensor.dtype or not moved.is_floating_point() or moved.is_meta:
             return moved
+        largest = [torch.finfo(t.dtype).max for t in (tensor, moved) if t.is_floating_point()]
+        if largest == sorted(largest) or are_finite(moved):
+            return moved
         with torch.no_grad():
             overflows = moved.isinf() & tensor.isfinite().to(moved.device)
-            if overflows.any():
-                moved[overflows] = moved[overflows].sign() * torch.finfo(moved.dtype).max
+            moved[overflows] = moved[overflows].sign() * torch.finfo(moved.dtype).max
         return moved
 
     return move

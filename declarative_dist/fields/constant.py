@@ -24,8 +24,8 @@ from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start
-from declarative_dist.fields.storage import find_tensor, to_tensor, write_tensor
-from declarative_dist.plain.tensors import as_tensor
+from declarative_dist.fields.storage import check_floating, find_tensor, to_tensor, write_tensor
+from declarative_dist.plain.tensors import are_finite
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -46,7 +46,11 @@ class Constant(Field):
     def __init__(
         self, init: Any = None, torch_constraint: constraints.Constraint | None = None
     ) -> None:
-        self.init = init.clone() if isinstance(init, Tensor) else init
+        is_array = isinstance(init, list) or hasattr(init, "__array__")
+        # What the class holds does not change with the array that it was given.
+        self.init = copy.deepcopy(init) if is_array and not isinstance(init, Tensor) else init
+        if isinstance(init, Tensor):
+            self.init = init.clone()
         self.torch_constraint = torch_constraint
 
     @property
@@ -57,6 +61,11 @@ class Constant(Field):
     def _is_continuous(self) -> bool:
         """Whether an int means a real number here."""
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
+
+    @property
+    def _is_numeric(self) -> bool:
+        """Whether True and False are no values of it."""
+        return self.torch_constraint not in (None, constraints.boolean)
 
     @property
     def _expected(self) -> str:
@@ -88,7 +97,8 @@ class Constant(Field):
         """
         source = self._as_source(value, subject)
         is_number = isinstance(source, (int, float)) and not isinstance(source, bool)
-        if isinstance(source, Tensor) or is_number:
+        is_flag = isinstance(source, Tensor) and source.dtype == torch.bool
+        if is_number or (isinstance(source, Tensor) and not (is_flag and self._is_numeric)):
             self._check(source, subject)
         elif self.torch_constraint is not None and value is not None:
             raise ConstraintError(subject, self._expected, shorten(value), code="wrong-argument")
@@ -97,28 +107,36 @@ class Constant(Field):
     def _as_source(self, value: Any, subject: str) -> Any:
         if isinstance(value, bool):
             return value
-        if isinstance(value, Integral):
-            return float(value) if self._is_continuous else int(value)
         if isinstance(value, Real):
-            number = float(value)
-            is_count = self.torch_constraint is not None and not self._is_continuous
-            return int(number) if is_count and number.is_integer() else number
+            return self._as_number(value, subject)
         if self.torch_constraint is None and isinstance(value, Tensor):
             return value.detach()  # of any dtype and layout: other methods of the class read it
         if isinstance(value, (Tensor, list)) or hasattr(value, "__array__"):
             return to_tensor(value, subject, expected=self._expected)
         return value
 
+    def _as_number(self, value: Real, subject: str) -> float:
+        """A Python number: an int for a count, and for an int that no base takes."""
+        if isinstance(value, Integral) and not self._is_continuous:
+            return int(value)
+        try:
+            number = float(value)
+        except OverflowError as error:
+            raise ConstraintError(subject, self._expected, shorten(value)) from error
+        is_count = self.torch_constraint is not None and not self._is_continuous
+        return int(number) if is_count and number.is_integer() else number
+
     def _check(self, value: float | Tensor, subject: str, origin: Any = None) -> None:
         """Refuse numbers that are not finite, or that the base does not take."""
         if is_traced(value) or (isinstance(value, Tensor) and value.layout is not torch.strided):
             return
-        tensor = as_tensor(value) if not isinstance(value, Tensor) else value
-        allowed = tensor.isfinite().all()
-        if self.torch_constraint is not None:
-            with tensor.device:
-                allowed = allowed & self.torch_constraint.check(tensor).all()
-        if not allowed:
+        tensor: Any = value
+        if not isinstance(value, Tensor):
+            tensor = to_tensor(value, subject, expected=self._expected)
+        is_allowed = are_finite(tensor)
+        if is_allowed and self.torch_constraint is not None:
+            is_allowed = bool(self.torch_constraint.check(tensor).all())
+        if not is_allowed:
             got = shorten(value)
             if origin is not None:
                 got = f"{shorten(origin)}, which is {got} in {tensor.dtype}"
@@ -191,13 +209,15 @@ class Constant(Field):
         now = module.__dict__["_constants"].get(self.name)
         if now is None:
             now = find_tensor(module, self.name)
-        place = _dtype_beside(module), torch.get_default_device()
-        if now is None:  # it was deleted
-            now = self._build(module.__dict__["_starts"][self.name], *place, subject)
         if not isinstance(now, Tensor):
-            return self._build(self._start(new, isinstance(value, Tensor)), *place, subject)
+            place = _dtype_beside(module), torch.get_default_device()
+            if now is None:  # it was deleted
+                now = self._build(module.__dict__["_starts"][self.name], *place, subject)
+            if not isinstance(now, Tensor):
+                return self._build(self._start(new, isinstance(value, Tensor)), *place, subject)
         tensor = to_tensor(new, subject, now.dtype, now.device, self._expected)
-        self._check(tensor, subject, None if tensor is new else new)
+        if tensor is not new:
+            self._check(tensor, subject, new)
         if tensor.ndim and tensor.shape != now.shape:
             expected = f"shape {tuple(now.shape)}"
             raise ConstraintError(subject, expected, shorten(new), code="wrong-shape")
@@ -249,13 +269,25 @@ class Constant(Field):
         return self.name
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        now = module._buffers.get(self.name)
+        now = find_tensor(module, self.name)
         if now is not None:
             self._check(tensor.to(now.dtype), self.subject(module))
 
+    def check_buffer(self, module: nn.Module, tensor: Tensor) -> None:
+        self.source(tensor, self.subject(module))
+        now = find_tensor(module, self.name)
+        if now is not None and tensor.shape != now.shape:
+            expected = f"shape {tuple(now.shape)}"
+            raise ConstraintError(
+                self.subject(module), expected, shorten(tensor), code="wrong-shape"
+            )
+
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
         now = module._buffers.get(self.name)
-        if now is not None and move(now.new_empty(0)).dtype != now.dtype:
+        dtype = None if now is None else move(now.new_empty(0)).dtype
+        if now is not None and dtype != now.dtype:
+            if self.torch_constraint is not None and now.is_floating_point():
+                check_floating(dtype, self.subject(module))
             self._check(move(now), self.subject(module), now)
 
     def rule(self, module: nn.Module) -> str:

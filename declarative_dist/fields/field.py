@@ -294,6 +294,10 @@ class Field(ABC):
         """Refuse what a state holds for the field before anything is loaded."""
         return
 
+    def check_buffer(self, module: nn.Module, tensor: Tensor) -> None:
+        """Refuse a buffer that you register under the field's name."""
+        return
+
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
         """Refuse another dtype or device, before anything has moved."""
         return

@@ -24,7 +24,8 @@ _MANAGED = "_is_fsdp_managed_module"
 
 def is_shard(tensor: object) -> bool:
     """Whether a tensor is distributed over processes."""
-    return isinstance(tensor, Tensor) and hasattr(tensor, "full_tensor")
+    is_plain = type(tensor) in (Tensor, nn.Parameter)
+    return not is_plain and isinstance(tensor, Tensor) and hasattr(tensor, "full_tensor")
 
 
 def check_gathered(module: nn.Module) -> None:

@@ -116,16 +116,21 @@ class Blueprint:
         """The device to build on, where no value says another."""
         return self.device or torch.get_default_device()
 
-    def follow(self, values: Mapping[str, Any]) -> None:
+    def follow(self, values: Mapping[str, Any], *, is_whole: bool = False) -> None:
         """Take the dtype and the device of given tensors where they agree, unless told others.
 
-        Lists and numbers say nothing of either.
+        Lists and numbers say nothing of either. Tensors on the meta device have no numbers: the
+        instance follows them there only if they are all that it needs.
+
+        Args:
+            values: what the constructor was given, by name.
+            is_whole: whether that is a value for every field.
         """
         tensors = list(_tensors_in(values.values()))
         floating = {v.dtype for v in tensors if v.is_floating_point()}
         if self.dtype is None and len(floating) == 1:
             self.dtype = floating.pop()
-        devices = {v.device for v in tensors}
+        devices = {v.device for v in tensors if is_whole or not v.is_meta}
         self.with_dtype = {
             name
             for name, value in values.items()

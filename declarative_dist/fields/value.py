@@ -25,7 +25,7 @@ from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
 from declarative_dist.fields.storage import check_floating
 from declarative_dist.plain.arguments import Argument
-from declarative_dist.plain.tensors import as_tensor
+from declarative_dist.plain.tensors import are_finite, as_tensor
 from declarative_dist.plain.tracing import is_traced
 
 _REAL = Real()
@@ -308,7 +308,7 @@ class Constrained(Field):
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
         _, dtype = self.place_of(module)
-        if is_traced(tensor) or is_shard(tensor) or tensor.to(dtype).isfinite().all():
+        if is_traced(tensor) or is_shard(tensor) or are_finite(tensor.to(dtype)):
             return
         raise ConstraintError(
             self.subject(module),

@@ -32,10 +32,12 @@ def restoring(*modules: nn.Module, recurse: bool = True, always: bool = False) -
         >>> linear.weight.item() == before
         True
     """
-    watched = {part: None for module in modules for part in module.modules()}
-    holdings = [_Holding(part) for part in (watched if recurse else modules)]
+    if recurse:
+        modules = tuple({part: None for module in modules for part in module.modules()})
+    holdings = [_Holding(part) for part in modules]
     tensors = {id(tensor): tensor for holding in holdings for tensor in holding.tensors()}
-    values = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
+    with torch.no_grad():
+        values = [(t, t.clone(), t.requires_grad) for t in tensors.values()]
     try:
         yield
     except BaseException:
@@ -45,14 +47,18 @@ def restoring(*modules: nn.Module, recurse: bool = True, always: bool = False) -
         _restore(holdings, values)
 
 
+_CONTAINERS = (dict, set)
+"""What modules keep their parts, tensors and hooks in."""
+
+
 class _Holding:
     """What one module holds: its attributes, and the entries of those that are containers."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.kind = module, type(module)
-        self.attributes = dict(vars(module))
-        kinds = (dict, set)
-        self.entries = [(v, v.copy()) for v in self.attributes.values() if isinstance(v, kinds)]
+        self.attributes = attributes = dict(vars(module))
+        containers = [value for value in attributes.values() if isinstance(value, _CONTAINERS)]
+        self.entries: list[Any] = [(value, value.copy() if value else ()) for value in containers]
 
     def tensors(self) -> Iterator[Tensor]:
         for store in (self.module._parameters, self.module._buffers):

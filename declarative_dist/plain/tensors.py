@@ -7,6 +7,7 @@ asks for a copy with the current buffers when the transform is needed. Copies ha
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Complex, Integral, Real
 from typing import Any, TypeVar
@@ -50,6 +51,9 @@ def as_tensor(
         >>> as_tensor([0.1, 1], torch.float64), as_tensor(2**53 + 1)
         (tensor([0.1000, 1.0000], dtype=torch.float64), tensor(9007199254740993))
     """
+    if type(value) is float and abs(value) < 1e4 and (dtype is None or dtype.is_floating_point):
+        # The common case, without a second tensor: a number that every such dtype holds.
+        return torch.scalar_tensor(value, dtype=dtype or torch.float64, device=device or "cpu")
     try:
         exact = _as_exact_tensor(value)
         result = exact.to(device or exact.device, dtype or exact.dtype)
@@ -76,8 +80,10 @@ def _as_exact_tensor(value: Any) -> Tensor:
         tensor = torch.as_tensor(_copy_array(value), device="cpu")
     else:
         raise TypeError(f"no number: {type(value).__name__}")
-    if tensor.is_complex() or tensor.layout is not torch.strided or tensor.is_nested:
-        raise ValueError("complex numbers" if tensor.is_complex() else "a sparse tensor")
+    if tensor.is_complex():
+        raise ValueError("complex numbers")
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+        raise ValueError("a sparse, nested or quantized tensor")
     return tensor
 
 
@@ -107,6 +113,20 @@ def _stack(values: Sequence[Any]) -> Tensor:
     if dtype.is_floating_point and not all(t.is_floating_point() for t in tensors):
         dtype = torch.float64  # which holds the integers among them
     return torch.stack([tensor.to(dtype) for tensor in tensors])
+
+
+def are_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite; quick for a single one.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.plain.tensors import are_finite
+        >>> are_finite(torch.ones(3)), are_finite(torch.tensor(float("inf")))
+        (True, False)
+    """
+    if tensor.ndim == 0:
+        return math.isfinite(tensor.item())
+    return bool(tensor.isfinite().all())
 
 
 def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
