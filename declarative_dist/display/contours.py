@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from declarative_dist.display.curves import reach_of
-from declarative_dist.display.looks import WIDTH
-from declarative_dist.display.series import Index, Site, column, log_densities
+from declarative_dist.display.looks import Look
+from declarative_dist.display.series import Index, Site, column
 from declarative_dist.errors import DeclarationError
+from declarative_dist.plain.supports import ends_of, entries_of, support_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,84 +29,54 @@ _MOST_POINTS = 4_000_000
 _MOST_DOTS = 500
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The distribution of a pair, in a batch of such.
-
-    Args:
-        site: events of shape `(2,)`, or draws of such.
-        index: which of the batch it is.
-        label: its name.
-        color: of its contours.
-        style: of its lines.
-        filled: whether the surface inside is tinted.
-    """
-
-    site: Site
-    index: Index
-    label: str
-    color: str
-    style: str
-    filled: bool = False
-
-
 def has_pairs(site: Site) -> bool:
     """Whether a site has draws of pairs, and a density over the plane, or over a box in it."""
     if site.draws is None or site.event != (2,):
         return False
+    if site.distribution is None:
+        return True
     try:
-        support: Any = None if site.distribution is None else site.distribution.support
+        ends = ends_of(entries_of(support_of(site.distribution)))
     except NotImplementedError:
         return True
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    if support is None or support.is_discrete:
-        return site.distribution is None
-    base = getattr(support, "base_constraint", support)
-    return support.event_dim == 1 and base.event_dim == 0 and base is not support
+    return ends is not None and not site.is_discrete
 
 
-def draw_pairs(axes: Axes, pairs: Sequence[Pair], names: tuple[str, str]) -> None:
-    """Draw the contours of all pairs into one picture, or dots where only draws are known."""
-    for pair in pairs:
-        if pair.site.distribution is not None:
-            _draw_contours(axes, pair, pair.site.distribution)
-            continue
-        draws: Any = pair.site.draws
-        left, up = (column(draws[:_MOST_DOTS], (*pair.index, at)) for at in (0, 1))
-        axes.scatter(
-            left.tolist(),
-            up.tolist(),
-            s=8,
-            color=pair.color,
-            alpha=0.5,
-            linewidths=0,
-            label=pair.label,
-        )
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(names[1])
+def draw_pair(axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bool) -> None:
+    """Draw the contours of one pair of a batch, or dots where only draws are known.
+
+    Args:
+        axes: where to draw.
+        site: events of shape `(2,)`, or draws of such.
+        index: which of the batch.
+        look: of its lines.
+        is_filled: whether the surface inside is tinted.
+    """
+    if site.distribution is not None:
+        _draw_contours(axes, site, index, look, is_filled)
+        return
+    draws: Any = site.draws
+    left, up = (column(draws[:_MOST_DOTS], (*index, at)).tolist() for at in (0, 1))
+    axes.scatter(left, up, s=8, color=look.color, alpha=0.5, linewidths=0, label=look.label)
 
 
-def _draw_contours(axes: Axes, pair: Pair, distribution: Distribution) -> None:
-    sides = _sides(pair, distribution)
-    corners = torch.cartesian_prod(*sides)
-    draw: Any = pair.site.draws
-    found = log_densities(distribution, pair.index, corners, draw[0].detach())
-    heights = found.exp().nan_to_num(0.0, 0.0, 0.0).reshape(len(sides[0]), len(sides[1]))
+def _draw_contours(axes: Axes, site: Site, index: Index, look: Look, is_filled: bool) -> None:
+    distribution: Any = site.distribution
+    sides = _sides(site, index, distribution)
+    heights = site.score_at(index, distribution)(torch.cartesian_prod(*sides))
+    heights = heights.exp().nan_to_num(0.0, 0.0, 0.0).reshape(len(sides[0]), len(sides[1]))
     if not (heights > 0).any():
         raise DeclarationError("plot", "a density over the plane", "none in reach of its draws")
     cell = math.prod(float(side[1] - side[0]) for side in sides)
     levels = levels_of(heights, cell)
     where = [*(side.tolist() for side in sides), heights.T.tolist()]
-    if pair.filled:
+    if is_filled:
         top = float(heights.max()) * 1.01
-        axes.contourf(*where, levels=[*levels, top], colors=[pair.color], alpha=0.15)
-    axes.contour(
-        *where, levels=levels, colors=[pair.color], linestyles=[pair.style], linewidths=WIDTH
-    )
+        axes.contourf(*where, levels=[*levels, top], colors=[look.color], alpha=0.15)
+    line: dict[str, Any] = {f"{name}s": [value] for name, value in look.line.items()}
+    axes.contour(*where, levels=levels, **line)
     shares = ", ".join(f"{share:.0%}" for share in SHARES)
-    label = f"{pair.label} ({shares} inside)".strip()
-    axes.plot([], [], pair.style, color=pair.color, linewidth=WIDTH, label=label)
+    axes.plot([], [], label=f"{look.label} ({shares} inside)".strip(), **look.line)
 
 
 def levels_of(heights: Tensor, cell: float) -> list[float]:
@@ -126,14 +95,14 @@ def levels_of(heights: Tensor, cell: float) -> list[float]:
     return levels
 
 
-def _sides(pair: Pair, distribution: Distribution) -> list[Tensor]:
+def _sides(site: Site, index: Index, distribution: Distribution) -> list[Tensor]:
     """The points along both axes: fewer where every point is one of all copies."""
     copies = distribution.batch_shape.numel()
     count = max(31, min(_SIDE, int((_MOST_POINTS / copies) ** 0.5)))
-    found = {series.index: series for series in pair.site.series()}
+    found = {series.index: series for series in site.series()}
     sides = []
     for at in (0, 1):
-        left, right = reach_of(found[(*pair.index, at)])
+        left, right = reach_of(found[(*index, at)])
         nudge = 1e-3 * (right - left) or 1e-6 * max(abs(left), 1e-30)
         inwards = nudge if right > left else -nudge
         sides.append(torch.linspace(left + inwards, right - inwards, count, dtype=torch.float64))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from declarative_dist.errors import DeclarationError, shorten
 
@@ -28,6 +27,19 @@ MOST = 8
 
 PANELS = 12
 """How many pictures there are of the entries of one event."""
+
+
+class Look(NamedTuple):
+    """The name of a curve, and how it looks."""
+
+    label: str
+    color: str
+    style: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The look of its line, as matplotlib takes it."""
+        return {"color": self.color, "linestyle": self.style, "linewidth": WIDTH}
 
 
 def looks() -> Iterator[tuple[str, str]]:
@@ -66,36 +78,31 @@ def pyplot() -> Any:
         ) from error
 
 
-def grid_of_axes(count: int, ax: Any) -> tuple[Axes, ...]:
-    """The axes that were given, or those of a new figure, in rows of three.
+def axes_on(
+    ax: Any, counts: Sequence[int], expected: str, grid: tuple[int, int], **figure: Any
+) -> tuple[Axes, ...]:
+    """The axes that were given, or those of a new figure.
+
+    Args:
+        ax: axes, alone, in a list or in an array of rows and columns; None for a new figure.
+        counts: how many there may be; the last is for a new figure.
+        expected: the same in words.
+        grid: the rows and columns of a new figure.
+        **figure: what else matplotlib is to know of a new figure.
 
     Raises:
         DeclarationError: if what was given are no axes, or not as many.
     """
     matplotlib = pyplot()
     if ax is None:
-        columns = min(count, 3)
-        rows = math.ceil(count / columns)
-        size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
-        figure, axes = matplotlib.subplots(
-            rows, columns, squeeze=False, figsize=size, layout="constrained"
-        )
-        for left_over in axes.flat[count:]:
-            figure.delaxes(left_over)
-        return tuple(axes.flat[:count])
-    given = axes_in(ax)
-    if len(given) != count:
-        one = "one axes" if count == 1 else f"{count} axes, one for each picture"
+        new, axes = matplotlib.subplots(*grid, squeeze=False, **figure)
+        for left_over in axes.flat[counts[-1] :]:
+            new.delaxes(left_over)
+        return tuple(axes.flat[: counts[-1]])
+    flat = [ax] if hasattr(ax, "get_xlim") else getattr(ax, "flat", ax)
+    given = tuple(flat) if hasattr(flat, "__iter__") else ()
+    if len(given) not in counts or not all(hasattr(each, "get_xlim") for each in given):
         raise DeclarationError(
-            "plot(ax=)", one, shorten(ax), f"Write _, ax = plt.subplots({count})."
+            "plot(ax=)", expected, shorten(ax), f"Write _, ax = plt.subplots({counts[-1]})."
         )
     return given
-
-
-def axes_in(ax: Any) -> tuple[Axes, ...]:
-    """Axes, alone, in a list or in an array of rows and columns; empty for anything else."""
-    if hasattr(ax, "get_xlim"):
-        return (ax,)
-    flat = getattr(ax, "flat", ax)  # an array of rows and columns
-    given = tuple(flat) if hasattr(flat, "__iter__") else ()
-    return given if all(hasattr(each, "get_xlim") for each in given) else ()

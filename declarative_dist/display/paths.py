@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from declarative_dist.display.looks import COLORS, WIDTH, axes_in, looks, name_entry, pyplot
+from declarative_dist.display.looks import COLORS, WIDTH, axes_on, looks, name_entry
 from declarative_dist.display.series import column, first
-from declarative_dist.errors import DeclarationError, shorten
+from declarative_dist.errors import DeclarationError
 from declarative_dist.fitting.history import History
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ def plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[Ax
     if not history.losses:
         raise DeclarationError("plot", "a History with steps", "one without", "Fit first.")
     paths = _paths(history)
-    axes = _axes(bool(paths), ax)
+    count = 2 if paths else 1
+    size = (6.4, 4.8 if paths else 3.0)
+    axes = axes_on(
+        ax, (1, 2), "one axes, or two", (count, 1), sharex=True, figsize=size, layout="tight"
+    )[:count]
     axes[0].plot(range(1, history.step + 1), history.losses, color=COLORS[0], linewidth=WIDTH)
     axes[0].set_ylabel("loss")
     axes[-1].set_xlabel("step")
@@ -59,20 +63,3 @@ def _paths(history: History) -> dict[str, list[float]]:
         for index in first(table.shape[1:], table[0].numel()):
             paths[name + name_entry(index)] = column(table, index).tolist()
     return paths
-
-
-def _axes(has_values: bool, ax: Any) -> tuple[Axes, ...]:
-    """The axes that were given, or those of a new figure."""
-    matplotlib = pyplot()
-    if ax is None:
-        height = 4.8 if has_values else 3.0
-        _, axes = matplotlib.subplots(
-            1 + has_values, sharex=True, squeeze=False, figsize=(6.4, height), layout="tight"
-        )
-        return tuple(axes[:, 0])
-    given = axes_in(ax)
-    if len(given) not in (1, 2):
-        raise DeclarationError(
-            "plot(ax=)", "one axes, or two", shorten(ax), "Write _, ax = plt.subplots(2)."
-        )
-    return given[: 1 + has_values]

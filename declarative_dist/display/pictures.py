@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from declarative_dist.display.contours import MOST as MOST_PAIRS
-from declarative_dist.display.contours import Pair, draw_pairs, has_pairs
-from declarative_dist.display.curves import Curve, draw_curves
+from declarative_dist.display.contours import draw_pair, has_pairs
+from declarative_dist.display.curves import Curves, draw_curves
 from declarative_dist.display.looks import (
     COLORS,
     LONE,
     MOST,
     PANELS,
     STYLES,
-    grid_of_axes,
+    Look,
+    axes_on,
     looks,
     name_entry,
 )
@@ -26,23 +27,6 @@ from declarative_dist.errors import DeclarationError, did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture of curves.
-
-    Args:
-        name: of the number, below the picture.
-        curves: what is drawn.
-        count: how many curves there would be, if there were room for all.
-        has_legend: whether the names of the curves stand in it.
-    """
-
-    name: str
-    curves: list[Curve]
-    count: int
-    has_legend: bool
 
 
 def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, ...]:
@@ -58,79 +42,79 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
     names = [source.name] if target is None else [f"q: {source.name}", f"target: {target.name}"]
     if source.is_joint:
         others = {} if target is None else _sites_to_compare(source, target)
-        return _draw_panels(_panels_of_sites(source, others, names), ax)
+        return _draw_sites(source, others, names, ax)
     site = source.sites[""]
     sites = [site] if target is None else [site, _site_to_compare(source, target)]
     if all(map(has_pairs, sites)):
-        (plane,) = grid_of_axes(1, ax)
-        _draw_plane(plane, sites, names)
-        return plane
-    axes = _draw_panels(_panels_of_entries(sites, names), ax)
-    if site.event.numel() > PANELS:
-        axes[-1].set_title(f"{PANELS} of {site.event.numel()}", fontsize="small")
-    return axes if len(axes) > 1 else next(iter(axes))
+        return _draw_plane(sites, names, ax)
+    axes = _draw_entries(sites, names, ax)
+    return axes if len(axes) > 1 else axes[0]
 
 
-def _draw_panels(panels: Sequence[Panel], ax: Any) -> tuple[Axes, ...]:
-    axes = grid_of_axes(len(panels), ax)
-    for each, panel in zip(axes, panels, strict=True):
-        draw_curves(each, panel.curves, panel.name)
-        if panel.has_legend:
-            _draw_legend(each, panel.count, MOST)
+def _make_axes(count: int, ax: Any) -> tuple[Axes, ...]:
+    """The axes for some pictures, in rows of three."""
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
+    expected = "one axes" if count == 1 else f"{count} axes, one for each picture"
+    return axes_on(ax, (count,), expected, (rows, columns), figsize=size, layout="constrained")
+
+
+def _draw_plane(sites: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
+    """Draw pairs as contours in one picture, those of a target dashed."""
+    (axes,) = _make_axes(1, ax)
+    groups = [list(first(site.batch, MOST_PAIRS)) for site in sites]
+    sizes = [len(group) for group in groups]
+    for turn, (site, group, name) in enumerate(zip(sites, groups, names, strict=True)):
+        for at, index in enumerate(group):
+            look = Look(f"{name}{name_entry(index)}", *_look(at, turn, sizes))
+            draw_pair(axes, site, index, look, is_filled=sizes[0] == 1 and not turn)
+    axes.set_xlabel("value[0]")
+    axes.set_ylabel("value[1]")
+    _draw_legend(axes, sites[0].batch.numel(), MOST_PAIRS, above=True)
     return axes
 
 
-def _draw_plane(axes: Axes, sites: Sequence[Site], names: Sequence[str]) -> None:
-    """Draw pairs as contours in one picture, those of a target dashed."""
-    groups = [list(first(site.batch, MOST_PAIRS)) for site in sites]
-    sizes = [len(group) for group in groups]
-    pairs = []
-    for turn, (site, group, name) in enumerate(zip(sites, groups, names, strict=True)):
-        for at, index in enumerate(group):
-            is_filled = sizes[0] == 1 and not turn
-            label = f"{name}{name_entry(index)}"
-            pairs.append(Pair(site, index, label, *_look(at, turn, sizes), is_filled))
-    draw_pairs(axes, pairs, ("value[0]", "value[1]"))
-    _draw_legend(axes, sites[0].batch.numel(), MOST_PAIRS, above=True)
-
-
-def _panels_of_entries(sites: Sequence[Site], names: Sequence[str]) -> list[Panel]:
+def _draw_entries(sites: Sequence[Site], names: Sequence[str], ax: Any) -> tuple[Axes, ...]:
     """One picture for each entry of an event, with a curve for each of the batch."""
-    by_entry = [_group_by_entry(site) for site in sites]
-    panels: list[Panel] = []
-    for entry in by_entry[0]:
-        groups = [groups[entry] for groups in by_entry if entry in groups]
-        curves = _curves(groups, names, len(sites[0].batch))
-        has_legend = not panels or any(curve.series.is_point for curve in curves)
-        name = f"value{name_entry(entry)}"
-        panels.append(Panel(name, curves, sites[0].batch.numel(), has_legend))
-    return panels
+    by_entry: list[dict[Index, list[Series]]] = [{} for _ in sites]
+    for site, entries in zip(sites, by_entry, strict=True):
+        for series in site.series():
+            entries.setdefault(series.index[len(site.batch) :], []).append(series)
+    drawn = _make_axes(len(by_entry[0]), ax)
+    for axes, entry in zip(drawn, by_entry[0], strict=True):
+        groups = [entries[entry] for entries in by_entry if entry in entries]
+        draw_curves(axes, _curves(groups, names, len(sites[0].batch)), f"value{name_entry(entry)}")
+        if axes is drawn[0] or any(series.is_point for group in groups for series in group[:MOST]):
+            _draw_legend(axes, sites[0].batch.numel(), MOST)
+    if (total := sites[0].event.numel()) > PANELS:
+        drawn[-1].set_title(f"{PANELS} of {total}", fontsize="small")
+    return drawn
 
 
-def _group_by_entry(site: Site) -> dict[Index, list[Series]]:
-    """The numbers of a site by their place in the event, in the order of the batch."""
-    found: dict[Index, list[Series]] = {}
-    for series in site.series():
-        found.setdefault(series.index[len(site.batch) :], []).append(series)
-    return found
-
-
-def _panels_of_sites(source: Source, others: dict[str, Site], names: Sequence[str]) -> list[Panel]:
+def _draw_sites(
+    source: Source, others: dict[str, Site], names: Sequence[str], ax: Any
+) -> tuple[Axes, ...]:
     """One picture for each site, with a curve for each of its numbers."""
-    panels: list[Panel] = []
+    by_site = {
+        name: [each.series() for each in (site, others.get(name)) if each is not None]
+        for name, site in source.sites.items()
+    }
+    drawn = _make_axes(len(by_site), ax)
     is_named = len(names) == 1  # whether the names of source and target stand somewhere
-    for name, site in source.sites.items():
-        groups = [each.series() for each in (site, others.get(name)) if each is not None]
+    for axes, (name, groups) in zip(drawn, by_site.items(), strict=True):
         is_one = len(groups[0]) == 1
-        labels = names if is_one and len(names) > 1 else [name, *names[1:]]
         has_legend = not is_one or (len(groups) > 1 and not is_named)
         is_named = is_named or (is_one and has_legend)
-        curves = _curves(groups, labels, len(site.shape))
-        panels.append(Panel(name, curves, site.shape.numel(), has_legend))
-    return panels
+        labels = names if is_one and len(names) > 1 else [name, *names[1:]]
+        shape = source.sites[name].shape
+        draw_curves(axes, _curves(groups, labels, len(shape)), name)
+        if has_legend:
+            _draw_legend(axes, shape.numel(), MOST)
+    return drawn
 
 
-def _curves(groups: Sequence[Sequence[Series]], names: Sequence[str], dims: int) -> list[Curve]:
+def _curves(groups: Sequence[Sequence[Series]], names: Sequence[str], dims: int) -> Curves:
     """The curves of one picture.
 
     Args:
@@ -145,7 +129,7 @@ def _curves(groups: Sequence[Sequence[Series]], names: Sequence[str], dims: int)
             index = name_entry(series.index[:dims]) if len(group) > 1 else ""
             # A target has the colours of what it is compared with, and one line in the legend.
             label = name if turn and not at else "" if turn else f"{name}{index}"
-            curves.append(Curve(series, label, *_look(at, turn, sizes)))
+            curves.append((series, Look(label, *_look(at, turn, sizes))))
     return curves
 
 

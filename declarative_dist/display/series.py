@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,13 @@ from torch.distributions import Distribution
 from declarative_dist.display.looks import MOST, PANELS
 from declarative_dist.display.marginals import marginals_of, one_of
 from declarative_dist.errors import DeclarationError
-from declarative_dist.randomness import same_random_numbers
-
-DRAWS = 10_000
+from declarative_dist.plain.supports import ends_of, entries_of, find_outside, support_of
 
 Index = tuple[int, ...]
 """The place of a number, or of an event, in a tensor."""
+
+Score = Callable[[Tensor], Tensor]
+"""From values to their log densities or masses, in float64."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,19 @@ class Series:
 
     Args:
         index: where it is in a draw `(*batch, *event)`.
-        draws: of shape `(n,)`, in float64; None where there is no sampler.
+        draws: those that are finite, of shape `(n,)`, in float64; None where there is no sampler.
+        count: how many draws there are in all.
         is_discrete: whether it has a mass.
-        score: from numbers `(n,)` to their log densities or masses, both in float64; None where
-            only draws are known.
+        score: gives log densities or masses; None where only draws are known.
         ends: the ends of its support.
         values: all that it can be, for a discrete one with few values.
     """
 
     index: Index
     draws: Tensor | None
-    is_discrete: bool = False
-    score: Callable[[Tensor], Tensor] | None = None
+    count: int
+    is_discrete: bool
+    score: Score | None = None
     ends: tuple[float, float] = (-math.inf, math.inf)
     values: Tensor | None = None
 
@@ -56,10 +57,16 @@ class Series:
         heights = torch.where(heights.isfinite(), heights, math.nan)
         return heights if bool((heights > 0).any()) else None
 
+    def known_draws(self, expected: str) -> Tensor:
+        """The draws, where there must be some."""
+        if self.draws is None:
+            raise DeclarationError("plot", expected, "neither", "Define log_prob.")
+        return self.draws
+
     @property
     def is_point(self) -> bool:
         """Whether all draws are the same, to a millionth."""
-        if self.draws is None or self.is_discrete:
+        if self.draws is None or self.is_discrete or not len(self.draws):
             return False
         low, high = self.draws.aminmax()
         return bool(high - low <= 1e-6 * torch.maximum(low.abs(), high.abs()))
@@ -116,32 +123,56 @@ class Site:
             for entry in first(self.event, PANELS):
                 index = (*copy, *entry)
                 draws = None if self.draws is None else column(self.draws, index)
-                density = self._density(exact, index)
-                found.append(Series(index, draws, self.is_discrete, **density))
+                count = 0 if draws is None else len(draws)
+                draws = None if draws is None else draws[draws.isfinite()]
+                density = {} if exact is None else self._density(exact, index)
+                found.append(Series(index, draws, count, self.is_discrete, **density))
         return found
 
-    def _density(self, exact: Distribution | None, index: Index) -> dict[str, Any]:
-        """What is known of the density of one number.
+    def score_at(self, index: Index, among: Distribution) -> Score:
+        """The log density at one place of a batch; minus infinity outside the support.
 
         Args:
-            exact: of single numbers, in a batch; None where densities are not known.
-            index: where the number is in a draw.
+            index: the place.
+            among: a batch of distributions that draws are of: of events, or of their entries.
         """
-        if exact is None:
-            return {}
-        draw = None if self.draws is None else self.draws[0].detach()
-        place = index[: len(exact.batch_shape)]
-        one = one_of(exact, place)
+        one = one_of(among, index)
+        draw = torch.zeros(self.shape) if self.draws is None else self.draws[0].detach()
         if one is not None:
-            exact, draw, place = one, None if draw is None else draw[place], ()
-        known: Distribution = exact
+            among, draw, index = one, draw[index], ()
+        # Of a distribution that can't be taken apart, the others stand where they may.
+        legal = draw if draw.is_floating_point() else draw.to(torch.get_default_dtype())
+        at: Any = (slice(None), *index)
 
-        def score(numbers: Tensor) -> Tensor:
-            values = numbers.reshape(-1, *(1 for _ in known.event_shape))
-            return log_densities(known, place, values, draw)
+        def score(values: Tensor) -> Tensor:
+            points = legal.expand(len(values), *legal.shape).clone()
+            points[at] = values.to(legal).reshape(len(values), *among.event_shape)
+            outside = find_outside(among, points)
+            if outside is not None:
+                points[outside] = legal.expand_as(points)[outside]
+            with torch.no_grad():
+                found: Tensor = among.log_prob(points)[at].cpu().double()
+            return found if outside is None else found.where(~outside[at].cpu(), -math.inf)
 
-        values = _values(known) if self.is_discrete else None
-        return {"score": score, "ends": _ends(known, place), "values": values}
+        return score
+
+    def _density(self, exact: Distribution, index: Index) -> dict[str, Any]:
+        """What is known of the density of one number, from a batch of such."""
+        place = index[: len(exact.batch_shape)]
+        low, high, values = -math.inf, math.inf, None
+        try:
+            if self.is_discrete:
+                values = (one_of(exact, place) or exact).enumerate_support(expand=False)
+                values = values.flatten().cpu().double()
+        except NotImplementedError:  # such as counts of different totals
+            pass
+        try:
+            ends = ends_of(entries_of(support_of(exact)))
+            if ends is not None:
+                low, high = (float(end.detach().expand(self.shape)[index]) for end in ends)
+        except (NotImplementedError, RuntimeError):  # a support that it does not state
+            pass
+        return {"score": self.score_at(place, exact), "ends": (low, high), "values": values}
 
 
 def column(draws: Tensor, index: Index) -> Tensor:
@@ -161,89 +192,3 @@ def is_discrete(distribution: Distribution) -> bool:
         return bool(distribution.support.is_discrete)  # type: ignore[union-attr]
     except (NotImplementedError, AttributeError):
         return False
-
-
-def seeded_draws(sample: Callable[[torch.Size], Any], size: int) -> Any:
-    """The same draws every time, which leave everybody's random numbers as they were.
-
-    Args:
-        sample: what draws, of a shape that it is given.
-        size: how many numbers one draw has.
-
-    Returns:
-        What `sample` returns; None if it is not implemented.
-    """
-    count = max(min(DRAWS, 4_000_000 // max(size, 1)), 200)
-    with torch.no_grad(), same_random_numbers(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
-        # torch.manual_seed would seed the devices that nobody uses yet.
-        torch.default_generator.manual_seed(0)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(0)
-        try:
-            return sample(torch.Size((count,)))
-        except NotImplementedError:
-            return None
-
-
-def log_densities(
-    distribution: Distribution, place: Index, values: Tensor, draw: Tensor | None
-) -> Tensor:
-    """The log densities of values at one place of a batch; minus infinity outside the support.
-
-    Args:
-        distribution: a batch of distributions.
-        place: which of the batch.
-        values: of shape `(n, *event)`.
-        draw: one draw of the whole batch, at which the others stand; None for zeros.
-    """
-    like = values if draw is None else draw
-    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-    shape = (len(values), *distribution.batch_shape, *distribution.event_shape)
-    legal = torch.zeros(shape, dtype=dtype, device=like.device) + (0 if draw is None else draw)
-    points = legal.clone()
-    at: Any = (slice(None), *place)
-    points[at] = values.to(legal)
-    inside = _is_inside(distribution, points, at)
-    is_legal = inside.reshape(-1, *(1 for _ in distribution.event_shape))
-    points[at] = torch.where(is_legal, points[at], legal[at])
-    with torch.no_grad():
-        found = distribution.log_prob(points)[at]
-    return torch.where(inside, found, -math.inf).cpu().double()
-
-
-def _is_inside(distribution: Distribution, points: Tensor, at: Any) -> Tensor:
-    """Which of the points at one place are in the support, of shape `(n,)`."""
-    try:
-        inside: Tensor = distribution.support.check(points)[at]  # type: ignore[union-attr]
-        return inside.reshape(len(points), -1).all(-1)
-    except (NotImplementedError, AttributeError, RuntimeError):
-        return torch.ones(len(points), dtype=torch.bool, device=points.device)
-
-
-def _ends(exact: Distribution, place: Index) -> tuple[float, float]:
-    """The ends of the support of one number, as far as it says them."""
-    try:
-        support: Any = exact.support
-    except (NotImplementedError, AttributeError):
-        support = None
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-
-    def end(name: str, other: float) -> float:
-        bound = torch.as_tensor(getattr(support, name, other)).detach()
-        return float(bound.expand(exact.batch_shape)[place])
-
-    try:
-        return end("lower_bound", -math.inf), end("upper_bound", math.inf)
-    except (RuntimeError, IndexError):  # those of components
-        return -math.inf, math.inf
-
-
-def _values(exact: Distribution) -> Tensor | None:
-    """All values of a discrete number, if they are the same for the whole batch."""
-    try:
-        values: Tensor = exact.enumerate_support(expand=False)
-        return values.flatten().cpu().double()
-    except NotImplementedError:  # such as counts of different totals
-        return None

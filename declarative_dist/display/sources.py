@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributions as dd
@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.constraints.representable import HALF
 from declarative_dist.display.rows import name_of_class
-from declarative_dist.display.series import Site, is_discrete, seeded_draws
+from declarative_dist.display.series import Site, is_discrete
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import evaluating
@@ -23,20 +23,22 @@ from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.posteriors.pushed import PushedNormal
+from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import absent
+
+DRAWS = 10_000
 
 LARGEST = 20_000
 """How many numbers one draw may have."""
 
+_KINDS = (Distribution, JointDistribution, PushedNormal)
 
-@dataclass(frozen=True)
-class Source:
-    """What a picture is of: sites by name; a distribution alone is the site "".
+_Known = tuple[Distribution | None, int, bool]
+"""A distribution or None, how many dimensions its events have, and whether it has masses."""
 
-    Args:
-        name: what it is called.
-        sites: by name.
-    """
+
+class Source(NamedTuple):
+    """What a picture is of: its name, and its sites by theirs; a distribution is the site ""."""
 
     name: str
     sites: Mapping[str, Site]
@@ -65,7 +67,7 @@ def source_of(given: Any, subject: str) -> Source:
         module: Any = _in_single_precision(given)
         with torch.no_grad(), evaluating(module):
             return Source(_name_of(given), _sites_of(module(), _name_of(given)))
-    if isinstance(given, (Distribution, JointDistribution, PushedNormal)):
+    if isinstance(given, _KINDS):
         return Source(_name_of(given), _sites_of(given, _name_of(given)))
     raise _refusal(given, subject)
 
@@ -73,59 +75,83 @@ def source_of(given: Any, subject: str) -> Source:
 def _sites_of(built: Any, name: str) -> dict[str, Site]:
     """The sites of what a module built, or of a plain object."""
     if isinstance(built, JointDistribution):
-        return _sites_of_joint(built)
-    if isinstance(built, PushedNormal):
-        return _sites_of_guide(built)
-    if isinstance(built, dd.OneHotCategorical):
-        built = dd.Categorical(logits=built.logits)
-    size = torch.Size((*built.batch_shape, *built.event_shape)).numel()
-    _check_size(size, name)
-    draws = _check_numbers(seeded_draws(built.sample, size), name)
-    return {"": Site(built, draws, len(built.event_shape), is_discrete(built))}
+        found = _in_joint(built)
+        size = sum(value.numel() for _, value in built.one_draw().values())
+        draws = _draw(lambda shape: {n: x for n, _, x in built.legal_draw(shape)}, size, name)
+    elif isinstance(built, PushedNormal):
+        found = _in_guide(built)
+        draws = _draw(built.sample, built.loc.numel(), name)
+    else:
+        if isinstance(built, dd.OneHotCategorical):
+            built = dd.Categorical(logits=built.logits)
+        found = {"": (built, len(built.event_shape), is_discrete(built))}
+        size = torch.Size((*built.batch_shape, *built.event_shape)).numel()
+        draws = _draw(lambda shape: {"": built.sample(shape)}, size, name)
+    return {
+        site: Site(known, _check_numbers(draws.get(site), site or name), event_dim, has_masses)
+        for site, (known, event_dim, has_masses) in found.items()
+    }
 
 
-def _sites_of_joint(joint: JointDistribution) -> dict[str, Site]:
-    one = joint.one_draw()
-    size = sum(value.numel() for _, value in one.values())
-    _check_size(size, joint.owner)
-
-    def sample(shape: torch.Size) -> dict[str, Tensor]:
-        return {name: value for name, _, value in joint.legal_draw(shape)}
-
-    draws = seeded_draws(sample, size) or {}
-    sites = {}
-    for name, (distribution, _) in one.items():
-        own = joint.sites[name]
-        known = own if isinstance(own, Distribution) else None
-        if known is not None and known.batch_shape != joint.batch_shape:
-            known = known.expand(joint.batch_shape)
-        column = _check_numbers(draws.get(name), name)
-        event_dim = len(distribution.event_shape)
-        sites[name] = Site(known, column, event_dim, is_discrete(distribution))
-    return sites
+def _in_joint(joint: JointDistribution) -> dict[str, _Known]:
+    found: dict[str, _Known] = {}
+    for name, (distribution, _) in joint.one_draw().items():
+        own: Any = joint.sites[name]
+        known = own.expand(joint.batch_shape) if isinstance(own, Distribution) else None
+        found[name] = known, len(distribution.event_shape), is_discrete(distribution)
+    return found
 
 
-def _sites_of_guide(guide: PushedNormal) -> dict[str, Site]:
-    _check_size(guide.loc.numel(), "the guide")
-    draws = seeded_draws(guide.sample, guide.loc.numel())
+def _in_guide(guide: PushedNormal) -> dict[str, _Known]:
+    """The densities of sites whose numbers are mapped one by one, whatever the others are."""
     scale = guide.scale if guide.scale.ndim == guide.loc.ndim else guide.scale.norm(dim=-1)
     constraint_of = guide.flat.resolver(guide.batch_shape)
     median = guide.median
-    sites = {}
+    found: dict[str, _Known] = {}
     for slot in guide.flat.slots:
         constraint = constraint_of(slot, median)
-        is_fixed = constraint is constraint_of(slot, median)  # not by the values of other sites
-        is_elementwise = constraint.event_dim == constraint.raw_event_dim == 0
-        pushed: Distribution | None = None
-        if is_fixed and is_elementwise:
+        is_fixed = constraint is constraint_of(slot, median)
+        known: Distribution | None = None
+        if is_fixed and constraint.event_dim == constraint.raw_event_dim == 0:
             at = slice(slot.offset, slot.offset + slot.count)
             shape = (*guide.batch_shape, *slot.raw_shape)
             normal = dd.Normal(guide.loc[..., at].reshape(shape), scale[..., at].reshape(shape))
             mapped = dd.TransformedDistribution(normal, constraint.as_transform())
-            pushed = dd.Independent(mapped, len(slot.raw_shape))
-        column = _check_numbers(draws[slot.name], slot.name)
-        sites[slot.name] = Site(pushed, column, len(slot.event_shape), is_discrete=False)
-    return sites
+            known = dd.Independent(mapped, len(slot.raw_shape))
+        found[slot.name] = known, len(slot.event_shape), False
+    return found
+
+
+def _draw(sample: Callable[[torch.Size], Any], size: int, name: str) -> dict[str, Tensor]:
+    """The same draws every time, which leave everybody's random numbers as they were.
+
+    Args:
+        sample: gives draws by site, of a shape that it is given.
+        size: how many numbers one draw has.
+        name: what is drawn from.
+
+    Returns:
+        What `sample` returns; nothing if it is not implemented.
+    """
+    if size > LARGEST:
+        raise DeclarationError(
+            "plot",
+            f"a distribution of at most {LARGEST} numbers",
+            f"{name} of {size}",
+            "Plot a part of it; summary(q) reads many numbers.",
+            code="wrong-shape",
+        )
+    count = max(min(DRAWS, 4_000_000 // max(size, 1)), 200)
+    with torch.no_grad(), same_random_numbers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
+        # torch.manual_seed would seed the devices that nobody uses yet.
+        torch.default_generator.manual_seed(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)
+        try:
+            return sample(torch.Size((count,)))  # type: ignore[no-any-return]
+        except NotImplementedError:
+            return {}
 
 
 def _in_single_precision(module: Any) -> nn.Module:
@@ -158,17 +184,6 @@ def _check_numbers(draws: Tensor | None, name: str) -> Tensor | None:
     if reason:
         raise DeclarationError("plot", "values to draw", f"{name}, {reason}")
     return draws
-
-
-def _check_size(size: int, name: str) -> None:
-    if size > LARGEST:
-        raise DeclarationError(
-            "plot",
-            f"a distribution of at most {LARGEST} numbers",
-            f"{name} of {size}",
-            "Plot a part of it; summary(q) reads many numbers.",
-            code="wrong-shape",
-        )
 
 
 def _name_of(given: Any) -> str:
@@ -204,5 +219,4 @@ def _refusal(given: Any, subject: str) -> DeclarationError:
 def can_be_drawn(module: object) -> bool:
     """Whether a module stands for a distribution."""
     builds = built_kind(module)
-    kinds = (Distribution, JointDistribution, PushedNormal)
-    return builds is not None and issubclass(builds, kinds)
+    return builds is not None and issubclass(builds, _KINDS)
