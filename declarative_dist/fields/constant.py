@@ -111,7 +111,9 @@ class Constant(Field):
             return self._as_number(value, subject)
         if self.torch_constraint is None and isinstance(value, Tensor):
             return value.detach()  # of any dtype and layout: other methods of the class read it
-        if isinstance(value, (Tensor, list)) or hasattr(value, "__array__"):
+        # A tuple is numbers where the base takes numbers; elsewhere, as in `lims`, it stays one.
+        is_list = isinstance(value, list if self.torch_constraint is None else (list, tuple))
+        if is_list or isinstance(value, Tensor) or hasattr(value, "__array__"):
             return to_tensor(value, subject, expected=self._expected)
         return value
 
