@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from declarative_dist.display.contours import MOST as MOST_PAIRS
 from declarative_dist.display.contours import draw_pair, has_pairs
@@ -29,6 +31,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+class Panel(NamedTuple):
+    """One picture of curves.
+
+    Args:
+        name: of the number, below the picture.
+        groups: the numbers of one distribution, or of two.
+        labels: what the distributions are called.
+        shape: of the curves that there would be, if there were room for all.
+    """
+
+    name: str
+    groups: Sequence[Sequence[Series]]
+    labels: Sequence[str]
+    shape: torch.Size
+
+
 def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, ...]:
     """Draw a distribution, and another over it.
 
@@ -40,14 +58,15 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
     source = source_of(given, "plot")
     target = None if against is None else source_of(against, "plot(against=)")
     names = [source.name] if target is None else [f"q: {source.name}", f"target: {target.name}"]
+    others = {} if target is None else _sites_to_compare(source, target)
     if source.is_joint:
-        others = {} if target is None else _sites_to_compare(source, target)
-        return _draw_sites(source, others, names, ax)
-    site = source.sites[""]
-    sites = [site] if target is None else [site, _site_to_compare(source, target)]
+        return _draw_panels(_panels_of_sites(source, others, names), ax)
+    sites = [source.sites[""], *others.values()]
     if all(map(has_pairs, sites)):
         return _draw_plane(sites, names, ax)
-    axes = _draw_entries(sites, names, ax)
+    axes = _draw_panels(_panels_of_entries(sites, names), ax)
+    if (total := sites[0].event.numel()) > PANELS:
+        axes[-1].set_title(f"{PANELS} of {total}", fontsize="small")
     return axes if len(axes) > 1 else axes[0]
 
 
@@ -75,58 +94,49 @@ def _draw_plane(sites: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
     return axes
 
 
-def _draw_entries(sites: Sequence[Site], names: Sequence[str], ax: Any) -> tuple[Axes, ...]:
+def _draw_panels(panels: Sequence[Panel], ax: Any) -> tuple[Axes, ...]:
+    """Draw each picture, with a legend where it has a name that no other one told."""
+    drawn = _make_axes(len(panels), ax)
+    seen: set[str] = set()
+    for axes, panel in zip(drawn, panels, strict=True):
+        curves = _curves(panel)
+        draw_curves(axes, curves, panel.name)
+        if not seen.union([panel.name]).issuperset(axes.get_legend_handles_labels()[1]):
+            _draw_legend(axes, panel.shape.numel(), MOST)
+        seen.update(look.label for _, look in curves)
+    return drawn
+
+
+def _panels_of_entries(sites: Sequence[Site], names: Sequence[str]) -> list[Panel]:
     """One picture for each entry of an event, with a curve for each of the batch."""
     by_entry: list[dict[Index, list[Series]]] = [{} for _ in sites]
     for site, entries in zip(sites, by_entry, strict=True):
         for series in site.series():
             entries.setdefault(series.index[len(site.batch) :], []).append(series)
-    drawn = _make_axes(len(by_entry[0]), ax)
-    for axes, entry in zip(drawn, by_entry[0], strict=True):
+    panels = []
+    for entry in by_entry[0]:
         groups = [entries[entry] for entries in by_entry if entry in entries]
-        draw_curves(axes, _curves(groups, names, len(sites[0].batch)), f"value{name_entry(entry)}")
-        if axes is drawn[0] or any(series.is_point for group in groups for series in group[:MOST]):
-            _draw_legend(axes, sites[0].batch.numel(), MOST)
-    if (total := sites[0].event.numel()) > PANELS:
-        drawn[-1].set_title(f"{PANELS} of {total}", fontsize="small")
-    return drawn
+        panels.append(Panel(f"value{name_entry(entry)}", groups, names, sites[0].batch))
+    return panels
 
 
-def _draw_sites(
-    source: Source, others: dict[str, Site], names: Sequence[str], ax: Any
-) -> tuple[Axes, ...]:
+def _panels_of_sites(source: Source, others: dict[str, Site], names: Sequence[str]) -> list[Panel]:
     """One picture for each site, with a curve for each of its numbers."""
-    by_site = {
-        name: [each.series() for each in (site, others.get(name)) if each is not None]
-        for name, site in source.sites.items()
-    }
-    drawn = _make_axes(len(by_site), ax)
-    is_named = len(names) == 1  # whether the names of source and target stand somewhere
-    for axes, (name, groups) in zip(drawn, by_site.items(), strict=True):
-        is_one = len(groups[0]) == 1
-        has_legend = not is_one or (len(groups) > 1 and not is_named)
-        is_named = is_named or (is_one and has_legend)
-        labels = names if is_one and len(names) > 1 else [name, *names[1:]]
-        shape = source.sites[name].shape
-        draw_curves(axes, _curves(groups, labels, len(shape)), name)
-        if has_legend:
-            _draw_legend(axes, shape.numel(), MOST)
-    return drawn
+    panels = []
+    for name, site in source.sites.items():
+        groups = [each.series() for each in (site, others.get(name)) if each is not None]
+        is_compared = len(groups[0]) == 1 and len(groups) > 1
+        labels = names if is_compared else [name, *names[1:]]
+        panels.append(Panel(name, groups, labels, site.shape))
+    return panels
 
 
-def _curves(groups: Sequence[Sequence[Series]], names: Sequence[str], dims: int) -> Curves:
-    """The curves of one picture.
-
-    Args:
-        groups: the numbers of one distribution, or of two.
-        names: what the distributions are called.
-        dims: how many dimensions of an index tell curves of one picture apart.
-    """
-    sizes = [len(group) for group in groups]
+def _curves(panel: Panel) -> Curves:
+    sizes = [len(group) for group in panel.groups]
     curves = []
-    for turn, (group, name) in enumerate(zip(groups, names, strict=False)):
+    for turn, (group, name) in enumerate(zip(panel.groups, panel.labels, strict=False)):
         for at, series in enumerate(group[:MOST]):
-            index = name_entry(series.index[:dims]) if len(group) > 1 else ""
+            index = name_entry(series.index[: len(panel.shape)]) if len(group) > 1 else ""
             # A target has the colours of what it is compared with, and one line in the legend.
             label = name if turn and not at else "" if turn else f"{name}{index}"
             curves.append((series, Look(label, *_look(at, turn, sizes))))
@@ -150,49 +160,33 @@ def _look(at: int, turn: int, sizes: Sequence[int]) -> tuple[str, str]:
 
 
 def _sites_to_compare(source: Source, target: Source) -> dict[str, Site]:
-    """The sites of a target that the source has, too."""
+    """The sites of a target that the source has, too, with events of the same shape."""
     both = {name: site for name, site in target.sites.items() if name in source.sites}
     if not both:
+        names = [name or "a distribution without sites" for name in target.sites]
+        expected, fix = f"a distribution, as {source.name} is", "Give one of its sites."
+        if source.is_joint:
+            expected = f"sites among {', '.join(source.sites)}"
+            fix = did_you_mean(names[0], source.sites)
         raise DeclarationError(
-            "plot(against=)",
-            f"sites among {', '.join(source.sites)}",
-            ", ".join(name or "a distribution without sites" for name in target.sites),
-            did_you_mean(next(iter(target.sites)), source.sites),
-            code="wrong-shape",
+            "plot(against=)", expected, ", ".join(names), fix, code="wrong-shape"
         )
     for name, site in both.items():
-        _check_same_event(source.sites[name], site, name)
+        own = source.sites[name]
+        event, shape = site.event, site.shape
+        if site.distribution is None and not name:  # batch and event of draws can't be told apart
+            event_dim = min(own.event_dim, len(shape))
+            both[name] = Site(None, site.draws, event_dim, site.is_discrete or own.is_discrete)
+            event = both[name].event
+        is_alike = site.distribution is None and shape in (own.shape, own.event)
+        if event != own.event and not is_alike:
+            raise DeclarationError(
+                "plot(against=)",
+                f"events of shape {tuple(own.event)}, as {name or source.name} has",
+                f"events of shape {tuple(event)}",
+                code="wrong-shape",
+            )
     return both
-
-
-def _site_to_compare(source: Source, target: Source) -> Site:
-    """The one site of a target, which has events of the same shape."""
-    if target.is_joint:
-        raise DeclarationError(
-            "plot(against=)",
-            f"a distribution, as {source.name} is",
-            f"sites: {', '.join(target.sites)}",
-            "Give one of them.",
-            code="wrong-shape",
-        )
-    own, site = source.sites[""], target.sites[""]
-    if site.distribution is None:  # draws, in which batch and event can't be told apart
-        event_dim = min(own.event_dim, len(site.shape))
-        site = Site(None, site.draws, event_dim, site.is_discrete or own.is_discrete)
-    _check_same_event(own, site, source.name)
-    return site
-
-
-def _check_same_event(site: Site, other: Site, name: str) -> None:
-    if other.distribution is None and other.shape in (site.shape, site.event):
-        return
-    if site.event != other.event:
-        raise DeclarationError(
-            "plot(against=)",
-            f"events of shape {tuple(site.event)}, as {name} has",
-            f"events of shape {tuple(other.event)}",
-            code="wrong-shape",
-        )
 
 
 def _draw_legend(axes: Axes, count: int, most: int, *, above: bool = False) -> None:

@@ -96,8 +96,10 @@ def _sites_of(built: Any, name: str) -> dict[str, Site]:
 def _in_joint(joint: JointDistribution) -> dict[str, _Known]:
     found: dict[str, _Known] = {}
     for name, (distribution, _) in joint.one_draw().items():
-        own: Any = joint.sites[name]
-        known = own.expand(joint.batch_shape) if isinstance(own, Distribution) else None
+        own = joint.sites[name]
+        known = own if isinstance(own, Distribution) else None
+        if known is not None and known.batch_shape != joint.batch_shape:
+            known = known.expand(joint.batch_shape)
         found[name] = known, len(distribution.event_shape), is_discrete(distribution)
     return found
 
