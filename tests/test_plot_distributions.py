@@ -551,6 +551,9 @@ class Policy(Conditional):
         (tensor([math.nan]), "got draws that are NaN or infinite"),
         (torch.zeros(0, 2), "expected numbers to draw, got none"),
         (["a"], r"got \['a'\]"),
+        ([[1.0], [1.0, 2.0]], "expected numbers to draw, got draws, stack expects"),
+        (torch.zeros(3, device="meta"), "expected values to draw, got draws, on the meta device"),
+        (torch.zeros(3, dtype=torch.complex64), "got draws, complex numbers"),
     ],
 )
 def test_what_cannot_be_drawn(given: Any, message: str) -> None:

@@ -16,12 +16,13 @@ from torch.distributions import Distribution
 from declarative_dist.constraints.representable import HALF
 from declarative_dist.display.rows import name_of_class
 from declarative_dist.display.series import Site, is_discrete
-from declarative_dist.errors import DeclarationError, shorten
+from declarative_dist.errors import DeclarationError, first_line, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import evaluating
 from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import absent
@@ -87,8 +88,10 @@ def _sites_of(built: Any, name: str) -> dict[str, Site]:
         found = {"": (built, len(built.event_shape), is_discrete(built))}
         size = torch.Size((*built.batch_shape, *built.event_shape)).numel()
         draws = _draw(lambda shape: {"": built.sample(shape)}, size, name)
+    for site, drawn in draws.items():
+        _check_readable(drawn, site or name)
     return {
-        site: Site(known, _check_numbers(draws.get(site), site or name), event_dim, has_masses)
+        site: Site(known, draws.get(site), event_dim, has_masses)
         for site, (known, event_dim, has_masses) in found.items()
     }
 
@@ -173,19 +176,20 @@ def _are_numbers(given: object) -> bool:
 
 def _site_of_draws(numbers: Any) -> Site:
     """Draws `(n, *shape)` of something else, or data."""
-    draws = torch.atleast_1d(torch.as_tensor(numbers).detach())
+    try:
+        draws = torch.atleast_1d(as_tensor(numbers).detach())
+    except (TypeError, ValueError) as error:
+        raise DeclarationError("plot", "numbers to draw", f"draws, {first_line(error)}") from error
     if not len(draws):
         raise DeclarationError("plot", "numbers to draw", "none", code="wrong-shape")
-    _check_numbers(draws, "draws")
+    _check_readable(draws, "draws")
     return Site(None, draws, draws.ndim - 1, not draws.is_floating_point())
 
 
-def _check_numbers(draws: Tensor | None, name: str) -> Tensor | None:
-    """Refuse draws without numbers, such as those on the meta device."""
-    reason = "" if draws is None or not draws.numel() else absent(draws)
-    if reason:
+def _check_readable(draws: Tensor, name: str) -> None:
+    """Refuse draws whose numbers can't be read, such as those on the meta device."""
+    if draws.numel() and (reason := absent(draws)):
         raise DeclarationError("plot", "values to draw", f"{name}, {reason}")
-    return draws
 
 
 def _name_of(given: Any) -> str:

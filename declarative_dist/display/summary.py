@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from declarative_dist.fields.fixed import as_module
 from declarative_dist.joints.conditioned import Conditioned
 
 
+@dataclass(frozen=True, repr=False)
 class Summary:
     """A table of fields: printed as text, shown as HTML in a notebook, and read as data.
 
@@ -24,9 +26,8 @@ class Summary:
         rows: a `Row` for each field, in the order of declaration.
     """
 
-    def __init__(self, title: str, rows: tuple[Row, ...]) -> None:
-        self.title = title
-        self.rows = rows
+    title: str
+    rows: tuple[Row, ...]
 
     @property
     def saturated(self) -> list[str]:

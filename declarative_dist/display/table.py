@@ -82,10 +82,9 @@ def _hints_of(rows: Sequence[Row]) -> list[str]:
 
 
 def _cell(text: str, style: str, is_name: bool) -> str:
-    if is_name:
-        return f'<th scope="row" style="{style};font-weight:600">{escape(text)}</th>'
-    weight = ";font-weight:600" if text.startswith(MARK) else ""
-    return f'<td style="{style}{weight}">{escape(text)}</td>'
+    tag, scope = ("th", ' scope="row"') if is_name else ("td", "")
+    weight = ";font-weight:600" if is_name or text.startswith(MARK) else ""
+    return f'<{tag}{scope} style="{style}{weight}">{escape(text)}</{tag}>'
 
 
 def _mark(row: Row) -> str:
