@@ -9,6 +9,7 @@ import torch.distributions as dd
 
 from declarative_dist import (
     ConstraintError,
+    CorrCholesky,
     DeclarationError,
     Declarative,
     Exp,
@@ -17,8 +18,10 @@ from declarative_dist import (
     Interval,
     LessThan,
     LogInterval,
+    LowerCholesky,
     Param,
     Positive,
+    PositiveDefinite,
     Real,
     Simplex,
     Variational,
@@ -683,3 +686,26 @@ def test_constant_ends_of_a_uniform_in_the_wrong_order():
     with pytest.raises(ConstraintError, match=r"Backwards: expected arguments that Uniform takes"):
         Backwards()
     assert Backwards(high=2.0).mean.item() == 1.5
+
+
+@pytest.mark.parametrize("constraint", [LowerCholesky, PositiveDefinite, CorrCholesky])
+def test_a_matrix_has_a_row(constraint):
+    class Empty(Declarative):
+        matrix = Param(None, constraint(), shape=("n", "n"))
+
+    with pytest.raises(ConstraintError, match="n of 1 or more"):
+        Empty(n=0)
+
+
+def test_a_callable_start_has_numbers_under_a_default_device_without():
+    class Drawn(Variational):
+        base = dd.Normal
+        loc = Param(torch.randn, shape=(2,))
+        scale = Param(1.0)
+
+    class Mixed(Declarative):
+        part = Drawn()
+
+    with torch.device("meta"):
+        held = Mixed(batch_shape=(3,))
+    assert held.part.loc.shape == (3, 2)

@@ -180,3 +180,9 @@ def test_scipy_finds_the_posterior_mean_of_a_linear_model() -> None:
     precision = x.T @ x / 0.49 + torch.eye(3).double() / 4
     expected = torch.linalg.solve(precision, x.T @ y / 0.49)
     torch.testing.assert_close(q.coefficients.detach(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_vector_without_numbers_is_refused():
+    q = learnable(dd.Normal(0.0, 1.0))
+    with pytest.raises(ConstraintError, match="from_vector_"):
+        q.from_vector_(torch.empty(2, device="meta"))

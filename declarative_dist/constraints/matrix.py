@@ -54,10 +54,11 @@ class Packed(Constraint):
         return torch.Size((*raw_shape[:-1], size, size))
 
     def _size_of(self, shape: torch.Size) -> int:
-        if len(shape) < 2 or shape[-1] != shape[-2]:
+        if len(shape) < 2 or shape[-1] != shape[-2] or not shape[-1]:
+            size = "" if 0 not in shape[-2:] else " and n of 1 or more"
             raise ConstraintError(
                 type(self).__name__,
-                "square matrices, of shape (*batch, n, n)",
+                f"square matrices, of shape (*batch, n, n){size}",
                 f"the shape {tuple(shape)}",
                 code="wrong-shape",
             )

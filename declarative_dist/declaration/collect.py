@@ -26,6 +26,7 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.arguments import Argument, preferred
+from declarative_dist.plain.tensors import is_array
 
 
 def base_of(cls: type) -> Base:
@@ -200,8 +201,7 @@ def _as_field(
 
 def _is_numeric(value: object) -> bool:
     """Whether a value is a number, a list of them, or an array, NumPy's among them."""
-    is_array = hasattr(value, "__array__") and not isinstance(value, type)
-    return is_array or isinstance(value, (Real, list, tuple))
+    return isinstance(value, Real) or is_array(value)
 
 
 def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:

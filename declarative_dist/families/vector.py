@@ -47,7 +47,8 @@ def from_vector(module: nn.Module, vector: Any) -> None:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     pieces = []
     for piece, parameter in zip(whole.split(sizes), parameters, strict=True):
-        numbers = piece.to(parameter.device, parameter.dtype).reshape(parameter.shape)
+        numbers = to_tensor(piece, subject, parameter.dtype, parameter.device, "real numbers")
+        numbers = numbers.reshape(parameter.shape)
         if not is_traced(numbers) and not numbers.isfinite().all():
             raise ConstraintError(
                 subject,

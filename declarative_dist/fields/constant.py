@@ -25,7 +25,7 @@ from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import check_floating, find_tensor, to_tensor, write_tensor
-from declarative_dist.plain.tensors import are_finite
+from declarative_dist.plain.tensors import are_finite, is_array
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -46,9 +46,9 @@ class Constant(Field):
     def __init__(
         self, init: Any = None, torch_constraint: constraints.Constraint | None = None
     ) -> None:
-        is_array = isinstance(init, list) or hasattr(init, "__array__")
         # What the class holds does not change with the array that it was given.
-        self.init = copy.deepcopy(init) if is_array and not isinstance(init, Tensor) else init
+        is_own = isinstance(init, Tensor) or not is_array(init)
+        self.init = init if is_own else copy.deepcopy(init)
         if isinstance(init, Tensor):
             self.init = init.clone()
         self.torch_constraint = torch_constraint

@@ -60,7 +60,7 @@ class Start:
         """
         source: Any = declared if self.source is None else self.source
         if callable(source):
-            return to_tensor(source(self.shape), subject, dtype, device)
+            return to_tensor(_draw(source, self.shape, device), subject, dtype, device)
         tensor = to_tensor(source, subject, dtype, device)
         return tensor if tensor.shape == self.shape else tensor.expand(self.shape)
 
@@ -71,6 +71,14 @@ class Start:
         if isinstance(source, Tensor):
             source = source.expand(shape)
         return Start(source, shape, self.has_dtype)
+
+
+def _draw(source: Callable[[torch.Size], Any], shape: torch.Size, device: torch.device) -> Any:
+    """What a callable start gives, with numbers where the default device has none."""
+    if device.type == "meta" or torch.get_default_device().type != "meta":
+        return source(shape)
+    with device:
+        return source(shape)
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:

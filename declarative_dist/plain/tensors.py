@@ -87,6 +87,12 @@ def _as_exact_tensor(value: Any) -> Tensor:
     return tensor
 
 
+def is_array(value: object) -> bool:
+    """Whether a value is a tensor, an array or a list, and no single Python or NumPy number."""
+    is_number = isinstance(value, (Real, type))
+    return not is_number and (isinstance(value, (list, tuple)) or hasattr(value, "__array__"))
+
+
 def _copy_array(value: Any) -> Any:
     """An array that torch takes: none that runs backwards, is read-only, or of another machine."""
     array = value.__array__()
