@@ -129,17 +129,6 @@ def plain_mixture(logits, loc, scale):
     return dd.MixtureSameFamily(dd.Categorical(logits=logits), dd.Normal(loc, scale))
 
 
-def state_of(q):
-    return {name: tensor.clone() for name, tensor in q.state_dict().items()}
-
-
-def assert_unchanged(q, before):
-    now = q.state_dict()
-    assert now.keys() == before.keys()
-    for name, tensor in before.items():
-        assert torch.equal(now[name], tensor), name
-
-
 def addresses(q):
     return {tensor.data_ptr() for tensor in q.state_dict().values()}
 

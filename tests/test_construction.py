@@ -159,15 +159,6 @@ def test_callable_gets_the_shape():
     assert q.loc.tolist() == [3.0] * 4
 
 
-def test_callable_of_the_wrong_shape():
-    text = refused(Diagonal, loc=lambda shape: torch.zeros(7), d=4)
-    assert text.startswith("Diagonal.loc: expected shape (4,), got a tensor of shape (7,)")
-
-
-def test_callable_outside_the_constraint():
-    assert refused(Diagonal, scale=torch.zeros, d=4).startswith("Diagonal.scale: expected")
-
-
 def test_value_for_a_derived_field():
     class Model(Declarative):
         x = Param(1.0)
@@ -270,87 +261,120 @@ def test_interval_without_numbers_in_the_dtype():
 # --- sizes ----------------------------------------------------------------------------------
 
 
-def test_size_by_keyword():
-    q = Diagonal(d=5)
-    assert (q.loc.shape, q.scale.shape) == ((5,), (5,))
-    assert (q().batch_shape, q().event_shape) == ((), (5,))
+LowRank = learnable(dd.LowRankMultivariateNormal)
+SIZES = [
+    (Diagonal, {"d": 5}, {"loc": (5,), "scale": (5,)}),
+    (Diagonal, {"d": 0}, {"loc": (0,), "scale": (0,)}),
+    (Diagonal, {"loc": torch.arange(3.0)}, {"loc": (3,), "scale": (3,)}),
+    (Diagonal, {"loc": torch.arange(3.0), "d": 3}, {"loc": (3,), "scale": (3,)}),
+    (Diagonal, {"scale": [1.0, 2.0]}, {"loc": (2,), "scale": (2,)}),
+    (Diagonal, {"d": 3, "batch_shape": (4, 2)}, {"loc": (4, 2, 3), "scale": (4, 2, 3)}),
+    (Table, {"rows": 2, "columns": 3}, {"weight": (2, 3), "shift": (2,)}),
+    (Table, {"weight": torch.zeros(4, 5)}, {"weight": (4, 5), "shift": (4,)}),
+    (Table, {"shift": torch.zeros(4), "columns": 1}, {"weight": (4, 1), "shift": (4,)}),
+    (
+        Table,
+        {"rows": 2, "columns": 3, "batch_shape": (7,)},
+        {"weight": (7, 2, 3), "shift": (7, 2)},
+    ),
+    (Mixture, {"k": 3}, {"logits": (3,), "loc": (3,), "scale": (3,)}),
+    (Mixture, {"loc": [0.0, 1.0]}, {"logits": (2,), "loc": (2,)}),
+    (Cloud, {"dim": 3}, {"loc": (3,), "scale_tril": (3, 3)}),
+    (Cloud, {"loc": torch.zeros(4)}, {"scale_tril": (4, 4)}),
+    (Cloud, {"scale_tril": torch.eye(2)}, {"loc": (2,)}),
+    (Cloud, {"dim": 2, "batch_shape": (5,)}, {"loc": (5, 2), "scale_tril": (5, 2, 2)}),
+    (Shares, {"dim": 3}, {"concentration": (3,)}),
+    (LowRank, {"dim": 4, "rank": 2}, {"loc": (4,), "cov_factor": (4, 2)}),
+    *(
+        (GammaFamily, {"batch_shape": copies}, {"rate": (4,), "concentration": (4,)})
+        for copies in ((4,), [4], torch.Size([4]))
+    ),
+    (
+        Gaussian,
+        {"loc": torch.zeros(3), "batch_shape": (10,)},
+        {"loc": (10, 3), "scale": (10,)},
+    ),
+]
 
 
-def test_size_read_off_a_value():
-    q = Diagonal(loc=torch.arange(3.0))
-    assert q.scale.tolist() == [1.0, 1.0, 1.0]
-    assert Diagonal(scale=[1.0, 2.0]).loc.shape == (2,)
+@pytest.mark.parametrize(("cls", "keywords", "shapes"), SIZES)
+def test_sizes(cls, keywords, shapes):
+    q = cls(**keywords)
+    assert {name: getattr(q, name).shape for name in shapes} == shapes
+    copies = tuple(keywords.get("batch_shape", ()))
+    if isinstance(q, Variational):
+        beside = (3,) if cls is Gaussian else ()
+        assert q().batch_shape == (*copies, *beside)
 
 
-def test_size_by_keyword_and_value_that_agree():
-    assert Diagonal(loc=torch.arange(3.0), d=3).scale.shape == (3,)
-
-
-def test_two_sizes():
-    assert Table(rows=2, columns=3).weight.shape == (2, 3)
-    table = Table(weight=torch.zeros(4, 5))
-    assert table.shift.shape == (4,)
-    assert Table(shift=torch.zeros(4), columns=1).weight.shape == (4, 1)
-
-
-def test_sizes_of_a_method_base():
-    q = Mixture(k=3)
-    assert q().mixture_distribution.logits.shape == (3,)
-    assert q.loc.unique().numel() == 3
-    assert Mixture(loc=[0.0, 1.0]).logits.shape == (2,)
-
-
-def test_size_zero():
-    assert Diagonal(d=0).loc.shape == (0,)
-
-
-def test_sizes_that_torch_constraints_tell():
-    assert Cloud(dim=3).scale_tril.shape == (3, 3)
-    assert Cloud(loc=torch.zeros(4)).scale_tril.shape == (4, 4)
-    assert Cloud(scale_tril=torch.eye(2)).loc.shape == (2,)
-    assert Shares(dim=3).concentration.shape == (3,)
-
-
-def test_unresolved_size():
-    assert refused(Diagonal) == (
-        "Diagonal.loc: expected a size for 'd', got none. "
-        "Write Diagonal(d=...), or give a value of that size."
-    )
-
-
-def test_unresolved_among_two():
-    text = refused(Table, rows=2)
-    assert text.startswith("Table.weight: expected a size for 'columns', got none.")
-    assert "Write Table(columns=...)" in text
-
-
-def test_unresolved_size_of_a_torch_constraint():
-    assert "expected a size for 'dim', got none. Write Cloud(dim=...)" in refused(Cloud)
-
-
-def test_keyword_against_value():
-    assert refused(Diagonal, d=3, scale=torch.ones(5)) == (
-        "Diagonal.scale: expected size d=3, as the keyword says, got d=5. Give sizes that agree."
-    )
-
-
-def test_value_against_value():
-    assert refused(Diagonal, loc=torch.zeros(2), scale=torch.ones(3)) == (
-        "Diagonal.scale: expected size d=2, as loc says, got d=3. Give sizes that agree."
-    )
-
-
-def test_keyword_against_value_of_a_torch_constraint():
-    text = refused(Shares, dim=3, concentration=torch.ones(4))
-    assert "dim=3" in text
-    assert "dim=4" in text
-
-
-def test_size_that_two_arguments_of_the_base_share():
-    text = refused(Cloud, loc=torch.zeros(3), scale_tril=torch.eye(4))
-    assert text.startswith("Cloud")
-    assert "3" in text
-    assert "4" in text
+@pytest.mark.parametrize(
+    ("cls", "keywords", "text"),
+    [
+        (
+            Diagonal,
+            {},
+            (
+                "Diagonal.loc: expected a size for 'd', got none. Write Diagonal(d=...), or give "
+                "a value of that size."
+            ),
+        ),
+        (
+            Table,
+            {"rows": 2},
+            "Table.weight: expected a size for 'columns', got none. Write Table(columns=...)",
+        ),
+        (Cloud, {}, "Cloud.loc: expected a size for 'dim', got none. Write Cloud(dim=...)"),
+        (
+            Diagonal,
+            {"d": 3, "scale": torch.ones(5)},
+            (
+                "Diagonal.scale: expected size d=3, as the keyword says, got d=5. Give sizes that "
+                "agree."
+            ),
+        ),
+        (
+            Diagonal,
+            {"loc": torch.zeros(2), "scale": torch.ones(3)},
+            "Diagonal.scale: expected size d=2, as loc says, got d=3. Give sizes that agree.",
+        ),
+        (
+            Shares,
+            {"dim": 3, "concentration": torch.ones(4)},
+            "Shares.concentration: expected size dim=3, as the keyword says, got dim=4.",
+        ),
+        (
+            Cloud,
+            {"loc": torch.zeros(3), "scale_tril": torch.eye(4)},
+            "Cloud.scale_tril: expected size dim=3, as loc says, got dim=4.",
+        ),
+        (
+            Diagonal,
+            {"loc": torch.zeros(2, 3), "d": 3},
+            "Diagonal.loc: expected shape (3,), got a tensor of shape (2, 3)",
+        ),
+        (
+            Fixed,
+            {"x": torch.zeros(4)},
+            "Fixed.x: expected shape (3,), got a tensor of shape (4,)",
+        ),
+        (
+            Diagonal,
+            {"loc": lambda shape: torch.zeros(7), "d": 4},
+            "Diagonal.loc: expected shape (4,), got a tensor of shape (7,)",
+        ),
+        (Diagonal, {"scale": torch.zeros, "d": 4}, "Diagonal.scale: expected a finite positive"),
+        (
+            Diagonal,
+            {"batch_shape": (10,), "d": 3, "loc": torch.zeros(4, 3)},
+            (
+                "Diagonal.loc: expected shape (3,), or (10, 3) with the batch in front, got a "
+                "tensor of shape (4, 3)"
+            ),
+        ),
+    ],
+)
+def test_refused_sizes(cls, keywords, text):
+    assert refused(cls, **keywords).startswith(text)
 
 
 @pytest.mark.parametrize("size", [-1, 2.5, True, "three", torch.tensor(3), None])
@@ -359,28 +383,7 @@ def test_size_that_is_none(size):
     assert text.startswith("Diagonal(d=): expected an int, 0 or above, got ")
 
 
-def test_wrong_number_of_dimensions():
-    text = refused(Diagonal, loc=torch.zeros(2, 3), d=3)
-    assert text.startswith("Diagonal.loc: expected shape (3,), got a tensor of shape (2, 3)")
-
-
-def test_wrong_fixed_shape():
-    text = refused(Fixed, x=torch.zeros(4))
-    assert text.startswith("Fixed.x: expected shape (3,), got a tensor of shape (4,)")
-
-
 # --- batch shape ----------------------------------------------------------------------------
-
-
-def test_batch_of_defaults():
-    q = GammaFamily(batch_shape=(10,))
-    assert (q.rate.shape, q.concentration.shape) == ((10,), (10,))
-    assert q().batch_shape == (10,)
-
-
-@pytest.mark.parametrize("batch_shape", [(4,), [4], torch.Size([4])])
-def test_batch_shape_in_many_guises(batch_shape):
-    assert GammaFamily(batch_shape=batch_shape)().batch_shape == (4,)
 
 
 def test_values_per_copy():
@@ -422,12 +425,6 @@ def test_value_of_the_shape_of_the_class_body_is_for_one_copy():
     assert q.loc.tolist() == [[3.0, 4.0], [3.0, 4.0]]
 
 
-def test_vector_field_beside_a_scalar_field():
-    q = Gaussian(batch_shape=(10,), loc=torch.zeros(3))
-    assert q().batch_shape == (10, 3)
-    assert (q.loc.shape, q.scale.shape) == ((10, 3), (10,))
-
-
 def test_full_scalar_beside_a_vector_field_lines_up_with_the_copies():
     scale = torch.arange(1.0, 4.0)
     q = Gaussian(batch_shape=(3,), loc=torch.zeros(2), scale=scale)
@@ -451,18 +448,6 @@ def test_constant_beside_a_batch_is_shared():
     q = Heavy(batch_shape=(10,), loc=torch.zeros(3))
     assert q().batch_shape == (10, 3)
     assert q().df.unique().tolist() == [4.0]
-
-
-def test_two_batch_dimensions():
-    q = Diagonal(batch_shape=(4, 2), d=3)
-    assert q.loc.shape == (4, 2, 3)
-    assert q().batch_shape == (4, 2)
-
-
-def test_batch_of_matrices():
-    q = Cloud(batch_shape=(5,), dim=2)
-    assert (q.loc.shape, q.scale_tril.shape) == ((5, 2), (5, 2, 2))
-    assert (q().batch_shape, q().event_shape) == ((5,), (2,))
 
 
 def test_batch_of_named_bounds():
@@ -489,17 +474,6 @@ def test_callables_get_the_full_shape():
 
     Gaussian(batch_shape=(10,), loc=torch.zeros(3), scale=ones)
     assert shapes == [(10,)]
-
-
-def test_batch_of_a_plain_declarative():
-    table = Table(batch_shape=(7,), rows=2, columns=3)
-    assert (table.weight.shape, table.shift.shape) == ((7, 2, 3), (7, 2))
-
-
-def test_value_of_neither_shape():
-    text = refused(Diagonal, batch_shape=(10,), d=3, loc=torch.zeros(4, 3))
-    assert text.startswith("Diagonal.loc: expected shape (3,), or (10, 3) with the batch in front")
-    assert "got a tensor of shape (4, 3)" in text
 
 
 @pytest.mark.parametrize("batch_shape", [(-1,), (2.5,), ("d",)])
@@ -660,12 +634,6 @@ def test_lists_keep_their_precision_until_the_dtype_is_known():
     q.probs = [0.1, 0.2, 0.7]
     assert Model().probs.dtype == torch.float32
     assert Model(probs=[0.2, 0.3, 0.5]).probs.dtype == torch.float32
-
-
-def test_sizes_of_a_low_rank_normal():
-    q = learnable(dd.LowRankMultivariateNormal)(dim=4, rank=2)
-    assert q.cov_factor.shape == (4, 2)
-    assert q.event_shape == (4,)
 
 
 def test_wide_log_intervals_keep_their_values():

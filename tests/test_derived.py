@@ -110,6 +110,32 @@ class Guide(Declarative):
         return bottom + 6
 
 
+ONCE = {
+    GammaByMean: ["concentration", "location", "rate"],
+    Chain: ["spread", "part", "root", "scale"],
+    CountedBox: ["low", "high"],
+}
+"""What a build computes."""
+
+
+class Drifting(Real):
+    """Another value on each read."""
+
+    def forward(self, raw):
+        calls["reads"] += 1
+        return raw + calls["reads"]
+
+
+class Drift(Variational):
+    base = dd.Uniform
+    low = Param(0.0, Drifting())
+    middle = Param(5.0, GreaterThan("low"))
+
+    @derived
+    def high(self, low, middle):
+        return low.detach() + 2 * (middle - low)
+
+
 # --- values ---------------------------------------------------------------------------------
 
 
@@ -246,37 +272,21 @@ def test_subclass_overrides_what_a_derived_field_calls():
 
 
 @pytest.mark.parametrize("validate", [True, False])
-def test_everything_is_computed_once_per_build(monkeypatch, validate):
+@pytest.mark.parametrize("cls", [GammaByMean, Chain, CountedBox])
+def test_every_member_computes_everything_once(monkeypatch, validate, cls):
     monkeypatch.setattr(dd.Distribution, "_validate_args", validate)
-    q = GammaByMean()
-    calls.clear()
-    q()
-    assert calls == {"concentration": 1, "location": 1, "rate": 1}
-
-
-def test_shared_ancestors_are_computed_once_per_build():
-    q = Chain()
-    calls.clear()
-    q()
-    assert calls == {"spread": 1, "part": 1, "root": 1, "scale": 1}
-
-
-def test_named_bounds_are_computed_once_per_build():
-    q = CountedBox()
-    calls.clear()
-    q()
-    assert calls == {"low": 1, "high": 1}
-
-
-def test_members_of_a_distribution_build_once():
-    q = Chain()
-    for member in (q.rsample, lambda: q.log_prob(torch.tensor(0.0)), lambda: q.mean, q.entropy):
+    q, x = cls(), torch.tensor(2.0)
+    for use in (
+        q,
+        q.rsample,
+        q.entropy,
+        q.rsample_and_log_prob,
+        lambda: q.log_prob(x),
+        lambda: q.mean,
+    ):
         calls.clear()
-        member()
-        assert calls == {"spread": 1, "part": 1, "root": 1, "scale": 1}
-    calls.clear()
-    q.rsample_and_log_prob()
-    assert calls == {"spread": 1, "part": 1, "root": 1, "scale": 1}
+        use()
+        assert calls == dict.fromkeys(ONCE[cls], 1)
 
 
 def test_reading_one_field_computes_only_what_it_needs():
@@ -313,44 +323,12 @@ def test_constrained_values_compute_each_parameter_once():
 # --- named bounds ---------------------------------------------------------------------------
 
 
-def test_named_bound_and_base_see_the_same_values():
-    """A field whose value differs on each read is read once, by the bound and the base alike."""
-
-    class Drifting(Real):
-        def forward(self, raw):
-            calls["low"] += 1
-            return raw + calls["low"]
-
-    class Box(Variational):
-        base = dd.Uniform
-        low = Param(0.0, Drifting())
-        high = Param(5.0, GreaterThan("low"))
-
-    q = Box()
+def test_bounds_derived_fields_and_the_base_see_the_same_values():
+    q = Drift()
     for _ in range(3):
         distribution = q()
-        width = torch.nn.functional.softplus(q.raw_high)
+        width = 2 * torch.nn.functional.softplus(q.raw_middle)
         torch.testing.assert_close(distribution.high - distribution.low, width)
-
-
-def test_derived_field_and_base_see_the_same_values():
-    class Drifting(Real):
-        def forward(self, raw):
-            calls["loc"] += 1
-            return raw + calls["loc"]
-
-    class Model(Variational):
-        base = dd.Normal
-        loc = Param(0.0, Drifting())
-
-        @derived
-        def scale(self, loc):
-            return loc.detach() * 2
-
-    q = Model()
-    for _ in range(3):
-        distribution = q()
-        assert distribution.scale.item() == pytest.approx(2 * distribution.loc.item())
 
 
 def test_bounds_declared_before_what_they_name():

@@ -26,6 +26,7 @@ from declarative_dist import (
     fit,
 )
 from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
+from tests.states import state_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS: list[Any] = [MeanFieldNormal, FullRankNormal]
@@ -39,10 +40,6 @@ class Pair(Declarative):
 
 def far(values: dict[str, Tensor]) -> Tensor:
     return dd.Normal(MEAN, DEVIATION).log_prob(values["x"]).sum(-1)
-
-
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def is_same(mine: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -33,7 +33,6 @@ from tests.nests import (
     Triple,
     Weights,
     addresses,
-    assert_unchanged,
     flags,
     jitter,
     made,
@@ -41,8 +40,8 @@ from tests.nests import (
     plain_mixture,
     refused,
     shapes,
-    state_of,
 )
+from tests.states import assert_unchanged, state_of
 
 # --- what an instance holds -----------------------------------------------------------------
 

@@ -35,15 +35,14 @@ from tests.nests import (
     Shift,
     Triple,
     Weights,
-    assert_unchanged,
     flags,
     jitter,
     made,
     mixture_of,
     plain_mixture,
     refused,
-    state_of,
 )
+from tests.states import assert_unchanged, state_of
 
 # --- moves, meta and reset ------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from declarative_dist import Joint, Variational
 from declarative_dist.testing import check_distribution
+from declarative_dist.testing.distribution_trial import Values, by_site, perturb
 from tests.cases import CASES, DECLARED, JOINTS, LIVE, PLAIN
 from tests.limits import COMPILE_SAMPLE, LIMITS, NO_PATHWISE_BACKWARD, VMAP_LOG_PROB, VMAP_SAMPLE
 
@@ -26,9 +27,6 @@ pytestmark = [
     WISHART_WARNS,
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
-
-
-Values = Tensor | dict[str, Tensor]
 
 
 @pytest.fixture(params=CASES)
@@ -44,11 +42,6 @@ def q(name: str) -> Variational | Joint:
 def values_of(q: Distribution | Joint, count: int = 4) -> Values:
     torch.manual_seed(1)
     return q.sample((count,))
-
-
-def by_site(values: Values) -> dict[str, Tensor]:
-    """Draws as a dict, also those of a single distribution."""
-    return values if isinstance(values, dict) else {"": values}
 
 
 def has_rsample(q: Variational | Joint) -> bool:
@@ -71,14 +64,6 @@ def loss_of(q: Variational | Joint, name: str) -> Tensor:
 
 EDGES = ("GeneralizedPareto", "Pareto", "Uniform")
 """Cases whose support starts at a parameter, so that a rounded draw may lie outside."""
-
-
-def perturb(q: Variational) -> None:
-    """Move every parameter, each entry by its own amount."""
-    with torch.no_grad():
-        for parameter in q.parameters():
-            step = torch.linspace(0.05, 0.15, parameter.numel(), dtype=parameter.dtype)
-            parameter.sub_(step.reshape(parameter.shape))
 
 
 BUILDS_ITSELF = ("method", "tied", "shared", "network", "hierarchy")

@@ -40,14 +40,13 @@ from tests.nests import (
     Weights,
     addresses,
     assert_is_a_loop,
-    assert_unchanged,
     jitter,
     made,
     mixture_of,
     refused,
     shapes,
-    state_of,
 )
+from tests.states import assert_unchanged, state_of
 
 
 class ShiftVector(LearnableTransform):
