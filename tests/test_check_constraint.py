@@ -21,8 +21,7 @@ from declarative_dist import (
 )
 from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_constraint
-from declarative_dist.testing.constraint_maths import MATHS
-from declarative_dist.testing.constraint_module import COMPILED, MODULE
+from declarative_dist.testing.constraint_promises import PROMISES, SLOW
 from tests import broken_constraints as broken
 from tests.constraints.cases import CASES, GUARANTEED
 
@@ -365,7 +364,7 @@ def test_later_promises_are_tried_where_the_first_was_not_made(promise: str) -> 
 
 def test_every_promise_is_broken_by_some_example() -> None:
     found = {message.split("'")[1] for message in BROKEN.values()}
-    assert found | set(BEHIND) == {*MATHS, *MODULE, *COMPILED}
+    assert found | set(BEHIND) == {*PROMISES, *SLOW}
 
 
 @pytest.mark.parametrize(

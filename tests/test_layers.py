@@ -77,8 +77,7 @@ ROWS = [
     [
         f"testing.{name}"
         for name in (
-            "promise", "constraint_trial", "constraint_maths",
-            "constraint_module", "constraint",
+            "promise", "constraint_trial", "constraint_promises", "constraint",
             "distribution_trial", "distribution_promises", "distribution",
         )
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.errors import DeclarationError
 from declarative_dist.randomness import same_random_numbers
-from declarative_dist.testing.constraint_maths import MATHS
-from declarative_dist.testing.constraint_module import COMPILED, MODULE
+from declarative_dist.testing.constraint_promises import PROMISES, SLOW
 from declarative_dist.testing.constraint_trial import ConstraintTrial
 from declarative_dist.testing.promise import check_promises
 
@@ -98,13 +97,11 @@ raw_limit= if it is meant for moderate ones. (docs/errors.md#broken-promise)
             f"Give them: constraint.resolved({{{found.names[0]!r}: ...}}).",
             code="missing-value",
         )
-    promises: Mapping[str, Callable[[ConstraintTrial], None]] = {**MATHS, **MODULE}
-    if compile:
-        promises = {**promises, **COMPILED}
     trial = ConstraintTrial(
         found, _shape_of(found, shape), tuple(dtypes), raw_limit, round_trip, coordinates
     )
     with same_random_numbers():
+        promises = {**PROMISES, **SLOW} if compile else PROMISES
         check_promises(promises, trial, skip, "check_constraint")
 
 

@@ -17,6 +17,9 @@ FITTING = (
     "what forward does."
 )
 
+RANK_TOLERANCE = 1e-9
+"""The share of a row that must be new, for the row to count as independent of those above."""
+
 
 @dataclass(frozen=True)
 class ConstraintTrial(Trial):
@@ -143,3 +146,34 @@ def edges(dtype: torch.dtype, limit: float) -> Tensor:
         sizes.append(limit)
     sizes = [size for size in sizes if size <= min(limit, info.max)]
     return torch.tensor([sign * size for size in sizes for sign in (1.0, -1.0)]).double()
+
+
+def first_coordinates(matrix: Tensor) -> Tensor:
+    """The rows that are independent of those above them: the coordinates that tell a value.
+
+    Those of a simplex are all entries but the last, those of a triangular or symmetric matrix its
+    lower triangle, those of a correlation factor what is below the diagonal.
+
+    Args:
+        matrix: derivatives, a row per number of the value.
+
+    Returns:
+        The rows chosen, at most as many as there are columns.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.testing.constraint_trial import first_coordinates
+        >>> first_coordinates(torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0]]))
+        tensor([[1., 1.],
+                [0., 3.]])
+    """
+    chosen: list[Tensor] = []
+    basis: list[Tensor] = []
+    for row in matrix:
+        rest = row
+        for direction in [*basis, *basis]:  # twice, against rounding
+            rest = rest - (rest @ direction) * direction
+        if rest.norm() > RANK_TOLERANCE * row.norm():
+            chosen.append(row)
+            basis.append(rest / rest.norm())
+    return torch.stack(chosen) if chosen else matrix[:0]

@@ -1,24 +1,30 @@
-"""What a constraint promises of its values: where they lie, and how the map goes both ways."""
+"""What a constraint promises: of its values, of the map both ways, and of its life as a module."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.functional import jacobian as differentiate
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributions import Normal, TransformedDistribution
+from torch.nn.utils import parametrize
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.testing.constraint_trial import FITTING, ConstraintTrial, ends_of, numbers_of
-from declarative_dist.testing.promise import show
+from declarative_dist.testing.constraint_trial import (
+    FITTING,
+    ConstraintTrial,
+    ends_of,
+    first_coordinates,
+    numbers_of,
+)
+from declarative_dist.testing.promise import call_compiled, show
 
 ORDINARY = 1.0
 """Raw numbers at which no rounding explains anything."""
-
-RANK_TOLERANCE = 1e-9
-"""The share of a row that must be new, for the row to count as independent of those above."""
 
 
 def support(trial: ConstraintTrial) -> None:
@@ -267,38 +273,85 @@ def _log_det(trial: ConstraintTrial, constraint: Constraint, raw: Tensor) -> Ten
     return log_det
 
 
-def first_coordinates(matrix: Tensor) -> Tensor:
-    """The rows that are independent of those above them: the coordinates that tell a value.
-
-    Those of a simplex are all entries but the last, those of a triangular or symmetric matrix its
-    lower triangle, those of a correlation factor what is below the diagonal.
-
-    Args:
-        matrix: derivatives, a row per number of the value.
-
-    Returns:
-        The rows chosen, at most as many as there are columns.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.testing.constraint_maths import first_coordinates
-        >>> first_coordinates(torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0]]))
-        tensor([[1., 1.],
-                [0., 3.]])
-    """
-    chosen: list[Tensor] = []
-    basis: list[Tensor] = []
-    for row in matrix:
-        rest = row
-        for direction in [*basis, *basis]:  # twice, against rounding
-            rest = rest - (rest @ direction) * direction
-        if rest.norm() > RANK_TOLERANCE * row.norm():
-            chosen.append(row)
-            basis.append(rest / rest.norm())
-    return torch.stack(chosen) if chosen else matrix[:0]
+def transform(trial: ConstraintTrial) -> None:
+    """The same map as a torch.distributions.Transform."""
+    constraint, raw = trial.build(), trial.moderate()
+    found: Any = constraint.as_transform()
+    value = found(raw)
+    expected = "the same values through as_transform{}, {{}}"
+    trial.expect_rows(expected.format("()"), value, constraint(raw))
+    trial.expect_rows(expected.format("().inv"), found.inv(value), constraint.inverse(value))
+    if trial.jacobian(raw, value) is not None:
+        base = Normal(torch.zeros_like(raw), torch.ones_like(raw))
+        pushed = TransformedDistribution(base, [found], validate_args=False)
+        scored = pushed.log_prob(value)
+        is_finite = scored.shape == pushed.batch_shape and scored.isfinite().all()
+        expected = f"finite log densities of shape {tuple(pushed.batch_shape)}"
+        trial.expect(is_finite, "log_abs_det_jacobian", expected, show(scored))
 
 
-MATHS: Mapping[str, Callable[[ConstraintTrial], None]] = {
+def parametrization(trial: ConstraintTrial) -> None:
+    """A parametrization for torch.nn.utils.parametrize."""
+    start, other = trial.build()(trial.moderate(count=2)).detach()
+    module: Any = nn.Module()
+    module.register_parameter("weight", nn.Parameter(start.clone()))
+    parametrize.register_parametrization(module, "weight", trial.build())
+    expected = "the value that was {}, {{}}, as a parametrization"
+    text = expected.format("there")
+    trial.expect_close("right_inverse", text, module.weight, start, 1e-6)
+    module.weight.sum().backward()
+    module.weight = other
+    text = expected.format("assigned")
+    trial.expect_close("right_inverse", text, module.weight, other, 1e-6)
+
+
+def state(trial: ConstraintTrial) -> None:
+    """Tensors that move with it, and shapes on the meta device."""
+    fix = "Write self.register_buffer({name!r}, ...) in __init__."
+    trial.expect_registered("constraint", fix)
+    raw = torch.empty(2, *trial.raw_shape, device="meta", dtype=torch.float64)
+    value, wanted = trial.build().to("meta")(raw), (2, *trial.shape)
+    expected = f"a meta tensor of shape {wanted} for a meta tensor"
+    is_meta = value.is_meta and value.shape == wanted
+    trial.expect(is_meta, "forward", expected, f"{tuple(value.shape)} on {value.device}")
+
+
+def copies(trial: ConstraintTrial) -> None:
+    """The same map from copy.deepcopy and pickle."""
+    constraint, raw = trial.build(), trial.moderate()
+    other, expected = copy.deepcopy(constraint), "the same values through {}, {{}}"
+    trial.expect_rows(expected.format("copy.deepcopy"), other(raw), constraint(raw))
+    other = trial.unpickle(constraint, "constraint")
+    trial.expect_rows(expected.format("pickle"), other(raw), constraint(raw))
+
+
+def vmap(trial: ConstraintTrial) -> None:
+    """The same values under torch.func.vmap and torch.func.grad."""
+    constraint, raw = trial.build(), trial.moderate()
+    trial.expect_rows("{} under vmap too", torch.func.vmap(constraint)(raw), constraint(raw), 1e-9)
+
+    def total(numbers: Tensor) -> Tensor:
+        return constraint(numbers).square().sum()
+
+    numbers = raw.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(total(numbers), numbers)
+    found = torch.func.vmap(torch.func.grad(total))(raw)
+    trial.expect_rows("the gradient {} under torch.func.grad too", found, wanted, 1e-7)
+
+
+def compiled(trial: ConstraintTrial) -> None:
+    """The same values from torch.compile(fullgraph=True)."""
+    dtype = torch.float32 if torch.float32 in trial.dtypes else trial.dtypes[0]
+    constraint, ordinary = trial.build(dtype), trial.moderate(dtype)
+    raw = torch.cat([ordinary, trial.extreme(dtype)])
+    found = call_compiled(constraint, raw)
+    expected = f"{constraint.describe()} under torch.compile too"
+    trial.expect_all(constraint.contains(found), "forward", expected, raw, found, "")
+    value = constraint(ordinary)
+    trial.expect_rows("{} under torch.compile too", found[: len(value)], value, 1e-5)
+
+
+PROMISES: Mapping[str, Callable[[ConstraintTrial], None]] = {
     "support": support,
     "words": words,
     "pure": pure,
@@ -310,5 +363,13 @@ MATHS: Mapping[str, Callable[[ConstraintTrial], None]] = {
     "default": default,
     "round trip": round_trip,
     "jacobian": jacobian,
+    "transform": transform,
+    "parametrization": parametrization,
+    "state": state,
+    "copies": copies,
+    "vmap": vmap,
 }
-"""The promises about values, in the order in which they build on each other."""
+"""The promises by name, in the order in which they build on each other."""
+
+SLOW: Mapping[str, Callable[[ConstraintTrial], None]] = {"compile": compiled}
+"""The promises that take seconds to check."""
