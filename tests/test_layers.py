@@ -69,7 +69,7 @@ ROWS = [
         f"display.{name}"
         for name in (
             "saturation", "rows", "reading", "table", "summary", "notebook",
-            "looks", "marginals", "series", "paths", "sources", "curves", "contours",
+            "looks", "marginals", "series", "sources", "curves", "contours",
             "pictures", "plot",
         )
     ],

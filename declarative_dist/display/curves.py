@@ -142,7 +142,7 @@ def _draw_bars(axes: Axes, curves: Curves) -> None:
         masses = series.heights(values)
         if masses is None:
             draws = series.known_draws("masses or draws")
-            masses = (draws[:, None] == values).sum(0) / series.count
+            masses = (draws[:, None] == values).sum(0).double() / series.count
         if len(values) > _MOST_BARS:
             axes.plot(values.tolist(), masses.tolist(), label=look.label, **look.line)
             continue

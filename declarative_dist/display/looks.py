@@ -67,17 +67,6 @@ def name_entry(index: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, index))}]" if index else ""
 
 
-def pyplot() -> Any:
-    """The interface of matplotlib, imported when a picture is drawn."""
-    try:
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise ImportError(
-            "plot draws with matplotlib, which is not installed: "
-            'pip install "declarative-dist[plot]"'
-        ) from error
-
-
 def axes_on(
     ax: Any, counts: Sequence[int], expected: str, grid: tuple[int, int], **figure: Any
 ) -> tuple[Axes, ...]:
@@ -92,8 +81,15 @@ def axes_on(
 
     Raises:
         DeclarationError: if what was given are no axes, or not as many.
+        ImportError: if matplotlib is not installed.
     """
-    matplotlib = pyplot()
+    try:
+        matplotlib = importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise ImportError(
+            "plot draws with matplotlib, which is not installed: "
+            'pip install "declarative-dist[plot]"'
+        ) from error
     if ax is None:
         new, axes = matplotlib.subplots(*grid, squeeze=False, **figure)
         for left_over in axes.flat[counts[-1] :]:
