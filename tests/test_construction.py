@@ -112,20 +112,6 @@ def test_bare_parameters_start_at_the_default_of_their_constraint():
     assert q.concentration0.item() == pytest.approx(3.0)
 
 
-def test_instances_share_nothing():
-    start = torch.zeros(2)
-
-    class Model(Declarative):
-        x = Param(start)
-
-    a, b = Model(), Model()
-    with torch.no_grad():
-        a.x.fill_(5.0)
-    assert b.x.tolist() == [0.0, 0.0]
-    assert start.tolist() == [0.0, 0.0]
-    assert Model().x.tolist() == [0.0, 0.0]
-
-
 def test_lists_in_the_class_body():
     class Model(Declarative):
         x = Param([[1, 2], [3, 4]])

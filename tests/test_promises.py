@@ -214,6 +214,14 @@ def test_repr_shows_values(q: Variational) -> None:
 # State.
 
 
+def test_instances_share_nothing(q: Variational, name: str) -> None:
+    mine, others = (
+        {tensor.data_ptr() for tensor in module.state_dict().values()}
+        for module in (q, CASES[name]())
+    )
+    assert mine.isdisjoint(others)
+
+
 def test_safetensors_round_trip(q: Variational, name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in q.parameters():

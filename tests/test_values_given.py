@@ -206,26 +206,48 @@ def test_refused_by_a_simplex(value):
         assert_unchanged(die, before)
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["one", True, 1j, object(), {"a": 1}, [[1.0], [1.0, 2.0]], torch.tensor(2 + 1j), 10**400],
-    ids=lambda value: type(value).__name__,
-)
-def test_values_that_are_no_numbers(value):
-    q = GammaFamily(rate=0.7)
+NO_NUMBERS = [
+    "one",
+    True,
+    1j,
+    object(),
+    {"a": 1},
+    [[1.0], [1.0, 2.0]],
+    [1.0, [2.0]],
+    10**400,
+    1e39,
+    torch.tensor(1j),
+    torch.eye(2).to_sparse(),
+    np.array(["one"]),
+    nn.Linear(1, 1),
+    lambda shape: None,
+]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
+def test_what_is_no_number_is_refused_by_name(value, name):
+    q = Heavy()
     before = state_of(q)
-    for give in (lambda value: GammaFamily(rate=value), lambda value: setattr(q, "rate", value)):
-        with pytest.raises((DeclarationError, ConstraintError), match=r"^GammaFamily\.rate: exp"):
+    for give in (
+        lambda value: Heavy(**{name: value}),
+        lambda value: setattr(q, name, value),
+        lambda value: q.assign(**{name: value}),
+    ):
+        with pytest.raises(
+            (ConstraintError, DeclarationError), match=rf"^Heavy\.{name}: expected a (nu|val|fin)"
+        ):
             give(value)
         assert_unchanged(q, before)
 
 
-@pytest.mark.parametrize("value", [torch.randn, None])
-def test_what_only_a_constructor_takes(value):
-    q = GammaFamily(rate=0.7)
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("value", [torch.randn, None, torch.ones((), device="meta")])
+def test_what_only_a_constructor_takes(value, name):
+    q = Heavy()
     before = state_of(q)
-    with pytest.raises((DeclarationError, ConstraintError), match=r"^GammaFamily\.rate: expected"):
-        q.rate = value
+    with pytest.raises((ConstraintError, DeclarationError), match=rf"^Heavy\.{name}: expected"):
+        setattr(q, name, value)
     assert_unchanged(q, before)
 
 
