@@ -147,6 +147,37 @@ class Scalar(Variational):
     scale = Param(1.0)
 
 
+class PlainWeights(Variational):
+    """A constant part without copies of its own beside one with."""
+
+    base = dd.MixtureSameFamily
+    mixture_distribution = dd.Categorical(torch.tensor([0.2, 0.3, 0.5]))
+    component_distribution = Grid
+
+
+class LowRank(Variational):
+    """A bound computed from a field with one dimension more."""
+
+    base = dd.LowRankMultivariateNormal
+    loc = Param(torch.zeros(2))
+    cov_factor = Param(torch.ones(2, 1))
+    cov_diag = Param(torch.ones(3, 2))
+
+
+class OfMatrices(Variational):
+    base = dd.Wishart
+    df = Param(torch.tensor([4.0, 5.0, 6.0]))
+    scale_tril = Param(torch.eye(2), LowerCholesky())
+
+
+class BelowItsBound(Declarative):
+    """Values with fewer dimensions than their bounds."""
+
+    low = Param(torch.zeros(3, 2))
+    middle = Param(torch.ones(2), GreaterThan("low"))
+    high = Param(9.0, GreaterThan("middle"))
+
+
 class Shifted(Variational):
     base = dd.TransformedDistribution
     base_distribution = Scalar
@@ -203,6 +234,10 @@ MADE: dict[str, Make] = {
     "from constants": FromConstants,
     "priors": Priors,
     "ragged mixture": RaggedMixture,
+    "plain weights": PlainWeights,
+    "low rank": LowRank,
+    "of matrices": OfMatrices,
+    "below its bound": BelowItsBound,
     "shifted": Shifted,
     "deeper": Deeper,
     "method": ByMethod,
@@ -249,6 +284,7 @@ def same(value: Any, other: Any, index: tuple[int, ...], shape: torch.Size) -> N
         assert value == other
 
 
+@pytest.mark.filterwarnings("ignore:Singular sample")
 @pytest.mark.parametrize("copies", SHAPES, ids=str)
 @pytest.mark.parametrize("name", MADE)
 def test_copies_equal_instances_apart(name: str, copies: tuple[int, ...]) -> None:
@@ -389,7 +425,20 @@ class PredictedShift(Conditional):
     transforms = (Shift,)
 
 
-CONTEXTUAL = [PredictedMixture, FreeWeights, PredictedBounds, PredictedRate, PredictedShift]
+class AboveMatrix(Conditional):
+    base = dd.Uniform
+    low = Param(torch.zeros(3, 2))
+    high = Head(GreaterThan("low"))
+
+
+CONTEXTUAL = [
+    PredictedMixture,
+    FreeWeights,
+    AboveMatrix,
+    PredictedBounds,
+    PredictedRate,
+    PredictedShift,
+]
 
 
 @pytest.mark.parametrize("batch", SHAPES, ids=str)

@@ -30,7 +30,8 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "alignment", "owner", "kinds", "field", "method", "value", "head",
+            "storage", "sizes", "alignment", "starting", "owner", "kinds", "field", "method",
+            "value", "head",
             "constant", "derived", "fixed", "walk", "templates",
             "parts", "prior", "prior_support", "param", "site",
         )

@@ -26,6 +26,17 @@ from declarative_dist import (
 from declarative_dist.objectives import NegativeELBO
 
 Method = Callable[[Any, Tensor], Tensor]
+
+
+def is_square(s: Tensor) -> bool:
+    return s.ndim > 1 and s.shape[-1] == s.shape[-2]
+
+
+def normalize(s: Tensor) -> Tensor:
+    normal: Tensor = nn.BatchNorm1d(1)(s.reshape(-1, 1))
+    return normal.reshape(s.shape)
+
+
 MIXING: dict[str, Method] = {
     "mean": lambda self, s: s.mean(),
     "mean at equal starts": lambda self, s: 0 * s + s.mean(),
@@ -36,12 +47,23 @@ MIXING: dict[str, Method] = {
     "running": lambda self, s: s.cumsum(0) if s.ndim else s,
     "lost sizes": lambda self, s: s.squeeze(),
     "turned": lambda self, s: s.flip(0) if s.ndim else s,
+    "transposed": lambda self, s: s.mT if is_square(s) else s * s.numel(),
+    "length": lambda self, s: s * len(s) if s.ndim else s,
+    "a little of the mean": lambda self, s: s + 0.05 * s.mean().tanh(),
+    "infinite alone": lambda self, s: s + 1 / (s - s.mean()).abs(),
+    "a batch": lambda self, s: normalize(s).exp() if s.numel() > 1 else s,
+    "first": lambda self, s: s[0] * torch.ones_like(s),
+    "a branch": lambda self, s: s + 1 if (s > 1).any() else s + 2,
 }
 APART: dict[str, Method] = {
     "own": lambda self, s: s * 2,
     "in a new dimension": lambda self, s: s[..., None].sum(-1),
     "random": lambda self, s: s * (1.0 + torch.rand_like(s)),
+    "dropped at random": lambda self, s: nn.functional.dropout(s, 0.5) + 0.1,
+    "each by its own branch": lambda self, s: torch.where(s > 1, s + 1, s + 2),
+    "steep": lambda self, s: (s * 1e3).sin() + 2.0,
 }
+RANDOM = ("random", "dropped at random")
 
 
 def made(kind: type, method: Method) -> Any:
@@ -84,14 +106,29 @@ def test_what_keeps_apart_is_taken(name: str, kind: type) -> None:
     for keywords in KEYWORDS[kind]:
         before = torch.get_rng_state()
         made(kind, APART[name])(**keywords)
-        assert (
-            name == "random" or kind is Conditional or torch.equal(torch.get_rng_state(), before)
-        )
+        assert name in RANDOM or kind is Conditional or torch.equal(torch.get_rng_state(), before)
 
 
 def test_one_copy_alone_may_do_what_it_likes() -> None:
     for method in MIXING.values():
         made(Variational, method)()
+
+
+@pytest.mark.parametrize("kind", [Conditional, Joint])
+def test_what_has_a_value_beside_others_only_is_refused(kind: type) -> None:
+    def method(self: Any, s: Tensor) -> Tensor:
+        spread: Tensor = (s - s.mean()).norm()
+        return s * spread / spread
+
+    with pytest.raises(ConstraintError) as caught:
+        made(kind, method)(**KEYWORDS[kind][0])
+    assert caught.value.code == "mixed-draws"
+
+
+@pytest.mark.parametrize("kind", KEYWORDS)
+def test_the_length_of_a_single_value_is_an_error_of_ours(kind: type) -> None:
+    with pytest.raises(ConstraintError, match=r"Made\.(scale|y): expected .*0-d tensor"):
+        made(kind, lambda self, s: s * len(s))(**KEYWORDS[kind][0] if kind is Conditional else {})
 
 
 def test_networks_are_tried_in_their_mode_and_left_as_they_were() -> None:

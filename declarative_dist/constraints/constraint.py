@@ -60,6 +60,9 @@ class Constraint(nn.Module, ABC):
     names: tuple[str, ...] = ()
     """The other fields whose values are bounds of this constraint."""
 
+    dims_behind = 0
+    """How many dimensions these have behind those that go with the value's own."""
+
     @abstractmethod
     def forward(self, raw: Tensor) -> Tensor:
         """Map unconstrained numbers to constrained values."""
@@ -284,7 +287,8 @@ class Constraint(nn.Module, ABC):
         if value.ndim == 0 or self.event_dim:
             return shorten(value)
         index = tuple((~inside).nonzero()[0].tolist())
-        return f"{value[index].item()!r} at {list(index)} of {shorten(value)}"
+        at = value.expand(inside.shape)[index]  # bounds may have more dimensions
+        return f"{at.item()!r} at {list(index)} of {shorten(value)}"
 
 
 class ConstraintTransform(Transform):

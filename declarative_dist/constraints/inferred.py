@@ -134,6 +134,8 @@ class DegreesOfFreedom(GreaterThan):
         matrix: the name of that field.
     """
 
+    dims_behind = 2
+
     def resolved(self, values: Mapping[str, Any]) -> Self:
         matrix = values[self.low]
         return self.with_bounds({"low": float(matrix.shape[-1] - 1)})
@@ -158,6 +160,8 @@ class NoiseFloor(_FarAbove):
     Args:
         factor: the name of the field that holds the factor, of shape `(*batch, dim, rank)`.
     """
+
+    dims_behind = 1
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
         factor = values[self.low]

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
-from torch.distributions import Distribution, Independent
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
 from declarative_dist.fields.alignment import line_up_all
@@ -63,6 +63,38 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     if declaration.event_dim is None:
         return distribution
     return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")
+
+
+_HINTS: Mapping[type, str] = {
+    MixtureSameFamily: "Components lie along the last batch dimension: dimensions of one event go "
+    "behind it, with event_dim = 1 in the class of the components."
+}
+"""What to do about arguments that do not go together, where torch does not say."""
+
+
+def refused_by_torch(
+    module: nn.Module, values: Mapping[str, Any], error: Exception
+) -> ConstraintError:
+    """Our error about arguments, among the values of fields, that a class base refuses."""
+    owner: Any = module
+    base, inputs = owner.__declaration__.base, owner.__declaration__.inputs
+    return ConstraintError(
+        type(module).__name__,
+        f"arguments that {base.__name__} takes together",
+        ", ".join(f"{name} {_shape_of(values[name])}" for name in inputs),
+        f"It says: {error}. {_HINTS.get(base, '')}".rstrip(),
+        code="refused-by-torch",
+    )
+
+
+def _shape_of(value: object) -> str:
+    """A value by its shapes, for errors about how arguments go together."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, Distribution):
+        batch, event = tuple(value.batch_shape), tuple(value.event_shape)
+        return f"{type(value).__name__} of batch_shape {batch} and event_shape {event}"
+    return repr(value)
 
 
 def _switch_of(owner: Any) -> bool | None:

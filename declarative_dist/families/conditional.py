@@ -18,11 +18,9 @@ from declarative_dist.errors import (
     check_count,
     shorten,
 )
-from declarative_dist.families.building import call_detached, distribution_of
-from declarative_dist.families.clipping import (
-    apply_linear,
-    clip_gradient,
-)
+from declarative_dist.families.building import call_detached, distribution_of, refused_by_torch
+from declarative_dist.families.clipping import apply_linear, clip_gradient
+from declarative_dist.families.copies import NOT_TOGETHER, settle_methods
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.head import CONTEXT_SHAPE, Split
 from declarative_dist.fields.parts import CONTEXT
@@ -315,14 +313,20 @@ class Conditional(Declarative):
         Args:
             shape: the batch shape of such contexts.
         """
-        declaration = self.__declaration__
         known = {CONTEXT_SHAPE: torch.Size(shape)}
-        return distribution_of(self, declaration.base_values(self, known))
+        return distribution_of(self, self.__declaration__.base_values(self, known))
 
     def _check_build(self, values: dict[str, Any]) -> None:
-        if isinstance(self.__declaration__.base, type):  # a method may need a batch
+        if not isinstance(self.__declaration__.base, type):
+            return  # a method may need a batch
+        try:
             with torch.no_grad():
                 self.at_start()
+        except ConstraintError:
+            raise
+        except NOT_TOGETHER as error:
+            settle_methods(self)  # what mixes contexts may fail on one
+            raise refused_by_torch(self, values, error) from error
 
     def detach(self, *args: Any, **kwargs: Any) -> Distribution:
         """The distribution for a context, with detached parameters.

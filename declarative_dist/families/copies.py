@@ -149,6 +149,7 @@ def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
         is_owned: whether its parts were made for it, and all that is in them.
     """
     declaration: Declaration = module.__declaration__
+    _pad_constant(module, padding)
     vars(module).update(_padding=padding, _paddings={})
     if vars(module)["_lines_methods"]:
         for field in declaration.build:
@@ -176,6 +177,16 @@ def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
     for name, part in parts:
         if is_declarative(part):
             arrange(part, missing.get(name, 0), is_owned=True)
+
+
+def _pad_constant(module: Any, padding: int) -> None:
+    """Put dimensions of size one behind the copies of a distribution whose arguments lack them."""
+    shape: torch.Size | None = vars(module).get("_live_shape")
+    copies: torch.Size = vars(module)["_copies"]
+    count = len(copies)
+    if shape is not None and copies and shape[:count] == copies:
+        own = shape[count + vars(module)["_padding"] :]
+        vars(module)["_live_shape"] = torch.Size((*copies, *(1,) * padding, *own))
 
 
 def all_lack(module: Any, copies: torch.Size, values: dict[str, Any]) -> bool:

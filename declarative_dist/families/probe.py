@@ -27,6 +27,8 @@ from declarative_dist.families.comparison import (
     attempt,
     block,
     find_difference,
+    is_about_values,
+    takes_each,
 )
 from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.kinds import is_declarative
@@ -37,6 +39,9 @@ from declarative_dist.randomness import same_random_numbers
 
 SCALES = (1.0, 0.1, 0.01)
 """How far around the start raw numbers are tried, until a method takes them."""
+
+ROUNDS = 3
+"""How often other random numbers are tried: a method may branch on them."""
 
 
 def copy_apart(module: Any, *, is_evaluating: bool = False) -> Any:
@@ -80,7 +85,9 @@ class Trial:
         self.module, self.scale = module, scale
         self.copies: torch.Size = vars(module)["_copies"]
         self.rank = len(self.copies) or 1
+        self.whole = torch.Size((COUNT,) * self.rank)
         self.raws: dict[int, Tensor] = {}
+        self.shapes: dict[str, dict[torch.Size, torch.Size]] = {}
         self.draws: dict[str, Any] = {}
         self.is_evaluating = False
 
@@ -117,26 +124,42 @@ class Trial:
 
     def _score(self, name: str, distribution: Distribution, index: Index) -> Tensor:
         """The log density at draws that are the same for all, or zeros where there is none."""
-        nothing = torch.zeros(distribution.batch_shape)
+        shape = distribution.batch_shape
+        lead = self._lead_of(index)
+        shapes = self.shapes.setdefault(name, {})
+        shapes[lead] = shape
+        whole, two = self.whole, torch.Size((2,) * self.rank)
         distribution._validate_args = False
         try:
             if name not in self.draws:
-                self.draws[name] = distribution.sample()
+                if lead != whole or two not in shapes:
+                    return torch.zeros(shape)
+                # What has the sizes of both in front has a draw for each; else one is for all.
+                has_lead = shape[: self.rank] == whole and shapes[two][: self.rank] == two
+                draw = distribution.sample()
+                self.draws[name] = draw if has_lead else draw.expand(*whole, *draw.shape)
             score = distribution.log_prob(self.draws[name][index])
         except (NotImplementedError, ValueError):  # no sampler, or a draw on an edge
-            return nothing
-        return score if score.shape == distribution.batch_shape else nothing
+            return torch.zeros(shape)
+        is_whole = score.shape in (shape, torch.Size((*lead, *shape)))
+        return score if is_whole else torch.zeros(shape)
 
     def _score_sites(self, joint: Any, index: Index) -> dict[str, Tensor]:
         if not self.draws:
-            self.draws = {name: value for name, _, value in joint.legal_draw()}
+            draws = {name: value for name, _, value in joint.legal_draw()}
+            if self._lead_of(index) != self.whole:
+                return {}
+            self.draws = draws
         scores: dict[str, Tensor] = joint.scores(
             {name: draw[index] for name, draw in self.draws.items()}, {}
         )
         return scores
 
+    def _lead_of(self, index: Index) -> torch.Size:
+        return torch.empty(self.whole)[index].shape
+
     def _copy(self, index: Index) -> Any:
-        lead = torch.empty((COUNT,) * self.rank)[index].shape
+        lead = self._lead_of(index)
         new = copy_apart(self.module, is_evaluating=self.is_evaluating)
         originals = dict(self.module.named_modules())
         for path, part in new.named_modules():
@@ -171,7 +194,7 @@ class Trial:
         """Random numbers around a start in place of all copies of a tensor."""
         if id(raw) not in self.raws:
             start = raw.detach()[(0,) * count]
-            shape = ((COUNT,) * self.rank) + tuple(start.shape)
+            shape = (*self.whole, *start.shape)
             self.raws[id(raw)] = start + self.scale * torch.randn(shape).to(start)
         return self.raws[id(raw)]
 
@@ -197,25 +220,25 @@ def find_mixed(module: Any) -> Difference | None:
     if key in known:
         return None
     with torch.no_grad(), same_random_numbers():
+        found = _first_of_rounds(module)
+    if found is None:
+        known.add(key)
+    return found
+
+
+def _first_of_rounds(module: Any) -> Difference | None:
+    """What several trials find, each at the largest scale at which a method takes its values."""
+    for _ in range(ROUNDS):
         for scale in SCALES:
             trial = Trial(module, scale)
+            attempt(trial.see, block([0, 1], trial.rank))
             seen = attempt(trial.see, block([*range(COUNT)], trial.rank))
-            if isinstance(seen, Exception) and is_about_values(seen):
-                continue  # a method need not take all numbers
-            found = find_difference(trial.see, trial.rank, trial.set_mode)
-            if found is None:
-                known.add(key)
+            if not is_about_values(seen) or takes_each(trial.see, range(COUNT), trial.rank):
+                break
+        found = find_difference(trial.see, trial.rank, trial.set_mode)
+        if found is not None:
             return found
     return None
-
-
-def is_about_values(error: BaseException | None) -> bool:
-    """Whether torch refused values, and not shapes."""
-    if error is None:
-        return False
-    said = str(error)
-    is_told = any(words in said for words in ("satisfy the constraint", "within the support"))
-    return is_told or is_about_values(error.__cause__)
 
 
 def _has_methods(module: Any) -> bool:
@@ -273,30 +296,65 @@ def check_sites(joint: Any) -> None:
         return
     with torch.no_grad(), same_random_numbers():
         current = {mode: copy_apart(joint, is_evaluating=mode)() for mode in (False, True)}
-        mode = [False]
-
-        def see(index: Index) -> Mapping[str, Tensor]:
-            picked = {name: draw[index] for name, draw in draws.items()}
-            scores: dict[str, Tensor] = current[mode[0]].scores(picked, {})
-            return scores
-
-        def set_mode(is_evaluating: bool) -> None:
-            mode[0] = is_evaluating
-
-        try:
-            current[False].legal_draw()
-            draws = {name: value for name, _, value in current[False].legal_draw((COUNT,))}
-            see(block([*range(COUNT)], 1))
-        except NotImplementedError:
-            return  # a site without a sampler may be observed
-        except ValueError as error:
-            if not is_about_values(error):
-                raise
-            return  # no draw is legal, or one lies on the edge of its support
-        found = find_difference(see, 1, set_mode)
+        found = None
+        for _ in range(ROUNDS):
+            draws = _draw_some(current[False])
+            if draws is None:
+                return  # a site without a sampler may be observed, and no draw need be legal
+            found = found or _find_mixed_draws(current, draws)
     if found is not None:
         raise mixing_error(type(joint).__name__, "draws", found)
     known.add(key)
+
+
+def _draw_some(joint: Any) -> dict[str, Tensor] | None:
+    """Three draws of a joint distribution, one by one where each is legal, or None."""
+
+    def legal_draw(sample_shape: tuple[int, ...] = ()) -> dict[str, Tensor] | None:
+        try:
+            return {name: value for name, _, value in joint.legal_draw(sample_shape)}
+        except ValueError as error:
+            if not is_about_values(error):
+                raise
+            return None
+
+    try:
+        singles, together = [legal_draw() for _ in range(COUNT)], legal_draw((COUNT,))
+    except NotImplementedError:
+        return None
+    legal = [single for single in singles if single is not None]
+    if len(legal) < COUNT:
+        return together
+    return {name: torch.stack([single[name] for single in legal]) for name in legal[0]}
+
+
+def _find_mixed_draws(current: Mapping[bool, Any], draws: dict[str, Tensor]) -> Difference | None:
+    """The first site whose density of a draw follows the draws beside it.
+
+    Args:
+        current: snapshots of a joint distribution, as it is and in evaluation mode.
+        draws: three draws of it.
+
+    Raises:
+        ConstraintError: about shapes, where its density can't be computed.
+    """
+    mode = [False]
+
+    def see(index: Index) -> Mapping[str, Tensor]:
+        scores: dict[str, Tensor] = current[mode[0]].scores(
+            {name: draw[index] for name, draw in draws.items()}, {}
+        )
+        return scores
+
+    def set_mode(is_evaluating: bool) -> None:
+        mode[0] = is_evaluating
+
+    try:
+        see(block([*range(COUNT)], 1))
+    except ValueError as error:
+        if not is_about_values(error):
+            raise
+    return find_difference(see, 1, set_mode)
 
 
 def check_target(density: See, target: nn.Module) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, MixtureSameFamily
+from torch.distributions import Distribution
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError
-from declarative_dist.families.building import call_detached, distribution_of, require_rsample
+from declarative_dist.families.building import (
+    call_detached,
+    distribution_of,
+    refused_by_torch,
+    require_rsample,
+)
 from declarative_dist.families.copies import NOT_TOGETHER, all_lack
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered
@@ -56,23 +61,6 @@ def _delegated(name: str) -> Any:
             ) from error
 
     return property(read, doc=getattr(Distribution, name).__doc__)
-
-
-_HINTS: Mapping[type, str] = {
-    MixtureSameFamily: "Components lie along the last batch dimension: dimensions of one event go "
-    "behind it, with event_dim = 1 in the class of the components."
-}
-"""What to do about arguments that do not go together, where torch does not say."""
-
-
-def _shape_of(value: object) -> str:
-    """A value by its shapes, for errors about how arguments go together."""
-    if isinstance(value, Tensor):
-        return str(tuple(value.shape))
-    if isinstance(value, Distribution):
-        batch, event = tuple(value.batch_shape), tuple(value.event_shape)
-        return f"{type(value).__name__} of batch_shape {batch} and event_shape {event}"
-    return repr(value)
 
 
 def _depends_on_values(base: type[Distribution]) -> bool:
@@ -186,14 +174,7 @@ class Variational(Declarative, Distribution):
         except ConstraintError:
             raise
         except NOT_TOGETHER as error:
-            shapes = ", ".join(f"{name} {_shape_of(value)}" for name, value in arguments.items())
-            raise ConstraintError(
-                type(self).__name__,
-                f"arguments that {declaration.base.__name__} takes together",
-                shapes,
-                f"It says: {error}. {_HINTS.get(declaration.base, '')}".rstrip(),
-                code="refused-by-torch",
-            ) from error
+            raise refused_by_torch(self, arguments, error) from error
 
     def _expand_to(self, copies: torch.Size) -> None:
         """Put the independent copies in front of a distribution of which nothing has them."""

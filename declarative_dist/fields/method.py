@@ -62,9 +62,9 @@ def call_method(method: Callable[..., T], arguments: Mapping[str, Any], subject:
     """
     try:
         return method(**arguments)
-    except (RuntimeError, IndexError) as error:
-        if type(error) not in (RuntimeError, IndexError):
-            raise  # those of linear algebra, of compilers and of memory say more
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        if not is_about_sizes(error):
+            raise
         shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}
         raise ConstraintError(
             subject,
@@ -75,6 +75,16 @@ def call_method(method: Callable[..., T], arguments: Mapping[str, Any], subject:
             "dimensions of one event only, as in .sum(-1).",
             code="wrong-shape",
         ) from error
+
+
+def is_about_sizes(error: Exception) -> bool:
+    """Whether torch complains about shapes, such as a loop over a tensor without dimensions.
+
+    Errors of linear algebra, of compilers and of memory have types of their own, and say more.
+    """
+    if type(error) in (TypeError, ValueError):
+        return any(words in str(error) for words in ("0-d tensor", "value per channel"))
+    return type(error) in (RuntimeError, IndexError)
 
 
 class MethodField(Field):

@@ -23,6 +23,7 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start
+from declarative_dist.fields.starting import default_of, nearest_inside, start_for_each
 from declarative_dist.fields.storage import check_floating
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import are_finite, as_tensor
@@ -198,7 +199,7 @@ class Constrained(Field):
         if not constraint.names:
             return constraint
         ndims = ndims_of(module)
-        ndim = ndims[self.name]
+        ndim = ndims[self.name] + constraint.dims_behind
         bounds = {n: line_up(values[n], ndims.get(n, 0), ndim) for n in constraint.names}
         return constraint.resolved(bounds)
 
@@ -259,12 +260,15 @@ class Constrained(Field):
         if is_declared and key in self._raw_starts:
             return torch.tensor(self._raw_starts[key], dtype=dtype, device=device)
         constraint, own, ndim = self._lined_up(module, start, values)
+        if self.init is None and start.source is None and own < ndim:
+            zeros = torch.zeros(constraint.raw_shape(start.shape), dtype=dtype, device=device)
+            return start_for_each(constraint, line_up(zeros, own, ndim))
         with torch.no_grad():
-            default = _default_of(constraint, self.subject(module))
+            default = default_of(constraint, self.subject(module))
             declared = default if self.init is None else self.init
             value = start.tensor(declared, dtype, device, self.subject(module))
             if self.init is None and start.source is None:
-                value = _nearest_inside(constraint, value)
+                value = nearest_inside(constraint, value)
             if value.shape != start.shape:
                 raise ConstraintError(
                     self.subject(module),
@@ -290,7 +294,8 @@ class Constrained(Field):
         """
         constraint, ndims = self.constraint_of(module), ndims_of(module)
         own = ndims[self.name]
-        ndim = max([own, *(ndims.get(name, 0) for name in constraint.names)])
+        behind = constraint.dims_behind
+        ndim = max([own, *(ndims.get(name, 0) - behind for name in constraint.names)])
         if self.owns_constraint and not constraint.event_dim and not constraint.raw_event_dim:
             ndim = max([ndim, *(bound.ndim for bound in constraint.buffers())])
         ndims[self.name] = ndim
@@ -327,27 +332,6 @@ class Constrained(Field):
 
     def signature(self, module: nn.Module) -> str:
         return self.constraint_of(module).signature()
-
-
-def _default_of(constraint: Constraint, subject: str) -> Callable[[torch.Size], Tensor]:
-    """The default value of a constraint by its shape; errors name the field."""
-
-    def default(shape: torch.Size) -> Tensor:
-        try:
-            return constraint.default(shape)
-        except ConstraintError as error:
-            parts = (error.expected, error.got, error.fix)
-            raise ConstraintError(subject, *parts, code=error.code) from None
-
-    return default
-
-
-def _nearest_inside(constraint: Constraint, value: Tensor) -> Tensor:
-    """A default value, or where the dtype rounds it to the edge, the value of raw zeros."""
-    if is_traced(value) or constraint.contains(value).all():
-        return value
-    raw_shape = constraint.raw_shape(value.shape)
-    return constraint.forward(torch.zeros(raw_shape, dtype=value.dtype, device=value.device))
 
 
 def narrow_to(value: Tensor, source: Any) -> Tensor:

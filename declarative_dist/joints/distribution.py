@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, require_rsample, with_event_dim
+from declarative_dist.fields.method import is_about_sizes
 from declarative_dist.latents.named import (
     NamedDistribution,
     Values,
@@ -249,7 +250,7 @@ class JointDistribution(NamedDistribution):
         subject = f"{self.owner}.{name}"
         try:
             distribution = build_by_method(site.method, arguments, Distribution, subject)
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if not _is_about_arguments(error):
                 raise
             shapes = {n: tuple(a.shape) for n, a in arguments.items() if isinstance(a, Tensor)}
@@ -300,7 +301,7 @@ def _sample(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
 
 def _is_about_arguments(error: Exception) -> bool:
     """Whether torch complains about values or shapes; its other errors have types of their own."""
-    return type(error) in (RuntimeError, ValueError, IndexError)
+    return type(error) is ValueError or is_about_sizes(error)
 
 
 def like_draws_of(distribution: Distribution, value: Any, subject: str) -> Tensor:
