@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -42,6 +42,13 @@ def rows_of(module: nn.Module) -> list[Row]:
         vars(part).update(training=False, **{hooks: {} for hooks in _HOOKS})
     with torch.no_grad(), same_random_numbers():
         return list(_Reader().read(quiet, "", has_row=False))
+
+
+class _Unknown(NamedTuple):
+    """What a row says of a field that has no value now."""
+
+    shown: str
+    shape: tuple[int, ...] | None = None
 
 
 class _Reader:
@@ -84,16 +91,14 @@ class _Reader:
 
     def _read_declared(self, module: Any, path: str) -> Iterator[Row]:
         fields, of_prior = module.__declaration__.fields, module.__declaration__.of_prior
-        values, reasons = _compute_values(module)
+        values = _compute_values(module)
         for name, field in fields.items():
             part = module._modules.get(name)
             if isinstance(field, Param):
-                known = self._read_param(module, field, path, values)
-                yield Row(_dotted(path, name), "param", **{**known, **reasons.get(name, {})})
+                yield self._read_param(module, field, path, values)
             elif not field.is_part:
-                known = reasons.get(name) or read_value(values[name])
-                kind, rule = type(field).__name__.lower(), field.rule(module)
-                yield Row(_dotted(path, name), kind, constraint=rule, **known)
+                kind, known = type(field).__name__.lower(), _describe(values[name])
+                yield Row(_dotted(path, name), kind, constraint=field.rule(module), **known)
             elif part is None:
                 yield Row(_dotted(path, name), "part", shown="none")
             elif isinstance(part, nn.ModuleList):
@@ -107,16 +112,13 @@ class _Reader:
         ]
         yield from self._read_others(module, path, {*fields, *still, "parametrizations"})
 
-    def _read_param(
-        self, module: Any, field: Param, path: str, values: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        raw_name = _dotted(path, field.raw_name)
-        constraint, rule = field.constraint_of(module), field.rule(module)
-        parameters = field.parameters_of(module)
+    def _read_param(self, module: Any, field: Param, path: str, values: Mapping[str, Any]) -> Row:
+        name, raw_name = _dotted(path, field.name), _dotted(path, field.raw_name)
+        rule, parameters = field.rule(module), field.parameters_of(module)
         found = [self._parameters.setdefault(id(each), raw_name) for each in parameters]
         prior = module._modules.get(field.prior_name)
         known = {
-            **read_value(values.get(field.name)),
+            **_describe(values[field.name]),
             **read_parameters(parameters),
             "raw_name": raw_name,
             "constraint": rule,
@@ -124,11 +126,11 @@ class _Reader:
         }
         if found and raw_name not in found:  # tied, and counted where the first one is
             known.update(parameters=0, trained=0, raw_name=f"{raw_name} (is {found[0]})")
-        if all(bound in values for bound in constraint.names):
+        if not isinstance(values[field.name], _Unknown):
             constraint = field.resolved_constraint(module, values)
-            raw, name = getattr(module, field.raw_name).detach(), _dotted(path, field.name)
+            raw = getattr(module, field.raw_name).detach()
             known.update(read_saturation(constraint, raw, name, raw_name, rule))
-        return known
+        return Row(name, "param", **known)
 
     def _read_others(
         self, module: nn.Module, path: str, skipped: Collection[str] = ()
@@ -161,33 +163,36 @@ class _Reader:
         yield from self._read_others(guide, path, {"flat"})
 
 
-def _compute_values(module: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The values of fields, and for fields without one what a row says in its place."""
+def _compute_values(module: Any) -> dict[str, Any]:
+    """The values of fields by name; `_Unknown` for those without one."""
     declaration = module.__declaration__
-    values: dict[str, Any] = {}
-    failed: dict[str, dict[str, Any]] = {}
-    waiting: dict[str, dict[str, Any]] = {}
     wanted: set[Field] = set()
     for name, field in declaration.fields.items():
+        if not field.is_part:
+            wanted.update([field] if field.is_drawn else declaration.chains[name])
+
+    def compute(field: Field, values: dict[str, Any]) -> Any:
         if field.is_predicted:
-            shape = tuple(vars(module)["_starts"][name].shape)
-            waiting[name] = {"shown": "predicted", "shape": shape}
-        elif field.is_drawn:
-            waiting[name] = {"shown": "site"}
-        elif not field.is_part:
-            wanted.update(declaration.chains[name])
-    for field in declaration.order:
-        if field not in wanted or field.name in waiting:
-            continue
-        missing = [name for name in field.needs if name not in values]
-        if missing:
-            failed[field.name] = failed.get(missing[0], {"shown": "needs a context"})
-            continue
+            return _Unknown("predicted", tuple(vars(module)["_starts"][field.name].shape))
+        if field.is_drawn:
+            return _Unknown("site")
+        for name in field.needs:
+            if isinstance(values[name], _Unknown):
+                failed = values[name].shown.startswith("<")
+                return values[name] if failed else _Unknown("needs a context")
         try:
-            values[field.name] = field.value(module, values)
+            return field.value(module, values)
         except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
-            failed[field.name] = {"shown": f"<{type(error).__name__}>"}
-    return values, {**waiting, **failed}
+            return _Unknown(f"<{type(error).__name__}>")
+
+    fields = [field for field in declaration.order if field in wanted]
+    values: dict[str, Any] = declaration.run(module, fields, None, compute)
+    return values
+
+
+def _describe(value: Any) -> dict[str, Any]:
+    """What a row has of a value, or of a field without one."""
+    return value._asdict() if isinstance(value, _Unknown) else read_value(value)
 
 
 def _head_of(part: Any) -> str:
