@@ -117,7 +117,7 @@ def snapshot(trial: FamilyTrial) -> None:
     is_module, got = isinstance(built, nn.Module), f"a module, {type(built).__name__}"
     trial.expect(not is_module, "forward", "a plain distribution", got, RETURN_PLAIN)
     fix = "Leave it to Variational, which asks a fresh distribution, and keep none."
-    for _ in range(2 if isinstance(family, Distribution) else 0):
+    for _ in range(2 if isinstance(trial.subject, Distribution) else 0):
         plain: Any = trial.build(family)
         values: Any = trial.draw(family)
         torch.manual_seed(1)
