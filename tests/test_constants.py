@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.distributions as dd
+from torch import nn
 
 from declarative_dist import (
     ConstraintError,
     DeclarationError,
     Declarative,
     GreaterThan,
+    Interval,
+    LogInterval,
     Param,
     StateMismatchError,
     Variational,
@@ -598,3 +601,68 @@ def test_reading_a_deleted_constant_says_what_to_do():
     with pytest.raises(AttributeError, match="it was deleted"):
         _ = q.df
     assert not hasattr(q, "df")
+
+
+class Ends(Variational):
+    base = dd.Uniform
+    low = 0.0
+    high = 5.0
+
+
+class Between(Declarative):
+    low = 1.0
+    high = 5.0
+    linear = Param(2.0, Interval("low", "high"))
+    log = Param(2.0, LogInterval("low", "high"))
+
+    @derived
+    def twice(self, low):
+        return 2 * low
+
+    far = Param(4.0, Interval("twice", "high"))
+
+
+@pytest.mark.parametrize("kind", [Ends, Between])
+@pytest.mark.parametrize("wrap", [lambda q: q, nn.Sequential], ids=["alone", "in a container"])
+def test_values_that_do_not_go_together_are_refused_however_they_come(kind, wrap):
+    q = kind()
+    before = copy.deepcopy(q.state_dict())
+    names = {name: (name if wrap(q) is q else f"0.{name}") for name in before}
+    bad = {names[name]: value for name, value in before.items()}
+    bad[names["low"]] = torch.tensor(7.0)
+    for change in (
+        lambda: setattr(q, "low", 7.0),
+        lambda: setattr(q, "high", 0.5 if kind is Between else -0.5),
+        lambda: q.assign(low=7.0),
+        lambda: wrap(q).load_state_dict(bad),
+        lambda: kind(low=7.0),
+    ):
+        with pytest.raises(ConstraintError):
+            change()
+        assert all(torch.equal(q.state_dict()[name], value) for name, value in before.items())
+    q.assign(low=6.5, high=20.0)
+    assert q.low == 6.5
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0])
+def test_a_named_bound_of_a_log_interval_stays_positive(bound):
+    q = Between()
+    with pytest.raises(ConstraintError, match=r"Between\.log"):
+        q.low = bound
+
+
+@pytest.mark.parametrize("name", ["df", "raw_scale"])
+@pytest.mark.parametrize("value", [3 + 4j, True], ids=["complex", "flag"])
+def test_a_state_of_another_kind_of_number_is_not_loaded_in_part(name, value):
+    q = Heavy()
+    before = copy.deepcopy(q.state_dict())
+    for assign in (False, True) if isinstance(value, complex) else (True,):
+        with pytest.raises(ConstraintError):
+            q.load_state_dict({**before, name: torch.tensor(value)}, assign=assign)
+    assert all(torch.equal(q.state_dict()[key], kept) for key, kept in before.items())
+
+
+def test_an_index_takes_no_fractions_from_a_state():
+    q = Whitened()
+    with pytest.raises(ConstraintError, match=r"Whitened\.index"):
+        q.load_state_dict({**q.state_dict(), "index": torch.tensor([0.5, 1.0])})

@@ -119,6 +119,10 @@ class LogInterval(Interval):
         value: Tensor = exponent.exp() * middle
         return value.to(raw.dtype)
 
+    def _has_room(self, dtype: torch.dtype) -> bool:
+        is_known = not self.names and not any(bound.is_meta for bound in self.buffers())
+        return super()._has_room(dtype) and (not is_known or _are_ordered(0.0, self.low))
+
     def _log_width(self) -> float | Tensor:
         return _log(self.high) - _log(self.low)
 

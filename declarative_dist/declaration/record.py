@@ -15,7 +15,7 @@ from declarative_dist.errors import DeclarationError, FieldError
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
-from declarative_dist.plain.arguments import arguments_of
+from declarative_dist.plain.arguments import arguments_of, depends_on_values
 from declarative_dist.plain.build import builder_of
 
 Base = Any
@@ -126,6 +126,26 @@ class Declaration:
         return {
             n: getattr(self.fields[n], "event_dim", 0) or stated.get(n, 0) for n in self.inputs
         }
+
+    @cached_property
+    def bounded(self) -> tuple[Field, ...]:
+        """The fields whose bounds are other fields with a value of their own."""
+        return tuple(
+            field
+            for field in self.order
+            if field.has_bounds and not any(f.is_predicted for f in self.chains[field.name])
+        )
+
+    @cached_property
+    def tied_names(self) -> frozenset[str]:
+        """The fields whose values must go with others: bounds, and what torch takes together."""
+        bounds = (bound for field in self.bounded for bound in self.chains[field.name][:-1])
+        return frozenset(f.name for f in (*bounds, *(self.build if self.is_tied else ())))
+
+    @cached_property
+    def is_tied(self) -> bool:
+        """Whether what the base takes for one argument depends on the value of another."""
+        return isinstance(self.base, type) and not self.heads and depends_on_values(self.base)
 
     @cached_property
     def size_names(self) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ def assign(module: Any, values: Mapping[str, Any]) -> None:
             field.commit(owner, ready)
         if any(isinstance(ready, nn.Module) for _, _, ready in changes):
             module._check_parts()
+        if not module.__declaration__.tied_names.isdisjoint(values):
+            module._check_ties()
 
 
 def prepare(module: Any, values: Mapping[str, Any]) -> list[Change]:

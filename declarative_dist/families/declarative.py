@@ -109,9 +109,6 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
                 code="no-base",
             )
 
-    def _check_build(self, values: dict[str, Any]) -> None:
-        """A chance to refuse values that do not go together."""
-
     def _check_whole(self) -> None:
         """Refuse an instance that mixes its copies, once its `__init__` is through."""
         settle_methods(self)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import StateMismatchError
-from declarative_dist.fields.storage import find_tensor
+from declarative_dist.fields.field import needed_values
+from declarative_dist.fields.storage import check_floating, find_tensor
 from declarative_dist.fields.value import Constrained
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
@@ -43,6 +46,7 @@ class AtomicState(nn.Module):
             for _, part in walk(self):
                 part._check_bounds(is_moved=assign)
                 part._check_parametrized()
+                part._check_ties()
         return keys
 
 
@@ -94,11 +98,24 @@ class DeclaredState(AtomicState):
                 tensor = self._without_padding(field.stored_name, tensor)
                 state_dict[f"{prefix}{field.stored_name}"] = tensor
                 field.check_stored(self, tensor)
-        vars(self)["_is_loading"] = True
-        try:
-            super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
-        finally:
-            del vars(self)["_is_loading"]
+                if local_metadata.get("assign_to_params_buffers"):
+                    self._check_dtype(field.stored_name, tensor, field.subject(self))
+        declaration = self.__declaration__
+        is_tied = declaration.tied_names and not any(f.is_part for f in declaration.order)
+        with restoring(self, recurse=False) if is_tied else nullcontext():
+            vars(self)["_is_loading"] = True
+            try:
+                super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+            finally:
+                del vars(self)["_is_loading"]
+            if is_tied:  # the module around it may be one that checks nothing
+                self._check_ties()
+
+    def _check_dtype(self, name: str, tensor: Tensor, subject: str) -> None:
+        """Refuse integers that would take the place of floating-point numbers."""
+        now = find_tensor(self, name)
+        if now is not None and now.is_floating_point():
+            check_floating(tensor.dtype, subject)
 
     def _without_padding(self, name: str, tensor: Tensor) -> Tensor:
         """A saved tensor without the sizes of one that once stood behind independent copies."""
@@ -125,6 +142,22 @@ class DeclaredState(AtomicState):
         if field is not None and isinstance(tensor, Tensor):
             field.check_buffer(self, tensor)
         super().register_buffer(name, tensor, persistent)
+
+    def _check_ties(self) -> None:
+        """Refuse values that each field takes, but that do not go together."""
+        declaration = self.__declaration__
+        if not declaration.tied_names:
+            return
+        with torch.no_grad():
+            for field in declaration.bounded:
+                field.check_room(self, needed_values(self, field.name))
+            if declaration.is_tied:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch warns of samples that may be poor
+                    self._check_build(declaration.run(self, declaration.build))
+
+    def _check_build(self, values: dict[str, Any]) -> None:
+        """A chance to refuse values that do not go together."""
 
     def _check_parametrized(self) -> None:
         """Refuse what a loaded state makes of fields that torch has parametrized."""

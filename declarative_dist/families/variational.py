@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
@@ -23,6 +22,7 @@ from declarative_dist.families.building import (
 from declarative_dist.families.copies import NOT_TOGETHER, all_lack
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered
+from declarative_dist.plain.arguments import depends_on_values
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.plain.tracing import is_traced
 
@@ -61,12 +61,6 @@ def _delegated(name: str) -> Any:
             ) from error
 
     return property(read, doc=getattr(Distribution, name).__doc__)
-
-
-def _depends_on_values(base: type[Distribution]) -> bool:
-    """Whether what one argument may be depends on another, as for a uniform's ends."""
-    stated = inspect.getattr_static(base, "arg_constraints")
-    return isinstance(stated, property) and stated is not vars(Distribution)["arg_constraints"]
 
 
 def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,7 +163,7 @@ class Variational(Declarative, Distribution):
                 distribution = distribution_of(self, arguments)
                 if "_live_shape" in vars(self):
                     distribution.expand(vars(self)["_live_shape"])
-                if _depends_on_values(declaration.base) and not is_traced(*arguments.values()):
+                if depends_on_values(declaration.base) and not is_traced(*arguments.values()):
                     declaration.base(**arguments)  # which torch checks only as a whole
         except ConstraintError:
             raise

@@ -273,7 +273,8 @@ class Constant(Field):
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
         now = find_tensor(module, self.name)
         if now is not None:
-            self._check(tensor.to(now.dtype), self.subject(module))
+            subject = self.subject(module)
+            self._check(to_tensor(tensor, subject, now.dtype, expected=self._expected), subject)
 
     def check_buffer(self, module: nn.Module, tensor: Tensor) -> None:
         self.source(tensor, self.subject(module))

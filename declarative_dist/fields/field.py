@@ -200,6 +200,9 @@ class Field(ABC):
     is_learned = False
     """Whether an instance learns it, through unconstrained numbers."""
 
+    has_bounds = False
+    """Whether other fields bound its value."""
+
     is_computed = False
     """Whether it is computed from other fields, so that nothing constrains its value."""
 
@@ -298,6 +301,10 @@ class Field(ABC):
         """Refuse a buffer that you register under the field's name."""
         return
 
+    def check_room(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        """Refuse bounds, among the values of other fields, that leave nothing between them."""
+        return
+
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
         """Refuse another dtype or device, before anything has moved."""
         return
@@ -310,6 +317,9 @@ class Field(ABC):
         if self.name not in declaration_of(instance, self.name).chains:
             # The field of an ancestor with another base is no field here.
             instance.__dict__[self.name] = value
+            return
+        if self.name in instance.__declaration__.tied_names:
+            instance.assign(**{self.name: value})
             return
         needed = needed_values(instance, self.name)
         self.commit(instance, self.prepare(instance, value, needed))

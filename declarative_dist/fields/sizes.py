@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -11,10 +11,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fields.storage import to_tensor
 
 Shape = tuple[int | str, ...]
+
+
+def as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:
+    """The sizes and names of sizes that you declare; None for those of the value.
+
+    Raises:
+        DeclarationError: if one is neither.
+    """
+    if shape is None:
+        return None
+    sizes: Any = (shape,) if isinstance(shape, str) or not isinstance(shape, Sequence) else shape
+    for size in sizes:
+        if not is_count(size) and not (isinstance(size, str) and size.isidentifier()):
+            raise DeclarationError(subject, "sizes (0 or above) and names", shorten(shape))
+    return tuple(size if isinstance(size, str) else int(size) for size in sizes)
 
 
 class Sized(Protocol):

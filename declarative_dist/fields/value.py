@@ -17,14 +17,14 @@ from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Guarded, Real
 from declarative_dist.constraints.inferred import guard_of, inferred_constraint
-from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.fields.sizes import Blueprint, Shape, Start
+from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape
 from declarative_dist.fields.starting import default_of, nearest_inside, start_for_each
-from declarative_dist.fields.storage import check_floating
+from declarative_dist.fields.storage import check_floating, to_tensor
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import are_finite, as_tensor
 from declarative_dist.plain.tracing import is_traced
@@ -65,7 +65,7 @@ class Constrained(Field):
         self.has_dtype = isinstance(init, Tensor) and init.is_floating_point()
         self.declared_constraint = constraint
         self.constraint: Constraint = _REAL
-        self.shape: Shape | None = _as_shape(shape, f"{owner}(shape=)")
+        self.shape: Shape | None = as_shape(shape, f"{owner}(shape=)")
         self.owns_constraint = False
         """Whether every instance has a copy of the constraint, for it holds tensors."""
         self._forward: Callable[[Tensor], Tensor] | None = None
@@ -175,6 +175,15 @@ class Constrained(Field):
     @property
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
+
+    @property
+    def has_bounds(self) -> bool:  # type: ignore[override]
+        return bool(self.constraint.names)
+
+    def check_room(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        if not is_traced(*values.values()):
+            constraint = self.resolved_constraint(module, values)
+            constraint.check_dtype(self.place_of(module)[1], self.subject(module))
 
     @property
     def shown_constraint(self) -> list[str]:
@@ -313,7 +322,9 @@ class Constrained(Field):
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
         _, dtype = self.place_of(module)
-        if is_traced(tensor) or is_shard(tensor) or are_finite(tensor.to(dtype)):
+        if is_traced(tensor) or is_shard(tensor):
+            return
+        if are_finite(to_tensor(tensor, self.subject(module), dtype, expected="real numbers")):
             return
         raise ConstraintError(
             self.subject(module),
@@ -371,13 +382,3 @@ def as_source(value: Any, subject: str) -> Any:
     # known.
     means_dtype = isinstance(value, Tensor) and tensor.is_floating_point()
     return tensor if means_dtype else tensor.to(torch.float64)
-
-
-def _as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:
-    if shape is None:
-        return None
-    sizes: Any = (shape,) if isinstance(shape, str) or not isinstance(shape, Sequence) else shape
-    for size in sizes:
-        if not is_count(size) and not (isinstance(size, str) and size.isidentifier()):
-            raise DeclarationError(subject, "sizes (0 or above) and names", shorten(shape))
-    return tuple(size if isinstance(size, str) else int(size) for size in sizes)

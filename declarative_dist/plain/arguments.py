@@ -225,3 +225,16 @@ def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
         for name, argument in arguments.items()
         if argument.required or argument.default is not None or name in first
     }
+
+
+def depends_on_values(base: type) -> bool:
+    """Whether what one argument may be depends on another, as for a uniform's ends.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.arguments import depends_on_values
+        >>> depends_on_values(dd.Uniform), depends_on_values(dd.Normal)
+        (True, False)
+    """
+    stated = inspect.getattr_static(base, "arg_constraints", None)
+    return isinstance(stated, property) and stated is not vars(Distribution)["arg_constraints"]
