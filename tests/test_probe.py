@@ -52,7 +52,7 @@ MIXING: dict[str, Method] = {
     "a little of the mean": lambda self, s: s + 0.05 * s.mean().tanh(),
     "infinite alone": lambda self, s: s + 1 / (s - s.mean()).abs(),
     "a batch": lambda self, s: normalize(s).exp() if s.numel() > 1 else s,
-    "first": lambda self, s: s[0] * torch.ones_like(s),
+    "first": lambda self, s: (s[0] if s.ndim else s) * torch.ones_like(s),
     "a branch": lambda self, s: s + 1 if (s > 1).any() else s + 2,
 }
 APART: dict[str, Method] = {
