@@ -17,7 +17,9 @@ from declarative_dist.errors import first_line, shorten
 COUNT = 3
 """How many copies, contexts or draws are tried together at most."""
 
-_TOGETHER = ([0, 1], [1, 0], [0, 1, 2], [2, 1, 0], [0])
+ALL = [*range(COUNT)]
+
+TOGETHER = ([0, 1], [1, 0], ALL, [2, 1, 0], [0])
 """Which of them are tried together: two and three, in both orders, and a batch of one."""
 
 TOLERANCE = (1e-3, 0.02)
@@ -52,7 +54,12 @@ class Difference(NamedTuple):
     is_number: bool = False
 
 
-def find_difference(see: See, rank: int, modes: Callable[[bool], None]) -> Difference | None:
+def find_difference(
+    see: See,
+    rank: int,
+    modes: Callable[[bool], None],
+    groups: Iterable[list[int]] = TOGETHER,
+) -> Difference | None:
     """The first value that depends on how many there are, or on those beside it.
 
     What draws random numbers itself, such as dropout, is compared once more without them.
@@ -61,9 +68,10 @@ def find_difference(see: See, rank: int, modes: Callable[[bool], None]) -> Diffe
         see: gives the values; they have the dimensions of the index in front.
         rank: how many dimensions an index has.
         modes: puts what is tried into evaluation mode, for True, or back.
+        groups: which are tried together.
     """
     batched: set[str] = set()
-    for positions in _TOGETHER:
+    for positions in groups:
         together = block(positions, rank)
         many = attempt(see, together)
         if is_about_values(many) and not takes_each(see, positions, rank):

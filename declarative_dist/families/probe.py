@@ -8,7 +8,7 @@ as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,8 +19,10 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.comparison import (
+    ALL,
     COUNT,
     REFUSALS,
+    TOGETHER,
     Difference,
     Index,
     See,
@@ -40,8 +42,8 @@ from declarative_dist.randomness import same_random_numbers
 SCALES = (1.0, 0.1, 0.01)
 """How far around the start raw numbers are tried, until a method takes them."""
 
-ROUNDS = 3
-"""How often other random numbers are tried: a method may branch on them."""
+ROUNDS = (TOGETHER, [ALL], [ALL])
+"""Who is tried together, each time at other random numbers, for a method may branch on them."""
 
 
 def copy_apart(module: Any, *, is_evaluating: bool = False) -> Any:
@@ -228,14 +230,14 @@ def find_mixed(module: Any) -> Difference | None:
 
 def _first_of_rounds(module: Any) -> Difference | None:
     """What several trials find, each at the largest scale at which a method takes its values."""
-    for _ in range(ROUNDS):
+    for groups in ROUNDS:
         for scale in SCALES:
             trial = Trial(module, scale)
             attempt(trial.see, block([0, 1], trial.rank))
-            seen = attempt(trial.see, block([*range(COUNT)], trial.rank))
+            seen = attempt(trial.see, block(ALL, trial.rank))
             if not is_about_values(seen) or takes_each(trial.see, range(COUNT), trial.rank):
                 break
-        found = find_difference(trial.see, trial.rank, trial.set_mode)
+        found = find_difference(trial.see, trial.rank, trial.set_mode, groups)
         if found is not None:
             return found
     return None
@@ -297,11 +299,11 @@ def check_sites(joint: Any) -> None:
     with torch.no_grad(), same_random_numbers():
         current = {mode: copy_apart(joint, is_evaluating=mode)() for mode in (False, True)}
         found = None
-        for _ in range(ROUNDS):
+        for groups in ROUNDS:
             draws = _draw_some(current[False])
             if draws is None:
                 return  # a site without a sampler may be observed, and no draw need be legal
-            found = found or _find_mixed_draws(current, draws)
+            found = found or _find_mixed_draws(current, draws, groups)
     if found is not None:
         raise mixing_error(type(joint).__name__, "draws", found)
     known.add(key)
@@ -328,12 +330,15 @@ def _draw_some(joint: Any) -> dict[str, Tensor] | None:
     return {name: torch.stack([single[name] for single in legal]) for name in legal[0]}
 
 
-def _find_mixed_draws(current: Mapping[bool, Any], draws: dict[str, Tensor]) -> Difference | None:
+def _find_mixed_draws(
+    current: Mapping[bool, Any], draws: dict[str, Tensor], groups: Iterable[list[int]]
+) -> Difference | None:
     """The first site whose density of a draw follows the draws beside it.
 
     Args:
         current: snapshots of a joint distribution, as it is and in evaluation mode.
         draws: three draws of it.
+        groups: which of them are tried together.
 
     Raises:
         ConstraintError: about shapes, where its density can't be computed.
@@ -350,11 +355,11 @@ def _find_mixed_draws(current: Mapping[bool, Any], draws: dict[str, Tensor]) -> 
         mode[0] = is_evaluating
 
     try:
-        see(block([*range(COUNT)], 1))
+        see(block(ALL, 1))
     except ValueError as error:
         if not is_about_values(error):
             raise
-    return find_difference(see, 1, set_mode)
+    return find_difference(see, 1, set_mode, groups)
 
 
 def check_target(density: See, target: nn.Module) -> None:
@@ -374,7 +379,7 @@ def check_target(density: See, target: nn.Module) -> None:
             part.training = is_training and not is_evaluating
 
     try:
-        density(block([*range(COUNT)], 1))
+        density(block(ALL, 1))
     except ValueError:  # a draw without a density; the loss itself will say so
         return
     found = find_difference(density, 1, set_mode)
