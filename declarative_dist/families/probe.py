@@ -231,6 +231,7 @@ def find_mixed(module: Any) -> Difference | None:
 def _first_of_rounds(module: Any) -> Difference | None:
     """What several trials find, each at the largest scale at which a method takes its values."""
     for groups in ROUNDS:
+        trial = Trial(module, SCALES[0])
         for scale in SCALES:
             trial = Trial(module, scale)
             attempt(trial.see, block([0, 1], trial.rank))
