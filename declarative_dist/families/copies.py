@@ -84,7 +84,7 @@ def _line_methods(module: Any, lines: bool) -> None:
     vars(module)["_lines_methods"] = lines
     arrange(module, vars(module)["_padding"])
     with torch.no_grad(), suppress(*NOT_TOGETHER):
-        measure(module, module.__declaration__.run(module, module.__declaration__.order))
+        measure(module)
 
 
 def _what(module: Any) -> str:
@@ -108,8 +108,12 @@ def _install(module: Any, blueprint: Blueprint) -> dict[str, Any]:
     return values
 
 
-def measure(module: Any, values: dict[str, Any]) -> None:
+def measure(module: Any) -> None:
     """Find out anew how many dimensions the fields of an instance have, and line them up."""
+    for _, part in _parts_of(module, is_owned=False):
+        if is_declarative(part):
+            arrange(part, is_owned=True)  # as it is by itself
+    values = module.__declaration__.run(module, module.__declaration__.order)
     for name, value in values.items():
         _measure(module, module.__declaration__.fields[name], value, values)
     arrange(module, vars(module)["_padding"])

@@ -145,9 +145,8 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
     def _check_parts(self) -> None:
         """Refuse a new part that does not go with the other fields."""
         with torch.no_grad():
-            values = self.__declaration__.run(self, self.__declaration__.order)
-            measure(self, values)
-            self._check_build(values)
+            measure(self)
+            self._check_build(self.__declaration__.run(self, self.__declaration__.order))
             self._check_whole()
 
     def reset_parameters(self) -> None:

@@ -108,42 +108,47 @@ def fit(
     arguments.check_objective(objective)
     calls = arguments.as_callbacks(callbacks)
     trainer = arguments.optimizer_of(objective, optimizer, lr)
-    bar = Progress(progress, steps)
-    batches, history = Batches(data, batch_size), History()
-    snapshot = Snapshot(objective, trainer, None if checkpoint is None else batches)
-    saver = Saver(
-        checkpoint, objective, trainer, batches, history,
-        every=every, resume=resume, overwrite=overwrite,
-    )  # fmt: skip
-    fields, grad_mode = FieldValues(objective), torch.is_grad_enabled()
+    grad_mode = torch.is_grad_enabled()
     try:
-        with compiled(objective) if compile else nullcontext(backward_of(objective)) as backward:
-            closure = Closure(objective, backward, trainer)
-            for step in range(history.step + 1, steps + 1):
-                snapshot.take(step - 1)
-                batch = batches.next()
-                loss = closure.step(batch, is_first=step == 1)
-                _check(objective, step, loss, batch, snapshot)
-                history.add(loss, fields.read() if history.is_due(step) else None)
-                bar.show(step, loss)
-                history.stopped = arguments.stops(calls, step, loss, objective)
-                saver.write_if_due()
-                if history.stopped:
-                    break
-        saver.close()
-    except BaseException as error:
-        snapshot.restore(history.step)
-        if not isinstance(error, KeyboardInterrupt):
-            with suppress(AttributeError):
-                error.history = history  # type: ignore[attr-defined]
-            raise
-        history.interrupted = True
-        saver.close()
+        bar = Progress(progress, steps)
+        batches, history = Batches(data, batch_size), History()
+        snapshot = Snapshot(objective, trainer, None if checkpoint is None else batches)
+        saver = Saver(
+            checkpoint, objective, trainer, batches, history,
+            every=every, resume=resume, overwrite=overwrite,
+        )  # fmt: skip
+        fields = FieldValues(objective)
+        try:
+            with (
+                compiled(objective) if compile else nullcontext(backward_of(objective)) as backward
+            ):
+                closure = Closure(objective, backward, trainer)
+                for step in range(history.step + 1, steps + 1):
+                    snapshot.take(step - 1)
+                    batch = batches.next()
+                    loss = closure.step(batch, is_first=step == 1)
+                    _check(objective, step, loss, batch, snapshot)
+                    history.add(loss, fields.read() if history.is_due(step) else None)
+                    bar.show(step, loss)
+                    history.stopped = arguments.stops(calls, step, loss, objective)
+                    saver.write_if_due()
+                    if history.stopped:
+                        break
+            saver.close()
+        except BaseException as error:
+            snapshot.restore(history.step)
+            if not isinstance(error, KeyboardInterrupt):
+                with suppress(AttributeError):
+                    error.history = history  # type: ignore[attr-defined]
+                raise
+            history.interrupted = True
+            saver.close()
+        finally:
+            bar.close()
+        history.end(fields.read())
+        return history
     finally:
         torch.set_grad_enabled(grad_mode)  # which an interruption may have left switched off
-        bar.close()
-    history.end(fields.read())
-    return history
 
 
 def _check(

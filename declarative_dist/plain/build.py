@@ -111,7 +111,7 @@ def _continuous_bernoulli(
     new: Any, lims: tuple[float, float] = (0.499, 0.501), **parameter: Tensor
 ) -> None:
     # With validate_args=False torch still checks probs: it asks only whether the flag was given.
-    name, value = next(iter(parameter.items()))
+    ((name, value),) = parameter.items()
     (value,) = broadcast_all(value)
     value = clamp_probs(value) if name == "probs" else value
     setattr(new, name, value)
@@ -153,7 +153,7 @@ def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
 
 
 def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
-    name, matrix = next(iter(parameter.items()))
+    ((name, matrix),) = parameter.items()
     df = torch.as_tensor(df, dtype=matrix.dtype, device=matrix.device)
     batch_shape = torch.broadcast_shapes(matrix.shape[:-2], df.shape)
     new.df = df.expand(batch_shape)

@@ -90,7 +90,8 @@ def test_every_parameter_has_a_gradient(name: str) -> None:
     q.log_prob(drawn(q, 4)).sum().backward()
     for key, parameter in q.named_parameters():
         assert parameter.grad is not None, key
-        assert parameter.grad.abs().sum() > 0, key
+        # A uniform density depends on the width alone, which its lower end does not change.
+        assert parameter.grad.abs().sum() > 0 or (name, key) == ("Uniform", "raw_low")
 
 
 @pytest.mark.parametrize("name", TWINS)
