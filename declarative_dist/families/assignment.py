@@ -26,9 +26,14 @@ def assign(module: Any, values: Mapping[str, Any]) -> None:
         ConstraintError: for a value that its field refuses, or a part that does not go with the
             others; nothing has changed then.
     """
-    changes = prepare(module, values)
-    has_parts = any(field.is_part for _, field, _ in changes)
-    with restoring(*(own_modules(module) if has_parts else (module,)), recurse=False):
+    fields = module.__declaration__.fields
+    names = {name.partition(".")[0] for name in values}.intersection(fields)
+    # Parts, and constraints with tensors of their own, which may follow their values.
+    writes_inside = any(
+        fields[n].is_part or f"raw_{n}_constraint" in module._modules for n in names
+    )
+    with restoring(*(own_modules(module) if writes_inside else (module,)), recurse=False):
+        changes = prepare(module, values)
         for owner, field, ready in changes:
             field.commit(owner, ready)
         if any(isinstance(ready, nn.Module) for _, _, ready in changes):
