@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import torch
@@ -108,8 +108,7 @@ def fit(
     arguments.check_objective(objective)
     calls = arguments.as_callbacks(callbacks)
     trainer = arguments.optimizer_of(objective, optimizer, lr)
-    grad_mode = torch.is_grad_enabled()
-    try:
+    with _with_gradients_as_now():
         bar = Progress(progress, steps)
         batches, history = Batches(data, batch_size), History()
         snapshot = Snapshot(objective, trainer, None if checkpoint is None else batches)
@@ -118,10 +117,9 @@ def fit(
             every=every, resume=resume, overwrite=overwrite,
         )  # fmt: skip
         fields = FieldValues(objective)
+        way_back = compiled(objective) if compile else nullcontext(backward_of(objective))
         try:
-            with (
-                compiled(objective) if compile else nullcontext(backward_of(objective)) as backward
-            ):
+            with way_back as backward:
                 closure = Closure(objective, backward, trainer)
                 for step in range(history.step + 1, steps + 1):
                     snapshot.take(step - 1)
@@ -146,9 +144,17 @@ def fit(
         finally:
             bar.close()
         history.end(fields.read())
-        return history
+    return history
+
+
+@contextmanager
+def _with_gradients_as_now() -> Iterator[None]:
+    """Leave gradients on or off as they are, also where an interruption has switched them off."""
+    grad_mode = torch.is_grad_enabled()
+    try:
+        yield
     finally:
-        torch.set_grad_enabled(grad_mode)  # which an interruption may have left switched off
+        torch.set_grad_enabled(grad_mode)
 
 
 def _check(
