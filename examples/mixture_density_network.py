@@ -5,7 +5,7 @@ y are possible, which no single normal can say. Two declared families have the s
 a normal, whose mean and scale are predicted, and a mixture of five, which also predicts its
 weights. On 2,000 new pairs the mean log likelihood is 0.7353 for the normal and 1.4916 for the
 mixture; the density that made the pairs has 1.6308. The last lines show y at x = 0.5: the mixture
-has the three values and the gaps between them. With `--smoke` it trains for 300 steps, not 1,000.
+has the three values and the gaps between them. With `--smoke` it trains for 500 steps, not 1,000.
 
 See Bishop (1994), "Mixture density networks", from where the problem is.
 
@@ -111,5 +111,5 @@ def main(steps: int = 1000) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="300 steps instead of 1,000")
-    main(300 if parser.parse_args().smoke else 1000)
+    parser.add_argument("--smoke", action="store_true", help="500 steps instead of 1,000")
+    main(500 if parser.parse_args().smoke else 1000)
