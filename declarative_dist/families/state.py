@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -108,8 +109,13 @@ class DeclaredState(AtomicState):
                 super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
             finally:
                 del vars(self)["_is_loading"]
-            if is_tied:  # the module around it may be one that checks nothing
+            # The module around it may be one that checks nothing. Bounds may be loaded later.
+            if is_tied and not any(tensor.is_meta for tensor in self._tensors()):
                 self._check_ties()
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """The tensors of the fields, bounds included."""
+        return itertools.chain(self.parameters(), self.buffers())
 
     def _check_dtype(self, name: str, tensor: Tensor, subject: str) -> None:
         """Refuse integers that would take the place of floating-point numbers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
@@ -164,7 +165,9 @@ class Variational(Declarative, Distribution):
                 if "_live_shape" in vars(self):
                     distribution.expand(vars(self)["_live_shape"])
                 if depends_on_values(declaration.base) and not is_traced(*arguments.values()):
-                    declaration.base(**arguments)  # which torch checks only as a whole
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # of a class that states no constraints
+                        declaration.base(**arguments)  # which torch checks only as a whole
         except ConstraintError:
             raise
         except NOT_TOGETHER as error:
