@@ -229,19 +229,31 @@ def find_mixed(module: Any) -> Difference | None:
 
 
 def _first_of_rounds(module: Any) -> Difference | None:
-    """What several trials find, each at the largest scale at which a method takes its values."""
+    """What several trials find, each at other random numbers."""
     for groups in ROUNDS:
-        trial = Trial(module, SCALES[0])
-        for scale in SCALES:
-            trial = Trial(module, scale)
-            attempt(trial.see, block([0, 1], trial.rank))
-            seen = attempt(trial.see, block(ALL, trial.rank))
-            if not is_about_values(seen) or takes_each(trial.see, range(COUNT), trial.rank):
-                break
+        trial = _start_trial(module)
         found = find_difference(trial.see, trial.rank, trial.set_mode, groups)
         if found is not None:
             return found
     return None
+
+
+def _start_trial(module: Any) -> Trial:
+    """A trial at the largest scale at which the methods take their values, or at the smallest."""
+    trial = Trial(module, SCALES[0])
+    for smaller in SCALES[1:]:
+        if _takes_values(trial):
+            return trial
+        trial = Trial(module, smaller)
+    _takes_values(trial)  # which lets it draw
+    return trial
+
+
+def _takes_values(trial: Trial) -> bool:
+    """Whether the methods take the values of all together, or else of each alone."""
+    attempt(trial.see, block([0, 1], trial.rank))
+    seen = attempt(trial.see, block(ALL, trial.rank))
+    return not is_about_values(seen) or takes_each(trial.see, range(COUNT), trial.rank)
 
 
 def _has_methods(module: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -110,12 +110,9 @@ class DeclaredState(AtomicState):
             finally:
                 del vars(self)["_is_loading"]
             # The module around it may be one that checks nothing. Bounds may be loaded later.
-            if is_tied and not any(tensor.is_meta for tensor in self._tensors()):
+            tensors = itertools.chain(self.parameters(), self.buffers())
+            if is_tied and not any(tensor.is_meta for tensor in tensors):
                 self._check_ties()
-
-    def _tensors(self) -> Iterator[Tensor]:
-        """The tensors of the fields, bounds included."""
-        return itertools.chain(self.parameters(), self.buffers())
 
     def _check_dtype(self, name: str, tensor: Tensor, subject: str) -> None:
         """Refuse integers that would take the place of floating-point numbers."""
