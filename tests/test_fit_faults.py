@@ -127,7 +127,7 @@ def test_killed_ten_times_while_it_writes(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import json, sys, time
+import json, signal, sys, time
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -154,7 +154,10 @@ class Objective(nn.Module):
 
 def main():
     objective = Objective()
-    data = DataLoader(Slow(), batch_size=4, num_workers=int(sys.argv[1]))
+    workers = int(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    # Python drops an interruption that meets a fork, so the workers are forked once.
+    data = DataLoader(Slow(), batch_size=4, num_workers=workers, persistent_workers=workers > 0)
     def tell(step, loss, module):
         if step == 5:
             print("running", flush=True)
