@@ -45,13 +45,9 @@ def base_of(cls: type) -> Base:
             f"{cls.__name__}.base", "no base: it is made of sites", repr(base), code="no-base"
         )
     example = "TanhTransform" if kind == "Transform" else "Normal"
-    raise DeclarationError(
-        f"{cls.__name__}.base",
-        f"a torch.distributions.{kind} subclass or a method that returns a {kind.lower()}",
-        repr(base),
-        f"Write base = torch.distributions.{example}, or def base(self, loc, scale): ...",
-        code="no-base",
-    )
+    expected = f"a torch.distributions.{kind} subclass or a method that returns a {kind.lower()}"
+    fix = f"Write base = torch.distributions.{example}, or def base(self, loc, scale): ..."
+    raise DeclarationError(f"{cls.__name__}.base", expected, repr(base), fix, code="no-base")
 
 
 class Body(dict[str, Any]):
@@ -68,13 +64,10 @@ class Body(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         before = self.get(name)
         if _declares(value) and _declares(before):
-            raise DeclarationError(
-                f"{self.owner}.{name}",
-                "one field of this name",
-                f"two, {shorten(before)} and {shorten(value)}",
-                "Rename one of them.",
-                code="name-taken",
-            )
+            subject = f"{self.owner}.{name}"
+            got = f"two, {shorten(before)} and {shorten(value)}"
+            fix = "Rename one of them."
+            raise DeclarationError(subject, "one field of this name", got, fix, code="name-taken")
         super().__setitem__(name, value)
 
 
@@ -207,13 +200,10 @@ def _is_numeric(value: object) -> bool:
 def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
     for index, item in enumerate(items):
         if are_transforms and isinstance(item, Constraint):
-            raise DeclarationError(
-                f"{subject}[{index}]",
-                "a transform",
-                f"the constraint {item!r}",
-                f"Write {item!r}.as_transform().",
-                code="wrong-part",
-            )
+            expected = "a transform"
+            got = f"the constraint {item!r}"
+            fix = f"Write {item!r}.as_transform()."
+            raise DeclarationError(f"{subject}[{index}]", expected, got, fix, code="wrong-part")
         if not is_nestable(item):
             raise DeclarationError(
                 f"{subject}[{index}]" if len(items) > 1 else subject,
@@ -232,13 +222,10 @@ def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str,
     """
     chosen = preferred(arguments)
     if arguments and not chosen:
-        raise DeclarationError(
-            f"{owner}.base",
-            f"fields for those of its arguments that you mean: {', '.join(arguments)}",
-            "none, and all are optional",
-            "Declare a class with this base, and a Param or a constant for each.",
-            code="base-arguments",
-        )
+        expected = f"fields for those of its arguments that you mean: {', '.join(arguments)}"
+        got = "none, and all are optional"
+        fix = "Declare a class with this base, and a Param or a constant for each."
+        raise DeclarationError(f"{owner}.base", expected, got, fix, code="base-arguments")
     return chosen
 
 

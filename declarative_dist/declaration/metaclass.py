@@ -99,13 +99,10 @@ class DeclarativeMeta(ABCMeta):
             return
         fields = cls.__declaration__.fields.values()
         values = ", ".join(f"{field.name}=..." for field in fields if field.holds_value)
-        raise DeclarationError(
-            f"{cls.__name__}(...)",
-            "values by name",
-            ", ".join(map(shorten, arguments)),
-            f"Write {cls.__name__}({values})." if values else "",
-            code="wrong-argument",
-        )
+        subject = f"{cls.__name__}(...)"
+        got = ", ".join(map(shorten, arguments))
+        fix = f"Write {cls.__name__}({values})." if values else ""
+        raise DeclarationError(subject, "values by name", got, fix, code="wrong-argument")
 
     if not TYPE_CHECKING:  # checkers read what a call gives off __init__
 

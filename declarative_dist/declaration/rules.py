@@ -30,12 +30,8 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
     abstract = (Distribution, ExponentialFamily, Transform)
     if base in abstract or hasattr(base, "__declaration__"):
         kind = "transform" if base is Transform else "distribution"
-        raise DeclarationError(
-            f"{owner}.base",
-            f"a concrete torch {kind} class",
-            f"{base.__name__}",
-            code="no-base",
-        )
+        expected = f"a concrete torch {kind} class"
+        raise DeclarationError(f"{owner}.base", expected, f"{base.__name__}", code="no-base")
     if isinstance(base, type) and hides_arguments(base):
         raise DeclarationError(
             f"{owner}.base",
@@ -75,13 +71,10 @@ def check_setting(instance: nn.Module, name: str) -> None:
     """Refuse to set on an instance what its class body says for all of them."""
     if name in SETTINGS:
         kind = type(instance).__name__
-        raise FieldError(
-            f"{kind}.{name}",
-            f"{name} in a class body",
-            "a value on an instance",
-            f"Write class Other({kind}) with another {name} in its body.",
-            code="no-assignment",
-        )
+        subject = f"{kind}.{name}"
+        expected = f"{name} in a class body"
+        fix = f"Write class Other({kind}) with another {name} in its body."
+        raise FieldError(subject, expected, "a value on an instance", fix, code="no-assignment")
     if name in _members_of(type(instance)):
         raise _ignored_error(type(instance), name, "one on an instance")
 
@@ -100,10 +93,7 @@ def check_spelling(instance: nn.Module, name: str, value: object) -> None:
 
 _MEMBERS: Mapping[type, frozenset[str]] = {
     kind: frozenset(name for name in vars(kind) if not name.startswith("_")) - others
-    for kind, others in (
-        (Distribution, {"set_default_validate_args"}),
-        (Transform, {"event_dim"}),
-    )
+    for kind, others in ((Distribution, {"set_default_validate_args"}), (Transform, {"event_dim"}))
 }
 
 
@@ -173,13 +163,10 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
     if declaration is None or isinstance(value, property):
         return
     if name in SETTINGS or name in declaration.fields or isinstance(value, Field):
-        raise DeclarationError(
-            f"{cls.__name__}.{name}",
-            "no change, because a class is finished when its body ends",
-            "its deletion" if is_deleted else shorten(value),
-            f"Write class Other({cls.__name__}) with another {name} in its body.",
-            code="name-taken",
-        )
+        expected = "no change, because a class is finished when its body ends"
+        got = "its deletion" if is_deleted else shorten(value)
+        fix = f"Write class Other({cls.__name__}) with another {name} in its body."
+        raise DeclarationError(f"{cls.__name__}.{name}", expected, got, fix, code="name-taken")
     if not is_deleted and name in _members_of(cls) and "__framework__" not in vars(cls):
         raise _ignored_error(cls, name, shorten(value))
 
@@ -194,23 +181,16 @@ def check_namespace(
     """Refuse what stands where a field should, and numbers under names that are no field's."""
     for name, annotation in namespace.get("__annotations__", {}).items():
         if isinstance(annotation, Field):
-            raise DeclarationError(
-                f"{owner}.{name}",
-                f"{name} = {annotation}",
-                f"{name}: {annotation}",
-                code="not-a-field",
-            )
+            subject = f"{owner}.{name}"
+            expected = f"{name} = {annotation}"
+            raise DeclarationError(subject, expected, f"{name}: {annotation}", code="not-a-field")
     for name, value in namespace.items():
         if (name in fields and not isinstance(value, nn.Parameter)) or name.startswith("_"):
             continue
         if isinstance(value, nn.Parameter):
-            raise DeclarationError(
-                f"{owner}.{name}",
-                "a Param",
-                "a torch Parameter",
-                f"Write {name} = Param(...).",
-                code="not-a-field",
-            )
+            got = "a torch Parameter"
+            fix = f"Write {name} = Param(...)."
+            raise DeclarationError(f"{owner}.{name}", "a Param", got, fix, code="not-a-field")
         if name in arguments and name not in SETTINGS and value is not None:
             part = arguments[name].part if isinstance(arguments, Mapping) else None
             is_class = part is not None and isinstance(value, type)
@@ -228,12 +208,9 @@ def check_namespace(
         if name in reserved and name not in SETTINGS:
             raise _taken_error(owner, name)
         if any(is_one_edit_from(name, argument) for argument in arguments):
+            fix = did_you_mean(name, arguments)
             raise DeclarationError(
-                f"{owner}.{name}",
-                "the name of an argument",
-                repr(name),
-                did_you_mean(name, arguments),
-                code="unknown-name",
+                f"{owner}.{name}", "the name of an argument", repr(name), fix, code="unknown-name"
             )
 
 
@@ -244,46 +221,34 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
             raise _taken_error(owner.kind.__name__, name)
         for size in field.shape or ():
             if size in owner.fields or size in KEYWORDS:
-                raise DeclarationError(
-                    owner.subject(name),
-                    "a size with a name of its own",
-                    f"{size!r}, the name of a field or keyword",
-                    "Choose another name for the size.",
-                    code="name-taken",
-                )
+                expected = "a size with a name of its own"
+                got = f"{size!r}, the name of a field or keyword"
+                fix = "Choose another name for the size."
+                raise DeclarationError(owner.subject(name), expected, got, fix, code="name-taken")
 
 
 def _taken_error(owner: str, name: str) -> DeclarationError:
-    return DeclarationError(
-        f"{owner}.{name}",
-        "a name that is free",
-        f"{name!r}, which nn.Module, Distribution or this library defines",
-        "Choose another name.",
-        code="name-taken",
-    )
+    got = f"{name!r}, which nn.Module, Distribution or this library defines"
+    fix = "Choose another name."
+    return DeclarationError(f"{owner}.{name}", "a name that is free", got, fix, code="name-taken")
 
 
 def check_joint(owner: Owner, body: Mapping[str, Any]) -> None:
     """Refuse what looks like a site of a joint distribution and is none."""
     for name in ("event_dim", "validate_args"):
         if body.get(name) is not None:
-            raise DeclarationError(
-                owner.subject(name),
-                f"{name} of single sites",
-                f"{name} of a Joint",
-                "Write @site(event_dim=...), or declare it in the class of a site.",
-                code="misplaced-field",
-            )
+            expected = f"{name} of single sites"
+            got = f"{name} of a Joint"
+            fix = "Write @site(event_dim=...), or declare it in the class of a site."
+            raise DeclarationError(owner.subject(name), expected, got, fix, code="misplaced-field")
     for name, value in body.items():
         is_class = isinstance(value, type) and issubclass(value, Distribution)
         if is_class and name not in owner.fields:
-            raise DeclarationError(
-                owner.subject(name),
-                "a distribution or a declared class",
-                f"the class {value.__name__}",
-                f"Write {name} = {value.__name__}(...), or learnable({value.__name__}).",
-                code="class-not-instance",
-            )
+            subject = owner.subject(name)
+            expected = "a distribution or a declared class"
+            got = f"the class {value.__name__}"
+            fix = f"Write {name} = {value.__name__}(...), or learnable({value.__name__})."
+            raise DeclarationError(subject, expected, got, fix, code="class-not-instance")
 
 
 def check_arguments(owner: Owner) -> None:
@@ -294,13 +259,10 @@ def check_arguments(owner: Owner) -> None:
     required = [name for name, argument in owner.arguments.items() if argument.required]
     for name in required:
         if name not in owner.fields:
-            raise DeclarationError(
-                owner.subject(name),
-                f"every required argument of {owner.base.__name__} ({', '.join(required)})",
-                f"none of that name among {', '.join(owner.fields)}",
-                f"Write {name} = {_example_of(owner.arguments[name])}.",
-                code="base-arguments",
-            )
+            expected = f"every required argument of {owner.base.__name__} ({', '.join(required)})"
+            got = f"none of that name among {', '.join(owner.fields)}"
+            fix = f"Write {name} = {_example_of(owner.arguments[name])}."
+            raise DeclarationError(owner.subject(name), expected, got, fix, code="base-arguments")
 
 
 def _example_of(argument: Argument) -> str:
@@ -313,13 +275,11 @@ def _check_alternatives(owner: Owner) -> None:
     for group in alternatives(owner.arguments):
         given = [name for name in group if name in owner.fields]
         if len(given) != 1:
-            raise DeclarationError(
-                owner.subject(given[1] if given else group[0]),
-                f"exactly one of {', '.join(group)}, as {owner.base.__name__} takes it",
-                " and ".join(given) or "none of them",
-                f"Keep {given[0]}." if given else f"Write {group[0]} = Param().",
-                code="base-arguments",
-            )
+            subject = owner.subject(given[1] if given else group[0])
+            expected = f"exactly one of {', '.join(group)}, as {owner.base.__name__} takes it"
+            got = " and ".join(given) or "none of them"
+            fix = f"Keep {given[0]}." if given else f"Write {group[0]} = Param()."
+            raise DeclarationError(subject, expected, got, fix, code="base-arguments")
 
 
 def check_needs(owner: Owner, inputs: Collection[str]) -> None:
@@ -335,10 +295,6 @@ def _check_known(
 ) -> None:
     for name in names:
         if name not in owner.fields:
-            raise DeclarationError(
-                subject,
-                "names of fields",
-                repr(name),
-                did_you_mean(name, proposals),
-                code="unknown-name",
-            )
+            expected = "names of fields"
+            fix = did_you_mean(name, proposals)
+            raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")

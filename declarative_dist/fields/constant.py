@@ -152,13 +152,8 @@ class Constant(Field):
             value = None if self.init is None else self._as_source(self.init, subject)
             has_dtype = isinstance(self.init, Tensor)
         if value is None:
-            raise ConstraintError(
-                subject,
-                "a value",
-                "none",
-                f"Write {type(module).__name__}({self.name}=...).",
-                code="missing-value",
-            )
+            fix = f"Write {type(module).__name__}({self.name}=...)."
+            raise ConstraintError(subject, "a value", "none", fix, code="missing-value")
         start = self._start(value, has_dtype)
         module.__dict__["_starts"][self.name] = start
         stored = self._build(start, blueprint.dtype, blueprint.place, subject)

@@ -111,24 +111,18 @@ class Field(ABC):
         if argument is not None and argument.part is not None:
             kind = describe_kind(argument.part)
             word = "transform" if argument.part is Transform else "distribution"
-            raise DeclarationError(
-                owner.subject(self.name),
-                "a list of transforms" if argument.is_sequence else kind,
-                repr(self),
-                f"Write {self.name} = a declared class, an instance, or a plain {word}.",
-                code="misplaced-field",
-            )
+            subject = owner.subject(self.name)
+            expected = "a list of transforms" if argument.is_sequence else kind
+            fix = f"Write {self.name} = a declared class, an instance, or a plain {word}."
+            raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
 
     def check_use(self, owner: Owner) -> None:
         """Refuse a name that neither the class base nor another field uses."""
         if isinstance(owner.base, type) and self.name not in owner.used_names:
-            raise DeclarationError(
-                owner.subject(self.name),
-                f"an argument of {owner.base.__name__}, or a name that another field uses",
-                repr(self.name),
-                did_you_mean(self.name, owner.arguments),
-                code="unknown-name",
-            )
+            subject = owner.subject(self.name)
+            expected = f"an argument of {owner.base.__name__}, or a name that another field uses"
+            fix = did_you_mean(self.name, owner.arguments)
+            raise DeclarationError(subject, expected, repr(self.name), fix, code="unknown-name")
 
     def specialize(self, owner: Owner) -> Self:
         """A copy with what the class says of it: its constraint, its event dimensions, its kind.
@@ -145,26 +139,20 @@ class Field(ABC):
             DeclarationError: if it has no meaning in this class, or needs a field without a value.
         """
         if owner.predicts and self.name == "network" and not self.is_module:
-            raise DeclarationError(
-                owner.subject(self.name),
-                "a module",
-                repr(self),
-                "Choose another name.",
-                code="name-taken",
-            )
+            subject = owner.subject(self.name)
+            fix = "Choose another name."
+            raise DeclarationError(subject, "a module", repr(self), fix, code="name-taken")
         for name in self.needs:
             self.check_need(owner, owner.fields[name])
 
     def check_need(self, owner: Owner, needed: Field) -> None:
         """Refuse to compute this field from one that has no value before anything is drawn."""
         if needed.is_drawn:
-            raise DeclarationError(
-                owner.subject(self.name),
-                "names of fields that have a value before anything is drawn",
-                f"the site {needed.name!r}",
-                "Make it a site, or compute it in the sites that need it.",
-                code="field-order",
-            )
+            subject = owner.subject(self.name)
+            expected = "names of fields that have a value before anything is drawn"
+            got = f"the site {needed.name!r}"
+            fix = "Make it a site, or compute it in the sites that need it."
+            raise DeclarationError(subject, expected, got, fix, code="field-order")
 
     def source(self, value: Any, subject: str) -> Any:
         """A value as a constructor was given it, in a form that `bind` takes."""
@@ -325,13 +313,9 @@ class Field(ABC):
         self.commit(instance, self.prepare(instance, value, needed))
 
     def __delete__(self, instance: Any) -> None:
-        raise FieldError(
-            self.subject(instance),
-            "a field that stays",
-            "its deletion",
-            "Declare a class without it, or assign another value.",
-            code="no-assignment",
-        )
+        subject = self.subject(instance)
+        fix = "Declare a class without it, or assign another value."
+        raise FieldError(subject, "a field that stays", "its deletion", fix, code="no-assignment")
 
 
 def declaration_of(instance: nn.Module, name: str) -> Any:
@@ -343,13 +327,10 @@ def declaration_of(instance: nn.Module, name: str) -> Any:
     declaration = getattr(type(instance), "__declaration__", None)
     if declaration is None:
         kind = type(instance).__name__
-        raise FieldError(
-            f"{kind}.{name}",
-            "a class that derives from Declarative",
-            f"{kind}, which does not",
-            f"Write class {kind}(Declarative).",
-            code="misplaced-field",
-        )
+        subject = f"{kind}.{name}"
+        expected = "a class that derives from Declarative"
+        fix = f"Write class {kind}(Declarative)."
+        raise FieldError(subject, expected, f"{kind}, which does not", fix, code="misplaced-field")
     return declaration
 
 

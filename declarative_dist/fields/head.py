@@ -76,12 +76,9 @@ class Head(Constrained):
         )
         is_torch = isinstance(constraint, constraints.Constraint)
         if constraint is not None and not is_type and not is_torch:
-            raise DeclarationError(
-                "Head(constraint=)",
-                "a constraint first",
-                shorten(constraint),
-                "Write Head(Positive(), init=1.0).",
-            )
+            subject = "Head(constraint=)"
+            fix = "Write Head(Positive(), init=1.0)."
+            raise DeclarationError(subject, "a constraint first", shorten(constraint), fix)
         super().__init__(init, constraint, shape, "Head")
 
     is_predicted = True
@@ -90,24 +87,19 @@ class Head(Constrained):
         head = super().specialize(owner)
         if len(self.shape or ()) < head.event_dim:
             sizes = ", ".join(f'"d{index + 1}"' for index in range(head.event_dim))
-            raise DeclarationError(
-                owner.subject(self.name),
-                f"a shape of {head.event_dim} sizes or more",
-                repr(self),
-                f"Write shape=({sizes},).",
-                code="wrong-shape",
-            )
+            subject = owner.subject(self.name)
+            expected = f"a shape of {head.event_dim} sizes or more"
+            fix = f"Write shape=({sizes},)."
+            raise DeclarationError(subject, expected, repr(self), fix, code="wrong-shape")
         return head
 
     def check(self, owner: Owner) -> None:
         if not owner.predicts:
-            raise DeclarationError(
-                owner.subject(self.name),
-                "a Conditional around what is predicted from a context",
-                owner.kind.__name__,
-                f"Write class {owner.kind.__name__}(Conditional).",
-                code="misplaced-field",
-            )
+            subject = owner.subject(self.name)
+            expected = "a Conditional around what is predicted from a context"
+            got = owner.kind.__name__
+            fix = f"Write class {owner.kind.__name__}(Conditional)."
+            raise DeclarationError(subject, expected, got, fix, code="misplaced-field")
         super().check(owner)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
@@ -155,13 +147,9 @@ class Head(Constrained):
         return self.value(module, values)
 
     def _refuse(self, module: nn.Module) -> Never:
-        raise FieldError(
-            self.subject(module),
-            "no assignment to a head",
-            "a value",
-            "It is predicted from a context: train the network, or declare a Param.",
-            code="no-assignment",
-        )
+        subject = self.subject(module)
+        fix = "It is predicted from a context: train the network, or declare a Param."
+        raise FieldError(subject, "no assignment to a head", "a value", fix, code="no-assignment")
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         self.reset_constraint(module)

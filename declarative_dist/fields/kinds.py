@@ -57,13 +57,9 @@ def check_kind(value: Any, kind: type | None, subject: str) -> None:
         DeclarationError: if it stands for something else.
     """
     if kind is Transform and isinstance(value, Constraint):
-        raise DeclarationError(
-            subject,
-            "a transform",
-            f"the constraint {value!r}",
-            f"Write {value!r}.as_transform().",
-            code="wrong-part",
-        )
+        got = f"the constraint {value!r}"
+        fix = f"Write {value!r}.as_transform()."
+        raise DeclarationError(subject, "a transform", got, fix, code="wrong-part")
     declares = is_declarative_class(value) or is_declarative(value)
     if kind is None or not (declares or built_kind(value) is not None):
         return
@@ -81,12 +77,8 @@ def check_kind(value: Any, kind: type | None, subject: str) -> None:
         )
     base = value.__declaration__.base if declares else None
     if isinstance(base, type) and not issubclass(base, kind):
-        raise DeclarationError(
-            subject,
-            describe_kind(kind),
-            f"{name}, whose base is {base.__name__}",
-            code="wrong-part",
-        )
+        got = f"{name}, whose base is {base.__name__}"
+        raise DeclarationError(subject, describe_kind(kind), got, code="wrong-part")
 
 
 def resolve(module: nn.Module, kind: type | None, subject: str) -> Any:

@@ -40,12 +40,9 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
         or parameters[0].name != "self"
         or any(p.kind in unnamed for p in parameters[1:])
     ):
-        raise DeclarationError(
-            subject,
-            "a method that takes self, then values by name",
-            f"({', '.join(map(str, parameters))})",
-            code="not-a-field",
-        )
+        expected = "a method that takes self, then values by name"
+        got = f"({', '.join(map(str, parameters))})"
+        raise DeclarationError(subject, expected, got, code="not-a-field")
     return tuple(p.name for p in parameters[1:] if p.default is p.empty)
 
 
@@ -108,13 +105,9 @@ class MethodField(Field):
 
     def check_override(self, value: object, subject: str) -> None:
         if inspect.isfunction(value):
-            raise DeclarationError(
-                subject,
-                f"{self!r}",
-                "a method that is no field",
-                "Write its decorator above it.",
-                code="not-a-field",
-            )
+            got = "a method that is no field"
+            fix = "Write its decorator above it."
+            raise DeclarationError(subject, f"{self!r}", got, fix, code="not-a-field")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         if self.name in blueprint.given:
@@ -138,13 +131,8 @@ class MethodField(Field):
         Raises:
             FieldError: always.
         """
-        raise FieldError(
-            self.subject(module),
-            self.refusal,
-            "a value",
-            self.advice(module),
-            code="no-assignment",
-        )
+        fix = self.advice(module)
+        raise FieldError(self.subject(module), self.refusal, "a value", fix, code="no-assignment")
 
     refusal: str
     """What is expected in place of an assignment."""

@@ -88,12 +88,8 @@ class Param(Constrained):
         if isinstance(init, Constraint) or (
             isinstance(init, type) and issubclass(init, Constraint)
         ):
-            raise DeclarationError(
-                "Param(init=)",
-                "a starting value first",
-                repr(init),
-                "Write Param(1.0, Positive()), or Param(constraint=Positive()).",
-            )
+            fix = "Write Param(1.0, Positive()), or Param(constraint=Positive())."
+            raise DeclarationError("Param(init=)", "a starting value first", repr(init), fix)
         start: Any = init
         super().__init__(start, constraint, shape, "Param")
         self.trainable = trainable
@@ -118,13 +114,10 @@ class Param(Constrained):
         super().check_place(owner)
         name = self.prior_name
         if self.prior is not None and (hasattr(owner.kind, name) or name in owner.fields):
-            raise DeclarationError(
-                owner.subject(name),
-                "a name that is free",
-                f"{name!r}, the prior of {self.name}",
-                "Choose another name.",
-                code="name-taken",
-            )
+            subject = owner.subject(name)
+            got = f"{name!r}, the prior of {self.name}"
+            fix = "Choose another name."
+            raise DeclarationError(subject, "a name that is free", got, fix, code="name-taken")
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
@@ -133,13 +126,10 @@ class Param(Constrained):
         subject = owner.subject(self.name)
         predicted = next((f for f in _needed_fields(self, owner) if f.is_predicted), None)
         if predicted is not None:
-            raise DeclarationError(
-                subject,
-                "no prior where a bound is predicted from a context",
-                f"a bound that needs {predicted.name!r}, {predicted!r}",
-                "Leave the prior out, or bound the parameter by one.",
-                code="prior-mismatch",
-            )
+            expected = "no prior where a bound is predicted from a context"
+            got = f"a bound that needs {predicted.name!r}, {predicted!r}"
+            fix = "Leave the prior out, or bound the parameter by one."
+            raise DeclarationError(subject, expected, got, fix, code="prior-mismatch")
         if not self.needs:
             check_support(self.prior, self.constraint, subject, DeclarationError)
         shape = self.declared_shape
@@ -149,13 +139,11 @@ class Param(Constrained):
     def check_need(self, owner: Owner, needed: Field) -> None:
         super().check_need(owner, needed)
         if needed.is_part:
-            raise DeclarationError(
-                owner.subject(self.name),
-                "bounds that are numbers, tensors or names of such fields",
-                f"{needed.name!r}, {needed!r}",
-                "Declare the bound as a field of its own.",
-                code="field-order",
-            )
+            subject = owner.subject(self.name)
+            expected = "bounds that are numbers, tensors or names of such fields"
+            got = f"{needed.name!r}, {needed!r}"
+            fix = "Declare the bound as a field of its own."
+            raise DeclarationError(subject, expected, got, fix, code="field-order")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         start = blueprint.start(self)
@@ -227,12 +215,10 @@ class Param(Constrained):
             density = log_density(prior, value, copies, own, is_inside=is_inside)
             density = _summed(density, lead)
         except ValueError as error:
+            expected = f"a value in the support of its prior, {describe_prior(prior)}"
+            fix = "Where its bound is learned the set has moved: learn the distance to it instead."
             raise ConstraintError(
-                self.subject(module),
-                f"a value in the support of its prior, {describe_prior(prior)}",
-                shorten(value),
-                "Where its bound is learned the set has moved: learn the distance to it instead.",
-                code="outside-support",
+                self.subject(module), expected, shorten(value), fix, code="outside-support"
             ) from error
         if not unconstrained:
             return density
@@ -264,13 +250,10 @@ class Param(Constrained):
                 raise
             new = to_tensor(source, self.subject(module), now.dtype, now.device)
             if new.ndim and new.shape != now.shape:
-                raise ConstraintError(
-                    self.subject(module),
-                    f"shape {tuple(now.shape)}",
-                    shorten(new),
-                    "A parameter keeps its shape: build a new object for another.",
-                    code="wrong-shape",
-                )
+                subject = self.subject(module)
+                expected = f"shape {tuple(now.shape)}"
+                fix = "A parameter keeps its shape: build a new object for another."
+                raise ConstraintError(subject, expected, shorten(new), fix, code="wrong-shape")
             new = new.expand(now.shape)
             constraint = self.resolved_constraint(module, values)
             constraint.check(narrow_to(new, source), self.subject(module))

@@ -95,13 +95,9 @@ class Nested(Field):
                 subject, f"one part, {kind}", repr(self), code="misplaced-field"
             )
         if argument.torch_constraint is not None:
-            raise DeclarationError(
-                subject,
-                f"a tensor, {argument.torch_constraint}",
-                repr(self),
-                f"Write {self.name} = Param().",
-                code="misplaced-field",
-            )
+            expected = f"a tensor, {argument.torch_constraint}"
+            fix = f"Write {self.name} = Param()."
+            raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
 
     def specialize(self, owner: Owner) -> Self:
         """A copy for an argument of the base, once its templates are found to fit.
@@ -125,23 +121,17 @@ class Nested(Field):
         name = owner.kind.__name__
         predicts = self.part is not None and any(predicted_kind(t) is not None for t in templates)
         if predicts and not owner.predicts:
-            raise DeclarationError(
-                owner.subject(self.name),
-                "a Conditional around what is predicted from a context",
-                name,
-                f"Write class {name}(Conditional).",
-                code="misplaced-field",
-            )
+            subject = owner.subject(self.name)
+            expected = "a Conditional around what is predicted from a context"
+            fix = f"Write class {name}(Conditional)."
+            raise DeclarationError(subject, expected, name, fix, code="misplaced-field")
         kinds = [kind for kind in map(built_kind, templates) if kind is not None]
         is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in kinds)
         if owner.is_joint and (Distribution in kinds if self.is_list else not is_plain):
-            raise DeclarationError(
-                owner.subject(self.name),
-                "one distribution",
-                repr(self),
-                "Declare each site here.",
-                code="misplaced-field",
-            )
+            subject = owner.subject(self.name)
+            expected = "one distribution"
+            fix = "Declare each site here."
+            raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
 
     @property
     def size_names(self) -> tuple[str, ...]:
@@ -181,13 +171,9 @@ class Nested(Field):
         given = self._check_items(value, templates, subject)
         has_values = any(isinstance(item, Mapping) for item in given)
         if has_values and len(given) != len(templates):
-            raise DeclarationError(
-                subject,
-                f"{len(templates)} dicts of values, one for each part",
-                f"{len(given)}",
-                "Give an empty dict for a part that stays as it is.",
-                code="wrong-part",
-            )
+            expected = f"{len(templates)} dicts of values, one for each part"
+            fix = "Give an empty dict for a part that stays as it is."
+            raise DeclarationError(subject, expected, f"{len(given)}", fix, code="wrong-part")
         return given
 
     def _check_items(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
@@ -263,12 +249,8 @@ class Nested(Field):
             new = [_as_new_part(item, held, s) for item, s in zip(given, where, strict=False)]
             return nn.ModuleList(new) if self.is_list else new[0]
         if len(given) != len(now) or not all(isinstance(item, Mapping) for item in given):
-            raise ConstraintError(
-                subject,
-                f"{len(now)} dicts of values, or modules only",
-                shorten(value),
-                code="wrong-part",
-            )
+            expected = f"{len(now)} dicts of values, or modules only"
+            raise ConstraintError(subject, expected, shorten(value), code="wrong-part")
         changes: list[Any] = []
         for part, item, s in zip(now, given, where, strict=False):
             with inside(s):
@@ -336,12 +318,9 @@ def _as_items(value: Any, size: int, subject: str) -> list[Any]:
     by_index = {str(index): item for index, item in value.items()}
     for index in by_index:
         if index not in map(str, range(size)):
+            expected = f"an index below {size}"
             raise DeclarationError(
-                f"{subject}.{index}",
-                f"an index below {size}",
-                repr(index),
-                "Count from 0.",
-                code="unknown-name",
+                f"{subject}.{index}", expected, repr(index), "Count from 0.", code="unknown-name"
             )
     return [by_index.get(str(index), {}) for index in range(size)]
 
@@ -349,13 +328,9 @@ def _as_items(value: Any, size: int, subject: str) -> list[Any]:
 def _as_new_part(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
     """What takes the place of a part: a module, or a plain object where the part was."""
     if isinstance(given, type):
-        raise DeclarationError(
-            subject,
-            "an instance",
-            f"the class {given.__name__}",
-            f"Write {given.__name__}(...).",
-            code="class-not-instance",
-        )
+        got = f"the class {given.__name__}"
+        fix = f"Write {given.__name__}(...)."
+        raise DeclarationError(subject, "an instance", got, fix, code="class-not-instance")
     tensors = [] if now is None else [*now.parameters(), *now.buffers()]
     tensor = next((t for t in tensors if t.is_floating_point()), None)
     if tensor is None:

@@ -60,12 +60,10 @@ def check_support(
         support = None
     if support is None or support.is_discrete:
         got = "which does not state its support" if support is None else "which is discrete"
+        expected = "a prior with a density, on a stated support"
+        fix = f"Write prior={_example(constraint.support)}, for instance."
         raise error(
-            subject,
-            "a prior with a density, on a stated support",
-            f"{describe_prior(prior)}, {got}",
-            f"Write prior={_example(constraint.support)}, for instance.",
-            code="prior-mismatch",
+            subject, expected, f"{describe_prior(prior)}, {got}", fix, code="prior-mismatch"
         )
     if isinstance(constraint, FromModule):
         return  # only the module knows its set

@@ -83,13 +83,10 @@ def register_forward_pre_hook(
     state = getattr(inner, "__self__", None)
     by_fsdp = type(state).__module__.startswith("torch.distributed.fsdp")
     if by_fsdp and not _returns_its_own(type(self)):
-        raise FieldError(
-            type(self).__name__,
-            "an objective to be sharded, a module that returns tensors",
-            "a family, whose distribution would outlive its gathered parameters",
-            "Shard what calls it: fully_shard(objective).",
-            code="sharded",
-        )
+        expected = "an objective to be sharded, a module that returns tensors"
+        got = "a family, whose distribution would outlive its gathered parameters"
+        fix = "Shard what calls it: fully_shard(objective)."
+        raise FieldError(type(self).__name__, expected, got, fix, code="sharded")
     return nn.Module.register_forward_pre_hook(self, hook, **options)
 
 

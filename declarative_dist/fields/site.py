@@ -37,25 +37,20 @@ class Site(MethodField):
 
     def check(self, owner: Owner) -> None:
         if not owner.is_joint:
+            subject = owner.subject(self.name)
+            fix = f"Write class {owner.kind.__name__}(Joint)."
             raise DeclarationError(
-                owner.subject(self.name),
-                "a Joint around a site",
-                owner.kind.__name__,
-                f"Write class {owner.kind.__name__}(Joint).",
-                code="misplaced-field",
+                subject, "a Joint around a site", owner.kind.__name__, fix, code="misplaced-field"
             )
         super().check(owner)
 
     def check_need(self, owner: Owner, needed: Field) -> None:
         names = list(owner.fields)
         if needed.is_site and names.index(needed.name) >= names.index(self.name):
-            raise DeclarationError(
-                owner.subject(self.name),
-                "sites declared earlier",
-                f"{needed.name!r}, which comes later",
-                f"Move {needed.name} above {self.name}.",
-                code="field-order",
-            )
+            subject = owner.subject(self.name)
+            got = f"{needed.name!r}, which comes later"
+            fix = f"Move {needed.name} above {self.name}."
+            raise DeclarationError(subject, "sites declared earlier", got, fix, code="field-order")
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
         return partial(self.function, module)

@@ -201,13 +201,10 @@ class Blueprint:
         known = self.sizes.setdefault(name, size)
         origin = origins.setdefault(name, field)
         if known != size:
-            raise ConstraintError(
-                f"{self.subject}.{field}",
-                f"size {name}={known}, as {origin} says",
-                f"{name}={size}",
-                "Give sizes that agree.",
-                code="wrong-shape",
-            )
+            subject = f"{self.subject}.{field}"
+            expected = f"size {name}={known}, as {origin} says"
+            fix = "Give sizes that agree."
+            raise ConstraintError(subject, expected, f"{name}={size}", fix, code="wrong-shape")
 
     def _learn_from_parts(self, told: list[Mapping[str, int]]) -> None:
         for name in {name for sizes in told for name in sizes}:
@@ -269,11 +266,8 @@ class Blueprint:
     def _sized(self, sized: Sized, names: Shape) -> torch.Size:
         missing = [name for name in names if isinstance(name, str) and name not in self.sizes]
         if missing:
-            raise ConstraintError(
-                f"{self.subject}.{sized.name}",
-                f"a size for {', '.join(map(repr, missing))}",
-                "none",
-                f"Write {self.subject}({missing[0]}=...), or give a value of that size.",
-                code="missing-value",
-            )
+            subject = f"{self.subject}.{sized.name}"
+            expected = f"a size for {', '.join(map(repr, missing))}"
+            fix = f"Write {self.subject}({missing[0]}=...), or give a value of that size."
+            raise ConstraintError(subject, expected, "none", fix, code="missing-value")
         return torch.Size(self.sizes[n] if isinstance(n, str) else n for n in names)

@@ -33,13 +33,10 @@ def default_of(constraint: Constraint, subject: str) -> Callable[[torch.Size], T
             parts = (error.expected, error.got, error.fix)
             raise ConstraintError(subject, *parts, code=error.code) from None
         except RuntimeError as error:
-            raise ConstraintError(
-                subject,
-                f"bounds that broadcast to its shape {tuple(shape)}",
-                first_line(error),
-                "Give it the shape of its bounds, or init.",
-                code="wrong-shape",
-            ) from error
+            expected = f"bounds that broadcast to its shape {tuple(shape)}"
+            got = first_line(error)
+            fix = "Give it the shape of its bounds, or init."
+            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
 
     return default
 

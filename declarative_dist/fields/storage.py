@@ -44,13 +44,9 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> N
         return
     parametrized = _property_of(module, name)
     if parametrized is None:
-        raise FieldError(
-            subject,
-            "a tensor to write to",
-            f"{name}, which each call computes from others",
-            "Assign before you prune or normalise it, or undo that first.",
-            code="no-assignment",
-        )
+        got = f"{name}, which each call computes from others"
+        fix = "Assign before you prune or normalise it, or undo that first."
+        raise FieldError(subject, "a tensor to write to", got, fix, code="no-assignment")
     with restoring(module):
         try:
             parametrized.__set__(module, value)
@@ -86,13 +82,9 @@ def check_floating(dtype: object, subject: str) -> None:
         ConstraintError: if it is not.
     """
     if dtype not in FLOATING:
-        raise ConstraintError(
-            subject,
-            "a floating-point type",
-            repr(dtype),
-            "Use float64, float32 or a half type.",
-            code="dtype-or-device",
-        )
+        expected = "a floating-point type"
+        fix = "Use float64, float32 or a half type."
+        raise ConstraintError(subject, expected, repr(dtype), fix, code="dtype-or-device")
 
 
 def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
@@ -106,13 +98,9 @@ def _property_of(module: nn.Module, name: str) -> property | None:
 
 
 def _refusal(subject: str, name: str, reason: str) -> FieldError:
-    return FieldError(
-        subject,
-        f"a parametrization of {name} whose right_inverse takes the value",
-        reason,
-        "Assign before you register it, or remove it first.",
-        code="no-assignment",
-    )
+    expected = f"a parametrization of {name} whose right_inverse takes the value"
+    fix = "Assign before you register it, or remove it first."
+    return FieldError(subject, expected, reason, fix, code="no-assignment")
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

@@ -39,12 +39,9 @@ def nest_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
     for name, value in values.items():
         head, dot, rest = name.partition(".")
         if dot and head in values:
+            got = f"one for {head} too"
             raise DeclarationError(
-                f"{subject}.{name}",
-                "one value",
-                f"one for {head} too",
-                "Put it in there.",
-                code="unused-argument",
+                f"{subject}.{name}", "one value", got, "Put it in there.", code="unused-argument"
             )
         if dot:
             deeper.add(head)
@@ -89,23 +86,15 @@ def check_given(value: Any, template: Any, kind: type | None, subject: str) -> A
 def _check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None:
     owner: Any = template if isinstance(template, type) else type(template)
     if values and not is_declarative_class(owner):
-        raise DeclarationError(
-            subject,
-            "an instance",
-            f"a dict, {shorten(dict(values))}",
-            "Build the module.",
-            code="wrong-part",
-        )
+        got = f"a dict, {shorten(dict(values))}"
+        raise DeclarationError(subject, "an instance", got, "Build the module.", code="wrong-part")
     for name in values:
         head = str(name).partition(".")[0]
         if head not in owner.__declaration__.fields:
-            raise DeclarationError(
-                f"{subject}.{head}",
-                f"the name of a field of {owner.__name__}",
-                repr(name),
-                did_you_mean(head, owner.__declaration__.fields),
-                code="unknown-name",
-            )
+            expected = f"the name of a field of {owner.__name__}"
+            got = repr(name)
+            fix = did_you_mean(head, owner.__declaration__.fields)
+            raise DeclarationError(f"{subject}.{head}", expected, got, fix, code="unknown-name")
 
 
 @contextmanager

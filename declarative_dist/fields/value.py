@@ -84,22 +84,16 @@ class Constrained(Field):
         super().check_place(owner)
         self.check_use(owner)
         if hasattr(owner.kind, self.raw_name):
-            raise DeclarationError(
-                owner.subject(self.raw_name),
-                "a name that is free",
-                f"{self.raw_name!r}, the unconstrained numbers of {self.name}",
-                "Choose another name.",
-                code="name-taken",
-            )
+            subject = owner.subject(self.raw_name)
+            got = f"{self.raw_name!r}, the unconstrained numbers of {self.name}"
+            fix = "Choose another name."
+            raise DeclarationError(subject, "a name that is free", got, fix, code="name-taken")
         argument = owner.arguments.get(self.name)
         if argument is not None and argument.is_count and self.declared_constraint is None:
-            raise DeclarationError(
-                owner.subject(self.name),
-                "a constant, because no gradient reaches this argument",
-                repr(self),
-                f"Write {self.name} = 10, or give the constructor a value.",
-                code="unlearnable-argument",
-            )
+            subject = owner.subject(self.name)
+            expected = "a constant, because no gradient reaches this argument"
+            fix = f"Write {self.name} = 10, or give the constructor a value."
+            raise DeclarationError(subject, expected, repr(self), fix, code="unlearnable-argument")
 
     def specialize(self, owner: Owner) -> Self:
         argument = owner.arguments.get(self.name)
@@ -279,12 +273,9 @@ class Constrained(Field):
             if self.init is None and start.source is None:
                 value = nearest_inside(constraint, value)
             if value.shape != start.shape:
-                raise ConstraintError(
-                    self.subject(module),
-                    f"shape {tuple(start.shape)}",
-                    shorten(value),
-                    code="wrong-shape",
-                )
+                subject = self.subject(module)
+                expected = f"shape {tuple(start.shape)}"
+                raise ConstraintError(subject, expected, shorten(value), code="wrong-shape")
             source = self.init if start.source is None else start.source
             value = line_up(value, own, ndim)
             constraint.check(narrow_to(value, source), self.subject(module))
@@ -326,13 +317,10 @@ class Constrained(Field):
             return
         if are_finite(to_tensor(tensor, self.subject(module), dtype, expected="real numbers")):
             return
-        raise ConstraintError(
-            self.subject(module),
-            f"finite unconstrained numbers in {dtype}",
-            shorten(tensor),
-            "The state was not loaded.",
-            code="not-finite",
-        )
+        subject = self.subject(module)
+        expected = f"finite unconstrained numbers in {dtype}"
+        fix = "The state was not loaded."
+        raise ConstraintError(subject, expected, shorten(tensor), fix, code="not-finite")
 
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
         device, dtype = self.place_of(module)

@@ -59,11 +59,7 @@ def own_modules(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def submodules(
-    module: nn.Module,
-    *,
-    priors: bool = True,
-    path: str = "",
-    seen: set[nn.Module] | None = None,
+    module: nn.Module, *, priors: bool = True, path: str = "", seen: set[nn.Module] | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
     """Like `walk`, foreign modules included: `named_modules`, with or without priors."""
     seen = set() if seen is None else seen
