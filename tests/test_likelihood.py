@@ -91,12 +91,34 @@ def test_copies_are_independent_problems() -> None:
     ones = [Gaussian(loc=value) for value in loc]
     losses = [NegativeLogLikelihood(one)(x[:, i]) for i, one in enumerate(ones)]
     torch.testing.assert_close(loss, torch.stack(losses).sum())
+    torch.testing.assert_close(NegativeLogLikelihood(q).losses(x), torch.stack(losses))
     for i, one in enumerate(ones):
         losses[i].backward()
         torch.testing.assert_close(q.raw_loc.grad[i], one.raw_loc.grad)
     # Data that all copies see.
     every = NegativeLogLikelihood(q)(x[:, :1])
     torch.testing.assert_close(every, NegativeLogLikelihood(q)(x[:, :1].expand(6, 4)))
+
+
+def test_losses_come_copy_by_copy_from_every_kind_of_module() -> None:
+    x, y = torch.randn(5, 2), torch.randn(5, 2)
+    q, pair = Gaussian(batch_shape=2, loc=tensor([0.0, 2.0])), Pair(batch_shape=2)
+    for objective, batch in (
+        (NegativeLogPosterior(q, total_size=9), (x,)),
+        (NegativeLogPosterior(pair, total_size=9), ({"mu": x, "y": y},)),
+        (NegativeLogPosterior(q, total_size=9, log_likelihood=lambda q, x: q.log_prob(x)), (x,)),
+        (NegativeLogLikelihood(pair), ({"mu": x, "y": y},)),
+    ):
+        losses = objective.losses(*batch)
+        assert losses.shape == (2,)
+        torch.testing.assert_close(losses.sum(), objective(*batch))
+        objective.zero_grad()
+        losses[0].backward()  # the other copy has no part in it
+        assert all(p.grad[0] != 0 and p.grad[1] == 0 for p in objective.parameters())
+    conditional = NegativeLogLikelihood(Regression(in_features=2))
+    assert conditional.losses(x, y[:, 0]).shape == ()
+    columns = learnable(dd.Normal(torch.zeros(2), 1.0))  # no copies, but two dimensions of a batch
+    assert NegativeLogLikelihood(columns).losses(x).shape == ()
 
 
 def test_data_may_have_several_dimensions() -> None:

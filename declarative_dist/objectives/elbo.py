@@ -17,7 +17,7 @@ from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import learned_ends
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
-from declarative_dist.objectives.likelihood import dims_of_one, mean_of_problems
+from declarative_dist.objectives.likelihood import dims_of_one, mean_over_data
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
@@ -333,7 +333,7 @@ class NegativeELBO(VariationalBound):
         """
         estimator, draws, log_q = self._draw(batch)
         losses = estimator.losses(self._density(batch, log_q), draws, log_q)
-        return mean_of_problems(losses, self._problems(draws, log_q))
+        return mean_over_data(losses, self._problems(draws, log_q))
 
 
 class ImportanceWeightedELBO(VariationalBound):
@@ -379,4 +379,4 @@ class ImportanceWeightedELBO(VariationalBound):
         """
         estimator, draws, log_q = self._draw(batch)
         bound = estimator.bound(self._density(batch, log_q), draws, log_q)
-        return -mean_of_problems(bound, self._problems(draws, log_q))
+        return -mean_over_data(bound, self._problems(draws, log_q))

@@ -7,6 +7,7 @@ the gradient of each is what it would be alone.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,31 @@ LogLikelihood = Callable[..., Tensor]
 """From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""
 
 
-class NegativeLogLikelihood(AtomicState):
+class DataLoss(AtomicState, ABC):
+    """What losses of data share: they are given for each independent copy, and as one sum."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *batch: Any, **given: Any) -> Tensor: ...
+
+    @abstractmethod
+    def losses(self, *batch: Any, **given: Any) -> Tensor:
+        """The loss of each independent copy, a mean over data, of shape `(*copies)`."""
+
+    def forward(self, *batch: Any, **given: Any) -> Tensor:
+        """The loss of a batch, the sum of the losses of all copies.
+
+        Args:
+            *batch: the arguments.
+            **given: what a `Conditional` takes by keyword.
+
+        Raises:
+            ConstraintError: for a batch that `losses` refuses.
+        """
+        return self.losses(*batch, **given).sum()
+
+
+class NegativeLogLikelihood(DataLoss):
     """The mean negative log likelihood of data.
 
     `forward` takes data of shape `(n, *batch, *event)` for a `Variational`, where `(n, 1, *event)`
@@ -59,25 +84,36 @@ class NegativeLogLikelihood(AtomicState):
         tensor(1.4189, grad_fn=<NegBackward0>)
     """
 
-    if TYPE_CHECKING:
-
-        def __call__(self, *batch: Any) -> Tensor: ...
-
     def __init__(self, module: Variational | Joint | Conditional) -> None:
         super().__init__()
         self.module = _distribution(module, type(self).__name__)
         self._dims = dims_of_one(module)
 
-    def forward(self, *batch: Any) -> Tensor:
-        """The loss of a batch.
+    def losses(self, *batch: Any, **given: Any) -> Tensor:
+        """The loss of each independent copy, of shape `(*copies)`; `forward` is their sum.
+
+        Args:
+            *batch: what `forward` takes.
+            **given: what a `Conditional` takes by keyword.
 
         Raises:
             ConstraintError: for data of another shape, dtype or device, or outside the support.
+
+        Example:
+            >>> import torch
+            >>> from declarative_dist import Param, Positive, Variational
+            >>> from declarative_dist.objectives import NegativeLogLikelihood
+            >>> class Rate(Variational):
+            ...     base = torch.distributions.Exponential
+            ...     rate = Param(1.0, Positive())
+            >>> objective = NegativeLogLikelihood(Rate(batch_shape=2))
+            >>> objective.losses(torch.tensor([[1.0, 3.0], [2.0, 3.0]]))
+            tensor([1.5000, 3.0000], grad_fn=<NegBackward0>)
         """
-        return -_mean_log_likelihood(self.module, batch, self._dims, type(self).__name__)
+        return -_log_likelihood(self.module, batch, given, self._dims, type(self).__name__)
 
 
-class NegativeLogPosterior(AtomicState):
+class NegativeLogPosterior(DataLoss):
     """The mean negative log likelihood, less the log prior's share for one datum.
 
     `forward(*batch)` is `mean(-log p(datum | parameters)) - log_prior / total_size`: over all
@@ -111,10 +147,6 @@ class NegativeLogPosterior(AtomicState):
         tensor(2.6284, grad_fn=<SubBackward0>)
     """
 
-    if TYPE_CHECKING:
-
-        def __call__(self, *batch: Any) -> Tensor: ...
-
     def __init__(
         self,
         module: Declarative,
@@ -144,8 +176,12 @@ class NegativeLogPosterior(AtomicState):
         self.log_likelihood = log_likelihood
         self.unconstrained = unconstrained
 
-    def forward(self, *batch: Any) -> Tensor:
-        """The loss of a batch.
+    def losses(self, *batch: Any, **given: Any) -> Tensor:
+        """The loss of each independent copy, of shape `(*copies)`; `forward` is their sum.
+
+        Args:
+            *batch: what `forward` takes.
+            **given: what a `Conditional` or the `log_likelihood` takes by keyword.
 
         Raises:
             ConstraintError: for data of another shape, dtype or device, or outside the support,
@@ -154,13 +190,13 @@ class NegativeLogPosterior(AtomicState):
         name = type(self).__name__
         copies: torch.Size = vars(self.module)["_copies"]
         if self.log_likelihood is None:
-            mean = _mean_log_likelihood(self.module, batch, self._dims, name)
+            mean = _log_likelihood(self.module, batch, given, self._dims, name)
         else:
-            scores = self.log_likelihood(self.module, *batch)
+            scores = self.log_likelihood(self.module, *batch, **given)
             _check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
-            mean = mean_of_problems(scores, len(copies))
+            mean = mean_over_data(scores, len(copies), len(copies))
         log_prior = log_prior_of(self, copies, self.unconstrained)
-        return -mean - log_prior.sum() / self.total_size
+        return -mean - log_prior / self.total_size
 
     def extra_repr(self) -> str:
         """How many data there are, and which mode is looked for."""
@@ -214,25 +250,34 @@ def dims_of_one(module: Any) -> int:
     return len(two.batch_shape + two.event_shape) - (two.batch_shape != three.batch_shape)
 
 
-def _mean_log_likelihood(module: Any, batch: tuple[Any, ...], dims: int, subject: str) -> Tensor:
+def _log_likelihood(
+    module: Any, batch: tuple[Any, ...], given: dict[str, Any], dims: int, subject: str
+) -> Tensor:
+    """The mean log likelihood of each copy, of shape `(*copies)`."""
     is_conditional = isinstance(module, Conditional)
+    copies = len(vars(module)["_copies"])
     name = f"{subject}({type(module).__name__})"
     if len(batch) < 2 if is_conditional else len(batch) != 1:
         wanted = "a context and a value" if is_conditional else "the data, one argument"
         raise ConstraintError(name, wanted, f"{len(batch)} arguments", code="wrong-data")
-    if is_conditional:
-        distribution = module(*batch[:-1])
-        value = _as_data(batch[-1], module, name)
-        own = max(dims - len(distribution.event_shape), 0)  # an overridden forward may sum more
-        _check_predicted(value, distribution, own, name)
-        return mean_of_problems(_score(distribution, value, name), own)
+    if given and not is_conditional:
+        got = ", ".join(given)
+        raise ConstraintError(
+            name, "no keywords without a context", got, "Leave them out.", code="unused-argument"
+        )
     if isinstance(module, Joint):
-        scores = _score_by_site(module, batch[0], name)
-        return mean_of_problems(scores, len(vars(module)["_copies"]))
-    distribution = module()
-    value = _as_data(batch[0], module, name)
-    _check_data(value, distribution, name)
-    return mean_of_problems(_score(distribution, value, name), len(distribution.batch_shape))
+        return mean_over_data(_score_by_site(module, batch[0], name), copies, copies)
+    distribution = module(*batch[:-1], **given)
+    value = _as_data(batch[-1], module, name)
+    problems = len(distribution.batch_shape)
+    if is_conditional:
+        # An overridden forward may have made events of dimensions of a prediction.
+        problems = max(dims - len(distribution.event_shape), 0)
+        _check_predicted(value, distribution, problems, name)
+    else:
+        _check_data(value, distribution, name)
+    # An overridden forward may have made one event of all copies.
+    return mean_over_data(_score(distribution, value, name), problems, min(copies, problems))
 
 
 def _score_by_site(joint: Joint, data: Any, subject: str) -> Tensor:
@@ -262,11 +307,22 @@ def _score(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
         ) from error
 
 
-def mean_of_problems(scores: Tensor, problems: int) -> Tensor:
-    """The mean over data of scores of shape `(*data, *problems)`, summed over problems."""
-    if problems:
-        scores = scores.flatten(-problems).sum(-1)
-    return scores.mean()
+def mean_over_data(scores: Tensor, problems: int, copies: int = 0) -> Tensor:
+    """The mean over data of scores, summed over problems but those that stay apart.
+
+    Args:
+        scores: of shape `(*data, *copies, *problems)`.
+        problems: how many dimensions problems of their own have, those of copies included.
+        copies: how many of them stay.
+
+    Returns:
+        A tensor of shape `(*copies)`.
+    """
+    if problems > copies:
+        scores = scores.flatten(copies - problems).sum(-1)
+    if not copies:
+        return scores.mean()
+    return scores.reshape(-1, *scores.shape[-copies:]).mean(0)
 
 
 def _as_data(value: object, module: nn.Module, subject: str) -> Tensor:
