@@ -6,13 +6,12 @@ the gradient of each is what it would be alone.
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.errors import (
@@ -30,8 +29,14 @@ from declarative_dist.families.priors import log_prior_of
 from declarative_dist.families.state import AtomicState
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.joint import Joint
-from declarative_dist.latents.named import as_value
-from declarative_dist.plain.supports import first_outside
+from declarative_dist.objectives.data import (
+    as_data,
+    check_data,
+    check_predicted,
+    check_scores,
+    score_by_site,
+    score_data,
+)
 from declarative_dist.randomness import same_random_numbers
 
 LogLikelihood = Callable[..., Tensor]
@@ -193,7 +198,7 @@ class NegativeLogPosterior(DataLoss):
             mean = _log_likelihood(self.module, batch, given, self._dims, name)
         else:
             scores = self.log_likelihood(self.module, *batch, **given)
-            _check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
+            check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
             mean = mean_over_data(scores, len(copies), len(copies))
         log_prior = log_prior_of(self, copies, self.unconstrained)
         return -mean - log_prior / self.total_size
@@ -266,45 +271,18 @@ def _log_likelihood(
             name, "no keywords without a context", got, "Leave them out.", code="unused-argument"
         )
     if isinstance(module, Joint):
-        return mean_over_data(_score_by_site(module, batch[0], name), copies, copies)
+        return mean_over_data(score_by_site(module, batch[0], name), copies, copies)
     distribution = module(*batch[:-1], **given)
-    value = _as_data(batch[-1], module, name)
+    value = as_data(batch[-1], module, name)
     problems = len(distribution.batch_shape)
     if is_conditional:
         # An overridden forward may have made events of dimensions of a prediction.
         problems = max(dims - len(distribution.event_shape), 0)
-        _check_predicted(value, distribution, problems, name)
+        check_predicted(value, distribution, problems, name)
     else:
-        _check_data(value, distribution, name)
+        check_data(value, distribution, name)
     # An overridden forward may have made one event of all copies.
-    return mean_over_data(_score(distribution, value, name), problems, min(copies, problems))
-
-
-def _score_by_site(joint: Joint, data: Any, subject: str) -> Tensor:
-    """Log densities of data by site, of shape `(n, *batch)`."""
-    if not isinstance(data, Mapping):
-        raise ConstraintError(subject, "a dict of data by site", shorten(data), code="wrong-data")
-    for site, value in data.items():
-        if isinstance(value, Tensor):
-            _check_tensor(value, joint, f"{subject}.{site}")
-    scores = joint.log_prob(data)
-    if scores.numel() == 0:
-        raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")
-    return scores
-
-
-def _score(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
-    try:
-        return distribution.log_prob(value)
-    except ValueError as error:
-        said = first_outside(distribution, value) or first_line(error)
-        raise ConstraintError(
-            subject,
-            f"data in the support of the distribution, {shorten(distribution.support)}",
-            said,
-            "Remove such data, or choose a distribution that has a density there.",
-            code="outside-support",
-        ) from error
+    return mean_over_data(score_data(distribution, value, name), problems, min(copies, problems))
 
 
 def mean_over_data(scores: Tensor, problems: int, copies: int = 0) -> Tensor:
@@ -323,110 +301,3 @@ def mean_over_data(scores: Tensor, problems: int, copies: int = 0) -> Tensor:
     if not copies:
         return scores.mean()
     return scores.reshape(-1, *scores.shape[-copies:]).mean(0)
-
-
-def _as_data(value: object, module: nn.Module, subject: str) -> Tensor:
-    """Data in the dtype of the module; counts and labels are numbers like others.
-
-    Raises:
-        ConstraintError: if it is no numbers, empty, or in another dtype or on another device.
-    """
-    like = next(_floating_tensors(module), torch.zeros(()))
-    if not (isinstance(value, Tensor) and value.layout is torch.strided):
-        value = as_value(value, like.dtype, like.device, subject, code="wrong-data")
-    _check_tensor(value, module, subject)
-    is_exact = like.dtype in (torch.float32, torch.float64)
-    return value.to(like.dtype) if is_exact and not value.is_floating_point() else value
-
-
-def _floating_tensors(module: nn.Module) -> Iterator[Tensor]:
-    every = itertools.chain(module.parameters(), module.buffers())
-    return (tensor for tensor in every if tensor.is_floating_point())
-
-
-def _check_tensor(value: Tensor, module: nn.Module, subject: str) -> None:
-    """Refuse no data, and data in a dtype or on a device that no tensor of the module has."""
-    if value.numel() == 0:
-        raise ConstraintError(subject, "one datum or more", shorten(value), code="wrong-data")
-    like = next(_floating_tensors(module), value)
-    if value.dtype == like.dtype and value.device == like.device:
-        return
-    tensors = list(_floating_tensors(module))
-    if all(value.device != tensor.device for tensor in tensors):
-        raise ConstraintError(
-            subject,
-            f"data on {like.device}",
-            f"data on {value.device}",
-            f"Write data.to({str(like.device)!r}), or move the module.",
-            code="dtype-or-device",
-        )
-    if value.is_complex() or (
-        value.is_floating_point() and all(value.dtype != tensor.dtype for tensor in tensors)
-    ):
-        raise ConstraintError(
-            subject,
-            f"data in {like.dtype}",
-            f"data in {value.dtype}",
-            f"Write data.to({like.dtype}), or module.to({value.dtype}).",
-            code="dtype-or-device",
-        )
-
-
-def _check_data(value: Tensor, distribution: Distribution, subject: str) -> None:
-    """Refuse data that would broadcast over independent problems, or the other way round."""
-    batch, event = distribution.batch_shape, distribution.event_shape
-    whole = (*batch, *event)
-    lead = value.ndim - len(whole)
-    fits = lead >= (1 if batch else 0) and value.shape[value.ndim - len(event) :] == event
-    given = value.shape[lead : lead + len(batch)] if fits else ()
-    if not fits or any(size not in (1, own) for size, own in zip(given, batch, strict=True)):
-        shapes = ", ".join(("n", *map(str, whole)))
-        everyone = ", ".join(("n", *("1" for _ in batch), *map(str, event)))
-        also = f", or ({everyone}) for data that all independent problems see" if batch else ""
-        raise ConstraintError(
-            subject,
-            f"data of shape (n, *batch, *event) = ({shapes}){also}",
-            f"shape {tuple(value.shape)}",
-            "Give the data these dimensions.",
-            code="wrong-shape",
-        )
-
-
-def _check_predicted(value: Tensor, distribution: Distribution, own: int, subject: str) -> None:
-    """Refuse values that are not one for each context."""
-    batch = distribution.batch_shape
-    whole = torch.Size((*batch, *distribution.event_shape))
-    is_shared = len(batch) == own  # no context has a batch of its own
-    if value.shape != whole and not (
-        is_shared and value.shape[max(value.ndim - len(whole), 0) :] == whole
-    ):
-        raise ConstraintError(
-            subject,
-            f"a value for each context, of shape (*batch, *event) = {tuple(whole)}",
-            f"shape {tuple(value.shape)}",
-            "Give both the same batch dimensions, and declare event_dim for dimensions of one "
-            "value.",
-            code="wrong-shape",
-        )
-
-
-def _check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subject: str) -> None:
-    shape = ", ".join(("n", *map(str, copies)))
-    expected = f"a floating-point tensor of shape ({shape}), a log likelihood per datum"
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
-        raise ConstraintError(subject, expected, f"{shorten(scores)}{dtype}", code="failed-method")
-    # A list, because to hash a size is to fix it in a compiled graph.
-    counts = [data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim]
-    fits = scores.ndim == 1 + len(copies) and scores.shape[1:] == copies
-    if not fits or (counts and scores.shape[0] not in counts):
-        sizes = f" for data of {' or '.join(map(str, sorted(set(counts))))}" if counts else ""
-        raise ConstraintError(
-            subject,
-            expected,
-            f"shape {tuple(scores.shape)}{sizes}",
-            "Sum over what belongs to one datum, and leave the mean over data to the objective.",
-            code="wrong-shape",
-        )
-    if scores.shape[0] == 0:
-        raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")

@@ -1,0 +1,160 @@
+"""Data and their log densities: what likelihoods take, check and refuse."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.errors import ConstraintError, first_line, shorten
+from declarative_dist.joints.joint import Joint
+from declarative_dist.latents.named import as_value
+from declarative_dist.plain.supports import first_outside
+
+
+def score_by_site(joint: Joint, data: Any, subject: str) -> Tensor:
+    """Log densities of data by site, of shape `(n, *batch)`."""
+    if not isinstance(data, Mapping):
+        raise ConstraintError(subject, "a dict of data by site", shorten(data), code="wrong-data")
+    for site, value in data.items():
+        if isinstance(value, Tensor):
+            _check_tensor(value, joint, f"{subject}.{site}")
+    scores = joint.log_prob(data)
+    if scores.numel() == 0:
+        raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")
+    return scores
+
+
+def score_data(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
+    """Log densities of data in the support of a distribution.
+
+    Raises:
+        ConstraintError: naming the first datum outside.
+    """
+    try:
+        return distribution.log_prob(value)
+    except ValueError as error:
+        said = first_outside(distribution, value) or first_line(error)
+        raise ConstraintError(
+            subject,
+            f"data in the support of the distribution, {shorten(distribution.support)}",
+            said,
+            "Remove such data, or choose a distribution that has a density there.",
+            code="outside-support",
+        ) from error
+
+
+def as_data(value: object, module: nn.Module, subject: str) -> Tensor:
+    """Data in the dtype of the module; counts and labels are numbers like others.
+
+    Raises:
+        ConstraintError: if it is no numbers, empty, or in another dtype or on another device.
+    """
+    like = next(_floating_tensors(module), torch.zeros(()))
+    if not (isinstance(value, Tensor) and value.layout is torch.strided):
+        value = as_value(value, like.dtype, like.device, subject, code="wrong-data")
+    _check_tensor(value, module, subject)
+    is_exact = like.dtype in (torch.float32, torch.float64)
+    return value.to(like.dtype) if is_exact and not value.is_floating_point() else value
+
+
+def _floating_tensors(module: nn.Module) -> Iterator[Tensor]:
+    every = itertools.chain(module.parameters(), module.buffers())
+    return (tensor for tensor in every if tensor.is_floating_point())
+
+
+def _check_tensor(value: Tensor, module: nn.Module, subject: str) -> None:
+    """Refuse no data, and data in a dtype or on a device that no tensor of the module has."""
+    if value.numel() == 0:
+        raise ConstraintError(subject, "one datum or more", shorten(value), code="wrong-data")
+    like = next(_floating_tensors(module), value)
+    if value.dtype == like.dtype and value.device == like.device:
+        return
+    tensors = list(_floating_tensors(module))
+    if all(value.device != tensor.device for tensor in tensors):
+        raise ConstraintError(
+            subject,
+            f"data on {like.device}",
+            f"data on {value.device}",
+            f"Write data.to({str(like.device)!r}), or move the module.",
+            code="dtype-or-device",
+        )
+    if value.is_complex() or (
+        value.is_floating_point() and all(value.dtype != tensor.dtype for tensor in tensors)
+    ):
+        raise ConstraintError(
+            subject,
+            f"data in {like.dtype}",
+            f"data in {value.dtype}",
+            f"Write data.to({like.dtype}), or module.to({value.dtype}).",
+            code="dtype-or-device",
+        )
+
+
+def check_data(value: Tensor, distribution: Distribution, subject: str) -> None:
+    """Refuse data that would broadcast over independent problems, or the other way round."""
+    batch, event = distribution.batch_shape, distribution.event_shape
+    whole = (*batch, *event)
+    lead = value.ndim - len(whole)
+    fits = lead >= (1 if batch else 0) and value.shape[value.ndim - len(event) :] == event
+    given = value.shape[lead : lead + len(batch)] if fits else ()
+    if not fits or any(size not in (1, own) for size, own in zip(given, batch, strict=True)):
+        shapes = ", ".join(("n", *map(str, whole)))
+        everyone = ", ".join(("n", *("1" for _ in batch), *map(str, event)))
+        also = f", or ({everyone}) for data that all independent problems see" if batch else ""
+        raise ConstraintError(
+            subject,
+            f"data of shape (n, *batch, *event) = ({shapes}){also}",
+            f"shape {tuple(value.shape)}",
+            "Give the data these dimensions.",
+            code="wrong-shape",
+        )
+
+
+def check_predicted(value: Tensor, distribution: Distribution, own: int, subject: str) -> None:
+    """Refuse values that are not one for each context."""
+    batch = distribution.batch_shape
+    whole = torch.Size((*batch, *distribution.event_shape))
+    is_shared = len(batch) == own  # no context has a batch of its own
+    if value.shape != whole and not (
+        is_shared and value.shape[max(value.ndim - len(whole), 0) :] == whole
+    ):
+        raise ConstraintError(
+            subject,
+            f"a value for each context, of shape (*batch, *event) = {tuple(whole)}",
+            f"shape {tuple(value.shape)}",
+            "Give both the same batch dimensions, and declare event_dim for dimensions of one "
+            "value.",
+            code="wrong-shape",
+        )
+
+
+def check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subject: str) -> None:
+    """Refuse what a `log_likelihood` returned, where it is not one number per datum.
+
+    Raises:
+        ConstraintError: naming the shape that it should have.
+    """
+    shape = ", ".join(("n", *map(str, copies)))
+    expected = f"a floating-point tensor of shape ({shape}), a log likelihood per datum"
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
+        raise ConstraintError(subject, expected, f"{shorten(scores)}{dtype}", code="failed-method")
+    # A list, because to hash a size is to fix it in a compiled graph.
+    counts = [data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim]
+    fits = scores.ndim == 1 + len(copies) and scores.shape[1:] == copies
+    if not fits or (counts and scores.shape[0] not in counts):
+        sizes = f" for data of {' or '.join(map(str, sorted(set(counts))))}" if counts else ""
+        raise ConstraintError(
+            subject,
+            expected,
+            f"shape {tuple(scores.shape)}{sizes}",
+            "Sum over what belongs to one datum, and leave the mean over data to the objective.",
+            code="wrong-shape",
+        )
+    if scores.shape[0] == 0:
+        raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")
