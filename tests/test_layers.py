@@ -41,8 +41,8 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "comparison", "probe", "copies", "parameters", "vector", "rendering",
-            "keywords", "priors", "assignment", "state",
+            "building", "comparison", "probe", "copies", "rendering",
+            "keywords", "priors", "state", "values",
             "declarative", "variational", "transform", "clipping", "conditional",
             "live", "learnable",
         )

@@ -8,15 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
-from typing_extensions import Self
 
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.rules import check_setting, check_spelling
-from declarative_dist.errors import (
-    DeclarationError,
-    FieldError,
-)
-from declarative_dist.families.assignment import Change, assign, prepare
+from declarative_dist.errors import DeclarationError, FieldError
 from declarative_dist.families.copies import (
     install_fields,
     measure,
@@ -24,24 +19,19 @@ from declarative_dist.families.copies import (
     settle_methods,
 )
 from declarative_dist.families.keywords import blueprint_of
-from declarative_dist.families.parameters import find_parameters, group_parameters
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.rendering import render
-from declarative_dist.families.state import DeclaredState
-from declarative_dist.families.vector import from_vector, to_vector
-from declarative_dist.fields.field import Field
+from declarative_dist.families.values import DeclaredValues
 from declarative_dist.fields.sharding import register_forward_pre_hook
-from declarative_dist.fields.walk import own_modules
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
-from declarative_dist.plain.restoring import restoring
 from declarative_dist.words import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
 """A base for each kind of object that a class builds from one."""
 
 
-class Declarative(DeclaredState, metaclass=DeclarativeMeta):
+class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     """A module whose constrained parameters are declared in its class body.
 
     Modules in the class body are nested parts: every instance owns copies, built with it. The
@@ -113,93 +103,12 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
         """Refuse an instance that mixes its copies, once its `__init__` is through."""
         settle_methods(self)
 
-    def constrained_values(self) -> dict[str, Any]:
-        """The values of all parameters and constants by name, detached.
-
-        Those of a nested part are a dict under its name, those of a list of parts a list of dicts.
-        `new.assign(**old.constrained_values())` carries values over to another constraint.
-        """
-        declaration = self.__declaration__
-        values = declaration.run(self, declaration.value_order)
-        exported = {name: field.export(self, values) for name, field in declaration.fields.items()}
-        return {name: value for name, value in exported.items() if value is not None}
-
-    def assign(self, **values: Any) -> None:
-        """Set several fields at once: all of them, or none if one is refused.
-
-        Args:
-            **values: constrained values by field; bounds that are fields themselves may be among
-                them. For a nested part, a dict of values or a module; its fields may be given by
-                dotted names too: `assign(**{"component_distribution.scale": 1.0})`.
-
-        Raises:
-            DeclarationError: for a name that is no field.
-            ConstraintError: for a value that its field refuses; nothing has changed then.
-        """
-        assign(self, values)
-
-    def _prepare(self, values: Mapping[str, Any]) -> list[Change]:
-        """New values, checked and ready to be committed: whose, for which field, and what."""
-        return prepare(self, values)
-
     def _check_parts(self) -> None:
         """Refuse a new part that does not go with the other fields."""
         with torch.no_grad():
             measure(self)
             self._check_build(self.__declaration__.run(self, self.__declaration__.order))
             self._check_whole()
-
-    def reset_parameters(self) -> None:
-        """Go back to what this instance was built with, constants and bounds too.
-
-        A callable starting value is drawn again. After `to_empty` this fills a module that was
-        built on the meta device.
-        """
-
-        def reset(field: Field, values: dict[str, Any]) -> Any:
-            field.reset(self, values)
-            # Shards can be reset, but not mapped: only what others need is computed.
-            return field.value(self, values) if field.name in needed else None
-
-        declaration = self.__declaration__
-        needed = {name for field in declaration.order for name in field.needs}
-        with restoring(*own_modules(self), recurse=False), torch.no_grad():
-            declaration.run(self, declaration.order, compute=reset)
-
-    def freeze(self, *names: str) -> None:
-        """Take parameters and nested parts out of training; without names, all of them."""
-        self._require_grad(names, False)
-
-    def unfreeze(self, *names: str) -> None:
-        """Take parameters and nested parts back into training; without names, all of them."""
-        self._require_grad(names, True)
-
-    def _require_grad(self, names: tuple[str, ...], requires_grad: bool) -> None:
-        found = [find_parameters(self, name) for name in names] or [list(self.parameters())]
-        for parameter in (parameter for parameters in found for parameter in parameters):
-            parameter.requires_grad_(requires_grad)
-
-    def parameter_groups(self, **options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Groups for an optimizer: one per field named, and one for all other parameters.
-
-        Args:
-            **options: for a field or a nested part, the optimizer's options, such as
-                `loc={"lr": 1e-2}` or `**{"component_distribution.scale": {"lr": 1e-3}}`. A name
-                inside a part comes before that of the part.
-
-        Raises:
-            DeclarationError: for a name that is no parameter.
-
-        Example:
-            >>> import torch
-            >>> from declarative_dist import learnable
-            >>> q = learnable(torch.distributions.Normal(0.0, 1.0))
-            >>> groups = q.parameter_groups(loc={"lr": 0.1})
-            >>> optimizer = torch.optim.SGD(groups, lr=0.01)
-            >>> [group["lr"] for group in optimizer.param_groups]
-            [0.1, 0.01]
-        """
-        return group_parameters(self, options)
 
     def log_prior(
         self, values: Mapping[str, Tensor] | None = None, *, unconstrained: bool = False
@@ -240,29 +149,6 @@ class Declarative(DeclaredState, metaclass=DeclarativeMeta):
         if values is not None:
             return log_prior_at(self, values, copies, unconstrained)
         return log_prior_of(self, copies, unconstrained)
-
-    def to_vector(self) -> Tensor:
-        """All trainable unconstrained numbers, in the order of `parameters()`, as a new vector.
-
-        Weights of networks and learned priors count too, unlike in `unconstrained_log_density`.
-        """
-        return to_vector(self)
-
-    def from_vector_(self, vector: Any) -> Self:
-        """Write what `to_vector` gives back into the same parameters.
-
-        Args:
-            vector: a tensor, an array or a list of that many numbers, in any real dtype.
-
-        Returns:
-            The module itself.
-
-        Raises:
-            ConstraintError: for another number of them, or one that is not finite; nothing has
-                changed then.
-        """
-        from_vector(self, vector)
-        return self
 
     def unconstrained_log_density(self, log_joint: object) -> UnconstrainedLogDensity:
         """A log density of unconstrained vectors, for outside samplers and optimisers.
