@@ -134,7 +134,7 @@ def test_small_changes_are_noticed(change: str) -> None:
 
 
 def test_lines_of_one_style_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("declarative_dist.display.pictures.STYLES", ("-",) * 4)
+    monkeypatch.setattr("declarative_dist.display.looks.STYLES", ("-",) * 4)
     picture = drawn(PICTURES["target"])
     assert difference(picture, colours(FOLDER / "target.png")) > DIFFERENCE
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from declarative_dist.display.curves import reach_of
 from declarative_dist.display.looks import Look
-from declarative_dist.display.series import Index, Site, column
+from declarative_dist.display.marginals import one_of
+from declarative_dist.display.series import Index, Site, column, score_of
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.supports import ends_of, entries_of, support_of
 
@@ -25,7 +25,6 @@ MOST = 4
 """How many pairs one picture has."""
 
 _SIDE = 121
-_MOST_POINTS = 4_000_000
 _MOST_DOTS = 500
 
 
@@ -52,19 +51,15 @@ def draw_pair(axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bo
         look: of its lines.
         is_filled: whether the surface inside is tinted.
     """
-    if site.distribution is not None:
-        _draw_contours(axes, site, index, look, is_filled)
-        return
     draws: Any = site.draws
-    left, up = (column(draws[:_MOST_DOTS], (*index, at)).tolist() for at in (0, 1))
-    axes.scatter(left, up, s=8, color=look.color, alpha=0.5, linewidths=0, label=look.label)
-
-
-def _draw_contours(axes: Axes, site: Site, index: Index, look: Look, is_filled: bool) -> None:
-    distribution: Any = site.distribution
-    sides = _sides(site, index, distribution)
-    heights = site.score_at(index, distribution)(torch.cartesian_prod(*sides))
-    heights = heights.exp().nan_to_num(0.0, 0.0, 0.0).reshape(len(sides[0]), len(sides[1]))
+    one = None if site.distribution is None else one_of(site.distribution, index)
+    if one is None:
+        left, up = (column(draws[:_MOST_DOTS], (*index, at)).tolist() for at in (0, 1))
+        axes.scatter(left, up, s=8, color=look.color, alpha=0.5, linewidths=0, label=look.label)
+        return
+    sides = _sides(site, index)
+    heights = score_of(one, draws[0][index])(torch.cartesian_prod(*sides))
+    heights = heights.exp().nan_to_num(0.0, 0.0, 0.0).reshape(_SIDE, _SIDE)
     if not (heights > 0).any():
         raise DeclarationError("plot", "a density over the plane", "none in reach of its draws")
     cell = math.prod(float(side[1] - side[0]) for side in sides)
@@ -95,15 +90,12 @@ def levels_of(heights: Tensor, cell: float) -> list[float]:
     return levels
 
 
-def _sides(site: Site, index: Index, distribution: Distribution) -> list[Tensor]:
-    """The points along both axes: fewer where every point is one of all copies."""
-    copies = distribution.batch_shape.numel()
-    count = max(31, min(_SIDE, int((_MOST_POINTS / copies) ** 0.5)))
+def _sides(site: Site, index: Index) -> list[Tensor]:
+    """The points along both axes, a little inside of the ends."""
     found = {series.index: series for series in site.series()}
     sides = []
     for at in (0, 1):
         left, right = reach_of(found[(*index, at)])
-        nudge = 1e-3 * (right - left) or 1e-6 * max(abs(left), 1e-30)
-        inwards = nudge if right > left else -nudge
-        sides.append(torch.linspace(left + inwards, right - inwards, count, dtype=torch.float64))
+        nudge = 1e-3 * (right - left) or -1e-6 * max(abs(left), 1e-30)
+        sides.append(torch.linspace(left + nudge, right - nudge, _SIDE, dtype=torch.float64))
     return sides

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,13 +68,13 @@ def reach_of(series: Series) -> tuple[float, float]:
     if draws is None or not len(draws):
         if math.isfinite(low) and math.isfinite(high):
             return low, high
-        what = "one without a sampler" if draws is None else "draws that are NaN or infinite"
-        raise DeclarationError(
-            "plot",
-            "a distribution that can be drawn from, or one between two ends",
-            f"{what}, of which nothing tells where its values are",
-            "Define sample in its class." if draws is None else "summary(q) has its parameters.",
-        )
+        expected = "a distribution that can be drawn from, or one between two ends"
+        if draws is None:
+            got, fix = "one without a sampler", "Define sample in its class."
+        else:
+            got, fix = "draws that are NaN or infinite", "summary(q) has its parameters."
+        got = f"{got}, of which nothing tells where its values are"
+        raise DeclarationError("plot", expected, got, fix)
     inner = draws.quantile(torch.tensor([0.03, 0.97], dtype=draws.dtype)).tolist()
     margin = 0.3 * (inner[1] - inner[0])
     left = max(inner[0] - margin, float(draws.min()))
@@ -107,7 +107,7 @@ def _draw_density(axes: Axes, series: Series, look: Look, *, is_filled: bool) ->
     heights = series.heights(points)
     if heights is None:
         left, right = reach_of(series)
-        draws = series.known_draws("a density or draws")
+        draws = series.known_draws()
         bins = max(8, min(int(2 * len(draws) ** (1 / 3)), _MOST_BINS))  # Rice's rule
         shares = torch.histc(draws, bins, left, right) * bins / (right - left) / series.count
         edges = torch.linspace(left, right, bins + 1, dtype=torch.float64)
@@ -141,21 +141,15 @@ def _draw_bars(axes: Axes, curves: Curves) -> None:
     for at, (series, look) in enumerate(curves):
         masses = series.heights(values)
         if masses is None:
-            draws = series.known_draws("masses or draws")
+            draws = series.known_draws()
             masses = (draws[:, None] == values).sum(0).double() / series.count
         if len(values) > _MOST_BARS:
             axes.plot(values.tolist(), masses.tolist(), label=look.label, **look.line)
             continue
-        axes.bar(
-            (values + (at - (len(curves) - 1) / 2) * width).tolist(),
-            masses.tolist(),
-            width,
-            label=look.label,
-            color=look.color,
-            hatch=_HATCHES[at % len(_HATCHES)],
-            edgecolor="white",
-            linewidth=0.5,
-        )
+        places = values + (at - (len(curves) - 1) / 2) * width
+        marks: Any = {"hatch": _HATCHES[at % len(_HATCHES)], "edgecolor": "white"}
+        marks |= {"label": look.label, "color": look.color, "linewidth": 0.5}
+        axes.bar(places.tolist(), masses.tolist(), width, **marks)
     axes.set_ylim(0.0, 1.15 * axes.get_ylim()[1])  # room for the legend
     if len(values) <= 12:
         axes.set_xticks(values.tolist())
@@ -166,10 +160,10 @@ def _values_of(series: Series) -> Tensor:
     if series.values is not None:
         return series.values
     draws = series.draws
-    if draws is not None and (draws != draws.round()).any():
-        return draws
     if draws is None or not len(draws):
         low, high = reach_of(series)
+    elif (draws != draws.round()).any():
+        return draws
     else:
         ranks = torch.tensor([0.001, 0.999], dtype=draws.dtype)
         low, high = draws.quantile(ranks).round().tolist()

@@ -43,27 +43,30 @@ class Look(NamedTuple):
 
 
 def looks() -> Iterator[tuple[str, str]]:
-    """Pairs of a colour and a line style: neighbours differ in both.
-
-    Example:
-        >>> import itertools
-        >>> from declarative_dist.display.looks import looks
-        >>> list(itertools.islice(looks(), 2))
-        [('#0072B2', '-'), ('#D55E00', '--')]
-    """
+    """Pairs of a colour and a line style: neighbours differ in both."""
     for turn in itertools.count():
         for at, color in enumerate(COLORS):
             yield color, STYLES[(at + turn) % len(STYLES)]
 
 
-def name_entry(index: tuple[int, ...]) -> str:
-    """An index as it stands behind a name; "" where there is only one number.
+def look_of(label: str, at: int, turn: int, sizes: Sequence[int]) -> Look:
+    """The look of a curve.
 
-    Example:
-        >>> from declarative_dist.display.looks import name_entry
-        >>> f"loc{name_entry((1, 0))}"
-        'loc[1, 0]'
+    Args:
+        label: its name in the legend.
+        at: the place of the curve among those of its distribution.
+        turn: 0 for the distribution, 1 for what it is compared with.
+        sizes: how many curves each has.
     """
+    if len(sizes) == 1:
+        return Look(label, *next(itertools.islice(looks(), at, None)))
+    if sizes[0] == 1:
+        return Look(label, COLORS[(turn + at) % len(COLORS)], STYLES[turn])
+    return Look(label, LONE if sizes[turn] == 1 else COLORS[at % len(COLORS)], STYLES[turn])
+
+
+def name_entry(index: tuple[int, ...]) -> str:
+    """An index as it stands behind a name, "[1, 0]"; "" where there is only one number."""
     return f"[{', '.join(map(str, index))}]" if index else ""
 
 
@@ -86,19 +89,16 @@ def axes_on(
     try:
         matplotlib = importlib.import_module("matplotlib.pyplot")
     except ImportError as error:
-        raise ImportError(
-            "plot draws with matplotlib, which is not installed: "
-            'pip install "declarative-dist[plot]"'
-        ) from error
+        fix = 'pip install "declarative-dist[plot]"'
+        raise ImportError(f"plot draws with matplotlib, which is not installed: {fix}") from error
     if ax is None:
         new, axes = matplotlib.subplots(*grid, squeeze=False, **figure)
         for left_over in axes.flat[counts[-1] :]:
             new.delaxes(left_over)
         return tuple(axes.flat[: counts[-1]])
-    flat = [ax] if hasattr(ax, "get_xlim") else getattr(ax, "flat", ax)
-    given = tuple(flat) if hasattr(flat, "__iter__") else ()
+    flat = getattr(ax, "flat", ax)
+    given = tuple(flat) if hasattr(flat, "__iter__") else (flat,)
     if len(given) not in counts or not all(hasattr(each, "get_xlim") for each in given):
-        raise DeclarationError(
-            "plot(ax=)", expected, shorten(ax), f"Write _, ax = plt.subplots({counts[-1]})."
-        )
+        fix = f"Write _, ax = plt.subplots({counts[-1]})."
+        raise DeclarationError("plot(ax=)", expected, shorten(ax), fix)
     return given

@@ -17,20 +17,14 @@ def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution |
     """One of a batch of distributions, so that its density costs no more than that of one.
 
     None where it doesn't keep the arguments of its constructor.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.display.marginals import one_of
-        >>> one_of(dd.Normal(torch.tensor([0.0, 1.0]), 2.0), (1,))
-        Normal(loc: 1.0, scale: 2.0)
     """
 
     def choose(tensor: Tensor, behind: int) -> Tensor:
-        if tensor.ndim <= behind:
-            return tensor
-        own = tensor.shape[tensor.ndim - behind :]
+        own = tensor.shape[max(tensor.ndim - behind, 0) :]
         return tensor.expand(torch.Size((*distribution.batch_shape, *own)))[index]
 
+    if not distribution.batch_shape:
+        return distribution
     try:
         one = rebuild(distribution, choose)
     except (TypeError, ValueError, RuntimeError):
@@ -43,12 +37,6 @@ def marginals_of(distribution: Distribution) -> Distribution | None:
     """The distributions of the entries of an event, as one whose batch is `(*batch, *event)`.
 
     None where no closed form is known.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.display.marginals import marginals_of
-        >>> marginals_of(dd.MultivariateNormal(torch.zeros(2), 4 * torch.eye(2)))
-        Normal(loc: torch.Size([2]), scale: torch.Size([2]))
     """
     return fold(
         distribution,
@@ -75,7 +63,20 @@ def _marginals_of_leaf(leaf: Any) -> Distribution | None:
 def _mix_marginals(mixture: Any, inner: Distribution | None) -> Distribution | None:
     if not mixture.event_shape:
         return mixture  # type: ignore[no-any-return]
-    return None if inner is None else MixedMarginals(mixture, inner)
+    if inner is None:
+        return None
+    batch, at = inner.batch_shape, len(mixture.batch_shape)
+
+    def move(tensor: Tensor, behind: int) -> Tensor:
+        """Put the components behind the entries of an event."""
+        own = tensor.shape[max(tensor.ndim - behind, 0) :]
+        return tensor.expand(torch.Size((*batch, *own))).movedim(at, len(batch) - 1)
+
+    events = (None,) * len(mixture.event_shape)
+    logits = mixture.mixture_distribution.logits[(..., *events, slice(None))]
+    shape = (*mixture.batch_shape, *mixture.event_shape, batch[at])
+    weights = dd.Categorical(logits=logits.expand(shape))
+    return dd.MixtureSameFamily(weights, rebuild(inner, move), validate_args=False)
 
 
 def _transform_marginals(nest: Any, inner: Distribution | None) -> Distribution | None:
@@ -85,26 +86,3 @@ def _transform_marginals(nest: Any, inner: Distribution | None) -> Distribution 
     if inner is None or not maps_each:
         return None
     return dd.TransformedDistribution(inner, nest.transforms)
-
-
-class MixedMarginals(Distribution):
-    """The entries of the events of a mixture, each a mixture with the same weights.
-
-    Args:
-        mixture: of components with events.
-        inner: the entries of the events of its components, of batch `(*batch, k, *event)`.
-    """
-
-    def __init__(self, mixture: dd.MixtureSameFamily, inner: Distribution) -> None:
-        self._weights = mixture.mixture_distribution.logits.log_softmax(-1)
-        self._inner = inner
-        self._batch = len(mixture.batch_shape)
-        shape = torch.Size((*mixture.batch_shape, *mixture.event_shape))
-        super().__init__(shape, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        events = len(self.batch_shape) - self._batch
-        at = -1 - events
-        weights = self._weights[(..., *(None,) * events)]
-        mixed: Tensor = (weights + self._inner.log_prob(value.unsqueeze(at))).logsumexp(at)
-        return mixed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,18 +11,8 @@ import torch
 from declarative_dist.display.contours import MOST as MOST_PAIRS
 from declarative_dist.display.contours import draw_pair, has_pairs
 from declarative_dist.display.curves import Curves, draw_curves
-from declarative_dist.display.looks import (
-    COLORS,
-    LONE,
-    MOST,
-    PANELS,
-    STYLES,
-    Look,
-    axes_on,
-    looks,
-    name_entry,
-)
-from declarative_dist.display.series import Index, Series, Site, first
+from declarative_dist.display.looks import MOST, PANELS, axes_on, look_of, name_entry
+from declarative_dist.display.series import Series, Site, first
 from declarative_dist.display.sources import Source, source_of
 from declarative_dist.errors import DeclarationError, did_you_mean
 
@@ -56,9 +45,11 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
         ax: where to draw; None for a new figure.
     """
     source = source_of(given, "plot")
-    target = None if against is None else source_of(against, "plot(against=)")
-    names = [source.name] if target is None else [f"q: {source.name}", f"target: {target.name}"]
-    others = {} if target is None else _sites_to_compare(source, target)
+    names, others = [source.name], {}
+    if against is not None:
+        target = source_of(against, "plot(against=)")
+        names = [f"q: {source.name}", f"target: {target.name}"]
+        others = _sites_to_compare(source, target)
     if source.is_joint:
         return _draw_panels(_panels_of_sites(source, others, names), ax)
     sites = [source.sites[""], *others.values()]
@@ -67,31 +58,52 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
     axes = _draw_panels(_panels_of_entries(sites, names), ax)
     if (total := sites[0].event.numel()) > PANELS:
         axes[-1].set_title(f"{PANELS} of {total}", fontsize="small")
-    return axes if len(axes) > 1 else next(iter(axes))
+    return axes if len(axes) > 1 else axes[0]
 
 
-def _make_axes(count: int, ax: Any) -> tuple[Axes, ...]:
-    """The axes for some pictures, in rows of three."""
-    columns = min(count, 3)
-    rows = math.ceil(count / columns)
-    size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
-    expected = "one axes" if count == 1 else f"{count} axes, one for each picture"
-    return axes_on(ax, (count,), expected, (rows, columns), figsize=size, layout="constrained")
+def _sites_to_compare(source: Source, target: Source) -> dict[str, Site]:
+    """The sites of a target that the source has, too, with events of the same shape."""
+    subject = "plot(against=)"
+    both = {name: site for name, site in target.sites.items() if name in source.sites}
+    if not both:
+        names = [name or "a distribution without sites" for name in target.sites]
+        expected, fix = f"a distribution, as {source.name} is", "Give one of its sites."
+        if source.is_joint:
+            expected = f"sites among {', '.join(source.sites)}"
+            fix = did_you_mean(names[0], source.sites)
+        raise DeclarationError(subject, expected, ", ".join(names), fix, code="wrong-shape")
+    for name, site in both.items():
+        own, are_draws = source.sites[name], site.distribution is None
+        if are_draws and not name:  # what is batch and what is event, draws don't say
+            known = min(own.event_dim, len(site.shape)), site.is_discrete or own.is_discrete
+            both[name] = site = Site(None, *known, site.draws)
+        if site.event != own.event and not (are_draws and site.shape in (own.shape, own.event)):
+            expected = f"events of shape {tuple(own.event)}, as {name or source.name} has"
+            got = f"events of shape {tuple(site.event)}"
+            raise DeclarationError(subject, expected, got, code="wrong-shape")
+    return both
 
 
-def _draw_plane(sites: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
-    """Draw pairs as contours in one picture, those of a target dashed."""
-    (axes,) = _make_axes(1, ax)
-    groups = [list(first(site.batch, MOST_PAIRS)) for site in sites]
-    sizes = [len(group) for group in groups]
-    for turn, (site, group, name) in enumerate(zip(sites, groups, names, strict=True)):
-        for at, index in enumerate(group):
-            look = Look(f"{name}{name_entry(index)}", *_look(at, turn, sizes))
-            draw_pair(axes, site, index, look, is_filled=sizes[0] == 1 and not turn)
-    axes.set_xlabel("value[0]")
-    axes.set_ylabel("value[1]")
-    _draw_legend(axes, sites[0].batch.numel(), MOST_PAIRS, above=True)
-    return axes
+def _panels_of_sites(source: Source, others: dict[str, Site], names: Sequence[str]) -> list[Panel]:
+    """One picture for each site, with a curve for each of its numbers."""
+    panels = []
+    for name, site in source.sites.items():
+        groups = [each.series() for each in (site, others.get(name)) if each is not None]
+        is_compared = len(groups[0]) == 1 and len(groups) > 1
+        labels = names if is_compared else [name, *names[1:]]
+        panels.append(Panel(name, groups, labels, site.shape))
+    return panels
+
+
+def _panels_of_entries(sites: Sequence[Site], names: Sequence[str]) -> list[Panel]:
+    """One picture for each entry of an event, with a curve for each of the batch."""
+    found = [(len(site.batch), site.series()) for site in sites]
+    panels = []
+    for entry in first(sites[0].event, PANELS):
+        groups = [[one for one in every if one.index[batch:] == entry] for batch, every in found]
+        name = f"value{name_entry(entry)}"
+        panels.append(Panel(name, [group for group in groups if group], names, sites[0].batch))
+    return panels
 
 
 def _draw_panels(panels: Sequence[Panel], ax: Any) -> tuple[Axes, ...]:
@@ -107,30 +119,6 @@ def _draw_panels(panels: Sequence[Panel], ax: Any) -> tuple[Axes, ...]:
     return drawn
 
 
-def _panels_of_entries(sites: Sequence[Site], names: Sequence[str]) -> list[Panel]:
-    """One picture for each entry of an event, with a curve for each of the batch."""
-    by_entry: list[dict[Index, list[Series]]] = [{} for _ in sites]
-    for site, entries in zip(sites, by_entry, strict=True):
-        for series in site.series():
-            entries.setdefault(series.index[len(site.batch) :], []).append(series)
-    panels = []
-    for entry in by_entry[0]:
-        groups = [entries[entry] for entries in by_entry if entry in entries]
-        panels.append(Panel(f"value{name_entry(entry)}", groups, names, sites[0].batch))
-    return panels
-
-
-def _panels_of_sites(source: Source, others: dict[str, Site], names: Sequence[str]) -> list[Panel]:
-    """One picture for each site, with a curve for each of its numbers."""
-    panels = []
-    for name, site in source.sites.items():
-        groups = [each.series() for each in (site, others.get(name)) if each is not None]
-        is_compared = len(groups[0]) == 1 and len(groups) > 1
-        labels = names if is_compared else [name, *names[1:]]
-        panels.append(Panel(name, groups, labels, site.shape))
-    return panels
-
-
 def _curves(panel: Panel) -> Curves:
     sizes = [len(group) for group in panel.groups]
     curves = []
@@ -139,54 +127,32 @@ def _curves(panel: Panel) -> Curves:
             index = name_entry(series.index[: len(panel.shape)]) if len(group) > 1 else ""
             # A target has the colours of what it is compared with, and one line in the legend.
             label = name if turn and not at else "" if turn else f"{name}{index}"
-            curves.append((series, Look(label, *_look(at, turn, sizes))))
+            curves.append((series, look_of(label, at, turn, sizes)))
     return curves
 
 
-def _look(at: int, turn: int, sizes: Sequence[int]) -> tuple[str, str]:
-    """The colour and the line style of a curve.
+def _draw_plane(sites: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
+    """Draw pairs as contours in one picture, those of a target dashed."""
+    (axes,) = _make_axes(1, ax)
+    groups = [list(first(site.batch, MOST_PAIRS)) for site in sites]
+    sizes = [len(group) for group in groups]
+    for turn, (site, group, name) in enumerate(zip(sites, groups, names, strict=True)):
+        for at, index in enumerate(group):
+            look = look_of(f"{name}{name_entry(index)}", at, turn, sizes)
+            draw_pair(axes, site, index, look, is_filled=sizes[0] == 1 and not turn)
+    axes.set_xlabel("value[0]")
+    axes.set_ylabel("value[1]")
+    _draw_legend(axes, sites[0].batch.numel(), MOST_PAIRS, above=True)
+    return axes
 
-    Args:
-        at: the place of the curve among those of its distribution.
-        turn: 0 for the distribution, 1 for what it is compared with.
-        sizes: how many curves each has.
-    """
-    if len(sizes) == 1:
-        return next(itertools.islice(looks(), at, None))
-    if sizes[0] == 1:
-        return COLORS[(turn + at) % len(COLORS)], STYLES[turn]
-    color = LONE if sizes[turn] == 1 else COLORS[at % len(COLORS)]
-    return color, STYLES[turn]
 
-
-def _sites_to_compare(source: Source, target: Source) -> dict[str, Site]:
-    """The sites of a target that the source has, too, with events of the same shape."""
-    both = {name: site for name, site in target.sites.items() if name in source.sites}
-    if not both:
-        names = [name or "a distribution without sites" for name in target.sites]
-        expected, fix = f"a distribution, as {source.name} is", "Give one of its sites."
-        if source.is_joint:
-            expected = f"sites among {', '.join(source.sites)}"
-            fix = did_you_mean(names[0], source.sites)
-        raise DeclarationError(
-            "plot(against=)", expected, ", ".join(names), fix, code="wrong-shape"
-        )
-    for name, site in both.items():
-        own = source.sites[name]
-        event, shape = site.event, site.shape
-        if site.distribution is None and not name:  # batch and event of draws can't be told apart
-            event_dim = min(own.event_dim, len(shape))
-            both[name] = Site(None, site.draws, event_dim, site.is_discrete or own.is_discrete)
-            event = both[name].event
-        is_alike = site.distribution is None and shape in (own.shape, own.event)
-        if event != own.event and not is_alike:
-            raise DeclarationError(
-                "plot(against=)",
-                f"events of shape {tuple(own.event)}, as {name or source.name} has",
-                f"events of shape {tuple(event)}",
-                code="wrong-shape",
-            )
-    return both
+def _make_axes(count: int, ax: Any) -> tuple[Axes, ...]:
+    """The axes for some pictures, in rows of three."""
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
+    expected = "one axes" if count == 1 else f"{count} axes, one for each picture"
+    return axes_on(ax, (count,), expected, (rows, columns), figsize=size, layout="constrained")
 
 
 def _draw_legend(axes: Axes, count: int, most: int, *, above: bool = False) -> None:

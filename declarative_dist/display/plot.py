@@ -68,20 +68,17 @@ def plot(q: Any, *, against: Any = None, ax: Any = None) -> Any:
     """
     if isinstance(q, History):
         if against is not None:
-            raise DeclarationError(
-                "plot(against=)", "nothing beside a History", type(against).__name__,
+            got, fix = (
+                type(against).__name__,
                 "Draw both into the same axes: plot(history, ax=axes).",
-            )  # fmt: skip
+            )
+            raise DeclarationError("plot(against=)", "nothing beside a History", got, fix)
         return _plot_history(q, ax)
     return plot_distribution(q, against, ax)
 
 
 def _plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[Axes, ...]:
-    """Draw the loss of every step, and below it the path of every value.
-
-    Args:
-        history: what `fit` returned.
-        ax: one axes for the loss alone, two for both; None for a new figure.
+    """Draw the loss of every step, and where there are two axes below it the path of every value.
 
     Raises:
         DeclarationError: if there is nothing to draw, or no axes to draw on.
@@ -90,10 +87,8 @@ def _plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[A
         raise DeclarationError("plot", "a History with steps", "one without", "Fit first.")
     paths = _paths(history)
     count = 2 if paths else 1
-    size = (6.4, 4.8 if paths else 3.0)
-    axes = axes_on(
-        ax, (1, 2), "one axes, or two", (count, 1), sharex=True, figsize=size, layout="tight"
-    )[:count]
+    new: dict[str, Any] = {"sharex": True, "figsize": (6.4, 1.2 + 1.8 * count), "layout": "tight"}
+    axes = axes_on(ax, (1, 2), "one axes, or two", (count, 1), **new)[:count]
     axes[0].plot(range(1, history.step + 1), history.losses, color=COLORS[0], linewidth=WIDTH)
     axes[0].set_ylabel("loss")
     axes[-1].set_xlabel("step")
@@ -114,9 +109,9 @@ def _draw_paths(axes: Axes, steps: list[int], paths: dict[str, list[float]]) -> 
 
 def _paths(history: History) -> dict[str, list[float]]:
     """The path of every number, by the name of its field and its index."""
-    paths = {}
-    for name, values in history.values.items():
-        table = torch.tensor(values, dtype=torch.float64)
-        for index in first(table.shape[1:], table[0].numel()):
-            paths[name + name_entry(index)] = column(table, index).tolist()
-    return paths
+    tables = {n: torch.tensor(each, dtype=torch.float64) for n, each in history.values.items()}
+    return {
+        name + name_entry(index): column(table, index).tolist()
+        for name, table in tables.items()
+        for index in first(table.shape[1:], table[0].numel())
+    }

@@ -92,16 +92,7 @@ def read_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
-    """The length of the gradient of parameters; None where there is none to read.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.display.rows import gradient_norm
-        >>> x = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-        >>> x.square().sum().backward()
-        >>> gradient_norm([x])
-        10.0
-    """
+    """The length of the gradient of parameters; None where there is none to read."""
     gradients = [each.grad for each in parameters if each.grad is not None]
     dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
     sizes = [each.detach().abs().cpu().double() for each in dense if not absent(each)]
@@ -124,10 +115,9 @@ def read_saturation(
         return {}
     if not_finite := int((~raw.isfinite()).sum()):
         share = _share(not_finite, raw.numel())
-        return {
-            "hint": f"{name}: NaN or infinite{share}. No step of {raw_name} mends that: go back "
-            "to a checkpoint, or call reset_parameters()."
-        }
+        way_out = "go back to a checkpoint, or call reset_parameters()"
+        hint = f"{name}: NaN or infinite{share}. No step of {raw_name} mends that: {way_out}."
+        return {"hint": hint}
     counts = count_saturated(constraint, raw)
     if counts is None or not counts[0]:
         return {"saturated": counts and 0}

@@ -45,13 +45,6 @@ def count_saturated(constraint: Constraint, raw: Tensor) -> tuple[int, int] | No
         Both counts; of a simplex they count its entries, and otherwise raw numbers. None where
         that is not known: on the meta device, where torch lacks an operator for the dtype, or of
         more than ten million numbers.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist import Interval
-        >>> from declarative_dist.display.saturation import count_saturated
-        >>> count_saturated(Interval(-1.0, 1.0), torch.tensor([0.0, 50.0, -4.0]))
-        (1, 3)
     """
     if type(constraint) is Real and constraint.limits is None:
         return 0, raw.numel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +58,10 @@ class Series:
         heights = torch.where(heights.isfinite(), heights, math.nan)
         return heights if bool((heights > 0).any()) else None
 
-    def known_draws(self, expected: str) -> Tensor:
-        """The draws, where there must be some."""
+    def known_draws(self) -> Tensor:
+        """The draws, where there must be some, for no density is known."""
         if self.draws is None:
-            raise DeclarationError("plot", expected, "neither", "Define log_prob.")
+            raise DeclarationError("plot", "a density or draws", "neither", "Define log_prob.")
         return self.draws
 
     @property
@@ -78,15 +79,15 @@ class Site:
 
     Args:
         distribution: None where it depends on other sites.
-        draws: of shape `(n, *batch, *event)`; None without a sampler.
         event_dim: how many dimensions belong to one event.
         is_discrete: whether its values have masses.
+        draws: of shape `(n, *batch, *event)`; None without a sampler.
     """
 
     distribution: Distribution | None
-    draws: Tensor | None
     event_dim: int
     is_discrete: bool
+    draws: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -112,67 +113,50 @@ class Site:
             DeclarationError: if there is none.
         """
         if not self.shape.numel():
-            raise DeclarationError(
-                "plot", "numbers to draw", f"none in shape {tuple(self.shape)}", code="wrong-shape"
-            )
+            got = f"none in shape {tuple(self.shape)}"
+            raise DeclarationError("plot", "numbers to draw", got, code="wrong-shape")
         exact = None if self.distribution is None else marginals_of(self.distribution)
         if exact is None and self.event.numel() == 1:
             exact = self.distribution  # whose events are numbers, in brackets
-        found = []
-        for copy in first(self.batch, MOST):
-            for entry in first(self.event, PANELS):
-                index = (*copy, *entry)
-                draws = None if self.draws is None else column(self.draws, index)
-                count = 0 if draws is None else len(draws)
-                draws = None if draws is None else draws[draws.isfinite()]
-                density = {} if exact is None else self._density(exact, index)
-                found.append(Series(index, draws, count, self.is_discrete, **density))
-        return found
+        places = itertools.product(first(self.batch, MOST), first(self.event, PANELS))
+        return [self._one_number((*copy, *entry), exact) for copy, entry in places]
 
-    def score_at(self, index: Index, among: Distribution) -> Score:
-        """The log density at one place of a batch; minus infinity outside the support.
-
-        Args:
-            index: the place.
-            among: a batch of distributions that draws are of: of events, or of their entries.
-        """
-        one = one_of(among, index)
-        draw = torch.zeros(self.shape) if self.draws is None else self.draws[0].detach()
+    def _one_number(self, index: Index, exact: Distribution | None) -> Series:
+        draws = None if self.draws is None else column(self.draws, index)
+        count = 0 if draws is None else len(draws)
+        draws = None if draws is None else draws[draws.isfinite()]
+        one = None if exact is None else one_of(exact, index[: len(exact.batch_shape)])
+        known: dict[str, Any] = {}
         if one is not None:
-            among, draw, index = one, draw[index], ()
-        # Of a distribution that can't be taken apart, the others stand where they may.
-        legal = draw if draw.is_floating_point() else draw.to(torch.get_default_dtype())
-        at: Any = (slice(None), *index)
+            known["score"] = score_of(one, None if self.draws is None else self.draws[0][index])
+            with suppress(NotImplementedError):  # such as a support that it does not state
+                if (ends := ends_of(entries_of(support_of(one)))) is not None:
+                    known["ends"] = tuple(float(end.detach().max()) for end in ends)
+            if self.is_discrete and one.has_enumerate_support:
+                known["values"] = one.enumerate_support(expand=False).flatten().cpu().double()
+        return Series(index, draws, count, self.is_discrete, **known)
 
-        def score(values: Tensor) -> Tensor:
-            points = legal.expand(len(values), *legal.shape).clone()
-            points[at] = values.to(legal).reshape(len(values), *among.event_shape)
-            outside = find_outside(among, points)
-            if outside is not None:
-                points[outside] = legal.expand_as(points)[outside]
-            with torch.no_grad():
-                found: Tensor = among.log_prob(points)[at].cpu().double()
-            return found if outside is None else found.where(~outside[at].cpu(), -math.inf)
 
-        return score
+def score_of(one: Distribution, draw: Tensor | None) -> Score:
+    """The log density of one distribution; minus infinity outside of its support.
 
-    def _density(self, exact: Distribution, index: Index) -> dict[str, Any]:
-        """What is known of the density of one number, from a batch of such."""
-        place = index[: len(exact.batch_shape)]
-        low, high, values = -math.inf, math.inf, None
-        try:
-            if self.is_discrete:
-                values = (one_of(exact, place) or exact).enumerate_support(expand=False)
-                values = values.flatten().cpu().double()
-        except NotImplementedError:  # such as counts of different totals
-            pass
-        try:
-            ends = ends_of(entries_of(support_of(exact)))
-            if ends is not None:
-                low, high = (float(end.detach().expand(self.shape)[index]) for end in ends)
-        except (NotImplementedError, RuntimeError):  # a support that it does not state
-            pass
-        return {"score": self.score_at(place, exact), "ends": (low, high), "values": values}
+    Args:
+        one: a distribution without a batch.
+        draw: a legal value, which tells dtype and device; None where there is no sampler.
+    """
+    legal = torch.zeros(one.event_shape) if draw is None else draw.reshape(one.event_shape)
+    legal = legal if legal.is_floating_point() else legal.to(torch.get_default_dtype())
+
+    def score(values: Tensor) -> Tensor:
+        points = values.to(legal, copy=True).reshape(len(values), *one.event_shape)
+        outside = find_outside(one, points)
+        if outside is not None:
+            points[outside] = legal
+        with torch.no_grad():
+            found: Tensor = one.log_prob(points).cpu().double()
+        return found if outside is None else found.where(~outside.cpu(), -math.inf)
+
+    return score
 
 
 def column(draws: Tensor, index: Index) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -33,9 +34,6 @@ LARGEST = 20_000
 """How many numbers one draw may have."""
 
 _KINDS = (Distribution, JointDistribution, PushedNormal)
-
-_Known = tuple[Distribution | None, int, bool]
-"""A distribution or None, how many dimensions its events have, and whether it has masses."""
 
 
 class Source(NamedTuple):
@@ -76,43 +74,39 @@ def source_of(given: Any, subject: str) -> Source:
 def _sites_of(built: Any, name: str) -> dict[str, Site]:
     """The sites of what a module built, or of a plain object."""
     if isinstance(built, JointDistribution):
-        found = _in_joint(built)
+        sites = _in_joint(built)
         size = sum(value.numel() for _, value in built.one_draw().values())
         draws = _draw(lambda shape: {n: x for n, _, x in built.legal_draw(shape)}, size, name)
     elif isinstance(built, PushedNormal):
-        found = _in_guide(built)
+        sites = _in_guide(built)
         draws = _draw(built.sample, built.loc.numel(), name)
     else:
         if isinstance(built, dd.OneHotCategorical):
             built = dd.Categorical(logits=built.logits)
-        found = {"": (built, len(built.event_shape), is_discrete(built))}
-        size = torch.Size((*built.batch_shape, *built.event_shape)).numel()
-        draws = _draw(lambda shape: {"": built.sample(shape)}, size, name)
+        sites = {"": Site(built, len(built.event_shape), is_discrete(built))}
+        draws = _draw(lambda shape: {"": built.sample(shape)}, sites[""].shape.numel(), name)
     for site, drawn in draws.items():
         _check_readable(drawn, site or name)
-    return {
-        site: Site(known, draws.get(site), event_dim, has_masses)
-        for site, (known, event_dim, has_masses) in found.items()
-    }
+    return {site: replace(known, draws=draws.get(site)) for site, known in sites.items()}
 
 
-def _in_joint(joint: JointDistribution) -> dict[str, _Known]:
-    found: dict[str, _Known] = {}
+def _in_joint(joint: JointDistribution) -> dict[str, Site]:
+    sites = {}
     for name, (distribution, _) in joint.one_draw().items():
         own = joint.sites[name]
         known = own if isinstance(own, Distribution) else None
         if known is not None and known.batch_shape != joint.batch_shape:
             known = known.expand(joint.batch_shape)
-        found[name] = known, len(distribution.event_shape), is_discrete(distribution)
-    return found
+        sites[name] = Site(known, len(distribution.event_shape), is_discrete(distribution))
+    return sites
 
 
-def _in_guide(guide: PushedNormal) -> dict[str, _Known]:
+def _in_guide(guide: PushedNormal) -> dict[str, Site]:
     """The densities of sites whose numbers are mapped one by one, whatever the others are."""
     scale = guide.scale if guide.scale.ndim == guide.loc.ndim else guide.scale.norm(dim=-1)
     constraint_of = guide.flat.resolver(guide.batch_shape)
     median = guide.median
-    found: dict[str, _Known] = {}
+    sites = {}
     for slot in guide.flat.slots:
         constraint = constraint_of(slot, median)
         is_fixed = constraint is constraint_of(slot, median)
@@ -123,8 +117,8 @@ def _in_guide(guide: PushedNormal) -> dict[str, _Known]:
             normal = dd.Normal(guide.loc[..., at].reshape(shape), scale[..., at].reshape(shape))
             mapped = dd.TransformedDistribution(normal, constraint.as_transform())
             known = dd.Independent(mapped, len(slot.raw_shape))
-        found[slot.name] = known, len(slot.event_shape), False
-    return found
+        sites[slot.name] = Site(known, len(slot.event_shape), is_discrete=False)
+    return sites
 
 
 def _draw(sample: Callable[[torch.Size], Any], size: int, name: str) -> dict[str, Tensor]:
@@ -139,13 +133,9 @@ def _draw(sample: Callable[[torch.Size], Any], size: int, name: str) -> dict[str
         What `sample` returns; nothing if it is not implemented.
     """
     if size > LARGEST:
-        raise DeclarationError(
-            "plot",
-            f"a distribution of at most {LARGEST} numbers",
-            f"{name} of {size}",
-            "Plot a part of it; summary(q) reads many numbers.",
-            code="wrong-shape",
-        )
+        expected, got = f"a distribution of at most {LARGEST} numbers", f"{name} of {size}"
+        fix = "Plot a part of it; summary(q) reads many numbers."
+        raise DeclarationError("plot", expected, got, fix, code="wrong-shape")
     count = max(min(DRAWS, 4_000_000 // max(size, 1)), 200)
     with torch.no_grad(), same_random_numbers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
@@ -183,7 +173,7 @@ def _site_of_draws(numbers: Any) -> Site:
     if not len(draws):
         raise DeclarationError("plot", "numbers to draw", "none", code="wrong-shape")
     _check_readable(draws, "draws")
-    return Site(None, draws, draws.ndim - 1, not draws.is_floating_point())
+    return Site(None, draws.ndim - 1, not draws.is_floating_point(), draws)
 
 
 def _check_readable(draws: Tensor, name: str) -> None:
@@ -201,25 +191,22 @@ def _name_of(given: Any) -> str:
 
 def _refusal(given: Any, subject: str) -> DeclarationError:
     """What to say of an object that has no density of its own, and what to plot instead."""
-    got = f"a {type(given).__name__}" if isinstance(given, nn.Module) else shorten(given)
-    fix = ""
-    code: Any = "wrong-argument"
+    expected = "a distribution, a joint, a guide, draws, or the History of a fit"
     if isinstance(given, type):
-        got, code = f"the class {given.__name__}", "class-not-instance"
-        fix = f"Give an instance: {given.__name__}(...)."
-    elif isinstance(given, Conditional):
+        got, fix = f"the class {given.__name__}", f"Give an instance: {given.__name__}(...)."
+        return DeclarationError(subject, expected, got, fix, code="class-not-instance")
+    if isinstance(given, Conditional):
         got, fix = f"{type(given).__name__} without a context", "Give it one: plot(q(context))."
-        code = "no-context"
-    elif isinstance(given, Conditioned):
+        return DeclarationError(subject, expected, got, fix, code="no-context")
+    got, fix = shorten(given), ""
+    if isinstance(given, Conditioned):
         got = "a conditioned joint, whose density is known but for a constant"
         fix = "Fit a guide to it, and plot that: plot(FullRankNormal(posterior))."
     elif isinstance(given, nn.Module):
+        got = f"a {type(given).__name__}"
         inner = [name for name, part in given.named_children() if can_be_drawn(part)]
         fix = f"Plot what is in it: {', '.join(inner)}." if inner else "summary(q) has its values."
-    return DeclarationError(
-        subject, "a distribution, a joint, a guide, draws, or the History of a fit", got, fix,
-        code=code,
-    )  # fmt: skip
+    return DeclarationError(subject, expected, got, fix)
 
 
 def can_be_drawn(module: object) -> bool:

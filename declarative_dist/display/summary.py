@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import nn
 from torch.distributions import Distribution, Transform
-from torch.nn.parameter import is_lazy
 
 from declarative_dist.display.reading import rows_of
-from declarative_dist.display.rows import Row, name_of_class, read_parameters
+from declarative_dist.display.rows import Row, name_of_class
 from declarative_dist.display.table import as_html, as_text
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.fixed import as_module
@@ -87,38 +86,28 @@ def summary(module: Any) -> Summary:
         (['scale'], 'raw_loc')
     """
     if isinstance(module, type):
-        raise DeclarationError(
-            "summary",
-            "an instance",
-            f"the class {module.__name__}",
-            f"Write {module.__name__}().",
-            code="class-not-instance",
-        )
+        got, fix = f"the class {module.__name__}", f"Write {module.__name__}()."
+        raise DeclarationError("summary", "an instance", got, fix, code="class-not-instance")
     is_plain = isinstance(module, (Distribution, Transform)) and not isinstance(module, nn.Module)
     inner: Any = as_module(module) if is_plain else getattr(module, "_orig_mod", module)
     if not isinstance(inner, nn.Module):
-        raise DeclarationError(
-            "summary",
-            "a declared module, or one in which there are some",
-            shorten(module),
-            "Give the module, not what calling it returns.",
-        )
-    return Summary(_title(inner), tuple(rows_of(inner)))
+        expected = "a declared module, or one in which there are some"
+        fix = "Give the module, not what calling it returns."
+        raise DeclarationError("summary", expected, shorten(module), fix)
+    rows = tuple(rows_of(inner))
+    return Summary(_title(inner, rows), rows)
 
 
-def _title(module: nn.Module) -> str:
+def _title(module: nn.Module, rows: tuple[Row, ...]) -> str:
     """The class, how many numbers are trained, and where they are."""
-    parameters = [parameter for parameter in module.parameters() if not is_lazy(parameter)]
-    known = read_parameters(parameters)
-    count, trained = known["parameters"], known["trained"]
+    count, trained = sum(row.parameters for row in rows), sum(row.trained for row in rows)
     name = name_of_class(type(module))
     if isinstance(module, Conditioned):
         name = f"{type(module.joint).__name__} given {', '.join(module.observed) or 'no data'}"
     if not count:
         return f"{name.removeprefix('learnable ')}: no parameters"
-    places = sorted({str(parameter.device) for parameter in parameters})
-    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+    places = ", ".join(sorted({str(parameter.device) for parameter in module.parameters()}))
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
     frozen = f" of {count}" if trained != count else ""
     noun = "number" if count == 1 else "numbers"
-    where = f"{', '.join(dtypes)} on {', '.join(places)}"
-    return f"{name}: {trained}{frozen} {noun} to train, {where}"
+    return f"{name}: {trained}{frozen} {noun} to train, {', '.join(dtypes)} on {places}"
