@@ -79,7 +79,7 @@ ROWS = [
         f"testing.{name}"
         for name in (
             "promise", "constraint_trial", "constraint_promises", "constraint",
-            "distribution_trial", "distribution_promises", "distribution",
+            "distribution_promises", "distribution",
         )
     ],
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from declarative_dist import Joint, Variational
 from declarative_dist.testing import check_distribution
-from declarative_dist.testing.distribution_trial import Values, by_site, perturb
+from declarative_dist.testing.distribution_promises import Values, by_site, perturb
 from tests.cases import CASES, DECLARED, JOINTS, LIVE, PLAIN
 from tests.limits import COMPILE_SAMPLE, LIMITS, NO_PATHWISE_BACKWARD, VMAP_LOG_PROB, VMAP_SAMPLE
 

@@ -90,16 +90,13 @@ raw_limit= if it is meant for moderate ones. (docs/errors.md#broken-promise)
     __tracebackhide__ = True
     found = as_constraint(constraint, "check_constraint")
     if found.names:
+        expected = "a constraint whose bounds are known"
+        fix = f"Give them: constraint.resolved({{{found.names[0]!r}: ...}})."
         raise DeclarationError(
-            "check_constraint",
-            "a constraint whose bounds are known",
-            repr(found),
-            f"Give them: constraint.resolved({{{found.names[0]!r}: ...}}).",
-            code="missing-value",
+            "check_constraint", expected, repr(found), fix, code="missing-value"
         )
-    trial = ConstraintTrial(
-        found, _shape_of(found, shape), tuple(dtypes), raw_limit, round_trip, coordinates
-    )
+    tried = _shape_of(found, shape)
+    trial = ConstraintTrial(found, tried, tuple(dtypes), raw_limit, round_trip, coordinates)
     with same_random_numbers():
         promises = {**PROMISES, **SLOW} if compile else PROMISES
         check_promises(promises, trial, skip, "check_constraint")

@@ -12,11 +12,6 @@ from torch import Tensor
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.testing.promise import Trial, show
 
-FITTING = (
-    "Batch dimensions come first; raw_shape, value_shape and the support's event_dim must say "
-    "what forward does."
-)
-
 RANK_TOLERANCE = 1e-9
 """The share of a row that must be new, for the row to count as independent of those above."""
 
@@ -32,6 +27,11 @@ class ConstraintTrial(Trial):
     round_trip: float
     coordinates: Callable[[Tensor], Tensor] | None
 
+    fitting = (
+        "Batch dimensions come first; raw_shape, value_shape and the support's event_dim must say "
+        "what forward does."
+    )
+
     @property
     def is_elementwise(self) -> bool:
         return not (self.subject.event_dim or self.subject.raw_event_dim)
@@ -45,6 +45,13 @@ class ConstraintTrial(Trial):
     def wide(self) -> tuple[torch.dtype, ...]:
         """The dtypes in which matrices and sums can be judged."""
         return tuple(dtype for dtype in self.dtypes if torch.finfo(dtype).bits >= 32)
+
+    @property
+    def less(self) -> str:
+        """How to ask for less, where a map is not meant for every finite number."""
+        if self.raw_limit == float("inf"):
+            return "check with raw_limit= if it is meant for moderate ones."
+        return "check with a smaller raw_limit= or fewer dtypes=."
 
     def build(self, dtype: torch.dtype = torch.float64) -> Constraint:
         """A copy in a dtype, on the CPU."""
@@ -83,27 +90,22 @@ class ConstraintTrial(Trial):
             return None
 
     def find_broken(self, kept: Tensor, raw: Tensor) -> tuple[int, ...] | None:
-        """The index of the first value for whose raw numbers a promise is not kept, if any.
-
-        Args:
-            kept: whether it is, of shape `(*batch, ...)`.
-            raw: raw numbers, `(*batch, *raw_event)`.
-        """
+        """The index of the first value for which not all of `kept`, `(*batch, ...)`, is true."""
         batch = raw.shape[: raw.ndim - self.subject.raw_event_dim]
         broken = ~kept.reshape(*batch, -1).all(-1)
         return tuple(broken.nonzero()[0].tolist()) if broken.any() else None
 
     def expect_all(
-        self, kept: Tensor, member: str, expected: str, raw: Tensor, got: Tensor, fix: str
+        self, kept: Tensor, member: str, expected: str, raw: Tensor, got: Tensor, fix: str = ""
     ) -> None:
-        """Refuse a member for the first raw number for which a promise is not kept.
+        """Refuse a member for the first raw number, of `(*batch, *raw_event)`, that is not kept.
 
         Args:
-            kept: whether it is, of shape `(*batch, ...)`.
+            kept: whether it keeps the promise, of shape `(*batch, ...)`, as `got` has.
             member: which member is to blame.
             expected: what is promised.
-            raw: raw numbers, `(*batch, *raw_event)`.
-            got: what came of them, `(*batch, ...)`.
+            raw: raw numbers.
+            got: what came of them.
             fix: what to do.
         """
         first = self.find_broken(kept, raw)
@@ -132,18 +134,11 @@ def numbers_of(raw: Tensor) -> str:
 
 
 def edges(dtype: torch.dtype, limit: float) -> Tensor:
-    """Numbers of both signs at which overflow, underflow and rounding set in, in float64.
-
-    Args:
-        dtype: the dtype that they are exact in.
-        limit: the largest magnitude.
-    """
+    """Numbers of both signs at which overflow, underflow and rounding set in, in float64."""
     info = torch.finfo(dtype)
     sizes = [0.0, info.smallest_normal * info.eps, info.tiny, info.eps, 0.5, 1.0, 4.0, 10.0]
     sizes += [12.0, 17.0, 20.0, 37.0, 50.0, 89.0, 104.0, 710.0, 746.0, 1e4]
-    sizes += [info.max / 4, info.max / 3, info.max / 2, info.max]
-    if limit < info.max:
-        sizes.append(limit)
+    sizes += [info.max / 4, info.max / 3, info.max / 2, info.max, min(limit, info.max)]
     sizes = [size for size in sizes if size <= min(limit, info.max)]
     return torch.tensor([sign * size for size in sizes for sign in (1.0, -1.0)]).double()
 
@@ -152,20 +147,8 @@ def first_coordinates(matrix: Tensor) -> Tensor:
     """The rows that are independent of those above them: the coordinates that tell a value.
 
     Those of a simplex are all entries but the last, those of a triangular or symmetric matrix its
-    lower triangle, those of a correlation factor what is below the diagonal.
-
-    Args:
-        matrix: derivatives, a row per number of the value.
-
-    Returns:
-        The rows chosen, at most as many as there are columns.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.testing.constraint_trial import first_coordinates
-        >>> first_coordinates(torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0]]))
-        tensor([[1., 1.],
-                [0., 3.]])
+    lower triangle, those of a correlation factor what is below the diagonal. There are at most as
+    many as the matrix, with a row of derivatives for each number of a value, has columns.
     """
     chosen: list[Tensor] = []
     basis: list[Tensor] = []

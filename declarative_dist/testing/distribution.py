@@ -11,8 +11,7 @@ from torch.distributions import Distribution
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.families.learnable import learnable
 from declarative_dist.randomness import same_random_numbers
-from declarative_dist.testing.distribution_promises import PROMISES, SLOW
-from declarative_dist.testing.distribution_trial import FamilyTrial
+from declarative_dist.testing.distribution_promises import PROMISES, SLOW, FamilyTrial
 from declarative_dist.testing.promise import BrokenPromiseError, check_promises, describe_error
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,22 +13,87 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call as call_with
 
-from declarative_dist.testing.distribution_trial import (
-    FamilyTrial,
-    by_site,
-    is_plain,
-    learned_in,
-    perturb,
-    tensors_in,
-)
-from declarative_dist.testing.promise import call_compiled, show
+from declarative_dist.testing.promise import Trial, call_compiled, show
 
 BATCHES, BATCH_SIZE, DEVIATIONS = 64, 64, 6.0
 """How the mean gradient is estimated, and how many standard errors it may be from zero."""
 
 KEEP_TO_TORCH = "Use it in the distribution without detach, item, data or numpy, or freeze it."
 RETURN_PLAIN = "Return a torch.distributions object from forward."
-DRAWN = "batch_shape and event_shape must say what is drawn: see Independent and event_dim."
+
+Values = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FamilyTrial(Trial):
+    """A family on trial, and what a call of it is given."""
+
+    context: tuple[Any, ...]
+    skip: frozenset[str]
+
+    fitting = "batch_shape and event_shape must say what is drawn: see Independent and event_dim."
+
+    def build(self, family: Any) -> Any:
+        """The plain distribution that the family is now."""
+        return family(*self.context)
+
+    def draw(self, family: Any, count: int = 4) -> Values:
+        """Draws, always from the same random numbers."""
+        torch.manual_seed(1)
+        values: Values = self.build(family).sample((count,))
+        return values
+
+    def score(self, family: Any, values: Values) -> Tensor:
+        """The log densities of values."""
+        scores: Tensor = self.build(family).log_prob(values)
+        return scores
+
+    def differentiate(self, family: Any) -> None:
+        """Leave a gradient on every parameter that log densities, or draws, depend on."""
+        loss = -self.score(family, self.draw(family)).mean()
+        if self.is_pathwise(family):
+            draws = by_site(self.build(family).rsample((4,))).values()
+            loss = loss + torch.stack([draw.square().mean() for draw in draws]).sum()
+        if loss.requires_grad:
+            loss.backward()
+
+    def is_pathwise(self, family: Any) -> bool:
+        """Whether gradients are promised to flow through draws."""
+        return "rsample" not in self.skip and bool(self.build(family).has_rsample)
+
+    def expect_scores(self, member: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
+        """Refuse a member that gives other log densities."""
+        self.expect_close(member, "log densities of {}", got, wanted, tolerance)
+
+
+def by_site(values: Values) -> Mapping[str, Tensor]:
+    """Draws as a dict, also those of a single distribution."""
+    return values if isinstance(values, dict) else {"": values}
+
+
+def perturb(family: nn.Module) -> nn.Module:
+    """Move every parameter of a family, each entry by its own amount."""
+    with torch.no_grad():
+        for parameter in family.parameters():
+            step = torch.linspace(0.05, 0.15, parameter.numel(), dtype=parameter.dtype)
+            parameter.sub_(step.to(parameter.device).reshape(parameter.shape))
+    return family
+
+
+def is_plain(distribution: object) -> bool:
+    """Whether this is one of torch's own objects, not a module."""
+    return isinstance(distribution, Distribution) and not isinstance(distribution, nn.Module)
+
+
+def tensors_in(family: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of a family, by name."""
+    yield from family.named_parameters()
+    yield from family.named_buffers()
+
+
+def learned_in(family: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: p for name, p in family.named_parameters() if p.requires_grad}
 
 
 def _first(entries: Tensor) -> tuple[int, ...]:
@@ -80,12 +145,12 @@ def shapes(trial: FamilyTrial) -> None:
             member, wanted = f"{site}.sample".lstrip("."), (*shape, *one[site].shape)
             if is_plain(built):
                 wanted = (*shape, *built.batch_shape, *built.event_shape)
-            trial.expect_shape(member, value.shape, wanted, of, DRAWN)
+            trial.expect_shape(member, value.shape, wanted, of)
             fix = "Draw under torch.no_grad() in sample; rsample is for gradients."
             is_detached = not value.requires_grad
             trial.expect(is_detached, member, "a draw without a gradient", "one with", fix)
         scores, wanted = built.log_prob(values), (*shape, *built.batch_shape)
-        trial.expect_shape("log_prob", scores.shape, wanted, of, DRAWN)
+        trial.expect_shape("log_prob", scores.shape, wanted, of)
 
 
 def support(trial: FamilyTrial) -> None:
@@ -102,11 +167,9 @@ def support(trial: FamilyTrial) -> None:
     scores = built.log_prob(values)
     if not scores.isfinite().all():
         first = _first(~scores.isfinite())
-        draws = [
-            f"{site}.draw {show(value[first[:1]])}".lstrip(".")
-            for site, value in by_site(values).items()
-        ]
-        got = f"{show(scores[first])} for the {', '.join(draws)}"
+        shown = {site: show(value[first[:1]]) for site, value in by_site(values).items()}
+        draws = ", ".join(f"{site}.draw {text}".lstrip(".") for site, text in shown.items())
+        got = f"{show(scores[first])} for the {draws}"
         raise trial.broken("log_prob", "a finite log density of its own draw", got)
 
 
@@ -188,32 +251,26 @@ def score(trial: FamilyTrial) -> None:
     family = trial.copy()
     learned = learned_in(family)
     torch.manual_seed(2)
-    gradients: dict[str, list[Tensor]] = {name: [] for name in learned}
+    found: dict[str, list[Tensor]] = {}
     for _ in range(BATCHES if learned else 0):
         built = trial.build(family)
         mean = built.log_prob(built.sample((BATCH_SIZE,))).sum() / BATCH_SIZE
-        found = torch.autograd.grad(mean, list(learned.values()), allow_unused=True)
-        for name, gradient in zip(learned, found, strict=True):
+        each = torch.autograd.grad(mean, list(learned.values()), allow_unused=True)
+        for name, gradient in zip(learned, each, strict=True):
             if gradient is not None:
-                gradients[name].append(gradient.double())
-    for name, each in gradients.items():
-        if each:
-            _expect_zero(trial, name, torch.stack(each))
-
-
-def _expect_zero(trial: FamilyTrial, name: str, gradients: Tensor) -> None:
-    mean, size = gradients.mean(0), gradients.abs().mean(0)
-    allowed = DEVIATIONS * gradients.std(0) / BATCHES**0.5 + 1e-3 * size + 1e-6
-    far = mean.abs() > allowed
-    if far.any():
-        first = _first(far)
-        raise trial.broken(
-            "log_prob",
-            f"a mean gradient by {name} of 0.0 over its own draws, to {show(allowed[first])}",
-            show(mean[first]),
-            "Make sample and log_prob those of one distribution, normalised. Where the support "
-            "depends on parameters, as a uniform's does, check with skip=['score'].",
-        )
+                found.setdefault(name, []).append(gradient.double())
+    for name, batches in found.items():
+        gradients = torch.stack(batches)
+        mean, size = gradients.mean(0), gradients.abs().mean(0)
+        allowed = DEVIATIONS * gradients.std(0) / BATCHES**0.5 + 1e-3 * size + 1e-6
+        if (far := mean.abs() > allowed).any():
+            most, got = show(allowed[_first(far)]), show(mean[_first(far)])
+            expected = f"a mean gradient by {name} of 0.0 over its own draws, to {most}"
+            fix = (
+                "Make sample and log_prob those of one distribution, normalised. Where the "
+                "support depends on parameters, as a uniform's does, check with skip=['score']."
+            )
+            raise trial.broken("log_prob", expected, got, fix)
 
 
 def state(trial: FamilyTrial) -> None:
@@ -231,7 +288,7 @@ def state(trial: FamilyTrial) -> None:
         trial.expect_scores("load_state_dict", found, wanted, 0.0)
 
 
-def pickles(trial: FamilyTrial) -> None:
+def pickle(trial: FamilyTrial) -> None:
     """A family that pickles after a backward."""
     family = trial.copy()
     trial.differentiate(family)
@@ -268,14 +325,14 @@ def meta(trial: FamilyTrial) -> None:
     fix = "Write one that sets every parameter and buffer, or check with skip=['meta']."
     has_reset = hasattr(family, "reset_parameters")
     trial.expect(has_reset, "reset_parameters", "a method of that name", "none", fix)
+    expected = 'a meta tensor after .to("meta")'
     for name, tensor in tensors_in(family):
-        expected = 'a meta tensor after .to("meta")'
         trial.expect(tensor.is_meta, name, expected, f"one on {tensor.device}")
     family.to_empty(device="cpu")
     first, second = (_reset_from(family, fill) for fill in (0, 1))
+    expected = "its starting value again from reset_parameters"
+    fix = "Its module must restore it in a reset_parameters of its own."
     for name, tensor in first.items():
-        expected = "its starting value again from reset_parameters"
-        fix = "Its module must restore it in a reset_parameters of its own."
         is_restored = torch.equal(tensor, second[name])
         trial.expect(is_restored, name, expected, "what was in memory", fix)
     scores = trial.score(family, trial.draw(family))
@@ -318,23 +375,12 @@ def compiled(trial: FamilyTrial) -> None:
 
 
 PROMISES: Mapping[str, Callable[[FamilyTrial], None]] = {
-    "copies": copies,
-    "call": call,
-    "parameters": parameters,
-    "shapes": shapes,
-    "support": support,
-    "snapshot": snapshot,
-    "rsample": rsample,
-    "gradient": gradient,
-    "step": step,
-    "score": score,
-    "state": state,
-    "pickle": pickles,
-    "dtype": dtype,
-    "meta": meta,
-    "functional_call": functional_call,
-    "vmap": vmap,
-}
+    promise.__name__: promise
+    for promise in (
+        copies, call, parameters, shapes, support, snapshot, rsample, gradient, step, score,
+        state, pickle, dtype, meta, functional_call, vmap,
+    )
+}  # fmt: skip
 """The promises by name, in the order in which they build on each other."""
 
 SLOW: Mapping[str, Callable[[FamilyTrial], None]] = {"compile": compiled}

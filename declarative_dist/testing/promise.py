@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +57,8 @@ class Trial:
 
     subject: nn.Module
 
-    @property
-    def name(self) -> str:
-        """The name of its class."""
-        return type(self.subject).__name__
+    fitting: ClassVar[str] = ""
+    """What to do about shapes that do not fit."""
 
     def copy(self) -> Any:
         """A copy that a promise may change."""
@@ -68,7 +66,7 @@ class Trial:
 
     def broken(self, member: str, expected: str, got: str, fix: str = "") -> BrokenPromiseError:
         """The error that names a member of the class."""
-        return BrokenPromiseError(f"{self.name}.{member}", expected, got, fix)
+        return BrokenPromiseError(f"{type(self.subject).__name__}.{member}", expected, got, fix)
 
     def expect(self, holds: object, member: str, expected: str, got: str, fix: str = "") -> None:
         """Refuse a member of the class unless something holds."""
@@ -76,14 +74,9 @@ class Trial:
             raise self.broken(member, expected, got, fix)
 
     def expect_close(
-        self,
-        member: str,
-        expected: str,
-        got: Tensor,
-        wanted: Tensor,
-        tolerance: float = 0.0,
+        self, member: str, expected: str, got: Tensor, wanted: Tensor, tolerance: float = 0.0,
         fix: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Refuse a member that gives other numbers, up to rounding; NaN beside NaN is the same.
 
         Args:
@@ -94,32 +87,25 @@ class Trial:
             tolerance: how far they may be apart, as a share and as a number.
             fix: what to do.
         """
-        same = got.shape == wanted.shape and torch.allclose(
-            got.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True
-        )
+        bounds: Any = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
+        same = got.shape == wanted.shape and got.double().allclose(wanted.double(), **bounds)
         self.expect(same, member, expected.format(show(wanted)), show(got), fix)
 
-    def expect_shape(
-        self, member: str, got: object, wanted: tuple[int, ...], of: object, fix: str
-    ) -> None:
+    def expect_shape(self, member: str, got: object, wanted: Sequence[int], of: object) -> None:
         """Refuse a member that gives another shape, or none, for something."""
         came = tuple(got) if isinstance(got, tuple) else repr(got)
+        of = tuple(of) if isinstance(of, tuple) else of
         expected = f"the shape {tuple(wanted)} for {of}"
-        self.expect(came == tuple(wanted), member, expected, f"{came}", fix)
+        self.expect(came == tuple(wanted), member, expected, f"{came}", self.fitting)
 
     def expect_registered(self, kind: str, fix: str) -> None:
-        """Refuse tensors that do not move, save and load with their module.
-
-        Args:
-            kind: what the module is, in the message.
-            fix: what to do; `{name}` stands for the name of the tensor.
-        """
+        """Refuse tensors that do not move, save and load with their module, by their `{name}`."""
         expected = f"a buffer, which moves, saves and loads with the {kind}"
         for path, part in self.subject.named_modules():
             for name, value in vars(part).items():
-                where, is_tensor = f"{path}.{name}".lstrip("."), isinstance(value, Tensor)
-                got = "a tensor as a plain attribute"
-                self.expect(not is_tensor, where, expected, got, fix.format(name=name))
+                if isinstance(value, Tensor):
+                    where, got = f"{path}.{name}".lstrip("."), "a tensor as a plain attribute"
+                    raise self.broken(where, expected, got, fix.format(name=name))
 
     def unpickle(self, module: nn.Module, kind: str) -> Any:
         """The module again, from its pickle."""
@@ -127,8 +113,8 @@ class Trial:
             return pickle.loads(pickle.dumps(module))  # noqa: S301 - what was just dumped
         except Exception as error:
             fix = "Define its class at the top of a module, and hold no lambda in it."
-            expected = f"a {kind} that pickles"
-            raise self.broken("__reduce__", expected, describe_error(error), fix) from error
+            expected, got = f"a {kind} that pickles", describe_error(error)
+            raise self.broken("__reduce__", expected, got, fix) from error
 
 
 def check_promises(
@@ -152,10 +138,9 @@ def check_promises(
     __tracebackhide__ = True  # pytest shows the line of the test, and the message
     for name in skip:
         if name not in promises:
-            fix = did_you_mean(name, promises)
-            raise DeclarationError(
-                f"{caller}(skip=)", "names of promises", repr(name), fix, code="unknown-name"
-            )
+            subject, fix = f"{caller}(skip=)", did_you_mean(name, promises)
+            expected = "names of promises"
+            raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
     for name, promise in promises.items():
         if name in skip:
             continue
@@ -167,31 +152,19 @@ def check_promises(
         except Exception as error:
             wanted = (promise.__doc__ or "").rstrip(".")
             wanted = wanted[:1].lower() + wanted[1:]
-            broken = BrokenPromiseError(trial.name, wanted, describe_error(error))
+            subject = type(trial.subject).__name__
+            broken = BrokenPromiseError(subject, wanted, describe_error(error))
             broken.promise = name
             raise broken from error
 
 
 def describe_error(error: Exception) -> str:
-    """An exception in one line.
-
-    Example:
-        >>> from declarative_dist.testing.promise import describe_error
-        >>> describe_error(KeyError("rate"))
-        "KeyError: 'rate'"
-    """
+    """An exception in one line."""
     return f"{type(error).__name__}: {first_line(error).rstrip('.')}"
 
 
 def show(tensor: Tensor) -> str:
-    """A small tensor by its numbers, and a large one by its range.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.testing.promise import show
-        >>> show(torch.tensor([1.0, 0.1])), show(torch.tensor(2.0))
-        ('[1.0, 0.1]', '2.0')
-    """
+    """A small tensor by its numbers, and a large one by its range."""
     if tensor.numel() > 6 or tensor.is_meta:
         return shorten(tensor)
     return format_numbers(tensor.detach().tolist(), digits=7)
