@@ -34,6 +34,7 @@ from declarative_dist.fields.site import site
 from declarative_dist.fitting.fit import fit
 from declarative_dist.integrations.arviz import diagnose
 from declarative_dist.joints.joint import Joint
+from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import FullRankNormal, MeanFieldNormal
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ __all__ = [
     "StateMismatchError",
     "UnitInterval",
     "Variational",
+    "WeightedDraws",
     "as_constraint",
     "derived",
     "diagnose",

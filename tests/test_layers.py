@@ -37,7 +37,11 @@ ROWS = [
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],
-    [f"latents.{name}" for name in ("named", "flat", "flat_params", "density")],
+    ["optimization.lbfgs"],
+    [
+        f"latents.{name}"
+        for name in ("named", "flat", "flat_params", "density", "pareto", "weighted")
+    ],
     [
         f"families.{name}"
         for name in (

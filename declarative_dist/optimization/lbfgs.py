@@ -1,0 +1,210 @@
+"""L-BFGS for many smooth functions at once, row by row in one batch.
+
+Every evaluation serves all rows: one that found its step takes it, another shortens or lengthens
+its own. `torch.optim.LBFGS` knows one function only, and starts, copies and restarts of a fit are
+many. The method is that of Nocedal, "Updating quasi-Newton matrices with limited storage",
+Mathematics of Computation 35, 1980; the line search that of Lewis and Overton, "Nonsmooth
+optimization via quasi-Newton methods", Mathematical Programming 141, 2013, for the weak Wolfe
+conditions: a point without a finite value is a step too far, like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From points `(*rows, size)` to values `(*rows)` and gradients `(*rows, size)`."""
+
+_DESCENT = 1e-4
+_TURN = 0.9
+_SHORTEST = 1e-10
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a search ended.
+
+    Args:
+        point: the best point of every row, of shape `(*rows, size)`.
+        value: the value there, of shape `(*rows)`; infinite if no start had a finite one.
+        gradient: the gradient there, of shape `(*rows, size)`.
+        is_settled: whether a row's gradient is small, or no step lowers its value any more.
+        evaluations: how often the function was called.
+    """
+
+    point: Tensor
+    value: Tensor
+    gradient: Tensor
+    is_settled: Tensor
+    evaluations: int
+
+
+def differentiate(function: Callable[[Tensor], Tensor]) -> Function:
+    """A function with its gradients, from one that gives values `(*rows)` that know no others.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.optimization.lbfgs import differentiate
+        >>> differentiate(lambda x: x.square().sum(-1))(torch.tensor([1.0, 2.0]))
+        (tensor(5.), tensor([2., 4.]))
+    """
+
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            here = point.detach().requires_grad_()
+            value = function(here)
+            (gradient,) = torch.autograd.grad(value.sum(), here)
+        return value.detach(), gradient
+
+    return evaluate
+
+
+def minimize(
+    function: Function,
+    start: Tensor,
+    *,
+    evaluations: int = 1000,
+    tolerance: float = 1e-8,
+    memory: int = 12,
+) -> Minimum:
+    """Go downhill from every row of a start, until all are settled.
+
+    Args:
+        function: from points `(*rows, size)` to values and gradients. Where either is not finite,
+            the value counts as infinitely large.
+        start: of shape `(*rows, size)`; a row without a finite value stays where it is.
+        evaluations: how often the function may be called.
+        tolerance: a row is settled where no entry of its gradient is larger than this times one
+            plus the magnitude of the value.
+        memory: how many steps of a row shape the next one.
+
+    Returns:
+        The lowest points found.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.optimization.lbfgs import differentiate, minimize
+        >>> valley = lambda x: (1 - x[..., 0]) ** 2 + 100 * (x[..., 1] - x[..., 0] ** 2) ** 2
+        >>> starts = torch.tensor([[-1.2, 1.0], [5.0, -3.0]], dtype=torch.float64)
+        >>> minimize(differentiate(valley), starts).point.round(decimals=4)
+        tensor([[1., 1.],
+                [1., 1.]], dtype=torch.float64)
+    """
+    descent = _Descent(start.detach().clone(), *_finite(*function(start)), memory, tolerance)
+    count = 1
+    while count < evaluations and descent.is_active.any():
+        trial = descent.trial
+        descent.advance(trial, *_finite(*function(trial)))
+        count += 1
+    return Minimum(
+        descent.point, descent.value, descent.gradient, descent.is_active.logical_not(), count
+    )
+
+
+def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Values that count as infinitely large where they or their gradient are not finite."""
+    is_sound = value.isfinite() & gradient.isfinite().all(-1)
+    return value.masked_fill(~is_sound, torch.inf), gradient.masked_fill(~is_sound[..., None], 0.0)
+
+
+class _Descent:
+    """Where every row stands: its point, its direction, and the bracket of its line search."""
+
+    def __init__(
+        self, point: Tensor, value: Tensor, gradient: Tensor, memory: int, tolerance: float
+    ) -> None:
+        self.point, self.value, self.gradient = point, value, gradient
+        self.tolerance = tolerance
+        self.steps = point.new_zeros((memory, *point.shape))
+        self.turns = torch.zeros_like(self.steps)
+        self.is_active = torch.ones_like(value, dtype=torch.bool)
+        self.low, self.high = torch.zeros_like(value), torch.full_like(value, torch.inf)
+        self.length = torch.ones_like(value)
+        self.direction = torch.zeros_like(point)
+        self._begin_lines(torch.ones_like(self.is_active))
+
+    @property
+    def trial(self) -> Tensor:
+        """The next point of every row."""
+        return self.point + self.length[..., None] * self.direction
+
+    def advance(self, trial: Tensor, value: Tensor, gradient: Tensor) -> None:
+        """Take the step of each row that is good enough, and change the length of the others."""
+        slope = (self.gradient * self.direction).sum(-1)
+        # Below the rounding of values, only the slope can tell.
+        noise = 4 * torch.finfo(value.dtype).eps * self.value.abs()
+        descends = value <= self.value + _DESCENT * self.length * slope + noise
+        turns = (gradient * self.direction).sum(-1) >= _TURN * slope
+        is_stuck = self.is_active & ~(descends & turns) & self._is_exhausted()
+        takes = self.is_active & ((descends & turns) | (is_stuck & (value < self.value)))
+        self._shorten_or_lengthen(descends, value, slope)
+        if (takes | is_stuck).any():
+            self._remember(takes, trial - self.point, gradient - self.gradient)
+            forgets = is_stuck & ~takes
+            had_memory = self.turns[-1].any(-1)
+            self.turns.masked_fill_(forgets[..., None], 0.0)
+            self.steps.masked_fill_(forgets[..., None], 0.0)
+            self.point = torch.where(takes[..., None], trial, self.point)
+            self.gradient = torch.where(takes[..., None], gradient, self.gradient)
+            self.value = torch.where(takes, value, self.value)
+            self.is_active &= takes | ~forgets | had_memory
+            self._begin_lines(takes | forgets)
+
+    def _is_exhausted(self) -> Tensor:
+        """Where a line has no other length to try."""
+        longest = torch.where(self.high.isfinite(), self.high, 1 / _SHORTEST)
+        narrow = self.high - self.low <= 1e-6 * longest
+        return narrow | (self.length < _SHORTEST) | (self.length > 1 / _SHORTEST)
+
+    def _shorten_or_lengthen(self, descends: Tensor, value: Tensor, slope: Tensor) -> None:
+        self.high = torch.where(descends, self.high, self.length)
+        self.low = torch.where(descends, self.length, self.low)
+        # The lowest point of the parabola through what is known, where the line begins.
+        rise = value - self.value - self.length * slope
+        parabola = -slope * self.length.square() / (2 * rise)
+        inner = torch.minimum(torch.maximum(parabola, 0.1 * self.high), 0.5 * self.high)
+        middle = (self.low + self.high) / 2
+        is_first = (self.low == 0) & inner.isfinite()
+        between = torch.where(is_first, inner, middle)
+        self.length = torch.where(self.high.isfinite(), between, 2 * self.low)
+
+    def _remember(self, takes: Tensor, step: Tensor, turn: Tensor) -> None:
+        is_curved = (step * turn).sum(-1) > 1e-12 * turn.square().sum(-1)
+        keeps = (takes & is_curved)[..., None]
+        steps = torch.cat([self.steps[1:], step[None]])
+        turns = torch.cat([self.turns[1:], turn[None]])
+        self.steps = torch.where(keeps, steps, self.steps)
+        self.turns = torch.where(keeps, turns, self.turns)
+
+    def _begin_lines(self, rows: Tensor) -> None:
+        largest = self.gradient.abs().amax(-1)
+        self.is_active &= self.value.isfinite()
+        self.is_active &= largest > self.tolerance * (1 + self.value.abs())
+        # A row that is settled stays, whatever its length.
+        direction = self._direction().masked_fill(~self.is_active[..., None], 0.0)
+        self.direction = torch.where(rows[..., None], direction, self.direction)
+        self.low = self.low.masked_fill(rows, 0.0)
+        self.high = self.high.masked_fill(rows, torch.inf)
+        self.length = self.length.masked_fill(rows, 1.0)
+
+    def _direction(self) -> Tensor:
+        """Minus the gradient, turned and stretched by what the last steps have shown."""
+        products = (self.steps * self.turns).sum(-1)
+        weights = torch.where(products > 0, 1 / products, 0.0)
+        known = products.reshape(len(products), -1).any(1).tolist()
+        vector, shares = self.gradient, {}
+        for i in reversed(range(len(known))):
+            if known[i]:
+                shares[i] = weights[i] * (self.steps[i] * vector).sum(-1)
+                vector = vector - shares[i][..., None] * self.turns[i]
+        squares = self.turns[-1].square().sum(-1)
+        unit = 1 / self.gradient.norm(dim=-1).clamp_min(1.0)
+        vector = vector * torch.where(squares > 0, products[-1] / squares, unit)[..., None]
+        for i, share in sorted(shares.items()):
+            back = weights[i] * (self.turns[i] * vector).sum(-1)
+            vector = vector + (share - back)[..., None] * self.steps[i]
+        return -vector

@@ -1,0 +1,64 @@
+"""L-BFGS in a batch of rows: known minima, rows alone and together, points without a value."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from declarative_dist.optimization.lbfgs import Minimum, differentiate, minimize
+
+
+def valley(x: Tensor) -> Tensor:
+    return (100 * (x[..., 1:] - x[..., :-1] ** 2) ** 2 + (1 - x[..., :-1]) ** 2).sum(-1)
+
+
+def minimum_of(start: Tensor) -> Minimum:
+    return minimize(differentiate(valley), start)
+
+
+def test_rows_find_a_minimum_each() -> None:
+    starts = 2 * torch.randn(6, 2, dtype=torch.float64)
+    found = minimum_of(starts)
+    assert found.is_settled.all()
+    torch.testing.assert_close(found.point, torch.ones_like(starts), atol=1e-7, rtol=0.0)
+    torch.testing.assert_close(found.gradient.abs().amax(-1) < 1e-7, torch.ones(6).bool())
+
+
+def test_a_row_alone_is_the_row_among_others() -> None:
+    starts = 2 * torch.randn(2, 3, 10, dtype=torch.float64)
+    found = minimum_of(starts)
+    alone = minimum_of(starts[1, 2])
+    torch.testing.assert_close(found.value[1, 2], alone.value)
+    torch.testing.assert_close(found.point[1, 2], alone.point)
+    assert alone.evaluations <= found.evaluations < 400
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_point_without_a_value_is_a_step_too_far(dtype: torch.dtype) -> None:
+    start = torch.tensor([[40.0, 0.01], [3.0, 2.0], [-1.0, 1.0]], dtype=dtype)
+    found = minimize(differentiate(lambda x: (x - x.log()).sum(-1)), start)
+    torch.testing.assert_close(found.point[:2], torch.ones(2, 2, dtype=dtype), atol=1e-3, rtol=0.0)
+    assert found.value[2] == torch.inf
+    assert torch.equal(found.point[2], start[2])
+
+
+def test_units_that_differ_and_a_value_that_drowns_the_gain() -> None:
+    scale = torch.logspace(-2, 2, 5, dtype=torch.float64)
+    start = torch.zeros_like(scale)
+    shifted = differentiate(lambda x: 1e6 + ((x - 3.0) / scale).square().sum(-1))
+    found = minimize(shifted, start, tolerance=1e-12)
+    torch.testing.assert_close(found.point / scale, 3 / scale, atol=1e-3, rtol=0.0)
+
+
+def test_evaluations_are_counted_and_limited() -> None:
+    calls = []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(x)
+        return valley(x)
+
+    found = minimize(differentiate(counted), torch.full((2, 10), 3.0), evaluations=7)
+    assert found.evaluations == len(calls) == 7
+    assert not found.is_settled.any()
+    assert (found.value < valley(torch.full((2, 10), 3.0))).all()

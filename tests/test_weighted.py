@@ -1,0 +1,127 @@
+"""Weighted draws: smoothing against ArviZ's, moments against closed forms, honest verdicts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import arviz
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor
+
+from declarative_dist import ConstraintError, NonFiniteError, WeightedDraws
+from declarative_dist.latents.pareto import smooth
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def ratios(count: int, deviation: float, *columns: int) -> tuple[Tensor, Tensor]:
+    """Standard normal draws, and the log weights that make them ones of another deviation."""
+    x = torch.randn(count, *columns, dtype=torch.float64)
+    target, own = dd.Normal(0.0, deviation), dd.Normal(0.0, 1.0)
+    return x, target.log_prob(x) - own.log_prob(x)
+
+
+@pytest.mark.parametrize("count", [30, 1000, 4000])
+@pytest.mark.parametrize("deviation", [0.5, 1.3, 3.0])
+def test_smoothing_is_that_of_arviz(count: int, deviation: float) -> None:
+    _, log_weights = ratios(count, deviation, 2)
+    log_weights[0, 1] = -math.inf
+    weights, k_hat = smooth(log_weights)
+    for column in range(2):
+        expected, shape = arviz.psislw(log_weights[:, column].numpy().copy())
+        expected = torch.as_tensor(np.asarray(expected)).log_softmax(0)
+        torch.testing.assert_close(weights[:, column], expected)
+        assert k_hat[column].item() == pytest.approx(float(shape), abs=1e-9)
+
+
+def test_weights_of_one_draw_and_of_equals() -> None:
+    equal = WeightedDraws({"x": torch.arange(100.0)}, torch.zeros(100))
+    assert (equal.k_hat, equal.ess) == (0.0, pytest.approx(100.0))
+    torch.testing.assert_close(equal.std()["x"], torch.arange(100.0).std())
+    single = torch.full((100,), -math.inf).index_fill(0, torch.tensor([7]), 0.0)
+    alone = WeightedDraws({"x": torch.arange(100.0)}, single)
+    assert alone.k_hat == math.inf
+    assert alone.mean()["x"] == 7.0
+    assert alone.verdict.startswith("unreliable")
+
+
+def test_moments_and_quantiles_in_closed_form() -> None:
+    x, log_weights = ratios(40_000, 0.8)
+    draws = WeightedDraws({"x": 3.0 + 2.0 * x, "pair": torch.stack([x, -x], -1)}, log_weights)
+    assert draws.weights.sum().item() == pytest.approx(1.0)
+    assert draws.mean()["x"].item() == pytest.approx(3.0, abs=0.03)
+    assert draws.std()["x"].item() == pytest.approx(1.6, rel=0.02)
+    low, high = draws.quantile([0.05, 0.95])["x"]
+    assert ((high - 3.0).item(), (3.0 - low).item()) == pytest.approx((2.632, 2.632), rel=0.04)
+    assert draws.quantile(0.5)["pair"].shape == (2,)
+    assert draws.quantile([0.1, 0.5, 0.9])["pair"].shape == (3, 2)
+    same = draws.resample(10_000)
+    assert same["pair"].shape == (10_000, 2)
+    assert torch.equal(same["pair"][:, 0], -same["pair"][:, 1])
+    assert same["x"].std().item() == pytest.approx(1.6, rel=0.04)
+    assert draws.verdict.startswith("good")
+    assert "worth" in repr(draws)
+
+
+def test_quantiles_of_equal_weights_are_those_of_torch() -> None:
+    draws = WeightedDraws({"x": torch.randn(2001, 3)}, torch.zeros(2001))
+    found, ranks = draws.quantile([0.1, 0.5, 0.9])["x"], torch.tensor([0.1, 0.5, 0.9])
+    torch.testing.assert_close(found, draws.values["x"].quantile(ranks, 0), atol=5e-3, rtol=0.0)
+
+
+def test_copies_are_weighted_apart() -> None:
+    x, log_weights = ratios(4000, 0.7, 2)
+    log_weights[:, 1] = 0.0
+    both = WeightedDraws({"x": x[..., None]}, log_weights)
+    first = WeightedDraws({"x": x[:, :1]}, log_weights[:, 0])
+    assert both.weights.sum(0).tolist() == pytest.approx([1.0, 1.0])
+    for name in ("mean", "std"):
+        torch.testing.assert_close(getattr(both, name)()["x"][0], getattr(first, name)()["x"])
+    torch.testing.assert_close(both.quantile(0.3)["x"][0], first.quantile(0.3)["x"])
+    assert both.resample(50)["x"].shape == (50, 2, 1)
+    assert both.ess == pytest.approx(first.ess)
+
+
+def test_derived_quantities() -> None:
+    x, log_weights = ratios(4000, 0.8)
+    draws = WeightedDraws({"x": x}, log_weights, doubts=["A doubt."])
+    derived = draws.transform(square=lambda values: values["x"].square())
+    assert derived.mean()["square"].item() == pytest.approx(0.64, rel=0.05)
+    assert torch.equal(derived.weights, draws.weights)
+    assert "A doubt." in derived.verdict
+    assert derived.verdict.startswith("usable, not good")
+
+
+def test_a_heavy_tail_of_one_quantity_is_named() -> None:
+    heavy = dd.StudentT(1.0).sample((4000,))
+    draws = WeightedDraws({"x": torch.randn(4000), "y": heavy}, torch.zeros(4000))
+    assert not draws.verdict.startswith("good")
+    assert "The spread of y has a heavy tail" in draws.verdict
+    few = WeightedDraws({"x": torch.randn(100)}, torch.zeros(100))
+    assert few.verdict.startswith("usable, not good")
+    assert "make more draws" in few.verdict
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "error", "message"),
+    [
+        ({"x": torch.zeros(3)}, torch.zeros(4), ConstraintError, r"WeightedDraws\.x: expected"),
+        ({"x": torch.zeros(4)}, torch.full((4,), math.nan), NonFiniteError, "4 of 4 draws"),
+        ({"x": torch.zeros(4)}, torch.full((4,), -math.inf), NonFiniteError, "at every draw"),
+    ],
+)
+def test_bad_weights(values: Any, weights: Tensor, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        WeightedDraws(values, weights)
+
+
+def test_bad_questions() -> None:
+    draws = WeightedDraws({"x": torch.zeros(40)}, torch.zeros(40))
+    with pytest.raises(ConstraintError, match="probabilities from 0 to 1"):
+        draws.quantile(5.0)
+    with pytest.raises(ConstraintError, match=r"resample\(num_samples\)"):
+        draws.resample(0)
