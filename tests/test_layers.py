@@ -33,7 +33,7 @@ ROWS = [
             "storage", "sizes", "alignment", "starting", "owner", "kinds", "field", "method",
             "value", "head",
             "constant", "derived", "fixed", "walk", "templates",
-            "parts", "prior", "prior_support", "param", "site",
+            "parts", "prior", "param", "site",
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],

@@ -607,10 +607,15 @@ def test_an_instance_whose_bound_has_moved_past_a_start_keeps_its_values():
 
 def test_values_of_another_shape_for_an_instance():
     line = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
-    family = mixture_of(Weights(k=2), line)
-    q = family(component_distribution={"loc": [1.0, 2.0], "scale": 0.5})
-    assert q.component_distribution.loc.tolist() == [1.0, 2.0]
-    assert q.component_distribution().batch_shape == (2,)
+    family = mixture_of(Weights(k=3), line)
+    text = refused(
+        lambda: family(component_distribution={"loc": [1.0, 2.0]}),
+        ConstraintError,
+        "Made.component_distribution",
+    )
+    assert "shape (3,)" in text
+    q = family(component_distribution=learnable(dd.Normal(torch.zeros(3), 0.5)))
+    assert q.component_distribution.scale.shape == (3,)
 
 
 @pytest.mark.parametrize("loc", [torch.arange(3.0), torch.arange(6.0).reshape(2, 3)])

@@ -98,9 +98,9 @@ def test_a_size_is_read_off_a_value_of_the_outer_class():
     assert Sized(weights={"logits": [0.0, 1.0, 2.0]}).table.shape == (3, 2)
 
 
-def test_values_of_another_size_than_the_instance_in_the_class_body():
-    q = Triple(mixture_distribution={"logits": [0.0, 1.0]})
-    assert shapes(q) == dict.fromkeys(MIXED_NAMES, (2,))
+def test_values_keep_the_size_of_the_instance_in_the_class_body():
+    subject = "Triple.mixture_distribution (Weights.logits)"
+    refused(lambda: Triple(mixture_distribution={"logits": [0.0, 1.0]}), ConstraintError, subject)
     q = Triple(mixture_distribution=Weights(k=5))
     assert shapes(q) == dict.fromkeys(MIXED_NAMES, (5,))
 

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.inferred import starting_value
 from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
@@ -199,11 +198,6 @@ def _is_numeric(value: object) -> bool:
 
 def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
     for index, item in enumerate(items):
-        if are_transforms and isinstance(item, Constraint):
-            expected = "a transform"
-            got = f"the constraint {item!r}"
-            fix = f"Write {item!r}.as_transform()."
-            raise DeclarationError(f"{subject}[{index}]", expected, got, fix, code="wrong-part")
         if not is_nestable(item):
             raise DeclarationError(
                 f"{subject}[{index}]" if len(items) > 1 else subject,

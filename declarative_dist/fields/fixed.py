@@ -21,14 +21,6 @@ def as_module(value: Any) -> nn.Module | None:
 
     A module is itself, also one that is a transform. A plain transform or distribution becomes one
     whose tensors are buffers: they move, save and load, and are not trained.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.fields.fixed import as_module
-        >>> as_module(dd.TanhTransform())
-        FixedTransform(TanhTransform())
-        >>> as_module(3) is None
-        True
     """
     return value if isinstance(value, nn.Module) else make_constant(value)
 
@@ -43,16 +35,6 @@ def as_constant(plain: Any, subject: str, fix: str) -> Any:
 
     Raises:
         DeclarationError: if it would be held fixed at what parameters were at that moment.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.fields.fixed import as_constant
-        >>> scale = torch.nn.Parameter(torch.tensor(1.0))
-        >>> as_constant(dd.Normal(0.0, scale), "Param(prior=)", "Write learnable(...).")
-        Traceback (most recent call last):
-        ...
-        declarative_dist.errors.DeclarationError: Param(prior=): expected constants in a plain \
-Normal, got a scale that is a parameter. Write learnable(...). (docs/errors.md#captured-parameter)
     """
     module: Any = as_module(plain)
     if module is plain:
@@ -60,14 +42,10 @@ Normal, got a scale that is a parameter. Write learnable(...). (docs/errors.md#c
     known = {id(parameter) for parameter in module.parameters()}
     for name, tensor in tensors_of(plain):
         if tensor.requires_grad and id(tensor) not in known:
-            raise DeclarationError(
-                subject,
-                f"constants in a plain {type(plain).__name__}",
-                f"a {name.rpartition('_')[-1]} that is "
-                f"{'a parameter' if tensor.is_leaf else 'computed from parameters'}",
-                fix,
-                code="captured-parameter",
-            )
+            what = "a parameter" if tensor.is_leaf else "computed from parameters"
+            got = f"a {name.rpartition('_')[-1]} that is {what}"
+            expected = f"constants in a plain {type(plain).__name__}"
+            raise DeclarationError(subject, expected, got, fix, code="captured-parameter")
     return module
 
 
@@ -82,14 +60,6 @@ class FixedTransform(nn.Module):
 
     Args:
         transform: any `torch.distributions.Transform`; its tensors become buffers.
-
-    Example:
-        >>> import torch
-        >>> from torch.distributions import AffineTransform
-        >>> from declarative_dist.fields.fixed import FixedTransform
-        >>> fixed = FixedTransform(AffineTransform(torch.tensor(1.0), 2.0)).double()
-        >>> fixed()(torch.tensor(3.0, dtype=torch.float64))
-        tensor(7., dtype=torch.float64)
     """
 
     __builds__: ClassVar[type] = Transform

@@ -94,12 +94,7 @@ class Head(Constrained):
         return head
 
     def check(self, owner: Owner) -> None:
-        if not owner.predicts:
-            subject = owner.subject(self.name)
-            expected = "a Conditional around what is predicted from a context"
-            got = owner.kind.__name__
-            fix = f"Write class {owner.kind.__name__}(Conditional)."
-            raise DeclarationError(subject, expected, got, fix, code="misplaced-field")
+        owner.require_conditional(self.name)
         super().check(owner)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:

@@ -8,8 +8,7 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import DeclarationError, FieldError, shorten
-from declarative_dist.plain.tensors import copy_if_exchanged, without_cache
+from declarative_dist.errors import DeclarationError
 
 _WORDS = {"Distribution": "a distribution", "Transform": "a transform"}
 
@@ -79,26 +78,3 @@ def check_kind(value: Any, kind: type | None, subject: str) -> None:
     if isinstance(base, type) and not issubclass(base, kind):
         got = f"{name}, whose base is {base.__name__}"
         raise DeclarationError(subject, describe_kind(kind), got, code="wrong-part")
-
-
-def resolve(module: nn.Module, kind: type | None, subject: str) -> Any:
-    """What a nested module contributes: the plain object it stands for, or itself.
-
-    Raises:
-        FieldError: if a foreign module does not return what the base takes.
-    """
-    if built_kind(module) is not None:
-        return module()
-    if kind is None:
-        return copy_if_exchanged(module)
-    if isinstance(module, kind):  # such as a transform that is a module itself
-        return without_cache(copy_if_exchanged(module))
-    name = type(module).__name__
-    try:
-        value = module()
-    except TypeError as error:
-        raise FieldError(subject, describe_kind(kind), f"a {name}: {error}") from error
-    if not isinstance(value, kind):
-        got = f"a {name} that returns {shorten(value)}"
-        raise FieldError(subject, describe_kind(kind), got)
-    return value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import Argument
 
 
@@ -45,3 +46,14 @@ class Owner:
     def subject(self, name: str) -> str:
         """What an error about a field names: `Class.field`."""
         return f"{self.kind.__name__}.{name}"
+
+    def require_conditional(self, name: str) -> None:
+        """Refuse a field that is predicted from a context, where there is none.
+
+        Raises:
+            DeclarationError: if the class is no `Conditional`.
+        """
+        if not self.predicts:
+            kind, fix = self.kind.__name__, f"Write class {self.kind.__name__}(Conditional)."
+            expected = "a Conditional around what is predicted from a context"
+            raise DeclarationError(self.subject(name), expected, kind, fix, code="misplaced-field")

@@ -20,14 +20,15 @@ from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import (
     as_prior,
     check_fits,
-    copy_prior,
+    check_support,
     describe_prior,
+    is_settled,
     log_density,
 )
-from declarative_dist.fields.prior_support import check_support, is_settled
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import to_tensor, write_tensor
+from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, narrow_to
 from declarative_dist.plain.tracing import is_traced
 
@@ -155,7 +156,8 @@ class Param(Constrained):
         module.register_parameter(self.raw_name, nn.Parameter(raw, requires_grad=self.trainable))
         module.__dict__["_starts"][self.name] = start
         if self.prior is not None:
-            prior = copy_prior(self.prior, blueprint, dtype, device)
+            is_learned = any(True for _ in self.prior.parameters())
+            prior = copy_template(self.prior, blueprint, dtype, has_copies=is_learned).to(device)
             self._check_prior(module, prior, blueprint.batch_shape, values)
             module._modules[self.prior_name] = prior
 

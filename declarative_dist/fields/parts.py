@@ -23,10 +23,10 @@ from declarative_dist.fields.kinds import (
     is_declarative,
     is_declarative_class,
     predicted_kind,
-    resolve,
 )
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.storage import copy_tensors
 from declarative_dist.fields.templates import (
     as_part,
     check_given,
@@ -37,6 +37,7 @@ from declarative_dist.fields.templates import (
 )
 from declarative_dist.fields.walk import own_modules, walk
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.tensors import copy_if_exchanged, without_cache
 
 CONTEXT = "*context"
 """Under this name evaluation holds the arguments of the call, which nested predictions take."""
@@ -65,12 +66,13 @@ class Nested(Field):
     def __init__(
         self, templates: Sequence[nn.Module | type] | None = None, *, is_list: bool = False
     ) -> None:
-        self.templates = None if templates is None else list(templates)
+        self.is_declared = templates is not None
+        self.templates = list(templates or ())
         self.is_list = is_list
 
     @property
     def default(self) -> Any:
-        if self.templates is None:
+        if not self.is_declared:
             return inspect.Parameter.empty
         return self.templates if self.is_list else self.templates[0]
 
@@ -83,21 +85,19 @@ class Nested(Field):
         return self.part is not None and issubclass(self.part, Distribution)
 
     def check_place(self, owner: Owner) -> None:
-        if any(map(_declares, self.templates or ())):
+        if any(map(_declares, self.templates)):
             self.check_use(owner)
         argument = owner.arguments.get(self.name)
         if argument is None:
             return
-        subject = owner.subject(self.name)
-        if argument.part is not None and argument.is_sequence is not self.is_list:
-            kind = describe_kind(argument.part)
-            raise DeclarationError(
-                subject, f"one part, {kind}", repr(self), code="misplaced-field"
-            )
+        expected, fix = f"one part, {describe_kind(argument.part)}", ""
         if argument.torch_constraint is not None:
             expected = f"a tensor, {argument.torch_constraint}"
             fix = f"Write {self.name} = Param()."
-            raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
+        elif argument.part is None or argument.is_sequence is self.is_list:
+            return
+        subject = owner.subject(self.name)
+        raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
 
     def specialize(self, owner: Owner) -> Self:
         """A copy for an argument of the base, once its templates are found to fit.
@@ -105,49 +105,39 @@ class Nested(Field):
         A part that is no argument stays what its template stands for.
         """
         field, argument = copy.copy(self), owner.arguments.get(self.name)
-        wanted = None if argument is None else argument.part
+        field.part = None if argument is None else argument.part
         subjects = self._subjects(owner.subject(self.name))
-        for template, where in zip(self.templates or (), subjects, strict=False):
-            check_kind(template, wanted, where)
-        field.part = wanted
-        if wanted is None and not self.is_list:
-            kinds = filter(None, map(built_kind, self.templates or ()))
+        for template, where in zip(self.templates, subjects, strict=False):
+            check_kind(template, field.part, where)
+        if field.part is None and not self.is_list:
+            kinds = filter(None, map(built_kind, self.templates))
             field.part = next((k for k in kinds if issubclass(k, (Distribution, Transform))), None)
         return field
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
-        templates = self.templates or ()
-        name = owner.kind.__name__
-        predicts = self.part is not None and any(predicted_kind(t) is not None for t in templates)
-        if predicts and not owner.predicts:
-            subject = owner.subject(self.name)
-            expected = "a Conditional around what is predicted from a context"
-            fix = f"Write class {name}(Conditional)."
-            raise DeclarationError(subject, expected, name, fix, code="misplaced-field")
-        kinds = [kind for kind in map(built_kind, templates) if kind is not None]
+        if self.part is not None and any(map(predicted_kind, self.templates)):
+            owner.require_conditional(self.name)
+        kinds = [kind for kind in map(built_kind, self.templates) if kind is not None]
         is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in kinds)
         if owner.is_joint and (Distribution in kinds if self.is_list else not is_plain):
-            subject = owner.subject(self.name)
+            subject, fix = owner.subject(self.name), "Declare each site here."
             expected = "one distribution"
-            fix = "Declare each site here."
             raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
 
     @property
     def size_names(self) -> tuple[str, ...]:
-        return tuple(name for template in self.templates or () for name in size_names(template))
+        return tuple(name for template in self.templates for name in size_names(template))
 
     @property
     def declared_sizes(self) -> frozenset[str]:
-        declared: list[Any] = [t for t in self.templates or () if _declares(t)]
+        declared: list[Any] = list(filter(_declares, self.templates))
         return frozenset().union(*(t.__declaration__.declared_sizes for t in declared))
 
     def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
+        if given is not None and not isinstance(given, list):
+            given = self._as_items(given, len(self.templates), subject)
         sizes: dict[str, int] = {}
-        if given is not None and self.is_list:
-            given = _as_items(given, len(self.templates or ()), subject)
-        elif given is not None and not isinstance(given, list):
-            given = [given]
         for template, item in self._with_given(given):
             sizes |= known_sizes(template, item)
         return sizes
@@ -155,35 +145,44 @@ class Nested(Field):
     def _with_given(self, given: list[Any] | None) -> Iterator[tuple[Any, Any]]:
         """Each template with what was given for it, or None."""
         if given is None:
-            return zip(self.templates or (), repeat(None), strict=False)
-        return zip(chain(self.templates or (), repeat(None)), given, strict=False)
+            return zip(self.templates, repeat(None), strict=False)
+        return zip(chain(self.templates, repeat(None)), given, strict=False)
 
     def _subjects(self, subject: str) -> Iterable[str]:
         """What an error names for each part: `Class.field`, or `Class.field[index]`."""
-        if not self.is_list:
-            return (subject,)
-        return (f"{subject}[{index}]" for index in count())
+        return (f"{subject}[{index}]" for index in count()) if self.is_list else (subject,)
 
     def source(self, value: Any, subject: str) -> list[Any] | None:
         if value is None:
             return None
-        templates = self.templates or []
-        given = self._check_items(value, templates, subject)
-        has_values = any(isinstance(item, Mapping) for item in given)
-        if has_values and len(given) != len(templates):
-            expected = f"{len(templates)} dicts of values, one for each part"
+        given = self._check_items(value, self.templates, subject)
+        if len(given) != len(self.templates) and any(isinstance(g, Mapping) for g in given):
+            expected = f"{len(self.templates)} dicts of values, one for each part"
             fix = "Give an empty dict for a part that stays as it is."
             raise DeclarationError(subject, expected, f"{len(given)}", fix, code="wrong-part")
         return given
 
     def _check_items(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
         """What was given for each part, refused if it cannot be one."""
-        items = _as_items(value, len(now), subject) if self.is_list else [value]
-        parts = chain(now, repeat(None))
-        return [
-            check_given(item, part, self.part, where)
-            for item, part, where in zip(items, parts, self._subjects(subject), strict=False)
-        ]
+        items = self._as_items(value, len(now), subject)
+        each = zip(items, chain(now, repeat(None)), self._subjects(subject), strict=False)
+        return [check_given(item, part, self.part, where) for item, part, where in each]
+
+    def _as_items(self, value: Any, size: int, subject: str) -> list[Any]:
+        """A list of parts, of one part alone, or of the values in a dict by index."""
+        if not self.is_list:
+            return [value]
+        if isinstance(value, (list, tuple, nn.ModuleList)):
+            return list(value)
+        if not isinstance(value, Mapping):
+            return [value]
+        by_index = {str(index): item for index, item in value.items()}
+        for index in by_index:
+            if index not in map(str, range(size)):
+                where, expected = f"{subject}.{index}", f"an index below {size}"
+                fix = "Count from 0."
+                raise DeclarationError(where, expected, repr(index), fix, code="unknown-name")
+        return [by_index.get(str(index), {}) for index in range(size)]
 
     def module_of(self, instance: nn.Module) -> nn.Module:
         """The module that an instance holds, or the list of them.
@@ -191,69 +190,81 @@ class Nested(Field):
         Raises:
             FieldError: if it holds none.
         """
-        declaration_of(instance, self.name)
         module = instance._modules.get(self.name)
         if module is None:
-            raise FieldError(
-                self.subject(instance), describe_kind(self.part), "none", code="missing-value"
-            )
+            declaration_of(instance, self.name)
+            subject, expected = self.subject(instance), describe_kind(self.part)
+            raise FieldError(subject, expected, "none", code="missing-value")
         return module
 
     def _parts_of(self, instance: nn.Module) -> list[Any]:
         module: Any = self.module_of(instance)
         return list(module) if self.is_list else [module]
 
-    def _hold(self, module: nn.Module, parts: Iterable[nn.Module]) -> None:
-        # What add_module does; it refuses names that the class has, such as this descriptor's.
-        module._modules[self.name] = nn.ModuleList(parts) if self.is_list else next(iter(parts))
-
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         given: list[Any] | None = blueprint.given.get(self.name)
         subject = self.subject(module)
-        if given is None and self.templates is None:
-            raise ConstraintError(
-                subject,
-                "a list" if self.is_list else "an instance",
-                "none",
-                f"Write {type(module).__name__}({self.name}="
-                f"{'[...]' if self.is_list else '...'}).",
-                code="missing-value",
-            )
+        if given is None and not self.is_declared:
+            expected, value = ("a list", "[...]") if self.is_list else ("an instance", "...")
+            fix = f"Write {type(module).__name__}({self.name}={value})."
+            raise ConstraintError(subject, expected, "none", fix, code="missing-value")
         sources = zip(self._with_given(given), self._subjects(subject), strict=False)
-        self._hold(module, [make_part(*source, blueprint, where) for source, where in sources])
+        parts = [make_part(*source, blueprint, where) for source, where in sources]
+        # What add_module does; it refuses names that the class has, such as this descriptor's.
+        module._modules[self.name] = nn.ModuleList(parts) if self.is_list else parts[0]
         is_shared = any(isinstance(item, nn.Module) for item in given or ())
         vars(module)["_starts"][self.name] = not is_shared
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        if not self.is_list:
-            return self._resolve(module, self.module_of(module), values)
-        return [self._resolve(module, part, values) for part in self._parts_of(module)]
+        if self.is_list:
+            return [self._resolve(module, part, values) for part in self._parts_of(module)]
+        return self._resolve(module, self.module_of(module), values)
 
     def _resolve(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
-        if predicted_kind(part) is None or predicted_kind(owner) is None:
-            return resolve(part, self.part, self.subject(owner))
-        context = values.get(CONTEXT)
-        if context is None:
-            return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
-        return part(*context[0], **context[1])
+        """What a part contributes: the plain object that it stands for, or itself.
+
+        Raises:
+            FieldError: if a foreign module does not return what the base takes.
+        """
+        if predicted_kind(part) is not None and predicted_kind(owner) is not None:
+            context = values.get(CONTEXT)
+            if context is None:
+                return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
+            return part(*context[0], **context[1])
+        kind = self.part
+        if built_kind(part) is not None:
+            return part()
+        if kind is None:
+            return copy_if_exchanged(part)
+        if isinstance(part, kind):  # such as a transform that is a module itself
+            return without_cache(copy_if_exchanged(part))
+        subject, name = self.subject(owner), type(part).__name__
+        try:
+            value = part()
+        except TypeError as error:
+            raise FieldError(subject, describe_kind(kind), f"a {name}: {error}") from error
+        if not isinstance(value, kind):
+            got = f"a {name} that returns {shorten(value)}"
+            raise FieldError(subject, describe_kind(kind), got)
+        return value
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
-        held: Any = module._modules.get(self.name)
-        now = [] if held is None else list(held) if self.is_list else [held]
+        now = [] if module._modules.get(self.name) is None else self._parts_of(module)
         given = self._check_items(value, now, subject)
-        where = self._subjects(subject)
-        if not any(isinstance(item, Mapping) for item in given):
+        each = zip(given, chain(now, repeat(None)), self._subjects(subject), strict=False)
+        are_values = [isinstance(item, Mapping) for item in given]
+        if not any(are_values):
             if self.is_list and isinstance(value, nn.ModuleList):
                 return value
-            new = [_as_new_part(item, held, s) for item, s in zip(given, where, strict=False)]
+            new = [_as_new_part(*one) for one in each]
             return nn.ModuleList(new) if self.is_list else new[0]
-        if len(given) != len(now) or not all(isinstance(item, Mapping) for item in given):
+        if len(given) != len(now) or not all(are_values):
             expected = f"{len(now)} dicts of values, or modules only"
             raise ConstraintError(subject, expected, shorten(value), code="wrong-part")
         changes: list[Any] = []
-        for part, item, s in zip(now, given, where, strict=False):
-            with inside(s):
+        for item, part, where in each:
+            with inside(where):
                 changes += part._prepare(item) if item else ()
         return changes
 
@@ -269,10 +280,16 @@ class Nested(Field):
         return self.value(module, values)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        templates = self.templates or () if vars(module)["_starts"][self.name] else ()
+        templates = self.templates if vars(module)["_starts"][self.name] else ()
         parts = zip(self._parts_of(module), chain(templates, repeat(None)), strict=False)
         for part, template in parts:
-            _reset(part, template)
+            if is_declarative(part):
+                part.reset_parameters()
+            elif not isinstance(template, nn.Module) or not copy_tensors(template, part):
+                for inner in part.modules():
+                    reset: Any = getattr(inner, "reset_parameters", None)
+                    if callable(reset):
+                        reset()
 
     def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         parts = self._parts_of(module)
@@ -309,54 +326,11 @@ def _declares(template: object) -> bool:
     return is_declarative(template) or is_declarative_class(template)
 
 
-def _as_items(value: Any, size: int, subject: str) -> list[Any]:
-    """A list of parts, of one part alone, or of the values in a dict by index."""
-    if isinstance(value, (list, tuple, nn.ModuleList)):
-        return list(value)
-    if not isinstance(value, Mapping):
-        return [value]
-    by_index = {str(index): item for index, item in value.items()}
-    for index in by_index:
-        if index not in map(str, range(size)):
-            expected = f"an index below {size}"
-            raise DeclarationError(
-                f"{subject}.{index}", expected, repr(index), "Count from 0.", code="unknown-name"
-            )
-    return [by_index.get(str(index), {}) for index in range(size)]
-
-
 def _as_new_part(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
     """What takes the place of a part: a module, or a plain object where the part was."""
     if isinstance(given, type):
-        got = f"the class {given.__name__}"
-        fix = f"Write {given.__name__}(...)."
+        got, fix = f"the class {given.__name__}", f"Write {given.__name__}(...)."
         raise DeclarationError(subject, "an instance", got, fix, code="class-not-instance")
     tensors = [] if now is None else [*now.parameters(), *now.buffers()]
-    tensor = next((t for t in tensors if t.is_floating_point()), None)
-    if tensor is None:
-        return as_part(given)
-    return as_part(given, tensor.device, tensor.dtype)
-
-
-def _reset(part: nn.Module, template: Any) -> None:
-    """Back to the start: a declared part to its own, a copy of a foreign one to its template's."""
-    if is_declarative(part):
-        part.reset_parameters()  # type: ignore[operator]
-        return
-    own = {**dict(part.named_parameters()), **dict(part.named_buffers())}
-    start: dict[str, Any] = {}
-    if isinstance(template, nn.Module):
-        start = {**dict(template.named_parameters()), **dict(template.named_buffers())}
-    if template is not None and _shapes(own) == _shapes(start):
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(start[name])
-        return
-    for module in part.modules():
-        reset: Any = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-
-
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+    like = next((t for t in tensors if t.is_floating_point()), None)
+    return as_part(given) if like is None else as_part(given, like.device, like.dtype)

@@ -3,29 +3,51 @@
 A plain distribution is held as a module whose tensors are constants. A declared family learns its
 own parameters with the others (empirical Bayes: Robbins, "An empirical Bayes approach to
 statistics", Proceedings of the Third Berkeley Symposium, 1956).
+
+A prior and its parameter live on the same set, but for the boundary, which has no mass: a density
+on a larger set would not be one on the smaller set, and where it is smaller it would be zero.
 """
 
 from __future__ import annotations
 
-import copy
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
+from declarative_dist.constraints.adapters import FromModule, FromTransform
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
-from declarative_dist.fields.sizes import Blueprint
-from declarative_dist.fields.templates import replicate
-from declarative_dist.fields.walk import convert
+from declarative_dist.plain.supports import (
+    are_near,
+    ends_of,
+    entries_of,
+    is_whole,
+    push_support,
+    shape_of,
+    support_of,
+)
+from declarative_dist.plain.tracing import is_traced
+from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
+
+Refusal = type[ConstraintError | DeclarationError]
+"""The kind of error: of a class body, or of an instance."""
 
 _LEARNED = (
     "A plain prior keeps its numbers. One that is learned is prior=learnable(...), or a declared "
     "family; for constants, write .detach()."
 )
+_EXAMPLES = {
+    type(constraints.simplex): "dd.Dirichlet(...)",
+    type(constraints.corr_cholesky): "dd.LKJCholesky(dim)",
+    type(constraints.positive_definite): "dd.Wishart(df, covariance)",
+}
+"""Plain distributions on them."""
 
 
 def as_prior(prior: Any, subject: str) -> Any:
@@ -37,42 +59,19 @@ def as_prior(prior: Any, subject: str) -> Any:
 
     Raises:
         DeclarationError: if it is no distribution, or a plain one with parameters in it.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.fields.prior import as_prior, describe_prior
-        >>> describe_prior(as_prior(dd.Gamma(2.0, 3.0), "Param(prior=)"))
-        'Gamma(concentration=2.0, rate=3.0)'
     """
-    builds = built_kind(prior)
-    if is_declarative_class(prior) and builds is Distribution:
-        return prior()
-    if is_declarative(prior) and builds is Distribution:
-        return prior
+    if built_kind(prior) is Distribution:
+        if is_declarative_class(prior):
+            return prior()
+        if is_declarative(prior):
+            return prior
     if isinstance(prior, Distribution) and not isinstance(prior, nn.Module):
         return as_constant(prior, subject, _LEARNED)
-    is_class = isinstance(prior, type) and issubclass(prior, Distribution)
-    raise DeclarationError(
-        subject,
-        "a torch distribution or a declared family",
-        f"the class {prior.__name__}" if isinstance(prior, type) else shorten(prior),
-        f"Write prior={prior.__name__}(...)."
-        if is_class
-        else "Write prior=torch.distributions.LogNormal(0.0, 1.0), for instance.",
-    )
-
-
-def copy_prior(
-    template: nn.Module, blueprint: Blueprint, dtype: torch.dtype, device: torch.device
-) -> nn.Module:
-    """The prior of one instance: a copy, of which independent copies have parameters of their own.
-
-    The same template twice in a class body is one module twice in its instances.
-    """
-    prior = convert(copy.deepcopy(template, blueprint.copies), dtype)
-    if blueprint.batch_shape and any(True for _ in prior.parameters()):
-        replicate(prior, blueprint.batch_shape, blueprint.replicated)
-    return prior.to(device=device)
+    got, fix = shorten(prior), "Write prior=torch.distributions.LogNormal(0.0, 1.0), for instance."
+    if isinstance(prior, type):
+        got = f"the class {prior.__name__}"
+        fix = f"Write prior={prior.__name__}(...)." if issubclass(prior, Distribution) else fix
+    raise DeclarationError(subject, "a torch distribution or a declared family", got, fix)
 
 
 def log_density(
@@ -83,8 +82,8 @@ def log_density(
     Args:
         prior: a module that stands for a distribution.
         value: of shape `(*sample, *copies, *batch, *event)`.
-        own: how many dimensions of it are those of one copy.
         copies: the independent copies of whose parameters the value is one.
+        own: how many dimensions of it are those of one copy.
         is_inside: whether the value is known to be in the support, so that nothing checks it:
             torch refuses some values that are, at the edge and in lower precision.
     """
@@ -93,15 +92,14 @@ def log_density(
         distribution._validate_args = False
     lead = value.ndim - own
     added = own + len(copies) - len(distribution.batch_shape) - len(distribution.event_shape)
-    if not copies or not added or not has_copies(prior, copies):
+    if not copies or not added or not _has_copies(prior, copies):
         return distribution.log_prob(value)
     # The prior's dimensions stand behind those of the copies: what it lacks goes in front.
     front, behind = tuple(range(added)), tuple(range(lead, lead + added))
     return distribution.log_prob(value.movedim(behind, front)).movedim(front, behind)
 
 
-def has_copies(prior: nn.Module, copies: torch.Size) -> bool:
-    """Whether a prior has the dimensions of independent copies in front of its own."""
+def _has_copies(prior: nn.Module, copies: torch.Size) -> bool:
     own: torch.Size = vars(prior)["_copies"]
     return own[: len(copies)] == copies
 
@@ -111,7 +109,7 @@ def check_fits(
     shape: torch.Size,
     subject: str,
     copies: torch.Size = torch.Size(),
-    error: type[ConstraintError | DeclarationError] = ConstraintError,
+    error: Refusal = ConstraintError,
 ) -> None:
     """Refuse a prior for values of another shape.
 
@@ -127,55 +125,136 @@ def check_fits(
     """
     distribution: Distribution = prior()
     event, batch = distribution.event_shape, distribution.batch_shape
-    if copies and has_copies(prior, copies):
+    if copies and _has_copies(prior, copies):
         batch = batch[len(copies) :]
-    lead = len(shape) - len(event)
+    whole, lead = (*batch, *event), len(shape) - len(event)
     if lead >= 0 and shape[lead:] == event:
-        try:
+        with suppress(RuntimeError):  # of shapes that do not broadcast
             if torch.broadcast_shapes(shape[:lead], batch) == shape[:lead]:
                 return
-        except RuntimeError:  # the two do not broadcast
-            pass
-    whole = (*batch, *event)
-    raise error(
-        subject,
-        f"a prior for a parameter of shape {tuple(shape)}",
-        f"{describe_prior(prior)} of batch_shape {tuple(batch)} and event_shape {tuple(event)}",
-        f"Write shape={whole}, or give a prior over one entry."
-        if len(whole) > len(shape)
-        else f"Give a prior over one entry, or over events of shape {tuple(shape)}.",
-        code="prior-mismatch",
-    )
+    expected = f"a prior for a parameter of shape {tuple(shape)}"
+    got = f"{describe_prior(prior)} of batch_shape {tuple(batch)} and event_shape {tuple(event)}"
+    fix = f"Give a prior over one entry, or over events of shape {tuple(shape)}."
+    if len(whole) > len(shape):
+        fix = f"Write shape={whole}, or give a prior over one entry."
+    raise error(subject, expected, got, fix, code="prior-mismatch")
+
+
+def check_support(
+    prior: Any, constraint: Constraint, subject: str, error: Refusal = ConstraintError
+) -> None:
+    """Refuse a prior whose support is another set than that of the constraint.
+
+    Args:
+        prior: the module that holds it.
+        constraint: that of the parameter, without names in it.
+        subject: the class and field that an error names.
+        error: the kind of error to raise.
+
+    Raises:
+        ConstraintError: or another kind, if the sets differ by more than their boundary.
+    """
+    distribution: Distribution = prior()
+    try:
+        support = support_of(distribution)
+    except NotImplementedError:
+        support = None
+    if support is None or support.is_discrete:
+        got = "which does not state its support" if support is None else "which is discrete"
+        got = f"{describe_prior(prior)}, {got}"
+        expected = "a prior with a density, on a stated support"
+        fix = f"Write prior={_example(constraint.support)}, for instance."
+        raise error(subject, expected, got, fix, code="prior-mismatch")
+    if not _agree(distribution, support, constraint):
+        expected = f"a prior on the set of {constraint!r}, {constraint.describe()}"
+        got = f"{describe_prior(prior)}, whose support is {support}"
+        fix = (
+            f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
+            "constraint of the prior. A prior is not cut off at a bound: move one there with "
+            "dd.TransformedDistribution."
+        )
+        raise error(subject, expected, got, fix, code="prior-mismatch")
+
+
+def is_settled(constraint: Constraint) -> bool:
+    """Whether the set of a constraint is known and stays as it was when it was checked."""
+    return not constraint.names and not isinstance(constraint, FromModule)
+
+
+def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
+    if isinstance(constraint, FromModule):
+        return True  # only the module knows its set
+    own = constraint.support
+    if isinstance(constraint, FromTransform):
+        own = push_support(constraints.real, constraint.current())
+    mine, theirs = entries_of(own), entries_of(support)
+    ends, others = ends_of(mine), ends_of(theirs)
+    if ends is not None and others is not None:
+        return are_near(ends, others)
+    shaped = [kind for kind in (mine, theirs) if is_whole(kind)]
+    if len(shaped) == 2:
+        return shape_of(mine) is shape_of(theirs)
+    if len(shaped) == 1 and (ends or others):
+        return False
+    return _agree_at_draws(distribution, support, constraint)
+
+
+def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
+    """Whether draws of the prior are inside the constraint, and its values inside the support.
+
+    For sets that nothing else is known about. The state of the random numbers stays as it was.
+    """
+    with torch.no_grad(), same_random_numbers():
+        try:
+            torch.manual_seed(0)
+            draws = distribution.sample(torch.Size((64,)))
+            if is_traced(draws):
+                return True
+            values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
+            inside = constraint.contains(draws).all() & support.check(values).all()
+        except NotImplementedError:  # no sampler
+            return True
+        except (RuntimeError, ValueError, IndexError):  # events of other shapes
+            return False
+    return bool(inside)
+
+
+def _example(support: constraints.Constraint) -> str:
+    inner = entries_of(support)
+    low, high = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
+    if type(inner) in _EXAMPLES:
+        return _EXAMPLES[type(inner)]
+    if is_whole(inner):
+        return "dd.TransformedDistribution(dd.Normal(...), constraint.as_transform())"
+    if low is not None and high is not None:
+        is_unit = not isinstance(low, Tensor) and (low, high) == (0.0, 1.0)
+        return "dd.Beta(2.0, 2.0)" if is_unit else "dd.Uniform(low, high)"
+    if isinstance(low, (int, float)) and low == 0:
+        return "dd.LogNormal(0.0, 1.0)"
+    if low is None and high is None:
+        return "dd.Normal(0.0, 1.0)"
+    sign = "" if low is not None else "-"
+    return f"dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(bound, {sign}1.0))"
 
 
 def describe_prior(prior: Any) -> str:
-    """A prior in words, with its current values.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist import learnable
-        >>> from declarative_dist.fields.prior import describe_prior
-        >>> describe_prior(learnable(dd.Independent(dd.Normal(0.0, 1.0).expand((2,)), 1)))
-        'Independent(Normal(loc=[0.0, 0.0], scale=[1.0, 1.0]), 1)'
-    """
+    """A prior in words, with its current values: `Gamma(concentration=2.0, rate=3.0)`."""
     if isinstance(prior, FixedTransform):
         return prior.extra_repr()
     if not is_declarative(prior):
         return str(prior).partition("\n")[0]
     declaration = type(prior).__declaration__
     is_plain = "__recipe__" in vars(type(prior))
-    name = declaration.base.__name__ if is_plain else type(prior).__name__
     shown = []
-    for field_name, field in declaration.fields.items():
+    for name, field in declaration.fields.items():
         if field.is_part and is_plain:
             part: Any = field.module_of(prior)
             is_list = isinstance(part, nn.ModuleList)
-            shown.append(
-                f"[{', '.join(map(describe_prior, part))}]" if is_list else describe_prior(part)
-            )
+            inner = ", ".join(map(describe_prior, part if is_list else [part]))
+            shown.append(f"[{inner}]" if is_list else inner)
         elif field.holds_value:
-            value = getattr(prior, field_name)
-            is_number = not isinstance(value, Tensor)
-            prefix = "" if is_plain and is_number else f"{field_name}="
+            value = getattr(prior, name)
+            prefix = "" if is_plain and not isinstance(value, Tensor) else f"{name}="
             shown.append(f"{prefix}{format_value(value)}")
-    return f"{name}({', '.join(shown)})"
+    kind = declaration.base if is_plain else type(prior)
+    return f"{kind.__name__}({', '.join(shown)})"

@@ -56,6 +56,19 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> N
             raise _refusal(subject, name, "another value comes back")
 
 
+def copy_tensors(source: nn.Module, target: nn.Module) -> bool:
+    """Write the tensors of a module into those of another; False if names or shapes differ."""
+    mine, theirs = (
+        dict([*module.named_parameters(), *module.named_buffers()]) for module in (target, source)
+    )
+    if {n: t.shape for n, t in mine.items()} != {n: t.shape for n, t in theirs.items()}:
+        return False
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            tensor.copy_(theirs[name])
+    return True
+
+
 def to_tensor(
     value: Any,
     subject: str,

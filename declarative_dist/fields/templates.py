@@ -19,7 +19,7 @@ from declarative_dist.fields.kinds import (
     is_declarative_class,
     predicted_kind,
 )
-from declarative_dist.fields.sizes import Blueprint, Start
+from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.walk import convert, walk
 
 
@@ -28,28 +28,20 @@ def nest_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
 
     Raises:
         DeclarationError: if a part is named both as a whole and by its fields.
-
-    Example:
-        >>> from declarative_dist.fields.templates import nest_values
-        >>> nest_values({"base.scale": 1.0, "base.loc": 0.0, "rate": 2.0}, "Family")
-        {'rate': 2.0, 'base': {'scale': 1.0, 'loc': 0.0}}
     """
-    nested: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
-    deeper: set[str] = set()
+    deeper: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         head, dot, rest = name.partition(".")
         if dot and head in values:
-            got = f"one for {head} too"
-            raise DeclarationError(
-                f"{subject}.{name}", "one value", got, "Put it in there.", code="unused-argument"
-            )
+            got, fix = f"one for {head} too", "Put it in there."
+            where = f"{subject}.{name}"
+            raise DeclarationError(where, "one value", got, fix, code="unused-argument")
         if dot:
-            deeper.add(head)
-            nested.setdefault(head, {})[rest] = value
-    return {
-        name: nest_values(value, f"{subject}.{name}") if name in deeper else value
-        for name, value in nested.items()
-    }
+            deeper.setdefault(head, {})[rest] = value
+    if not deeper:
+        return dict(values)
+    whole = {name: value for name, value in values.items() if "." not in name}
+    return whole | {head: nest_values(deeper[head], f"{subject}.{head}") for head in deeper}
 
 
 def check_given(value: Any, template: Any, kind: type | None, subject: str) -> Any:
@@ -73,12 +65,9 @@ def check_given(value: Any, template: Any, kind: type | None, subject: str) -> A
         return nest_values({str(name): item for name, item in value.items()}, subject)
     module = value if is_declarative_class(value) else as_module(value)
     if module is None:
-        raise DeclarationError(
-            subject,
-            f"{describe_kind(kind)}, as an instance of a declared class or a dict of its values",
-            shorten(value),
-            code="wrong-part",
-        )
+        what = "as an instance of a declared class or a dict of its values"
+        wanted = f"{describe_kind(kind)}, {what}"
+        raise DeclarationError(subject, wanted, shorten(value), code="wrong-part")
     check_kind(module, kind, subject)
     return value
 
@@ -92,9 +81,9 @@ def _check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None
         head = str(name).partition(".")[0]
         if head not in owner.__declaration__.fields:
             expected = f"the name of a field of {owner.__name__}"
-            got = repr(name)
             fix = did_you_mean(head, owner.__declaration__.fields)
-            raise DeclarationError(f"{subject}.{head}", expected, got, fix, code="unknown-name")
+            where = f"{subject}.{head}"
+            raise DeclarationError(where, expected, repr(name), fix, code="unknown-name")
 
 
 @contextmanager
@@ -122,26 +111,17 @@ def make_part(template: Any, given: Any, blueprint: Blueprint, subject: str) -> 
     Raises:
         ConstraintError: if values do not fit.
     """
+    if is_declarative_class(given):
+        return _instantiate(given, {}, blueprint, subject)
     if given is not None and not isinstance(given, Mapping):
-        if is_declarative_class(given):
-            return _instantiate(given, {}, blueprint, subject)
         return as_part(given, blueprint.device, blueprint.dtype)
     if isinstance(template, type):
         return _instantiate(template, given or {}, blueprint, subject)
-    if not given:
-        return _copy(template, blueprint).to(blueprint.place)
-    owner: Any = type(template)
-    fields = owner.__declaration__.fields
-    with inside(subject):
-        values = {
-            name: value if fields[name].is_part else fields[name].source(value, where)
-            for name, value in given.items()
-            for where in (f"{owner.__name__}.{name}",)
-        }
-    if _fits(template, values):
-        return _assign(_copy(template, blueprint), values, subject).to(blueprint.place)
-    kept = _values_of(template, known_sizes(owner, given))
-    return _instantiate(owner, {**kept, **given}, blueprint, subject)
+    part = copy_template(template, blueprint, blueprint.dtype)
+    if given:
+        with inside(subject):
+            _start_at(part, given)
+    return part.to(blueprint.place)
 
 
 def as_part(
@@ -171,65 +151,49 @@ def _instantiate(
     return module
 
 
-def _copy(template: nn.Module, blueprint: Blueprint) -> nn.Module:
-    """A copy; the same template twice in a class body is one module twice in its instances.
+def copy_template(
+    template: nn.Module,
+    blueprint: Blueprint,
+    dtype: torch.dtype | None,
+    *,
+    has_copies: bool = True,
+) -> nn.Module:
+    """The copy of a template for one instance, on the device that the template is on.
 
-    Move it to its device last, because it may have no values there.
+    The same template twice in a class body is one module twice in its instances.
+
+    Args:
+        template: the module.
+        blueprint: how the instance is built.
+        dtype: the floating-point type of the copy.
+        has_copies: whether independent copies of the instance get one of their own each.
     """
-    module = convert(copy.deepcopy(template, blueprint.copies), blueprint.dtype)
-    if blueprint.batch_shape:
+    module = convert(copy.deepcopy(template, blueprint.copies), dtype)
+    if has_copies and blueprint.batch_shape:
         replicate(module, blueprint.batch_shape, blueprint.replicated)
     return module
 
 
-def _fits(template: Any, values: Mapping[str, Any]) -> bool:
-    """Whether values may be assigned to a copy as they are, or for each of its copies."""
-    now = template.constrained_values()
-    shapes = {name: getattr(value, "shape", torch.Size()) for name, value in values.items()}
-    return all(
-        now[name].shape[now[name].ndim - len(shape) :] == shape
-        for name, shape in shapes.items()
-        if len(shape) and isinstance(now.get(name), Tensor)
-    )
+def _start_at(part: Any, given: Mapping[str, Any]) -> None:
+    """Give a part other values, for all of its copies alike, to which a reset goes back too."""
+    owner, now = type(part), part.constrained_values()
+    values = dict(given)
+    for name, value in given.items():
+        field = owner.__declaration__.fields[name]
+        if not field.is_part:
+            value = field.source(value, f"{owner.__name__}.{name}")
+            values[name] = _expand_to(value, now.get(name))
+    for changed, field, ready in part._prepare(values):
+        field.commit(changed, ready)
+        field.restart(changed, is_new=True)
 
 
-def _assign(module: Any, values: Mapping[str, Any], subject: str) -> nn.Module:
-    """Give a copy other values, to which it can be reset too."""
-    now = module.constrained_values()
-    whole = {
-        name: value.expand(now[name].shape)
-        if isinstance(value, Tensor) and isinstance(now.get(name), Tensor)
-        else value
-        for name, value in values.items()
-    }
-    with inside(subject):
-        changes = module._prepare(whole)
-    for part, field, ready in changes:
-        field.commit(part, ready)
-        field.restart(part, is_new=True)
-    changed: nn.Module = module
-    return changed
-
-
-def _values_of(template: nn.Module, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What a template was built with, but for values of other sizes than the new ones."""
-    values: dict[str, Any] = {}
-    owner: Any = type(template)
-    fields = owner.__declaration__.fields
-    for name, start in vars(template)["_starts"].items():
-        field = fields[name]
-        if not field.holds_value:
-            continue
-        value = start.source if isinstance(start, Start) else start
-        if isinstance(value, Tensor) and isinstance(start, Start) and not start.has_dtype:
-            value = value.tolist()  # as it was given: its dtype means nothing
-        names = field.shape or ()
-        own = start.shape[-len(names) :] if names else ()
-        if value is not None and all(
-            sizes.get(n, size) == size for n, size in zip(names, own, strict=False)
-        ):
-            values[name] = value
-    return values
+def _expand_to(value: Any, now: Any) -> Any:
+    """The value of one copy for all of those that there are now."""
+    are_tensors = isinstance(value, Tensor) and isinstance(now, Tensor)
+    if are_tensors and now.shape[now.ndim - value.ndim :] == value.shape:
+        return value.expand(now.shape)
+    return value
 
 
 def replicate(module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
@@ -261,15 +225,12 @@ def known_sizes(template: Any, given: Any) -> dict[str, int]:
         template: what the class body has.
         given: what the constructor was given, or None.
     """
-    source = template if given is None else given
-    if isinstance(source, nn.Module):
-        return dict(vars(source).get("_sizes", {})) if is_declarative(source) else {}
-    is_class = is_declarative_class(given)
-    owner: Any = given if is_class else template if isinstance(template, type) else type(template)
-    if not is_declarative_class(owner):
-        return {}
     values = given if isinstance(given, Mapping) else {}
-    known = known_sizes(template, None) if isinstance(template, nn.Module) and not is_class else {}
-    for name, field in owner.__declaration__.fields.items():
-        known |= field.known_sizes(values.get(name), f"{owner.__name__}.{name}")
-    return known
+    source = template if given is None or isinstance(given, Mapping) else given
+    if is_declarative(source):
+        return dict(vars(source)["_sizes"])
+    sizes: dict[str, int] = {}
+    if is_declarative_class(source):
+        for name, field in source.__declaration__.fields.items():
+            sizes |= field.known_sizes(values.get(name), f"{source.__name__}.{name}")
+    return sizes

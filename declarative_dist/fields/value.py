@@ -24,7 +24,7 @@ from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape
 from declarative_dist.fields.starting import default_of, nearest_inside, start_for_each
-from declarative_dist.fields.storage import check_floating, to_tensor
+from declarative_dist.fields.storage import check_floating, copy_tensors, to_tensor
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import are_finite, as_tensor
 from declarative_dist.plain.tracing import is_traced
@@ -224,10 +224,7 @@ class Constrained(Field):
     def reset_constraint(self, module: nn.Module) -> None:
         """Give the instance's own constraint the tensors of the class again."""
         if self.owns_constraint:
-            own = self.constraint_of(module)
-            with torch.no_grad():
-                for name, tensor in [*own.named_buffers(), *own.named_parameters()]:
-                    tensor.copy_(_at(self.constraint, name))
+            copy_tensors(self.constraint, self.constraint_of(module))
 
     def place(self, start: Start, blueprint: Blueprint) -> tuple[torch.dtype, torch.device]:
         """The dtype and the device to build on."""
@@ -339,11 +336,6 @@ def narrow_to(value: Tensor, source: Any) -> Tensor:
     if not is_tensor or torch.finfo(source.dtype).eps <= torch.finfo(value.dtype).eps:
         return value
     return value.to(source.dtype)
-
-
-def _at(constraint: Constraint, name: str) -> Tensor:
-    """The buffer or parameter of this dotted name."""
-    return {**dict(constraint.named_buffers()), **dict(constraint.named_parameters())}[name]
 
 
 def as_source(value: Any, subject: str) -> Any:
