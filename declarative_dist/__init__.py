@@ -36,6 +36,7 @@ from declarative_dist.integrations.arviz import diagnose
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import FullRankNormal, MeanFieldNormal
+from declarative_dist.snapshots import median, select
 
 if TYPE_CHECKING:
     from declarative_dist.display.plot import plot
@@ -82,9 +83,11 @@ __all__ = [
     "fit",
     "kl_divergence",
     "learnable",
+    "median",
     "plot",
     "register_constraint",
     "rsample_and_log_prob",
+    "select",
     "site",
     "summary",
 ]

@@ -17,7 +17,6 @@ from torch.distributions.kl import _KL_REGISTRY, register_kl
 
 from declarative_dist.errors import ConstraintError, check_count
 from declarative_dist.families.building import require_rsample
-from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
@@ -33,6 +32,7 @@ from declarative_dist.plain.supports import find_outside
 from declarative_dist.plain.tensors import is_same, tensors_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
+from declarative_dist.snapshots import snapshot
 
 AnyDistribution = Distribution | Joint | JointDistribution
 
@@ -42,17 +42,6 @@ AnyDistribution = Distribution | Joint | JointDistribution
 @register_kl(Distribution, Variational)
 def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
     return _exact_kl(snapshot(p), snapshot(q))
-
-
-def snapshot(distribution: Any) -> Any:
-    """The current plain distribution of a live one; a plain one as it is.
-
-    Raises:
-        FieldError: for a conditional, which is none before there is a context.
-    """
-    if isinstance(distribution, Conditional):
-        distribution.entropy()
-    return distribution() if isinstance(distribution, (Variational, Joint)) else distribution
 
 
 def kl_divergence(

@@ -15,8 +15,8 @@ ROWS = [
     [
         f"plain.{name}"
         for name in (
-            "tracing", "tensors", "arguments", "nests", "supports", "build", "decompose", "draws",
-            "restoring",
+            "tracing", "tensors", "arguments", "nests", "supports", "build", "decompose",
+            "indexing", "median", "draws", "restoring",
         )
     ],
     [
@@ -57,7 +57,7 @@ ROWS = [
             "distribution", "learned_ends", "flat_sites", "conditioned", "joint",
         )
     ],
-    ["divergence"],
+    ["snapshots", "divergence"],
     [
         f"posteriors.{name}"
         for name in ("curvature", "pushed", "guides", "targets")

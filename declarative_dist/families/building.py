@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MixtureSameFamily
+from torch.distributions import Distribution, MixtureSameFamily
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
 from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.kinds import built_kind, describe_kind
 from declarative_dist.plain.draws import is_reparametrised
+from declarative_dist.plain.indexing import Independent
 from declarative_dist.plain.tracing import is_traced
 
 T = TypeVar("T")

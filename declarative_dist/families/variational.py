@@ -25,6 +25,7 @@ from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.plain.arguments import depends_on_values
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
+from declarative_dist.plain.indexing import choose
 from declarative_dist.plain.tracing import is_traced
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)
@@ -231,6 +232,12 @@ class Variational(Declarative, Distribution):
             NotImplementedError: if the base has no reparametrised sampler.
         """
         return require_rsample(self(), type(self).__name__).rsample(sample_shape)
+
+    __iter__ = None  # Python would index without end
+
+    def __getitem__(self, index: Any) -> Distribution:
+        """The distributions of the batch that an index chooses, as a plain one: see `select`."""
+        return choose(self(), index)
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
         """Samples and their log densities from one snapshot, exact at the edge of a transform.

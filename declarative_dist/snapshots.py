@@ -1,0 +1,77 @@
+"""What you do with the current distribution of a live one: take it, choose from it, ask it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.variational import Variational
+from declarative_dist.joints.joint import Joint
+from declarative_dist.plain.indexing import choose
+from declarative_dist.plain.median import median_of
+
+
+def snapshot(distribution: Any) -> Any:
+    """The current plain distribution of a live one; a plain one as it is.
+
+    Raises:
+        FieldError: for a conditional, which is none before there is a context.
+    """
+    if isinstance(distribution, Conditional):
+        distribution.entropy()
+    return distribution() if isinstance(distribution, (Variational, Joint)) else distribution
+
+
+def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
+    """The distributions of a batch that an index chooses: the same class with sliced arguments.
+
+    Use it for the rows of a mini-batch, or for one of many copies. Gradients flow to the
+    parameters that were chosen.
+
+    Args:
+        distribution: a live or plain distribution, of any class that keeps its arguments.
+        index: what a tensor of shape `batch_shape` takes in square brackets: a number, a slice, a
+            mask, indices, or a tuple of them.
+
+    Returns:
+        A plain distribution. What a live one gives does not follow later updates.
+
+    Raises:
+        ConstraintError: if the index does not go with the batch shape.
+        DeclarationError: if the distribution does not keep one of its arguments.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import learnable, select
+        >>> q = learnable(dd.Gamma(torch.tensor([1.0, 2.0, 3.0]), 1.0))
+        >>> select(q, torch.tensor([True, False, True])).mean.tolist()
+        [1.0, 3.0]
+    """
+    return choose(snapshot(distribution), index)
+
+
+def median(distribution: Distribution | nn.Module) -> Tensor:
+    """The exact median of a distribution, for every entry of its events.
+
+    It goes through monotone elementwise transforms, so that the median of a squashed policy is
+    its deterministic action.
+
+    Args:
+        distribution: a live or plain distribution.
+
+    Returns:
+        A tensor of shape `(*batch, *event)`.
+
+    Raises:
+        NotImplementedError: if no exact formula is known, as for a gamma or a mixture.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import learnable, median
+        >>> round(median(learnable(dd.LogNormal(1.0, 2.0))).item(), 4)
+        2.7183
+    """
+    return median_of(snapshot(distribution))
