@@ -204,14 +204,6 @@ def value_for(p: Conditional, x: Tensor) -> Tensor:
     return d.mean.detach() if isinstance(d, dd.Uniform) else d.sample().detach()
 
 
-def perturb(p: nn.Module) -> None:
-    """Move every parameter, each entry by its own amount."""
-    with torch.no_grad():
-        for parameter in p.parameters():
-            step = torch.linspace(0.05, 0.15, parameter.numel(), dtype=parameter.dtype)
-            parameter.sub_(step.reshape(parameter.shape))
-
-
 def by_constraint(case: Case) -> type[Conditional]:
     """A class with one head under this constraint, whose mean is the head's value."""
 
@@ -395,27 +387,6 @@ def test_a_normal_head_equals_one_by_hand_with_torch_functions_only() -> None:
     torch.testing.assert_close(p.projection.bias.grad, other.bias.grad)
 
 
-def test_an_optimizer_trains_it_as_by_hand() -> None:
-    p = Policy(in_features=3, actions=2)
-    linear = copy.deepcopy(p.projection)
-    raw = nn.Parameter(p.raw_scale.detach().clone())
-    rule = LogInterval(1e-3, 10.0)
-    mine = torch.optim.Adam(p.parameters(), lr=0.05)
-    theirs = torch.optim.Adam([*linear.parameters(), raw], lr=0.05)
-    x, y = torch.randn(32, 3), torch.randn(32, 2)
-    for _ in range(20):
-        for optimizer, loss in (
-            (mine, -p(x).log_prob(y).mean()),
-            (theirs, -dd.Normal(linear(x), rule(raw)).log_prob(y).sum(-1).mean()),
-        ):
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    torch.testing.assert_close(p.projection.weight, linear.weight)
-    torch.testing.assert_close(p.scale, rule(raw))
-    assert (p.scale - 1).abs().min() > 1e-3
-
-
 def test_raw_sizes_and_named_sizes() -> None:
     assert FullRank(in_features=4, d=3).projection.weight.shape == (3 + 6, 4)
 
@@ -450,19 +421,6 @@ def test_every_promise(p: Conditional, name: str) -> None:
     # The support of a uniform depends on its parameters, and clamped bounds have no gradient.
     bounds = ["score", "gradient"] if name in ("range", "floor range") else []
     check_distribution(p, context(), skip=bounds)
-
-
-def test_a_plain_current_distribution(p: Conditional) -> None:
-    x = context()
-    d = p(x)
-    assert isinstance(d, dd.Distribution)
-    assert not isinstance(d, nn.Module)
-    assert type(d).__module__.startswith("torch.distributions")
-    assert d.batch_shape == (5,)
-    y = value_for(p, x)
-    before = d.log_prob(y).detach()
-    perturb(p)
-    assert not torch.equal(p(x).log_prob(y), before)
 
 
 # Whatever the raw numbers are, the parameters are valid.
@@ -523,17 +481,6 @@ def test_named_bounds_hold_at_infinity(
 class Raw(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"low": x, "high": x.flip(0)}
-
-
-def test_exploding_features_break_no_policy() -> None:
-    p = Policy(in_features=2, actions=2)
-    d = p(torch.tensor([[1e38, 1e38], [-3e38, 3e38], [0.0, 0.0]]))
-    assert d.mean.isfinite().all()
-    regression = Regression(in_features=1)
-    d = regression(torch.tensor([[INF], [-INF], [1e38]]))
-    assert (d.scale > 0).all()
-    assert d.scale.isfinite().all()
-    assert d.log_prob(torch.zeros(3)).isnan().sum() == 0
 
 
 # Kinds of fields side by side.
@@ -1177,20 +1124,6 @@ def test_detach_is_a_snapshot_and_takes_all_arguments() -> None:
     torch.testing.assert_close(old.stddev, torch.ones(5, 2))
 
 
-def test_sticking_the_landing_by_hand() -> None:
-    p = Regression(in_features=3)
-    linear = copy.deepcopy(p.projection)
-    x = context()
-    noise = torch.randn(5)
-    d = p(x)
-    z = d.loc + d.scale * noise
-    p.detach(x).log_prob(z).sum().backward()
-    loc, log_scale = linear(x).unbind(-1)
-    z = loc + log_scale.exp() * noise
-    dd.Normal(loc.detach(), log_scale.exp().detach()).log_prob(z).sum().backward()
-    torch.testing.assert_close(p.projection.weight.grad, linear.weight.grad)
-
-
 # State.
 
 
@@ -1280,59 +1213,12 @@ def pickled(p: Conditional) -> Conditional:
     return loaded
 
 
-def at_zero(p: Conditional) -> dict[str, Tensor]:
-    """What zeros predict, where no network stands in between."""
-    d = p(torch.zeros(1, 3))
-    return {"mean": d.mean, "variance": d.variance}
-
-
-@pytest.mark.parametrize("name", [n for n in MAKE if n not in ("policy",)])
-def test_meta_device_to_empty_and_reset(p: Conditional, name: str) -> None:
-    expected = at_zero(p)
-    with torch.device("meta"):
-        built = MAKE[name]()
-    for moved in (p.to("meta"), built):
-        assert all(t.is_meta for t in [*moved.parameters(), *moved.buffers()])
-        moved.to_empty(device="cpu")
-        for tensor in [*moved.parameters(), *moved.buffers()]:
-            tensor.data.fill_(NAN)
-        torch.manual_seed(17)
-        moved.reset_parameters()
-        for key, value in at_zero(moved).items():
-            torch.testing.assert_close(value, expected[key])
-        for key, parameter in moved.named_parameters():
-            assert parameter.isfinite().all(), key
-            if key.endswith("projection.weight"):
-                assert 0 < parameter.abs().max() < 0.5
-
-
 def test_a_context_on_the_meta_device(p: Conditional) -> None:
     dd.Distribution.set_default_validate_args(False)  # torch's checks read values
     p.to("meta")
     d = p(torch.zeros(4, 3, device="meta"))
     assert d.batch_shape == (4,)
     assert d.mean.is_meta
-
-
-def test_reset_trains_back_to_the_start() -> None:
-    p = MAKE["policy"]()
-    start = copy.deepcopy(p)
-    with torch.no_grad():
-        for parameter in p.parameters():
-            parameter.add_(3.0)
-    p.reset_parameters()
-    assert torch.equal(p.projection.bias, start.projection.bias)
-    assert torch.equal(p.scale, start.scale)
-    assert p.projection.weight.abs().max() < 1
-    assert p.network[0].weight.abs().max() < 2.5  # the network starts anew as well
-
-
-def test_double_changes_no_value(p: Conditional) -> None:
-    x = context()
-    y = value_for(p, x)
-    before = p(x).log_prob(y)
-    after = p.double()(x.double()).log_prob(y.double() if y.is_floating_point() else y)
-    torch.testing.assert_close(after.float(), before, rtol=1e-4, atol=1e-5)
 
 
 def test_dtype_and_device_come_from_the_network() -> None:
@@ -1366,18 +1252,6 @@ def test_under_autocast_constraints_are_computed_in_float32(
     raw = raw.float().reshape(5, *case.make().raw_shape(case.shape))
     torch.testing.assert_close(value, case.make()(raw), rtol=1e-6, atol=1e-7)
     assert case.make().contains(value).all()
-
-
-def test_autocast_of_a_policy_trains() -> None:
-    p = MAKE["policy"]()
-    x = context()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        d = p(x)
-        loss = -d.log_prob(torch.zeros(5, 2)).mean()
-    assert (d.mean.dtype, d.stddev.dtype) == (torch.float32, torch.float32)
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert all(q.grad.dtype == torch.float32 for q in p.parameters())
 
 
 def test_autocast_of_a_network_that_predicts_directly() -> None:
@@ -1490,23 +1364,6 @@ def test_export_of_the_mean(p: Conditional) -> None:
 # As a module among modules.
 
 
-def test_it_lives_in_module_containers() -> None:
-    trunk = nn.Linear(3, 4)
-    policy = Policy(in_features=4, actions=2)
-    model = nn.Sequential(trunk, policy)
-    assert sorted(dict(model.named_parameters())) == [
-        "0.bias", "0.weight", "1.projection.bias", "1.projection.weight", "1.raw_scale",
-    ]  # fmt: skip
-    x = context()
-    torch.testing.assert_close(model(x).mean, policy.projection(trunk(x)))
-    model.double()
-    assert model(x.double()).mean.dtype == torch.float64
-    whole = Policy(in_features=4, actions=2, network=trunk.float())
-    assert {key for key, _ in whole.named_parameters()} == {
-        "network.weight", "network.bias", "projection.weight", "projection.bias", "raw_scale",
-    }  # fmt: skip
-
-
 def test_training_mode_reaches_the_network() -> None:
     p = Policy(in_features=3, actions=2, network=nn.Dropout(0.5))
     x = context()
@@ -1531,58 +1388,12 @@ def test_hooks_fire_once_per_call() -> None:
     assert q(context()).batch_shape == (7, 5)
 
 
-def test_parameter_groups_and_freeze() -> None:
-    p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4))
-    groups = p.parameter_groups(scale={"lr": 1.0})
-    assert groups[0]["params"] == [p.raw_scale]
-    assert groups[0]["lr"] == 1.0
-    assert len(groups[1]["params"]) == 4
-    torch.optim.SGD(groups, lr=0.1)
-    p.freeze("scale")
-    assert not p.raw_scale.requires_grad
-    assert p.projection.weight.requires_grad
-    p(context()).log_prob(torch.zeros(5, 2)).sum().backward()
-    assert p.raw_scale.grad is None
-    p.unfreeze("scale")
-    assert p.raw_scale.requires_grad
-    with pytest.raises(DeclarationError, match=r"Policy\.loc: expected the name of a parameter"):
-        p.parameter_groups(loc={"lr": 1.0})
-    nest = Nest(in_features=3, k=2)
-    nest.freeze("component_distribution.scale")
-    frozen = {key for key, q in nest.named_parameters() if not q.requires_grad}
-    assert frozen == {"component_distribution.raw_scale"}
-    nest.freeze("mixture_distribution")
-    assert not any(q.requires_grad for q in nest.mixture_distribution.parameters())
-    by_name = nest.parameter_groups(**{"component_distribution.scale": {"lr": 1.0}})
-    assert by_name[0]["params"] == [nest.component_distribution.raw_scale]
-
-
 def test_freeze_without_names_freezes_all() -> None:
     p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4))
     p.freeze()  # "without names, all of them"
     assert not any(q.requires_grad for q in p.parameters())
     p.unfreeze()
     assert all(q.requires_grad for q in p.parameters())
-
-
-def test_values_of_the_free_fields_round_trip() -> None:
-    p = GammaByMean(in_features=3, location=7.0, unit=0.25)
-    values = p.constrained_values()
-    assert set(values) == {"location", "unit"}
-    other = GammaByMean(in_features=3)
-    other.assign(**values)
-    torch.testing.assert_close(other.location, torch.tensor(7.0))
-    assert other.unit == 0.25
-    nest = Nest(in_features=3, k=2)
-    nest.component_distribution.scale = torch.tensor([0.1, 0.2])
-    copied = Nest(in_features=3, k=2)
-    copied.assign(**nest.constrained_values())
-    torch.testing.assert_close(copied.component_distribution.scale, torch.tensor([0.1, 0.2]))
-    copied.assign(**{"component_distribution.scale": 0.5})
-    torch.testing.assert_close(copied.component_distribution.scale, torch.tensor([0.5, 0.5]))
-    raw = nest.component_distribution.raw_scale
-    nest.component_distribution.scale = 0.3
-    assert nest.component_distribution.raw_scale is raw
 
 
 def test_repr() -> None:

@@ -15,7 +15,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor, nn, tensor
 from torch.distributions import Distribution, constraints
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import jacrev
 
 from declarative_dist import (
     ConstraintError,
@@ -255,22 +255,6 @@ def refused(make: Callable[[], object], error: type[Exception] = ConstraintError
 # --- densities are sums ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (8,), (3,), (8, 8), (2, 8), (8, 3)])
-def test_eight_schools(shape: tuple[int, ...]) -> None:
-    schools = Schools()
-    x = schools.sample(shape)
-    assert list(x) == ["mu", "tau", "theta", "y"]
-    assert {name: tuple(value.shape) for name, value in x.items()} == {
-        "mu": shape,
-        "tau": shape,
-        "theta": (*shape, 8),
-        "y": (*shape, 8),
-    }
-    log_prob = schools.log_prob(x)
-    assert log_prob.shape == shape
-    torch.testing.assert_close(log_prob, schools_log_prob(x), rtol=1e-5, atol=1e-4)
-
-
 def test_eight_schools_against_scipy() -> None:
     x = Schools().double().sample((8,))
     value = Schools().double().log_prob(x)
@@ -324,25 +308,6 @@ def test_matrices_of_the_size_of_the_sample(shape: tuple[int, ...]) -> None:
         + dd.MultivariateNormal(torch.zeros(2), scale_tril=scale_tril).log_prob(x["x"])
     )
     torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_discrete_sites() -> None:
-    x = Counts().sample((3,))
-    expected = dd.Gamma(2.0, 1.0).log_prob(x["rate"]) + dd.Poisson(x["rate"]).log_prob(x["k"])
-    torch.testing.assert_close(Counts().log_prob(x), expected)
-    rate, k = x["rate"].numpy(), x["k"].numpy()
-    by_scipy = scipy.stats.gamma.logpdf(rate, 2.0) + scipy.stats.poisson.logpmf(k, rate)
-    np.testing.assert_allclose(expected.numpy(), by_scipy, rtol=1e-4)
-
-
-def test_ends_from_a_site() -> None:
-    x = Ends().sample((4,))
-    expected = (
-        dd.Normal(0.0, 1.0).log_prob(x["low"])
-        + dd.Gamma(2.0, 1.0).log_prob(x["span"])
-        - x["span"].log()
-    )
-    torch.testing.assert_close(Ends().log_prob(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_numbers_are_values_too() -> None:
@@ -428,21 +393,6 @@ def test_sites_that_ignore_others_are_drawn_for_every_sample() -> None:
         assert x["vector"].std(0).min() > 0.9
 
 
-def test_the_moments_of_a_dependent_site() -> None:
-    class Steps(Joint):
-        start = dd.Normal(1.0, 2.0)
-
-        @site
-        def end(self, start: Tensor) -> dd.Normal:
-            return dd.Normal(0.5 * start, 1.0)
-
-    x = Steps().sample((40_000,))
-    assert x["end"].mean().item() == pytest.approx(0.5, abs=0.03)
-    assert x["end"].var().item() == pytest.approx(2.0, abs=0.06)
-    covariance = torch.cov(torch.stack([x["start"], x["end"]]))[0, 1]
-    assert covariance.item() == pytest.approx(2.0, abs=0.1)
-
-
 @pytest.mark.parametrize("shape", [(), (3,), (3, 3)])
 def test_gradients_reach_nested_sites_through_dependent_ones(shape: tuple[int, ...]) -> None:
     chain = Chain()
@@ -478,14 +428,6 @@ def test_scored_draws(name: str, shape: tuple[int, ...]) -> None:
         x, log_prob = draw(shape)
         assert log_prob.shape == shape
         torch.testing.assert_close(log_prob, joint.log_prob(x), rtol=1e-5, atol=1e-5)
-
-
-def test_scored_draws_have_the_shape_of_the_batch() -> None:
-    x, log_prob = Rich(batch_shape=(3,)).rsample_and_log_prob((3,))
-    assert log_prob.shape == (3, 3)
-    assert x["theta"].shape == (3, 3, 3)
-    idle = Pair(batch_shape=(3,)).rsample_and_log_prob()[1]
-    assert idle.shape == (3,)
 
 
 def test_scored_draws_at_the_edge_of_a_transform() -> None:
@@ -546,14 +488,6 @@ def test_asking_for_a_sampler_draws_nothing() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_refused_draw_leaves_random_numbers_too() -> None:
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    Scale()
-    assert torch.equal(torch.rand(3), expected)
-
-
 # --- independent copies ---------------------------------------------------------------------
 
 
@@ -571,46 +505,7 @@ def copies() -> list[Rich]:
     ]
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (1,), (3, 3), (2, 3)])
-def test_copies_against_a_loop(shape: tuple[int, ...]) -> None:
-    joint = batched()
-    x = joint.sample(shape)
-    events = {"mu": (), "beta": (3,), "tau": (), "theta": (3,), "total": (), "y": (3,)}
-    for name, event in events.items():
-        assert x[name].shape == (*shape, 3, *event), name
-    log_prob = joint.log_prob(x)
-    assert log_prob.shape == (*shape, 3)
-    for i, single in enumerate(copies()):
-        own = {name: value.select(len(shape), i) for name, value in x.items()}
-        torch.testing.assert_close(log_prob[..., i], single.log_prob(own), rtol=1e-4, atol=1e-4)
-        expected = rich_log_prob(own, LOC[i], SPREAD[i], WIDTH[i])
-        torch.testing.assert_close(log_prob[..., i], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_copies_have_gradients_of_their_own() -> None:
-    joint = batched()
-    x = joint.sample((3,))
-    joint.log_prob(x)[:, 1].sum().backward()
-    for parameter in joint.parameters():
-        assert (parameter.grad != 0).tolist() == [False, True, False]
-
-
-def test_draws_of_copies_differ() -> None:
-    x = batched().sample((20_000,))
-    torch.testing.assert_close(x["mu"].mean(0), LOC, rtol=0, atol=0.1)
-    torch.testing.assert_close(x["mu"].std(0), SPREAD, rtol=0.05, atol=0)
-    assert not torch.equal(x["beta"][:, 0], x["beta"][:, 1])
-
-
-def test_two_batch_dimensions() -> None:
-    joint = Rich(batch_shape=(3, 2))
-    x = joint.sample((3,))
-    assert x["theta"].shape == (3, 3, 2, 3)
-    expected = rich_log_prob(x, 0.2, 1.5, 2.0)
-    torch.testing.assert_close(joint.log_prob(x), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"Rich", "Decoder", "Pair"}))
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"Decoder", "Pair"}))
 def test_copies_score_as_one(name: str) -> None:
     single, joint = ALL[name](), ALL[name](batch_shape=(3,))
     x = joint.sample((2,))
@@ -754,23 +649,11 @@ HIDDEN = {
 """Sites whose sizes nobody sees: at a sample of that size they broadcast without a word."""
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 11])
+@pytest.mark.parametrize("size", [2, 3, 11])
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_sizes_that_no_draw_shows(kind: str, size: int) -> None:
     make = joint_with(HIDDEN[kind](torch.linspace(-1.0, 1.0, size)), None)
     assert refused(make).startswith("Lie.y")
-
-
-def test_the_size_of_a_constant_field() -> None:
-    class Lie(Joint):
-        x = tensor([1.0, 2.0])
-        mu = dd.Normal(0.0, 1.0)
-
-        @site
-        def y(self, mu: Tensor, x: Tensor) -> dd.Normal:
-            return dd.Normal((mu * x).sum(-1), 1.0)
-
-    assert refused(Lie).startswith("Lie.y")
 
 
 MIXING: dict[str, tuple[Callable[..., Distribution], int | None]] = {
@@ -884,7 +767,7 @@ def test_a_site_given_to_the_constructor_obeys_the_rule_of_shapes() -> None:
 # --- draws that are legal only sometimes ----------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_scales_that_may_be_negative(seed: int) -> None:
     torch.manual_seed(seed)
     joint = Scale()
@@ -893,7 +776,7 @@ def test_scales_that_may_be_negative(seed: int) -> None:
     torch.testing.assert_close(joint.log_prob(x), expected)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_conditioning_where_a_draw_may_be_illegal(seed: int) -> None:
     torch.manual_seed(seed)
     posterior = Scale().condition(x=1.0)
@@ -905,7 +788,7 @@ def test_conditioning_where_a_draw_may_be_illegal(seed: int) -> None:
     assert posterior.supports == {"s": constraints.real}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_ends_that_may_cross(seed: int) -> None:
     class Crossing(Joint):
         low = dd.Normal(0.0, 1.0)
@@ -922,7 +805,7 @@ def test_ends_that_may_cross(seed: int) -> None:
     )
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
 @pytest.mark.filterwarnings("ignore:Low df values:UserWarning")
 def test_degrees_of_freedom_that_may_be_too_few(seed: int) -> None:
@@ -942,7 +825,7 @@ def test_degrees_of_freedom_that_may_be_too_few(seed: int) -> None:
     torch.testing.assert_close(joint.log_prob(x), expected)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_an_illegal_draw_does_not_hide_a_wrong_shape(seed: int) -> None:
     class Lie(Scale):
         @site(event_dim=1)
@@ -951,11 +834,6 @@ def test_an_illegal_draw_does_not_hide_a_wrong_shape(seed: int) -> None:
 
     torch.manual_seed(seed)
     assert refused(Lie).startswith("Lie.y")
-
-
-def test_an_illegal_draw_says_so() -> None:
-    with pytest.raises(ValueError, match="to satisfy the constraint"):
-        Scale().log_prob({"s": tensor(-1.0), "x": tensor(0.0)})
 
 
 def test_a_draw_that_torch_cannot_make_names_the_site() -> None:
@@ -1135,11 +1013,6 @@ def test_garbage_from_a_site(garbage: object) -> None:
     assert "mu[..., None]" not in message  # which is about something else
 
 
-def test_a_joint_from_a_site() -> None:
-    with pytest.raises((FieldError, ConstraintError), match=r"Returns\.y.*a torch distribution"):
-        site_returning(lambda mu: Pair())()
-
-
 def test_an_attribute_that_is_not_there() -> None:
     class Misspelt(Joint):
         mu = dd.Normal(0.0, 1.0)
@@ -1187,13 +1060,6 @@ def test_a_site_that_refers_to_a_later_one() -> None:
         assert message.startswith("Bad.a: expected")
         assert "'b'" in message
         assert "Move b above a" in message
-
-
-def test_sites_in_a_circle() -> None:
-    message = refused(lambda: declared(a=site(needs_b), b=site(needs_a)), DeclarationError)
-    assert "a -> b -> a" in message
-    message = refused(lambda: declared(a=site(needs_a)), DeclarationError)
-    assert message.startswith("Bad.a")
 
 
 def test_unknown_names() -> None:
@@ -1452,24 +1318,6 @@ def test_assignment_to_sites() -> None:
     assert schools.tau().scale.item() == 2.0
 
 
-def test_values_freeze_and_reset() -> None:
-    joint = Rich()
-    kept = joint.constrained_values()
-    assert kept["mu"]["loc"].item() == pytest.approx(0.2)
-    assert "theta" not in kept
-    x = joint.sample((3,))
-    before = joint.log_prob(x)
-    joint.assign(mu={"loc": 3.0}, scale=1.0)
-    assert not torch.allclose(joint.log_prob(x), before)
-    joint.assign(**kept)
-    torch.testing.assert_close(joint.log_prob(x), before)
-    joint.assign(mu={"loc": 3.0}, beta={"base_distribution": {"loc": torch.ones(3)}})
-    joint.reset_parameters()
-    torch.testing.assert_close(joint.log_prob(x), before)
-    joint.freeze("mu")
-    assert [n for n, p in joint.named_parameters() if p.requires_grad] == ["raw_scale"]
-
-
 def test_one_module_under_two_names() -> None:
     class Tied(Joint):
         a = learnable(dd.Normal(0.0, 1.0))
@@ -1482,14 +1330,6 @@ def test_one_module_under_two_names() -> None:
     tied.log_prob(x).sum().backward()
     assert tied.a.raw_loc.grad.item() == pytest.approx((x["a"] + x["b"]).sum().item(), abs=1e-4)
     assert not torch.equal(x["a"], x["b"])
-
-
-def test_instances_share_nothing() -> None:
-    a, b = Rich(), Rich()
-    a.mu.loc = 5.0
-    a.x = torch.zeros(3)
-    assert b.mu.loc.item() == pytest.approx(0.2)
-    assert b.x.tolist() == [0.5, -1.0, 2.0]
 
 
 # --- a module's life ------------------------------------------------------------------------
@@ -1541,31 +1381,6 @@ def test_a_snapshot_is_frozen() -> None:
     assert not torch.allclose(joint.log_prob(x), before)
 
 
-def test_a_snapshot_draws_and_scores() -> None:
-    joint = Rich()
-    torch.manual_seed(2)
-    mine = joint.sample((3,))
-    torch.manual_seed(2)
-    theirs = joint().sample((3,))
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    assert torch.equal(joint().log_prob(mine), joint.log_prob(mine))
-    assert joint().batch_shape == ()
-    assert Rich(batch_shape=(3,))().batch_shape == (3,)
-    assert joint().has_rsample
-    assert not Counts()().has_rsample
-
-
-def test_functional_call_of_a_condition() -> None:
-    joint = Decoder()
-    other = Decoder()
-    z = torch.randn(3, 2)
-    posterior = joint.condition(x=[1.0, 2.0, 3.0])
-    names = {f"joint.{name}": value for name, value in other.named_parameters()}
-    value = functional_call(posterior, names, ({"z": z},))
-    expected = other.condition(x=[1.0, 2.0, 3.0])({"z": z})
-    torch.testing.assert_close(value, expected)
-
-
 def test_jacobians_over_dicts() -> None:
     x = Schools().sample()
     jacobian = jacrev(Schools().log_prob)(x)
@@ -1595,11 +1410,11 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", ["Schools", "Rich", "Topics", "Decoder", "ReadsSelf"])
+@pytest.mark.parametrize("name", ["Rich", "Topics", "Decoder"])
 def test_compiled_log_prob(name: str) -> None:
     joint = ALL[name]()
     compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager")
-    for shape in ((8,), (3,), (5,)):  # the second time with dynamic shapes
+    for shape in ((8,), (3,)):  # the second time with dynamic shapes
         x = joint.sample(shape)
         value = compiled(x)
         torch.testing.assert_close(value, joint.log_prob(x), rtol=1e-4, atol=1e-4)
@@ -1609,26 +1424,16 @@ def test_compiled_log_prob(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("dynamic", [None, True])
-def test_compiled_log_prob_of_copies(dynamic: bool | None) -> None:
+def test_compiled_log_prob_of_copies() -> None:
     joint = Rich(batch_shape=(3,))
-    compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for shape in ((3,), (5,), (2, 3)):
+    compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((3,), (5,)):
         x = joint.sample(shape)
         torch.testing.assert_close(compiled(x), joint.log_prob(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_one_compiled_function_for_two_joints() -> None:
-    """Torch compiles the second with dynamic shapes, by itself."""
-    for joint in (Schools(), Schools(batch_shape=(3,)), Schools(batch_shape=(2, 3))):
-        x = joint.sample((3,))
-        compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x), joint.log_prob(x), rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", ["Schools", "Rich", "Flow"])
+@pytest.mark.parametrize("name", ["Rich", "Flow"])
 def test_compiled_scored_draws(name: str) -> None:
     joint = ALL[name]()
 
@@ -1690,7 +1495,7 @@ def test_export() -> None:
 # --- conditioning ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(), (8,), (1,), (8, 8), (2, 3)])
+@pytest.mark.parametrize("shape", [(), (8,), (8, 8)])
 @pytest.mark.parametrize(
     "data", [EFFECT, tuple(EFFECT), np.array(EFFECT), np.float32(EFFECT), tensor(EFFECT)]
 )
@@ -1775,15 +1580,6 @@ def test_data_for_copies() -> None:
             torch.testing.assert_close(value[:, i], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_data_before_any_draw_for_copies() -> None:
-    joint = batched()
-    x = joint.sample((2,))
-    posterior = joint.condition(mu=tensor([1.0, 2.0, 3.0]), beta=torch.ones(3))
-    value = posterior({name: x[name] for name in ("tau", "theta", "total", "y")})
-    full = {**x, "mu": tensor([1.0, 2.0, 3.0]).expand(2, 3), "beta": torch.ones(2, 3, 3)}
-    torch.testing.assert_close(value, joint.log_prob(full), rtol=1e-4, atol=1e-4)
-
-
 def test_data_that_does_not_fit() -> None:
     schools = Schools()
     for data in (1.0, EFFECT[:7], [EFFECT], [[y] for y in EFFECT], torch.zeros(8, 8)):
@@ -1853,15 +1649,6 @@ def test_data_is_copied() -> None:
     assert by_array.observed["y"].tolist() == [1.0, 1.0, 1.0]
 
 
-def test_data_follows_the_joint() -> None:
-    posterior = Schools(dtype=torch.float64).condition(y=EFFECT, mu=2)
-    assert {value.dtype for value in posterior.observed.values()} == {torch.float64}
-    joint = Correlated()
-    x = joint.sample()
-    value = joint.condition(x=np.zeros(2))({name: x[name] for name in ("tau", "chol")})
-    torch.testing.assert_close(value, joint.log_prob({**x, "x": torch.zeros(2)}))
-
-
 def test_a_posterior_on_a_grid() -> None:
     class Coin(Joint):
         bias = dd.Beta(2.0, 2.0)
@@ -1878,19 +1665,6 @@ def test_a_posterior_on_a_grid() -> None:
         (log_joint.exp() / evidence).numpy(), expected, rtol=1e-3, atol=1e-4
     )
     assert evidence.item() == pytest.approx(scipy.stats.betabinom.pmf(7, 10, 2.0, 2.0), rel=1e-4)
-
-
-def test_transforms_of_a_condition() -> None:
-    posterior = Schools().condition(y=EFFECT)
-    x = Schools().sample((8,))
-    rest = {name: x[name] for name in ("mu", "tau", "theta")}
-    expected = schools_log_prob({**x, "y": tensor(EFFECT).expand(8, 8)})
-    torch.testing.assert_close(vmap(posterior)(rest), expected, rtol=1e-4, atol=1e-3)
-    gradients = vmap(grad(posterior))(rest)
-    wanted = {name: value.clone().requires_grad_() for name, value in rest.items()}
-    schools_log_prob({**wanted, "y": tensor(EFFECT).expand(8, 8)}).sum().backward()
-    for name, value in wanted.items():
-        torch.testing.assert_close(gradients[name], value.grad, rtol=1e-4, atol=1e-3)
 
 
 def test_supports() -> None:
@@ -1983,19 +1757,6 @@ def test_divergence_of_vectors_and_copies() -> None:
     torch.testing.assert_close(value, expected)
 
 
-def test_divergence_from_other_sites() -> None:
-    class More(Pair):
-        c = dd.Normal(0.0, 1.0)
-
-    for p, q in ((Pair(), More()), (More(), Pair())):
-        for count in (None, 10):
-            message = refused(lambda p=p, q=q, count=count: kl_divergence(p, q, count))
-            assert "a, b, c" in message
-            assert "More" in message
-    message = refused(lambda: kl_divergence(Pair(), dd.Normal(0.0, 1.0)))
-    assert "Normal" in message
-
-
 def test_divergence_of_events_of_other_sizes() -> None:
     """Torch's formula broadcasts them."""
 
@@ -2077,48 +1838,3 @@ def test_entropy() -> None:
 
 
 # --- a joint as a variational family --------------------------------------------------------
-
-
-def test_an_elbo_recovers_a_gaussian_posterior() -> None:
-    """A normal mean and a normal slope with known noise: the posterior is Gaussian."""
-    times = torch.linspace(-1.0, 1.0, 9)  # centred, so that the posterior is diagonal
-    observed = 1.5 + 0.8 * times + 0.1 * torch.randn(9)
-
-    class Line(Joint):
-        x = times
-        level = dd.Normal(0.0, 2.0)
-        slope = dd.Normal(0.0, 1.0)
-
-        @site(event_dim=1)
-        def y(self, level: Tensor, slope: Tensor, x: Tensor) -> dd.Normal:
-            return dd.Normal(level[..., None] + slope[..., None] * x, 0.5)
-
-    class Guide(Joint):
-        slope = learnable(dd.Normal(0.0, 1.0))
-        level = learnable(dd.Normal(0.0, 1.0))
-
-    log_joint, guide = Line().condition(y=observed), Guide()
-    optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
-    for _ in range(400):
-        optimizer.zero_grad()
-        x, _ = guide.rsample_and_log_prob((32,))
-        # "Sticking the landing": at the optimum its gradient has no variance.
-        loss = (guide.detach().log_prob(x) - log_joint(x)).mean()
-        loss.backward()
-        optimizer.step()
-    level_precision = 1 / 4.0 + 9 / 0.25
-    slope_precision = 1.0 + times.square().sum().item() / 0.25
-    expected = {
-        "level": (observed.sum().item() / 0.25 / level_precision, level_precision**-0.5),
-        "slope": ((observed @ times).item() / 0.25 / slope_precision, slope_precision**-0.5),
-    }
-    for name, (loc, scale) in expected.items():
-        assert getattr(guide, name).loc.item() == pytest.approx(loc, abs=0.01)
-        assert getattr(guide, name).scale.item() == pytest.approx(scale, rel=0.03)
-    x, log_q = guide.rsample_and_log_prob((100,))
-    evidence = log_joint(x) - log_q
-    noise = dd.MultivariateNormal(
-        torch.zeros(9),
-        0.25 * torch.eye(9) + 4.0 * torch.ones(9, 9) + times[:, None] * times,
-    )
-    torch.testing.assert_close(evidence.mean(), noise.log_prob(observed), rtol=0.0, atol=0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -11,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.distributions as dd
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import constraints, transforms
 
@@ -28,7 +26,6 @@ from declarative_dist.testing import check_distribution
 from tests.cases import PLAIN
 from tests.composites import (
     COMPOSITES,
-    DEEP,
     NO_DENSITY,
     Doubled,
     SinhArcsinh,
@@ -105,15 +102,6 @@ def assert_agrees(q: Any, reference: dd.Distribution, tolerance: float) -> None:
 @pytest.mark.parametrize("name", WITH_DENSITY)
 def test_it_agrees_with_plain_torch(name: str) -> None:
     assert_agrees(live(name), plain(name), 1e-4)
-
-
-@pytest.mark.parametrize("name", NO_DENSITY)
-def test_without_a_density_it_still_draws(name: str) -> None:
-    q, reference = live(name), plain(name)
-    torch.testing.assert_close(drawn(q, 4), drawn(reference, 4), rtol=1e-4, atol=1e-5)
-    for distribution in (reference, q):
-        with pytest.raises((NotImplementedError, RuntimeError)):
-            distribution.log_prob(drawn(reference, 4))
 
 
 @pytest.mark.parametrize("name", COMPOSITES)
@@ -228,36 +216,6 @@ def test_pathwise_gradients_are_those_of_the_arguments(name: str) -> None:
     for (key, parameter), leaf in zip(q.named_parameters(), leaves, strict=True):
         (expected,) = torch.autograd.grad(value_of(q, key), parameter, leaf.grad)
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-9, msg=key)
-
-
-def test_gradients_of_a_hand_written_mixture_of_squashed_normals() -> None:
-    def mixture(weights: Tensor, loc: Tensor, scale: Tensor, shift: Tensor) -> dd.Distribution:
-        components = dd.TransformedDistribution(
-            dd.Normal(loc, scale), [dd.AffineTransform(shift, 2.0), dd.TanhTransform()]
-        )
-        return dd.MixtureSameFamily(dd.Categorical(logits=weights), components)
-
-    q = learnable(mixture(real(3), real(3), spread(3), real(3)))
-    assert names_of(q) == [
-        "mixture_distribution.raw_logits",
-        "component_distribution.base_distribution.raw_loc",
-        "component_distribution.base_distribution.raw_scale",
-        "component_distribution.transforms.0.raw_loc",
-    ]
-    y = torch.tensor([-0.9, -0.2, 0.3, 0.8])
-    q.log_prob(y).sum().backward()
-
-    raw = [p.detach().clone().requires_grad_() for p in q.parameters()]
-    weights, loc, raw_scale, shift = raw
-    scale = F.softplus(raw_scale)
-    z = (y.atanh()[:, None] - shift) / 2
-    density = -0.5 * ((z - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)
-    volume = math.log(2.0) + (1 - y**2).log()[:, None]
-    by_hand = torch.logsumexp(weights.log_softmax(-1) + density - volume, -1)
-    torch.testing.assert_close(q.log_prob(y), by_hand)
-    by_hand.sum().backward()
-    for parameter, mine in zip(q.parameters(), raw, strict=True):
-        torch.testing.assert_close(parameter.grad, mine.grad)
 
 
 def test_what_was_given_is_copied() -> None:
@@ -959,16 +917,6 @@ def test_every_promise(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_DENSITY)
-def test_meta_device_and_reset(name: str) -> None:
-    x = drawn(plain(name), 3)
-    q = live(name).to("meta").to_empty(device="cpu")
-    for tensor in [*q.parameters(), *q.buffers()]:
-        tensor.data.fill_(0)
-    q.reset_parameters()
-    torch.testing.assert_close(q.log_prob(x), plain(name).log_prob(x), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", WITH_DENSITY)
 def test_expand_is_live(name: str) -> None:
     q = live(name)
     view = q.expand((5, *q.batch_shape))
@@ -993,39 +941,6 @@ def test_repr_names_every_field(name: str) -> None:
 
 
 # Training.
-
-
-def trained(q: Any, data: Tensor, steps: int = 100, lr: float = 0.1) -> tuple[float, float]:
-    optimizer = torch.optim.Adam(q.parameters(), lr=lr)
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = -q.log_prob(data).mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses[0], losses[-1]
-
-
-def two_clusters(loc: list[float], weights: list[float]) -> dd.Distribution:
-    components = dd.TransformedDistribution(
-        dd.Normal(torch.tensor(loc), torch.tensor([0.4, 0.3])), dd.SoftplusTransform()
-    )
-    return dd.MixtureSameFamily(dd.Categorical(torch.tensor(weights)), components)
-
-
-def test_training_a_mixture_finds_the_data() -> None:
-    truth = two_clusters([-1.0, 2.0], [0.3, 0.7])
-    data = drawn(truth, 1000)
-    q = learnable(two_clusters([0.0, 1.0], [0.5, 0.5]))
-    first, last = trained(q, data)
-    best = -truth.log_prob(data).mean().item()
-    assert first > best + 0.3
-    assert last == pytest.approx(best, abs=0.01)
-    found = q.component_distribution.base_distribution.loc
-    torch.testing.assert_close(found.detach(), torch.tensor([-1.0, 2.0]), rtol=0.1, atol=0.1)
-    weights = q.mixture_distribution.probs
-    torch.testing.assert_close(weights.detach(), torch.tensor([0.3, 0.7]), rtol=0, atol=0.05)
 
 
 def test_training_a_transform_with_the_base_held_constant() -> None:
@@ -1053,26 +968,6 @@ def test_training_a_transform_with_the_base_held_constant() -> None:
     torch.testing.assert_close(
         q.transforms[0].scale.detach(), data.std(0, correction=0), rtol=0.02, atol=0.02
     )
-
-
-EDGES = {
-    "transformed mixture": "transforms",
-    "transformed twice": ("transforms", "base_distribution.transforms"),
-    "transformed log-normal": "transforms",
-    "everything": "base_distribution.transforms",
-}
-"""What moves the edge of the support, which must not leave data behind."""
-
-
-@pytest.mark.parametrize("name", DEEP)
-def test_training_a_deep_nest_lowers_the_loss(name: str) -> None:
-    data = drawn(plain(name), 100)
-    q = learnable(plain(name), fixed=EDGES.get(name, ()))
-    with torch.no_grad():
-        for parameter in q.parameters():
-            parameter.add_(0.3)
-    first, last = trained(q, data, steps=15, lr=0.03)
-    assert last < first - 0.01
 
 
 def test_tril_is_lower_triangular() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -155,14 +154,6 @@ def test_a_plain_distribution_is_constant_but_moves_and_saves():
 # --- copies ---------------------------------------------------------------------------------
 
 
-def test_instances_share_nothing():
-    one, two = Triple(), Triple()
-    assert not addresses(one) & addresses(two)
-    jitter(one)
-    assert two.mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
-    assert Triple().mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
-
-
 def test_instances_of_foreign_modules_share_nothing():
     one, two = Encoder(), Encoder()
     assert not addresses(one) & addresses(two)
@@ -197,14 +188,6 @@ def test_later_changes_of_what_the_body_holds_change_nothing():
     assert torch.equal(model.foreign.weight, weight)
     assert "foreign.new" not in model.state_dict()
     torch.testing.assert_close(model.distribution().logits, expected)
-
-
-def test_training_an_instance_does_not_reach_the_class():
-    q = Triple()
-    q.mixture_distribution.logits = [5.0, 0.0, 0.0]
-    assert Triple().mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
-    q.mixture_distribution = Weights(logits=[5.0, 0.0, 0.0])
-    assert Triple().mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_what_was_trained_and_frozen_is_copied_as_it_is():
@@ -298,33 +281,6 @@ def test_the_same_instance_under_two_names_is_one_module():
     assert one.right.logits.tolist() == [4.0, 4.0]
     assert one.other.logits.tolist() == [1.0, 2.0]
     assert two.right.logits.tolist() == [1.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    "clone",
-    [
-        copy.deepcopy,
-        lambda q: pickle.loads(pickle.dumps(q)),
-        lambda q: q.double(),
-        lambda q: Pair(dtype=torch.float64),
-    ],
-)
-def test_ties_survive(clone):
-    q = clone(Pair())
-    assert q.left is q.right
-    assert q.left is not q.other
-
-
-def test_ties_survive_meta_and_reset():
-    q = Pair(device="meta")
-    assert q.left is q.right
-    q.to_empty(device="cpu")
-    q.reset_parameters()
-    assert q.left is q.right
-    assert q.right.logits.tolist() == [1.0, 2.0]
-    q.left.logits = 9.0
-    q.reset_parameters()
-    assert q.right.logits.tolist() == [1.0, 2.0]
 
 
 def test_the_same_instance_in_a_list_and_in_another_module():
@@ -797,10 +753,6 @@ def test_repr_shows_the_nest():
     assert "(scale): 2.0, Positive()" in lines
     assert any("ExpTransform()" in line for line in lines)
     assert "(0): Linear(in_features=2, out_features=3, bias=True)" in repr(Encoder())
-
-
-def test_repr_on_meta():
-    assert "Components" in repr(Triple(device="meta"))
 
 
 def test_spelling():

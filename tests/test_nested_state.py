@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import io
 
 import pytest
 import torch
 import torch.distributions as dd
 from torch import nn
-from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from declarative_dist import (
@@ -79,20 +77,6 @@ def test_a_device_reaches_plain_distributions_that_are_given():
     assert all(tensor.is_meta for tensor in q.state_dict().values())
 
 
-@pytest.mark.parametrize("make", [Triple, Encoder, Pair, lambda **k: Deep(k=2, **k)])
-def test_meta_device(make):
-    q = make(device="meta")
-    assert all(tensor.is_meta for tensor in q.state_dict().values())
-    q.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in q.state_dict().values():
-            tensor.fill_(7)
-    torch.manual_seed(3)
-    q.reset_parameters()
-    torch.manual_seed(3)
-    assert_unchanged(make(), state_of(q))
-
-
 def test_default_device():
     with torch.device("meta"):
         q, encoder = Deep(k=2), Encoder()
@@ -114,16 +98,6 @@ def test_a_dtype_without_room_in_a_part_is_refused_and_nothing_moves():
         with pytest.raises(ConstraintError, match=r"Narrow\.loc.*bfloat16"):
             q.to(torch.bfloat16)
         assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float32}
-
-
-def test_reset_after_training():
-    q = Deep(base_distribution={"component_distribution": {"loc": [1.0, 2.0]}})
-    before = state_of(q)
-    raw = q.base_distribution.component_distribution.raw_loc
-    jitter(q)
-    q.reset_parameters()
-    assert_unchanged(q, before)
-    assert q.base_distribution.component_distribution.raw_loc is raw
 
 
 def test_reset_draws_random_starts_again():
@@ -523,15 +497,6 @@ def test_every_promise(make):
     check_distribution(make())
 
 
-@pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("make", [Pair, Encoder])
-def test_a_state_goes_through_a_file(make, assign):
-    q, twin = make(), make()
-    jitter(q)
-    twin.load_state_dict(reloaded(q.state_dict()), assign=assign)
-    assert_unchanged(twin, state_of(q))
-
-
 def test_hooks_on_parts_fire():
     q, calls = Triple(), []
     for part in q.children():
@@ -551,34 +516,6 @@ def test_a_hook_on_a_part_may_replace_its_distribution():
         [dd.AffineTransform(0.5, 2.0), dd.ExpTransform()],
     )
     torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
-
-
-def test_functional_call_with_dotted_names():
-    q = Deep(k=2)
-    x = torch.tensor([0.5, 2.0])
-    twin = copy.deepcopy(q)
-    jitter(twin)
-    values = {name: p.detach() for name, p in twin.named_parameters()}
-    torch.testing.assert_close(
-        functional_call(q, values, ()).log_prob(x), twin.log_prob(x).detach()
-    )
-    some = {"transforms.0.raw_loc": torch.tensor(3.0)}
-    assert functional_call(q, some, ()).transforms[0].loc.item() == 3.0
-    assert q.transforms[0].loc.item() == 0.5
-
-
-def test_compiled_log_prob():
-    torch._dynamo.reset()
-    q = Deep(k=2)
-    x = q.sample((4,))
-    expected = q.log_prob(x)
-    gradients = torch.autograd.grad(expected.sum(), list(q.parameters()))
-    compiled = torch.compile(lambda x: q.log_prob(x), fullgraph=True, backend="aot_eager")
-    got = compiled(x)
-    torch.testing.assert_close(got, expected)
-    got.sum().backward()
-    for parameter, gradient in zip(q.parameters(), gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
 
 
 def test_divergences_of_nested_families():
@@ -606,26 +543,6 @@ def test_a_parametrization_of_a_raw_parameter_in_a_part():
     torch.testing.assert_close(q().component_distribution.loc, torch.full((3,), 5.0))
     q.freeze("component_distribution.loc")
     assert not q.component_distribution.parametrizations.raw_loc.original.requires_grad
-
-
-def test_expand_is_a_live_view_of_the_nest():
-    q = Triple()
-    view = q.expand((4,))
-    assert view.batch_shape == (4,)
-    x = torch.zeros(4)
-    torch.testing.assert_close(view.log_prob(x), q.log_prob(torch.zeros(())).expand(4))
-    q.component_distribution.loc = 3.0
-    torch.testing.assert_close(view.log_prob(x), q.log_prob(torch.zeros(())).expand(4))
-    wrapped = dd.Independent(Triple(batch_shape=(2,)), 1)
-    before = wrapped.log_prob(torch.zeros(2))
-    wrapped.base_dist.component_distribution.loc = 3.0
-    assert not torch.allclose(wrapped.log_prob(torch.zeros(2)), before)
-
-
-def test_detach_reaches_every_part():
-    q = Deep(k=2)
-    assert not q.detach().log_prob(torch.tensor([1.0])).requires_grad
-    assert q.log_prob(torch.tensor([1.0])).requires_grad
 
 
 # --- validation -----------------------------------------------------------------------------

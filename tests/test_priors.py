@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
 import itertools
 import math
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 import torch.distributions as dd
 from scipy import integrate, stats
 from torch import Tensor, nn, tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 from torch.func import functional_call, stack_module_state, vmap
 
 from declarative_dist import (
@@ -210,23 +208,6 @@ def test_the_density_of_the_raw_number_integrates_to_one(name: str) -> None:
     assert total == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize(("constraint", "prior"), [
-    (Exp(), dd.LogNormal(0.3, 0.6)),
-    (Exp(), dd.Gamma(2.0, 3.0)),
-    (UnitInterval(), dd.Beta(2.0, 3.0)),
-    (Interval(-1.0, 3.0), dd.Uniform(-1.0, 3.0)),
-])  # fmt: skip
-def test_it_agrees_with_a_transformed_distribution_of_torch(
-    constraint: Any, prior: dd.Distribution
-) -> None:
-    # Exp and the logistic maps are the ones that torch has as bijections.
-    support = constraints.positive if isinstance(constraint, Exp) else constraint.support
-    raw_prior = dd.TransformedDistribution(prior, biject_to(support).inv)
-    q = declared(None, constraint, shape=5, prior=prior)()
-    raw = torch.linspace(-2.0, 1.5, 5)
-    torch.testing.assert_close(at_raw(q, raw), raw_prior.log_prob(raw).sum(), rtol=1e-4, atol=1e-4)
-
-
 def lower(matrix: Tensor, offset: int = 0) -> Tensor:
     rows, columns = torch.tril_indices(*matrix.shape, offset)
     return matrix[rows, columns]
@@ -320,28 +301,6 @@ def test_a_constraint_without_a_jacobian_says_so_by_name() -> None:
 
 
 # Copies and parts.
-
-
-def test_copies_have_a_log_prior_each() -> None:
-    lengthscale = torch.rand(2, 4, 3) + 0.5
-    q = Kernel(batch_shape=(2, 4), lengthscale=lengthscale)
-    assert q.log_prior().shape == (2, 4)
-    for unconstrained in (False, True):
-        whole = q.log_prior(unconstrained=unconstrained)
-        one = Kernel(lengthscale=lengthscale[1, 2]).log_prior(unconstrained=unconstrained)
-        torch.testing.assert_close(whole[1, 2], one)
-
-
-def test_copies_of_events_and_of_priors_with_a_batch() -> None:
-    class Both(Declarative):
-        weights = Param(None, Simplex(), shape=3, prior=dd.Dirichlet(torch.ones(3) * 2))
-        loc = Param(0.0, shape=(4, 2), prior=dd.Normal(tensor([0.0, 1.0]), 1.0))
-
-    loc = torch.randn(5, 4, 2)
-    q = Both(batch_shape=5, loc=loc)
-    expected = dd.Dirichlet(torch.ones(3) * 2).log_prob(torch.ones(3) / 3)
-    expected = expected + dd.Normal(tensor([0.0, 1.0]), 1.0).log_prob(loc).sum((-1, -2))
-    torch.testing.assert_close(q.log_prior(), expected)
 
 
 class Parts(Declarative):
@@ -541,17 +500,6 @@ def test_a_declared_family_as_a_prior_is_learned() -> None:
     )
 
 
-@pytest.mark.parametrize("batch_shape", [(), (2,), (2, 3)])
-def test_copies_have_learned_priors_of_their_own(batch_shape: tuple[int, ...]) -> None:
-    q = Effects(batch_shape=batch_shape)
-    assert q.effect_prior.loc.shape == batch_shape
-    with torch.no_grad():
-        q.effect_prior.raw_loc.copy_(torch.randn(batch_shape))
-    loc = q.effect_prior.loc[..., None]
-    expected = dd.Normal(loc, 2.0).log_prob(q.effect).sum(-1)
-    torch.testing.assert_close(q.log_prior(), expected)
-
-
 def test_a_prior_with_a_prior_and_a_prior_that_is_shared() -> None:
     class Scale(Variational):
         base = dd.HalfNormal
@@ -581,41 +529,6 @@ def test_a_class_as_a_prior_is_an_instance_of_it() -> None:
 
 
 # A prior lives with its module.
-
-
-def test_constants_move_save_and_load_with_the_module() -> None:
-    q = Kernel(d=2)
-    assert {name for name, _ in q.named_buffers()} == {
-        "lengthscale_prior.loc", "lengthscale_prior.scale",
-        "variance_prior.concentration", "variance_prior.rate",
-    }  # fmt: skip
-    assert len(list(q.parameters())) == 3
-    q.lengthscale_prior.loc = 0.4
-    expected = q.log_prior()
-    stream = io.BytesIO()
-    torch.save(q.state_dict(), stream)
-    stream.seek(0)
-    other = Kernel(d=2)
-    other.load_state_dict(torch.load(stream, weights_only=True))
-    torch.testing.assert_close(other.log_prior(), expected)
-    for twin in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
-        torch.testing.assert_close(twin.log_prior(), expected)
-        twin.lengthscale_prior.loc = 0.0
-        assert not torch.equal(twin.log_prior(), q.log_prior())
-    wide = copy.deepcopy(q).double()
-    assert wide.log_prior().dtype == torch.float64
-    torch.testing.assert_close(wide.log_prior().float(), expected)
-
-
-def test_meta_to_empty_and_reset() -> None:
-    with torch.device("meta"):
-        q = Kernel(d=2)
-        learned = Effects()
-    assert q.log_prior().is_meta
-    for made, plain in ((q, Kernel(d=2)), (learned, Effects())):
-        made.to_empty(device="cpu")
-        made.reset_parameters()
-        torch.testing.assert_close(made.log_prior(), plain.log_prior())
 
 
 def test_a_state_without_priors_loads_into_a_class_with_one_but_for_the_prior() -> None:

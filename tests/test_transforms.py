@@ -534,17 +534,6 @@ def test_no_transforms():
     )
 
 
-def test_a_family_trains_through_its_transforms():
-    q = transformed(dd.TanhTransform(cache_size=1), Shift)()
-    optimizer = torch.optim.SGD(q.parameters(), lr=0.01)
-    for _ in range(3):
-        optimizer.zero_grad()
-        x, log_prob = q.rsample_and_log_prob((8,))
-        (log_prob - q.log_prob(x.detach()) + x.square()).mean().backward()
-        assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in q.parameters())
-        optimizer.step()
-
-
 def test_draws_at_the_edge_keep_their_density():
     q = transformed(dd.TanhTransform())(base_distribution={"loc": 12.0})
     x, log_prob = q.rsample_and_log_prob((50,))
@@ -774,13 +763,6 @@ def test_values_go_back_into_a_list():
     torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
 
 
-def test_repr_of_a_family():
-    text = repr(transformed(Shift, dd.TanhTransform(), dd.SigmoidTransform().inv)())
-    assert "(0): Shift(AffineTransform" in text
-    assert "TanhTransform()" in text
-    assert "SigmoidTransform()" in text
-
-
 # --- plain transforms -----------------------------------------------------------------------
 
 
@@ -827,10 +809,6 @@ def test_plain_transforms_are_trained_around_again_and_again(q):
         optimizer.step()
 
 
-def test_plain_transforms_have_no_parameters(q):
-    assert all(name.startswith("base_distribution.") for name, _ in q.named_parameters())
-
-
 def test_tensors_of_plain_transforms_move(q, by_hand):
     x = draws_of(by_hand)
     q.double()
@@ -864,28 +842,6 @@ def test_states_of_plain_transforms_are_loaded(q):
     assert_unchanged(twin, state_of(q))
     x = q.sample((4,))
     torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
-
-
-def test_plain_transforms_are_reset(q):
-    before = state_of(q)
-    with torch.no_grad():
-        for buffer in q.buffers():
-            buffer.fill_(7.0)
-    q.reset_parameters()
-    assert_unchanged(q, before)
-
-
-def test_plain_transforms_of_instances_are_their_own(name, plain):
-    family = transformed(plain, base_distribution=learnable(learned_normal(name)))
-    one, two = family(), family()
-    assert not addresses(one) & addresses(two)
-    x = two.sample((4,))
-    before = two.log_prob(x)
-    with torch.no_grad():
-        for buffer in one.buffers():
-            buffer.fill_(9.0)
-    torch.testing.assert_close(two.log_prob(x), before)
-    torch.testing.assert_close(family().log_prob(x), before)
 
 
 def test_caches_are_not_kept():
@@ -926,20 +882,6 @@ def test_a_dtype_and_a_device_reach_plain_transforms_that_are_given():
     assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
     q = Squashed(transforms=[given], device="meta")
     assert all(tensor.is_meta for tensor in q.state_dict().values())
-
-
-@pytest.mark.parametrize("way", ["constructor", "assignment"])
-def test_plain_transforms_that_were_given_are_reset(way):
-    given = [dd.AffineTransform(torch.tensor(1.0), 2.0)]
-    if way == "constructor":
-        q = Squashed(transforms=given)
-    else:
-        q = Squashed()
-        q.transforms = given
-    with torch.no_grad():
-        q.transforms[0].get_buffer("loc").fill_(7.0)
-    q.reset_parameters()
-    assert q().transforms[0].loc.item() == 1.0
 
 
 def test_tensors_in_a_users_own_plain_transform():
@@ -1097,25 +1039,6 @@ def test_copies_of_a_transform_without_an_inverse(copies):
     z = torch.randn(*copies, 3)
     dot = torch.einsum("...i,...i->...", layer.w, z)[..., None]
     torch.testing.assert_close(layer()(z), z + layer.u * torch.tanh(dot + layer.b))
-
-
-def test_gradients_stay_within_a_copy():
-    q = COPIED["vector events"](batch_shape=(3,))
-    q.log_prob(q.sample())[1].backward()
-    for parameter in q.parameters():
-        assert parameter.grad[[0, 2]].abs().sum() == 0
-        assert parameter.grad[1].abs().sum() > 0
-
-
-@pytest.mark.parametrize("name", ["vectors", "instances", "vector events", "normal vectors"])
-def test_copies_are_reset(name):
-    q = COPIED[name](batch_shape=(3,))
-    before = state_of(q)
-    jitter(q)
-    q.reset_parameters()
-    assert_unchanged(q, before)
-    copied = copy.deepcopy(q)
-    assert_unchanged(copied, before)
 
 
 def test_values_for_one_copy_or_for_all_in_a_list():
