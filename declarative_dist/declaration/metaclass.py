@@ -116,7 +116,7 @@ class DeclarativeMeta(ABCMeta):
 
 
 _ON_INSTANCES = {
-    "_starts", "_raw_starts", "_constants", "_sizes", "_copies", "_is_built", "_is_loading",
+    "_starts", "_biases", "_constants", "_sizes", "_copies", "_is_built", "_is_loading",
     "_live_shape",
     "_ndims", "_padding", "_paddings", "_lines_methods",
 }  # fmt: skip

@@ -180,7 +180,7 @@ class Conditional(Declarative):
         """The layer from features to the unconstrained numbers of all heads."""
         if in_features is None or not self.__declaration__.heads:
             return None
-        starts = [vars(self)["_raw_starts"][head.name] for head in self.__declaration__.heads]
+        starts = [vars(self)["_biases"][head.name] for head in self.__declaration__.heads]
         bias = torch.cat([start.flatten() for start in starts])
         layer = nn.Linear(in_features, len(bias), device=bias.device, dtype=bias.dtype)
         _start(layer, bias)
@@ -188,7 +188,7 @@ class Conditional(Declarative):
 
     def _bias(self) -> Tensor:
         """The unconstrained numbers that features of zeros predict, for all heads."""
-        return torch.cat([head.raw_start(self).flatten() for head in self.__declaration__.heads])
+        return torch.cat([head.bias(self).flatten() for head in self.__declaration__.heads])
 
     def forward(self, *args: Any, **kwargs: Any) -> Distribution:
         """Build the distribution for a context."""

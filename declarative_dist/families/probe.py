@@ -169,10 +169,8 @@ class Trial:
             if not is_declarative(part):
                 continue
             if hasattr(type(part), "__predicts__") and not self.copies:
-                starts = vars(original)["_raw_starts"]
-                vars(part)["_raw_starts"] = {
-                    n: self._raw(raw, 0)[index] for n, raw in starts.items()
-                }
+                biases = vars(original)["_biases"]
+                vars(part)["_biases"] = {n: self._raw(raw, 0)[index] for n, raw in biases.items()}
             elif self.copies and has_copies(original, self.copies):
                 self._set_copies(part, original, lead, index)
         return new

@@ -178,7 +178,7 @@ class DeclaredState(AtomicState):
         """
         for field in self.__declaration__.fields.values():
             if isinstance(field, Constrained) and (is_moved or field.owns_constraint):
-                _, dtype = field.place_of(self)
+                dtype, _ = field.place_of(self)
                 field.constraint_of(self).check_dtype(dtype, field.subject(self))
 
 

@@ -20,11 +20,16 @@ from declarative_dist.errors import (
     FieldError,
     shorten,
 )
-from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start
-from declarative_dist.fields.storage import check_floating, find_tensor, to_tensor, write_tensor
+from declarative_dist.fields.storage import (
+    check_floating,
+    check_shape,
+    find_tensor,
+    to_tensor,
+    write_tensor,
+)
 from declarative_dist.plain.tensors import are_finite, is_array
 from declarative_dist.plain.tracing import is_traced
 
@@ -63,11 +68,6 @@ class Constant(Field):
         return self.torch_constraint is not None and not self.torch_constraint.is_discrete
 
     @property
-    def _is_numeric(self) -> bool:
-        """Whether True and False are no values of it."""
-        return self.torch_constraint not in (None, constraints.boolean)
-
-    @property
     def _expected(self) -> str:
         torch_constraint = self.torch_constraint
         return "a finite number" if torch_constraint is None else f"a value in {torch_constraint}"
@@ -80,13 +80,13 @@ class Constant(Field):
         constant, argument = copy.copy(self), owner.arguments.get(self.name)
         if argument is not None:
             constant.torch_constraint = argument.torch_constraint
-            if self.init is None:
-                constant.event_names = argument.event_names()
-        if self.init is not None:
-            try:
-                constant.source(self.init, owner.subject(self.name))
-            except ExplainedError as error:
-                raise DeclarationError(*error.args, code=error.code) from error
+        if self.init is None:
+            constant.event_names = () if argument is None else argument.event_names()
+            return constant
+        try:
+            constant.source(self.init, owner.subject(self.name))
+        except ExplainedError as error:
+            raise DeclarationError(*error.args, code=error.code) from error
         return constant
 
     def source(self, value: Any, subject: str) -> Any:
@@ -96,9 +96,10 @@ class Constant(Field):
             ConstraintError: if it is no number where one is needed, not finite, or not allowed.
         """
         source = self._as_source(value, subject)
-        is_number = isinstance(source, (int, float)) and not isinstance(source, bool)
+        is_number = isinstance(source, (int, float, Tensor)) and not isinstance(source, bool)
         is_flag = isinstance(source, Tensor) and source.dtype == torch.bool
-        if is_number or (isinstance(source, Tensor) and not (is_flag and self._is_numeric)):
+        takes_flags = self.torch_constraint in (None, constraints.boolean)
+        if is_number and (takes_flags or not is_flag):
             self._check(source, subject)
         elif self.torch_constraint is not None and value is not None:
             raise ConstraintError(subject, self._expected, shorten(value), code="wrong-argument")
@@ -145,35 +146,26 @@ class Constant(Field):
             raise ConstraintError(subject, self._expected, got)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        subject = self.subject(module)
-        value = blueprint.given.get(self.name)
+        subject, value = self.subject(module), blueprint.given.get(self.name)
         has_dtype = self.name in blueprint.with_dtype
-        if value is None:
-            value = None if self.init is None else self._as_source(self.init, subject)
-            has_dtype = isinstance(self.init, Tensor)
+        if value is None and self.init is not None:
+            value, has_dtype = self._as_source(self.init, subject), isinstance(self.init, Tensor)
         if value is None:
             fix = f"Write {type(module).__name__}({self.name}=...)."
             raise ConstraintError(subject, "a value", "none", fix, code="missing-value")
-        start = self._start(value, has_dtype)
-        module.__dict__["_starts"][self.name] = start
+        start = vars(module)["_starts"][self.name] = _as_start(value, has_dtype)
         stored = self._build(start, blueprint.dtype, blueprint.place, subject)
         if isinstance(stored, Tensor):
-            ndims_of(module)[self.name] = len(blueprint.own_shape(self, stored))
+            vars(module)["_ndims"][self.name] = len(blueprint.own_shape(self, stored))
         self.commit(module, stored)
 
-    def _start(self, value: Any, has_dtype: bool) -> Any:
-        """What `reset` goes back to: with a `Start`, a tensor is made in the dtype of then."""
-        if isinstance(value, Tensor):
-            return Start(value.clone(), value.shape, has_dtype)
-        return Start(value, torch.Size()) if isinstance(value, float) else value
-
     def _build(
-        self, start: Any, dtype: torch.dtype | None, device: torch.device, subject: str
+        self, start: Start, dtype: torch.dtype | None, device: torch.device, subject: str
     ) -> Any:
-        """What an instance holds: a new tensor, or a Python object."""
-        if not isinstance(start, Start):
-            return start
+        """What an instance holds: a new tensor in the dtype of then, or a Python object."""
         source: Any = start.source
+        if not isinstance(source, (float, Tensor)):
+            return source
         own = getattr(source, "dtype", torch.float64)
         if not (own.is_floating_point or self._is_continuous):
             return source.to(device).clone()
@@ -198,6 +190,13 @@ class Constant(Field):
             raise FieldError(self.subject(module), "a value", "none", fix, code="missing-value")
         return tensor
 
+    def _build_again(self, module: nn.Module) -> Any:
+        """What the instance held at its start, in the dtype of now and where it is now."""
+        now, start = find_tensor(module, self.name), vars(module)["_starts"][self.name]
+        dtype = _dtype_beside(module) if now is None else now.dtype
+        device = torch.get_default_device() if now is None else now.device
+        return self._build(start, dtype, device, self.subject(module))
+
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
         new = self.source(value, subject)
@@ -206,18 +205,16 @@ class Constant(Field):
         now = module.__dict__["_constants"].get(self.name)
         if now is None:
             now = find_tensor(module, self.name)
+        if now is None:  # it was deleted
+            now = self._build_again(module)
         if not isinstance(now, Tensor):
-            place = _dtype_beside(module), torch.get_default_device()
-            if now is None:  # it was deleted
-                now = self._build(module.__dict__["_starts"][self.name], *place, subject)
-            if not isinstance(now, Tensor):
-                return self._build(self._start(new, isinstance(value, Tensor)), *place, subject)
+            start, dtype = _as_start(new, isinstance(value, Tensor)), _dtype_beside(module)
+            return self._build(start, dtype, torch.get_default_device(), subject)
         tensor = to_tensor(new, subject, now.dtype, now.device, self._expected)
         if tensor is not new:
             self._check(tensor, subject, new)
-        if tensor.ndim and tensor.shape != now.shape:
-            expected = f"shape {tuple(now.shape)}"
-            raise ConstraintError(subject, expected, shorten(new), code="wrong-shape")
+        if tensor.ndim:
+            check_shape(tensor, now.shape, subject)
         return tensor.expand(now.shape).clone()
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
@@ -238,25 +235,20 @@ class Constant(Field):
         return prepared
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        start = module.__dict__["_starts"][self.name]
-        now = find_tensor(module, self.name)
-        dtype = _dtype_beside(module) if now is None else now.dtype
-        device = torch.get_default_device() if now is None else now.device
-        self.commit(module, self._build(start, dtype, device, self.subject(module)))
+        self.commit(module, self._build_again(module))
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         value = self.value(module, {})
         if is_traced(value) or self.is_at_start(module):
             return  # the start may have more digits than the dtype of now
-        value = value.detach() if isinstance(value, Tensor) else value
-        module.__dict__["_starts"][self.name] = self._start(value, has_dtype=True)
+        module.__dict__["_starts"][self.name] = _as_start(value, has_dtype=True)
 
     def is_at_start(self, module: nn.Module) -> bool:
-        value, start = self.value(module, {}), module.__dict__["_starts"][self.name]
-        if not isinstance(value, Tensor) or not isinstance(start, Start) or is_traced(value):
+        value = self.value(module, {})
+        if not isinstance(value, Tensor) or is_traced(value):
             return False
-        same = self._build(start, value.dtype, value.device, self.subject(module))
-        return torch.equal(value, same)
+        start = self._build_again(module)
+        return isinstance(start, Tensor) and torch.equal(value, start)
 
     def refine(self, module: nn.Module) -> None:
         self.reset(module, {})
@@ -274,11 +266,8 @@ class Constant(Field):
     def check_buffer(self, module: nn.Module, tensor: Tensor) -> None:
         self.source(tensor, self.subject(module))
         now = find_tensor(module, self.name)
-        if now is not None and tensor.shape != now.shape:
-            expected = f"shape {tuple(now.shape)}"
-            raise ConstraintError(
-                self.subject(module), expected, shorten(tensor), code="wrong-shape"
-            )
+        if now is not None:
+            check_shape(tensor, now.shape, self.subject(module))
 
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
         now = module._buffers.get(self.name)
@@ -315,6 +304,13 @@ class Constant(Field):
 
     def __repr__(self) -> str:
         return f"Constant({shorten(self.init)})"
+
+
+def _as_start(value: Any, has_dtype: bool) -> Start:
+    """What `reset` goes back to; the value itself may change later."""
+    if isinstance(value, Tensor):
+        return Start(value.detach().clone(), value.shape, has_dtype)
+    return Start(value, torch.Size())
 
 
 def _dtype_beside(module: nn.Module) -> torch.dtype | None:

@@ -14,7 +14,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError, FieldError, shorten
 from declarative_dist.fields.field import declaration_of
 from declarative_dist.fields.owner import Owner
-from declarative_dist.fields.sizes import Blueprint, Start
+from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.value import Constrained, Init
 from declarative_dist.plain.tracing import is_autocasting
 
@@ -98,39 +98,36 @@ class Head(Constrained):
         super().check(owner)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        start = blueprint.start(self)
-        dtype, device = self.place(start, blueprint)
-        self.hold_constraint(module, dtype, device)
-        vars(module)["_starts"][self.name] = start
-        vars(module)["_raw_starts"][self.name] = self.started(module, start, dtype, device, values)
+        vars(module)["_biases"][self.name] = self.build_raw(module, blueprint, values)
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         raw = values.get(self.raw_name)
         if raw is None:  # before there is a context: what features of zeros predict
-            raw = self.raw_start(module)
+            raw = self.bias(module)
             raw = raw.expand((*values.get(CONTEXT_SHAPE, ()), *raw.shape))
         if _is_lowered(raw):
             with torch.autocast(raw.device.type, enabled=False):
-                return self.constrained(module, raw.float(), values)
+                return self.resolved_constraint(module, values).forward(raw.float())
         if self._forward is not None:  # the common case, without one more call
             return self._forward(raw)
-        return self.constrained(module, raw, values)
+        return self.resolved_constraint(module, values).forward(raw)
 
-    def raw_start(self, module: nn.Module) -> Tensor:
+    def bias(self, module: nn.Module) -> Tensor:
         """The unconstrained numbers that features of zeros predict, where the module is."""
-        start: Tensor = vars(module)["_raw_starts"][self.name]
-        return start.to(*self.place_of(module))
+        dtype, device = self.place_of(module)
+        bias: Tensor = vars(module)["_biases"][self.name]
+        return bias.to(device, dtype)
 
     def split(self, module: nn.Module) -> Split:
         """What it takes of the output of a layer for all heads."""
-        shape: torch.Size = vars(module)["_raw_starts"][self.name].shape
+        shape: torch.Size = vars(module)["_biases"][self.name].shape
         return Split(self.raw_name, shape, shape.numel())
 
-    def place_of(self, module: nn.Module) -> tuple[torch.device, torch.dtype]:
-        start: Tensor = vars(module)["_raw_starts"][self.name]
+    def place_of(self, module: nn.Module) -> tuple[torch.dtype, torch.device]:
+        bias: Tensor = vars(module)["_biases"][self.name]
         layer = module._modules.get("projection") or module
-        like = next((t for t in layer.parameters() if t.is_floating_point()), start)
-        return like.device, like.dtype
+        like = next((t for t in layer.parameters() if t.is_floating_point()), bias)
+        return like.dtype, like.device
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
         self._refuse(module)
@@ -147,10 +144,7 @@ class Head(Constrained):
         raise FieldError(subject, "no assignment to a head", "a value", fix, code="no-assignment")
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        self.reset_constraint(module)
-        start: Start = vars(module)["_starts"][self.name]
-        device, dtype = self.place_of(module)
-        vars(module)["_raw_starts"][self.name] = self.started(module, start, dtype, device, values)
+        vars(module)["_biases"][self.name] = self.reset_raw(module, values)
 
     def rule(self, module: nn.Module) -> str:
         return self.constraint_of(module).describe()

@@ -14,7 +14,6 @@ from typing_extensions import Self
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Field, current_value, needed_values
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import (
@@ -27,7 +26,7 @@ from declarative_dist.fields.prior import (
 )
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start
-from declarative_dist.fields.storage import to_tensor, write_tensor
+from declarative_dist.fields.storage import check_shape, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, narrow_to
 from declarative_dist.plain.tracing import is_traced
@@ -147,17 +146,13 @@ class Param(Constrained):
             raise DeclarationError(subject, expected, got, fix, code="field-order")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        start = blueprint.start(self)
-        dtype, device = self.place(start, blueprint)
-        self.hold_constraint(module, dtype, device)
-        raw = self.started(module, start, dtype, device, values)
-        # With a place there, torch does not look for an attribute of this name in vain.
-        module._parameters.setdefault(self.raw_name, None)
-        module.register_parameter(self.raw_name, nn.Parameter(raw, requires_grad=self.trainable))
-        module.__dict__["_starts"][self.name] = start
+        raw = self.build_raw(module, blueprint, values)
+        # What register_parameter does, without a look for attributes of this name.
+        module._parameters[self.raw_name] = nn.Parameter(raw, requires_grad=self.trainable)
         if self.prior is not None:
             is_learned = any(True for _ in self.prior.parameters())
-            prior = copy_template(self.prior, blueprint, dtype, has_copies=is_learned).to(device)
+            prior = copy_template(self.prior, blueprint, raw.dtype, has_copies=is_learned)
+            prior.to(raw.device)
             self._check_prior(module, prior, blueprint.batch_shape, values)
             module._modules[self.prior_name] = prior
 
@@ -210,27 +205,25 @@ class Param(Constrained):
         """
         value = values[self.name]
         prior = module._modules[self.prior_name]
-        copies: torch.Size = vars(module)["_copies"]
-        is_inside = is_settled(self.constraint)
         try:
-            own = ndims_of(module)[self.name]
-            density = log_density(prior, value, copies, own, is_inside=is_inside)
-            density = _summed(density, lead)
+            own, copies = vars(module)["_ndims"][self.name], vars(module)["_copies"]
+            is_inside = is_settled(self.constraint)
+            terms = [log_density(prior, value, copies, own, is_inside=is_inside)]
         except ValueError as error:
             expected = f"a value in the support of its prior, {describe_prior(prior)}"
             fix = "Where its bound is learned the set has moved: learn the distance to it instead."
-            raise ConstraintError(
-                self.subject(module), expected, shorten(value), fix, code="outside-support"
-            ) from error
-        if not unconstrained:
-            return density
-        raw = values.get(self.raw_name)
-        raw = getattr(module, self.raw_name) if raw is None else raw
-        constraint = self.resolved_constraint(module, values)
-        try:
-            return density + _summed(constraint.log_volume(raw, value), lead)
-        except NotImplementedError as error:
-            raise NotImplementedError(f"{self.subject(module)}: {error}") from error
+            subject, got = self.subject(module), shorten(value)
+            raise ConstraintError(subject, expected, got, fix, code="outside-support") from error
+        if unconstrained:
+            raw = values.get(self.raw_name)
+            raw = getattr(module, self.raw_name) if raw is None else raw
+            constraint = self.resolved_constraint(module, values)
+            try:
+                terms.append(constraint.log_volume(raw, value))
+            except NotImplementedError as error:
+                raise NotImplementedError(f"{self.subject(module)}: {error}") from error
+        sums = [term.flatten(lead).sum(-1) if term.ndim > lead else term for term in terms]
+        return sums[0] + sums[1] if unconstrained else sums[0]
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         raw = values.get(self.raw_name)
@@ -240,25 +233,24 @@ class Param(Constrained):
             raw = getattr(module, self.raw_name)
         if self._forward is not None:  # the common case, without one more call
             return self._forward(raw)
-        return self.constrained(module, raw, values)
+        return self.resolved_constraint(module, values).forward(raw)
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Tensor:
-        source = as_source(value, self.subject(module))
+        subject = self.subject(module)
+        source = as_source(value, subject)
         with torch.no_grad():
             try:
                 now = self.value(module, values)
             except RuntimeError:
                 check_gathered(module)
                 raise
-            new = to_tensor(source, self.subject(module), now.dtype, now.device)
-            if new.ndim and new.shape != now.shape:
-                subject = self.subject(module)
-                expected = f"shape {tuple(now.shape)}"
+            new = to_tensor(source, subject, now.dtype, now.device)
+            if new.ndim:
                 fix = "A parameter keeps its shape: build a new object for another."
-                raise ConstraintError(subject, expected, shorten(new), fix, code="wrong-shape")
+                check_shape(new, now.shape, subject, fix)
             new = new.expand(now.shape)
             constraint = self.resolved_constraint(module, values)
-            constraint.check(narrow_to(new, source), self.subject(module))
+            constraint.check(narrow_to(new, source), subject)
             return constraint.inverse(new).clone()
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:
@@ -268,10 +260,7 @@ class Param(Constrained):
         return self.resolved_constraint(module, values).forward(prepared)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        self.reset_constraint(module)
-        raw = getattr(module, self.raw_name)
-        start: Start = module.__dict__["_starts"][self.name]
-        self.commit(module, self.started(module, start, raw.dtype, raw.device, values))
+        self.commit(module, self.reset_raw(module, values))
         if self.prior is not None:
             module._modules[self.prior_name].reset_parameters()  # type: ignore[union-attr, operator]
 
@@ -296,45 +285,36 @@ class Param(Constrained):
             return
         _, new = done.get(id(raw), (raw, None))
         if new is None:
-            is_drawn = callable(self.init if start.source is None else start.source)
-            if is_drawn and any(size != 1 for size in copies):
-                known = needed_values(module, self.name)
-                values = self.started(module, start, raw.dtype, raw.device, known)
+            if callable(self.source_of(start)) and any(size != 1 for size in copies):
+                numbers = self.rebuild_raw(module, needed_values(module, self.name))
             else:
-                values = raw.detach().expand(*copies, *raw.shape).clone()
-            new = nn.Parameter(values, requires_grad=raw.requires_grad)
+                numbers = raw.detach().expand(*copies, *raw.shape).clone()
+            new = nn.Parameter(numbers, requires_grad=raw.requires_grad)
             done[id(raw)] = (raw, new)
         module._parameters[self.raw_name] = new
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         starts: dict[str, Start] = vars(module)["_starts"]
-        if self._draws(starts[self.name]) and not is_new:
+        if callable(self.source_of(starts[self.name])) and not is_new:
             return
         if is_new or not self.is_at_start(module):
             value = current_value(module, self.name).detach().clone()
             starts[self.name] = Start(value, value.shape, has_dtype=True)
 
-    def _draws(self, start: Start) -> bool:
-        """Whether a start is drawn anew each time."""
-        return callable(self.init if start.source is None else start.source)
-
     def is_at_start(self, module: nn.Module) -> bool:
         start: Start = vars(module)["_starts"][self.name]
-        if isinstance(self.constraint, FromModule) or self._draws(start):
+        if isinstance(self.constraint, FromModule) or callable(self.source_of(start)):
             return False  # behind a base point that moves, raw numbers do not tell
         raw = getattr(module, self.raw_name)
         if is_traced(raw):
             return False
-        known = needed_values(module, self.name)
         try:
-            return torch.equal(raw, self.started(module, start, raw.dtype, raw.device, known))
+            return torch.equal(raw, self.rebuild_raw(module, needed_values(module, self.name)))
         except ConstraintError:  # a bound has moved past it
             return False
 
     def refine(self, module: nn.Module) -> None:
-        start: Start = vars(module)["_starts"][self.name]
-        raw, known = getattr(module, self.raw_name), needed_values(module, self.name)
-        self.commit(module, self.started(module, start, raw.dtype, raw.device, known))
+        self.commit(module, self.rebuild_raw(module, needed_values(module, self.name)))
 
     def rule(self, module: nn.Module) -> str:
         return self.constraint_of(module).describe()
@@ -368,11 +348,6 @@ class Param(Constrained):
         trainable = [] if self.trainable else ["trainable=False"]
         prior = [] if self.prior is None else [f"prior={describe_prior(self.prior)}"]
         return f"Param({', '.join([*init, *self.shown_constraint, *shape, *trainable, *prior])})"
-
-
-def _summed(density: Tensor, lead: int) -> Tensor:
-    """Densities summed over all but their first dimensions."""
-    return density.flatten(lead).sum(-1) if density.ndim > lead else density
 
 
 def _needed_fields(field: Field, owner: Owner) -> Iterator[Field]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -65,20 +66,6 @@ class Start:
     shape: torch.Size
     has_dtype: bool = False
 
-    def tensor(
-        self, declared: Any, dtype: torch.dtype, device: torch.device, subject: str
-    ) -> Tensor:
-        """Make the value; `declared` is the source where the constructor was given none.
-
-        Raises:
-            ConstraintError: if a callable gives no numbers.
-        """
-        source: Any = declared if self.source is None else self.source
-        if callable(source):
-            return to_tensor(_draw(source, self.shape, device), subject, dtype, device)
-        tensor = to_tensor(source, subject, dtype, device)
-        return tensor if tensor.shape == self.shape else tensor.expand(self.shape)
-
     def repeat(self, copies: torch.Size) -> Start:
         """The same start for independent copies, which stand in front."""
         shape = torch.Size((*copies, *self.shape))
@@ -88,12 +75,19 @@ class Start:
         return Start(source, shape, self.has_dtype)
 
 
-def _draw(source: Callable[[torch.Size], Any], shape: torch.Size, device: torch.device) -> Any:
-    """What a callable start gives, with numbers where the default device has none."""
-    if device.type == "meta" or torch.get_default_device().type != "meta":
-        return source(shape)
-    with device:
-        return source(shape)
+def make_value(
+    source: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device, subject: str
+) -> Tensor:
+    """A starting value of a full shape, drawn if its source is a callable.
+
+    Raises:
+        ConstraintError: if a callable gives no numbers.
+    """
+    if not callable(source):
+        return to_tensor(source, subject, dtype, device).expand(shape)
+    is_lost = torch.get_default_device().type == "meta" != device.type
+    with device if is_lost else nullcontext():  # where the default device has no numbers
+        return to_tensor(source(shape), subject, dtype, device)
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:

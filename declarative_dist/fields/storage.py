@@ -88,6 +88,17 @@ def to_tensor(
         raise ConstraintError(subject, expected, got, code="wrong-argument") from error
 
 
+def check_shape(tensor: Tensor, shape: torch.Size, subject: str, fix: str = "") -> None:
+    """Refuse a tensor of another shape.
+
+    Raises:
+        ConstraintError: if it has one.
+    """
+    if tensor.shape != shape:
+        expected = f"shape {tuple(shape)}"
+        raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
+
+
 def check_floating(dtype: object, subject: str) -> None:
     """Refuse a dtype that is not floating-point.
 

@@ -17,14 +17,13 @@ from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Guarded, Real
 from declarative_dist.constraints.inferred import guard_of, inferred_constraint
-from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.fields.alignment import line_up, ndims_of
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
+from declarative_dist.fields.alignment import line_up
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape
-from declarative_dist.fields.starting import default_of, nearest_inside, start_for_each
-from declarative_dist.fields.storage import check_floating, copy_tensors, to_tensor
+from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape, make_value
+from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors, to_tensor
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import are_finite, as_tensor
 from declarative_dist.plain.tracing import is_traced
@@ -69,7 +68,8 @@ class Constrained(Field):
         self.owns_constraint = False
         """Whether every instance has a copy of the constraint, for it holds tensors."""
         self._forward: Callable[[Tensor], Tensor] | None = None
-        self._raw_starts: dict[tuple[Any, ...], Any] = {}
+        self._known_raws: dict[tuple[Any, ...], Any] = {}
+        """The unconstrained numbers of the declared start, by shape, dtype and device."""
 
     def with_name(self, name: str) -> Self:
         field = super().with_name(name)
@@ -103,7 +103,7 @@ class Constrained(Field):
         field.owns_constraint = next(tensors, None) is not None
         is_shared = not constraint.names and not field.owns_constraint
         field._forward = constraint.forward if is_shared else None
-        field._raw_starts = {}
+        field._known_raws = {}
         field.event_dim = constraint.event_dim if argument is None else argument.event_dim
         if (
             argument is not None
@@ -177,7 +177,7 @@ class Constrained(Field):
     def check_room(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         if not is_traced(*values.values()):
             constraint = self.resolved_constraint(module, values)
-            constraint.check_dtype(self.place_of(module)[1], self.subject(module))
+            constraint.check_dtype(self.place_of(module)[0], self.subject(module))
 
     @property
     def shown_constraint(self) -> list[str]:
@@ -198,10 +198,12 @@ class Constrained(Field):
 
     def resolved_constraint(self, module: nn.Module, values: Mapping[str, Any]) -> Constraint:
         """The constraint with the values of its bounds, lined up with the field's own."""
+        if self._forward is not None:  # the common case, without one more call
+            return self.constraint
         constraint = self.constraint_of(module)
         if not constraint.names:
             return constraint
-        ndims = ndims_of(module)
+        ndims = vars(module)["_ndims"]
         ndim = ndims[self.name] + constraint.dims_behind
         bounds = {n: line_up(values[n], ndims.get(n, 0), ndim) for n in constraint.names}
         return constraint.resolved(bounds)
@@ -209,107 +211,96 @@ class Constrained(Field):
     def source(self, value: Any, subject: str) -> Any:
         return as_source(value, subject)
 
-    def place_of(self, module: nn.Module) -> tuple[torch.device, torch.dtype]:
-        """Where the unconstrained numbers are, and their dtype."""
+    def source_of(self, start: Start) -> Any:
+        """What a start is made of: given to the constructor or declared; None for the default."""
+        return self.init if start.source is None else start.source
+
+    def place_of(self, module: nn.Module) -> tuple[torch.dtype, torch.device]:
+        """The dtype of the unconstrained numbers, and where they are."""
         raw: Tensor = getattr(module, self.raw_name)
-        return raw.device, raw.dtype
+        return raw.dtype, raw.device
 
-    def hold_constraint(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-        """Install the instance's own copy of a constraint with tensors."""
-        if self.owns_constraint:
-            own = copy.deepcopy(self.constraint).to(device=device, dtype=dtype)
-            module.add_module(f"{self.raw_name}_constraint", own)
-        self.constraint_of(module).check_dtype(dtype, self.subject(module))
-
-    def reset_constraint(self, module: nn.Module) -> None:
-        """Give the instance's own constraint the tensors of the class again."""
-        if self.owns_constraint:
-            copy_tensors(self.constraint, self.constraint_of(module))
-
-    def place(self, start: Start, blueprint: Blueprint) -> tuple[torch.dtype, torch.device]:
-        """The dtype and the device to build on."""
+    def build_raw(
+        self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]
+    ) -> Tensor:
+        """The unconstrained numbers of a new instance, which gets a constraint of its own."""
+        start = vars(module)["_starts"][self.name] = blueprint.start(self)
         dtype = blueprint.dtype
         if dtype is None:
-            source = self.init if start.source is None else start.source
+            source = self.source_of(start)
             is_meant = self.has_dtype if start.source is None else start.has_dtype
-            if is_meant and isinstance(source, Tensor):
-                dtype = source.dtype
-            else:
-                dtype = torch.get_default_dtype()
-        return dtype, blueprint.place
+            dtype = source.dtype if is_meant else torch.get_default_dtype()
+        if self.owns_constraint:
+            own = copy.deepcopy(self.constraint).to(device=blueprint.place, dtype=dtype)
+            module.add_module(f"{self.raw_name}_constraint", own)
+        return self.compute_raw(module, start, values, dtype, blueprint.place)
 
-    def started(
+    def rebuild_raw(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
+        """The unconstrained numbers that an instance was built with, where they are now."""
+        return self.compute_raw(module, vars(module)["_starts"][self.name], values)
+
+    def reset_raw(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
+        """The same, once the instance's own constraint has the tensors of the class again."""
+        if self.owns_constraint:
+            copy_tensors(self.constraint, self.constraint_of(module))
+        return self.rebuild_raw(module, values)
+
+    def compute_raw(
         self,
         module: nn.Module,
         start: Start,
-        dtype: torch.dtype,
-        device: torch.device,
         values: Mapping[str, Any],
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
-        """The unconstrained numbers of a starting value.
+        """The unconstrained numbers of a starting value; without a place, where they are now.
 
         Raises:
             ConstraintError: if it is outside, or of another shape.
         """
-        key = (start.shape, dtype, device)
-        copies: torch.Size = vars(module)["_copies"]
-        ndims_of(module)[self.name] = len(start.shape) - len(copies)
-        is_declared = (
-            start.source is None and not callable(self.init) and self._forward is not None
-        )
-        if is_declared and key in self._raw_starts:
-            return torch.tensor(self._raw_starts[key], dtype=dtype, device=device)
-        constraint, own, ndim = self._lined_up(module, start, values)
-        if self.init is None and start.source is None and own < ndim:
-            zeros = torch.zeros(constraint.raw_shape(start.shape), dtype=dtype, device=device)
-            return start_for_each(constraint, line_up(zeros, own, ndim))
+        if dtype is None or device is None:
+            dtype, device = self.place_of(module)
+        key, ndims = (start.shape, dtype, device), vars(module)["_ndims"]
+        own = ndims[self.name] = len(start.shape) - len(vars(module)["_copies"])
+        if start.source is None and key in self._known_raws:
+            return torch.tensor(self._known_raws[key], dtype=dtype, device=device)
+        subject, source = self.subject(module), self.source_of(start)
+        self.constraint_of(module).check_dtype(dtype, subject)
+        ndim = ndims[self.name] = self._ndim_among_bounds(module)
+        constraint = self.resolved_constraint(module, values)
         with torch.no_grad():
-            default = default_of(constraint, self.subject(module))
-            declared = default if self.init is None else self.init
-            value = start.tensor(declared, dtype, device, self.subject(module))
-            if self.init is None and start.source is None:
-                value = nearest_inside(constraint, value)
-            if value.shape != start.shape:
-                subject = self.subject(module)
-                expected = f"shape {tuple(start.shape)}"
-                raise ConstraintError(subject, expected, shorten(value), code="wrong-shape")
-            source = self.init if start.source is None else start.source
+            if source is None and own < ndim:  # each bound has a start of its own
+                zeros = torch.zeros(constraint.raw_shape(start.shape), dtype=dtype, device=device)
+                return constraint.inverse(constraint.forward(line_up(zeros, own, ndim))).clone()
+            default = source is None and _default_of(constraint, subject)
+            value = make_value(default or source, start.shape, dtype, device, subject)
+            check_shape(value, start.shape, subject)
+            if default and not is_traced(value) and not constraint.contains(value).all():
+                # The dtype rounds the default to the edge.
+                value = constraint.forward(value.new_zeros(constraint.raw_shape(value.shape)))
             value = line_up(value, own, ndim)
-            constraint.check(narrow_to(value, source), self.subject(module))
+            constraint.check(narrow_to(value, source), subject)
             raw = constraint.inverse(value).detach().clone()
+        is_declared = start.source is None and not callable(source) and self._forward is not None
         is_small = 0 < raw.numel() <= SMALL and raw.dtype == dtype
         if is_declared and is_small and not is_traced(raw):
-            self._raw_starts[key] = raw.tolist()  # which depends on no mode of torch
+            self._known_raws[key] = raw.tolist()  # which depends on no mode of torch
         return raw
 
-    def _lined_up(
-        self, module: nn.Module, start: Start, values: Mapping[str, Any]
-    ) -> tuple[Constraint, int, int]:
-        """The constraint of a start, the dimensions of one copy, and those that it will have.
-
-        Elementwise bounds of more dimensions than the value broadcast it.
-        """
-        constraint, ndims = self.constraint_of(module), ndims_of(module)
-        own = ndims[self.name]
-        behind = constraint.dims_behind
-        ndim = max([own, *(ndims.get(name, 0) - behind for name in constraint.names)])
+    def _ndim_among_bounds(self, module: nn.Module) -> int:
+        """How many dimensions one copy has, where elementwise bounds of more broadcast it."""
+        constraint, ndims = self.constraint_of(module), vars(module)["_ndims"]
+        bounds = [ndims.get(name, 0) - constraint.dims_behind for name in constraint.names]
         if self.owns_constraint and not constraint.event_dim and not constraint.raw_event_dim:
-            ndim = max([ndim, *(bound.ndim for bound in constraint.buffers())])
-        ndims[self.name] = ndim
-        return self.resolved_constraint(module, values), own, ndim
-
-    def constrained(self, module: nn.Module, raw: Tensor, values: Mapping[str, Any]) -> Tensor:
-        """The value of unconstrained numbers."""
-        if self._forward is not None:
-            return self._forward(raw)
-        return self.resolved_constraint(module, values).forward(raw)
+            bounds += [bound.ndim for bound in constraint.buffers()]
+        return max([ndims[self.name], *bounds])
 
     @property
     def stored_name(self) -> str:  # type: ignore[override]
         return self.raw_name
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        _, dtype = self.place_of(module)
+        dtype, _ = self.place_of(module)
         if is_traced(tensor) or is_shard(tensor):
             return
         if are_finite(to_tensor(tensor, self.subject(module), dtype, expected="real numbers")):
@@ -320,7 +311,7 @@ class Constrained(Field):
         raise ConstraintError(subject, expected, shorten(tensor), fix, code="not-finite")
 
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
-        device, dtype = self.place_of(module)
+        dtype, device = self.place_of(module)
         moved = move(torch.empty(0, dtype=dtype, device=device))
         if moved.dtype != dtype:
             check_floating(moved.dtype, self.subject(module))
@@ -328,6 +319,24 @@ class Constrained(Field):
 
     def signature(self, module: nn.Module) -> str:
         return self.constraint_of(module).signature()
+
+
+def _default_of(constraint: Constraint, subject: str) -> Callable[[torch.Size], Tensor]:
+    """The default value of a constraint by its shape; errors name the field."""
+
+    def make(shape: torch.Size) -> Tensor:
+        try:
+            return constraint.default(shape)
+        except ConstraintError as error:
+            parts = (error.expected, error.got, error.fix)
+            raise ConstraintError(subject, *parts, code=error.code) from None
+        except RuntimeError as error:
+            expected = f"bounds that broadcast to its shape {tuple(shape)}"
+            fix = "Give it the shape of its bounds, or init."
+            got = first_line(error)
+            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
+
+    return make
 
 
 def narrow_to(value: Tensor, source: Any) -> Tensor:
