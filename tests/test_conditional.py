@@ -378,7 +378,7 @@ def test_a_normal_head_equals_one_by_hand_with_torch_functions_only() -> None:
     scale = 0.1 + F.softplus(scale.reshape(5, 2, 3))
     theirs = dd.Independent(dd.Normal(loc.reshape(5, 2, 3), scale), 2)
     mine = p(x)
-    assert type(mine) is dd.Independent
+    assert isinstance(mine, dd.Independent)
     assert (mine.batch_shape, mine.event_shape) == ((5,), (2, 3))
     torch.testing.assert_close(mine.log_prob(y), theirs.log_prob(y))
     mine.log_prob(y).sum().backward()

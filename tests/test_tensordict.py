@@ -79,7 +79,7 @@ def test_actions_and_densities_are_those_of_the_policy(make) -> None:
     data = actor(observations(5))
     assert data["action"].shape == (5, 2)
     distribution = actor.get_dist(data)
-    assert type(distribution) is dd.Independent
+    assert isinstance(distribution, dd.Independent)
     torch.testing.assert_close(data["action_log_prob"], distribution.log_prob(data["action"]))
     names = {name.rpartition(".")[2] for name, _ in actor.named_parameters()}
     assert "raw_scale" in names
