@@ -62,7 +62,7 @@ ROWS = [
         f"posteriors.{name}"
         for name in ("curvature", "pushed", "guides", "targets")
     ],
-    [f"objectives.{name}" for name in ("data", "likelihood", "estimators", "elbo")],
+    [f"objectives.{name}" for name in ("weights", "data", "likelihood", "estimators", "elbo")],
     [
         f"fitting.{name}"
         for name in (

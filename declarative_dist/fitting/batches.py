@@ -1,12 +1,13 @@
 """The batches of a fit, one after another, from tensors or from any iterable of batches.
 
-A batch is the tuple of arguments for the objective's forward. Of tensors and lists a fit can go on
-from any batch; of other iterables, such as a DataLoader, from the end of an epoch.
+A batch is the tuple of arguments for the objective's forward; a dict behind others gives keywords.
+Of tensors and lists a fit can go on from any batch; of other iterables, such as a DataLoader, from
+the end of an epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from numbers import Number
 from typing import Any
@@ -111,10 +112,7 @@ class Batches:
     def _draw(self, order: Tensor, size: int) -> Iterator[Batch]:
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            if isinstance(self._data, Mapping):
-                yield ({name: t[rows.to(t.device)] for name, t in self._data.items()},)
-            else:
-                yield tuple(t[rows.to(t.device)] for t in as_batch(self._data))
+            yield tuple(_rows_of(item, rows) for item in as_batch(self._data))
 
     def _no_batch(self, used: int) -> ConstraintError:
         expected, got, fix = "at least one batch", "none in an epoch", "Is the DataLoader empty?"
@@ -153,6 +151,27 @@ def as_batch(item: Any) -> Batch:
     return tuple(item) if isinstance(item, (tuple, list)) else (item,)
 
 
+def call_with(function: Callable[..., Any], batch: Batch) -> Any:
+    """Call a function with a batch, of which a dict behind other items gives keywords.
+
+    Example:
+        >>> from declarative_dist.fitting.batches import call_with
+        >>> call_with(dict, ([("a", 1)], {"b": 2}))
+        {'a': 1, 'b': 2}
+    """
+    *items, last = batch or (None,)
+    if items and isinstance(last, Mapping):
+        return function(*items, **last)
+    return function(*batch)
+
+
+def _rows_of(item: Any, rows: Tensor) -> Any:
+    """So many rows of a tensor, or of each in a dict."""
+    if isinstance(item, Mapping):
+        return {name: _rows_of(tensor, rows) for name, tensor in item.items()}
+    return item[rows.to(item.device)]
+
+
 def _tensors_of(data: Any) -> list[Tensor] | None:
     """The tensors that data consists of; None for no data or an iterable of batches."""
     kind = type(data).__name__
@@ -162,7 +181,10 @@ def _tensors_of(data: Any) -> list[Tensor] | None:
     if isinstance(data, Tensor):
         tensors = [data]
     elif isinstance(data, (tuple, Mapping)):
-        tensors = list(data.values()) if isinstance(data, Mapping) else list(data)
+        nested = (
+            item.values() if isinstance(item, Mapping) else [item] for item in as_batch(data)
+        )
+        tensors = [tensor for items in nested for tensor in items]
     elif data is None or (isinstance(data, Iterable) and not (is_array or has_numbers)):
         return None
     else:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.families.clipping import hooks_of_others
+from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.evaluation import Backward, loss_of
 
 
@@ -80,7 +81,7 @@ class _Compiled:
         one = self._one = torch.ones((), device=parameters[0].device)
 
         def loss_and_gradients(*batch: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-            loss: Tensor = objective(*batch)
+            loss: Tensor = call_with(objective, batch)
             gradients = torch.autograd.grad(loss, parameters, one.to(loss), allow_unused=True)
             return loss.detach(), gradients
 

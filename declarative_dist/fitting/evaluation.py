@@ -18,6 +18,7 @@ from declarative_dist.errors import (
     first_line,
     shorten,
 )
+from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.finite import bad_data, tensors_in
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
@@ -59,7 +60,7 @@ class Closure:
         self._batch, self._loss = batch, None
         if is_first and callable(prepare := getattr(self._objective, "before_fit", None)):
             try:
-                prepare(*batch)
+                call_with(prepare, batch)
             except _RAISED as error:
                 _explain(self._objective, batch, error)
                 raise
@@ -110,7 +111,7 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
         NonFiniteError: if it fails on data that is infinite or NaN.
     """
     try:
-        loss: Tensor = forward(*batch)
+        loss: Tensor = call_with(forward, batch)
     except _RAISED as error:
         _explain(objective, batch, error)
         raise
@@ -154,7 +155,7 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
         return
     name = type(objective).__name__
     try:
-        inspect.signature(objective.forward).bind(*batch)
+        call_with(inspect.signature(objective.forward).bind, batch)
     except TypeError as mismatch:
         expected, got = f"batches that {name}.forward takes", f"{len(batch)} arguments: {mismatch}"
         fix = "A tuple of tensors gives each as an argument."

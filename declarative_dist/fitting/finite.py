@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import NonFiniteError, first_line, shorten
+from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.parameters import declared_values, field_of
 
 FEW = 8
@@ -116,7 +117,7 @@ def reason_of(objective: nn.Module, batch: tuple[Any, ...]) -> str:
         return ""
     try:
         with torch.no_grad():
-            return str(ask(*batch))
+            return str(call_with(ask, batch))
     except Exception as error:  # noqa: BLE001 - anything may fail in it; the loss is the matter
         return f"{type(objective).__name__}.why_not_finite failed: {first_line(error)}."
 

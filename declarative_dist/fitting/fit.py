@@ -52,7 +52,8 @@ def fit(
             method `before_fit(*batch)` is called before step 1: there a new guide finds its start.
         data: the arguments of forward: None; a tensor, or a tuple or dict of tensors, whole in
             every step; or an iterable of batches, such as a DataLoader, gone through in every
-            epoch. The items of a tuple are arguments.
+            epoch. The items of a tuple are arguments; a dict that ends it gives keywords, as in
+            `(x, y, {"weights": w})`.
         steps: how many steps in all, those before `resume` too; they are counted from 1.
         optimizer: one, or a callable from parameters to one; None for Adam, torch's fused one
             where it can be. A step is `optimizer.step(closure)`, so LBFGS works.

@@ -17,7 +17,7 @@ from declarative_dist.fitting.arguments import (
     make_optimizer,
     no_optimizer,
 )
-from declarative_dist.fitting.batches import as_batch
+from declarative_dist.fitting.batches import as_batch, call_with
 
 try:
     from lightning.pytorch import LightningModule
@@ -109,7 +109,7 @@ class ObjectiveModule(LightningModule):
         prepares = getattr(self.objective, "before_fit", None)
         is_first = self.trainer.global_step == 0 and self.current_epoch == batch_idx == 0
         if is_first and callable(prepares):
-            prepares(*as_batch(batch))
+            call_with(prepares, as_batch(batch))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch, for its gradient; its value is the mean over processes."""
@@ -136,7 +136,7 @@ class ObjectiveModule(LightningModule):
         self.log(name, loss, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
 
     def _loss(self, batch: Any) -> Tensor:
-        loss: Any = self.objective(*as_batch(batch))
+        loss: Any = call_with(self.objective, as_batch(batch))
         if not isinstance(loss, Tensor) or loss.ndim:
             subject = f"{type(self).__name__}({self._name})"
             fix = "Return a mean over data, a sum over independent problems."

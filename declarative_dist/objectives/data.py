@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,21 +11,42 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line, shorten
 from declarative_dist.joints.joint import Joint
-from declarative_dist.latents.named import as_value
+from declarative_dist.latents.named import as_value, check_names
+from declarative_dist.objectives.weights import (
+    Weights,
+    floating_tensors,
+    mean_over_data,
+    typical_tensor,
+)
 from declarative_dist.plain.supports import first_outside
 
 
-def score_by_site(joint: Joint, data: Any, subject: str) -> Tensor:
-    """Log densities of data by site, of shape `(n, *batch)`."""
+def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Tensor:
+    """The mean log density of data by site, of shape `(*copies)`."""
     if not isinstance(data, Mapping):
         raise ConstraintError(subject, "a dict of data by site", shorten(data), code="wrong-data")
+    values = dict(data)
     for site, value in data.items():
+        where = f"{subject}.{site}"
         if isinstance(value, Tensor):
-            _check_tensor(value, joint, f"{subject}.{site}")
-    scores = joint.log_prob(data)
+            _check_tensor(value, joint, where)
+        elif weights is not None:
+            values[site] = as_data(value, joint, where)
+    snapshot = joint()
+    copies = snapshot.batch_shape
+    if weights is not None:
+        check_names(snapshot.owner, values, snapshot.sites)
+        name = next(iter(snapshot.sites))  # which depends on no other
+        own = len(copies + snapshot.distribution_of(name, {}).event_shape)
+        first = values[name]
+        weights = Weights(
+            weights, first.shape[: first.ndim - own], copies, joint, f"{subject}(weights=)"
+        )
+        values = {name: weights.replace(value) for name, value in values.items()}
+    scores = snapshot.log_prob(values)
     if scores.numel() == 0:
         raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")
-    return scores
+    return mean_over_data(scores, len(copies), len(copies), weights)
 
 
 def score_data(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
@@ -54,7 +74,7 @@ def as_data(value: object, module: nn.Module, subject: str) -> Tensor:
     Raises:
         ConstraintError: if it is no numbers, empty, or in another dtype or on another device.
     """
-    like = next(_floating_tensors(module), torch.zeros(()))
+    like = typical_tensor(module)
     if not (isinstance(value, Tensor) and value.layout is torch.strided):
         value = as_value(value, like.dtype, like.device, subject, code="wrong-data")
     _check_tensor(value, module, subject)
@@ -62,19 +82,14 @@ def as_data(value: object, module: nn.Module, subject: str) -> Tensor:
     return value.to(like.dtype) if is_exact and not value.is_floating_point() else value
 
 
-def _floating_tensors(module: nn.Module) -> Iterator[Tensor]:
-    every = itertools.chain(module.parameters(), module.buffers())
-    return (tensor for tensor in every if tensor.is_floating_point())
-
-
 def _check_tensor(value: Tensor, module: nn.Module, subject: str) -> None:
     """Refuse no data, and data in a dtype or on a device that no tensor of the module has."""
     if value.numel() == 0:
         raise ConstraintError(subject, "one datum or more", shorten(value), code="wrong-data")
-    like = next(_floating_tensors(module), value)
+    like = next(floating_tensors(module), value)
     if value.dtype == like.dtype and value.device == like.device:
         return
-    tensors = list(_floating_tensors(module))
+    tensors = list(floating_tensors(module))
     if all(value.device != tensor.device for tensor in tensors):
         raise ConstraintError(
             subject,
@@ -133,28 +148,35 @@ def check_predicted(value: Tensor, distribution: Distribution, own: int, subject
         )
 
 
-def check_scores(scores: Any, batch: tuple[Any, ...], copies: torch.Size, subject: str) -> None:
-    """Refuse what a `log_likelihood` returned, where it is not one number per datum.
+def check_scores(
+    scores: Any, batch: tuple[Any, ...], copies: torch.Size, is_whole: bool, subject: str
+) -> None:
+    """Refuse what a `log_likelihood` returned, where it is not one number per datum, or in all.
 
     Raises:
         ConstraintError: naming the shape that it should have.
     """
-    shape = ", ".join(("n", *map(str, copies)))
-    expected = f"a floating-point tensor of shape ({shape}), a log likelihood per datum"
+    lead = () if is_whole else ("n",)
+    shape = ", ".join((*lead, *map(str, copies)))
+    what = "for all data, as total_size=None says" if is_whole else "per datum"
+    expected = f"a floating-point tensor of shape ({shape}), a log likelihood {what}"
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
         raise ConstraintError(subject, expected, f"{shorten(scores)}{dtype}", code="failed-method")
     # A list, because to hash a size is to fix it in a compiled graph.
-    counts = [data.shape[0] for data in batch if isinstance(data, Tensor) and data.ndim]
-    fits = scores.ndim == 1 + len(copies) and scores.shape[1:] == copies
+    tensors = () if is_whole else batch
+    counts = [data.shape[0] for data in tensors if isinstance(data, Tensor) and data.ndim]
+    fits = scores.ndim == len(lead) + len(copies) and scores.shape[len(lead) :] == copies
     if not fits or (counts and scores.shape[0] not in counts):
         sizes = f" for data of {' or '.join(map(str, sorted(set(counts))))}" if counts else ""
         raise ConstraintError(
             subject,
             expected,
             f"shape {tuple(scores.shape)}{sizes}",
-            "Sum over what belongs to one datum, and leave the mean over data to the objective.",
+            "Sum over all data, or say how many there are with total_size=."
+            if is_whole
+            else "Sum over what belongs to one datum; the mean over data is the objective's.",
             code="wrong-shape",
         )
-    if scores.shape[0] == 0:
+    if scores.numel() == 0:
         raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")

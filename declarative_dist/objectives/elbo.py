@@ -17,7 +17,8 @@ from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import learned_ends
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
-from declarative_dist.objectives.likelihood import dims_of_one, mean_over_data
+from declarative_dist.objectives.likelihood import dims_of_one
+from declarative_dist.objectives.weights import mean_over_data
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide

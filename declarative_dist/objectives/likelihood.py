@@ -37,6 +37,7 @@ from declarative_dist.objectives.data import (
     score_by_site,
     score_data,
 )
+from declarative_dist.objectives.weights import Weights, check_contexts, mean_over_data
 from declarative_dist.randomness import same_random_numbers
 
 LogLikelihood = Callable[..., Tensor]
@@ -44,27 +45,76 @@ LogLikelihood = Callable[..., Tensor]
 
 
 class DataLoss(AtomicState, ABC):
-    """What losses of data share: they are given for each independent copy, and as one sum."""
+    """What losses of data share: a loss for each independent copy, and their sum.
+
+    Args:
+        module: what is held and trained.
+        dims: how many dimensions one prediction of a `Conditional` has.
+    """
 
     if TYPE_CHECKING:
 
-        def __call__(self, *batch: Any, **given: Any) -> Tensor: ...
+        def __call__(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor: ...
+
+    def __init__(self, module: Any, dims: int) -> None:
+        super().__init__()
+        self.module = module
+        self._dims = dims
 
     @abstractmethod
-    def losses(self, *batch: Any, **given: Any) -> Tensor:
+    def losses(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
         """The loss of each independent copy, a mean over data, of shape `(*copies)`."""
 
-    def forward(self, *batch: Any, **given: Any) -> Tensor:
-        """The loss of a batch, the sum of the losses of all copies.
+    def forward(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
+        """The loss of a batch, a scalar: the sum of the `losses` of all copies.
 
         Args:
             *batch: the arguments.
-            **given: what a `Conditional` takes by keyword.
+            weights: how much each datum counts; None for all alike.
+            **given: what a `Conditional` or a `log_likelihood` takes by keyword.
 
         Raises:
-            ConstraintError: for a batch that `losses` refuses.
+            ConstraintError: as `losses`.
         """
-        return self.losses(*batch, **given).sum()
+        return self.losses(*batch, weights=weights, **given).sum()
+
+    def _mean_score(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Tensor:
+        """The mean log likelihood of each copy, of shape `(*copies)`."""
+        module = self.module
+        is_conditional = isinstance(module, Conditional)
+        copies: torch.Size = vars(module)["_copies"]
+        name = f"{type(self).__name__}({type(module).__name__})"
+        if len(batch) < 2 if is_conditional else len(batch) != 1:
+            wanted = "a context and a value" if is_conditional else "the data, one argument"
+            raise ConstraintError(name, wanted, f"{len(batch)} arguments", code="wrong-data")
+        if given and not is_conditional:
+            got = ", ".join(given)
+            raise ConstraintError(
+                name, "no keywords without a context", got, code="unused-argument"
+            )
+        if isinstance(module, Joint):
+            return score_by_site(module, batch[0], weights, name)
+        if is_conditional and weights is not None:
+            check_contexts((*batch[:-1], *given.values()), name)
+        distribution = module(*batch[:-1], **given)
+        value = as_data(batch[-1], module, name)
+        problems = len(distribution.batch_shape)
+        if is_conditional:
+            # An overridden forward may have made events of dimensions of a prediction.
+            problems = max(self._dims - len(distribution.event_shape), 0)
+            check_predicted(value, distribution, problems, name)
+        else:
+            check_data(value, distribution, name)
+        # An overridden forward may have made one event of all copies.
+        copies = copies if problems else torch.Size()
+        if weights is not None:
+            data = value.shape[: value.ndim - problems - len(distribution.event_shape)]
+            weights = Weights(weights, data, copies, module, f"{name}(weights=)")
+            value = weights.replace(value)
+            if is_conditional:
+                distribution = weights.replace_predictions(distribution, problems)
+        scores = score_data(distribution, value, name)
+        return mean_over_data(scores, problems, len(copies), weights)
 
 
 class NegativeLogLikelihood(DataLoss):
@@ -73,6 +123,10 @@ class NegativeLogLikelihood(DataLoss):
     `forward` takes data of shape `(n, *batch, *event)` for a `Variational`, where `(n, 1, *event)`
     is seen by all independent problems; a dict of such by site for a `Joint`; and for a
     `Conditional` what it is called with, then the values: `forward(context, value)`.
+
+    With `weights=`, masks, frequencies or importance of shape `(n,)` or `(n, *copies)`, it is the
+    sum of weight times loss over the sum of weights. Data of zero weight are replaced before they
+    are scored, so that they may hold anything, NaN too; a context may not.
 
     Args:
         module: the distribution, held and trained.
@@ -86,23 +140,25 @@ class NegativeLogLikelihood(DataLoss):
         >>> from declarative_dist.objectives import NegativeLogLikelihood
         >>> loss = NegativeLogLikelihood(learnable(dd.Normal(0.0, 1.0)))
         >>> loss(torch.tensor([-1.0, 1.0]))
-        tensor(1.4189, grad_fn=<NegBackward0>)
+        tensor(1.4189, grad_fn=<SumBackward0>)
+        >>> loss(torch.tensor([-1.0, 1.0, torch.nan]), weights=[1.0, 1.0, 0.0])
+        tensor(1.4189, grad_fn=<SumBackward0>)
     """
 
     def __init__(self, module: Variational | Joint | Conditional) -> None:
-        super().__init__()
-        self.module = _distribution(module, type(self).__name__)
-        self._dims = dims_of_one(module)
+        super().__init__(_distribution(module, type(self).__name__), dims_of_one(module))
 
-    def losses(self, *batch: Any, **given: Any) -> Tensor:
+    def losses(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
         """The loss of each independent copy, of shape `(*copies)`; `forward` is their sum.
 
         Args:
             *batch: what `forward` takes.
+            weights: how much each datum counts, of shape `(n,)` or `(n, *copies)`.
             **given: what a `Conditional` takes by keyword.
 
         Raises:
-            ConstraintError: for data of another shape, dtype or device, or outside the support.
+            ConstraintError: for data of another shape, dtype or device, or outside the support;
+                for weights that are negative, not finite, or all zero.
 
         Example:
             >>> import torch
@@ -115,7 +171,7 @@ class NegativeLogLikelihood(DataLoss):
             >>> objective.losses(torch.tensor([[1.0, 3.0], [2.0, 3.0]]))
             tensor([1.5000, 3.0000], grad_fn=<NegBackward0>)
         """
-        return -_log_likelihood(self.module, batch, given, self._dims, type(self).__name__)
+        return -self._mean_score(batch, weights, given)
 
 
 class NegativeLogPosterior(DataLoss):
@@ -128,9 +184,11 @@ class NegativeLogPosterior(DataLoss):
 
     Args:
         module: a distribution, or any declarative module with a `log_likelihood`.
-        total_size: how many data there are in all.
+        total_size: how many data there are in all; None where the `log_likelihood` is that of all
+            data, one number.
         log_likelihood: from the module and a batch to one number per datum, of shape
-            `(n, *batch_shape)`. A module is held, trained with the other, and its priors count.
+            `(n, *copies)`, or to one in all, of shape `(*copies)`. A module is held, trained with
+            the other, and its priors count.
         unconstrained: False for the mode of the values, which does not depend on their
             constraints' maps; True for that of the unconstrained numbers behind them, where a
             Laplace approximation or a sampler starts. `log_prior` tells the two apart.
@@ -156,17 +214,19 @@ class NegativeLogPosterior(DataLoss):
         self,
         module: Declarative,
         *,
-        total_size: int,
+        total_size: int | None,
         log_likelihood: LogLikelihood | None = None,
         unconstrained: bool = False,
     ) -> None:
-        super().__init__()
         name = type(self).__name__
-        if not is_count(total_size, 1):
+        is_whole = total_size is None and log_likelihood is not None
+        if not is_whole and not is_count(total_size, 1):
             raise ConstraintError(
                 f"{name}(total_size=)",
                 "how many data there are in all, an int, 1 or above",
                 shorten(total_size),
+                "Only a log_likelihood of all data, one number, goes without."
+                * (total_size is None),
                 code="wrong-argument",
             )
         if log_likelihood is not None and not callable(log_likelihood):
@@ -175,33 +235,52 @@ class NegativeLogPosterior(DataLoss):
                 "a callable from the module and a batch to one number per datum",
                 shorten(log_likelihood),
             )
-        self.module = _distribution(module, name, is_any=log_likelihood is not None)
-        self._dims = dims_of_one(module) if log_likelihood is None else 0
-        self.total_size = int(total_size)
+        is_any = log_likelihood is not None
+        dims = 0 if is_any else dims_of_one(module)
+        super().__init__(_distribution(module, name, is_any=is_any), dims)
+        self.total_size = None if total_size is None else int(total_size)
         self.log_likelihood = log_likelihood
         self.unconstrained = unconstrained
 
-    def losses(self, *batch: Any, **given: Any) -> Tensor:
+    def losses(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
         """The loss of each independent copy, of shape `(*copies)`; `forward` is their sum.
 
         Args:
             *batch: what `forward` takes.
+            weights: how much each datum counts, of shape `(n,)` or `(n, *copies)`.
             **given: what a `Conditional` or the `log_likelihood` takes by keyword.
 
         Raises:
-            ConstraintError: for data of another shape, dtype or device, or outside the support,
-                and for a `log_likelihood` that does not return one number per datum.
+            ConstraintError: for data of another shape, dtype or device, or outside the support;
+                for weights that are negative, not finite, or all zero; and for a
+                `log_likelihood` that does not return one number per datum.
         """
-        name = type(self).__name__
-        copies: torch.Size = vars(self.module)["_copies"]
+        mean = self._mean_score(batch, weights, given)
+        log_prior = log_prior_of(self, vars(self.module)["_copies"], self.unconstrained)
+        return -mean - log_prior / (self.total_size or 1)
+
+    def _mean_score(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Tensor:
         if self.log_likelihood is None:
-            mean = _log_likelihood(self.module, batch, given, self._dims, name)
-        else:
-            scores = self.log_likelihood(self.module, *batch, **given)
-            check_scores(scores, batch, copies, f"{name}(log_likelihood=)")
-            mean = mean_over_data(scores, len(copies), len(copies))
-        log_prior = log_prior_of(self, copies, self.unconstrained)
-        return -mean - log_prior / self.total_size
+            return super()._mean_score(batch, weights, given)
+        name = f"{type(self).__name__}(log_likelihood=)"
+        copies: torch.Size = vars(self.module)["_copies"]
+        is_whole = self.total_size is None
+        if weights is not None and is_whole:
+            raise ConstraintError(
+                f"{type(self).__name__}(weights=)",
+                "none, since the log_likelihood is one number, that of all data",
+                shorten(weights),
+                "Return one number per datum, and say how many there are with total_size=.",
+                code="unused-argument",
+            )
+        counted = batch
+        if weights is not None:
+            where = f"{type(self).__name__}(weights=)"
+            weights = Weights(weights, None, copies, self.module, where)
+            counted, batch = (weights.flat,), tuple(map(weights.replace_rows, batch))
+        scores = self.log_likelihood(self.module, *batch, **given)
+        check_scores(scores, counted, copies, is_whole, name)
+        return scores if is_whole else mean_over_data(scores, len(copies), len(copies), weights)
 
     def extra_repr(self) -> str:
         """How many data there are, and which mode is looked for."""
@@ -253,51 +332,3 @@ def dims_of_one(module: Any) -> int:
             else "Index values from the right, as in loc[..., None].",
         ) from error
     return len(two.batch_shape + two.event_shape) - (two.batch_shape != three.batch_shape)
-
-
-def _log_likelihood(
-    module: Any, batch: tuple[Any, ...], given: dict[str, Any], dims: int, subject: str
-) -> Tensor:
-    """The mean log likelihood of each copy, of shape `(*copies)`."""
-    is_conditional = isinstance(module, Conditional)
-    copies = len(vars(module)["_copies"])
-    name = f"{subject}({type(module).__name__})"
-    if len(batch) < 2 if is_conditional else len(batch) != 1:
-        wanted = "a context and a value" if is_conditional else "the data, one argument"
-        raise ConstraintError(name, wanted, f"{len(batch)} arguments", code="wrong-data")
-    if given and not is_conditional:
-        got = ", ".join(given)
-        raise ConstraintError(
-            name, "no keywords without a context", got, "Leave them out.", code="unused-argument"
-        )
-    if isinstance(module, Joint):
-        return mean_over_data(score_by_site(module, batch[0], name), copies, copies)
-    distribution = module(*batch[:-1], **given)
-    value = as_data(batch[-1], module, name)
-    problems = len(distribution.batch_shape)
-    if is_conditional:
-        # An overridden forward may have made events of dimensions of a prediction.
-        problems = max(dims - len(distribution.event_shape), 0)
-        check_predicted(value, distribution, problems, name)
-    else:
-        check_data(value, distribution, name)
-    # An overridden forward may have made one event of all copies.
-    return mean_over_data(score_data(distribution, value, name), problems, min(copies, problems))
-
-
-def mean_over_data(scores: Tensor, problems: int, copies: int = 0) -> Tensor:
-    """The mean over data of scores, summed over problems but those that stay apart.
-
-    Args:
-        scores: of shape `(*data, *copies, *problems)`.
-        problems: how many dimensions problems of their own have, those of copies included.
-        copies: how many of them stay.
-
-    Returns:
-        A tensor of shape `(*copies)`.
-    """
-    if problems > copies:
-        scores = scores.flatten(copies - problems).sum(-1)
-    if not copies:
-        return scores.mean()
-    return scores.reshape(-1, *scores.shape[-copies:]).mean(0)

@@ -1,0 +1,186 @@
+"""Weights of data: masks, frequencies and importance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.distributions import Distribution
+
+from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.latents.named import as_value
+from declarative_dist.plain.decompose import rebuild
+from declarative_dist.plain.tracing import is_traced
+
+
+class Weights:
+    """How much each datum counts in a mean.
+
+    A datum of zero weight is never scored: the one with the most weight stands in its place, so
+    that whatever it holds, NaN too, reaches neither the loss nor a gradient.
+
+    Args:
+        weights: of shape `(*data)`, or `(*data, *copies)` where copies weigh them apart.
+        data: the shape of the data; None for that of the weights.
+        copies: the shape of independent copies.
+        module: whose data they weigh.
+        subject: whom an error is about.
+
+    Raises:
+        ConstraintError: for another shape, weights that are negative or not finite, and weights
+            that are zero throughout.
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        data: torch.Size | None,
+        copies: torch.Size,
+        module: nn.Module,
+        subject: str,
+    ) -> None:
+        like = typical_tensor(module)
+        found = as_value(weights, like.dtype, like.device, subject)
+        data = found.shape[:1] if data is None else data
+        if found.shape not in (data, data + copies):
+            shapes = dict.fromkeys(map(str, (tuple(data), tuple(data + copies))))
+            raise ConstraintError(
+                subject,
+                f"one weight for each datum, of shape {' or '.join(shapes)}",
+                f"shape {tuple(found.shape)}",
+                "Give weights the first dimensions of the data, (n,) or (n, *copies).",
+                code="wrong-shape",
+            )
+        self._data = data
+        self.flat = found.reshape(-1, *found.shape[len(data) :])
+        is_known = not is_traced(found)
+        if is_known:
+            _check_numbers(self.flat, subject)
+        self._is_positive = is_known and bool((found > 0).all())
+
+    def replace(self, value: Tensor) -> Tensor:
+        """A value `(*data, *batch, *event)` in which nothing of zero weight is left."""
+        if self._is_positive:
+            return value
+        rows = _stand_ins(self.flat)
+        flat = value.reshape(len(rows), *value.shape[len(self._data) :])
+        if rows.ndim == 1:
+            return flat[rows].reshape(value.shape)
+        rest = flat.shape[rows.ndim :]
+        whole = (*rows.shape, *rest)
+        index = rows.reshape(*rows.shape, *(1 for _ in rest)).expand(whole)
+        return flat.expand(whole).gather(0, index).reshape(*self._data, *whole[1:])
+
+    def replace_rows(self, item: Any) -> Any:
+        """An argument of a batch, or a dict of some, without rows of which no copy sees any."""
+        if isinstance(item, Mapping):
+            return {name: self.replace_rows(value) for name, value in item.items()}
+        if self._is_positive or not isinstance(item, Tensor) or item.shape[:1] != self._data:
+            return item
+        return item[_stand_ins(self.flat.flatten(1).sum(1) if self.flat.ndim > 1 else self.flat)]
+
+    def replace_predictions(self, predicted: Distribution, own: int) -> Distribution:
+        """Distributions `(*data, *own)` of a batch of contexts, each that of what is scored by it.
+
+        A graph cannot take them apart, and validates nothing.
+        """
+        data = self._data
+        if self._is_positive or len(predicted.batch_shape) == own or is_compiling():
+            return predicted
+        rows = _stand_ins(self.flat)
+
+        def change(tensor: Tensor, behind: int) -> Tensor:
+            rest = tensor.shape[max(tensor.ndim - behind - own, 0) :]
+            if math.prod(tensor.shape[: tensor.ndim - len(rest)]) == 1:
+                return tensor  # the same for all data
+            whole = data + rest
+            return tensor.expand(whole).reshape(-1, *rest)[rows].reshape(whole)
+
+        return rebuild(predicted, change)
+
+    def mean(self, scores: Tensor) -> Tensor:
+        """The weighted mean over data of scores `(*data, *copies)`, of shape `(*copies)`."""
+        scores = scores.reshape(-1, *scores.shape[len(self._data) :])
+        missing = (1 for _ in scores.shape[self.flat.ndim :])
+        weights = self.flat.reshape(*self.flat.shape, *missing)
+        # What some copies see and others do not is scored for all.
+        return (weights * scores.where(weights > 0, 0.0)).sum(0) / weights.sum(0)
+
+
+def _stand_ins(weights: Tensor) -> Tensor:
+    """The row to score in place of each: its own, or that of most weight."""
+    count = torch.arange(len(weights), device=weights.device)
+    own = count.reshape(-1, *(1 for _ in weights.shape[1:]))
+    return torch.where(weights > 0, own, weights.argmax(0))
+
+
+def _check_numbers(weights: Tensor, subject: str) -> None:
+    expected, fix = "weights that are finite, zero or above", "Take them out, or set them to zero."
+    is_bad = ~((weights >= 0) & weights.isfinite())
+    if is_bad.any():
+        got = f"{weights[is_bad][0].item()} at index {tuple(is_bad.nonzero()[0].tolist())}"
+    elif not weights.sum(0).all():
+        got = "weights that are all zero"
+        expected, fix = "one weight or more above zero, for every copy", "Leave out such batches."
+    else:
+        return
+    raise ConstraintError(subject, expected, got, fix, code="wrong-data")
+
+
+def check_contexts(contexts: Iterable[Any], subject: str) -> None:
+    """Refuse NaN in contexts: a network may mix what it is given.
+
+    Raises:
+        ConstraintError: naming the first one.
+    """
+    for context in contexts:
+        if not isinstance(context, Tensor) or is_traced(context):
+            continue
+        is_nan = context.isnan()
+        if is_nan.any():
+            raise ConstraintError(
+                subject,
+                "contexts without NaN, also where the weight is zero",
+                f"nan at index {tuple(is_nan.nonzero()[0].tolist())} of {shorten(context)}",
+                "Replace them, by zeros or by means: a network sees all contexts.",
+                code="wrong-data",
+            )
+
+
+def typical_tensor(module: nn.Module) -> Tensor:
+    """A tensor of the dtype and on the device of what a module computes."""
+    return next(floating_tensors(module), torch.zeros(()))
+
+
+def floating_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """All parameters and buffers that are real numbers."""
+    every = itertools.chain(module.parameters(), module.buffers())
+    return (tensor for tensor in every if tensor.is_floating_point())
+
+
+def mean_over_data(
+    scores: Tensor, problems: int, copies: int = 0, weights: Weights | None = None
+) -> Tensor:
+    """The mean over data of scores, summed over problems but those that stay apart.
+
+    Args:
+        scores: of shape `(*data, *copies, *problems)`.
+        problems: how many dimensions problems of their own have, those of copies included.
+        copies: how many of them stay.
+        weights: how much each datum counts.
+
+    Returns:
+        A tensor of shape `(*copies)`.
+    """
+    if problems > copies:
+        scores = scores.flatten(copies - problems).sum(-1)
+    if weights is not None:
+        return weights.mean(scores)
+    if not copies:
+        return scores.mean()
+    return scores.reshape(-1, *scores.shape[-copies:]).mean(0)
