@@ -198,8 +198,8 @@ class ByMethod(Variational):
         return dd.Independent(dd.Normal(loc, width[..., None]), 1)
 
 
-class LinedUp(Variational):
-    """A method that leaves it to us to line its values up."""
+class IndexedRate(Variational):
+    """A method that lines its values up, from the right."""
 
     base = dd.Gamma
     concentration = Param(torch.tensor([1.0, 2.0, 3.0]))
@@ -207,7 +207,7 @@ class LinedUp(Variational):
 
     @derived
     def rate(self, concentration: Tensor, location: Tensor) -> Tensor:
-        return concentration / location
+        return concentration / location[..., None]
 
 
 class BoundedJoint(Joint):
@@ -241,7 +241,7 @@ MADE: dict[str, Make] = {
     "shifted": Shifted,
     "deeper": Deeper,
     "method": ByMethod,
-    "lined up": LinedUp,
+    "indexed": IndexedRate,
     "joint": BoundedJoint,
     "nested mixture": lambda **k: NestedMixture(k=3, **k),
     "squashed": Squashed,
@@ -410,7 +410,7 @@ class PredictedRate(Conditional):
 
     @derived
     def rate(self, concentration: Tensor, expected: Tensor) -> Tensor:
-        return concentration / expected
+        return concentration / expected[..., None]
 
 
 class Pointwise(Conditional):

@@ -212,7 +212,7 @@ def test_argument_with_a_default_is_left_to_it():
 
 
 def test_derived_in_batches():
-    q = GammaByMean(batch_shape=(5,), location=[1.0, 2.0, 3.0])
+    q = GammaByMean(batch_shape=(5,), concentration=[2.0] * 3, location=[1.0, 2.0, 3.0])
     assert q().batch_shape == (5, 3)
     torch.testing.assert_close(q.mean, torch.tensor([[1.0, 2.0, 3.0]] * 5))
 

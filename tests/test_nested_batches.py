@@ -355,7 +355,7 @@ class Widths(Variational):
 
 
 class Rates(Variational):
-    """A method that lets its values broadcast."""
+    """A method that lets its values broadcast, and so the copies of one meet those of another."""
 
     base = dd.Gamma
     concentration = Param(torch.tensor([1.0, 2.0, 3.0]))
@@ -378,7 +378,7 @@ class Tied(Variational):
 
 
 @pytest.mark.parametrize("copies", [(4,), (3,), (2,), (2, 3)], ids=str)
-@pytest.mark.parametrize("family", [Widths, Rates, Tied])
+@pytest.mark.parametrize("family", [Widths, Tied])
 def test_copies_of_derived_values_are_independent(family, copies):
     assert_is_a_loop(family, copies)
 
@@ -388,6 +388,13 @@ def test_copies_of_derived_values_are_independent(family, copies):
         reinterpreted_batch_ndims = 0
 
     assert_is_a_loop(Outer, copies)
+
+
+@pytest.mark.parametrize("copies", [(4,), (3,), (2, 3)], ids=str)
+def test_derived_values_of_which_the_copies_meet_are_refused(copies):
+    assert Rates().batch_shape == (3,)
+    with pytest.raises(ConstraintError, match=r"Rates\.rate: .*Index from the right"):
+        Rates(batch_shape=copies)
 
 
 def test_derived_values_that_mix_copies_are_refused():

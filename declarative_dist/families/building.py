@@ -47,7 +47,7 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     declaration = owner.__declaration__
     paddings = owner.__dict__["_paddings"]
     if paddings:
-        line_up_all(values, paddings.get("", ()))
+        line_up_all(values, paddings)
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"

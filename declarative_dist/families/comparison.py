@@ -6,8 +6,8 @@ A size that equals one of one, two and three cannot equal the others, so it hide
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,8 +34,13 @@ REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 Index = tuple[Any, ...]
 """An int per dimension for one alone, a tensor of positions per dimension for several."""
 
-See = Callable[[Index], Mapping[str, Tensor]]
-"""Gives the values of a method, by name, for some of the things that are tried."""
+
+class See(Protocol):
+    """Gives the values of a method, by name, for some of the things that are tried."""
+
+    def __call__(self, index: Index, is_evaluating: bool = False) -> Mapping[str, Tensor]:
+        """See them as the module is, or in evaluation mode."""
+        ...
 
 
 class Difference(NamedTuple):
@@ -55,10 +60,7 @@ class Difference(NamedTuple):
 
 
 def find_difference(
-    see: See,
-    rank: int,
-    modes: Callable[[bool], None],
-    groups: Iterable[list[int]] = TOGETHER,
+    see: See, rank: int, groups: Iterable[list[int]] = TOGETHER
 ) -> Difference | None:
     """The first value that depends on how many there are, or on those beside it.
 
@@ -67,7 +69,6 @@ def find_difference(
     Args:
         see: gives the values; they have the dimensions of the index in front.
         rank: how many dimensions an index has.
-        modes: puts what is tried into evaluation mode, for True, or back.
         groups: which are tried together.
     """
     batched: set[str] = set()
@@ -78,15 +79,13 @@ def find_difference(
             continue  # at random numbers a method may fail for reasons of its own
         for place in itertools.product(sorted({0, len(positions) - 1}), repeat=rank):
             alone = tuple(positions[at] for at in place)
-            found = _compare(attempt(see, alone), many, (len(positions), place), batched)
+            where = (len(positions), place)
+            found = _compare(attempt(see, alone), many, where, batched)
             if found is not None and found.is_number and _is_random(see, together):
-                modes(True)
-                if _is_random(see, together):
-                    found = None
-                else:
-                    one, still = attempt(see, alone), attempt(see, together)
-                    found = _compare(one, still, (len(positions), place), batched)
-                modes(False)
+                if _is_random(see, together, True):
+                    continue
+                one, calm = (attempt(see, index, True) for index in (alone, together))
+                found = _compare(one, calm, where, batched)
             if found is not None:
                 return found
     return None
@@ -147,10 +146,10 @@ def is_about_values(seen: object) -> bool:
     return is_told or is_about_values(seen.__cause__)
 
 
-def attempt(see: See, index: Index) -> Any:
+def attempt(see: See, index: Index, is_evaluating: bool = False) -> Any:
     """What is seen there, or the error that torch raises in place of it."""
     try:
-        return see(index)
+        return see(index, is_evaluating)
     except REFUSALS as error:
         return error
 
@@ -175,9 +174,9 @@ def _agree(one: Tensor, other: Tensor) -> bool:
     return bool(close.all())
 
 
-def _is_random(see: See, index: Index) -> bool:
-    first = attempt(see, index)
-    return any(_differ(first, attempt(see, index)) for _ in range(TRIES))
+def _is_random(see: See, index: Index, is_evaluating: bool = False) -> bool:
+    first = attempt(see, index, is_evaluating)
+    return any(_differ(first, attempt(see, index, is_evaluating)) for _ in range(TRIES))
 
 
 def _differ(one: Any, other: Any) -> bool:

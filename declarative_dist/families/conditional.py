@@ -20,8 +20,9 @@ from declarative_dist.errors import (
 )
 from declarative_dist.families.building import call_detached, distribution_of, refused_by_torch
 from declarative_dist.families.clipping import apply_linear, clip_gradient
-from declarative_dist.families.copies import NOT_TOGETHER, settle_methods
+from declarative_dist.families.copies import NOT_TOGETHER
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.head import CONTEXT_SHAPE, Split
 from declarative_dist.fields.parts import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
@@ -325,7 +326,7 @@ class Conditional(Declarative):
         except ConstraintError:
             raise
         except NOT_TOGETHER as error:
-            settle_methods(self)  # what mixes contexts may fail on one
+            check_copies(self)  # what mixes contexts may fail on one
             raise refused_by_torch(self, values, error) from error
 
     def detach(self, *args: Any, **kwargs: Any) -> Distribution:

@@ -12,14 +12,10 @@ from torch.distributions import Distribution, Transform
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.rules import check_setting, check_spelling
 from declarative_dist.errors import DeclarationError, FieldError
-from declarative_dist.families.copies import (
-    install_fields,
-    measure,
-    replicate_fields,
-    settle_methods,
-)
+from declarative_dist.families.copies import install_fields, measure, replicate_fields
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
+from declarative_dist.families.probe import check_copies
 from declarative_dist.families.rendering import render
 from declarative_dist.families.values import DeclaredValues
 from declarative_dist.fields.sharding import register_forward_pre_hook
@@ -101,7 +97,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     def _check_whole(self) -> None:
         """Refuse an instance that mixes its copies, once its `__init__` is through."""
-        settle_methods(self)
+        check_copies(self)
 
     def _check_parts(self) -> None:
         """Refuse a new part that does not go with the other fields."""

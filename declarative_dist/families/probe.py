@@ -8,8 +8,9 @@ as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,8 +26,6 @@ from declarative_dist.families.comparison import (
     TOGETHER,
     Difference,
     Index,
-    See,
-    attempt,
     block,
     find_difference,
     is_about_values,
@@ -83,86 +82,82 @@ class Trial:
         scale: how far around the start the raw numbers lie.
     """
 
-    def __init__(self, module: Any, scale: float = 1.0) -> None:
+    def __init__(self, module: Any, scale: float) -> None:
         self.module, self.scale = module, scale
         self.copies: torch.Size = vars(module)["_copies"]
         self.rank = len(self.copies) or 1
         self.whole = torch.Size((COUNT,) * self.rank)
         self.raws: dict[int, Tensor] = {}
-        self.shapes: dict[str, dict[torch.Size, torch.Size]] = {}
-        self.draws: dict[str, Any] = {}
-        self.is_evaluating = False
+        self.draws: dict[str, Tensor] = {}
 
-    def see(self, index: Index) -> dict[str, Tensor]:
+    def draw(self) -> bool:
+        """Draw what will be scored; False if the methods refuse these numbers, also one alone."""
+        try:
+            two, whole = (self._look(block(p, self.rank), False)[1] for p in ([0, 1], ALL))
+            for name, distribution in whole.items():
+                self._draw_from(name, distribution, two[name])
+        except REFUSALS as error:
+            return not is_about_values(error) or takes_each(self.see, ALL, self.rank)
+        return True
+
+    def _draw_from(self, name: str, distribution: Any, of_two: Any) -> None:
+        """A draw for each, or where the sizes of both are not in front, one for all."""
+        if self._is_joint:
+            self.draws = {name: value for name, _, value in distribution.legal_draw()}
+            return
+        distribution._validate_args = False
+        with suppress(NotImplementedError, ValueError):  # no sampler, or not at these numbers
+            draw = distribution.sample()
+            leads = (d.batch_shape[: self.rank] for d in (distribution, of_two))
+            has_lead = (*leads,) == (self.whole, torch.Size((2,) * self.rank))
+            self.draws[name] = draw if has_lead else draw.expand(*self.whole, *draw.shape)
+
+    @property
+    def _is_joint(self) -> bool:
+        return hasattr(self.module, "__joint__")
+
+    def see(self, index: Index, is_evaluating: bool = False) -> dict[str, Tensor]:
         """The derived values, and densities of draws, of some of the copies or contexts."""
         try:
-            return self._see(index)
+            return self._see(index, is_evaluating)
         except REFUSALS:
             if self.copies or not isinstance(index[0], int):
                 raise
             # A method may be written for batches of contexts: one context is a batch of one.
-            one = self._see(block([index[0]], 1))
+            one = self._see(block([index[0]], 1), is_evaluating)
             return {name: value[0] if value.ndim else value for name, value in one.items()}
 
-    def _see(self, index: Index) -> dict[str, Tensor]:
-        copy = self._copy(index)
-        declaration = copy.__declaration__
-        values = declaration.run(copy, declaration.order)
-        seen: dict[str, Tensor] = {}
-        for name, field in declaration.fields.items():
-            value = values[name]
-            if field.is_computed and isinstance(value, Tensor):
-                seen[name] = value
-            elif field.is_computed and isinstance(value, Distribution):
-                seen[name] = self._score(name, value, index)
-        if hasattr(type(copy), "__predicts__"):
-            seen["base"] = self._score("base", copy.at_start(), index)
-        elif isinstance(copy, Distribution):
-            current: Any = copy
-            seen["base"] = self._score("base", current(), index)
-        elif getattr(copy, "__joint__", False):
-            seen.update(self._score_sites(copy.forward(), index))
+    def _see(self, index: Index, is_evaluating: bool) -> dict[str, Tensor]:
+        seen, distributions = self._look(index, is_evaluating)
+        draws = {name: draw[index] for name, draw in self.draws.items()}
+        for name, distribution in distributions.items():
+            if self._is_joint:
+                seen |= distribution.scores(draws, {}) if draws else {}
+            else:
+                seen[name] = _score(distribution, draws.get(name), self._lead_of(index))
         return seen
 
-    def _score(self, name: str, distribution: Distribution, index: Index) -> Tensor:
-        """The log density at draws that are the same for all, or zeros where there is none."""
-        shape = distribution.batch_shape
-        lead = self._lead_of(index)
-        shapes = self.shapes.setdefault(name, {})
-        shapes[lead] = shape
-        whole, two = self.whole, torch.Size((2,) * self.rank)
-        distribution._validate_args = False
-        try:
-            if name not in self.draws:
-                if lead != whole or two not in shapes:
-                    return torch.zeros(shape)
-                # What has the sizes of both in front has a draw for each; else one is for all.
-                has_lead = shape[: self.rank] == whole and shapes[two][: self.rank] == two
-                draw = distribution.sample()
-                self.draws[name] = draw if has_lead else draw.expand(*whole, *draw.shape)
-            score = distribution.log_prob(self.draws[name][index])
-        except (NotImplementedError, ValueError):  # no sampler, or a draw on an edge
-            return torch.zeros(shape)
-        is_whole = score.shape in (shape, torch.Size((*lead, *shape)))
-        return score if is_whole else torch.zeros(shape)
-
-    def _score_sites(self, joint: Any, index: Index) -> dict[str, Tensor]:
-        if not self.draws:
-            draws = {name: value for name, _, value in joint.legal_draw()}
-            if self._lead_of(index) != self.whole:
-                return {}
-            self.draws = draws
-        scores: dict[str, Tensor] = joint.scores(
-            {name: draw[index] for name, draw in self.draws.items()}, {}
-        )
-        return scores
+    def _look(self, index: Index, is_evaluating: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The derived tensors, and the distributions, of some of the copies or contexts."""
+        copy = self._copy(index, is_evaluating)
+        declaration = copy.__declaration__
+        values = declaration.run(copy, declaration.order)
+        derived = {n: values[n] for n, field in declaration.fields.items() if field.is_computed}
+        tensors = {name: value for name, value in derived.items() if isinstance(value, Tensor)}
+        built = {n: value for n, value in derived.items() if isinstance(value, Distribution)}
+        if hasattr(type(copy), "__predicts__"):
+            built["base"] = copy.at_start()
+        elif self._is_joint or isinstance(copy, Distribution):
+            forward: Any = copy.forward
+            built["base"] = forward()
+        return tensors, built
 
     def _lead_of(self, index: Index) -> torch.Size:
         return torch.empty(self.whole)[index].shape
 
-    def _copy(self, index: Index) -> Any:
+    def _copy(self, index: Index, is_evaluating: bool) -> Any:
         lead = self._lead_of(index)
-        new = copy_apart(self.module, is_evaluating=self.is_evaluating)
+        new = copy_apart(self.module, is_evaluating=is_evaluating)
         originals = dict(self.module.named_modules())
         for path, part in new.named_modules():
             original = originals[path]
@@ -198,60 +193,53 @@ class Trial:
             self.raws[id(raw)] = start + self.scale * torch.randn(shape).to(start)
         return self.raws[id(raw)]
 
-    def set_mode(self, is_evaluating: bool) -> None:
-        """Try the module without dropout, or as it is."""
-        self.is_evaluating = is_evaluating
+
+def _score(distribution: Distribution, draw: Tensor | None, lead: torch.Size) -> Tensor:
+    """The log density at draws that are the same for all, or zeros where there is none."""
+    shape = distribution.batch_shape
+    distribution._validate_args = False
+    score = None
+    with suppress(NotImplementedError, ValueError):  # a draw on an edge
+        score = None if draw is None else distribution.log_prob(draw)
+    is_whole = score is not None and score.shape in (shape, torch.Size((*lead, *shape)))
+    return score if is_whole and score is not None else torch.zeros(shape)
 
 
 _FOUND: WeakKeyDictionary[type, set[Any]] = WeakKeyDictionary()
 """By class what was tried already and found to keep all apart."""
 
 
-def find_mixed(module: Any) -> Difference | None:
-    """The first value of a module that mixes its copies, or the contexts that it predicts from."""
+def check_copies(module: Any) -> None:
+    """Refuse a module whose methods mix its copies, or the contexts that it predicts from.
+
+    Raises:
+        ConstraintError: naming the field.
+    """
     copies: torch.Size = vars(module)["_copies"]
-    tensors = [*module.parameters(), *module.buffers()]
-    if not copies.numel() or is_traced(*tensors) or not _has_methods(module):
-        return None
     if not copies and not hasattr(type(module), "__predicts__"):
-        return None
+        return
+    tensors = (*module.parameters(), *module.buffers())
+    if not copies.numel() or not _has_methods(module) or is_traced(*tensors):
+        return
     key = _key_of(module, copies)
     known = _FOUND.setdefault(type(module), set())
     if key in known:
-        return None
+        return
     with torch.no_grad(), same_random_numbers():
-        found = _first_of_rounds(module)
-    if found is None:
-        known.add(key)
-    return found
-
-
-def _first_of_rounds(module: Any) -> Difference | None:
-    """What several trials find, each at other random numbers."""
-    for groups in ROUNDS:
-        trial = _start_trial(module)
-        found = find_difference(trial.see, trial.rank, trial.set_mode, groups)
-        if found is not None:
-            return found
-    return None
+        for groups in ROUNDS:
+            trial = _start_trial(module)
+            found = find_difference(trial.see, trial.rank, groups)
+            _refuse(found, module, "copies" if copies else "contexts")
+    known.add(key)
 
 
 def _start_trial(module: Any) -> Trial:
     """A trial at the largest scale at which the methods take their values, or at the smallest."""
-    trial = Trial(module, SCALES[0])
-    for smaller in SCALES[1:]:
-        if _takes_values(trial):
-            return trial
-        trial = Trial(module, smaller)
-    _takes_values(trial)  # which lets it draw
+    for scale in SCALES:
+        trial = Trial(module, scale)
+        if trial.draw():
+            break
     return trial
-
-
-def _takes_values(trial: Trial) -> bool:
-    """Whether the methods take the values of all together, or else of each alone."""
-    attempt(trial.see, block([0, 1], trial.rank))
-    seen = attempt(trial.see, block(ALL, trial.rank))
-    return not is_about_values(seen) or takes_each(trial.see, range(COUNT), trial.rank)
 
 
 def _has_methods(module: Any) -> bool:
@@ -264,32 +252,24 @@ def _has_methods(module: Any) -> bool:
 
 def _key_of(module: Any, copies: torch.Size) -> Any:
     """What the verdict depends on, beside the class: parts, sizes and modes."""
-    parts = [(path, type(part), vars(part)["_lines_methods"]) for path, part in walk(module)]
+    parts = [(path, type(part)) for path, part in walk(module)]
     shapes = [(name, tuple(p.shape)[len(copies) :]) for name, p in module.named_parameters()]
     modes = [part.training for part in module.modules()]
     shapes += [(name, tuple(buffer.shape)) for name, buffer in module.named_buffers()]
     return len(copies), tuple(parts), tuple(shapes), tuple(modes)
 
 
-FIX = (
-    "Index from the right, as in mu[..., None], and sum, sort and index over the dimensions of "
-    "one event only, as in .sum(-1) and not .sum()."
-)
-
-
-def mixing_error(subject: str, what: str, found: Difference) -> ConstraintError:
-    """The error about a method that mixes what it gets.
-
-    Args:
-        subject: the class.
-        what: what is mixed: copies, contexts or draws.
-        found: where.
-    """
-    return ConstraintError(
+def _refuse(found: Difference | None, owner: nn.Module, what: str) -> None:
+    """Raise the error about a method that mixes copies, contexts or draws, if it was found."""
+    if found is None:
+        return
+    subject = type(owner).__name__
+    raise ConstraintError(
         f"{subject}.{found.name}" if found.name else subject,
         f"for each of the {what} a value that does not depend on the {what} beside it",
         f"{found.alone} alone, and {found.together} beside others",
-        FIX,
+        "Index from the right, as in mu[..., None], and sum, sort and index over the dimensions "
+        "of one event only, as in .sum(-1) and not .sum().",
         code="mixed-draws",
     )
 
@@ -301,79 +281,56 @@ def check_sites(joint: Any) -> None:
         joint: an instance of a declared joint.
 
     Raises:
-        ConstraintError: naming the site; nothing is said where nothing can be drawn.
+        ConstraintError: naming the site, or about shapes where its density can't be computed;
+            nothing is said where nothing can be drawn.
     """
     key = ("draws", *_key_of(joint, vars(joint)["_copies"]))
     known = _FOUND.setdefault(type(joint), set())
     if key in known or is_traced(*joint.parameters(), *joint.buffers()):
         return
     with torch.no_grad(), same_random_numbers():
-        current = {mode: copy_apart(joint, is_evaluating=mode)() for mode in (False, True)}
-        found = None
+        current = [copy_apart(joint, is_evaluating=mode)() for mode in (False, True)]
         for groups in ROUNDS:
             draws = _draw_some(current[False])
             if draws is None:
                 return  # a site without a sampler may be observed, and no draw need be legal
-            found = found or _find_mixed_draws(current, draws, groups)
-    if found is not None:
-        raise mixing_error(type(joint).__name__, "draws", found)
+            see = partial(_score_sites, current, draws)
+            try:
+                see(block(ALL, 1))
+            except ValueError as error:
+                if not is_about_values(error):
+                    raise
+            _refuse(find_difference(see, 1, groups), joint, "draws")
     known.add(key)
+
+
+def _score_sites(
+    current: Sequence[Any], draws: dict[str, Tensor], index: Index, is_evaluating: bool = False
+) -> dict[str, Tensor]:
+    scores: dict[str, Tensor] = current[is_evaluating].scores(
+        {name: draw[index] for name, draw in draws.items()}, {}
+    )
+    return scores
 
 
 def _draw_some(joint: Any) -> dict[str, Tensor] | None:
     """Three draws of a joint distribution, one by one where each is legal, or None."""
-
-    def legal_draw(sample_shape: tuple[int, ...] = ()) -> dict[str, Tensor] | None:
+    drawn: dict[int, dict[str, Tensor]] = {}
+    for index, shape in enumerate([(COUNT,), *[()] * COUNT]):
         try:
-            return {name: value for name, _, value in joint.legal_draw(sample_shape)}
+            drawn[index] = {name: value for name, _, value in joint.legal_draw(shape)}
+        except NotImplementedError:
+            return None
         except ValueError as error:
             if not is_about_values(error):
                 raise
-            return None
-
-    try:
-        singles, together = [legal_draw() for _ in range(COUNT)], legal_draw((COUNT,))
-    except NotImplementedError:
-        return None
-    legal = [single for single in singles if single is not None]
-    if len(legal) < COUNT:
+    together = drawn.pop(0, None)
+    if len(drawn) < COUNT:
         return together
-    return {name: torch.stack([single[name] for single in legal]) for name in legal[0]}
+    return {name: torch.stack([draw[name] for draw in drawn.values()]) for name in drawn[1]}
 
 
-def _find_mixed_draws(
-    current: Mapping[bool, Any], draws: dict[str, Tensor], groups: Iterable[list[int]]
-) -> Difference | None:
-    """The first site whose density of a draw follows the draws beside it.
-
-    Args:
-        current: snapshots of a joint distribution, as it is and in evaluation mode.
-        draws: three draws of it.
-        groups: which of them are tried together.
-
-    Raises:
-        ConstraintError: about shapes, where its density can't be computed.
-    """
-    mode = [False]
-
-    def see(index: Index) -> Mapping[str, Tensor]:
-        scores: dict[str, Tensor] = current[mode[0]].scores(
-            {name: draw[index] for name, draw in draws.items()}, {}
-        )
-        return scores
-
-    def set_mode(is_evaluating: bool) -> None:
-        mode[0] = is_evaluating
-
-    try:
-        see(block(ALL, 1))
-    except ValueError as error:
-        if not is_about_values(error):
-            raise
-    return find_difference(see, 1, set_mode, groups)
-
-
-def check_target(density: See, target: nn.Module) -> None:
+def check_target(density: Callable[[Index], Mapping[str, Tensor]], target: nn.Module) -> None:
     """Refuse a target whose density of a draw follows the draws beside it.
 
     Args:
@@ -383,16 +340,13 @@ def check_target(density: See, target: nn.Module) -> None:
     Raises:
         ConstraintError: with the densities of the same draw.
     """
-    modes = {part: part.training for part in target.modules()}
 
-    def set_mode(is_evaluating: bool) -> None:
-        for part, is_training in modes.items():
-            part.training = is_training and not is_evaluating
+    def see(index: Index, is_evaluating: bool = False) -> Mapping[str, Tensor]:
+        with evaluating(target) if is_evaluating else nullcontext():
+            return density(index)
 
     try:
-        density(block(ALL, 1))
+        see(block(ALL, 1))
     except ValueError:  # a draw without a density; the loss itself will say so
         return
-    found = find_difference(density, 1, set_mode)
-    if found is not None:
-        raise mixing_error(type(target).__name__, "draws", found)
+    _refuse(find_difference(see, 1), target, "draws")

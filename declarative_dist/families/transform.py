@@ -60,7 +60,7 @@ class LearnableTransform(Declarative):
         check_gathered(self)
         declaration = self.__declaration__
         values = declaration.base_values(self)
-        line_up_all(values, self.__dict__["_paddings"].get("", ()))
+        line_up_all(values, self.__dict__["_paddings"])
         subject = f"{type(self).__name__}.base"
         make: Any = declaration.make or partial(declaration.base, self)
         transform = build_by_method(make, values, Transform, subject)

@@ -9,7 +9,6 @@ from typing import Any, Generic, overload
 from torch import nn
 from typing_extensions import Self, TypeVar
 
-from declarative_dist.fields.alignment import line_up_all
 from declarative_dist.fields.field import current_value
 from declarative_dist.fields.method import MethodField, call_method
 from declarative_dist.fields.owner import Owner
@@ -35,9 +34,6 @@ class Derived(MethodField, Generic[T]):
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> T:
         arguments = {name: values[name] for name in self.needs}
-        paddings = module.__dict__["_paddings"]
-        if paddings:
-            line_up_all(arguments, paddings.get(self.name, ()))
         method: Callable[..., T] = partial(self.function, module)
         return call_method(method, arguments, self.subject(module))
 
