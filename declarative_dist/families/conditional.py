@@ -13,7 +13,6 @@ from declarative_dist.constraints.clamping import clamp_result
 from declarative_dist.constraints.representable import FLOATING
 from declarative_dist.errors import (
     ConstraintError,
-    DeclarationError,
     FieldError,
     check_count,
     shorten,
@@ -135,61 +134,50 @@ class Conditional(Declarative):
             self.network = network
         self._check_source(in_features)
         vars(self)["_splits"] = tuple(head.split(self) for head in self.__declaration__.heads)
-        self.projection = self._projected(in_features)
-
-    def _check_class(self) -> None:
-        if self.__declaration__.base is None:
-            raise DeclarationError(
-                type(self).__name__,
-                "a class with a base",
-                "none",
-                "Write base = torch.distributions.Normal in the class body.",
-                code="no-base",
+        self.projection: nn.Linear | None = None
+        if in_features is not None and self.__declaration__.heads:
+            starts = torch.cat([start.flatten() for start in vars(self)["_biases"].values()])
+            self.projection = nn.Linear(
+                in_features, len(starts), device=starts.device, dtype=starts.dtype
             )
+            self._start_projection()
 
     def _check_source(self, in_features: object) -> None:
+        owner, network = type(self).__name__, self.network
         if in_features is not None:
-            check_count(f"{type(self).__name__}(in_features=)", in_features)
-        if not self.__declaration__.heads and self.network is not None:
-            raise ConstraintError(
-                f"{type(self).__name__}(network=)",
-                "none, for it has no heads of its own",
-                f"a {type(self.network).__name__}",
-                "Nested parts receive the context of the call: give them networks.",
-                code="unused-argument",
-            )
+            check_count(f"{owner}(in_features=)", in_features)
         names = [head.name for head in self.__declaration__.heads]
-        takes_it = names or "in_features" in self.__declaration__.size_names
-        if in_features is not None and not takes_it:
+        needs_width = bool(names) or "in_features" in self.__declaration__.size_names
+        given: dict[str, Any] = {"network": None if names else network}
+        given["in_features"] = None if needs_width else in_features
+        for name, value in given.items():
+            if value is not None:
+                raise ConstraintError(
+                    f"{owner}({name}=)",
+                    "none, for no head of its own is predicted",
+                    shorten(value),
+                    "Declare a Head. Nested parts receive the context of the call: give them "
+                    "networks.",
+                    code="unused-argument",
+                )
+        if names and in_features is None and network is None:
             raise ConstraintError(
-                f"{type(self).__name__}(in_features=)",
-                "none, for nothing in it is predicted",
-                shorten(in_features),
-                "Declare a Head, or a nested Conditional class.",
-                code="unused-argument",
-            )
-        if names and in_features is None and self.network is None:
-            raise ConstraintError(
-                f"{type(self).__name__}(in_features=)",
+                f"{owner}(in_features=)",
                 f"the width of the context, to predict {', '.join(names)}",
                 "neither that nor a network",
                 "Write in_features=64, or give a network that returns the unconstrained numbers.",
                 code="missing-value",
             )
 
-    def _projected(self, in_features: int | None) -> nn.Linear | None:
-        """The layer from features to the unconstrained numbers of all heads."""
-        if in_features is None or not self.__declaration__.heads:
-            return None
-        starts = [vars(self)["_biases"][head.name] for head in self.__declaration__.heads]
-        bias = torch.cat([start.flatten() for start in starts])
-        layer = nn.Linear(in_features, len(bias), device=bias.device, dtype=bias.dtype)
-        _start(layer, bias)
-        return layer
-
-    def _bias(self) -> Tensor:
-        """The unconstrained numbers that features of zeros predict, for all heads."""
-        return torch.cat([head.bias(self).flatten() for head in self.__declaration__.heads])
+    def _start_projection(self) -> None:
+        """Small weights, and a bias that predicts the starting values from zeros."""
+        layer, heads = self.projection, self.__declaration__.heads
+        if layer is None:
+            return
+        bias = torch.cat([head.bias(self).flatten() for head in heads])
+        with torch.no_grad():
+            layer.weight.normal_(0.0, WEIGHT_SCALE / layer.in_features**0.5)
+            layer.bias.copy_(spread_like(layer.bias, bias))
 
     def forward(self, *args: Any, **kwargs: Any) -> Distribution:
         """Build the distribution for a context."""
@@ -251,23 +239,19 @@ class Conditional(Declarative):
                 f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
                 code="wrong-shape",
             )
-        if features.dtype != layer.weight.dtype and not _is_cast(features):
+        is_cast = is_traced(features) or is_autocasting(features)  # autocast sees to the dtype
+        if features.dtype != layer.weight.dtype and not is_cast:
             source, wanted = "context" if network is None else "network", layer.weight.dtype
-            fix = f"Write context.to({wanted})." if network is None else "Give both one dtype."
             raise ConstraintError(
                 f"{type(self).__name__}.{source}",
                 f"features of {wanted}",
                 f"{features.dtype}",
-                fix,
+                f"Write context.to({wanted})." if network is None else "Give both one dtype.",
                 code="dtype-or-device",
             )
 
     def _as_returned(self, output: Any) -> list[Tensor]:
-        """What a network returned in place of a layer's output, found to have the right shapes.
-
-        Raises:
-            ConstraintError: if it has not.
-        """
+        """What a network returned in place of a layer's output, refused if shapes do not fit."""
         names = [head.name for head in self.__declaration__.heads]
         if len(names) == 1 and isinstance(output, Tensor):
             output = {names[0]: output}
@@ -285,28 +269,17 @@ class Conditional(Declarative):
             )
         for head in self.__declaration__.heads:
             raw, shape = output[head.name], head.split(self).shape
-            if not isinstance(raw, Tensor) or not raw.is_floating_point():
+            is_floating = isinstance(raw, Tensor) and raw.is_floating_point()
+            if not is_floating or raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
                 raise ConstraintError(
                     f"{type(self).__name__}.{head.name}",
-                    "unconstrained numbers, as a floating-point tensor",
-                    shorten(raw),
-                    "Change what the network returns.",
-                    code="failed-method",
-                )
-            if raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
-                raise ConstraintError(
-                    f"{type(self).__name__}.{head.name}",
-                    f"unconstrained numbers of shape (*batch, {', '.join(map(str, shape))})",
+                    "unconstrained floating-point numbers of shape "
+                    f"(*batch, {', '.join(map(str, shape))})",
                     shorten(raw),
                     "Change what the network returns, or the shape of the head.",
                     code="failed-method",
                 )
         return [output[name] for name in names]
-
-    def extra_repr(self) -> str:
-        """The base's name, for `repr`."""
-        base = self.__declaration__.base
-        return base.__name__ if isinstance(base, type) else ""
 
     def at_start(self, shape: Any = torch.Size()) -> Distribution:
         """The distribution that features of zeros predict, before any training.
@@ -353,8 +326,7 @@ class Conditional(Declarative):
             reset: Any = getattr(module, "reset_parameters", None)
             if callable(reset) and any(p.requires_grad for p in module.parameters()):
                 reset()
-        if self.projection is not None:
-            _start(self.projection, self._bias())
+        self._start_projection()
 
     def _signatures(self) -> dict[str, str]:
         shapes = [f"{h.name}: {tuple(h.split(self).shape)}" for h in self.__declaration__.heads]
@@ -387,15 +359,3 @@ class Conditional(Declarative):
         )
 
     log_prob = rsample = sample = rsample_and_log_prob = entropy = cdf = icdf = _before_context
-
-
-def _is_cast(features: Tensor) -> bool:
-    """Whether autocast sees to the dtype, or nobody can say anything of it now."""
-    return is_traced(features) or is_autocasting(features)
-
-
-def _start(layer: nn.Linear, bias: Tensor) -> None:
-    """Small weights, and a bias that predicts the starting values from zeros."""
-    with torch.no_grad():
-        layer.weight.normal_(0.0, WEIGHT_SCALE / layer.in_features**0.5)
-        layer.bias.copy_(spread_like(layer.bias, bias))

@@ -18,6 +18,7 @@ from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.probe import check_copies
 from declarative_dist.families.rendering import render
 from declarative_dist.families.values import DeclaredValues
+from declarative_dist.fields.kinds import built_kind, predicted_kind
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
@@ -85,7 +86,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     def _check_class(self) -> None:
         """Refuse a class that was declared without what its instances build."""
-        builds = self.__builds__
+        builds = built_kind(self) or predicted_kind(self)
         if builds in _EXAMPLES and self.__declaration__.base is None:
             raise DeclarationError(
                 type(self).__name__,
@@ -229,6 +230,11 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         replicate_fields(self, copies, done)
 
     register_forward_pre_hook = register_forward_pre_hook
+
+    def extra_repr(self) -> str:
+        """The base's name, for `repr`."""
+        base = self.__declaration__.base
+        return base.__name__ if isinstance(base, type) else ""
 
     def __repr__(self) -> str:
         return render(self)

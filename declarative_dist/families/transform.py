@@ -79,8 +79,3 @@ class LearnableTransform(Declarative):
 
     def _check_build(self, values: dict[str, Any]) -> None:
         self.forward()
-
-    def extra_repr(self) -> str:
-        """The base's name, for `repr`."""
-        base = self.__declaration__.base
-        return base.__name__ if isinstance(base, type) else ""

@@ -349,8 +349,3 @@ class Variational(Declarative, Distribution):
 
     def __repr__(self) -> str:
         return Declarative.__repr__(self)
-
-    def extra_repr(self) -> str:
-        """The base's name, for `repr`."""
-        base = self.__declaration__.base
-        return base.__name__ if isinstance(base, type) else ""
