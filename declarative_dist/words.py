@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -160,15 +161,8 @@ def is_one_edit_from(name: str, other: str) -> bool:
         >>> is_one_edit_from("rte", "rate"), is_one_edit_from("rate", "ratio")
         (True, False)
     """
-    if name == other or abs(len(name) - len(other)) > 1:
-        return False
-    start = 0
-    while start < min(len(name), len(other)) and name[start] == other[start]:
-        start += 1
-    rest, other_rest = name[start:], other[start:]
-    return (
-        rest[1:] == other_rest
-        or rest == other_rest[1:]
-        or rest[1:] == other_rest[1:]
-        or (rest[:2] == other_rest[:2][::-1] and rest[2:] == other_rest[2:])
-    )
+    longer, shorter = (name, other) if len(name) >= len(other) else (other, name)
+    start = len(commonprefix([longer, shorter]))
+    rest, other_rest = longer[start:], shorter[start:]
+    is_swap = rest[:2] == other_rest[1::-1] and rest[2:] == other_rest[2:]
+    return name != other and (is_swap or rest[1:] in (other_rest, other_rest[1:]))
