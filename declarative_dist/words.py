@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -162,7 +161,8 @@ def is_one_edit_from(name: str, other: str) -> bool:
         (True, False)
     """
     longer, shorter = (name, other) if len(name) >= len(other) else (other, name)
-    start = len(commonprefix([longer, shorter]))
+    pairs = enumerate(zip(longer, shorter, strict=False))
+    start = next((index for index, (one, two) in pairs if one != two), len(shorter))
     rest, other_rest = longer[start:], shorter[start:]
     is_swap = rest[:2] == other_rest[1::-1] and rest[2:] == other_rest[2:]
     return name != other and (is_swap or rest[1:] in (other_rest, other_rest[1:]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist import Constraint, Simplex
-from declarative_dist.constraints.clamping import clamp_result
+from declarative_dist.constraints.band import clamp_result
 from declarative_dist.plain.tracing import is_mapped
 
 

@@ -22,7 +22,7 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "representable", "clamping", "constraint", "scalar", "half_line",
+            "constraint", "band", "scalar", "half_line",
             "interval", "simplex", "ordered", "matrix", "adapters", "inferred",
         )
     ],

@@ -308,7 +308,8 @@ class ConstraintTransform(Transform):
     def __init__(self, constraint: Constraint, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         self.constraint = constraint
-        self.domain = _real(constraint.raw_event_dim)
+        ndim = constraint.raw_event_dim
+        self.domain = constraints.independent(constraints.real, ndim) if ndim else constraints.real
         self.codomain = constraint.support
 
     def __eq__(self, other: object) -> bool:
@@ -351,17 +352,16 @@ def _real(event_dim: int) -> constraints.Constraint:
     return constraints.independent(constraints.real, event_dim) if event_dim else constraints.real
 
 
-def vector_size(constraint: Constraint, shape: torch.Size) -> int:
-    """The number of entries of the vectors in a tensor of this shape.
+def event_size(constraint: Constraint, shape: torch.Size) -> int:
+    """The size of the vectors, or of the square matrices, in a tensor of this shape.
 
     Raises:
-        ConstraintError: if it has no dimension for them.
+        ConstraintError: if it holds none.
     """
-    if not shape or not shape[-1]:
-        raise ConstraintError(
-            type(constraint).__name__,
-            "vectors, of shape (*batch, K)",
-            f"the shape {tuple(shape)}",
-            code="wrong-shape",
-        )
-    return shape[-1]
+    events = shape[-constraint.event_dim :]
+    if len(events) == constraint.event_dim and len(set(events)) == 1 and events[0]:
+        return events[0]
+    kinds = ("vectors, of shape (*batch, n)", "square matrices, of shape (*batch, n, n)")
+    expected = f"{kinds[constraint.event_dim - 1]} and n of 1 or more"
+    got = f"the shape {tuple(shape)}"
+    raise ConstraintError(type(constraint).__name__, expected, got, code="wrong-shape")

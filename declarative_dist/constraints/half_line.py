@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
-from typing_extensions import Self
 
-from declarative_dist.constraints.clamping import clamp_input
-from declarative_dist.constraints.representable import (
-    GUARD,
-    WIDEST,
+from declarative_dist.constraints.band import (
+    Banded,
+    Guard,
     Limits,
     above,
-    largest,
+    clamp_input,
+    clamp_result,
     promote,
 )
 from declarative_dist.constraints.scalar import Bound, Scalar, as_number, expand_bound
-from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-
-Guard = bool | Limits
+from declarative_dist.errors import ConstraintError
 
 
 def softplus(raw: Tensor) -> Tensor:
@@ -34,7 +28,7 @@ def softplus(raw: Tensor) -> Tensor:
     Above its threshold torch returns the raw number. In float64 its default of 20 is too low to be
     exact; in the narrower dtypes it is not, and `exp` of more could overflow with the gradient.
     """
-    return F.softplus(raw, threshold=50) if raw.dtype is torch.float64 else F.softplus(raw)
+    return F.softplus(raw, 1, 50 if raw.dtype is torch.float64 else 20)
 
 
 def inverse_softplus(value: Tensor) -> Tensor:
@@ -63,9 +57,6 @@ class Real(Scalar):
         super().__init__()
         self.limits = limits
 
-    def link(self, raw: Tensor) -> Tensor:
-        return raw
-
     def forward(self, raw: Tensor) -> Tensor:
         return raw if self.limits is None else clamp_input(raw, *self._range(raw))
 
@@ -84,14 +75,8 @@ class Real(Scalar):
     def describe(self) -> str:
         return "a finite number"
 
-    def signature(self) -> str:
-        return repr(self)
-
     def advice(self, value: Tensor) -> str:
-        if self.limits is None:
-            return ""
-        low, high = self._range(value)
-        return f"In {value.dtype} it must lie in [{low:g}, {high:g}]."
+        return "" if self.limits is None else f"{self._describe_band(value.dtype)}."
 
 
 class GreaterThan(Scalar):
@@ -171,8 +156,6 @@ class Guarded(GreaterThan):
             the dtype's range, a mapping from dtypes to `(low, high)` sets it.
     """
 
-    support: Any = constraints.positive
-
     def __init__(self, *, floor: float = 0.0, guard: Guard = True) -> None:
         subject, expected = f"{type(self).__name__}(floor=)", "a finite number, 0 or above"
         number = as_number(floor, subject, expected)
@@ -180,58 +163,28 @@ class Guarded(GreaterThan):
             raise ConstraintError(subject, expected, repr(floor), code="bad-bounds")
         super().__init__(number)
         self.floor = number
-        if number:
-            self.support = constraints.greater_than(number)
-        self.guard = guard
-        self._set_band(band_of(guard, f"{type(self).__name__}(guard=)"))
+        self.set_guard(guard)
 
     def link(self, raw: Tensor) -> Tensor:
         value = softplus(raw)
         return value + self.floor if self.floor else value
 
-    def with_band(self, band: Limits) -> Self:
-        """The same map in the band of a certain argument, unless it was given one of its own."""
-        if self.guard is not True:
-            return self
-        constraint = copy.copy(self)
-        constraint._set_band(band)
-        return constraint
-
-    def without_guard(self) -> Self:
-        constraint = copy.copy(self)
-        constraint.guard = False
-        constraint._set_band(WIDEST)
-        return constraint
-
     def _set_band(self, band: Limits) -> None:
-        """Note which values each dtype may take."""
-        self.limits = {
-            dtype: (self._above_floor(low, dtype), high) for dtype, (low, high) in band.items()
-        }
+        self.limits = {d: (self._above_floor(low, d), high) for d, (low, high) in band.items()}
 
     def _above_floor(self, low: float, dtype: torch.dtype) -> float:
         return max(low, above(self.floor, dtype)) if self.floor else low
-
-    def default(self, shape: torch.Size) -> Tensor:
-        return torch.full(shape, self.floor + 1.0)
 
     def describe(self) -> str:
         return super().describe() if self.floor else "a finite positive number"
 
     def advice(self, value: Tensor) -> str:
-        low, high = self._range(value)
-        if not ((value > self.floor) & value.isfinite()).all():
-            return f"Give a number above {self.floor:g}."
-        wider = "" if self.guard is False else "; guard=False widens this to the dtype's own range"
-        return f"In {value.dtype} values are held in [{low:.3g}, {high:.3g}]{wider}."
+        is_above = ((value > self.floor) & value.isfinite()).all()
+        return super().advice(value) if is_above else f"Give a number above {self.floor:g}."
 
     def extra_repr(self) -> str:
         floor = f"floor={self.floor:g}" if self.floor else ""
-        guard = "guard=False" if self.guard is False else ""
-        return ", ".join(filter(None, (floor, guard)))
-
-    def signature(self) -> str:
-        return repr(self)
+        return ", ".join(filter(None, (floor, Banded.extra_repr(self))))
 
 
 class Positive(Guarded):
@@ -280,29 +233,25 @@ class Exp(Guarded):
             dtype: (math.ceil(math.log(low)), math.floor(math.log(high)))
             for dtype, (low, high) in band.items()
         }
-        self.limits = {
-            dtype: self._values_between(dtype, math.exp(low), math.exp(high))
-            for dtype, (low, high) in self.raw_limits.items()
-        }
-
-    def _values_between(self, dtype: torch.dtype, low: float, high: float) -> tuple[float, float]:
-        """What values may be: a few units in the last place more than what exp gives."""
-        rounding = 8 * torch.finfo(dtype).eps
-        return self._above_floor(low * (1 - rounding), dtype), (high + self.floor) * (1 + rounding)
-
-    def link(self, raw: Tensor) -> Tensor:
-        return raw.exp() + self.floor
+        limits = {}
+        for dtype, (low, high) in self.raw_limits.items():
+            rounding = 8 * torch.finfo(dtype).eps  # a few units more than what exp gives
+            lowest = self._above_floor(math.exp(low) * (1 - rounding), dtype)
+            limits[dtype] = lowest, (math.exp(high) + self.floor) * (1 + rounding)
+        self.limits = limits
 
     def forward(self, raw: Tensor) -> Tensor:
-        low, high = self.raw_limits.get(raw.dtype) or self._refuse_dtype(raw.dtype)
+        low, high = self.raw_limits.get(raw.dtype) or self.limits_in(raw.dtype)
         value = clamp_input(raw, low, high).exp()  # autograd saves this: it is not changed later
-        return self.clamp(value + self.floor) if self.floor else value
+        if not self.floor:
+            return value
+        return clamp_result(value + self.floor, *self.limits_in(raw.dtype))
 
     def inverse(self, value: Tensor) -> Tensor:
         return (promote(value) - self.floor).log().to(value.dtype)
 
     def is_at_end(self, raw: Tensor) -> Tensor:
-        low, high = self.raw_limits.get(raw.dtype) or self._refuse_dtype(raw.dtype)
+        low, high = self.raw_limits.get(raw.dtype) or self.limits_in(raw.dtype)
         return (raw <= low) | (raw >= high)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
@@ -321,52 +270,13 @@ class Negative(LessThan):
 
     def __init__(self, *, guard: Guard = True) -> None:
         super().__init__(0.0)
-        band = band_of(guard, "Negative(guard=)")
-        self.guard = guard
+        self.set_guard(guard)
+
+    def _set_band(self, band: Limits) -> None:
         self.limits = {dtype: (-high, -low) for dtype, (low, high) in band.items()}
-
-    def without_guard(self) -> Negative:
-        return Negative(guard=False)
-
-    def default(self, shape: torch.Size) -> Tensor:
-        return torch.full(shape, -1.0)
 
     def describe(self) -> str:
         return "a finite negative number"
 
-    def advice(self, value: Tensor) -> str:
-        return "Give a number below 0."
-
     def extra_repr(self) -> str:
-        return "guard=False" if self.guard is False else ""
-
-    def signature(self) -> str:
-        return repr(self)
-
-
-def band_of(guard: Any, subject: str) -> Limits:
-    """The band that a `guard=` stands for.
-
-    Raises:
-        DeclarationError: if it is neither a switch nor a mapping from dtypes to positive ranges.
-    """
-    if isinstance(guard, bool):
-        return GUARD if guard else WIDEST
-    if isinstance(guard, Mapping) and guard and all(map(_is_range, guard.items())):
-        return {dtype: (low, min(high, largest(dtype))) for dtype, (low, high) in guard.items()}
-    raise DeclarationError(
-        subject,
-        "True, False, or for each dtype a pair of positive numbers in order",
-        shorten(guard),
-        "Write guard={torch.float32: (1e-6, 1e6)}, for instance.",
-        code="bad-bounds",
-    )
-
-
-def _is_range(item: tuple[Any, Any]) -> bool:
-    dtype, ends = item
-    try:
-        low, high = (float(end) for end in ends)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(dtype, torch.dtype) and dtype.is_floating_point and 0 < low < high < math.inf
+        return Banded.extra_repr(self)

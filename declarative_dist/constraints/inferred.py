@@ -17,10 +17,10 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import as_constraint
+from declarative_dist.constraints.band import GUARD, Limits
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive, Real
+from declarative_dist.constraints.half_line import GreaterThan, Guarded, LessThan, Positive, Real
 from declarative_dist.constraints.matrix import LowerCholesky
-from declarative_dist.constraints.representable import GUARD, Limits
 from declarative_dist.plain.arguments import MATRIX, Argument
 
 Range = tuple[float, float]
@@ -106,13 +106,20 @@ def inferred_constraint(
     return as_constraint(argument.torch_constraint, f"{base.__name__}.{argument.name}")
 
 
-def guard_of(base: type[Distribution], argument: str) -> Limits | None:
-    """The narrower guard band of a positive argument, if it needs one."""
-    for ancestor in base.__mro__:
-        constraint = BANDS.get((ancestor, argument))
-        if isinstance(constraint, Positive) and not isinstance(constraint.guard, bool):
-            return constraint.guard
-    return None
+def narrow(constraint: Constraint, base: Any, argument: str) -> Constraint:
+    """A declared constraint in the narrower band that an argument needs, if it has none already.
+
+    Args:
+        constraint: as it was declared.
+        base: a distribution class, or what makes one.
+        argument: the argument that it is for.
+    """
+    if isinstance(constraint, Guarded) and constraint.guard is True:
+        for ancestor in getattr(base, "__mro__", ()):
+            inferred = BANDS.get((ancestor, argument))
+            if isinstance(inferred, Positive) and isinstance(inferred.guard, Mapping):
+                return constraint.with_band(inferred.guard)
+    return constraint
 
 
 def starting_value(argument: str) -> Callable[[torch.Size], Tensor] | None:

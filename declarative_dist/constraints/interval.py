@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.representable import largest, promote
+from declarative_dist.constraints.band import promote
 from declarative_dist.constraints.scalar import Bound, Scalar, as_tensor_like, expand_bound
 from declarative_dist.errors import ConstraintError
 
@@ -34,10 +34,12 @@ class Interval(Scalar):
 
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__(low=low, high=high)
-        if not self.names and not _are_ordered(self.low, self.high):
-            raise ConstraintError(
-                type(self).__name__, "low below high", self.extra_repr(), code="bad-bounds"
-            )
+        self._check(self.low, self.high, "low below high")
+
+    def _check(self, low: Bound, high: Bound, expected: str) -> None:
+        if not _are_ordered(low, high):
+            name, got = type(self).__name__, self.extra_repr()
+            raise ConstraintError(name, expected, got, code="bad-bounds")
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -58,15 +60,6 @@ class Interval(Scalar):
 
     def default(self, shape: torch.Size) -> Tensor:
         return expand_bound(self.low, shape) / 2 + expand_bound(self.high, shape) / 2
-
-    def _has_room(self, dtype: torch.dtype) -> bool:
-        if self.names or any(bound.is_meta for bound in self.buffers()):
-            return True
-        low, high = (
-            torch.as_tensor(bound, dtype=torch.float64, device="cpu")
-            for bound in (self.low, self.high)
-        )
-        return super()._has_room(dtype) and bool((high - low <= largest(dtype)).all())
 
 
 class UnitInterval(Interval):
@@ -108,23 +101,19 @@ class LogInterval(Interval):
 
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__(low, high)
-        if not isinstance(self.low, str) and not _are_ordered(0.0, self.low):
-            raise ConstraintError(
-                "LogInterval", "a positive low", self.extra_repr(), code="bad-bounds"
-            )
+        self._check(0.0, self.low, "a positive low")
 
     def link(self, raw: Tensor) -> Tensor:
-        middle = _sqrt(self.low) * _sqrt(self.high)
+        middle = _apply("sqrt", self.low) * _apply("sqrt", self.high)
         exponent = (promote(raw) / 2).tanh() * (self._log_width() / 2)
         value: Tensor = exponent.exp() * middle
         return value.to(raw.dtype)
 
     def _has_room(self, dtype: torch.dtype) -> bool:
-        is_known = not self.names and not any(bound.is_meta for bound in self.buffers())
-        return super()._has_room(dtype) and (not is_known or _are_ordered(0.0, self.low))
+        return super()._has_room(dtype) and _are_ordered(0.0, self.low)
 
     def _log_width(self) -> float | Tensor:
-        return _log(self.high) - _log(self.low)
+        return _apply("log", self.high) - _apply("log", self.low)
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = promote(value)
@@ -144,21 +133,22 @@ class LogInterval(Interval):
 
 def _are_ordered(low: Bound, high: Bound) -> bool:
     """Whether low is below high, as far as numbers and real tensors tell."""
-    ends = [torch.as_tensor(end, dtype=torch.float64) for end in (low, high)]
-    ordered = ends[0] < ends[1]
-    return True if ordered.is_meta else bool(ordered.all())
+    if isinstance(low, str) or isinstance(high, str):
+        return True
+    ordered = torch.as_tensor(low, dtype=torch.float64) < torch.as_tensor(
+        high, dtype=torch.float64
+    )
+    return ordered.is_meta or bool(ordered.all())
 
 
 def _log_of_quotient(over: Any, under: Any) -> Tensor:
     """`log(over / under)`, where the quotient is near one and where it leaves the dtype."""
     excess: Tensor = (over - under) / under
-    far = torch.as_tensor(_log(over) - _log(under)).to(excess)
+    far = torch.as_tensor(_apply("log", over) - _apply("log", under)).to(excess)
     return torch.where(excess < 1, excess.log1p(), far)
 
 
-def _log(bound: float | Tensor) -> float | Tensor:
-    return bound.log() if isinstance(bound, Tensor) else math.log(bound)
-
-
-def _sqrt(bound: float | Tensor) -> float | Tensor:
-    return bound.sqrt() if isinstance(bound, Tensor) else math.sqrt(bound)
+def _apply(function: str, bound: Any) -> Any:
+    """A function of a bound, of the same name for tensors and for numbers."""
+    is_tensor = isinstance(bound, Tensor)
+    return getattr(torch, function)(bound) if is_tensor else getattr(math, function)(bound)

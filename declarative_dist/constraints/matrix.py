@@ -7,7 +7,6 @@ half precision works where torch has the operators.
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import lru_cache
 
@@ -16,86 +15,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.distributions import constraints
-from typing_extensions import Self
 
-from declarative_dist.constraints.clamping import clamp_result
-from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import Guard, band_of, inverse_softplus, softplus
-from declarative_dist.constraints.representable import HALF, Limits, promote
-from declarative_dist.errors import ConstraintError
+from declarative_dist.constraints.band import HALF, Banded, Guard, clamp_result, promote
+from declarative_dist.constraints.constraint import event_size
+from declarative_dist.constraints.half_line import inverse_softplus, softplus
 from declarative_dist.plain.tracing import is_autocasting, is_mapped, is_traced
 
 
-class Packed(Constraint):
-    """Square matrices packed as a triangle.
-
-    Args:
-        guard: as for `Positive`: which sizes the numbers of a matrix may have.
-    """
+class Packed(Banded):
+    """Square matrices packed as a triangle."""
 
     has_diagonal = True
     """Whether the packed numbers have those of the diagonal in front."""
-
-    def __init__(self, *, guard: Guard = True) -> None:
-        super().__init__()
-        self.guard = guard
-        self.band: Limits = band_of(guard, f"{type(self).__name__}(guard=)")
 
     @property
     def raw_event_dim(self) -> int:
         return 1
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
-        size = self._size_of(shape)
+        size = event_size(self, shape)
         return torch.Size((*shape[:-2], size * (size + (1 if self.has_diagonal else -1)) // 2))
 
     def value_shape(self, raw_shape: torch.Size) -> torch.Size:
         size = _triangle_size(raw_shape[-1]) + (0 if self.has_diagonal else 1)
         return torch.Size((*raw_shape[:-1], size, size))
 
-    def _size_of(self, shape: torch.Size) -> int:
-        if len(shape) < 2 or shape[-1] != shape[-2] or not shape[-1]:
-            size = "" if 0 not in shape[-2:] else " and n of 1 or more"
-            raise ConstraintError(
-                type(self).__name__,
-                f"square matrices, of shape (*batch, n, n){size}",
-                f"the shape {tuple(shape)}",
-                code="wrong-shape",
-            )
-        return shape[-1]
-
     def default(self, shape: torch.Size) -> Tensor:
-        return torch.eye(self._size_of(shape)).expand(shape)
-
-    def without_guard(self) -> Self:
-        constraint = copy.copy(self)
-        constraint.guard, constraint.band = False, band_of(False, "")
-        return constraint
-
-    def _limits(self, dtype: torch.dtype) -> tuple[float, float]:
-        """The range of the numbers of a diagonal in a dtype."""
-        if dtype not in self.band:
-            raise ConstraintError(
-                type(self).__name__, f"a guard for {dtype}", f"guard={self.guard!r}",
-                "Add it to guard=.", code="dtype-or-device",
-            )  # fmt: skip
-        return self.band[dtype]
-
-    def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
-        try:
-            self._limits(dtype)
-        except ConstraintError as error:
-            raise ConstraintError(
-                subject, error.expected, error.got, error.fix, code="bad-bounds"
-            ) from None
-
-    def advice(self, value: Tensor) -> str:
-        low, high = self._limits(value.dtype)
-        wider = "" if self.guard is False else " guard=False widens this to the dtype's own range."
-        return f"In {value.dtype} numbers are held in [{low:.3g}, {high:.3g}].{wider}"
-
-    def extra_repr(self) -> str:
-        return "guard=False" if self.guard is False else ""
+        return torch.eye(event_size(self, shape)).expand(shape)
 
 
 class LowerCholesky(Packed):
@@ -122,12 +68,13 @@ class LowerCholesky(Packed):
     support = constraints.lower_cholesky
 
     def __init__(self, *, conditioned: bool = False, guard: Guard = True) -> None:
-        super().__init__(guard=guard)
+        super().__init__()
+        self.set_guard(guard)
         self.conditioned = conditioned
 
     def forward(self, raw: Tensor) -> Tensor:
         raw_diagonal, below = _split(raw)
-        low, high = self._limits(raw.dtype)
+        low, high = self.limits_in(raw.dtype)
         diagonal = softplus(raw_diagonal)
         if self.conditioned:
             room = high / (4 * diagonal.shape[-1])
@@ -140,17 +87,17 @@ class LowerCholesky(Packed):
     def _share(self, value: Tensor) -> Tensor:
         """What the diagonal must exceed: the rounding of the length of the row beside it."""
         beside = value.tril(-1)
-        longest = beside.abs().amax(-1, keepdim=True).clamp_min(self._limits(value.dtype)[0])
+        longest = beside.abs().amax(-1, keepdim=True).clamp_min(self.limits_in(value.dtype)[0])
         length = (beside / longest).square().sum(-1).sqrt() * longest.squeeze(-1)
         return length * (8 * value.shape[-1] * torch.finfo(value.dtype).eps)
 
     def inverse(self, value: Tensor) -> Tensor:
         diagonal = promote(value).diagonal(dim1=-2, dim2=-1)
-        raw = inverse_softplus(diagonal.clamp_min(self._limits(value.dtype)[0]))
+        raw = inverse_softplus(diagonal.clamp_min(self.limits_in(value.dtype)[0]))
         return torch.cat([raw.to(value.dtype), _pack_strictly_lower(value)], -1)
 
     def contains(self, value: Tensor) -> Tensor:
-        low, high = self._limits(value.dtype)
+        low, high = self.limits_in(value.dtype)
         diagonal = value.diagonal(dim1=-2, dim2=-1)
         inside = _is_lower(value) & (diagonal >= low).all(-1) & (diagonal <= high).all(-1)
         if not self.conditioned:
@@ -161,7 +108,7 @@ class LowerCholesky(Packed):
 
     def is_at_end(self, raw: Tensor) -> Tensor:
         value = self.forward(raw)
-        low, high = self._limits(raw.dtype)
+        low, high = self.limits_in(raw.dtype)
         diagonal = value.diagonal(dim1=-2, dim2=-1)
         at_share = diagonal <= self._share(value) if self.conditioned else diagonal <= low
         return ((diagonal <= low) | (diagonal >= high) | at_share).any(-1)
@@ -202,6 +149,10 @@ class PositiveDefinite(Packed):
 
     support = constraints.positive_definite
 
+    def __init__(self, *, guard: Guard = True) -> None:
+        super().__init__()
+        self.set_guard(guard)
+
     def forward(self, raw: Tensor) -> Tensor:
         raw_diagonal, below = _split(raw)
         size = raw_diagonal.shape[-1]
@@ -213,7 +164,7 @@ class PositiveDefinite(Packed):
 
     def _factor_limits(self, size: int, dtype: torch.dtype) -> tuple[float, float]:
         """The range of a factor's entries for which the matrix stays inside the guard band."""
-        low, high = self._limits(dtype)
+        low, high = self.limits_in(dtype)
         return math.sqrt(low), math.sqrt(high / (2 * size * (1 + _raise(size, dtype))))
 
     def inverse(self, value: Tensor) -> Tensor:
@@ -238,7 +189,7 @@ class PositiveDefinite(Packed):
         factor, failed = torch.linalg.cholesky_ex(wide)
         smallest = self._factor_limits(value.shape[-1], value.dtype)[0] * 0.99
         large_enough: Tensor = (factor.diagonal(dim1=-2, dim2=-1) >= smallest).all(-1)
-        highest = self._limits(value.dtype)[1]
+        highest = self.limits_in(value.dtype)[1]
         small_enough: Tensor = (wide.abs() <= highest).flatten(-2).all(-1)
         inside: Tensor = finite & symmetric & (failed == 0) & large_enough & small_enough
         return inside
@@ -278,9 +229,6 @@ class CorrCholesky(Packed):
 
     support = constraints.corr_cholesky
     has_diagonal = False
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def forward(self, raw: Tensor) -> Tensor:
         size = _triangle_size(raw.shape[-1]) + 1

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.clamping import clamp_result
-from declarative_dist.constraints.constraint import Constraint, vector_size
-from declarative_dist.constraints.half_line import inverse_softplus, softplus
-from declarative_dist.constraints.representable import GUARD, largest, promote
+from declarative_dist.constraints.band import GUARD, WIDEST, promote
+from declarative_dist.constraints.constraint import Constraint, event_size
+from declarative_dist.constraints.half_line import Positive, Real, inverse_softplus, softplus
+from declarative_dist.constraints.scalar import Scalar
 from declarative_dist.plain.supports import register_whole
 
 INTEGERS = {
@@ -50,30 +50,36 @@ class Ordered(Constraint):
     """
 
     support = OrderedVector()
+    first: Scalar = Real()
+    """The constraint of the first number."""
 
     def forward(self, raw: Tensor) -> Tensor:
         wide = _clamp_to_room(raw)
-        steps = torch.cat([wide[..., :1], softplus(wide[..., 1:])], -1)
+        first = promote(self.first.forward(wide[..., :1].to(raw.dtype)))
+        steps = torch.cat([first, softplus(wide[..., 1:])], -1)
         return _increase_strictly(steps.cumsum(-1).to(raw.dtype))
 
     def inverse(self, value: Tensor) -> Tensor:
-        wide = promote(value)
-        gaps = inverse_softplus(wide[..., 1:] - wide[..., :-1])
-        return torch.cat([wide[..., :1], gaps], -1).to(value.dtype)
+        gaps = inverse_softplus(promote(value).diff(dim=-1)).to(value.dtype)
+        return torch.cat([self.first.inverse(value[..., :1]), gaps], -1)
 
     def contains(self, value: Tensor) -> Tensor:
-        room = largest(value.dtype) / 4
-        return (value.abs() <= room).all(-1) & self.support.check(value)
+        in_room = (value.abs() <= torch.finfo(value.dtype).max / 4).all(-1)
+        return in_room & self.first.contains(value[..., 0]) & self.support.check(value)
+
+    def is_at_end(self, raw: Tensor) -> Tensor:
+        return self.first.is_at_end(raw[..., 0])
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        return F.logsigmoid(raw[..., 1:]).sum(-1)
+        first = self.first.log_abs_det_jacobian(raw[..., 0], value[..., 0])
+        return first + F.logsigmoid(raw[..., 1:]).sum(-1)
 
     def default(self, shape: torch.Size) -> Tensor:
-        size = vector_size(self, shape)
+        size = event_size(self, shape)
         return (torch.arange(float(size)) - (size - 1) / 2).expand(shape)
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
-        vector_size(self, shape)
+        event_size(self, shape)
         return shape
 
     def describe(self) -> str:
@@ -103,29 +109,10 @@ class PositiveOrdered(Ordered):
     """
 
     support = PositiveOrderedVector()
-
-    def forward(self, raw: Tensor) -> Tensor:
-        steps = softplus(_clamp_to_room(raw))
-        lowest, highest = GUARD[raw.dtype][0], largest(raw.dtype)
-        steps = torch.cat([clamp_result(steps[..., :1] * 1, lowest, highest), steps[..., 1:]], -1)
-        return _increase_strictly(steps.cumsum(-1).to(raw.dtype))
-
-    def inverse(self, value: Tensor) -> Tensor:
-        wide = promote(value)
-        steps = torch.cat([wide[..., :1], wide.diff(dim=-1)], -1)
-        return inverse_softplus(steps).to(value.dtype)
-
-    def contains(self, value: Tensor) -> Tensor:
-        return super().contains(value) & (value >= GUARD[value.dtype][0]).all(-1)
-
-    def is_at_end(self, raw: Tensor) -> Tensor:
-        return self.forward(raw)[..., 0] <= GUARD[raw.dtype][0]
-
-    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        return F.logsigmoid(raw).sum(-1)
+    first = Positive(guard={d: (low, WIDEST[d][1]) for d, (low, _) in GUARD.items()})
 
     def default(self, shape: torch.Size) -> Tensor:
-        return (1 + torch.arange(float(vector_size(self, shape)))).expand(shape)
+        return (1 + torch.arange(float(event_size(self, shape)))).expand(shape)
 
     def describe(self) -> str:
         return "positive numbers that increase strictly along the last dimension"
@@ -135,7 +122,7 @@ def _clamp_to_room(raw: Tensor) -> Tensor:
     """Raw numbers whose sums stay finite, in single precision at least."""
     wide = promote(raw)
     size = max(raw.shape[-1], 1)
-    room = largest(raw.dtype) / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
+    room = torch.finfo(raw.dtype).max / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
     return wide.clamp(-room, room)
 
 

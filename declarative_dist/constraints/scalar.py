@@ -8,33 +8,21 @@ from all real numbers.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Real as RealNumber
 from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Never, Self
+from typing_extensions import Self
 
-from declarative_dist.constraints.clamping import clamp_result
-from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.representable import (
-    FLOATING,
-    Limits,
-    above_tensor,
-    below_tensor,
-    floating,
-    largest,
-    limits_between,
-)
+from declarative_dist.constraints.band import Banded, clamp_result, limits_between
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.plain.tracing import is_transforming
 
 Bound = float | Tensor | str
 
 
-class Scalar(Constraint):
+class Scalar(Banded):
     """Numbers strictly between two ends, held in a band of the dtype's numbers inside.
 
     An end that is a number stays one, and a name stays a name; a tensor becomes a persistent
@@ -46,84 +34,54 @@ class Scalar(Constraint):
 
     low: Any  # a Bound; a number or tensor wherever there is arithmetic
     high: Any
-    limits: Limits | None
-    """For each dtype the range that values are held in; None where an end is a tensor."""
 
     def __init__(self, **bounds: Bound) -> None:
         super().__init__()
         self._bounds = tuple(bounds)
         self.names = tuple(bound for bound in bounds.values() if isinstance(bound, str))
-        for name, infinite in (("low", -math.inf), ("high", math.inf)):
-            if name in bounds:
-                self._set_bound(name, bounds[name])
+        for name, bound in {"low": -math.inf, "high": math.inf, **bounds}.items():
+            if name in bounds and not isinstance(bound, str):
+                bound = _check_bound(bound, f"{type(self).__name__}({name}=)")
+            if isinstance(bound, Tensor):
+                self.register_buffer(name, bound)
             else:
-                setattr(self, name, infinite)
-        has_numbers = isinstance(self.low, float) and isinstance(self.high, float)
-        self.limits = limits_between(self.low, self.high) if has_numbers else None
+                setattr(self, name, bound)
+        if isinstance(self.low, float) and isinstance(self.high, float):
+            self.limits = limits_between(self.low, self.high)
 
-    def _set_bound(self, name: str, bound: object) -> None:
-        subject = f"{type(self).__name__}({name}=)"
-        if isinstance(bound, str):
-            setattr(self, name, bound)
-        elif isinstance(bound, Tensor):
-            self.register_buffer(name, _check_tensor(bound, subject).detach().clone())
-        else:
-            setattr(self, name, as_number(bound, subject))
-
-    @abstractmethod
     def link(self, raw: Tensor) -> Tensor:
         """The smooth map between the ends, as the output of an operation of its own.
 
         Rounding may reach an end here; `forward` moves the result into the band.
         """
+        raise NotImplementedError
 
     def forward(self, raw: Tensor) -> Tensor:
-        if self.limits is None and self.names:
-            self._refuse_names()
-        value = self.link(raw)
-        if self.limits is None or is_transforming():
-            return self.clamp(value)
-        low, high = self.limits.get(value.dtype) or self._refuse_dtype(value.dtype)
-        value.data.clamp_(low, high)  # as in `clamp_result`, one call less
-        return value
-
-    def clamp(self, value: Tensor) -> Tensor:
-        """Values moved into the band, with their gradient."""
-        return clamp_result(value, *self._range(value))
+        low, high = self._range(raw)
+        return clamp_result(self.link(raw), low, high)
 
     def _range(self, like: Tensor) -> tuple[Any, Any]:
         """The smallest and the largest value allowed, in the dtype of a tensor."""
         if self.limits is not None:
-            return self.limits.get(like.dtype) or self._refuse_dtype(like.dtype)
-        top = largest(like.dtype)
-        low, high = (as_tensor_like(bound, like).detach() for bound in (self.low, self.high))
+            return self.limits.get(like.dtype) or self.limits_in(like.dtype)
+        if self.names:
+            raise ConstraintError(
+                type(self).__name__,
+                "numbers or tensors as bounds",
+                f"the names of fields {', '.join(map(repr, self.names))}",
+                f"Give their values: constraint.resolved({{{self.names[0]!r}: ...}}).",
+                code="missing-value",
+            )
+        low, high = self.low, self.high
+        top = torch.finfo(like.dtype).max
         return (
-            -top if is_open(self.low) else above_tensor(low),
-            top if is_open(self.high) else below_tensor(high),
-        )
-
-    def _refuse_names(self) -> Never:
-        raise ConstraintError(
-            type(self).__name__,
-            "numbers or tensors as bounds",
-            f"the names of fields {', '.join(map(repr, self.names))}",
-            f"Give their values: constraint.resolved({{{self.names[0]!r}: ...}}).",
-            code="missing-value",
-        )
-
-    def _refuse_dtype(self, dtype: torch.dtype) -> tuple[float, float]:
-        known = ", ".join(map(str, self.limits or ()))
-        raise ConstraintError(
-            type(self).__name__,
-            f"one of {known}" if known else "a floating-point tensor",
-            str(dtype),
-            "Add that dtype to guard=, or use another." if dtype in FLOATING else "",
-            code="dtype-or-device",
+            -top if is_open(low) else _step(as_tensor_like(low, like).detach(), 1),
+            top if is_open(high) else _step(as_tensor_like(high, like).detach(), -1),
         )
 
     def contains(self, value: Tensor) -> Tensor:
         if self.limits is not None:
-            lowest, highest = self.limits.get(value.dtype) or self._refuse_dtype(value.dtype)
+            lowest, highest = self.limits_in(value.dtype)
             return (value >= lowest) & (value <= highest)
         inside: Tensor = value.isfinite() & (value > self.low) & (value < self.high)
         return inside
@@ -138,47 +96,35 @@ class Scalar(Constraint):
         if not self.names:
             return self
         bounds = {name: getattr(self, name) for name in self._bounds}
-        return self.with_bounds(
-            {name: values[bound] for name, bound in bounds.items() if isinstance(bound, str)}
-        )
+        return self.with_bounds({n: values[b] for n, b in bounds.items() if isinstance(b, str)})
 
     def with_bounds(self, bounds: Mapping[str, Any]) -> Self:
         """The same constraint with other bounds, as a light copy that compiles."""
-        light: Any = object.__new__(type(self))
+        light: Self = object.__new__(type(self))
         light.__dict__.update(self.__dict__)
         light.__dict__.update(bounds)
         light.__dict__.update(names=(), limits=None)
-        resolved: Self = light
-        return resolved
+        return light
 
     def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
-        if self.limits is not None and dtype not in self.limits:
-            raise ConstraintError(
-                subject, f"a guard for {dtype}", repr(self), "Add it to guard=.", code="bad-bounds"
-            )
+        super().check_dtype(dtype, subject)
         if not self._has_room(dtype):
-            raise ConstraintError(
-                subject,
-                f"bounds with numbers of {dtype} strictly between",
-                repr(self),
-                "Use a wider dtype or a wider interval.",
-                code="bad-bounds",
-            )
+            expected = f"bounds with numbers of {dtype} strictly between"
+            fix = "Use a wider dtype or a wider interval."
+            raise ConstraintError(subject, expected, repr(self), fix, code="bad-bounds")
 
     def _has_room(self, dtype: torch.dtype) -> bool:
-        if self.names:
-            return True
-        if self.limits is not None:
-            lowest, highest = self.limits[dtype]
-            return lowest <= highest
-        if any(bound.is_meta for bound in self.buffers()):
+        """Whether numbers of a dtype are between the ends, and the distance between these too."""
+        if self.names or any(bound.is_meta for bound in self.buffers()):
             return True
         ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))
         low, high = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in ends)
-        return bool((low <= high).all() and low.isfinite().all() and high.isfinite().all())
+        width = high - low if len(self._bounds) == 2 else torch.zeros(())
+        is_finite = low.isfinite() & high.isfinite() & (width <= torch.finfo(dtype).max)
+        return bool(((low <= high) & is_finite).all())
 
     def describe(self) -> str:
-        low, high = (format_bound(bound) for bound in (self.low, self.high))
+        low, high = (_format_bound(bound) for bound in (self.low, self.high))
         if is_open(self.low):
             return f"a finite number below {high}"
         if is_open(self.high):
@@ -186,13 +132,41 @@ class Scalar(Constraint):
         return f"a number strictly between {low} and {high}"
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={format_bound(getattr(self, name))}" for name in self._bounds)
+        return ", ".join(f"{name}={_format_bound(getattr(self, name))}" for name in self._bounds)
 
     def signature(self) -> str:
+        if not self._buffers:
+            return repr(self)
         # A tensor bound is part of the state itself.
         bounds = [(name, getattr(self, name)) for name in self._bounds]
         texts = [f"{n}={'tensor' if isinstance(b, Tensor) else repr(b)}" for n, b in bounds]
         return f"{type(self).__name__}({', '.join(texts)})"
+
+
+def _check_bound(bound: object, subject: str) -> float | Tensor:
+    """A bound as a float, or as a floating-point tensor of its own.
+
+    Raises:
+        DeclarationError: if it is none, learns, or holds no real numbers.
+        ConstraintError: if a number is infinite or NaN.
+    """
+    if not isinstance(bound, Tensor):
+        return as_number(bound, subject)
+    kind: type[ConstraintError | DeclarationError] = DeclarationError
+    got, fix = shorten(bound), ""
+    if bound.requires_grad:
+        expected, got = "a bound that does not learn", f"{got}, which requires a gradient"
+        fix = (
+            "Declare it as a field and write its name here, or give bound.detach() as a constant."
+        )
+    elif bound.is_complex() or bound.dtype is torch.bool or bound.layout is not torch.strided:
+        expected = "real numbers"
+    elif bound.is_meta or bound.isfinite().all():
+        own = bound.detach().clone()
+        return own if own.is_floating_point() else own.to(torch.get_default_dtype())
+    else:
+        kind, expected = ConstraintError, "finite bounds"
+    raise kind(subject, expected, got, fix, code="bad-bounds")
 
 
 def as_number(bound: object, subject: str, expected: str = "") -> float:
@@ -202,7 +176,7 @@ def as_number(bound: object, subject: str, expected: str = "") -> float:
         DeclarationError: if it is none.
         ConstraintError: if it is infinite or NaN.
     """
-    if not isinstance(bound, Real) or isinstance(bound, bool):
+    if not isinstance(bound, RealNumber) or isinstance(bound, bool):
         expected = expected or "a number, a tensor or the name of a field"
         raise DeclarationError(subject, expected, shorten(bound), code="bad-bounds")
     if not math.isfinite(bound):
@@ -211,26 +185,10 @@ def as_number(bound: object, subject: str, expected: str = "") -> float:
     return float(bound)
 
 
-def _check_tensor(bound: Tensor, subject: str) -> Tensor:
-    """A bound that is a tensor, in a floating-point dtype.
-
-    Raises:
-        DeclarationError: if it learns, or holds no real numbers.
-        ConstraintError: if one of them is infinite or NaN.
-    """
-    if bound.requires_grad:
-        raise DeclarationError(
-            subject,
-            "a bound that does not learn",
-            f"{shorten(bound)}, which requires a gradient",
-            "Declare it as a field and write its name here, or give bound.detach() as a constant.",
-            code="bad-bounds",
-        )
-    if bound.is_complex() or bound.dtype is torch.bool or bound.layout is not torch.strided:
-        raise DeclarationError(subject, "real numbers", shorten(bound), code="bad-bounds")
-    if not (bound.is_meta or bound.isfinite().all()):
-        raise ConstraintError(subject, "finite bounds", shorten(bound), code="bad-bounds")
-    return floating(bound)
+def _step(bound: Tensor, sign: int) -> Tensor:
+    """Numbers of the dtype strictly above a tensor of bounds, or below for a sign of -1."""
+    info = torch.finfo(bound.dtype)
+    return bound + sign * (bound.abs() * info.eps).clamp_min(info.tiny)
 
 
 def is_open(bound: Any) -> bool:
@@ -254,8 +212,7 @@ def expand_bound(bound: Bound, shape: torch.Size) -> Tensor:
     return torch.full(shape, number, dtype=torch.float64 if is_large else None)
 
 
-def format_bound(bound: object) -> str:
-    """The bound as messages show it."""
+def _format_bound(bound: object) -> str:
     if isinstance(bound, Tensor):
         return repr(bound.item()) if bound.ndim == 0 and not bound.is_meta else "a tensor"
     return repr(bound)

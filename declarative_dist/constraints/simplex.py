@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.constraint import Constraint, vector_size
-from declarative_dist.constraints.representable import HALF, WIDEST, largest, promote
+from declarative_dist.constraints.band import HALF, WIDEST, promote
+from declarative_dist.constraints.constraint import Constraint, event_size
 
 
 class Simplex(Constraint):
@@ -34,7 +34,7 @@ class Simplex(Constraint):
     def forward(self, raw: Tensor) -> Tensor:
         wide = promote(raw)
         size = raw.shape[-1] + 1
-        ceiling = largest(wide.dtype) / (8 * (1 + math.log(size)))
+        ceiling = torch.finfo(wide.dtype).max / (8 * (1 + math.log(size)))
         zero_sum = _zero_sum(wide.clamp(-ceiling, ceiling))
         shifted = zero_sum - zero_sum.amax(-1, keepdim=True).detach()
         return shifted.clamp_min(math.log(WIDEST[raw.dtype][0])).softmax(-1).to(raw.dtype)
@@ -55,13 +55,13 @@ class Simplex(Constraint):
         return value.log().sum(-1) + 0.5 * math.log(value.shape[-1])
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size((*shape[:-1], vector_size(self, shape) - 1))
+        return torch.Size((*shape[:-1], event_size(self, shape) - 1))
 
     def value_shape(self, raw_shape: torch.Size) -> torch.Size:
         return torch.Size((*raw_shape[:-1], raw_shape[-1] + 1))
 
     def default(self, shape: torch.Size) -> Tensor:
-        return torch.full(shape, 1 / vector_size(self, shape))
+        return torch.full(shape, 1 / event_size(self, shape))
 
     def describe(self) -> str:
         return "positive numbers that sum to 1 along the last dimension"

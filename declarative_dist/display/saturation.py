@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from declarative_dist.constraints.adapters import FromModule
+from declarative_dist.constraints.band import WIDEST
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.interval import LogInterval
 from declarative_dist.constraints.matrix import CorrCholesky
-from declarative_dist.constraints.representable import WIDEST
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.plain.supports import ends_of
 

@@ -14,7 +14,7 @@ import torch.distributions as dd
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.representable import HALF
+from declarative_dist.constraints.band import HALF
 from declarative_dist.display.rows import name_of_class
 from declarative_dist.display.series import Site, is_discrete
 from declarative_dist.errors import DeclarationError, first_line, shorten

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.clamping import clamp_result
-from declarative_dist.constraints.representable import FLOATING
+from declarative_dist.constraints.band import FLOATING, clamp_result
 from declarative_dist.errors import (
     ConstraintError,
     FieldError,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.constraints.representable import FLOATING
+from declarative_dist.constraints.band import FLOATING
 from declarative_dist.errors import ConstraintError, FieldError, first_line, shorten
 from declarative_dist.fields.sharding import spread_like
 from declarative_dist.plain.restoring import restoring

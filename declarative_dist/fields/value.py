@@ -15,8 +15,8 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import Guarded, Real
-from declarative_dist.constraints.inferred import guard_of, inferred_constraint
+from declarative_dist.constraints.half_line import Real
+from declarative_dist.constraints.inferred import inferred_constraint, narrow
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.fields.alignment import line_up
 from declarative_dist.fields.field import Field
@@ -117,11 +117,7 @@ class Constrained(Field):
         """The declared constraint, or the one that the base's argument asks for."""
         base, subject = owner.base, owner.subject(self.name)
         if self.declared_constraint is not None:
-            constraint = as_constraint(self.declared_constraint, subject)
-            band = guard_of(base, self.name) if isinstance(base, type) else None
-            if band is not None and isinstance(constraint, Guarded):
-                constraint = constraint.with_band(band)
-            return constraint
+            return narrow(as_constraint(self.declared_constraint, subject), base, self.name)
         if argument is None:
             return Real()
         settled = {name: self._is_settled(name, owner.fields) for name in owner.fields}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import maybe_current_level
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 
 def is_transforming() -> bool:
     """Whether code is compiled by dynamo, exported, or runs under a `torch.func` transform.
 
-    Then numbers must not be changed in place through `.data`. Cheap: it is asked once per
-    constraint and build.
+    Then numbers must not be changed in place through `.data`. So it is where something records
+    what is called, as an export does. Cheap: it is asked once per constraint and build.
     """
-    # The level of torch.func transforms has no public name.
-    return is_dynamo_compiling() or is_exporting() or maybe_current_level() is not None
+    # The level of torch.func transforms has no public name, and so has what records calls.
+    is_transformed = is_dynamo_compiling() or maybe_current_level() is not None
+    return is_transformed or _len_torch_dispatch_stack() > 0
 
 
 def is_mapped() -> bool:

@@ -1,0 +1,223 @@
+"""Bands: which numbers of a dtype values may be, and how a map keeps its values among them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.plain.tracing import is_transforming
+
+HALF = (torch.float16, torch.bfloat16)
+FLOATING = (torch.float64, torch.float32, *HALF)
+
+Limits = Mapping[torch.dtype, tuple[float, float]]
+"""For each dtype the smallest and the largest value allowed."""
+
+Guard = bool | Limits
+"""True for the general band, False for all that a dtype holds, or a band of one's own."""
+
+GUARD: Limits = {
+    torch.float64: (1e-150, 1e150),
+    torch.float32: (1e-18, 1e18),
+    torch.bfloat16: (1e-18, 1e18),
+    torch.float16: (1e-3, 1e4),
+}
+"""Where squares and reciprocals stay finite, and so do densities and their gradients."""
+
+WIDEST: Limits = {dtype: (torch.finfo(dtype).tiny, torch.finfo(dtype).max) for dtype in FLOATING}
+"""All positive normal numbers of each dtype."""
+
+
+class Banded(Constraint):
+    """A constraint that keeps its numbers in a band of each dtype."""
+
+    guard: Guard | None = None
+    """As it was given; None where there is none to give."""
+
+    limits: Limits | None = None
+    """For each dtype the range that numbers are held in; None where tensors say it."""
+
+    def set_guard(self, guard: Guard) -> None:
+        """Hold numbers in the band that a `guard=` stands for."""
+        self.guard = guard
+        self._set_band(_band_of(guard, f"{type(self).__name__}(guard=)"))
+
+    def _set_band(self, band: Limits) -> None:
+        self.limits = band
+
+    def with_band(self, band: Limits, guard: Guard = True) -> Self:
+        """The same map in another band."""
+        constraint = copy.copy(self)
+        constraint.guard = guard
+        constraint._set_band(band)
+        return constraint
+
+    def without_guard(self) -> Constraint:
+        return self if self.guard is None else self.with_band(WIDEST, guard=False)
+
+    def limits_in(self, dtype: torch.dtype, subject: str = "") -> tuple[float, float]:
+        """The smallest and the largest number allowed in a dtype."""
+        limits = self.limits or {}
+        if dtype in limits:
+            return limits[dtype]
+        known, fix = ", ".join(map(str, limits)), ""
+        expected, got = f"one of {known}", str(dtype)
+        if self.guard is not None:
+            expected, got = f"a guard for {dtype}", f"one for {known}"
+            fix = "Add it to guard=, or use another dtype."
+        subject = subject or type(self).__name__
+        raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")
+
+    def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
+        if self.limits is not None:
+            self.limits_in(dtype, subject)
+
+    def advice(self, value: Tensor) -> str:
+        if self.guard is None:
+            return super().advice(value)
+        wider = "" if self.guard is False else "; guard=False widens this to the dtype's own range"
+        return f"{self._describe_band(value.dtype)}{wider}."
+
+    def _describe_band(self, dtype: torch.dtype) -> str:
+        low, high = self.limits_in(dtype)
+        return f"In {dtype} numbers are held in [{low:.3g}, {high:.3g}]"
+
+    def extra_repr(self) -> str:
+        return "guard=False" if self.guard is False else ""
+
+
+def _band_of(guard: Any, subject: str) -> Limits:
+    """The band that a `guard=` stands for.
+
+    Raises:
+        DeclarationError: if it is neither a switch nor a mapping from dtypes to positive ranges.
+    """
+    if isinstance(guard, bool):
+        return GUARD if guard else WIDEST
+    if isinstance(guard, Mapping) and guard and all(map(_is_range, guard.items())):
+        return {d: (low, min(high, torch.finfo(d).max)) for d, (low, high) in guard.items()}
+    expected = "True, False, or for each dtype a pair of positive numbers in order"
+    fix = "Write guard={torch.float32: (1e-6, 1e6)}, for instance."
+    raise DeclarationError(subject, expected, shorten(guard), fix, code="bad-bounds")
+
+
+def _is_range(item: tuple[Any, Any]) -> bool:
+    dtype, ends = item
+    try:
+        low, high = (float(end) for end in ends)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point and 0 < low < high < math.inf
+
+
+def above(bound: float, dtype: torch.dtype) -> float:
+    """A number of the dtype strictly above a bound, and above the bound as the dtype rounds it.
+
+    Computed in Python because `torch.nextafter` is wrong under inductor in half precision.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.constraints.band import above
+        >>> above(1000.0, torch.bfloat16)
+        1004.0
+    """
+    info = torch.finfo(dtype)
+    if abs(bound) < info.tiny:
+        return info.tiny if bound >= 0 else 0.0
+    spacing = math.ldexp(info.eps, math.frexp(bound)[1] - 1)
+    nearest = round(bound / spacing) * spacing
+    return min(nearest + spacing, math.inf)
+
+
+def limits_between(low: float, high: float) -> Limits:
+    """Per dtype the range strictly between two bounds; an infinite bound is no bound.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.constraints.band import limits_between
+        >>> limits_between(0.0, 1.0)[torch.float32][1] < 1.0
+        True
+    """
+    return {
+        dtype: (
+            above(low, dtype) if low > -math.inf else -torch.finfo(dtype).max,
+            -above(-high, dtype) if high < math.inf else torch.finfo(dtype).max,
+        )
+        for dtype in FLOATING
+    }
+
+
+def promote(value: Tensor) -> Tensor:
+    """The value in single precision if it is in half, for maps that are solved backwards."""
+    return value.float() if value.dtype in HALF else value
+
+
+def clamp_result(value: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Move a result to the nearest end of a range; its gradient stays as it is.
+
+    The gradient passes straight through: a clamp that stopped it would leave a parameter at the
+    end of its range for good.
+
+    Args:
+        value: the output of an operation whose backward does not read it, such as `softplus` or
+            a sum. In eager mode its numbers are changed in place, which needs no node.
+        low: the lower end.
+        high: the upper end.
+
+    Example:
+        >>> from declarative_dist.constraints.band import clamp_result
+        >>> import torch
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> y = clamp_result(2 * x, 0.0, 1.0)
+        >>> y.item(), *torch.autograd.grad(y, x)
+        (1.0, tensor(2.))
+    """
+    if is_transforming():
+        zero = (value - value.detach()).nan_to_num(0.0)
+        return value.detach().clamp(min=low).clamp(max=high) + zero
+    # Through .data, which leaves the version of the tensor that backward will read as it is.
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        value.data.clamp_(min=low).clamp_(max=high)
+    else:
+        value.data.clamp_(low, high)
+    return value
+
+
+_PLAIN = (nn.Parameter, Tensor)
+
+
+def clamp_input(raw: Tensor, low: float, high: float) -> Tensor:
+    """Move the input of an operation to the nearest end of a range; its gradient passes through.
+
+    For operations whose backward reads their result, such as `exp`: what they save is then inside
+    from the start, also where autograd saves a copy or computes it anew (checkpointing, hooks on
+    saved tensors).
+
+    Returns:
+        A copy; or the tensor itself where it is known to be inside, which costs no node.
+
+    Example:
+        >>> from declarative_dist.constraints.band import clamp_input
+        >>> import torch
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> y = clamp_input(x, 0.0, 1.0).exp()
+        >>> y.item() == torch.autograd.grad(y, x)[0].item() == torch.tensor(1.0).exp().item()
+        True
+    """
+    if is_transforming():
+        return clamp_result(raw, low, high)
+    if raw.is_cpu and type(raw) in _PLAIN and (count := raw.numel()):  # numbers are at hand
+        smallest, largest = raw.data.aminmax() if count > 1 else (raw, raw)
+        if low <= smallest.item() and largest.item() <= high:
+            return raw
+    copied = raw.clone()  # saves nothing, so that nothing is changed behind autograd's back
+    copied.data.clamp_(low, high)
+    return copied
