@@ -18,7 +18,7 @@ from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, Pos
 from declarative_dist.constraints.simplex import Simplex
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.plain.tensors import tensors_of, with_tensors
+from declarative_dist.plain.tensors import map_tensors, tensors_of
 
 C = TypeVar("C", bound=constraints.Constraint)
 Factory = Callable[[Any], Constraint]
@@ -46,7 +46,9 @@ class FromTransform(Constraint):
 
     def current(self) -> Any:
         """The transform with the tensors of this module, which move and load with it."""
-        return with_tensors(self.transform, self._buffers) if self._buffers else self.transform
+        if not self._buffers:
+            return self.transform
+        return map_tensors(self.transform, lambda name, _: self._buffers[name])
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributions import Transform
 
 from declarative_dist.errors import DeclarationError
-from declarative_dist.plain.tensors import tensors_of, with_tensors
+from declarative_dist.plain.tensors import map_tensors, tensors_of
 
 
 def as_module(value: Any) -> nn.Module | None:
@@ -69,11 +69,11 @@ class FixedTransform(nn.Module):
         self._starts = {name: t.detach().clone() for name, t in tensors_of(transform)}
         for name, tensor in self._starts.items():
             self.register_buffer(name, tensor.clone())
-        self._template = with_tensors(transform, dict.fromkeys(self._starts, torch.empty(0)))
+        self._template = map_tensors(transform, lambda *_: torch.empty(0))
 
     def forward(self) -> Transform:
         """The transform; a copy whose cache is empty."""
-        transform: Transform = with_tensors(self._template, self._buffers)
+        transform: Transform = map_tensors(self._template, lambda name, _: self._buffers[name])
         return transform
 
     def reset_parameters(self) -> None:

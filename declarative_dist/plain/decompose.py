@@ -16,7 +16,7 @@ from torch.distributions.transforms import _InverseTransform
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import Argument, alternatives, arguments_of
 from declarative_dist.plain.build import builder_of
-from declarative_dist.plain.tensors import is_same, tensors_of, with_tensors
+from declarative_dist.plain.tensors import is_same, map_tensors
 
 Map = Callable[[Tensor, int], Tensor]
 
@@ -215,6 +215,5 @@ def _rebuild(plain: Distribution, change: Map, behind: int) -> Distribution:
 
 def _rebuild_chain(chain: list[Any], change: Map, behind: int) -> Iterator[Any]:
     for transform in chain:
-        tensors = {name: change(tensor, behind) for name, tensor in tensors_of(transform)}
-        yield with_tensors(transform, tensors)
+        yield map_tensors(transform, lambda _, tensor, behind=behind: change(tensor, behind))
         behind += transform.codomain.event_dim - transform.domain.event_dim

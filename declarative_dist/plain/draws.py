@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.distributions import Distribution, Independent, Transform, TransformedDistribution
 
-from declarative_dist.plain.tensors import parts_of, tensors_of, with_tensors
+from declarative_dist.plain.tensors import is_of_torch, map_tensors, tensors_of
 
 Scored = tuple[Tensor, Tensor]
 Rule = Callable[[Distribution, torch.Size], Scored]
@@ -167,38 +167,18 @@ def _rsample(distribution: Distribution, sample_shape: torch.Size) -> Scored:
 
 def _rsample_detached(distribution: Distribution, sample_shape: torch.Size) -> Scored:
     value = distribution.rsample(sample_shape)
-    if _is_torchs(distribution) and not is_compiling():
-        return value, _detach(distribution).log_prob(value)
+    if is_of_torch(distribution) and not is_compiling():
+        fixed = map_tensors(distribution, lambda _, tensor: tensor.detach())
+        return value, fixed.log_prob(value)
     log_prob = distribution.log_prob(value)
-    fixed = distribution.log_prob(value.detach())
-    return value, log_prob - (fixed - fixed.detach())
+    by_parameters = distribution.log_prob(value.detach())
+    return value, log_prob - (by_parameters - by_parameters.detach())
 
 
 def _sample(distribution: Distribution, sample_shape: torch.Size) -> Scored:
     value = distribution.sample(sample_shape)
     # Another view of it, of which no transform remembers where it came from.
     return value, distribution.log_prob(value.view_as(value))
-
-
-def _is_torchs(part: Any) -> bool:
-    """Whether a distribution and all that it is made of keep their tensors as torch's do."""
-    is_own = type(part).__module__.startswith("torch.distributions")
-    return is_own and all(map(_is_torchs, parts_of(part)))
-
-
-def _detach(value: Any) -> Any:
-    """A copy with detached tensors, of a distribution or anything that it holds."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, Transform):
-        return with_tensors(value, {name: t.detach() for name, t in tensors_of(value)})
-    if isinstance(value, list):
-        return [_detach(item) for item in value]
-    if not isinstance(value, Distribution):
-        return value
-    copy: Any = object.__new__(type(value))
-    vars(copy).update({name: _detach(inner) for name, inner in vars(value).items()})
-    return copy
 
 
 def _is_learned(transform: Transform) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Complex, Integral, Real
 from typing import Any, TypeVar
 
@@ -71,13 +71,17 @@ def _as_exact_tensor(value: Any) -> Tensor:
         tensor = value
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         tensor = _stack(value)
+    elif isinstance(value, bool):
+        tensor = torch.tensor(value, device="cpu")
     elif isinstance(value, Real):
-        number = value if isinstance(value, bool) else _as_python_number(value)
-        tensor = torch.tensor(number, dtype=_dtype_of([number]), device="cpu")
+        tensor = _stack([int(value) if isinstance(value, Integral) else float(value)])[0]
     elif isinstance(value, Complex):
         raise ValueError("a complex number")
     elif hasattr(value, "__array__"):
-        tensor = torch.as_tensor(_copy_array(value), device="cpu")
+        array = value.__array__()
+        # Torch takes none that runs backwards, is read-only, or of another machine.
+        copied = array.astype(array.dtype.newbyteorder("="), order="C")
+        tensor = torch.as_tensor(copied, device="cpu")
     else:
         raise TypeError(f"no number: {type(value).__name__}")
     if tensor.is_complex():
@@ -87,38 +91,26 @@ def _as_exact_tensor(value: Any) -> Tensor:
     return tensor
 
 
-def is_array(value: object) -> bool:
-    """Whether a value is a tensor, an array or a list, and no single Python or NumPy number."""
-    is_number = isinstance(value, (Real, type))
-    return not is_number and (isinstance(value, (list, tuple)) or hasattr(value, "__array__"))
-
-
-def _copy_array(value: Any) -> Any:
-    """An array that torch takes: none that runs backwards, is read-only, or of another machine."""
-    array = value.__array__()
-    return array.astype(array.dtype.newbyteorder("="), order="C")
-
-
-def _as_python_number(value: Real) -> int | float:
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _dtype_of(numbers: Sequence[Any]) -> torch.dtype:
-    """The dtype that holds Python numbers exactly; integers beyond 64 bits are rounded."""
-    if all(isinstance(number, bool) for number in numbers) and numbers:
-        return torch.bool
-    is_whole = all(isinstance(n, int) and -(2**63) <= n < 2**63 for n in numbers) and numbers
-    return torch.int64 if is_whole else torch.float64
-
-
 def _stack(values: Sequence[Any]) -> Tensor:
-    if set(map(type, values)) <= {int, float, bool}:
-        return torch.tensor(values, dtype=_dtype_of(values), device="cpu")
+    kinds = set(map(type, values))
+    if kinds == {bool}:
+        return torch.tensor(values, device="cpu")
+    if kinds <= {int, float, bool}:
+        # Integers beyond 64 bits are rounded.
+        is_whole = float not in kinds and all(-(2**63) <= value < 2**63 for value in values)
+        dtype = torch.int64 if is_whole and kinds else torch.float64
+        return torch.tensor(values, dtype=dtype, device="cpu")
     tensors = [_as_exact_tensor(item) for item in values]
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     if dtype.is_floating_point and not all(t.is_floating_point() for t in tensors):
         dtype = torch.float64  # which holds the integers among them
     return torch.stack([tensor.to(dtype) for tensor in tensors])
+
+
+def is_array(value: object) -> bool:
+    """Whether a value is a tensor, an array or a list, and no single Python or NumPy number."""
+    is_number = isinstance(value, (Real, type))
+    return not is_number and (isinstance(value, (list, tuple)) or hasattr(value, "__array__"))
 
 
 def are_finite(tensor: Tensor) -> bool:
@@ -135,7 +127,7 @@ def are_finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
 
 
-def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(part: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors that a transform holds, and those of its parts, under names of their own.
 
     Example:
@@ -146,110 +138,111 @@ def tensors_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         >>> dict(tensors_of(ComposeTransform([ExpTransform(), shift])))
         {'part1_loc': tensor(1.)}
     """
-    for name, value in _entries(part):
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-        elif _is_part(value):
-            yield from tensors_of(value, f"{prefix}{name}_")
-        else:
-            for index, inner in enumerate(value):
-                within = _within(prefix, name, index)
-                if isinstance(inner, Tensor):
-                    yield within, inner
-                elif _is_part(inner):
-                    yield from tensors_of(inner, f"{within}_")
+    if isinstance(part, Tensor):
+        yield name, part
+    for key, value in _entries(part):
+        yield from tensors_of(value, _join(name, key))
 
 
-def parts_of(part: Any) -> Iterator[Any]:
-    """The transforms, distributions and modules that a transform or distribution is made of.
+def map_tensors(
+    part: Any,
+    change: Callable[[str, Tensor], Any],
+    name: str = "",
+    copies: dict[int, nn.Module] | None = None,
+) -> Any:
+    """A light copy of a transform, a distribution or a module that holds other tensors.
+
+    Args:
+        part: it, or a list of such.
+        change: from the name of a tensor, as `tensors_of` gives it, and the tensor itself, to the
+            one in its place.
+        name: what the part is called in the one that it belongs to.
+        copies: by `id` the copies of modules that are made already.
 
     Example:
-        >>> from torch.distributions import ExpTransform, Gumbel
-        >>> from declarative_dist.plain.tensors import parts_of
-        >>> len(list(parts_of(Gumbel(0.0, 1.0)))), list(parts_of(ExpTransform()))
-        (5, [])
+        >>> import torch
+        >>> from declarative_dist.plain.tensors import map_tensors
+        >>> shift = torch.distributions.AffineTransform(torch.tensor(1.0), 2.0)
+        >>> map_tensors(shift, lambda name, tensor: tensor + 1)(0.0), shift(0.0)
+        (tensor(2.), tensor(1.))
     """
-    for _, value in _entries(part):
-        for inner in value if isinstance(value, (list, tuple)) else (value,):
-            if _is_part(inner):
-                yield inner
-
-
-def with_tensors(part: Any, tensors: Mapping[str, Tensor | None], prefix: str = "") -> Any:
-    """A light copy of a transform that holds other tensors, by the names of `tensors_of`."""
-    changed: dict[str, Any] = {}
-    for name, value in _entries(part):
-        if isinstance(value, Tensor):
-            changed[name] = tensors[f"{prefix}{name}"]
-        elif _is_part(value):
-            changed[name] = with_tensors(value, tensors, f"{prefix}{name}_")
-        else:
-            changed[name] = [
-                _with_tensors_inside(inner, tensors, _within(prefix, name, index))
-                for index, inner in enumerate(value)
-            ]
-    return _copy_with(part, changed)
-
-
-def _with_tensors_inside(inner: Any, tensors: Mapping[str, Tensor | None], name: str) -> Any:
-    if isinstance(inner, Tensor):
-        return tensors[name]
-    return with_tensors(inner, tensors, f"{name}_") if _is_part(inner) else inner
-
-
-def _within(prefix: str, name: str, index: int) -> str:
-    return f"{prefix}{name.removesuffix('s')}{index}"
+    copies = {} if copies is None else copies
+    if isinstance(part, Tensor):
+        return change(name, part)
+    if not _holds_tensors(part):
+        return part
+    if id(part) in copies:
+        return copies[id(part)]
+    changed = {
+        key: map_tensors(value, change, _join(name, key), copies) for key, value in _entries(part)
+    }
+    if isinstance(part, (list, tuple)):
+        return list(changed.values())
+    new = without_cache(part)
+    if not isinstance(part, nn.Module):
+        vars(new).update(changed)
+        return new
+    for store in ("_parameters", "_buffers", "_modules"):
+        vars(new)[store] = {key: changed.get(key) for key in vars(part)[store]}
+    copies[id(part)] = new
+    return new
 
 
 def _is_part(value: object) -> bool:
     return isinstance(value, (Transform, Distribution, nn.Module))
 
 
-def _has_tensors(value: object) -> bool:
+def _holds_tensors(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensors, value))
     return isinstance(value, Tensor) or _is_part(value)
 
 
-def _entries(part: Any) -> Iterator[tuple[str, Any]]:
-    """What a part holds that has tensors: tensors, other parts, and lists of parts."""
+def _entries(part: Any) -> Iterable[tuple[Any, Any]]:
+    """What a part, or a list, holds that has tensors: these, other parts, and lists of parts."""
+    if isinstance(part, (list, tuple)):
+        return enumerate(part)
+    if not _is_part(part):
+        return ()
+    is_module = isinstance(part, nn.Module)
+    held = {**part._parameters, **part._buffers, **part._modules} if is_module else vars(part)
+    return [
+        (name, value)
+        for name, value in held.items()
+        if _holds_tensors(value) and not _is_remembered(part, name)
+    ]
+
+
+def _join(outer: str, key: str | int) -> str:
+    if isinstance(key, int):
+        return f"{outer.removesuffix('s')}{key}"
+    return f"{outer}_{key}" if outer else key
+
+
+def _is_remembered(part: Any, name: str) -> bool:
+    """Whether an attribute says nothing about an object, but what was done with it last."""
     if isinstance(part, nn.Module):
-        stored = {**part._parameters, **part._buffers, **part._modules}
-        yield from ((name, value) for name, value in stored.items() if value is not None)
-        return
-    for name, value in vars(part).items():
-        if _is_remembered(part, name):
-            continue
-        is_list = isinstance(value, (list, tuple)) and any(map(_has_tensors, value))
-        if _has_tensors(value) or is_list:
-            yield name, value
+        return False
+    is_inverse = name == "_inv" and not isinstance(part, _InverseTransform)
+    return is_inverse or name.startswith("_cached")
 
 
-def _copy_with(part: Any, changed: Mapping[str, Any]) -> Any:
-    if isinstance(part, nn.Module):
-        module = object.__new__(type(part))
-        vars(module).update(vars(part))
-        for store in ("_parameters", "_buffers", "_modules"):
-            vars(module)[store] = {name: changed.get(name) for name in vars(part)[store]}
-        return module
-    new = without_cache(part, Inverse if isinstance(part, _InverseTransform) else type(part))
-    new.__dict__.update(changed)
-    return new
+def is_of_torch(part: Any) -> bool:
+    """Whether an object and all parts that it is made of keep their tensors as torch's do."""
+    is_own = not _is_part(part) or type(part).__module__.startswith("torch.distributions")
+    return is_own and all(is_of_torch(value) for _, value in _entries(part))
 
 
-def without_cache(part: Any, kind: type | None = None) -> Any:
+def without_cache(part: Any) -> Any:
     """A light copy of a transform that shares everything but remembers nothing.
 
     What was drawn without gradients would otherwise be scored without them.
-
-    Args:
-        part: the transform.
-        kind: the class of the copy; None for that of the transform.
     """
-    new: Any = object.__new__(kind or type(part))
-    new.__dict__.update(part.__dict__)
-    for name in [name for name in new.__dict__ if name.startswith("_cached")]:
-        new.__dict__[name] = (None, None) if name == "_cached_x_y" else None
-    if "_inv" in new.__dict__ and not isinstance(part, _InverseTransform):
-        new.__dict__["_inv"] = None
+    new: Any = object.__new__(Inverse if isinstance(part, _InverseTransform) else type(part))
+    vars(new).update(vars(part))
+    for name in vars(part):
+        if _is_remembered(part, name):
+            vars(new)[name] = (None, None) if name == "_cached_x_y" else None
     return new
 
 
@@ -302,20 +295,15 @@ def is_same(one: Any, other: Any, slack: float = 0.0) -> bool:
     if hasattr(one, "__array__"):
         return is_same(as_tensor(one), as_tensor(other), slack)
     if _is_part(one):
-        return all(
-            is_same(value, vars(other).get(name), slack)
-            for name, value in vars(one).items()
-            if not _is_remembered(one, name)
-        )
+        names = [name for name in vars(one) if not _is_computed(one, name)]
+        return all(is_same(vars(one)[n], vars(other).get(n), slack) for n in names)
     return bool(one == other)
 
 
-def _is_remembered(part: Any, name: str) -> bool:
-    """Whether an attribute says nothing about an object, or was computed when it was asked for."""
-    if name == "_inv":
-        return not isinstance(part, _InverseTransform)
+def _is_computed(part: Any, name: str) -> bool:
+    """Whether an attribute was computed when it was asked for, or only says what is checked."""
     is_lazy = isinstance(getattr(type(part), name, None), lazy_property)
-    return is_lazy or name.startswith("_cache") or name == "_validate_args"
+    return is_lazy or name == "_validate_args" or _is_remembered(part, name)
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -335,7 +323,8 @@ def copy_module(module: M) -> M:
         >>> copy_module(linear) is linear, copy_module(linear).weight is linear.weight
         (False, True)
     """
-    return _copy_module(module, {})
+    copied: M = map_tensors(module, lambda _, tensor: tensor)
+    return copied
 
 
 def copy_if_exchanged(module: M) -> M:
@@ -351,19 +340,3 @@ def copy_if_exchanged(module: M) -> M:
     if all(isinstance(parameter, nn.Parameter) for parameter in module.parameters()):
         return module
     return copy_module(module)
-
-
-def _copy_module(module: M, copies: dict[int, nn.Module]) -> M:
-    known = copies.get(id(module))
-    if known is not None:
-        return known  # type: ignore[return-value]
-    new: M = object.__new__(type(module))
-    copies[id(module)] = new
-    vars(new).update(vars(module))
-    for store in ("_parameters", "_buffers"):
-        vars(new)[store] = dict(vars(module)[store])
-    vars(new)["_modules"] = {
-        name: None if child is None else _copy_module(child, copies)
-        for name, child in module._modules.items()
-    }
-    return new
