@@ -112,7 +112,7 @@ class LogInterval(Interval):
     def _has_room(self, dtype: torch.dtype) -> bool:
         return super()._has_room(dtype) and _are_ordered(0.0, self.low)
 
-    def _log_width(self) -> float | Tensor:
+    def _log_width(self) -> Any:
         return _apply("log", self.high) - _apply("log", self.low)
 
     def inverse(self, value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -65,17 +65,10 @@ def decompose(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any
     """
     kind = type(plain)
     arguments = arguments_of(kind)
-    excluded = {
-        name
-        for group in alternatives(arguments)
-        for name in group
-        if name != _given_among(plain, group)
-    }
-    found = {
-        name: _find(plain, name, argument)
-        for name, argument in arguments.items()
-        if name not in excluded
-    }
+    for group in alternatives(arguments):
+        given = _given_among(plain, group)
+        arguments = {n: known for n, known in arguments.items() if n == given or n not in group}
+    found = {name: _find(plain, known) for name, known in arguments.items()}
     return kind, {name: value for name, value in found.items() if value is not None}
 
 
@@ -105,13 +98,10 @@ def recover(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any]]
             arguments = {name: value for name, value in found.items() if name not in left_out}
             if _makes_the_same(kind, arguments, plain):
                 return kind, arguments
-    raise DeclarationError(
-        kind.__name__,
-        f"a constructor that makes the same of {', '.join(found) or 'no arguments'}",
-        "something else, as if it had taken others",
-        "Keep every argument as an attribute of its name, or declare a class with this base.",
-        code="unlearnable-argument",
-    )
+    expected = f"a constructor that makes the same of {', '.join(found) or 'no arguments'}"
+    got = "something else, as if it had taken others"
+    fix = "Keep every argument as an attribute of its name, or declare a class with this base."
+    raise DeclarationError(kind.__name__, expected, got, fix, code="unlearnable-argument")
 
 
 def _makes_the_same(kind: type[Any], arguments: Mapping[str, Any], plain: Any) -> bool:
@@ -126,53 +116,46 @@ def _makes_the_same(kind: type[Any], arguments: Mapping[str, Any], plain: Any) -
 
 def _given_among(distribution: Any, group: tuple[str, ...]) -> str:
     """Which of the arguments that exclude each other the distribution was built with."""
-    holder = _holder(distribution)
+    holder = _look_up(_HOLDERS, distribution, lambda own: own)(distribution)
     present = [name for name in group if name in vars(holder)]
     parameter = getattr(holder, "_param", None)
     same = [name for name in present if vars(holder)[name] is parameter]
     return (same or present or list(group))[0]
 
 
-def _holder(distribution: Distribution) -> Any:
-    for kind in type(distribution).__mro__:
-        if kind in _HOLDERS:
-            return _HOLDERS[kind](distribution)
-    return distribution
+def _look_up(table: Mapping[type, Any], plain: Any, default: Any) -> Any:
+    """What a table says of the class of an object, or of the nearest one that it derives from."""
+    return next((table[kind] for kind in type(plain).__mro__ if kind in table), default)
 
 
-def _find(plain: Any, name: str, argument: Argument) -> Any:
-    known = (_ATTRIBUTES[ancestor] for ancestor in type(plain).__mro__ if ancestor in _ATTRIBUTES)
-    own = next((names[name] for names in known if name in names), name)
-    for attribute in (own, f"_{own}"):
+def _find(plain: Any, argument: Argument) -> Any:
+    name = _look_up(_ATTRIBUTES, plain, {}).get(argument.name, argument.name)
+    for attribute in (name, f"_{name}"):
         try:
             value = getattr(plain, attribute, None)
         except NotImplementedError:
             continue  # a mean, say, that torch asks for and the class does not have
+        if isinstance(value, Tensor):
+            return value.contiguous()
         if value is not None and not isinstance(value, MethodType):
-            if isinstance(value, Tensor):
-                return value.contiguous()
-            is_plain_list = isinstance(value, list) and not any(
-                isinstance(item, Transform) for item in value
-            )
-            return tuple(value) if is_plain_list and value else value
+            is_chain = isinstance(value, list) and any(isinstance(v, Transform) for v in value)
+            return tuple(value) if isinstance(value, list) and value and not is_chain else value
     if not argument.required and argument.default is None:
         return None
-    raise DeclarationError(
-        type(plain).__name__,
-        f"its argument {name!r} as an attribute",
-        "none",
-        "Declare a class with this base instead.",
-        code="unlearnable-argument",
-    )
+    expected = f"its argument {argument.name!r} as an attribute"
+    fix = "Declare a class with this base instead."
+    name = type(plain).__name__
+    raise DeclarationError(name, expected, "none", fix, code="unlearnable-argument")
 
 
-def rebuild(plain: Distribution, change: Map) -> Distribution:
+def rebuild(plain: Distribution, change: Map, behind: int = 0) -> Distribution:
     """The same distribution made of other tensors, those of all that it is made of included.
 
     Args:
         plain: a plain distribution.
         change: from a tensor, and the number of its rightmost dimensions that stand behind the
             batch dimensions of `plain`, to the tensor in its place.
+        behind: how many dimensions of all tensors stand there anyway.
 
     Returns:
         A distribution of the same class, which checks what it scores if `plain` does.
@@ -187,10 +170,6 @@ def rebuild(plain: Distribution, change: Map) -> Distribution:
         >>> rebuild(plain, lambda tensor, behind: tensor.unsqueeze(-1 - behind)).batch_shape
         torch.Size([2, 1])
     """
-    return _rebuild(plain, change, 0)
-
-
-def _rebuild(plain: Distribution, change: Map, behind: int) -> Distribution:
     kind, values = decompose(plain)
     known = arguments_of(kind)
     added = values["reinterpreted_batch_ndims"] if issubclass(kind, dd.Independent) else 0
@@ -201,10 +180,13 @@ def _rebuild(plain: Distribution, change: Map, behind: int) -> Distribution:
         elif isinstance(value, Distribution):
             # The components of a mixture lie along the last of their batch dimensions.
             is_component = name == "component_distribution"
-            arguments[name] = _rebuild(value, change, behind + added + is_component)
+            arguments[name] = rebuild(value, change, behind + added + is_component)
         elif name == "transforms":
             before = behind + len(values["base_distribution"].event_shape)
-            arguments[name] = list(_rebuild_chain(value, change, before))
+            arguments[name] = []
+            for transform in value:
+                arguments[name].append(_rebuild_transform(transform, change, before))
+                before += transform.codomain.event_dim - transform.domain.event_dim
         else:
             arguments[name] = value
     new = builder_of(kind)(**arguments, validate_args=False)
@@ -213,7 +195,5 @@ def _rebuild(plain: Distribution, change: Map, behind: int) -> Distribution:
     return new  # type: ignore[no-any-return]
 
 
-def _rebuild_chain(chain: list[Any], change: Map, behind: int) -> Iterator[Any]:
-    for transform in chain:
-        yield map_tensors(transform, lambda _, tensor, behind=behind: change(tensor, behind))
-        behind += transform.codomain.event_dim - transform.domain.event_dim
+def _rebuild_transform(transform: Any, change: Map, behind: int) -> Any:
+    return map_tensors(transform, lambda _, tensor: change(tensor, behind))

@@ -301,9 +301,10 @@ def is_same(one: Any, other: Any, slack: float = 0.0) -> bool:
 
 
 def _is_computed(part: Any, name: str) -> bool:
-    """Whether an attribute was computed when it was asked for, or only says what is checked."""
+    """Whether an attribute was computed when it was asked for, or only says how to compute."""
     is_lazy = isinstance(getattr(type(part), name, None), lazy_property)
-    return is_lazy or name == "_validate_args" or _is_remembered(part, name)
+    is_option = name in ("_validate_args", "_cache_size")
+    return is_lazy or is_option or _is_remembered(part, name)
 
 
 M = TypeVar("M", bound=nn.Module)
