@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
-from typing_extensions import Never, TypeVar
+from typing_extensions import TypeVar
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive, Real
@@ -102,18 +102,13 @@ class FromModule(Constraint):
         super().__init__()
         self.module = module
 
-    @property
-    def right_inverse_of_module(self) -> Callable[[Tensor], Tensor]:
-        """The inverse that the module offers."""
-        inverse: Callable[[Tensor], Tensor] = self.module.right_inverse  # type: ignore[assignment]
-        return inverse
-
     def forward(self, raw: Tensor) -> Tensor:
         value: Tensor = self.module(raw)
         return value
 
     def inverse(self, value: Tensor) -> Tensor:
-        return self.right_inverse_of_module(value)
+        raw: Tensor = self.module.right_inverse(value)  # type: ignore[operator]
+        return raw
 
     def contains(self, value: Tensor) -> Tensor:
         try:
@@ -123,16 +118,13 @@ class FromModule(Constraint):
             return torch.zeros_like(value, dtype=torch.bool)
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
-        return self._shape_unknown()
+        name = type(self.module).__name__
+        raise NotImplementedError(
+            f"{name} does not say which shape its raw numbers have: give the field a value"
+        )
 
     def value_shape(self, raw_shape: torch.Size) -> torch.Size:
-        return self._shape_unknown()
-
-    def _shape_unknown(self) -> Never:
-        raise NotImplementedError(
-            f"{type(self.module).__name__} does not say which shape its raw numbers have: "
-            "give the field a value"
-        )
+        return self.raw_shape(raw_shape)
 
     def default(self, shape: torch.Size) -> Tensor:
         return self.forward(torch.zeros(shape))
@@ -213,25 +205,21 @@ def register_constraint(
         >>> as_constraint(Below(100.0))
         Interval(low=0.0, high=100.0)
     """
+    subject = "register_constraint"
     is_type = isinstance(torch_constraint, type)
     if not is_type or not issubclass(torch_constraint, constraints.Constraint):
-        raise DeclarationError(
-            "register_constraint",
-            "a subclass of torch.distributions.constraints.Constraint",
-            shorten(torch_constraint),
-            "Write type(...) of that object."
-            if isinstance(torch_constraint, constraints.Constraint)
-            else "",
-        )
+        is_object = isinstance(torch_constraint, constraints.Constraint)
+        fix = "Write type(...) of that object." if is_object else ""
+        expected = "a subclass of torch.distributions.constraints.Constraint"
+        raise DeclarationError(subject, expected, shorten(torch_constraint), fix)
     if isinstance(factory, (type, Constraint)):
-        constraint = as_constraint(factory, "register_constraint")
+        constraint = as_constraint(factory, subject)
         _FACTORIES[torch_constraint] = lambda _: constraint
     elif callable(factory):
         _FACTORIES[torch_constraint] = factory
     else:
-        raise DeclarationError(
-            "register_constraint", "a callable factory or a constraint", shorten(factory)
-        )
+        expected = "a callable factory or a constraint"
+        raise DeclarationError(subject, expected, shorten(factory))
 
 
 def as_constraint(constraint: object, subject: str = "as_constraint") -> Constraint:
@@ -254,79 +242,57 @@ def as_constraint(constraint: object, subject: str = "as_constraint") -> Constra
         >>> as_constraint(constraints.positive), as_constraint(constraints.interval(0.0, 2.0))
         (Positive(), Interval(low=0.0, high=2.0))
     """
-    if isinstance(constraint, Constraint):
-        _check_support(constraint, subject)
-        return constraint
     if isinstance(constraint, type) and issubclass(constraint, Constraint):
-        return _construct(constraint, subject)
+        constraint = _construct(constraint, subject)
+    if isinstance(constraint, Constraint):
+        support: object = getattr(constraint, "support", None)
+        if isinstance(support, constraints.Constraint):
+            return constraint
+        name = type(constraint).__name__
+        expected = f"{name}.support, a torch.distributions.constraints object"
+        fix = f"Write support = torch.distributions.constraints.positive in {name}, for instance."
+        raise DeclarationError(subject, expected, shorten(support), fix, code="unknown-set")
     if isinstance(constraint, constraints.Constraint):
         return _translate(constraint, subject)
     if isinstance(constraint, Transform):
         return FromTransform(constraint)
     if isinstance(constraint, nn.Module) and hasattr(constraint, "right_inverse"):
         return FromModule(constraint)
-    raise DeclarationError(
-        subject,
-        "a Constraint, a torch constraint, a Transform, or a module with right_inverse",
-        shorten(constraint),
-    )
+    expected = "a Constraint, a torch constraint, a Transform, or a module with right_inverse"
+    raise DeclarationError(subject, expected, shorten(constraint))
 
 
-def _check_support(constraint: Constraint, subject: str) -> None:
-    try:
-        support: object = constraint.support
-    except AttributeError:
-        support = None
-    if not isinstance(support, constraints.Constraint):
-        name = type(constraint).__name__
-        raise DeclarationError(
-            subject,
-            f"{name}.support, a torch.distributions.constraints object",
-            shorten(support),
-            f"Write support = torch.distributions.constraints.positive in {name}, for instance.",
-            code="unknown-set",
-        )
-
-
-def _construct(constraint: type[Constraint], subject: str) -> Constraint:
+def _construct(kind: type[Constraint], subject: str) -> Constraint:
     required = [
         name
-        for name, parameter in inspect.signature(constraint).parameters.items()
+        for name, parameter in inspect.signature(kind).parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    if required:
-        arguments = ", ".join(required)
-        raise DeclarationError(
-            subject,
-            f"{constraint.__name__} with its arguments",
-            f"the class {constraint.__name__}",
-            f"Write {constraint.__name__}({arguments}).",
-            code="class-not-instance",
-        )
-    return constraint()
+    if not required:
+        return kind()
+    name = kind.__name__
+    expected, got = f"{name} with its arguments", f"the class {name}"
+    fix = f"Write {name}({', '.join(required)})."
+    raise DeclarationError(subject, expected, got, fix, code="class-not-instance")
 
 
 def _translate(constraint: constraints.Constraint, subject: str) -> Constraint:
-    factory = next((_FACTORIES[k] for k in type(constraint).__mro__ if k in _FACTORIES), None)
+    kind = type(constraint)
+    factory = next((_FACTORIES[k] for k in kind.__mro__ if k in _FACTORIES), None)
     if factory is None:
-        known = sorted(kind.__name__.strip("_") for kind in _FACTORIES)
+        known = sorted(each.__name__.strip("_") for each in _FACTORIES)
         raise DeclarationError(
             subject,
             "a torch constraint that a parameter can be learned in",
-            type(constraint).__name__,
+            kind.__name__,
             "Declare a constant, give the field a constraint, or call register_constraint. "
-            + did_you_mean(type(constraint).__name__.strip("_"), known),
+            + did_you_mean(kind.__name__.strip("_"), known),
             code="unknown-set",
         )
     made: object = factory(constraint)
-    if not isinstance(made, Constraint):
-        kind = type(constraint).__name__
-        raise DeclarationError(
-            subject,
-            f"a Constraint from the factory registered for {kind}",
-            shorten(made),
-            f"Mend register_constraint({kind}, ...).",
-            code="failed-method",
-        )
-    return made
+    if isinstance(made, Constraint):
+        return made
+    expected = f"a Constraint from the factory registered for {kind.__name__}"
+    fix = f"Mend register_constraint({kind.__name__}, ...)."
+    raise DeclarationError(subject, expected, shorten(made), fix, code="failed-method")

@@ -93,28 +93,24 @@ class Constraint(nn.Module, ABC):
         """Raise a ConstraintError about `subject` unless every value is inside."""
         if is_traced(value):
             return
-        if not value.is_floating_point() or value.ndim < self.event_dim:
-            raise ConstraintError(
-                subject,
-                f"{self.describe()}, as a floating-point tensor of {self.event_dim} dimensions "
-                "or more",
+        is_floating, event_dim = value.is_floating_point(), self.event_dim
+        if not is_floating or value.ndim < event_dim:
+            expected = f"a floating-point tensor of {event_dim} dimensions or more"
+            expected, got = (
+                f"{self.describe()}, as {expected}",
                 f"{shorten(value)} of {value.dtype}",
-                code="wrong-shape" if value.is_floating_point() else "dtype-or-device",
             )
+            code = "wrong-shape" if is_floating else "dtype-or-device"
+            raise ConstraintError(subject, expected, got, code=code)
         try:
             inside = self.contains(value)
         except RuntimeError as error:
-            raise ConstraintError(
-                subject,
-                f"{self.describe()}, of a shape that goes with it",
-                shorten(value),
-                f"torch says: {first_line(error)}.",
-                code="wrong-shape",
-            ) from error
+            expected = f"{self.describe()}, of a shape that goes with it"
+            got, fix = shorten(value), f"torch says: {first_line(error)}."
+            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
         if not inside.all():
-            raise ConstraintError(
-                subject, self.describe(), self._offender(value, inside), self.advice(value)
-            )
+            got = self._offender(value, inside)
+            raise ConstraintError(subject, self.describe(), got, self.advice(value))
 
     def contains(self, value: Tensor) -> Tensor:
         """Whether each value is finite and inside the open set.
@@ -168,14 +164,11 @@ class Constraint(nn.Module, ABC):
         shape = value.shape[: value.ndim - self.event_dim]
         own = raw.shape[: raw.ndim - self.raw_event_dim]
         if not isinstance(log_det, Tensor) or log_det.shape not in (shape, own):
-            raise ConstraintError(
-                f"{type(self).__name__}.log_abs_det_jacobian",
-                f"one number per value, of shape {tuple(shape)}",
-                shorten(log_det),
-                "Return log |d value / d raw| for each value, summed over the "
-                f"{self.event_dim} dimensions of an event.",
-                code="wrong-shape",
-            )
+            name = f"{type(self).__name__}.log_abs_det_jacobian"
+            expected = f"one number per value, of shape {tuple(shape)}"
+            events = f"the {self.event_dim} dimensions of an event"
+            fix = f"Return log |d value / d raw| for each value, summed over {events}."
+            raise ConstraintError(name, expected, shorten(log_det), fix, code="wrong-shape")
         return log_det.expand(shape)
 
     @property
@@ -263,10 +256,9 @@ class Constraint(nn.Module, ABC):
             >>> Positive().widen_to(torch.tensor(1e-30)), Positive().widen_to(torch.tensor(1.0))
             (Positive(guard=False), Positive())
         """
-        if self.resolved(others or {}).contains(value).all():
-            return self
-        wide = self.without_guard()
-        return wide if wide.resolved(others or {}).contains(value).all() else self
+        candidates = (self, self.without_guard())
+        fits = (c for c in candidates if c.resolved(others or {}).contains(value).all())
+        return next(fits, self)
 
     @final
     def as_transform(self, cache_size: int = 0) -> ConstraintTransform:

@@ -75,14 +75,13 @@ class LowerCholesky(Packed):
     def forward(self, raw: Tensor) -> Tensor:
         raw_diagonal, below = _split(raw)
         low, high = self.limits_in(raw.dtype)
-        diagonal = softplus(raw_diagonal)
+        least: float | Tensor = low
         if self.conditioned:
-            room = high / (4 * diagonal.shape[-1])
+            room = high / (4 * raw_diagonal.shape[-1])
             below = below.clamp(-room, room)
             beside = _lower(torch.zeros_like(raw_diagonal), below.detach())
-            share = self._share(beside).clamp_min(low)
-            return _lower(clamp_result(diagonal, share, high), below)
-        return _lower(clamp_result(diagonal, low, high), below)
+            least = self._share(beside).clamp_min(low)
+        return _lower(clamp_result(softplus(raw_diagonal), least, high), below)
 
     def _share(self, value: Tensor) -> Tensor:
         """What the diagonal must exceed: the rounding of the length of the row beside it."""
@@ -109,9 +108,9 @@ class LowerCholesky(Packed):
     def is_at_end(self, raw: Tensor) -> Tensor:
         value = self.forward(raw)
         low, high = self.limits_in(raw.dtype)
+        least = self._share(value).clamp_min(low) if self.conditioned else low
         diagonal = value.diagonal(dim1=-2, dim2=-1)
-        at_share = diagonal <= self._share(value) if self.conditioned else diagonal <= low
-        return ((diagonal <= low) | (diagonal >= high) | at_share).any(-1)
+        return ((diagonal <= least) | (diagonal >= high)).any(-1)
 
     def without_guard(self) -> LowerCholesky:
         return LowerCholesky(guard=False)

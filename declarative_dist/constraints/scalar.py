@@ -119,9 +119,10 @@ class Scalar(Banded):
             return True
         ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))
         low, high = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in ends)
-        width = high - low if len(self._bounds) == 2 else torch.zeros(())
-        is_finite = low.isfinite() & high.isfinite() & (width <= torch.finfo(dtype).max)
-        return bool(((low <= high) & is_finite).all())
+        fits = (low <= high) & low.isfinite() & high.isfinite()
+        if len(self._bounds) == 2:
+            fits = fits & (high - low <= torch.finfo(dtype).max)
+        return bool(fits.all())
 
     def describe(self) -> str:
         low, high = (_format_bound(bound) for bound in (self.low, self.high))

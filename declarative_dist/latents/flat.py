@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.errors import ConstraintError, shorten
@@ -260,7 +261,7 @@ def check_volume(constraint: Constraint, subject: str) -> None:
     """
     is_said = type(constraint).log_abs_det_jacobian is not Constraint.log_abs_det_jacobian
     is_elementwise = constraint.event_dim == 0 and constraint.raw_event_dim == 0
-    has_shapes = not hasattr(constraint, "right_inverse_of_module")
+    has_shapes = not isinstance(constraint, FromModule)
     if not (is_said or (is_elementwise and has_shapes)):
         raise ConstraintError(
             subject,

@@ -20,6 +20,7 @@ from declarative_dist.plain.tensors import as_tensor, tensors_of
 from declarative_dist.plain.tracing import is_traced
 
 Support = constraints.Constraint
+Ends = tuple[Tensor, Tensor]
 
 ROUNDING = 1e-6
 """How far ends may differ, as a share of their size or of the distance between them."""
@@ -305,7 +306,7 @@ def shape_of(kind: Any) -> type:
     return type(constraints.positive_definite) if is_semi else type(kind)
 
 
-def ends_of(support: Any) -> tuple[Tensor, Tensor] | None:
+def ends_of(support: Any) -> Ends | None:
     """The lower and upper end of a set of numbers; None for another kind of set."""
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         ends = ends_of(entries_of(support.base_constraint))
@@ -328,42 +329,35 @@ def ends_of(support: Any) -> tuple[Tensor, Tensor] | None:
     )
 
 
-def _is_inside(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
-    """Whether what is between two ends is between two others, but for rounding."""
+def are_near(ends: Ends, others: Ends) -> bool:
+    """Whether the ends of a constraint are those of a support, but for rounding and a floor."""
+    is_inside = _is_inside(ends, others, otherwise=False)
+    return is_inside and _is_inside(others, ends, FLOOR, otherwise=False)
+
+
+def _is_inside(ends: Ends, others: Ends, floor: float = 0.0, *, otherwise: bool = True) -> bool:
+    """Whether what is between two ends is between two others, but for rounding.
+
+    Args:
+        ends: the two ends inside.
+        others: the two around them.
+        floor: how much may be beyond the end of a half line, as a share of 1 or of its size.
+        otherwise: the answer where the shapes of bounds do not go together.
+    """
     if is_traced(*ends, *others):
         return True
     low, high, their_low, their_high = (end.detach().cpu() for end in (*ends, *others))
+    parts = (low, high, their_low, their_high, high - low, their_high - their_low)
     try:
-        slack = ROUNDING * torch.stack(
-            torch.broadcast_tensors(
-                *(_finite(end).abs() for end in (low, high, their_low, their_high)),
-                _finite(high - low),
-            )
-        ).amax(0)
-    except RuntimeError:  # bounds whose shapes do not go together
-        return True
-    return bool(((low >= their_low - slack) & (high <= their_high + slack)).all())
-
-
-def are_near(ends: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
-    """Whether the ends of a constraint are those of a support, but for rounding and a floor."""
-    if is_traced(*ends, *others):
-        return True
-    low, high, their_low, their_high = (end.cpu() for end in (*ends, *others))
-    length = _finite(high - low)
-    try:
-        return _is_near(low, their_low, length, low - their_low, high) and _is_near(
-            high, their_high, length, their_high - high, low
-        )
-    except RuntimeError:  # bounds whose shapes do not go together
-        return False
-
-
-def _is_near(end: Tensor, their: Tensor, length: Tensor, left_out: Tensor, far: Tensor) -> bool:
-    size = torch.maximum(torch.maximum(_finite(end).abs(), _finite(their).abs()), length)
-    slack = size * ROUNDING
-    floor = torch.where(far.isfinite(), slack, size.clamp_min(1.0) * FLOOR)
-    return bool(((end == their) | ((left_out >= -slack) & (left_out <= floor))).all())
+        sizes = torch.broadcast_tensors(*(_finite(part).abs() for part in parts))
+    except RuntimeError:
+        return otherwise
+    size = torch.stack(sizes).amax(0)
+    wide = torch.maximum(size * ROUNDING, size.clamp_min(1.0) * floor)
+    below, above = (
+        torch.where(far.isfinite(), size * ROUNDING, wide) for far in (their_high, their_low)
+    )
+    return bool(((low >= their_low - below) & (high <= their_high + above)).all())
 
 
 def _finite(numbers: Tensor) -> Tensor:
