@@ -32,6 +32,8 @@ from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
 from declarative_dist.fitting.fit import fit
+from declarative_dist.fitting.history import History
+from declarative_dist.fitting.verdict import NotConvergedWarning
 from declarative_dist.integrations.arviz import diagnose
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.weighted import WeightedDraws
@@ -56,6 +58,7 @@ __all__ = [
     "FullRankNormal",
     "GreaterThan",
     "Head",
+    "History",
     "Interval",
     "Joint",
     "LearnableTransform",
@@ -64,6 +67,7 @@ __all__ = [
     "LowerCholesky",
     "MeanFieldNormal",
     "NonFiniteError",
+    "NotConvergedWarning",
     "Ordered",
     "Param",
     "Positive",

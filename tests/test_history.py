@@ -119,7 +119,15 @@ def test_a_step_that_was_not_finished_leaves_nothing() -> None:
 def test_to_dict_is_json() -> None:
     told = fit(Family_loss(), steps=3).to_dict()
     assert json.loads(json.dumps(told)) == told
-    assert set(told) == {"losses", "steps", "values", "interrupted", "stopped"}
+    assert set(told) == {
+        "losses",
+        "steps",
+        "values",
+        "interrupted",
+        "stopped",
+        "converged",
+        "verdict",
+    }
 
 
 def test_state_survives_a_file_exactly() -> None:
@@ -151,9 +159,9 @@ class Family_loss(nn.Module):
 @pytest.mark.parametrize(
     ("interrupted", "stopped", "end"),
     [
-        (True, False, ", interrupted)"),
-        (False, True, ", stopped)"),
-        (False, False, "rate)"),
+        (True, False, ", interrupted): 2 steps, too few to tell"),
+        (False, True, ", stopped): 2 steps, too few to tell"),
+        (False, False, "rate): 2 steps, too few to tell"),
     ],
 )
 def test_repr_is_short(interrupted: bool, stopped: bool, end: str) -> None:

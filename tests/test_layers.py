@@ -37,7 +37,7 @@ ROWS = [
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],
-    ["optimization.lbfgs"],
+    [f"optimization.{name}" for name in ("lbfgs", "rows", "newton")],
     [
         f"latents.{name}"
         for name in ("named", "flat", "flat_params", "density", "pareto", "weighted")
@@ -67,7 +67,8 @@ ROWS = [
         f"fitting.{name}"
         for name in (
             "history", "parameters", "progress", "batches", "finite", "evaluation", "compiled",
-            "snapshot", "arguments", "checkpoint", "fit",
+            "snapshot", "arguments", "checkpoint", "moments", "starts", "phases", "ways",
+            "verdict", "fit",
         )
     ],
     [

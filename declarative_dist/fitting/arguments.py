@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import LBFGS, Adam, Optimizer
 
 from declarative_dist.errors import (
     ConstraintError,
@@ -57,6 +57,24 @@ def check_files(checkpoint: Any, every: Any, *, resume: bool, overwrite: bool) -
         fix = "To begin anew, leave out resume."
         raise ConstraintError("fit(overwrite=)", expected, got, fix, code="wrong-argument")
     return None if every is None else check_count("fit(every=)", every)
+
+
+def check_ends(steps: int | None, tolerance: Any, restarts: Any) -> tuple[float | None, int]:
+    """Refuse what says when a fit without `steps` ends, or begins, if it makes no sense.
+
+    Returns:
+        The tolerance, and how many more starts to try.
+
+    Raises:
+        ConstraintError: if they are no such numbers, or `steps` are given too.
+    """
+    for name, value in (("tolerance", tolerance), ("restarts", restarts)):
+        if steps is not None and value is not None:
+            expected, got = "no steps=, which end a fit by themselves", f"{name} and steps={steps}"
+            fix = "Leave one of them out."
+            raise ConstraintError(f"fit({name}=)", expected, got, fix, code="unused-argument")
+    restarts = 0 if restarts is None else check_count("fit(restarts=)", restarts, least=0)
+    return None if tolerance is None else _as_positive("fit(tolerance=)", tolerance), restarts
 
 
 def check_objective(objective: Any) -> None:
@@ -123,7 +141,9 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         ConstraintError: if the rate is not a positive number, or nothing would take it.
         DeclarationError: if it is no optimizer, or one of other parameters.
     """
-    options = {} if lr is None else {"lr": _as_rate(lr)}
+    options: dict[str, Any] = {} if lr is None else {"lr": _as_positive("fit(lr=)", lr)}
+    if optimizer is LBFGS:
+        options["line_search_fn"] = "strong_wolfe"
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if optimizer is None:
         fused = True if can_be_fused(trainable) else None
@@ -143,13 +163,13 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
     return made
 
 
-def _as_rate(lr: Any) -> Any:
-    number: Any = lr
-    is_number = isinstance(lr, Real) and not isinstance(lr, bool)
-    is_scalar = isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_meta
+def _as_positive(subject: str, given: Any) -> float:
+    number: Any = given
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    is_scalar = isinstance(given, Tensor) and given.numel() == 1 and not given.is_meta
     if not (is_number or is_scalar) or not (math.isfinite(number) and number > 0):
         expected = "a positive, finite number"
-        raise ConstraintError("fit(lr=)", expected, shorten(lr), code="wrong-argument")
+        raise ConstraintError(subject, expected, shorten(given), code="wrong-argument")
     return float(number)
 
 

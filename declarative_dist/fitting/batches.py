@@ -32,6 +32,9 @@ class Batches:
             generator, `torch.randperm` at the start of every epoch; the last batch of an epoch has
             what is left.
 
+    Attributes:
+        whole: the batch of every step, where all have the same; else None.
+
     Raises:
         ConstraintError: if the sizes do not go together.
         DeclarationError: if the data is of another kind.
@@ -50,7 +53,7 @@ class Batches:
         self._rows = 0 if batch_size is None else _count_rows(data, tensors, batch_size)
         self._size = None if batch_size is None else int(batch_size)
         is_whole = batch_size is None and (data is None or tensors is not None)
-        self._whole: Batch | None = as_batch(() if data is None else data) if is_whole else None
+        self.whole: Batch | None = as_batch(() if data is None else data) if is_whole else None
         self._generators = _generators_of(data)
         self._epoch: Iterator[Batch] | None = None
         self._ahead: Batch | None = None
@@ -60,12 +63,12 @@ class Batches:
     @property
     def is_loader(self) -> bool:
         """Whether these are batches of an iterable that only begins at its beginning."""
-        return not (self._whole is not None or self._rows or isinstance(self._data, Sequence))
+        return not (self.whole is not None or self._rows or isinstance(self._data, Sequence))
 
     def __repr__(self) -> str:
         if self._rows:
             return f"batch_size={self._size} of {self._rows} rows"
-        if self._whole is not None:
+        if self.whole is not None:
             return "no batch_size"
         if not self.is_loader:
             return f"{len(self._data)} batches"
@@ -86,8 +89,8 @@ class Batches:
         Raises:
             ConstraintError: if an epoch has no batch.
         """
-        if self._whole is not None:
-            return self._whole
+        if self.whole is not None:
+            return self.whole
         batch = self.fetch()
         if batch is None:
             used = self._used

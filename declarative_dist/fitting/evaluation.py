@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,10 @@ from declarative_dist.errors import (
     first_line,
     shorten,
 )
+from declarative_dist.families.variational import Variational
 from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.finite import bad_data, tensors_in
+from declarative_dist.optimization.rows import REFUSALS
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
 """What torch raises for another dtype or device."""
@@ -45,11 +48,11 @@ class Closure:
         self._objective = objective
         self._backward = backward
         self._optimizer = optimizer
-        self._batch: tuple[Any, ...] = ()
         self._loss: Tensor | None = None
+        self.batch: tuple[Any, ...] = ()
 
-    def step(self, batch: tuple[Any, ...], *, is_first: bool) -> float:
-        """Do a step on a batch; in the first of all, the objective may prepare.
+    def step(self, batch: tuple[Any, ...]) -> float:
+        """Do a step on a batch.
 
         Returns:
             The loss from before the update.
@@ -57,13 +60,7 @@ class Closure:
         Raises:
             DeclarationError: if the optimizer does not ask for it.
         """
-        self._batch, self._loss = batch, None
-        if is_first and callable(prepare := getattr(self._objective, "before_fit", None)):
-            try:
-                call_with(prepare, batch)
-            except _RAISED as error:
-                _explain(self._objective, batch, error)
-                raise
+        self.batch, self._loss = batch, None
         self._optimizer.step(self)  # type: ignore[arg-type]
         if self._loss is None:
             raise DeclarationError(
@@ -75,14 +72,77 @@ class Closure:
         return self._loss.item()
 
     def __call__(self) -> Tensor:
-        if not torch.is_grad_enabled():  # an optimizer that leaves it to the closure
-            with torch.enable_grad():
-                return self()
         self._optimizer.zero_grad()
-        loss = self._backward(self._batch)
+        loss = self._backward(self.batch)
         if self._loss is None:
             self._loss = loss
         return loss
+
+
+class SearchClosure(Closure):
+    """For optimizers that search along a line: what has no loss there counts as very large.
+
+    Attributes:
+        gradient: the largest gradient at the beginning of the last step.
+    """
+
+    gradient = math.inf
+
+    def __call__(self) -> Tensor:
+        if self._loss is None:
+            loss = super().__call__()
+            self.gradient = gradient_of(self._optimizer)
+            return loss
+        try:
+            loss = super().__call__()
+        except REFUSALS:
+            pass
+        else:
+            if loss.isfinite() and math.isfinite(gradient_of(self._optimizer)):
+                return loss
+        self._optimizer.zero_grad(set_to_none=False)
+        return self._loss.detach() + 1e6 * (1 + self._loss.detach().abs())
+
+
+class LossesClosure(Closure):
+    """The losses of independent problems, whose second derivatives an optimizer takes itself."""
+
+    def __call__(self) -> Tensor:
+        losses_of: Any = getattr(self._objective, "losses", None)
+        losses = loss_of(
+            self._objective, losses_of or self._objective, self.batch, losses_of is None
+        )
+        if self._loss is None:
+            self._loss = losses.detach().sum()
+        return losses
+
+    def find_refused(self) -> Tensor | None:
+        """Of which copies some data are outside of the support; None where nobody knows."""
+        module: Any = getattr(self._objective, "module", None)
+        if not isinstance(module, Variational):
+            return None
+        plain, copies = module(), len(vars(module)["_copies"])
+        inside = plain.support.check(self.batch[0])
+        inside = inside.flatten(0, inside.ndim - len(plain.batch_shape) - 1).all(0)
+        return ~inside.expand(plain.batch_shape).reshape(*plain.batch_shape[:copies], -1).all(-1)
+
+
+def gradient_of(optimizer: Optimizer) -> float:
+    """The largest gradient left in the parameters of an optimizer; infinite without any."""
+    members = (p for group in optimizer.param_groups for p in group["params"])
+    sizes = [p.grad.abs().amax() for p in members if p.grad is not None and p.numel()]
+    return float(torch.stack(sizes).max()) if sizes else math.inf
+
+
+def begin(objective: nn.Module, batch: tuple[Any, ...]) -> None:
+    """Let an objective prepare for a fit, once, with the first batch."""
+    prepare = getattr(objective, "before_fit", None)
+    if callable(prepare):
+        try:
+            call_with(prepare, batch)
+        except _RAISED as error:
+            _explain(objective, batch, error)
+            raise
 
 
 def backward_of(objective: nn.Module) -> Backward:
@@ -96,13 +156,19 @@ def backward_of(objective: nn.Module) -> Backward:
     return backward
 
 
-def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any, ...]) -> Tensor:
+def loss_of(
+    objective: nn.Module,
+    forward: Callable[..., Any],
+    batch: tuple[Any, ...],
+    is_one: bool = True,
+) -> Tensor:
     """The loss of a batch.
 
     Args:
         objective: whose loss it is.
         forward: what computes it, the objective itself or a compiled version.
         batch: the arguments.
+        is_one: whether it is one number, and not one for each problem.
 
     Raises:
         ConstraintError: if the objective fails on data of another dtype or device than its
@@ -117,8 +183,8 @@ def loss_of(objective: nn.Module, forward: Callable[..., Any], batch: tuple[Any,
         raise
     if not (
         isinstance(loss, Tensor)
-        and loss.ndim == 0
-        and loss.requires_grad
+        and (loss.ndim == 0 or not is_one)
+        and (loss.requires_grad or not torch.is_grad_enabled())
         and loss.is_floating_point()
         and not loss.is_meta
     ):

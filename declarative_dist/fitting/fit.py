@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,22 +18,26 @@ from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.checkpoint import Saver
 from declarative_dist.fitting.compiled import compiled
-from declarative_dist.fitting.evaluation import Closure, backward_of
+from declarative_dist.fitting.evaluation import Backward, backward_of
 from declarative_dist.fitting.finite import are_finite, error_of_step, reason_of
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import FieldValues
 from declarative_dist.fitting.progress import Progress
 from declarative_dist.fitting.snapshot import Snapshot
+from declarative_dist.fitting.verdict import judge
+from declarative_dist.fitting.ways import Way, choose_way
 
 
 def fit(
     objective: nn.Module,
     data: Any = None,
     *,
-    steps: int,
+    steps: int | None = None,
     optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    tolerance: float | None = None,
+    restarts: int | None = None,
     progress: bool | Literal["always"] = True,
     compile: bool = False,  # noqa: A002 - what torch calls it
     checkpoint: str | os.PathLike[str] | None = None,
@@ -41,7 +46,14 @@ def fit(
     overwrite: bool = False,
     callbacks: Iterable[arguments.Callback] | arguments.Callback = (),
 ) -> History:
-    """Minimise an objective, step by step, in place.
+    """Minimise an objective, in place, until it is settled or for as many steps as you say.
+
+    Without `steps` the fit ends at an answer, or says why not. A loss of whole data that is the
+    same every time, such as a likelihood or a posterior, begins at the best of several starts (the
+    values as they are, and what the data suggest), copy by copy, and goes on by Newton's method
+    with exact second derivatives; by L-BFGS above 100 numbers of a copy. A noisy loss (of
+    mini-batches, or of draws) takes steps of Adam with a rate that decays when the loss stops
+    falling, and ends with averages over the last phase. With `steps` values begin as they are.
 
     Ctrl-C ends it like `steps` does, after the last finished step. If a step goes wrong, module
     and optimizer go back to where they were before it (a copy in memory serves that), and the
@@ -54,13 +66,20 @@ def fit(
             every step; or an iterable of batches, such as a DataLoader, gone through in every
             epoch. The items of a tuple are arguments; a dict that ends it gives keywords, as in
             `(x, y, {"weights": w})`.
-        steps: how many steps in all, those before `resume` too; they are counted from 1.
-        optimizer: one, or a callable from parameters to one; None for Adam, torch's fused one
-            where it can be. A step is `optimizer.step(closure)`, so LBFGS works.
-        lr: the rate of an optimizer that is made; None for its own, 0.01 for the default one.
+        steps: how many steps in all, those before `resume` too, counted from 1; None to go on
+            until it is settled.
+        optimizer: one, or a callable from parameters to one; None for the one that suits the
+            objective, with `steps` or `lr` Adam, torch's fused one where it can be. A step is
+            `optimizer.step(closure)`, so LBFGS works: its class gets strong Wolfe.
+        lr: the rate of an optimizer that is made; None for its own, 0.01 for Adam.
         batch_size: draw so many rows of the tensors for a step, without replacement, in the order
             of `torch.randperm`; the last batch of an epoch has what is left of it, and counts like
             any other: a size that divides the data has less noise.
+        tolerance: when a fit without `steps` is settled, relative to one plus the loss: how small
+            the gradient is to be, by default as small as rounding lets it; of a noisy loss what a
+            lower rate still has to gain, by default 1e-4.
+        restarts: how many more starts to try, from random numbers further and further away; of a
+            mixture also with other centres.
         progress: True for a bar on a terminal (extra `fit`), "always" for one anywhere, or False.
         compile: compile the objective and its gradients, as one graph. Meanwhile torch's
             validation of distributions is off by default, as `torch.compile` wants it, and
@@ -75,7 +94,12 @@ def fit(
             objective; True from one ends the fit.
 
     Returns:
-        The losses of all steps, and the paths of the values of all small fields.
+        The losses of all steps, the paths of the values of all small fields, whether the fit has
+        `converged`, and a `verdict` in one sentence: it also names fields that are held at the end
+        of their band, and those that the data do not determine.
+
+    Warns:
+        NotConvergedWarning: if a fit without `steps` ends without an answer.
 
     Raises:
         NonFiniteError: if the loss or a parameter is infinite or NaN.
@@ -89,6 +113,13 @@ def fit(
         >>> from declarative_dist import fit, learnable
         >>> from declarative_dist.objectives import NegativeLogLikelihood
         >>> x = dd.Gamma(2.0, 3.0).sample((1000,))
+        >>> q = learnable(dd.Gamma(1.0, 1.0))
+        >>> history = fit(NegativeLogLikelihood(q), x)
+        >>> history.converged, bool(abs(q.rate - 3.0) < 0.6)
+        (True, True)
+
+        Steps of Adam on mini-batches:
+
         >>> q = learnable(dd.Gamma(1.0, 1.0))
         >>> history = fit(NegativeLogLikelihood(q), x, steps=500, lr=0.05, batch_size=100)
         >>> len(history.losses), bool(abs(history.values["rate"][-1] - 3.0) < 0.6)
@@ -104,48 +135,76 @@ def fit(
         >>> fit(objective, x, steps=50, optimizer=LBFGS, callbacks=is_flat).stopped
         True
     """
-    steps = check_count("fit(steps=)", steps)
+    steps = None if steps is None else check_count("fit(steps=)", steps)
+    tolerance, restarts = arguments.check_ends(steps, tolerance, restarts)
     every = arguments.check_files(checkpoint, every, resume=resume, overwrite=overwrite)
     arguments.check_objective(objective)
     calls = arguments.as_callbacks(callbacks)
-    trainer = arguments.optimizer_of(objective, optimizer, lr)
     with _with_gradients_as_now():
-        bar = Progress(progress, steps)
         batches, history = Batches(data, batch_size), History()
-        snapshot = Snapshot(objective, trainer, None if checkpoint is None else batches)
+        way = choose_way(
+            objective, batches, optimizer, lr,
+            steps=steps, tolerance=tolerance, compiles=compile,
+        )  # fmt: skip
+        bar = Progress(progress, steps)
+        snapshot = Snapshot(objective, way.optimizer, None if checkpoint is None else batches)
         saver = Saver(
-            checkpoint, objective, trainer, batches, history,
+            checkpoint, objective, way.optimizer, batches, history,
             every=every, resume=resume, overwrite=overwrite,
         )  # fmt: skip
-        fields = FieldValues(objective)
+        loop = _Loop(way, batches, history, snapshot, saver, bar, calls, FieldValues(objective))
         way_back = compiled(objective) if compile else nullcontext(backward_of(objective))
         try:
             with way_back as backward:
-                closure = Closure(objective, backward, trainer)
-                for step in range(history.step + 1, steps + 1):
-                    snapshot.take(step - 1)
-                    batch = batches.next()
-                    loss = closure.step(batch, is_first=step == 1)
-                    _check(objective, step, loss, batch, snapshot)
-                    history.add(loss, fields.read() if history.is_due(step) else None)
-                    bar.show(step, loss)
-                    history.stopped = arguments.stops(calls, step, loss, objective)
-                    saver.write_if_due()
-                    if history.stopped:
-                        break
+                loop.run(backward, restarts)
             saver.close()
         except BaseException as error:
             snapshot.restore(history.step)
             if not isinstance(error, KeyboardInterrupt):
+                bar.close()
                 with suppress(AttributeError):
                     error.history = history  # type: ignore[attr-defined]
                 raise
             history.interrupted = True
             saver.close()
-        finally:
-            bar.close()
-        history.end(fields.read())
+        history.end(loop.fields.read())
+        judge(way, history)
+        bar.close(history.verdict)
     return history
+
+
+@dataclass
+class _Loop:
+    """What a fit goes through in every step."""
+
+    way: Way
+    batches: Batches
+    history: History
+    snapshot: Snapshot
+    saver: Saver
+    bar: Progress
+    callbacks: tuple[arguments.Callback, ...]
+    fields: FieldValues
+
+    def run(self, backward: Backward, restarts: int) -> None:
+        """Take steps until the way, a callback or the number of steps ends it."""
+        way, history = self.way, self.history
+        limit = 0 if way.replay(history.losses) else way.limit
+        closure = way.closure(backward)
+        for step in range(history.step + 1, limit + 1):
+            self.snapshot.take(step - 1)
+            batch = self.batches.next()
+            if step == 1:
+                way.begin(batch, restarts)
+            loss = closure.step(batch)
+            _check(way, step, loss, batch, self.snapshot)
+            history.add(loss, self.fields.read() if history.is_due(step) else None)
+            is_over = way.observe(loss)
+            self.bar.show(step, loss)
+            history.stopped = arguments.stops(self.callbacks, step, loss, way.objective)
+            self.saver.write_if_due()
+            if history.stopped or is_over:
+                break
 
 
 @contextmanager
@@ -158,16 +217,15 @@ def _with_gradients_as_now() -> Iterator[None]:
         torch.set_grad_enabled(grad_mode)
 
 
-def _check(
-    objective: nn.Module, step: int, loss: float, batch: tuple[Any, ...], snapshot: Snapshot
-) -> None:
+def _check(way: Way, step: int, loss: float, batch: tuple[Any, ...], snapshot: Snapshot) -> None:
     """Go back to before a step if something in it is not finite, and say what.
 
     Raises:
         NonFiniteError: naming the field and the index.
     """
-    if math.isfinite(loss) and are_finite(snapshot.parameters):
+    if math.isfinite(loss) and are_finite(snapshot.parameters) and way.is_sound():
         return
+    objective = way.objective
     error = error_of_step(objective, step, loss, batch)
     if error is not None:  # else only a sum of large numbers was not finite
         snapshot.restore(step - 1)

@@ -23,6 +23,8 @@ class History:
         losses: the loss of each step, computed before its update.
         interrupted: whether Ctrl-C ended the fit.
         stopped: whether a callback ended the fit.
+        converged: whether the fit has reached an answer; None where that cannot be known.
+        verdict: how the fit ended, in one sentence.
 
     Example:
         >>> from declarative_dist.fitting.history import History
@@ -39,6 +41,8 @@ class History:
         self.losses: list[float] = []
         self.interrupted = False
         self.stopped = False
+        self.converged: bool | None = None
+        self.verdict = ""
         self._stride = 1
         self._records: list[tuple[int, dict[str, Any]]] = []
 
@@ -96,6 +100,8 @@ class History:
             "values": self.values,
             "interrupted": self.interrupted,
             "stopped": self.stopped,
+            "converged": self.converged,
+            "verdict": self.verdict,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,4 +133,5 @@ class History:
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         values = f", values of {shown}" if names else ""
         ended = ", interrupted" if self.interrupted else ", stopped" if self.stopped else ""
-        return f"History({self.step} steps{losses}{values}{ended})"
+        verdict = f": {self.verdict}" if self.verdict else ""
+        return f"History({self.step} steps{losses}{values}{ended}){verdict}"

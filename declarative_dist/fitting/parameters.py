@@ -33,7 +33,7 @@ def field_of(
             raw = "raw_loc" if parameter is guide.raw_loc else "raw_scale"
             site = next(s.name for s in reversed(guide.flat.slots) if s.offset <= index[-1])
             return f"{type(guide).__name__}.{site}", raw
-    for path, module, field in _params(objective):
+    for path, module, field in declared_params(objective):
         if any(parameter is mine for mine in field.parameters_of(module)):
             return _from_class(objective, path, field.name), field.raw_name
     names = [name for name, other in objective.named_parameters() if other is parameter]
@@ -43,12 +43,12 @@ def field_of(
 
 def declared_values(objective: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     """Of all declared parameters `Class.field`, the field, and the current constrained value."""
-    for path, module, field in _params(objective):
+    for path, module, field in declared_params(objective):
         value: Tensor = current_value(module, field.name)
         yield _from_class(objective, path, field.name), field.name, value.detach()
 
 
-def _params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:
+def declared_params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     """The `Param`s of all declarative modules in an objective, with the path of their module."""
     for path, module in walk(objective):
         for field in module.__declaration__.fields.values():
@@ -102,7 +102,7 @@ class FieldValues:
     def __init__(self, objective: nn.Module) -> None:
         self._guides = list(_guides(objective))
         self._fields: dict[str, tuple[Any, list[str]]] = {}
-        for path, module, field in _params(objective):
+        for path, module, field in declared_params(objective):
             mine = field.parameters_of(module)
             is_small = sum(parameter.numel() for parameter in mine) <= LARGEST
             if is_small and any(parameter.requires_grad for parameter in mine):

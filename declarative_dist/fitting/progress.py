@@ -15,13 +15,13 @@ class Progress:
     Args:
         wanted: True for a bar if standard error is a terminal and tqdm is installed, "always" for
             one in any case, False for none.
-        steps: the number of steps in all.
+        steps: the number of steps in all, if it is known.
 
     Raises:
         ImportError: if it is "always" and tqdm is not installed.
     """
 
-    def __init__(self, wanted: bool | Literal["always"], steps: int) -> None:
+    def __init__(self, wanted: bool | Literal["always"], steps: int | None) -> None:
         if not (isinstance(wanted, bool) or (isinstance(wanted, str) and wanted == "always")):
             expected, got = 'True, False or "always"', shorten(wanted)
             raise ConstraintError("fit(progress=)", expected, got, code="wrong-argument")
@@ -48,9 +48,11 @@ class Progress:
         self._bar.set_postfix_str(f"loss={loss:.4g}", refresh=False)
         self._bar.update()
 
-    def close(self) -> None:
-        """Leave the bar as it is."""
+    def close(self, verdict: str = "") -> None:
+        """Leave the bar as it is, with a last word."""
         if self._bar is not None:
+            if verdict:
+                self._bar.set_postfix_str(f"{self._bar.postfix}, {verdict}")
             self._bar.close()
 
 

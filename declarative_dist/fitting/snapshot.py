@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from operator import is_
@@ -19,6 +17,7 @@ from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.finite import check_parameters
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.randomness import random_state, set_random_state
 
 _PLAIN = frozenset((float, int, bool, str, tuple, type(None)))
 """Types of an optimizer's numbers and options that nothing changes in place."""
@@ -89,7 +88,7 @@ class Snapshot:
             self._copy_records([*groups, *states.values()])
             self._values = values if self._is_settled else []
         if self._batches is not None:
-            self._position, self._random = self._batches.position, _random_state()
+            self._position, self._random = self._batches.position, random_state()
         self._step = step
 
     def _copy_records(self, records: list[dict[str, Any]]) -> None:
@@ -143,7 +142,7 @@ class Snapshot:
         self._optimizer.state.update(zip(self._keys, records[count:], strict=True))
         if self._batches is not None:
             self._batches.go_to(self._position)
-            _set_random_state(self._random)
+            set_random_state(self._random)
         self._values, self._step = [], None
 
 
@@ -154,7 +153,7 @@ def state_of(objective: nn.Module, optimizer: Optimizer, batches: Batches) -> di
         "module": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
         "data": batches.position,
-        "random": _random_state(),
+        "random": random_state(),
     }
 
 
@@ -176,7 +175,7 @@ def load_state(
             objective.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
             batches.go_to(state["data"])
-            _set_random_state(state["random"])
+            set_random_state(state["random"])
     except BaseException:
         before.restore(0)
         raise
@@ -196,31 +195,6 @@ def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
 
 def _are_same(mine: list[Any], theirs: list[Any]) -> bool:
     return len(mine) == len(theirs) and all(map(is_, mine, theirs))
-
-
-def _random_state() -> dict[str, Any]:
-    """The states of torch's generators (CUDA's once it is in use), Python's and NumPy's."""
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        kind, keys, *rest = numpy.random.get_state()
-        numpy = [str(kind), keys.tolist(), *rest]
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "python": random.getstate(),
-        "numpy": numpy,
-    }
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        for device, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(one, device)
-    random.setstate(state["python"])
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and state["numpy"] is not None:
-        numpy.random.set_state(tuple(state["numpy"]))
 
 
 def _signature(objective: nn.Module, optimizer: Optimizer, batches: Batches) -> dict[str, str]:

@@ -1,0 +1,90 @@
+"""When a noisy loss has settled: rates that fall in phases, seen from the losses alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+DECAY = 0.3
+"""By what a rate is multiplied at the end of a phase."""
+
+SHORTEST = 200
+"""The fewest steps of a phase."""
+
+FEWEST = 4
+"""How many phases there are at least."""
+
+
+class Phases:
+    """Tells from the losses of all steps when the rate should decay, and when a fit has settled.
+
+    In a phase the rate is constant. It ends where the loss has stopped falling: where the means
+    over the third and the last quarter of the phase differ by no more than their noise. The fit
+    has settled when a phase gained no more over the one before than the noise, or a share of the
+    loss. The idea is that of Welandawe, Andersen, Vehtari and Huggins, A framework for improving
+    the reliability of black-box variational inference, JMLR 25, 2024.
+
+    Args:
+        tolerance: the share of one plus the loss that a phase has to gain.
+
+    Attributes:
+        level: the mean loss over the last quarter of the last phase that ended.
+        noise: the standard error of that mean.
+
+    Example:
+        >>> from declarative_dist.fitting.phases import Phases
+        >>> phases = Phases()
+        >>> events = [phases.observe(1.0) for _ in range(1000)]
+        >>> [(step, event) for step, event in enumerate(events, 1) if event]
+        [(200, 'decay'), (400, 'decay'), (600, 'decay'), (800, 'settled')]
+    """
+
+    def __init__(self, tolerance: float = 1e-4) -> None:
+        self._tolerance = tolerance
+        self._losses: list[float] = []
+        self._next = SHORTEST
+        self._ended = 0
+        self.level, self.noise = math.inf, math.inf
+
+    def observe(self, loss: float) -> Literal["decay", "settled"] | None:
+        """Take note of a loss, and say what follows from all losses so far."""
+        self._losses.append(loss)
+        if len(self._losses) < self._next:
+            return None
+        fall, noise = fall_of(self._losses, len(self._losses) // 4)
+        if fall > 2 * noise + 1e-12 * abs(loss):
+            self._next += self._next // 2
+            return None
+        quarter = self._losses[-(len(self._losses) // 4) :]
+        level = math.fsum(quarter) / len(quarter)
+        gain = self.level - level
+        least = max(self._tolerance * (1 + abs(level)), 2 * math.hypot(noise, 0.0))
+        self.level, self.noise = level, noise
+        self._ended += 1
+        self._losses, self._next = [], SHORTEST
+        return "settled" if self._ended >= FEWEST and gain <= least else "decay"
+
+
+def fall_of(losses: list[float], width: int) -> tuple[float, float]:
+    """How far the mean of losses fell from the window before the last to the last one.
+
+    Returns:
+        The fall, and its standard error from the means of five batches in each window, which
+        holds for neighbours that are alike, too.
+
+    Example:
+        >>> from declarative_dist.fitting.phases import fall_of
+        >>> fall_of([2.0] * 10 + [1.0] * 10, 10)
+        (1.0, 0.0)
+    """
+    before, after = losses[-2 * width : -width], losses[-width:]
+    means, variance = [], 0.0
+    for window in (before, after):
+        size = max(len(window) // 5, 1)
+        batches = [window[at : at + size] for at in range(0, size * 5, size)]
+        centers = [math.fsum(batch) / len(batch) for batch in batches if batch]
+        mean = math.fsum(window) / len(window)
+        means.append(mean)
+        spread = math.fsum((center - mean) ** 2 for center in centers) / max(len(centers) - 1, 1)
+        variance += spread / len(centers)
+    return means[0] - means[1], math.sqrt(variance)

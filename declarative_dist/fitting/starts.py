@@ -1,0 +1,322 @@
+"""Starts of a fit: values as they are, and what the data suggest; the best by the loss goes on.
+
+What `moments` suggests for the arguments of a plain distribution goes to the parameters that these
+arguments are. Which those are is seen from the numbers, after a small random move of all of them:
+so any way of declaring a family will do, by its base, by a method or by a nest of parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from declarative_dist.errors import ConstraintError
+from declarative_dist.families.variational import Variational
+from declarative_dist.fields.field import current_value, needed_values
+from declarative_dist.fields.walk import walk
+from declarative_dist.fitting.batches import call_with
+from declarative_dist.fitting.moments import Sample, Suggestion, suggest
+from declarative_dist.joints.joint import Joint
+from declarative_dist.optimization.rows import Closure, Rows
+from declarative_dist.plain.decompose import decompose
+from declarative_dist.plain.nests import fold
+from declarative_dist.plain.restoring import restoring
+from declarative_dist.randomness import same_random_numbers
+
+SEEDINGS = 4
+"""How many starts a mixture gets."""
+
+ROUNDS = 10
+"""How often k-means moves its centres."""
+
+
+class Place(NamedTuple):
+    """The parameter that an argument is, and how its shape lies in that of the argument."""
+
+    name: str
+    part: Any
+    field: Any
+    aligned: torch.Size
+
+
+def race(rows: Rows, closure: Closure, module: Any, batch: tuple[Any, ...], others: int) -> int:
+    """Set parameters to the best of their starts, for each independent problem alone.
+
+    Args:
+        rows: the parameters.
+        closure: gives the losses of all problems.
+        module: the distribution whose parameters they are, or another module, which has no starts.
+        batch: the data.
+        others: how many more starts to try, each twice as far from the others as the one before.
+
+    Returns:
+        How many starts there were.
+    """
+    start = rows.read()
+    best, losses = start, rows.attempt(closure, start, start)
+    tried = 1
+    for candidate in _candidates(rows, module, batch, start, others):
+        usable = torch.where(candidate.isfinite().all(1, keepdim=True), candidate, best)
+        found = rows.attempt(closure, usable, best)
+        is_better = found < losses
+        best = torch.where(is_better[:, None], usable, best)
+        losses = torch.where(is_better, found, losses)
+        tried += 1
+    rows.write(best)
+    return tried
+
+
+def _candidates(
+    rows: Rows, module: Any, batch: tuple[Any, ...], start: Tensor, others: int
+) -> Iterator[Tensor]:
+    values = None
+    for seed in range(SEEDINGS + others):
+        rows.write(start)
+        values, before = suggest_values(module, batch, seed), values
+        if not values or (before is not None and _are_equal(values, before)):
+            break
+        try:
+            with restoring(module):
+                module.assign(**values)
+        except ConstraintError:
+            break  # they do not go together: what is there stays
+        yield rows.read()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(others):
+        noise = torch.randn(start.shape, generator=generator, dtype=torch.float64)
+        yield start + (0.5 * 2**number * noise).to(start)
+
+
+def _are_equal(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(values[name], others[name]) for name in values)
+
+
+def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[str, Tensor]:
+    """What data suggest for the trainable parameters of a distribution.
+
+    Args:
+        module: a `Variational`, or a `Joint` of some; of others nothing is known.
+        batch: the data, as an objective takes it.
+        seed: for the centres of a mixture.
+
+    Returns:
+        Values by dotted name, as `assign` takes them.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import learnable
+        >>> from declarative_dist.fitting.starts import suggest_values
+        >>> q = learnable(dd.Normal(0.0, 1.0))
+        >>> suggest_values(q, (torch.tensor([1.0, 5.0]),))
+        {'loc': tensor(3.), 'scale': tensor(2.)}
+    """
+    values: dict[str, Tensor] = call_with(partial(_suggest_from, module, seed), batch)
+    return values
+
+
+def _suggest_from(module: Any, seed: int, *data: Any, **given: Any) -> dict[str, Tensor]:
+    if isinstance(module, Joint) and data and isinstance(data[0], Mapping):
+        return {
+            f"{name}.{inner}": value
+            for name, site_data in data[0].items()
+            for inner, value in _suggest_from(
+                module._modules.get(name), seed, site_data, **given
+            ).items()
+        }
+    if not isinstance(module, Variational) or len(data) != 1:
+        return {}
+    with torch.no_grad():
+        places = _find_places(module)
+        if not places:
+            return {}
+        plain = module()
+        sample = _sample_of(plain, data[0], given.get("weights"), seed)
+        found = {} if sample is None else _suggest_nest(plain, sample, seed)
+        return {
+            place.name: value
+            for key, place in places.items()
+            if key in found and (value := _fit_into(place, found[key])) is not None
+        }
+
+
+def _sample_of(plain: Any, value: Any, weights: Any, seed: int) -> Sample | None:
+    if not isinstance(value, Tensor):
+        return None
+    dtypes = [a.dtype for a in _arguments_of(plain).values() if a.is_floating_point()]
+    grain = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) * 4**seed
+    batch, event = plain.batch_shape, plain.event_shape
+    value = value.double()
+    value = value.flatten(0, value.ndim - len(batch) - len(event) - 1)
+    if weights is None:
+        weights = value.new_ones(len(value))
+    weights = torch.as_tensor(weights, dtype=torch.float64, device=value.device)
+    weights = weights.reshape(weights.shape + (1,) * (1 + len(batch) - weights.ndim))
+    value = torch.where(_over_event(weights, len(event)) > 0, value, value.new_ones(()))
+    return Sample(value, weights, len(event), grain)
+
+
+def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
+    return tensor.reshape(tensor.shape + (1,) * event_dim)
+
+
+def _find_places(module: Any) -> dict[tuple[str, str], Place]:
+    """The trainable parameters that arguments of the plain distribution are, by the argument."""
+    with restoring(module, always=True), same_random_numbers():
+        torch.manual_seed(0)
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter += (0.01 + 0.01 * parameter.abs()) * torch.rand_like(parameter)
+        values = [
+            (f"{path}.{field.name}" if path else field.name, part, field)
+            for path, part in walk(module, priors=False)
+            for field in part.__declaration__.order
+            if field.is_learned and all(p.requires_grad for p in field.parameters_of(part))
+        ]
+        numbers = [current_value(part, field.name) for _, part, field in values]
+        places: dict[tuple[str, str], Place] = {}
+        for key, argument in _arguments_of(module()).items():
+            for (name, part, field), number in zip(values, numbers, strict=True):
+                aligned = _align(key, argument, number, len(vars(part)["_copies"]))
+                if aligned is not None and all(name != place.name for place in places.values()):
+                    places[key] = Place(name, part, field, aligned)
+                    break
+    return places
+
+
+def _align(key: tuple[str, str], argument: Tensor, value: Tensor, copies: int) -> Any:
+    """The shape of a value in front of an argument that it is; None if it is another."""
+    missing = argument.ndim - value.ndim
+    if missing < 0 or not value.is_floating_point():
+        return None
+    shape = torch.Size((*value.shape[:copies], *(1,) * missing, *value.shape[copies:]))
+    if any(own not in (1, whole) for own, whole in zip(shape, argument.shape, strict=True)):
+        return None
+    value = value.reshape(shape)
+    if key[1] == "logits" and argument.shape[-1:] == value.shape[-1:]:  # may be normalised
+        if torch.allclose(value.log_softmax(-1), argument.log_softmax(-1), 1e-5, 1e-6):
+            return shape
+        return shape if torch.allclose(value.expand(argument.shape), argument, 1e-5, 0) else None
+    return shape if torch.allclose(value.expand(argument.shape), argument, 1e-5, 0) else None
+
+
+def _arguments_of(plain: Any) -> dict[tuple[str, str], Tensor]:
+    """The tensors that the innermost distribution is made of, and the shares of mixtures."""
+
+    def tensors(part: Any, level: str) -> dict[tuple[str, str], Tensor]:
+        arguments = decompose(part)[1].items()
+        return {(level, n): v for n, v in arguments if isinstance(v, Tensor)}
+
+    return fold(
+        plain,
+        lambda leaf: tensors(leaf, "leaf"),
+        independent=lambda _, inside: inside,
+        transformed=lambda _, inside: inside,
+        mixture=lambda nest, inside: {**inside, **tensors(nest.mixture_distribution, "shares")},
+    )
+
+
+def _suggest_nest(plain: Any, sample: Sample, seed: int) -> dict[tuple[str, str], Tensor]:
+    """What a sample suggests for the arguments of a distribution that may be made of others."""
+
+    def leaf(part: Any) -> Any:
+        return lambda inner: {("leaf", n): v for n, v in suggest(inner, part).items()}
+
+    def independent(part: Any, inside: Any) -> Any:
+        added = part.reinterpreted_batch_ndims
+        return lambda inner: inside(
+            inner.with_values(inner.values, _over_event(inner.weights, added), -added)
+        )
+
+    def transformed(part: Any, inside: Any) -> Any:
+        def apply(inner: Sample) -> Any:
+            value = inner.values
+            for transform in reversed(part.transforms):
+                value = transform.inv(value)
+            added = len(part.base_dist.event_shape) - inner.event_dim
+            weights = inner.weights
+            if added < 0:
+                weights = _over_event(weights, -added)
+            return inside(inner.with_values(value, weights, added))
+
+        return apply
+
+    def mixture(part: Any, inside: Any) -> Any:
+        def apply(inner: Sample) -> Any:
+            count = part.mixture_distribution.probs.shape[-1]
+            shares = _cluster(inner, part.batch_shape, count, seed)
+            value = inner.values.unsqueeze(inner.values.ndim - inner.event_dim)
+            found = {("shares", n): v for n, v in _log_shares(shares, inner.weights).items()}
+            return {**inside(inner.with_values(value, shares)), **found}
+
+        return apply
+
+    compute = fold(plain, leaf, independent=independent, transformed=transformed, mixture=mixture)
+    return compute(sample)  # type: ignore[no-any-return]
+
+
+def _log_shares(shares: Tensor, weights: Tensor) -> Suggestion:
+    probs = (shares.sum(0) / weights.sum(0).unsqueeze(-1)).clamp_min(1e-6)
+    probs = probs / probs.sum(-1, keepdim=True)
+    return {"probs": probs, "logits": probs.log()}
+
+
+def _cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor:
+    """Weights of each datum in each component, `(n, *batch, count)`: components begin apart.
+
+    Centres as in k-means++ (Arthur and Vassilvitskii, 2007), then k-means (Lloyd, 1982).
+    """
+    values, weights = sample.values, sample.weights
+    values = (
+        values.flatten(values.ndim - sample.event_dim) if sample.event_dim else values[..., None]
+    )
+    values = values.expand(len(values), *batch, values.shape[-1])
+    weights = weights.expand(len(values), *batch)
+    scale = Sample(values, weights).var().sqrt().clamp_min(1e-300)
+    values = values / scale
+    generator = torch.Generator().manual_seed(seed)
+    centers: list[Tensor] = []
+    nearest = torch.ones_like(weights)
+    for _ in range(count):
+        chance = (weights * nearest + 1e-300).log()
+        noise = torch.rand(chance.shape, generator=generator, dtype=torch.float64).to(chance)
+        row = (chance - (-noise.clamp(1e-12, 1 - 1e-12).log()).log()).argmax(0)
+        index = row[None, ..., None].expand(1, *values.shape[1:])
+        centers.append(values.gather(0, index).squeeze(0))
+        distance = ((values - centers[-1]) ** 2).sum(-1)
+        nearest = distance if len(centers) == 1 else torch.minimum(nearest, distance)
+    center = torch.stack(centers, -2)
+    for _ in range(ROUNDS):
+        distance = ((values.unsqueeze(-2) - center) ** 2).sum(-1)
+        member = nn.functional.one_hot(distance.argmin(-1), count).to(values) * weights[..., None]
+        total = member.sum(0)
+        moved = (
+            torch.einsum("n...k,n...d->...kd", member, values) / total.clamp_min(1e-300)[..., None]
+        )
+        center = torch.where(total[..., None] > 0, moved, center)
+    return member + 1e-3 * weights[..., None] / count
+
+
+def _fit_into(place: Place, value: Tensor) -> Tensor | None:
+    """A suggestion in the shape of its parameter; where it may not be, the value that is there."""
+    now = current_value(place.part, place.field.name)
+    try:
+        value = value.expand(torch.broadcast_shapes(value.shape, place.aligned))
+    except RuntimeError:
+        return None
+    if value.ndim != len(place.aligned):
+        return None
+    for dim, (own, whole) in enumerate(zip(place.aligned, value.shape, strict=True)):
+        if own == 1 and whole != 1:
+            value = value.mean(dim, keepdim=True)
+    value = value.reshape(now.shape).to(now)
+    constraint = place.field.resolved_constraint(
+        place.part, needed_values(place.part, place.field.name)
+    )
+    if place.field.constraint.names:
+        return value
+    inside = constraint.contains(value)
+    return torch.where(_over_event(inside, value.ndim - inside.ndim), value, now)

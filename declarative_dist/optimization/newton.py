@@ -1,0 +1,370 @@
+"""Newton's method with exact second derivatives, for many independent problems in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from declarative_dist.optimization.rows import Closure, Rows
+
+REACH = 1e3
+"""A step changes no number by more than so many times its size."""
+
+SUFFICIENT = 1e-4
+"""The share of the promised decrease that a step must bring (Armijo, 1966)."""
+
+TRIALS = 16
+"""How often a step is shortened: by half at first, then by ten."""
+
+
+class Model(NamedTuple):
+    """The quadratic model of each problem's loss at a point, in float64.
+
+    Attributes:
+        losses: of shape `(problems,)`.
+        gradient: of shape `(problems, numbers)`, zero for numbers that are held.
+        hessian: of shape `(problems, numbers, numbers)`.
+        step: the Newton step.
+        decrement: half of what the step would gain if the model held, `g^T |H|^-1 g / 2`.
+        valley: the direction of the most negative curvature, in its unit; zero without one.
+    """
+
+    losses: Tensor
+    gradient: Tensor
+    hessian: Tensor
+    step: Tensor
+    decrement: Tensor
+    valley: Tensor
+
+
+class Newton(Optimizer):
+    """Damped Newton steps, problem by problem, until rounding hides any further gain.
+
+    Second derivatives come from a plain double backward pass, one number of a problem at a time
+    and for all problems at once. Eigenvalues count by their magnitude (Greenstadt, 1967), in units
+    of the diagonal, so that every step goes down and scales do not matter; at a saddle a step goes
+    along the most negative curvature. Steps are shortened by Armijo's rule for each problem alone.
+    Where the gain of a step is below the rounding of the loss, a step stays if it shortens the
+    next one. Numbers that cannot follow their gradient, because the loss ends there or no longer
+    changes, are held, and the others go on.
+
+    Args:
+        params: the parameters, or groups of them, of shape `(*copies, *own)`.
+        copies: the shape of independent problems. If a loss depends on the numbers of another
+            problem, all are taken as one.
+        tolerance: how small a gradient is to be, relative to one plus the loss; None for 1e-8, or
+            what the dtype holds.
+
+    Attributes:
+        evaluations: how often the closure was called.
+        model: that of the last step.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.optimization.newton import Newton
+        >>> x = torch.tensor([3.0, 30.0], dtype=torch.float64, requires_grad=True)
+        >>> newton = Newton([x], torch.Size([2]))
+        >>> while not newton.is_done:
+        ...     _ = newton.step(lambda: (x.exp() - x * torch.tensor([1.0, 2.0])))
+        >>> x.data.exp()
+        tensor([1., 2.], dtype=torch.float64)
+        >>> newton.converged
+        tensor([True, True])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        copies: torch.Size = torch.Size(),
+        tolerance: float | None = None,
+    ) -> None:
+        super().__init__(params, {})
+        members: list[nn.Parameter] = [p for group in self.param_groups for p in group["params"]]
+        self._rows = Rows(members, copies)
+        eps = torch.finfo(members[0].dtype).eps
+        self._eps = eps
+        self._tolerance = max(1e-8, 10 * eps) if tolerance is None else tolerance
+        self.evaluations = 0
+        self.model: Model | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what is known of the problems: which are done, and what is held in them."""
+        rows, first = self._rows, self._rows.parameters[0]
+        own = self.state[first]
+        own["done"] = first.new_zeros(rows.problems)
+        own["held"] = first.new_zeros(rows.problems, rows.numbers)
+        own["before"] = first.new_zeros(rows.problems, rows.numbers)
+        own["trying"] = first.new_zeros(rows.problems)
+        own["decrement"] = first.new_zeros(rows.problems)
+
+    def _get(self, name: str) -> Tensor:
+        state: Tensor = self.state[self._rows.parameters[0]][name]
+        return state
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no problem has a step left."""
+        return self.model is not None and bool(self._get("done").all())
+
+    @property
+    def held(self) -> Tensor:
+        """Which numbers cannot follow their gradient, of shape `(problems, numbers)`."""
+        return self._get("held").bool()
+
+    @property
+    def converged(self) -> Tensor:
+        """For which problems the gradient, or what a step would gain, is at its floor."""
+        model = self.model
+        if model is None:
+            return torch.zeros(self._rows.problems, dtype=torch.bool)
+        gains = model.decrement <= 16 * self._eps * (1 + model.losses.abs())
+        return self._get("done").bool() & (gains | self._is_small(model, 1e-5))
+
+    @property
+    def gradients(self) -> Tensor:
+        """The largest gradient of each problem, of numbers that are not held."""
+        if self.model is None:
+            return torch.full((self._rows.problems,), torch.inf)
+        return self.model.gradient.abs().amax(1)
+
+    def flat_directions(self, closure: Closure) -> Tensor:
+        """Directions in which the loss is level, of shape `(directions, numbers)`.
+
+        Either a number may change by its own size and rounding hides what that does, or the loss
+        is level in a direction that is no number's own. Corners look alike: a step tells.
+
+        Args:
+            closure: gives the losses of all problems.
+        """
+        model, rows, point = self.model, self._rows, self._rows.read()
+        if model is None:
+            return torch.zeros(0, rows.numbers)
+        place = point.double()
+        unit, values, vectors = _diagonalize(
+            model.gradient, model.hessian, place, 8 * self._eps * (1 + model.losses.abs())
+        )
+        reach = 1 + place.abs()
+        scale = 1 + model.losses.abs()
+        bend = model.hessian.diagonal(dim1=1, dim2=2).abs() * reach**2
+        alone = bend <= self._eps**0.6 * scale[:, None]
+        shared = (values.abs() <= self._eps**0.7) & ~(alone[:, :, None] & (vectors != 0)).any(1)
+        singles = torch.diag_embed(torch.ones_like(reach))
+        directions = torch.cat([singles, (unit[:, :, None] * vectors).mT], 1)
+        directions = directions.masked_fill(self.held[:, None, :], 0.0)
+        size = (directions.abs() / reach[:, None, :]).amax(2, keepdim=True).clamp_min(1e-300)
+        is_flat = torch.cat([alone & ~self.held, shared], 1)
+        for at in is_flat.any(0).nonzero().flatten().tolist():
+            for length in (-0.01, 0.01):
+                step = length * directions[:, at] / size[:, at]
+                losses = rows.attempt(closure, (place + step).to(point), point).double()
+                is_flat[:, at] &= (losses - model.losses).abs() <= max(
+                    1e-6, 64 * self._eps
+                ) * scale
+        rows.write(point)
+        found = directions[is_flat]
+        return found / found.norm(dim=1, keepdim=True).clamp_min(1e-300)
+
+    def split(self, matrix: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter with its part of a matrix `(rows, numbers)`, of shape `(rows, *own)`."""
+        rows, lead = self._rows, len(self._rows.copies)
+        pieces = zip(rows.parameters, matrix.split(rows.sizes, 1), strict=True)
+        return [(p, piece.reshape(len(piece), *p.shape[lead:])) for p, piece in pieces]  # type: ignore[misc]
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
+        """Do one step for all problems that are not done.
+
+        Args:
+            closure: gives the losses of all problems, of shape `(*copies,)`.
+
+        Returns:
+            The sum of the losses from before the step.
+        """
+        rows, point = self._rows, self._rows.read()
+        model = self._model(closure, point)
+        if rows is not self._rows:  # the problems turned out to be one
+            return self.step(closure)
+        done, trying = self._get("done").bool(), self._get("trying").bool()
+        # A step that nobody could see in the loss must show in the next one.
+        worse = trying & ~(model.decrement < 0.5 * self._get("decrement"))
+        floor = 8 * self._eps * (1 + model.losses.abs())
+        is_level = model.decrement <= floor
+        is_saddle = is_level & (model.valley != 0).any(1)
+        finished = is_level & ~is_saddle & self._is_small(model, self._tolerance)
+        # What cannot be evaluated stays where it is: the caller sees to it.
+        failed = ~(model.losses.isfinite() & model.gradient.isfinite().all(1))
+        moving = ~(done | worse | finished | failed)
+        new = torch.where((worse & ~done)[:, None], self._get("before"), point)
+        tentative = moving & is_level & ~is_saddle
+        searching = moving & ~tentative
+        if searching.any():
+            direction = torch.where(is_saddle[:, None], model.valley, model.step)
+            new, stuck, is_finite = self._search(closure, point, new, model, direction, searching)
+            # Rounding may hide a gain that the model promises.
+            hidden = stuck & is_finite & (model.decrement <= 1e4 * floor)
+            tentative |= hidden
+            stuck &= ~hidden
+            if stuck.any():
+                held = self._find_held(closure, point, model, stuck)
+                done = done | (stuck & ~(held & ~self.held).any(1))
+                self._get("held").copy_(self.held | held)
+        new = torch.where(tentative[:, None], (point + model.step).to(point), new)
+        self._get("before").copy_(point)
+        self._get("trying").copy_(tentative)
+        self._get("decrement").copy_(model.decrement)
+        self._get("done").copy_(done | finished | failed | worse)
+        rows.write(new)
+        if self.model is not None:
+            model = Model(*(_choose(worse, *pair) for pair in zip(self.model, model, strict=True)))
+        for parameter, gradient in zip(
+            rows.parameters, rows.split(model.gradient.to(point)), strict=True
+        ):
+            parameter.grad = gradient
+        self.model = model
+        return model.losses.sum()
+
+    def _is_small(self, model: Model, tolerance: float) -> Tensor:
+        """Whether gradients are below a tolerance, or below what the steps of a number change."""
+        position = self._rows.read().abs().double()
+        grain = 4 * self._eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
+        least = tolerance * (1 + model.losses.abs())
+        return (model.gradient.abs() <= torch.maximum(grain, least[:, None])).all(1)
+
+    def _model(self, closure: Closure, point: Tensor) -> Model:
+        rows = self._rows
+        members = [p for p in rows.parameters if p.requires_grad]
+
+        def differentiate(output: Tensor, *, create_graph: bool) -> Tensor:
+            found = iter(
+                torch.autograd.grad(
+                    output, members, create_graph=create_graph, retain_graph=True,
+                    allow_unused=True,
+                )
+            )  # fmt: skip
+            return rows.stack([next(found) if p.requires_grad else None for p in rows.parameters])
+
+        with torch.enable_grad():
+            self.evaluations += 1
+            losses = rows.losses(closure)
+            gradient = differentiate(losses.sum(), create_graph=True)
+            if self.model is None and rows.problems > 1:
+                # What depends on another problem's numbers is not weighted as its own loss is.
+                weights = torch.linspace(1, 2, rows.problems).to(losses)
+                weighted = differentiate((losses * weights).sum(), create_graph=False)
+                apart = torch.allclose(weighted, weights[:, None] * gradient, 1e-3, equal_nan=True)
+                if not apart:
+                    self._rows = Rows(rows.parameters)
+                    self._begin()
+                    return self._model(closure, self._rows.read())
+            columns = [
+                differentiate(column.sum(), create_graph=False)
+                if column.requires_grad
+                else torch.zeros_like(gradient)
+                for column in gradient.unbind(1)
+            ]
+        hessian = torch.stack(columns, 2).double()
+        return _solve(
+            losses.detach().double(), gradient.detach().double(), hessian, point.double(),
+            self.held, self._eps,
+        )  # fmt: skip
+
+    def _search(
+        self,
+        closure: Closure,
+        point: Tensor,
+        new: Tensor,
+        model: Model,
+        direction: Tensor,
+        searching: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Shorten a step until it brings its share of the decrease.
+
+        Returns:
+            The new numbers, which problems found none, and for which the whole step had a loss.
+        """
+        slope = (model.gradient * direction).sum(1)
+        curved = (direction * (model.hessian @ direction[..., None]).squeeze(-1)).sum(1)
+        bend = curved.clamp_max(0) * (slope.abs() <= curved.abs())  # counts at a saddle only
+        length = torch.ones_like(slope)
+        is_finite = searching
+        for trial in range(TRIALS):
+            at = torch.where(
+                searching[:, None], (point + length[:, None] * direction).to(point), new
+            )
+            self.evaluations += 1
+            losses = self._rows.attempt(closure, at, point).double()
+            if not trial:
+                is_finite = losses.isfinite()
+            promised = length * slope + length**2 * bend / 2
+            found = searching & (losses <= model.losses + SUFFICIENT * promised)
+            new = torch.where(found[:, None], at, new)
+            searching = searching & ~found
+            if not searching.any():
+                break
+            length = torch.where(searching, length * (0.5 if trial < 4 else 0.1), length)
+        return new, searching, is_finite
+
+    def _find_held(self, closure: Closure, point: Tensor, model: Model, stuck: Tensor) -> Tensor:
+        """Which numbers of the problems that are stuck gain nothing, however short their step."""
+        size = model.hessian.diagonal(dim1=1, dim2=2).abs()
+        reach = 1 + point.abs().double()
+        longest = torch.minimum(model.gradient.abs() / size, reach).nan_to_num(0.0)
+        visible = 64 * self._eps * (1 + model.losses.abs())
+        can_gain = model.gradient.abs() * longest > visible[:, None]
+        held = stuck[:, None] & can_gain & ~self.held
+        for number in held.any(0).nonzero().flatten().tolist():
+            for share in (1.0, 1e-3, 1e-6):
+                at = point.double().clone()
+                at[:, number] -= share * model.gradient[:, number].sign() * longest[:, number]
+                self.evaluations += 1
+                losses = self._rows.attempt(closure, at.to(point), point).double()
+                held[:, number] &= ~(losses < model.losses)
+        return held
+
+
+def _choose(mask: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:
+    """Of two tensors `(problems, ...)`, the first for the problems that are marked."""
+    return torch.where(mask.reshape(-1, *(1,) * (mine.ndim - 1)), mine, theirs)
+
+
+def _solve(
+    losses: Tensor, gradient: Tensor, hessian: Tensor, point: Tensor, held: Tensor, eps: float
+) -> Model:
+    """The model of each problem, with its step; numbers that are held do not move."""
+    gradient = gradient.masked_fill(held, 0.0)
+    fixed = held[:, :, None] | held[:, None, :]
+    is_known = hessian.isfinite().all(-1).all(-1)
+    hessian = hessian.masked_fill(fixed | ~is_known[:, None, None], 0.0)
+    unit, values, vectors = _diagonalize(gradient, hessian, point, 8 * eps * (1 + losses.abs()))
+    along = (vectors.mT @ (unit * gradient.nan_to_num(0.0))[..., None]).squeeze(-1)
+    sizes = values.abs().clamp_min(eps**0.75)
+    step = -unit * (vectors @ (along / sizes)[..., None]).squeeze(-1)
+    reach = REACH * (1 + point.abs())
+    step = step * (reach / step.abs().clamp_min(1e-300)).amin(1, keepdim=True).clamp_max(1)
+    lowest = unit * vectors[:, :, 0]
+    sign = torch.where((lowest * gradient).sum(1, keepdim=True) > 0, -1.0, 1.0)
+    valley = torch.where(values[:, :1] < -1e-4, sign * lowest, 0.0)
+    decrement = (along**2 / sizes).sum(1) / 2
+    return Model(losses, gradient, hessian, step, decrement, valley)
+
+
+def _diagonalize(
+    gradient: Tensor, hessian: Tensor, point: Tensor, rounding: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Units in which the diagonal is one, and eigenvalues and eigenvectors in them.
+
+    A number without curvature gets a unit that bounds its step, unless all that it could gain is
+    below rounding.
+    """
+    reach = 1 + point.abs()
+    least = gradient.nan_to_num(0.0).abs() / (REACH * reach)
+    least = least.masked_fill(least * reach**2 * REACH <= rounding[:, None], 0.0)
+    size = torch.maximum(hessian.diagonal(dim1=1, dim2=2).abs(), least)
+    unit = torch.where(size > 0, size.clamp_min(1e-300) ** -0.5, reach)
+    symmetric = (hessian + hessian.mT) / 2
+    return unit, *torch.linalg.eigh(symmetric * unit[:, :, None] * unit[:, None, :])

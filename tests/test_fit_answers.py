@@ -1,0 +1,448 @@
+"""Fits without `steps`: they end at the answer, at any scale, or say why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+
+from declarative_dist import (
+    Conditional,
+    Declarative,
+    Head,
+    History,
+    Interval,
+    NotConvergedWarning,
+    Param,
+    Positive,
+    Variational,
+    derived,
+    fit,
+    learnable,
+)
+from declarative_dist.errors import ConstraintError
+from declarative_dist.fitting import ways
+from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
+from declarative_dist.optimization.newton import Newton
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+DOUBLE = {"dtype": torch.float64}
+
+
+def one(number: float) -> Tensor:
+    return torch.tensor(number, **DOUBLE)
+
+
+# The truth, a start far from it, and scipy's own family to fit beside it.
+FAMILIES: dict[str, tuple[Callable[[float], dd.Distribution], dd.Distribution, str]] = {
+    "Normal": (
+        lambda s: dd.Normal(one(170 * s), one(9 * s)),
+        dd.Normal(one(0.0), one(1.0)),
+        "norm",
+    ),
+    "Laplace": (lambda s: dd.Laplace(one(s), one(s)), dd.Laplace(one(0.0), one(1.0)), "laplace"),
+    "Cauchy": (lambda s: dd.Cauchy(one(s), one(s)), dd.Cauchy(one(0.0), one(1.0)), ""),
+    "StudentT": (
+        lambda s: dd.StudentT(one(3.0), one(s), one(s)),
+        dd.StudentT(one(10.0), one(0.0), one(1.0)),
+        "",
+    ),
+    "Gumbel": (lambda s: dd.Gumbel(one(s), one(s)), dd.Gumbel(one(0.0), one(1.0)), "gumbel_r"),
+    "Gamma": (lambda s: dd.Gamma(one(2.5), one(3 / s)), dd.Gamma(one(1.0), one(1.0)), ""),
+    "Weibull": (lambda s: dd.Weibull(one(s), one(1.5)), dd.Weibull(one(1.0), one(1.0)), ""),
+    "LogNormal": (
+        lambda s: dd.LogNormal(one(math.log(s)), one(0.5)),
+        dd.LogNormal(one(0.0), one(1.0)),
+        "",
+    ),
+    "InverseGamma": (
+        lambda s: dd.InverseGamma(one(3.0), one(s)),
+        dd.InverseGamma(one(1.0), one(1.0)),
+        "",
+    ),
+    "Exponential": (lambda s: dd.Exponential(one(1 / s)), dd.Exponential(one(1.0)), ""),
+    "HalfNormal": (lambda s: dd.HalfNormal(one(s)), dd.HalfNormal(one(1.0)), ""),
+    "HalfCauchy": (lambda s: dd.HalfCauchy(one(s)), dd.HalfCauchy(one(1.0)), ""),
+    "Uniform": (
+        lambda s: dd.Uniform(one(s), one(3 * s)),
+        dd.Uniform(one(0.0), one(1.0)),
+        "uniform",
+    ),
+    "Pareto": (lambda s: dd.Pareto(one(s), one(2.0)), dd.Pareto(one(1.0), one(1.0)), ""),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_maximum_of_the_likelihood_at_any_scale(name: str, scale: float) -> None:
+    make, start, theirs = FAMILIES[name]
+    truth = make(scale)
+    x = truth.sample((800,))
+    objective = NegativeLogLikelihood(learnable(start))
+    history = fit(objective, x)
+    assert history.converged, history
+    assert history.verdict.startswith("settled")
+    loss = objective(x)
+    least = -truth.log_prob(x).mean().item()
+    if theirs:
+        family = getattr(scipy.stats, theirs)
+        least = min(least, -family.logpdf(x.numpy(), *family.fit(x.numpy())).mean())
+    assert loss.item() <= least + 1e-9 * (1 + abs(least))
+    if "corner" in history.verdict:
+        return
+    gradients = torch.autograd.grad(loss, list(objective.parameters()))
+    assert max(g.abs().item() for g in gradients) <= 1e-5 * (1 + abs(loss.item())) * max(
+        1, 1 / scale
+    )
+
+
+COUNTS = {
+    "Poisson": dd.Poisson(one(4.0)),
+    "NegativeBinomial": dd.NegativeBinomial(one(5.0), one(0.4)),
+    "Geometric": dd.Geometric(one(0.3)),
+    "Binomial": dd.Binomial(10, one(0.3)),
+    "Categorical": dd.Categorical(torch.tensor([0.2, 0.5, 0.3], **DOUBLE)),
+    "Beta": dd.Beta(one(0.6), one(3.0)),
+    "Kumaraswamy": dd.Kumaraswamy(one(2.0), one(3.0)),
+    "Dirichlet": dd.Dirichlet(torch.tensor([0.5, 2.0, 7.0], **DOUBLE)),
+    "VonMises": dd.VonMises(one(2.0), one(3.0)),
+    "ContinuousBernoulli": dd.ContinuousBernoulli(one(0.8)),
+    "FisherSnedecor": dd.FisherSnedecor(one(5.0), one(8.0)),
+    "MultivariateNormal": dd.MultivariateNormal(
+        torch.tensor([1.0, -300.0], **DOUBLE),
+        scale_tril=torch.tensor([[2.0, 0.0], [30.0, 90.0]], **DOUBLE),
+    ),
+    "RelaxedOneHotCategorical": dd.RelaxedOneHotCategorical(
+        one(0.7), logits=torch.tensor([0.1, 0.2, -1.0], **DOUBLE)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_maximum_of_the_likelihood_from_random_numbers(name: str) -> None:
+    truth = COUNTS[name]
+    x = truth.sample((800,))
+    q = learnable(truth)
+    for parameter in q.parameters():
+        nn.init.normal_(parameter)
+    objective = NegativeLogLikelihood(q)
+    history = fit(objective, x)
+    assert history.converged, history
+    assert "data do not determine" not in history.verdict  # a shift of logits is no parameter
+    assert objective(x).item() <= -truth.log_prob(x).mean().item() + 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_single_precision(scale: float) -> None:
+    truth = dd.Gamma(3.0, 2.0 / scale)
+    x = truth.sample((2000,))
+    q = learnable(dd.Gamma(1.0, 1.0))
+    assert fit(NegativeLogLikelihood(q), x).converged
+    shape, _, wide = scipy.stats.gamma.fit(x.double().numpy(), floc=0)
+    assert q.concentration.item() == pytest.approx(shape, rel=2e-3)
+    assert q.rate.item() == pytest.approx(1 / wide, rel=2e-3)
+
+
+def test_a_thousand_fits_are_one() -> None:
+    class Family(Variational):
+        base = dd.Weibull
+        scale = Param(1.0, Positive())
+        concentration = Param(1.0, Positive())
+
+    scales = torch.logspace(-3, 3, 1000, **DOUBLE)
+    x = dd.Weibull(scales, torch.linspace(0.5, 4, 1000, **DOUBLE)).sample((200,))
+    q = Family(batch_shape=(1000,), dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(q), x)
+    assert history.converged
+    assert history.step < 20
+    for at in (0, 500, 999):
+        shape, _, scale = scipy.stats.weibull_min.fit(x[:, at].numpy(), floc=0)
+        assert q.concentration[at].item() == pytest.approx(shape, rel=1e-3)
+        assert q.scale[at].item() == pytest.approx(scale, rel=1e-3)
+
+
+def test_a_copy_that_fails_leaves_the_others_their_answers() -> None:
+    class Family(Variational):
+        base = dd.Normal
+        loc = Param(0.0)
+        scale = Param(1.0, Positive(), shape=())
+
+    x = dd.Normal(one(5.0), one(2.0)).sample((100, 3))
+    x[:, 1] = 4.0  # no spread: the scale goes to zero
+    q = Family(batch_shape=(3,), dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(q), x)
+    assert "scale is held at the end of its band" in history.verdict
+    torch.testing.assert_close(q.loc[[0, 2]].detach(), x.mean(0)[[0, 2]])
+    torch.testing.assert_close(q.scale[[0, 2]].detach(), x.std(0, correction=0)[[0, 2]])
+
+
+def test_copies_meet_through_a_shared_part_and_still_find_the_answer() -> None:
+    class Apart(nn.Module):
+        """Losses of two problems, the second of which looks at the numbers of the first."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = nn.Parameter(torch.tensor([3.0, 5.0], **DOUBLE))
+
+        def losses(self) -> Tensor:
+            first = (self.x[0] - 1) ** 2
+            return torch.stack([first, (self.x[1] - 2 * self.x[0]) ** 2])
+
+    module = Apart()
+    newton = Newton([module.x], torch.Size([2]))
+    for _ in range(20):
+        if not newton.is_done:
+            newton.step(module.losses)
+    torch.testing.assert_close(module.x.detach(), torch.tensor([1.0, 2.0], **DOUBLE))
+
+
+def test_a_mixture_starts_apart_though_its_components_are_equal() -> None:
+    components = dd.Normal(torch.zeros(3, **DOUBLE), torch.ones(3, **DOUBLE))
+    q = learnable(dd.MixtureSameFamily(dd.Categorical(torch.ones(3, **DOUBLE)), components))
+    truth = dd.MixtureSameFamily(
+        dd.Categorical(torch.tensor([0.2, 0.3, 0.5], **DOUBLE)),
+        dd.Normal(
+            torch.tensor([-900.0, 0.0, 700.0], **DOUBLE), torch.tensor([30.0, 60.0, 9.0], **DOUBLE)
+        ),
+    )
+    x = truth.sample((1500,))
+    objective = NegativeLogLikelihood(q)
+    assert fit(objective, x).converged
+    assert objective(x).item() <= -truth.log_prob(x).mean().item()
+
+
+def test_a_mixture_written_as_a_method_starts_apart_too() -> None:
+    class Mixture(Variational):
+        logits = Param(0.0, shape=("k",))
+        loc = Param(0.0, shape=("k",))
+        scale = Param(1.0, Positive(), shape=("k",))
+
+        def base(self, logits: Tensor, loc: Tensor, scale: Tensor) -> dd.Distribution:
+            return dd.MixtureSameFamily(dd.Categorical(logits=logits), dd.Normal(loc, scale))
+
+    x = torch.cat([torch.randn(300, **DOUBLE) - 1e4, 50 * torch.randn(700, **DOUBLE) + 1e4])
+    q = Mixture(k=2, dtype=torch.float64)
+    assert fit(NegativeLogLikelihood(q), x).converged
+    assert q.loc.detach().sort().values.tolist() == pytest.approx([-1e4, 1e4], rel=1e-3)
+
+
+def test_newton_leaves_a_saddle() -> None:
+    x = torch.tensor([1.0, 0.0], requires_grad=True, **DOUBLE)
+    newton = Newton([x])
+    while not newton.is_done:
+        newton.step(lambda: x[0] ** 2 + (x[1] ** 2 - 1) ** 2)
+    assert newton.converged.all()
+    assert x[1].abs().item() == pytest.approx(1.0)
+
+
+def test_a_derived_argument_far_away() -> None:
+    class ByMean(Variational):
+        base = dd.Gamma
+        concentration = Param(2.0, Positive())
+        location = Param(4.0, Positive())
+
+        @derived
+        def rate(self, concentration: Tensor, location: Tensor) -> Tensor:
+            return concentration / location
+
+    x = dd.Gamma(one(3.0), one(1e-4)).sample((500,))
+    q = ByMean(dtype=torch.float64)
+    assert fit(NegativeLogLikelihood(q), x).converged
+    assert q.location.item() == pytest.approx(x.mean().item())
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_regression_against_least_squares(scale: float) -> None:
+    class Line(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = Param(1.0, Positive())
+
+    x = torch.randn(400, 3, **DOUBLE)
+    y = scale * (
+        x @ torch.tensor([1.0, -2.0, 0.5], **DOUBLE) + 7 + 0.3 * torch.randn(400, **DOUBLE)
+    )
+    model = Line(in_features=3, dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(model), (x, y))
+    assert history.converged, history
+    design = np.c_[x.numpy(), np.ones(400)]
+    found, residual, *_ = np.linalg.lstsq(design, y.numpy(), rcond=None)
+    assert model.projection.weight[0].tolist() == pytest.approx(found[:3].tolist(), rel=1e-6)
+    assert model.projection.bias.item() == pytest.approx(found[3], rel=1e-6)
+    assert model.scale.item() == pytest.approx(math.sqrt(residual[0] / 400), rel=1e-6)
+
+
+def test_the_mode_of_a_posterior_in_closed_form() -> None:
+    class Family(Variational):
+        base = dd.Normal
+        loc = Param(0.0, prior=dd.Normal(0.0, 2.0))
+        scale = 3.0
+
+    x = dd.Normal(one(50.0), one(3.0)).sample((10,))
+    q = Family(dtype=torch.float64)
+    assert fit(NegativeLogPosterior(q, total_size=10), x).converged
+    precision = 10 / 9 + 1 / 4
+    assert q.loc.item() == pytest.approx(x.sum().item() / 9 / precision)
+
+
+def test_a_log_likelihood_of_ones_own() -> None:
+    class Decay(Declarative):
+        height = Param(1.0, Positive(), prior=dd.HalfNormal(100.0))
+        rate = Param(1.0, Positive(), prior=dd.HalfNormal(100.0))
+
+    def log_likelihood(module: Decay, t: Tensor, y: Tensor) -> Tensor:
+        return dd.Normal(module.height * (-module.rate * t).exp(), 0.1).log_prob(y)
+
+    t = torch.linspace(0, 3, 60, **DOUBLE)
+    y = 20 * (-0.7 * t).exp() + 0.1 * torch.randn(60, **DOUBLE)
+    module = Decay(dtype=torch.float64)
+    objective = NegativeLogPosterior(module, total_size=60, log_likelihood=log_likelihood)
+    assert fit(objective, (t, y)).converged
+    assert module.height.item() == pytest.approx(20, rel=0.02)
+    assert module.rate.item() == pytest.approx(0.7, rel=0.02)
+
+
+# Verdicts
+
+
+def test_a_scale_that_runs_away_is_named() -> None:
+    x = dd.Normal(one(0.0), one(1.0)).sample((3000,)).clamp(-2.5, 2.5)
+    history = fit(NegativeLogLikelihood(learnable(dd.StudentT(one(5.0), one(0.0), one(1.0)))), x)
+    assert "df" in history.verdict, history
+
+
+def test_a_flat_direction_is_named() -> None:
+    class Twice(Variational):
+        a = Param(0.0)
+        b = Param(0.0)
+        c = Param(1.0, Positive())
+
+        def base(self, a: Tensor, b: Tensor, c: Tensor) -> dd.Distribution:
+            return dd.Normal(a + b, c)
+
+    x = dd.Normal(one(3.0), one(1.0)).sample((100,))
+    history = fit(NegativeLogLikelihood(Twice(dtype=torch.float64)), x)
+    assert history.converged
+    assert "the loss is flat in a, b, which the data do not determine" in history.verdict
+
+
+def test_a_value_at_the_end_of_its_band_is_named() -> None:
+    class Family(Variational):
+        base = dd.Normal
+        loc = Param(0.0, Interval(-1.0, 1.0))
+        scale = Param(1.0, Positive())
+
+    q = Family(dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(q), dd.Normal(one(30.0), one(0.5)).sample((200,)))
+    assert "loc is held at the end of its band" in history.verdict
+    assert q.loc.item() == pytest.approx(1.0)
+
+
+def test_steps_are_judged_too() -> None:
+    x = dd.Normal(one(170.0), one(9.0)).sample((2000,))
+    objective = NegativeLogLikelihood(learnable(dd.Normal(one(0.0), one(1.0))))
+    history = fit(objective, x, steps=500)
+    assert history.converged is False
+    assert history.verdict.startswith("still falling: 500 steps, loss down")
+    assert history.verdict in repr(history)
+    history = fit(objective, x, steps=20, optimizer=torch.optim.LBFGS)
+    assert history.converged, history
+
+
+def test_a_budget_that_is_used_up_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ways.BUDGETS, "Newton", 2)
+    x = dd.Beta(one(0.3), one(4.0)).sample((200,))
+    with pytest.warns(NotConvergedWarning, match="2 steps are used up"):
+        history = fit(NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0)))), x)
+    assert history.converged is False
+
+
+# Noisy losses
+
+
+def test_mini_batches_settle_near_the_maximum() -> None:
+    x = dd.Normal(one(170.0), one(9.0)).sample((2000,))
+    objective = NegativeLogLikelihood(learnable(dd.Normal(one(0.0), one(1.0))))
+    history = fit(objective, x, batch_size=100)
+    assert history.converged
+    assert objective.module.loc.item() == pytest.approx(x.mean().item(), abs=0.3)
+    assert objective.module.scale.item() == pytest.approx(x.std().item(), abs=0.3)
+
+
+# The rest of the loop
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_newton_goes_on_from_a_checkpoint(every: int, tmp_path) -> None:
+    x = dd.Gamma(one(2.0), one(3.0)).sample((200,))
+
+    def make() -> NegativeLogLikelihood:
+        return NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0))))
+
+    x = dd.Beta(one(0.3), one(4.0)).sample((200,))
+    whole = make()
+    reference = fit(whole, x)
+    path, part = tmp_path / "fit.pt", make()
+    fit(part, x, checkpoint=path, every=every, callbacks=lambda step, *_: step == 2)
+    again = make()
+    history = fit(again, x, checkpoint=path, resume=True)
+    assert history.converged
+    assert again(x).item() == pytest.approx(whole(x).item(), abs=1e-14)
+    assert history.losses[:2] == reference.losses[:2]
+
+
+def test_ctrl_c_and_errors_leave_the_last_step() -> None:
+    x = dd.Beta(one(0.3), one(4.0)).sample((200,))
+
+    def interrupt(step: int, *_: object) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    objective = NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0))))
+    history = fit(objective, x, callbacks=interrupt)
+    assert isinstance(history, History)
+    assert history.interrupted
+    assert history.converged is None
+    assert "ended by Ctrl-C" in history.verdict
+    assert history.step == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tolerance": -1.0}, "fit(tolerance=): expected a positive, finite number"),
+        ({"restarts": -1}, "fit(restarts=): expected an int, 0 or more"),
+        ({"steps": 3, "tolerance": 1e-3}, "Leave one of them out."),
+        ({"steps": 3, "restarts": 2}, "Leave one of them out."),
+    ],
+)
+def test_bad_ends_are_refused(options: dict[str, object], text: str) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        fit(NegativeLogLikelihood(learnable(dd.Normal(0.0, 1.0))), torch.ones(3), **options)
+    assert text in str(caught.value)
+
+
+def test_more_numbers_than_newton_affords_go_to_lbfgs() -> None:
+    class Line(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = 0.5
+
+    x = torch.randn(600, 150, **DOUBLE)
+    w = torch.randn(150, **DOUBLE)
+    y = x @ w + 3
+    model = Line(in_features=150, dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(model), (x, y))
+    assert history.converged, history
+    torch.testing.assert_close(model.projection.weight[0].detach(), w, atol=1e-4, rtol=0)
