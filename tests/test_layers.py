@@ -54,7 +54,7 @@ ROWS = [
     [
         f"joints.{name}"
         for name in (
-            "distribution", "learned_ends", "flat_sites", "conditioned", "joint",
+            "distribution", "flat_sites", "conditioned", "joint",
         )
     ],
     ["snapshots", "divergence"],

@@ -13,9 +13,8 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive
-from declarative_dist.constraints.interval import Interval
-from declarative_dist.constraints.scalar import Scalar
+from declarative_dist.constraints.half_line import Positive
+from declarative_dist.constraints.scalar import Scalar, is_open
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
@@ -28,10 +27,7 @@ _MIXED = constraints.MixtureSameFamilyConstraint
 _PRIOR_DRAWS = 64
 _ENDS = {"low": "lower_bound", "high": "upper_bound"}
 _UNITS = (1e-9, 1e9)
-_INTERVALS = (type(constraints.unit_interval), type(constraints.half_open_interval(0.0, 1.0)))
-_ABOVE = (type(constraints.positive), type(constraints.nonnegative))
 _LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
-_BELOW = (type(constraints.less_than(0.0)),)
 
 
 class InUnits(Positive):
@@ -110,7 +106,7 @@ class FlatSites(FlatMap):
             depends = not isinstance(joint.sites[name], Distribution)
             has_tensors = bounds or any(True for _ in constraint.buffers())
             if has_tensors and (depends or any(bound.requires_grad for bound in bounds)):
-                moving[name] = _bounded_by_names(support, subject)
+                moving[name] = _with_named_ends(constraint, support, subject)
             else:
                 fixed[name] = copy.deepcopy(constraint).to(value)
             dtypes.append(value.dtype)
@@ -278,18 +274,17 @@ def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
     return [value for value in vars(support).values() if isinstance(value, Tensor)]
 
 
-def _bounded_by_names(support: Any, subject: str) -> Scalar:
-    """A constraint for an interval or half line whose bounds will be known later.
+def _with_named_ends(constraint: Constraint, support: Any, subject: str) -> Scalar:
+    """The constraint of an interval or half line whose ends will be known later.
 
     Raises:
         DeclarationError: if the set is neither.
     """
-    if isinstance(support, _INTERVALS):
-        return Interval("low", "high")
-    if isinstance(support, _ABOVE):
-        return GreaterThan("low")
-    if isinstance(support, _BELOW):
-        return LessThan("high")
+    if isinstance(constraint, Scalar):
+        names = [name for name in _ENDS if not is_open(getattr(constraint, name))]
+        if all(hasattr(support, _ENDS[name]) for name in names):
+            kind: Any = type(constraint)
+            return kind(*names)  # type: ignore[no-any-return]
     raise DeclarationError(
         subject,
         "a support that does not depend on other sites, or an interval or half line",

@@ -182,7 +182,9 @@ class FlatMap(nn.Module, ABC):
         validate = validate and Distribution._validate_args is True
         for index, slot in enumerate(self.slots):
             subject = f"{self.owner}.{slot.name}"
-            value = self._as_value(values[slot.name], subject)
+            value = values[slot.name]
+            if not is_floating(value):
+                value = as_value(value, self.dtype, self.device, subject)
             own = lead_of(value, self.batch_shape, slot.event_shape, subject)
             if index == 0 and own != lead:
                 lead = own
@@ -196,11 +198,6 @@ class FlatMap(nn.Module, ABC):
             raws.append(raw.reshape((*lead, slot.count)))
             total = total + volume(constraint, raw, value, len(lead))
         return torch.cat(raws, -1), total
-
-    def _as_value(self, value: object, subject: str) -> Tensor:
-        if is_floating(value):
-            return value
-        return as_value(value, self.dtype, self.device, subject)
 
     def _lead(self, vector: object) -> torch.Size:
         if not isinstance(vector, Tensor) or not vector.is_floating_point():
@@ -242,15 +239,12 @@ def volume(constraint: Constraint, raw: Tensor, value: Tensor, lead: int) -> Ten
         lead: how many dimensions stand in front.
     """
     if type(constraint).log_abs_det_jacobian is Constraint.log_abs_det_jacobian:
-        log_det = _derivative(constraint, raw).abs().log()
+        ones = torch.ones_like(raw)
+        derivative: Tensor = torch.func.jvp(constraint.forward, (raw,), (ones,))[1]
+        log_det = derivative.abs().log()
     else:
         log_det = constraint.log_volume(raw, value)
     return log_det.flatten(lead).sum(-1) if log_det.ndim > lead else log_det
-
-
-def _derivative(constraint: Constraint, raw: Tensor) -> Tensor:
-    derivative: Tensor = torch.func.jvp(constraint.forward, (raw,), (torch.ones_like(raw),))[1]
-    return derivative
 
 
 def check_volume(constraint: Constraint, subject: str) -> None:

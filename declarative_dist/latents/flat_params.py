@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class FlatParams(FlatMap):
 
     def __init__(self, latents: nn.Module, *, owns: bool = False) -> None:
         owner = type(latents).__name__
-        found = list(_sites(latents))
+        found = _find_sites(latents)
         if not found:
             raise DeclarationError(
                 owner,
@@ -58,26 +58,25 @@ class FlatParams(FlatMap):
                 "Declare rate = Param(1.0, Positive()) in its class, or unfreeze() it.",
                 code="nothing-to-learn",
             )
-        raws = [getattr(part, field.raw_name) for _, part, field in found]
         copies = vars(latents)["_copies"]
-        if any(raw.shape[: len(copies)] != copies for raw in raws):
+        if any(raw.shape[: len(copies)] != copies for raw, _ in found):
             copies = torch.Size()  # a part that was given has none: all copies are one problem
-        shapes = {}
-        for (path, part, field), raw in zip(found, raws, strict=True):
-            value = getattr(part, field.name)
+        shapes, paths = {}, {}
+        for raw, places in found:
+            path, part, field = places[0]
             name = _join(path, field.name)
+            value = getattr(part, field.name)
             shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
             check_volume(field.constraint_of(part), f"{owner}.{name}")
+            paths[name] = [(path, field.name) for path, _, field in places]
         super().__init__(owner, shapes, copies)
         self.latents = _without_parameters(latents) if owns else latents
         # Names, not fields: what a class holds cannot always be pickled.
-        paths = _paths_by_raw(latents)
-        self._paths = {name: paths[id(raw)] for name, raw in zip(shapes, raws, strict=True)}
-        self._tied = {_join(*path): name for name, all_ in self._paths.items() for path in all_}
-        self._fields = {name: (p, f.name) for name, (p, _, f) in zip(shapes, found, strict=True)}
+        self._paths = paths
+        self._tied = {_join(*path): name for name, all_ in paths.items() for path in all_}
 
     def _field_of(self, name: str) -> tuple[Any, Param]:
-        path, field = self._fields[name]
+        path, field = self._paths[name][0]
         part: Any = self.latents.get_submodule(path) if path else self.latents
         return part, part.__declaration__.fields[field]
 
@@ -138,30 +137,16 @@ class FlatParams(FlatMap):
         return field.resolved_constraint(part, declaration.run(part, needed, compute=compute))
 
 
-def _params(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
-    """All parameters: path of the part, the part, the field."""
+def _find_sites(latents: nn.Module) -> list[tuple[Tensor, list[tuple[str, Any, Param]]]]:
+    """The trainable raw numbers, each with the fields that have them: several if they are tied."""
+    found: dict[int, tuple[Tensor, list[tuple[str, Any, Param]]]] = {}
     for path, part in walk(latents, priors=False):
         for field in part.__declaration__.order:
             if field.is_learned:
-                yield path, part, field
-
-
-def _sites(latents: nn.Module) -> Iterator[tuple[str, Any, Param]]:
-    """The trainable parameters; a shared one once."""
-    seen: set[int] = set()
-    for path, part, field in _params(latents):
-        raw: Tensor = getattr(part, field.raw_name)
-        if raw.requires_grad and id(raw) not in seen:
-            seen.add(id(raw))
-            yield path, part, field
-
-
-def _paths_by_raw(latents: nn.Module) -> dict[int, list[tuple[str, str]]]:
-    """By parameter the paths of the parts and the fields that have it: several if it is tied."""
-    paths: dict[int, list[tuple[str, str]]] = {}
-    for path, part, field in _params(latents):
-        paths.setdefault(id(getattr(part, field.raw_name)), []).append((path, field.name))
-    return paths
+                raw: Tensor = getattr(part, field.raw_name)
+                if raw.requires_grad:
+                    found.setdefault(id(raw), (raw, []))[1].append((path, part, field))
+    return list(found.values())
 
 
 def _join(path: str, name: str) -> str:

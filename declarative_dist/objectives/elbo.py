@@ -15,7 +15,7 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.joints.learned_ends import learned_ends
+from declarative_dist.joints.distribution import learned_ends
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import dims_of_one
 from declarative_dist.objectives.weights import mean_over_data
