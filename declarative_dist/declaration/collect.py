@@ -31,21 +31,17 @@ from declarative_dist.plain.tensors import is_array
 def base_of(cls: type) -> Base:
     """The base that a class declares or inherits: a class of what it builds, or a method."""
     base = inspect.getattr_static(cls, "base", None)
-    if base is None:
-        return None
     builds: type = getattr(cls, "__builds__", None) or Distribution
-    if isinstance(base, type) and issubclass(base, builds):
+    is_class = isinstance(base, type) and issubclass(base, builds)
+    if base is None or is_class or inspect.isfunction(base):
         return base
-    if inspect.isfunction(base):
-        return base
-    kind = builds.__name__
-    if builds not in (Distribution, Transform):
-        raise DeclarationError(
-            f"{cls.__name__}.base", "no base: it is made of sites", repr(base), code="no-base"
+    expected, fix, kind = "no base: it is made of sites", "", builds.__name__
+    if builds in (Distribution, Transform):
+        expected = (
+            f"a torch.distributions.{kind} subclass or a method that returns a {kind.lower()}"
         )
-    example = "TanhTransform" if kind == "Transform" else "Normal"
-    expected = f"a torch.distributions.{kind} subclass or a method that returns a {kind.lower()}"
-    fix = f"Write base = torch.distributions.{example}, or def base(self, loc, scale): ..."
+        example = "TanhTransform" if builds is Transform else "Normal"
+        fix = f"Write base = torch.distributions.{example}, or def base(self, loc, scale): ..."
     raise DeclarationError(f"{cls.__name__}.base", expected, repr(base), fix, code="no-base")
 
 
@@ -61,11 +57,9 @@ class Body(dict[str, Any]):
         self.owner = owner
 
     def __setitem__(self, name: str, value: Any) -> None:
-        before = self.get(name)
-        if _declares(value) and _declares(before):
-            subject = f"{self.owner}.{name}"
-            got = f"two, {shorten(before)} and {shorten(value)}"
-            fix = "Rename one of them."
+        if name in self and _declares(value) and _declares(self[name]):
+            subject, fix = f"{self.owner}.{name}", "Rename one of them."
+            got = f"two, {shorten(self[name])} and {shorten(value)}"
             raise DeclarationError(subject, "one field of this name", got, fix, code="name-taken")
         super().__setitem__(name, value)
 
@@ -102,52 +96,51 @@ def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
             return as_constant(value, owner, "Declare a family with parameters of its own.")
         return as_module(value) if is_nestable(value) and not isinstance(value, type) else value
 
-    def copy_value(name: str, value: Any) -> Any:
-        try:
-            return own(value)
-        except ExplainedError as error:
-            raise DeclarationError(
-                f"{owner}.{name}", error.expected, error.got, error.fix, code=error.code
-            ) from error
-
-    return {
-        name: value if name.startswith("__") or name in SETTINGS else copy_value(name, value)
-        for name, value in namespace.items()
-    }
+    body = dict(namespace)
+    for name, value in namespace.items():
+        if not name.startswith("__") and name not in SETTINGS:
+            try:
+                body[name] = own(value)
+            except ExplainedError as error:
+                parts = (error.expected, error.got, error.fix)
+                raise DeclarationError(f"{owner}.{name}", *parts, code=error.code) from error
+    return body
 
 
 def declared_fields(
-    cls: type, base: Base, arguments: Mapping[str, Argument] | Iterable[str]
+    cls: type, base: Base, arguments: Mapping[str, Argument] | Iterable[str], line: Iterable[type]
 ) -> dict[str, Field]:
     """The fields of a class by name, in order; later ones override inherited ones.
+
+    Numbers count as constants where something uses their name: an argument of the base, a derived
+    field, or a bound. Tensors always do. What was declared automatically is inherited together
+    with its base.
 
     Args:
         cls: the class.
         base: its base.
         arguments: what the base takes; only names, if it is a method.
-
-    Numbers count as constants where something uses their name: an argument of the base, a derived
-    field, or a bound. Tensors always do. What was declared automatically is inherited together
-    with its base.
+        line: the classes and mixins whose bodies count, the first one first.
     """
     fields: dict[str, Field] = {}
     known = arguments if isinstance(arguments, Mapping) else {}
-    sequences = [name for name, argument in known.items() if argument.is_sequence]
-    switches = [name for name, argument in known.items() if isinstance(argument.default, bool)]
-    line = [klass for klass in reversed(cls.__mro__) if not is_framework(klass)]
-    used = {*arguments, *_names_used(map(_body_of, line))}
-    for klass in line:
+    bodies = {klass: _body_of(klass) for klass in line}
+    used, switches = set(arguments), {n for n, a in known.items() if isinstance(a.default, bool)}
+    for body in bodies.values():
+        used.update(*(v.declared_needs for v in body.values() if isinstance(v, Field)))
+    for klass, body in bodies.items():
         if "__auto__" in vars(klass) and base_of(klass) is base:
             fields.update(vars(klass)["__auto__"])
-        for name, value in _body_of(klass).items():
+        for name, value in body.items():
             if isinstance(base, type) and name not in used and _is_defined_in(klass, name, value):
                 continue  # a class for another field, whose statement stands in the body
-            numbers = switches if isinstance(value, bool) else used
-            field = _as_field(f"{cls.__name__}.{name}", name, value, numbers, sequences)
+            subject, argument = f"{cls.__name__}.{name}", known.get(name)
+            is_used = name in (switches if isinstance(value, bool) else used)
+            field = _as_field(subject, name, value, is_used, argument)
             if field is not None:
                 fields[name] = field
             elif name in fields:
-                fields.pop(name).check_override(value, f"{cls.__name__}.{name}")
+                fields.pop(name).check_override(value, subject)
     return fields
 
 
@@ -162,50 +155,31 @@ def _body_of(klass: type) -> Mapping[str, Any]:
     return copy_body(klass.__name__, vars(klass)) if body is None else body
 
 
-def _names_used(bodies: Iterable[Mapping[str, Any]]) -> set[str]:
-    used: set[str] = set()
-    for body in bodies:
-        for value in body.values():
-            if isinstance(value, Field):
-                used.update(value.declared_needs)
-    return used
-
-
 def _as_field(
-    subject: str, name: str, value: Any, numbers: Iterable[str], sequences: Iterable[str]
+    subject: str, name: str, value: Any, is_used: bool, argument: Argument | None
 ) -> Field | None:
+    """The field that an attribute of a class body is, if it is one."""
     if isinstance(value, Field):
         return value.with_name(name)
     if name in SETTINGS or name.startswith("__") or value is None:
         return None
-    if name in sequences or (isinstance(value, list) and any(map(is_nestable, value))):
+    is_sequence = argument is not None and argument.is_sequence
+    if is_sequence or (isinstance(value, list) and any(map(is_nestable, value))):
         is_list = isinstance(value, (list, tuple, nn.ModuleList))
         items: list[Any] = list(value) if is_list else [value]
-        _check_items(subject, items, name in sequences)
+        for index, item in enumerate(items):
+            if not is_nestable(item):
+                where = f"{subject}[{index}]" if len(items) > 1 else subject
+                expected = "a transform" if is_sequence else "a module"
+                fix = f"Write {item.__name__}()." if isinstance(item, type) else ""
+                raise DeclarationError(where, expected, shorten(item), fix, code="wrong-part")
         return Nested(items, is_list=True).with_name(name)
     if is_nestable(value):
-        template: Any = value
-        return Nested([template]).with_name(name)
-    if isinstance(value, Tensor) or (name in numbers and _is_numeric(value)):
+        return Nested([value]).with_name(name)
+    # A number, a list of them, or an array, NumPy's among them.
+    if isinstance(value, Tensor) or (is_used and (isinstance(value, Real) or is_array(value))):
         return Constant(value).with_name(name)
     return None
-
-
-def _is_numeric(value: object) -> bool:
-    """Whether a value is a number, a list of them, or an array, NumPy's among them."""
-    return isinstance(value, Real) or is_array(value)
-
-
-def _check_items(subject: str, items: list[Any], are_transforms: bool) -> None:
-    for index, item in enumerate(items):
-        if not is_nestable(item):
-            raise DeclarationError(
-                f"{subject}[{index}]" if len(items) > 1 else subject,
-                "a transform" if are_transforms else "a module",
-                shorten(item),
-                f"Write {item.__name__}()." if isinstance(item, type) else "",
-                code="wrong-part",
-            )
 
 
 def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str, Argument]:
@@ -244,15 +218,6 @@ def infer_fields(arguments: Mapping[str, Argument], *, predicts: bool = False) -
         else:
             fields[name] = Constant(argument.default).with_name(name)
     return fields
-
-
-def settings_of(cls: type, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """What a class body or an inherited one says beside fields; a transform has its own."""
-    event_dim = None if "event_dim" in fields else getattr(cls, "event_dim", None)
-    return {
-        "event_dim": None if event_dim is None else int(event_dim),
-        "validates": getattr(cls, "validate_args", None),
-    }
 
 
 def inputs_of(

@@ -46,8 +46,10 @@ class DeclarativeMeta(ABCMeta):
 
         # The fields, declared here or inherited.
         names = arguments or collect.inputs_of(name, base, {}, {})
-        declared = collect.declared_fields(cls, base, names)
-        reserved = _reserved_names(tuple(k for k in cls.__mro__ if rules.is_framework(k)))
+        framework = tuple(kind for kind in cls.__mro__ if rules.is_framework(kind))
+        line = [kind for kind in reversed(cls.__mro__) if kind not in framework]
+        declared = collect.declared_fields(cls, base, names, line)
+        reserved = _reserved_names(framework)
         rules.check_namespace(name, own, declared, names, reserved)
         if arguments and not declared:
             predicts = hasattr(cls, "__predicts__")
@@ -57,7 +59,7 @@ class DeclarativeMeta(ABCMeta):
         # What they may not say, as a whole and each for itself.
         owner = Owner(cls, base, arguments, declared)
         rules.check_names(owner, reserved)
-        rules.check_members(cls, declared)
+        rules.check_members(cls, declared, framework)
         for field in declared.values():
             field.check_place(owner)
         rules.check_arguments(owner)
@@ -69,8 +71,12 @@ class DeclarativeMeta(ABCMeta):
         owner = replace(owner, fields=fields)
         inputs = collect.inputs_of(cls.__name__, owner.base, owner.arguments, fields)
         rules.check_needs(owner, inputs)
-        settings = collect.settings_of(cls, fields)
-        cls.__declaration__ = declare(cls.__name__, owner.base, fields, inputs, **settings)
+        # A transform has an event_dim of its own.
+        event_dim = None if "event_dim" in fields else getattr(cls, "event_dim", None)
+        event_dim = None if event_dim is None else int(event_dim)
+        validates = getattr(cls, "validate_args", None)
+        declaration = declare(cls.__name__, owner.base, fields, inputs, event_dim, validates)
+        cls.__declaration__ = declaration
         for field in fields.values():
             field.check(owner)
         if owner.is_joint:

@@ -34,10 +34,7 @@ class Declaration:
         order: all fields, each behind those that it needs.
         chains: for each field what must be computed to know it, itself last.
         build: what must be computed for the base.
-        value_order: what must be computed to know all parameters and constants.
-        priors: the parameters that have a prior.
-        of_prior: these by the name of their prior.
-        prior_order: what must be computed to know them.
+        of_prior: the parameters that have a prior, by the name of their prior.
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
         make: for a class base, what builds it without checking values that are valid already.
@@ -54,10 +51,7 @@ class Declaration:
     order: tuple[Field, ...]
     chains: Mapping[str, tuple[Field, ...]]
     build: tuple[Field, ...]
-    value_order: tuple[Field, ...]
-    priors: tuple[Param, ...]
     of_prior: Mapping[str, Param]
-    prior_order: tuple[Field, ...]
     event_dim: int | None
     validates: bool | None
     make: Callable[..., Any] | None
@@ -118,14 +112,32 @@ class Declaration:
             return computed
         return {name: computed[name] for name in self.inputs}
 
+    def chain(self, names: Iterable[str]) -> tuple[Field, ...]:
+        """These fields and all that they need, each behind what it needs."""
+        needed = {field for name in names for field in self.chains[name]}
+        return tuple(field for field in self.order if field in needed)
+
+    @cached_property
+    def value_order(self) -> tuple[Field, ...]:
+        """What must be computed to know all parameters and constants."""
+        return self.chain(name for name, field in self.fields.items() if field.holds_value)
+
+    @cached_property
+    def priors(self) -> tuple[Param, ...]:
+        """The parameters that have a prior."""
+        return tuple(self.of_prior.values())
+
+    @cached_property
+    def prior_order(self) -> tuple[Field, ...]:
+        """What must be computed to know them."""
+        return self.chain(field.name for field in self.priors)
+
     @cached_property
     def event_dims(self) -> Mapping[str, int]:
         """How many rightmost dimensions of what the base takes belong to one event, by name."""
         arguments = arguments_of(self.base) if isinstance(self.base, type) else {}
         stated = {name: argument.event_dim for name, argument in arguments.items()}
-        return {
-            n: getattr(self.fields[n], "event_dim", 0) or stated.get(n, 0) for n in self.inputs
-        }
+        return {n: self.fields[n].event_dim or stated.get(n, 0) for n in self.inputs}
 
     @cached_property
     def bounded(self) -> tuple[Field, ...]:
@@ -164,7 +176,6 @@ def declare(
     base: Base,
     fields: Mapping[str, Field],
     inputs: tuple[str, ...],
-    *,
     event_dim: int | None = None,
     validates: bool | None = None,
 ) -> Declaration:
@@ -173,57 +184,42 @@ def declare(
     Raises:
         DeclarationError: if fields need each other in a circle.
     """
-    chains = {name: _chain(owner, fields, (name,)) for name in fields}
-    build = _chain(owner, fields, inputs)
-    priors: tuple[Any, ...] = tuple(f for f in fields.values() if f.prior is not None)
-    holding = tuple(name for name, field in fields.items() if field.holds_value)
-    heads: tuple[Any, ...] = tuple(f for f in fields.values() if f.is_predicted)
+    chains: dict[str, tuple[Field, ...]] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> tuple[Field, ...]:
+        if name in path:
+            circle = " -> ".join((*path[path.index(name) :], name))
+            subject, fix = f"{owner}.{name}", "Cut it at one field."
+            raise DeclarationError(subject, "no circle", circle, fix, code="field-order")
+        if name not in chains:
+            needed = [field for need in fields[name].needs for field in visit(need, (*path, name))]
+            chains[name] = tuple(dict.fromkeys((*needed, fields[name])))
+        return chains[name]
+
+    order = tuple(dict.fromkeys(field for name in fields for field in visit(name, ())))
+    build = tuple(dict.fromkeys(field for name in inputs for field in chains[name]))
+    with_prior: list[Any] = [field for field in fields.values() if field.prior is not None]
+    heads: list[Any] = [field for field in fields.values() if field.is_predicted]
+    make: Callable[..., Any] | None = None
+    if isinstance(base, type):
+        make = builder_of(base) if issubclass(base, Distribution) else base
     return Declaration(
         owner,
         base,
         MappingProxyType(dict(fields)),
         inputs,
-        _chain(owner, fields, tuple(fields)),
+        order,
         chains,
         build,
-        _chain(owner, fields, holding),
-        priors,
-        MappingProxyType({field.prior_name: field for field in priors}),
-        _chain(owner, fields, tuple(field.name for field in priors)),
+        {field.prior_name: field for field in with_prior},
         event_dim,
         validates,
-        make=_maker(base),
-        heads=heads,
+        make,
+        tuple(heads),
         has_derived_input=any(fields[name].is_computed for name in inputs),
         has_parts=any(fields[name].is_part for name in inputs),
         is_direct=len(build) == len(inputs),
     )
-
-
-def _maker(base: Base) -> Callable[..., Any] | None:
-    if not isinstance(base, type):
-        return None
-    return builder_of(base) if issubclass(base, Distribution) else base
-
-
-def _chain(owner: str, fields: Mapping[str, Field], names: tuple[str, ...]) -> tuple[Field, ...]:
-    """These fields and all that they need, each behind what it needs."""
-    done: dict[str, Field] = {}
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            circle = " -> ".join((*path[path.index(name) :], name))
-            raise DeclarationError(
-                f"{owner}.{name}", "no circle", circle, "Cut it at one field.", code="field-order"
-            )
-        if name not in done:
-            for needed in fields[name].needs:
-                visit(needed, (*path, name))
-            done[name] = fields[name]
-
-    for name in names:
-        visit(name, ())
-    return tuple(done.values())
 
 
 def fields_of(declared: Any) -> Mapping[str, Field]:

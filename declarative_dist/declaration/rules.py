@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,29 +33,22 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
         kind = "transform" if base is Transform else "distribution"
         expected = f"a concrete torch {kind} class"
         raise DeclarationError(f"{owner}.base", expected, f"{base.__name__}", code="no-base")
+    way = "Write a method instead: def base(self, ...): return "
     if isinstance(base, type) and hides_arguments(base):
-        raise DeclarationError(
-            f"{owner}.base",
-            "a base whose arguments have names",
-            f"{base.__name__}{inspect.signature(base)}",
-            "Write a method instead: def base(self, ...): return "
-            f"{base.__name__}(...), or give its __init__ named arguments.",
-            code="no-base",
-        )
+        expected = "a base whose arguments have names"
+        got = f"{base.__name__}{inspect.signature(base)}"
+        fix = f"{way}{base.__name__}(...), or give its __init__ named arguments."
+        raise DeclarationError(f"{owner}.base", expected, got, fix, code="no-base")
     # A transform's event_dim is an argument like any other.
     is_transform = isinstance(base, type) and issubclass(base, Transform)
     ours = (*KEYWORDS, "base") if is_transform else (*KEYWORDS, "base", "event_dim")
     colliding = [name for name in arguments if name in ours]
     colliding += [name for name in arguments if hasattr(nn.Module, name) or name == "training"]
     if colliding:
-        raise DeclarationError(
-            f"{owner}.base",
-            "a base whose arguments have names of their own",
-            f"{base.__name__} with {', '.join(colliding)}",
-            "Write a method instead: def base(self, ...): return "
-            f"{base.__name__}(...), with fields under other names.",
-            code="name-taken",
-        )
+        expected = "a base whose arguments have names of their own"
+        fix = f"{way}{base.__name__}(...), with fields under other names."
+        got = f"{base.__name__} with {', '.join(colliding)}"
+        raise DeclarationError(f"{owner}.base", expected, got, fix, code="name-taken")
 
 
 def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
@@ -107,18 +101,26 @@ def _members_of(cls: type) -> frozenset[str]:
         return frozenset()
     if issubclass(makes, Transform):
         return _MEMBERS[Transform]
-    ours = next(kind for kind in cls.__mro__ if "__framework__" in vars(kind))
+    for kind in cls.__mro__:
+        if "__framework__" in vars(kind):
+            return _delegated_by(kind)
+    return frozenset()
+
+
+@cache
+def _delegated_by(kind: type) -> frozenset[str]:
+    """The members of a distribution that one of the library's own classes has, too."""
     members = (*_MEMBERS[Distribution], "rsample_and_log_prob")
-    return frozenset(name for name in members if hasattr(ours, name))
+    return frozenset(name for name in members if hasattr(kind, name))
 
 
-def check_members(cls: type, fields: Mapping[str, Field]) -> None:
+def check_members(cls: type, fields: Mapping[str, Field], framework: Collection[type]) -> None:
     """Refuse methods of a distribution or a transform in the body of a class or a mixin."""
     members = _members_of(cls).difference(fields)
     for owner in cls.__mro__:
         own = members.intersection(vars(owner))
         members -= own
-        if not is_framework(owner):
+        if owner not in framework:
             for name in sorted(own):
                 if vars(owner)[name] is not None:
                     raise _ignored_error(cls, name, f"one in the body of {owner.__name__}")
@@ -127,14 +129,11 @@ def check_members(cls: type, fields: Mapping[str, Field]) -> None:
 def _ignored_error(cls: type, name: str, got: str) -> DeclarationError:
     kind = getattr(cls, "__builds__", None) or Distribution
     kind = Transform if issubclass(kind, Transform) else Distribution
-    return DeclarationError(
-        f"{cls.__name__}.{name}",
-        f"{name} in the {kind.__name__.lower()} that the instance makes",
-        f"{got}, which objectives and nested parts ignore",
-        f"Write a {kind.__name__} class with this {name} and name it as base, or override "
-        "forward.",
-        code="name-taken",
-    )
+    expected = f"{name} in the {kind.__name__.lower()} that the instance makes"
+    got = f"{got}, which objectives and nested parts ignore"
+    way = f"Write a {kind.__name__} class with this {name} and name it as base"
+    fix = f"{way}, or override forward."
+    return DeclarationError(f"{cls.__name__}.{name}", expected, got, fix, code="name-taken")
 
 
 _PACKAGES = {"abc", "declarative_dist", "torch", "typing", "typing_extensions"}
@@ -181,37 +180,31 @@ def check_namespace(
     """Refuse what stands where a field should, and numbers under names that are no field's."""
     for name, annotation in namespace.get("__annotations__", {}).items():
         if isinstance(annotation, Field):
-            subject = f"{owner}.{name}"
-            expected = f"{name} = {annotation}"
-            raise DeclarationError(subject, expected, f"{name}: {annotation}", code="not-a-field")
+            expected, got = f"{name} = {annotation}", f"{name}: {annotation}"
+            raise DeclarationError(f"{owner}.{name}", expected, got, code="not-a-field")
     for name, value in namespace.items():
-        if (name in fields and not isinstance(value, nn.Parameter)) or name.startswith("_"):
+        subject = f"{owner}.{name}"
+        is_parameter, is_argument = isinstance(value, nn.Parameter), name in arguments
+        if name in SETTINGS or name.startswith("_") or (name in fields and not is_parameter):
             continue
-        if isinstance(value, nn.Parameter):
-            got = "a torch Parameter"
-            fix = f"Write {name} = Param(...)."
-            raise DeclarationError(f"{owner}.{name}", "a Param", got, fix, code="not-a-field")
-        if name in arguments and name not in SETTINGS and value is not None:
+        if is_parameter:
+            got, fix = "a torch Parameter", f"Write {name} = Param(...)."
+            raise DeclarationError(subject, "a Param", got, fix, code="not-a-field")
+        if is_argument and value is not None:
             part = arguments[name].part if isinstance(arguments, Mapping) else None
-            is_class = part is not None and isinstance(value, type)
-            raise DeclarationError(
-                f"{owner}.{name}",
-                "a Param, a number, a tensor or @derived" if part is None else describe_kind(part),
-                shorten(value),
-                f"Write {value.__name__}(...), or learnable({value.__name__})."
-                if is_class
-                else "",
-                code="not-a-field",
-            )
+            expected, fix = "a Param, a number, a tensor or @derived", ""
+            if part is not None:
+                expected = describe_kind(part)
+                if isinstance(value, type):
+                    fix = f"Write {value.__name__}(...), or learnable({value.__name__})."
+            raise DeclarationError(subject, expected, shorten(value), fix, code="not-a-field")
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue
-        if name in reserved and name not in SETTINGS:
+        if name in reserved:
             raise _taken_error(owner, name)
         if any(is_one_edit_from(name, argument) for argument in arguments):
-            fix = did_you_mean(name, arguments)
-            raise DeclarationError(
-                f"{owner}.{name}", "the name of an argument", repr(name), fix, code="unknown-name"
-            )
+            expected, fix = "the name of an argument", did_you_mean(name, arguments)
+            raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
 
 
 def check_names(owner: Owner, reserved: Collection[str]) -> None:
@@ -221,8 +214,8 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
             raise _taken_error(owner.kind.__name__, name)
         for size in field.shape or ():
             if size in owner.fields or size in KEYWORDS:
-                expected = "a size with a name of its own"
                 got = f"{size!r}, the name of a field or keyword"
+                expected = "a size with a name of its own"
                 fix = "Choose another name for the size."
                 raise DeclarationError(owner.subject(name), expected, got, fix, code="name-taken")
 
@@ -235,18 +228,15 @@ def _taken_error(owner: str, name: str) -> DeclarationError:
 
 def check_joint(owner: Owner, body: Mapping[str, Any]) -> None:
     """Refuse what looks like a site of a joint distribution and is none."""
-    for name in ("event_dim", "validate_args"):
-        if body.get(name) is not None:
-            expected = f"{name} of single sites"
-            got = f"{name} of a Joint"
-            fix = "Write @site(event_dim=...), or declare it in the class of a site."
-            raise DeclarationError(owner.subject(name), expected, got, fix, code="misplaced-field")
     for name, value in body.items():
+        subject = owner.subject(name)
+        if name in ("event_dim", "validate_args") and value is not None:
+            expected, got = f"{name} of single sites", f"{name} of a Joint"
+            fix = "Write @site(event_dim=...), or declare it in the class of a site."
+            raise DeclarationError(subject, expected, got, fix, code="misplaced-field")
         is_class = isinstance(value, type) and issubclass(value, Distribution)
         if is_class and name not in owner.fields:
-            subject = owner.subject(name)
-            expected = "a distribution or a declared class"
-            got = f"the class {value.__name__}"
+            expected, got = "a distribution or a declared class", f"the class {value.__name__}"
             fix = f"Write {name} = {value.__name__}(...), or learnable({value.__name__})."
             raise DeclarationError(subject, expected, got, fix, code="class-not-instance")
 
@@ -284,17 +274,10 @@ def _check_alternatives(owner: Owner) -> None:
 
 def check_needs(owner: Owner, inputs: Collection[str]) -> None:
     """Refuse bounds, methods of fields and a base method that name no field."""
-    for name, field in owner.fields.items():
-        others = [other for other in owner.fields if other != name]
-        _check_known(owner.subject(name), field.needs, owner, others)
-    _check_known(owner.subject("base"), inputs, owner, owner.fields)
-
-
-def _check_known(
-    subject: str, names: Collection[str], owner: Owner, proposals: Collection[str]
-) -> None:
-    for name in names:
-        if name not in owner.fields:
-            expected = "names of fields"
-            fix = did_you_mean(name, proposals)
-            raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
+    needs = {name: field.needs for name, field in owner.fields.items()} | {"base": inputs}
+    for user, names in needs.items():
+        for name in names:
+            if name not in owner.fields:
+                subject, others = owner.subject(user), [n for n in owner.fields if n != user]
+                got, fix = repr(name), did_you_mean(name, others)
+                raise DeclarationError(subject, "names of fields", got, fix, code="unknown-name")

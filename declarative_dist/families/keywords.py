@@ -65,21 +65,8 @@ def blueprint_of(
     )
     needed = {name for name, field in fields.items() if field.holds_value or field.is_part}
     blueprint.follow(keywords, is_whole=needed <= given.keys())
-    parts = [field for field in declaration.order if field.is_part]
-    known = {f.name: f.known_sizes(given.get(f.name), f"{subject}.{f.name}") for f in parts}
-    values = {name for name, value in given.items() if _is_values(value)}
-    sized: list[Any] = [f for f in declaration.order if f.takes_value and not f.is_part]
-    blueprint.read_sizes(
-        sized,
-        [sizes for name, sizes in known.items() if name not in values],
-        {name: sizes for name, sizes in known.items() if name in values},
-    )
+    blueprint.read_sizes(field for field in declaration.order if field.takes_value)
     return blueprint
-
-
-def _is_values(given: object) -> bool:
-    """Whether nested parts were given values, and not modules."""
-    return isinstance(given, list) and all(isinstance(item, Mapping) for item in given)
 
 
 def _check_sizes(

@@ -164,7 +164,8 @@ class Constant(Field):
     ) -> Any:
         """What an instance holds: a new tensor in the dtype of then, or a Python object."""
         source: Any = start.source
-        if not isinstance(source, (float, Tensor)):
+        is_number = isinstance(source, (float, Tensor))
+        if not is_number:
             return source
         own = getattr(source, "dtype", torch.float64)
         if not (own.is_floating_point or self._is_continuous):

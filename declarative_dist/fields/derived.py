@@ -23,11 +23,11 @@ class Derived(MethodField, Generic[T]):
         function: the method.
     """
 
-    refusal = "no assignment to a derived field"
+    label = "a derived field"
     is_computed = True
 
     def __init__(self, function: Callable[..., T]) -> None:
-        super().__init__(function, "@derived")
+        super().__init__(function, "derived")
 
     def check_place(self, owner: Owner) -> None:
         """It may stand for anything that a base takes: what it returns is seen at a build."""
@@ -55,9 +55,6 @@ class Derived(MethodField, Generic[T]):
             return self
         value: T = current_value(instance, self.name)
         return value
-
-    def __repr__(self) -> str:
-        return f"derived({', '.join(self.needs)})"
 
 
 def derived(function: Callable[..., T]) -> Derived[T]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
-from typing_extensions import Self
+from typing_extensions import Never, Self
 
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean
 from declarative_dist.fields.kinds import describe_kind
+from declarative_dist.fields.sizes import sizes_in
 from declarative_dist.words import format_value
 
 if TYPE_CHECKING:
@@ -42,8 +43,55 @@ class Field(ABC):
     event_names: tuple[str, ...] = ()
     """The names of sizes that the base gives to a field without a shape."""
 
+    event_dim: Any = 0
+    """How many rightmost dimensions of a value belong to one event."""
+
     doc: str | None = None
     """What the field is for, in the words of whoever declared it."""
+
+    prior: nn.Module | None = None
+    """The module that stands for the distribution of its value, if it has one."""
+
+    stored_name = ""
+    """Under which name a state holds the field's tensor."""
+
+    states_range = True
+    """Whether the class body says which values it may take, or leaves that to the base."""
+
+    takes_value = True
+    """Whether a constructor may be given a value of this field."""
+
+    holds_value = False
+    """Whether an instance holds a value of this field, as it does of parameters and constants."""
+
+    is_learned = False
+    """Whether an instance learns it, through unconstrained numbers."""
+
+    has_bounds = False
+    """Whether other fields bound its value."""
+
+    is_computed = False
+    """Whether it is computed from other fields, so that nothing constrains its value."""
+
+    is_predicted = False
+    """Whether a network predicts it from a context."""
+
+    is_site = False
+    """Whether it is a distribution of a joint one."""
+
+    is_drawn = False
+    """Whether it has no value before earlier sites are drawn."""
+
+    is_module = False
+    """Whether instances hold one module for this field."""
+
+    is_part = False
+    """Whether instances hold modules for this field, each with fields of its own."""
+
+    @property
+    def default(self) -> Any:
+        """What the signature of a constructor shows; `inspect.Parameter.empty` for nothing."""
+        return self.init
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -58,8 +106,7 @@ class Field(ABC):
     @property
     def size_names(self) -> tuple[str, ...]:
         """The names of sizes that a constructor takes as keywords."""
-        names = self.shape or self.event_names
-        return tuple(name for name in names if isinstance(name, str))
+        return tuple(n for n in self.shape or self.event_names if isinstance(n, str))
 
     @property
     def declared_sizes(self) -> frozenset[str]:
@@ -67,18 +114,13 @@ class Field(ABC):
         return frozenset(name for name in self.shape or () if isinstance(name, str))
 
     def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
-        """The sizes that a value tells, by the names of the declared `shape`.
+        """The sizes of what a constructor was given, by the names of the declared `shape`.
 
         Args:
-            given: what a constructor was given for the field, or None.
+            given: the value, or None.
             subject: the class and field that an error names.
         """
-        names = self.shape or ()
-        shape = getattr(self.source(given, subject), "shape", ())
-        if not names or len(shape) < len(names):
-            return {}
-        sizes = zip(names, shape[len(shape) - len(names) :], strict=True)
-        return {name: size for name, size in sizes if isinstance(name, str)}
+        return sizes_in(self.shape, self.source(given, subject))
 
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:
@@ -109,19 +151,18 @@ class Field(ABC):
         """
         argument = owner.arguments.get(self.name)
         if argument is not None and argument.part is not None:
-            kind = describe_kind(argument.part)
-            word = "transform" if argument.part is Transform else "distribution"
-            subject = owner.subject(self.name)
-            expected = "a list of transforms" if argument.is_sequence else kind
+            expected, word = describe_kind(argument.part), "distribution"
+            if argument.part is Transform:
+                expected, word = "a list of transforms", "transform"
             fix = f"Write {self.name} = a declared class, an instance, or a plain {word}."
+            subject = owner.subject(self.name)
             raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
 
     def check_use(self, owner: Owner) -> None:
         """Refuse a name that neither the class base nor another field uses."""
         if isinstance(owner.base, type) and self.name not in owner.used_names:
-            subject = owner.subject(self.name)
             expected = f"an argument of {owner.base.__name__}, or a name that another field uses"
-            fix = did_you_mean(self.name, owner.arguments)
+            fix, subject = did_you_mean(self.name, owner.arguments), owner.subject(self.name)
             raise DeclarationError(subject, expected, repr(self.name), fix, code="unknown-name")
 
     def specialize(self, owner: Owner) -> Self:
@@ -139,8 +180,7 @@ class Field(ABC):
             DeclarationError: if it has no meaning in this class, or needs a field without a value.
         """
         if owner.predicts and self.name == "network" and not self.is_module:
-            subject = owner.subject(self.name)
-            fix = "Choose another name."
+            subject, fix = owner.subject(self.name), "Choose another name."
             raise DeclarationError(subject, "a module", repr(self), fix, code="name-taken")
         for name in self.needs:
             self.check_need(owner, owner.fields[name])
@@ -148,10 +188,9 @@ class Field(ABC):
     def check_need(self, owner: Owner, needed: Field) -> None:
         """Refuse to compute this field from one that has no value before anything is drawn."""
         if needed.is_drawn:
-            subject = owner.subject(self.name)
             expected = "names of fields that have a value before anything is drawn"
-            got = f"the site {needed.name!r}"
             fix = "Make it a site, or compute it in the sites that need it."
+            subject, got = owner.subject(self.name), f"the site {needed.name!r}"
             raise DeclarationError(subject, expected, got, fix, code="field-order")
 
     def source(self, value: Any, subject: str) -> Any:
@@ -174,65 +213,30 @@ class Field(ABC):
     def commit(self, module: nn.Module, prepared: Any) -> None:
         """Store what `prepare` returned."""
 
-    @abstractmethod
     def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
         """The value that the field will have once `prepared` is committed."""
+        return self.value(module, values)
 
     @abstractmethod
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         """Go back to what the instance was built with."""
 
-    states_range = True
-    """Whether the class body says which values it may take, or leaves that to the base."""
+    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
+        """Make the current value the one that `reset` goes back to.
 
-    is_learned = False
-    """Whether an instance learns it, through unconstrained numbers."""
+        Args:
+            module: the instance.
+            is_new: whether the value was set just now, so that a callable start is over.
+        """
+        return
 
-    has_bounds = False
-    """Whether other fields bound its value."""
+    def is_at_start(self, module: nn.Module) -> bool:
+        """Whether `reset` would change nothing, and draw nothing."""
+        return False
 
-    is_computed = False
-    """Whether it is computed from other fields, so that nothing constrains its value."""
-
-    is_predicted = False
-    """Whether a network predicts it from a context."""
-
-    is_site = False
-    """Whether it is a distribution of a joint one."""
-
-    is_drawn = False
-    """Whether it has no value before earlier sites are drawn."""
-
-    prior: nn.Module | None = None
-    """The module that stands for the distribution of its value, if it has one."""
-
-    is_module = False
-    """Whether instances hold one module for this field."""
-
-    is_part = False
-    """Whether instances hold modules for this field, each with fields of its own."""
-
-    takes_value = True
-    """Whether a constructor may be given a value of this field."""
-
-    @property
-    def default(self) -> Any:
-        """What the signature of a constructor shows; `inspect.Parameter.empty` for nothing."""
-        return self.init
-
-    holds_value = False
-    """Whether an instance holds a value of this field, as it does of parameters and constants."""
-
-    def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        """What `constrained_values` shows of the field, or None for nothing."""
-        if not self.holds_value:
-            return None
-        value = values[self.name]
-        return value.detach().clone() if isinstance(value, Tensor) else value
-
-    def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
-        """The parameters that an instance trains for this field."""
-        return []
+    def refine(self, module: nn.Module) -> None:
+        """Take the start again, in the dtype of now, in which it may have more digits."""
+        return
 
     def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
         """Give the values independent copies, which stand in front.
@@ -245,14 +249,14 @@ class Field(ABC):
         """
         return
 
-    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        """Make the current value the one that `reset` goes back to.
+    def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        """What `constrained_values` shows of the field, or None for nothing."""
+        value = values[self.name] if self.holds_value else None
+        return value.detach().clone() if isinstance(value, Tensor) else value
 
-        Args:
-            module: the instance.
-            is_new: whether the value was set just now, so that a callable start is over.
-        """
-        return
+    def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
+        """The parameters that an instance trains for this field."""
+        return []
 
     def render(self, module: nn.Module) -> str:
         """The field in the `repr` of an instance."""
@@ -269,17 +273,6 @@ class Field(ABC):
     def signature(self, module: nn.Module) -> str | None:
         """What a saved state must agree on with the class that loads it, or None."""
         return None
-
-    def is_at_start(self, module: nn.Module) -> bool:
-        """Whether `reset` would change nothing, and draw nothing."""
-        return False
-
-    def refine(self, module: nn.Module) -> None:
-        """Take the start again, in the dtype of now, in which it may have more digits."""
-        return
-
-    stored_name = ""
-    """Under which name a state holds the field's tensor."""
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
         """Refuse what a state holds for the field before anything is loaded."""
@@ -302,20 +295,47 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        if self.name not in declaration_of(instance, self.name).chains:
+        declaration = declaration_of(instance, self.name)
+        chain = declaration.chains.get(self.name)
+        if chain is None:
             # The field of an ancestor with another base is no field here.
             instance.__dict__[self.name] = value
-            return
-        if self.name in instance.__declaration__.tied_names:
+        elif self.name in declaration.tied_names:
             instance.assign(**{self.name: value})
-            return
-        needed = needed_values(instance, self.name)
-        self.commit(instance, self.prepare(instance, value, needed))
+        else:
+            needed = declaration.run(instance, chain[:-1])
+            self.commit(instance, self.prepare(instance, value, needed))
 
     def __delete__(self, instance: Any) -> None:
-        subject = self.subject(instance)
+        expected, got = "a field that stays", "its deletion"
         fix = "Declare a class without it, or assign another value."
-        raise FieldError(subject, "a field that stays", "its deletion", fix, code="no-assignment")
+        raise FieldError(self.subject(instance), expected, got, fix, code="no-assignment")
+
+
+class ReadOnly(Field):
+    """A field that nothing can be assigned to."""
+
+    label: str
+    """What it is, for errors."""
+
+    @abstractmethod
+    def advice(self, module: nn.Module) -> str:
+        """What to do in place of an assignment."""
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
+        self.refuse(module)
+
+    def commit(self, module: nn.Module, prepared: Any) -> None:
+        self.refuse(module)
+
+    def refuse(self, module: nn.Module) -> Never:
+        """Say that nothing can be assigned, and what to do instead.
+
+        Raises:
+            FieldError: always.
+        """
+        expected, fix = f"no assignment to {self.label}", self.advice(module)
+        raise FieldError(self.subject(module), expected, "a value", fix, code="no-assignment")
 
 
 def declaration_of(instance: nn.Module, name: str) -> Any:
@@ -324,13 +344,13 @@ def declaration_of(instance: nn.Module, name: str) -> Any:
     Raises:
         FieldError: if its class has none, and so the field `name` has no value either.
     """
-    declaration = getattr(type(instance), "__declaration__", None)
+    kind = type(instance)
+    declaration = getattr(kind, "__declaration__", None)
     if declaration is None:
-        kind = type(instance).__name__
-        subject = f"{kind}.{name}"
         expected = "a class that derives from Declarative"
-        fix = f"Write class {kind}(Declarative)."
-        raise FieldError(subject, expected, f"{kind}, which does not", fix, code="misplaced-field")
+        got, fix = f"{kind.__name__}, which does not", f"Write class {kind.__name__}(Declarative)."
+        subject = f"{kind.__name__}.{name}"
+        raise FieldError(subject, expected, got, fix, code="misplaced-field")
     return declaration
 
 

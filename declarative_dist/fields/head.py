@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from typing_extensions import Never, Self
+from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import DeclarationError, FieldError, shorten
-from declarative_dist.fields.field import declaration_of
+from declarative_dist.errors import DeclarationError, shorten
+from declarative_dist.fields.field import ReadOnly, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.value import Constrained, Init
@@ -36,7 +36,7 @@ class Split(NamedTuple):
         return part.reshape(torch.Size((*part.shape[:-1], *self.shape)))
 
 
-class Head(Constrained):
+class Head(ReadOnly, Constrained):
     """A value predicted from a context; only in a `Conditional`.
 
     On an instance it reads as the Head itself: it has no value before there is a context.
@@ -82,6 +82,7 @@ class Head(Constrained):
         super().__init__(init, constraint, shape, "Head")
 
     is_predicted = True
+    label = "a head"
 
     def specialize(self, owner: Owner) -> Self:
         head = super().specialize(owner)
@@ -129,19 +130,8 @@ class Head(Constrained):
         like = next((t for t in layer.parameters() if t.is_floating_point()), bias)
         return like.dtype, like.device
 
-    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
-        self._refuse(module)
-
-    def commit(self, module: nn.Module, prepared: Any) -> None:
-        self._refuse(module)
-
-    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Tensor:
-        return self.value(module, values)
-
-    def _refuse(self, module: nn.Module) -> Never:
-        subject = self.subject(module)
-        fix = "It is predicted from a context: train the network, or declare a Param."
-        raise FieldError(subject, "no assignment to a head", "a value", fix, code="no-assignment")
+    def advice(self, module: nn.Module) -> str:
+        return "It is predicted from a context: train the network, or declare a Param."
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         vars(module)["_biases"][self.name] = self.reset_raw(module, values)

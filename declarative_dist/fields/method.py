@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from typing_extensions import Never
 
-from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, first_line
-from declarative_dist.fields.field import Field
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line
+from declarative_dist.fields.field import ReadOnly
 from declarative_dist.fields.sizes import Blueprint
 
 T = TypeVar("T")
@@ -22,24 +20,11 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
 
     Raises:
         DeclarationError: if it takes no self, or arguments without names.
-
-    Example:
-        >>> from declarative_dist.fields.method import names_of
-        >>> def rate(self, concentration, location): ...
-        >>> names_of(rate, "rate")
-        ('concentration', 'location')
     """
     parameters = list(inspect.signature(method).parameters.values())
-    unnamed = (
-        inspect.Parameter.VAR_POSITIONAL,
-        inspect.Parameter.VAR_KEYWORD,
-        inspect.Parameter.POSITIONAL_ONLY,
-    )
-    if (
-        not parameters
-        or parameters[0].name != "self"
-        or any(p.kind in unnamed for p in parameters[1:])
-    ):
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes_self = bool(parameters) and parameters[0].name == "self"
+    if not takes_self or not all(p.kind in named for p in parameters[1:]):
         expected = "a method that takes self, then values by name"
         got = f"({', '.join(map(str, parameters))})"
         raise DeclarationError(subject, expected, got, code="not-a-field")
@@ -84,30 +69,30 @@ def is_about_sizes(error: Exception) -> bool:
     return type(error) in (RuntimeError, IndexError)
 
 
-class MethodField(Field):
-    """A field that a method says: an instance holds nothing of it, and nothing can be assigned.
+class MethodField(ReadOnly):
+    """A field that a method says: an instance holds nothing of it.
 
     Args:
         function: the method.
         decorator: what stands above it, for errors.
     """
 
+    takes_value = False
+
     def __init__(self, function: Callable[..., Any], decorator: str) -> None:
         self.function = function
-        self.names = names_of(function, f"{decorator} {function.__name__}")
+        self.names = names_of(function, f"@{decorator} {function.__name__}")
+        self.decorator = decorator
         self.__doc__ = self.doc = function.__doc__
 
     @property
     def needs(self) -> tuple[str, ...]:
         return self.names
 
-    takes_value = False
-
     def check_override(self, value: object, subject: str) -> None:
         if inspect.isfunction(value):
-            got = "a method that is no field"
-            fix = "Write its decorator above it."
-            raise DeclarationError(subject, f"{self!r}", got, fix, code="not-a-field")
+            got, fix = "a method that is no field", "Write its decorator above it."
+            raise DeclarationError(subject, repr(self), got, fix, code="not-a-field")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         if self.name in blueprint.given:
@@ -116,27 +101,5 @@ class MethodField(Field):
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         """There is nothing to go back to."""
 
-    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
-        self.refuse(module)
-
-    def commit(self, module: nn.Module, prepared: Any) -> None:
-        self.refuse(module)
-
-    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
-        return self.value(module, values)
-
-    def refuse(self, module: nn.Module) -> Never:
-        """Say that nothing can be assigned, and what to do instead.
-
-        Raises:
-            FieldError: always.
-        """
-        fix = self.advice(module)
-        raise FieldError(self.subject(module), self.refusal, "a value", fix, code="no-assignment")
-
-    refusal: str
-    """What is expected in place of an assignment."""
-
-    @abstractmethod
-    def advice(self, module: nn.Module) -> str:
-        """What to do in place of an assignment."""
+    def __repr__(self) -> str:
+        return f"{self.decorator}({', '.join(self.needs)})"

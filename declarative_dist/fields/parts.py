@@ -236,7 +236,8 @@ class Nested(Field):
             return part()
         if kind is None:
             return copy_if_exchanged(part)
-        if isinstance(part, kind):  # such as a transform that is a module itself
+        is_itself = isinstance(part, kind)  # such as a transform that is a module, too
+        if is_itself:
             return without_cache(copy_if_exchanged(part))
         subject, name = self.subject(owner), type(part).__name__
         try:
@@ -275,9 +276,6 @@ class Nested(Field):
             return
         for inner, field, ready in prepared:
             field.commit(inner, ready)
-
-    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
-        return self.value(module, values)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         templates = self.templates if vars(module)["_starts"][self.name] else ()

@@ -25,14 +25,14 @@ class Site(MethodField):
         event_dim: the total number of event dimensions of its distribution; None for its own.
     """
 
-    refusal = "no assignment to a site"
+    label = "a site"
     is_site = True
     is_drawn = True
 
     def __init__(
         self, function: Callable[..., Distribution], event_dim: int | None = None
     ) -> None:
-        super().__init__(function, "@site")
+        super().__init__(function, "site")
         self.event_dim = event_dim
 
     def check(self, owner: Owner) -> None:
@@ -70,9 +70,6 @@ class Site(MethodField):
             return self
         declaration_of(instance, self.name)
         return partial(self.function, instance)
-
-    def __repr__(self) -> str:
-        return f"site({', '.join(self.needs)})"
 
 
 @overload

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
 from declarative_dist.fields.storage import to_tensor
+
+if TYPE_CHECKING:
+    from declarative_dist.fields.field import Field
 
 Shape = tuple[int | str, ...]
 
@@ -33,22 +36,12 @@ def as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Sha
     return tuple(size if isinstance(size, str) else int(size) for size in sizes)
 
 
-class Sized(Protocol):
-    """What the blueprint needs to know of a field to find its shape."""
-
-    name: str
-    init: Any
-    event_names: tuple[str, ...]
-
-    @property
-    def shape(self) -> Shape | None:
-        """The sizes and names of sizes that were declared."""
-        ...
-
-    @property
-    def event_dim(self) -> int:
-        """How many rightmost dimensions belong to one event."""
-        ...
+def sizes_in(shape: Shape | None, value: object) -> dict[str, int]:
+    """The sizes of a tensor by their names in the shape of its rightmost dimensions."""
+    if not shape or not isinstance(value, Tensor) or value.ndim < len(shape):
+        return {}
+    sizes = zip(shape, value.shape[-len(shape) :], strict=True)
+    return {name: size for name, size in sizes if isinstance(name, str)}
 
 
 @dataclass(frozen=True)
@@ -70,8 +63,7 @@ class Start:
         """The same start for independent copies, which stand in front."""
         shape = torch.Size((*copies, *self.shape))
         source = self.source
-        if isinstance(source, Tensor):
-            source = source.expand(shape)
+        source = source.expand(shape) if isinstance(source, Tensor) else source
         return Start(source, shape, self.has_dtype)
 
 
@@ -122,13 +114,14 @@ class Blueprint:
     batch_shape: torch.Size = torch.Size()
     device: torch.device | None = None
     dtype: torch.dtype | None = None
-    with_dtype: set[str] = field(default_factory=set, init=False)
-    copies: dict[int, Any] = field(default_factory=dict, init=False)
+    with_dtype: set[str] = dataclasses.field(default_factory=set, init=False)
+    """The fields that were given tensors whose dtype was meant."""
+    copies: dict[int, Any] = dataclasses.field(default_factory=dict, init=False)
     """What nested parts were copied into, as `copy.deepcopy` remembers it."""
-    replicated: dict[int, Any] = field(default_factory=dict, init=False)
+    replicated: dict[int, Any] = dataclasses.field(default_factory=dict, init=False)
     """By id the copies that have their batch dimensions already."""
 
-    @cached_property
+    @property
     def place(self) -> torch.device:
         """The device to build on, where no value says another."""
         return self.device or torch.get_default_device()
@@ -144,123 +137,94 @@ class Blueprint:
             is_whole: whether that is a value for every field.
         """
         tensors = list(_tensors_in(values.values()))
-        floating = {v.dtype for v in tensors if v.is_floating_point()}
-        if self.dtype is None and len(floating) == 1:
-            self.dtype = floating.pop()
+        floating = {id(v): v.dtype for v in tensors if v.is_floating_point()}
+        self.with_dtype = {name for name, value in values.items() if id(value) in floating}
         devices = {v.device for v in tensors if is_whole or not v.is_meta}
-        self.with_dtype = {
-            name
-            for name, value in values.items()
-            if isinstance(value, Tensor) and value.is_floating_point()
-        }
+        if self.dtype is None and len(set(floating.values())) == 1:
+            self.dtype = next(iter(floating.values()))
         if self.device is None and len(devices) == 1:
             self.device = devices.pop()
 
-    def read_sizes(
-        self,
-        fields: Iterable[Sized],
-        told: Iterable[Mapping[str, int]] = (),
-        said: Mapping[str, Mapping[str, int]] | None = None,
-    ) -> None:
-        """Find the sizes that values tell.
+    def read_sizes(self, fields: Iterable[Field]) -> None:
+        """Find the sizes that values have.
 
-        Args:
-            fields: the parameters and constants.
-            told: what parts know that are built already; where they agree it holds for others.
-            said: what the values say that nested parts are given, by part.
+        Those of parts that are built already hold for other fields where these parts agree.
 
         Raises:
             ConstraintError: if two values, or a value and a keyword, disagree about a size.
         """
-        fields = list(fields)
         origins = dict.fromkeys(self.sizes, "the keyword")
-        for sized in fields:
-            value = self._value(sized)
-            names = sized.event_names if sized.shape is None else sized.shape
-            if isinstance(value, Tensor) and names and value.ndim >= len(names):
-                self._learn(sized, names, value.shape[-len(names) :], origins)
-        for name, sizes in (said or {}).items():
-            for size_name, size in sizes.items():
-                self._agree(name, size_name, size, origins)
-        self._learn_from_parts(list(told))
-
-    def _learn(
-        self, sized: Sized, names: Shape, shape: torch.Size, origins: dict[str, str]
-    ) -> None:
-        for name, size in zip(names, shape, strict=True):
-            if not isinstance(name, int):
-                self._agree(sized.name, name, size, origins)
-
-    def _agree(self, field: str, name: str, size: int, origins: dict[str, str]) -> None:
-        known = self.sizes.setdefault(name, size)
-        origin = origins.setdefault(name, field)
-        if known != size:
-            subject = f"{self.subject}.{field}"
-            expected = f"size {name}={known}, as {origin} says"
-            fix = "Give sizes that agree."
-            raise ConstraintError(subject, expected, f"{name}={size}", fix, code="wrong-shape")
-
-    def _learn_from_parts(self, told: list[Mapping[str, int]]) -> None:
-        for name in {name for sizes in told for name in sizes}:
-            known = {sizes[name] for sizes in told if name in sizes}
+        built: dict[str, set[int]] = {}
+        sizes: Mapping[str, int]
+        for field in sorted(fields, key=lambda field: field.is_part):
+            given = self.given.get(field.name)
+            if not field.is_part:
+                shape = field.event_names if field.shape is None else field.shape
+                sizes = sizes_in(shape, field.init if given is None else given)
+            else:
+                sizes = field.known_sizes(given, f"{self.subject}.{field.name}")
+                if given is None or not all(isinstance(item, Mapping) for item in given):
+                    for name, size in sizes.items():
+                        built.setdefault(name, set()).add(size)
+                    continue
+            for name, size in sizes.items():
+                self._agree(field.name, name, size, origins)
+        for name, known in built.items():
             if len(known) == 1:
                 self.sizes.setdefault(name, *known)
 
-    def start(self, sized: Sized) -> Start:
+    def _agree(self, field: str, name: str, size: int, origins: dict[str, str]) -> None:
+        known, origin = self.sizes.setdefault(name, size), origins.setdefault(name, field)
+        if known != size:
+            subject, expected = f"{self.subject}.{field}", f"size {name}={known}, as {origin} says"
+            fix = "Give sizes that agree."
+            raise ConstraintError(subject, expected, f"{name}={size}", fix, code="wrong-shape")
+
+    def start(self, field: Field) -> Start:
         """The starting value and the full shape of a field.
 
         Raises:
             ConstraintError: if a size is unknown or the value has neither the field's shape nor
                 that with the batch shape in front.
         """
-        given = self.given.get(sized.name)
-        source = self._value(sized)
-        own = self._own_shape(sized)
+        given = self.given.get(field.name)
+        source = field.init if given is None else given
+        if field.shape is None and isinstance(source, Tensor):
+            own = self.own_shape(field, source)
+        elif field.shape is None and isinstance(source, (int, float)):
+            own = torch.Size()
+        else:
+            own = self._shape_of(field)
         full = torch.Size((*self.batch_shape, *own))
         if not isinstance(source, Tensor):
             return Start(given, full)
         if source.ndim and source.shape not in (own, full):
-            expected = f"shape {tuple(own)}"
+            subject, expected = f"{self.subject}.{field.name}", f"shape {tuple(own)}"
             if self.batch_shape:
                 expected += f", or {tuple(full)} with the batch in front"
-            raise ConstraintError(
-                f"{self.subject}.{sized.name}", expected, shorten(source), code="wrong-shape"
-            )
+            raise ConstraintError(subject, expected, shorten(source), code="wrong-shape")
         # What the constructor was given may change later; what the class holds does not.
         if given is None:
             return Start(None, full)
-        return Start(given.detach().clone(), full, sized.name in self.with_dtype)
+        return Start(given.detach().clone(), full, field.name in self.with_dtype)
 
-    def _value(self, sized: Sized) -> Any:
-        return self.given.get(sized.name, sized.init)
-
-    def _own_shape(self, sized: Sized) -> torch.Size:
-        """The shape of one copy."""
-        if sized.shape is not None:
-            return self._sized(sized, sized.shape)
-        value = self._value(sized)
-        if isinstance(value, Tensor):
-            return self.own_shape(sized, value)
-        is_number = isinstance(value, (int, float))
-        return torch.Size() if is_number else self._sized(sized, sized.event_names)
-
-    def own_shape(self, sized: Sized, value: Tensor) -> torch.Size:
+    def own_shape(self, field: Field, value: Tensor) -> torch.Size:
         """The shape of one copy of a value, whose shape tells if it is for one copy or for all."""
         count = len(self.batch_shape)
-        init_shape = getattr(sized.init, "shape", None)
         is_full = (
             count > 0
-            and sized.name in self.given
-            and value.shape != init_shape
-            and value.ndim >= count + sized.event_dim
+            and field.name in self.given
+            and value.shape != getattr(field.init, "shape", None)
+            and value.ndim >= count + field.event_dim
             and value.shape[:count] == self.batch_shape
         )
         return value.shape[count:] if is_full else value.shape
 
-    def _sized(self, sized: Sized, names: Shape) -> torch.Size:
+    def _shape_of(self, field: Field) -> torch.Size:
+        names = field.event_names if field.shape is None else field.shape
         missing = [name for name in names if isinstance(name, str) and name not in self.sizes]
         if missing:
-            subject = f"{self.subject}.{sized.name}"
+            subject = f"{self.subject}.{field.name}"
             expected = f"a size for {', '.join(map(repr, missing))}"
             fix = f"Write {self.subject}({missing[0]}=...), or give a value of that size."
             raise ConstraintError(subject, expected, "none", fix, code="missing-value")

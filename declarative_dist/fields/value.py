@@ -18,7 +18,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.inferred import inferred_constraint, narrow
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
-from declarative_dist.fields.alignment import line_up
+from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sharding import is_shard
@@ -285,7 +285,7 @@ class Constrained(Field):
 
     def _ndim_among_bounds(self, module: nn.Module) -> int:
         """How many dimensions one copy has, where elementwise bounds of more broadcast it."""
-        constraint, ndims = self.constraint_of(module), vars(module)["_ndims"]
+        constraint, ndims = self.constraint_of(module), ndims_of(module)
         bounds = [ndims.get(name, 0) - constraint.dims_behind for name in constraint.names]
         if self.owns_constraint and not constraint.event_dim and not constraint.raw_event_dim:
             bounds += [bound.ndim for bound in constraint.buffers()]
