@@ -365,14 +365,6 @@ def test_cases_with_copies_keep_them_in_front(name: str) -> None:
         assert raw.shape[: len(copies)] == copies, raw_name
 
 
-def test_a_state_with_sizes_of_one_behind_the_copies_loads() -> None:
-    q = Ragged(batch_shape=(2,))
-    state = {name: value.clone() for name, value in q.state_dict().items()}
-    state["raw_df"] = torch.tensor([[[1.0]], [[2.0]]])
-    q.load_state_dict(state)
-    assert q.raw_df.tolist() == [1.0, 2.0]
-
-
 class Predicted(Conditional):
     base = dd.Categorical
     logits = Head(shape=(3,))

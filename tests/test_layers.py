@@ -45,10 +45,10 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "comparison", "probe", "copies", "rendering",
+            "building", "comparison", "probe", "copies",
             "keywords", "priors", "state", "values",
             "declarative", "variational", "transform", "clipping", "conditional",
-            "live", "learnable",
+            "learnable",
         )
     ],
     [

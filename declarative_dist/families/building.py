@@ -48,18 +48,23 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     paddings = owner.__dict__["_paddings"]
     if paddings:
         line_up_all(values, paddings)
+    # What the instance says about checks, or else its class body; None to follow torch.
+    switch: bool | None = owner.__dict__.get("_validate_args")
+    switch = declaration.validates if switch is None else switch
+    checks: Any = Distribution._validate_args if switch is None else switch
+    checks = checks and not is_traced(*values.values())
+    if checks and declaration.has_parts:
+        parts = (value for value in values.values() if isinstance(value, Distribution))
+        checks = all(part._validate_args for part in parts)
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
         distribution = build_by_method(method, values, Distribution, subject)
-        if _switch_of(module) is not None:
-            distribution._validate_args = _checks(module, values)
+    elif checks and declaration.has_derived_input:
+        distribution = declaration.base(**values)
     else:
-        checks = _checks(module, values)
-        if checks and declaration.has_derived_input:
-            distribution = declaration.base(**values)
-        else:
-            distribution = declaration.make(**values, validate_args=False)
+        distribution = declaration.make(**values, validate_args=False)
+    if declaration.make is not None or switch is not None:
         distribution._validate_args = checks
     if declaration.event_dim is None:
         return distribution
@@ -96,23 +101,6 @@ def _shape_of(value: object) -> str:
         batch, event = tuple(value.batch_shape), tuple(value.event_shape)
         return f"{type(value).__name__} of batch_shape {batch} and event_shape {event}"
     return repr(value)
-
-
-def _switch_of(owner: Any) -> bool | None:
-    """What an instance says about checks, or else its class body; None to follow torch."""
-    switch: bool | None = owner.__dict__.get("_validate_args")
-    return owner.__declaration__.validates if switch is None else switch
-
-
-def _checks(owner: Any, values: Mapping[str, Any]) -> bool:
-    """Whether a distribution of these values checks what it scores, and its parts do."""
-    switch = _switch_of(owner)
-    checks = Distribution._validate_args if switch is None else switch
-    checks = checks and not is_traced(*values.values())
-    if owner.__declaration__.has_parts:
-        parts = [value for value in values.values() if isinstance(value, Distribution)]
-        checks = checks and all(part._validate_args for part in parts)
-    return checks
 
 
 def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:

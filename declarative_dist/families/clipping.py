@@ -26,14 +26,6 @@ def clip_gradient(raw: Tensor) -> Tensor:
 
     NaN goes back as zero, and what is beyond the largest gradient as that. A parameter stays what
     it is and keeps a hook; other tensors should be made for this alone.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.families.clipping import clip_gradient
-        >>> x = torch.zeros(3, requires_grad=True)
-        >>> weights = torch.tensor([2.0, torch.inf, torch.nan])
-        >>> torch.autograd.grad((clip_gradient(x) * weights).sum(), x)
-        (tensor([2.0000e+00, 1.0000e+15, 0.0000e+00]),)
     """
     if raw.dtype not in LARGEST:
         return raw
@@ -69,18 +61,7 @@ def apply_linear(layer: nn.Module, features: Tensor) -> Tensor:
 
 
 def hooks_of_others(parameter: nn.Parameter) -> list[Any]:
-    """The hooks of a parameter's gradient, but for that of this file: graphs clip by themselves.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.families.clipping import (
-        ...     hooks_of_others,
-        ...     clip_gradient,
-        ... )
-        >>> x = clip_gradient(torch.nn.Parameter(torch.zeros(3)))
-        >>> len(x._backward_hooks), hooks_of_others(x)
-        (1, [])
-    """
+    """The hooks of a parameter's gradient, but for ours: graphs clip by themselves."""
     before = [hook for hook in (parameter._backward_hooks or {}).values() if hook is not _clip]
     after: Any = parameter._post_accumulate_grad_hooks or {}
     return [*before, *after.values()]

@@ -238,9 +238,10 @@ class Conditional(Declarative):
                 f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
                 code="wrong-shape",
             )
-        is_cast = is_traced(features) or is_autocasting(features)  # autocast sees to the dtype
-        if features.dtype != layer.weight.dtype and not is_cast:
-            source, wanted = "context" if network is None else "network", layer.weight.dtype
+        wanted = layer.weight.dtype
+        # Autocast sees to the dtype itself.
+        if features.dtype != wanted and not (is_traced(features) or is_autocasting(features)):
+            source = "context" if network is None else "network"
             raise ConstraintError(
                 f"{type(self).__name__}.{source}",
                 f"features of {wanted}",
@@ -341,12 +342,8 @@ class Conditional(Declarative):
     def _suggest(self, name: str) -> None:
         super()._suggest(name)
         if hasattr(Distribution, name):
-            raise AttributeError(
-                f"{type(self).__name__} has no {name!r} before there is a context: read "
-                f"q(context).{name}.",
-                name=name,
-                obj=self,
-            ) from None
+            said = f" has no {name!r} before there is a context: read q(context).{name}."
+            self._say_missing(name, said)
 
     def _before_context(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise FieldError(

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
+from typing_extensions import Never
 
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.rules import check_setting, check_spelling
 from declarative_dist.errors import DeclarationError, FieldError
@@ -16,7 +18,6 @@ from declarative_dist.families.copies import install_fields, measure, replicate_
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.probe import check_copies
-from declarative_dist.families.rendering import render
 from declarative_dist.families.values import DeclaredValues
 from declarative_dist.fields.kinds import built_kind, predicted_kind
 from declarative_dist.fields.sharding import register_forward_pre_hook
@@ -205,20 +206,18 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             ) from error
 
     def _suggest(self, name: str) -> None:
-        if name in self.__declaration__.fields:
-            raise AttributeError(
-                f"{type(self).__name__}.{name} has no value: it was deleted. Set it, or call "
-                "reset_parameters().",
-                name=name,
-                obj=self,
-            ) from None
-        near = [field for field in self.__declaration__.fields if is_one_edit_from(name, field)]
+        """Raise an AttributeError that says more of a missing name, where there is more to say."""
+        fields = self.__declaration__.fields
+        near = [field for field in fields if is_one_edit_from(name, field)]
+        if name in fields:
+            self._say_missing(
+                name, f".{name} has no value: it was deleted. Set it, or call reset_parameters()."
+            )
         if near:
-            raise AttributeError(
-                f"{type(self).__name__} has no attribute {name!r}. Did you mean {near[0]!r}?",
-                name=name,
-                obj=self,
-            ) from None
+            self._say_missing(name, f" has no attribute {name!r}. Did you mean {near[0]!r}?")
+
+    def _say_missing(self, name: str, said: str) -> Never:
+        raise AttributeError(f"{type(self).__name__}{said}", name=name, obj=self) from None
 
     def _restart(self) -> None:
         """Make the current values those that `reset_parameters` goes back to."""
@@ -237,4 +236,17 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         return base.__name__ if isinstance(base, type) else ""
 
     def __repr__(self) -> str:
-        return render(self)
+        declaration = self.__declaration__
+        lines = []
+        for name, field in declaration.fields.items():
+            try:
+                text = field.render(self)
+            except Exception as error:  # noqa: BLE001 - repr must not fail
+                text = f"<{type(error).__name__}>{field.describe(self)}"
+            lines.append(f"({name}): {text}")
+        known = {*declaration.fields, *declaration.of_prior}
+        for name, part in self.named_children():
+            if name not in known and not isinstance(part, Constraint):
+                lines.append(f"({name}): {part!r}")
+        body = "".join("\n  " + line.replace("\n", "\n  ") for line in lines)
+        return f"{type(self).__name__}({self.extra_repr()}{body}\n)"

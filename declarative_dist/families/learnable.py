@@ -1,19 +1,278 @@
-"""A trainable version of any torch distribution, without a class body."""
+"""Live versions of plain distributions and transforms, and of all that these are made of.
+
+A plain object is taken apart into its class and its constructor's arguments. Its class gets a
+declared class, cached and made again when it is unpickled; arguments that are distributions or
+transforms become live parts in turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeVar, overload
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
-from torch.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
-from declarative_dist.errors import DeclarationError, shorten
-from declarative_dist.families.live import Live, make_live, make_live_class
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.half_line import Negative, Real
+from declarative_dist.declaration.collect import infer_fields
+from declarative_dist.declaration.metaclass import DeclarativeMeta
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    did_you_mean,
+    shorten,
+)
+from declarative_dist.families.keywords import as_batch_shape
+from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
-
-__all__ = ["Live", "learnable"]
+from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.fixed import FixedTransform, make_constant
+from declarative_dist.fields.param import Param
+from declarative_dist.fields.parts import Nested
+from declarative_dist.fields.templates import replicate
+from declarative_dist.plain.arguments import arguments_of, preferred
+from declarative_dist.plain.decompose import recover
+from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.plain.tracing import is_traced
 
 D = TypeVar("D", bound=Distribution)
+Names = tuple[str, ...]
+Kinds = tuple[tuple[str, str], ...]
+
+ALL = "*"
+"""Stands for all names."""
+
+WIDE = "wide "
+"""Stands in front of the kind of an argument whose value lies outside of its usual guard band."""
+
+CONSTANT = "(constant)"
+"""Stands for all names in a plain object that is a constant; live parts in it stay live."""
+
+
+class Live(Variational, Generic[D]):
+    """What `learnable` makes: a declared distribution over a base of type `D`.
+
+    A plain distribution or transform that the constructor is given for a part becomes a live one.
+    """
+
+    __framework__ = True
+    __fixed__: ClassVar[Names] = ()
+
+    if TYPE_CHECKING:
+
+        def __call__(self) -> D: ...
+        def __getattr__(self, name: str) -> Tensor: ...
+
+    def __init__(self, **keywords: Any) -> None:
+        parts = {
+            name: _as_part(value, _names_in(self.__fixed__, name)) if _is_plain(value) else value
+            for name, value in keywords.items()
+        }
+        copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
+        given = set(_modules_in(keywords.values()))
+        for module in _modules_in(parts.values()):
+            if module not in given:  # it was made for a plain one, and belongs to this instance
+                if copies:
+                    replicate(module, copies, {})
+                module.to(keywords.get("device"), keywords.get("dtype"))
+        super().__init__(**parts)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether an argument is a part that is not live yet."""
+    if isinstance(value, list):
+        return any(map(_is_plain, value))
+    return isinstance(value, (Distribution, Transform)) and not isinstance(value, nn.Module)
+
+
+def _modules_in(parts: Iterable[Any]) -> Iterator[nn.Module]:
+    for part in parts:
+        if isinstance(part, nn.Module):
+            yield part
+        elif isinstance(part, list):
+            yield from _modules_in(part)
+
+
+def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
+    """A live instance of a plain distribution or transform, and of all that it is made of."""
+    kind: Any
+    kind, values = recover(plain)
+    _check_names(kind, fixed, values)
+    given = {name: _as_part(value, _names_in(fixed, name)) for name, value in values.items()}
+    is_transform = isinstance(plain, Transform)
+    kinds = tuple(
+        (name, "constant" if _is_fixed(fixed, name) else _kind_of(kind, name, value, is_transform))
+        for name, value in given.items()
+    )
+    made = _make_live_class(kind, _widen_kinds(kind, kinds, fixed, given), fixed)(**given)
+    if "_validate_args" in vars(plain):
+        made._validate_args = vars(plain)["_validate_args"]
+    return made
+
+
+@make_constant.register(Distribution)
+def _hold(value: Distribution) -> nn.Module:
+    """A plain distribution whose tensors move, save and load with a module, and do not learn."""
+    module: nn.Module = _make_live(value, (CONSTANT,))
+    return module
+
+
+def _as_part(value: Any, fixed: Names) -> Any:
+    """An argument as a constructor takes it: live parts for plain ones, all else as it is."""
+    if isinstance(value, nn.Module):
+        if fixed and CONSTANT not in fixed:
+            raise DeclarationError(
+                "learnable(fixed=)",
+                "names in plain parts",
+                f"{', '.join(fixed)} in {type(value).__name__}, which is live already",
+                "Call its freeze().",
+            )
+        return value
+    if isinstance(value, Transform):
+        is_whole = all(name in (ALL, CONSTANT) for name in fixed)
+        learns = not fixed and any(True for _ in tensors_of(value))
+        return FixedTransform(value) if is_whole and not learns else _make_live(value, fixed)
+    if isinstance(value, Distribution):
+        return _make_live(value, fixed)
+    if isinstance(value, list) and any(isinstance(item, Transform) for item in value):
+        _check_names(list, fixed, map(str, range(len(value))))
+        return [_as_part(item, _names_in(fixed, str(index))) for index, item in enumerate(value)]
+    if any(name not in (ALL, CONSTANT) for name in fixed):
+        raise DeclarationError(
+            "learnable(fixed=)",
+            "names of arguments",
+            f"{fixed[0]!r} inside {shorten(value)}",
+            code="unknown-name",
+        )
+    return value
+
+
+def _names_in(fixed: Names, name: str) -> Names:
+    """What is fixed inside an argument."""
+    if CONSTANT in fixed:
+        return (CONSTANT,)
+    whole = (ALL,) if ALL in fixed or name in fixed else ()
+    return (*whole, *(f.partition(".")[2] for f in fixed if f.startswith(f"{name}.")))
+
+
+def _is_fixed(fixed: Names, name: str) -> bool:
+    return CONSTANT in fixed or ALL in fixed or name in fixed
+
+
+def _check_names(kind: type, fixed: Names, known: Iterable[str]) -> None:
+    heads = list(known)
+    for name in fixed:
+        head = name.partition(".")[0]
+        if name not in (ALL, CONSTANT) and head not in heads:
+            raise DeclarationError(
+                f"learnable({kind.__name__}, fixed=)",
+                "names of arguments",
+                repr(name),
+                did_you_mean(head, heads),
+                code="unknown-name",
+            )
+
+
+_SIGNED: Mapping[type, Names] = {AffineTransform: ("scale",), PowerTransform: ("exponent",)}
+"""Arguments of transforms that may be negative, but not zero."""
+
+
+def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
+    """How an argument that is not fixed is declared; a word, so that classes can be cached."""
+    if isinstance(value, list):
+        return "parts"
+    if isinstance(value, nn.Module):
+        return "part"
+    if not is_transform:
+        stated = arguments_of(base)[name].torch_constraint is not None
+        if isinstance(value, Tensor) and value.is_floating_point() and not stated:
+            raise DeclarationError(
+                f"learnable({base.__name__})",
+                f"what {name} must satisfy, in arg_constraints",
+                "nothing",
+                f"Declare a class with a constraint, or hold it: fixed=({name!r},).",
+                code="unknown-set",
+            )
+        return "argument"
+    # Numbers shape a map; tensors are learned.
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return "constant"
+    return _sign(base, name, value) if name in _SIGNED.get(base, ()) else "real"
+
+
+def _sign(base: type, name: str, value: Tensor) -> str:
+    if (value == 0).any():
+        raise ConstraintError(
+            f"learnable({base.__name__}).{name}", "no zero", shorten(value), "Give another."
+        )
+    # Signs that differ leave no half line to stay in.
+    return "positive" if (value > 0).all() else "negative" if (value < 0).all() else "real"
+
+
+@cache
+def _make_live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
+    """The class for a base; `kinds` says how given arguments are declared, empty for all."""
+    arguments = arguments_of(base)
+    chosen = {name: arguments[name] for name, _ in kinds} or preferred(arguments)
+    _check_names(base, fixed, chosen)
+    fields: dict[str, Any] = infer_fields(chosen)
+    for name, kind in kinds or tuple((n, "") for n in chosen):
+        if not kind and not fields[name].is_part:
+            _as_part(None, tuple(f for f in _names_in(fixed, name) if f != ALL))
+        is_constant = kind == "constant" or (not kind and _is_fixed(fixed, name))
+        kind = "constant" if is_constant else kind.removeprefix(WIDE)
+        fields[name] = _field_of(kind, fields[name])
+    for name, constraint in _wide_constraints(base, kinds, fixed).items():
+        fields[name] = Param(constraint=constraint).with_name(name)
+    parent = Live if issubclass(base, Distribution) else LearnableTransform
+    body = {
+        **fields,
+        "base": base,
+        "__module__": __name__,
+        "__doc__": f"A learnable {base.__name__}.",
+        "__recipe__": (_make_live_class, (base, kinds, fixed)),
+        "__fixed__": fixed,
+    }
+    return DeclarativeMeta(f"Live{base.__name__}", (parent,), body)
+
+
+def _widen_kinds(base: Any, kinds: Kinds, fixed: Names, given: Mapping[str, Any]) -> Kinds:
+    """The kinds of arguments, marked where a value needs more than the usual guard band."""
+    fields = _make_live_class(base, kinds, fixed).__declaration__.fields
+
+    def is_outside(name: str) -> bool:
+        value, field = given[name], fields[name]
+        if not field.is_learned or not isinstance(value, Tensor) or is_traced(value):
+            return False
+        return field.constraint.widen_to(value, given) is not field.constraint
+
+    return tuple((name, WIDE + kind if is_outside(name) else kind) for name, kind in kinds)
+
+
+def _wide_constraints(base: Any, kinds: Kinds, fixed: Names) -> dict[str, Constraint]:
+    """The constraints of the arguments that are marked, without their guard bands."""
+    narrow = tuple((name, kind.removeprefix(WIDE)) for name, kind in kinds)
+    if narrow == kinds:
+        return {}
+    fields = _make_live_class(base, narrow, fixed).__declaration__.fields
+    marked = (name for name, kind in kinds if kind.startswith(WIDE))
+    return {name: fields[name].constraint.without_guard() for name in marked}
+
+
+def _field_of(kind: str, field: Any) -> Any:
+    """A field of some kind in place of the one that a base infers."""
+    if kind == "constant" and not field.is_part:
+        init = field.init if isinstance(field, (Param, Constant)) else None
+        return Constant(None if callable(init) else init).with_name(field.name)
+    others: dict[str, Any] = {
+        "part": Nested,
+        "parts": partial(Nested, is_list=True),
+        "real": lambda: Param(constraint=Real()),
+        "negative": lambda: Param(constraint=Negative()),
+    }
+    return others[kind]().with_name(field.name) if kind in others else field
 
 
 @overload
@@ -55,12 +314,17 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         mixture_distribution.raw_logits
         component_distribution.raw_concentration
     """
-    names = _as_names(fixed)
+    names = (fixed,) if isinstance(fixed, str) or not isinstance(fixed, Iterable) else tuple(fixed)
+    for name in names:
+        if not isinstance(name, str):
+            raise DeclarationError(
+                "learnable(fixed=)", "names of arguments", repr(name), 'Write fixed=("scale",).'
+            )
     if isinstance(x, type) and issubclass(x, Distribution):
         if issubclass(x, Variational):
             raise DeclarationError("learnable", "a plain class", x.__name__, "It is live already.")
         base: Any = x
-        return make_live_class(base, (), names)
+        return _make_live_class(base, (), names)
     if not isinstance(x, Distribution) or isinstance(x, Variational):
         raise DeclarationError(
             "learnable",
@@ -68,14 +332,4 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
             shorten(x),
             "It is live already." if isinstance(x, Variational) else "",
         )
-    return make_live(x, names)
-
-
-def _as_names(fixed: Any) -> tuple[str, ...]:
-    names = (fixed,) if isinstance(fixed, str) or not isinstance(fixed, Iterable) else tuple(fixed)
-    for name in names:
-        if not isinstance(name, str):
-            raise DeclarationError(
-                "learnable(fixed=)", "names of arguments", repr(name), 'Write fixed=("scale",).'
-            )
-    return names
+    return _make_live(x, names)

@@ -96,11 +96,11 @@ class DeclaredState(AtomicState):
         for field in self.__declaration__.fields.values():
             tensor = state_dict.get(f"{prefix}{field.stored_name}")
             if isinstance(tensor, Tensor):
-                tensor = self._without_padding(field.stored_name, tensor)
-                state_dict[f"{prefix}{field.stored_name}"] = tensor
                 field.check_stored(self, tensor)
-                if local_metadata.get("assign_to_params_buffers"):
-                    self._check_dtype(field.stored_name, tensor, field.subject(self))
+                now = find_tensor(self, field.stored_name)
+                is_assigned = local_metadata.get("assign_to_params_buffers")
+                if is_assigned and now is not None and now.is_floating_point():
+                    check_floating(tensor.dtype, field.subject(self))
         declaration = self.__declaration__
         is_tied = declaration.tied_names and not any(f.is_part for f in declaration.order)
         with restoring(self, recurse=False) if is_tied else nullcontext():
@@ -113,20 +113,6 @@ class DeclaredState(AtomicState):
             tensors = itertools.chain(self.parameters(), self.buffers())
             if is_tied and not any(tensor.is_meta for tensor in tensors):
                 self._check_ties()
-
-    def _check_dtype(self, name: str, tensor: Tensor, subject: str) -> None:
-        """Refuse integers that would take the place of floating-point numbers."""
-        now = find_tensor(self, name)
-        if now is not None and now.is_floating_point():
-            check_floating(tensor.dtype, subject)
-
-    def _without_padding(self, name: str, tensor: Tensor) -> Tensor:
-        """A saved tensor without the sizes of one that once stood behind independent copies."""
-        held = self._parameters.get(name)
-        if held is None or not vars(self)["_copies"] or tensor.shape == held.shape:
-            return tensor
-        sizes, own = ([n for n in shape if n != 1] for shape in (tensor.shape, held.shape))
-        return tensor.reshape(held.shape) if sizes == own else tensor
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         move = _keep_finite(fn)

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from functools import wraps
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
@@ -40,27 +41,23 @@ class HasBase(Protocol[D_co]):
         ...
 
 
-def _unknown(
-    subject: str, distribution: Distribution, error: NotImplementedError, fix: str = ""
-) -> NotImplementedError:
-    """What torch leaves unsaid when a distribution lacks a member."""
-    said = str(error) or f"torch has none for {type(distribution).__name__}."
-    return NotImplementedError(f"{subject}: {said} {fix}".rstrip())
+def _ask(q: Variational, name: str, compute: Callable[[Distribution], Any], fix: str = "") -> Any:
+    """What the current distribution says, or why torch leaves it unsaid."""
+    distribution, subject = q(), f"{type(q).__name__}.{name}"
+    try:
+        return compute(distribution)
+    except NotImplementedError as error:
+        said = str(error) or f"torch has none for {type(distribution).__name__}."
+        raise NotImplementedError(f"{subject}: {said} {fix}".rstrip()) from error
+    except AttributeError as error:  # nn.Module would take it for a missing attribute
+        raise FieldError(subject, "a value", f"AttributeError: {error}") from error
 
 
-def _delegated(name: str) -> Any:
-    """A property of the current distribution; an AttributeError inside is not swallowed."""
+def _delegate(name: str) -> Any:
+    """A property of the current distribution."""
 
     def read(self: Variational) -> Any:
-        distribution = self()
-        try:
-            return getattr(distribution, name)
-        except NotImplementedError as error:
-            raise _unknown(f"{type(self).__name__}.{name}", distribution, error) from error
-        except AttributeError as error:
-            raise FieldError(
-                f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
-            ) from error
+        return _ask(self, name, attrgetter(name))
 
     return property(read, doc=getattr(Distribution, name).__doc__)
 
@@ -231,7 +228,10 @@ class Variational(Declarative, Distribution):
         Raises:
             NotImplementedError: if the base has no reparametrised sampler.
         """
-        return require_rsample(self(), type(self).__name__).rsample(sample_shape)
+        distribution = self()
+        if not distribution.has_rsample:
+            require_rsample(distribution, type(self).__name__)
+        return distribution.rsample(sample_shape)
 
     __iter__ = None  # Python would index without end
 
@@ -269,13 +269,8 @@ class Variational(Declarative, Distribution):
         Raises:
             NotImplementedError: if torch does not know it; `declarative_dist.entropy` estimates.
         """
-        distribution = self()
-        try:
-            return distribution.entropy()
-        except NotImplementedError as error:
-            fix = "Estimate it: declarative_dist.entropy(q, num_samples=...)."
-            name = f"{type(self).__name__}.entropy"
-            raise _unknown(name, distribution, error, fix) from error
+        fix = "Estimate it: declarative_dist.entropy(q, num_samples=...)."
+        return _ask(self, "entropy", methodcaller("entropy"), fix)  # type: ignore[no-any-return]
 
     def perplexity(self) -> Tensor:
         """The exponential of the entropy, of shape `(*batch)`."""
@@ -324,28 +319,24 @@ class Variational(Declarative, Distribution):
             """Whether `rsample` gives draws with gradients."""
             return is_reparametrised(self())
 
-        mean = _delegated("mean")
-        mode = _delegated("mode")
-        variance = _delegated("variance")
-        stddev = _delegated("stddev")
-        support = _delegated("support")
-        batch_shape = _delegated("batch_shape")
-        event_shape = _delegated("event_shape")
-        _batch_shape = _delegated("batch_shape")
-        _event_shape = _delegated("event_shape")
-        has_enumerate_support = _delegated("has_enumerate_support")
-        arg_constraints = _delegated("arg_constraints")
+        mean = _delegate("mean")
+        mode = _delegate("mode")
+        variance = _delegate("variance")
+        stddev = _delegate("stddev")
+        support = _delegate("support")
+        batch_shape = _delegate("batch_shape")
+        event_shape = _delegate("event_shape")
+        _batch_shape = _delegate("batch_shape")
+        _event_shape = _delegate("event_shape")
+        has_enumerate_support = _delegate("has_enumerate_support")
+        arg_constraints = _delegate("arg_constraints")
 
     def _suggest(self, name: str) -> None:
         super()._suggest(name)
         base = self.__declaration__.base
         if isinstance(base, type) and hasattr(base, name):
-            raise AttributeError(
-                f"{type(self).__name__} has no field {name!r}. {base.__name__} may compute it: "
-                f"read q().{name}.",
-                name=name,
-                obj=self,
-            ) from None
+            said = f" has no field {name!r}. {base.__name__} may compute it: read q().{name}."
+            self._say_missing(name, said)
 
     def __repr__(self) -> str:
         return Declarative.__repr__(self)
