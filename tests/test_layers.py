@@ -60,7 +60,10 @@ ROWS = [
     ["snapshots", "divergence"],
     [
         f"posteriors.{name}"
-        for name in ("curvature", "pushed", "guides", "targets")
+        for name in (
+            "noise", "gaussian", "search", "modes", "sampling", "pushed", "guides", "fits",
+            "targets",
+        )
     ],
     [f"objectives.{name}" for name in ("weights", "data", "likelihood", "estimators", "elbo")],
     [

@@ -194,19 +194,31 @@ class VariationalBound(AtomicState):
                     return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
 
                 check_target(density_at, self)
-        if not isinstance(guide, NormalGuide) or not guide.awaits_density:
-            return
+        if isinstance(guide, NormalGuide) and guide.awaits_density:
+            guide.initialize_(self.log_joint_of(*batch))
+
+    def log_joint_of(self, *batch: Any) -> Callable[[Any], Tensor]:
+        """The target of an automatic guide as a function of its draws alone.
+
+        Args:
+            *batch: what the target takes behind the draws.
+
+        Returns:
+            A function from a dict of values `(*sample, *batch, *event)` to log densities of shape
+            `(*sample, *batch)`, as `guide.importance_sample` takes it.
+        """
+        guide = self.guide
         first = guide.flat.slots[0]
         own = len(guide.batch_shape) + len(first.event_shape)
 
-        def density_of(draws: Any) -> Tensor:
+        def log_joint(draws: Any) -> Tensor:
             if draws[first.name].ndim == own:  # targets are called with many draws
-                return density_of({name: value[None] for name, value in draws.items()})[0]
+                return log_joint({name: value[None] for name, value in draws.items()})[0]
             value = draws[first.name]
             like = value.new_empty(value.shape[: value.ndim - len(first.event_shape)])
             return self._density(batch, like)(draws)
 
-        guide.initialize_(density_of)
+        return log_joint
 
     def why_not_finite(self, *batch: Any) -> str:
         """Why a loss may have been infinite or NaN: a target without a density at some draws.

@@ -1,0 +1,161 @@
+"""Importance sampling from a mixture of Gaussians and their heavier twins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from declarative_dist.latents.pareto import smooth
+from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, stack
+from declarative_dist.posteriors.modes import Modes, first_of
+from declarative_dist.posteriors.noise import sobol_normal
+from declarative_dist.posteriors.search import Density, bound_of, choose, score
+
+_ROUNDS = 3
+_HEAVY = 0.4
+_PER_NUMBER = 20
+
+
+@dataclass(frozen=True)
+class Components:
+    """What weighted draws are made from, and what is known of other modes.
+
+    Args:
+        rows: Gaussians, of shape `(count, *copies, size)`.
+        shares: how much of the draws each gets.
+        doubts: what stands against the draws whatever their weights are.
+        notes: what else is to be said.
+    """
+
+    rows: Gaussian
+    shares: tuple[float, ...]
+    doubts: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def components_of(guide: Gaussian, modes: Modes | None, density: Density) -> Components:
+    """A guide, and the other modes of its target that may hold much.
+
+    Args:
+        guide: the guide's Gaussian, of shape `(*copies, size)`.
+        modes: what was found, perhaps for another target or guide; None if nobody has looked.
+        density: the target.
+    """
+    guide = Gaussian(guide.loc[None].double(), guide.scale[None].double())
+    if modes is not None and not (bound_of(density, guide)[0] - modes.bounds[0]).abs().lt(1).all():
+        modes = None
+    unseen = "No weight sees a mode that no draw has visited."
+    if modes is None or not modes.starts:
+        doubt = "No other start was tried; fit without steps looks from several."
+        return Components(guide, (1.0,), (doubt,), (unseen,))
+    notes = (modes.describe(), unseen)
+    is_near = modes.is_near
+    copies = is_near.reshape(len(is_near), -1).any(1)
+    if int(copies.sum()) == 1:
+        return Components(guide, (1.0,), (), notes)
+    # A copy without a further mode draws from its best one in its place.
+    rows = choose(is_near, modes.rows, first_of(modes.rows))
+    picked = Gaussian(rows.loc[copies], rows.scale[copies])
+    rows = stack([guide, Gaussian(picked.loc[1:], picked.scale[1:])])
+    bounds = modes.bounds[copies].masked_fill(~is_near[copies], -torch.inf)
+    held = bounds.softmax(0).reshape(len(rows.loc), -1).mean(1)
+    shares = 0.8 * held + 0.2 / len(held)
+    doubt = "Several modes hold mass: there may be more."
+    return Components(rows, tuple(shares.tolist()), (doubt,), notes)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of Gaussians, each with a multivariate t distribution of half its weight.
+
+    The tails of a Gaussian alone are too light for most posteriors: the weights of far draws would
+    have no variance.
+
+    Args:
+        rows: the Gaussians, of shape `(count, *copies, size)`.
+        shares: the weights of the rows, which add up to one.
+    """
+
+    rows: Gaussian
+    shares: tuple[float, ...]
+
+    def draw(self, num_samples: int, seed: int) -> Tensor:
+        """Vectors `(num_samples, *copies, size)`; of each component a fixed number."""
+        shape = self.rows.loc.shape[1:]
+        edges = [round(num_samples * sum(self.shares[:k])) for k in range(len(self.shares) + 1)]
+        parts = []
+        for k, (low, high) in enumerate(pairwise(edges)):
+            copies = shape[:-1].numel()
+            noise = sobol_normal(high - low, copies * (shape[-1] + DEGREES), seed + k)
+            noise = noise.reshape(high - low, *shape[:-1], -1).to(self.rows.loc)
+            normal, extra = noise.split([shape[-1], DEGREES], -1)
+            shrink = (extra.square().mean(-1, keepdim=True)).sqrt()
+            # Not by turns: every other Sobol point is in one half of the space.
+            is_twin = torch.arange(high - low, device=shrink.device) >= (high - low) // 2
+            is_twin = is_twin.reshape(-1, *[1] * len(shape))
+            row = Gaussian(self.rows.loc[k], self.rows.scale[k])
+            parts.append(row.move(torch.where(is_twin, normal / shrink, normal)))
+        return torch.cat(parts)
+
+    def log_prob(self, vectors: Tensor) -> Tensor:
+        """The log density of vectors, whichever component they were drawn from."""
+        parts = []
+        for k, share in enumerate(self.shares):
+            row = Gaussian(self.rows.loc[k], self.rows.scale[k])
+            noise = row.whiten(vectors)
+            both = torch.logaddexp(row.log_prob_of_noise(noise), row.log_prob_of_twin(noise))
+            parts.append(both + torch.tensor(share / 2, dtype=both.dtype).log())
+        return torch.stack(parts).logsumexp(0)
+
+
+def weigh(
+    density: Density, rows: Gaussian, shares: tuple[float, ...], num_samples: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Draws near a log density, and their log weights.
+
+    Weights are those of the whole mixture (Owen and Zhou, "Safe and effective importance
+    sampling", JASA 95, 2000). While their tail is heavy, a component that is fitted to the
+    weighted draws joins (Cappe, Guillin, Marin and Robert, "Population Monte Carlo", JCGS 13,
+    2004), and all is drawn anew.
+
+    Args:
+        density: the log density.
+        rows: Gaussians near its modes, of shape `(count, *copies, size)`.
+        shares: how much of the draws each gets.
+        num_samples: how many draws to make.
+        seed: of the draws.
+
+    Returns:
+        Vectors `(num_samples, *copies, size)`, and log weights `(num_samples, *copies)`.
+    """
+    size = rows.loc.shape[-1]
+    best: tuple[float, Tensor, Tensor] | None = None
+    with torch.no_grad():
+        for _ in range(_ROUNDS):
+            mixture = Mixture(rows, shares)
+            vectors = mixture.draw(num_samples, seed)
+            log_weights = score(density, vectors)[0] - mixture.log_prob(vectors)
+            smoothed, k_hat = smooth(log_weights)
+            ess = float((-(2 * smoothed).logsumexp(0)).exp().min())
+            if best is None or ess > best[0]:
+                best = ess, vectors, log_weights
+            if float(k_hat.max()) <= _HEAVY or not ess > _PER_NUMBER * size:
+                break
+            rows = stack([rows, _fit_gaussian(vectors, smoothed.exp(), rows.is_diagonal)])
+            shares = (*(share / 2 for share in shares), 0.5)
+            seed += len(shares)
+    return best[1], best[2]
+
+
+def _fit_gaussian(vectors: Tensor, weights: Tensor, is_diagonal: bool) -> Gaussian:
+    """The Gaussian with the moments of weighted draws, of shape `(1, *copies, size)`."""
+    loc = (weights[..., None] * vectors).sum(0)
+    centred = vectors - loc
+    if is_diagonal:
+        scale = (weights[..., None] * centred.square()).sum(0).sqrt()
+        return Gaussian(loc[None], scale[None])
+    covariance = torch.einsum("s...,s...i,s...j->...ij", weights, centred, centred)
+    return Gaussian(loc[None], torch.linalg.cholesky(covariance)[None])

@@ -1,0 +1,252 @@
+"""The Gaussian nearest to a log density: fixed draws, L-BFGS, and new units in every cycle.
+
+Draws are fixed, so the evidence lower bound is a smooth function, which L-BFGS climbs (Burroni,
+Domke and Sheldon, "Sample average approximation for black-box variational inference", UAI 2024,
+https://arxiv.org/abs/2304.06803). After some steps the Gaussian found becomes the unit of the
+next cycle: near the end the problem looks alike in all directions, whatever the units and
+correlations of the model. Other draws judge each cycle, and restarts look for other modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from declarative_dist.errors import ConstraintError
+from declarative_dist.optimization.lbfgs import minimize
+from declarative_dist.posteriors.gaussian import Gaussian
+from declarative_dist.posteriors.noise import balanced_normal
+
+Density = Callable[[Tensor], Tensor]
+"""From vectors `(*sample, *copies, size)` to log densities `(*sample, *copies)`."""
+
+_LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
+
+_MISTAKES = ("wrong-shape", "failed-method", "wrong-argument", "unknown-name", "missing-value")
+
+_AT_ONCE = 1024
+"""So many draws are scored in one call of the density."""
+
+_BLOCK = 16
+_HOPELESS = 100.0
+
+_STEPS = 20
+_SHRINKS = 6
+_FAR_BELOW = 10.0
+
+
+@dataclass
+class Search:
+    """Gaussians on their way to a log density.
+
+    Args:
+        density: the log density.
+        rows: where they are, of shape `(count, *copies, size)`.
+        tolerance: a row is settled where a cycle gains fewer nats than this.
+        fewest: the fewest draws to climb on.
+        bounds: the judged evidence lower bounds, of shape `(count, *copies)`.
+        gains: what the last cycle gained.
+        growth: how much wider the last cycle made every number, as a logarithm.
+    """
+
+    density: Density
+    rows: Gaussian
+    tolerance: float = 1e-3
+    fewest: int = 64
+    bounds: Tensor = field(init=False)
+    gains: Tensor = field(init=False)
+    growth: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = self.rows.loc.shape[-1]
+        self._noise = balanced_normal(size, 0, self.fewest).to(self.rows.loc.device)
+        self._shrink()
+        self.bounds = self.judge(self.rows)
+        self.gains = torch.full_like(self.bounds, torch.inf)
+        self.growth = torch.zeros_like(self.rows.loc)
+
+    @property
+    def is_settled(self) -> Tensor:
+        """Which rows gain nothing any more, or have no density where they start."""
+        return (self.gains < self.tolerance) | self.bounds.isinf()
+
+    @property
+    def is_hopeless(self) -> Tensor:
+        """Which rows are far below the best one, and do not come nearer fast."""
+        below = self.bounds.amax(0) - self.bounds
+        return (below > _HOPELESS) & (self.gains < below / 3)
+
+    def keep(self, which: Tensor) -> None:
+        """Go on with some rows: a mask `(count)`."""
+        self.rows = Gaussian(self.rows.loc[which], self.rows.scale[which])
+        self.bounds, self.gains = self.bounds[which], self.gains[which]
+        self.growth = self.growth[which]
+
+    def run(self, cycles: int) -> None:
+        """Go through so many cycles, fewer where all rows are settled."""
+        for _ in range(cycles):
+            if self.is_settled.all():
+                return
+            self._cycle()
+
+    def judge(self, rows: Gaussian) -> Tensor:
+        """The evidence lower bounds on other draws, of shape `(count, *copies)`."""
+        return bound_of(self.density, rows, 4 * self.fewest)
+
+    def _cycle(self) -> None:
+        start = torch.zeros_like(pack_identity(self.rows))
+        minimum = minimize(self._objective, start, evaluations=_STEPS, tolerance=1e-6)
+        found, _ = self._unpack(minimum.point)
+        bounds = self.judge(found)
+        better = bounds > self.bounds
+        self.gains = torch.where(better, bounds - self.bounds, 0.0)
+        growth = found.deviations.log() - self.rows.deviations.log()
+        self.growth = torch.where(better[..., None], growth, 0.0)
+        self.rows = choose(better, found, self.rows)
+        self.bounds = torch.where(better, bounds, self.bounds)
+
+    def _objective(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Minus the bound on the fixed draws, and its gradient, at numbers in today's units."""
+        rows, own = self._unpack(point)
+        noise = _spread(self._noise, rows.loc)
+        heights, slopes = _score_rows(self.density, rows.move(noise), len(noise), with_slopes=True)
+        size, count = rows.loc.shape[-1], len(noise)
+        value = -heights.mean(0) - own.log_volume
+        if rows.is_diagonal:
+            turned = slopes * self.rows.scale
+            down = -turned.mean(0)
+            stretch = -(turned * noise).mean(0) * own.scale - 1
+            return value, torch.cat([down, stretch], -1)
+        turned = torch.einsum("...ij,s...i->s...j", self.rows.scale, slopes)
+        down = -turned.mean(0)
+        by_entry = -torch.einsum("s...i,s...j->...ij", turned, noise) / count
+        diagonal = by_entry.diagonal(dim1=-2, dim2=-1)
+        stretch = diagonal * own.scale.diagonal(dim1=-2, dim2=-1) - 1
+        below, left = torch.tril_indices(size, size, -1, device=point.device)
+        return value, torch.cat([down, stretch, by_entry[..., below, left]], -1)
+
+    def _unpack(self, point: Tensor) -> tuple[Gaussian, Gaussian]:
+        """Numbers in today's units as Gaussians over vectors, and in those units."""
+        size = self.rows.loc.shape[-1]
+        shift, stretch = point[..., :size], point[..., size : 2 * size].exp()
+        if self.rows.is_diagonal:
+            loc = self.rows.loc + self.rows.scale * shift
+            return Gaussian(loc, self.rows.scale * stretch), Gaussian(shift, stretch)
+        below, left = torch.tril_indices(size, size, -1, device=point.device)
+        own = torch.diag_embed(stretch)
+        own[..., below, left] = point[..., 2 * size :]
+        loc = self.rows.loc + (self.rows.scale @ shift[..., None]).squeeze(-1)
+        return Gaussian(loc, self.rows.scale @ own), Gaussian(shift, own)
+
+    def _shrink(self) -> None:
+        """Make rows narrower whose draws are not all where the density is finite."""
+        for _ in range(_SHRINKS):
+            with torch.no_grad():
+                moved = self.rows.move(_spread(self._noise, self.rows.loc))
+                is_sound = _score_rows(self.density, moved, len(moved))[0].isfinite().all(0)
+            if is_sound.all():
+                return
+            narrow = Gaussian(self.rows.loc, self.rows.scale / 4)
+            self.rows = choose(is_sound, self.rows, narrow)
+
+
+def bound_of(density: Density, rows: Gaussian, num_samples: int = 256) -> Tensor:
+    """Evidence lower bounds of Gaussians, on fixed draws: of shape `(count, *copies)`.
+
+    A draw without a density, such as one where a matrix can't be factorised, counts as far below
+    all others.
+    """
+    noise = balanced_normal(rows.loc.shape[-1], 1, num_samples).to(rows.loc.device)
+    with torch.no_grad():
+        heights = _score_rows(density, rows.move(_spread(noise, rows.loc)), _BLOCK)[0]
+    is_sound = heights.isfinite()
+    lowest = heights.masked_fill(~is_sound, torch.inf).amin(0) - _FAR_BELOW
+    mean = torch.where(is_sound, heights, lowest).mean(0)
+    bound = torch.where(is_sound.double().mean(0) > 0.9, mean, -torch.inf) + rows.entropy
+    return bound.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+
+
+def _spread(noise: Tensor, loc: Tensor) -> Tensor:
+    """Draws of shape `(sample, size)`, the same ones for all rows and copies."""
+    shape = (len(noise), *[1] * (loc.ndim - 1), loc.shape[-1])
+    return noise.reshape(shape).expand(len(noise), *loc.shape)
+
+
+def _score_rows(
+    density: Density, vectors: Tensor, block: int, *, with_slopes: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log densities of vectors `(sample, count, *copies, size)`, and their gradients."""
+    by_row = vectors.transpose(0, 1)
+    heights, slopes = score(density, by_row.flatten(0, 1), block=block, with_slopes=with_slopes)
+    heights = heights.reshape(by_row.shape[:-1]).transpose(0, 1)
+    return heights, slopes.reshape(by_row.shape).transpose(0, 1) if with_slopes else slopes
+
+
+def pack_identity(rows: Gaussian) -> Tensor:
+    """The numbers of a Gaussian in its own units: zeros, of shape `(*rows, how many)`."""
+    size = rows.loc.shape[-1]
+    count = 2 * size if rows.is_diagonal else 2 * size + size * (size - 1) // 2
+    return rows.loc.new_zeros((*rows.loc.shape[:-1], count))
+
+
+def choose(which: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
+    """The first Gaussian where a mask `(*rows)` says so, else the second."""
+    extra = (None,) * (first.scale.ndim - which.ndim)
+    return Gaussian(
+        torch.where(which[..., None], first.loc, second.loc),
+        torch.where(which[(..., *extra)], first.scale, second.scale),
+    )
+
+
+def score(
+    density: Density, vectors: Tensor, *, block: int = 1, with_slopes: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log densities of vectors, minus infinity where there are none, and their gradients.
+
+    Args:
+        density: the log density. Where it raises an error about values or linear algebra, a part
+            of the vectors is to blame, which is looked for.
+        vectors: of shape `(sample, *copies, size)`.
+        block: so many vectors, one after the other, are blamed together.
+        with_slopes: whether gradients are wanted; else the second tensor is empty.
+
+    Raises:
+        ConstraintError: if the log density has the wrong shape.
+    """
+    parts = [
+        _score_part(density, part, block, with_slopes)
+        for part in vectors.split(max(_AT_ONCE // block, 1) * block)
+    ]
+    return torch.cat([heights for heights, _ in parts]), torch.cat([slopes for _, slopes in parts])
+
+
+def _score_part(
+    density: Density, vectors: Tensor, block: int, with_slopes: bool
+) -> tuple[Tensor, Tensor]:
+    none = vectors.new_zeros(0)
+    try:
+        if not with_slopes:
+            return _clean(density(vectors)), none
+        with torch.enable_grad():
+            here = vectors.detach().requires_grad_()
+            heights = density(here)
+            (slopes,) = torch.autograd.grad(heights.sum(), here)
+        return _clean(heights.detach()), slopes.double()
+    except (ValueError, _LinAlgError) as error:
+        if isinstance(error, ConstraintError) and error.code in _MISTAKES:
+            raise  # a log density of the wrong shape is no point without a density
+    if len(vectors) <= block:
+        heights = vectors.new_full(vectors.shape[:-1], -torch.inf)
+        return heights.double(), torch.zeros_like(vectors) if with_slopes else none
+    half = max(len(vectors) // block // 2, 1) * block
+    pair = [
+        _score_part(density, part, block, with_slopes) for part in (vectors[:half], vectors[half:])
+    ]
+    return torch.cat([heights for heights, _ in pair]), torch.cat([slopes for _, slopes in pair])
+
+
+def _clean(heights: Tensor) -> Tensor:
+    return heights.double().nan_to_num(-torch.inf, -torch.inf, -torch.inf)
