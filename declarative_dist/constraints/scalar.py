@@ -83,8 +83,10 @@ class Scalar(Banded):
         if self.limits is not None:
             lowest, highest = self.limits_in(value.dtype)
             return (value >= lowest) & (value <= highest)
-        inside: Tensor = value.isfinite() & (value > self.low) & (value < self.high)
-        return inside
+        inside = value.isfinite()
+        if not is_open(self.low):
+            inside = inside & (value > self.low)
+        return inside if is_open(self.high) else inside & (value < self.high)
 
     def is_at_end(self, raw: Tensor) -> Tensor:
         value = self.forward(raw)

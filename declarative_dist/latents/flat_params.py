@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,7 +49,10 @@ class FlatParams(FlatMap):
 
     def __init__(self, latents: nn.Module, *, owns: bool = False) -> None:
         owner = type(latents).__name__
-        found = _find_sites(latents)
+        by_raw: dict[int, tuple[Tensor, list[tuple[str, Any, Param]]]] = {}
+        for path, part, field, raw in trainable(latents):
+            by_raw.setdefault(id(raw), (raw, []))[1].append((path, part, field))
+        found = list(by_raw.values())
         if not found:
             raise DeclarationError(
                 owner,
@@ -64,7 +67,7 @@ class FlatParams(FlatMap):
         shapes, paths = {}, {}
         for raw, places in found:
             path, part, field = places[0]
-            name = _join(path, field.name)
+            name = join(path, field.name)
             value = getattr(part, field.name)
             shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
             check_volume(field.constraint_of(part), f"{owner}.{name}")
@@ -73,7 +76,7 @@ class FlatParams(FlatMap):
         self.latents = _without_parameters(latents) if owns else latents
         # Names, not fields: what a class holds cannot always be pickled.
         self._paths = paths
-        self._tied = {_join(*path): name for name, all_ in paths.items() for path in all_}
+        self._tied = {join(*path): name for name, all_ in paths.items() for path in all_}
 
     def _field_of(self, name: str) -> tuple[Any, Param]:
         path, field = self._paths[name][0]
@@ -99,16 +102,6 @@ class FlatParams(FlatMap):
             for slot, raw in zip(self.slots, self._raws(), strict=True)
         ]
         return torch.cat(raws, -1)
-
-    def raws(self, vector: Tensor) -> dict[str, Tensor]:
-        """A vector `(*sample, *batch, size)` by name of the parameters, in their shapes."""
-        lead = vector.shape[:-1]
-        pieces = vector.split([slot.count for slot in self.slots], -1)
-        raws = {}
-        for slot, piece in zip(self.slots, pieces, strict=True):
-            for path, name in self._paths[slot.name]:
-                raws[_join(path, f"raw_{name}")] = piece.reshape((*lead, *slot.raw_shape))
-        return raws
 
     def restart(self) -> None:
         reset: Any = self.latents.reset_parameters
@@ -137,19 +130,21 @@ class FlatParams(FlatMap):
         return field.resolved_constraint(part, declaration.run(part, needed, compute=compute))
 
 
-def _find_sites(latents: nn.Module) -> list[tuple[Tensor, list[tuple[str, Any, Param]]]]:
-    """The trainable raw numbers, each with the fields that have them: several if they are tied."""
-    found: dict[int, tuple[Tensor, list[tuple[str, Any, Param]]]] = {}
+def trainable(latents: nn.Module) -> Iterator[tuple[str, Any, Param, Tensor]]:
+    """The trainable parameters: path of the part, the part, the field, the raw numbers.
+
+    Tied ones come once for each field that has them; the first of these is their site.
+    """
     for path, part in walk(latents, priors=False):
         for field in part.__declaration__.order:
             if field.is_learned:
                 raw: Tensor = getattr(part, field.raw_name)
                 if raw.requires_grad:
-                    found.setdefault(id(raw), (raw, []))[1].append((path, part, field))
-    return list(found.values())
+                    yield path, part, field, raw
 
 
-def _join(path: str, name: str) -> str:
+def join(path: str, name: str) -> str:
+    """The dotted name of a field of a part."""
     return f"{path}.{name}" if path else name
 
 
