@@ -30,7 +30,7 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "alignment", "owner", "kinds", "field", "method",
+            "storage", "sizes", "alignment", "owner", "kinds", "field",
             "value", "head",
             "constant", "derived", "fixed", "walk", "templates",
             "parts", "prior", "param", "site",

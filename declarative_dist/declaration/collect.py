@@ -16,11 +16,11 @@ from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
 from declarative_dist.errors import DeclarationError, ExplainedError, shorten
 from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.derived import names_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.fixed import as_constant, as_module
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.kinds import is_declarative_class
-from declarative_dist.fields.method import names_of
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.walk import walk
@@ -46,11 +46,7 @@ def base_of(cls: type) -> Base:
 
 
 class Body(dict[str, Any]):
-    """The namespace of a class body, in which no two fields may have the same name.
-
-    Args:
-        owner: the name of the class.
-    """
+    """The namespace of a class body, in which no two fields may have the same name."""
 
     def __init__(self, owner: str) -> None:
         super().__init__()
@@ -183,11 +179,7 @@ def _as_field(
 
 
 def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str, Argument]:
-    """The arguments of a base that a class without fields declares.
-
-    Raises:
-        DeclarationError: if all are optional.
-    """
+    """The arguments of a base that a class without fields declares; some are required."""
     chosen = preferred(arguments)
     if arguments and not chosen:
         expected = f"fields for those of its arguments that you mean: {', '.join(arguments)}"

@@ -50,17 +50,17 @@ class DeclarativeMeta(ABCMeta):
         line = [kind for kind in reversed(cls.__mro__) if kind not in framework]
         declared = collect.declared_fields(cls, base, names, line)
         reserved = _reserved_names(framework)
-        rules.check_namespace(name, own, declared, names, reserved)
+        owner = Owner(cls, base, arguments, declared)
+        rules.check_namespace(owner, own, names, reserved)
         if arguments and not declared:
-            predicts = hasattr(cls, "__predicts__")
             needed = collect.needed_arguments(name, arguments)
-            declared = cls.__auto__ = collect.infer_fields(needed, predicts=predicts)
+            cls.__auto__ = collect.infer_fields(needed, predicts=owner.predicts)
+            owner = replace(owner, fields=cls.__auto__)
 
         # What they may not say, as a whole and each for itself.
-        owner = Owner(cls, base, arguments, declared)
         rules.check_names(owner, reserved)
-        rules.check_members(cls, declared, framework)
-        for field in declared.values():
+        rules.check_members(owner, framework)
+        for field in owner.fields.values():
             field.check_place(owner)
         rules.check_arguments(owner)
         return cls._finish(owner)

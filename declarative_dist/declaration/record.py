@@ -101,12 +101,7 @@ class Declaration:
     def base_values(
         self, module: nn.Module, values: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Compute what the base takes, by name.
-
-        Args:
-            module: the instance.
-            values: values that you know already, as for `run`.
-        """
+        """Compute what the base takes, by name; `values` are known already, as for `run`."""
         computed = self.run(module, self.build, values)
         if self.is_direct and values is None:
             return computed
@@ -142,17 +137,17 @@ class Declaration:
     @cached_property
     def bounded(self) -> tuple[Field, ...]:
         """The fields whose bounds are other fields with a value of their own."""
-        return tuple(
-            field
-            for field in self.order
-            if field.has_bounds and not any(f.is_predicted for f in self.chains[field.name])
-        )
+        bounded = [field for field in self.order if field.has_bounds]
+        chains = self.chains
+        return tuple(b for b in bounded if not any(f.is_predicted for f in chains[b.name]))
 
     @cached_property
     def tied_names(self) -> frozenset[str]:
         """The fields whose values must go with others: bounds, and what torch takes together."""
-        bounds = (bound for field in self.bounded for bound in self.chains[field.name][:-1])
-        return frozenset(f.name for f in (*bounds, *(self.build if self.is_tied else ())))
+        tied = set(self.build if self.is_tied else ())
+        for field in self.bounded:
+            tied.update(self.chains[field.name][:-1])
+        return frozenset([field.name for field in tied])
 
     @cached_property
     def is_tied(self) -> bool:
@@ -179,11 +174,7 @@ def declare(
     event_dim: int | None = None,
     validates: bool | None = None,
 ) -> Declaration:
-    """Order the fields and make the record.
-
-    Raises:
-        DeclarationError: if fields need each other in a circle.
-    """
+    """Order the fields and make the record; refused if fields need each other in a circle."""
     chains: dict[str, tuple[Field, ...]] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> tuple[Field, ...]:

@@ -114,16 +114,15 @@ def _delegated_by(kind: type) -> frozenset[str]:
     return frozenset(name for name in members if hasattr(kind, name))
 
 
-def check_members(cls: type, fields: Mapping[str, Field], framework: Collection[type]) -> None:
+def check_members(owner: Owner, framework: Collection[type]) -> None:
     """Refuse methods of a distribution or a transform in the body of a class or a mixin."""
-    members = _members_of(cls).difference(fields)
-    for owner in cls.__mro__:
-        own = members.intersection(vars(owner))
+    members = _members_of(owner.kind).difference(owner.fields)
+    for kind in owner.kind.__mro__:
+        own = members.intersection(vars(kind))
         members -= own
-        if owner not in framework:
-            for name in sorted(own):
-                if vars(owner)[name] is not None:
-                    raise _ignored_error(cls, name, f"one in the body of {owner.__name__}")
+        for name in sorted(() if kind in framework else own):
+            if vars(kind)[name] is not None:
+                raise _ignored_error(owner.kind, name, f"one in the body of {kind.__name__}")
 
 
 def _ignored_error(cls: type, name: str, got: str) -> DeclarationError:
@@ -151,12 +150,6 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
     """Refuse to change or delete what the body of a finished class declares.
 
     Torch's parametrizations put a property on a class that they make; that is let through.
-
-    Args:
-        cls: the class.
-        name: the attribute.
-        value: its new value, or the one that would be deleted.
-        is_deleted: whether the attribute would be deleted.
     """
     declaration: Any = vars(cls).get("__declaration__")
     if declaration is None or isinstance(value, property):
@@ -171,39 +164,41 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
 
 
 def check_namespace(
-    owner: str,
-    namespace: Mapping[str, Any],
-    fields: Mapping[str, Field],
-    arguments: Collection[str],
-    reserved: Collection[str],
+    owner: Owner, body: Mapping[str, Any], names: Collection[str], reserved: Collection[str]
 ) -> None:
-    """Refuse what stands where a field should, and numbers under names that are no field's."""
-    for name, annotation in namespace.get("__annotations__", {}).items():
+    """Refuse what stands where a field should, and numbers under names that are no field's.
+
+    Args:
+        owner: the class.
+        body: what its body says.
+        names: what the base takes.
+        reserved: the names that the module or the distribution needs.
+    """
+    for name, annotation in body.get("__annotations__", {}).items():
         if isinstance(annotation, Field):
             expected, got = f"{name} = {annotation}", f"{name}: {annotation}"
-            raise DeclarationError(f"{owner}.{name}", expected, got, code="not-a-field")
-    for name, value in namespace.items():
-        subject = f"{owner}.{name}"
-        is_parameter, is_argument = isinstance(value, nn.Parameter), name in arguments
-        if name in SETTINGS or name.startswith("_") or (name in fields and not is_parameter):
+            raise DeclarationError(owner.subject(name), expected, got, code="not-a-field")
+    for name, value in body.items():
+        is_parameter, subject = isinstance(value, nn.Parameter), owner.subject(name)
+        if name in SETTINGS or name[0] == "_" or (name in owner.fields and not is_parameter):
             continue
         if is_parameter:
             got, fix = "a torch Parameter", f"Write {name} = Param(...)."
             raise DeclarationError(subject, "a Param", got, fix, code="not-a-field")
-        if is_argument and value is not None:
-            part = arguments[name].part if isinstance(arguments, Mapping) else None
+        if name in names and value is not None:
+            argument = owner.arguments.get(name)
             expected, fix = "a Param, a number, a tensor or @derived", ""
-            if part is not None:
-                expected = describe_kind(part)
+            if argument is not None and argument.part is not None:
+                expected = describe_kind(argument.part)
                 if isinstance(value, type):
                     fix = f"Write {value.__name__}(...), or learnable({value.__name__})."
             raise DeclarationError(subject, expected, shorten(value), fix, code="not-a-field")
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue
         if name in reserved:
-            raise _taken_error(owner, name)
-        if any(is_one_edit_from(name, argument) for argument in arguments):
-            expected, fix = "the name of an argument", did_you_mean(name, arguments)
+            owner.refuse_name(name, _DEFINED)
+        if any(is_one_edit_from(name, other) for other in names):
+            expected, fix = "the name of an argument", did_you_mean(name, names)
             raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
 
 
@@ -211,7 +206,7 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
     """Refuse names that the module or the distribution needs, and fields that collide."""
     for name, field in owner.fields.items():
         if name in KEYWORDS or (name in reserved and name not in owner.arguments):
-            raise _taken_error(owner.kind.__name__, name)
+            owner.refuse_name(name, _DEFINED)
         for size in field.shape or ():
             if size in owner.fields or size in KEYWORDS:
                 got = f"{size!r}, the name of a field or keyword"
@@ -220,10 +215,7 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
                 raise DeclarationError(owner.subject(name), expected, got, fix, code="name-taken")
 
 
-def _taken_error(owner: str, name: str) -> DeclarationError:
-    got = f"{name!r}, which nn.Module, Distribution or this library defines"
-    fix = "Choose another name."
-    return DeclarationError(f"{owner}.{name}", "a name that is free", got, fix, code="name-taken")
+_DEFINED = "which nn.Module, Distribution or this library defines"
 
 
 def check_joint(owner: Owner, body: Mapping[str, Any]) -> None:

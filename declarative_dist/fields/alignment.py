@@ -18,13 +18,7 @@ from torch.distributions import Distribution
 
 
 class Padding(NamedTuple):
-    """What a value gets where it meets longer ones.
-
-    Args:
-        name: the field.
-        own: how many dimensions its value has behind the lead.
-        ndim: how many it should have.
-    """
+    """A field, the dimensions of its value behind the lead, and how many these should be."""
 
     name: str
     own: int
@@ -38,20 +32,9 @@ def line_up_all(values: dict[str, Any], paddings: Iterable[Padding]) -> None:
 
 
 def line_up(value: Any, own: int, ndim: int) -> Any:
-    """A view of a tensor `(*lead, *own)` with `ndim` dimensions behind the lead.
+    """A view of a tensor `(*lead, *own)` with `ndim` dimensions behind the lead in place of `own`.
 
     Whatever is no tensor, and a tensor without a lead, stays as it is.
-
-    Args:
-        value: the tensor.
-        own: how many dimensions it has behind the lead.
-        ndim: how many it should have.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.fields.alignment import line_up
-        >>> line_up(torch.zeros(2, 3), 1, 2).shape, line_up(torch.zeros(3), 1, 2).shape
-        (torch.Size([2, 1, 3]), torch.Size([3]))
     """
     if own >= ndim or not isinstance(value, Tensor) or value.ndim <= own:
         return value
@@ -60,12 +43,7 @@ def line_up(value: Any, own: int, ndim: int) -> Any:
 
 
 def own_ndim(value: Any, copies: torch.Size) -> int:
-    """How many dimensions of one copy a value has, or the batch of a distribution.
-
-    Args:
-        value: the value of a field.
-        copies: the dimensions that stand in front of values with copies.
-    """
+    """How many dimensions of one copy a value has, or the batch of a distribution."""
     if isinstance(value, Distribution):
         shape = value.batch_shape
     elif isinstance(value, Tensor):

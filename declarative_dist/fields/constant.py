@@ -230,7 +230,7 @@ class Constant(Field):
             constants.pop(self.name, None)
             module._buffers[self.name] = prepared
         else:
-            write_tensor(module, self.name, prepared, self.subject(module))
+            write_tensor(module, self.name, prepared, self)
 
     def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
         return prepared

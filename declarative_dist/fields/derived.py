@@ -1,27 +1,106 @@
-"""Derived values: computed from other fields, never stored."""
+"""Fields that methods compute: self first, then the values of fields by name.
+
+A derived value is computed from other fields, and never stored.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, overload
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self, TypeVar
 
-from declarative_dist.fields.field import current_value
-from declarative_dist.fields.method import MethodField, call_method
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line
+from declarative_dist.fields.field import ReadOnly, current_value
 from declarative_dist.fields.owner import Owner
+from declarative_dist.fields.sizes import Blueprint
 
 T = TypeVar("T")
 
 
-class Derived(MethodField, Generic[T]):
-    """A value computed from other fields by a method: self, then values by name.
+def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
+    """The names of a method's arguments behind self; those with a default are left to it.
 
-    Args:
-        function: the method.
+    A method that takes no self, or arguments without names, is refused.
     """
+    parameters = list(inspect.signature(method).parameters.values())
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes_self = bool(parameters) and parameters[0].name == "self"
+    if not takes_self or not all(p.kind in named for p in parameters[1:]):
+        expected = "a method that takes self, then values by name"
+        got = f"({', '.join(map(str, parameters))})"
+        raise DeclarationError(subject, expected, got, code="not-a-field")
+    return tuple(p.name for p in parameters[1:] if p.default is p.empty)
+
+
+def call_method(method: Callable[..., T], arguments: Mapping[str, Any], subject: str) -> T:
+    """What a method of a class body, bound to its instance, makes of values by name.
+
+    Torch's error about sizes becomes ours, with the shapes that the method got.
+    """
+    try:
+        return method(**arguments)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        if not is_about_sizes(error):
+            raise
+        shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}
+        raise ConstraintError(
+            subject,
+            "a method that takes values with copies, contexts or draws in front of their own "
+            "dimensions",
+            f"{type(error).__name__} for {shapes}: {first_line(error)}",
+            "Index from the right, as in mu[..., None], and sum, sort and index over the "
+            "dimensions of one event only, as in .sum(-1).",
+            code="wrong-shape",
+        ) from error
+
+
+def is_about_sizes(error: Exception) -> bool:
+    """Whether torch complains about shapes, such as a loop over a tensor without dimensions.
+
+    Errors of linear algebra, of compilers and of memory have types of their own, and say more.
+    """
+    if type(error) in (TypeError, ValueError):
+        return any(words in str(error) for words in ("0-d tensor", "value per channel"))
+    return type(error) in (RuntimeError, IndexError)
+
+
+class MethodField(ReadOnly):
+    """A field that a method says, under a decorator: an instance holds nothing of it."""
+
+    takes_value = False
+
+    def __init__(self, function: Callable[..., Any], decorator: str) -> None:
+        self.function = function
+        self.names = names_of(function, f"@{decorator} {function.__name__}")
+        self.decorator = decorator
+        self.__doc__ = self.doc = function.__doc__
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.names
+
+    def check_override(self, value: object, subject: str) -> None:
+        if inspect.isfunction(value):
+            got, fix = "a method that is no field", "Write its decorator above it."
+            raise DeclarationError(subject, repr(self), got, fix, code="not-a-field")
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        if self.name in blueprint.given:
+            self.refuse(module)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        """There is nothing to go back to."""
+
+    def __repr__(self) -> str:
+        return f"{self.decorator}({', '.join(self.needs)})"
+
+
+class Derived(MethodField, Generic[T]):
+    """A value computed from other fields by a method: self, then values by name."""
 
     label = "a derived field"
     is_computed = True

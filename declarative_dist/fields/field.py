@@ -114,12 +114,7 @@ class Field(ABC):
         return frozenset(name for name in self.shape or () if isinstance(name, str))
 
     def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
-        """The sizes of what a constructor was given, by the names of the declared `shape`.
-
-        Args:
-            given: the value, or None.
-            subject: the class and field that an error names.
-        """
+        """The sizes of what a constructor was given, by the names of the declared `shape`."""
         return sizes_in(self.shape, self.source(given, subject))
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -145,9 +140,7 @@ class Field(ABC):
     def check_place(self, owner: Owner) -> None:
         """Refuse a field that its class has no use for, before anything is inferred.
 
-        Raises:
-            DeclarationError: if the base takes another kind of field under this name, or nothing
-                uses it.
+        That is so where the base takes another kind of field under this name, or nothing uses it.
         """
         argument = owner.arguments.get(self.name)
         if argument is not None and argument.part is not None:
@@ -176,8 +169,7 @@ class Field(ABC):
     def check(self, owner: Owner) -> None:
         """Refuse a field that does not go with the others, once all are specialised.
 
-        Raises:
-            DeclarationError: if it has no meaning in this class, or needs a field without a value.
+        It may have no meaning in this class, or need a field without a value.
         """
         if owner.predicts and self.name == "network" and not self.is_module:
             subject, fix = owner.subject(self.name), "Choose another name."
@@ -224,9 +216,7 @@ class Field(ABC):
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         """Make the current value the one that `reset` goes back to.
 
-        Args:
-            module: the instance.
-            is_new: whether the value was set just now, so that a callable start is over.
+        A callable start stays one, unless the value is new: set just now.
         """
         return
 
@@ -241,11 +231,8 @@ class Field(ABC):
     def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
         """Give the values independent copies, which stand in front.
 
-        Args:
-            module: the instance.
-            copies: the dimensions of the copies.
-            done: maps the id of each parameter that has them already to the parameter and its
-                repetition, so that tied parameters stay tied.
+        What is tied stays tied: `done` maps the id of each parameter that has its copies to the
+        parameter and its repetition.
         """
         return
 
@@ -295,7 +282,8 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        declaration = declaration_of(instance, self.name)
+        declaration = getattr(type(instance), "__declaration__", None)
+        declaration = declaration or declaration_of(instance, self.name)
         chain = declaration.chains.get(self.name)
         if chain is None:
             # The field of an ancestor with another base is no field here.
@@ -303,7 +291,7 @@ class Field(ABC):
         elif self.name in declaration.tied_names:
             instance.assign(**{self.name: value})
         else:
-            needed = declaration.run(instance, chain[:-1])
+            needed = declaration.run(instance, chain[:-1]) if len(chain) > 1 else {}
             self.commit(instance, self.prepare(instance, value, needed))
 
     def __delete__(self, instance: Any) -> None:
@@ -329,21 +317,13 @@ class ReadOnly(Field):
         self.refuse(module)
 
     def refuse(self, module: nn.Module) -> Never:
-        """Say that nothing can be assigned, and what to do instead.
-
-        Raises:
-            FieldError: always.
-        """
+        """Say that nothing can be assigned, and what to do instead."""
         expected, fix = f"no assignment to {self.label}", self.advice(module)
         raise FieldError(self.subject(module), expected, "a value", fix, code="no-assignment")
 
 
 def declaration_of(instance: nn.Module, name: str) -> Any:
-    """The declaration of an instance's class.
-
-    Raises:
-        FieldError: if its class has none, and so the field `name` has no value either.
-    """
+    """The declaration of an instance's class; without one, the field `name` means nothing."""
     kind = type(instance)
     declaration = getattr(kind, "__declaration__", None)
     if declaration is None:

@@ -29,12 +29,9 @@ def as_constant(plain: Any, subject: str, fix: str) -> Any:
     """The module that stands for a distribution: a live one itself, a plain one as a constant.
 
     Args:
-        plain: the distribution.
+        plain: the distribution; one of parameters is refused, which it would not follow.
         subject: the class and field that an error names.
         fix: what to do in place of a snapshot of parameters.
-
-    Raises:
-        DeclarationError: if it would be held fixed at what parameters were at that moment.
     """
     module: Any = as_module(plain)
     if module is plain:
@@ -58,8 +55,7 @@ def make_constant(value: Any) -> nn.Module | None:
 class FixedTransform(nn.Module):
     """A plain transform as a module: calling it gives the transform, with the current tensors.
 
-    Args:
-        transform: any `torch.distributions.Transform`; its tensors become buffers.
+    Its tensors become buffers.
     """
 
     __builds__: ClassVar[type] = Transform

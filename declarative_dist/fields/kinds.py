@@ -51,9 +51,6 @@ def check_kind(value: Any, kind: type | None, subject: str) -> None:
     """Refuse a module, or the class of one, that cannot be what the base takes.
 
     A foreign module is believed: it is called, and must return what the base takes.
-
-    Raises:
-        DeclarationError: if it stands for something else.
     """
     if kind is Transform and isinstance(value, Constraint):
         got = f"the constraint {value!r}"

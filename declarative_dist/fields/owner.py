@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from typing_extensions import Never
+
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import Argument
 
@@ -43,16 +45,29 @@ class Owner:
         needed = (field.declared_needs for field in self.fields.values())
         return frozenset(self.arguments).union(*needed)
 
+    def needs_of(self, name: str) -> set[str]:
+        """The names that a field is computed from, and these in turn, as the class body has it."""
+        needed: set[str] = set()
+        waiting = [name]
+        while waiting:
+            field = self.fields.get(waiting.pop())
+            new = set() if field is None else set(field.declared_needs) - needed
+            needed |= new
+            waiting += new
+        return needed
+
     def subject(self, name: str) -> str:
         """What an error about a field names: `Class.field`."""
         return f"{self.kind.__name__}.{name}"
 
-    def require_conditional(self, name: str) -> None:
-        """Refuse a field that is predicted from a context, where there is none.
+    def refuse_name(self, name: str, user: str) -> Never:
+        """Say that a name is not free, and what it is the name of."""
+        got, fix = f"{name!r}, {user}", "Choose another name."
+        subject, expected = self.subject(name), "a name that is free"
+        raise DeclarationError(subject, expected, got, fix, code="name-taken")
 
-        Raises:
-            DeclarationError: if the class is no `Conditional`.
-        """
+    def require_conditional(self, name: str) -> None:
+        """Refuse a field that is predicted from a context, where there is none."""
         if not self.predicts:
             kind, fix = self.kind.__name__, f"Write class {self.kind.__name__}(Conditional)."
             expected = "a Conditional around what is predicted from a context"

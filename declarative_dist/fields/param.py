@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -114,18 +114,16 @@ class Param(Constrained):
         super().check_place(owner)
         name = self.prior_name
         if self.prior is not None and (hasattr(owner.kind, name) or name in owner.fields):
-            subject = owner.subject(name)
-            got = f"{name!r}, the prior of {self.name}"
-            fix = "Choose another name."
-            raise DeclarationError(subject, "a name that is free", got, fix, code="name-taken")
+            owner.refuse_name(name, f"the prior of {self.name}")
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
         if self.prior is None:
             return
         subject = owner.subject(self.name)
-        predicted = next((f for f in _needed_fields(self, owner) if f.is_predicted), None)
-        if predicted is not None:
+        for predicted in owner.kind.__declaration__.chains[self.name]:
+            if not predicted.is_predicted:
+                continue
             expected = "no prior where a bound is predicted from a context"
             got = f"a bound that needs {predicted.name!r}, {predicted!r}"
             fix = "Leave the prior out, or bound the parameter by one."
@@ -254,7 +252,7 @@ class Param(Constrained):
             return constraint.inverse(new).clone()
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:
-        write_tensor(module, self.raw_name, prepared, self.subject(module))
+        write_tensor(module, self.raw_name, prepared, self)
 
     def read(self, module: nn.Module, prepared: Tensor, values: Mapping[str, Any]) -> Tensor:
         return self.resolved_constraint(module, values).forward(prepared)
@@ -339,8 +337,9 @@ class Param(Constrained):
             raise
         return value
 
-    def __set__(self, instance: nn.Module, value: float | Sequence[Any] | Tensor) -> None:
-        super().__set__(instance, value)
+    if TYPE_CHECKING:
+
+        def __set__(self, instance: nn.Module, value: float | Sequence[Any] | Tensor) -> None: ...
 
     def __repr__(self) -> str:
         init = [] if self.init is None else [shorten(self.init)]
@@ -348,10 +347,3 @@ class Param(Constrained):
         trainable = [] if self.trainable else ["trainable=False"]
         prior = [] if self.prior is None else [f"prior={describe_prior(self.prior)}"]
         return f"Param({', '.join([*init, *self.shown_constraint, *shape, *trainable, *prior])})"
-
-
-def _needed_fields(field: Field, owner: Owner) -> Iterator[Field]:
-    """All fields that one is computed from."""
-    for name in field.needs:
-        yield owner.fields[name]
-        yield from _needed_fields(owner.fields[name], owner)

@@ -185,11 +185,7 @@ class Nested(Field):
         return [by_index.get(str(index), {}) for index in range(size)]
 
     def module_of(self, instance: nn.Module) -> nn.Module:
-        """The module that an instance holds, or the list of them.
-
-        Raises:
-            FieldError: if it holds none.
-        """
+        """The module that an instance holds, or the list of them; refused if there is none."""
         module = instance._modules.get(self.name)
         if module is None:
             declaration_of(instance, self.name)
@@ -221,11 +217,7 @@ class Nested(Field):
         return self._resolve(module, self.module_of(module), values)
 
     def _resolve(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
-        """What a part contributes: the plain object that it stands for, or itself.
-
-        Raises:
-            FieldError: if a foreign module does not return what the base takes.
-        """
+        """What a part contributes: the plain object that it stands for, or itself."""
         if predicted_kind(part) is not None and predicted_kind(owner) is not None:
             context = values.get(CONTEXT)
             if context is None:

@@ -54,11 +54,8 @@ def as_prior(prior: Any, subject: str) -> Any:
     """The module that a parameter holds as its prior.
 
     Args:
-        prior: a plain distribution, a declared family or an instance of one.
+        prior: a plain distribution of constants, a declared family or an instance of one.
         subject: the class and field that an error names.
-
-    Raises:
-        DeclarationError: if it is no distribution, or a plain one with parameters in it.
     """
     if built_kind(prior) is Distribution:
         if is_declarative_class(prior):
@@ -111,7 +108,7 @@ def check_fits(
     copies: torch.Size = torch.Size(),
     error: Refusal = ConstraintError,
 ) -> None:
-    """Refuse a prior for values of another shape.
+    """Refuse a prior whose events or batch do not fit into a shape.
 
     Args:
         prior: the module that holds it.
@@ -119,9 +116,6 @@ def check_fits(
         subject: the class and field that an error names.
         copies: the independent copies of the parameter.
         error: the kind of error to raise.
-
-    Raises:
-        ConstraintError: or another kind, if the prior's events or batch do not fit into the shape.
     """
     distribution: Distribution = prior()
     event, batch = distribution.event_shape, distribution.batch_shape
@@ -143,16 +137,13 @@ def check_fits(
 def check_support(
     prior: Any, constraint: Constraint, subject: str, error: Refusal = ConstraintError
 ) -> None:
-    """Refuse a prior whose support is another set than that of the constraint.
+    """Refuse a prior whose support differs from the set of a constraint by more than the boundary.
 
     Args:
         prior: the module that holds it.
         constraint: that of the parameter, without names in it.
         subject: the class and field that an error names.
         error: the kind of error to raise.
-
-    Raises:
-        ConstraintError: or another kind, if the sets differ by more than their boundary.
     """
     distribution: Distribution = prior()
     try:
@@ -220,19 +211,20 @@ def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constr
 
 
 def _example(support: constraints.Constraint) -> str:
+    """A plain distribution on a set, or how to move one there."""
     inner = entries_of(support)
     low, high = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
     if type(inner) in _EXAMPLES:
         return _EXAMPLES[type(inner)]
     if is_whole(inner):
         return "dd.TransformedDistribution(dd.Normal(...), constraint.as_transform())"
+    if low is None and high is None:
+        return "dd.Normal(0.0, 1.0)"
     if low is not None and high is not None:
         is_unit = not isinstance(low, Tensor) and (low, high) == (0.0, 1.0)
         return "dd.Beta(2.0, 2.0)" if is_unit else "dd.Uniform(low, high)"
     if isinstance(low, (int, float)) and low == 0:
         return "dd.LogNormal(0.0, 1.0)"
-    if low is None and high is None:
-        return "dd.Normal(0.0, 1.0)"
     sign = "" if low is not None else "-"
     return f"dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(bound, {sign}1.0))"
 

@@ -18,22 +18,21 @@ from torch.utils.hooks import RemovableHandle
 
 from declarative_dist.errors import FieldError
 
+PLAIN = (Tensor, nn.Parameter)
+"""The types of tensors that one process holds as a whole."""
+
 _MANAGED = "_is_fsdp_managed_module"
 """What FSDP sets on all modules whose parameters it holds."""
 
 
 def is_shard(tensor: object) -> bool:
     """Whether a tensor is distributed over processes."""
-    is_plain = type(tensor) in (Tensor, nn.Parameter)
-    return not is_plain and isinstance(tensor, Tensor) and hasattr(tensor, "full_tensor")
+    is_tensor = type(tensor) not in PLAIN and isinstance(tensor, Tensor)
+    return is_tensor and hasattr(tensor, "full_tensor")
 
 
 def check_gathered(module: nn.Module) -> None:
-    """Refuse to build anything from parameters of which this process has only shards.
-
-    Raises:
-        FieldError: naming them.
-    """
+    """Refuse to build anything from parameters of which this process has only shards."""
     if module.__dict__.get(_MANAGED) is None:
         return
     owners = [("", module), *((f"{name}.", part) for name, part in module.named_children())]
@@ -72,10 +71,8 @@ def register_forward_pre_hook(
 ) -> RemovableHandle:
     """Register a hook as `nn.Module` does, unless FSDP hooks onto what returns no tensors.
 
-    What FSDP has noted about the module by then stays: build a new one.
-
-    Raises:
-        FieldError: before anything is sharded.
+    It is refused before anything is sharded. What FSDP has noted about the module by then stays:
+    build a new one.
     """
     inner: Any = hook
     while not hasattr(inner, "__self__") and hasattr(inner, "__wrapped__"):

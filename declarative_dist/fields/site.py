@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, is_count, shorten
+from declarative_dist.fields.derived import MethodField
 from declarative_dist.fields.field import Field, declaration_of
-from declarative_dist.fields.method import MethodField
 from declarative_dist.fields.owner import Owner
 
 

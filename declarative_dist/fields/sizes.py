@@ -22,11 +22,7 @@ Shape = tuple[int | str, ...]
 
 
 def as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:
-    """The sizes and names of sizes that you declare; None for those of the value.
-
-    Raises:
-        DeclarationError: if one is neither.
-    """
+    """The sizes and names of sizes that you declare; None for those of the value."""
     if shape is None:
         return None
     sizes: Any = (shape,) if isinstance(shape, str) or not isinstance(shape, Sequence) else shape
@@ -70,11 +66,7 @@ class Start:
 def make_value(
     source: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device, subject: str
 ) -> Tensor:
-    """A starting value of a full shape, drawn if its source is a callable.
-
-    Raises:
-        ConstraintError: if a callable gives no numbers.
-    """
+    """A starting value of a full shape, drawn if its source is a callable."""
     if not callable(source):
         return to_tensor(source, subject, dtype, device).expand(shape)
     is_lost = torch.get_default_device().type == "meta" != device.type

@@ -8,22 +8,26 @@ anew. What you assign arrives, or is refused: it never vanishes.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from declarative_dist.constraints.band import FLOATING
 from declarative_dist.errors import ConstraintError, FieldError, first_line, shorten
-from declarative_dist.fields.sharding import spread_like
+from declarative_dist.fields.sharding import PLAIN, spread_like
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
+if TYPE_CHECKING:
+    from declarative_dist.fields.field import Field
+
 
 def find_tensor(module: nn.Module, name: str) -> Tensor | None:
     """The tensor that a module holds under a name, computed if torch has parametrized it."""
-    held = _own_tensor(module, name)
+    held = module._parameters.get(name)
+    held = module._buffers.get(name) if held is None else held
     if held is not None:
         return held
     parametrized = _property_of(module, name)
@@ -31,29 +35,34 @@ def find_tensor(module: nn.Module, name: str) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def write_tensor(module: nn.Module, name: str, value: Tensor, subject: str) -> None:
-    """Write into the tensor that a module holds under a name.
+def write_tensor(module: nn.Module, name: str, value: Tensor, field: Field) -> None:
+    """Write into the tensor that a module holds under a name for a field.
 
-    Raises:
-        FieldError: if the value would not be read again; nothing has changed then.
+    Refused where the value would not be read again; nothing has changed then.
     """
-    held = _own_tensor(module, name)
+    held = module._parameters.get(name)
+    held = module._buffers.get(name) if held is None else held
     if held is not None:
         with torch.no_grad():
-            held.copy_(spread_like(held, value))
+            held.copy_(value if type(held) in PLAIN else spread_like(held, value))
         return
-    parametrized = _property_of(module, name)
+    parametrized, subject = _property_of(module, name), field.subject(module)
     if parametrized is None:
         got = f"{name}, which each call computes from others"
         fix = "Assign before you prune or normalise it, or undo that first."
         raise FieldError(subject, "a tensor to write to", got, fix, code="no-assignment")
+    expected = f"a parametrization of {name} whose right_inverse takes the value"
+    fix = "Assign before you register it, or remove it first."
     with restoring(module):
         try:
             parametrized.__set__(module, value)
         except Exception as error:  # whatever the parametrization raises
-            raise _refusal(subject, name, first_line(error)) from error
-        if not _is_same(parametrized.__get__(module), value):
-            raise _refusal(subject, name, "another value comes back")
+            got = first_line(error)
+            raise FieldError(subject, expected, got, fix, code="no-assignment") from error
+        now, slack = parametrized.__get__(module), torch.finfo(value.dtype).eps ** 0.5
+        if not is_traced(now, value) and not torch.allclose(now.detach(), value, slack, slack):
+            got = "another value comes back"
+            raise FieldError(subject, expected, got, fix, code="no-assignment")
 
 
 def copy_tensors(source: nn.Module, target: nn.Module) -> bool:
@@ -78,8 +87,7 @@ def to_tensor(
 ) -> Tensor:
     """The numbers of a value without their graph, in the dtype in which a field uses them.
 
-    Raises:
-        ConstraintError: if it is no number, or one that the dtype or the device can't take.
+    Refused is what is no number, or one that the dtype or the device can't take.
     """
     try:
         return as_tensor(value, dtype, device).detach()
@@ -89,46 +97,20 @@ def to_tensor(
 
 
 def check_shape(tensor: Tensor, shape: torch.Size, subject: str, fix: str = "") -> None:
-    """Refuse a tensor of another shape.
-
-    Raises:
-        ConstraintError: if it has one.
-    """
+    """Refuse a tensor of another shape."""
     if tensor.shape != shape:
         expected = f"shape {tuple(shape)}"
         raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
 
 
 def check_floating(dtype: object, subject: str) -> None:
-    """Refuse a dtype that is not floating-point.
-
-    Raises:
-        ConstraintError: if it is not.
-    """
+    """Refuse a dtype that is not floating-point."""
     if dtype not in FLOATING:
         expected = "a floating-point type"
         fix = "Use float64, float32 or a half type."
         raise ConstraintError(subject, expected, repr(dtype), fix, code="dtype-or-device")
 
 
-def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
-    parameter = module._parameters.get(name)
-    return module._buffers.get(name) if parameter is None else parameter
-
-
 def _property_of(module: nn.Module, name: str) -> property | None:
     member = inspect.getattr_static(type(module), name, None)
     return member if isinstance(member, property) else None
-
-
-def _refusal(subject: str, name: str, reason: str) -> FieldError:
-    expected = f"a parametrization of {name} whose right_inverse takes the value"
-    fix = "Assign before you register it, or remove it first."
-    return FieldError(subject, expected, reason, fix, code="no-assignment")
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    if is_traced(one, other):
-        return True
-    tolerance = torch.finfo(other.dtype).eps ** 0.5
-    return torch.allclose(one.detach(), other, rtol=tolerance, atol=tolerance)

@@ -26,8 +26,7 @@ from declarative_dist.fields.walk import convert, walk
 def nest_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
     """Values by dotted names, such as `component_distribution.scale`, as dicts in dicts.
 
-    Raises:
-        DeclarationError: if a part is named both as a whole and by its fields.
+    A part that is named both as a whole and by its fields is refused.
     """
     deeper: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -55,10 +54,6 @@ def check_given(value: Any, template: Any, kind: type | None, subject: str) -> A
 
     Returns:
         The value itself; a dict without dotted names.
-
-    Raises:
-        DeclarationError: if it is none of these, not what the base takes, or a dict with a name
-            that is no field.
     """
     if isinstance(value, Mapping):
         _check_names(template, value, subject)
@@ -107,9 +102,6 @@ def make_part(template: Any, given: Any, blueprint: Blueprint, subject: str) -> 
             object, which becomes a constant; a dict of values for the template; or None.
         blueprint: sizes, batch shape, device and dtype.
         subject: the class and field that an error names.
-
-    Raises:
-        ConstraintError: if values do not fit.
     """
     if is_declarative_class(given):
         return _instantiate(given, {}, blueprint, subject)
@@ -160,13 +152,8 @@ def copy_template(
 ) -> nn.Module:
     """The copy of a template for one instance, on the device that the template is on.
 
-    The same template twice in a class body is one module twice in its instances.
-
-    Args:
-        template: the module.
-        blueprint: how the instance is built.
-        dtype: the floating-point type of the copy.
-        has_copies: whether independent copies of the instance get one of their own each.
+    The same template twice in a class body is one module twice in its instances. Only with
+    `has_copies` do independent copies of the instance get one of their own each.
     """
     module = convert(copy.deepcopy(template, blueprint.copies), dtype)
     if has_copies and blueprint.batch_shape:
@@ -199,10 +186,7 @@ def _expand_to(value: Any, now: Any) -> Any:
 def replicate(module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
     """Give independent copies to a declared module, or to those inside a foreign one.
 
-    Args:
-        module: the module.
-        copies: the dimensions of the copies.
-        done: by id the modules that have them already, and parameters with their repetition.
+    `done` has by id the modules that have them already, and parameters with their repetition.
     """
     for _, part in reversed(list(walk(module))):  # an owner lines its parts up after them
         if id(part) not in done:
@@ -219,12 +203,7 @@ def size_names(template: object) -> tuple[str, ...]:
 
 
 def known_sizes(template: Any, given: Any) -> dict[str, int]:
-    """The sizes that a nested part knows already, by the names that declarations use.
-
-    Args:
-        template: what the class body has.
-        given: what the constructor was given, or None.
-    """
+    """The sizes that a nested part knows already, from its template or what was given for it."""
     values = given if isinstance(given, Mapping) else {}
     source = template if given is None or isinstance(given, Mapping) else given
     if is_declarative(source):

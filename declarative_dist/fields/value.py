@@ -40,11 +40,7 @@ Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
 class Constrained(Field):
     """A value that a constraint keeps inside its set, and that starts somewhere.
 
-    Args:
-        init: the starting value, constrained; None for the constraint's default.
-        constraint: anything that `as_constraint` takes; None to infer it from the base.
-        shape: sizes and names of sizes; None for the shape of the value.
-        owner: what the field is called, for errors.
+    Its arguments are those of `Param` and `Head`; `owner` is what errors call it.
     """
 
     event_dim = 0
@@ -84,10 +80,7 @@ class Constrained(Field):
         super().check_place(owner)
         self.check_use(owner)
         if hasattr(owner.kind, self.raw_name):
-            subject = owner.subject(self.raw_name)
-            got = f"{self.raw_name!r}, the unconstrained numbers of {self.name}"
-            fix = "Choose another name."
-            raise DeclarationError(subject, "a name that is free", got, fix, code="name-taken")
+            owner.refuse_name(self.raw_name, f"the unconstrained numbers of {self.name}")
         argument = owner.arguments.get(self.name)
         if argument is not None and argument.is_count and self.declared_constraint is None:
             subject = owner.subject(self.name)
@@ -101,16 +94,13 @@ class Constrained(Field):
         field.constraint = constraint = self._constraint_in(owner, argument)
         tensors = itertools.chain(constraint.buffers(), constraint.parameters())
         field.owns_constraint = next(tensors, None) is not None
-        is_shared = not constraint.names and not field.owns_constraint
+        field.has_bounds = bool(constraint.names)
+        is_shared = not field.has_bounds and not field.owns_constraint
         field._forward = constraint.forward if is_shared else None
         field._known_raws = {}
         field.event_dim = constraint.event_dim if argument is None else argument.event_dim
-        if (
-            argument is not None
-            and self.shape is None
-            and (self.init is None or callable(self.init))
-        ):
-            field.event_names = argument.event_names()
+        has_shape = self.shape is not None or not (self.init is None or callable(self.init))
+        field.event_names = () if argument is None or has_shape else argument.event_names()
         return field
 
     def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
@@ -120,32 +110,19 @@ class Constrained(Field):
             return narrow(as_constraint(self.declared_constraint, subject), base, self.name)
         if argument is None:
             return Real()
-        settled = {name: self._is_settled(name, owner.fields) for name in owner.fields}
+        # Whether others have a range of their own, which this one's value does not enter.
+        settled = {
+            name: field.states_range and self.name not in owner.needs_of(name)
+            for name, field in owner.fields.items()
+        }
         inferred = inferred_constraint(base, argument, settled)
         if inferred is not None:
             return inferred
         if issubclass(base, Transform):
             return Real()
-        raise DeclarationError(
-            subject,
-            "a constraint",
-            "none",
-            f"{base.__name__} does not say what {self.name} must satisfy: "
-            f"write {type(self).__name__}(..., constraint), or declare a constant.",
-            code="unknown-set",
-        )
-
-    def _is_settled(self, name: str, fields: Mapping[str, Field]) -> bool:
-        """Whether another field has a range of its own that this one's value does not enter."""
-        if not fields[name].states_range:
-            return False
-        needed: set[str] = set()
-        waiting = [name]
-        while waiting:
-            new = set(fields[waiting.pop()].declared_needs) - needed
-            needed |= new
-            waiting += [other for other in new if other in fields]
-        return self.name not in needed
+        way = f"write {type(self).__name__}(..., constraint), or declare a constant."
+        fix = f"{base.__name__} does not say what {self.name} must satisfy: {way}"
+        raise DeclarationError(subject, "a constraint", "none", fix, code="unknown-set")
 
     @property
     def declared_shape(self) -> torch.Size | None:
@@ -166,10 +143,6 @@ class Constrained(Field):
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
 
-    @property
-    def has_bounds(self) -> bool:  # type: ignore[override]
-        return bool(self.constraint.names)
-
     def check_room(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         if not is_traced(*values.values()):
             constraint = self.resolved_constraint(module, values)
@@ -178,9 +151,7 @@ class Constrained(Field):
     @property
     def shown_constraint(self) -> list[str]:
         """The constraint in a repr: as it was given, before a class has settled it."""
-        if self.constraint is not _REAL:
-            return [repr(self.constraint)]
-        given = self.declared_constraint
+        given = self.declared_constraint if self.constraint is _REAL else self.constraint
         if given is None:
             return []
         return [given.__name__ if isinstance(given, type) else repr(given)]
@@ -249,11 +220,7 @@ class Constrained(Field):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """The unconstrained numbers of a starting value; without a place, where they are now.
-
-        Raises:
-            ConstraintError: if it is outside, or of another shape.
-        """
+        """The unconstrained numbers of a starting value; without a place, where they are now."""
         if dtype is None or device is None:
             dtype, device = self.place_of(module)
         key, ndims = (start.shape, dtype, device), vars(module)["_ndims"]

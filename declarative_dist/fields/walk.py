@@ -9,28 +9,31 @@ import torch
 from torch import nn
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.fields.kinds import is_declarative
 
 
-def walk(module: nn.Module, *, priors: bool = True, path: str = "") -> Iterator[tuple[str, Any]]:
+def walk(
+    module: nn.Module, *, priors: bool = True, path: str = "", seen: set[nn.Module] | None = None
+) -> Iterator[tuple[str, Any]]:
     """The declared modules in a module, itself included: each once, with its dotted name.
 
     Args:
         module: a declared module, or any around some.
         priors: whether to visit the priors of parameters, which are modules too.
         path: the dotted name of the module itself.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist import learnable
-        >>> from declarative_dist.fields.walk import walk
-        >>> q = learnable(dd.Independent(dd.Normal(0.0, 1.0).expand((2,)), 1))
-        >>> [(name, type(part).__name__) for name, part in walk(q)]
-        [('', 'LiveIndependent'), ('base_distribution', 'LiveNormal')]
+        seen: what was visited already.
     """
-    for name, part in submodules(module, priors=priors, path=path):
-        if is_declarative(part):
-            yield name, part
+    seen = set() if seen is None else seen
+    if module in seen:
+        return
+    seen.add(module)
+    declaration: Any = getattr(type(module), "__declaration__", None)
+    if declaration is not None:
+        yield path, module
+    skipped = () if priors or declaration is None else declaration.of_prior
+    for name, child in module._modules.items():
+        if child is not None and name not in skipped:
+            inner = f"{path}.{name}" if path else name
+            yield from walk(child, priors=priors, path=inner, seen=seen)
 
 
 def convert(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
@@ -56,20 +59,3 @@ def own_modules(module: nn.Module) -> Iterator[nn.Module]:
         for child in part._modules.values():
             if isinstance(child, Constraint):
                 yield from child.modules()
-
-
-def submodules(
-    module: nn.Module, *, priors: bool = True, path: str = "", seen: set[nn.Module] | None = None
-) -> Iterator[tuple[str, nn.Module]]:
-    """Like `walk`, foreign modules included: `named_modules`, with or without priors."""
-    seen = set() if seen is None else seen
-    if module in seen:
-        return
-    seen.add(module)
-    yield path, module
-    declaration: Any = None if priors else getattr(type(module), "__declaration__", None)
-    skipped = () if declaration is None else declaration.of_prior
-    for name, child in module._modules.items():
-        if child is not None and name not in skipped:
-            inner = f"{path}.{name}" if path else name
-            yield from submodules(child, priors=priors, path=inner, seen=seen)

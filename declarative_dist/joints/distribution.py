@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, require_rsample, with_event_dim
-from declarative_dist.fields.method import is_about_sizes
+from declarative_dist.fields.derived import is_about_sizes
 from declarative_dist.latents.named import (
     NamedDistribution,
     Values,
