@@ -78,29 +78,27 @@ _HINTS: Mapping[type, str] = {
 """What to do about arguments that do not go together, where torch does not say."""
 
 
-def refused_by_torch(
-    module: nn.Module, values: Mapping[str, Any], error: Exception
-) -> ConstraintError:
+def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -> ConstraintError:
     """Our error about arguments, among the values of fields, that a class base refuses."""
-    owner: Any = module
-    base, inputs = owner.__declaration__.base, owner.__declaration__.inputs
+    declaration = module.__declaration__
+    shapes = []
+    for name in declaration.inputs:
+        value = values[name]
+        if isinstance(value, Tensor):
+            shapes.append(f"{name} {tuple(value.shape)}")
+        elif isinstance(value, Distribution):
+            batch, event = tuple(value.batch_shape), tuple(value.event_shape)
+            kind = type(value).__name__
+            shapes.append(f"{name} {kind} of batch_shape {batch} and event_shape {event}")
+        else:
+            shapes.append(f"{name} {value!r}")
     return ConstraintError(
         type(module).__name__,
-        f"arguments that {base.__name__} takes together",
-        ", ".join(f"{name} {_shape_of(values[name])}" for name in inputs),
-        f"It says: {error}. {_HINTS.get(base, '')}".rstrip(),
+        f"arguments that {declaration.base.__name__} takes together",
+        ", ".join(shapes),
+        f"It says: {error}. {_HINTS.get(declaration.base, '')}".rstrip(),
         code="refused-by-torch",
     )
-
-
-def _shape_of(value: object) -> str:
-    """A value by its shapes, for errors about how arguments go together."""
-    if isinstance(value, Tensor):
-        return str(tuple(value.shape))
-    if isinstance(value, Distribution):
-        batch, event = tuple(value.batch_shape), tuple(value.event_shape)
-        return f"{type(value).__name__} of batch_shape {batch} and event_shape {event}"
-    return repr(value)
 
 
 def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:
@@ -128,11 +126,7 @@ def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> 
 
 
 def require_rsample(distribution: Distribution, subject: str) -> Distribution:
-    """The distribution, if its samples carry gradients; else an error that says what to use.
-
-    Raises:
-        NotImplementedError: if they do not.
-    """
+    """The distribution, if its samples carry gradients; else an error that says what to use."""
     if not is_reparametrised(distribution):
         raise NotImplementedError(
             f"{subject}.rsample: {type(distribution).__name__} has no reparametrised sampler. "

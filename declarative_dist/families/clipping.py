@@ -43,23 +43,6 @@ def clip_gradient(raw: Tensor) -> Tensor:
     return raw
 
 
-def apply_linear(layer: nn.Module, features: Tensor) -> Tensor:
-    """The output of a linear layer, through which gradients go back as finite ones.
-
-    Where they go no further than the layer, its parameters keep a hook, which costs less than one
-    in every call.
-    """
-    output: Tensor = layer(features)
-    ends_here = type(layer) is nn.Linear and not features.requires_grad
-    if ends_here and not is_transforming():
-        parameters = [p for p in layer._parameters.values() if type(p) is nn.Parameter]
-        if len(parameters) == 2:  # not those of functional_call
-            for parameter in parameters:
-                clip_gradient(parameter)
-            return output
-    return clip_gradient(output)
-
-
 def hooks_of_others(parameter: nn.Parameter) -> list[Any]:
     """The hooks of a parameter's gradient, but for ours: graphs clip by themselves."""
     before = [hook for hook in (parameter._backward_hooks or {}).values() if hook is not _clip]

@@ -17,7 +17,7 @@ from declarative_dist.errors import (
     shorten,
 )
 from declarative_dist.families.building import call_detached, distribution_of, refused_by_torch
-from declarative_dist.families.clipping import apply_linear, clip_gradient
+from declarative_dist.families.clipping import clip_gradient
 from declarative_dist.families.copies import NOT_TOGETHER
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import check_copies
@@ -102,13 +102,9 @@ class Conditional(Declarative):
         **sizes_and_values: Any,
     ) -> None:
         fields = self.__declaration__.fields
+        subject = f"{type(self).__name__}(network=)"
         if network is not None and not isinstance(network, nn.Module):
-            raise ConstraintError(
-                f"{type(self).__name__}(network=)",
-                "an nn.Module",
-                shorten(network),
-                code="wrong-argument",
-            )
+            raise ConstraintError(subject, "an nn.Module", shorten(network), code="wrong-argument")
         if "network" in fields:
             sizes_and_values["network"] = network
         if network is not None:
@@ -198,13 +194,10 @@ class Conditional(Declarative):
         network, layer = self._modules.get("network"), self._modules.get("projection")
         features = self._context(args, kwargs) if network is None else network(*args, **kwargs)
         if layer is None:
-            returned = self._as_returned(features)
-            return {
-                split.raw_name: clip_gradient(raw.clamp(*WIDEST[raw.dtype]))
-                for split, raw in zip(splits, returned, strict=True)
-            }
+            raws = [clip_gradient(r.clamp(*WIDEST[r.dtype])) for r in self._as_returned(features)]
+            return {split.raw_name: raw for split, raw in zip(splits, raws, strict=True)}
         self._check_features(features, layer, network)
-        fused: Any = apply_linear(layer, features)
+        fused: Any = clip_gradient(layer(features))
         fused = clamp_result(fused, *WIDEST[fused.dtype])
         if len(splits) == 1:
             return {splits[0].raw_name: splits[0].shaped(fused)}
@@ -227,10 +220,10 @@ class Conditional(Declarative):
         return given[0]
 
     def _check_features(self, features: Any, layer: Any, network: nn.Module | None) -> None:
-        width: int = layer.in_features
+        width, wanted = layer.in_features, layer.weight.dtype
         is_tensor = isinstance(features, Tensor) and features.ndim > 0
+        source = "context" if network is None else "network"
         if not is_tensor or features.shape[-1] != width:
-            source = "context" if network is None else "network"
             raise ConstraintError(
                 f"{type(self).__name__}.{source}",
                 f"features of shape (*batch, {width}), as in_features says",
@@ -238,10 +231,8 @@ class Conditional(Declarative):
                 f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
                 code="wrong-shape",
             )
-        wanted = layer.weight.dtype
         # Autocast sees to the dtype itself.
         if features.dtype != wanted and not (is_traced(features) or is_autocasting(features)):
-            source = "context" if network is None else "network"
             raise ConstraintError(
                 f"{type(self).__name__}.{source}",
                 f"features of {wanted}",

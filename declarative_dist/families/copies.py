@@ -45,7 +45,8 @@ def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
     def install(field: Field, values: dict[str, Any]) -> Any:
         field.bind(module, blueprint, values)
         value = field.value(module, values)
-        _measure(module, field, value, values)
+        if not field.holds_value:
+            _measure(module, field, value, values)
         return value
 
     values: dict[str, Any] = module.__declaration__.run(
@@ -62,13 +63,13 @@ def measure(module: Any) -> None:
             arrange(part, is_owned=True)  # as it is by itself
     values = module.__declaration__.run(module, module.__declaration__.order)
     for name, value in values.items():
-        _measure(module, module.__declaration__.fields[name], value, values)
+        if not module.__declaration__.fields[name].holds_value:
+            _measure(module, module.__declaration__.fields[name], value, values)
     arrange(module, vars(module)["_padding"])
 
 
 def _measure(module: nn.Module, field: Field, value: Any, values: dict[str, Any]) -> None:
-    if field.holds_value:
-        return  # it knows itself, and keeps its shape
+    """Count the dimensions of a computed field or a part; one that holds a value knows them."""
     copies: torch.Size = vars(module)["_copies"]
     part = module._modules.get(field.name)
     if field.is_computed and field.needs:

@@ -19,7 +19,6 @@ from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.probe import check_copies
 from declarative_dist.families.values import DeclaredValues
-from declarative_dist.fields.kinds import built_kind, predicted_kind
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
@@ -87,7 +86,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     def _check_class(self) -> None:
         """Refuse a class that was declared without what its instances build."""
-        builds = built_kind(self) or predicted_kind(self)
+        builds = self.__builds__ or getattr(type(self), "__predicts__", None)
         if builds in _EXAMPLES and self.__declaration__.base is None:
             raise DeclarationError(
                 type(self).__name__,

@@ -43,49 +43,40 @@ def blueprint_of(
         DeclarationError: for a keyword that is neither a field nor a size.
         ConstraintError: for sizes, shapes or types that cannot be.
     """
-    subject = declaration.owner
-    fields = declaration.fields
+    subject, fields = declaration.owner, declaration.fields
     keywords = nest_values(keywords, subject)
-    given = {
-        name: fields[name].source(value, f"{subject}.{name}")
-        for name, value in keywords.items()
-        if name in fields and value is not None
-    }
-    sizes = {name: size for name, size in keywords.items() if name not in fields}
-    _check_sizes(declaration, sizes, others)
+    given: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for name, value in keywords.items():
+        if name not in fields:
+            sizes[name] = _as_size(declaration, name, value, others)
+        elif value is not None:
+            given[name] = fields[name].source(value, f"{subject}.{name}")
     if dtype is not None:
         check_floating(dtype, f"{subject}(dtype=)")
-    blueprint = Blueprint(
-        subject,
-        given,
-        {name: int(size) for name, size in sizes.items()},
-        as_batch_shape(batch_shape, subject),
-        None if device is None else torch.device(device),
-        dtype,
-    )
-    needed = {name for name, field in fields.items() if field.holds_value or field.is_part}
-    blueprint.follow(keywords, is_whole=needed <= given.keys())
+    place = None if device is None else torch.device(device)
+    copies = as_batch_shape(batch_shape, subject)
+    blueprint = Blueprint(subject, given, sizes, copies, place, dtype)
+    if given:
+        needed = {name for name, field in fields.items() if field.holds_value or field.is_part}
+        blueprint.follow(keywords, is_whole=needed <= given.keys())
     blueprint.read_sizes(field for field in declaration.order if field.takes_value)
     return blueprint
 
 
-def _check_sizes(
-    declaration: Declaration, sizes: Mapping[str, Any], others: tuple[str, ...]
-) -> None:
-    subject, known = declaration.owner, declaration.size_names
-    for name, size in sizes.items():
-        if name not in known:
-            raise DeclarationError(
-                f"{subject}({name}=)",
-                "the name of a field or of a size",
-                repr(name),
-                did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS]),
-                code="unknown-name",
-            )
-        if not is_count(size):
-            raise ConstraintError(
-                f"{subject}({name}=)", "an int, 0 or above", shorten(size), code="wrong-argument"
-            )
+def _as_size(declaration: Declaration, name: str, size: Any, others: tuple[str, ...]) -> int:
+    subject, known = f"{declaration.owner}({name}=)", declaration.size_names
+    if name not in known:
+        raise DeclarationError(
+            subject,
+            "the name of a field or of a size",
+            repr(name),
+            did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS]),
+            code="unknown-name",
+        )
+    if not is_count(size):
+        raise ConstraintError(subject, "an int, 0 or above", shorten(size), code="wrong-argument")
+    return int(size)
 
 
 def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:

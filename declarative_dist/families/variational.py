@@ -179,10 +179,10 @@ class Variational(Declarative, Distribution):
 
     def _check_whole(self) -> None:
         """Refuse copies that got lost on the way to the distribution."""
-        super()._check_whole()
         copies: torch.Size = vars(self)["_copies"]
         if not copies:
             return
+        super()._check_whole()
         with torch.no_grad():
             batch_shape = self.forward().batch_shape
         if batch_shape[: len(copies)] != copies:
