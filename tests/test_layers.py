@@ -61,8 +61,8 @@ ROWS = [
     [
         f"posteriors.{name}"
         for name in (
-            "noise", "gaussian", "search", "modes", "sampling", "pushed", "guides", "fits",
-            "targets",
+            "noise", "gaussian", "search", "modes", "population", "sampling", "pushed", "guides",
+            "fits", "targets",
         )
     ],
     [f"objectives.{name}" for name in ("weights", "data", "likelihood", "estimators", "elbo")],

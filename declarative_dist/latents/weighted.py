@@ -15,7 +15,8 @@ from declarative_dist.latents.named import Values, check_shape
 from declarative_dist.latents.pareto import smooth, tail_shape
 
 _GOOD_SHAPE = 0.5
-_SURE = 0.03
+_HEAVY_SQUARES = 0.6
+_SURE = 0.025
 """A standard error, of a mean in units of its sd or of an sd relative to it, to be called good."""
 
 _ROUGH = 0.1
@@ -148,7 +149,7 @@ class WeightedDraws:
         """How far the weighted draws can be trusted, in sentences.
 
         It begins with "good" where k-hat is below 0.5, also of the squares of every quantity, and
-        all means and standard deviations are known to 3 %; with "usable", or with "unreliable".
+        all means and standard deviations are known to 2.5 %; with "usable", or with "unreliable".
         """
         shapes, means, sds = self._worst_tail(), self._worst_error(1), self._worst_error(2)
         figures = (
@@ -158,7 +159,7 @@ class WeightedDraws:
         limit = min(1 - 1 / math.log10(max(self.num_samples, 11)), 0.7)
         rough = max(means[0], sds[0])
         said = list(self.doubts)
-        if shapes[0] >= 0.7 > self.k_hat:
+        if shapes[0] >= _HEAVY_SQUARES and self.k_hat < limit:
             said.append(
                 f"The spread of {shapes[1]} has a heavy tail (k-hat {shapes[0]:.2f} of its "
                 "squares): trust its quantiles, not its mean and sd."
@@ -169,7 +170,7 @@ class WeightedDraws:
                 "The draws miss part of the target: use other coordinates, more draws, or a "
                 "sampler."
             )
-        elif self.k_hat < _GOOD_SHAPE and shapes[0] < 0.7 and rough <= _SURE and not said:
+        elif self.k_hat < _GOOD_SHAPE and rough <= _SURE and not said:
             word = "good"
         else:
             word = "usable, not good"

@@ -11,11 +11,12 @@ from torch import Tensor
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.latents.weighted import WeightedDraws
-from declarative_dist.posteriors.guides import MOST_OF_A_FACTOR, MOST_TO_BEGIN, NormalGuide
+from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.posteriors.modes import RESTARTS, Modes
+from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR
 from declarative_dist.randomness import same_random_numbers
 
-_DRAWS = 2000
+_DRAWS = 4000
 
 
 @dataclass(frozen=True)

@@ -34,15 +34,12 @@ from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.gaussian import Gaussian, unit_lower
 from declarative_dist.posteriors.modes import Modes, find_modes, settle
 from declarative_dist.posteriors.pushed import PushedNormal
-from declarative_dist.posteriors.sampling import components_of, weigh
+from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, components_of, weigh
 from declarative_dist.posteriors.search import Density
 
 _EXP = Exp()
 MOST_TO_BEGIN = 10_000
 """Above so many numbers a fit does not look for a start: 64 draws at once may be too many."""
-
-MOST_OF_A_FACTOR = 400
-"""Above so many numbers a start is a Gaussian of independent numbers."""
 
 
 class NormalGuide(AtomicState, NamedModule):
@@ -204,7 +201,7 @@ class NormalGuide(AtomicState, NamedModule):
         Half of the draws come from the guide, half from a multivariate t distribution of 5
         degrees of freedom with its centre and factor, so that far tails are reached; other modes
         that `fit` has found and that may hold much are drawn from, too. Where the tail of the
-        weights is heavy, a component that is fitted to the weighted draws joins. Draws fill the
+        weights is heavy, components that are fitted to the weighted draws join. Draws fill the
         space evenly (scrambled Sobol points), and weights are Pareto smoothed.
 
         Args:
@@ -235,7 +232,7 @@ class NormalGuide(AtomicState, NamedModule):
         with torch.no_grad():
             components = components_of(self().gaussian, self.modes, density)
         seed = int(torch.randint(2**31, ()))
-        vectors, log_weights = weigh(density, components.rows, components.shares, count, seed)
+        vectors, log_weights = weigh(density, components, count, seed)
         with torch.no_grad():
             values = self.flat(vectors.to(self.center.dtype))
         return WeightedDraws(values, log_weights, doubts=components.doubts, notes=components.notes)

@@ -12,11 +12,16 @@ from declarative_dist.latents.pareto import smooth
 from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, stack
 from declarative_dist.posteriors.modes import Modes, first_of
 from declarative_dist.posteriors.noise import sobol_normal
+from declarative_dist.posteriors.population import fit_mixture
 from declarative_dist.posteriors.search import Density, bound_of, choose, score
 
-_ROUNDS = 3
+_ROUNDS = 5
 _HEAVY = 0.4
-_PER_NUMBER = 20
+_SHARE = 0.7
+_KEPT = 0.3
+
+MOST_OF_A_FACTOR = 400
+"""Above so many numbers Gaussians have no correlations."""
 
 
 @dataclass(frozen=True)
@@ -112,50 +117,42 @@ class Mixture:
 
 
 def weigh(
-    density: Density, rows: Gaussian, shares: tuple[float, ...], num_samples: int, seed: int
+    density: Density, components: Components, num_samples: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Draws near a log density, and their log weights.
 
     Weights are those of the whole mixture (Owen and Zhou, "Safe and effective importance
-    sampling", JASA 95, 2000). While their tail is heavy, a component that is fitted to the
-    weighted draws joins (Cappe, Guillin, Marin and Robert, "Population Monte Carlo", JCGS 13,
-    2004), and all is drawn anew.
+    sampling", JASA 95, 2000). While their tail is heavy, or many draws are wasted, components that
+    are fitted to the weighted draws take most of the share, and all is drawn anew.
 
     Args:
         density: the log density.
-        rows: Gaussians near its modes, of shape `(count, *copies, size)`.
-        shares: how much of the draws each gets.
+        components: Gaussians near its modes.
         num_samples: how many draws to make.
         seed: of the draws.
 
     Returns:
         Vectors `(num_samples, *copies, size)`, and log weights `(num_samples, *copies)`.
     """
-    size = rows.loc.shape[-1]
-    best: tuple[float, Tensor, Tensor] | None = None
+    rows, shares = components.rows, components.shares
+    can_adapt = rows.loc.shape[-1] <= MOST_OF_A_FACTOR
+    if rows.is_diagonal and can_adapt:
+        rows = Gaussian(rows.loc, rows.scale.diag_embed())
+    mixture, found = Mixture(rows, shares), []
     with torch.no_grad():
-        for _ in range(_ROUNDS):
-            mixture = Mixture(rows, shares)
-            vectors = mixture.draw(num_samples, seed)
+        for number in range(_ROUNDS):
+            vectors = mixture.draw(num_samples, seed + 1000 * number)
             log_weights = score(density, vectors)[0] - mixture.log_prob(vectors)
+            if log_weights.isinf().all(0).any() or not can_adapt:
+                return vectors, log_weights
             smoothed, k_hat = smooth(log_weights)
-            ess = float((-(2 * smoothed).logsumexp(0)).exp().min())
-            if best is None or ess > best[0]:
-                best = ess, vectors, log_weights
-            if float(k_hat.max()) <= _HEAVY or not ess > _PER_NUMBER * size:
+            worth = float((-(2 * smoothed).logsumexp(0)).exp().min())
+            found.append((worth, vectors, log_weights))
+            if float(k_hat.max()) <= _HEAVY and worth > _SHARE * num_samples:
                 break
-            rows = stack([rows, _fit_gaussian(vectors, smoothed.exp(), rows.is_diagonal)])
-            shares = (*(share / 2 for share in shares), 0.5)
-            seed += len(shares)
-    return best[1], best[2]
-
-
-def _fit_gaussian(vectors: Tensor, weights: Tensor, is_diagonal: bool) -> Gaussian:
-    """The Gaussian with the moments of weighted draws, of shape `(1, *copies, size)`."""
-    loc = (weights[..., None] * vectors).sum(0)
-    centred = vectors - loc
-    if is_diagonal:
-        scale = (weights[..., None] * centred.square()).sum(0).sqrt()
-        return Gaussian(loc[None], scale[None])
-    covariance = torch.einsum("s...,s...i,s...j->...ij", weights, centred, centred)
-    return Gaussian(loc[None], torch.linalg.cholesky(covariance)[None])
+            fitted, held = fit_mixture(vectors, smoothed, Gaussian(rows.loc[0], rows.scale[0]))
+            mixture = Mixture(
+                stack([rows, fitted]),
+                (*(_KEPT * share for share in shares), *((1 - _KEPT) * share for share in held)),
+            )
+    return max(found, key=lambda each: each[0])[1:]
