@@ -78,16 +78,16 @@ def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     """
     copies: dict[int, Any] = {}
 
-    def own(value: Any) -> Any:
+    def copy_value(value: Any) -> Any:
         if isinstance(value, Field):
-            return value.with_own_modules(own)
+            return value.with_own_modules(copy_value)
         if isinstance(value, nn.Module):
             module = copy.deepcopy(value, copies)
             for _, part in walk(module):
                 part._restart()
             return module
         if isinstance(value, (list, tuple)) and any(map(is_nestable, value)):
-            return [own(item) for item in value]
+            return [copy_value(item) for item in value]
         if isinstance(value, Distribution):
             return as_constant(value, owner, "Declare a family with parameters of its own.")
         return as_module(value) if is_nestable(value) and not isinstance(value, type) else value
@@ -96,14 +96,14 @@ def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in namespace.items():
         if not name.startswith("__") and name not in SETTINGS:
             try:
-                body[name] = own(value)
+                body[name] = copy_value(value)
             except ExplainedError as error:
                 parts = (error.expected, error.got, error.fix)
                 raise DeclarationError(f"{owner}.{name}", *parts, code=error.code) from error
     return body
 
 
-def declared_fields(
+def collect_fields(
     cls: type, base: Base, arguments: Mapping[str, Argument] | Iterable[str], line: Iterable[type]
 ) -> dict[str, Field]:
     """The fields of a class by name, in order; later ones override inherited ones.

@@ -48,7 +48,7 @@ class DeclarativeMeta(ABCMeta):
         names = arguments or collect.inputs_of(name, base, {}, {})
         framework = tuple(kind for kind in cls.__mro__ if rules.is_framework(kind))
         line = [kind for kind in reversed(cls.__mro__) if kind not in framework]
-        declared = collect.declared_fields(cls, base, names, line)
+        declared = collect.collect_fields(cls, base, names, line)
         reserved = _reserved_names(framework)
         owner = Owner(cls, base, arguments, declared)
         rules.check_namespace(owner, own, names, reserved)
@@ -105,8 +105,7 @@ class DeclarativeMeta(ABCMeta):
             return
         fields = cls.__declaration__.fields.values()
         values = ", ".join(f"{field.name}=..." for field in fields if field.holds_value)
-        subject = f"{cls.__name__}(...)"
-        got = ", ".join(map(shorten, arguments))
+        subject, got = f"{cls.__name__}(...)", ", ".join(map(shorten, arguments))
         fix = f"Write {cls.__name__}({values})." if values else ""
         raise DeclarationError(subject, "values by name", got, fix, code="wrong-argument")
 

@@ -65,8 +65,7 @@ def check_setting(instance: nn.Module, name: str) -> None:
     """Refuse to set on an instance what its class body says for all of them."""
     if name in SETTINGS:
         kind = type(instance).__name__
-        subject = f"{kind}.{name}"
-        expected = f"{name} in a class body"
+        subject, expected = f"{kind}.{name}", f"{name} in a class body"
         fix = f"Write class Other({kind}) with another {name} in its body."
         raise FieldError(subject, expected, "a value on an instance", fix, code="no-assignment")
     if name in _members_of(type(instance)):

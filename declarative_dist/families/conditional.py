@@ -200,10 +200,10 @@ class Conditional(Declarative):
         fused: Any = clip_gradient(layer(features))
         fused = clamp_result(fused, *WIDEST[fused.dtype])
         if len(splits) == 1:
-            return {splits[0].raw_name: splits[0].shaped(fused)}
+            return {splits[0].raw_name: splits[0].reshape(fused)}
         parts = fused.split_with_sizes([split.size for split in splits], -1)
         return {
-            split.raw_name: split.shaped(part) for split, part in zip(splits, parts, strict=True)
+            split.raw_name: split.reshape(part) for split, part in zip(splits, parts, strict=True)
         }
 
     def _context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

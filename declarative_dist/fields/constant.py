@@ -20,16 +20,10 @@ from declarative_dist.errors import (
     FieldError,
     shorten,
 )
+from declarative_dist.fields import storage
 from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start
-from declarative_dist.fields.storage import (
-    check_floating,
-    check_shape,
-    find_tensor,
-    to_tensor,
-    write_tensor,
-)
 from declarative_dist.plain.tensors import are_finite, is_array
 from declarative_dist.plain.tracing import is_traced
 
@@ -115,7 +109,7 @@ class Constant(Field):
         # A tuple is numbers where the base takes numbers; elsewhere, as in `lims`, it stays one.
         is_list = isinstance(value, list if self.torch_constraint is None else (list, tuple))
         if is_list or isinstance(value, Tensor) or hasattr(value, "__array__"):
-            return to_tensor(value, subject, expected=self._expected)
+            return storage.to_tensor(value, subject, expected=self._expected)
         return value
 
     def _as_number(self, value: Real, subject: str) -> float:
@@ -135,7 +129,7 @@ class Constant(Field):
             return
         tensor: Any = value
         if not isinstance(value, Tensor):
-            tensor = to_tensor(value, subject, expected=self._expected)
+            tensor = storage.to_tensor(value, subject, expected=self._expected)
         is_allowed = are_finite(tensor)
         if is_allowed and self.torch_constraint is not None:
             is_allowed = bool(self.torch_constraint.check(tensor).all())
@@ -173,7 +167,7 @@ class Constant(Field):
         if dtype is None:
             is_meant = start.has_dtype and own.is_floating_point
             dtype = own if is_meant else torch.get_default_dtype()
-        tensor = to_tensor(source, subject, dtype, device, self._expected)
+        tensor = storage.to_tensor(source, subject, dtype, device, self._expected)
         if dtype != own:
             self._check(tensor, subject, source)
         return tensor.clone() if isinstance(source, Tensor) else tensor
@@ -185,7 +179,7 @@ class Constant(Field):
         constants = module.__dict__["_constants"]
         if self.name in constants:
             return constants[self.name]
-        tensor = find_tensor(module, self.name)
+        tensor = storage.find_tensor(module, self.name)
         if tensor is None:
             fix = f"It was deleted: set {self.name}, or call reset_parameters()."
             raise FieldError(self.subject(module), "a value", "none", fix, code="missing-value")
@@ -193,7 +187,7 @@ class Constant(Field):
 
     def _build_again(self, module: nn.Module) -> Any:
         """What the instance held at its start, in the dtype of now and where it is now."""
-        now, start = find_tensor(module, self.name), vars(module)["_starts"][self.name]
+        now, start = storage.find_tensor(module, self.name), vars(module)["_starts"][self.name]
         dtype = _dtype_beside(module) if now is None else now.dtype
         device = torch.get_default_device() if now is None else now.device
         return self._build(start, dtype, device, self.subject(module))
@@ -205,17 +199,17 @@ class Constant(Field):
             raise ConstraintError(subject, self._expected, "None", code="wrong-argument")
         now = module.__dict__["_constants"].get(self.name)
         if now is None:
-            now = find_tensor(module, self.name)
+            now = storage.find_tensor(module, self.name)
         if now is None:  # it was deleted
             now = self._build_again(module)
         if not isinstance(now, Tensor):
             start, dtype = _as_start(new, isinstance(value, Tensor)), _dtype_beside(module)
             return self._build(start, dtype, torch.get_default_device(), subject)
-        tensor = to_tensor(new, subject, now.dtype, now.device, self._expected)
+        tensor = storage.to_tensor(new, subject, now.dtype, now.device, self._expected)
         if tensor is not new:
             self._check(tensor, subject, new)
         if tensor.ndim:
-            check_shape(tensor, now.shape, subject)
+            storage.check_shape(tensor, now.shape, subject)
         return tensor.expand(now.shape).clone()
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
@@ -224,13 +218,13 @@ class Constant(Field):
             module._buffers.pop(self.name, None)
             constants[self.name] = prepared
             return
-        now = find_tensor(module, self.name)
+        now = storage.find_tensor(module, self.name)
         is_buffer = module._buffers.get(self.name) is not None
         if now is None or (is_buffer and now.shape != prepared.shape):
             constants.pop(self.name, None)
             module._buffers[self.name] = prepared
         else:
-            write_tensor(module, self.name, prepared, self)
+            storage.write_tensor(module, self.name, prepared, self)
 
     def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
         return prepared
@@ -259,23 +253,23 @@ class Constant(Field):
         return self.name
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        now = find_tensor(module, self.name)
+        now = storage.find_tensor(module, self.name)
         if now is not None:
-            subject = self.subject(module)
-            self._check(to_tensor(tensor, subject, now.dtype, expected=self._expected), subject)
+            subject, expected = self.subject(module), self._expected
+            self._check(storage.to_tensor(tensor, subject, now.dtype, None, expected), subject)
 
     def check_buffer(self, module: nn.Module, tensor: Tensor) -> None:
         self.source(tensor, self.subject(module))
-        now = find_tensor(module, self.name)
+        now = storage.find_tensor(module, self.name)
         if now is not None:
-            check_shape(tensor, now.shape, self.subject(module))
+            storage.check_shape(tensor, now.shape, self.subject(module))
 
     def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
         now = module._buffers.get(self.name)
         dtype = None if now is None else move(now.new_empty(0)).dtype
         if now is not None and dtype != now.dtype:
             if self.torch_constraint is not None and now.is_floating_point():
-                check_floating(dtype, self.subject(module))
+                storage.check_floating(dtype, self.subject(module))
             self._check(move(now), self.subject(module), now)
 
     def rule(self, module: nn.Module) -> str:

@@ -29,7 +29,7 @@ class Split(NamedTuple):
     shape: torch.Size
     size: int
 
-    def shaped(self, part: Tensor) -> Tensor:
+    def reshape(self, part: Tensor) -> Tensor:
         """Numbers of shape `(*batch, size)` in the shape that the constraint takes."""
         if len(self.shape) == 1:
             return part
@@ -76,8 +76,7 @@ class Head(ReadOnly, Constrained):
         )
         is_torch = isinstance(constraint, constraints.Constraint)
         if constraint is not None and not is_type and not is_torch:
-            subject = "Head(constraint=)"
-            fix = "Write Head(Positive(), init=1.0)."
+            subject, fix = "Head(constraint=)", "Write Head(Positive(), init=1.0)."
             raise DeclarationError(subject, "a constraint first", shorten(constraint), fix)
         super().__init__(init, constraint, shape, "Head")
 

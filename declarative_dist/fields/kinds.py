@@ -53,8 +53,7 @@ def check_kind(value: Any, kind: type | None, subject: str) -> None:
     A foreign module is believed: it is called, and must return what the base takes.
     """
     if kind is Transform and isinstance(value, Constraint):
-        got = f"the constraint {value!r}"
-        fix = f"Write {value!r}.as_transform()."
+        got, fix = f"the constraint {value!r}", f"Write {value!r}.as_transform()."
         raise DeclarationError(subject, "a transform", got, fix, code="wrong-part")
     declares = is_declarative_class(value) or is_declarative(value)
     if kind is None or not (declares or built_kind(value) is not None):

@@ -24,7 +24,7 @@ class Owner:
         fields: all fields by name, in the order of declaration.
     """
 
-    kind: type
+    kind: Any
     base: Any
     arguments: Mapping[str, Argument]
     fields: Mapping[str, Any]

@@ -139,8 +139,7 @@ class Param(Constrained):
         if needed.is_part:
             subject = owner.subject(self.name)
             expected = "bounds that are numbers, tensors or names of such fields"
-            got = f"{needed.name!r}, {needed!r}"
-            fix = "Declare the bound as a field of its own."
+            got, fix = f"{needed.name!r}, {needed!r}", "Declare the bound as a field of its own."
             raise DeclarationError(subject, expected, got, fix, code="field-order")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
@@ -151,25 +150,19 @@ class Param(Constrained):
             is_learned = any(True for _ in self.prior.parameters())
             prior = copy_template(self.prior, blueprint, raw.dtype, has_copies=is_learned)
             prior.to(raw.device)
-            self._check_prior(module, prior, blueprint.batch_shape, values)
+            self._check_prior(module, prior, values, is_new=False)
             module._modules[self.prior_name] = prior
 
     def _check_prior(
-        self,
-        module: nn.Module,
-        prior: nn.Module,
-        copies: torch.Size,
-        values: Mapping[str, Any],
-        *,
-        prior_is_new: bool = False,
+        self, module: nn.Module, prior: nn.Module, values: Mapping[str, Any], *, is_new: bool
     ) -> None:
         """Refuse a prior that does not fit the shape or the bounds of this instance."""
+        copies, subject = vars(module)["_copies"], self.subject(module)
         with torch.no_grad():
             shape = self.value(module, values).shape[len(copies) :]
-            check_fits(prior, shape, self.subject(module), copies)
-            if self.constraint.names or prior_is_new:
-                constraint = self.resolved_constraint(module, values)
-                check_support(prior, constraint, self.subject(module))
+            check_fits(prior, shape, subject, copies)
+            if is_new or self.has_bounds:
+                check_support(prior, self.resolved_constraint(module, values), subject)
 
     def replace_prior(self, module: nn.Module, value: Any) -> None:
         """Give an instance another prior: a plain distribution, or a declared one, held as it is.
@@ -182,8 +175,7 @@ class Param(Constrained):
         raw = getattr(module, self.raw_name)
         if prior is not value:
             prior = prior.to(device=raw.device, dtype=raw.dtype)
-        known = needed_values(module, self.name)
-        self._check_prior(module, prior, vars(module)["_copies"], known, prior_is_new=True)
+        self._check_prior(module, prior, needed_values(module, self.name), is_new=True)
         module._modules[self.prior_name] = prior
 
     def log_prior(
@@ -263,17 +255,11 @@ class Param(Constrained):
             module._modules[self.prior_name].reset_parameters()  # type: ignore[union-attr, operator]
 
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
-        raw = module._parameters.get(self.raw_name)
-        if raw is not None:
-            return [raw]
-        if self.raw_name in module._buffers:  # what an automatic guide holds is not trained
-            return []
-        # Torch has replaced it: by a parametrization, by pruning, or by a weight norm.
-        replaced: Any = module._modules.get("parametrizations")
-        if replaced is not None and self.raw_name in replaced:
-            return list(replaced[self.raw_name].parameters())
-        found = (module._parameters.get(f"{self.raw_name}_{end}") for end in ("orig", "g", "v"))
-        return [parameter for parameter in found if parameter is not None]
+        # Torch may have replaced it: by a parametrization, by pruning, or by a weight norm.
+        names = [self.raw_name, *(f"{self.raw_name}_{end}" for end in ("orig", "g", "v"))]
+        inside = f"parametrizations.{self.raw_name}."
+        found = module.named_parameters(remove_duplicate=False)
+        return [value for name, value in found if name in names or name.startswith(inside)]
 
     def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
         start: Start = vars(module)["_starts"][self.name].repeat(copies)

@@ -14,27 +14,12 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
+from declarative_dist.fields import kinds, templates
 from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.head import CONTEXT_SHAPE
-from declarative_dist.fields.kinds import (
-    built_kind,
-    check_kind,
-    describe_kind,
-    is_declarative,
-    is_declarative_class,
-    predicted_kind,
-)
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import copy_tensors
-from declarative_dist.fields.templates import (
-    as_part,
-    check_given,
-    inside,
-    known_sizes,
-    make_part,
-    size_names,
-)
 from declarative_dist.fields.walk import own_modules, walk
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import copy_if_exchanged, without_cache
@@ -90,7 +75,7 @@ class Nested(Field):
         argument = owner.arguments.get(self.name)
         if argument is None:
             return
-        expected, fix = f"one part, {describe_kind(argument.part)}", ""
+        expected, fix = f"one part, {kinds.describe_kind(argument.part)}", ""
         if argument.torch_constraint is not None:
             expected = f"a tensor, {argument.torch_constraint}"
             fix = f"Write {self.name} = Param()."
@@ -108,26 +93,28 @@ class Nested(Field):
         field.part = None if argument is None else argument.part
         subjects = self._subjects(owner.subject(self.name))
         for template, where in zip(self.templates, subjects, strict=False):
-            check_kind(template, field.part, where)
+            kinds.check_kind(template, field.part, where)
         if field.part is None and not self.is_list:
-            kinds = filter(None, map(built_kind, self.templates))
-            field.part = next((k for k in kinds if issubclass(k, (Distribution, Transform))), None)
+            built = filter(None, map(kinds.built_kind, self.templates))
+            field.part = next((k for k in built if issubclass(k, (Distribution, Transform))), None)
         return field
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
-        if self.part is not None and any(map(predicted_kind, self.templates)):
+        if self.part is not None and any(map(kinds.predicted_kind, self.templates)):
             owner.require_conditional(self.name)
-        kinds = [kind for kind in map(built_kind, self.templates) if kind is not None]
-        is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in kinds)
-        if owner.is_joint and (Distribution in kinds if self.is_list else not is_plain):
+        built = list(filter(None, map(kinds.built_kind, self.templates)))
+        is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in built)
+        if owner.is_joint and (Distribution in built if self.is_list else not is_plain):
             subject, fix = owner.subject(self.name), "Declare each site here."
             expected = "one distribution"
             raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
 
     @property
     def size_names(self) -> tuple[str, ...]:
-        return tuple(name for template in self.templates for name in size_names(template))
+        return tuple(
+            name for template in self.templates for name in templates.size_names(template)
+        )
 
     @property
     def declared_sizes(self) -> frozenset[str]:
@@ -139,7 +126,7 @@ class Nested(Field):
             given = self._as_items(given, len(self.templates), subject)
         sizes: dict[str, int] = {}
         for template, item in self._with_given(given):
-            sizes |= known_sizes(template, item)
+            sizes |= templates.known_sizes(template, item)
         return sizes
 
     def _with_given(self, given: list[Any] | None) -> Iterator[tuple[Any, Any]]:
@@ -166,7 +153,7 @@ class Nested(Field):
         """What was given for each part, refused if it cannot be one."""
         items = self._as_items(value, len(now), subject)
         each = zip(items, chain(now, repeat(None)), self._subjects(subject), strict=False)
-        return [check_given(item, part, self.part, where) for item, part, where in each]
+        return [templates.check_given(item, part, self.part, where) for item, part, where in each]
 
     def _as_items(self, value: Any, size: int, subject: str) -> list[Any]:
         """A list of parts, of one part alone, or of the values in a dict by index."""
@@ -189,7 +176,7 @@ class Nested(Field):
         module = instance._modules.get(self.name)
         if module is None:
             declaration_of(instance, self.name)
-            subject, expected = self.subject(instance), describe_kind(self.part)
+            subject, expected = self.subject(instance), kinds.describe_kind(self.part)
             raise FieldError(subject, expected, "none", code="missing-value")
         return module
 
@@ -205,7 +192,7 @@ class Nested(Field):
             fix = f"Write {type(module).__name__}({self.name}={value})."
             raise ConstraintError(subject, expected, "none", fix, code="missing-value")
         sources = zip(self._with_given(given), self._subjects(subject), strict=False)
-        parts = [make_part(*source, blueprint, where) for source, where in sources]
+        parts = [templates.make_part(*source, blueprint, where) for source, where in sources]
         # What add_module does; it refuses names that the class has, such as this descriptor's.
         module._modules[self.name] = nn.ModuleList(parts) if self.is_list else parts[0]
         is_shared = any(isinstance(item, nn.Module) for item in given or ())
@@ -218,13 +205,13 @@ class Nested(Field):
 
     def _resolve(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
         """What a part contributes: the plain object that it stands for, or itself."""
-        if predicted_kind(part) is not None and predicted_kind(owner) is not None:
+        if kinds.predicted_kind(part) is not None and kinds.predicted_kind(owner) is not None:
             context = values.get(CONTEXT)
             if context is None:
                 return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
             return part(*context[0], **context[1])
         kind = self.part
-        if built_kind(part) is not None:
+        if kinds.built_kind(part) is not None:
             return part()
         if kind is None:
             return copy_if_exchanged(part)
@@ -235,10 +222,10 @@ class Nested(Field):
         try:
             value = part()
         except TypeError as error:
-            raise FieldError(subject, describe_kind(kind), f"a {name}: {error}") from error
+            raise FieldError(subject, kinds.describe_kind(kind), f"a {name}: {error}") from error
         if not isinstance(value, kind):
             got = f"a {name} that returns {shorten(value)}"
-            raise FieldError(subject, describe_kind(kind), got)
+            raise FieldError(subject, kinds.describe_kind(kind), got)
         return value
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
@@ -257,7 +244,7 @@ class Nested(Field):
             raise ConstraintError(subject, expected, shorten(value), code="wrong-part")
         changes: list[Any] = []
         for item, part, where in each:
-            with inside(where):
+            with templates.inside(where):
                 changes += part._prepare(item) if item else ()
         return changes
 
@@ -270,10 +257,10 @@ class Nested(Field):
             field.commit(inner, ready)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        templates = self.templates if vars(module)["_starts"][self.name] else ()
-        parts = zip(self._parts_of(module), chain(templates, repeat(None)), strict=False)
+        starts = self.templates if vars(module)["_starts"][self.name] else ()
+        parts = zip(self._parts_of(module), chain(starts, repeat(None)), strict=False)
         for part, template in parts:
-            if is_declarative(part):
+            if kinds.is_declarative(part):
                 part.reset_parameters()
             elif not isinstance(template, nn.Module) or not copy_tensors(template, part):
                 for inner in part.modules():
@@ -283,7 +270,7 @@ class Nested(Field):
 
     def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         parts = self._parts_of(module)
-        exported = [p.constrained_values() if is_declarative(p) else None for p in parts]
+        exported = [p.constrained_values() if kinds.is_declarative(p) else None for p in parts]
         if not self.is_list:
             return exported[0]
         return [item or {} for item in exported] if any(exported) else None
@@ -307,13 +294,13 @@ class Nested(Field):
         return self if instance is None else self.module_of(instance)
 
     def __repr__(self) -> str:
-        kinds = (t if isinstance(t, type) else type(t) for t in self.templates or (None,))
-        names = ", ".join(kind.__name__ for kind in kinds)
+        classes = (t if isinstance(t, type) else type(t) for t in self.templates or (None,))
+        names = ", ".join(kind.__name__ for kind in classes)
         return f"Nested([{names}])" if self.is_list else f"Nested({names})"
 
 
 def _declares(template: object) -> bool:
-    return is_declarative(template) or is_declarative_class(template)
+    return kinds.is_declarative(template) or kinds.is_declarative_class(template)
 
 
 def _as_new_part(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
@@ -323,4 +310,5 @@ def _as_new_part(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
         raise DeclarationError(subject, "an instance", got, fix, code="class-not-instance")
     tensors = [] if now is None else [*now.parameters(), *now.buffers()]
     like = next((t for t in tensors if t.is_floating_point()), None)
-    return as_part(given) if like is None else as_part(given, like.device, like.dtype)
+    place = () if like is None else (like.device, like.dtype)
+    return templates.as_part(given, *place)

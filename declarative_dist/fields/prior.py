@@ -22,15 +22,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
-from declarative_dist.plain.supports import (
-    are_near,
-    ends_of,
-    entries_of,
-    is_whole,
-    push_support,
-    shape_of,
-    support_of,
-)
+from declarative_dist.plain import supports
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
@@ -147,7 +139,7 @@ def check_support(
     """
     distribution: Distribution = prior()
     try:
-        support = support_of(distribution)
+        support = supports.support_of(distribution)
     except NotImplementedError:
         support = None
     if support is None or support.is_discrete:
@@ -177,14 +169,14 @@ def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> 
         return True  # only the module knows its set
     own = constraint.support
     if isinstance(constraint, FromTransform):
-        own = push_support(constraints.real, constraint.current())
-    mine, theirs = entries_of(own), entries_of(support)
-    ends, others = ends_of(mine), ends_of(theirs)
+        own = supports.push_support(constraints.real, constraint.current())
+    mine, theirs = supports.entries_of(own), supports.entries_of(support)
+    ends, others = supports.ends_of(mine), supports.ends_of(theirs)
     if ends is not None and others is not None:
-        return are_near(ends, others)
-    shaped = [kind for kind in (mine, theirs) if is_whole(kind)]
+        return supports.are_near(ends, others)
+    shaped = [kind for kind in (mine, theirs) if supports.is_whole(kind)]
     if len(shaped) == 2:
-        return shape_of(mine) is shape_of(theirs)
+        return supports.shape_of(mine) is supports.shape_of(theirs)
     if len(shaped) == 1 and (ends or others):
         return False
     return _agree_at_draws(distribution, support, constraint)
@@ -212,11 +204,11 @@ def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constr
 
 def _example(support: constraints.Constraint) -> str:
     """A plain distribution on a set, or how to move one there."""
-    inner = entries_of(support)
+    inner = supports.entries_of(support)
     low, high = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
     if type(inner) in _EXAMPLES:
         return _EXAMPLES[type(inner)]
-    if is_whole(inner):
+    if supports.is_whole(inner):
         return "dd.TransformedDistribution(dd.Normal(...), constraint.as_transform())"
     if low is None and high is None:
         return "dd.Normal(0.0, 1.0)"

@@ -37,8 +37,7 @@ class Site(MethodField):
 
     def check(self, owner: Owner) -> None:
         if not owner.is_joint:
-            subject = owner.subject(self.name)
-            fix = f"Write class {owner.kind.__name__}(Joint)."
+            subject, fix = owner.subject(self.name), f"Write class {owner.kind.__name__}(Joint)."
             raise DeclarationError(
                 subject, "a Joint around a site", owner.kind.__name__, fix, code="misplaced-field"
             )
@@ -47,8 +46,7 @@ class Site(MethodField):
     def check_need(self, owner: Owner, needed: Field) -> None:
         names = list(owner.fields)
         if needed.is_site and names.index(needed.name) >= names.index(self.name):
-            subject = owner.subject(self.name)
-            got = f"{needed.name!r}, which comes later"
+            subject, got = owner.subject(self.name), f"{needed.name!r}, which comes later"
             fix = f"Move {needed.name} above {self.name}."
             raise DeclarationError(subject, "sites declared earlier", got, fix, code="field-order")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def find_tensor(module: nn.Module, name: str) -> Tensor | None:
     """The tensor that a module holds under a name, computed if torch has parametrized it."""
-    held = module._parameters.get(name)
+    held: Tensor | None = module._parameters.get(name)
     held = module._buffers.get(name) if held is None else held
     if held is not None:
         return held
@@ -40,7 +40,7 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, field: Field) -> N
 
     Refused where the value would not be read again; nothing has changed then.
     """
-    held = module._parameters.get(name)
+    held: Tensor | None = module._parameters.get(name)
     held = module._buffers.get(name) if held is None else held
     if held is not None:
         with torch.no_grad():
@@ -106,8 +106,7 @@ def check_shape(tensor: Tensor, shape: torch.Size, subject: str, fix: str = "") 
 def check_floating(dtype: object, subject: str) -> None:
     """Refuse a dtype that is not floating-point."""
     if dtype not in FLOATING:
-        expected = "a floating-point type"
-        fix = "Use float64, float32 or a half type."
+        expected, fix = "a floating-point type", "Use float64, float32 or a half type."
         raise ConstraintError(subject, expected, repr(dtype), fix, code="dtype-or-device")
 
 

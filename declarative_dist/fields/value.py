@@ -268,8 +268,7 @@ class Constrained(Field):
             return
         if are_finite(to_tensor(tensor, self.subject(module), dtype, expected="real numbers")):
             return
-        subject = self.subject(module)
-        expected = f"finite unconstrained numbers in {dtype}"
+        subject, expected = self.subject(module), f"finite unconstrained numbers in {dtype}"
         fix = "The state was not loaded."
         raise ConstraintError(subject, expected, shorten(tensor), fix, code="not-finite")
 
@@ -295,8 +294,7 @@ def _default_of(constraint: Constraint, subject: str) -> Callable[[torch.Size], 
             raise ConstraintError(subject, *parts, code=error.code) from None
         except RuntimeError as error:
             expected = f"bounds that broadcast to its shape {tuple(shape)}"
-            fix = "Give it the shape of its bounds, or init."
-            got = first_line(error)
+            fix, got = "Give it the shape of its bounds, or init.", first_line(error)
             raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
 
     return make
