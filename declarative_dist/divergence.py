@@ -79,39 +79,37 @@ def kl_divergence(
     """
     if num_samples is not None:
         num_samples = check_count("num_samples", num_samples)
-    return _kl(snapshot(p), snapshot(q), num_samples)
-
-
-def _kl(p: Any, q: Any, num_samples: int | None) -> Tensor:
+    one, other = snapshot(p), snapshot(q)
     try:
-        return _exact_kl(p, q)
+        return _exact_kl(one, other)
     except NotImplementedError as error:
         if num_samples is None:
-            raise NotImplementedError(
-                f"kl_divergence: torch has no exact formula for {_named(p)} and {_named(q)}"
-                f"{f', because {error}' if str(error) else ''}. Pass num_samples= for a Monte "
-                "Carlo estimate."
+            raise _no_formula("kl_divergence", error, one, other) from error
+    if isinstance(one, Distribution) and isinstance(other, Distribution):
+        if one.event_shape != other.event_shape:
+            _refuse_events("kl_divergence", one, one, other, other)
+        try:
+            shape = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
+        except RuntimeError as error:
+            raise ConstraintError(
+                "kl_divergence",
+                f"batch shapes that broadcast with {tuple(one.batch_shape)}",
+                str(tuple(other.batch_shape)),
+                "Give both the same batch shape.",
+                code="wrong-shape",
             ) from error
-    if isinstance(p, Distribution) and isinstance(q, Distribution):
-        if p.event_shape != q.event_shape:
-            _refuse_events("kl_divergence", p, p, q, q)
-        p = _expand_to(q.batch_shape, p)
-    return _mean_under(p, num_samples, lambda x, log_p: log_p - _log_prob_anywhere(q, x))
+        one = one if shape == one.batch_shape else one.expand(shape)
+    return _mean_under(one, num_samples, lambda x, log_p: log_p - _log_prob_anywhere(other, x))
 
 
-def _expand_to(batch_shape: torch.Size, p: Distribution) -> Distribution:
-    """A distribution with the batch dimensions of another one too."""
-    try:
-        shape = torch.broadcast_shapes(p.batch_shape, batch_shape)
-    except RuntimeError as error:
-        raise ConstraintError(
-            "kl_divergence",
-            f"batch shapes that broadcast with {tuple(p.batch_shape)}",
-            str(tuple(batch_shape)),
-            "Give both the same batch shape.",
-            code="wrong-shape",
-        ) from error
-    return p if shape == p.batch_shape else p.expand(shape)
+def _no_formula(subject: str, error: Exception, *distributions: Any) -> NotImplementedError:
+    """What torch has no formula for, in words."""
+    names = " and ".join(getattr(d, "owner", type(d).__name__) for d in distributions)
+    why = f", because {error}" if str(error) else ""
+    return NotImplementedError(
+        f"{subject}: torch has no exact formula for {names}{why}. Pass num_samples= for a Monte "
+        "Carlo estimate."
+    )
 
 
 def _exact_kl(p: Any, q: Any) -> Tensor:
@@ -167,10 +165,8 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
         return dd.kl_divergence(p, q)
     mine: Any = p
     count = mine.reinterpreted_batch_ndims
-    if count != q.reinterpreted_batch_ndims:
-        raise NotImplementedError("they reinterpret different numbers of dimensions")
-    if mine.event_shape != q.event_shape:
-        raise NotImplementedError("their event shapes differ")
+    if (count, mine.event_shape) != (q.reinterpreted_batch_ndims, q.event_shape):
+        raise NotImplementedError("their events have different shapes or dimensions")
     inner = _kl_through_nests(mine.base_dist, q.base_dist)
     return inner.flatten(-count).sum(-1) if count else inner
 
@@ -238,10 +234,7 @@ def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> T
         return exact
     except NotImplementedError as error:
         if num_samples is None:
-            raise NotImplementedError(
-                f"entropy: torch has no exact formula for {_named(current)}. "
-                "Pass num_samples= for a Monte Carlo estimate."
-            ) from error
+            raise _no_formula("entropy", error, current) from error
     return _mean_under(current, num_samples, lambda _, log_q: -log_q)
 
 
@@ -277,12 +270,6 @@ def rsample_and_log_prob(
         return distribution.rsample_and_log_prob(sample_shape)
     require_rsample(distribution, "rsample_and_log_prob")
     return rsample_and_score(distribution, torch.Size(sample_shape))
-
-
-def _named(distribution: Any) -> str:
-    if isinstance(distribution, JointDistribution):
-        return distribution.owner
-    return type(distribution).__name__
 
 
 def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:

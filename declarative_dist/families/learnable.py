@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
-from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Negative, Real
 from declarative_dist.declaration.collect import infer_fields
 from declarative_dist.declaration.metaclass import DeclarativeMeta
@@ -43,9 +42,6 @@ Kinds = tuple[tuple[str, str], ...]
 
 ALL = "*"
 """Stands for all names."""
-
-WIDE = "wide "
-"""Stands in front of the kind of an argument whose value lies outside of its usual guard band."""
 
 CONSTANT = "(constant)"
 """Stands for all names in a plain object that is a constant; live parts in it stay live."""
@@ -103,10 +99,18 @@ def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
     given = {name: _as_part(value, _names_in(fixed, name)) for name, value in values.items()}
     is_transform = isinstance(plain, Transform)
     kinds = tuple(
-        (name, "constant" if _is_fixed(fixed, name) else _kind_of(kind, name, value, is_transform))
+        (
+            name,
+            "constant"
+            if bool({CONSTANT, ALL, name}.intersection(fixed))
+            else _kind_of(kind, name, value, is_transform),
+        )
         for name, value in given.items()
     )
-    made = _make_live_class(kind, _widen_kinds(kind, kinds, fixed, given), fixed)(**given)
+    family = _make_live_class(kind, kinds, fixed, ())
+    declared = family.__declaration__.fields
+    wide = tuple(name for name in given if _needs_more_room(declared[name], given))
+    made = _make_live_class(kind, kinds, fixed, wide)(**given) if wide else family(**given)
     if "_validate_args" in vars(plain):
         made._validate_args = vars(plain)["_validate_args"]
     return made
@@ -155,10 +159,6 @@ def _names_in(fixed: Names, name: str) -> Names:
         return (CONSTANT,)
     whole = (ALL,) if ALL in fixed or name in fixed else ()
     return (*whole, *(f.partition(".")[2] for f in fixed if f.startswith(f"{name}.")))
-
-
-def _is_fixed(fixed: Names, name: str) -> bool:
-    return CONSTANT in fixed or ALL in fixed or name in fixed
 
 
 def _check_names(kind: type, fixed: Names, known: Iterable[str]) -> None:
@@ -212,8 +212,15 @@ def _sign(base: type, name: str, value: Tensor) -> str:
 
 
 @cache
-def _make_live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
-    """The class for a base; `kinds` says how given arguments are declared, empty for all."""
+def _make_live_class(base: Any, kinds: Kinds, fixed: Names, wide: Names) -> Any:
+    """The class for a base.
+
+    Args:
+        base: a distribution or transform class.
+        kinds: for each argument how it is declared; empty for all as they are preferred.
+        fixed: dotted names of arguments to hold constant.
+        wide: arguments that are declared without the guard band of their constraint.
+    """
     arguments = arguments_of(base)
     chosen = {name: arguments[name] for name, _ in kinds} or preferred(arguments)
     _check_names(base, fixed, chosen)
@@ -221,44 +228,31 @@ def _make_live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
     for name, kind in kinds or tuple((n, "") for n in chosen):
         if not kind and not fields[name].is_part:
             _as_part(None, tuple(f for f in _names_in(fixed, name) if f != ALL))
-        is_constant = kind == "constant" or (not kind and _is_fixed(fixed, name))
-        kind = "constant" if is_constant else kind.removeprefix(WIDE)
-        fields[name] = _field_of(kind, fields[name])
-    for name, constraint in _wide_constraints(base, kinds, fixed).items():
-        fields[name] = Param(constraint=constraint).with_name(name)
+        is_constant = kind == "constant" or (
+            not kind and bool({CONSTANT, ALL, name}.intersection(fixed))
+        )
+        fields[name] = _field_of("constant" if is_constant else kind, fields[name])
+    for name in wide:
+        narrow = _make_live_class(base, kinds, fixed, ()).__declaration__.fields[name]
+        fields[name] = Param(constraint=narrow.constraint.without_guard()).with_name(name)
     parent = Live if issubclass(base, Distribution) else LearnableTransform
     body = {
         **fields,
         "base": base,
         "__module__": __name__,
         "__doc__": f"A learnable {base.__name__}.",
-        "__recipe__": (_make_live_class, (base, kinds, fixed)),
+        "__recipe__": (_make_live_class, (base, kinds, fixed, wide)),
         "__fixed__": fixed,
     }
     return DeclarativeMeta(f"Live{base.__name__}", (parent,), body)
 
 
-def _widen_kinds(base: Any, kinds: Kinds, fixed: Names, given: Mapping[str, Any]) -> Kinds:
-    """The kinds of arguments, marked where a value needs more than the usual guard band."""
-    fields = _make_live_class(base, kinds, fixed).__declaration__.fields
-
-    def is_outside(name: str) -> bool:
-        value, field = given[name], fields[name]
-        if not field.is_learned or not isinstance(value, Tensor) or is_traced(value):
-            return False
-        return field.constraint.widen_to(value, given) is not field.constraint
-
-    return tuple((name, WIDE + kind if is_outside(name) else kind) for name, kind in kinds)
-
-
-def _wide_constraints(base: Any, kinds: Kinds, fixed: Names) -> dict[str, Constraint]:
-    """The constraints of the arguments that are marked, without their guard bands."""
-    narrow = tuple((name, kind.removeprefix(WIDE)) for name, kind in kinds)
-    if narrow == kinds:
-        return {}
-    fields = _make_live_class(base, narrow, fixed).__declaration__.fields
-    marked = (name for name, kind in kinds if kind.startswith(WIDE))
-    return {name: fields[name].constraint.without_guard() for name in marked}
+def _needs_more_room(field: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a value lies outside of the guard band of its constraint."""
+    value = given[field.name]
+    if not field.is_learned or not isinstance(value, Tensor) or is_traced(value):
+        return False
+    return field.constraint.widen_to(value, given) is not field.constraint
 
 
 def _field_of(kind: str, field: Any) -> Any:
@@ -324,7 +318,7 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         if issubclass(x, Variational):
             raise DeclarationError("learnable", "a plain class", x.__name__, "It is live already.")
         base: Any = x
-        return _make_live_class(base, (), names)
+        return _make_live_class(base, (), names, ())
     if not isinstance(x, Distribution) or isinstance(x, Variational):
         raise DeclarationError(
             "learnable",

@@ -132,9 +132,8 @@ class JointDistribution(NamedDistribution):
         Raises:
             ConstraintError: for a missing or unknown site, or a shape that does not fit.
         """
-        scores = list(self.scores(values, observed).values())
-        total: Any = sum(scores)
-        return total.expand(torch.broadcast_shapes(*(score.shape for score in scores)))  # type: ignore[no-any-return]
+        total: Any = sum(self.scores(values, observed).values())
+        return total  # type: ignore[no-any-return]
 
     def scores(
         self, values: Mapping[str, Any], observed: Mapping[str, Tensor]
