@@ -31,6 +31,7 @@ from declarative_dist.fields.derived import derived
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
+from declarative_dist.fitting.compiled import compiled
 from declarative_dist.fitting.fit import fit
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.verdict import NotConvergedWarning
@@ -80,6 +81,7 @@ __all__ = [
     "Variational",
     "WeightedDraws",
     "as_constraint",
+    "compiled",
     "derived",
     "diagnose",
     "entropy",

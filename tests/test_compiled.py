@@ -25,7 +25,9 @@ from declarative_dist import (
     Param,
     Variational,
     fit,
+    learnable,
 )
+from declarative_dist import compiled as dist_compiled
 from declarative_dist.fitting import arguments, compiled
 from declarative_dist.objectives import (
     ImportanceWeightedELBO,
@@ -588,3 +590,26 @@ def test_a_whole_step_compiles_once_and_moves_as_a_plain_one(
     assert set(graphs) == {1}
     for mine, theirs in zip(q.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_of_ones_own_is_the_plain_one() -> None:
+    """Loss and gradients are those of autograd, at every step, with keywords and hooks too."""
+    torch.manual_seed(0)
+    x, weights = torch.randn(20), torch.rand(20)
+    for hooks in (False, True):
+        q, twin = learnable(dd.Normal(1.0, 2.0)), learnable(dd.Normal(1.0, 2.0))
+        if hooks:
+            q.raw_loc.register_hook(lambda gradient: 2.0 * gradient)
+        validates = dd.Distribution._validate_args
+        step, objective = dist_compiled(NegativeLogLikelihood(q)), NegativeLogLikelihood(twin)
+        for _ in range(3):
+            loss, expected = step(x, weights=weights), objective(x, weights=weights)
+            torch.testing.assert_close(loss, expected.detach())
+            assert not loss.requires_grad
+            objective.zero_grad()
+            expected.backward()
+            torch.testing.assert_close(q.raw_loc.grad, (1 + hooks) * twin.raw_loc.grad)
+            torch.testing.assert_close(q.raw_scale.grad, twin.raw_scale.grad)
+        assert dd.Distribution._validate_args is validates
+    with pytest.raises(DeclarationError, match=r"compiled\(objective\)"):
+        dist_compiled(lambda x: x)  # type: ignore[arg-type]

@@ -69,8 +69,8 @@ ROWS = [
     [
         f"fitting.{name}"
         for name in (
-            "history", "parameters", "progress", "batches", "finite", "evaluation", "compiled",
-            "snapshot", "arguments", "checkpoint", "moments", "starts", "phases", "ways",
+            "history", "parameters", "progress", "batches", "finite", "evaluation", "arguments",
+            "compiled", "snapshot", "checkpoint", "moments", "starts", "phases", "ways",
             "verdict", "fit",
         )
     ],

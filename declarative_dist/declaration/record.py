@@ -118,16 +118,6 @@ class Declaration:
         return self.chain(name for name, field in self.fields.items() if field.holds_value)
 
     @cached_property
-    def priors(self) -> tuple[Param, ...]:
-        """The parameters that have a prior."""
-        return tuple(self.of_prior.values())
-
-    @cached_property
-    def prior_order(self) -> tuple[Field, ...]:
-        """What must be computed to know them."""
-        return self.chain(field.name for field in self.priors)
-
-    @cached_property
     def event_dims(self) -> Mapping[str, int]:
         """How many rightmost dimensions of what the base takes belong to one event, by name."""
         arguments = arguments_of(self.base) if isinstance(self.base, type) else {}

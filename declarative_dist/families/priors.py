@@ -40,8 +40,9 @@ def log_prior_of(
     total: Tensor | None = None
     for path, part, params in _find_priors(module):
         lead = len(copies) if vars(part)["_copies"][: len(copies)] == copies else 0
-        values = _values_of(part, part.__declaration__.prior_order, path, known, unconstrained)
         for param in params:
+            chain = part.__declaration__.chains[param.name]
+            values = _values_of(part, chain, path, known, unconstrained)
             density: Tensor = param.log_prior(part, values, len(sample) + lead, unconstrained)
             if copies and not lead and sample and density.ndim:  # the same for all copies
                 density = density.reshape(density.shape + (1,) * len(copies))
@@ -88,7 +89,7 @@ def _find_priors(module: nn.Module) -> Iterator[tuple[str, Any, list[Param]]]:
     seen: set[int] = set()
     for path, part in walk(module):
         params = []
-        for param in part.__declaration__.priors:
+        for param in part.__declaration__.of_prior.values():
             raw = part._parameters.get(param.raw_name)
             if raw is None or id(raw) not in seen:
                 params.append(param)

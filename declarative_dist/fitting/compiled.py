@@ -12,23 +12,75 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.families.clipping import hooks_of_others
+from declarative_dist.fitting.arguments import check_forward
 from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.evaluation import Backward, loss_of
 
 
-@contextmanager
-def compiled(objective: nn.Module) -> Iterator[Backward]:
-    """The objective's loss and gradients, compiled when they are first asked for.
+def compiled(objective: nn.Module) -> Callable[..., Tensor]:
+    """An objective with its gradients as one compiled graph, for a training loop of your own.
 
-    Meanwhile torch's default of validating distributions is off, which the first `torch.compile`
-    of a process would leave off for good, and dynamo traces gradients.
+    Call it in place of `objective(*batch)` and `loss.backward()`: it gives the loss, and leaves
+    new gradients in the parameters, so you need no `zero_grad`. It compiles when you call it
+    first, and again where something that the graph depends on has changed. It is what `fit` runs
+    with `compile=True`.
+
+    While it runs, torch validates no distribution, as in every compiled graph: a value outside a
+    support has whatever density the formula gives. Afterwards torch's default is as it was.
+
+    Args:
+        objective: a module whose forward is a scalar loss.
+
+    Returns:
+        A function from the arguments of the objective's forward to the loss, a detached tensor of
+        shape `()`.
+
+    Raises:
+        DeclarationError: if it is no such module.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist import compiled, learnable
+        >>> from declarative_dist.objectives import NegativeLogLikelihood
+        >>> x = dd.Gamma(2.0, 3.0).sample((1000,))
+        >>> q = learnable(dd.Gamma(1.0, 1.0))
+        >>> loss_and_gradients = compiled(NegativeLogLikelihood(q))
+        >>> optimizer = torch.optim.Adam(q.parameters(), lr=0.05)
+        >>> for _ in range(300):
+        ...     loss = loss_and_gradients(x)
+        ...     optimizer.step()
+        >>> bool(abs(q.rate - 3.0) < 0.6)
+        True
+    """
+    check_forward(objective, "compiled(objective)")
+    graph = _Compiled(objective)
+
+    def loss_and_gradients(*batch: Any, **given: Any) -> Tensor:
+        with _tracing():
+            return graph((*batch, given) if given else batch)
+
+    return loss_and_gradients
+
+
+@contextmanager
+def compiling(objective: nn.Module) -> Iterator[Backward]:
+    """What `compiled` gives, for many calls in a row."""
+    with _tracing():
+        yield _Compiled(objective)
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """Let dynamo trace gradients, and leave torch's default of validation as it is.
+
+    The first `torch.compile` of a process would leave it off for good.
     """
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
         # As a function of its own the backward pass costs twice: guards, and autograd's engine.
         with torch._dynamo.config.patch(trace_autograd_ops=True):
-            yield _Compiled(objective)
+            yield
     finally:
         Distribution.set_default_validate_args(before)
 
@@ -52,9 +104,11 @@ class _Compiled:
             whole = self._objective if has_hooks else self._loss_and_gradients()
             self._graph = torch.compile(whole, options={"guard_filter_fn": may_change})
         if has_hooks:
+            for parameter in self._parameters:
+                parameter.grad = None
             loss = loss_of(self._objective, self._graph, batch)
             loss.backward()
-            return loss
+            return loss.detach()
         return self._by_one_graph(batch)
 
     def _by_one_graph(self, batch: tuple[Any, ...]) -> Tensor:

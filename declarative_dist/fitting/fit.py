@@ -17,7 +17,7 @@ from declarative_dist.errors import NonFiniteError, check_count
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.checkpoint import Saver
-from declarative_dist.fitting.compiled import compiled
+from declarative_dist.fitting.compiled import compiling
 from declarative_dist.fitting.evaluation import Backward, backward_of
 from declarative_dist.fitting.finite import are_finite, error_of_step, reason_of
 from declarative_dist.fitting.history import History
@@ -153,7 +153,7 @@ def fit(
             every=every, resume=resume, overwrite=overwrite,
         )  # fmt: skip
         loop = _Loop(way, batches, history, snapshot, saver, bar, calls, FieldValues(objective))
-        way_back = compiled(objective) if compile else nullcontext(backward_of(objective))
+        way_back = compiling(objective) if compile else nullcontext(backward_of(objective))
         try:
             with way_back as backward:
                 loop.run(backward, restarts)
