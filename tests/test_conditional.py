@@ -175,10 +175,10 @@ MAKE: dict[str, Callable[[], Conditional]] = {
     "nest": lambda: Nest(in_features=3, k=2),
     "half nest": HalfNest,
 }
-COMPILED = ("policy", "full rank", "floor range", "nest", "derived")
+COMPILED = ("policy", "full rank", "nest")
 """Cases that cover every kind of field; compiling takes a second or two each."""
 
-COMPILED_SAMPLE = ("policy", "full rank", "floor range")
+COMPILED_SAMPLE = ("policy", "floor range")
 """Without Gamma: torch compiles no gradient of its sampler."""
 
 

@@ -17,7 +17,10 @@ from sklearn.datasets import load_diabetes
 
 from tests.running_examples import EXAMPLES, example, numbers_in, process
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.xdist_group("conditional examples"),  # each is run once
+]
 
 NAMES = (
     "heteroscedastic_regression",

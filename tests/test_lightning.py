@@ -31,10 +31,13 @@ from tests.sharing import (
     values_of,
 )
 
-pytestmark = pytest.mark.filterwarnings(
+pytestmark = [
     # One process alone is one of the cases.
-    "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
-)
+    pytest.mark.filterwarnings(
+        "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
+    ),
+    pytest.mark.xdist_group("lightning"),  # the job of two processes is run once
+]
 
 EPOCHS = 2
 

@@ -35,10 +35,13 @@ from tests.sharing import (
     whole,
 )
 
-pytestmark = pytest.mark.filterwarnings(
+pytestmark = [
     # One process alone is one of the cases.
-    "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
-)
+    pytest.mark.filterwarnings(
+        "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
+    ),
+    pytest.mark.xdist_group("processes"),  # the job of two processes is run once
+]
 
 STEPS = 4
 NAMES = tuple(OBJECTIVES)
@@ -416,10 +419,7 @@ def test_the_example_scores_alike_in_any_number_of_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, folder = EXAMPLES / "many_processes.py", tmp_path / "digits"
-    runs = {
-        "2 under DDP": torchrun(path, "--smoke"),
-        "2 under FSDP2": torchrun(path, "--smoke", "--shard", "--checkpoint", folder),
-    }
+    runs = {"2 under FSDP2": torchrun(path, "--smoke", "--shard", "--checkpoint", folder)}
     example("many_processes").main(folder=folder)
     runs["1 under DDP"] = capsys.readouterr().out
     expected = nats_by_hand(3)

@@ -15,6 +15,7 @@ from docs.extensions.executing import Page, blocks_of
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "templates" / "declarative-dist-constraints"
 PACKAGE = "declarative_dist_constraints"
+pytestmark = pytest.mark.xdist_group("template")  # it is built once
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

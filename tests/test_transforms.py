@@ -1023,7 +1023,7 @@ COPIED = {
 }
 
 
-@pytest.mark.parametrize("copies", [(4,), (3,), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("copies", [(3,), (2, 3)], ids=str)
 @pytest.mark.parametrize("name", [name for name in COPIED if "planar" not in name])
 def test_copies_of_a_family_are_independent(name, copies):
     assert_is_a_loop(COPIED[name], copies)
@@ -1069,10 +1069,9 @@ def test_hooks_on_transforms_fire():
     [
         dd.TanhTransform(),
         dd.AffineTransform(torch.tensor(1.0), 2.0).inv,
-        Interval(-1.0, 2.0).as_transform(),
         Interval(torch.tensor(-1.0), torch.tensor(2.0)).as_transform(),
     ],
-    ids=["tanh", "inverse", "interval", "interval of tensors"],
+    ids=["tanh", "inverse", "interval of tensors"],
 )
 def test_compiled_log_prob(plain):
     torch._dynamo.reset()

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 HALF = [
     (name, dtype)
-    for name in ("positive", "exp", "above-1000", "interval", "ordered")
+    for name in ("exp", "interval", "ordered")
     for dtype in (torch.bfloat16, torch.float16)
 ]
 ALL = [(name, torch.float32) for name in CASES]
@@ -90,10 +90,9 @@ def test_compiled_with_inductor(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "constraint", [LowerCholesky(), PositiveDefinite(), CorrCholesky(), Simplex()], ids=repr
 )
-@pytest.mark.parametrize("dynamic", [None, True])
-def test_compiled_for_events_of_two_sizes(constraint: Constraint, dynamic: bool | None) -> None:
-    compiled = torch.compile(constraint, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for size in (3, 4, 5):
+def test_compiled_for_events_of_two_sizes(constraint: Constraint) -> None:
+    compiled = torch.compile(constraint, fullgraph=True, backend="aot_eager")
+    for size in (3, 4, 5):  # the second time with dynamic shapes
         shape = torch.Size((size,) * constraint.event_dim)
         raw = torch.randn(constraint.raw_shape(shape))
         torch.testing.assert_close(compiled(raw), constraint(raw))

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from declarative_dist import (
@@ -24,32 +22,33 @@ from declarative_dist import (
 )
 from tests.constraints.cases import CASES, DTYPES, GUARANTEED, STRUCTURED, Case, edges
 
-WIDTHS = {torch.float64: 64, torch.float32: 32, torch.bfloat16: 32, torch.float16: 16}
 BANDS = {
     torch.float64: (1e-150, 1e150),
     torch.float32: (1e-18, 1e18),
     torch.bfloat16: (1e-18, 1e18),
     torch.float16: (1e-3, 1e4),
 }
-often = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
 
-def finite(dtype: torch.dtype) -> st.SearchStrategy[float]:
-    largest = torch.finfo(dtype).max
-    anything = st.floats(
-        -largest, largest, allow_nan=False, allow_infinity=False, width=WIDTHS[dtype]
+def raw_numbers(case: Case, dtype: torch.dtype) -> Tensor:
+    """Edges in all entries, then rows that mix edges, numbers of any size, and moderate ones."""
+    generator = torch.Generator().manual_seed(0)
+    info, shape = torch.finfo(dtype), (2000, *case.raw_shape)
+    known = torch.tensor(edges(dtype), dtype=torch.float64)
+    same = known.reshape(-1, *(1 for _ in case.raw_shape)).expand(-1, *case.raw_shape)
+    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+    low, high = math.log2(info.smallest_normal * info.eps), math.log2(info.max)
+    exponents = torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low
+    drawn = torch.stack(
+        [
+            known[torch.randint(len(known), shape, generator=generator)],
+            normal.sign() * 2.0**exponents,
+            normal * 10.0 ** torch.randint(-12, 16, shape, generator=generator),
+        ]
     )
-    top = min(15, math.floor(math.log10(largest)) - 1)
-    scaled = st.builds(
-        lambda digits, power: digits * 10.0**power, st.floats(-9, 9), st.integers(-12, top)
-    )
-    return st.one_of(st.sampled_from(edges(dtype)), anything, scaled)
-
-
-def raw_numbers(case: Case, dtype: torch.dtype) -> st.SearchStrategy[Tensor]:
-    count = math.prod(case.raw_shape)
-    numbers = st.lists(finite(dtype), min_size=count, max_size=count)
-    return numbers.map(lambda row: torch.tensor(row, dtype=dtype).reshape(case.raw_shape))
+    kinds = torch.randint(len(drawn), (1, *shape), generator=generator)
+    mixed = drawn.gather(0, kinds)[0]
+    return torch.cat([same, mixed]).clamp(-info.max, info.max).to(dtype)
 
 
 def cotangent(value: Tensor) -> Tensor:
@@ -68,28 +67,15 @@ def assert_guaranteed(constraint: Constraint, case: Case, raw: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", GUARANTEED)
-@often
-@given(data=st.data())
-def test_every_finite_raw_number_gives_a_value_inside(
-    name: str, dtype: torch.dtype, data: st.DataObject
-) -> None:
+def test_every_finite_raw_number_gives_a_value_inside(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
-    raw = data.draw(raw_numbers(case, dtype))
+    raw = raw_numbers(case, dtype)
     assert raw.isfinite().all()
     assert_guaranteed(case.built(dtype), case, raw)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", GUARANTEED)
-def test_edges_in_all_entries(name: str, dtype: torch.dtype) -> None:
-    case = CASES[name]
-    constraint = case.built(dtype)
-    for edge in edges(dtype):
-        assert_guaranteed(constraint, case, torch.full(case.raw_shape, edge, dtype=dtype))
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("power", range(-15, 16, 3))
+@pytest.mark.parametrize("power", range(-15, 16, 6))
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_structured_values_at_any_scale(name: str, power: int, dtype: torch.dtype) -> None:
     case = CASES[name]
