@@ -91,13 +91,12 @@ class _Reader:
 
     def _read_declared(self, module: Any, path: str) -> Iterator[Row]:
         fields, of_prior = module.__declaration__.fields, module.__declaration__.of_prior
-        values = _compute_values(module)
         for name, field in fields.items():
             part = module._modules.get(name)
             if isinstance(field, Param):
-                yield self._read_param(module, field, path, values)
+                yield self._read_param(module, field, path)
             elif not field.is_part:
-                kind, known = type(field).__name__.lower(), _describe(values[name])
+                kind, known = type(field).__name__.lower(), _describe(_evaluate(module, field)[0])
                 yield Row(_dotted(path, name), kind, constraint=field.rule(module), **known)
             elif part is None:
                 yield Row(_dotted(path, name), "part", shown="none")
@@ -112,13 +111,14 @@ class _Reader:
         ]
         yield from self._read_others(module, path, {*fields, *still, "parametrizations"})
 
-    def _read_param(self, module: Any, field: Param, path: str, values: Mapping[str, Any]) -> Row:
+    def _read_param(self, module: Any, field: Param, path: str) -> Row:
         name, raw_name = _dotted(path, field.name), _dotted(path, field.raw_name)
         rule, parameters = field.rule(module), field.parameters_of(module)
         found = [self._parameters.setdefault(id(each), raw_name) for each in parameters]
+        value, values = _evaluate(module, field)
         prior = module._modules.get(field.prior_name)
         known = {
-            **_describe(values[field.name]),
+            **_describe(value),
             **read_parameters(parameters),
             "raw_name": raw_name,
             "constraint": rule,
@@ -126,7 +126,7 @@ class _Reader:
         }
         if found and raw_name not in found:  # tied, and counted where the first one is
             known.update(parameters=0, trained=0, raw_name=f"{raw_name} (is {found[0]})")
-        if not isinstance(values[field.name], _Unknown):
+        if not isinstance(value, _Unknown):
             constraint = field.resolved_constraint(module, values)
             raw = getattr(module, field.raw_name).detach()
             known.update(read_saturation(constraint, raw, name, raw_name, rule))
@@ -163,31 +163,21 @@ class _Reader:
         yield from self._read_others(guide, path, {"flat"})
 
 
-def _compute_values(module: Any) -> dict[str, Any]:
-    """The values of fields by name; `_Unknown` for those without one."""
+def _evaluate(module: Any, field: Field) -> tuple[Any, dict[str, Any]]:
+    """The value of a field, `_Unknown` where it has none, and the values of all that it needs."""
     declaration = module.__declaration__
-    wanted: set[Field] = set()
-    for name, field in declaration.fields.items():
-        if not field.is_part:
-            wanted.update([field] if field.is_drawn else declaration.chains[name])
-
-    def compute(field: Field, values: dict[str, Any]) -> Any:
-        if field.is_predicted:
-            return _Unknown("predicted", tuple(vars(module)["_starts"][field.name].shape))
-        if field.is_drawn:
-            return _Unknown("site")
-        for name in field.needs:
-            if isinstance(values[name], _Unknown):
-                failed = values[name].shown.startswith("<")
-                return values[name] if failed else _Unknown("needs a context")
-        try:
-            return field.value(module, values)
-        except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
-            return _Unknown(f"<{type(error).__name__}>")
-
-    fields = [field for field in declaration.order if field in wanted]
-    values: dict[str, Any] = declaration.run(module, fields, None, compute)
-    return values
+    if field.is_predicted:
+        return _Unknown("predicted", tuple(vars(module)["_starts"][field.name].shape)), {}
+    if field.is_drawn:
+        return _Unknown("site"), {}
+    chain = declaration.chains[field.name]
+    if any(each.is_predicted for each in chain):
+        return _Unknown("needs a context"), {}
+    try:
+        values = declaration.run(module, chain)
+    except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
+        return _Unknown(f"<{type(error).__name__}>"), {}
+    return values[field.name], values
 
 
 def _describe(value: Any) -> dict[str, Any]:

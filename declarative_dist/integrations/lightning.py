@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import UserList
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -146,7 +147,8 @@ class ObjectiveModule(LightningModule):
 
     def train_dataloader(self) -> Iterable[tuple[()]]:
         """What an objective without data is called with."""
-        return _Nothing(self.steps_per_epoch)
+        # Of a list Lightning takes each entry for a loader, and a DataLoader's it shares out.
+        return UserList([()] * self.steps_per_epoch)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its scheduler if there is one."""
@@ -184,22 +186,6 @@ class ObjectiveModule(LightningModule):
             fix = "Declare them with shape=(1,), or build with batch_shape=(1,)."
             raise ConstraintError(subject, expected, got, fix, code="sharded")
         fully_shard(self.objective, mesh=mesh["data_parallel"])
-
-
-class _Nothing:
-    """The batches of an objective that has no data.
-
-    No DataLoader, whose batches Lightning would share out over processes.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[tuple[()]]:
-        return iter([()] * self.steps)
 
 
 def _rows_of(batch: Any) -> int:

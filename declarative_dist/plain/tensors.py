@@ -173,18 +173,19 @@ def map_tensors(
         return part
     if id(part) in copies:
         return copies[id(part)]
+    new = part if isinstance(part, (list, tuple)) else without_cache(part)
+    if isinstance(part, nn.Module):
+        copies[id(part)] = new  # before its parts, one of which may hold it
     changed = {
         key: map_tensors(value, change, _join(name, key), copies) for key, value in _entries(part)
     }
     if isinstance(part, (list, tuple)):
         return list(changed.values())
-    new = without_cache(part)
     if not isinstance(part, nn.Module):
         vars(new).update(changed)
         return new
     for store in ("_parameters", "_buffers", "_modules"):
         vars(new)[store] = {key: changed.get(key) for key in vars(part)[store]}
-    copies[id(part)] = new
     return new
 
 
