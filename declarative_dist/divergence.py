@@ -172,11 +172,7 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
 
 
 def _check_formula(distribution: Distribution) -> None:
-    """Refuse formulas of torch's class for a class that has another density.
-
-    Raises:
-        NotImplementedError: if draws have another log density than torch's class gives them.
-    """
+    """Refuse formulas of torch's class for a class that has another density."""
     kind = type(distribution)
     torchs: Any = next(k for k in kind.__mro__ if k.__module__.startswith("torch.distributions"))
     if kind.log_prob is torchs.log_prob or torchs.log_prob is Distribution.log_prob or is_traced():

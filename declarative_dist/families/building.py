@@ -102,11 +102,7 @@ def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -
 
 
 def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:
-    """The distribution with this total number of event dimensions.
-
-    Raises:
-        ConstraintError: if the base has more of its own, or too few dimensions.
-    """
+    """The distribution with this total number of event dimensions."""
     own, batch = len(distribution.event_shape), len(distribution.batch_shape)
     if not own <= event_dim <= own + batch:
         raise ConstraintError(

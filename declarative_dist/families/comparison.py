@@ -108,15 +108,7 @@ def block(positions: list[int], rank: int) -> Index:
 def _compare(
     one: Any, many: Any, where: tuple[int, tuple[int, ...]], batched: set[str]
 ) -> Difference | None:
-    """The first value that differs.
-
-    Args:
-        one: what is seen alone.
-        many: what is seen together.
-        where: how many are together along each dimension, and the place of the one that was seen
-            alone.
-        batched: the names of values that follow the number of things; new ones are added.
-    """
+    """The first value that differs; `batched` collects the names of those of which each has one."""
     if isinstance(many, Exception) or isinstance(one, Exception):
         both = isinstance(many, Exception) and isinstance(one, Exception)
         return None if both else Difference(_name_of(one, many), _describe(one), _describe(many))

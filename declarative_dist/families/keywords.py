@@ -29,20 +29,7 @@ def blueprint_of(
     dtype: torch.dtype | None,
     others: tuple[str, ...] = (),
 ) -> Blueprint:
-    """How to build the instance that a constructor's keywords ask for.
-
-    Args:
-        declaration: that of the class.
-        keywords: sizes and values by name.
-        batch_shape: the shape of independent copies.
-        device: where to build; None for where the values are.
-        dtype: the floating-point type; None for that of the values.
-        others: further keywords of the constructor, for errors.
-
-    Raises:
-        DeclarationError: for a keyword that is neither a field nor a size.
-        ConstraintError: for sizes, shapes or types that cannot be.
-    """
+    """How to build the instance that a constructor's keywords ask for."""
     subject, fields = declaration.owner, declaration.fields
     keywords = nest_values(keywords, subject)
     given: dict[str, Any] = {}
@@ -80,11 +67,7 @@ def _as_size(declaration: Declaration, name: str, size: Any, others: tuple[str, 
 
 
 def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
-    """The shape of independent copies, from one size or several.
-
-    Raises:
-        ConstraintError: if one is no size.
-    """
+    """The shape of independent copies, from one size or several."""
     sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
     if not all(map(is_count, sizes)):
         raise ConstraintError(

@@ -46,12 +46,7 @@ ROUNDS = (TOGETHER, [ALL], [ALL])
 
 
 def copy_apart(module: Any, *, is_evaluating: bool = False) -> Any:
-    """A light copy for trials, whose running statistics are its own.
-
-    Args:
-        module: the module.
-        is_evaluating: whether to put the copy into evaluation mode, where dropout is off.
-    """
+    """A light copy for trials, whose running statistics are its own."""
     new: Any = copy_module(module)
     for part in new.modules():
         part.training = part.training and not is_evaluating
@@ -210,11 +205,7 @@ _FOUND: WeakKeyDictionary[type, set[Any]] = WeakKeyDictionary()
 
 
 def check_copies(module: Any) -> None:
-    """Refuse a module whose methods mix its copies, or the contexts that it predicts from.
-
-    Raises:
-        ConstraintError: naming the field.
-    """
+    """Refuse a module whose methods mix its copies, or the contexts that it predicts from."""
     copies: torch.Size = vars(module)["_copies"]
     if not copies and not hasattr(type(module), "__predicts__"):
         return
@@ -275,15 +266,7 @@ def _refuse(found: Difference | None, owner: nn.Module, what: str) -> None:
 
 
 def check_sites(joint: Any) -> None:
-    """Refuse sites of a joint distribution whose densities mix the draws.
-
-    Args:
-        joint: an instance of a declared joint.
-
-    Raises:
-        ConstraintError: naming the site, or about shapes where its density can't be computed;
-            nothing is said where nothing can be drawn.
-    """
+    """Refuse sites of a joint distribution whose densities mix the draws."""
     key = ("draws", *_key_of(joint, vars(joint)["_copies"]))
     known = _FOUND.setdefault(type(joint), set())
     if key in known or is_traced(*joint.parameters(), *joint.buffers()):
@@ -331,15 +314,7 @@ def _draw_some(joint: Any) -> dict[str, Tensor] | None:
 
 
 def check_target(density: Callable[[Index], Mapping[str, Tensor]], target: nn.Module) -> None:
-    """Refuse a target whose density of a draw follows the draws beside it.
-
-    Args:
-        density: gives the densities of some of three draws.
-        target: the objective that holds it.
-
-    Raises:
-        ConstraintError: with the densities of the same draw.
-    """
+    """Refuse a target whose density of a draw follows the draws beside it."""
 
     def see(index: Index, is_evaluating: bool = False) -> Mapping[str, Tensor]:
         with evaluating(target) if is_evaluating else nullcontext():

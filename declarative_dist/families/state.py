@@ -157,11 +157,7 @@ class DeclaredState(AtomicState):
                     field.check_stored(self, tensor.detach())
 
     def _check_bounds(self, *, is_moved: bool) -> None:
-        """Refuse bounds that leave no number between them.
-
-        Args:
-            is_moved: whether tensors may have another dtype than before.
-        """
+        """Refuse bounds that leave no number between them."""
         for field in self.__declaration__.fields.values():
             if isinstance(field, Constrained) and (is_moved or field.owns_constraint):
                 dtype, _ = field.place_of(self)

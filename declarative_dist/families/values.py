@@ -217,13 +217,7 @@ class DeclaredValues(DeclaredState):
 
 
 def _find_parameters(module: Any, name: str, path: str = "") -> list[nn.Parameter]:
-    """The parameters behind a name, dotted where it is one of a nested part.
-
-    Args:
-        module: a declarative module, or a foreign one inside it.
-        name: the name of a parameter or a nested part.
-        path: the names that lead to the module, for errors.
-    """
+    """The parameters behind a name, dotted where it is one of a nested part."""
     head, _, rest = name.partition(".")
     subject = f"{path or type(module).__name__}.{head}"
     fields = type(module).__declaration__.fields if is_declarative(module) else {}

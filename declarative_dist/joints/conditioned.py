@@ -188,11 +188,7 @@ def _check_support(site: object, data: Tensor, subject: str) -> None:
 
 
 def _as_data(value: Any, distribution: Distribution, subject: str) -> Tensor:
-    """Data as a tensor of its own, like a draw of its site, of one copy or of all.
-
-    Raises:
-        ConstraintError: if it is no number, NaN, or of another shape.
-    """
+    """Data as a tensor of its own, like a draw of its site, of one copy or of all."""
     like = draw_like(distribution)
     tensor = as_value(value, like.dtype, like.device, subject).detach().clone()
     if not is_traced(tensor) and tensor.isnan().any():

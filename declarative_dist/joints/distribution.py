@@ -238,11 +238,7 @@ class JointDistribution(NamedDistribution):
             yield name, distribution, known[name]
 
     def distribution_of(self, name: str, known: Mapping[str, Tensor]) -> Distribution:
-        """The distribution of a site, given the values of earlier ones.
-
-        Raises:
-            ConstraintError: if its method fails on them.
-        """
+        """The distribution of a site, given the values of earlier ones."""
         site = self.sites[name]
         if isinstance(site, Distribution):
             return site
@@ -309,9 +305,6 @@ def like_draws_of(distribution: Distribution, value: Any, subject: str) -> Tenso
 
     Counts become floating-point numbers for a Poisson distribution, whose draws are, and labels
     stay integers for a categorical one.
-
-    Raises:
-        ConstraintError: if they are no numbers.
     """
     if is_floating(value) or (isinstance(value, Tensor) and is_traced(value)):
         return value

@@ -210,11 +210,7 @@ class FlatSites(FlatMap):
 
 
 def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
-    """The set that values lie in, found to be one that a constraint may stand for.
-
-    Raises:
-        DeclarationError: if it is not known, or discrete.
-    """
+    """The set that values lie in, found to be one that a constraint may stand for."""
     name = type(distribution).__name__
     try:
         support: Any = support_of(distribution)
@@ -275,11 +271,7 @@ def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
 
 
 def _with_named_ends(constraint: Constraint, support: Any, subject: str) -> Scalar:
-    """The constraint of an interval or half line whose ends will be known later.
-
-    Raises:
-        DeclarationError: if the set is neither.
-    """
+    """The constraint of an interval or half line whose ends will be known later."""
     if isinstance(constraint, Scalar):
         names = [name for name in _ENDS if not is_open(getattr(constraint, name))]
         if all(hasattr(support, _ENDS[name]) for name in names):

@@ -231,12 +231,6 @@ def volume(constraint: Constraint, raw: Tensor, value: Tensor, lead: int) -> Ten
     """The log of the volume change of one site, summed over all but the first dimensions.
 
     An elementwise constraint of a user's own that does not say it is asked for its derivative.
-
-    Args:
-        constraint: the site's constraint.
-        raw: raw numbers of shape `(*lead, *raw_event)`.
-        value: what the constraint makes of them.
-        lead: how many dimensions stand in front.
     """
     if type(constraint).log_abs_det_jacobian is Constraint.log_abs_det_jacobian:
         ones = torch.ones_like(raw)
@@ -248,11 +242,7 @@ def volume(constraint: Constraint, raw: Tensor, value: Tensor, lead: int) -> Ten
 
 
 def check_volume(constraint: Constraint, subject: str) -> None:
-    """Refuse a constraint of which the volume change is not known and cannot be found.
-
-    Raises:
-        ConstraintError: if values span dimensions and the class does not define it.
-    """
+    """Refuse a constraint of which the volume change is not known and cannot be found."""
     is_said = type(constraint).log_abs_det_jacobian is not Constraint.log_abs_det_jacobian
     is_elementwise = constraint.event_dim == 0 and constraint.raw_event_dim == 0
     has_shapes = not isinstance(constraint, FromModule)

@@ -101,11 +101,7 @@ class NamedModule(NamedDistribution):
 
 
 def check_names(owner: str, values: object, names: Collection[str]) -> None:
-    """Refuse what is no dict of values for these sites.
-
-    Raises:
-        ConstraintError: naming the site that is missing or unknown.
-    """
+    """Refuse what is no dict of values for these sites."""
     if not isinstance(values, Mapping):
         wanted = ", ".join(f"{name!r}: ..." for name in names)
         raise ConstraintError(
@@ -149,11 +145,7 @@ def as_value(
     subject: str,
     code: Code = "wrong-argument",
 ) -> Tensor:
-    """The numbers of a site as a tensor, with every digit that the dtype has.
-
-    Raises:
-        ConstraintError: if they are no real numbers.
-    """
+    """The numbers of a site as a tensor, with every digit that the dtype has."""
     try:
         return as_tensor(value, dtype, device)
     except (TypeError, ValueError) as error:
@@ -168,11 +160,7 @@ def as_value(
 def lead_of(
     value: Tensor, batch_shape: torch.Size, event_shape: torch.Size, subject: str
 ) -> torch.Size:
-    """The sample and batch shape that a value has in front of its event.
-
-    Raises:
-        ConstraintError: if it does not end in the shapes of the batch and of the event.
-    """
+    """The sample and batch shape that a value has in front of its event."""
     own = torch.Size((*batch_shape, *event_shape))
     if value.shape[max(value.ndim - len(own), 0) :] != own:
         raise _shape_error(value, own, subject)
@@ -180,11 +168,7 @@ def lead_of(
 
 
 def check_shape(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:
-    """Refuse a value with another shape in front than that of the sites above it.
-
-    Raises:
-        ConstraintError: naming both shapes.
-    """
+    """Refuse a value with another shape in front than that of the sites above it."""
     shape = torch.Size((*lead, *event_shape))
     if value.shape != shape:
         raise _shape_error(value, shape, subject)
