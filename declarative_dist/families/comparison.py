@@ -108,7 +108,7 @@ def block(positions: list[int], rank: int) -> Index:
 def _compare(
     one: Any, many: Any, where: tuple[int, tuple[int, ...]], batched: set[str]
 ) -> Difference | None:
-    """The first value that differs; `batched` collects the names of those of which each has one."""
+    """The first value that differs; `batched` collects the names of which each has its own."""
     if isinstance(many, Exception) or isinstance(one, Exception):
         both = isinstance(many, Exception) and isinstance(one, Exception)
         return None if both else Difference(_name_of(one, many), _describe(one), _describe(many))

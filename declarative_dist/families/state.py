@@ -45,9 +45,7 @@ class AtomicState(nn.Module):
         with restoring(self):
             keys = super().load_state_dict(state_dict, strict, assign)
             for _, part in walk(self):
-                part._check_bounds(is_moved=assign)
-                part._check_parametrized()
-                part._check_ties()
+                part._check_loaded(is_moved=assign)
         return keys
 
 
@@ -117,13 +115,9 @@ class DeclaredState(AtomicState):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         move = _keep_finite(fn)
         for _, part in walk(self) if recurse else (("", self),):
-            part._check_move(move)
+            for field in part.__declaration__.fields.values():
+                field.check_move(part, move)  # before anything has moved
         return super()._apply(move, recurse)  # type: ignore[no-untyped-call]
-
-    def _check_move(self, fn: Move) -> None:
-        """Refuse a dtype in which a field has no room, before anything has moved."""
-        for field in self.__declaration__.fields.values():
-            field.check_move(self, fn)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Register a buffer as `nn.Module` does; one that is a field is checked first."""
@@ -148,20 +142,17 @@ class DeclaredState(AtomicState):
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""
 
-    def _check_parametrized(self) -> None:
-        """Refuse what a loaded state makes of fields that torch has parametrized."""
-        if "parametrizations" in self._modules:
-            for field in self.__declaration__.fields.values():
-                tensor = find_tensor(self, field.stored_name)
-                if tensor is not None:
-                    field.check_stored(self, tensor.detach())
-
-    def _check_bounds(self, *, is_moved: bool) -> None:
-        """Refuse bounds that leave no number between them."""
+    def _check_loaded(self, *, is_moved: bool) -> None:
+        """Refuse a loaded state by its bounds, and by fields that torch has parametrized."""
+        is_parametrized = "parametrizations" in self._modules
         for field in self.__declaration__.fields.values():
+            tensor = find_tensor(self, field.stored_name) if is_parametrized else None
+            if tensor is not None:
+                field.check_stored(self, tensor.detach())
             if isinstance(field, Constrained) and (is_moved or field.owns_constraint):
                 dtype, _ = field.place_of(self)
                 field.constraint_of(self).check_dtype(dtype, field.subject(self))
+        self._check_ties()
 
 
 def _keep_finite(fn: Move) -> Move:
