@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Transform, constraints
 from typing_extensions import Self
 
-from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import ReadOnly, declaration_of
 from declarative_dist.fields.owner import Owner
@@ -71,11 +70,8 @@ class Head(ReadOnly, Constrained):
         shape: int | str | Sequence[int | str] = (),
         init: Init | None = None,
     ) -> None:
-        is_type = isinstance(constraint, (type, Constraint, nn.Module)) or hasattr(
-            constraint, "codomain"
-        )
-        is_torch = isinstance(constraint, constraints.Constraint)
-        if constraint is not None and not is_type and not is_torch:
+        kinds = (type, nn.Module, Transform, constraints.Constraint)
+        if constraint is not None and not isinstance(constraint, kinds):
             subject, fix = "Head(constraint=)", "Write Head(Positive(), init=1.0)."
             raise DeclarationError(subject, "a constraint first", shorten(constraint), fix)
         super().__init__(init, constraint, shape, "Head")

@@ -28,7 +28,7 @@ from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import check_shape, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
-from declarative_dist.fields.value import Constrained, Init, as_source, narrow_to
+from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -238,10 +238,8 @@ class Param(Constrained):
             if new.ndim:
                 fix = "A parameter keeps its shape: build a new object for another."
                 check_shape(new, now.shape, subject, fix)
-            new = new.expand(now.shape)
             constraint = self.resolved_constraint(module, values)
-            constraint.check(narrow_to(new, source), subject)
-            return constraint.inverse(new).clone()
+            return to_raw(constraint, new.expand(now.shape), source, subject)
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:
         write_tensor(module, self.raw_name, prepared, self)

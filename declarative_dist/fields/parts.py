@@ -16,6 +16,7 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.fields import kinds, templates
 from declarative_dist.fields.field import Field, declaration_of
+from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.head import CONTEXT_SHAPE
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
@@ -150,10 +151,24 @@ class Nested(Field):
         return given
 
     def _check_items(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
-        """What was given for each part, refused if it cannot be one."""
+        """What was given for each part, refused if it cannot be one; dicts as nested ones."""
+        checked: list[Any] = []
         items = self._as_items(value, len(now), subject)
         each = zip(items, chain(now, repeat(None)), self._subjects(subject), strict=False)
-        return [templates.check_given(item, part, self.part, where) for item, part, where in each]
+        for item, part, where in each:
+            if isinstance(item, Mapping):
+                templates.check_names(part, item, where)
+                values = {str(name): inner for name, inner in item.items()}
+                checked.append(templates.nest_values(values, where))
+                continue
+            module = item if kinds.is_declarative_class(item) else as_module(item)
+            if module is None:
+                what = "as an instance of a declared class or a dict of its values"
+                expected = f"{kinds.describe_kind(self.part)}, {what}"
+                raise DeclarationError(where, expected, shorten(item), code="wrong-part")
+            kinds.check_kind(module, self.part, where)
+            checked.append(item)
+        return checked
 
     def _as_items(self, value: Any, size: int, subject: str) -> list[Any]:
         """A list of parts, of one part alone, or of the values in a dict by index."""

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from declarative_dist.errors import DeclarationError, ExplainedError, did_you_mean, shorten
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.kinds import (
-    check_kind,
-    describe_kind,
     is_declarative,
     is_declarative_class,
     predicted_kind,
@@ -43,31 +41,8 @@ def nest_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
     return whole | {head: nest_values(deeper[head], f"{subject}.{head}") for head in deeper}
 
 
-def check_given(value: Any, template: Any, kind: type | None, subject: str) -> Any:
-    """Refuse what cannot be a part, whether a constructor or an assignment is given it.
-
-    Args:
-        value: a module, a declared class, a plain object, or a dict of values.
-        template: what the class body has, or the part as it is now.
-        kind: what the base takes.
-        subject: the class and field that an error names.
-
-    Returns:
-        The value itself; a dict without dotted names.
-    """
-    if isinstance(value, Mapping):
-        _check_names(template, value, subject)
-        return nest_values({str(name): item for name, item in value.items()}, subject)
-    module = value if is_declarative_class(value) else as_module(value)
-    if module is None:
-        what = "as an instance of a declared class or a dict of its values"
-        wanted = f"{describe_kind(kind)}, {what}"
-        raise DeclarationError(subject, wanted, shorten(value), code="wrong-part")
-    check_kind(module, kind, subject)
-    return value
-
-
-def _check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None:
+def check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None:
+    """Refuse a dict of values for what has no fields, or not these."""
     owner: Any = template if isinstance(template, type) else type(template)
     if values and not is_declarative_class(owner):
         got = f"a dict, {shorten(dict(values))}"
@@ -116,14 +91,10 @@ def make_part(template: Any, given: Any, blueprint: Blueprint, subject: str) -> 
     return part.to(blueprint.place)
 
 
-def as_part(
-    given: Any, device: torch.device | None = None, dtype: torch.dtype | None = None
-) -> nn.Module:
+def as_part(given: Any, *place: Any) -> nn.Module:
     """A module as it is; a plain object as a constant in one, on a device and in a dtype."""
-    if isinstance(given, nn.Module):
-        return given
     module: Any = as_module(given)
-    part: nn.Module = module.to(device=device, dtype=dtype)
+    part: nn.Module = module if module is given else module.to(*place)
     return part
 
 
@@ -132,12 +103,8 @@ def _instantiate(
 ) -> nn.Module:
     names = size_names(owner)
     keywords: dict[str, Any] = {n: size for n, size in blueprint.sizes.items() if n in names}
-    settings = {
-        "batch_shape": blueprint.batch_shape or None,
-        "device": blueprint.device,
-        "dtype": blueprint.dtype,
-    }
-    keywords |= {name: value for name, value in settings.items() if value is not None}
+    settings = ("batch_shape", "device", "dtype")
+    keywords |= {name: getattr(blueprint, name) for name in settings if getattr(blueprint, name)}
     with inside(subject):
         module: nn.Module = owner(**{**keywords, **values})
     return module

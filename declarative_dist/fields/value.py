@@ -241,9 +241,7 @@ class Constrained(Field):
             if default and not is_traced(value) and not constraint.contains(value).all():
                 # The dtype rounds the default to the edge.
                 value = constraint.forward(value.new_zeros(constraint.raw_shape(value.shape)))
-            value = line_up(value, own, ndim)
-            constraint.check(narrow_to(value, source), subject)
-            raw = constraint.inverse(value).detach().clone()
+            raw = to_raw(constraint, line_up(value, own, ndim), source, subject)
         is_declared = start.source is None and not callable(source) and self._forward is not None
         is_small = 0 < raw.numel() <= SMALL and raw.dtype == dtype
         if is_declared and is_small and not is_traced(raw):
@@ -300,12 +298,17 @@ def _default_of(constraint: Constraint, subject: str) -> Callable[[torch.Size], 
     return make
 
 
-def narrow_to(value: Tensor, source: Any) -> Tensor:
-    """A value as narrow as its source: what adds up to one in float32 need not in float64."""
-    is_tensor = isinstance(source, Tensor) and source.is_floating_point()
-    if not is_tensor or torch.finfo(source.dtype).eps <= torch.finfo(value.dtype).eps:
-        return value
-    return value.to(source.dtype)
+def to_raw(constraint: Constraint, value: Tensor, source: Any, subject: str) -> Tensor:
+    """The unconstrained numbers of a value, which is checked first.
+
+    It is checked as narrow as its source: what adds up to one in float32 need not in float64.
+    """
+    checked = value
+    if isinstance(source, Tensor) and source.is_floating_point():
+        is_narrow = torch.finfo(source.dtype).eps > torch.finfo(value.dtype).eps
+        checked = value.to(source.dtype) if is_narrow else value
+    constraint.check(checked, subject)
+    return constraint.inverse(value).detach().clone()
 
 
 def as_source(value: Any, subject: str) -> Any:
