@@ -239,7 +239,7 @@ def _geometric(sample: Sample, part: Any) -> Suggestion:
 
 def _negative_binomial(sample: Sample, part: Any) -> Suggestion:
     mean, var = sample.mean(), sample.var()
-    probs = (1 - mean / var).clamp(0.01, 1 - 1e-6)
+    probs = (1 - mean / var).clamp(1e-6, 1 - 1e-6)  # close to a Poisson where var <= mean
     return {"total_count": mean * (1 - probs) / probs, **_binary(probs)}
 
 

@@ -301,7 +301,8 @@ class Newton(Optimizer):
             if not trial:
                 is_finite = losses.isfinite()
             promised = length * slope + length**2 * bend / 2
-            found = searching & (losses <= model.losses + SUFFICIENT * promised)
+            is_lower = losses < model.losses
+            found = searching & is_lower & (losses <= model.losses + SUFFICIENT * promised)
             new = torch.where(found[:, None], at, new)
             searching = searching & ~found
             if not searching.any():
