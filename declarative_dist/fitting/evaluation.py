@@ -23,6 +23,7 @@ from declarative_dist.families.variational import Variational
 from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.finite import bad_data, tensors_in
 from declarative_dist.optimization.rows import REFUSALS
+from declarative_dist.plain.supports import has_learned_ends
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
 """What torch raises for another dtype or device."""
@@ -107,6 +108,8 @@ class SearchClosure(Closure):
 class LossesClosure(Closure):
     """The losses of independent problems, whose second derivatives an optimizer takes itself."""
 
+    _has_moving_ends: bool | None = None
+
     def __call__(self) -> Tensor:
         losses_of: Any = getattr(self._objective, "losses", None)
         losses = loss_of(
@@ -117,14 +120,24 @@ class LossesClosure(Closure):
         return losses
 
     def find_refused(self) -> Tensor | None:
-        """Of which copies some data are outside of the support; None where nobody knows."""
+        """Which copies have data outside of the support, if it moves; of shape `(*copies,)`."""
         module: Any = getattr(self._objective, "module", None)
         if not isinstance(module, Variational):
             return None
-        plain, copies = module(), len(vars(module)["_copies"])
+        if self._has_moving_ends is None:
+            with torch.enable_grad():
+                self._has_moving_ends = has_learned_ends(module())
+        if not self._has_moving_ends:
+            return None
+        plain, copies = module(), vars(module)["_copies"]
         inside = plain.support.check(self.batch[0])
-        inside = inside.flatten(0, inside.ndim - len(plain.batch_shape) - 1).all(0)
-        return ~inside.expand(plain.batch_shape).reshape(*plain.batch_shape[:copies], -1).all(-1)
+        inside = inside.flatten(0, inside.ndim - len(plain.batch_shape) - 1)
+        weights = call_with(lambda *_, weights=None, **__: weights, self.batch)
+        if weights is not None:
+            weights = torch.as_tensor(weights, device=inside.device)
+            counts = weights.reshape(weights.shape + (1,) * (inside.ndim - weights.ndim)) > 0
+            inside = inside | ~counts
+        return ~inside.all(0).expand(plain.batch_shape).reshape(*copies, -1).all(-1)
 
 
 def gradient_of(optimizer: Optimizer) -> float:

@@ -362,8 +362,12 @@ TABLE: Mapping[type[Any], Callable[[Sample, Any], Suggestion]] = {
 }
 """By family, what a sample suggests for its arguments, in every parametrisation."""
 
+WITH_ENDS: tuple[type[Any], ...] = (dd.Uniform, dd.Pareto)
+"""Families whose best parameter is an end of the data, as near as rounding lets it be."""
+
 if hasattr(dd, "GeneralizedPareto"):
     TABLE = {**TABLE, dd.GeneralizedPareto: _generalized_pareto}
+    WITH_ENDS = (*WITH_ENDS, dd.GeneralizedPareto)
 
 
 def suggest(sample: Sample, part: Any) -> Suggestion:

@@ -19,11 +19,11 @@ from declarative_dist.families.variational import Variational
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.batches import call_with
-from declarative_dist.fitting.moments import Sample, Suggestion, suggest
+from declarative_dist.fitting.moments import WITH_ENDS, Sample, Suggestion, suggest
 from declarative_dist.joints.joint import Joint
 from declarative_dist.optimization.rows import Closure, Rows
 from declarative_dist.plain.decompose import decompose
-from declarative_dist.plain.nests import fold
+from declarative_dist.plain.nests import fold, innermost
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.randomness import same_random_numbers
 
@@ -73,11 +73,11 @@ def race(rows: Rows, closure: Closure, module: Any, batch: tuple[Any, ...], othe
 def _candidates(
     rows: Rows, module: Any, batch: tuple[Any, ...], start: Tensor, others: int
 ) -> Iterator[Tensor]:
-    values = None
-    for seed in range(SEEDINGS + others):
+    seeds = SEEDINGS + others if _has_several(module) else 1
+    for seed in range(seeds):
         rows.write(start)
-        values, before = suggest_values(module, batch, seed), values
-        if not values or (before is not None and _are_equal(values, before)):
+        values = suggest_values(module, batch, seed)
+        if not values:
             break
         try:
             with restoring(module):
@@ -91,8 +91,15 @@ def _candidates(
         yield start + (0.5 * 2**number * noise).to(start)
 
 
-def _are_equal(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(values[name], others[name]) for name in values)
+def _has_several(module: Any) -> bool:
+    """Whether data suggest several starts: to a mixture, and near the ends of a support."""
+    if isinstance(module, Joint):
+        return any(map(_has_several, module.children()))
+    if not isinstance(module, Variational):
+        return False
+    with torch.no_grad():
+        has_ends = isinstance(innermost(module()), WITH_ENDS)
+    return has_ends or any(key[0] == "shares" for key in _arguments_of(module()))
 
 
 def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[str, Tensor]:

@@ -17,8 +17,8 @@ REACH = 1e3
 SUFFICIENT = 1e-4
 """The share of the promised decrease that a step must bring (Armijo, 1966)."""
 
-TRIALS = 16
-"""How often a step is shortened: by half at first, then by ten."""
+LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
+"""The shares of a step that are tried, until one is good."""
 
 
 class Model(NamedTuple):
@@ -290,15 +290,12 @@ class Newton(Optimizer):
         slope = (model.gradient * direction).sum(1)
         curved = (direction * (model.hessian @ direction[..., None]).squeeze(-1)).sum(1)
         bend = curved.clamp_max(0) * (slope.abs() <= curved.abs())  # counts at a saddle only
-        length = torch.ones_like(slope)
         is_finite = searching
-        for trial in range(TRIALS):
-            at = torch.where(
-                searching[:, None], (point + length[:, None] * direction).to(point), new
-            )
+        for length in LENGTHS:
+            at = torch.where(searching[:, None], (point + length * direction).to(point), new)
             self.evaluations += 1
             losses = self._rows.attempt(closure, at, point).double()
-            if not trial:
+            if length == 1:
                 is_finite = losses.isfinite()
             promised = length * slope + length**2 * bend / 2
             is_lower = losses < model.losses
@@ -307,7 +304,6 @@ class Newton(Optimizer):
             searching = searching & ~found
             if not searching.any():
                 break
-            length = torch.where(searching, length * (0.5 if trial < 4 else 0.1), length)
         return new, searching, is_finite
 
     def _find_held(self, closure: Closure, point: Tensor, model: Model, stuck: Tensor) -> Tensor:

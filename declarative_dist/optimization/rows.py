@@ -70,22 +70,24 @@ class Rows:
     def attempt(self, closure: Closure, matrix: Tensor, fallback: Tensor) -> Tensor:
         """The losses at other numbers; infinite where there is none. The numbers stay there.
 
-        A closure that is refused as a whole may have a method `find_refused`, which says for
-        which problems it was; for the others the losses are computed with those at `fallback`.
+        A closure may have a method `find_refused`, which says at which numbers it has no loss for
+        a problem; for the others the losses are computed with those at `fallback`.
         """
         self.write(matrix)
-        refused = torch.zeros(self.problems, dtype=torch.bool, device=matrix.device)
+        find = getattr(closure, "find_refused", None)
+        nowhere = torch.full_like(matrix[:, 0], torch.inf)
         with torch.no_grad():
-            for _ in range(3):
-                try:
-                    losses = self.losses(closure)
-                except REFUSALS:
-                    find = getattr(closure, "find_refused", None)
-                    found = None if find is None or self.problems == 1 else find()
-                    if found is None or not found.any():
-                        break
-                    refused |= found.reshape(-1)
-                    self.write(torch.where(refused[:, None], fallback, matrix))
-                else:
-                    return losses.masked_fill(refused | ~losses.isfinite(), torch.inf)
-        return torch.full_like(matrix[:, 0], torch.inf)
+            try:
+                refused = None if find is None else find()
+                if refused is not None and refused.any():
+                    if refused.all():
+                        return nowhere
+                    self.write(torch.where(refused.reshape(-1, 1), fallback, matrix))
+                    return self._finite(closure).masked_fill(refused.reshape(-1), torch.inf)
+                return self._finite(closure)
+            except REFUSALS:
+                return nowhere
+
+    def _finite(self, closure: Closure) -> Tensor:
+        losses = self.losses(closure)
+        return losses.masked_fill(~losses.isfinite(), torch.inf)
