@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from declarative_dist import (
     Conditional,
     Declarative,
+    FullRankNormal,
     Head,
     History,
     Interval,
+    MeanFieldNormal,
     NotConvergedWarning,
     Param,
     Positive,
@@ -28,7 +30,7 @@ from declarative_dist import (
 )
 from declarative_dist.errors import ConstraintError
 from declarative_dist.fitting import ways
-from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.optimization.newton import Newton
 
 
@@ -446,3 +448,23 @@ def test_more_numbers_than_newton_affords_go_to_lbfgs() -> None:
     history = fit(NegativeLogLikelihood(model), (x, y))
     assert history.converged, history
     torch.testing.assert_close(model.projection.weight[0].detach(), w, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("guide", [MeanFieldNormal, FullRankNormal])
+def test_a_guide_is_fitted_as_a_whole(guide: type) -> None:
+    class Latents(Declarative):
+        loc = Param(0.0)
+        scale = Param(1.0, Positive())
+
+    def log_joint(draw: dict[str, Tensor]) -> Tensor:
+        return dd.Normal(40.0, 3.0).log_prob(draw["loc"]) + dd.LogNormal(2.0, 0.3).log_prob(
+            draw["scale"]
+        )
+
+    objective = NegativeELBO(log_joint, guide(Latents()))
+    history = fit(objective)
+    assert history.converged, history
+    assert "Weighted draws" in history.verdict
+    draws = objective.guide.sample((4000,))
+    assert draws["loc"].mean().item() == pytest.approx(40.0, abs=0.3)
+    assert draws["loc"].std().item() == pytest.approx(3.0, rel=0.1)

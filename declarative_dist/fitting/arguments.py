@@ -59,7 +59,9 @@ def check_files(checkpoint: Any, every: Any, *, resume: bool, overwrite: bool) -
     return None if every is None else check_count("fit(every=)", every)
 
 
-def check_ends(steps: int | None, tolerance: Any, restarts: Any) -> tuple[float | None, int]:
+def check_ends(
+    steps: int | None, tolerance: Any, restarts: Any
+) -> tuple[float | None, int | None]:
     """Refuse what says when a fit without `steps` ends, or begins, if it makes no sense.
 
     Returns:
@@ -73,7 +75,8 @@ def check_ends(steps: int | None, tolerance: Any, restarts: Any) -> tuple[float 
             expected, got = "no steps=, which end a fit by themselves", f"{name} and steps={steps}"
             fix = "Leave one of them out."
             raise ConstraintError(f"fit({name}=)", expected, got, fix, code="unused-argument")
-    restarts = 0 if restarts is None else check_count("fit(restarts=)", restarts, least=0)
+    if restarts is not None:
+        restarts = check_count("fit(restarts=)", restarts, least=0)
     return None if tolerance is None else _as_positive("fit(tolerance=)", tolerance), restarts
 
 

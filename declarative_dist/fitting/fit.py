@@ -51,8 +51,9 @@ def fit(
     Without `steps` the fit ends at an answer, or says why not. A loss of whole data that is the
     same every time, such as a likelihood or a posterior, begins at the best of several starts (the
     values as they are, and what the data suggest), copy by copy, and goes on by Newton's method
-    with exact second derivatives; by L-BFGS above 100 numbers of a copy. A noisy loss (of
-    mini-batches, or of draws) takes steps of Adam with a rate that decays when the loss stops
+    with exact second derivatives; by L-BFGS above 100 numbers of a copy. An automatic guide is
+    fitted on fixed draws, from several starts (`NormalGuide`). A noisy loss (of mini-batches, or
+    of other draws) takes steps of Adam with a rate that decays when the loss stops
     falling, and ends with averages over the last phase. With `steps` values begin as they are.
 
     Ctrl-C ends it like `steps` does, after the last finished step. If a step goes wrong, module
@@ -79,7 +80,7 @@ def fit(
             the gradient is to be, by default as small as rounding lets it; of a noisy loss what a
             lower rate still has to gain, by default 1e-4.
         restarts: how many more starts to try, from random numbers further and further away; of a
-            mixture also with other centres.
+            mixture also with other centres. None for 9 of a guide, and for no more of the others.
         progress: True for a bar on a terminal (extra `fit`), "always" for one anywhere, or False.
         compile: compile the objective and its gradients, as one graph. Meanwhile torch's
             validation of distributions is off by default, as `torch.compile` wants it, and
@@ -186,7 +187,7 @@ class _Loop:
     callbacks: tuple[arguments.Callback, ...]
     fields: FieldValues
 
-    def run(self, backward: Backward, restarts: int) -> None:
+    def run(self, backward: Backward, restarts: int | None) -> None:
         """Take steps until the way, a callback or the number of steps ends it."""
         way, history = self.way, self.history
         limit = 0 if way.replay(history.losses) else way.limit

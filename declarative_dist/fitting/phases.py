@@ -11,6 +11,9 @@ DECAY = 0.3
 SHORTEST = 200
 """The fewest steps of a phase."""
 
+LONGEST = 4000
+"""How many steps a phase takes only for a mean that is known better."""
+
 FEWEST = 4
 """How many phases there are at least."""
 
@@ -19,10 +22,11 @@ class Phases:
     """Tells from the losses of all steps when the rate should decay, and when a fit has settled.
 
     In a phase the rate is constant. It ends where the loss has stopped falling: where the means
-    over the third and the last quarter of the phase differ by no more than their noise. The fit
-    has settled when a phase gained no more over the one before than the noise, or a share of the
-    loss. The idea is that of Welandawe, Andersen, Vehtari and Huggins, A framework for improving
-    the reliability of black-box variational inference, JMLR 25, 2024.
+    over the third and the last quarter of the phase differ by no more than their noise, and where
+    that is small enough to tell anything. The fit has settled when a phase gained no more over the
+    one before than the noise, or a share of the loss. The idea is that of Welandawe, Andersen,
+    Vehtari and Huggins, A framework for improving the reliability of black-box variational
+    inference, JMLR 25, 2024.
 
     Args:
         tolerance: the share of one plus the loss that a phase has to gain.
@@ -52,13 +56,14 @@ class Phases:
         if len(self._losses) < self._next:
             return None
         fall, noise = fall_of(self._losses, len(self._losses) // 4)
-        if fall > 2 * noise + 1e-12 * abs(loss):
-            self._next += self._next // 2
-            return None
         quarter = self._losses[-(len(self._losses) // 4) :]
         level = math.fsum(quarter) / len(quarter)
+        is_vague = noise > 100 * self._tolerance * (1 + abs(level))
+        if fall > 2 * noise + 1e-12 * abs(loss) or (is_vague and len(self._losses) < LONGEST):
+            self._next += self._next // 2
+            return None
         gain = self.level - level
-        least = max(self._tolerance * (1 + abs(level)), 2 * math.hypot(noise, 0.0))
+        least = max(self._tolerance * (1 + abs(level)), 2 * noise)
         self.level, self.noise = level, noise
         self._ended += 1
         self._losses, self._next = [], SHORTEST

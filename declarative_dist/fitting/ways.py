@@ -29,6 +29,7 @@ from declarative_dist.fitting.phases import DECAY, Phases, fall_of
 from declarative_dist.fitting.starts import race
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import REFUSALS, Rows
+from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide
 from declarative_dist.randomness import draws_random_numbers
 
 NEWTON = 100
@@ -65,7 +66,7 @@ class Way:
         kind = SearchClosure if searches(self.optimizer) else Closure
         return kind(self.objective, backward, self.optimizer)
 
-    def begin(self, batch: tuple[Any, ...], restarts: int) -> None:
+    def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         """Find where to start, before the first step: with `steps`, at the values as they are."""
         begin(self.objective, batch)
         if self.is_told:
@@ -75,7 +76,7 @@ class Way:
         closure.batch = batch
         has_starts = callable(getattr(self.objective, "losses", None))
         module = self.objective.module if has_starts else None
-        race(Rows(trainable, copies_of(self.objective)), closure, module, batch, restarts)
+        race(Rows(trainable, copies_of(self.objective)), closure, module, batch, restarts or 0)
 
     def is_sound(self) -> bool:
         """Whether the gradients of the last step were finite, for what they change."""
@@ -241,6 +242,49 @@ class NoisyWay(Way):
         return True, f"settled: {level}, {history.step} steps"
 
 
+class GuideWay(Way):
+    """The fit of an automatic guide as a whole: its first step does all, the others report it."""
+
+    is_told = False
+
+    def __init__(self, objective: nn.Module, tolerance: float | None) -> None:
+        super().__init__(objective, optimizer_of(objective, None, None), BUDGETS["noisy"])
+        self._tolerance = tolerance
+        self._found: GuideFit | None = None
+        self._reported = 0
+
+    def replay(self, losses: list[float]) -> bool:
+        return bool(losses)
+
+    def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
+        self._found = fit_guide(
+            self.objective, batch, restarts=restarts, tolerance=self._tolerance
+        )
+
+    def closure(self, backward: Any) -> Any:
+        return self
+
+    def step(self, batch: tuple[Any, ...]) -> float:
+        """The loss of the next cycle of the search."""
+        found = self._fit
+        self._reported += 1
+        return found.losses[self._reported - 1]
+
+    @property
+    def _fit(self) -> GuideFit:
+        if self._found is None:
+            raise RuntimeError("a guide is fitted in the first step")
+        return self._found
+
+    def observe(self, loss: float) -> bool:
+        return self._reported == len(self._fit.losses)
+
+    def judge(self, history: History) -> tuple[bool | None, str]:
+        if self._found is None:
+            return None, "a checkpoint of a guide that was fitted before"
+        return self._found.converged, self._found.verdict.rstrip(".")
+
+
 def choose_way(
     objective: nn.Module,
     batches: Batches,
@@ -264,7 +308,10 @@ def choose_way(
     """
     if steps is not None:
         return Way(objective, optimizer_of(objective, optimizer, lr), steps)
-    if optimizer is None and lr is None and _is_the_same_each_time(objective, batches):
+    is_free = optimizer is None and lr is None
+    if is_free and batches.whole is not None and can_fit_guide(objective):
+        return GuideWay(objective, tolerance)
+    if is_free and _is_the_same_each_time(objective, batches):
         trainable = [p for p in objective.parameters() if p.requires_grad]
         if not compiles and Rows(trainable, copies_of(objective)).numbers <= NEWTON:
             return NewtonWay(objective, tolerance)
