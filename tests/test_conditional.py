@@ -929,21 +929,6 @@ def test_values_of_different_length_line_up_behind_the_contexts(
         torch.testing.assert_close(together.stddev[index], alone.stddev)
 
 
-@pytest.mark.parametrize("batch", [(2,), (3,), (2, 3)])
-def test_a_batch_of_contexts_is_a_loop_over_contexts(batch: tuple[int, ...]) -> None:
-    class Mixed(Conditional):
-        base = dd.Normal
-        event_dim = 1
-        loc = Head(shape=("a",))
-        scale = Head(shape=1)
-
-    p = Mixed(in_features=4, a=2)
-    x = torch.randn(*batch, 4)
-    together, rows = p(x), x.reshape(-1, 4)
-    for d, row in zip(together.stddev.reshape(-1, 2), rows, strict=True):
-        torch.testing.assert_close(d, p(row).stddev)
-
-
 def test_dtypes_of_the_layer() -> None:
     class Plain(Conditional):
         base = dd.Normal

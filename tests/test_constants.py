@@ -176,13 +176,6 @@ def test_tensors_under_other_names_are_buffers():
     assert (module.center.dtype, module.index.dtype) == (torch.float64, torch.int64)
 
 
-def test_every_instance_has_its_own_buffer():
-    a, b = Whitened(), Whitened()
-    a.center.fill_(9.0)
-    assert b.center.tolist() == [1.0, 2.0]
-    assert Whitened().center.tolist() == [1.0, 2.0]
-
-
 def test_number_that_a_derived_field_uses():
     class Model(Declarative):
         x = Param(3.0)
@@ -381,16 +374,6 @@ def test_constants_are_among_the_constrained_values():
     q = Count()
     q.assign(**Count(total_count=5, logits=0.5).constrained_values())
     assert (q.total_count, q.logits.item()) == (5, 0.5)
-
-
-def test_copies_have_their_own_constants():
-    q = Heavy()
-    twin = copy.deepcopy(q)
-    twin.df = 9.0
-    assert (q().df.item(), twin().df.item()) == (4.0, 9.0)
-    counted = copy.deepcopy(Count())
-    counted.total_count = 3
-    assert Count().total_count == 10
 
 
 # --- validation -----------------------------------------------------------------------------

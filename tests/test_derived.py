@@ -211,12 +211,6 @@ def test_argument_with_a_default_is_left_to_it():
     assert Model().y.item() == 6.0
 
 
-def test_derived_in_batches():
-    q = GammaByMean(batch_shape=(5,), concentration=[2.0] * 3, location=[1.0, 2.0, 3.0])
-    assert q().batch_shape == (5, 3)
-    torch.testing.assert_close(q.mean, torch.tensor([[1.0, 2.0, 3.0]] * 5))
-
-
 def test_derived_by_a_method_base():
     class Wide(Variational):
         width = Param(2.0, Positive())

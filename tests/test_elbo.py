@@ -235,24 +235,6 @@ def test_pickle() -> None:
     torch.testing.assert_close(again(), expected)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_compiled_in_one_graph(bound: Any, estimator: str) -> None:
-    target, guide, batch = CASES["encoder"]()
-    objective = bound(target, guide, num_samples=3, estimator=estimator)
-    torch._dynamo.reset()
-    dd.Distribution.set_default_validate_args(False)  # as the first compilation of a process does
-    compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")
-    results = []
-    for call in (objective, compiled):
-        objective.zero_grad()
-        torch.manual_seed(3)
-        loss = call(*batch)
-        loss.backward()
-        results.append([loss, *(p.grad for p in objective.parameters())])
-    torch.testing.assert_close(*results)
-
-
 @pytest.mark.parametrize("name", ["plain", "conditioned", "dicts", "squashed", "mixture"])
 def test_compiled_targets_and_guides(name: str) -> None:
     target, guide, batch = CASES[name]()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 import torch.distributed
 import torch.distributions as dd
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
 from declarative_dist import (
@@ -25,17 +23,6 @@ from declarative_dist import (
     learnable,
 )
 from tests.cases import GammaFamily
-
-
-class Objective(nn.Module):
-    """A module that owns a family and returns a loss."""
-
-    def __init__(self, q: Variational) -> None:
-        super().__init__()
-        self.q = q
-
-    def forward(self, x: Tensor) -> Tensor:
-        return -self.q.log_prob(x).mean()
 
 
 def test_every_member_goes_through_the_hooks() -> None:
@@ -56,25 +43,6 @@ def test_a_hook_may_replace_the_distribution() -> None:
     assert q.sample().shape == (3,)
 
 
-@pytest.fixture
-def _one_process(tmp_path: Path) -> Iterator[None]:
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.usefixtures("_one_process")
-def test_distributed_data_parallel() -> None:
-    alone, wrapped = Objective(GammaFamily()), Objective(GammaFamily())
-    parallel = DistributedDataParallel(wrapped)
-    x = torch.tensor([0.5, 1.0, 3.0])
-    alone(x).backward()
-    parallel(x).backward()
-    for mine, theirs in zip(wrapped.parameters(), alone.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-
-
 def test_a_parametrization_of_the_raw_parameter() -> None:
     class Doubled(nn.Module):
         def forward(self, raw: Tensor) -> Tensor:
@@ -88,17 +56,6 @@ def test_a_parametrization_of_the_raw_parameter() -> None:
     torch.testing.assert_close(q.rate, torch.tensor(3.0))
     q.rate = 5.0
     torch.testing.assert_close(q.mean, q.concentration / 5)
-
-
-def test_it_lives_in_module_containers() -> None:
-    model = nn.ModuleDict({"q": GammaFamily(), "p": learnable(dd.Normal(0.0, 1.0))})
-    assert sorted(dict(model.named_parameters())) == [
-        "p.raw_loc", "p.raw_scale", "q.raw_concentration", "q.raw_rate",
-    ]  # fmt: skip
-    model.double()
-    assert model["q"].rsample().dtype == torch.float64
-    shared = nn.ModuleList([model["q"], model["q"]])
-    assert len(list(shared.parameters())) == 2
 
 
 class Narrow(Variational):
@@ -142,20 +99,6 @@ def test_compiling_needs_no_flag_in_a_fresh_process() -> None:
         check=False,
     )
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
-
-
-def test_no_recompilation_while_parameters_train() -> None:
-    torch._dynamo.reset()
-    q = GammaFamily()
-    objective = Objective(q)
-    compiled = torch.compile(objective, fullgraph=True, backend="eager")
-    optimizer = torch.optim.SGD(q.parameters(), lr=0.01)
-    x = torch.tensor([0.5, 1.0, 3.0])
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for _ in range(5):
-            optimizer.zero_grad()
-            compiled(x).backward()
-            optimizer.step()
 
 
 def test_nothing_is_cached_on_the_instance() -> None:

@@ -33,7 +33,6 @@ from tests.nests import (
     Triple,
     TwoLogits,
     Weights,
-    assert_is_a_loop,
     jitter,
     made,
     mixture_of,
@@ -229,21 +228,6 @@ BATCHED = {
 }
 
 
-@pytest.mark.parametrize("copies", [(4,), (3,), (2,), (2, 3)], ids=str)
-@pytest.mark.parametrize("name", BATCHED)
-def test_copies_are_independent(name, copies):
-    assert_is_a_loop(BATCHED[name], copies)
-
-
-@pytest.mark.parametrize("name", ["classes", "instances", "weights of fewer dimensions"])
-def test_gradients_stay_within_a_copy(name):
-    q = BATCHED[name](batch_shape=(4,))
-    q.log_prob(q.sample())[1].sum().backward()
-    for parameter in q.parameters():
-        assert parameter.grad[[0, 2, 3]].abs().sum() == 0
-        assert parameter.grad[1].abs().sum() > 0
-
-
 @pytest.mark.parametrize("name", ["classes", "instance and class", "instances", "method"])
 def test_random_starts_differ_between_copies(name):
     q = BATCHED[name](batch_shape=(5,))
@@ -334,24 +318,7 @@ def test_a_batch_on_meta():
     assert_unchanged(q, state_of(expected))
 
 
-@pytest.mark.parametrize("copies", [(2,), (4,)])
-def test_copies_of_a_family_with_a_constant_of_more_dimensions(copies):
-    assert_is_a_loop(Spread, copies)
-
-
 # --- derived values --------------------------------------------------------------------------
-
-
-class Widths(Variational):
-    """A method that indexes from the right, as for one copy."""
-
-    base = dd.Normal
-    loc = Param(torch.tensor([-1.0, 0.5]))
-    width = Param(1.5, Positive())
-
-    @derived
-    def scale(self, width):
-        return width[..., None]
 
 
 class Rates(Variational):
@@ -364,30 +331,6 @@ class Rates(Variational):
     @derived
     def rate(self, concentration, location):
         return concentration / location
-
-
-class Tied(Variational):
-    base = dd.MixtureSameFamily
-    mixture_distribution = Logits
-    loc = Param(torch.tensor([-1.0, 0.0, 2.0]))
-    width = Param(0.7, Positive())
-
-    @derived
-    def component_distribution(self, loc, width):
-        return dd.Normal(loc, width[..., None])
-
-
-@pytest.mark.parametrize("copies", [(4,), (3,), (2,), (2, 3)], ids=str)
-@pytest.mark.parametrize("family", [Widths, Tied])
-def test_copies_of_derived_values_are_independent(family, copies):
-    assert_is_a_loop(family, copies)
-
-    class Outer(Variational):
-        base = dd.Independent
-        base_distribution = family()
-        reinterpreted_batch_ndims = 0
-
-    assert_is_a_loop(Outer, copies)
 
 
 @pytest.mark.parametrize("copies", [(4,), (3,), (2, 3)], ids=str)

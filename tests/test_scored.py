@@ -461,16 +461,6 @@ def test_declared_transforms_with_events() -> None:
     torch.testing.assert_close(log_prob, expected)
 
 
-@pytest.mark.parametrize("sample_shape", [3, [3], (3,), torch.Size([3])])
-def test_sample_shapes_in_many_guises(sample_shape: Any) -> None:
-    if sample_shape == 3:  # torch takes none of its sample shapes as a number
-        with pytest.raises(TypeError):
-            rsample_and_log_prob(normal(same, 2), sample_shape)
-        return
-    x, log_prob = rsample_and_log_prob(Transformed(normal(same, 2), []), sample_shape)
-    assert x.shape == log_prob.shape == (3, 2)
-
-
 # The recipe for actions: an interval never returns its ends.
 
 HALF = (torch.bfloat16, torch.float16)
@@ -480,44 +470,6 @@ DTYPES = (torch.float64, torch.float32, *HALF)
 def recipe(loc: Tensor, scale: Tensor, low: float, high: float) -> dd.Distribution:
     squash = Interval(low, high).as_transform(cache_size=1)
     return dd.Independent(Transformed(dd.Normal(loc, scale), squash), 1)
-
-
-@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (0.0, 1.0), (-2.0, 0.5), (3.0, 4.0)])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_stored_actions_score_under_any_later_policy(
-    dtype: torch.dtype, bounds: tuple[float, float]
-) -> None:
-    low, high = bounds
-    loc = torch.linspace(-60.0, 60.0, 25, dtype=dtype)
-    extremes = recipe(loc, torch.ones_like(loc), low, high)
-    actions = extremes.rsample((8,))
-    assert actions.dtype == dtype
-    stored = actions.detach().clone()
-    assert (stored > low).all()
-    assert (stored < high).all()
-    assert extremes.support.check(stored).all()
-    for seed in range(100):
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(2, 25, generator=generator).to(dtype)
-        later_loc = (4 * noise[0]).requires_grad_()
-        later_scale = (noise[1].exp() + 0.25).requires_grad_()
-        later = recipe(later_loc, later_scale, low, high)
-        log_prob = later.log_prob(stored)
-        assert log_prob.isfinite().all(), seed
-        if dtype == torch.float16:
-            continue  # where the derivative by the scale leaves the dtype
-        for gradient in torch.autograd.grad(log_prob.float().sum(), (later_loc, later_scale)):
-            assert gradient.isfinite().all(), seed
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("extreme", [-1e4, 1e4])
-def test_the_interval_never_returns_its_ends(dtype: torch.dtype, extreme: float) -> None:
-    for low, high in ((-1.0, 1.0), (0.0, 1.0), (1.0, 2.0), (-100.0, 100.0)):
-        squash = Interval(low, high).as_transform(cache_size=1)
-        end = squash(torch.tensor(extreme, dtype=dtype))
-        assert low < end < high
-        assert squash.inv(end.clone()).isfinite()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -543,21 +495,6 @@ def test_learned_policies_keep_the_recipe(dtype: torch.dtype) -> None:
         assert log_prob.isfinite().all()
         log_prob.float().sum().backward()
         assert all(p.grad.isfinite().all() for p in policy.parameters())
-
-
-def test_stored_actions_score_as_the_closed_form_says() -> None:
-    """Where the action is not rounded onto the end, its density is that of the point before."""
-    loc, scale = torch.tensor([0.3, -1.0]).double(), torch.tensor([0.5, 2.0]).double()
-    policy = recipe(loc, scale, -1.0, 1.0)
-    torch.manual_seed(1)
-    x, log_prob = rsample_and_log_prob(policy, (100,))
-    torch.manual_seed(1)
-    before = dd.Normal(loc, scale).rsample((100,))
-    expected = dd.Normal(loc, scale).log_prob(before) - math.log(2.0) - sigmoid_volume(before)
-    torch.testing.assert_close(log_prob, expected.sum(-1))
-    torch.testing.assert_close(policy.log_prob(x.clone()), expected.sum(-1))
-    # The squash is tanh at half the speed.
-    torch.testing.assert_close(x, (before / 2).tanh())
 
 
 @pytest.mark.parametrize(
