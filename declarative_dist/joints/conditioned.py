@@ -16,7 +16,7 @@ from declarative_dist.families.state import AtomicState
 from declarative_dist.joints.distribution import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.latents.density import UnconstrainedLogDensity
-from declarative_dist.latents.named import Values, as_value
+from declarative_dist.latents.named import as_value
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tracing import is_traced
 
@@ -65,19 +65,19 @@ class Conditioned(AtomicState):
                     did_you_mean(name, joint().sites),
                     code="unknown-name",
                 )
-        tensors: Values = {}
+        current = joint()
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
             if name not in data:
                 return distribution.sample(shape)
-            tensors[name] = _as_data(data[name], distribution, _subject(joint, name))
-            return tensors[name].expand(distribution.batch_shape + distribution.event_shape)
+            # The support of a site that depends on no other is known for good.
+            is_known = isinstance(current.sites[name], Distribution)
+            tensor = _as_data(data[name], distribution, _subject(joint, name), is_known)
+            self.data.register_buffer(name, tensor, persistent=False)
+            return tensor.expand(distribution.batch_shape + distribution.event_shape)
 
         with evaluating(joint):
-            joint().one_draw(draw)
-        for name, tensor in tensors.items():
-            _check_support(joint().sites[name], tensor, _subject(joint, name))
-            self.data.register_buffer(name, tensor, persistent=False)
+            current.one_draw(draw)
 
     if TYPE_CHECKING:
 
@@ -174,20 +174,7 @@ def _subject(joint: Joint, name: str) -> str:
     return f"{type(joint).__name__}.condition({name}=)"
 
 
-def _check_support(site: object, data: Tensor, subject: str) -> None:
-    """Refuse data outside the support of a site that depends on no other."""
-    is_known = isinstance(site, Distribution) and site._validate_args and not is_traced(data)
-    support = site.support if is_known and isinstance(site, Distribution) else None
-    if support is not None and not support.check(data).all():
-        raise ConstraintError(
-            subject,
-            f"data in its support, {shorten(support)}",
-            shorten(data),
-            code="outside-support",
-        )
-
-
-def _as_data(value: Any, distribution: Distribution, subject: str) -> Tensor:
+def _as_data(value: Any, distribution: Distribution, subject: str, is_known: bool) -> Tensor:
     """Data as a tensor of its own, like a draw of its site, of one copy or of all."""
     like = draw_like(distribution)
     tensor = as_value(value, like.dtype, like.device, subject).detach().clone()
@@ -204,4 +191,13 @@ def _as_data(value: Any, distribution: Distribution, subject: str) -> Tensor:
             "Declare what belongs to one event with event_dim.",
             code="wrong-shape",
         )
+    if is_known and distribution._validate_args and not is_traced(tensor):
+        support: Any = distribution.support
+        if not support.check(tensor).all():
+            raise ConstraintError(
+                subject,
+                f"data in its support, {shorten(support)}",
+                shorten(tensor),
+                code="outside-support",
+            )
     return tensor

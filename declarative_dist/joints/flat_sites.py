@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -170,14 +171,6 @@ class FlatSites(FlatMap):
                 if unit.isfinite():
                     self.held[index] = InUnits(unit)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.get_buffer("_start").dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.get_buffer("_start").device
-
     def start(self) -> Tensor:
         """The middle of draws from the prior, of shape `(*batch, size)`."""
         return self.get_buffer("_start").clone()
@@ -203,8 +196,8 @@ class FlatSites(FlatMap):
             support = _simplify(support_of(distribution))
             bounded = self._moving[slot.name]
             ends = {name: getattr(support, _ENDS[name]) for name in bounded.names}
-            tensors = {name: as_tensor(end, self.dtype) for name, end in ends.items()}
-            return bounded.with_bounds(tensors)
+            dtype = self.get_buffer("_start").dtype
+            return bounded.with_bounds({n: as_tensor(end, dtype) for n, end in ends.items()})
 
         return constraint_of
 
@@ -212,16 +205,17 @@ class FlatSites(FlatMap):
 def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
     """The set that values lie in, found to be one that a constraint may stand for."""
     name = type(distribution).__name__
-    try:
-        support: Any = support_of(distribution)
-    except NotImplementedError as error:
+    support: Any = constraints.dependent
+    with suppress(NotImplementedError):
+        support = support_of(distribution)
+    if constraints.is_dependent(support):
         raise DeclarationError(
             subject,
-            "a distribution that says its support",
+            "a distribution that states its support",
             name,
             "Define support in its class.",
             code="unknown-set",
-        ) from error
+        )
     if support.is_discrete or not value.is_floating_point():
         raise DeclarationError(
             subject,
@@ -229,13 +223,6 @@ def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
             f"a discrete one, {name} with support {shorten(support)}",
             "Sum it out in the model, as MixtureSameFamily does, or observe it.",
             code="discrete-latent",
-        )
-    if constraints.is_dependent(support):
-        raise DeclarationError(
-            subject,
-            "a support that the distribution states",
-            "one that depends on its arguments",
-            code="unknown-set",
         )
     plain = _simplify(support)
     if isinstance(support, _MIXED) and _bounds_of(plain):

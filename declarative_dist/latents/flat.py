@@ -90,14 +90,14 @@ class FlatMap(nn.Module, ABC):
         return self.slots[-1].offset + self.slots[-1].count if self.slots else 0
 
     @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
-        """The floating-point type of the sites."""
+        """The floating-point type of the vector."""
+        return self.start().dtype
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
-        """Where the sites are."""
+        """Where the vector is."""
+        return self.start().device
 
     @abstractmethod
     def start(self) -> Tensor:

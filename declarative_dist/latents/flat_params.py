@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,25 +82,14 @@ class FlatParams(FlatMap):
         part: Any = self.latents.get_submodule(path) if path else self.latents
         return part, part.__declaration__.fields[field]
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return functools.reduce(torch.promote_types, (raw.dtype for raw in self._raws()))
-
-    @property
-    def device(self) -> torch.device:
-        return self._raws()[0].device
-
-    def _raws(self) -> list[Tensor]:
-        found = (self._field_of(slot.name) for slot in self.slots)
-        return [getattr(part, field.raw_name) for part, field in found]
-
     def start(self) -> Tensor:
         """The raw numbers of the current values, of shape `(*batch, size)`."""
-        raws = [
-            raw.detach().to(self.dtype).reshape((*self.batch_shape, slot.count))
-            for slot, raw in zip(self.slots, self._raws(), strict=True)
-        ]
-        return torch.cat(raws, -1)
+        pieces = []
+        for slot in self.slots:
+            part, field = self._field_of(slot.name)
+            raw: Tensor = getattr(part, field.raw_name)
+            pieces.append(raw.detach().reshape((*self.batch_shape, slot.count)))
+        return torch.cat(pieces, -1)
 
     def restart(self) -> None:
         reset: Any = self.latents.reset_parameters
