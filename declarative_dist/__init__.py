@@ -35,9 +35,9 @@ from declarative_dist.fitting.compiled import compiled
 from declarative_dist.fitting.fit import fit
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.verdict import NotConvergedWarning
-from declarative_dist.integrations.arviz import diagnose
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.weighted import WeightedDraws
+from declarative_dist.posteriors.diagnosis import diagnose
 from declarative_dist.posteriors.guides import FullRankNormal, MeanFieldNormal
 from declarative_dist.snapshots import median, select
 

@@ -62,7 +62,7 @@ ROWS = [
         f"posteriors.{name}"
         for name in (
             "noise", "gaussian", "search", "modes", "population", "sampling", "pushed", "guides",
-            "fits", "targets",
+            "diagnosis", "fits", "targets",
         )
     ],
     [f"objectives.{name}" for name in ("weights", "data", "likelihood", "estimators", "elbo")],

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.latents.weighted import WeightedDraws
+from declarative_dist.posteriors.diagnosis import compare
 from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.posteriors.modes import RESTARTS, Modes
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR
 from declarative_dist.randomness import same_random_numbers
 
 _DRAWS = 4000
+_RUNAWAY = 8.0
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,11 @@ class GuideFit:
         losses: minus the judged bound after each cycle.
         converged: whether a further cycle would gain nothing.
         verdict: what to make of it, in sentences.
-        draws: the weighted draws that the verdict speaks of.
     """
 
     losses: list[float]
     converged: bool
     verdict: str
-    draws: WeightedDraws
 
 
 def can_fit_guide(objective: Any) -> bool:
@@ -63,7 +61,7 @@ def fit_guide(
     Args:
         objective: a variational bound of an automatic guide; see `can_fit_guide`.
         batch: the data, as the objective's forward takes it.
-        restarts: how many other starts to try; None for 9.
+        restarts: how many other starts to try; None for 8.
         tolerance: the search is over where a cycle gains fewer nats than this; None for 0.001.
 
     Raises:
@@ -85,43 +83,30 @@ def fit_guide(
             "minus infinity or NaN",
             f"{objective.why_not_finite(*batch)} Declare other starting values.".strip(),
         )
+    cycles = len(modes.losses) - 1
+    head = f"bound {-modes.losses[-1]:.6g}, {cycles} cycles"
+    if not modes.is_settled.all():
+        return GuideFit(
+            modes.losses, False, f"not settled: {head}. {_describe_rise(guide, modes)}"
+        )
     with same_random_numbers():
         torch.manual_seed(0)
         draws = guide.importance_sample(log_joint, _DRAWS)
-        plain = guide.sample((_DRAWS,))
-    converged = bool(modes.is_settled.all())
-    cycles = len(modes.losses) - 1
-    head = f"bound {-modes.losses[-1]:.6g}, {cycles} cycles"
-    ended = f"settled: {head}" if converged else f"not settled: {head}. {_runaway(guide, modes)}"
-    said = [
-        f"{ended}.",
-        f"Weighted draws: {draws.verdict}",
-        f"Plain draws: {_compare(plain, draws)}",
-    ]
-    return GuideFit(modes.losses, converged, " ".join(said), draws)
+        shift, stretch = compare(guide.sample((_DRAWS,)), draws)
+    advice = "close to weighted ones" if max(shift, stretch) < 0.15 else "use weighted ones"
+    plain = f"Plain draws: {advice} (means off by up to {shift:.2g} sd, sds by {stretch:.0%})."
+    verdict = f"settled: {head}. Weighted draws: {draws.verdict} {plain}"
+    return GuideFit(modes.losses, True, verdict)
 
 
-def _runaway(guide: NormalGuide, modes: Modes) -> str:
-    """Which sites grow wider without end."""
-    widens = modes.is_running_away.reshape(-1, guide.flat.size).any(0)
-    names = [s.name for s in guide.flat.slots if widens[s.offset : s.offset + s.count].any()]
+def _describe_rise(guide: NormalGuide, modes: Modes) -> str:
+    """Which sites grow wider without end, where the bound still rises."""
+    unit = guide.flat.spread().double()
+    widening = (modes.rows.deviations[0] / unit).log()
+    widening = widening[~modes.is_settled].reshape(-1, guide.flat.size).amax(0)
+    is_wide = (widening > _RUNAWAY) & (widening > widening.amax() / 2)
+    names = [s.name for s in guide.flat.slots if is_wide[s.offset : s.offset + s.count].any()]
     if not names:
-        return "The bound still rises"
-    are = f"{names[0]} runs away" if len(names) == 1 else f"{', '.join(names)} run away"
-    return f"{are}: the posterior is flat there; a proper prior would end that"
-
-
-def _compare(plain: dict[str, Tensor], draws: WeightedDraws) -> str:
-    """How far plain draws of a guide are from weighted ones, for the worst of all numbers."""
-    mean, std = draws.mean(), draws.std()
-    worst = [(0.0, 0.0, "")]
-    for name, value in plain.items():
-        scale = std[name].double()
-        moves = scale > 0
-        shift = ((value.double().mean(0) - mean[name].double()).abs() / scale)[moves]
-        ratio = (value.double().std(0) / scale - 1).abs()[moves]
-        if shift.numel():
-            worst.append((float(shift.max()), float(ratio.max()), name))
-    shift, ratio, _ = (max(column) for column in zip(*worst, strict=True))
-    close = "close to the weighted ones" if shift < 0.15 and ratio < 0.1 else "use weighted ones"
-    return f"{close} (means off by up to {shift:.2g} sd, sds by {ratio:.0%})."
+        return "The bound still rises."
+    run = f"{names[0]} runs" if len(names) == 1 else f"{', '.join(names)} run"
+    return f"{run} away: the posterior is flat there. Give a proper prior, or other coordinates."

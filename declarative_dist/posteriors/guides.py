@@ -32,10 +32,10 @@ from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.gaussian import Gaussian, unit_lower
-from declarative_dist.posteriors.modes import Modes, find_modes, settle
+from declarative_dist.posteriors.modes import RESTARTS, Modes, find_modes, settle
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, components_of, weigh
-from declarative_dist.posteriors.search import Density
+from declarative_dist.posteriors.search import Density, bound_of
 
 _EXP = Exp()
 MOST_TO_BEGIN = 10_000
@@ -132,7 +132,7 @@ class NormalGuide(AtomicState, NamedModule):
 
     @property
     def median(self) -> Values:
-        """The values at the mean vector, medians of sites whose numbers are mapped one by one."""
+        """The values at the mean vector, medians of sites mapped number by number."""
         return self().median
 
     @property
@@ -165,11 +165,10 @@ class NormalGuide(AtomicState, NamedModule):
     ) -> Self:
         """Begin as the Gaussian nearest to a log joint density, in its units.
 
-        From where the guide is, L-BFGS climbs the evidence lower bound on fixed draws, and after
-        every few steps the Gaussian found is the new unit; the guide becomes the best one. So it
-        can only gain. An optimizer of a fixed rate then meets a problem without units or
-        correlations. `fit` does it by itself before the first step of a new guide; before a loop
-        of your own, call it. Random numbers of everybody else stay as they were.
+        L-BFGS climbs the evidence lower bound on fixed draws, from where the guide is, so it can
+        only gain. An optimizer of a fixed rate then meets a problem without units or correlations.
+        `fit` does it by itself before the first step of a new guide; before a loop of your own,
+        call it. Random numbers of everybody else stay as they were.
 
         Args:
             log_joint: from a dict of values of shape `(*sample, *batch, *event)` to log densities
@@ -184,32 +183,37 @@ class NormalGuide(AtomicState, NamedModule):
         Raises:
             ConstraintError: if the log joint density has another shape.
         """
-        density, now = self._density_of(log_joint), self._narrowed()
+        modes = self._search(self._density_of(log_joint), restarts, tolerance)
+        if modes.bounds[0].isfinite().all():
+            self._become(Gaussian(modes.rows.loc[0], modes.rows.scale[0]))
+            self.modes = modes
+        return self
+
+    def _search(self, density: Density, restarts: int, tolerance: float) -> Modes:
+        now = self._narrowed()
         modes = settle(density, now, tolerance=tolerance)
         if restarts:
             start, spread = self.flat.start().double(), 0.1 * self.flat.spread().double()
             around = Gaussian(start, spread if now.is_diagonal else spread.diag_embed())
             modes = find_modes(density, modes, around, restarts=restarts, tolerance=tolerance)
-        if modes.bounds[0].isfinite().all():
-            self._become(Gaussian(modes.rows.loc[0], modes.rows.scale[0]))
-            self.modes = modes
-        return self
+        return modes
 
     def importance_sample(self, log_joint: object, num_samples: int) -> WeightedDraws:
         """Draw near a posterior, with the weights that make up for the difference.
 
         Half of the draws come from the guide, half from a multivariate t distribution of 5
         degrees of freedom with its centre and factor, so that far tails are reached; other modes
-        that `fit` has found and that may hold much are drawn from, too. Where the tail of the
-        weights is heavy, components that are fitted to the weighted draws join. Draws fill the
-        space evenly (scrambled Sobol points), and weights are Pareto smoothed.
+        that may hold much are drawn from, too. `fit` without `steps` has looked for them; where
+        nobody has, it is done here, up to 400 numbers, which takes a while. Where weights are
+        uneven, components that are fitted to the weighted draws join. Draws are scrambled Sobol
+        points, and weights are Pareto smoothed.
 
         Args:
             log_joint: as for `initialize_`.
             num_samples: how many draws to make, 25 or more.
 
         Returns:
-            Draws with `values`, `weights`, `mean()`, `std()`, `quantile(p)` and a `verdict`.
+            Draws with `weights`, `mean()`, `std()`, `quantile(p)` and a `verdict`.
 
         Raises:
             ConstraintError: if the log joint density has another shape.
@@ -217,20 +221,24 @@ class NormalGuide(AtomicState, NamedModule):
 
         Example:
             >>> import torch, torch.distributions as dd
-            >>> from declarative_dist import Declarative, FullRankNormal, Param, Positive, fit
-            >>> from declarative_dist.objectives import NegativeELBO
+            >>> from declarative_dist import Declarative, FullRankNormal, Param, Positive
             >>> class Latents(Declarative):
             ...     rate = Param(2.0, Positive())
             >>> posterior = lambda values: dd.Gamma(3.0, 1.5).log_prob(values["rate"])
-            >>> guide = FullRankNormal(Latents()).initialize_(posterior)
-            >>> draws = guide.importance_sample(posterior, 4000)
+            >>> draws = FullRankNormal(Latents()).importance_sample(posterior, 4000)
             >>> bool((draws.mean()["rate"] - 2.0).abs() < 0.05)
             True
         """
         count = check_count("importance_sample(num_samples=)", num_samples, FEWEST)
         density = self._density_of(log_joint)
         with torch.no_grad():
-            components = components_of(self().gaussian, self.modes, density)
+            now = self().gaussian
+        bound = bound_of(density, Gaussian(now.loc[None].double(), now.scale[None].double()))
+        modes = self.modes
+        is_known = modes is not None and modes.starts and modes.is_of(bound)
+        if not is_known and self.flat.size <= MOST_OF_A_FACTOR:
+            modes = self._search(density, RESTARTS, 1e-2)
+        components = components_of(now, bound, modes)
         seed = int(torch.randint(2**31, ()))
         vectors, log_weights = weigh(density, components, count, seed)
         with torch.no_grad():
@@ -246,9 +254,8 @@ class NormalGuide(AtomicState, NamedModule):
         """The guide's Gaussian in float64, without correlations where they would be too many."""
         with torch.no_grad():
             now = self().gaussian
-        loc, scale = now.loc.double(), now.scale.double()
-        is_large = self.flat.size > MOST_OF_A_FACTOR
-        return Gaussian(loc, now.deviations.double() if is_large else scale)
+        scale = now.deviations if self.flat.size > MOST_OF_A_FACTOR else now.scale
+        return Gaussian(now.loc.double(), scale.double())
 
     def _become(self, found: Gaussian) -> None:
         with torch.no_grad():
@@ -364,12 +371,10 @@ def _check_scale(init_scale: object, owner: str) -> float:
     if init_scale is None:
         return 0.1
     is_number = isinstance(init_scale, (int, float)) and not isinstance(init_scale, bool)
-    if not is_number or not 0 < float(init_scale) < math.inf:  # type: ignore[arg-type]
-        subject = f"{owner}(init_scale=)"
-        raise ConstraintError(
-            subject, "a positive number", shorten(init_scale), code="wrong-argument"
-        )
-    return float(init_scale)  # type: ignore[arg-type]
+    if is_number and 0 < float(init_scale) < math.inf:  # type: ignore[arg-type]
+        return float(init_scale)  # type: ignore[arg-type]
+    subject = f"{owner}(init_scale=)"
+    raise ConstraintError(subject, "a positive number", shorten(init_scale), code="wrong-argument")
 
 
 def _flat_of(latents: object, owner: str) -> FlatMap:
@@ -384,12 +389,12 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
         raise missing_data(type(latents).__name__)
     if isinstance(latents, Declarative):
         return FlatParams(latents, owns=True)
+    is_class = isinstance(latents, type)
+    fix = "Declare class Latents(Declarative) with a Param for each latent variable."
     raise DeclarationError(
         f"{owner}(latents)",
         "an instance of a Declarative class, or a conditioned joint",
-        f"the class {latents.__name__}" if isinstance(latents, type) else shorten(latents),
-        f"Write {owner}({latents.__name__}())."
-        if isinstance(latents, type)
-        else "Declare class Latents(Declarative) with a Param for each latent variable.",
+        f"the class {latents.__name__}" if is_class else shorten(latents),
+        f"Write {owner}({latents.__name__}())." if is_class else fix,
         code="not-a-density",
     )

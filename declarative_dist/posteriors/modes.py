@@ -11,16 +11,18 @@ from declarative_dist.posteriors.gaussian import Gaussian, stack
 from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.posteriors.search import Density, Search, score
 
-RESTARTS = 9
+RESTARTS = 8
 """How many other starts there are by default."""
 
-_SPREADS = (1.0, 5.0, 25.0, 0.1)
+_SPREADS = (1.0, 5.0, 25.0, 25.0)
 _HEAT = 3
+_FAR = 10.0
 _FEWER = 16
 _LONGEST = 30
 _FINALISTS = 4
 _APART = 3.0
 _WITHIN = 7.0
+_SAME = 1.0
 _TOLD = 100.0
 _WIDEST = 1e9
 
@@ -35,7 +37,6 @@ class Modes:
         is_mode: whether a row is another mode than those before it, of shape `(count, *copies)`;
             the first always is.
         is_settled: whether the best row is, for every copy.
-        growth: how much wider its last cycle made every number, as a logarithm.
         losses: minus the best bound after each cycle, summed over copies.
         starts: how many other starts there were.
     """
@@ -44,7 +45,6 @@ class Modes:
     bounds: Tensor
     is_mode: Tensor
     is_settled: Tensor
-    growth: Tensor
     losses: list[float]
     starts: int = 0
 
@@ -52,6 +52,10 @@ class Modes:
     def is_near(self) -> Tensor:
         """Which modes may hold so much that they have to be sampled, the best one too."""
         return self.is_mode & (self.bounds > self.bounds[0] - _WITHIN)
+
+    def is_of(self, bound: Tensor) -> bool:
+        """Whether a guide with this bound is the best row, for the target that was searched."""
+        return bool(((bound - self.bounds[:1]).abs() < _SAME).all())
 
     def describe(self) -> str:
         """What the other starts have led to, in a sentence; of copies the worst is told."""
@@ -69,12 +73,6 @@ class Modes:
             return f"{starts} led to no other mode."
         count = "another mode" if len(shown) == 1 else f"{len(shown)} other modes"
         return f"{starts} led to {count}: {', '.join(shown)}."
-
-    @property
-    def is_running_away(self) -> Tensor:
-        """Which numbers grow wider without end: a mask `(*copies, size)`."""
-        widens = self.growth > 0.5 * self.growth.amax(-1, keepdim=True).clamp_min(0.2)
-        return widens & ~self.is_settled[..., None]
 
 
 def settle(
@@ -99,39 +97,39 @@ def find_modes(
 ) -> Modes:
     """Look for other modes, and for a better one.
 
-    Short heats begin at the reflected centre of what was found, around the declared start, wider
-    and wider, and far around what was found. The best of them are finished, and what is more than
-    three standard deviations from all that is better is another mode.
+    Short heats begin around the declared start, wider and wider; others at the reflected centre
+    of the best place found, and far around it. The best of them are finished, and what is more
+    than three standard deviations from all that is better is another mode.
 
     Args:
         density: the log density.
         found: what `settle` found.
         around: the declared start, of shape `(*copies, size)`.
-        restarts: how many heats there are.
+        restarts: how many heats begin around the declared start; half as many begin beyond.
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
-    heats = Search(density, _starts(found.rows, around, restarts), tolerance, _FEWER)
-    heats.run(_HEAT)
-    rows, bounds = stack([found.rows, heats.rows]), torch.cat([found.bounds, heats.bounds])
+    rows, bounds = found.rows, found.bounds
+    # The second round of heats begins around the best place that the first one has found.
+    for starts in (_around(around, restarts), None):
+        if starts is None:
+            starts = _beyond(rows.pick(bounds.argmax(0, keepdim=True)), around, restarts)
+        heats = Search(density, starts, tolerance, _FEWER)
+        heats.run(_HEAT)
+        rows, bounds = stack([rows, heats.rows]), torch.cat([bounds, heats.bounds])
     order, is_mode = _rank(rows, bounds)
     ranked = torch.where(is_mode, bounds.gather(0, order), -torch.inf)
     most = min(int(is_mode.sum(0).max()), _FINALISTS)
     places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
     finals = Search(density, rows.pick(order.gather(0, places)), tolerance)
     losses = found.losses + _run(finals, _LONGEST)
-    return _modes_of(finals, losses, restarts)
-
-
-def first_of(rows: Gaussian) -> Gaussian:
-    """The first row in the place of all of them."""
-    return Gaussian(rows.loc[:1].expand_as(rows.loc), rows.scale[:1].expand_as(rows.scale))
+    return _modes_of(finals, losses, len(bounds) - 1)
 
 
 def _run(search: Search, cycles: int) -> list[float]:
     losses = [_loss(search)]
     for _ in range(cycles):
         search.keep(~search.is_hopeless.reshape(len(search.bounds), -1).all(1))
-        if search.is_settled.all() or (search.rows.deviations > _WIDEST).any():
+        if search.is_over.all() or (search.rows.deviations > _WIDEST).any():
             break
         search.run(1)
         losses.append(_loss(search))
@@ -142,18 +140,25 @@ def _loss(search: Search) -> float:
     return -float(search.bounds.amax(0).sum())
 
 
-def _starts(found: Gaussian, around: Gaussian, restarts: int) -> Gaussian:
-    """Where heats begin: of shape `(restarts, *copies, size)`."""
-    best = Gaussian(found.loc[0], found.scale[0])
-    count, copies = restarts - 1, best.loc.shape[:-1]
-    noise = sobol_normal(max(count, 1), best.loc.numel(), 2)
-    noise = noise[:count].reshape(count, *best.loc.shape).to(best.loc)
-    spreads = torch.tensor(_SPREADS).to(noise)[torch.arange(count) % len(_SPREADS)]
-    spreads = spreads.reshape(count, *[1] * (len(copies) + 1))
-    units = 10 * around.deviations  # the spread of the start is a tenth of that of its units
-    centres = torch.cat([-best.loc[None], around.loc + spreads * units * noise])
-    scales = around.scale.expand(restarts, *around.scale.shape)
-    return Gaussian(centres[:restarts], scales)
+def _around(start: Gaussian, count: int) -> Gaussian:
+    """Pairs of starts around the declared one, wider and wider: `(count, *copies, size)`."""
+    noise = sobol_normal((count + 1) // 2, start.loc.numel(), 2).to(start.loc)
+    noise = noise.reshape(-1, *start.loc.shape)
+    spreads = torch.tensor(_SPREADS).to(noise)[torch.arange(len(noise)) % len(_SPREADS)]
+    # The scale of the start is a tenth of its unit.
+    steps = 10 * start.deviations * noise * spreads.reshape(-1, *[1] * start.loc.ndim)
+    centres = torch.stack([start.loc + steps, start.loc - steps], 1).flatten(0, 1)[:count]
+    return Gaussian(centres, start.scale.expand(count, *start.scale.shape))
+
+
+def _beyond(best: Gaussian, start: Gaussian, count: int) -> Gaussian:
+    """The reflected centre of the best row, and starts far around it, in its own units."""
+    noise = sobol_normal(max(count // 2 - 1, 1), best.loc.numel(), 3).to(best.loc)
+    noise = noise.reshape(-1, *best.loc.shape[1:])
+    row = Gaussian(best.loc[0], best.scale[0])
+    far = row.loc + _FAR * (row.move(noise) - row.loc)
+    centres = torch.cat([-best.loc, 2 * start.loc - best.loc, far])
+    return Gaussian(centres, start.scale.expand(len(centres), *start.scale.shape))
 
 
 def _rank(rows: Gaussian, bounds: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,13 +179,11 @@ def _modes_of(search: Search, losses: list[float], starts: int) -> Modes:
     settled = search.is_settled.gather(0, order)
     bounds = search.bounds.gather(0, order)
     is_mode[1:] &= settled[1:] & (bounds[1:] > bounds[0] - _TOLD)
-    index = order[:1, ..., None].expand(1, *search.growth.shape[1:])
     return Modes(
         rows=search.rows.pick(order),
         bounds=bounds,
         is_mode=is_mode,
         is_settled=settled[0] & bounds[0].isfinite(),
-        growth=search.growth.gather(0, index)[0],
         losses=losses,
         starts=starts,
     )

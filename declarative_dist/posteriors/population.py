@@ -35,25 +35,34 @@ def fit_mixture(
     """
     size = vectors.shape[-1]
     weights, worth = _temper(log_weights, 10 * size)
-    whole = _moments(vectors, weights[None], weights[None], guide.scale @ guide.scale.mT)
+    noise = guide.whiten(vectors)  # in units of the guide nothing is too large or too flat
+    unit = torch.eye(size).to(noise)
+    whole = _moments(noise, weights[None], weights[None], unit)
     count = int(max(1, min(_MOST, worth / (_PER_NUMBER * size))))
-    if count == 1:
-        return whole, [1.0]
-    covariance = whole.scale[0] @ whole.scale[0].mT
-    places = (torch.arange(count, dtype=torch.float64, device=vectors.device) + 0.5) / count
+    rows, shares = whole, torch.ones_like(whole.loc[..., 0])
+    if count > 1:
+        rows = Gaussian(
+            _spread_out(noise, weights, count), whole.scale.expand(count, *whole.scale.shape[1:])
+        )
+        shares = torch.full((count, *weights.shape[1:]), 1 / count).to(weights)
+        covariance = 0.6 * whole.scale[0] @ whole.scale[0].mT
+        for _ in range(_ROUNDS):
+            scores, pulls = _responsibilities(rows, noise, shares)
+            parts = scores * weights
+            rows = _moments(noise, parts, parts * pulls, covariance)
+            shares = parts.sum(1).clamp_min(1e-3)
+            shares = shares / shares.sum(0)
+    held = shares.reshape(count, -1).mean(1)
+    return Gaussian(guide.move(rows.loc), guide.scale @ rows.scale), (held / held.sum()).tolist()
+
+
+def _spread_out(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
+    """A few of the draws, as their weights ask for: `(count, *copies, size)`."""
+    places = (torch.arange(count).to(weights) + 0.5) / count
     edges = weights.movedim(0, -1).cumsum(-1).contiguous()
     at = torch.searchsorted(edges, places.expand(*edges.shape[:-1], count).contiguous())
-    at = at.clamp_max(len(vectors) - 1).movedim(-1, 0)[..., None].expand(-1, *vectors.shape[1:])
-    rows = Gaussian(vectors.gather(0, at), whole.scale.expand(count, *whole.scale.shape[1:]))
-    shares = torch.full((count, *weights.shape[1:]), 1 / count).to(weights)
-    for _ in range(_ROUNDS):
-        scores, pulls = _responsibilities(rows, vectors, shares)
-        parts = scores * weights
-        rows = _moments(vectors, parts, parts * pulls, 0.6 * covariance)
-        shares = parts.sum(1).clamp_min(1e-3)
-        shares = shares / shares.sum(0)
-    held = shares.reshape(count, -1).mean(1)
-    return rows, (held / held.sum()).tolist()
+    at = at.clamp_max(len(vectors) - 1).movedim(-1, 0)[..., None]
+    return vectors.gather(0, at.expand(-1, *vectors.shape[1:]))
 
 
 def _responsibilities(rows: Gaussian, vectors: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from declarative_dist.latents.pareto import smooth
 from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, stack
-from declarative_dist.posteriors.modes import Modes, first_of
+from declarative_dist.posteriors.modes import Modes
 from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.posteriors.population import fit_mixture
-from declarative_dist.posteriors.search import Density, bound_of, choose, score
+from declarative_dist.posteriors.search import Density, choose, score
 
 _ROUNDS = 5
 _HEAVY = 0.4
@@ -41,35 +41,44 @@ class Components:
     notes: tuple[str, ...]
 
 
-def components_of(guide: Gaussian, modes: Modes | None, density: Density) -> Components:
-    """A guide, and the other modes of its target that may hold much.
+def components_of(guide: Gaussian, bound: Tensor, modes: Modes | None) -> Components:
+    """A guide, and the modes of its target that may hold much.
 
     Args:
         guide: the guide's Gaussian, of shape `(*copies, size)`.
-        modes: what was found, perhaps for another target or guide; None if nobody has looked.
-        density: the target.
+        bound: its judged bound, of shape `(1, *copies)`.
+        modes: what a search has found; None if nobody has looked.
     """
     guide = Gaussian(guide.loc[None].double(), guide.scale[None].double())
-    if modes is not None and not (bound_of(density, guide)[0] - modes.bounds[0]).abs().lt(1).all():
-        modes = None
     unseen = "No weight sees a mode that no draw has visited."
-    if modes is None or not modes.starts:
-        doubt = "No other start was tried; fit without steps looks from several."
+    if modes is None or not modes.bounds[0].isfinite().all():
+        doubt = "No other start was tried."
         return Components(guide, (1.0,), (doubt,), (unseen,))
-    notes = (modes.describe(), unseen)
+    notes, doubts = [modes.describe(), unseen], []
     is_near = modes.is_near
-    copies = is_near.reshape(len(is_near), -1).any(1)
-    if int(copies.sum()) == 1:
-        return Components(guide, (1.0,), (), notes)
+    which = is_near.reshape(len(is_near), -1).any(1)
+    if int(which.sum()) > 1:
+        doubts.append("Several modes hold mass: there may be more.")
+    if not modes.is_settled.all():
+        doubts.append("The search for the best guide did not settle.")
+    behind = float((modes.bounds[0] - bound[0]).max())
+    if modes.is_of(bound):
+        which[0] = False  # the guide itself
+    else:
+        notes.insert(
+            0, f"The guide is {behind:.3g} nats below the best bound found: fit it again."
+        )
     # A copy without a further mode draws from its best one in its place.
-    rows = choose(is_near, modes.rows, first_of(modes.rows))
-    picked = Gaussian(rows.loc[copies], rows.scale[copies])
-    rows = stack([guide, Gaussian(picked.loc[1:], picked.scale[1:])])
-    bounds = modes.bounds[copies].masked_fill(~is_near[copies], -torch.inf)
-    held = bounds.softmax(0).reshape(len(rows.loc), -1).mean(1)
+    best = Gaussian(modes.rows.loc[:1], modes.rows.scale[:1])
+    rows = choose(is_near, modes.rows, best)
+    if rows.is_diagonal and not guide.is_diagonal:
+        rows = Gaussian(rows.loc, rows.scale.diag_embed())
+    bounds = modes.bounds.masked_fill(~is_near, -torch.inf)
+    rows = stack([guide, Gaussian(rows.loc[which], rows.scale[which])])
+    bounds = torch.cat([bound, bounds[which]])
+    held = bounds.softmax(0).reshape(len(bounds), -1).mean(1)
     shares = 0.8 * held + 0.2 / len(held)
-    doubt = "Several modes hold mass: there may be more."
-    return Components(rows, tuple(shares.tolist()), (doubt,), notes)
+    return Components(rows, tuple(shares.tolist()), tuple(doubts), tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ _AT_ONCE = 1024
 
 _BLOCK = 16
 _HOPELESS = 100.0
+_LEVEL = 0.3
 
 _STEPS = 20
 _SHRINKS = 6
@@ -49,7 +50,7 @@ class Search:
         fewest: the fewest draws to climb on.
         bounds: the judged evidence lower bounds, of shape `(count, *copies)`.
         gains: what the last cycle gained.
-        growth: how much wider the last cycle made every number, as a logarithm.
+        slopes: the largest entry of the gradient after it, in nats per unit of the row.
     """
 
     density: Density
@@ -58,7 +59,7 @@ class Search:
     fewest: int = 64
     bounds: Tensor = field(init=False)
     gains: Tensor = field(init=False)
-    growth: Tensor = field(init=False)
+    slopes: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         size = self.rows.loc.shape[-1]
@@ -66,10 +67,15 @@ class Search:
         self._shrink()
         self.bounds = self.judge(self.rows)
         self.gains = torch.full_like(self.bounds, torch.inf)
-        self.growth = torch.zeros_like(self.rows.loc)
+        self.slopes = torch.full_like(self.bounds, torch.inf)
 
     @property
     def is_settled(self) -> Tensor:
+        """Which rows have come to the end, and are level there."""
+        return self.is_over & (self.slopes < _LEVEL) & self.bounds.isfinite()
+
+    @property
+    def is_over(self) -> Tensor:
         """Which rows gain nothing any more, or have no density where they start."""
         return (self.gains < self.tolerance) | self.bounds.isinf()
 
@@ -83,12 +89,12 @@ class Search:
         """Go on with some rows: a mask `(count)`."""
         self.rows = Gaussian(self.rows.loc[which], self.rows.scale[which])
         self.bounds, self.gains = self.bounds[which], self.gains[which]
-        self.growth = self.growth[which]
+        self.slopes = self.slopes[which]
 
     def run(self, cycles: int) -> None:
         """Go through so many cycles, fewer where all rows are settled."""
         for _ in range(cycles):
-            if self.is_settled.all():
+            if self.is_over.all():
                 return
             self._cycle()
 
@@ -103,8 +109,7 @@ class Search:
         bounds = self.judge(found)
         better = bounds > self.bounds
         self.gains = torch.where(better, bounds - self.bounds, 0.0)
-        growth = found.deviations.log() - self.rows.deviations.log()
-        self.growth = torch.where(better[..., None], growth, 0.0)
+        self.slopes = minimum.gradient.abs().amax(-1)
         self.rows = choose(better, found, self.rows)
         self.bounds = torch.where(better, bounds, self.bounds)
 
