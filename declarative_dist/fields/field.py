@@ -29,64 +29,50 @@ if TYPE_CHECKING:
 
 
 class Field(ABC):
-    """One declared attribute of a declarative class."""
+    """One declared attribute of a declarative class.
+
+    Attributes:
+        name: the attribute's name, known once its class is.
+        init: the starting value that the class body declares, if any.
+        shape: the sizes, and names of sizes, that the class body declares.
+        event_names: the names of sizes that the base gives to a field without a shape.
+        event_dim: how many rightmost dimensions of a value belong to one event.
+        doc: what the field is for, in the words of whoever declared it.
+        prior: the module that stands for the distribution of its value, if it has one.
+        stored_name: under which name a state holds the field's tensor.
+        states_range: whether the class body says which values it may take, or leaves that to the
+            base.
+        takes_value: whether a constructor may be given a value of this field.
+        holds_value: whether an instance holds a value of this field, as of parameters.
+        is_learned: whether an instance learns it, through unconstrained numbers.
+        has_bounds: whether other fields bound its value.
+        is_computed: whether it is computed from other fields, so that nothing constrains it.
+        is_predicted: whether a network predicts it from a context.
+        is_site: whether it is a distribution of a joint one.
+        is_drawn: whether it has no value before earlier sites are drawn.
+        is_module: whether instances hold one module for this field.
+        is_part: whether instances hold modules for this field, each with fields of its own.
+    """
 
     name: str = ""
-    """The attribute's name, known once its class is."""
-
     init: Any = None
-    """The starting value that the class body declares, if any."""
-
     shape: tuple[int | str, ...] | None = None
-    """The sizes, and names of sizes, that the class body declares."""
-
     event_names: tuple[str, ...] = ()
-    """The names of sizes that the base gives to a field without a shape."""
-
     event_dim: Any = 0
-    """How many rightmost dimensions of a value belong to one event."""
-
     doc: str | None = None
-    """What the field is for, in the words of whoever declared it."""
-
     prior: nn.Module | None = None
-    """The module that stands for the distribution of its value, if it has one."""
-
     stored_name = ""
-    """Under which name a state holds the field's tensor."""
-
     states_range = True
-    """Whether the class body says which values it may take, or leaves that to the base."""
-
     takes_value = True
-    """Whether a constructor may be given a value of this field."""
-
     holds_value = False
-    """Whether an instance holds a value of this field, as it does of parameters and constants."""
-
     is_learned = False
-    """Whether an instance learns it, through unconstrained numbers."""
-
     has_bounds = False
-    """Whether other fields bound its value."""
-
     is_computed = False
-    """Whether it is computed from other fields, so that nothing constrains its value."""
-
     is_predicted = False
-    """Whether a network predicts it from a context."""
-
     is_site = False
-    """Whether it is a distribution of a joint one."""
-
     is_drawn = False
-    """Whether it has no value before earlier sites are drawn."""
-
     is_module = False
-    """Whether instances hold one module for this field."""
-
     is_part = False
-    """Whether instances hold modules for this field, each with fields of its own."""
 
     @property
     def default(self) -> Any:
