@@ -102,12 +102,12 @@ def _members_of(cls: type) -> frozenset[str]:
         return _MEMBERS[Transform]
     for kind in cls.__mro__:
         if "__framework__" in vars(kind):
-            return _delegated_by(kind)
+            return _shared_members(kind)
     return frozenset()
 
 
 @cache
-def _delegated_by(kind: type) -> frozenset[str]:
+def _shared_members(kind: type) -> frozenset[str]:
     """The members of a distribution that one of the library's own classes has, too."""
     members = (*_MEMBERS[Distribution], "rsample_and_log_prob")
     return frozenset(name for name in members if hasattr(kind, name))

@@ -148,7 +148,7 @@ class Param(Constrained):
         module._parameters[self.raw_name] = nn.Parameter(raw, requires_grad=self.trainable)
         if self.prior is not None:
             is_learned = any(True for _ in self.prior.parameters())
-            prior = copy_template(self.prior, blueprint, raw.dtype, has_copies=is_learned)
+            prior = copy_template(self.prior, blueprint, raw.dtype, is_replicated=is_learned)
             prior.to(raw.device)
             self._check_prior(module, prior, values, is_new=False)
             module._modules[self.prior_name] = prior
@@ -277,9 +277,8 @@ class Param(Constrained):
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         starts: dict[str, Start] = vars(module)["_starts"]
-        if callable(self.source_of(starts[self.name])) and not is_new:
-            return
-        if is_new or not self.is_at_start(module):
+        is_drawn = callable(self.source_of(starts[self.name]))
+        if is_new or not (is_drawn or self.is_at_start(module)):
             value = current_value(module, self.name).detach().clone()
             starts[self.name] = Start(value, value.shape, has_dtype=True)
 

@@ -20,6 +20,7 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.fixed import FixedTransform, as_constant
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
 from declarative_dist.plain import supports
@@ -81,16 +82,11 @@ def log_density(
         distribution._validate_args = False
     lead = value.ndim - own
     added = own + len(copies) - len(distribution.batch_shape) - len(distribution.event_shape)
-    if not copies or not added or not _has_copies(prior, copies):
+    if not copies or not added or not has_copies(prior, copies):
         return distribution.log_prob(value)
     # The prior's dimensions stand behind those of the copies: what it lacks goes in front.
     front, behind = tuple(range(added)), tuple(range(lead, lead + added))
     return distribution.log_prob(value.movedim(behind, front)).movedim(front, behind)
-
-
-def _has_copies(prior: nn.Module, copies: torch.Size) -> bool:
-    own: torch.Size = vars(prior)["_copies"]
-    return own[: len(copies)] == copies
 
 
 def check_fits(
@@ -111,7 +107,7 @@ def check_fits(
     """
     distribution: Distribution = prior()
     event, batch = distribution.event_shape, distribution.batch_shape
-    if copies and _has_copies(prior, copies):
+    if copies and has_copies(prior, copies):
         batch = batch[len(copies) :]
     whole, lead = (*batch, *event), len(shape) - len(event)
     if lead >= 0 and shape[lead:] == event:

@@ -115,15 +115,15 @@ def copy_template(
     blueprint: Blueprint,
     dtype: torch.dtype | None,
     *,
-    has_copies: bool = True,
+    is_replicated: bool = True,
 ) -> nn.Module:
     """The copy of a template for one instance, on the device that the template is on.
 
-    The same template twice in a class body is one module twice in its instances. Only with
-    `has_copies` do independent copies of the instance get one of their own each.
+    The same template twice in a class body is one module twice in its instances. Only if it
+    is replicated do independent copies of the instance get one of their own each.
     """
     module = convert(copy.deepcopy(template, blueprint.copies), dtype)
-    if has_copies and blueprint.batch_shape:
+    if is_replicated and blueprint.batch_shape:
         replicate(module, blueprint.batch_shape, blueprint.replicated)
     return module
 
