@@ -91,13 +91,10 @@ def kl_divergence(
         try:
             shape = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
         except RuntimeError as error:
-            raise ConstraintError(
-                "kl_divergence",
-                f"batch shapes that broadcast with {tuple(one.batch_shape)}",
-                str(tuple(other.batch_shape)),
-                "Give both the same batch shape.",
-                code="wrong-shape",
-            ) from error
+            subject, got = "kl_divergence", str(tuple(other.batch_shape))
+            expected = f"batch shapes that broadcast with {tuple(one.batch_shape)}"
+            fix = "Give both the same batch shape."
+            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
         one = one if shape == one.batch_shape else one.expand(shape)
     return _mean_under(one, num_samples, lambda x, log_p: log_p - _log_prob_anywhere(other, x))
 
@@ -119,13 +116,9 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
         raise NotImplementedError  # a guide whose sites are known by its draws alone
     mine, theirs = (getattr(d, "sites", {}) for d in (p, q))
     if set(mine) != set(theirs):
-        raise ConstraintError(
-            "kl_divergence",
-            f"the sites of {p!r}, {', '.join(mine) or 'none'}",
-            f"{', '.join(theirs) or 'none'} in {q!r}",
-            "Give both the same sites.",
-            code="guide-mismatch",
-        )
+        expected = f"the sites of {p!r}, {', '.join(mine) or 'none'}"
+        got, fix = f"{', '.join(theirs) or 'none'} in {q!r}", "Give both the same sites."
+        raise ConstraintError("kl_divergence", expected, got, fix, code="guide-mismatch")
     if not (p.is_independent and q.is_independent):
         raise NotImplementedError
     for name in mine:
@@ -137,13 +130,9 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
 
 
 def _refuse_events(subject: str, one: Any, p: object, other: Any, q: object) -> NoReturn:
-    raise ConstraintError(
-        subject,
-        f"events of shape {tuple(one.event_shape)}, as in {p!r}",
-        f"{tuple(other.event_shape)} in {q!r}",
-        "Give both the same event shape.",
-        code="wrong-shape",
-    )
+    expected = f"events of shape {tuple(one.event_shape)}, as in {p!r}"
+    got, fix = f"{tuple(other.event_shape)} in {q!r}", "Give both the same event shape."
+    raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
 
 
 def _kl_through_nests(p: Any, q: Any) -> Tensor:
@@ -275,13 +264,10 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
         return mean
     moving = learned_ends(p)
     if moving:
-        raise ConstraintError(
-            "num_samples",
-            "a support that does not move with parameters, for the gradient to be unbiased",
-            f"that of a {moving}, whose ends are learned and whose draws carry no gradients",
-            "Freeze the ends, or call it under torch.no_grad() for the value alone.",
-            code="biased-gradient",
-        )
+        expected = "a support that does not move with parameters, for the gradient to be unbiased"
+        got = f"that of a {moving}, whose ends are learned and whose draws carry no gradients"
+        fix = "Freeze the ends, or call it under torch.no_grad() for the value alone."
+        raise ConstraintError("num_samples", expected, got, fix, code="biased-gradient")
     x, log_p = sample_and_score(p, torch.Size((count,)))
     fixed = log_p.detach()
     weight: Tensor = statistic(x, fixed)

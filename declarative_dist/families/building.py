@@ -105,13 +105,9 @@ def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> 
     """The distribution with this total number of event dimensions."""
     own, batch = len(distribution.event_shape), len(distribution.batch_shape)
     if not own <= event_dim <= own + batch:
-        raise ConstraintError(
-            subject,
-            f"between {own} (the base's own) and {own + batch} (with its batch shape)",
-            str(event_dim),
-            "Give the parameters more dimensions." if event_dim > own else "Raise event_dim.",
-            code="wrong-shape",
-        )
+        expected = f"between {own} (the base's own) and {own + batch} (with its batch shape)"
+        fix = "Give the parameters more dimensions." if event_dim > own else "Raise event_dim."
+        raise ConstraintError(subject, expected, str(event_dim), fix, code="wrong-shape")
     if event_dim == own:
         return distribution
     # Pyro's distributions have a wrapper of their own, which pyro.sample asks for.

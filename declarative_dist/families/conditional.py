@@ -113,13 +113,10 @@ class Conditional(Declarative):
                 tensor = floating[-1]  # the one nearest to the features
                 dtype, device = dtype or tensor.dtype, device or tensor.device
         if sizes_and_values.pop("batch_shape", ()) != ():
-            raise ConstraintError(
-                f"{type(self).__name__}(batch_shape=)",
-                "no batch_shape: the batch is that of the context",
-                "one",
-                "Give the context a batch dimension, or stack several modules for an ensemble.",
-                code="unused-argument",
-            )
+            subject = f"{type(self).__name__}(batch_shape=)"
+            expected = "no batch_shape: the batch is that of the context"
+            fix = "Give the context a batch dimension, or stack several modules for an ensemble."
+            raise ConstraintError(subject, expected, "one", fix, code="unused-argument")
         passes_on = network is None and in_features is not None
         if passes_on and "in_features" in self.__declaration__.size_names:
             sizes_and_values["in_features"] = in_features  # nested parts see the same context
@@ -156,13 +153,10 @@ class Conditional(Declarative):
                     code="unused-argument",
                 )
         if names and in_features is None and network is None:
-            raise ConstraintError(
-                f"{owner}(in_features=)",
-                f"the width of the context, to predict {', '.join(names)}",
-                "neither that nor a network",
-                "Write in_features=64, or give a network that returns the unconstrained numbers.",
-                code="missing-value",
-            )
+            subject, got = f"{owner}(in_features=)", "neither that nor a network"
+            expected = f"the width of the context, to predict {', '.join(names)}"
+            fix = "Write in_features=64, or give a network that returns the unconstrained numbers."
+            raise ConstraintError(subject, expected, got, fix, code="missing-value")
 
     def _start_projection(self) -> None:
         """Small weights, and a bias that predicts the starting values from zeros."""
@@ -224,22 +218,16 @@ class Conditional(Declarative):
         is_tensor = isinstance(features, Tensor) and features.ndim > 0
         source = "context" if network is None else "network"
         if not is_tensor or features.shape[-1] != width:
-            raise ConstraintError(
-                f"{type(self).__name__}.{source}",
-                f"features of shape (*batch, {width}), as in_features says",
-                shorten(features),
-                f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor.",
-                code="wrong-shape",
-            )
+            subject = f"{type(self).__name__}.{source}"
+            expected = f"features of shape (*batch, {width}), as in_features says"
+            fix = f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor."
+            raise ConstraintError(subject, expected, shorten(features), fix, code="wrong-shape")
         # Autocast sees to the dtype itself.
         if features.dtype != wanted and not (is_traced(features) or is_autocasting(features)):
-            raise ConstraintError(
-                f"{type(self).__name__}.{source}",
-                f"features of {wanted}",
-                f"{features.dtype}",
-                f"Write context.to({wanted})." if network is None else "Give both one dtype.",
-                code="dtype-or-device",
-            )
+            subject, expected = f"{type(self).__name__}.{source}", f"features of {wanted}"
+            got = f"{features.dtype}"
+            fix = f"Write context.to({wanted})." if network is None else "Give both one dtype."
+            raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")
 
     def _as_returned(self, output: Any) -> list[Tensor]:
         """What a network returned in place of a layer's output, refused if shapes do not fit."""
@@ -337,12 +325,7 @@ class Conditional(Declarative):
             self._say_missing(name, said)
 
     def _before_context(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise FieldError(
-            type(self).__name__,
-            "a context first",
-            "none",
-            "Call it with one, then the distribution: q(context).log_prob(value).",
-            code="no-context",
-        )
+        fix = "Call it with one, then the distribution: q(context).log_prob(value)."
+        raise FieldError(type(self).__name__, "a context first", "none", fix, code="no-context")
 
     log_prob = rsample = sample = rsample_and_log_prob = entropy = cdf = icdf = _before_context

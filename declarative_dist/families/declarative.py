@@ -88,13 +88,9 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         """Refuse a class that was declared without what its instances build."""
         builds = self.__builds__ or getattr(type(self), "__predicts__", None)
         if builds in _EXAMPLES and self.__declaration__.base is None:
-            raise DeclarationError(
-                type(self).__name__,
-                "a class with a base",
-                "none",
-                f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body.",
-                code="no-base",
-            )
+            subject = type(self).__name__
+            fix = f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body."
+            raise DeclarationError(subject, "a class with a base", "none", fix, code="no-base")
 
     def _check_whole(self) -> None:
         """Refuse an instance that mixes its copies, once its `__init__` is through."""

@@ -54,13 +54,9 @@ def blueprint_of(
 def _as_size(declaration: Declaration, name: str, size: Any, others: tuple[str, ...]) -> int:
     subject, known = f"{declaration.owner}({name}=)", declaration.size_names
     if name not in known:
-        raise DeclarationError(
-            subject,
-            "the name of a field or of a size",
-            repr(name),
-            did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS]),
-            code="unknown-name",
-        )
+        expected = "the name of a field or of a size"
+        fix = did_you_mean(name, [*declaration.fields, *known, *others, *KEYWORDS])
+        raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
     if not is_count(size):
         raise ConstraintError(subject, "an int, 0 or above", shorten(size), code="wrong-argument")
     return int(size)
@@ -70,10 +66,6 @@ def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size
     """The shape of independent copies, from one size or several."""
     sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
     if not all(map(is_count, sizes)):
-        raise ConstraintError(
-            f"{subject}(batch_shape=)",
-            "sizes, ints 0 or above",
-            shorten(batch_shape),
-            code="wrong-argument",
-        )
+        subject, expected = f"{subject}(batch_shape=)", "sizes, ints 0 or above"
+        raise ConstraintError(subject, expected, shorten(batch_shape), code="wrong-argument")
     return torch.Size(map(int, sizes))

@@ -127,12 +127,9 @@ def _as_part(value: Any, fixed: Names) -> Any:
     """An argument as a constructor takes it: live parts for plain ones, all else as it is."""
     if isinstance(value, nn.Module):
         if fixed and CONSTANT not in fixed:
-            raise DeclarationError(
-                "learnable(fixed=)",
-                "names in plain parts",
-                f"{', '.join(fixed)} in {type(value).__name__}, which is live already",
-                "Call its freeze().",
-            )
+            subject = "learnable(fixed=)"
+            got = f"{', '.join(fixed)} in {type(value).__name__}, which is live already"
+            raise DeclarationError(subject, "names in plain parts", got, "Call its freeze().")
         return value
     if isinstance(value, Transform):
         is_whole = all(name in (ALL, CONSTANT) for name in fixed)
@@ -144,12 +141,8 @@ def _as_part(value: Any, fixed: Names) -> Any:
         _check_names(list, fixed, map(str, range(len(value))))
         return [_as_part(item, _names_in(fixed, str(index))) for index, item in enumerate(value)]
     if any(name not in (ALL, CONSTANT) for name in fixed):
-        raise DeclarationError(
-            "learnable(fixed=)",
-            "names of arguments",
-            f"{fixed[0]!r} inside {shorten(value)}",
-            code="unknown-name",
-        )
+        got = f"{fixed[0]!r} inside {shorten(value)}"
+        raise DeclarationError("learnable(fixed=)", "names of arguments", got, code="unknown-name")
     return value
 
 
@@ -166,13 +159,9 @@ def _check_names(kind: type, fixed: Names, known: Iterable[str]) -> None:
     for name in fixed:
         head = name.partition(".")[0]
         if name not in (ALL, CONSTANT) and head not in heads:
-            raise DeclarationError(
-                f"learnable({kind.__name__}, fixed=)",
-                "names of arguments",
-                repr(name),
-                did_you_mean(head, heads),
-                code="unknown-name",
-            )
+            subject, expected = f"learnable({kind.__name__}, fixed=)", "names of arguments"
+            fix = did_you_mean(head, heads)
+            raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
 
 
 _SIGNED: Mapping[type, Names] = {AffineTransform: ("scale",), PowerTransform: ("exponent",)}
@@ -188,13 +177,10 @@ def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
     if not is_transform:
         stated = arguments_of(base)[name].torch_constraint is not None
         if isinstance(value, Tensor) and value.is_floating_point() and not stated:
-            raise DeclarationError(
-                f"learnable({base.__name__})",
-                f"what {name} must satisfy, in arg_constraints",
-                "nothing",
-                f"Declare a class with a constraint, or hold it: fixed=({name!r},).",
-                code="unknown-set",
-            )
+            subject = f"learnable({base.__name__})"
+            expected = f"what {name} must satisfy, in arg_constraints"
+            fix = f"Declare a class with a constraint, or hold it: fixed=({name!r},)."
+            raise DeclarationError(subject, expected, "nothing", fix, code="unknown-set")
         return "argument"
     # Numbers shape a map; tensors are learned.
     if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -320,10 +306,7 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         base: Any = x
         return _make_live_class(base, (), names, ())
     if not isinstance(x, Distribution) or isinstance(x, Variational):
-        raise DeclarationError(
-            "learnable",
-            "a plain torch distribution or its class",
-            shorten(x),
-            "It is live already." if isinstance(x, Variational) else "",
-        )
+        subject = "learnable"
+        fix = "It is live already." if isinstance(x, Variational) else ""
+        raise DeclarationError(subject, "a plain torch distribution or its class", shorten(x), fix)
     return _make_live(x, names)

@@ -85,12 +85,9 @@ class DeclaredState(AtomicState):
         saved = local_metadata.get("constraints", {})
         for name, mine in self._signatures().items():
             if saved.get(name, mine) != mine:
-                raise StateMismatchError(
-                    f"{type(self).__name__}.{name}",
-                    f"a state saved under {mine}",
-                    f"one saved under {saved[name]}",
-                    self._way_over(name),
-                )
+                subject, expected = f"{type(self).__name__}.{name}", f"a state saved under {mine}"
+                got = f"one saved under {saved[name]}"
+                raise StateMismatchError(subject, expected, got, self._way_over(name))
         for field in self.__declaration__.fields.values():
             tensor = state_dict.get(f"{prefix}{field.stored_name}")
             if isinstance(tensor, Tensor):

@@ -68,13 +68,9 @@ class LearnableTransform(Declarative):
             return transform
         missing = declaration.event_dim - transform.domain.event_dim
         if missing < 0:
-            raise ConstraintError(
-                f"{type(self).__name__}.event_dim",
-                f"{transform.domain.event_dim} (the base's own) or above",
-                str(declaration.event_dim),
-                "Raise event_dim.",
-                code="wrong-shape",
-            )
+            subject, got = f"{type(self).__name__}.event_dim", str(declaration.event_dim)
+            expected = f"{transform.domain.event_dim} (the base's own) or above"
+            raise ConstraintError(subject, expected, got, "Raise event_dim.", code="wrong-shape")
         return IndependentTransform(transform, missing) if missing else transform
 
     def _check_build(self, values: dict[str, Any]) -> None:

@@ -70,13 +70,9 @@ class DeclaredValues(DeclaredState):
         values = nest_values(values, owner)
         for name in values:
             if name not in declaration.fields:
-                raise DeclarationError(
-                    f"{owner}.{name}",
-                    "the name of a field",
-                    repr(name),
-                    did_you_mean(name, declaration.fields),
-                    code="unknown-name",
-                )
+                subject, expected = f"{owner}.{name}", "the name of a field"
+                fix = did_you_mean(name, declaration.fields)
+                raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
         changes: list[Change] = []
 
         def compute(field: Field, known: dict[str, Any]) -> Any:
@@ -148,12 +144,9 @@ class DeclaredValues(DeclaredState):
         """
         for name, given in options.items():
             if not isinstance(given, Mapping):
-                raise DeclarationError(
-                    f"{type(self).__name__}.parameter_groups({name}=)",
-                    "a dict of an optimizer's options",
-                    shorten(given),
-                    f'Write {name}={{"lr": 1e-2}}.',
-                )
+                subject, got = f"{type(self).__name__}.parameter_groups({name}=)", shorten(given)
+                expected = "a dict of an optimizer's options"
+                raise DeclarationError(subject, expected, got, f'Write {name}={{"lr": 1e-2}}.')
         found = {name: _find_parameters(self, name) for name in options}
         grouped: set[int] = set()
         members: dict[str, list[nn.Parameter]] = {}
@@ -191,24 +184,16 @@ class DeclaredValues(DeclaredState):
         expected = f"a vector of {sum(sizes)} real numbers, one for each trainable one"
         whole = to_tensor(vector, subject, expected=expected)
         if whole.shape != (sum(sizes),) or whole.dtype == torch.bool:
-            raise ConstraintError(
-                subject,
-                expected,
-                f"shape {tuple(whole.shape)} in {whole.dtype}",
-                "Nothing has changed. to_vector() gives one of that size.",
-                code="wrong-shape",
-            )
+            got = f"shape {tuple(whole.shape)} in {whole.dtype}"
+            fix = "Nothing has changed. to_vector() gives one of that size."
+            raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
         pieces = []
         for piece, (name, parameter) in zip(whole.split(sizes), named, strict=True):
             numbers = to_tensor(piece, subject, parameter.dtype, parameter.device, "real numbers")
             if not is_traced(numbers) and not numbers.isfinite().all():
-                raise ConstraintError(
-                    subject,
-                    f"finite numbers in {parameter.dtype}",
-                    f"{shorten(numbers.reshape(parameter.shape))} for {name}",
-                    "Nothing has changed.",
-                    code="not-finite",
-                )
+                expected, fix = f"finite numbers in {parameter.dtype}", "Nothing has changed."
+                got = f"{shorten(numbers.reshape(parameter.shape))} for {name}"
+                raise ConstraintError(subject, expected, got, fix, code="not-finite")
             pieces.append(numbers)
         with torch.no_grad():
             for numbers, (_, parameter) in zip(pieces, named, strict=True):

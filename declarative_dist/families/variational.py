@@ -70,12 +70,10 @@ def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return forward(self, *arguments, **keywords)
         except RecursionError as error:
-            raise FieldError(
-                f"{type(self).__name__}.forward",
-                "a forward that builds the distribution",
-                "one that calls itself, as through self.log_prob or self.mean",
-                "Start from distribution = super().forward(), and ask that one.",
-            ) from error
+            expected = "a forward that builds the distribution"
+            got = "one that calls itself, as through self.log_prob or self.mean"
+            fix = "Start from distribution = super().forward(), and ask that one."
+            raise FieldError(f"{type(self).__name__}.forward", expected, got, fix) from error
 
     return explaining
 
@@ -186,13 +184,10 @@ class Variational(Declarative, Distribution):
         with torch.no_grad():
             batch_shape = self.forward().batch_shape
         if batch_shape[: len(copies)] != copies:
-            raise ConstraintError(
-                type(self).__name__,
-                f"a batch shape that starts with batch_shape={tuple(copies)}",
-                f"{tuple(batch_shape)}",
-                "Leave the dimensions in front of every value where they are.",
-                code="mixed-draws",
-            )
+            expected = f"a batch shape that starts with batch_shape={tuple(copies)}"
+            got = f"{tuple(batch_shape)}"
+            fix = "Leave the dimensions in front of every value where they are."
+            raise ConstraintError(type(self).__name__, expected, got, fix, code="mixed-draws")
 
     def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
         live = vars(self).get("_live_shape")
@@ -292,22 +287,15 @@ class Variational(Declarative, Distribution):
         own = current.batch_shape
         sizes = zip(reversed(own), reversed(shape), strict=False)
         if len(shape) < len(own) or any(size not in (1, new) for size, new in sizes):
-            raise ConstraintError(
-                f"{type(self).__name__}.expand",
-                f"a shape that {tuple(own)} broadcasts to",
-                f"{tuple(shape)}",
-                code="wrong-shape",
-            )
+            subject = f"{type(self).__name__}.expand"
+            expected = f"a shape that {tuple(own)} broadcasts to"
+            raise ConstraintError(subject, expected, f"{tuple(shape)}", code="wrong-shape")
         try:
             current.expand(shape)
         except NotImplementedError as error:
-            raise FieldError(
-                f"{type(self).__name__}.expand",
-                "a base that defines expand",
-                type(current).__name__,
-                "Define expand in its class.",
-                code="refused-by-torch",
-            ) from error
+            subject, expected = f"{type(self).__name__}.expand", "a base that defines expand"
+            got, fix = type(current).__name__, "Define expand in its class."
+            raise FieldError(subject, expected, got, fix, code="refused-by-torch") from error
         view = copy.copy(self)
         vars(view)["_live_shape"] = shape
         return view

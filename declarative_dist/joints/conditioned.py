@@ -58,13 +58,9 @@ class Conditioned(AtomicState):
             field = joint.__declaration__.fields.get(name)
             if field is None or not field.is_site:
                 is_method = inspect.isfunction(getattr(type(joint), name, None))
-                raise ConstraintError(
-                    _subject(joint, name),
-                    "the name of a site",
-                    f"{name!r}, a method without @site" if is_method else repr(name),
-                    did_you_mean(name, joint().sites),
-                    code="unknown-name",
-                )
+                subject, fix = _subject(joint, name), did_you_mean(name, joint().sites)
+                got = f"{name!r}, a method without @site" if is_method else repr(name)
+                raise ConstraintError(subject, "the name of a site", got, fix, code="unknown-name")
         current = joint()
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
@@ -184,20 +180,12 @@ def _as_data(value: Any, distribution: Distribution, subject: str, is_known: boo
         )
     whole = distribution.batch_shape + distribution.event_shape
     if tensor.shape not in (distribution.event_shape, whole):
-        raise ConstraintError(
-            subject,
-            f"shape (*batch, *event) = {tuple(whole)}",
-            shorten(value),
-            "Declare what belongs to one event with event_dim.",
-            code="wrong-shape",
-        )
+        expected = f"shape (*batch, *event) = {tuple(whole)}"
+        fix = "Declare what belongs to one event with event_dim."
+        raise ConstraintError(subject, expected, shorten(value), fix, code="wrong-shape")
     if is_known and distribution._validate_args and not is_traced(tensor):
         support: Any = distribution.support
         if not support.check(tensor).all():
-            raise ConstraintError(
-                subject,
-                f"data in its support, {shorten(support)}",
-                shorten(tensor),
-                code="outside-support",
-            )
+            expected = f"data in its support, {shorten(support)}"
+            raise ConstraintError(subject, expected, shorten(tensor), code="outside-support")
     return tensor

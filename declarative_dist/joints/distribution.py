@@ -171,12 +171,9 @@ class JointDistribution(NamedDistribution):
         try:
             return distribution.log_prob(value)
         except ValueError as error:
-            raise ConstraintError(
-                f"{self.owner}.{name}",
-                "a value in its support",
-                first_outside(distribution, value) or first_line(error),
-                code="outside-support",
-            ) from error
+            subject, expected = f"{self.owner}.{name}", "a value in its support"
+            got = first_outside(distribution, value) or first_line(error)
+            raise ConstraintError(subject, expected, got, code="outside-support") from error
 
     def one_draw(self, draw: Draw | None = None) -> dict[str, tuple[Distribution, Tensor]]:
         """Distribution and value of each site at one draw; random numbers stay as they were.
@@ -229,12 +226,9 @@ class JointDistribution(NamedDistribution):
             except (RuntimeError, ValueError, IndexError) as error:
                 if not _is_about_arguments(error):
                     raise
-                raise ConstraintError(
-                    f"{self.owner}.{name}",
-                    "a distribution that can be drawn from",
-                    f"{type(error).__name__} of {distribution}: {first_line(error)}",
-                    code="refused-by-torch",
-                ) from error
+                subject, expected = f"{self.owner}.{name}", "a distribution that can be drawn from"
+                got = f"{type(error).__name__} of {distribution}: {first_line(error)}"
+                raise ConstraintError(subject, expected, got, code="refused-by-torch") from error
             yield name, distribution, known[name]
 
     def distribution_of(self, name: str, known: Mapping[str, Tensor]) -> Distribution:

@@ -112,13 +112,8 @@ class FlatSites(FlatMap):
                 fixed[name] = copy.deepcopy(constraint).to(value)
             dtypes.append(value.dtype)
         if not shapes:
-            raise DeclarationError(
-                owner,
-                "a joint with sites that are not observed",
-                "none",
-                "Observe fewer.",
-                code="nothing-to-learn",
-            )
+            expected, got = "a joint with sites that are not observed", "none"
+            raise DeclarationError(owner, expected, got, "Observe fewer.", code="nothing-to-learn")
         super().__init__(owner, shapes, joint.batch_shape)
         self.held = nn.ModuleList(fixed.values())
         self._held = tuple(fixed)
@@ -209,30 +204,19 @@ def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
     with suppress(NotImplementedError):
         support = support_of(distribution)
     if constraints.is_dependent(support):
-        raise DeclarationError(
-            subject,
-            "a distribution that states its support",
-            name,
-            "Define support in its class.",
-            code="unknown-set",
-        )
+        expected, fix = "a distribution that states its support", "Define support in its class."
+        raise DeclarationError(subject, expected, name, fix, code="unknown-set")
     if support.is_discrete or not value.is_floating_point():
-        raise DeclarationError(
-            subject,
-            "a continuous site, as a latent variable",
-            f"a discrete one, {name} with support {shorten(support)}",
-            "Sum it out in the model, as MixtureSameFamily does, or observe it.",
-            code="discrete-latent",
-        )
+        expected = "a continuous site, as a latent variable"
+        got = f"a discrete one, {name} with support {shorten(support)}"
+        fix = "Sum it out in the model, as MixtureSameFamily does, or observe it."
+        raise DeclarationError(subject, expected, got, fix, code="discrete-latent")
     plain = _simplify(support)
     if isinstance(support, _MIXED) and _bounds_of(plain):
-        raise DeclarationError(
-            subject,
-            "components with one support",
-            f"{shorten(support)}, whose bounds are those of components",
-            "Use components on the whole real line, or one that ends nowhere.",
-            code="moving-support",
-        )
+        expected = "components with one support"
+        got = f"{shorten(support)}, whose bounds are those of components"
+        fix = "Use components on the whole real line, or one that ends nowhere."
+        raise DeclarationError(subject, expected, got, fix, code="moving-support")
     return plain
 
 
@@ -264,10 +248,6 @@ def _with_named_ends(constraint: Constraint, support: Any, subject: str) -> Scal
         if all(hasattr(support, _ENDS[name]) for name in names):
             kind: Any = type(constraint)
             return kind(*names)  # type: ignore[no-any-return]
-    raise DeclarationError(
-        subject,
-        "a support that does not depend on other sites, or an interval or half line",
-        shorten(support),
-        "Declare the site in a fixed set, and compute the rest from it.",
-        code="moving-support",
-    )
+    expected = "a support that does not depend on other sites, or an interval or half line"
+    fix = "Declare the site in a fixed set, and compute the rest from it."
+    raise DeclarationError(subject, expected, shorten(support), fix, code="moving-support")

@@ -202,12 +202,8 @@ class FlatMap(nn.Module, ABC):
     def _lead(self, vector: object) -> torch.Size:
         if not isinstance(vector, Tensor) or not vector.is_floating_point():
             got = f"{shorten(vector)} of {vector.dtype}" if isinstance(vector, Tensor) else None
-            raise ConstraintError(
-                f"{self.owner}.unconstrained",
-                "a floating-point tensor",
-                got or shorten(vector),
-                code="dtype-or-device",
-            )
+            subject, got = f"{self.owner}.unconstrained", got or shorten(vector)
+            raise ConstraintError(subject, "a floating-point tensor", got, code="dtype-or-device")
         lead = vector.shape[:-1]
         batch = lead[max(len(lead) - len(self.batch_shape), 0) :]
         if not vector.ndim or vector.shape[-1] != self.size or batch != self.batch_shape:
@@ -247,10 +243,6 @@ def check_volume(constraint: Constraint, subject: str) -> None:
     is_elementwise = constraint.event_dim == 0 and constraint.raw_event_dim == 0
     has_shapes = not isinstance(constraint, FromModule)
     if not (is_said or (is_elementwise and has_shapes)):
-        raise ConstraintError(
-            subject,
-            "a constraint whose log |det J| is known",
-            repr(constraint),
-            f"Define log_abs_det_jacobian(self, raw, value) in {type(constraint).__name__}.",
-            code="no-jacobian",
-        )
+        expected = "a constraint whose log |det J| is known"
+        fix = f"Define log_abs_det_jacobian(self, raw, value) in {type(constraint).__name__}."
+        raise ConstraintError(subject, expected, repr(constraint), fix, code="no-jacobian")

@@ -53,13 +53,9 @@ class FlatParams(FlatMap):
             by_raw.setdefault(id(raw), (raw, []))[1].append((path, part, field))
         found = list(by_raw.values())
         if not found:
-            raise DeclarationError(
-                owner,
-                "a module with trainable Params, which are the latent variables",
-                "none",
-                "Declare rate = Param(1.0, Positive()) in its class, or unfreeze() it.",
-                code="nothing-to-learn",
-            )
+            expected = "a module with trainable Params, which are the latent variables"
+            fix = "Declare rate = Param(1.0, Positive()) in its class, or unfreeze() it."
+            raise DeclarationError(owner, expected, "none", fix, code="nothing-to-learn")
         copies = vars(latents)["_copies"]
         if any(raw.shape[: len(copies)] != copies for raw, _ in found):
             copies = torch.Size()  # a part that was given has none: all copies are one problem

@@ -104,32 +104,19 @@ def check_names(owner: str, values: object, names: Collection[str]) -> None:
     """Refuse what is no dict of values for these sites."""
     if not isinstance(values, Mapping):
         wanted = ", ".join(f"{name!r}: ..." for name in names)
-        raise ConstraintError(
-            owner,
-            "a dict of values by site",
-            shorten(values),
-            f"Write {{{wanted}}}.",
-            code="wrong-argument",
-        )
+        expected, got = "a dict of values by site", shorten(values)
+        raise ConstraintError(owner, expected, got, f"Write {{{wanted}}}.", code="wrong-argument")
     if len(values) == len(names) and all(name in values for name in names):
         return
     for name in names:
         if name not in values:
-            raise ConstraintError(
-                f"{owner}.{name}",
-                f"a value for every site ({', '.join(names)})",
-                f"none among {', '.join(map(str, values)) or 'none at all'}",
-                f"Add {name!r} to the dict.",
-                code="missing-value",
-            )
+            expected = f"a value for every site ({', '.join(names)})"
+            got = f"none among {', '.join(map(str, values)) or 'none at all'}"
+            fix = f"Add {name!r} to the dict."
+            raise ConstraintError(f"{owner}.{name}", expected, got, fix, code="missing-value")
     name = next(name for name in values if name not in names)
-    raise ConstraintError(
-        f"{owner}.{name}",
-        "the name of a site",
-        repr(name),
-        did_you_mean(str(name), names),
-        code="unknown-name",
-    )
+    subject, fix = f"{owner}.{name}", did_you_mean(str(name), names)
+    raise ConstraintError(subject, "the name of a site", repr(name), fix, code="unknown-name")
 
 
 def is_floating(value: object) -> TypeGuard[Tensor]:
@@ -149,12 +136,8 @@ def as_value(
     try:
         return as_tensor(value, dtype, device)
     except (TypeError, ValueError) as error:
-        raise ConstraintError(
-            subject,
-            "numbers: one, a list, an array or a tensor",
-            f"{shorten(value)} ({error})",
-            code=code,
-        ) from error
+        expected, got = "numbers: one, a list, an array or a tensor", f"{shorten(value)} ({error})"
+        raise ConstraintError(subject, expected, got, code=code) from error
 
 
 def lead_of(
