@@ -25,6 +25,8 @@ SETTINGS = ("base", "event_dim", "validate_args")
 KEYWORDS = ("batch_shape", "device", "dtype")
 """The constructor's own keywords."""
 
+_DEFINED = "which nn.Module, Distribution or this library defines"
+
 
 def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> None:
     """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
@@ -176,14 +178,14 @@ def check_namespace(
     for name, annotation in body.get("__annotations__", {}).items():
         if isinstance(annotation, Field):
             expected, got = f"{name} = {annotation}", f"{name}: {annotation}"
-            raise DeclarationError(owner.subject(name), expected, got, code="not-a-field")
+            raise owner.error(name, expected, got, code="not-a-field")
     for name, value in body.items():
-        is_parameter, subject = isinstance(value, nn.Parameter), owner.subject(name)
+        is_parameter = isinstance(value, nn.Parameter)
         if name in SETTINGS or name[0] == "_" or (name in owner.fields and not is_parameter):
             continue
         if is_parameter:
             got, fix = "a torch Parameter", f"Write {name} = Param(...)."
-            raise DeclarationError(subject, "a Param", got, fix, code="not-a-field")
+            raise owner.error(name, "a Param", got, fix, code="not-a-field")
         if name in names and value is not None:
             argument = owner.arguments.get(name)
             expected, fix = "a Param, a number, a tensor or @derived", ""
@@ -191,14 +193,14 @@ def check_namespace(
                 expected = describe_kind(argument.part)
                 if isinstance(value, type):
                     fix = f"Write {value.__name__}(...), or learnable({value.__name__})."
-            raise DeclarationError(subject, expected, shorten(value), fix, code="not-a-field")
+            raise owner.error(name, expected, shorten(value), fix, code="not-a-field")
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             continue
         if name in reserved:
             owner.refuse_name(name, _DEFINED)
         if any(is_one_edit_from(name, other) for other in names):
             expected, fix = "the name of an argument", did_you_mean(name, names)
-            raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
+            raise owner.error(name, expected, repr(name), fix, code="unknown-name")
 
 
 def check_names(owner: Owner, reserved: Collection[str]) -> None:
@@ -211,39 +213,43 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
                 got = f"{size!r}, the name of a field or keyword"
                 expected = "a size with a name of its own"
                 fix = "Choose another name for the size."
-                raise DeclarationError(owner.subject(name), expected, got, fix, code="name-taken")
-
-
-_DEFINED = "which nn.Module, Distribution or this library defines"
+                raise owner.error(name, expected, got, fix, code="name-taken")
 
 
 def check_joint(owner: Owner, body: Mapping[str, Any]) -> None:
     """Refuse what looks like a site of a joint distribution and is none."""
     for name, value in body.items():
-        subject = owner.subject(name)
         if name in ("event_dim", "validate_args") and value is not None:
             expected, got = f"{name} of single sites", f"{name} of a Joint"
             fix = "Write @site(event_dim=...), or declare it in the class of a site."
-            raise DeclarationError(subject, expected, got, fix, code="misplaced-field")
+            raise owner.error(name, expected, got, fix, code="misplaced-field")
         is_class = isinstance(value, type) and issubclass(value, Distribution)
         if is_class and name not in owner.fields:
             expected, got = "a distribution or a declared class", f"the class {value.__name__}"
             fix = f"Write {name} = {value.__name__}(...), or learnable({value.__name__})."
-            raise DeclarationError(subject, expected, got, fix, code="class-not-instance")
+            raise owner.error(name, expected, got, fix, code="class-not-instance")
 
 
 def check_arguments(owner: Owner) -> None:
-    """Refuse a class base without all of the arguments that it requires."""
+    """Refuse a class base without all that it requires, or with the same thing said twice."""
     if not isinstance(owner.base, type):
         return
-    _check_alternatives(owner)
+    base = owner.base.__name__
+    for group in alternatives(owner.arguments):
+        given = [name for name in group if name in owner.fields]
+        if len(given) != 1:
+            expected = f"exactly one of {', '.join(group)}, as {base} takes it"
+            got = " and ".join(given) or "none of them"
+            fix = f"Keep {given[0]}." if given else f"Write {group[0]} = Param()."
+            name = given[1] if given else group[0]
+            raise owner.error(name, expected, got, fix, code="base-arguments")
     required = [name for name, argument in owner.arguments.items() if argument.required]
     for name in required:
         if name not in owner.fields:
-            expected = f"every required argument of {owner.base.__name__} ({', '.join(required)})"
+            expected = f"every required argument of {base} ({', '.join(required)})"
             got = f"none of that name among {', '.join(owner.fields)}"
             fix = f"Write {name} = {_example_of(owner.arguments[name])}."
-            raise DeclarationError(owner.subject(name), expected, got, fix, code="base-arguments")
+            raise owner.error(name, expected, got, fix, code="base-arguments")
 
 
 def _example_of(argument: Argument) -> str:
@@ -252,23 +258,12 @@ def _example_of(argument: Argument) -> str:
     return "Param()" if argument.is_learnable or argument.torch_constraint is not None else "1"
 
 
-def _check_alternatives(owner: Owner) -> None:
-    for group in alternatives(owner.arguments):
-        given = [name for name in group if name in owner.fields]
-        if len(given) != 1:
-            subject = owner.subject(given[1] if given else group[0])
-            expected = f"exactly one of {', '.join(group)}, as {owner.base.__name__} takes it"
-            got = " and ".join(given) or "none of them"
-            fix = f"Keep {given[0]}." if given else f"Write {group[0]} = Param()."
-            raise DeclarationError(subject, expected, got, fix, code="base-arguments")
-
-
 def check_needs(owner: Owner, inputs: Collection[str]) -> None:
     """Refuse bounds, methods of fields and a base method that name no field."""
     needs = {name: field.needs for name, field in owner.fields.items()} | {"base": inputs}
     for user, names in needs.items():
         for name in names:
             if name not in owner.fields:
-                subject, others = owner.subject(user), [n for n in owner.fields if n != user]
+                others = [n for n in owner.fields if n != user]
                 got, fix = repr(name), did_you_mean(name, others)
-                raise DeclarationError(subject, "names of fields", got, fix, code="unknown-name")
+                raise owner.error(user, "names of fields", got, fix, code="unknown-name")

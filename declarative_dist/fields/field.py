@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from typing_extensions import Never, Self
 
-from declarative_dist.errors import DeclarationError, FieldError, did_you_mean
+from declarative_dist.errors import FieldError, did_you_mean
 from declarative_dist.fields.kinds import describe_kind
 from declarative_dist.fields.sizes import sizes_in
 from declarative_dist.words import format_value
@@ -134,15 +134,14 @@ class Field(ABC):
             if argument.part is Transform:
                 expected, word = "a list of transforms", "transform"
             fix = f"Write {self.name} = a declared class, an instance, or a plain {word}."
-            subject = owner.subject(self.name)
-            raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
+            raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
 
     def check_use(self, owner: Owner) -> None:
         """Refuse a name that neither the class base nor another field uses."""
         if isinstance(owner.base, type) and self.name not in owner.used_names:
             expected = f"an argument of {owner.base.__name__}, or a name that another field uses"
-            fix, subject = did_you_mean(self.name, owner.arguments), owner.subject(self.name)
-            raise DeclarationError(subject, expected, repr(self.name), fix, code="unknown-name")
+            fix = did_you_mean(self.name, owner.arguments)
+            raise owner.error(self.name, expected, repr(self.name), fix, code="unknown-name")
 
     def specialize(self, owner: Owner) -> Self:
         """A copy with what the class says of it: its constraint, its event dimensions, its kind.
@@ -158,8 +157,8 @@ class Field(ABC):
         It may have no meaning in this class, or need a field without a value.
         """
         if owner.predicts and self.name == "network" and not self.is_module:
-            subject, fix = owner.subject(self.name), "Choose another name."
-            raise DeclarationError(subject, "a module", repr(self), fix, code="name-taken")
+            fix = "Choose another name."
+            raise owner.error(self.name, "a module", repr(self), fix, code="name-taken")
         for name in self.needs:
             self.check_need(owner, owner.fields[name])
 
@@ -168,8 +167,8 @@ class Field(ABC):
         if needed.is_drawn:
             expected = "names of fields that have a value before anything is drawn"
             fix = "Make it a site, or compute it in the sites that need it."
-            subject, got = owner.subject(self.name), f"the site {needed.name!r}"
-            raise DeclarationError(subject, expected, got, fix, code="field-order")
+            got = f"the site {needed.name!r}"
+            raise owner.error(self.name, expected, got, fix, code="field-order")
 
     def source(self, value: Any, subject: str) -> Any:
         """A value as a constructor was given it, in a form that `bind` takes."""

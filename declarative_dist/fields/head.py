@@ -83,10 +83,9 @@ class Head(ReadOnly, Constrained):
         head = super().specialize(owner)
         if len(self.shape or ()) < head.event_dim:
             sizes = ", ".join(f'"d{index + 1}"' for index in range(head.event_dim))
-            subject = owner.subject(self.name)
             expected = f"a shape of {head.event_dim} sizes or more"
             fix = f"Write shape=({sizes},)."
-            raise DeclarationError(subject, expected, repr(self), fix, code="wrong-shape")
+            raise owner.error(self.name, expected, repr(self), fix, code="wrong-shape")
         return head
 
     def check(self, owner: Owner) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import Never
 
-from declarative_dist.errors import DeclarationError
+from declarative_dist.errors import Code, DeclarationError
 from declarative_dist.plain.arguments import Argument
 
 
@@ -60,15 +60,20 @@ class Owner:
         """What an error about a field names: `Class.field`."""
         return f"{self.kind.__name__}.{name}"
 
+    def error(
+        self, name: str, expected: str, got: str, fix: str = "", *, code: Code | None = None
+    ) -> DeclarationError:
+        """An error about what the class body has under a name."""
+        return DeclarationError(self.subject(name), expected, got, fix, code=code)
+
     def refuse_name(self, name: str, user: str) -> Never:
         """Say that a name is not free, and what it is the name of."""
         got, fix = f"{name!r}, {user}", "Choose another name."
-        subject, expected = self.subject(name), "a name that is free"
-        raise DeclarationError(subject, expected, got, fix, code="name-taken")
+        raise self.error(name, "a name that is free", got, fix, code="name-taken")
 
     def require_conditional(self, name: str) -> None:
         """Refuse a field that is predicted from a context, where there is none."""
         if not self.predicts:
             kind, fix = self.kind.__name__, f"Write class {self.kind.__name__}(Conditional)."
             expected = "a Conditional around what is predicted from a context"
-            raise DeclarationError(self.subject(name), expected, kind, fix, code="misplaced-field")
+            raise self.error(name, expected, kind, fix, code="misplaced-field")

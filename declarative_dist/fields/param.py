@@ -137,10 +137,9 @@ class Param(Constrained):
     def check_need(self, owner: Owner, needed: Field) -> None:
         super().check_need(owner, needed)
         if needed.is_part:
-            subject = owner.subject(self.name)
             expected = "bounds that are numbers, tensors or names of such fields"
             got, fix = f"{needed.name!r}, {needed!r}", "Declare the bound as a field of its own."
-            raise DeclarationError(subject, expected, got, fix, code="field-order")
+            raise owner.error(self.name, expected, got, fix, code="field-order")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         raw = self.build_raw(module, blueprint, values)

@@ -82,8 +82,7 @@ class Nested(Field):
             fix = f"Write {self.name} = Param()."
         elif argument.part is None or argument.is_sequence is self.is_list:
             return
-        subject = owner.subject(self.name)
-        raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
+        raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
 
     def specialize(self, owner: Owner) -> Self:
         """A copy for an argument of the base, once its templates are found to fit.
@@ -107,9 +106,8 @@ class Nested(Field):
         built = list(filter(None, map(kinds.built_kind, self.templates)))
         is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in built)
         if owner.is_joint and (Distribution in built if self.is_list else not is_plain):
-            subject, fix = owner.subject(self.name), "Declare each site here."
-            expected = "one distribution"
-            raise DeclarationError(subject, expected, repr(self), fix, code="misplaced-field")
+            fix, expected = "Declare each site here.", "one distribution"
+            raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
 
     @property
     def size_names(self) -> tuple[str, ...]:

@@ -37,18 +37,22 @@ class Site(MethodField):
 
     def check(self, owner: Owner) -> None:
         if not owner.is_joint:
-            subject, fix = owner.subject(self.name), f"Write class {owner.kind.__name__}(Joint)."
-            raise DeclarationError(
-                subject, "a Joint around a site", owner.kind.__name__, fix, code="misplaced-field"
+            fix = f"Write class {owner.kind.__name__}(Joint)."
+            raise owner.error(
+                self.name,
+                "a Joint around a site",
+                owner.kind.__name__,
+                fix,
+                code="misplaced-field",
             )
         super().check(owner)
 
     def check_need(self, owner: Owner, needed: Field) -> None:
         names = list(owner.fields)
         if needed.is_site and names.index(needed.name) >= names.index(self.name):
-            subject, got = owner.subject(self.name), f"{needed.name!r}, which comes later"
+            got = f"{needed.name!r}, which comes later"
             fix = f"Move {needed.name} above {self.name}."
-            raise DeclarationError(subject, "sites declared earlier", got, fix, code="field-order")
+            raise owner.error(self.name, "sites declared earlier", got, fix, code="field-order")
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
         return partial(self.function, module)

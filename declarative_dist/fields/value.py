@@ -83,10 +83,9 @@ class Constrained(Field):
             owner.refuse_name(self.raw_name, f"the unconstrained numbers of {self.name}")
         argument = owner.arguments.get(self.name)
         if argument is not None and argument.is_count and self.declared_constraint is None:
-            subject = owner.subject(self.name)
             expected = "a constant, because no gradient reaches this argument"
             fix = f"Write {self.name} = 10, or give the constructor a value."
-            raise DeclarationError(subject, expected, repr(self), fix, code="unlearnable-argument")
+            raise owner.error(self.name, expected, repr(self), fix, code="unlearnable-argument")
 
     def specialize(self, owner: Owner) -> Self:
         argument = owner.arguments.get(self.name)
