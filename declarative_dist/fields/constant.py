@@ -46,11 +46,9 @@ class Constant(Field):
         self, init: Any = None, torch_constraint: constraints.Constraint | None = None
     ) -> None:
         # What the class holds does not change with the array that it was given.
-        is_own = isinstance(init, Tensor) or not is_array(init)
-        self.init = init if is_own else copy.deepcopy(init)
-        if isinstance(init, Tensor):
-            self.init = init.clone()
-        self.torch_constraint = torch_constraint
+        if is_array(init):
+            init = init.clone() if isinstance(init, Tensor) else copy.deepcopy(init)
+        self.init, self.torch_constraint = init, torch_constraint
 
     @property
     def event_dim(self) -> int:
@@ -102,8 +100,15 @@ class Constant(Field):
     def _as_source(self, value: Any, subject: str) -> Any:
         if isinstance(value, bool):
             return value
+        if isinstance(value, Integral) and not self._is_continuous:
+            return int(value)  # a count, or an int that no base takes
         if isinstance(value, Real):
-            return self._as_number(value, subject)
+            try:
+                number = float(value)
+            except OverflowError as error:
+                raise ConstraintError(subject, self._expected, shorten(value)) from error
+            is_count = self.torch_constraint is not None and not self._is_continuous
+            return int(number) if is_count and number.is_integer() else number
         if self.torch_constraint is None and isinstance(value, Tensor):
             return value.detach()  # of any dtype and layout: other methods of the class read it
         # A tuple is numbers where the base takes numbers; elsewhere, as in `lims`, it stays one.
@@ -111,17 +116,6 @@ class Constant(Field):
         if is_list or isinstance(value, Tensor) or hasattr(value, "__array__"):
             return storage.to_tensor(value, subject, expected=self._expected)
         return value
-
-    def _as_number(self, value: Real, subject: str) -> float:
-        """A Python number: an int for a count, and for an int that no base takes."""
-        if isinstance(value, Integral) and not self._is_continuous:
-            return int(value)
-        try:
-            number = float(value)
-        except OverflowError as error:
-            raise ConstraintError(subject, self._expected, shorten(value)) from error
-        is_count = self.torch_constraint is not None and not self._is_continuous
-        return int(number) if is_count and number.is_integer() else number
 
     def _check(self, value: float | Tensor, subject: str, origin: Any = None) -> None:
         """Refuse numbers that are not finite, or that the base does not take."""

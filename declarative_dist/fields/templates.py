@@ -130,8 +130,7 @@ def copy_template(
 
 def _start_at(part: Any, given: Mapping[str, Any]) -> None:
     """Give a part other values, for all of its copies alike, to which a reset goes back too."""
-    owner, now = type(part), part.constrained_values()
-    values = dict(given)
+    owner, now, values = type(part), part.constrained_values(), dict(given)
     for name, value in given.items():
         field = owner.__declaration__.fields[name]
         if not field.is_part:
