@@ -185,14 +185,11 @@ def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
     # Numbers shape a map; tensors are learned.
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return "constant"
-    return _sign(base, name, value) if name in _SIGNED.get(base, ()) else "real"
-
-
-def _sign(base: type, name: str, value: Tensor) -> str:
+    if name not in _SIGNED.get(base, ()):
+        return "real"
     if (value == 0).any():
-        raise ConstraintError(
-            f"learnable({base.__name__}).{name}", "no zero", shorten(value), "Give another."
-        )
+        subject = f"learnable({base.__name__}).{name}"
+        raise ConstraintError(subject, "no zero", shorten(value), "Give another.")
     # Signs that differ leave no half line to stay in.
     return "positive" if (value > 0).all() else "negative" if (value < 0).all() else "real"
 

@@ -49,8 +49,6 @@ def _ask(q: Variational, name: str, compute: Callable[[Distribution], Any], fix:
     except NotImplementedError as error:
         said = str(error) or f"torch has none for {type(distribution).__name__}."
         raise NotImplementedError(f"{subject}: {said} {fix}".rstrip()) from error
-    except AttributeError as error:  # nn.Module would take it for a missing attribute
-        raise FieldError(subject, "a value", f"AttributeError: {error}") from error
 
 
 def _delegate(name: str) -> Any:

@@ -99,11 +99,13 @@ class FlatSites(FlatMap):
                 continue
             subject = f"{owner}.{name}"
             support = _support_of(distribution, value, subject)
-            constraint = as_constraint(_detach(support), subject)
+            still = copy.copy(support)  # with ends that do not learn, to find shapes and kinds by
+            vars(still).update({n: end.detach() for n, end in _ends_of(support).items()})
+            constraint = as_constraint(still, subject)
             check_volume(constraint, subject)
             raw_shape = constraint.raw_shape(value.shape)
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
-            bounds = _bounds_of(support)
+            bounds = _ends_of(support).values()
             depends = not isinstance(joint.sites[name], Distribution)
             has_tensors = bounds or any(True for _ in constraint.buffers())
             if has_tensors and (depends or any(bound.requires_grad for bound in bounds)):
@@ -212,7 +214,7 @@ def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
         fix = "Sum it out in the model, as MixtureSameFamily does, or observe it."
         raise DeclarationError(subject, expected, got, fix, code="discrete-latent")
     plain = _simplify(support)
-    if isinstance(support, _MIXED) and _bounds_of(plain):
+    if isinstance(support, _MIXED) and _ends_of(plain):
         expected = "components with one support"
         got = f"{shorten(support)}, whose bounds are those of components"
         fix = "Use components on the whole real line, or one that ends nowhere."
@@ -228,17 +230,9 @@ def _simplify(support: Any) -> Any:
     return support
 
 
-def _detach(support: constraints.Constraint) -> constraints.Constraint:
-    """The same set with bounds that do not learn, to find shapes and kinds by."""
-    detached = copy.copy(support)
-    for name, value in vars(support).items():
-        if isinstance(value, Tensor):
-            setattr(detached, name, value.detach())
-    return detached
-
-
-def _bounds_of(support: constraints.Constraint) -> list[Tensor]:
-    return [value for value in vars(support).values() if isinstance(value, Tensor)]
+def _ends_of(support: constraints.Constraint) -> dict[str, Tensor]:
+    """The ends of a set that are tensors."""
+    return {name: end for name, end in vars(support).items() if isinstance(end, Tensor)}
 
 
 def _with_named_ends(constraint: Constraint, support: Any, subject: str) -> Scalar:

@@ -144,24 +144,15 @@ def lead_of(
     value: Tensor, batch_shape: torch.Size, event_shape: torch.Size, subject: str
 ) -> torch.Size:
     """The sample and batch shape that a value has in front of its event."""
-    own = torch.Size((*batch_shape, *event_shape))
-    if value.shape[max(value.ndim - len(own), 0) :] != own:
-        raise _shape_error(value, own, subject)
-    return value.shape[: value.ndim - len(event_shape)]
+    sample = value.shape[: max(value.ndim - len(batch_shape) - len(event_shape), 0)]
+    check_shape(value, sample + batch_shape, event_shape, subject)
+    return sample + batch_shape
 
 
 def check_shape(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:
     """Refuse a value with another shape in front than that of the sites above it."""
     shape = torch.Size((*lead, *event_shape))
     if value.shape != shape:
-        raise _shape_error(value, shape, subject)
-
-
-def _shape_error(value: Tensor, shape: torch.Size, subject: str) -> ConstraintError:
-    return ConstraintError(
-        subject,
-        f"shape (*sample, *batch, *event), here {tuple(shape)}",
-        shorten(value),
-        "Give every site the same sample shape in front.",
-        code="wrong-shape",
-    )
+        expected = f"shape (*sample, *batch, *event), here {tuple(shape)}"
+        fix = "Give every site the same sample shape in front."
+        raise ConstraintError(subject, expected, shorten(value), fix, code="wrong-shape")
