@@ -115,6 +115,35 @@ def log_prior_at(
     Raises:
         ConstraintError: for names or shapes that do not fit, or values outside their constraint.
     """
+    known, _, sample = _read_values(module, values, copies)
+    return log_prior_of(module, copies, unconstrained, known, sample)
+
+
+def raws_at(module: nn.Module, values: Mapping[str, Any]) -> tuple[dict[str, Tensor], torch.Size]:
+    """The raw numbers of other values of the trainable parameters, and the shape in front of them.
+
+    Args:
+        module: a declarative module.
+        values: of shape `(*sample, *copies, *event)` by dotted name.
+
+    Returns:
+        Tensors by the names of parameters, of those that are tied the first, and the sample shape.
+
+    Raises:
+        ConstraintError: for names or shapes that do not fit, or values outside their constraint.
+    """
+    known, constraints, sample = _read_values(module, values, vars(module)["_copies"])
+    raws = {}
+    for name in values:
+        path, _, own = name.rpartition(".")
+        raws[join(path, f"raw_{own}")] = constraints[name].inverse(known[name])
+    return raws, sample
+
+
+def _read_values(
+    module: nn.Module, values: Mapping[str, Any], copies: torch.Size
+) -> tuple[dict[str, Tensor], dict[str, Constraint], torch.Size]:
+    """Values by name as tensors, also of what is tied; their constraints; the shape in front."""
     owner = type(module).__name__
     found = [(join(p, f.name), p, part, f, raw) for p, part, f, raw in trainable(module)]
     first: dict[int, str] = {}
@@ -126,14 +155,14 @@ def log_prior_at(
     front = copies if has_copies else torch.Size()
     is_checked, lead = Distribution._validate_args is True, front
     known: dict[str, Tensor] = {}
-    maps: dict[str, Constraint] = {}
+    constraints: dict[str, Constraint] = {}
     for index, (name, path, part, field, raw) in enumerate(found):
         chain = part.__declaration__.chains[field.name][:-1]
         needed = _values_of(part, chain, path, known) if chain else {}
-        constraint = maps[name] = field.resolved_constraint(part, needed)
+        constraint = constraints[name] = field.resolved_constraint(part, needed)
         owned = first[id(raw)]
         if owned != name:  # tied to another, perhaps under another constraint
-            known[name] = constraint.forward(maps[owned].inverse(known[owned]))
+            known[name] = constraint.forward(constraints[owned].inverse(known[owned]))
             continue
         subject, value = f"{owner}.{name}", values[name]
         if not is_floating(value):
@@ -145,7 +174,7 @@ def log_prior_at(
         if is_checked:
             constraint.check(value, subject)
         known[name] = value
-    return log_prior_of(module, copies, unconstrained, known, lead[: len(lead) - len(front)])
+    return known, constraints, lead[: len(lead) - len(front)]
 
 
 def _zeros_like(module: nn.Module, shape: torch.Size) -> Tensor:

@@ -7,7 +7,7 @@ the end of an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from numbers import Number
 from typing import Any
@@ -152,20 +152,6 @@ class Batches:
 def as_batch(item: Any) -> Batch:
     """An item of a loader as arguments: a tuple or list has one in each of its own items."""
     return tuple(item) if isinstance(item, (tuple, list)) else (item,)
-
-
-def call_with(function: Callable[..., Any], batch: Batch) -> Any:
-    """Call a function with a batch, of which a dict behind other items gives keywords.
-
-    Example:
-        >>> from declarative_dist.fitting.batches import call_with
-        >>> call_with(dict, ([("a", 1)], {"b": 2}))
-        {'a': 1, 'b': 2}
-    """
-    *items, last = batch or (None,)
-    if items and isinstance(last, Mapping):
-        return function(*items, **last)
-    return function(*batch)
 
 
 def _rows_of(item: Any, rows: Tensor) -> Any:

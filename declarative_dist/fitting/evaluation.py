@@ -20,8 +20,8 @@ from declarative_dist.errors import (
     shorten,
 )
 from declarative_dist.families.variational import Variational
-from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.finite import bad_data, tensors_in
+from declarative_dist.objectives.data import call_with
 from declarative_dist.optimization.rows import REFUSALS
 from declarative_dist.plain.supports import has_learned_ends
 

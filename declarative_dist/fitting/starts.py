@@ -18,9 +18,9 @@ from declarative_dist.errors import ConstraintError
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.walk import walk
-from declarative_dist.fitting.batches import call_with
 from declarative_dist.fitting.moments import WITH_ENDS, Sample, Suggestion, suggest
 from declarative_dist.joints.joint import Joint
+from declarative_dist.objectives.data import call_with
 from declarative_dist.optimization.rows import Closure, Rows
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold, innermost

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from declarative_dist.fitting.arguments import optimizer_of
-from declarative_dist.fitting.batches import Batches, call_with
+from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.evaluation import (
     Closure,
     LossesClosure,
@@ -27,6 +27,7 @@ from declarative_dist.fitting.evaluation import (
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.phases import DECAY, Phases, fall_of
 from declarative_dist.fitting.starts import race
+from declarative_dist.objectives.data import call_with
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import REFUSALS, Rows
 from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide

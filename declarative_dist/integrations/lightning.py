@@ -18,7 +18,8 @@ from declarative_dist.fitting.arguments import (
     make_optimizer,
     no_optimizer,
 )
-from declarative_dist.fitting.batches import as_batch, call_with
+from declarative_dist.fitting.batches import as_batch
+from declarative_dist.objectives.data import call_with
 
 try:
     from lightning.pytorch import LightningModule

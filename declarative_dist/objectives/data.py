@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,25 @@ from declarative_dist.objectives.weights import (
     typical_tensor,
 )
 from declarative_dist.plain.supports import first_outside
+
+
+def split_keywords(batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The items of a batch and its keywords: those of a dict that stands behind other items.
+
+    Example:
+        >>> from declarative_dist.objectives.data import split_keywords
+        >>> split_keywords((1, {"weights": 2})), split_keywords(({"site": 1},))
+        (((1,), {'weights': 2}), (({'site': 1},), {}))
+    """
+    if len(batch) > 1 and isinstance(batch[-1], Mapping):
+        return batch[:-1], batch[-1]
+    return batch, {}
+
+
+def call_with(function: Callable[..., Any], batch: tuple[Any, ...]) -> Any:
+    """Call a function with the items and the keywords of a batch."""
+    items, keywords = split_keywords(batch)
+    return function(*items, **keywords)
 
 
 def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +18,9 @@ from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.distribution import learned_ends
+from declarative_dist.objectives.data import split_keywords
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
-from declarative_dist.objectives.likelihood import dims_of_one
+from declarative_dist.objectives.likelihood import NegativeLogPosterior, dims_of_one
 from declarative_dist.objectives.weights import mean_over_data
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
@@ -39,7 +42,7 @@ from declarative_dist.posteriors.targets import (
 from declarative_dist.randomness import same_random_numbers
 
 
-class VariationalBound(AtomicState):
+class VariationalBound(AtomicState, ABC):
     """What the variational objectives share: a target, a guide, and how draws are made.
 
     Args:
@@ -70,6 +73,8 @@ class VariationalBound(AtomicState):
                 did_you_mean(str(estimator), ESTIMATORS),
                 code="unknown-name",
             )
+        if isinstance(log_joint, NegativeLogPosterior):
+            log_joint = log_joint.log_joint
         target = as_target(log_joint, f"{name}(log_joint=)")
         self.num_samples = num_samples
         self.vectorize = vectorize
@@ -124,8 +129,7 @@ class VariationalBound(AtomicState):
 
     def _draw(self, batch: tuple[Any, ...]) -> tuple[Pathwise | Score, Any, Tensor]:
         """The estimator, draws of the guide, and their log densities."""
-        guide = self.guide
-        current = current_of(guide, batch) if self._takes_batch else current_of(guide)
+        guide, current = self.guide, self._current(batch)
         if self.estimator is None or isinstance(current, Distribution):
             estimator = self._choose(self.estimator, current)
         else:
@@ -138,6 +142,27 @@ class VariationalBound(AtomicState):
                 subject, "one context or more", f"a batch of shape {shape}", code="wrong-data"
             )
         return estimator, draws, log_q
+
+    def forward(self, *batch: Any, **given: Any) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            *batch: what the target takes behind the draws, and what a `Conditional` guide takes.
+            **given: what the target takes by keyword, such as `weights` of a likelihood.
+        """
+        batch = _with_keywords(batch, given)
+        estimator, draws, log_q = self._draw(batch)
+        losses = self._losses(estimator, self._density(batch, log_q), draws, log_q)
+        return mean_over_data(losses, self._problems(draws, log_q))
+
+    @abstractmethod
+    def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
+        """The losses of draws, of shape `(count, *batch)`, or already their means `(*batch)`."""
+
+    def _current(self, batch: tuple[Any, ...]) -> Any:
+        """The guide's distribution for a batch, whose keywords belong to the target."""
+        items = split_keywords(batch)[0] if self._takes_batch else None
+        return current_of(self.guide, items)
 
     def _problems(self, draws: Any, log_q: Tensor) -> int:
         """How many of the last dimensions of densities belong to problems of their own."""
@@ -153,12 +178,14 @@ class VariationalBound(AtomicState):
             self._check_batch(batch)
             batch = ()
         name = type(self).__name__
+        items, keywords = split_keywords(batch)
 
         def density(draws: Any) -> Tensor:
-            target = as_density(log_joint, draws, log_q, name)
+            target: Callable[..., Tensor] = as_density(log_joint, draws, log_q, name)
+            target = partial(target, **keywords) if keywords else target
             target = over_draws(target) if self.vectorize else target
             try:
-                log_p = target(draws, *batch)
+                log_p = target(draws, *items)
             except ValueError as error:
                 raise explain(error, name) from error
             check_density(log_p, log_q, self.vectorize, name)
@@ -166,7 +193,7 @@ class VariationalBound(AtomicState):
 
         return density
 
-    def before_fit(self, *batch: Any) -> None:
+    def before_fit(self, *batch: Any, **given: Any) -> None:
         """What `fit` calls once, before the first step: an automatic guide finds its start.
 
         Of a guide that is new, this is `guide.initialize_` with the log density of the target;
@@ -174,16 +201,16 @@ class VariationalBound(AtomicState):
 
         Args:
             *batch: the first batch.
+            **given: its keywords.
 
         Raises:
             ConstraintError: if the target mixes draws, as one with `.sum()` over all dimensions.
         """
-        guide = self.guide
+        guide, batch = self.guide, _with_keywords(batch, given)
         is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
             with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
-                current = current_of(guide, batch) if self._takes_batch else current_of(guide)
-                draws, log_q = ESTIMATORS["score"].draws(current, guide, COUNT)
+                draws, log_q = ESTIMATORS["score"].draws(self._current(batch), guide, COUNT)
 
                 def density_at(index: Index) -> dict[str, Tensor]:
                     at = index[0]
@@ -207,7 +234,7 @@ class VariationalBound(AtomicState):
             A function from a dict of values `(*sample, *batch, *event)` to log densities of shape
             `(*sample, *batch)`, as `guide.importance_sample` takes it.
         """
-        guide = self.guide
+        guide: Any = self.guide
         first = guide.flat.slots[0]
         own = len(guide.batch_shape) + len(first.event_shape)
 
@@ -220,7 +247,7 @@ class VariationalBound(AtomicState):
 
         return log_joint
 
-    def why_not_finite(self, *batch: Any) -> str:
+    def why_not_finite(self, *batch: Any, **given: Any) -> str:
         """Why a loss may have been infinite or NaN: a target without a density at some draws.
 
         For what looks into a loss that was not finite, such as `fit`: it draws anew, in place of
@@ -228,6 +255,7 @@ class VariationalBound(AtomicState):
 
         Args:
             *batch: the batch of that loss.
+            **given: its keywords.
 
         Returns:
             A sentence; "" where the target is finite at all new draws.
@@ -240,10 +268,9 @@ class VariationalBound(AtomicState):
             >>> objective.why_not_finite()
             'The target has no finite log density at 100 of 100 draws of the guide.'
         """
-        guide = self.guide
+        guide, batch = self.guide, _with_keywords(batch, given)
         with torch.no_grad(), same_random_numbers():
-            current = current_of(guide, batch) if self._takes_batch else current_of(guide)
-            draws, log_q = ESTIMATORS["score"].draws(current, guide, 100)
+            draws, log_q = ESTIMATORS["score"].draws(self._current(batch), guide, 100)
             found = site_without_density(self._density(batch, log_q), draws)
         share, by, sites = found.partition(", by the values of ")
         told = f"The target has no finite log density at {share} of the guide{by}{sites}."
@@ -267,6 +294,10 @@ class VariationalBound(AtomicState):
         return ", ".join(parts)
 
 
+def _with_keywords(batch: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, ...]:
+    return (*batch, given) if given else batch
+
+
 class NegativeELBO(VariationalBound):
     """The negative evidence lower bound, `-E_q[log p(z, data) - log q(z)]`, as a loss.
 
@@ -282,6 +313,8 @@ class NegativeELBO(VariationalBound):
     * a distribution or a `Joint`: a plain distribution is a constant that moves with the
       objective, a live one trains;
     * `joint.condition(y=...)`, called with the dict of the other sites;
+    * a `NegativeLogPosterior`, whose mode and whose posterior then come from one declaration: the
+      trainable `Param`s of its module are the sites, and the batch is its data;
     * any module, or a method of one, called with `(sample, *batch)`; its parameters train;
     * a function of `(sample, *batch)`. What it refers to is not known here: modules in it are
       neither moved nor among `parameters()`.
@@ -338,15 +371,9 @@ class NegativeELBO(VariationalBound):
         torch.Size([])
     """
 
-    def forward(self, *batch: Any) -> Tensor:
-        """The loss, a scalar.
-
-        Args:
-            *batch: what the target takes behind the draws, and a `Conditional` before them.
-        """
-        estimator, draws, log_q = self._draw(batch)
-        losses = estimator.losses(self._density(batch, log_q), draws, log_q)
-        return mean_over_data(losses, self._problems(draws, log_q))
+    def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
+        losses: Tensor = estimator.losses(density, draws, log_q)
+        return losses
 
 
 class ImportanceWeightedELBO(VariationalBound):
@@ -384,12 +411,6 @@ class ImportanceWeightedELBO(VariationalBound):
         0.0
     """
 
-    def forward(self, *batch: Any) -> Tensor:
-        """The loss, a scalar.
-
-        Args:
-            *batch: what the target takes behind the draws, and a `Conditional` before them.
-        """
-        estimator, draws, log_q = self._draw(batch)
-        bound = estimator.bound(self._density(batch, log_q), draws, log_q)
-        return -mean_over_data(bound, self._problems(draws, log_q))
+    def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
+        bound: Tensor = estimator.bound(density, draws, log_q)
+        return -bound

@@ -7,11 +7,11 @@ the gradient of each is what it would be alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import (
@@ -25,7 +25,7 @@ from declarative_dist.errors import (
 )
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.families.priors import log_prior_of
+from declarative_dist.families.priors import log_prior_of, raws_at
 from declarative_dist.families.state import AtomicState
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.joint import Joint
@@ -255,9 +255,59 @@ class NegativeLogPosterior(DataLoss):
                 for weights that are negative, not finite, or all zero; and for a
                 `log_likelihood` that does not return one number per datum.
         """
+        return self._losses(batch, weights, given, self.unconstrained)
+
+    def _losses(
+        self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any], unconstrained: bool
+    ) -> Tensor:
         mean = self._mean_score(batch, weights, given)
-        log_prior = log_prior_of(self, vars(self.module)["_copies"], self.unconstrained)
+        log_prior = log_prior_of(self, vars(self.module)["_copies"], unconstrained)
         return -mean - log_prior / (self.total_size or 1)
+
+    def log_joint(self, values: Mapping[str, Any], *batch: Any, **given: Any) -> Tensor:
+        """The log posterior density of other values than the current ones, up to a constant.
+
+        It is minus the loss, times `total_size`, with the trainable `Param`s of the module at
+        these values, such as draws of a guide: write `NegativeELBO(posterior, guide)`, or
+        `guide.importance_sample(lambda values: posterior.log_joint(values, x, y), 1000)`. The
+        density is that of the values, whatever `unconstrained` says of the mode.
+
+        Args:
+            values: of shape `(*sample, *copies, *event)` by dotted name.
+            *batch: what `forward` takes.
+            **given: its keywords, `weights` too.
+
+        Returns:
+            A tensor of shape `(*sample, *copies)`.
+
+        Raises:
+            ConstraintError: for names or shapes that do not fit, values outside their constraint,
+                and what `losses` refuses.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import Param, Variational
+            >>> from declarative_dist.objectives import NegativeLogPosterior
+            >>> class Level(Variational):
+            ...     base = dd.Normal
+            ...     loc = Param(0.0, prior=dd.Normal(0.0, 1.0))
+            ...     scale = 1.0
+            >>> posterior = NegativeLogPosterior(Level(), total_size=2)
+            >>> posterior.log_joint({"loc": [0.0, 1.0]}, torch.tensor([1.0, 3.0]))
+            tensor([-7.7568, -5.7568])
+        """
+        raws, sample = raws_at(self.module, values)
+        at = _At(self)
+
+        def one(raws: dict[str, Tensor]) -> Tensor:
+            named = {f"posterior.module.{name}": raw for name, raw in raws.items()}
+            losses: Tensor = torch.func.functional_call(at, named, batch, given)
+            return losses
+
+        mapped = one
+        for _ in sample:
+            mapped = torch.func.vmap(mapped)
+        return -(self.total_size or 1) * mapped(raws)
 
     def _mean_score(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Tensor:
         if self.log_likelihood is None:
@@ -286,6 +336,18 @@ class NegativeLogPosterior(DataLoss):
         """How many data there are, and which mode is looked for."""
         shown = ", unconstrained=True" if self.unconstrained else ""
         return f"total_size={self.total_size}{shown}"
+
+
+class _At(nn.Module):
+    """The losses of a posterior's values, for a call with other parameters."""
+
+    def __init__(self, posterior: NegativeLogPosterior) -> None:
+        super().__init__()
+        self.posterior = posterior
+
+    def forward(self, *batch: Any, **given: Any) -> Tensor:
+        weights = given.pop("weights", None)
+        return self.posterior._losses(batch, weights, given, unconstrained=False)
 
 
 def _distribution(module: Any, subject: str, *, is_any: bool = False) -> Any:

@@ -9,6 +9,7 @@ import torch
 
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.sharding import is_shard
+from declarative_dist.latents.flat_params import FlatParams, join, trainable
 from declarative_dist.posteriors.diagnosis import compare
 from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.posteriors.modes import RESTARTS, Modes
@@ -43,10 +44,25 @@ def can_fit_guide(objective: Any) -> bool:
     if not isinstance(guide, NormalGuide):
         return False
     own = list(guide.parameters(recurse=False))
-    trained = {id(p) for p in objective.parameters() if p.requires_grad}
+    trained = {id(p) for p in objective.parameters() if p.requires_grad} - _drawn(objective)
     most = MOST_TO_BEGIN if guide.is_diagonal else MOST_OF_A_FACTOR
     is_whole = not any(p.is_meta or is_shard(p) for p in own)
     return trained == {id(p) for p in own} and is_whole and guide.flat.size <= most
+
+
+def _drawn(objective: Any) -> set[int]:
+    """The ids of parameters of a target that its guide draws, so that nothing trains them."""
+    flat, model = objective.guide.flat, getattr(objective, "model", None)
+    if model is None or not isinstance(flat, FlatParams):
+        return set()
+    kind, names = type(flat.latents), set(flat.names)
+    return {
+        id(raw)
+        for latents in model.modules()
+        if type(latents) is kind
+        for path, _, field, raw in trainable(latents)
+        if join(path, field.name) in names
+    }
 
 
 def fit_guide(
