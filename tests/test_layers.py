@@ -65,7 +65,10 @@ ROWS = [
             "diagnosis", "fits", "targets",
         )
     ],
-    [f"objectives.{name}" for name in ("weights", "data", "likelihood", "estimators", "elbo")],
+    [
+        f"objectives.{name}"
+        for name in ("weights", "data", "likelihood", "estimators", "bound", "elbo")
+    ],
     [
         f"fitting.{name}"
         for name in (
