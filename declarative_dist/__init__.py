@@ -10,8 +10,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Exp, GreaterThan, LessThan, Positive, Real
 from declarative_dist.constraints.interval import Interval, LogInterval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
-from declarative_dist.constraints.ordered import Ordered, PositiveOrdered
-from declarative_dist.constraints.simplex import Simplex
+from declarative_dist.constraints.vector import Ordered, PositiveOrdered, Simplex
 from declarative_dist.declaration.record import fields_of
 from declarative_dist.display import notebook as _notebook  # noqa: F401 - it registers
 from declarative_dist.divergence import entropy, kl_divergence, rsample_and_log_prob

@@ -23,7 +23,7 @@ ROWS = [
         f"constraints.{name}"
         for name in (
             "constraint", "band", "scalar", "half_line",
-            "interval", "simplex", "ordered", "matrix", "adapters", "inferred",
+            "interval", "vector", "matrix", "adapters", "inferred",
         )
     ],
     [

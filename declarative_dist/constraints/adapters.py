@@ -15,7 +15,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive, Real
 from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
-from declarative_dist.constraints.simplex import Simplex
+from declarative_dist.constraints.vector import Simplex
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import map_tensors, tensors_of

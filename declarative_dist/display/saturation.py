@@ -19,7 +19,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.interval import LogInterval
 from declarative_dist.constraints.matrix import CorrCholesky
-from declarative_dist.constraints.simplex import Simplex
+from declarative_dist.constraints.vector import Simplex
 from declarative_dist.plain.supports import ends_of
 
 SHARE = 1e-3

@@ -1,7 +1,6 @@
 """The supports of plain distributions, and how one set compares with another.
 
-Tables say what torch leaves out or says wrongly; `register_support` and `register_whole` let
-others add to them.
+Tables say what torch leaves out or says wrongly; `register_support` lets others add to them.
 """
 
 from __future__ import annotations
@@ -33,13 +32,33 @@ _STATED: dict[type[Distribution], Callable[[Any], Support]] = {
 }
 """Supports that torch states too large: this density lives on all numbers for it, and repeats."""
 
-_WHOLE: list[type[Support]] = [
+
+class OrderedVector(Support):
+    """The set of strictly increasing vectors, which torch has no object for."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each vector increases strictly."""
+        return (value[..., 1:] > value[..., :-1]).all(-1)
+
+
+class PositiveOrderedVector(OrderedVector):
+    """The set of strictly increasing vectors of positive numbers."""
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each vector increases strictly, from above zero."""
+        return super().check(value) & (value > 0).all(-1)
+
+
+_WHOLE: tuple[type[Support], ...] = (
     type(constraints.simplex),
     type(constraints.lower_cholesky),
     type(constraints.corr_cholesky),
     type(constraints.positive_definite),
     type(constraints.positive_semidefinite),
-]
+    OrderedVector,
+)
 """Sets of whole events that have no ends to compare."""
 
 _HULLS: dict[type, tuple[float, float]] = {
@@ -62,11 +81,6 @@ def register_support(kind: type[Distribution], support: Callable[[Any], Support]
         support: from an instance to its support.
     """
     _STATED[kind] = support
-
-
-def register_whole(kind: type[Support]) -> None:
-    """Say that a set is one of whole events, without ends for their entries."""
-    _WHOLE.append(kind)
 
 
 def support_of(distribution: Distribution) -> Any:
@@ -120,7 +134,7 @@ def _with_events(support: Any, distribution: Distribution) -> Any:
 
 def is_whole(support: object) -> bool:
     """Whether a set is one of whole events, without ends for their entries."""
-    return isinstance(support, tuple(_WHOLE))
+    return isinstance(support, _WHOLE)
 
 
 def find_outside(distribution: Distribution, value: Tensor) -> Tensor | None:

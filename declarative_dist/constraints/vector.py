@@ -1,17 +1,19 @@
-"""Vectors whose entries increase strictly."""
+"""Vectors: probabilities that sum to one, and numbers that increase strictly."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.band import GUARD, WIDEST, promote
+from declarative_dist.constraints.band import GUARD, HALF, WIDEST, promote
 from declarative_dist.constraints.constraint import Constraint, event_size
 from declarative_dist.constraints.half_line import Positive, Real, inverse_softplus, softplus
 from declarative_dist.constraints.scalar import Scalar
-from declarative_dist.plain.supports import register_whole
+from declarative_dist.plain.supports import OrderedVector, PositiveOrderedVector
 
 INTEGERS = {
     torch.float64: torch.int64,
@@ -21,17 +23,63 @@ INTEGERS = {
 }
 
 
-class OrderedVector(constraints.Constraint):
-    """The set of strictly increasing vectors, which torch has no object for."""
+class Simplex(Constraint):
+    """Vectors of K positive numbers that sum to one, from K - 1 raw numbers.
 
-    event_dim = 1
+    The raw numbers are coordinates in an orthonormal basis of the vectors that sum to zero; their
+    softmax is the value. So the map is bijective, treats all entries alike, and zero is the
+    uniform vector (the isometric log-ratio transform of Egozcue et al., "Isometric logratio
+    transformations for compositional data analysis", Mathematical Geology 35, 2003).
 
-    def check(self, value: Tensor) -> Tensor:
-        """Whether each vector increases strictly."""
-        return (value[..., 1:] > value[..., :-1]).all(-1)
+    Values have shape `(*batch, K)`, raw numbers `(*batch, K - 1)`.
 
+    Example:
+        >>> import torch
+        >>> from declarative_dist import Simplex
+        >>> Simplex()(torch.zeros(3))
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
 
-register_whole(OrderedVector)
+    support = constraints.simplex
+
+    def forward(self, raw: Tensor) -> Tensor:
+        wide = promote(raw)
+        room = torch.finfo(wide.dtype).max / (8 * (1 + math.log(raw.shape[-1] + 1)))
+        rank = torch.arange(1, raw.shape[-1] + 1, dtype=wide.dtype, device=raw.device)
+        # The vector that sums to zero with these coordinates in the Helmert basis.
+        weights = wide.clamp(-room, room) / (rank * (rank + 1)).sqrt()
+        zero = wide.new_zeros(*raw.shape[:-1], 1)
+        above = torch.cat([weights.flip(-1).cumsum(-1).flip(-1), zero], -1)
+        zero_sum = above - torch.cat([zero, rank * weights], -1)
+        shifted = zero_sum - zero_sum.amax(-1, keepdim=True).detach()
+        return shifted.clamp_min(math.log(WIDEST[raw.dtype][0])).softmax(-1).to(raw.dtype)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        logs = promote(value).log()
+        rank = torch.arange(1, value.shape[-1], dtype=logs.dtype, device=logs.device)
+        contrasts = logs[..., :-1].cumsum(-1) - rank * logs[..., 1:]
+        return (contrasts / (rank * (rank + 1)).sqrt()).to(value.dtype)
+
+    def contains(self, value: Tensor) -> Tensor:
+        eps = torch.finfo(value.dtype).eps
+        slack = 4 * eps if value.dtype in HALF else (4 + value.shape[-1]) * eps
+        sums_to_one = (promote(value).sum(-1) - 1).abs() <= slack
+        return (value > 0).all(-1) & sums_to_one
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        return value.log().sum(-1) + 0.5 * math.log(value.shape[-1])
+
+    def raw_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-1], event_size(self, shape) - 1))
+
+    def value_shape(self, raw_shape: torch.Size) -> torch.Size:
+        return torch.Size((*raw_shape[:-1], raw_shape[-1] + 1))
+
+    def default(self, shape: torch.Size) -> Tensor:
+        return torch.full(shape, 1 / event_size(self, shape))
+
+    def describe(self) -> str:
+        return "positive numbers that sum to 1 along the last dimension"
 
 
 class Ordered(Constraint):
@@ -54,7 +102,10 @@ class Ordered(Constraint):
     """The constraint of the first number."""
 
     def forward(self, raw: Tensor) -> Tensor:
-        wide = _clamp_to_room(raw)
+        wide = promote(raw)
+        size = max(raw.shape[-1], 1)
+        room = torch.finfo(raw.dtype).max / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
+        wide = wide.clamp(-room, room)  # so that sums stay finite
         first = promote(self.first.forward(wide[..., :1].to(raw.dtype)))
         steps = torch.cat([first, softplus(wide[..., 1:])], -1)
         return _increase_strictly(steps.cumsum(-1).to(raw.dtype))
@@ -86,14 +137,6 @@ class Ordered(Constraint):
         return "finite numbers that increase strictly along the last dimension"
 
 
-class PositiveOrderedVector(OrderedVector):
-    """The set of strictly increasing vectors of positive numbers."""
-
-    def check(self, value: Tensor) -> Tensor:
-        """Whether each vector increases strictly, from above zero."""
-        return super().check(value) & (value > 0).all(-1)
-
-
 class PositiveOrdered(Ordered):
     """Strictly increasing vectors of positive numbers: softplus gaps, the first from zero.
 
@@ -116,14 +159,6 @@ class PositiveOrdered(Ordered):
 
     def describe(self) -> str:
         return "positive numbers that increase strictly along the last dimension"
-
-
-def _clamp_to_room(raw: Tensor) -> Tensor:
-    """Raw numbers whose sums stay finite, in single precision at least."""
-    wide = promote(raw)
-    size = max(raw.shape[-1], 1)
-    room = torch.finfo(raw.dtype).max / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
-    return wide.clamp(-room, room)
 
 
 def _increase_strictly(value: Tensor) -> Tensor:
