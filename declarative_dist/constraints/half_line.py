@@ -7,10 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import constraints
 
 from declarative_dist.constraints.band import (
-    Banded,
     Guard,
     Limits,
     above,
@@ -18,7 +16,7 @@ from declarative_dist.constraints.band import (
     clamp_result,
     promote,
 )
-from declarative_dist.constraints.scalar import Bound, Scalar, as_number, expand_bound
+from declarative_dist.constraints.scalar import Bound, Scalar, as_number
 from declarative_dist.errors import ConstraintError
 
 
@@ -51,8 +49,6 @@ class Real(Scalar):
         True
     """
 
-    support = constraints.real
-
     def __init__(self, *, limits: Limits | None = None) -> None:
         super().__init__()
         self.limits = limits
@@ -66,14 +62,8 @@ class Real(Scalar):
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return torch.zeros_like(raw)
 
-    def default(self, shape: torch.Size) -> Tensor:
-        return torch.zeros(shape)
-
     def without_guard(self) -> Real:
         return Real()
-
-    def describe(self) -> str:
-        return "a finite number"
 
     def advice(self, value: Tensor) -> str:
         return "" if self.limits is None else f"{self._describe_band(value.dtype)}."
@@ -95,10 +85,6 @@ class GreaterThan(Scalar):
     def __init__(self, low: Bound) -> None:
         super().__init__(low=low)
 
-    @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
-        return constraints.greater_than(self.low)
-
     def link(self, raw: Tensor) -> Tensor:
         value: Tensor = softplus(raw) + self.low
         return value
@@ -108,9 +94,6 @@ class GreaterThan(Scalar):
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(raw)
-
-    def default(self, shape: torch.Size) -> Tensor:
-        return expand_bound(self.low, shape) + 1
 
 
 class LessThan(Scalar):
@@ -129,10 +112,6 @@ class LessThan(Scalar):
     def __init__(self, high: Bound) -> None:
         super().__init__(high=high)
 
-    @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
-        return constraints.less_than(self.high)
-
     def link(self, raw: Tensor) -> Tensor:
         value: Tensor = self.high - softplus(raw)
         return value
@@ -142,9 +121,6 @@ class LessThan(Scalar):
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(raw)
-
-    def default(self, shape: torch.Size) -> Tensor:
-        return expand_bound(self.high, shape) - 1
 
 
 class Guarded(GreaterThan):
@@ -175,16 +151,13 @@ class Guarded(GreaterThan):
     def _above_floor(self, low: float, dtype: torch.dtype) -> float:
         return max(low, above(self.floor, dtype)) if self.floor else low
 
-    def describe(self) -> str:
-        return super().describe() if self.floor else "a finite positive number"
-
     def advice(self, value: Tensor) -> str:
         is_above = ((value > self.floor) & value.isfinite()).all()
         return super().advice(value) if is_above else f"Give a number above {self.floor:g}."
 
     def extra_repr(self) -> str:
         floor = f"floor={self.floor:g}" if self.floor else ""
-        return ", ".join(filter(None, (floor, Banded.extra_repr(self))))
+        return ", ".join(filter(None, (floor, super().extra_repr())))
 
 
 class Positive(Guarded):
@@ -277,6 +250,3 @@ class Negative(LessThan):
 
     def describe(self) -> str:
         return "a finite negative number"
-
-    def extra_repr(self) -> str:
-        return Banded.extra_repr(self)

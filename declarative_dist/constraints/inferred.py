@@ -37,103 +37,6 @@ def _limits(double: Range, single: Range) -> Limits:
     }
 
 
-def _real(double: Range, single: Range) -> Real:
-    return Real(limits=_limits(double, single))
-
-
-def _positive(double: Range, single: Range) -> Positive:
-    return Positive(guard=_limits(double, single))
-
-
-_COUNTED = _real((-1e290, 1e290), (-1e30, 1e30))
-_RELAXED = _real((-600.0, 600.0), (-70.0, 70.0))
-_POWER = _positive((1e-13, 1e10), (1e-4, 1e5))
-_FACTOR = LowerCholesky(conditioned=True)
-
-BANDS: Mapping[tuple[type[Distribution], str], Constraint] = {
-    # log_prob multiplies the logits by a count, which overflows.
-    (dd.Binomial, "logits"): _COUNTED,
-    (dd.Multinomial, "logits"): _COUNTED,
-    # log_prob takes the log of the probability and of the rest, which round to 0.
-    (dd.Geometric, "logits"): _real((-700.0, 36.0), (-87.0, 16.0)),
-    # log_prob takes exp of the logits.
-    (dd.RelaxedBernoulli, "logits"): _RELAXED,
-    # x**a rounds to 0 or 1 for ordinary x, whose log_prob is then infinite.
-    (dd.Kumaraswamy, "concentration0"): _POWER,
-    (dd.Kumaraswamy, "concentration1"): _POWER,
-    # Building adds half of the dimensions and subtracts them again, which leaves 0.
-    (dd.LKJCholesky, "concentration"): _positive((1e-12, 1e150), (1e-5, 1e18)),
-    # Beyond, gradients of log_prob are NaN in float32; at 1e18 the sampler does not end.
-    (dd.VonMises, "concentration"): _positive((1e-40, 1e14), (1e-5, 1e4)),
-    # No number is left above the lower end.
-    (dd.Uniform, "low"): _real((-1e300, 1e300), (-1e36, 1e36)),
-    # log_prob solves with the factor, which divides rounding errors by its diagonal.
-    (dd.MultivariateNormal, "scale_tril"): _FACTOR,
-    (dd.Wishart, "scale_tril"): _FACTOR,
-    # Building squares the factor.
-    (dd.LowRankMultivariateNormal, "cov_factor"): _real((-1e150, 1e150), (-1e18, 1e18)),
-}
-"""The constraint of an argument of a base where the general band holds too much."""
-
-
-def inferred_constraint(
-    base: type[Distribution | Transform], argument: Argument, declared: Mapping[str, bool]
-) -> Constraint | None:
-    """The constraint of an argument for which none was declared.
-
-    Args:
-        base: the distribution or transform class.
-        argument: one of its arguments.
-        declared: the names declared beside it, and whether each has a constraint or value of its
-            own.
-
-    Returns:
-        The constraint, or None where nothing is known about the argument.
-    """
-    if issubclass(base, dd.Uniform) and argument.name == "high":
-        return WiderThan("low")
-    if issubclass(base, dd.Uniform) and argument.name == "low" and declared.get("high"):
-        return LessThan("high")
-    if issubclass(base, dd.Wishart) and argument.name == "df":
-        return DegreesOfFreedom(next(name for name in MATRIX if name in declared))
-    if issubclass(base, dd.LowRankMultivariateNormal) and argument.name == "cov_diag":
-        return NoiseFloor("cov_factor")
-    for ancestor in base.__mro__:
-        if (ancestor, argument.name) in BANDS:
-            return BANDS[ancestor, argument.name]
-    if argument.torch_constraint is None:
-        return None
-    return as_constraint(argument.torch_constraint, f"{base.__name__}.{argument.name}")
-
-
-def narrow(constraint: Constraint, base: Any, argument: str) -> Constraint:
-    """A declared constraint in the narrower band that an argument needs, if it has none already.
-
-    Args:
-        constraint: as it was declared.
-        base: a distribution class, or what makes one.
-        argument: the argument that it is for.
-    """
-    if isinstance(constraint, Guarded) and constraint.guard is True:
-        for ancestor in getattr(base, "__mro__", ()):
-            inferred = BANDS.get((ancestor, argument))
-            if isinstance(inferred, Positive) and isinstance(inferred.guard, Mapping):
-                return constraint.with_band(inferred.guard)
-    return constraint
-
-
-def starting_value(argument: str) -> Callable[[torch.Size], Tensor] | None:
-    """Where a parameter that nobody gave a value starts, if not at its constraint's default.
-
-    A factor of zeros has no gradient: every direction out of it looks alike.
-    """
-    return _draw_small if argument == "cov_factor" else None
-
-
-def _draw_small(shape: torch.Size) -> Tensor:
-    return 0.1 * torch.randn(shape)
-
-
 class DegreesOfFreedom(GreaterThan):
     """Numbers above n - 1, where n is the size of the matrix in another field.
 
@@ -192,3 +95,92 @@ class WiderThan(_FarAbove):
 
     def without_guard(self) -> GreaterThan:
         return GreaterThan(self.low)
+
+
+_COUNTED = Real(limits=_limits((-1e290, 1e290), (-1e30, 1e30)))
+_RELAXED = Real(limits=_limits((-600.0, 600.0), (-70.0, 70.0)))
+_POWER = Positive(guard=_limits((1e-13, 1e10), (1e-4, 1e5)))
+_FACTOR = LowerCholesky(conditioned=True)
+
+BANDS: Mapping[tuple[type[Distribution], str], Constraint] = {
+    # log_prob multiplies the logits by a count, which overflows.
+    (dd.Binomial, "logits"): _COUNTED,
+    (dd.Multinomial, "logits"): _COUNTED,
+    # log_prob takes the log of the probability and of the rest, which round to 0.
+    (dd.Geometric, "logits"): Real(limits=_limits((-700.0, 36.0), (-87.0, 16.0))),
+    # log_prob takes exp of the logits.
+    (dd.RelaxedBernoulli, "logits"): _RELAXED,
+    # x**a rounds to 0 or 1 for ordinary x, whose log_prob is then infinite.
+    (dd.Kumaraswamy, "concentration0"): _POWER,
+    (dd.Kumaraswamy, "concentration1"): _POWER,
+    # Building adds half of the dimensions and subtracts them again, which leaves 0.
+    (dd.LKJCholesky, "concentration"): Positive(guard=_limits((1e-12, 1e150), (1e-5, 1e18))),
+    # Beyond, gradients of log_prob are NaN in float32; at 1e18 the sampler does not end.
+    (dd.VonMises, "concentration"): Positive(guard=_limits((1e-40, 1e14), (1e-5, 1e4))),
+    (dd.Uniform, "high"): WiderThan("low"),
+    # No number is left above the lower end.
+    (dd.Uniform, "low"): Real(limits=_limits((-1e300, 1e300), (-1e36, 1e36))),
+    # log_prob solves with the factor, which divides rounding errors by its diagonal.
+    (dd.MultivariateNormal, "scale_tril"): _FACTOR,
+    (dd.Wishart, "scale_tril"): _FACTOR,
+    # Building squares the factor.
+    (dd.LowRankMultivariateNormal, "cov_diag"): NoiseFloor("cov_factor"),
+    (dd.LowRankMultivariateNormal, "cov_factor"): Real(
+        limits=_limits((-1e150, 1e150), (-1e18, 1e18))
+    ),
+}
+"""The constraint of an argument of a base where the general band holds too much."""
+
+
+def inferred_constraint(
+    base: type[Distribution | Transform], argument: Argument, declared: Mapping[str, bool]
+) -> Constraint | None:
+    """The constraint of an argument for which none was declared.
+
+    Args:
+        base: the distribution or transform class.
+        argument: one of its arguments.
+        declared: the names declared beside it, and whether each has a constraint or value of its
+            own.
+
+    Returns:
+        The constraint, or None where nothing is known about the argument.
+    """
+    if issubclass(base, dd.Uniform) and argument.name == "low" and declared.get("high"):
+        return LessThan("high")
+    if issubclass(base, dd.Wishart) and argument.name == "df":
+        return DegreesOfFreedom(next(name for name in MATRIX if name in declared))
+    own = _narrow_constraint(base, argument.name)
+    if own is not None or argument.torch_constraint is None:
+        return own
+    return as_constraint(argument.torch_constraint, f"{base.__name__}.{argument.name}")
+
+
+def narrow(constraint: Constraint, base: Any, argument: str) -> Constraint:
+    """A declared constraint in the narrower band that an argument needs, if it has none already.
+
+    Args:
+        constraint: as it was declared.
+        base: a distribution class, or what makes one.
+        argument: the argument that it is for.
+    """
+    band = getattr(_narrow_constraint(base, argument), "guard", None)
+    if isinstance(band, Mapping) and isinstance(constraint, Guarded) and constraint.guard is True:
+        return constraint.with_band(band)
+    return constraint
+
+
+def _narrow_constraint(base: Any, argument: str) -> Constraint | None:
+    kinds = getattr(base, "__mro__", ())
+    return next((BANDS[kind, argument] for kind in kinds if (kind, argument) in BANDS), None)
+
+
+def _draw_small(shape: torch.Size) -> Tensor:
+    return 0.1 * torch.randn(shape)
+
+
+STARTS: Mapping[str, Callable[[torch.Size], Tensor]] = {"cov_factor": _draw_small}
+"""Where parameters start that nobody gave a value, if not at their constraint's default.
+
+A factor of zeros has no gradient: every direction out of it looks alike.
+"""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import constraints
 
 from declarative_dist.constraints.band import promote
 from declarative_dist.constraints.scalar import Bound, Scalar, as_tensor_like, expand_bound
@@ -41,10 +40,6 @@ class Interval(Scalar):
             name, got = type(self).__name__, self.extra_repr()
             raise ConstraintError(name, expected, got, code="bad-bounds")
 
-    @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
-        return constraints.interval(self.low, self.high)
-
     def link(self, raw: Tensor) -> Tensor:
         value: Tensor = promote(raw).sigmoid() * (self.high - self.low) + self.low
         return value.to(raw.dtype)
@@ -57,9 +52,6 @@ class Interval(Scalar):
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         width = as_tensor_like(self.high - self.low, raw)
         return width.log() + F.logsigmoid(raw) + F.logsigmoid(-raw)
-
-    def default(self, shape: torch.Size) -> Tensor:
-        return expand_bound(self.low, shape) / 2 + expand_bound(self.high, shape) / 2
 
 
 class UnitInterval(Interval):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from typing_extensions import Self
 
 from declarative_dist.constraints.band import Banded, clamp_result, limits_between
@@ -126,15 +127,33 @@ class Scalar(Banded):
             fits = fits & (high - low <= torch.finfo(dtype).max)
         return bool(fits.all())
 
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        if is_open(self.high):
+            return constraints.real if is_open(self.low) else constraints.greater_than(self.low)
+        if is_open(self.low):
+            return constraints.less_than(self.high)
+        return constraints.interval(self.low, self.high)
+
+    def default(self, shape: torch.Size) -> Tensor:
+        if is_open(self.high):
+            return torch.zeros(shape) if is_open(self.low) else _expand(self.low, shape) + 1
+        if is_open(self.low):
+            return _expand(self.high, shape) - 1
+        return _expand(self.low, shape) / 2 + _expand(self.high, shape) / 2
+
     def describe(self) -> str:
         low, high = (_format_bound(bound) for bound in (self.low, self.high))
+        if is_open(self.high):
+            above = {"-inf": "a finite number", "0.0": "a finite positive number"}
+            return above.get(low, f"a finite number above {low}")
         if is_open(self.low):
             return f"a finite number below {high}"
-        if is_open(self.high):
-            return f"a finite number above {low}"
         return f"a number strictly between {low} and {high}"
 
     def extra_repr(self) -> str:
+        if self.guard is not None:
+            return super().extra_repr()
         return ", ".join(f"{name}={_format_bound(getattr(self, name))}" for name in self._bounds)
 
     def signature(self) -> str:
@@ -206,7 +225,7 @@ def as_tensor_like(bound: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(bound, dtype=like.dtype, device=like.device)
 
 
-def expand_bound(bound: Bound, shape: torch.Size) -> Tensor:
+def _expand(bound: Bound, shape: torch.Size) -> Tensor:
     """The bound as a tensor of a shape, where names count as 0."""
     if isinstance(bound, Tensor):
         return bound.expand(shape)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from declarative_dist.constraints.inferred import starting_value
+from declarative_dist.constraints.inferred import STARTS
 from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
 from declarative_dist.errors import DeclarationError, ExplainedError, shorten
@@ -204,7 +204,7 @@ def infer_fields(arguments: Mapping[str, Argument], *, predicts: bool = False) -
             fields[name] = Nested().with_name(name)
         elif argument.is_learnable:
             default = argument.default if isinstance(argument.default, (int, float)) else None
-            init = starting_value(name) if default is None else default
+            init = STARTS.get(name) if default is None else default
             field = Head(shape=argument.event_names(), init=init) if predicts else Param(init)
             fields[name] = field.with_name(name)
         else:
