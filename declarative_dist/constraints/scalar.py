@@ -137,10 +137,10 @@ class Scalar(Banded):
 
     def default(self, shape: torch.Size) -> Tensor:
         if is_open(self.high):
-            return torch.zeros(shape) if is_open(self.low) else _expand(self.low, shape) + 1
+            return torch.zeros(shape) if is_open(self.low) else expand_bound(self.low, shape) + 1
         if is_open(self.low):
-            return _expand(self.high, shape) - 1
-        return _expand(self.low, shape) / 2 + _expand(self.high, shape) / 2
+            return expand_bound(self.high, shape) - 1
+        return expand_bound(self.low, shape) / 2 + expand_bound(self.high, shape) / 2
 
     def describe(self) -> str:
         low, high = (_format_bound(bound) for bound in (self.low, self.high))
@@ -225,7 +225,7 @@ def as_tensor_like(bound: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(bound, dtype=like.dtype, device=like.device)
 
 
-def _expand(bound: Bound, shape: torch.Size) -> Tensor:
+def expand_bound(bound: Bound, shape: torch.Size) -> Tensor:
     """The bound as a tensor of a shape, where names count as 0."""
     if isinstance(bound, Tensor):
         return bound.expand(shape)

@@ -120,33 +120,31 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
     """The constructor arguments of a distribution or transform class, in order.
 
     Example:
-        >>> from declarative_dist.plain.arguments import alternatives
-        >>> from declarative_dist.plain.arguments import arguments_of
         >>> import torch.distributions as dd
+        >>> from declarative_dist.plain.arguments import arguments_of
         >>> list(arguments_of(dd.StudentT))
         ['df', 'loc', 'scale']
     """
-    stated = _stated_constraints(base)
-    is_torch_family = any(
-        ancestor.__module__.startswith("torch.distributions")
-        for ancestor in base.__mro__
-        if ancestor not in (Distribution, dd.ExponentialFamily)
-    )
+    stated = inspect.getattr_static(base, "arg_constraints", None)
+    known = {**(stated if isinstance(stated, Mapping) else {}), **_known_of(_UNSTATED, base)}
     parts = _known_of(_PARTS, base)
-    parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-    return {
-        parameter.name: Argument(
-            parameter.name,
-            required=parameter.default is parameter.empty,
-            default=None if parameter.default is parameter.empty else parameter.default,
-            torch_constraint=stated.get(parameter.name),
+    kinds = (k for k in base.__mro__ if k not in (Distribution, dd.ExponentialFamily))
+    is_torch_family = any(k.__module__.startswith("torch.distributions") for k in kinds)
+    arguments = {}
+    for name, parameter in list(inspect.signature(base.__init__).parameters.items())[1:]:
+        is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_open or name == "validate_args":
+            continue
+        required, constraint = parameter.default is parameter.empty, known.get(name)
+        arguments[name] = Argument(
+            name,
+            required=required,
+            default=None if required else parameter.default,
+            torch_constraint=None if constraints.is_dependent(constraint) else constraint,
             shares_sizes=is_torch_family,
-            part=parts.get(parameter.name),
+            part=parts.get(name),
         )
-        for parameter in parameters
-        if parameter.name != "validate_args"
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
+    return arguments
 
 
 def hides_arguments(base: type) -> bool:
@@ -162,19 +160,8 @@ def hides_arguments(base: type) -> bool:
     if code is None:
         return False
     named = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-    is_open = bool(code.co_flags & inspect.CO_VARKEYWORDS)
-    return (
-        bool(code.co_flags & inspect.CO_VARARGS)
-        or code.co_posonlyargcount > 1
-        or (is_open and set(named) <= {"validate_args"})
-    )
-
-
-def _stated_constraints(base: type) -> dict[str, constraints.Constraint]:
-    stated = inspect.getattr_static(base, "arg_constraints", None)
-    stated = dict(stated) if isinstance(stated, Mapping) else {}
-    known = {**stated, **_known_of(_UNSTATED, base)}
-    return {name: c for name, c in known.items() if not constraints.is_dependent(c)}
+    is_open = bool(code.co_flags & inspect.CO_VARKEYWORDS) and set(named) <= {"validate_args"}
+    return is_open or bool(code.co_flags & inspect.CO_VARARGS) or code.co_posonlyargcount > 1
 
 
 def _known_of(table: Mapping[type, Mapping[str, Any]], base: type) -> dict[str, Any]:
@@ -194,18 +181,11 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
         >>> alternatives(arguments_of(dd.Bernoulli))
         [('logits', 'probs')]
     """
-    groups = []
-    for group in EXCLUSIVE:
-        present = tuple(
-            name
-            for name in group
-            if name in arguments
-            and not arguments[name].required
-            and arguments[name].default is None
-        )
-        if len(present) > 1:
-            groups.append(present)
-    return groups
+    optional = {
+        n for n, known in arguments.items() if not known.required and known.default is None
+    }
+    groups = [tuple(name for name in group if name in optional) for group in EXCLUSIVE]
+    return [group for group in groups if len(group) > 1]
 
 
 def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
