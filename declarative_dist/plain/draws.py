@@ -4,6 +4,9 @@ The density of a transformed draw needs the point that was transformed. Invertin
 as far as the draw was not rounded onto the edge of the support, where it is lost. What a gradient
 takes for fixed differs: nothing for a reparametrised draw; the parameters of the density for
 "sticking the landing"; the draw for the score function.
+
+Whatever scores takes a distribution and a sample shape, and gives draws of shape
+`(*sample, *batch, *event)` with log densities of shape `(*sample, *batch)`.
 """
 
 from __future__ import annotations
@@ -50,13 +53,6 @@ def is_reparametrised(distribution: Any) -> bool:
 def rsample_and_score(distribution: Distribution, sample_shape: torch.Size) -> Scored:
     """Reparametrised draws of a plain distribution and their log densities.
 
-    Args:
-        distribution: a plain distribution with `rsample`.
-        sample_shape: the shape in front.
-
-    Returns:
-        Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
-
     Example:
         >>> import torch, torch.distributions as dd
         >>> from declarative_dist.plain.draws import rsample_and_score
@@ -74,13 +70,6 @@ def rsample_and_score_detached(distribution: Distribution, sample_shape: torch.S
     The gradient of the densities goes through the draws alone (Roeder, Wu and Duvenaud, 2017,
     https://arxiv.org/abs/1703.09194). Both come from one distribution, so that a network that
     made it has run once.
-
-    Args:
-        distribution: a plain distribution with `rsample`.
-        sample_shape: the shape in front.
-
-    Returns:
-        Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
     """
     return _score(distribution, sample_shape, _rsample_detached, _is_learned)
 
@@ -88,12 +77,7 @@ def rsample_and_score_detached(distribution: Distribution, sample_shape: torch.S
 def sample_and_score(distribution: Any, sample_shape: torch.Size) -> tuple[Any, Tensor]:
     """Draws without gradients, and their log densities with gradients to the parameters.
 
-    Args:
-        distribution: anything with `sample` and `log_prob`.
-        sample_shape: the shape in front.
-
-    Returns:
-        Draws of shape `(*sample, *batch, *event)` and log densities of shape `(*sample, *batch)`.
+    Anything with `sample` and `log_prob` will do.
     """
     if isinstance(distribution, Distribution):
         return _score(distribution, sample_shape, _sample, _is_learned)
@@ -121,9 +105,7 @@ def center_leave_one_out(values: Tensor) -> Tensor:
         tensor([-3.0000, -1.5000,  4.5000])
     """
     count = len(values)
-    if count == 1:
-        return values
-    return (values - values.mean(0)) * (count / (count - 1))
+    return values if count == 1 else (values - values.mean(0)) * (count / (count - 1))
 
 
 def _score(
@@ -147,13 +129,19 @@ def _score(
     if not _is_plain(distribution, TransformedDistribution):
         return rule(distribution, shape)
     base, transforms = distribution.base_dist, distribution.transforms
-    inverted = [index for index, part in enumerate(transforms, 1) if is_inverted(part)]
-    count = inverted[-1] if inverted else 0
+    count = max((i for i, part in enumerate(transforms, 1) if is_inverted(part)), default=0)
     if count == len(transforms) > 0:
         return rule(distribution, shape)
     if count:
         base = TransformedDistribution(base, transforms[:count], validate_args=False)
-    return _push(_score(base, shape, rule, is_inverted), base, transforms[count:])
+    value, log_prob = _score(base, shape, rule, is_inverted)
+    event_dim = len(base.event_shape)
+    for transform in transforms[count:]:
+        before, value = value, transform(value)
+        rest = event_dim - transform.domain.event_dim  # torch gives the base enough events
+        log_prob = log_prob - _sum_rightmost(transform.log_abs_det_jacobian(before, value), rest)
+        event_dim = transform.codomain.event_dim + rest
+    return value, log_prob
 
 
 def _rsample(distribution: Distribution, sample_shape: torch.Size) -> Scored:
@@ -189,19 +177,6 @@ def _is_plain(distribution: Any, kind: type[Distribution]) -> bool:
     """Whether a distribution draws and scores as torch's class of this kind does."""
     own = type(distribution)
     return own.rsample is kind.rsample and own.log_prob is kind.log_prob
-
-
-def _push(scored: Scored, base: Distribution, transforms: list[Any]) -> Scored:
-    """Draws of a distribution and their densities, through transforms."""
-    value, log_prob = scored
-    event_dim = len(base.event_shape)
-    for transform in transforms:
-        before, value = value, transform(value)
-        rest = event_dim - transform.domain.event_dim  # torch gives the base enough events
-        volume = transform.log_abs_det_jacobian(before, value)
-        log_prob = log_prob - _sum_rightmost(volume, rest)
-        event_dim = transform.codomain.event_dim + rest
-    return value, log_prob
 
 
 def _sum_rightmost(value: Tensor, count: int) -> Tensor:
