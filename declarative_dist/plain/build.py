@@ -47,9 +47,7 @@ def builder_of(base: type[D]) -> Callable[..., D]:
     return partial(_without_switch, base)
 
 
-def _build_by(
-    base: type[D], fill: Callable[..., None], *, validate_args: bool, **arguments: Any
-) -> D:
+def _build_by(base: Any, fill: Any, *, validate_args: bool, **arguments: Any) -> Any:
     distribution = object.__new__(base)
     fill(distribution, **arguments)
     return distribution
@@ -134,22 +132,12 @@ def _mixture(new: Any, mixture_distribution: Any, component_distribution: Distri
     # Torch broadcasts weights and components only where it scores, not where it draws.
     weights, components = mixture_distribution.batch_shape, component_distribution.batch_shape
     if components and weights != components[:-1]:
-        batch_shape = _broadcast(weights, components[:-1])
-        if batch_shape is not None:
-            mixture_distribution = mixture_distribution.expand(batch_shape)
-            component_distribution = component_distribution.expand((*batch_shape, components[-1]))
+        batch_shape = torch.broadcast_shapes(weights, components[:-1])
+        mixture_distribution = mixture_distribution.expand(batch_shape)
+        component_distribution = component_distribution.expand((*batch_shape, components[-1]))
     dd.MixtureSameFamily.__init__(
         new, mixture_distribution, component_distribution, validate_args=False
     )
-
-
-def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
-    """The shape that both broadcast to; None if there is none, as torch will say."""
-    try:
-        shape: torch.Size = torch.broadcast_shapes(one, other)
-    except RuntimeError:
-        return None
-    return shape
 
 
 def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
@@ -158,12 +146,10 @@ def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
     batch_shape = torch.broadcast_shapes(matrix.shape[:-2], df.shape)
     new.df = df.expand(batch_shape)
     setattr(new, name, matrix.expand(*batch_shape, -1, -1))
-    if name == "scale_tril":
-        new._unbroadcasted_scale_tril = matrix
-    else:
-        factor = dd.MultivariateNormal(
-            matrix.new_zeros(matrix.shape[-1]), **parameter, validate_args=False
-        )
+    new._unbroadcasted_scale_tril = matrix
+    if name != "scale_tril":
+        zeros = matrix.new_zeros(matrix.shape[-1])
+        factor = dd.MultivariateNormal(zeros, **parameter, validate_args=False)
         new._unbroadcasted_scale_tril = factor._unbroadcasted_scale_tril
     _finish(new, batch_shape, matrix.shape[-2:])
     new._batch_dims = [-(x + 1) for x in range(len(batch_shape))]

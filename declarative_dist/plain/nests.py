@@ -48,14 +48,11 @@ def fold(
         >>> fold(plain, lambda _: 0, independent=deeper, transformed=deeper, mixture=deeper)
         1
     """
-
-    def visit(part: Any) -> R:
-        for (kind, name), wrap in zip(_INSIDE, (independent, transformed, mixture), strict=True):
-            if is_nest(part, kind):
-                return wrap(part, visit(getattr(part, name)))
-        return leaf(part)
-
-    return visit(distribution)
+    wraps = {"independent": independent, "transformed": transformed, "mixture": mixture}
+    for (kind, name), wrap in zip(_INSIDE, wraps.values(), strict=True):
+        if is_nest(distribution, kind):
+            return wrap(distribution, fold(getattr(distribution, name), leaf, **wraps))
+    return leaf(distribution)
 
 
 def innermost(distribution: Distribution) -> Distribution:

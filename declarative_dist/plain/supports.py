@@ -165,11 +165,7 @@ def find_outside(distribution: Distribution, value: Tensor) -> Tensor | None:
 
 
 def first_outside(distribution: Distribution, value: Tensor) -> str:
-    """The first value outside the support, with its index; "" if there is none, or none known.
-
-    Args:
-        distribution: a plain distribution.
-        value: of shape `(*sample, *batch, *event)`.
+    """The first value that `find_outside` finds, with its index; "" if there is none.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -212,24 +208,17 @@ def lies_within(own: Any, wanted: Any) -> bool:
         return True
     mine, theirs = entries_of(own), entries_of(wanted)
     ends, others = ends_of(mine), ends_of(theirs)
-    inner, outer = (
-        entries_of(kind.base_constraint)
-        if isinstance(kind, constraints.MixtureSameFamilyConstraint)
-        else kind
-        for kind in (mine, theirs)
-    )
+    inner, outer = (entries_of(getattr(k, "base_constraint", k)) for k in (mine, theirs))
     if others is not None:
         if ends is None and (is_whole(inner) or type(inner) in _HULLS):
             hull = _HULLS.get(type(inner), (-torch.inf, torch.inf))
             ends = as_tensor(hull[0], torch.float64), as_tensor(hull[1], torch.float64)
         return ends is None or _is_inside(ends, others)
-    if not is_whole(outer):
-        return True
-    if not is_whole(inner):
-        return ends is None
+    if not is_whole(outer) or not is_whole(inner):
+        return ends is None or not is_whole(outer)
     is_scaled = isinstance(inner, type(constraints.corr_cholesky))
-    kinds = {shape_of(inner), type(constraints.lower_cholesky) if is_scaled else None}
-    return shape_of(outer) in kinds
+    is_lower = isinstance(outer, type(constraints.lower_cholesky))
+    return shape_of(outer) is shape_of(inner) or (is_scaled and is_lower)
 
 
 def has_learned_ends(distribution: Distribution) -> bool:
@@ -254,11 +243,11 @@ def push_support(support: Any, transform: Any) -> Any:
 
 
 def _push(support: Any, transform: Any) -> Any:
-    ends, whole = (ends_of(entries_of(kind)) for kind in (support, transform.domain))
-    is_elementwise = issubclass(type(transform), dd.AffineTransform) or (
-        transform.domain.event_dim == 0 and transform.codomain.event_dim == 0
+    ends = ends_of(entries_of(support))
+    is_elementwise = isinstance(transform, dd.AffineTransform) or (
+        transform.domain.event_dim == transform.codomain.event_dim == 0
     )
-    if ends is None or whole is None or not is_elementwise or _is_domain(support, transform):
+    if ends is None or not is_elementwise or _is_domain(support, ends, transform):
         return transform.codomain
     one, other = (_move_end(end, transform) for end in ends)
     tensors = [bound for bound in vars(support).values() if isinstance(bound, Tensor)]
@@ -268,18 +257,15 @@ def _push(support: Any, transform: Any) -> Any:
     return _between(*(end.to(tensors[0].dtype) if tensors else end.item() for end in (low, high)))
 
 
-def _is_domain(support: Any, transform: Any) -> bool:
+def _is_domain(support: Any, ends: Ends, transform: Any) -> bool:
     """Whether a set is all that a transform takes, but for rounding."""
     sets = entries_of(support), entries_of(transform.domain)
-    ends, whole = map(ends_of, sets)
-    if ends is None or whole is None:
-        return False
-    if not is_traced(*ends, *whole):
-        return are_near(ends, whole)
+    whole = ends_of(sets[1])
+    if whole is None or not is_traced(*ends, *whole):
+        return whole is None or are_near(ends, whole)
     # A tensor that nobody may look at now is learned, and no end of a domain is.
-    lows, highs = ([getattr(kind, f"{end}_bound", None) for kind in sets] for end in _ENDS)
-    is_known = not any(isinstance(bound, Tensor) for bound in (*lows, *highs))
-    return is_known and lows[0] == lows[1] and highs[0] == highs[1]
+    mine, theirs = ([getattr(s, f"{end}_bound", None) for end in _ENDS] for s in sets)
+    return not any(isinstance(bound, Tensor) for bound in (*mine, *theirs)) and mine == theirs
 
 
 def _between(low: Any, high: Any) -> Any:
