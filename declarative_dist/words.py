@@ -66,7 +66,9 @@ def format_value(value: Any, *, with_shape: bool = True) -> str:
             return text
         data = _spread(value)
     shape = f"shape {tuple(value.shape)}, " if with_shape else ""
-    return shape + _format_spread(data)
+    if len(data) == 3 and data["min"] == data["max"]:
+        return f"{shape}all {format_number(data['min'])}"
+    return shape + ", ".join(f"{name} {format_number(number)}" for name, number in data.items())
 
 
 def as_data(value: Any) -> Any:
@@ -108,8 +110,8 @@ def _spread(value: Tensor) -> dict[str, float]:
     if not flat.is_floating_point():
         low, high = flat.aminmax()
         return {"min": low.item(), "max": high.item()}
-    finite = flat[flat.isfinite()].float() if flat.dtype != torch.float64 else flat
-    finite = finite[finite.isfinite()]
+    finite = flat[flat.isfinite()]
+    finite = finite if finite.dtype is torch.float64 else finite.float()
     found: dict[str, float] = {}
     if finite.numel():
         low, high = finite.aminmax()
@@ -144,12 +146,6 @@ def absent(value: Tensor) -> str:
     except RuntimeError:  # inside of a transform of torch.func
         return ""
     return "freed" if is_freed else ""  # FSDP frees gathered parameters, whose shape stays
-
-
-def _format_spread(spread: dict[str, float]) -> str:
-    if len(spread) == 3 and spread["min"] == spread["max"]:
-        return f"all {format_number(spread['min'])}"
-    return ", ".join(f"{name} {format_number(number)}" for name, number in spread.items())
 
 
 def is_one_edit_from(name: str, other: str) -> bool:

@@ -64,8 +64,7 @@ class FromTransform(Constraint):
         return value
 
     def inverse(self, value: Tensor) -> Tensor:
-        transform = self.current()
-        raw: Tensor = transform.inv(value)
+        raw: Tensor = self.current().inv(value)
         return raw
 
     def contains(self, value: Tensor) -> Tensor:
@@ -142,10 +141,6 @@ def _comes_back(constraint: Constraint, value: Tensor) -> Tensor:
     return close.flatten(-constraint.event_dim).all(-1) if constraint.event_dim else close
 
 
-def _independent(constraint: Any) -> Constraint:
-    return as_constraint(constraint.base_constraint)
-
-
 def _interval(constraint: Any) -> Constraint:
     low, high = constraint.lower_bound, constraint.upper_bound
     if not isinstance(low, Tensor) and not isinstance(high, Tensor) and (low, high) == (0, 1):
@@ -160,7 +155,7 @@ def _greater_than(constraint: Any) -> Constraint:
 
 _FACTORIES: dict[type[constraints.Constraint], Factory] = {
     type(constraints.real): lambda _: Real(),
-    type(constraints.independent(constraints.real, 1)): _independent,
+    type(constraints.independent(constraints.real, 1)): lambda c: as_constraint(c.base_constraint),
     type(constraints.positive): _greater_than,
     type(constraints.nonnegative): _greater_than,
     type(constraints.less_than(0.0)): lambda c: LessThan(c.upper_bound),

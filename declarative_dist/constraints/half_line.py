@@ -54,7 +54,7 @@ class Real(Scalar):
         self.limits = limits
 
     def forward(self, raw: Tensor) -> Tensor:
-        return raw if self.limits is None else clamp_input(raw, *self._range(raw))
+        return raw if self.limits is None else clamp_input(raw, *self.limits_in(raw.dtype))
 
     def inverse(self, value: Tensor) -> Tensor:
         return value
@@ -86,8 +86,7 @@ class GreaterThan(Scalar):
         super().__init__(low=low)
 
     def link(self, raw: Tensor) -> Tensor:
-        value: Tensor = softplus(raw) + self.low
-        return value
+        return softplus(raw) + self.low
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(promote(value) - self.low).to(value.dtype)
@@ -113,8 +112,7 @@ class LessThan(Scalar):
         super().__init__(high=high)
 
     def link(self, raw: Tensor) -> Tensor:
-        value: Tensor = self.high - softplus(raw)
-        return value
+        return self.high - softplus(raw)
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(self.high - promote(value)).to(value.dtype)
@@ -123,44 +121,7 @@ class LessThan(Scalar):
         return F.logsigmoid(raw)
 
 
-class Guarded(GreaterThan):
-    """Numbers above a floor, in a guard band where arithmetic stays finite.
-
-    Args:
-        floor: a strict lower bound, approached smoothly.
-        guard: `True` keeps values where squares and reciprocals are finite, `False` widens this to
-            the dtype's range, a mapping from dtypes to `(low, high)` sets it.
-    """
-
-    def __init__(self, *, floor: float = 0.0, guard: Guard = True) -> None:
-        subject, expected = f"{type(self).__name__}(floor=)", "a finite number, 0 or above"
-        number = as_number(floor, subject, expected)
-        if number < 0:
-            raise ConstraintError(subject, expected, repr(floor), code="bad-bounds")
-        super().__init__(number)
-        self.floor = number
-        self.set_guard(guard)
-
-    def link(self, raw: Tensor) -> Tensor:
-        value = softplus(raw)
-        return value + self.floor if self.floor else value
-
-    def _set_band(self, band: Limits) -> None:
-        self.limits = {d: (self._above_floor(low, d), high) for d, (low, high) in band.items()}
-
-    def _above_floor(self, low: float, dtype: torch.dtype) -> float:
-        return max(low, above(self.floor, dtype)) if self.floor else low
-
-    def advice(self, value: Tensor) -> str:
-        is_above = ((value > self.floor) & value.isfinite()).all()
-        return super().advice(value) if is_above else f"Give a number above {self.floor:g}."
-
-    def extra_repr(self) -> str:
-        floor = f"floor={self.floor:g}" if self.floor else ""
-        return ", ".join(filter(None, (floor, super().extra_repr())))
-
-
-class Positive(Guarded):
+class Positive(GreaterThan):
     """Positive numbers through softplus: `floor + log(1 + exp(raw))`.
 
     Close to linear for large values, so that steps of an optimizer do not explode. Every finite
@@ -181,8 +142,32 @@ class Positive(Guarded):
         tensor(2.)
     """
 
+    def __init__(self, *, floor: float = 0.0, guard: Guard = True) -> None:
+        subject, expected = f"{type(self).__name__}(floor=)", "a finite number, 0 or above"
+        number = as_number(floor, subject, expected)
+        if number < 0:
+            raise ConstraintError(subject, expected, repr(floor), code="bad-bounds")
+        super().__init__(number)
+        self.floor = number
+        self.set_guard(guard)
 
-class Exp(Guarded):
+    def link(self, raw: Tensor) -> Tensor:
+        value = softplus(raw)
+        return value + self.floor if self.floor else value
+
+    def _set_band(self, band: Limits) -> None:
+        self.limits = {d: (max(low, above(self.floor, d)), top) for d, (low, top) in band.items()}
+
+    def advice(self, value: Tensor) -> str:
+        is_above = ((value > self.floor) & value.isfinite()).all()
+        return super().advice(value) if is_above else f"Give a number above {self.floor:g}."
+
+    def extra_repr(self) -> str:
+        floor = f"floor={self.floor:g}" if self.floor else ""
+        return ", ".join(filter(None, (floor, super().extra_repr())))
+
+
+class Exp(Positive):
     """Positive numbers learned through their logarithm: `floor + exp(raw)`.
 
     A step of an optimizer multiplies the value. Every finite raw number gives a finite value
@@ -209,7 +194,7 @@ class Exp(Guarded):
         limits = {}
         for dtype, (low, high) in self.raw_limits.items():
             rounding = 8 * torch.finfo(dtype).eps  # a few units more than what exp gives
-            lowest = self._above_floor(math.exp(low) * (1 - rounding), dtype)
+            lowest = max(math.exp(low) * (1 - rounding), above(self.floor, dtype))
             limits[dtype] = lowest, (math.exp(high) + self.floor) * (1 + rounding)
         self.limits = limits
 

@@ -19,7 +19,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.band import GUARD, Limits
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import GreaterThan, Guarded, LessThan, Positive, Real
+from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positive, Real
 from declarative_dist.constraints.matrix import LowerCholesky
 from declarative_dist.plain.arguments import MATRIX, Argument
 
@@ -47,7 +47,7 @@ class DegreesOfFreedom(GreaterThan):
     dims_behind = 2
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
-        matrix = values[self.low]
+        matrix = values[self.names[0]]
         return self.with_bounds({"low": float(matrix.shape[-1] - 1)})
 
 
@@ -58,8 +58,7 @@ class _FarAbove(GreaterThan):
         return super().link(raw.clamp_max(GUARD[raw.dtype][1]))
 
     def contains(self, value: Tensor) -> Tensor:
-        inside: Tensor = super().contains(value) & (value - self.low <= GUARD[value.dtype][1])
-        return inside
+        return super().contains(value) & (value - self.low <= GUARD[value.dtype][1])
 
 
 class NoiseFloor(_FarAbove):
@@ -74,7 +73,7 @@ class NoiseFloor(_FarAbove):
     dims_behind = 1
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
-        factor = values[self.low]
+        factor = values[self.names[0]]
         share = factor.shape[-2] * torch.finfo(factor.dtype).eps
         return self.with_bounds({"low": factor.square().sum(-1) * share + GUARD[factor.dtype][0]})
 
@@ -90,7 +89,7 @@ class WiderThan(_FarAbove):
     """
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
-        low = values[self.low]
+        low = values[self.names[0]]
         return self.with_bounds({"low": low + GUARD[low.dtype][0]})
 
     def without_guard(self) -> GreaterThan:
@@ -165,7 +164,7 @@ def narrow(constraint: Constraint, base: Any, argument: str) -> Constraint:
         argument: the argument that it is for.
     """
     band = getattr(_narrow_constraint(base, argument), "guard", None)
-    if isinstance(band, Mapping) and isinstance(constraint, Guarded) and constraint.guard is True:
+    if isinstance(band, Mapping) and isinstance(constraint, Positive) and constraint.guard is True:
         return constraint.with_band(band)
     return constraint
 

@@ -41,13 +41,11 @@ class Interval(Scalar):
             raise ConstraintError(name, expected, got, code="bad-bounds")
 
     def link(self, raw: Tensor) -> Tensor:
-        value: Tensor = promote(raw).sigmoid() * (self.high - self.low) + self.low
-        return value.to(raw.dtype)
+        return (promote(raw).sigmoid() * (self.high - self.low) + self.low).to(raw.dtype)
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = promote(value)
-        result: Tensor = ((wide - self.low).log() - (self.high - wide).log()).to(value.dtype)
-        return result
+        return ((wide - self.low).log() - (self.high - wide).log()).to(value.dtype)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         width = as_tensor_like(self.high - self.low, raw)
@@ -98,26 +96,23 @@ class LogInterval(Interval):
     def link(self, raw: Tensor) -> Tensor:
         middle = _apply("sqrt", self.low) * _apply("sqrt", self.high)
         exponent = (promote(raw) / 2).tanh() * (self._log_width() / 2)
-        value: Tensor = exponent.exp() * middle
-        return value.to(raw.dtype)
+        return (exponent.exp() * middle).to(raw.dtype)
 
     def _has_room(self, dtype: torch.dtype) -> bool:
         return super()._has_room(dtype) and _are_ordered(0.0, self.low)
 
-    def _log_width(self) -> Any:
+    def _log_width(self) -> float | Tensor:
         return _apply("log", self.high) - _apply("log", self.low)
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = promote(value)
         above = _log_of_quotient(wide, self.low)
         below = _log_of_quotient(self.high, wide)
-        raw: Tensor = above.log() - below.log()
-        return raw.to(value.dtype)
+        return (above.log() - below.log()).to(value.dtype)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         width = as_tensor_like(self._log_width(), raw)
-        log_det: Tensor = value.log() + width.log() + F.logsigmoid(raw) + F.logsigmoid(-raw)
-        return log_det
+        return value.log() + width.log() + F.logsigmoid(raw) + F.logsigmoid(-raw)
 
     def default(self, shape: torch.Size) -> Tensor:
         return expand_bound(self.low, shape).sqrt() * expand_bound(self.high, shape).sqrt()
@@ -140,7 +135,8 @@ def _log_of_quotient(over: Any, under: Any) -> Tensor:
     return torch.where(excess < 1, excess.log1p(), far)
 
 
-def _apply(function: str, bound: Any) -> Any:
+def _apply(function: str, bound: float | Tensor) -> float | Tensor:
     """A function of a bound, of the same name for tensors and for numbers."""
-    is_tensor = isinstance(bound, Tensor)
-    return getattr(torch, function)(bound) if is_tensor else getattr(math, function)(bound)
+    module = torch if isinstance(bound, Tensor) else math
+    result: float | Tensor = getattr(module, function)(bound)
+    return result

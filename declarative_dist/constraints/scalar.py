@@ -33,8 +33,8 @@ class Scalar(Banded):
         bounds: the ends that are finite, under the names `low` and `high`.
     """
 
-    low: Any  # a Bound; a number or tensor wherever there is arithmetic
-    high: Any
+    low: float | Tensor  # or a name, where there is no arithmetic yet
+    high: float | Tensor
 
     def __init__(self, **bounds: Bound) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Scalar(Banded):
         low, high = self._range(raw)
         return clamp_result(self.link(raw), low, high)
 
-    def _range(self, like: Tensor) -> tuple[Any, Any]:
+    def _range(self, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
         """The smallest and the largest value allowed, in the dtype of a tensor."""
         if self.limits is not None:
             return self.limits.get(like.dtype) or self.limits_in(like.dtype)
@@ -92,8 +92,7 @@ class Scalar(Banded):
     def is_at_end(self, raw: Tensor) -> Tensor:
         value = self.forward(raw)
         low, high = self._range(value)
-        at_end: Tensor = (value <= low) | (value >= high)
-        return at_end
+        return (value <= low) | (value >= high)
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
         if not self.names:

@@ -50,6 +50,9 @@ def restoring(*modules: nn.Module, recurse: bool = True, always: bool = False) -
 _CONTAINERS = (dict, set)
 """What modules keep their parts, tensors and hooks in."""
 
+_TRAITS = ("shape", "dtype", "device")
+"""What is no longer the same where a tensor got other numbers than a copy can bring back."""
+
 
 class _Holding:
     """What one module holds: its attributes, and the entries of those that are containers."""
@@ -78,7 +81,7 @@ def _restore(holdings: list[_Holding], values: list[tuple[Tensor, Tensor, bool]]
     for holding in holdings:
         holding.restore()
     for tensor, value, requires_grad in values:
-        if _has_moved(tensor, value):
+        if any(getattr(tensor, trait) != getattr(value, trait) for trait in _TRAITS):
             tensor.data = value
         elif not tensor.is_meta and not torch.equal(tensor, value):
             # Untouched tensors stay untouched: graphs that saved them can still go backward.
@@ -86,8 +89,3 @@ def _restore(holdings: list[_Holding], values: list[tuple[Tensor, Tensor, bool]]
                 tensor.copy_(value)
         if tensor.requires_grad != requires_grad:
             tensor.requires_grad_(requires_grad)
-
-
-def _has_moved(tensor: Tensor, value: Tensor) -> bool:
-    places: list[Any] = [(t.shape, t.dtype, t.device) for t in (tensor, value)]
-    return bool(places[0] != places[1])
