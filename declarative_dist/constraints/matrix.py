@@ -179,17 +179,16 @@ class PositiveDefinite(Packed):
         return torch.cat([diagonal, _pack_strictly_lower(factor)], -1).to(value.dtype)
 
     def contains(self, value: Tensor) -> Tensor:
-        finite: Tensor = value.isfinite().flatten(-2).all(-1)
-        wide = torch.where(
-            finite[..., None, None], promote(value), torch.eye(value.shape[-1]).to(value)
-        )
-        slack = 8 * torch.finfo(value.dtype).eps * wide.abs().amax((-2, -1), keepdim=True)
+        finite = value.isfinite().flatten(-2).all(-1)
+        identity = torch.eye(value.shape[-1]).to(value)
+        wide = torch.where(finite[..., None, None], promote(value), identity)
+        largest = wide.abs().amax((-2, -1), keepdim=True)
+        slack = 8 * torch.finfo(value.dtype).eps * largest
         symmetric = ((wide - wide.mT).abs() <= slack).flatten(-2).all(-1)
         factor, failed = torch.linalg.cholesky_ex(wide)
         smallest = self._factor_limits(value.shape[-1], value.dtype)[0] * 0.99
-        large_enough: Tensor = (factor.diagonal(dim1=-2, dim2=-1) >= smallest).all(-1)
-        highest = self.limits_in(value.dtype)[1]
-        small_enough: Tensor = (wide.abs() <= highest).flatten(-2).all(-1)
+        large_enough = (factor.diagonal(dim1=-2, dim2=-1) >= smallest).all(-1)
+        small_enough = (largest <= self.limits_in(value.dtype)[1])[..., 0, 0]
         inside: Tensor = finite & symmetric & (failed == 0) & large_enough & small_enough
         return inside
 

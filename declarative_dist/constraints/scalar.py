@@ -33,6 +33,7 @@ class Scalar(Banded):
         bounds: the ends that are finite, under the names `low` and `high`.
     """
 
+    event_dim = 0
     low: float | Tensor  # or a name, where there is no arithmetic yet
     high: float | Tensor
 
@@ -58,13 +59,14 @@ class Scalar(Banded):
         raise NotImplementedError
 
     def forward(self, raw: Tensor) -> Tensor:
-        low, high = self._range(raw)
+        band = self.limits and self.limits.get(raw.dtype)
+        low, high = band or self._range(raw)
         return clamp_result(self.link(raw), low, high)
 
     def _range(self, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
         """The smallest and the largest value allowed, in the dtype of a tensor."""
         if self.limits is not None:
-            return self.limits.get(like.dtype) or self.limits_in(like.dtype)
+            return self.limits_in(like.dtype)
         if self.names:
             raise ConstraintError(
                 type(self).__name__,
@@ -82,7 +84,7 @@ class Scalar(Banded):
 
     def contains(self, value: Tensor) -> Tensor:
         if self.limits is not None:
-            lowest, highest = self.limits_in(value.dtype)
+            lowest, highest = self.limits.get(value.dtype) or self.limits_in(value.dtype)
             return (value >= lowest) & (value <= highest)
         inside = value.isfinite()
         if not is_open(self.low):
