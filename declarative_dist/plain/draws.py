@@ -129,7 +129,8 @@ def _score(
     if not _is_plain(distribution, TransformedDistribution):
         return rule(distribution, shape)
     base, transforms = distribution.base_dist, distribution.transforms
-    count = max((i for i, part in enumerate(transforms, 1) if is_inverted(part)), default=0)
+    inverted = [index for index, part in enumerate(transforms, 1) if is_inverted(part)]
+    count = inverted[-1] if inverted else 0
     if count == len(transforms) > 0:
         return rule(distribution, shape)
     if count:
