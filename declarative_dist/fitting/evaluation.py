@@ -129,8 +129,9 @@ class LossesClosure(Closure):
                 self._has_moving_ends = has_learned_ends(module())
         if not self._has_moving_ends:
             return None
-        plain, copies = module(), vars(module)["_copies"]
-        inside = plain.support.check(self.batch[0])
+        plain: Any = module()
+        copies: torch.Size = vars(module)["_copies"]
+        inside: Tensor = plain.support.check(self.batch[0])
         inside = inside.flatten(0, inside.ndim - len(plain.batch_shape) - 1)
         weights = call_with(lambda *_, weights=None, **__: weights, self.batch)
         if weights is not None:

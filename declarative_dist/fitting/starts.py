@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError
+from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.walk import walk
@@ -34,12 +35,20 @@ ROUNDS = 10
 """How often k-means moves its centres."""
 
 
-class Place(NamedTuple):
-    """The parameter that an argument is, and how its shape lies in that of the argument."""
+class Source(NamedTuple):
+    """A parameter or a head, with its value now; of a head also the part of the bias behind it."""
 
     name: str
     part: Any
     field: Any
+    value: Tensor
+    bias: Tensor | None = None
+
+
+class Place(NamedTuple):
+    """The source that an argument is, and how its shape lies in that of the argument."""
+
+    source: Source
     aligned: torch.Size
 
 
@@ -79,9 +88,14 @@ def _candidates(
         values = suggest_values(module, batch, seed)
         if not values:
             break
+        heads = {s.name: s for s in _heads_of(module)} if isinstance(module, Conditional) else {}
         try:
-            with restoring(module):
-                module.assign(**values)
+            with restoring(module), torch.no_grad():
+                module.assign(**{name: v for name, v in values.items() if name not in heads})
+                for name in values.keys() & heads.keys():
+                    constraint = _constraint_of(heads[name])
+                    bias: Any = heads[name].bias
+                    bias.copy_(constraint.inverse(values[name]))
         except ConstraintError:
             break  # they do not go together: what is there stays
         yield rows.read()
@@ -95,11 +109,38 @@ def _has_several(module: Any) -> bool:
     """Whether data suggest several starts: to a mixture, and near the ends of a support."""
     if isinstance(module, Joint):
         return any(map(_has_several, module.children()))
-    if not isinstance(module, Variational):
-        return False
     with torch.no_grad():
-        has_ends = isinstance(innermost(module()), WITH_ENDS)
-    return has_ends or any(key[0] == "shares" for key in _arguments_of(module()))
+        plain = _plain_of(module)
+        if plain is None:
+            return False
+        has_ends = isinstance(innermost(plain), WITH_ENDS)
+        return has_ends or any(key[0] == "shares" for key in _arguments_of(plain))
+
+
+def _plain_of(module: Any) -> Any:
+    """The plain distribution now; of a `Conditional` for features of zeros; None of others."""
+    if isinstance(module, Variational):
+        return module()
+    layer = getattr(module, "projection", None)
+    if isinstance(module, Conditional) and module.network is None and layer is not None:
+        is_class = isinstance(type(module).__declaration__.base, type)
+        return module(layer.weight.new_zeros(layer.in_features)) if is_class else None
+    return None
+
+
+def _heads_of(module: Any) -> list[Source]:
+    """The heads of a `Conditional` that one layer serves, with what its bias predicts."""
+    splits = vars(module)["_splits"]
+    pieces = module.projection.bias.detach().split([split.size for split in splits])
+    known = {
+        split.raw_name: piece.view(split.shape)
+        for split, piece in zip(splits, pieces, strict=True)
+    }
+    return [
+        Source(head.name, module, head, head.value(module, known), known[head.raw_name])
+        for head in type(module).__declaration__.heads
+        if module.projection.bias.requires_grad and not head.constraint.names
+    ]
 
 
 def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[str, Tensor]:
@@ -134,17 +175,17 @@ def _suggest_from(module: Any, seed: int, *data: Any, **given: Any) -> dict[str,
                 module._modules.get(name), seed, site_data, **given
             ).items()
         }
-    if not isinstance(module, Variational) or len(data) != 1:
+    if len(data) != 1 + isinstance(module, Conditional) or given.keys() - {"weights"}:
         return {}
     with torch.no_grad():
-        places = _find_places(module)
+        plain = _plain_of(module)
+        places = {} if plain is None else _find_places(module)
         if not places:
             return {}
-        plain = module()
-        sample = _sample_of(plain, data[0], given.get("weights"), seed)
+        sample = _sample_of(plain, data[-1], given.get("weights"), seed)
         found = {} if sample is None else _suggest_nest(plain, sample, seed)
         return {
-            place.name: value
+            place.source.name: value
             for key, place in places.items()
             if key in found and (value := _fit_into(place, found[key])) is not None
         }
@@ -177,25 +218,28 @@ def _find_places(module: Any) -> dict[tuple[str, str], Place]:
         for parameter in module.parameters():
             if parameter.is_floating_point():
                 parameter += (0.01 + 0.01 * parameter.abs()) * torch.rand_like(parameter)
-        values = [
-            (f"{path}.{field.name}" if path else field.name, part, field)
+        sources = [
+            Source(f"{path}.{field.name}" if path else field.name, part, field, value)
             for path, part in walk(module, priors=False)
             for field in part.__declaration__.order
             if field.is_learned and all(p.requires_grad for p in field.parameters_of(part))
+            for value in [current_value(part, field.name)]
         ]
-        numbers = [current_value(part, field.name) for _, part, field in values]
+        sources += _heads_of(module) if isinstance(module, Conditional) else []
         places: dict[tuple[str, str], Place] = {}
-        for key, argument in _arguments_of(module()).items():
-            for (name, part, field), number in zip(values, numbers, strict=True):
-                aligned = _align(key, argument, number, len(vars(part)["_copies"]))
-                if aligned is not None and all(name != place.name for place in places.values()):
-                    places[key] = Place(name, part, field, aligned)
+        for key, argument in _arguments_of(_plain_of(module)).items():
+            for source in sources:
+                aligned = _align(key, argument, source)
+                if aligned is not None:
+                    places[key] = Place(source, aligned)
+                    sources.remove(source)
                     break
-    return places
+        return places
 
 
-def _align(key: tuple[str, str], argument: Tensor, value: Tensor, copies: int) -> Any:
+def _align(key: tuple[str, str], argument: Tensor, source: Source) -> Any:
     """The shape of a value in front of an argument that it is; None if it is another."""
+    value, copies = source.value, len(vars(source.part)["_copies"])
     missing = argument.ndim - value.ndim
     if missing < 0 or not value.is_floating_point():
         return None
@@ -309,7 +353,7 @@ def _cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor
 
 def _fit_into(place: Place, value: Tensor) -> Tensor | None:
     """A suggestion in the shape of its parameter; where it may not be, the value that is there."""
-    now = current_value(place.part, place.field.name)
+    source, now = place.source, _value_of(place.source)
     try:
         value = value.expand(torch.broadcast_shapes(value.shape, place.aligned))
     except RuntimeError:
@@ -320,10 +364,19 @@ def _fit_into(place: Place, value: Tensor) -> Tensor | None:
         if own == 1 and whole != 1:
             value = value.mean(dim, keepdim=True)
     value = value.reshape(now.shape).to(now)
-    constraint = place.field.resolved_constraint(
-        place.part, needed_values(place.part, place.field.name)
-    )
-    if place.field.constraint.names:
+    if source.field.constraint.names:
         return value
+    constraint = _constraint_of(source)
     inside = constraint.contains(value)
     return torch.where(_over_event(inside, value.ndim - inside.ndim), value, now)
+
+
+def _constraint_of(source: Source) -> Any:
+    known = needed_values(source.part, source.field.name)
+    return source.field.resolved_constraint(source.part, known)
+
+
+def _value_of(source: Source) -> Any:
+    if source.bias is None:
+        return current_value(source.part, source.field.name)
+    return next(head.value for head in _heads_of(source.part) if head.name == source.name)

@@ -68,14 +68,22 @@ def _flat_fields(way: NewtonWay) -> Iterator[str]:
     pieces = way.optimizer.split(way.flat_directions())
     if not len(pieces[0][1]):
         return
-    moves = [
-        piece - piece.mean(-1, keepdim=True) if piece.ndim > 1 and piece.shape[-1] > 1 else piece
-        for _, piece in pieces
+    # A vector has its logits along its last dimension, the weights that predict one the first.
+    lengths = [
+        torch.cat([_without_shift(piece, dim) for _, piece in pieces], 1).norm(dim=1)
+        for dim in (-1, 1)
     ]
-    counts = torch.cat([move.reshape(len(move), -1) for move in moves], 1).norm(dim=1) > 1e-3
+    counts = torch.minimum(*lengths) > 1e-3
     for parameter, piece in pieces:
         if (piece[counts].abs() > 0.1).any():
             yield _name(way.objective, parameter)
+
+
+def _without_shift(piece: Tensor, dim: int) -> Tensor:
+    """Directions `(directions, *own)` less what all numbers along a dimension have in common."""
+    if piece.ndim > 1 and piece.shape[dim] > 1:
+        piece = piece - piece.mean(dim, keepdim=True)
+    return piece.reshape(len(piece), -1)
 
 
 def _held_fields(objective: nn.Module) -> Iterator[str]:

@@ -21,6 +21,7 @@ from declarative_dist.fitting.evaluation import (
     Closure,
     LossesClosure,
     SearchClosure,
+    backward_of,
     begin,
     gradient_of,
 )
@@ -36,7 +37,7 @@ from declarative_dist.randomness import draws_random_numbers
 NEWTON = 100
 """Up to how many numbers of a problem second derivatives are computed."""
 
-BUDGETS = {"Newton": 500, "L-BFGS": 1000, "noisy": 30_000}
+BUDGETS = {"Newton": 300, "L-BFGS": 1000, "noisy": 30_000}
 """How many steps a fit without `steps` may take at most."""
 
 SMALL = 1e-5
@@ -73,7 +74,7 @@ class Way:
         if self.is_told:
             return
         trainable = [p for p in self.objective.parameters() if p.requires_grad]
-        closure = LossesClosure(self.objective, None, self.optimizer)
+        closure = LossesClosure(self.objective, backward_of(self.objective), self.optimizer)
         closure.batch = batch
         has_starts = callable(getattr(self.objective, "losses", None))
         module = self.objective.module if has_starts else None

@@ -166,7 +166,7 @@ class Newton(Optimizer):
                     1e-6, 64 * self._eps
                 ) * scale
         rows.write(point)
-        found = directions[is_flat]
+        found: Tensor = directions[is_flat]
         return found / found.norm(dim=1, keepdim=True).clamp_min(1e-300)
 
     def split(self, matrix: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
@@ -229,11 +229,17 @@ class Newton(Optimizer):
         return model.losses.sum()
 
     def _is_small(self, model: Model, tolerance: float) -> Tensor:
-        """Whether gradients are below a tolerance, or below what the steps of a number change."""
+        """Whether gradients are below a tolerance, or below what the steps of a number change.
+
+        The latter only where no more than a trace of the loss is left to gain: far from a minimum
+        second derivatives may be large and wrong.
+        """
         position = self._rows.read().abs().double()
         grain = 4 * self._eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
-        least = tolerance * (1 + model.losses.abs())
-        return (model.gradient.abs() <= torch.maximum(grain, least[:, None])).all(1)
+        scale = (1 + model.losses.abs())[:, None]
+        is_near = model.decrement[:, None] <= 0.1 * self._eps**0.5 * scale
+        least = torch.where(is_near, torch.maximum(grain, tolerance * scale), tolerance * scale)
+        return (model.gradient.abs() <= least).all(1)
 
     def _model(self, closure: Closure, point: Tensor) -> Model:
         rows = self._rows

@@ -10,7 +10,7 @@ from torch import Tensor
 Closure = Callable[[], Tensor]
 """Gives the losses at the current numbers, one for each problem, of shape `(*copies,)`."""
 
-REFUSALS = (ValueError, ArithmeticError, torch.linalg.LinAlgError)
+REFUSALS = (ValueError, ArithmeticError, torch._C._LinAlgError)
 """What a closure may raise at numbers that it has no loss for: they count as infinitely bad."""
 
 
