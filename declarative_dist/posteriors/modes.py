@@ -128,12 +128,18 @@ def find_modes(
 def _run(search: Search, cycles: int) -> list[float]:
     losses = [_loss(search)]
     for _ in range(cycles):
-        search.keep(~search.is_hopeless.reshape(len(search.bounds), -1).all(1))
+        search.keep(_is_worth_it(search).reshape(len(search.bounds), -1).any(1))
         if search.is_over.all() or (search.rows.deviations > _WIDEST).any():
             break
         search.run(1)
         losses.append(_loss(search))
     return losses
+
+
+def _is_worth_it(search: Search) -> Tensor:
+    """Which rows are neither hopeless nor on the way to where a better one is."""
+    order, is_mode = _rank(search.rows, search.bounds)
+    return torch.zeros_like(is_mode).scatter(0, order, is_mode) & ~search.is_hopeless
 
 
 def _loss(search: Search) -> float:
