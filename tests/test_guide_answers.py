@@ -224,6 +224,15 @@ def test_which_objectives_it_fits() -> None:
     class Many(Declarative):
         x = Param(torch.zeros(500))
 
+    class Own(Declarative):
+        x = Param([1.0, 2.0], prior=dd.Normal(0.0, 1.0))
+        width = Param(1.0, Positive(), prior=dd.Gamma(2.0, 1.0))
+
+        def log_joint(self, values: dict[str, Tensor]) -> Tensor:
+            return self.log_prior(values)
+
+    own = Own()
+    assert can_fit_guide(NegativeELBO(own.log_joint, FullRankNormal(own)))
     assert can_fit_guide(NegativeELBO(plain, FullRankNormal(Line())))
     assert not can_fit_guide(NegativeELBO(Target(), FullRankNormal(Line())))
     assert not can_fit_guide(NegativeELBO(plain, FullRankNormal(Many())))

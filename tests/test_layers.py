@@ -80,7 +80,7 @@ ROWS = [
     [
         f"display.{name}"
         for name in (
-            "saturation", "rows", "reading", "table", "summary", "notebook",
+            "saturation", "rows", "reading", "posterior", "table", "summary", "notebook",
             "looks", "marginals", "series", "sources", "curves", "contours",
             "pictures", "plot",
         )

@@ -131,7 +131,7 @@ def test_a_guide_is_fitted_to_it(guide_of: Any) -> None:
     before = copy.deepcopy(posterior.module.state_dict())
     guide, other = guide_of(posterior.module), guide_of(posterior.module)
     objective = NegativeELBO(posterior, guide)
-    assert can_fit_guide(objective)
+    assert can_fit_guide(objective, (X,))
     fit_guide(objective, (X,))
     fit_guide(NegativeELBO(gaussian_by_hand, other), (X,))
     for name, value in other.state_dict().items():

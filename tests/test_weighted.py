@@ -12,7 +12,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
-from declarative_dist import ConstraintError, NonFiniteError, WeightedDraws
+from declarative_dist import ConstraintError, NonFiniteError, WeightedDraws, summary
 from declarative_dist.latents.pareto import smooth
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,6 +94,24 @@ def test_derived_quantities() -> None:
     assert torch.equal(derived.weights, draws.weights)
     assert "A doubt." in derived.verdict
     assert derived.verdict.startswith("usable, not good")
+
+
+def test_the_table_of_a_posterior() -> None:
+    x, log_weights = ratios(
+        4000,
+        0.8,
+    )
+    draws = WeightedDraws({"x": x, "pair": torch.stack([x, 2 * x], -1)}, log_weights)
+    table = summary(draws)
+    assert table["pair[1]"].sd == pytest.approx(1.6, rel=0.05)
+    assert table["x"].high == pytest.approx(0.8 * 1.645, abs=0.08)
+    lines = str(table).splitlines()
+    assert lines[0] == repr(draws)
+    assert lines[2].split() == ["name", "mean", "sd", "5%", "50%", "95%"]
+    assert [line.split()[0] for line in lines[4:7]] == ["x", "pair[0]", "pair[1]"]
+    assert max(map(len, lines[1:])) <= 80
+    assert "<table" in table._repr_html_()
+    assert table.to_dict()["x"]["median"] == pytest.approx(0.0, abs=0.05)
 
 
 def test_a_heavy_tail_of_one_quantity_is_named() -> None:

@@ -12,7 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.display.saturation import count_saturated
-from declarative_dist.words import absent, as_data, format_value
+from declarative_dist.words import absent, as_data, format_number, format_value
+
+MARK = "YES"
+"""What stands where numbers are saturated."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,25 @@ class Row:
         if not self.parameters:
             return ""
         return {0: "no", self.parameters: "yes"}.get(self.trained, "partly")
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """What stands under each heading of the table."""
+        saturated = "not finite" if self.saturated is None and self.hint else ""
+        if self.saturated is not None:
+            some = MARK if self.saturated == self.parameters else f"{MARK}, {self.saturated}"
+            saturated = some if self.saturated else "no"
+        return {
+            "name": self.name,
+            "value": self.shown,
+            "raw name": self.raw_name,
+            "constraint": self.constraint,
+            "prior": self.prior,
+            "shape": "" if self.shape is None else str(self.shape),
+            "trainable": self.trainable,
+            "gradient": "" if self.gradient is None else format_number(self.gradient),
+            "saturated": saturated,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The row as numbers, strings and lists, such as JSON can hold."""

@@ -8,12 +8,14 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution, Transform
 
+from declarative_dist.display.posterior import PosteriorRow, posterior_rows
 from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row, name_of_class
 from declarative_dist.display.table import as_html, as_text
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.joints.conditioned import Conditioned
+from declarative_dist.latents.weighted import WeightedDraws
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +28,7 @@ class Summary:
     """
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row | PosteriorRow, ...]
 
     @property
     def saturated(self) -> list[str]:
@@ -37,7 +39,7 @@ class Summary:
         """The rows by name, as numbers, strings and lists, such as JSON can hold."""
         return {row.name: row.to_dict() for row in self.rows}
 
-    def __getitem__(self, name: str) -> Row:
+    def __getitem__(self, name: str) -> Any:
         for row in self.rows:
             if row.name == name:
                 return row
@@ -63,7 +65,8 @@ def summary(module: Any) -> Summary:
 
     Args:
         module: a declared module, a guide, a conditioned joint, or any module in which there are
-            some, such as an objective. A plain distribution is read as constants.
+            some, such as an objective. A plain distribution is read as constants. Of weighted
+            draws, a row for every number has mean, sd, and 5, 50 and 95 % quantiles.
 
     Returns:
         A `Summary`: printed as a table, also in a notebook; its `rows` and `to_dict()` are data.
@@ -88,6 +91,8 @@ def summary(module: Any) -> Summary:
     if isinstance(module, type):
         got, fix = f"the class {module.__name__}", f"Write {module.__name__}()."
         raise DeclarationError("summary", "an instance", got, fix, code="class-not-instance")
+    if isinstance(module, WeightedDraws):
+        return Summary(repr(module), tuple(posterior_rows(module)))
     is_plain = isinstance(module, (Distribution, Transform)) and not isinstance(module, nn.Module)
     inner: Any = as_module(module) if is_plain else getattr(module, "_orig_mod", module)
     if not isinstance(inner, nn.Module):

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from declarative_dist.display.rows import Row
-from declarative_dist.words import format_number
-
-MARK = "YES"
-"""What stands where numbers are saturated."""
+from declarative_dist.display.posterior import PosteriorRow
+from declarative_dist.display.rows import MARK, Row
 
 WIDEST = 60
 """How many letters a column of text may have."""
 
 
-def as_text(title: str, rows: Sequence[Row]) -> str:
+def as_text(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
     """The title, the table, and the hints."""
     if not rows:
         return f"{title}, no fields"
@@ -33,9 +30,9 @@ def as_text(title: str, rows: Sequence[Row]) -> str:
     return "\n".join([title, rule, texts[0], rule, *texts[1:], rule, *hints])
 
 
-def as_html(title: str, rows: Sequence[Row]) -> str:
+def as_html(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
     """The same for a notebook, in the colours of the page, light or dark."""
-    headings, *lines = _lines_of(rows)
+    headings, *lines = _lines_of(rows) if rows else [["name"]]
     edge = "border-bottom:1px solid rgba(128,128,128,.4)"
     style = f"text-align:left;padding:.2em .8em .2em 0;vertical-align:top;{edge}"
     head = "".join(f'<th scope="col" style="{style}">{escape(name)}</th>' for name in headings)
@@ -56,31 +53,12 @@ def as_html(title: str, rows: Sequence[Row]) -> str:
     )
 
 
-def _lines_of(rows: Sequence[Row]) -> list[list[str]]:
+def _lines_of(rows: Sequence[Row | PosteriorRow]) -> list[list[str]]:
     """The headings and, row by row, what stands under them; columns without anything left out."""
-    known = [_cells_of(row) for row in rows]
+    known = [row.cells for row in rows]
     headings = [
         heading
-        for heading in _cells_of(Row("", ""))
+        for heading in known[0]
         if heading == "name" or any(cells[heading] for cells in known)
     ]
     return [headings, *([cells[heading] for heading in headings] for cells in known)]
-
-
-def _cells_of(row: Row) -> dict[str, str]:
-    """What stands under each heading."""
-    saturated = "not finite" if row.saturated is None and row.hint else ""
-    if row.saturated is not None:
-        some = MARK if row.saturated == row.parameters else f"{MARK}, {row.saturated}"
-        saturated = some if row.saturated else "no"
-    return {
-        "name": row.name,
-        "value": row.shown,
-        "raw name": row.raw_name,
-        "constraint": row.constraint,
-        "prior": row.prior,
-        "shape": "" if row.shape is None else str(row.shape),
-        "trainable": row.trainable,
-        "gradient": "" if row.gradient is None else format_number(row.gradient),
-        "saturated": saturated,
-    }

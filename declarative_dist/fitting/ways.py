@@ -311,7 +311,7 @@ def choose_way(
     if steps is not None:
         return Way(objective, optimizer_of(objective, optimizer, lr), steps)
     is_free = optimizer is None and lr is None
-    if is_free and batches.whole is not None and can_fit_guide(objective):
+    if is_free and batches.whole is not None and can_fit_guide(objective, batches.whole):
         return GuideWay(objective, tolerance)
     if is_free and _is_the_same_each_time(objective, batches):
         trainable = [p for p in objective.parameters() if p.requires_grad]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.latents.flat_params import FlatParams, join, trainable
 from declarative_dist.posteriors.diagnosis import compare
 from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.posteriors.modes import RESTARTS, Modes
@@ -35,34 +35,36 @@ class GuideFit:
     verdict: str
 
 
-def can_fit_guide(objective: Any) -> bool:
+def can_fit_guide(objective: Any, batch: tuple[Any, ...] = ()) -> bool:
     """Whether `fit_guide` fits all that trains in an objective.
 
-    It does so for an automatic guide of a moderate size, where nothing is learned in the target.
+    It does so for an automatic guide of a moderate size, where the target learns nothing. It may
+    have parameters, such as those of the latents whose method it is, that it is not computed from.
+
+    Args:
+        objective: any objective.
+        batch: the data, as the objective's forward takes it.
     """
     guide = getattr(objective, "guide", None)
     if not isinstance(guide, NormalGuide):
         return False
     own = list(guide.parameters(recurse=False))
-    trained = {id(p) for p in objective.parameters() if p.requires_grad} - _drawn(objective)
+    trained = [p for p in objective.parameters() if p.requires_grad]
     most = MOST_TO_BEGIN if guide.is_diagonal else MOST_OF_A_FACTOR
-    is_whole = not any(p.is_meta or is_shard(p) for p in own)
-    return trained == {id(p) for p in own} and is_whole and guide.flat.size <= most
+    if any(p.is_meta or is_shard(p) or not p.requires_grad for p in own) or guide.flat.size > most:
+        return False
+    others = [p for p in trained if all(p is not mine for mine in own)]
+    return not others or not _depends_on(objective, batch, others)
 
 
-def _drawn(objective: Any) -> set[int]:
-    """The ids of parameters of a target that its guide draws, so that nothing trains them."""
-    flat, model = objective.guide.flat, getattr(objective, "model", None)
-    if model is None or not isinstance(flat, FlatParams):
-        return set()
-    kind, names = type(flat.latents), set(flat.names)
-    return {
-        id(raw)
-        for latents in model.modules()
-        if type(latents) is kind
-        for path, _, field, raw in trainable(latents)
-        if join(path, field.name) in names
-    }
+def _depends_on(objective: Any, batch: tuple[Any, ...], parameters: list[Tensor]) -> bool:
+    """Whether the target at a draw is computed from parameters."""
+    with torch.enable_grad(), same_random_numbers():
+        height = objective.log_joint_of(*batch)(objective.guide.sample((1,))).sum()
+        if not height.requires_grad:
+            return False
+        found = torch.autograd.grad(height, parameters, allow_unused=True)
+    return any(slope is not None for slope in found)
 
 
 def fit_guide(

@@ -231,8 +231,7 @@ class NormalGuide(AtomicState, NamedModule):
         """
         count = check_count("importance_sample(num_samples=)", num_samples, FEWEST)
         density = self._density_of(log_joint)
-        with torch.no_grad():
-            now = self().gaussian
+        now = self.detach().gaussian
         bound = bound_of(density, Gaussian(now.loc[None].double(), now.scale[None].double()))
         modes = self.modes
         is_known = modes is not None and modes.starts and modes.is_of(bound)
@@ -252,8 +251,7 @@ class NormalGuide(AtomicState, NamedModule):
 
     def _narrowed(self) -> Gaussian:
         """The guide's Gaussian in float64, without correlations where they would be too many."""
-        with torch.no_grad():
-            now = self().gaussian
+        now = self.detach().gaussian
         scale = now.deviations if self.flat.size > MOST_OF_A_FACTOR else now.scale
         return Gaussian(now.loc.double(), scale.double())
 
