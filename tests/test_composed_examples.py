@@ -290,10 +290,9 @@ def test_schools_fitted_with_the_lower_bound() -> None:
     assert -0.22 < deviation / spread - 1 < -0.12
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_schools_fitted_with_weighted_draws(seed: int) -> None:
+def test_schools_fitted_with_weighted_draws() -> None:
     module = example("eight_schools")
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     guide = module.fitted(module.ImportanceWeightedELBO, 2)
     check_moments(guide, ("mu", "tau"))
     mean, deviation = standardised_on_a_grid(module.EFFECTS, module.ERRORS)
