@@ -91,7 +91,7 @@ def tensors_in(family: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from family.named_buffers()
 
 
-def learned_in(family: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(family: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are not frozen, by name."""
     return {name: p for name, p in family.named_parameters() if p.requires_grad}
 
@@ -202,7 +202,7 @@ def rsample(trial: FamilyTrial) -> None:
     draws = by_site(trial.build(family).rsample((4,))).values()
     flowing = [draw.square().sum() for draw in draws if draw.requires_grad]
     fix = "Draw with torch's operations on the parameters, or set has_rsample = False."
-    is_alive = flowing or not learned_in(family)
+    is_alive = flowing or not trainable_parameters(family)
     trial.expect(is_alive, "rsample", "a draw with a gradient", "a detached one", fix)
     if flowing:
         torch.stack(flowing).sum().backward()
@@ -212,7 +212,7 @@ def gradient(trial: FamilyTrial) -> None:
     """A finite gradient that is not zero for every parameter."""
     family = trial.copy()
     trial.differentiate(family)
-    for name, parameter in learned_in(family).items():
+    for name, parameter in trainable_parameters(family).items():
         expected = "a gradient from the log density"
         if parameter.grad is None:
             raise trial.broken(name, expected, "none", KEEP_TO_TORCH)
@@ -224,7 +224,7 @@ def gradient(trial: FamilyTrial) -> None:
 def step(trial: FamilyTrial) -> None:
     """A second backward, and a log density that a step changes."""
     family = trial.copy()
-    learned = learned_in(family).values()
+    learned = trainable_parameters(family).values()
     if not learned:
         return
     values = trial.draw(family)
@@ -249,7 +249,7 @@ def step(trial: FamilyTrial) -> None:
 def score(trial: FamilyTrial) -> None:
     """Draws and densities that belong together: scores with a mean of zero."""
     family = trial.copy()
-    learned = learned_in(family)
+    learned = trainable_parameters(family)
     torch.manual_seed(2)
     found: dict[str, list[Tensor]] = {}
     for _ in range(BATCHES if learned else 0):
