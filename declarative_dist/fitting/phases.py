@@ -38,7 +38,7 @@ class Phases:
     Example:
         >>> from declarative_dist.fitting.phases import Phases
         >>> phases = Phases()
-        >>> events = [phases.observe(1.0) for _ in range(1000)]
+        >>> events = [phases.observe(1.0) for _ in range(800)]
         >>> [(step, event) for step, event in enumerate(events, 1) if event]
         [(200, 'decay'), (400, 'decay'), (600, 'decay'), (800, 'settled')]
     """

@@ -10,7 +10,11 @@ from torch import Tensor
 Closure = Callable[[], Tensor]
 """Gives the losses at the current numbers, one for each problem, of shape `(*copies,)`."""
 
-REFUSALS = (ValueError, ArithmeticError, torch._C._LinAlgError)
+REFUSALS: tuple[type[Exception], ...] = (
+    ValueError,
+    ArithmeticError,
+    vars(torch.linalg)["LinAlgError"],
+)
 """What a closure may raise at numbers that it has no loss for: they count as infinitely bad."""
 
 
