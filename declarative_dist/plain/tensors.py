@@ -173,7 +173,7 @@ def map_tensors(
         return part
     if id(part) in copies:
         return copies[id(part)]
-    new = part if isinstance(part, (list, tuple)) else without_cache(part)
+    new: Any = part if isinstance(part, (list, tuple)) else without_cache(part)
     if isinstance(part, nn.Module):
         copies[id(part)] = new  # before its parts, one of which may hold it
     changed = {
