@@ -340,10 +340,6 @@ class ConstraintTransform(Transform):
         return torch.broadcast_shapes(shape, *bounds) if bounds else shape
 
 
-def _real(event_dim: int) -> constraints.Constraint:
-    return constraints.independent(constraints.real, event_dim) if event_dim else constraints.real
-
-
 def event_size(constraint: Constraint, shape: torch.Size) -> int:
     """The size of the vectors, or of the square matrices, in a tensor of this shape.
 

@@ -298,17 +298,13 @@ def _split(raw: Tensor) -> tuple[Tensor, Tensor]:
 def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
     """Unpack a triangle: its diagonal, and what is below it, row by row."""
     size = diagonal.shape[-1]
-    is_small = size <= LARGEST_STORED and not is_traced(below)
-    places = (_stored_places if is_small else _places)(size, below.device)
+    is_stored = size <= 128 and not is_traced(below)  # at most 64 KiB a size
+    places = (_stored_places if is_stored else _places)(size, below.device)
     flat = below.new_zeros(*below.shape[:-1], size * size)
     fill = flat.index_add_ if is_mapped() else flat.index_copy_  # vmap copies one by one
     fill(-1, places, torch.cat([diagonal, below], -1))
     matrix: Tensor = flat.unflatten(-1, (size, size))
     return matrix
-
-
-LARGEST_STORED = 128
-"""Up to this size the places of a triangle are stored between calls: at most 64 KiB a size."""
 
 
 def _places(size: int, device: torch.device) -> Tensor:
