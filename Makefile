@@ -67,6 +67,8 @@ bench: .venv-bench/.ready ## time the library beside its peers
 	.venv-bench/bin/python benchmarks/run.py --jax .venv-jax/bin/python
 	.venv-bench/bin/python benchmarks/step.py
 	.venv-bench/bin/python benchmarks/loop.py
+	.venv-bench/bin/python benchmarks/likelihood.py
+	.venv-bench/bin/python benchmarks/fit_posteriors.py --peers
 
 clean: ## remove environments and what was built
 	rm -rf .venv .venv-bench .venv-jax docs/_build dist

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -54,3 +56,26 @@ print("same")
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=FOLDER
     )
     assert done.stdout == "same\n"
+
+
+@pytest.mark.parametrize(("script", "table", "found"), [
+    ("likelihood.py", "likelihood.md", ("Normal", "Gamma", "Poisson")),
+    ("fit_posteriors.py", "posteriors.md", ("kidiq-kidscore_momiq", "arK-arK")),
+])  # fmt: skip
+def test_fits_end_at_the_answer(
+    script: str, table: str, found: tuple[str, ...], tmp_path: Path
+) -> None:
+    """At the maximum that SciPy finds, and within a tenth of a standard deviation."""
+    command = [sys.executable, FOLDER / script, "--smoke", "--output", tmp_path]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    text = (tmp_path / table).read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    for name in found:
+        row = next(row for row in rows if len(row) > 2 and row[1] == name)
+        if script == "likelihood.py":
+            ours, peers = float(row[2]), float(row[3] or 0.0)
+            assert ours >= max(peers - 1e-9, 0.0)
+        else:
+            assert float(row[3]) < 0.1
+            assert abs(float(row[5]) - 1.0) < 0.06
+        assert "settled" in row[-2]
