@@ -58,7 +58,7 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
     axes = _draw_panels(_panels_of_entries(sites, names), ax)
     if (total := sites[0].event.numel()) > PANELS:
         axes[-1].set_title(f"{PANELS} of {total}", fontsize="small")
-    return axes if len(axes) > 1 else axes[0]
+    return axes if len(axes) > 1 else next(iter(axes))
 
 
 def _sites_to_compare(source: Source, target: Source) -> dict[str, Site]:
