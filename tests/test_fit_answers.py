@@ -19,6 +19,7 @@ from declarative_dist import (
     Head,
     History,
     Interval,
+    Joint,
     MeanFieldNormal,
     NotConvergedWarning,
     Param,
@@ -322,6 +323,36 @@ def test_a_scale_that_runs_away_is_named() -> None:
     x = dd.Normal(one(0.0), one(1.0)).sample((3000,)).clamp(-2.5, 2.5)
     history = fit(NegativeLogLikelihood(learnable(dd.StudentT(one(5.0), one(0.0), one(1.0)))), x)
     assert "df" in history.verdict, history
+
+
+def test_a_likelihood_without_a_maximum_is_told() -> None:
+    objective = NegativeLogLikelihood(learnable(dd.Gamma(one(1.0), one(1.0))))
+    with pytest.warns(NotConvergedWarning, match="concentration runs away"):
+        history = fit(objective, torch.full((1,), 3.0, **DOUBLE))
+    assert history.converged is False
+
+
+def test_data_without_weight_count_for_nothing() -> None:
+    x = dd.Uniform(one(2.0), one(5.0)).sample((300,))
+    weights = (torch.rand(300) < 0.5).to(x)
+    objective = NegativeLogLikelihood(learnable(dd.Uniform(one(0.0), one(1.0))))
+    data = torch.where(weights > 0, x, torch.nan)
+    assert fit(objective, (data, {"weights": weights})).converged
+    assert objective.module.high.item() == pytest.approx(x[weights > 0].max().item())
+
+
+def test_sites_of_a_joint_start_from_their_own_data() -> None:
+    class Two(Joint):
+        a = learnable(dd.Normal)
+        b = learnable(dd.Gamma)
+
+    data = {
+        "a": 1e5 + torch.randn(300, **DOUBLE),
+        "b": dd.Gamma(one(3.0), one(2e-3)).sample((300,)),
+    }
+    joint = Two(dtype=torch.float64)
+    assert fit(NegativeLogLikelihood(joint), (data,)).converged
+    assert joint.a.loc.item() == pytest.approx(data["a"].mean().item())
 
 
 def test_a_flat_direction_is_named() -> None:

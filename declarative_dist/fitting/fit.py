@@ -72,7 +72,8 @@ def fit(
         optimizer: one, or a callable from parameters to one; None for the one that suits the
             objective, with `steps` or `lr` Adam, torch's fused one where it can be. A step is
             `optimizer.step(closure)`, so LBFGS works: its class gets strong Wolfe.
-        lr: the rate of an optimizer that is made; None for its own, 0.01 for Adam.
+        lr: the rate of an optimizer that is made; None for its own, for Adam 0.01, or 0.03 at
+            first where it decays.
         batch_size: draw so many rows of the tensors for a step, without replacement, in the order
             of `torch.randperm`; the last batch of an epoch has what is left of it, and counts like
             any other: a size that divides the data has less noise.

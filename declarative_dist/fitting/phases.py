@@ -58,12 +58,13 @@ class Phases:
         fall, noise = fall_of(self._losses, len(self._losses) // 4)
         quarter = self._losses[-(len(self._losses) // 4) :]
         level = math.fsum(quarter) / len(quarter)
-        is_vague = noise > 100 * self._tolerance * (1 + abs(level))
-        if fall > 2 * noise + 1e-12 * abs(loss) or (is_vague and len(self._losses) < LONGEST):
+        scale = self._tolerance * (1 + abs(level))
+        is_vague = noise > 30 * scale and len(self._losses) < LONGEST
+        if fall > max(noise, 0.01 * scale) or is_vague:
             self._next += self._next // 2
             return None
         gain = self.level - level
-        least = max(self._tolerance * (1 + abs(level)), 2 * noise)
+        least = max(scale, 2 * noise)
         self.level, self.noise = level, noise
         self._ended += 1
         self._losses, self._next = [], SHORTEST

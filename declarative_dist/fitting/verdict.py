@@ -55,6 +55,9 @@ def _notes(way: Way) -> Iterator[str]:
             name = _name(way.objective, parameter)
             if is_held.any() and name not in held:
                 yield f"{name} is at a corner of the loss, where no step gains"
+        for parameter, runs in way.optimizer.split(way.optimizer.runaway):
+            if runs.any():
+                yield f"{_name(way.objective, parameter)} runs away: the loss falls without end"
         flat = [name for name in _flat_fields(way) if name not in held]
         if flat:
             yield f"the loss is flat in {', '.join(flat)}, which the data do not determine"

@@ -37,6 +37,9 @@ from declarative_dist.randomness import draws_random_numbers
 NEWTON = 100
 """Up to how many numbers of a problem second derivatives are computed."""
 
+FIRST_RATE = 0.03
+"""The rate that a noisy fit begins with, and that decays."""
+
 BUDGETS = {"Newton": 300, "L-BFGS": 1000, "noisy": 30_000}
 """How many steps a fit without `steps` may take at most."""
 
@@ -146,6 +149,8 @@ class NewtonWay(Way):
             return True, f"settled: gradient {gradient:.1g}, {numbers}"
         if not newton.is_done:
             return False, f"not settled: {history.step} steps are used up, {numbers}"
+        if newton.runaway.any():
+            return False, f"not settled: {numbers}"
         if len(converged) == 1:
             rest = f"gradient {gradient:.2g}, {numbers}"
             return False, f"not settled: no step lowers the loss any more, {rest}"
@@ -320,7 +325,7 @@ def choose_way(
         options: dict[str, Any] = {"max_iter": 50, "history_size": 50}
         lbfgs = LBFGS(trainable, line_search_fn="strong_wolfe", tolerance_change=0.0, **options)
         return SearchWay(objective, lbfgs, tolerance)
-    made = optimizer_of(objective, optimizer, lr)
+    made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
     return (SearchWay if searches(made) else NoisyWay)(objective, made, tolerance)
 
 

@@ -118,12 +118,26 @@ class Newton(Optimizer):
 
     @property
     def converged(self) -> Tensor:
-        """For which problems the gradient, or what a step would gain, is at its floor."""
+        """For which problems the gradient, or what a step would gain, is at its floor.
+
+        Not where a number runs away: its gradient vanishes, for it is large, and the loss falls.
+        """
         model = self.model
         if model is None:
             return torch.zeros(self._rows.problems, dtype=torch.bool)
         gains = model.decrement <= 16 * self._eps * (1 + model.losses.abs())
-        return self._get("done").bool() & (gains | self._is_small(model, 1e-5))
+        is_low = gains | self._is_small(model, 1e-5)
+        return self._get("done").bool() & is_low & ~self.runaway.any(1)
+
+    @property
+    def runaway(self) -> Tensor:
+        """Which numbers would still gain if they changed by their own size."""
+        model, position = self.model, self._rows.read().abs().double()
+        if model is None:
+            return torch.zeros_like(position, dtype=torch.bool)
+        gain = model.gradient.abs() * position
+        visible = max(1e-5, 1e4 * self._eps) * (1 + model.losses.abs())[:, None]
+        return (gain > visible) & (model.gradient.abs() > self._grain(model)) & (position > 1e3)
 
     @property
     def gradients(self) -> Tensor:
@@ -235,12 +249,16 @@ class Newton(Optimizer):
         The latter only where no more than a trace of the loss is left to gain: far from a minimum
         second derivatives may be large and wrong.
         """
-        position = self._rows.read().abs().double()
-        grain = 4 * self._eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
+        grain = self._grain(model)
         scale = (1 + model.losses.abs())[:, None]
         is_near = model.decrement[:, None] <= 0.1 * self._eps**0.5 * scale
         least = torch.where(is_near, torch.maximum(grain, tolerance * scale), tolerance * scale)
         return (model.gradient.abs() <= least).all(1)
+
+    def _grain(self, model: Model) -> Tensor:
+        """How much gradients change when numbers change by their rounding."""
+        position = self._rows.read().abs().double()
+        return 4 * self._eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
 
     def _model(self, closure: Closure, point: Tensor) -> Model:
         rows = self._rows
