@@ -387,12 +387,11 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
         raise missing_data(type(latents).__name__)
     if isinstance(latents, Declarative):
         return FlatParams(latents, owns=True)
-    is_class = isinstance(latents, type)
-    fix = "Declare class Latents(Declarative) with a Param for each latent variable."
-    raise DeclarationError(
-        f"{owner}(latents)",
-        "an instance of a Declarative class, or a conditioned joint",
-        f"the class {latents.__name__}" if is_class else shorten(latents),
-        f"Write {owner}({latents.__name__}())." if is_class else fix,
-        code="not-a-density",
+    got, fix = (
+        shorten(latents),
+        "Declare class Latents(Declarative) with a Param for each variable.",
     )
+    if isinstance(latents, type):
+        got, fix = f"the class {latents.__name__}", f"Write {owner}({latents.__name__}())."
+    expected = "an instance of a Declarative class, or a conditioned joint"
+    raise DeclarationError(f"{owner}(latents)", expected, got, fix, code="not-a-density")
