@@ -20,6 +20,8 @@ _SURE = 0.025
 """A standard error, of a mean in units of its sd or of an sd relative to it, to be called good."""
 
 _ROUGH = 0.1
+_FEW = 0.1
+"""The share of draws that few is: below it their weights may hide what they miss."""
 
 
 class WeightedDraws:
@@ -148,8 +150,9 @@ class WeightedDraws:
     def verdict(self) -> str:
         """How far the weighted draws can be trusted, in sentences.
 
-        It begins with "good" where k-hat is below 0.5, also of the squares of every quantity, and
-        all means and standard deviations are known to 2.5 %; with "usable", or with "unreliable".
+        It begins with "good" where k-hat is below 0.5, that of the squares of every quantity below
+        0.6, and all means and standard deviations are known to 2.5 %; with "usable, not good"; or
+        with "unreliable", where k-hat is above 0.7, an error above 10 %, or few draws count.
         """
         shapes, means, sds = self._worst_tail(), self._worst_error(1), self._worst_error(2)
         figures = (
@@ -164,7 +167,7 @@ class WeightedDraws:
                 f"The spread of {shapes[1]} has a heavy tail (k-hat {shapes[0]:.2f} of its "
                 "squares): trust its quantiles, not its mean and sd."
             )
-        if self.k_hat >= limit or not rough < 2 * _ROUGH:
+        if self.k_hat >= limit or not rough < _ROUGH or self.ess < _FEW * self.num_samples:
             word = "unreliable"
             said.append(
                 "The draws miss part of the target: use other coordinates, more draws, or a "

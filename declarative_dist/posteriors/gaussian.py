@@ -81,10 +81,11 @@ class Gaussian:
         far = torch.log1p(noise.square().sum(-1) / DEGREES)
         return constant - (DEGREES + size) / 2 * far - self.log_volume
 
-    def distance(self, other: Gaussian) -> Tensor:
-        """How far the centres are apart, in units of the wider one and the root of the size."""
-        apart = self.whiten(other.loc).norm(dim=-1), other.whiten(self.loc).norm(dim=-1)
-        return torch.minimum(*apart) / math.sqrt(self.loc.shape[-1])
+    def distances(self, other: Gaussian) -> tuple[Tensor, Tensor]:
+        """How far centres are apart over the root of the size, in own units and in the other's."""
+        root = math.sqrt(self.loc.shape[-1])
+        own, others = self.whiten(other.loc), other.whiten(self.loc)
+        return own.norm(dim=-1) / root, others.norm(dim=-1) / root
 
     def pick(self, index: Tensor) -> Gaussian:
         """Rows by index along the first dimension, for every copy its own: `(count, *copies)`."""

@@ -21,6 +21,7 @@ _FEWER = 16
 _LONGEST = 30
 _FINALISTS = 4
 _APART = 3.0
+_CLOSE = 1.0
 _WITHIN = 7.0
 _SAME = 1.0
 _TOLD = 100.0
@@ -108,13 +109,19 @@ def find_modes(
         restarts: how many heats begin around the declared start; half as many begin beyond.
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
-    rows, bounds = found.rows, found.bounds
+    rows, bounds, count = found.rows, found.bounds, 0
     # The second round of heats begins around the best place that the first one has found.
     for starts in (_around(around, restarts), None):
         if starts is None:
             starts = _beyond(rows.pick(bounds.argmax(0, keepdim=True)), around, restarts)
         heats = Search(density, starts, tolerance, _FEWER)
-        heats.run(_HEAT)
+        count += len(starts.loc)
+        for _ in range(_HEAT):
+            heats.run(1)
+            is_new = _has_left(heats.rows, rows)
+            if not is_new.any():
+                break
+            heats.keep(is_new)
         rows, bounds = stack([rows, heats.rows]), torch.cat([bounds, heats.bounds])
     order, is_mode = _rank(rows, bounds)
     ranked = torch.where(is_mode, bounds.gather(0, order), -torch.inf)
@@ -122,7 +129,7 @@ def find_modes(
     places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
     finals = Search(density, rows.pick(order.gather(0, places)), tolerance)
     losses = found.losses + _run(finals, _LONGEST)
-    return _modes_of(finals, losses, len(bounds) - 1)
+    return _modes_of(finals, losses, count)
 
 
 def _run(search: Search, cycles: int) -> list[float]:
@@ -144,6 +151,17 @@ def _is_worth_it(search: Search) -> Tensor:
 
 def _loss(search: Search) -> float:
     return -float(search.bounds.amax(0).sum())
+
+
+def _has_left(heats: Gaussian, rows: Gaussian) -> Tensor:
+    """Which heats are not where one of the rows is already, in the units of both."""
+    is_new = torch.ones_like(heats.loc[..., 0], dtype=torch.bool)
+    for k in range(len(rows.loc)):
+        row = Gaussian(rows.loc[k], rows.scale[k])
+        for i in range(len(heats.loc)):
+            here = Gaussian(heats.loc[i], heats.scale[i])
+            is_new[i] &= torch.maximum(*here.distances(row)) > _CLOSE
+    return is_new.reshape(len(is_new), -1).any(1)
 
 
 def _around(start: Gaussian, count: int) -> Gaussian:
@@ -176,7 +194,7 @@ def _rank(rows: Gaussian, bounds: Tensor) -> tuple[Tensor, Tensor]:
         here = Gaussian(ranked.loc[i], ranked.scale[i])
         for j in range(i):
             other = Gaussian(ranked.loc[j], ranked.scale[j])
-            is_mode[i] &= (here.distance(other) > _APART) | ~is_mode[j]
+            is_mode[i] &= (torch.minimum(*here.distances(other)) > _APART) | ~is_mode[j]
     return order, is_mode
 
 
