@@ -19,17 +19,14 @@ from declarative_dist.constraints.band import (
 from declarative_dist.constraints.scalar import Bound, Scalar, as_number
 from declarative_dist.errors import ConstraintError
 
-_THRESHOLD = {torch.float64: 50}
-"""Above which raw number torch returns it as its softplus.
-
-In float64 its default of 20 is too low to be exact to the last digits; in the narrower dtypes it
-is not, and `exp` of more could overflow with the gradient.
-"""
-
 
 def softplus(raw: Tensor) -> Tensor:
-    """`log(1 + exp(raw))`, exact to the last digits."""
-    return F.softplus(raw, 1, _THRESHOLD.get(raw.dtype, 20))
+    """`log(1 + exp(raw))`, exact to the last digits.
+
+    Above its threshold torch returns the raw number. In float64 its default of 20 is too low to be
+    exact; in the narrower dtypes it is not, and `exp` of more could overflow with the gradient.
+    """
+    return F.softplus(raw, threshold=50) if raw.dtype is torch.float64 else F.softplus(raw)
 
 
 def inverse_softplus(value: Tensor) -> Tensor:
@@ -155,7 +152,7 @@ class Positive(GreaterThan):
         self.set_guard(guard)
 
     def link(self, raw: Tensor) -> Tensor:
-        value = F.softplus(raw, 1, _THRESHOLD.get(raw.dtype, 20))  # read often: one call less
+        value = softplus(raw)
         return value + self.floor if self.floor else value
 
     def _set_band(self, band: Limits) -> None:
