@@ -130,9 +130,9 @@ class Field(ABC):
         """
         argument = owner.arguments.get(self.name)
         if argument is not None and argument.part is not None:
-            expected, word = describe_kind(argument.part), "distribution"
-            if argument.part is Transform:
-                expected, word = "a list of transforms", "transform"
+            kind = describe_kind(argument.part)
+            expected = "a list of transforms" if argument.is_sequence else kind
+            word = "transform" if argument.part is Transform else "distribution"
             fix = f"Write {self.name} = a declared class, an instance, or a plain {word}."
             raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
 
