@@ -29,7 +29,7 @@ from declarative_dist import (
     fit,
     learnable,
 )
-from declarative_dist.errors import ConstraintError
+from declarative_dist.errors import ConstraintError, NonFiniteError
 from declarative_dist.fitting import ways
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.optimization.newton import Newton
@@ -499,3 +499,15 @@ def test_a_guide_is_fitted_as_a_whole(guide: type) -> None:
     draws = objective.guide.sample((4000,))
     assert draws["loc"].mean().item() == pytest.approx(40.0, abs=0.3)
     assert draws["loc"].std().item() == pytest.approx(3.0, rel=0.1)
+
+
+def test_an_error_of_linear_algebra_names_the_matrix() -> None:
+    class Root(Declarative):
+        other = Param(torch.eye(2))
+        matrix = Param(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
+
+        def forward(self) -> Tensor:
+            return torch.linalg.cholesky(self.matrix).sum() + self.other.sum()
+
+    with pytest.raises(NonFiniteError, match="Root.matrix: expected a matrix that torch can"):
+        fit(Root(), steps=3)

@@ -21,8 +21,9 @@ from declarative_dist.errors import (
 )
 from declarative_dist.families.variational import Variational
 from declarative_dist.fitting.finite import bad_data, tensors_in
+from declarative_dist.fitting.parameters import declared_values
 from declarative_dist.objectives.data import call_with
-from declarative_dist.optimization.rows import REFUSALS
+from declarative_dist.optimization.rows import REFUSALS, LinAlgError
 from declarative_dist.plain.supports import has_learned_ends
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
@@ -231,6 +232,8 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
 
     An error of a more special kind than torch's own says what it is itself.
     """
+    if isinstance(error, LinAlgError):
+        _name_matrix(objective, error)
     if type(error) not in _RAISED:
         return
     name = type(objective).__name__
@@ -259,6 +262,26 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
                 "Convert it with data.to(device, dtype).",
                 code="dtype-or-device",
             ) from error
+
+
+def _name_matrix(objective: nn.Module, error: Exception) -> None:
+    """Raise an error about the matrix that is nearest to a singular one, if a field is one."""
+    found = []
+    for subject, _, value in declared_values(objective):
+        if value.ndim > 1 and value.shape[-1] == value.shape[-2] > 1 and value.isfinite().all():
+            sizes = torch.linalg.svdvals(value.double())
+            found.append(
+                ((sizes[..., -1] / sizes[..., 0].clamp_min(1e-300)).min().item(), subject)
+            )
+    if found:
+        ratio, subject = min(found)
+        raise NonFiniteError(
+            subject,
+            "a matrix that torch can decompose",
+            f"one whose smallest singular value is {ratio:.2g} of the largest: {_quote(error)}",
+            "Keep it from becoming singular: with a prior, a floor or PositiveDefinite().",
+            code="refused-by-torch",
+        ) from error
 
 
 def _quote(error: Exception) -> str:

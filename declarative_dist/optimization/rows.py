@@ -10,11 +10,10 @@ from torch import Tensor
 Closure = Callable[[], Tensor]
 """Gives the losses at the current numbers, one for each problem, of shape `(*copies,)`."""
 
-REFUSALS: tuple[type[Exception], ...] = (
-    ValueError,
-    ArithmeticError,
-    vars(torch.linalg)["LinAlgError"],
-)
+LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
+"""What torch raises for a matrix that it cannot decompose."""
+
+REFUSALS: tuple[type[Exception], ...] = (ValueError, ArithmeticError, LinAlgError)
 """What a closure may raise at numbers that it has no loss for: they count as infinitely bad."""
 
 
