@@ -206,6 +206,18 @@ def test_a_fit_takes_them_as_keywords() -> None:
         assert len(history.losses) == 4
 
 
+def test_a_fit_to_the_end_is_at_the_weighted_maximum() -> None:
+    q = learnable(dd.Normal)(dtype=torch.float64)
+    x, weights = X.double(), WEIGHTS.double()
+    spoiled = x.where(KEPT, math.nan)
+    history = fit(NegativeLogLikelihood(q), (spoiled, {"weights": weights}), progress=False)
+    assert history.converged
+    mean = (weights * x).sum() / weights.sum()
+    variance = (weights * (x - mean).square()).sum() / weights.sum()
+    torch.testing.assert_close(q.loc.detach(), mean)
+    torch.testing.assert_close(q.scale.detach(), variance.sqrt())
+
+
 def test_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dd.Distribution, "_validate_args", False)  # as torch.compile leaves it
     for name in ("variational", "own dimensions by context", "joint"):
