@@ -37,7 +37,7 @@ ROWS = [
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],
-    [f"optimization.{name}" for name in ("lbfgs", "rows", "newton")],
+    [f"optimization.{name}" for name in ("lbfgs", "rows", "quadratic", "newton")],
     [
         f"latents.{name}"
         for name in ("named", "flat", "flat_params", "density", "pareto", "weighted")

@@ -55,7 +55,7 @@ def _notes(way: Way) -> Iterator[str]:
             name = _name(way.objective, parameter)
             if is_held.any() and name not in held:
                 yield f"{name} is at a corner of the loss, where no step gains"
-        for parameter, runs in way.optimizer.split(way.optimizer.runaway):
+        for parameter, runs in way.optimizer.split(way.runaways):
             if runs.any():
                 yield f"{_name(way.objective, parameter)} runs away: the loss falls without end"
         flat = [name for name in _flat_fields(way) if name not in held]

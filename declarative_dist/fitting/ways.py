@@ -142,14 +142,16 @@ class NewtonWay(Way):
         return bool(self.optimizer.gradients.isfinite().any())
 
     def judge(self, history: History) -> tuple[bool | None, str]:
-        newton, converged = self.optimizer, self.optimizer.converged
+        newton = self.optimizer
+        self.runaways = newton.find_runaways(self._closure)
+        converged = newton.converged
         numbers = f"{newton.evaluations} evaluations"
         gradient = newton.gradients.max().item()
         if converged.all():
             return True, f"settled: gradient {gradient:.1g}, {numbers}"
         if not newton.is_done:
             return False, f"not settled: {history.step} steps are used up, {numbers}"
-        if newton.runaway.any():
+        if self.runaways.any():
             return False, f"not settled: {numbers}"
         if len(converged) == 1:
             rest = f"gradient {gradient:.2g}, {numbers}"

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from declarative_dist.optimization.quadratic import Model, diagonalize, solve
 from declarative_dist.optimization.rows import Closure, Rows
-
-REACH = 1e3
-"""A step changes no number by more than so many times its size."""
 
 SUFFICIENT = 1e-4
 """The share of the promised decrease that a step must bring (Armijo, 1966)."""
 
 LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
 """The shares of a step that are tried, until one is good."""
-
-
-class Model(NamedTuple):
-    """The quadratic model of each problem's loss at a point, in float64.
-
-    Attributes:
-        losses: of shape `(problems,)`.
-        gradient: of shape `(problems, numbers)`, zero for numbers that are held.
-        hessian: of shape `(problems, numbers, numbers)`.
-        step: the Newton step.
-        decrement: half of what the step would gain if the model held, `g^T |H|^-1 g / 2`.
-        valley: the direction of the most negative curvature, in its unit; zero without one.
-    """
-
-    losses: Tensor
-    gradient: Tensor
-    hessian: Tensor
-    step: Tensor
-    decrement: Tensor
-    valley: Tensor
 
 
 class Newton(Optimizer):
@@ -90,6 +68,7 @@ class Newton(Optimizer):
         self._tolerance = max(1e-8, 10 * eps) if tolerance is None else tolerance
         self.evaluations = 0
         self.model: Model | None = None
+        self._runs = torch.zeros((), dtype=torch.bool)
         self._begin()
 
     def _begin(self) -> None:
@@ -127,17 +106,28 @@ class Newton(Optimizer):
             return torch.zeros(self._rows.problems, dtype=torch.bool)
         gains = model.decrement <= 16 * self._eps * (1 + model.losses.abs())
         is_low = gains | self._is_small(model, 1e-5)
-        return self._get("done").bool() & is_low & ~self.runaway.any(1)
+        return self._get("done").bool() & is_low & ~self._runs
 
-    @property
-    def runaway(self) -> Tensor:
-        """Which numbers would still gain if they changed by their own size."""
-        model, position = self.model, self._rows.read().abs().double()
+    def find_runaways(self, closure: Closure) -> Tensor:
+        """Which numbers still gain when they change by half their own size, all of them at once.
+
+        Their gradients vanish only because the numbers are large. `converged` knows of them then.
+        """
+        model, rows, point = self.model, self._rows, self._rows.read()
+        position = point.abs().double()
         if model is None:
             return torch.zeros_like(position, dtype=torch.bool)
+        visible = max(1e-5, 1e4 * self._eps) * (1 + model.losses.abs())
         gain = model.gradient.abs() * position
-        visible = max(1e-5, 1e4 * self._eps) * (1 + model.losses.abs())[:, None]
-        return (gain > visible) & (model.gradient.abs() > self._grain(model)) & (position > 1e3)
+        mask = (gain > visible[:, None]) & (position > 1e3)
+        mask &= model.gradient.abs() > self._grain(model)
+        if mask.any():
+            step = -0.5 * position * model.gradient.sign() * mask
+            losses = rows.attempt(closure, (point.double() + step).to(point), point).double()
+            mask &= (losses < model.losses - visible)[:, None]
+            rows.write(point)
+        self._runs = mask.any(1)
+        return mask
 
     @property
     def gradients(self) -> Tensor:
@@ -159,7 +149,7 @@ class Newton(Optimizer):
         if model is None:
             return torch.zeros(0, rows.numbers)
         place = point.double()
-        unit, values, vectors = _diagonalize(
+        unit, values, vectors = diagonalize(
             model.gradient, model.hessian, place, 8 * self._eps * (1 + model.losses.abs())
         )
         reach = 1 + place.abs()
@@ -293,7 +283,7 @@ class Newton(Optimizer):
                 for column in gradient.unbind(1)
             ]
         hessian = torch.stack(columns, 2).double()
-        return _solve(
+        return solve(
             losses.detach().double(), gradient.detach().double(), hessian, point.double(),
             self.held, self._eps,
         )  # fmt: skip
@@ -352,41 +342,3 @@ class Newton(Optimizer):
 def _choose(mask: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:
     """Of two tensors `(problems, ...)`, the first for the problems that are marked."""
     return torch.where(mask.reshape(-1, *(1,) * (mine.ndim - 1)), mine, theirs)
-
-
-def _solve(
-    losses: Tensor, gradient: Tensor, hessian: Tensor, point: Tensor, held: Tensor, eps: float
-) -> Model:
-    """The model of each problem, with its step; numbers that are held do not move."""
-    gradient = gradient.masked_fill(held, 0.0)
-    fixed = held[:, :, None] | held[:, None, :]
-    is_known = hessian.isfinite().all(-1).all(-1)
-    hessian = hessian.masked_fill(fixed | ~is_known[:, None, None], 0.0)
-    unit, values, vectors = _diagonalize(gradient, hessian, point, 8 * eps * (1 + losses.abs()))
-    along = (vectors.mT @ (unit * gradient.nan_to_num(0.0))[..., None]).squeeze(-1)
-    sizes = values.abs().clamp_min(eps**0.75)
-    step = -unit * (vectors @ (along / sizes)[..., None]).squeeze(-1)
-    reach = REACH * (1 + point.abs())
-    step = step * (reach / step.abs().clamp_min(1e-300)).amin(1, keepdim=True).clamp_max(1)
-    lowest = unit * vectors[:, :, 0]
-    sign = torch.where((lowest * gradient).sum(1, keepdim=True) > 0, -1.0, 1.0)
-    valley = torch.where(values[:, :1] < -1e-4, sign * lowest, 0.0)
-    decrement = (along**2 / sizes).sum(1) / 2
-    return Model(losses, gradient, hessian, step, decrement, valley)
-
-
-def _diagonalize(
-    gradient: Tensor, hessian: Tensor, point: Tensor, rounding: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Units in which the diagonal is one, and eigenvalues and eigenvectors in them.
-
-    A number without curvature gets a unit that bounds its step, unless all that it could gain is
-    below rounding.
-    """
-    reach = 1 + point.abs()
-    least = gradient.nan_to_num(0.0).abs() / (REACH * reach)
-    least = least.masked_fill(least * reach**2 * REACH <= rounding[:, None], 0.0)
-    size = torch.maximum(hessian.diagonal(dim1=1, dim2=2).abs(), least)
-    unit = torch.where(size > 0, size.clamp_min(1e-300) ** -0.5, reach)
-    symmetric = (hessian + hessian.mT) / 2
-    return unit, *torch.linalg.eigh(symmetric * unit[:, :, None] * unit[:, None, :])
