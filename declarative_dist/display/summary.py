@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from torch import nn
 from torch.distributions import Distribution, Transform
@@ -17,18 +17,21 @@ from declarative_dist.fields.fixed import as_module
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.latents.weighted import WeightedDraws
 
+R = TypeVar("R", Row, PosteriorRow)
+
 
 @dataclass(frozen=True, repr=False)
-class Summary:
+class Summary(Generic[R]):
     """A table of fields: printed as text, shown as HTML in a notebook, and read as data.
 
     Attributes:
         title: what the table is about.
-        rows: a `Row` for each field, in the order of declaration.
+        rows: a `Row` for each field, in the order of declaration; of draws, a `PosteriorRow` for
+            each number.
     """
 
     title: str
-    rows: tuple[Row | PosteriorRow, ...]
+    rows: tuple[R, ...]
 
     @property
     def saturated(self) -> list[str]:
@@ -39,7 +42,7 @@ class Summary:
         """The rows by name, as numbers, strings and lists, such as JSON can hold."""
         return {row.name: row.to_dict() for row in self.rows}
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> R:
         for row in self.rows:
             if row.name == name:
                 return row
@@ -54,7 +57,11 @@ class Summary:
         return as_html(self.title, self.rows)
 
 
-def summary(module: Any) -> Summary:
+@overload
+def summary(module: WeightedDraws) -> Summary[PosteriorRow]: ...
+@overload
+def summary(module: Any) -> Summary[Row]: ...
+def summary(module: Any) -> Summary[Any]:
     """A table of the fields of a module: what each is now, and how it is learned.
 
     A row has the field's name, its value (of more than six numbers the smallest, the median and

@@ -65,7 +65,7 @@ def _check_index(plain: Distribution, index: Any, parts: tuple[Any, ...]) -> Non
         ) from error
 
 
-class Independent(dd.Independent):
+class Independent(dd.Independent[Any]):
     """An `Independent` that reads through to what it wraps, and can be indexed along its batch.
 
     `policy(x).loc` is the `loc` of the base, and `policy(x)[mask]` are the distributions of a
