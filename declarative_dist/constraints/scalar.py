@@ -34,7 +34,6 @@ class Scalar(Banded):
         bounds: the ends that are finite, under the names `low` and `high`.
     """
 
-    event_dim = 0
     low: float | Tensor  # or a name, where there is no arithmetic yet
     high: float | Tensor
 
@@ -52,6 +51,10 @@ class Scalar(Banded):
         if isinstance(self.low, float) and isinstance(self.high, float):
             self.limits = limits_between(self.low, self.high)
 
+    @property
+    def event_dim(self) -> int:
+        return 0
+
     def link(self, raw: Tensor) -> Tensor:
         """The smooth map between the ends, as the output of an operation of its own.
 
@@ -60,7 +63,7 @@ class Scalar(Banded):
         raise NotImplementedError
 
     def forward(self, raw: Tensor) -> Tensor:
-        band = self.limits and self.limits.get(raw.dtype)
+        band = self.limits.get(raw.dtype) if self.limits else None
         ends = band or self._range(raw)
         value = self.link(raw)
         if not band or is_transforming():
@@ -110,9 +113,7 @@ class Scalar(Banded):
     def with_bounds(self, bounds: Mapping[str, Any]) -> Self:
         """The same constraint with other bounds, as a light copy that compiles."""
         light: Self = object.__new__(type(self))
-        light.__dict__.update(self.__dict__)
-        light.__dict__.update(bounds)
-        light.__dict__.update(names=(), limits=None)
+        vars(light).update({**vars(self), **bounds, "names": (), "limits": None})
         return light
 
     def check_dtype(self, dtype: torch.dtype, subject: str) -> None:

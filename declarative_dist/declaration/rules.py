@@ -223,8 +223,8 @@ def check_joint(owner: Owner, body: Mapping[str, Any]) -> None:
             expected, got = f"{name} of single sites", f"{name} of a Joint"
             fix = "Write @site(event_dim=...), or declare it in the class of a site."
             raise owner.error(name, expected, got, fix, code="misplaced-field")
-        is_class = isinstance(value, type) and issubclass(value, Distribution)
-        if is_class and name not in owner.fields:
+        is_field = name in owner.fields
+        if isinstance(value, type) and issubclass(value, Distribution) and not is_field:
             expected, got = "a distribution or a declared class", f"the class {value.__name__}"
             fix = f"Write {name} = {value.__name__}(...), or learnable({value.__name__})."
             raise owner.error(name, expected, got, fix, code="class-not-instance")

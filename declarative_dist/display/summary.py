@@ -58,7 +58,9 @@ class Summary(Generic[R]):
 
 
 @overload
-def summary(module: WeightedDraws) -> Summary[PosteriorRow]: ...
+def summary(  # pyright: ignore[reportOverlappingOverload]
+    module: WeightedDraws,
+) -> Summary[PosteriorRow]: ...
 @overload
 def summary(module: Any) -> Summary[Row]: ...
 def summary(module: Any) -> Summary[Any]:

@@ -135,6 +135,7 @@ class Trial:
     def _look(self, index: Index, is_evaluating: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The derived tensors, and the distributions, of some of the copies or contexts."""
         copy = self._copy(index, is_evaluating)
+        whole: Any = copy
         declaration = copy.__declaration__
         values = declaration.run(copy, declaration.order)
         derived = {n: values[n] for n, field in declaration.fields.items() if field.is_computed}
@@ -143,8 +144,7 @@ class Trial:
         if hasattr(type(copy), "__predicts__"):
             built["base"] = copy.at_start()
         elif self._is_joint or isinstance(copy, Distribution):
-            forward: Any = copy.forward
-            built["base"] = forward()
+            built["base"] = whole.forward()
         return tensors, built
 
     def _lead_of(self, index: Index) -> torch.Size:
@@ -226,10 +226,13 @@ def check_copies(module: Any) -> None:
 
 def _start_trial(module: Any) -> Trial:
     """A trial at the largest scale at which the methods take their values, or at the smallest."""
-    for scale in SCALES:
+    *larger, smallest = SCALES
+    for scale in larger:
         trial = Trial(module, scale)
         if trial.draw():
-            break
+            return trial
+    trial = Trial(module, smallest)
+    trial.draw()
     return trial
 
 

@@ -156,7 +156,7 @@ class Constant(Field):
         if not is_number:
             return source
         own = getattr(source, "dtype", torch.float64)
-        if not (own.is_floating_point or self._is_continuous):
+        if isinstance(source, Tensor) and not (own.is_floating_point or self._is_continuous):
             return source.to(device).clone()
         if dtype is None:
             is_meant = start.has_dtype and own.is_floating_point

@@ -228,9 +228,9 @@ class Nested(Field):
             return part()
         if kind is None:
             return copy_if_exchanged(part)
-        is_itself = isinstance(part, kind)  # such as a transform that is a module, too
-        if is_itself:
-            return without_cache(copy_if_exchanged(part))
+        module: Any = part
+        if isinstance(part, kind):  # such as a transform that is a module, too
+            return without_cache(copy_if_exchanged(module))
         subject, name = self.subject(owner), type(part).__name__
         try:
             value = part()

@@ -339,7 +339,7 @@ def _cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor
         centers.append(values.gather(0, index).squeeze(0))
         distance = ((values - centers[-1]) ** 2).sum(-1)
         nearest = distance if len(centers) == 1 else torch.minimum(nearest, distance)
-    center = torch.stack(centers, -2)
+    center, member = torch.stack(centers, -2), weights[..., None]
     for _ in range(ROUNDS):
         distance = ((values.unsqueeze(-2) - center) ** 2).sum(-1)
         member = nn.functional.one_hot(distance.argmin(-1), count).to(values) * weights[..., None]

@@ -78,7 +78,8 @@ def _as_exact_tensor(value: Any) -> Tensor:
     elif isinstance(value, Complex):
         raise ValueError("a complex number")
     elif hasattr(value, "__array__"):
-        array = value.__array__()
+        source: Any = value
+        array = source.__array__()
         # Torch takes none that runs backwards, is read-only, or of another machine.
         copied = array.astype(array.dtype.newbyteorder("="), order="C")
         tensor = torch.as_tensor(copied, device="cpu")
