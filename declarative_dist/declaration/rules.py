@@ -1,4 +1,4 @@
-"""What a class body may not say; every rule raises a DeclarationError."""
+"""What a class body may not say, and what may not be set on a finished class."""
 
 from __future__ import annotations
 

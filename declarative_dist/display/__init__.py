@@ -1,1 +1,1 @@
-"""For eyes: pictures of what the library makes."""
+"""For eyes: tables and pictures of what the library makes."""

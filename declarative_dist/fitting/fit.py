@@ -81,7 +81,8 @@ def fit(
             the gradient is to be, by default as small as rounding lets it; of a noisy loss what a
             lower rate still has to gain, by default 1e-4.
         restarts: how many more starts to try, from random numbers further and further away; of a
-            mixture also with other centres. None for 9 of a guide, and for no more of the others.
+            mixture also with other centres. None for 8 of a guide, to which some far away
+            are added, and for no more of the others.
         progress: True for a bar on a terminal (extra `fit`), "always" for one anywhere, or False.
         compile: compile the objective and its gradients, as one graph. Meanwhile torch's
             validation of distributions is off by default, as `torch.compile` wants it, and

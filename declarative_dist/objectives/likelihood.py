@@ -207,7 +207,7 @@ class NegativeLogPosterior(DataLoss):
         ...     return dd.Normal(line.slope * x, 1.0).log_prob(y)
         >>> loss = NegativeLogPosterior(Line(), total_size=2, log_likelihood=log_likelihood)
         >>> loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]))
-        tensor(2.6284, grad_fn=<SubBackward0>)
+        tensor(2.6284, grad_fn=<SumBackward0>)
     """
 
     def __init__(
@@ -294,7 +294,7 @@ class NegativeLogPosterior(DataLoss):
             ...     scale = 1.0
             >>> posterior = NegativeLogPosterior(Level(), total_size=2)
             >>> posterior.log_joint({"loc": [0.0, 1.0]}, torch.tensor([1.0, 3.0]))
-            tensor([-7.7568, -5.7568])
+            tensor([-7.7568, -5.2568])
         """
         raws, sample = raws_at(self.module, values)
         at = _At(self)

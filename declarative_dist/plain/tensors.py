@@ -223,7 +223,7 @@ def _join(outer: str, key: str | int) -> str:
 
 def _is_remembered(part: Any, name: str) -> bool:
     """Whether an attribute says nothing about an object, but what was done with it last."""
-    if isinstance(part, nn.Module):
+    if isinstance(part, nn.Module) and not isinstance(part, Transform):
         return False
     is_inverse = name == "_inv" and not isinstance(part, _InverseTransform)
     return is_inverse or name.startswith("_cached")

@@ -1,1 +1,1 @@
-"""Posteriors: what is conditioned, and the guides that approximate it."""
+"""Guides: distributions fitted to a posterior, their weighted draws and verdicts."""

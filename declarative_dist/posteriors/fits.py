@@ -79,7 +79,7 @@ def fit_guide(
     Args:
         objective: a variational bound of an automatic guide; see `can_fit_guide`.
         batch: the data, as the objective's forward takes it.
-        restarts: how many other starts to try; None for 8.
+        restarts: how many other starts to try, to which some far away are added; None for 8.
         tolerance: the search is over where a cycle gains fewer nats than this; None for 0.001.
 
     Raises:
@@ -111,7 +111,10 @@ def fit_guide(
         torch.manual_seed(0)
         draws = guide.importance_sample(log_joint, _DRAWS)
         shift, stretch = compare(guide.sample((_DRAWS,)), draws)
-    advice = "close to weighted ones" if max(shift, stretch) < 0.15 else "use weighted ones"
+    advice = "close to weighted ones"
+    if max(shift, stretch) >= 0.15:
+        is_better = not draws.verdict.startswith("unreliable")
+        advice = "use weighted ones" if is_better else "trust neither kind"
     plain = f"Plain draws: {advice} (means off by up to {shift:.2g} sd, sds by {stretch:.0%})."
     verdict = f"settled: {head}. Weighted draws: {draws.verdict} {plain}"
     return GuideFit(modes.losses, True, verdict)

@@ -106,7 +106,8 @@ def find_modes(
         density: the log density.
         found: what `settle` found.
         around: the declared start, of shape `(*copies, size)`.
-        restarts: how many heats begin around the declared start; half as many begin beyond.
+        restarts: how many heats begin around the declared start; about half as many, and the
+            reflected centre twice, begin beyond.
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
     rows, bounds, count = found.rows, found.bounds, 0
@@ -135,7 +136,10 @@ def find_modes(
 def _run(search: Search, cycles: int) -> list[float]:
     losses = [_loss(search)]
     for _ in range(cycles):
-        search.keep(_is_worth_it(search).reshape(len(search.bounds), -1).any(1))
+        is_worth_it = _is_worth_it(search).reshape(len(search.bounds), -1).any(1)
+        if not is_worth_it.any():  # no row has a density
+            break
+        search.keep(is_worth_it)
         if search.is_over.all() or (search.rows.deviations > _WIDEST).any():
             break
         search.run(1)

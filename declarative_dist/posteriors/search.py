@@ -238,7 +238,10 @@ def _score_part(
         with torch.enable_grad():
             here = vectors.detach().requires_grad_()
             heights = density(here)
-            (slopes,) = torch.autograd.grad(heights.sum(), here)
+            if heights.requires_grad:
+                (slopes,) = torch.autograd.grad(heights.sum(), here)
+            else:
+                slopes = torch.zeros_like(here)
         return _clean(heights.detach()), slopes.double()
     except (ValueError, _LinAlgError) as error:
         if isinstance(error, ConstraintError) and error.code in _MISTAKES:
