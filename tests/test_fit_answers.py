@@ -225,6 +225,27 @@ def test_a_mixture_starts_apart_though_its_components_are_equal() -> None:
     assert objective(x).item() <= -truth.log_prob(x).mean().item()
 
 
+def test_components_that_differ_in_scale_alone_start_apart_too() -> None:
+    parts = dd.Categorical(torch.ones(2, **DOUBLE)), torch.zeros(2, **DOUBLE)
+    x = torch.cat([torch.randn(300, **DOUBLE), 10 * torch.randn(300, **DOUBLE)])
+    ones, true = torch.ones(2, **DOUBLE), torch.tensor([1.0, 10.0], **DOUBLE)
+    losses = []
+    for scale in (ones, true):
+        mixture = dd.MixtureSameFamily(parts[0], dd.Normal(parts[1], scale))
+        objective = NegativeLogLikelihood(learnable(mixture))
+        assert fit(objective, x).converged
+        losses.append(objective(x).item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_a_noisy_fit_that_is_still_on_its_way_says_so(scale: float) -> None:
+    x = scale * (10 + 3 * torch.randn(200))
+    with pytest.warns(NotConvergedWarning, match=r"module\.raw_(loc|scale) still goes one way"):
+        history = fit(NegativeLogLikelihood(learnable(dd.Normal(0.0, 1.0))), x, batch_size=20)
+    assert history.converged is False
+
+
 def test_a_mixture_written_as_a_method_starts_apart_too() -> None:
     class Mixture(Variational):
         logits = Param(0.0, shape=("k",))

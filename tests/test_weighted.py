@@ -12,8 +12,20 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
-from declarative_dist import ConstraintError, NonFiniteError, WeightedDraws, summary
+from declarative_dist import (
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    FullRankNormal,
+    NonFiniteError,
+    Param,
+    WeightedDraws,
+    diagnose,
+    fit,
+    summary,
+)
 from declarative_dist.latents.pareto import smooth
+from declarative_dist.objectives import NegativeELBO, NegativeLogPosterior
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,3 +155,51 @@ def test_bad_questions() -> None:
         draws.quantile(5.0)
     with pytest.raises(ConstraintError, match=r"resample\(num_samples\)"):
         draws.resample(0)
+
+
+def test_quantiles_lie_where_there_is_weight() -> None:
+    log_weights = torch.full((1000,), -math.inf)
+    log_weights[7:9] = 0.0
+    draws = WeightedDraws({"x": torch.arange(1000.0)}, log_weights)
+    assert draws.quantile([0.0, 0.1, 0.5, 0.9, 1.0])["x"].tolist() == [7.0, 7.0, 7.5, 8.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda d: WeightedDraws({"x": [1.0]}, [0.0]), ConstraintError, "weights of 2 draws"),
+        (lambda d: WeightedDraws({"x": 1.0}, 0.0), ConstraintError, "weights of 2 draws"),
+        (lambda d: WeightedDraws({"x": "one"}, torch.zeros(9)), ConstraintError, "x: expected a"),
+        (lambda d: d.transform(f=lambda v: 3.0), ConstraintError, r"WeightedDraws\.f"),
+        (lambda d: d.transform(y=5), ConstraintError, r"transform\(y=\): expected a function"),
+        (lambda d: d.transform(f=lambda v: v["x"].log()), NonFiniteError, r"f: .* NaN at 1 of"),
+        (lambda d: d.quantile("a"), ConstraintError, "quantile: expected a tensor, or numbers"),
+    ],
+)
+def test_what_draws_cannot_be(make: Any, error: type, message: str) -> None:
+    draws = WeightedDraws({"x": torch.linspace(-1.0, 100.0, 102)}, torch.zeros(102))
+    with pytest.raises(error, match=message):
+        make(draws)
+
+
+def test_a_log_posterior_is_drawn_from() -> None:
+    class Level(Declarative):
+        m = Param(0.0, prior=dd.Normal(0.0, 10.0))
+
+    x = torch.tensor([1.0, 2.0, 3.0])
+    whole = NegativeLogPosterior(
+        Level(),
+        total_size=None,
+        log_likelihood=lambda one: dd.Normal(one.m, 1.0).log_prob(x).sum(),
+    )
+    guide = FullRankNormal(whole.module)
+    fit(NegativeELBO(whole, guide), progress=False)
+    draws = guide.importance_sample(whole, 2000)
+    variance = 1 / (3 + 0.01)
+    assert draws.mean()["m"].item() == pytest.approx(6.0 * variance, abs=0.03)
+    assert diagnose(guide, whole, 1000).is_reliable
+    each = NegativeLogPosterior(
+        Level(), total_size=3, log_likelihood=lambda one, x: dd.Normal(one.m, 1.0).log_prob(x)
+    )
+    with pytest.raises(DeclarationError, match=r"needs data.*Write lambda values"):
+        guide.importance_sample(each, 100)

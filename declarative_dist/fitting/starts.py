@@ -31,6 +31,9 @@ from declarative_dist.randomness import same_random_numbers
 SEEDINGS = 4
 """How many starts a mixture gets."""
 
+SHELLS = 1
+"""The seed of shells around the median, where the others are centres."""
+
 ROUNDS = 10
 """How often k-means moves its centres."""
 
@@ -318,7 +321,8 @@ def _log_shares(shares: Tensor, weights: Tensor) -> Suggestion:
 def _cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor:
     """Weights of each datum in each component, `(n, *batch, count)`: components begin apart.
 
-    Centres as in k-means++ (Arthur and Vassilvitskii, 2007), then k-means (Lloyd, 1982).
+    Centres as in k-means++ (Arthur and Vassilvitskii, 2007), then k-means (Lloyd, 1982); of one
+    seed shells around the median, for components that differ in scale alone.
     """
     values, weights = sample.values, sample.weights
     values = (
@@ -328,6 +332,10 @@ def _cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor
     weights = weights.expand(len(values), *batch)
     scale = Sample(values, weights).var().sqrt().clamp_min(1e-300)
     values = values / scale
+    if seed == SHELLS:
+        distance = (values - values.median(0).values).square().sum(-1)
+        shell = distance.argsort(0).argsort(0) * count // len(values)
+        return (nn.functional.one_hot(shell, count) + 1e-3 / count) * weights[..., None]
     generator = torch.Generator().manual_seed(seed)
     centers: list[Tensor] = []
     nearest = torch.ones_like(weights)

@@ -18,12 +18,17 @@ LogJoint = Callable[[Values], Tensor]
 
 
 def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
-    """A log density of dicts: a function, a module, or the `log_prob` of what has one.
+    """A log density of dicts: a function, a module, or the method of what has one.
 
     Raises:
-        DeclarationError: if it is none of these.
+        DeclarationError: if it is none of these, or a log posterior of data to be given.
     """
-    scores = getattr(log_joint, "log_prob", None)
+    posterior = getattr(log_joint, "log_joint", None) if hasattr(log_joint, "losses") else None
+    if posterior is not None and log_joint.total_size is not None:
+        got, expected = f"a {type(log_joint).__name__}, which needs data", "a function of values"
+        fix = "Write lambda values: posterior.log_joint(values, x)."
+        raise DeclarationError(subject, expected, got, fix, code="not-a-density")
+    scores = posterior or getattr(log_joint, "log_prob", None)
     function: Any = scores if callable(scores) else log_joint
     if not callable(function) or lacks_forward(function):
         is_module = isinstance(log_joint, nn.Module)

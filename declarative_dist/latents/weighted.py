@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, NonFiniteError, check_count, shorten
 from declarative_dist.latents.named import Values, check_shape
 from declarative_dist.latents.pareto import smooth, tail_shape
+from declarative_dist.plain.tensors import as_tensor
 
+_FEWEST = 2
 _GOOD_SHAPE = 0.5
 _HEAVY_SQUARES = 0.6
 _SURE = 0.025
@@ -49,7 +52,7 @@ class WeightedDraws:
 
     Raises:
         ConstraintError: if shapes do not fit.
-        NonFiniteError: if a weight is NaN or infinite, or all are zero.
+        NonFiniteError: if a draw is NaN, a weight is NaN or infinite, or all weights are zero.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -69,13 +72,17 @@ class WeightedDraws:
         doubts: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
+        log_weights = _as_tensor(log_weights, "WeightedDraws.log_weights")
+        if log_weights.ndim == 0 or len(log_weights) < _FEWEST:
+            expected, got = f"the weights of {_FEWEST} draws or more", shorten(log_weights)
+            raise ConstraintError("WeightedDraws.log_weights", expected, got, code="wrong-shape")
+        self.values: Values = {}
         for name, value in values.items():
-            lead = value.shape[: log_weights.ndim]
-            check_shape(
-                value, log_weights.shape, value.shape[len(lead) :], f"WeightedDraws.{name}"
-            )
+            subject = f"WeightedDraws.{name}"
+            tensor = self.values[name] = _as_tensor(value, subject)
+            check_shape(tensor, log_weights.shape, tensor.shape[log_weights.ndim :], subject)
+            _check_draws(tensor, subject)
         _check_weights(log_weights)
-        self.values: Values = dict(values)
         self.log_weights = log_weights
         self.doubts, self.notes = tuple(doubts), tuple(notes)
         smoothed, shapes = smooth(log_weights.detach())
@@ -105,7 +112,7 @@ class WeightedDraws:
         Returns:
             By site `(*batch, *event)`, with the shape of the probabilities in front.
         """
-        ranks = torch.as_tensor(probability, dtype=torch.float64)
+        ranks = _as_tensor(probability, "WeightedDraws.quantile").double()
         if not ((ranks >= 0) & (ranks <= 1)).all():
             raise ConstraintError(
                 "WeightedDraws.quantile", "probabilities from 0 to 1", shorten(probability),
@@ -141,10 +148,16 @@ class WeightedDraws:
             >>> sorted(draws.transform(period=lambda values: 1 / values["rate"]).mean())
             ['period', 'rate']
         """
-        derived = {name: function(self.values) for name, function in functions.items()}
-        return type(self)(
-            {**self.values, **derived}, self.log_weights, doubts=self.doubts, notes=self.notes
-        )
+        values = dict(self.values)
+        for name, function in functions.items():
+            if not callable(function):
+                subject, expected = f"WeightedDraws.transform({name}=)", "a function of the draws"
+                fix = 'Write transform(period=lambda values: 1 / values["rate"]).'
+                raise ConstraintError(
+                    subject, expected, shorten(function), fix, code="wrong-argument"
+                )
+            values[name] = function(self.values)
+        return type(self)(values, self.log_weights, doubts=self.doubts, notes=self.notes)
 
     @cached_property
     def verdict(self) -> str:
@@ -162,12 +175,12 @@ class WeightedDraws:
         limit = min(1 - 1 / math.log10(max(self.num_samples, 11)), 0.7)
         rough = max(means[0], sds[0])
         said = list(self.doubts)
+        is_bad = self.k_hat >= limit or not rough < _ROUGH or self.ess < _FEW * self.num_samples
         if shapes[0] >= _HEAVY_SQUARES and self.k_hat < limit:
-            said.append(
-                f"The spread of {shapes[1]} has a heavy tail (k-hat {shapes[0]:.2f} of its "
-                "squares): trust its quantiles, not its mean and sd."
-            )
-        if self.k_hat >= limit or not rough < _ROUGH or self.ess < _FEW * self.num_samples:
+            rest = "." if is_bad else ": trust its quantiles, not its mean and sd."
+            tail = f"a heavy tail (k-hat {shapes[0]:.2f} of its squares)"
+            said.append(f"The spread of {shapes[1]} has {tail}{rest}")
+        if is_bad:
             word = "unreliable"
             said.append(
                 "The draws miss part of the target: use other coordinates, more draws, or a "
@@ -215,6 +228,11 @@ class WeightedDraws:
         middles = (weights.cumsum(0) - weights / 2).movedim(0, -1).contiguous()
         lead = middles.shape[:-1]
         asked = ranks.reshape(-1).expand(*lead, ranks.numel()).contiguous()
+        # Draws of weight zero are no part of the target, at either end.
+        has_weight = weights.movedim(0, -1) > 0
+        lowest = middles.masked_fill(~has_weight, torch.inf).amin(-1, keepdim=True)
+        highest = middles.masked_fill(~has_weight, -torch.inf).amax(-1, keepdim=True)
+        asked = asked.clamp(lowest, highest).contiguous()
         upper = torch.searchsorted(middles, asked).clamp(1, self.num_samples - 1)
         ends = middles.gather(-1, upper - 1), middles.gather(-1, upper)
         share = ((asked - ends[0]) / (ends[1] - ends[0])).nan_to_num(0.5).clamp(0.0, 1.0)
@@ -258,6 +276,28 @@ class WeightedDraws:
         event = self.values[name].shape[1:]
         index = [int(i) for i in torch.unravel_index(at, event)] if event else []
         return float(value), f"{name}{index}" if index else name
+
+
+def _as_tensor(value: Any, subject: str) -> Tensor:
+    try:
+        return as_tensor(value)
+    except (TypeError, ValueError) as error:
+        expected, fix = "a tensor, or numbers", f"It says: {error}."
+        raise ConstraintError(
+            subject, expected, shorten(value), fix, code="wrong-argument"
+        ) from error
+
+
+def _check_draws(value: Tensor, subject: str) -> None:
+    """Refuse draws that are no numbers, with or without a weight.
+
+    Raises:
+        NonFiniteError: saying how many.
+    """
+    impossible = int(value.isnan().sum())
+    if impossible:
+        got = f"NaN at {impossible} of {value.numel()} numbers"
+        raise NonFiniteError(subject, "draws that are numbers", got, "Look at the values.")
 
 
 def _check_weights(log_weights: Tensor) -> None:
