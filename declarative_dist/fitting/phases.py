@@ -1,9 +1,12 @@
-"""When a noisy loss has settled: rates that fall in phases, seen from the losses alone."""
+"""When a noisy loss has settled: rates that fall in phases, and gradients that cancel out."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
+
+import torch
+from torch import Tensor, nn
 
 DECAY = 0.3
 """By what a rate is multiplied at the end of a phase."""
@@ -16,6 +19,12 @@ LONGEST = 4000
 
 FEWEST = 4
 """How many phases there are at least."""
+
+_ENOUGH = 50
+_ONE_WAY = 0.2
+_AGREED = 0.9
+"""Shares of a squared mean gradient in the mean square: one that has a direction, and one without
+noise, which has a direction at an answer, too."""
 
 
 class Phases:
@@ -94,3 +103,50 @@ def fall_of(losses: list[float], width: int) -> tuple[float, float]:
         spread = math.fsum((center - mean) ** 2 for center in centers) / max(len(centers) - 1, 1)
         variance += spread / len(centers)
     return means[0] - means[1], math.sqrt(variance)
+
+
+class GradientSums:
+    """The gradients of the last phase: at an answer their noise outweighs their mean.
+
+    The losses alone can't tell: where steps are small beside the way that is left, the loss hardly
+    falls in a phase, as at an answer.
+
+    Args:
+        objective: whose parameters have the gradients.
+    """
+
+    def __init__(self, objective: nn.Module) -> None:
+        self._named = [(n, p) for n, p in objective.named_parameters() if p.requires_grad]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count = 0
+        self._sums: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+
+    def add(self, event: str | None) -> None:
+        """Add the gradients of a step; after a step that ended a phase, begin anew."""
+        if event == "decay":
+            self._begin()
+            return
+        self._count += 1
+        for name, parameter in self._named:
+            gradient = parameter.grad
+            if gradient is None or gradient.layout is not torch.strided:
+                continue
+            gradient = gradient.detach()
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(gradient)
+                self._squares[name] = gradient.new_zeros(())
+            self._sums[name] += gradient
+            self._squares[name] += gradient.square().sum()
+
+    def find_moving(self, least: float) -> str | None:
+        """A parameter whose gradient goes one way; where all agree, only if that is not small."""
+        for name, total in self._sums.items():
+            mean = total / self._count
+            share = mean.square().sum() / (self._squares[name] / self._count)
+            is_large = share < _AGREED or mean.abs().max() > least
+            if self._count >= _ENOUGH and share > _ONE_WAY and is_large:
+                return name
+        return None

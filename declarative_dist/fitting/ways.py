@@ -26,7 +26,7 @@ from declarative_dist.fitting.evaluation import (
     gradient_of,
 )
 from declarative_dist.fitting.history import History
-from declarative_dist.fitting.phases import DECAY, Phases, fall_of
+from declarative_dist.fitting.phases import DECAY, GradientSums, Phases, fall_of
 from declarative_dist.fitting.starts import race
 from declarative_dist.objectives.data import call_with
 from declarative_dist.optimization.newton import Newton
@@ -42,12 +42,6 @@ FIRST_RATE = 0.03
 
 BUDGETS = {"Newton": 300, "L-BFGS": 1000, "noisy": 30_000}
 """How many steps a fit without `steps` may take at most."""
-
-_ENOUGH = 50
-_ONE_WAY = 0.2
-_AGREED = 0.9
-"""Shares of a squared mean gradient in the mean square: one that has a direction, and one without
-noise, which has a direction at an answer, too."""
 
 SMALL = 1e-5
 """What a gradient may be at an answer, relative to one plus the loss."""
@@ -206,53 +200,6 @@ class SearchWay(Way):
         if self._gradient <= least:
             return True, f"settled: {numbers}"
         return False, f"not settled: no step lowers the loss any more, {numbers}"
-
-
-class GradientSums:
-    """The gradients of the last phase: at an answer their noise outweighs their mean.
-
-    The losses alone can't tell: where steps are small beside the way that is left, the loss hardly
-    falls in a phase, as at an answer.
-
-    Args:
-        objective: whose parameters have the gradients.
-    """
-
-    def __init__(self, objective: nn.Module) -> None:
-        self._named = [(n, p) for n, p in objective.named_parameters() if p.requires_grad]
-        self._begin()
-
-    def _begin(self) -> None:
-        self._count = 0
-        self._sums: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
-
-    def add(self, event: str | None) -> None:
-        """Add the gradients of a step; after a step that ended a phase, begin anew."""
-        if event == "decay":
-            self._begin()
-            return
-        self._count += 1
-        for name, parameter in self._named:
-            gradient = parameter.grad
-            if gradient is None or gradient.layout is not torch.strided:
-                continue
-            gradient = gradient.detach()
-            if name not in self._sums:
-                self._sums[name] = torch.zeros_like(gradient)
-                self._squares[name] = gradient.new_zeros(())
-            self._sums[name] += gradient
-            self._squares[name] += gradient.square().sum()
-
-    def find_moving(self, least: float) -> str | None:
-        """A parameter whose gradient goes one way; where all agree, only if that is not small."""
-        for name, total in self._sums.items():
-            mean = total / self._count
-            share = mean.square().sum() / (self._squares[name] / self._count)
-            is_large = share < _AGREED or mean.abs().max() > least
-            if self._count >= _ENOUGH and share > _ONE_WAY and is_large:
-                return name
-        return None
 
 
 class NoisyWay(Way):
