@@ -15,15 +15,14 @@ from declarative_dist.latents.density import as_log_joint, log_joint_at
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.posteriors.sampling import UNSEEN
 
-_CLOSE = 0.15
+CLOSE = 0.15
 """What the mean of plain draws may be off, in sds, or their sd, to be called close."""
 
 _FAR = 0.5
 _EQUAL = 0.9
 """Draws worth this part of as many from the target: k-hat, which knows no scale, is no alarm."""
-
-_UNSEEN = "No weight sees a mode that no draw has visited."
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """What that means for plain draws, and for weighted ones, in words."""
-        weighted = f". Weighted draws: {self.weighted}" if self.weighted else f". {_UNSEEN}"
+        weighted = f". Weighted draws: {self.weighted}" if self.weighted else f". {UNSEEN}"
         return f"{self._plain}{weighted}"
 
     @property
@@ -69,7 +68,7 @@ class Diagnosis:
         share = self.effective_sample_size / self.num_samples
         if max(self.shift, self.stretch) > _FAR:
             return f"wrong: the guide is in another place than the target; {off}"
-        if self.shift > _CLOSE or self.stretch > _CLOSE:
+        if self.shift > CLOSE or self.stretch > CLOSE:
             return f"rough: {off}; use weighted draws"
         if self.khat < min(0.5, self.threshold) and share > 0.5:
             return "good: the guide is near the target, and weighted means converge fast"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.posteriors.diagnosis import compare
+from declarative_dist.posteriors.diagnosis import CLOSE, compare
 from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.posteriors.modes import RESTARTS, Modes
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR
@@ -112,7 +112,7 @@ def fit_guide(
         draws = guide.importance_sample(log_joint, _DRAWS)
         shift, stretch = compare(guide.sample((_DRAWS,)), draws)
     advice = "close to weighted ones"
-    if max(shift, stretch) >= 0.15:
+    if max(shift, stretch) >= CLOSE:
         is_better = not draws.verdict.startswith("unreliable")
         advice = "use weighted ones" if is_better else "trust neither kind"
     plain = f"Plain draws: {advice} (means off by up to {shift:.2g} sd, sds by {stretch:.0%})."

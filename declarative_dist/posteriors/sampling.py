@@ -23,6 +23,9 @@ _KEPT = 0.3
 MOST_OF_A_FACTOR = 400
 """Above so many numbers Gaussians have no correlations."""
 
+UNSEEN = "No weight sees a mode that no draw has visited."
+"""What every verdict on weights leaves open."""
+
 
 @dataclass(frozen=True)
 class Components:
@@ -50,11 +53,10 @@ def components_of(guide: Gaussian, bound: Tensor, modes: Modes | None) -> Compon
         modes: what a search has found; None if nobody has looked.
     """
     guide = Gaussian(guide.loc[None].double(), guide.scale[None].double())
-    unseen = "No weight sees a mode that no draw has visited."
     if modes is None or not modes.bounds[0].isfinite().all():
         doubt = "No other start was tried."
-        return Components(guide, (1.0,), (doubt,), (unseen,))
-    notes, doubts = [modes.describe(), unseen], []
+        return Components(guide, (1.0,), (doubt,), (UNSEEN,))
+    notes, doubts = [modes.describe(), UNSEEN], []
     is_near = modes.is_near
     which = is_near.reshape(len(is_near), -1).any(1)
     if int(which.sum()) > 1:
