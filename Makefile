@@ -1,4 +1,4 @@
-# Every command sets up what it needs, in .venv.
+# Every command sets up what it needs, in .venv. The first time, that is what takes long.
 
 .DEFAULT_GOAL := help
 
@@ -9,27 +9,36 @@ WORKERS ?= 2
 .PHONY: help demo test check docs browser format hooks api release bench clean
 
 help: ## say what the commands are
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
 
-.venv/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch numpy
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
-	touch $@
+# Two steps: what the demo needs, and on top of it what the tests need.
+.venv/.demo: pyproject.toml constraints.txt
+	@echo "Installing torch and the package into .venv, once"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[demo]"
+	@touch $@
 
-demo: .venv/.ready ## run examples/quickstart.py
+.venv/.ready: .venv/.demo
+	@echo "Installing what the tests, the documentation and the examples need (1.5 GB), once"
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+demo: .venv/.demo ## run examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
 
 test: check browser docs ## check everything: format, lint, types, tests, documentation, examples
+	@echo "Running all tests with $(WORKERS) workers: about ten minutes"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 check: .venv/.ready ## check format, lint and types only
+	@echo "Checking format, lint and types"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright
 
 docs: .venv/.ready ## build the documentation into docs/_build/html
+	@echo "Building the documentation, and running its pages: about a minute"
 	rm -rf docs/_build
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -j 2 docs docs/_build/html
 
@@ -71,4 +80,4 @@ bench: .venv-bench/.ready ## time the library beside its peers
 	.venv-bench/bin/python benchmarks/fit_posteriors.py --peers
 
 clean: ## remove environments and what was built
-	rm -rf .venv .venv-bench .venv-jax docs/_build dist
+	rm -rf .venv .venv-bench .venv-jax .venv-torch-* docs/_build dist
