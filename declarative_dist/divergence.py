@@ -18,7 +18,7 @@ from torch.distributions.kl import _KL_REGISTRY, register_kl
 from declarative_dist.errors import ConstraintError, check_count
 from declarative_dist.families.building import require_rsample
 from declarative_dist.families.variational import Variational
-from declarative_dist.joints.distribution import JointDistribution, learned_ends
+from declarative_dist.joints.distribution import JointDistribution, describe_learned_ends
 from declarative_dist.joints.joint import Joint
 from declarative_dist.plain.draws import (
     center_leave_one_out,
@@ -262,7 +262,7 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     if is_reparametrised(p):
         mean: Tensor = statistic(*rsample_and_log_prob(p, (count,))).mean(0)
         return mean
-    moving = learned_ends(p)
+    moving = describe_learned_ends(p)
     if moving:
         expected = "a support that does not move with parameters, for the gradient to be unbiased"
         got = f"that of a {moving}, whose ends are learned and whose draws carry no gradients"

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeGuard
 
 from torch import Tensor
 
-from declarative_dist.words import absent
+from declarative_dist.words import describe_absence
 
 Code = str
 """A kind of mistake: a key of `MEANINGS`, and an anchor in `docs/errors.md`."""
@@ -196,7 +196,7 @@ def shorten(value: object) -> str:
     shape = "a tensor"
     try:
         shape = f"a tensor of shape {tuple(value.shape)}"
-        if absent(value):
+        if describe_absence(value):
             return shape
         if value.ndim == 0:
             return repr(value.item())

@@ -59,7 +59,7 @@ def format_value(value: Any, *, with_shape: bool = True) -> str:
         return text if len(text) <= 60 else f"{text[:57]}..."
     data = as_data(value)
     if data is None:
-        return absent(value) or str(value.dtype).removeprefix("torch.")
+        return describe_absence(value) or str(value.dtype).removeprefix("torch.")
     if not isinstance(data, dict):
         text = format_numbers(data)
         if len(text) <= WIDEST or value.is_complex():
@@ -87,7 +87,7 @@ def as_data(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value if isinstance(value, (int, float, str)) or value is None else repr(value)
     is_small = value.numel() <= MOST
-    if absent(value) or (value.is_complex() and not is_small):
+    if describe_absence(value) or (value.is_complex() and not is_small):
         return None
     try:
         if value.is_complex():
@@ -120,13 +120,13 @@ def _spread(value: Tensor) -> dict[str, float]:
     return {**found, "not finite": missing} if missing else found
 
 
-def absent(value: Tensor) -> str:
+def describe_absence(value: Tensor) -> str:
     """Why a tensor has no numbers to read; "" if it has.
 
     Example:
         >>> import torch
-        >>> from declarative_dist.words import absent
-        >>> absent(torch.empty(0)), absent(torch.empty(1))
+        >>> from declarative_dist.words import describe_absence
+        >>> describe_absence(torch.empty(0)), describe_absence(torch.empty(1))
         ('no numbers', '')
     """
     if is_lazy(value):

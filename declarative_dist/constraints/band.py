@@ -118,15 +118,15 @@ def _is_range(item: tuple[Any, Any]) -> bool:
     return isinstance(dtype, torch.dtype) and dtype.is_floating_point and 0 < low < high < math.inf
 
 
-def above(bound: float, dtype: torch.dtype) -> float:
+def next_above(bound: float, dtype: torch.dtype) -> float:
     """A number of the dtype strictly above a bound, and above the bound as the dtype rounds it.
 
     Computed in Python because `torch.nextafter` is wrong under inductor in half precision.
 
     Example:
         >>> import torch
-        >>> from declarative_dist.constraints.band import above
-        >>> above(1000.0, torch.bfloat16)
+        >>> from declarative_dist.constraints.band import next_above
+        >>> next_above(1000.0, torch.bfloat16)
         1004.0
     """
     info = torch.finfo(dtype)
@@ -148,8 +148,8 @@ def limits_between(low: float, high: float) -> Limits:
     """
     return {
         dtype: (
-            above(low, dtype) if low > -math.inf else -torch.finfo(dtype).max,
-            -above(-high, dtype) if high < math.inf else torch.finfo(dtype).max,
+            next_above(low, dtype) if low > -math.inf else -torch.finfo(dtype).max,
+            -next_above(-high, dtype) if high < math.inf else torch.finfo(dtype).max,
         )
         for dtype in FLOATING
     }

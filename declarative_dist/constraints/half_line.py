@@ -11,9 +11,9 @@ from torch import Tensor
 from declarative_dist.constraints.band import (
     Guard,
     Limits,
-    above,
     clamp_input,
     clamp_result,
+    next_above,
     promote,
 )
 from declarative_dist.constraints.scalar import Bound, Scalar, as_number
@@ -156,7 +156,9 @@ class Positive(GreaterThan):
         return value + self.floor if self.floor else value
 
     def _set_band(self, band: Limits) -> None:
-        self.limits = {d: (max(low, above(self.floor, d)), top) for d, (low, top) in band.items()}
+        self.limits = {
+            d: (max(low, next_above(self.floor, d)), top) for d, (low, top) in band.items()
+        }
 
     def advice(self, value: Tensor) -> str:
         is_above = ((value > self.floor) & value.isfinite()).all()
@@ -194,7 +196,7 @@ class Exp(Positive):
         limits = {}
         for dtype, (low, high) in self.raw_limits.items():
             rounding = 8 * torch.finfo(dtype).eps  # a few units more than what exp gives
-            lowest = max(math.exp(low) * (1 - rounding), above(self.floor, dtype))
+            lowest = max(math.exp(low) * (1 - rounding), next_above(self.floor, dtype))
             limits[dtype] = lowest, (math.exp(high) + self.floor) * (1 + rounding)
         self.limits = limits
 

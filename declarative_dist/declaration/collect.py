@@ -24,7 +24,7 @@ from declarative_dist.fields.kinds import is_declarative_class
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.walk import walk
-from declarative_dist.plain.arguments import Argument, preferred
+from declarative_dist.plain.arguments import Argument, choose_preferred
 from declarative_dist.plain.tensors import is_array
 
 
@@ -181,7 +181,7 @@ def _as_field(
 
 def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str, Argument]:
     """The arguments of a base that a class without fields declares; some are required."""
-    chosen = preferred(arguments)
+    chosen = choose_preferred(arguments)
     if arguments and not chosen:
         expected = f"fields for those of its arguments that you mean: {', '.join(arguments)}"
         got = "none, and all are optional"

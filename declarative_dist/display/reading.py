@@ -93,7 +93,7 @@ class _Reader:
         fields, of_prior = module.__declaration__.fields, module.__declaration__.of_prior
         for name, field in fields.items():
             part = module._modules.get(name)
-            if isinstance(field, Param):
+            if field.is_learned:
                 yield self._read_param(module, field, path)
             elif not field.is_part:
                 kind, known = type(field).__name__.lower(), _describe(_evaluate(module, field)[0])

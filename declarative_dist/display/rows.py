@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.display.saturation import count_saturated
-from declarative_dist.words import absent, as_data, format_number, format_value
+from declarative_dist.words import as_data, describe_absence, format_number, format_value
 
 MARK = "YES"
 """What stands where numbers are saturated."""
@@ -117,7 +117,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
     """The length of the gradient of parameters; None where there is none to read."""
     gradients = [each.grad for each in parameters if each.grad is not None]
     dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
-    sizes = [each.detach().abs().cpu().double() for each in dense if not absent(each)]
+    sizes = [each.detach().abs().cpu().double() for each in dense if not describe_absence(each)]
     return math.hypot(*(size.norm().item() for size in sizes)) if sizes else None
 
 
@@ -133,7 +133,7 @@ def read_saturation(
         raw_name: what its raw numbers are called.
         rule: the constraint in words.
     """
-    if absent(raw):
+    if describe_absence(raw):
         return {}
     if not_finite := int((~raw.isfinite()).sum()):
         share = _share(not_finite, raw.numel())

@@ -26,7 +26,7 @@ from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.randomness import same_random_numbers
-from declarative_dist.words import absent
+from declarative_dist.words import describe_absence
 
 DRAWS = 10_000
 
@@ -178,7 +178,7 @@ def _site_of_draws(numbers: Any) -> Site:
 
 def _check_readable(draws: Tensor, name: str) -> None:
     """Refuse draws whose numbers can't be read, such as those on the meta device."""
-    if draws.numel() and (reason := absent(draws)):
+    if draws.numel() and (reason := describe_absence(draws)):
         raise DeclarationError("plot", "values to draw", f"{name}, {reason}")
 
 

@@ -31,7 +31,7 @@ from declarative_dist.fields.fixed import FixedTransform, make_constant
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.templates import replicate
-from declarative_dist.plain.arguments import arguments_of, preferred
+from declarative_dist.plain.arguments import arguments_of, choose_preferred
 from declarative_dist.plain.decompose import recover
 from declarative_dist.plain.tensors import tensors_of
 from declarative_dist.plain.tracing import is_traced
@@ -205,7 +205,7 @@ def _make_live_class(base: Any, kinds: Kinds, fixed: Names, wide: Names) -> Any:
         wide: arguments that are declared without the guard band of their constraint.
     """
     arguments = arguments_of(base)
-    chosen = {name: arguments[name] for name, _ in kinds} or preferred(arguments)
+    chosen = {name: arguments[name] for name, _ in kinds} or choose_preferred(arguments)
     _check_names(base, fixed, chosen)
     fields: dict[str, Any] = infer_fields(chosen)
     for name, kind in kinds or tuple((n, "") for n in chosen):

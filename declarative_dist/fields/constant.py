@@ -37,18 +37,17 @@ class Constant(Field):
 
     Args:
         init: the value; None if every instance must be given one.
-        torch_constraint: what torch says that it must satisfy, or None.
     """
 
     holds_value = True
+    torch_constraint: constraints.Constraint | None = None
+    """What the base says that it must satisfy."""
 
-    def __init__(
-        self, init: Any = None, torch_constraint: constraints.Constraint | None = None
-    ) -> None:
+    def __init__(self, init: Any = None) -> None:
         # What the class holds does not change with the array that it was given.
         if is_array(init):
             init = init.clone() if isinstance(init, Tensor) else copy.deepcopy(init)
-        self.init, self.torch_constraint = init, torch_constraint
+        self.init = init
 
     @property
     def event_dim(self) -> int:

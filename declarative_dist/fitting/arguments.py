@@ -161,7 +161,7 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         )
     made = make_optimizer(optimizer, trainable, "fit(optimizer=)", **options)
     if not isinstance(made, Optimizer):
-        raise no_optimizer("fit(optimizer=)", made)
+        raise optimizer_error("fit(optimizer=)", made)
     check_members(made, objective, "fit(optimizer=)")
     return made
 
@@ -194,14 +194,16 @@ def make_optimizer(
     if isinstance(optimizer, Optimizer):
         return optimizer
     if not callable(optimizer) or isinstance(optimizer, nn.Module):
-        raise no_optimizer(subject, optimizer)
+        raise optimizer_error(subject, optimizer)
     try:
         return optimizer(trainable, **options)
     except TypeError as error:
-        raise no_optimizer(subject, optimizer, f", which failed: {first_line(error)}") from error
+        raise optimizer_error(
+            subject, optimizer, f", which failed: {first_line(error)}"
+        ) from error
 
 
-def no_optimizer(subject: str, value: object, what: str = "") -> DeclarationError:
+def optimizer_error(subject: str, value: object, what: str = "") -> DeclarationError:
     """The error about something that is no optimizer."""
     return DeclarationError(
         subject,

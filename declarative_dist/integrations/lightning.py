@@ -16,7 +16,7 @@ from declarative_dist.fitting.arguments import (
     check_forward,
     check_members,
     make_optimizer,
-    no_optimizer,
+    optimizer_error,
 )
 from declarative_dist.fitting.batches import as_batch
 from declarative_dist.objectives.data import call_with
@@ -94,7 +94,7 @@ class ObjectiveModule(LightningModule):
         name = type(self).__name__
         check_forward(objective, f"{name}(objective=)")
         if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
-            raise no_optimizer(f"{name}(optimizer=)", optimizer)
+            raise optimizer_error(f"{name}(optimizer=)", optimizer)
         steps_per_epoch = check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
         self.objective = objective
         self.steps_per_epoch = steps_per_epoch
@@ -159,7 +159,7 @@ class ObjectiveModule(LightningModule):
             return Adam(trainable, lr=RATE)
         made = make_optimizer(self._optimizer, trainable, subject)
         if made is None or isinstance(made, (Tensor, nn.Module)):
-            raise no_optimizer(subject, made)
+            raise optimizer_error(subject, made)
         if isinstance(made, Optimizer):
             check_members(made, self.objective, subject, self._name)
         if isinstance(made, LBFGS) and isinstance(self.objective, FSDPModule):

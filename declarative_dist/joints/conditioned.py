@@ -155,7 +155,7 @@ class Conditioned(AtomicState):
         return ", ".join(f"{name}={shorten(value)}" for name, value in self.observed.items())
 
 
-def missing_data(owner: str) -> DeclarationError:
+def missing_data_error(owner: str) -> DeclarationError:
     """The error about a joint that comes in the place of a posterior."""
     return DeclarationError(
         owner,

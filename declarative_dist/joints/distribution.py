@@ -31,6 +31,8 @@ from declarative_dist.randomness import same_random_numbers
 
 _BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
+TRIES = 50
+"""How often values are drawn again that a later site does not take."""
 
 
 @dataclass(frozen=True)
@@ -184,16 +186,16 @@ class JointDistribution(NamedDistribution):
             return {name: (d, value) for name, d, value in self.legal_draw(draw=draw)}
 
     def legal_draw(
-        self, sample_shape: Any = torch.Size(), draw: Draw | None = None, tries: int = 50
+        self, sample_shape: Any = torch.Size(), draw: Draw | None = None
     ) -> list[tuple[str, Distribution, Tensor]]:
         """As `draw_in_order`, and again where a value is not what a later site takes."""
-        while True:
-            tries -= 1
+        for _ in range(TRIES - 1):
             try:
                 return list(self.draw_in_order(sample_shape, draw))
             except ConstraintError as error:
-                if not tries or not isinstance(error.__cause__, ValueError):
+                if not isinstance(error.__cause__, ValueError):
                     raise
+        return list(self.draw_in_order(sample_shape, draw))
 
     def draw_in_order(
         self, sample_shape: Any = torch.Size(), draw: Draw | None = None
@@ -316,7 +318,7 @@ def draw_like(distribution: Distribution) -> Tensor:
         return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
 
-def learned_ends(current: Any) -> str:
+def describe_learned_ends(current: Any) -> str:
     """The distribution whose support moves with what is learned, in words; "" if there is none.
 
     The identity behind the score function and behind sticking the landing, that the gradient of a

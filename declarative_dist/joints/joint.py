@@ -12,7 +12,7 @@ from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import check_sites
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
-from declarative_dist.joints.conditioned import Conditioned, missing_data
+from declarative_dist.joints.conditioned import Conditioned, missing_data_error
 from declarative_dist.joints.distribution import JointDistribution, Rule
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import NamedModule
@@ -123,7 +123,7 @@ class Joint(Declarative, NamedModule):
         Raises:
             DeclarationError: always.
         """
-        raise missing_data(type(self).__name__)
+        raise missing_data_error(type(self).__name__)
 
     def detach(self) -> JointDistribution:
         """A snapshot with detached parameters: gradients flow to values, not to parameters."""

@@ -17,7 +17,7 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.joints.distribution import learned_ends
+from declarative_dist.joints.distribution import describe_learned_ends
 from declarative_dist.objectives.data import split_keywords
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import NegativeLogPosterior, dims_of_one
@@ -116,7 +116,7 @@ class VariationalBound(AtomicState, ABC):
                 "Leave it out, or choose a guide whose draws carry gradients.",
                 code="biased-gradient",
             )
-        moving = "" if name == "pathwise" else learned_ends(current)
+        moving = "" if name == "pathwise" else describe_learned_ends(current)
         if moving:
             raise ConstraintError(
                 f"{type(self).__name__}(estimator=)",

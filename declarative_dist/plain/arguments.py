@@ -188,15 +188,15 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
     return [group for group in groups if len(group) > 1]
 
 
-def preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
+def choose_preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
     """The arguments that a base needs, one of those that say the same in other words.
 
     An argument whose default is None may be left out.
 
     Example:
         >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.arguments import arguments_of, preferred
-        >>> list(preferred(arguments_of(dd.Bernoulli)))
+        >>> from declarative_dist.plain.arguments import arguments_of, choose_preferred
+        >>> list(choose_preferred(arguments_of(dd.Bernoulli)))
         ['logits']
     """
     first = {group[0] for group in alternatives(arguments)}

@@ -22,7 +22,7 @@ from declarative_dist.errors import ConstraintError, DeclarationError, check_cou
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
-from declarative_dist.joints.conditioned import Conditioned, missing_data
+from declarative_dist.joints.conditioned import Conditioned, missing_data_error
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -384,7 +384,7 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
     if isinstance(latents, Conditioned):
         return FlatSites(latents)
     if isinstance(latents, Joint):
-        raise missing_data(type(latents).__name__)
+        raise missing_data_error(type(latents).__name__)
     if isinstance(latents, Declarative):
         return FlatParams(latents, owns=True)
     got, fix = (

@@ -25,15 +25,14 @@ class PushedNormal(NamedDistribution):
         loc: the mean, of shape `(*batch, size)`.
         scale: standard deviations, of shape `(*batch, size)`, or a lower-triangular factor of the
             covariance, of shape `(*batch, size, size)`.
-        validate: whether `log_prob` refuses values outside their support.
     """
 
-    def __init__(
-        self, flat: FlatMap, loc: Tensor, scale: Tensor, *, validate: bool = True
-    ) -> None:
+    validate = True
+    """Whether `log_prob` refuses values outside their support."""
+
+    def __init__(self, flat: FlatMap, loc: Tensor, scale: Tensor) -> None:
         self.flat = flat
         self.gaussian = Gaussian(loc, scale)
-        self.validate = validate
         self.batch_shape = flat.batch_shape
 
     def __repr__(self) -> str:
