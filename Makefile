@@ -39,7 +39,7 @@ check: .venv/.ready ## check format, lint and types only
 
 docs: .venv/.ready ## build the documentation into docs/_build/html
 	@echo "Building the documentation, and running its pages: about a minute"
-	rm -rf docs/_build
+	rm -rf docs/_build docs/errors
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -j 2 docs docs/_build/html
 
 # The tests walk the site in a browser, which root can install on Debian.
@@ -80,4 +80,4 @@ bench: .venv-bench/.ready ## time the library beside its peers
 	.venv-bench/bin/python benchmarks/fit_posteriors.py --peers
 
 clean: ## remove environments and what was built
-	rm -rf .venv .venv-bench .venv-jax .venv-torch-* docs/_build dist
+	rm -rf .venv .venv-bench .venv-jax .venv-torch-* docs/_build docs/errors dist

@@ -13,7 +13,7 @@ from torch import Tensor
 from declarative_dist.words import describe_absence
 
 Code = str
-"""A kind of mistake: a key of `MEANINGS`, and an anchor in `docs/errors.md`."""
+"""A kind of mistake: a key of `MEANINGS`, and a file in `declarative_dist/explanations`."""
 
 MEANINGS: Mapping[Code, str] = MappingProxyType(
     {
@@ -71,8 +71,8 @@ class ExplainedError(Exception):
         expected: what was expected, in words.
         got: what you gave, or what was found, instead.
         fix: what to do about it.
-        code: the kind of mistake, an anchor in `docs/errors.md`; None for the usual one of the
-            class.
+        code: the kind of mistake, which `python -m declarative_dist.explain CODE` explains; None
+            for the usual one of the class.
 
     Example:
         >>> from declarative_dist import ConstraintError
@@ -80,7 +80,7 @@ class ExplainedError(Exception):
         Traceback (most recent call last):
         ...
         declarative_dist.errors.ConstraintError: Gamma.rate: expected a positive number, \
-got -1.0. Give it above 0. (docs/errors.md#outside-constraint)
+got -1.0. Give it above 0. (python -m declarative_dist.explain outside-constraint)
     """
 
     usual_code: ClassVar[Code] = "wrong-argument"
@@ -97,12 +97,12 @@ got -1.0. Give it above 0. (docs/errors.md#outside-constraint)
 
     @property
     def sentence(self) -> str:
-        """What happened and what to do, without the pointer to the documentation."""
+        """What happened and what to do, without the command that explains more."""
         sentence = f"{self.subject}: expected {self.expected}, got {self.got}."
         return f"{sentence} {self.fix}" if self.fix else sentence
 
     def __str__(self) -> str:
-        return f"{self.sentence} (docs/errors.md#{self.code})"
+        return f"{self.sentence} (python -m declarative_dist.explain {self.code})"
 
 
 class DeclarationError(ExplainedError, TypeError):

@@ -9,6 +9,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 import declarative_dist  # noqa: E402
+from declarative_dist.errors import MEANINGS  # noqa: E402
+from declarative_dist.explain import page  # noqa: E402
 
 project = html_title = "declarative_dist"
 author = "The authors of declarative_dist"
@@ -41,6 +43,14 @@ nitpick_ignore_regex = [
         r".*\b(Axes|ConstraintTransform|Derived|Field|FlatMap|Live|PushedNormal|Rule|Site)",
     ),
 ]
+
+# A page for each kind of error, from the text in the wheel, and the list of them.
+errors = ROOT / "docs" / "errors"
+errors.mkdir(exist_ok=True)
+for code in MEANINGS:
+    (errors / f"{code}.md").write_text(page(code), encoding="utf-8")
+listing = "".join(f"* [{code}](errors/{code}.md): {MEANINGS[code]}\n" for code in MEANINGS)
+(errors / "list.txt").write_text(listing, encoding="utf-8")
 
 html_theme = "furo"
 pygments_dark_style = "github-dark"

@@ -151,7 +151,7 @@ def test_the_versions_that_a_bug_report_asks_for_can_be_printed() -> None:
 
 def test_the_pointer_that_a_bug_report_shows_is_one() -> None:
     text = FORMS[0].read_text()
-    codes = re.findall(r"docs/errors\.md#([\w-]+)", text)
+    codes = re.findall(r"declarative_dist\.explain ([\w-]+)", text)
     assert codes
     assert set(codes) <= set(MEANINGS)
 

@@ -1,32 +1,64 @@
-"""The page of errors: an anchor per code, a code per anchor, each shown going wrong."""
+"""The pages of errors: one for each code, each shown going wrong, printed by a command."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from declarative_dist.errors import MEANINGS
-from docs.extensions.executing import blocks_of
+from declarative_dist.explain import main, page
 
-TEXT = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
-CLASSIC, _, BY_CODE = TEXT.partition("\n## Every code\n")
-SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!###).*\n?)*)", BY_CODE, re.MULTILINE))
+ROOT = Path(__file__).parent.parent
+CLASSIC = (ROOT / "docs" / "errors.md").read_text()
+FOLDER = ROOT / "declarative_dist" / "explanations"
 
 
-def test_every_code_has_an_anchor_and_every_anchor_a_code() -> None:
-    assert list(SECTIONS) == list(MEANINGS)
+def test_every_code_has_a_page_and_every_page_a_code() -> None:
+    assert sorted(path.name for path in FOLDER.iterdir()) == [f"{code}.md" for code in MEANINGS]
 
 
 @pytest.mark.parametrize("code", MEANINGS)
-def test_a_section_says_what_went_wrong_and_shows_it(code: str) -> None:
-    assert SECTIONS[code].lstrip().startswith(MEANINGS[code])
-    assert f"raises {code}" in [block.info for block in blocks_of(SECTIONS[code])]
-    reason = SECTIONS[code].split("```")[2]
-    assert len(reason.split()) >= 5
+def test_a_page_says_what_went_wrong_and_shows_it(code: str) -> None:
+    text = page(code)
+    assert text.startswith(f"# {code}\n\n{MEANINGS[code]}\n\n```python raises {code}\n")
+    assert text.isascii()  # any terminal can print it
+    assert max(map(len, text.splitlines())) <= 105
+    assert len(text.split("```")[2].split()) >= 5  # the reason
 
 
 def test_ten_classic_mistakes_are_taught() -> None:
     numbers = re.findall(r"^### (\d+)\. ", CLASSIC, re.MULTILINE)
     assert numbers == [str(number) for number in range(1, 11)]
+
+
+def test_a_command_prints_a_page() -> None:
+    command = [sys.executable, "-W", "error", "-m", "declarative_dist.explain", "no-base"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(
+        f"# no-base\n\n{MEANINGS['no-base']}\n\nThis goes wrong:\n\n    "
+    )
+    assert "\nWrite `base = torch.distributions.Normal`" in done.stdout
+    assert "```" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_without_a_code_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line[0] != " "] == list(MEANINGS)
+    assert max(map(len, lines)) <= 80
+    listed = " ".join(" ".join(lines).split())
+    assert all(f"{code} {meaning}" in listed for code, meaning in MEANINGS.items())
+
+
+def test_an_unknown_code_has_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no_base"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(
+        "There is no 'no_base'. Did you mean 'no-base'? Known here: bad-"
+    )

@@ -85,10 +85,11 @@ def test_a_code_that_is_chosen_is_found() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_pointer_ends_the_message(kind: type[ExplainedError]) -> None:
+def test_the_command_that_explains_it_ends_the_message(kind: type[ExplainedError]) -> None:
     usual, told = kind("A.b", "one", "two"), kind("A.b", "one", "two", "Do.", code="no-base")
-    assert str(usual) == f"A.b: expected one, got two. (docs/errors.md#{kind.usual_code})"
-    assert str(told) == "A.b: expected one, got two. Do. (docs/errors.md#no-base)"
+    explain = "python -m declarative_dist.explain"
+    assert str(usual) == f"A.b: expected one, got two. ({explain} {kind.usual_code})"
+    assert str(told) == f"A.b: expected one, got two. Do. ({explain} no-base)"
     assert told.sentence == first_line(told) == "A.b: expected one, got two. Do."
 
 
@@ -187,5 +188,5 @@ def test_what_users_read() -> None:
     assert caught.value.code == "outside-constraint"
     assert str(caught.value) == (
         "Scaled.scale: expected a finite positive number, got -1.0. Give a number above 0. "
-        "(docs/errors.md#outside-constraint)"
+        "(python -m declarative_dist.explain outside-constraint)"
     )

@@ -85,7 +85,7 @@ ROWS = [
             "pictures", "plot",
         )
     ],
-    ["integrations.arviz", "integrations.lightning"],
+    ["integrations.arviz", "integrations.lightning", "explain"],
     [
         f"testing.{name}"
         for name in (

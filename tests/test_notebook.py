@@ -55,7 +55,7 @@ def test_it_prints_what_it_says(outputs: list[list[Any]]) -> None:
     assert "Trying to backward through the graph a second time" in text
     assert float(re.search(r"divergence from the target: ([\d.]+)", text)[1]) < 0.02
     assert "GammaFamily.rate: expected a finite positive number, got -1.0." in text
-    assert "docs/errors.md#outside-constraint" in text
+    assert "declarative_dist.explain outside-constraint" in text
 
 
 def test_it_finds_what_scipy_finds(outputs: list[list[Any]]) -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import declarative_dist
+from declarative_dist.errors import MEANINGS
 
 ROOT = Path(__file__).parent.parent
 VERSION = declarative_dist.__version__
@@ -117,10 +118,12 @@ def test_the_wheel_says_what_it_is(built: Path) -> None:
         (path,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         told: Any = email.message_from_bytes(archive.read(path))
         tops = {name.partition("/")[0] for name in archive.namelist()}
+        explained = [name for name in archive.namelist() if "/explanations/" in name]
     assert told["Version"] == VERSION
     assert told["License-Expression"] == "MIT"
     needed = [line for line in told.get_all("Requires-Dist") if "extra ==" not in line]
     assert [re.split(r"[>=]", line)[0] for line in needed] == ["torch", "typing-extensions"]
+    assert len(explained) == len(MEANINGS)
     assert tops == {"declarative_dist", f"declarative_dist-{VERSION}.dist-info"}
 
 
@@ -139,6 +142,8 @@ def test_the_wheel_installs_and_works_outside_the_checkout(tmp_path: Path, built
     )
     done = run(f"{tmp_path}/env/bin/python -I -c '{code}'", tmp_path)
     assert str(site) in done.stdout, done.stderr
+    done = run(f"{tmp_path}/env/bin/python -I -m declarative_dist.explain no-base", tmp_path)
+    assert done.stdout.startswith("# no-base\n"), done.stderr
     assert (site / "declarative_dist" / "py.typed").exists()
 
 

@@ -85,7 +85,7 @@ def check_constraint(
         declarative_dist.testing.promise.BrokenPromiseError: 'inside' is broken. Squared.forward: \
 expected a value in GreaterThan(lower_bound=0.0) for every finite raw number, got inf for the \
 raw number 710.0 in torch.float64. Clamp the raw number before it overflows, or check with \
-raw_limit= if it is meant for moderate ones. (docs/errors.md#broken-promise)
+raw_limit= if it is meant for moderate ones. (python -m declarative_dist.explain broken-promise)
     """
     __tracebackhide__ = True
     found = as_constraint(constraint, "check_constraint")

@@ -73,7 +73,8 @@ def check_distribution(
         ...
         declarative_dist.testing.promise.BrokenPromiseError: 'gradient' is broken. \
 Stuck.raw_location: expected a gradient from the log density, got none. Use it in the \
-distribution without detach, item, data or numpy, or freeze it. (docs/errors.md#broken-promise)
+distribution without detach, item, data or numpy, or freeze it. \
+(python -m declarative_dist.explain broken-promise)
     """
     __tracebackhide__ = True
     with same_random_numbers():

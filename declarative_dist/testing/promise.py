@@ -37,7 +37,7 @@ class BrokenPromiseError(ExplainedError, AssertionError):
         Traceback (most recent call last):
         ...
         declarative_dist.testing.promise.BrokenPromiseError: Half.inverse: expected 2.0, \
-got 1.0 for 1.0. Multiply by 2. (docs/errors.md#broken-promise)
+got 1.0 for 1.0. Multiply by 2. (python -m declarative_dist.explain broken-promise)
     """
 
     usual_code = "broken-promise"

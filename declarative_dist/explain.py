@@ -1,0 +1,74 @@
+"""The page of a kind of error: `python -m declarative_dist.explain no-base` prints it.
+
+The package does not import this file, since Python warns of a module that runs as a program and
+was imported before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from importlib import resources
+
+from declarative_dist.errors import MEANINGS, Code, did_you_mean
+
+
+def page(code: Code) -> str:
+    """What a kind of error is about, an example of it, the reason, and a way out, in Markdown.
+
+    The texts are in `declarative_dist/explanations`, one file for each code.
+
+    Raises:
+        KeyError: if there is no such code.
+
+    Example:
+        >>> from declarative_dist.explain import page
+        >>> print(page("bad-bounds").splitlines()[2])
+        Bounds that leave no number between them, or are no numbers.
+    """
+    meaning = MEANINGS[code]
+    file = resources.files("declarative_dist") / "explanations" / f"{code}.md"
+    return f"# {code}\n\n{meaning}\n\n{file.read_text(encoding='utf-8')}"
+
+
+def _lines_for_a_terminal(markdown: str) -> Iterator[str]:
+    """Indents code, which a page sets apart by fences."""
+    inside = False
+    for line in markdown.splitlines():
+        if line.startswith("```"):
+            inside = not inside
+            if "raises" in line:
+                yield "This goes wrong:\n"
+        else:
+            yield textwrap.indent(line, "    ") if inside else line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the page of a code; without one, all codes.
+
+    Returns:
+        The status of the program: 0, or 2 for a code that does not exist.
+
+    Example:
+        >>> from declarative_dist.explain import main
+        >>> main(["no-bases"])  # which goes to stderr
+        2
+    """
+    parser = argparse.ArgumentParser("python -m declarative_dist.explain", description=__doc__)
+    parser.add_argument("code", nargs="?", help="the last word of an error's message")
+    code = parser.parse_args(arguments).code
+    if code in MEANINGS:
+        print(*_lines_for_a_terminal(page(code)), sep="\n")  # noqa: T201 (what it is for)
+        return 0
+    if code is not None:
+        print(f"There is no {code!r}. {did_you_mean(code, MEANINGS)}", file=sys.stderr)  # noqa: T201
+        return 2
+    for each, meaning in MEANINGS.items():
+        print(textwrap.fill(f"{each:22}{meaning}", 80, subsequent_indent=" " * 22))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
