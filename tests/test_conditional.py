@@ -605,19 +605,59 @@ class Gain(nn.Module):
         return x * gain
 
 
-def test_a_nested_class_beside_a_network_of_the_owner() -> None:
-    class Owner(Conditional):
-        base = dd.MixtureSameFamily
-        mixture_distribution = Shares(in_features=3, k=2)
-        component_distribution = Parts(in_features=3, k=2)
-        extra = Head()
+class Counting(nn.Module):
+    """A trunk that counts how often it is called."""
 
-        @derived
-        def unused(self, extra: Tensor) -> Tensor:
-            return extra
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, width)
+        self.calls = 0
 
-    p = Owner(in_features=8, network=nn.Linear(3, 8))
-    assert p(context()).batch_shape == (5,)
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        features: Tensor = self.layer(x)
+        return features
+
+
+class Shifted(Nest):
+    """A nested mixture with a head of its own."""
+
+    shift = Head(shape=("k",))
+
+    @derived
+    def component_distribution(self, shift: Tensor) -> dd.Normal:
+        return dd.Normal(shift, 1.0)
+
+
+def test_one_network_serves_all_nested_parts_and_runs_once() -> None:
+    x, y = context(), torch.randn(5)
+    p = Nest(in_features=8, network=Counting(), k=4)
+    names = {name.rpartition(".")[0] for name in p.state_dict()}
+    assert {"network.layer", "mixture_distribution.projection"} <= names
+    d = p(x)
+    assert p.network.calls == 1
+    features = p.network.layer(x)
+    expected = dd.MixtureSameFamily(
+        dd.Categorical(logits=p.mixture_distribution.projection(features)),
+        dd.Normal(p.component_distribution.projection(features), torch.full((4,), 0.7)),
+    )
+    torch.testing.assert_close(d.log_prob(y), expected.log_prob(y))
+    d.log_prob(y).sum().backward()
+    assert p.network.layer.weight.grad.abs().sum() > 0
+
+    q = Shifted(in_features=8, network=Counting(), k=2)  # a head of its own sees the same
+    q(x)
+    assert q.network.calls == 1
+    assert q.projection.out_features == 2
+    given = Nest(
+        network=Counting(),
+        mixture_distribution=Shares(in_features=8, k=4),
+        component_distribution=Parts(in_features=8, k=4),
+    )
+    assert given(x).batch_shape == (5,)
+    assert given.network.calls == 1
+    with pytest.raises(ConstraintError, match=r"Shares\(in_features=\)"):
+        Nest(network=Counting(), k=4)
 
 
 def test_a_method_written_for_a_batch_of_contexts() -> None:
@@ -965,14 +1005,13 @@ def test_compiled_detach() -> None:
 
 
 def test_a_network_without_heads_and_a_head_in_its_place_are_refused() -> None:
-    class Nested(Conditional):
-        base = dd.Independent
-        base_distribution = Decoder(in_features=2, out=3)
-        reinterpreted_batch_ndims = 0
+    class Free(Conditional):
+        base = dd.Normal
+        loc = Param(0.0)
+        scale = 1.0
 
-    with pytest.raises(ConstraintError, match=r"Nested\(network=\): expected none"):
-        Nested(network=nn.Linear(2, 2))
-    assert Nested()(torch.zeros(4, 2)).event_shape == (3,)
+    with pytest.raises(ConstraintError, match=r"Free\(network=\): expected none"):
+        Free(network=nn.Linear(2, 2))
     with pytest.raises(DeclarationError, match=r"Bad\.network: expected a module"):
 
         class Bad(Conditional):

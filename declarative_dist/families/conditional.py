@@ -22,6 +22,7 @@ from declarative_dist.families.copies import NOT_TOGETHER
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.head import CONTEXT_SHAPE, Split
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.parts import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
 from declarative_dist.plain.tracing import is_autocasting, is_traced
@@ -41,8 +42,10 @@ class Conditional(Declarative):
 
     The class body has a `base`, as that of a `Variational`, and fields, any of which may be a
     `Head`: predicted from the context. The others stay what they are, so that a policy with a
-    predicted mean and a free scale is one declaration. A nested `Conditional` receives the same
-    context.
+    predicted mean and a free scale is one declaration.
+
+    A nested `Conditional` receives the same context, or what this one's `network` makes of it: a
+    trunk that several parts share is `network=` of the class around them, and runs once.
 
     Calling an instance gives a plain torch distribution. The arguments of the call go unchanged to
     `network`; one linear layer maps its output, or the context itself, to the unconstrained
@@ -117,9 +120,8 @@ class Conditional(Declarative):
             expected = "no batch_shape: the batch is that of the context"
             fix = "Give the context a batch dimension, or stack several modules for an ensemble."
             raise ConstraintError(subject, expected, "one", fix, code="unused-argument")
-        passes_on = network is None and in_features is not None
-        if passes_on and "in_features" in self.__declaration__.size_names:
-            sizes_and_values["in_features"] = in_features  # nested parts see the same context
+        if in_features is not None and "in_features" in self.__declaration__.size_names:
+            sizes_and_values["in_features"] = in_features  # nested parts see the same features
         super().__init__(device=device, dtype=dtype, **sizes_and_values)
         vars(self)["in_features"] = in_features
         if "network" not in fields:
@@ -140,16 +142,17 @@ class Conditional(Declarative):
             check_count(f"{owner}(in_features=)", in_features)
         names = [head.name for head in self.__declaration__.heads]
         needs_width = bool(names) or "in_features" in self.__declaration__.size_names
-        given: dict[str, Any] = {"network": None if names else network}
+        has_parts = any(predicted_kind(self._modules.get(n)) for n in self.__declaration__.fields)
+        vars(self)["_has_users"] = bool(names) or has_parts
+        given: dict[str, Any] = {"network": None if names or has_parts else network}
         given["in_features"] = None if needs_width else in_features
         for name, value in given.items():
             if value is not None:
                 raise ConstraintError(
                     f"{owner}({name}=)",
-                    "none, for no head of its own is predicted",
+                    "none, for nothing of its own is predicted",
                     shorten(value),
-                    "Declare a Head. Nested parts receive the context of the call: give them "
-                    "networks.",
+                    "Declare a Head, or give it to the nested part that predicts.",
                     code="unused-argument",
                 )
         if names and in_features is None and network is None:
@@ -172,7 +175,15 @@ class Conditional(Declarative):
         """Build the distribution for a context."""
         check_gathered(self)
         declaration = self.__declaration__
-        known: dict[str, Any] = self._raws(args, kwargs)
+        known: dict[str, Any] = {}
+        network = self._modules.get("network")
+        if network is not None and self.__dict__["_has_users"]:
+            features = network(*args, **kwargs)
+            known = self._raws(features)
+            if not known or "projection" in self._modules:  # else these are raw numbers
+                args, kwargs = (features,), {}
+        elif self.__dict__["_splits"]:
+            known = self._raws(self._context(args, kwargs))
         for name, raw in self._parameters.items():
             if raw is not None:
                 is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
@@ -180,17 +191,16 @@ class Conditional(Declarative):
         known[CONTEXT] = (args, kwargs)
         return distribution_of(self, declaration.base_values(self, known))
 
-    def _raws(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _raws(self, features: Any) -> dict[str, Tensor]:
         """The unconstrained numbers of each head, under its raw name."""
         splits: tuple[Split, ...] = self.__dict__["_splits"]
         if not splits:
             return {}
-        network, layer = self._modules.get("network"), self._modules.get("projection")
-        features = self._context(args, kwargs) if network is None else network(*args, **kwargs)
+        layer = self._modules.get("projection")
         if layer is None:
             raws = [clip_gradient(r.clamp(*WIDEST[r.dtype])) for r in self._as_returned(features)]
             return {split.raw_name: raw for split, raw in zip(splits, raws, strict=True)}
-        self._check_features(features, layer, network)
+        self._check_features(features, layer)
         fused: Any = clip_gradient(layer(features))
         fused = clamp_result(fused, *WIDEST[fused.dtype])
         if len(splits) == 1:
@@ -213,8 +223,12 @@ class Conditional(Declarative):
             )
         return given[0]
 
-    def _check_features(self, features: Any, layer: Any, network: nn.Module | None) -> None:
-        width, wanted = layer.in_features, layer.weight.dtype
+    def _check_features(self, features: Any, layer: Any) -> None:
+        width, wanted, network = (
+            layer.in_features,
+            layer.weight.dtype,
+            self._modules.get("network"),
+        )
         is_tensor = isinstance(features, Tensor) and features.ndim > 0
         source = "context" if network is None else "network"
         if not is_tensor or features.shape[-1] != width:
