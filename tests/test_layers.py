@@ -54,7 +54,7 @@ ROWS = [
     [
         f"joints.{name}"
         for name in (
-            "distribution", "flat_sites", "conditioned", "joint",
+            "draws", "distribution", "flat_sites", "conditioned", "joint",
         )
     ],
     ["snapshots", "divergence"],

@@ -13,10 +13,11 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
 from declarative_dist.families.probe import evaluating
 from declarative_dist.families.state import AtomicState
-from declarative_dist.joints.distribution import draw_like
+from declarative_dist.joints.draws import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import as_value
+from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tracing import is_traced
 
@@ -112,6 +113,37 @@ class Conditioned(AtomicState):
         return self.observed[name].expand(
             shape + distribution.batch_shape + distribution.event_shape
         )
+
+    def predict(self, draws: Mapping[str, Any] | WeightedDraws) -> dict[str, Tensor]:
+        """Draw the data anew, given draws of the other sites: the posterior predictive.
+
+        Data that a given site depends on stays as it is.
+
+        Args:
+            draws: by remaining site numbers of shape `(*sample, *batch, *event)`;
+                `WeightedDraws` are resampled, to as many. A site that no data depends on may be
+                left out, and is drawn.
+
+        Returns:
+            By site draws of shape `(*sample, *batch, *event)`.
+
+        Raises:
+            ConstraintError: without draws, for an unknown, observed or missing site, for a shape
+                that does not fit, and for values outside their support.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import Joint, site
+            >>> class Coin(Joint):
+            ...     bias = dd.Beta(2.0, 2.0)
+            ...     @site
+            ...     def heads(self, bias):
+            ...         return dd.Binomial(10, bias)
+            >>> Coin().condition(heads=7).predict({"bias": torch.rand(1000)})["heads"].shape
+            torch.Size([1000])
+        """
+        with evaluating(self.joint):
+            return self.joint().predict(draws, self.observed)
 
     def unconstrained_log_density(self) -> UnconstrainedLogDensity:
         """The log joint density of unconstrained vectors, for outside samplers and optimisers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,19 +15,17 @@ from torch.distributions import Distribution
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, require_rsample, with_event_dim
 from declarative_dist.fields.derived import is_about_sizes
+from declarative_dist.joints.draws import like_draws_of, predict
 from declarative_dist.latents.named import (
     NamedDistribution,
     Values,
-    as_value,
     check_names,
     check_shape,
-    is_floating,
     lead_of,
 )
+from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.plain.supports import first_outside, has_learned_ends
-from declarative_dist.plain.tensors import tensors_of
-from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
 _BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
@@ -83,6 +82,11 @@ class JointDistribution(NamedDistribution):
     def is_independent(self) -> bool:
         """Whether no site depends on another."""
         return all(isinstance(site, Distribution) for site in self.sites.values())
+
+    def parents_of(self, name: str) -> list[str]:
+        """The sites that the distribution of this one follows from."""
+        site = self.sites[name]
+        return [n for n in site.names if n in self.sites] if isinstance(site, Rule) else []
 
     @property
     def has_rsample(self) -> bool:
@@ -163,6 +167,28 @@ class JointDistribution(NamedDistribution):
             known[name] = value
             scores[name] = self._score(name, distribution, value)
         return scores
+
+    def predict(
+        self,
+        draws: Mapping[str, Any] | WeightedDraws,
+        observed: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Values:
+        """Draw what is not given, from its distribution at draws of the sites above it.
+
+        Args:
+            draws: by site numbers of shape `(*sample, *batch, *event)`, with every site that a
+                given one depends on; `WeightedDraws` are resampled, to as many.
+            observed: data of other sites, of shape `(*batch, *event)` or `(*event)`: they stay
+                where a given site depends on them, and are drawn anew elsewhere.
+
+        Returns:
+            Draws of shape `(*sample, *batch, *event)` of the other sites, without gradients.
+
+        Raises:
+            ConstraintError: without draws, for an unknown site or a missing one, for a shape that
+                does not fit, and for values outside their support.
+        """
+        return predict(self, draws, observed)
 
     def _repeat(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
         """Values of one draw as those of many."""
@@ -294,28 +320,6 @@ def _sample(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
 def _is_about_arguments(error: Exception) -> bool:
     """Whether torch complains about values or shapes; its other errors have types of their own."""
     return type(error) is ValueError or is_about_sizes(error)
-
-
-def like_draws_of(distribution: Distribution, value: Any, subject: str) -> Tensor:
-    """Numbers as a tensor like the draws of a distribution, where they are no such tensor yet.
-
-    Counts become floating-point numbers for a Poisson distribution, whose draws are, and labels
-    stay integers for a categorical one.
-    """
-    if is_floating(value) or (isinstance(value, Tensor) and is_traced(value)):
-        return value
-    like = draw_like(distribution)
-    return as_value(value, like.dtype, like.device, subject)
-
-
-def draw_like(distribution: Distribution) -> Tensor:
-    """A tensor of the dtype and on the device of draws; random numbers stay as they were."""
-    try:
-        with torch.no_grad(), same_random_numbers():
-            return distribution.sample()
-    except NotImplementedError:  # no sampler
-        tensors = (tensor for _, tensor in tensors_of(distribution))
-        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
 
 def describe_learned_ends(current: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.compiler import is_dynamo_compiling
@@ -15,7 +16,8 @@ from declarative_dist.fields.site import Site
 from declarative_dist.joints.conditioned import Conditioned, missing_data_error
 from declarative_dist.joints.distribution import JointDistribution, Rule
 from declarative_dist.latents.density import UnconstrainedLogDensity
-from declarative_dist.latents.named import NamedModule
+from declarative_dist.latents.named import NamedModule, Values
+from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.tensors import copy_if_exchanged, copy_module
 
 
@@ -116,6 +118,40 @@ class Joint(Declarative, NamedModule):
             ConstraintError: for a name that is no site, or data of another shape.
         """
         return Conditioned(self, data)
+
+    def predict(self, draws: Mapping[str, Any] | WeightedDraws) -> Values:
+        """Draw what is not given, from its distribution at draws of the sites above it.
+
+        Give draws of a posterior to predict data, or of its upper levels only to predict new
+        groups. `sample` draws everything: the prior predictive.
+
+        Args:
+            draws: by site numbers of shape `(*sample, *batch, *event)`, with every site that a
+                given one depends on; `WeightedDraws` are resampled, to as many.
+
+        Returns:
+            By site that is not given draws of shape `(*sample, *batch, *event)`, without
+            gradients.
+
+        Raises:
+            ConstraintError: without draws, for an unknown site or a missing one, for a shape that
+                does not fit, and for values outside their support.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import Joint, site
+            >>> class Levels(Joint):
+            ...     mu = dd.Normal(0.0, 5.0)
+            ...     @site
+            ...     def group(self, mu):
+            ...         return dd.Normal(mu, 1.0)
+            ...     @site
+            ...     def y(self, group):
+            ...         return dd.Normal(group, 0.1)
+            >>> {name: tuple(x.shape) for name, x in Levels().predict({"mu": [0.1, 0.3]}).items()}
+            {'group': (2,), 'y': (2,)}
+        """
+        return self().predict(draws)
 
     def unconstrained_log_density(self, log_joint: object = None) -> UnconstrainedLogDensity:
         """Not of a joint that is not conditioned: which sites are latent is not said.

@@ -100,23 +100,27 @@ class NamedModule(NamedDistribution):
         return self().entropy()
 
 
-def check_names(owner: str, values: object, names: Collection[str]) -> None:
-    """Refuse what is no dict of values for these sites."""
+def check_names(
+    owner: str, values: object, names: Collection[str], *, are_all: bool = True
+) -> None:
+    """Refuse what is no dict of values for these sites, or with `are_all=False` for some."""
     if not isinstance(values, Mapping):
         wanted = ", ".join(f"{name!r}: ..." for name in names)
         expected, got = "a dict of values by site", shorten(values)
         raise ConstraintError(owner, expected, got, f"Write {{{wanted}}}.", code="wrong-argument")
     if len(values) == len(names) and all(name in values for name in names):
         return
-    for name in names:
+    for name in names if are_all else ():
         if name not in values:
             expected = f"a value for every site ({', '.join(names)})"
             got = f"none among {', '.join(map(str, values)) or 'none at all'}"
             fix = f"Add {name!r} to the dict."
             raise ConstraintError(f"{owner}.{name}", expected, got, fix, code="missing-value")
-    name = next(name for name in values if name not in names)
-    subject, fix = f"{owner}.{name}", did_you_mean(str(name), names)
-    raise ConstraintError(subject, "the name of a site", repr(name), fix, code="unknown-name")
+    for name in values:
+        if name not in names:
+            subject, fix = f"{owner}.{name}", did_you_mean(str(name), names)
+            expected, got = "the name of a site", repr(name)
+            raise ConstraintError(subject, expected, got, fix, code="unknown-name")
 
 
 def is_floating(value: object) -> TypeGuard[Tensor]:
