@@ -18,8 +18,9 @@ from torch.distributions.kl import _KL_REGISTRY, register_kl
 from declarative_dist.errors import ConstraintError, check_count
 from declarative_dist.families.building import require_rsample
 from declarative_dist.families.variational import Variational
-from declarative_dist.joints.distribution import JointDistribution, describe_learned_ends
+from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
+from declarative_dist.joints.learned_ends import describe_learned_ends
 from declarative_dist.plain.draws import (
     center_leave_one_out,
     is_reparametrised,

@@ -54,7 +54,7 @@ ROWS = [
     [
         f"joints.{name}"
         for name in (
-            "draws", "distribution", "flat_sites", "conditioned", "joint",
+            "rule", "draws", "flat_sites", "conditioned", "distribution", "learned_ends", "joint",
         )
     ],
     ["snapshots", "divergence"],

@@ -22,6 +22,7 @@ from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tracing import is_traced
 
 if TYPE_CHECKING:
+    from declarative_dist.joints.distribution import JointDistribution
     from declarative_dist.joints.joint import Joint
 
 
@@ -32,7 +33,8 @@ class Conditioned(AtomicState):
     parameters are its own; the data moves with it and is not saved with its state.
 
     Args:
-        joint: the joint distribution; it is held, not copied.
+        joint: the joint distribution, held and not copied; or a snapshot, such as that of a
+            context, with its values of that moment.
         data: by site a value of shape `(*batch, *event)`, or `(*event)` for all copies.
 
     Raises:
@@ -51,34 +53,37 @@ class Conditioned(AtomicState):
         tensor([0.0008, 0.3362])
     """
 
-    def __init__(self, joint: Joint, data: Mapping[str, Any]) -> None:
+    def __init__(self, joint: Joint | JointDistribution, data: Mapping[str, Any]) -> None:
         super().__init__()
         self.joint = joint
         self.data = nn.Module()
+        current = self.current()
         for name in data:
-            field = joint.__declaration__.fields.get(name)
-            if field is None or not field.is_site:
+            if name not in current.sites:
                 is_method = inspect.isfunction(getattr(type(joint), name, None))
-                subject, fix = _subject(joint, name), did_you_mean(name, joint().sites)
+                subject, fix = _subject(current, name), did_you_mean(name, current.sites)
                 got = f"{name!r}, a method without @site" if is_method else repr(name)
                 raise ConstraintError(subject, "the name of a site", got, fix, code="unknown-name")
-        current = joint()
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
             if name not in data:
                 return distribution.sample(shape)
             # The support of a site that depends on no other is known for good.
             is_known = isinstance(current.sites[name], Distribution)
-            tensor = _as_data(data[name], distribution, _subject(joint, name), is_known)
+            tensor = _as_data(data[name], distribution, _subject(current, name), is_known)
             self.data.register_buffer(name, tensor, persistent=False)
             return tensor.expand(distribution.batch_shape + distribution.event_shape)
 
-        with evaluating(joint):
+        with evaluating(self):
             current.one_draw(draw)
 
     if TYPE_CHECKING:
 
         def __call__(self, values: Mapping[str, Any]) -> Tensor: ...
+
+    def current(self) -> JointDistribution:
+        """The joint distribution with the values that it has at this moment."""
+        return self.joint() if isinstance(self.joint, nn.Module) else self.joint
 
     @property
     def observed(self) -> dict[str, Tensor]:
@@ -93,8 +98,8 @@ class Conditioned(AtomicState):
 
     def one_draw(self) -> dict[str, tuple[Distribution, Tensor]]:
         """Distribution and value of every site at one draw, with the data in its place."""
-        with evaluating(self.joint):
-            return self.joint().one_draw(self._draw)
+        with evaluating(self):
+            return self.current().one_draw(self._draw)
 
     def prior_draw(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
         """A draw of all sites from their prior, with the data in its place.
@@ -102,8 +107,8 @@ class Conditioned(AtomicState):
         It is ancestral: what stands above a site shapes its draw, and data below it does not. Of
         shape `(*sample, *batch, *event)` by site.
         """
-        with evaluating(self.joint), torch.no_grad():
-            sites = self.joint().legal_draw(sample_shape, self._draw)
+        with evaluating(self), torch.no_grad():
+            sites = self.current().legal_draw(sample_shape, self._draw)
         return {name: value for name, _, value in sites}
 
     def _draw(self, name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
@@ -142,8 +147,8 @@ class Conditioned(AtomicState):
             >>> Coin().condition(heads=7).predict({"bias": torch.rand(1000)})["heads"].shape
             torch.Size([1000])
         """
-        with evaluating(self.joint):
-            return self.joint().predict(draws, self.observed)
+        with evaluating(self):
+            return self.current().predict(draws, self.observed)
 
     def unconstrained_log_density(self) -> UnconstrainedLogDensity:
         """The log joint density of unconstrained vectors, for outside samplers and optimisers.
@@ -180,7 +185,7 @@ class Conditioned(AtomicState):
         Raises:
             ConstraintError: for a missing or unknown site, or a shape that does not fit.
         """
-        return self.joint().score(values, self.observed)
+        return self.current().score(values, self.observed)
 
     def extra_repr(self) -> str:
         """The data, by site."""
@@ -198,8 +203,8 @@ def missing_data_error(owner: str) -> DeclarationError:
     )
 
 
-def _subject(joint: Joint, name: str) -> str:
-    return f"{type(joint).__name__}.condition({name}=)"
+def _subject(joint: JointDistribution, name: str) -> str:
+    return f"{joint.owner}.condition({name}=)"
 
 
 def _as_data(value: Any, distribution: Distribution, subject: str, is_known: bool) -> Tensor:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
-from declarative_dist.families.building import build_by_method, require_rsample, with_event_dim
-from declarative_dist.fields.derived import is_about_sizes
+from declarative_dist.families.building import require_rsample, with_event_dim
+from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.draws import like_draws_of, predict
+from declarative_dist.joints.rule import BROADCAST, Rule, is_about_arguments
 from declarative_dist.latents.named import (
     NamedDistribution,
     Values,
@@ -25,28 +25,13 @@ from declarative_dist.latents.named import (
 )
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
-from declarative_dist.plain.supports import first_outside, has_learned_ends
+from declarative_dist.plain.supports import first_outside
 from declarative_dist.randomness import same_random_numbers
 
-_BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
+Scorer = Callable[[Distribution, torch.Size], tuple[Tensor, Tensor]]
 TRIES = 50
 """How often values are drawn again that a later site does not take."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How the distribution of a site follows from the values of earlier ones.
-
-    Args:
-        method: takes the values by name.
-        names: the names that it takes.
-        event_dim: the total number of event dimensions, or None for the distribution's own.
-    """
-
-    method: Callable[..., Distribution]
-    names: tuple[str, ...]
-    event_dim: int | None
 
 
 class JointDistribution(NamedDistribution):
@@ -55,11 +40,18 @@ class JointDistribution(NamedDistribution):
     Draws are dicts of tensors of shape `(*sample, *batch, *event)` by site; densities have shape
     `(*sample, *batch)`. What a site's method reads from `self` is read when it is drawn.
 
+    For a context, the batch is that of contexts, and each has draws of its own. Only sites that do
+    not depend on it are drawn once for all: then contexts are not independent, and all of them
+    are one event. There is no batch, draws of the other sites have shape
+    `(*sample, *contexts, *event)`, and `log_prob` adds up all contexts, to shape `(*sample)`.
+
     Args:
         owner: the name of the class, for errors.
         sites: by name a plain distribution, or the rule that makes one, in the order of drawing.
         values: the values of other fields that rules take.
-        batch_shape: the shape of independent copies.
+        batch_shape: the shape of independent copies, or that of contexts.
+        local: of contexts, the names of the sites that each has of its own; None for copies.
+        weight: how often each context counts; None for once.
     """
 
     def __init__(
@@ -68,15 +60,48 @@ class JointDistribution(NamedDistribution):
         sites: Mapping[str, Distribution | Rule],
         values: Mapping[str, Any],
         batch_shape: torch.Size,
+        local: frozenset[str] | None = None,
+        weight: float | None = None,
     ) -> None:
         self.owner = owner
         self.sites = dict(sites)
-        self.batch_shape = batch_shape
+        self._again = partial(JointDistribution, owner, sites, values, batch_shape, local)
+        self.local = local or frozenset()
+        is_one = local is not None and (weight is not None or len(local) < len(sites))
+        self.batch_shape = torch.Size() if is_one else batch_shape
+        self._contexts = batch_shape if is_one else torch.Size()
+        self._local = self.local if is_one else frozenset()
+        self._weight = 1.0 if weight is None else weight
         self._values = dict(values)
         self._methods = {name for name, site in sites.items() if isinstance(site, Rule)}
         for name, site in sites.items():
-            if isinstance(site, Rule) and not any(needed in sites for needed in site.names):
+            if isinstance(site, Distribution):
+                self.sites[name] = self._as_one_event(name, site)
+            elif not any(needed in sites for needed in site.names):
                 self.sites[name] = self.distribution_of(name, {})
+
+    def weigh(self, total_size: int) -> JointDistribution:
+        """The same for a batch out of `total_size` contexts, as an estimate for all of them.
+
+        All contexts are one event, and what they add to a density is multiplied by `total_size`
+        over their number; sites that do not depend on them count once.
+        """
+        contexts = self._contexts or self.batch_shape
+        return self._again(weight=total_size / max(contexts.numel(), 1))
+
+    def condition(self, **data: Any) -> Conditioned:
+        """Hold sites at data: what is left is a log density of the other sites.
+
+        Args:
+            **data: by site a value of shape `(*batch, *event)`, or `(*event)` for all of a batch.
+
+        Returns:
+            A callable module that holds this snapshot and the data.
+
+        Raises:
+            ConstraintError: for a name that is no site, or data of another shape.
+        """
+        return Conditioned(self, data)
 
     @property
     def is_independent(self) -> bool:
@@ -96,8 +121,8 @@ class JointDistribution(NamedDistribution):
         if not self.is_independent:
             raise NotImplementedError
         sites: dict[str, Any] = self.sites
-        total: Any = sum(distribution.entropy() for distribution in sites.values())
-        return total.expand(self.batch_shape)  # type: ignore[no-any-return]
+        total = self._total({name: site.entropy() for name, site in sites.items()})
+        return total.expand(self.batch_shape)
 
     def __repr__(self) -> str:
         return f"{self.owner}({', '.join(self.sites)})"
@@ -113,17 +138,23 @@ class JointDistribution(NamedDistribution):
         return {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
-        total: Any = 0.0
+        return self.draw_and_score(sample_shape, rsample_and_score)
+
+    def draw_and_score(self, sample_shape: Any, rule: Scorer) -> tuple[Values, Tensor]:
+        """Draws and their log densities, by a rule that gives both for one distribution.
+
+        Raises:
+            NotImplementedError: if a site has no reparametrised sampler.
+        """
+        scores: dict[str, Tensor] = {}
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
-            nonlocal total
             require_rsample(distribution, f"{self.owner}.{name}")
-            value, log_prob = rsample_and_score(distribution, shape)
-            total = total + log_prob
+            value, scores[name] = rule(distribution, shape)
             return value
 
         values = {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
-        return values, total
+        return values, self._total(scores)
 
     def log_prob(self, values: Mapping[str, Any]) -> Tensor:
         return self.score(values, {})
@@ -138,7 +169,14 @@ class JointDistribution(NamedDistribution):
         Raises:
             ConstraintError: for a missing or unknown site, or a shape that does not fit.
         """
-        total: Any = sum(self.scores(values, observed).values())
+        return self._total(self.scores(values, observed))
+
+    def _total(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """What all sites add up to, each context as often as it counts."""
+        if self._weight != 1.0:
+            local, weight = self._local, self._weight
+            scores = {n: weight * s if n in local else s for n, s in scores.items()}
+        total: Any = sum(scores.values())
         return total  # type: ignore[no-any-return]
 
     def scores(
@@ -151,7 +189,7 @@ class JointDistribution(NamedDistribution):
         lead: torch.Size | None = None
         for name, site in self.sites.items():
             subject = f"{self.owner}.{name}"
-            distribution = self.distribution_of(name, known)
+            distribution = self.distribution_of(name, known, lead or self.batch_shape)
             event_shape = distribution.event_shape
             if name in observed:
                 shape = torch.Size((*(lead or self.batch_shape), *event_shape))
@@ -237,7 +275,7 @@ class JointDistribution(NamedDistribution):
         lead = torch.Size((*sample_shape, *self.batch_shape))
         known: dict[str, Tensor] = {}
         for name, site in self.sites.items():
-            distribution = self.distribution_of(name, known)
+            distribution = self.distribution_of(name, known, lead)
             is_first = isinstance(site, Distribution)
             target = self.batch_shape if is_first else lead
             self._check_batch(name, distribution, target)
@@ -252,39 +290,44 @@ class JointDistribution(NamedDistribution):
                 told = said if said.startswith(where) else f"{where}: {said}"
                 raise NotImplementedError(told) from error
             except (RuntimeError, ValueError, IndexError) as error:
-                if not _is_about_arguments(error):
+                if not is_about_arguments(error):
                     raise
                 subject, expected = f"{self.owner}.{name}", "a distribution that can be drawn from"
                 got = f"{type(error).__name__} of {distribution}: {first_line(error)}"
                 raise ConstraintError(subject, expected, got, code="refused-by-torch") from error
             yield name, distribution, known[name]
 
-    def distribution_of(self, name: str, known: Mapping[str, Tensor]) -> Distribution:
-        """The distribution of a site, given the values of earlier ones."""
+    def distribution_of(
+        self, name: str, known: Mapping[str, Tensor], lead: torch.Size = torch.Size()
+    ) -> Distribution:
+        """The distribution of a site, given the values of earlier ones with a lead in front."""
         site = self.sites[name]
         if isinstance(site, Distribution):
             return site
         arguments = {n: known[n] if n in known else self._values[n] for n in site.names}
+        if name in self._local:
+            shared = [n for n in site.names if n in known and n not in self._local]
+            arguments |= {n: self._for_each_context(known[n], lead) for n in shared}
         subject = f"{self.owner}.{name}"
-        try:
-            distribution = build_by_method(site.method, arguments, Distribution, subject)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            if not _is_about_arguments(error):
-                raise
-            shapes = {n: tuple(a.shape) for n, a in arguments.items() if isinstance(a, Tensor)}
-            is_about_values = "to satisfy the constraint" in str(error)
-            raise ConstraintError(
-                subject,
-                "values of earlier sites that the method takes"
-                if is_about_values
-                else "a method that takes values of shape (*sample, *batch, *event)",
-                f"{type(error).__name__} for {shapes}: {first_line(error)}",
-                "Keep them inside, by another prior or a map." if is_about_values else _BROADCAST,
-                code="outside-support" if is_about_values else "wrong-shape",
-            ) from error
-        if site.event_dim is None:
+        return self._as_one_event(name, site.build(arguments, subject), lead)
+
+    def _for_each_context(self, value: Tensor, lead: torch.Size) -> Tensor:
+        """A value that all contexts share, `(*lead, *event)`, as `(*lead, *contexts, *event)`."""
+        contexts, own = self._contexts, value.shape[len(lead) :]
+        return value.reshape(*lead, *(1,) * len(contexts), *own).expand(*lead, *contexts, *own)
+
+    def _as_one_event(
+        self, name: str, distribution: Distribution, lead: torch.Size = torch.Size()
+    ) -> Distribution:
+        """The distribution of a site for all contexts together, where they have some of it."""
+        if name not in self._local:
             return distribution
-        return with_event_dim(distribution, site.event_dim, f"{subject}(event_dim=)")
+        whole = torch.Size((*lead, *self._contexts))
+        self._check_batch(name, distribution, whole)
+        if distribution.batch_shape != whole:
+            distribution = distribution.expand(whole)
+        count = len(distribution.event_shape) + len(self._contexts)
+        return with_event_dim(distribution, count, f"{self.owner}.{name}")
 
     def _check_batch(self, name: str, distribution: Distribution, lead: torch.Size | None) -> None:
         """Refuse a distribution whose log_prob would have dimensions that are not the joint's."""
@@ -295,7 +338,7 @@ class JointDistribution(NamedDistribution):
         if extra <= 0 and all(size == 1 or size == whole for size, whole in sizes):
             return
         events = len(distribution.event_shape) + max(extra, 1)
-        fix = _BROADCAST
+        fix = BROADCAST
         if extra > 0 and name in self._methods:
             fix = f"Write @site(event_dim={events}) if they belong to one event."
         elif extra > 0:
@@ -315,32 +358,3 @@ class JointDistribution(NamedDistribution):
 
 def _sample(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
     return distribution.sample(shape)
-
-
-def _is_about_arguments(error: Exception) -> bool:
-    """Whether torch complains about values or shapes; its other errors have types of their own."""
-    return type(error) is ValueError or is_about_sizes(error)
-
-
-def describe_learned_ends(current: Any) -> str:
-    """The distribution whose support moves with what is learned, in words; "" if there is none.
-
-    The identity behind the score function and behind sticking the landing, that the gradient of a
-    log density has mean zero, takes the gradient of an integral for the integral of a gradient.
-    Where the ends of the support move and the density is not zero there, the two differ by what
-    crosses the ends (Leibniz's rule), and estimates that rest on it are biased.
-
-    Args:
-        current: a plain distribution or a joint; of anything else nothing is known.
-    """
-    if is_compiling() or not torch.is_grad_enabled():
-        return ""
-    parts = [("", current)] if isinstance(current, Distribution) else []
-    if isinstance(current, JointDistribution):
-        with same_random_numbers():
-            parts = [(name, distribution) for name, distribution, _ in current.legal_draw()]
-    for name, distribution in parts:
-        if has_learned_ends(distribution):
-            kind = type(distribution).__name__
-            return f"{kind} of site {name}" if name else kind
-    return ""

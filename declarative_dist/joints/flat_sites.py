@@ -17,7 +17,6 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Positive
 from declarative_dist.constraints.scalar import Scalar, is_open
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
 from declarative_dist.plain.supports import support_of
@@ -86,7 +85,7 @@ class FlatSites(FlatMap):
     """
 
     def __init__(self, posterior: Any) -> None:
-        joint, observed = posterior.joint(), posterior.observed
+        joint, observed = posterior.current(), posterior.observed
         owner: str = joint.owner
         drawn: Mapping[str, tuple[Distribution, Tensor]] = posterior.one_draw()
         copies = len(joint.batch_shape)
@@ -180,7 +179,7 @@ class FlatSites(FlatMap):
         posterior = vars(self)["_posterior"]
         if posterior is None:
             return lambda slot, values: fixed[slot.name]
-        joint: JointDistribution = posterior.joint()
+        joint = posterior.current()
         observed = {
             name: value.expand((*lead, *self._events[name]))
             for name, value in posterior.observed.items()
@@ -189,7 +188,7 @@ class FlatSites(FlatMap):
         def constraint_of(slot: Slot, values: Values) -> Constraint:
             if slot.name in fixed:
                 return fixed[slot.name]  # type: ignore[no-any-return]
-            distribution = joint.distribution_of(slot.name, {**observed, **values})
+            distribution = joint.distribution_of(slot.name, {**observed, **values}, lead)
             support = _simplify(support_of(distribution))
             bounded = self._moving[slot.name]
             ends = {name: getattr(support, _ENDS[name]) for name in bounded.names}

@@ -14,7 +14,8 @@ from declarative_dist.families.probe import check_sites
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
 from declarative_dist.joints.conditioned import Conditioned, missing_data_error
-from declarative_dist.joints.distribution import JointDistribution, Rule
+from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.joints.rule import Rule
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.weighted import WeightedDraws

@@ -17,7 +17,7 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.joints.distribution import describe_learned_ends
+from declarative_dist.joints.learned_ends import describe_learned_ends
 from declarative_dist.objectives.data import split_keywords
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import NegativeLogPosterior, dims_of_one

@@ -78,7 +78,7 @@ class StickingTheLanding(Pathwise):
         if isinstance(current, Distribution):
             return rsample_and_score_detached(current, shape)
         if isinstance(current, JointDistribution) and current.is_independent:
-            return _score_site_by_site(current, shape)
+            return current.draw_and_score(shape, rsample_and_score_detached)
         if isinstance(current, JointDistribution) or is_compiling():
             draws, log_q = current.rsample_and_log_prob(shape)
             fixed = current.log_prob(_detach(draws))
@@ -171,18 +171,6 @@ def bounds_of_the_others(ratios: Tensor) -> Tensor:
     after = torch.cat([nothing, ratios.flip(0).logcumsumexp(0)[:-1]]).flip(0)
     replaced = ratios - center_leave_one_out(ratios)
     return torch.stack([before, after, replaced]).logsumexp(0) - math.log(count)
-
-
-def _score_site_by_site(joint: JointDistribution, shape: torch.Size) -> tuple[Any, Tensor]:
-    total: Any = 0.0
-
-    def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
-        nonlocal total
-        value, log_q = rsample_and_score_detached(distribution, shape)
-        total = total + log_q
-        return value
-
-    return {name: value for name, _, value in joint.draw_in_order(shape, draw)}, total
 
 
 def _map(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:
