@@ -67,7 +67,7 @@ ROWS = [
     ],
     [
         f"objectives.{name}"
-        for name in ("weights", "data", "likelihood", "estimators", "bound", "elbo")
+        for name in ("weights", "data", "likelihood", "posterior", "estimators", "bound", "elbo")
     ],
     [
         f"fitting.{name}"

@@ -104,6 +104,11 @@ def test_derived_quantities() -> None:
     derived = draws.transform(square=lambda values: values["x"].square())
     assert derived.mean()["square"].item() == pytest.approx(0.64, rel=0.05)
     assert torch.equal(derived.weights, draws.weights)
+    both = draws.transform(
+        square=lambda values: values["x"].square(), root=lambda values: values["square"].sqrt()
+    )
+    assert torch.equal(both.values["root"], x.abs())
+    assert draws.values.keys() == {"x"}
     assert "A doubt." in derived.verdict
     assert derived.verdict.startswith("usable, not good")
 
@@ -171,6 +176,8 @@ def test_quantiles_lie_where_there_is_weight() -> None:
         (lambda d: WeightedDraws({"x": 1.0}, 0.0), ConstraintError, "weights of 2 draws"),
         (lambda d: WeightedDraws({"x": "one"}, torch.zeros(9)), ConstraintError, "x: expected a"),
         (lambda d: d.transform(f=lambda v: 3.0), ConstraintError, r"WeightedDraws\.f"),
+        (lambda d: d.transform(f=lambda v: v["x"][1:]), ConstraintError, r"WeightedDraws\.f"),
+        (lambda d: d.transform(x=lambda v: v["x"]), ConstraintError, r"x=\): expected a new name"),
         (lambda d: d.transform(y=5), ConstraintError, r"transform\(y=\): expected a function"),
         (lambda d: d.transform(f=lambda v: v["x"].log()), NonFiniteError, r"f: .* NaN at 1 of"),
         (lambda d: d.quantile("a"), ConstraintError, "quantile: expected a tensor, or numbers"),

@@ -119,6 +119,38 @@ class Conditioned(AtomicState):
             shape + distribution.batch_shape + distribution.event_shape
         )
 
+    def log_lik(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The log likelihood of each datum, for leave-one-out cross-validation and the like.
+
+        The entries of an event are one datum each where they are independent, as those that
+        `event_dim` or `torch.distributions.Independent` put together; others are one datum in all.
+
+        Args:
+            values: for every remaining site numbers of shape `(*sample, *batch, *event)`.
+
+        Returns:
+            By observed site a tensor of shape `(*sample, *batch, *data)`, in nats.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, or a shape that does not fit.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import Joint, site
+            >>> class Coins(Joint):
+            ...     bias = dd.Beta(2.0, 2.0)
+            ...     @site(event_dim=1)
+            ...     def heads(self, bias):
+            ...         return dd.Bernoulli(bias[..., None].expand(*bias.shape, 3))
+            >>> posterior = Coins().condition(heads=[1.0, 0.0, 1.0])
+            >>> posterior.log_lik({"bias": torch.tensor([0.2, 0.5])})["heads"].exp()
+            tensor([[0.2000, 0.8000, 0.2000],
+                    [0.5000, 0.5000, 0.5000]])
+        """
+        observed = self.observed
+        scores = self.current().scores(values, observed, is_by_datum=True)
+        return {name: scores[name] for name in observed}
+
     def predict(self, draws: Mapping[str, Any] | WeightedDraws) -> dict[str, Tensor]:
         """Draw the data anew, given draws of the other sites: the posterior predictive.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import require_rsample, with_event_dim
@@ -180,9 +180,16 @@ class JointDistribution(NamedDistribution):
         return total  # type: ignore[no-any-return]
 
     def scores(
-        self, values: Mapping[str, Any], observed: Mapping[str, Tensor]
+        self,
+        values: Mapping[str, Any],
+        observed: Mapping[str, Tensor],
+        *,
+        is_by_datum: bool = False,
     ) -> dict[str, Tensor]:
-        """The log density of each site, given those above it; otherwise as `score`."""
+        """The log density of each site, given those above it; otherwise as `score`.
+
+        With `is_by_datum` that of each independent entry of an event, in dimensions behind.
+        """
         check_names(self.owner, values, [name for name in self.sites if name not in observed])
         known: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
@@ -203,7 +210,7 @@ class JointDistribution(NamedDistribution):
             is_first = isinstance(site, Distribution) or lead is None
             self._check_batch(name, distribution, self.batch_shape if is_first else lead)
             known[name] = value
-            scores[name] = self._score(name, distribution, value)
+            scores[name] = self._score(name, distribution, value, is_by_datum)
         return scores
 
     def predict(
@@ -233,7 +240,11 @@ class JointDistribution(NamedDistribution):
         copies = len(self.batch_shape)
         return {n: v.expand(torch.Size((*lead, *v.shape[copies:]))) for n, v in known.items()}
 
-    def _score(self, name: str, distribution: Distribution, value: Tensor) -> Tensor:
+    def _score(
+        self, name: str, distribution: Distribution, value: Tensor, is_by_datum: bool
+    ) -> Tensor:
+        while is_by_datum and isinstance(distribution, Independent):
+            distribution = distribution.base_dist
         try:
             return distribution.log_prob(value)
         except ValueError as error:

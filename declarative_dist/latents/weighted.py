@@ -135,11 +135,16 @@ class WeightedDraws:
         return {n: v.gather(0, self._like(index, v).expand(count, *v.shape[1:])) for n, v in
                 self.values.items()}  # fmt: skip
 
-    def transform(self, **functions: Callable[[Values], Tensor]) -> Self:
+    def transform(self, /, **functions: Callable[[Values], Tensor]) -> Self:
         """These draws with derived quantities beside the sites.
 
         Args:
-            **functions: by name, from the dict of draws to a tensor `(num_samples, *batch, *own)`.
+            **functions: by name, from the dict of draws to a tensor `(num_samples, *batch, *own)`;
+                in order, so that each finds those before it in the dict.
+
+        Raises:
+            ConstraintError: if a name is taken, or a result has another shape.
+            NonFiniteError: if a result is NaN somewhere.
 
         Example:
             >>> import torch
@@ -150,13 +155,16 @@ class WeightedDraws:
         """
         values = dict(self.values)
         for name, function in functions.items():
+            subject, expected = f"WeightedDraws.transform({name}=)", "a function of the draws"
+            if name in values:
+                fix = "Choose another name."
+                raise ConstraintError(subject, "a new name", f"{name!r}", fix, code="name-taken")
             if not callable(function):
-                subject, expected = f"WeightedDraws.transform({name}=)", "a function of the draws"
                 fix = 'Write transform(period=lambda values: 1 / values["rate"]).'
                 raise ConstraintError(
                     subject, expected, shorten(function), fix, code="wrong-argument"
                 )
-            values[name] = function(self.values)
+            values[name] = function(dict(values))
         return type(self)(values, self.log_weights, doubts=self.doubts, notes=self.notes)
 
     @cached_property

@@ -20,8 +20,9 @@ from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import describe_learned_ends
 from declarative_dist.objectives.data import split_keywords
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
-from declarative_dist.objectives.likelihood import NegativeLogPosterior, dims_of_one
-from declarative_dist.objectives.weights import mean_over_data
+from declarative_dist.objectives.likelihood import dims_of_one
+from declarative_dist.objectives.posterior import NegativeLogPosterior
+from declarative_dist.objectives.weights import Scores
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
@@ -153,7 +154,7 @@ class VariationalBound(AtomicState, ABC):
         batch = _with_keywords(batch, given)
         estimator, draws, log_q = self._draw(batch)
         losses = self._losses(estimator, self._density(batch, log_q), draws, log_q)
-        return mean_over_data(losses, self._problems(draws, log_q))
+        return Scores(losses, self._problems(draws, log_q)).mean()
 
     @abstractmethod
     def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from declarative_dist.errors import ConstraintError, first_line, shorten
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import as_value, check_names
 from declarative_dist.objectives.weights import (
+    Scores,
     Weights,
     floating_tensors,
-    mean_over_data,
     typical_tensor,
 )
 from declarative_dist.plain.supports import first_outside
@@ -40,8 +40,8 @@ def call_with(function: Callable[..., Any], batch: tuple[Any, ...]) -> Any:
     return function(*items, **keywords)
 
 
-def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Tensor:
-    """The mean log density of data by site, of shape `(*copies)`."""
+def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Scores:
+    """The log densities of data by site."""
     if not isinstance(data, Mapping):
         raise ConstraintError(subject, "a dict of data by site", shorten(data), code="wrong-data")
     values = dict(data)
@@ -65,7 +65,7 @@ def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Tensor
     scores = snapshot.log_prob(values)
     if scores.numel() == 0:
         raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")
-    return mean_over_data(scores, len(copies), len(copies), weights)
+    return Scores(scores, len(copies), len(copies), weights)
 
 
 def score_data(distribution: Distribution, value: Tensor, subject: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ class Weights:
         like = typical_tensor(module)
         found = as_value(weights, like.dtype, like.device, subject)
         data = found.shape[:1] if data is None else data
-        if found.shape not in (data, data + copies):
+        # One comparison at a time: under dynamo, sizes are symbols.
+        if found.shape != data and found.shape != data + copies:
             shapes = dict.fromkeys(map(str, (tuple(data), tuple(data + copies))))
             raise ConstraintError(
                 subject,
@@ -163,24 +165,33 @@ def floating_tensors(module: nn.Module) -> Iterator[Tensor]:
     return (tensor for tensor in every if tensor.is_floating_point())
 
 
-def mean_over_data(
-    scores: Tensor, problems: int, copies: int = 0, weights: Weights | None = None
-) -> Tensor:
-    """The mean over data of scores, summed over problems but those that stay apart.
+@dataclass(frozen=True)
+class Scores:
+    """A number for each datum.
 
     Args:
-        scores: of shape `(*data, *copies, *problems)`.
+        numbers: of shape `(*data, *copies, *problems)`.
         problems: how many dimensions problems of their own have, those of copies included.
         copies: how many of them stay.
         weights: how much each datum counts.
-
-    Returns:
-        A tensor of shape `(*copies)`.
     """
-    if problems > copies:
-        scores = scores.flatten(copies - problems).sum(-1)
-    if weights is not None:
-        return weights.mean(scores)
-    if not copies:
-        return scores.mean()
-    return scores.reshape(-1, *scores.shape[-copies:]).mean(0)
+
+    numbers: Tensor
+    problems: int
+    copies: int = 0
+    weights: Weights | None = None
+
+    def by_datum(self) -> Tensor:
+        """The sum over problems but those that stay apart, of shape `(*data, *copies)`."""
+        if self.problems > self.copies:
+            return self.numbers.flatten(self.copies - self.problems).sum(-1)
+        return self.numbers
+
+    def mean(self) -> Tensor:
+        """The mean over data, of shape `(*copies)`."""
+        scores = self.by_datum()
+        if self.weights is not None:
+            return self.weights.mean(scores)
+        if not self.copies:
+            return scores.mean()
+        return scores.reshape(-1, *scores.shape[-self.copies :]).mean(0)
