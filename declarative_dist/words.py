@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 MOST = 6
-"""How many numbers of a tensor stand there one by one."""
+"""How many numbers of a tensor stand there one by one; of a matrix three rows of three."""
 
 WIDEST = 48
 """How many letters they may take."""
@@ -62,7 +63,7 @@ def format_value(value: Any, *, with_shape: bool = True) -> str:
         return describe_absence(value) or str(value.dtype).removeprefix("torch.")
     if not isinstance(data, dict):
         text = format_numbers(data)
-        if len(text) <= WIDEST or value.is_complex():
+        if value.ndim == 2 or len(text) <= WIDEST or value.is_complex():
             return text
         data = _spread(value)
     shape = f"shape {tuple(value.shape)}, " if with_shape else ""
@@ -86,7 +87,7 @@ def as_data(value: Any) -> Any:
     """
     if not isinstance(value, Tensor):
         return value if isinstance(value, (int, float, str)) or value is None else repr(value)
-    is_small = value.numel() <= MOST
+    is_small = value.numel() <= MOST or (value.ndim == 2 and max(value.shape) <= 3)
     if describe_absence(value) or (value.is_complex() and not is_small):
         return None
     try:
@@ -146,6 +147,24 @@ def describe_absence(value: Tensor) -> str:
     except RuntimeError:  # inside of a transform of torch.func
         return ""
     return "freed" if is_freed else ""  # FSDP frees gathered parameters, whose shape stays
+
+
+def name_entry(index: tuple[int, ...]) -> str:
+    """An index as it stands behind a name, "[1, 0]"; "" where there is only one number."""
+    return f"[{', '.join(map(str, index))}]" if index else ""
+
+
+def spell_constraint(constraint: object) -> str:
+    """A constraint by its class and its bounds, in one line.
+
+    Example:
+        >>> from declarative_dist import Interval
+        >>> from declarative_dist.words import spell_constraint
+        >>> spell_constraint(Interval(0.0, 1.5))
+        'Interval(0, 1.5)'
+    """
+    text = re.sub(r"\b(low|high)=|\.0\b(?=[,)])", "", " ".join(repr(constraint).split()))
+    return text.replace("( ", "(").replace(" )", ")")
 
 
 def is_one_edit_from(name: str, other: str) -> bool:

@@ -123,10 +123,10 @@ def test_the_table_of_a_posterior() -> None:
     assert table["pair[1]"].sd == pytest.approx(1.6, rel=0.05)
     assert table["x"].high == pytest.approx(0.8 * 1.645, abs=0.08)
     lines = str(table).splitlines()
-    assert lines[0] == repr(draws)
-    assert lines[2].split() == ["name", "mean", "sd", "5%", "50%", "95%"]
-    assert [line.split()[0] for line in lines[4:7]] == ["x", "pair[0]", "pair[1]"]
-    assert max(map(len, lines[1:])) <= 80
+    assert " ".join(str(table).split()).startswith(repr(draws))
+    assert lines[-5].split() == ["name", "mean", "sd", "5%", "50%", "95%"]
+    assert [line.split()[0] for line in lines[-3:]] == ["x", "pair[0]", "pair[1]"]
+    assert max(map(len, lines)) <= 80
     assert "<table" in table._repr_html_()
     assert table.to_dict()["x"]["median"] == pytest.approx(0.0, abs=0.05)
 

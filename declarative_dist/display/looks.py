@@ -65,11 +65,6 @@ def look_of(label: str, at: int, turn: int, sizes: Sequence[int]) -> Look:
     return Look(label, LONE if sizes[turn] == 1 else COLORS[at % len(COLORS)], STYLES[turn])
 
 
-def name_entry(index: tuple[int, ...]) -> str:
-    """An index as it stands behind a name, "[1, 0]"; "" where there is only one number."""
-    return f"[{', '.join(map(str, index))}]" if index else ""
-
-
 def axes_on(
     ax: Any, counts: Sequence[int], expected: str, grid: tuple[int, int], **figure: Any
 ) -> tuple[Axes, ...]:

@@ -11,10 +11,11 @@ import torch
 from declarative_dist.display.contours import MOST as MOST_PAIRS
 from declarative_dist.display.contours import draw_pair, has_pairs
 from declarative_dist.display.curves import Curves, draw_curves
-from declarative_dist.display.looks import MOST, PANELS, axes_on, look_of, name_entry
+from declarative_dist.display.looks import MOST, PANELS, axes_on, look_of
 from declarative_dist.display.series import Series, Site, first
 from declarative_dist.display.sources import Source, source_of
 from declarative_dist.errors import DeclarationError, did_you_mean
+from declarative_dist.words import name_entry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

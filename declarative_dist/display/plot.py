@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from declarative_dist.display.looks import COLORS, WIDTH, axes_on, looks, name_entry
+from declarative_dist.display.looks import COLORS, WIDTH, axes_on, looks
 from declarative_dist.display.pictures import plot_distribution
 from declarative_dist.display.series import column, first
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fitting.history import History
+from declarative_dist.words import name_entry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

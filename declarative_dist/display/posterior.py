@@ -1,21 +1,28 @@
-"""Weighted draws as a table: where the posterior of each number lies."""
+"""Guides and draws as a table: where the posterior of each number lies."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from declarative_dist.display.rows import Row
 from declarative_dist.latents.weighted import WeightedDraws
-from declarative_dist.words import format_number
+from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.words import describe_absence, format_number, name_entry
 
 _RANKS = (0.05, 0.5, 0.95)
+_MOST_DIMENSIONS = torch.quasirandom.SobolEngine.MAXDIM
 
 
 @dataclass(frozen=True)
 class PosteriorRow:
-    """One line of a summary of draws: a number.
+    """One line of a summary of a guide or of draws: a number.
 
     Args:
         name: the site, with the index of the entry.
@@ -24,6 +31,8 @@ class PosteriorRow:
         low: its 5 % quantile.
         median: its median.
         high: its 95 % quantile.
+        saturated: how many numbers of the site a guide's steps hardly move any more.
+        hint: what to do about them.
     """
 
     name: str
@@ -32,31 +41,73 @@ class PosteriorRow:
     low: float
     median: float
     high: float
-
-    hint: ClassVar[str] = ""
-    saturated: ClassVar[None] = None
+    saturated: int | None = None
+    hint: str = ""
 
     @property
     def cells(self) -> dict[str, str]:
         """What stands under each heading of the table."""
         numbers = (self.mean, self.sd, self.low, self.median, self.high)
         headings = ("mean", "sd", "5%", "50%", "95%")
-        shown = map(format_number, numbers)
-        return {"name": self.name, **dict(zip(headings, shown, strict=True))}
+        shown: Iterator[str] = map(format_number, numbers)
+        if 1e-5 < self.sd < 1e6 and all(abs(number) < 1e7 for number in numbers):
+            digits = max(0, 1 - math.floor(math.log10(self.sd)))  # two of the deviation
+            shown = (f"{number:.{digits}f}" for number in numbers)
+        note = "saturated" if self.saturated else ""
+        return {"name": self.name, **dict(zip(headings, shown, strict=True)), "note": note}
 
     def to_dict(self) -> dict[str, Any]:
         """The row as numbers and strings, such as JSON can hold."""
         return asdict(self)
 
 
-def posterior_rows(draws: WeightedDraws) -> list[PosteriorRow]:
-    """A row for every number of every site."""
+def posterior_rows(draws: WeightedDraws, fields: Sequence[Row] = ()) -> list[PosteriorRow]:
+    """A row for every number of every site.
+
+    Args:
+        draws: of the posterior.
+        fields: what is known of the sites of a guide beside.
+    """
     means, sds, quantiles = draws.mean(), draws.std(), draws.quantile(_RANKS)
+    known = {row.name: row for row in fields}
     rows = []
     for name, mean in means.items():
         columns = torch.stack([mean, sds[name], *quantiles[name]], -1).double()
-        for at, numbers in enumerate(columns.reshape(-1, 5).tolist()):
-            index = torch.unravel_index(torch.tensor(at), mean.shape) if mean.ndim else ()
-            entry = ", ".join(str(int(i)) for i in index)
-            rows.append(PosteriorRow(f"{name}[{entry}]" if entry else name, *numbers))
+        saturated = known[name].saturated if name in known else None
+        hint = known[name].hint if saturated else ""
+        places = itertools.product(*map(range, mean.shape))
+        for index, numbers in zip(places, columns.reshape(-1, 5).tolist(), strict=True):
+            average, sd, low, middle, high = numbers
+            entry = f"{name}{name_entry(index)}"
+            rows.append(PosteriorRow(entry, average, sd, low, middle, high, saturated, hint))
+            hint = ""  # once for a site
     return rows
+
+
+def draws_of(guide: NormalGuide) -> WeightedDraws | None:
+    """Draws of a guide, spread evenly by a Sobol sequence, so that few give exact numbers.
+
+    None where it has no numbers, or NaN.
+    """
+    now = guide()
+    if describe_absence(now.loc):
+        return None
+    shape = now.loc.shape
+    count = max(256, min(4096, 4_000_000 // max(shape.numel(), 1)))
+    with torch.no_grad():
+        noise = _noise(count, shape.numel()).reshape(count, *shape)
+        values = now.flat(now.gaussian.move(noise.to(now.loc)))
+    if any(each.isnan().any() for each in values.values()):
+        return None
+    return WeightedDraws(values, torch.zeros(count, *guide.batch_shape))
+
+
+def _noise(count: int, size: int) -> Tensor:
+    """Standard normal numbers, the same in every call."""
+    generator = torch.Generator().manual_seed(0)
+    if not 0 < size <= _MOST_DIMENSIONS:
+        return torch.randn(count, size, generator=generator)
+    points = torch.quasirandom.SobolEngine(size, scramble=True, seed=0).draw(count)
+    end = 0.5 / count  # a point nearer to an end would count for too much of the tail
+    noise: Tensor = torch.special.ndtri(points.double().clamp(end, 1 - end))
+    return noise

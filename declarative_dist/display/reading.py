@@ -113,7 +113,7 @@ class _Reader:
 
     def _read_param(self, module: Any, field: Param, path: str) -> Row:
         name, raw_name = _dotted(path, field.name), _dotted(path, field.raw_name)
-        rule, parameters = field.rule(module), field.parameters_of(module)
+        parameters = field.parameters_of(module)
         found = [self._parameters.setdefault(id(each), raw_name) for each in parameters]
         value, values = _evaluate(module, field)
         prior = module._modules.get(field.prior_name)
@@ -121,7 +121,7 @@ class _Reader:
             **_describe(value),
             **read_parameters(parameters),
             "raw_name": raw_name,
-            "constraint": rule,
+            "constraint": field.rule(module),
             "prior": "" if prior is None else describe_prior(prior),
         }
         if found and raw_name not in found:  # tied, and counted where the first one is
@@ -129,7 +129,7 @@ class _Reader:
         if not isinstance(value, _Unknown):
             constraint = field.resolved_constraint(module, values)
             raw = getattr(module, field.raw_name).detach()
-            known.update(read_saturation(constraint, raw, name, raw_name, rule))
+            known.update(read_saturation(constraint, raw, name, raw_name))
         return Row(name, "param", **known)
 
     def _read_others(
@@ -157,9 +157,9 @@ class _Reader:
             constraint = constraint_of(slot, dict(median))
             raw = loc[..., slot.offset : slot.offset + slot.count]
             raw = raw.reshape((*guide.batch_shape, *slot.raw_shape))
-            name, rule = _dotted(path, slot.name), constraint.describe()
-            known = read_saturation(constraint, raw, name, "the guide", rule)
-            yield Row(name, "site", **read_value(median[slot.name]), constraint=rule, **known)
+            name = _dotted(path, slot.name)
+            known = read_saturation(constraint, raw, name, "the guide")
+            yield Row(name, "site", **read_value(median[slot.name]), **known)
         yield from self._read_others(guide, path, {"flat"})
 
 
@@ -189,7 +189,7 @@ def _head_of(part: Any) -> str:
     """A part with fields by its class, and by what that is made of where it is short."""
     name, base = name_of_class(type(part)), part.extra_repr()
     text = f"{name}({base})" if base and name == type(part).__name__ else name
-    return text if len(text) < 60 else name
+    return text if len(text) <= 28 else name
 
 
 def _has_fields(module: nn.Module) -> bool:

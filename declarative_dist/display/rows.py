@@ -12,10 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.display.saturation import count_saturated
-from declarative_dist.words import as_data, describe_absence, format_number, format_value
-
-MARK = "YES"
-"""What stands where numbers are saturated."""
+from declarative_dist.words import as_data, describe_absence, format_value
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Row:
             dict of the smallest, the median and the largest; None where there is none.
         shown: the value as it stands in the table.
         raw_name: the name of the unconstrained parameter, in `named_parameters()`.
-        constraint: what the constraint expects, in words.
+        constraint: the constraint by its class, or where the value comes from.
         prior: the prior, in words.
         shape: the shape of the value.
         parameters: how many numbers are parameters.
@@ -62,22 +59,29 @@ class Row:
         return {0: "no", self.parameters: "yes"}.get(self.trained, "partly")
 
     @property
+    def note(self) -> str:
+        """What is unusual: frozen, saturated or tied numbers, or ones that are not finite."""
+        notes = [{"no": "frozen", "partly": "partly frozen"}.get(self.trainable, "")]
+        if self.saturated:
+            some = f"{self.saturated} " if self.saturated < self.parameters else ""
+            notes.append(f"{some}saturated")
+        elif self.hint:
+            notes.append("not finite")
+        if self.gradient is not None and not 0 < self.gradient < math.inf:
+            notes.append(f"gradient {self.gradient:g}")
+        notes.append(self.raw_name.partition(" (")[2].rstrip(")"))
+        return ", ".join(filter(None, notes))
+
+    @property
     def cells(self) -> dict[str, str]:
         """What stands under each heading of the table."""
-        saturated = "not finite" if self.saturated is None and self.hint else ""
-        if self.saturated is not None:
-            some = MARK if self.saturated == self.parameters else f"{MARK}, {self.saturated}"
-            saturated = some if self.saturated else "no"
         return {
             "name": self.name,
-            "value": self.shown,
-            "raw name": self.raw_name,
+            "value": self.shown.replace("], [", "],\n ["),  # rows of a matrix below each other
             "constraint": self.constraint,
             "prior": self.prior,
-            "shape": "" if self.shape is None else str(self.shape),
-            "trainable": self.trainable,
-            "gradient": "" if self.gradient is None else format_number(self.gradient),
-            "saturated": saturated,
+            "shape": str(self.shape) if self.shape else "",
+            "note": self.note,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
 
 
 def read_saturation(
-    constraint: Constraint, raw: Tensor, name: str, raw_name: str, rule: str
+    constraint: Constraint, raw: Tensor, name: str, raw_name: str
 ) -> dict[str, Any]:
     """Count raw numbers that steps no longer move, and say what to do about them.
 
@@ -131,7 +135,6 @@ def read_saturation(
         raw: the raw numbers.
         name: what the field is called.
         raw_name: what its raw numbers are called.
-        rule: the constraint in words.
     """
     if describe_absence(raw):
         return {}
@@ -147,9 +150,9 @@ def read_saturation(
     way_out = " (guard=False widens its guard band)" if has_guard else ""
     return {
         "saturated": counts[0],
-        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint ({rule}), "
-        f"where steps of {raw_name} hardly move it. Set {name} further inside, or give its "
-        f"constraint more room{way_out}.",
+        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint "
+        f"({constraint.describe()}), where steps of {raw_name} hardly move it. Set {name} "
+        f"further inside, or give its constraint more room{way_out}.",
     }
 
 

@@ -1,14 +1,16 @@
-"""The table of all fields of a module, with what is to be known of each."""
+"""The table of all fields of a module, or of a posterior, with what is to be known of each."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from declarative_dist.display.posterior import PosteriorRow, posterior_rows
+from declarative_dist.display.posterior import PosteriorRow, draws_of, posterior_rows
 from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row, name_of_class
 from declarative_dist.display.table import as_html, as_text
@@ -16,6 +18,7 @@ from declarative_dist.errors import DeclarationError, did_you_mean, shorten
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.latents.weighted import WeightedDraws
+from declarative_dist.posteriors.guides import NormalGuide
 
 R = TypeVar("R", Row, PosteriorRow)
 
@@ -26,8 +29,8 @@ class Summary(Generic[R]):
 
     Attributes:
         title: what the table is about.
-        rows: a `Row` for each field, in the order of declaration; of draws, a `PosteriorRow` for
-            each number.
+        rows: a `Row` for each field, in the order of declaration; of a guide or draws, a
+            `PosteriorRow` for each number.
     """
 
     title: str
@@ -59,29 +62,37 @@ class Summary(Generic[R]):
 
 @overload
 def summary(  # pyright: ignore[reportOverlappingOverload]
-    module: WeightedDraws,
+    module: WeightedDraws | Mapping[str, Tensor],
 ) -> Summary[PosteriorRow]: ...
+@overload
+def summary(module: NormalGuide) -> Summary[Any]: ...
 @overload
 def summary(module: Any) -> Summary[Row]: ...
 def summary(module: Any) -> Summary[Any]:
     """A table of the fields of a module: what each is now, and how it is learned.
 
-    A row has the field's name, its value (of more than six numbers the smallest, the median and
-    the largest), the name of its raw parameter, its constraint, its prior, the shape, whether it
-    is trained, the norm of its gradient, and whether it is saturated: so far out on the map of its
-    constraint that steps of an optimizer hardly move the value. Nothing is changed by reading, nor
-    are hooks called.
+    A row has the field's name, its value (of more than six numbers, or nine of a matrix, the
+    smallest, the median and the largest), its constraint, its prior and its shape. A note says
+    what is unusual: that it is frozen, that its gradient is zero or not finite, or that it is
+    saturated, so far out on the map of its constraint that steps of an optimizer hardly move the
+    value. Parts stand indented below their names, and the table fits 80 columns.
+
+    Of a guide or of draws there is a row for every number, with its mean, its standard deviation,
+    and its 5, 50 and 95 % quantiles: of the guide as it is, and of weighted draws of their target.
+
+    Nothing is changed by reading, nor are hooks called.
 
     Args:
         module: a declared module, a guide, a conditioned joint, or any module in which there are
-            some, such as an objective. A plain distribution is read as constants. Of weighted
-            draws, a row for every number has mean, sd, and 5, 50 and 95 % quantiles.
+            some, such as an objective. A plain distribution is read as constants. Draws are
+            `WeightedDraws`, or a dict of tensors of shape `(num_samples, *event)` by site.
 
     Returns:
-        A `Summary`: printed as a table, also in a notebook; its `rows` and `to_dict()` are data.
+        A `Summary`: printed as a table, also in a notebook; its `rows` and `to_dict()` are data,
+        with the name of the raw parameter, the norm of the gradient and more.
 
     Raises:
-        DeclarationError: if it is no module.
+        DeclarationError: if it is nothing of these.
 
     Example:
         >>> import torch.distributions as dd
@@ -102,17 +113,34 @@ def summary(module: Any) -> Summary[Any]:
         raise DeclarationError("summary", "an instance", got, fix, code="class-not-instance")
     if isinstance(module, WeightedDraws):
         return Summary(repr(module), tuple(posterior_rows(module)))
+    if isinstance(module, Mapping) and module and all(map(_are_draws, module.values())):
+        count = len(next(iter(module.values())))
+        draws = WeightedDraws(module, torch.zeros(count))
+        return Summary(f"{count} draws", tuple(posterior_rows(draws)))
     is_plain = isinstance(module, (Distribution, Transform)) and not isinstance(module, nn.Module)
     inner: Any = as_module(module) if is_plain else getattr(module, "_orig_mod", module)
     if not isinstance(inner, nn.Module):
-        expected = "a declared module, or one in which there are some"
+        expected = "a declared module, one in which there are some, or draws"
         fix = "Give the module, not what calling it returns."
         raise DeclarationError("summary", expected, shorten(module), fix)
-    rows = tuple(rows_of(inner))
-    return Summary(_title(inner, rows), rows)
+    fields = rows_of(inner)
+    rows = _posterior(inner, fields) if isinstance(inner, NormalGuide) else fields
+    return Summary(_title(inner, fields), tuple(rows))
 
 
-def _title(module: nn.Module, rows: tuple[Row, ...]) -> str:
+def _posterior(guide: NormalGuide, fields: list[Row]) -> Sequence[Row | PosteriorRow]:
+    """The numbers of a guide; its fields where it has no numbers, as on the meta device."""
+    if not any(row.kind == "site" for row in fields):
+        return fields
+    draws = draws_of(guide)
+    return fields if draws is None else posterior_rows(draws, fields)
+
+
+def _are_draws(given: object) -> bool:
+    return isinstance(given, Tensor) and given.ndim > 0
+
+
+def _title(module: nn.Module, rows: Sequence[Row]) -> str:
     """The class, how many numbers are trained, and where they are."""
     count, trained = sum(row.parameters for row in rows), sum(row.trained for row in rows)
     name = name_of_class(type(module))

@@ -239,7 +239,7 @@ class Field(ABC):
         return ""
 
     def rule(self, module: nn.Module) -> str:
-        """Where the value comes from or must lie, in words, for a summary."""
+        """Where the value comes from, or its constraint, for a summary."""
         return ""
 
     def signature(self, module: nn.Module) -> str | None:

@@ -130,9 +130,6 @@ class Head(ReadOnly, Constrained):
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         vars(module)["_biases"][self.name] = self.reset_raw(module, values)
 
-    def rule(self, module: nn.Module) -> str:
-        return self.constraint_of(module).describe()
-
     def render(self, module: nn.Module) -> str:
         shape = tuple(vars(module)["_starts"][self.name].shape)
         return f"predicted, of shape {shape}, {self.constraint_of(module)!r}"

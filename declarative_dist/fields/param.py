@@ -296,9 +296,6 @@ class Param(Constrained):
     def refine(self, module: nn.Module) -> None:
         self.commit(module, self.rebuild_raw(module, needed_values(module, self.name)))
 
-    def rule(self, module: nn.Module) -> str:
-        return self.constraint_of(module).describe()
-
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
         prior = module._modules.get(self.prior_name)

@@ -27,6 +27,7 @@ from declarative_dist.fields.storage import check_floating, check_shape, copy_te
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import are_finite, as_tensor
 from declarative_dist.plain.tracing import is_traced
+from declarative_dist.words import spell_constraint
 
 _REAL = Real()
 """The constraint of a field that belongs to no class yet."""
@@ -161,6 +162,9 @@ class Constrained(Field):
             return self.constraint
         own: Constraint = getattr(module, f"{self.raw_name}_constraint")
         return own
+
+    def rule(self, module: nn.Module) -> str:
+        return spell_constraint(self.constraint_of(module))
 
     def resolved_constraint(self, module: nn.Module, values: Mapping[str, Any]) -> Constraint:
         """The constraint with the values of its bounds, lined up with the field's own."""
