@@ -35,6 +35,7 @@ MEANINGS: Mapping[Code, str] = MappingProxyType(
         "name-taken": "A name that something else has already.",
         "no-assignment": "A value assigned to what is computed.",
         "no-base": "A class that does not say which distribution or transform it is.",
+        "no-cdf": "A distribution without a cumulative distribution function where it needs one.",
         "no-context": "A conditional distribution asked for before it was given a context.",
         "no-jacobian": "A density that needs the volume change of a map that does not know it.",
         "not-a-density": "An objective about something that has no log density or no draws.",

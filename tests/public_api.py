@@ -26,6 +26,7 @@ MODULES = [
     "declarative_dist.fitting",
     "declarative_dist.objectives",
     "declarative_dist.testing",
+    "declarative_dist.wrappers",
     *(
         f"declarative_dist.integrations.{found.name}"
         for found in pkgutil.iter_modules(declarative_dist.integrations.__path__)

@@ -19,6 +19,7 @@ ROWS = [
             "indexing", "median", "draws", "restoring",
         )
     ],
+    [f"wrappers.{name}" for name in ("incomplete", "cdfs", "tails")],
     [
         f"constraints.{name}"
         for name in (

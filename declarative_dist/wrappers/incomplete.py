@@ -1,0 +1,189 @@
+"""The logarithms of both tails of a normal, a gamma and a beta distribution, with all derivatives.
+
+Torch's `gammainc` has no derivative in its shape, and no incomplete beta function. Here the small
+tail is an integral over logarithms, in which these densities are log-concave and analytic: with
+s = log x - log t, for instance,
+
+    P(a, x) = x^a exp(-x) / Gamma(a) * integral over s > 0 of exp(-a s - x (exp(-s) - 1)).
+
+A double exponential substitution makes the trapezoidal rule exact to rounding (Takahasi and Mori,
+1974, https://doi.org/10.2977/prims/1195192451), with the same 64 nodes everywhere. So autograd
+gives the derivatives of any order, in shapes too. The factor in front is written by deviances,
+which do not cancel for large shapes (Loader, Fast and accurate computation of binomial
+probabilities, 2000). The other tail is one minus this one: relative to itself it is good wherever
+it is not tiny, and it is not, but for shapes near zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NODES, FIRST, LAST = 64, -3.6, 4.2
+"""How many nodes the trapezoidal rule has, and between which points."""
+
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+_ROOT = math.sqrt(0.5)
+
+
+class Tails(NamedTuple):
+    """The logarithms of P(X <= x) and P(X > x)."""
+
+    log_cdf: Tensor
+    log_sf: Tensor
+
+    def swap(self, where: Tensor | bool = True) -> Tails:
+        """The tails of a variable that runs the other way, there or everywhere."""
+        if isinstance(where, bool):
+            return Tails(self.log_sf, self.log_cdf) if where else self
+        lower = torch.where(where, self.log_sf, self.log_cdf)
+        return Tails(lower, torch.where(where, self.log_cdf, self.log_sf))
+
+    def outside(self, below: Tensor, above: Tensor) -> Tails:
+        """The tails, where points below and above a support have all mass on one side."""
+        log_cdf = self.log_cdf.masked_fill(below, -torch.inf).masked_fill(above, 0.0)
+        return Tails(log_cdf, self.log_sf.masked_fill(below, 0.0).masked_fill(above, -torch.inf))
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """The logarithm of `1 - exp(x)` for x at most 0 (Maechler, 2012).
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.wrappers.incomplete import log1mexp
+        >>> log1mexp(torch.tensor([-100.0, -1e-6, 0.0]))
+        tensor([-3.7835e-44, -1.3816e+01,        -inf])
+    """
+    is_near, is_one = x > -0.6931, x >= 0
+    near = torch.where(is_near & ~is_one, x, -0.5)
+    far = torch.where(is_near, -1.0, x)
+    result = torch.where(is_near, (-torch.expm1(near)).log(), torch.log1p(-far.exp()))
+    return result.masked_fill(is_one, -torch.inf)
+
+
+def from_smaller(small: Tensor, is_lower: Tensor | bool) -> Tails:
+    """Both tails from the one that is computed, which is the lower one there or everywhere."""
+    upper = Tails(log1mexp(small), small)
+    return upper.swap(is_lower)
+
+
+def normal_tails(z: Tensor) -> Tails:
+    """The tails of a standard normal distribution.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.wrappers.incomplete import normal_tails
+        >>> normal_tails(torch.tensor(40.0)).log_sf
+        tensor(-804.6084)
+    """
+    is_lower = z < 0
+    # The derivative of |z| at 0 is 0, which would be one of the tails there.
+    far = torch.where(is_lower, -z, z) * _ROOT
+    return from_smaller((torch.special.erfcx(far) / 2).log() - far * far, is_lower)
+
+
+def gamma_tails(a: Tensor, x: Tensor) -> Tails:
+    """The tails of a gamma distribution of rate 1.
+
+    Args:
+        a: the concentration.
+        x: any point.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.wrappers.incomplete import gamma_tails
+        >>> gamma_tails(torch.tensor(1.0), torch.tensor([2.0, -1.0])).log_sf
+        tensor([-2., 0.])
+    """
+    a, x = torch.broadcast_tensors(a, x)
+    below, above = x <= 0, x == torch.inf
+    x = torch.where(below | above, 1.0, x)
+    is_upper = (x >= a) & (x >= 1)
+    with torch.no_grad():
+        curved = torch.where(is_upper, 2 * (a - 1).clamp_min(0), 2 * x)
+        rate = _rate(torch.where(is_upper, x - a + 1, (x - a).abs()), curved)
+        rate = torch.where(is_upper, rate, torch.minimum(rate, a))
+    s, log_weight = _nodes(rate)
+    a_, x_, side = a[..., None], x[..., None], is_upper[..., None]
+    slopes = torch.where(side, (a_ - 1) * s.log1p() - x_ * s, -a_ * s - x_ * torch.expm1(-s))
+    front = (a / (2 * math.pi)).log() / 2 - _stirling(a) - a * _deviance(x, a, x - a)
+    return from_smaller(_integrate(slopes, log_weight) + front, ~is_upper).outside(below, above)
+
+
+def beta_tails(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tails:
+    """The tails of a beta distribution.
+
+    Args:
+        a: the first concentration.
+        b: the second one.
+        x: any point.
+        y: 1 - x, which you may know more exactly.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.wrappers.incomplete import beta_tails
+        >>> one = torch.ones(())
+        >>> beta_tails(one, one, torch.tensor(0.25), torch.tensor(0.75)).log_cdf.exp()
+        tensor(0.2500)
+    """
+    a, b, x, y = torch.broadcast_tensors(a, b, x, y)
+    below, above = x <= 0, y <= 0
+    x, y = (torch.where(below | above, 0.5, t) for t in (x, y))
+    is_before, n = (a + b) * x < a, a + b
+    is_lower = (is_before & ~_is_cut(a, y)) | (~is_before & _is_cut(b, x))
+    a, b = torch.where(is_lower, a, b), torch.where(is_lower, b, a)
+    x, y = torch.where(is_lower, x, y), torch.where(is_lower, y, x)
+    apart = b * x - a * y
+    with torch.no_grad():
+        rate = torch.minimum(_rate(apart.abs(), 2 * n * x * y), a)
+    s, log_weight = _nodes(rate)
+    slopes = -a[..., None] * s - n[..., None] * (x[..., None] * torch.expm1(-s)).log1p()
+    front = (a / (2 * math.pi)).log() / 2 + (b.log() - n.log()) / 2
+    front = front - _stirling(a) - _stirling(b) + _stirling(n)
+    front = front - a * _deviance(n * x, a, apart) - b * _deviance(n * y, b, -apart)
+    return from_smaller(_integrate(slopes, log_weight) + front, is_lower).outside(below, above)
+
+
+def _is_cut(shape: Tensor, rest: Tensor) -> Tensor:
+    """Whether a density is flat for long and then ends abruptly, to be integrated from there."""
+    return (shape >= 1) & (shape * rest < 3) & (rest < 0.3)
+
+
+def _rate(slope: Tensor, curvature: Tensor) -> Tensor:
+    """How fast an integrand falls."""
+    return (slope + torch.hypot(slope, curvature.sqrt())) / 2
+
+
+def _nodes(rate: Tensor) -> tuple[Tensor, Tensor]:
+    """The nodes for an integral over positive numbers, and the logarithms of their weights."""
+    step = (LAST - FIRST) / (NODES - 1)
+    t = torch.arange(NODES, dtype=rate.dtype, device=rate.device) * step + FIRST
+    squeezed = (-t).exp()
+    log_node = t - squeezed
+    log_weight = log_node + squeezed.log1p() + math.log(step)
+    return log_node.exp() / rate[..., None], log_weight - rate.log()[..., None]
+
+
+def _integrate(log_values: Tensor, log_weight: Tensor) -> Tensor:
+    return (log_values + log_weight).logsumexp(-1)
+
+
+def _deviance(x: Tensor, mean: Tensor, apart: Tensor) -> Tensor:
+    """What x / m - 1 - log(x / m) is, where x - m is known."""
+    u = apart / mean
+    is_near = u.abs() < 0.5
+    near = torch.where(is_near, u, 0.0)
+    return torch.where(is_near, near - near.log1p(), u - x.log() + mean.log())
+
+
+def _stirling(a: Tensor) -> Tensor:
+    """How much log Gamma(a) exceeds Stirling's formula."""
+    is_large = a > 10
+    inverse = 1 / torch.where(is_large, a, 10.0)
+    series = inverse * sum(c * inverse ** (2 * k) for k, c in enumerate(_STIRLING))
+    small = torch.where(is_large, 10.0, a)
+    exact = small.lgamma() - (small - 0.5) * small.log() + small - math.log(2 * math.pi) / 2
+    return torch.where(is_large, series, exact)

@@ -1,0 +1,1 @@
+"""Tests of what reads and builds the distributions and transforms of torch."""

@@ -1,0 +1,209 @@
+"""Both tails of every univariate family, and their quantiles, beside scipy and mpmath."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import scipy.stats as st
+import torch
+import torch.distributions as dd
+from torch import Tensor
+
+from declarative_dist import ConstraintError
+from declarative_dist.wrappers import cdf, icdf, log_cdf, log_survival_function
+from declarative_dist.wrappers.cdfs import log_mass, tails_of
+from declarative_dist.wrappers.incomplete import beta_tails, gamma_tails, log1mexp
+
+
+def d(number: float) -> Tensor:
+    return torch.tensor(number, dtype=torch.float64)
+
+
+LOGISTIC = (dd.SigmoidTransform().inv, dd.AffineTransform(d(1.0), d(2.0)))
+PAIRS: dict[str, tuple[dd.Distribution, Any]] = {
+    "Beta": (dd.Beta(d(2.5), d(0.7)), st.beta(2.5, 0.7)),
+    "Cauchy": (dd.Cauchy(d(1.0), d(2.0)), st.cauchy(1, 2)),
+    "Chi2": (dd.Chi2(d(5.0)), st.chi2(5)),
+    "Exponential": (dd.Exponential(d(2.0)), st.expon(0, 0.5)),
+    "FisherSnedecor": (dd.FisherSnedecor(d(5.0), d(7.0)), st.f(5, 7)),
+    "Gamma": (dd.Gamma(d(2.5), d(2.0)), st.gamma(2.5, 0, 0.5)),
+    "Gamma of a small shape": (dd.Gamma(d(0.2), d(2.0)), st.gamma(0.2, 0, 0.5)),
+    "Gamma of a large shape": (dd.Gamma(d(800.0), d(2.0)), st.gamma(800, 0, 0.5)),
+    "GeneralizedPareto": (
+        dd.GeneralizedPareto(d(1.0), d(2.0), d(0.3)) if hasattr(dd, "GeneralizedPareto") else
+        dd.Exponential(d(1.0)),
+        st.genpareto(0.3, 1, 2) if hasattr(dd, "GeneralizedPareto") else st.expon(),
+    ),
+    "Gumbel": (dd.Gumbel(d(1.0), d(2.0)), st.gumbel_r(1, 2)),
+    "HalfCauchy": (dd.HalfCauchy(d(2.0)), st.halfcauchy(0, 2)),
+    "HalfNormal": (dd.HalfNormal(d(2.0)), st.halfnorm(0, 2)),
+    "InverseGamma": (dd.InverseGamma(d(3.0), d(2.0)), st.invgamma(3, 0, 2)),
+    "Laplace": (dd.Laplace(d(1.0), d(2.0)), st.laplace(1, 2)),
+    "Logistic": (
+        dd.TransformedDistribution(dd.Uniform(d(0.0), d(1.0)), [*LOGISTIC]), st.logistic(1, 2)
+    ),
+    "LogNormal": (dd.LogNormal(d(0.3), d(0.7)), st.lognorm(0.7, 0, math.exp(0.3))),
+    "Normal": (dd.Normal(d(1.0), d(2.0)), st.norm(1, 2)),
+    "Pareto": (dd.Pareto(d(2.0), d(3.0)), st.pareto(3, 0, 2)),
+    "StudentT": (dd.StudentT(d(3.5), d(1.0), d(2.0)), st.t(3.5, 1, 2)),
+    "StudentT of heavy tails": (dd.StudentT(d(0.5), d(1.0), d(2.0)), st.t(0.5, 1, 2)),
+    "Uniform": (dd.Uniform(d(-1.0), d(3.0)), st.uniform(-1, 4)),
+    "Weibull": (dd.Weibull(d(2.0), d(1.5)), st.weibull_min(1.5, 0, 2)),
+}  # fmt: skip
+COUNTS: dict[str, tuple[dd.Distribution, Any]] = {
+    "Bernoulli": (dd.Bernoulli(d(0.3)), st.bernoulli(0.3)),
+    "Binomial": (dd.Binomial(10, d(0.3)), st.binom(10, 0.3)),
+    "Geometric": (dd.Geometric(d(0.3)), st.geom(0.3, -1)),
+    "NegativeBinomial": (dd.NegativeBinomial(d(4.5), d(0.3)), st.nbinom(4.5, 0.7)),
+    "Poisson": (dd.Poisson(d(3.0)), st.poisson(3)),
+}
+SHARES = np.array([1e-6, 1e-3, 0.03, 0.2, 0.5, 0.8, 0.99, 1 - 1e-6])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_densities_agree_with_scipy(name: str) -> None:
+    plain, known = PAIRS[name]
+    points = known.ppf(SHARES)
+    np.testing.assert_allclose(cdf(plain, torch.tensor(points)), known.cdf(points), 1e-10, 1e-15)
+    found = log_survival_function(plain, torch.tensor(points))
+    np.testing.assert_allclose(found, known.logsf(points), 1e-10, 1e-12)
+    np.testing.assert_allclose(icdf(plain, torch.tensor(SHARES)), points, 1e-10)
+    size = known.std() if math.isfinite(known.std()) else 1.0
+    far = known.median() + np.array([-12.0, 12.0, 40.0]) * size
+    with np.errstate(all="ignore"):
+        lower, upper = known.logcdf(far), known.logsf(far)
+    np.testing.assert_allclose(log_cdf(plain, torch.tensor(far)), lower, 1e-8, 1e-12)
+    np.testing.assert_allclose(tails_of(plain, torch.tensor(far)).log_sf, upper, 1e-8, 1e-12)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_agree_with_scipy(name: str) -> None:
+    plain, known = COUNTS[name]
+    points = np.array([-1.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 12.0])
+    tails = tails_of(plain, torch.tensor(points))
+    np.testing.assert_allclose(tails.log_cdf.exp(), known.cdf(points), 1e-12)
+    np.testing.assert_allclose(tails.log_sf.exp(), known.sf(points), 1e-10, 1e-15)
+    shares = np.array([0.01, 0.31, 0.55, 0.9, 0.999])
+    np.testing.assert_array_equal(icdf(plain, torch.tensor(shares)), known.ppf(shares))
+
+
+TAILS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...], Any]] = {
+    "gamma below": (
+        lambda a, x: gamma_tails(a, x).log_cdf, (1e4, 6e3),
+        lambda a, x: mpmath.gammainc(a, 0, x, regularized=True),
+    ),
+    "gamma above": (
+        lambda a, x: gamma_tails(a, x).log_sf, (4.0, 84.0),
+        lambda a, x: mpmath.gammainc(a, x, mpmath.inf, regularized=True),
+    ),
+    "beta": (
+        lambda a, b, x: beta_tails(a, b, x, 1 - x).log_cdf, (300.0, 200.0, 0.1),
+        lambda a, b, x: mpmath.betainc(a, b, 0, x, regularized=True),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_tails_and_gradients_agree_with_many_digits(name: str) -> None:
+    ours, at, exact = TAILS[name]
+    inputs = [d(number).requires_grad_() for number in at]
+    value = ours(*inputs)
+    value.backward()
+    with mpmath.workdps(40):
+        log = lambda *numbers: mpmath.log(exact(*numbers))  # noqa: E731
+        assert abs(value.item() / float(log(*at)) - 1) < 1e-12
+        for index, tensor in enumerate(inputs):
+            orders = tuple(int(place == index) for place in range(len(at)))
+            wanted = float(mpmath.diff(log, at, orders))
+            assert tensor.grad is not None
+            assert abs(tensor.grad.item() / wanted - 1) < 1e-9
+
+
+def _cdf_by(make: Any, points: Tensor, *shapes: Tensor) -> Tensor:
+    return cdf(make(*shapes), points)
+
+
+def _icdf_by(make: Any, points: Tensor, *shapes: Tensor) -> Tensor:
+    return icdf(make(*shapes), points)
+
+
+def test_second_derivatives_in_shapes_and_through_quantiles() -> None:
+    shapes = (d(0.7).requires_grad_(), d(2.5).requires_grad_())
+    for make in (dd.Gamma, dd.Beta, dd.StudentT):
+        assert torch.autograd.gradgradcheck(partial(_cdf_by, make, d(0.3)), shapes)
+        assert torch.autograd.gradcheck(partial(_icdf_by, make, d(0.3)), shapes)
+    assert torch.autograd.gradgradcheck(partial(_icdf_by, dd.Gamma, d(0.3)), shapes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["Normal", "StudentT", "Gamma", "Beta", "Gumbel", "Laplace"])
+def test_tails_and_gradients_are_finite_in_lower_precision(name: str, dtype: torch.dtype) -> None:
+    kind = type(PAIRS[name][0])
+    names = ("concentration", "rate", "concentration1", "concentration0", "df", "loc", "scale")
+    held = PAIRS[name][0]
+    given = {n: getattr(held, n).to(dtype).requires_grad_() for n in names if n in vars(held)}
+    if name == "Beta":
+        given = {n: torch.tensor(2.0, dtype=dtype, requires_grad=True) for n in names[2:4]}
+    plain = kind(**given)
+    for share in (-40.0, -3.0, 0.0, 3.0, 40.0):
+        for tail in tails_of(plain, (plain.mean + share * plain.stddev).detach().to(dtype)):
+            assert tail.dtype == dtype
+            if tail.isfinite():
+                gradients = torch.autograd.grad(tail, list(given.values()), retain_graph=True)
+                assert all(gradient.isfinite() for gradient in gradients)
+
+
+def test_masses_never_subtract_numbers_near_one() -> None:
+    normal = dd.Normal(d(0.0), d(1.0))
+    ends = torch.tensor([[-9.0, -8], [-1, 2], [8, 9], [38, 40], [-41, -40]], dtype=torch.float64)
+    with mpmath.workdps(1000):
+        wanted = [float(mpmath.log(mpmath.ncdf(b) - mpmath.ncdf(a))) for a, b in ends.tolist()]
+    np.testing.assert_allclose(log_mass(normal, *ends.T), wanted, 1e-12)
+    inf = torch.inf
+    ends = torch.tensor([[-inf, 0.0], [0.0, inf], [-inf, inf]], dtype=torch.float64)
+    masses = log_mass(normal, *ends.T).exp()
+    np.testing.assert_allclose(masses, [0.5, 0.5, 1.0], 1e-14)
+    assert log1mexp(torch.tensor(-1e-30)).item() == pytest.approx(math.log(1e-30))
+
+
+def test_mixtures_and_what_turns_the_order() -> None:
+    mixture = dd.MixtureSameFamily(
+        dd.Categorical(torch.tensor([0.3, 0.7])), dd.Gamma(torch.tensor([1.0, 5.0]), 2.0)
+    )
+    turned = dd.TransformedDistribution(
+        mixture, dd.AffineTransform(1.0, torch.tensor([-2.0, 3.0]))
+    )
+    points = torch.tensor([[-3.0, -1.0], [4.0, 7.0]]).T
+    by_hand = 0.3 * st.gamma(1, 0, 0.5).cdf([2.0, 1.0]) + 0.7 * st.gamma(5, 0, 0.5).cdf([2.0, 1.0])
+    np.testing.assert_allclose(cdf(turned, points)[:, 0], 1 - by_hand, 1e-5)
+    quantiles = icdf(turned, torch.tensor([[0.2], [0.9]]))
+    np.testing.assert_allclose(cdf(turned, quantiles), [[0.2] * 2, [0.9] * 2], 1e-4)
+
+
+class Slow(dd.Exponential):
+    """A density of its own beside a cdf that it inherits."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) - 1.0
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        dd.VonMises(0.0, 1.0),
+        dd.Independent(dd.Normal(torch.zeros(2), 1.0), 1),
+        dd.TransformedDistribution(dd.Normal(0.0, 1.0), dd.AbsTransform()),
+        Slow(1.0),
+    ],
+)
+def test_others_are_refused(plain: dd.Distribution) -> None:
+    with pytest.raises(
+        ConstraintError, match="cdf: expected a distribution (of single|with a cum)"
+    ):
+        cdf(plain, torch.tensor(0.5))
