@@ -27,6 +27,7 @@ from declarative_dist.families.learnable import learnable
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.derived import derived
+from declarative_dist.fields.given import Given
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
@@ -56,6 +57,7 @@ __all__ = [
     "Exp",
     "FieldError",
     "FullRankNormal",
+    "Given",
     "GreaterThan",
     "Head",
     "History",

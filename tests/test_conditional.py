@@ -808,7 +808,7 @@ def test_wrong_widths_name_the_class_and_the_fix() -> None:
         Policy(in_features=3, actions=2, network=Returns((torch.zeros(3), 1)))(None)
     with pytest.raises(FieldError, match=r"Regression: expected one tensor of features, got 0"):
         Regression(in_features=3)()
-    with pytest.raises(FieldError, match=r"got 1 arguments and 1 keywords"):
+    with pytest.raises(ConstraintError, match=r"Regression\.mask: .*Given.*no network"):
         Regression(in_features=3)(torch.zeros(3), mask=None)
 
 

@@ -32,7 +32,7 @@ ROWS = [
         for name in (
             "sharding",
             "storage", "sizes", "alignment", "owner", "kinds", "field",
-            "value", "head",
+            "value", "context", "given", "head",
             "constant", "derived", "fixed", "walk", "templates",
             "parts", "prior", "param", "site",
         )
@@ -48,7 +48,7 @@ ROWS = [
         for name in (
             "building", "comparison", "probe", "copies",
             "keywords", "priors", "state", "values",
-            "declarative", "variational", "transform", "clipping", "conditional",
+            "declarative", "variational", "transform", "clipping", "features", "conditional",
             "learnable",
         )
     ],

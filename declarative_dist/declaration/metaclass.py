@@ -122,7 +122,7 @@ class DeclarativeMeta(ABCMeta):
 
 _ON_INSTANCES = {
     "_starts", "_biases", "_constants", "_sizes", "_copies", "_is_built", "_is_loading",
-    "_live_shape", "_ndims", "_padding", "_paddings",
+    "_kinds", "_live_shape", "_ndims", "_padding", "_paddings",
 }  # fmt: skip
 """Names that instances keep beside what their classes define."""
 

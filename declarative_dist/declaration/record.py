@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, FieldError
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.given import Given
 from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.plain.arguments import arguments_of, depends_on_values
@@ -39,6 +40,7 @@ class Declaration:
         validates: the class body's `validate_args`, or None.
         make: for a class base, what builds it without checking values that are valid already.
         heads: the fields that are predicted from a context.
+        givens: the fields that come with a context.
         has_derived_input: whether a value that nothing constrains goes to the base.
         has_parts: whether distributions or transforms go to the base.
         is_direct: whether all that is computed for a build goes to the base.
@@ -56,6 +58,7 @@ class Declaration:
     validates: bool | None
     make: Callable[..., Any] | None
     heads: tuple[Head, ...]
+    givens: tuple[Given, ...]
     has_derived_input: bool
     has_parts: bool
     is_direct: bool
@@ -129,7 +132,15 @@ class Declaration:
         """The fields whose bounds are other fields with a value of their own."""
         bounded = [field for field in self.order if field.has_bounds]
         chains = self.chains
-        return tuple(b for b in bounded if not any(f.is_predicted for f in chains[b.name]))
+        return tuple(b for b in bounded if not any(f.needs_context for f in chains[b.name]))
+
+    @cached_property
+    def with_given(self) -> frozenset[str]:
+        """The fields that have no value before something is given, but for what is given."""
+        chains = self.chains.items() if self.givens else ()
+        return frozenset(
+            name for name, chain in chains if any(field.is_given for field in chain[:-1])
+        )
 
     @cached_property
     def tied_names(self) -> frozenset[str]:
@@ -178,7 +189,10 @@ def declare(
         return chains[name]
 
     order = tuple(dict.fromkeys(field for name in fields for field in visit(name, ())))
-    build = tuple(dict.fromkeys(field for name in inputs for field in chains[name]))
+    # What is given is checked, also where nothing uses it.
+    givens: list[Any] = [field for field in fields.values() if field.is_given]
+    needed = (*inputs, *(field.name for field in givens))
+    build = tuple(dict.fromkeys(field for name in needed for field in chains[name]))
     with_prior: list[Any] = [field for field in fields.values() if field.prior is not None]
     heads: list[Any] = [field for field in fields.values() if field.is_predicted]
     make: Callable[..., Any] | None = None
@@ -197,6 +211,7 @@ def declare(
         validates,
         make,
         tuple(heads),
+        tuple(givens),
         has_derived_input=any(fields[name].is_computed for name in inputs),
         has_parts=any(fields[name].is_part for name in inputs),
         is_direct=len(build) == len(inputs),

@@ -166,12 +166,13 @@ class _Reader:
 def _evaluate(module: Any, field: Field) -> tuple[Any, dict[str, Any]]:
     """The value of a field, `_Unknown` where it has none, and the values of all that it needs."""
     declaration = module.__declaration__
-    if field.is_predicted:
-        return _Unknown("predicted", tuple(vars(module)["_starts"][field.name].shape)), {}
+    if field.needs_context:
+        absent: Any = field
+        return _Unknown(absent.origin, absent.shape_of(module)), {}
     if field.is_drawn:
         return _Unknown("site"), {}
     chain = declaration.chains[field.name]
-    if any(each.is_predicted for each in chain):
+    if any(each.needs_context for each in chain):
         return _Unknown("needs a context"), {}
     try:
         values = declaration.run(module, chain)

@@ -21,8 +21,8 @@ class Row:
 
     Args:
         name: the field's name, dotted in nested parts.
-        kind: what it is: "param", "constant", "derived", "head", "site", "observed", "part",
-            "module" or "parameter".
+        kind: what it is: "param", "constant", "derived", "head", "given", "site", "observed",
+            "part", "module" or "parameter".
         value: the current value as data: a number, nested lists, or for more than six numbers a
             dict of the smallest, the median and the largest; None where there is none.
         shown: the value as it stands in the table.

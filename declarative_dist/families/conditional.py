@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.band import FLOATING, clamp_result
 from declarative_dist.errors import (
     ConstraintError,
     FieldError,
     check_count,
+    did_you_mean,
     shorten,
 )
 from declarative_dist.families.building import call_detached, distribution_of, refused_by_torch
 from declarative_dist.families.clipping import clip_gradient
+from declarative_dist.families.comparison import REFUSALS
 from declarative_dist.families.copies import NOT_TOGETHER
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.features import predict_raws
 from declarative_dist.families.probe import check_copies
-from declarative_dist.fields.head import CONTEXT_SHAPE, Split
+from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
+from declarative_dist.fields.given import call_names, check_batches, take_call, try_kinds
 from declarative_dist.fields.kinds import predicted_kind
-from declarative_dist.fields.parts import CONTEXT
 from declarative_dist.fields.sharding import check_gathered, spread_like
-from declarative_dist.plain.tracing import is_autocasting, is_traced
-
-WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
-"""All finite numbers of each dtype."""
 
 _HEADS = "heads (in order)"
 """What a state says of the layer that all heads share."""
@@ -130,7 +130,8 @@ class Conditional(Declarative):
         vars(self)["_splits"] = tuple(head.split(self) for head in self.__declaration__.heads)
         self.projection: nn.Linear | None = None
         if in_features is not None and self.__declaration__.heads:
-            starts = torch.cat([start.flatten() for start in vars(self)["_biases"].values()])
+            biases, heads = vars(self)["_biases"], self.__declaration__.heads
+            starts = torch.cat([biases[head.name].flatten() for head in heads])
             self.projection = nn.Linear(
                 in_features, len(starts), device=starts.device, dtype=starts.dtype
             )
@@ -172,107 +173,92 @@ class Conditional(Declarative):
             layer.bias.copy_(spread_like(layer.bias, bias))
 
     def forward(self, *args: Any, **kwargs: Any) -> Distribution:
-        """Build the distribution for a context."""
+        """Build the distribution for a context, and for what is given with it by keyword."""
         check_gathered(self)
-        declaration = self.__declaration__
-        known: dict[str, Any] = {}
+        is_plain = not (kwargs or self.__declaration__.givens)
+        call = Call(args, kwargs) if is_plain else take_call(self, args, kwargs)
         network = self._modules.get("network")
         if network is not None and self.__dict__["_has_users"]:
-            features = network(*args, **kwargs)
-            known = self._raws(features)
-            if not known or "projection" in self._modules:  # else these are raw numbers
-                args, kwargs = (features,), {}
-        elif self.__dict__["_splits"]:
-            known = self._raws(self._context(args, kwargs))
+            return self._build_from(call, network(*call.args, **call.keywords))
+        if self.__dict__["_splits"]:
+            return self._build(call, predict_raws(self, self._context(call)))
+        if call.keywords and not any(map(predicted_kind, [*self.modules()][1:])):
+            self._refuse_keywords(call.keywords)
+        return self._build(call, {})
+
+    def from_features(self, features: Any, **given: Any) -> Distribution:
+        """Build the distribution from features that you computed outside.
+
+        For a recurrent network, which returns a state too, or one whose features serve several
+        modules: what you give stands in place of what `network` returns, and no network runs.
+        Nested parts receive the features as their context.
+
+        Args:
+            features: of shape `(*batch, in_features)`; without `in_features`, the unconstrained
+                numbers, a tensor for one head and a dict by name for several.
+            **given: the values of `Given` fields, those of parts too.
+
+        Raises:
+            ConstraintError: for features of another width or dtype, and for keywords that name no
+                `Given`.
+
+        Example:
+            >>> import torch, torch.distributions as dd
+            >>> from declarative_dist import Conditional, Head
+            >>> class Next(Conditional):
+            ...     base = dd.Categorical
+            ...     logits = Head(shape=("kinds",))
+            >>> network = torch.nn.LSTM(3, 8, batch_first=True)
+            >>> head = Next(in_features=8, kinds=4)
+            >>> features, state = network(torch.zeros(2, 5, 3))
+            >>> head.from_features(features).batch_shape
+            torch.Size([2, 5])
+        """
+        check_gathered(self)
+        call = take_call(self, (features,), given)
+        self._refuse_keywords(call.keywords)
+        return self._build_from(call, features)
+
+    def _build_from(self, call: Call, features: Any) -> Distribution:
+        """Build from what a network made of the context, which parts receive in its place."""
+        known = predict_raws(self, features)
+        if not known or "projection" in self._modules:  # else these are raw numbers
+            call = call._replace(args=(features,), keywords={})
+        return self._build(call, known)
+
+    def _build(self, call: Call, known: dict[str, Any]) -> Distribution:
+        declaration = self.__declaration__
+        if call.own:
+            check_batches(self, call.own, known)
         for name, raw in self._parameters.items():
             if raw is not None:
                 is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
                 known[name] = clip_gradient(raw if is_own else raw.view_as(raw))
-        known[CONTEXT] = (args, kwargs)
+        known[CONTEXT] = call
         return distribution_of(self, declaration.base_values(self, known))
 
-    def _raws(self, features: Any) -> dict[str, Tensor]:
-        """The unconstrained numbers of each head, under its raw name."""
-        splits: tuple[Split, ...] = self.__dict__["_splits"]
-        if not splits:
-            return {}
-        layer = self._modules.get("projection")
-        if layer is None:
-            raws = [clip_gradient(r.clamp(*WIDEST[r.dtype])) for r in self._as_returned(features)]
-            return {split.raw_name: raw for split, raw in zip(splits, raws, strict=True)}
-        self._check_features(features, layer)
-        fused: Any = clip_gradient(layer(features))
-        fused = clamp_result(fused, *WIDEST[fused.dtype])
-        if len(splits) == 1:
-            return {splits[0].raw_name: splits[0].reshape(fused)}
-        parts = fused.split_with_sizes([split.size for split in splits], -1)
-        return {
-            split.raw_name: split.reshape(part) for split, part in zip(splits, parts, strict=True)
-        }
-
-    def _context(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _context(self, call: Call) -> Any:
         """The context as features, where no network makes them."""
-        given = (*args, *kwargs.values())
-        if len(given) != 1:
-            raise FieldError(
-                type(self).__name__,
-                "one tensor of features",
-                f"{len(args)} arguments and {len(kwargs)} keywords",
-                "Give it a network that takes them: network=..." if args else "Give it a context.",
-                code="no-context",
-            )
-        return given[0]
-
-    def _check_features(self, features: Any, layer: Any) -> None:
-        width, wanted, network = (
-            layer.in_features,
-            layer.weight.dtype,
-            self._modules.get("network"),
+        contexts = (*call.args, *call.keywords.values())
+        if len(contexts) == 1:
+            return contexts[0]
+        if len(call.args) == 1:
+            self._refuse_keywords(call.keywords)
+        raise FieldError(
+            type(self).__name__,
+            "one tensor of features",
+            f"{len(call.args)} arguments and {len(call.keywords)} keywords",
+            "Give it a network that takes them: network=..." if contexts else "Give it a context.",
+            code="no-context",
         )
-        is_tensor = isinstance(features, Tensor) and features.ndim > 0
-        source = "context" if network is None else "network"
-        if not is_tensor or features.shape[-1] != width:
-            subject = f"{type(self).__name__}.{source}"
-            expected = f"features of shape (*batch, {width}), as in_features says"
-            fix = f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor."
-            raise ConstraintError(subject, expected, shorten(features), fix, code="wrong-shape")
-        # Autocast sees to the dtype itself.
-        if features.dtype != wanted and not (is_traced(features) or is_autocasting(features)):
-            subject, expected = f"{type(self).__name__}.{source}", f"features of {wanted}"
-            got = f"{features.dtype}"
-            fix = f"Write context.to({wanted})." if network is None else "Give both one dtype."
-            raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")
 
-    def _as_returned(self, output: Any) -> list[Tensor]:
-        """What a network returned in place of a layer's output, refused if shapes do not fit."""
-        names = [head.name for head in self.__declaration__.heads]
-        if len(names) == 1 and isinstance(output, Tensor):
-            output = {names[0]: output}
-        if not isinstance(output, Mapping) or set(output) != set(names):
-            raise ConstraintError(
-                f"{type(self).__name__}.network",
-                f"a dict of unconstrained numbers for {', '.join(names)}"
-                if len(names) > 1
-                else f"a tensor, the unconstrained numbers of {names[0]}",
-                f"a dict of {', '.join(map(str, output))}"
-                if isinstance(output, Mapping)
-                else shorten(output),
-                "Return them, or give in_features for a layer that makes them.",
-                code="failed-method",
-            )
-        for head in self.__declaration__.heads:
-            raw, shape = output[head.name], head.split(self).shape
-            is_floating = isinstance(raw, Tensor) and raw.is_floating_point()
-            if not is_floating or raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
-                raise ConstraintError(
-                    f"{type(self).__name__}.{head.name}",
-                    "unconstrained floating-point numbers of shape "
-                    f"(*batch, {', '.join(map(str, shape))})",
-                    shorten(raw),
-                    "Change what the network returns, or the shape of the head.",
-                    code="failed-method",
-                )
-        return [output[name] for name in names]
+    def _refuse_keywords(self, keywords: Mapping[str, Any]) -> None:
+        """Say of keywords that nothing here takes which ones there are."""
+        for name in keywords:
+            known, subject = sorted(call_names(self)), f"{type(self).__name__}.{name}"
+            expected = "the name of a Given, for no network takes another"
+            fix = did_you_mean(name, known)
+            raise ConstraintError(subject, expected, repr(name), fix, code="unknown-name")
 
     def at_start(self, shape: Any = torch.Size()) -> Distribution:
         """The distribution that features of zeros predict, before any training.
@@ -284,11 +270,16 @@ class Conditional(Declarative):
         return distribution_of(self, self.__declaration__.base_values(self, known))
 
     def _check_build(self, values: dict[str, Any]) -> None:
-        if not isinstance(self.__declaration__.base, type):
-            return  # a method may need a batch
+        declaration = self.__declaration__
+        is_open = any(field.is_open for field in declaration.givens)
+        attempt = partial(try_kinds, self, partial(self.at_start, (2,) if is_open else ()))
+        if not isinstance(declaration.base, type):
+            with torch.no_grad(), suppress(*REFUSALS):  # a method may need a batch
+                _ = is_open and attempt()
+            return
         try:
             with torch.no_grad():
-                self.at_start()
+                attempt()
         except ConstraintError:
             raise
         except NOT_TOGETHER as error:

@@ -24,6 +24,7 @@ from torch.distributions import (
 from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.alignment import Padding, has_copies, ndims_of, own_ndim
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.given import try_kinds
 from declarative_dist.fields.kinds import built_kind, is_declarative
 from declarative_dist.fields.sizes import Blueprint
 
@@ -49,9 +50,8 @@ def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
             _measure(module, field, value, values)
         return value
 
-    values: dict[str, Any] = module.__declaration__.run(
-        module, module.__declaration__.order, compute=install
-    )
+    run, order = module.__declaration__.run, module.__declaration__.order
+    values: dict[str, Any] = try_kinds(module, lambda: run(module, order, compute=install))
     arrange(module)
     return values
 

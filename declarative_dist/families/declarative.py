@@ -74,7 +74,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         nn.Module.__init__(self)
         self._check_class()
         declaration = self.__declaration__
-        vars(self).update(_starts={}, _biases={}, _constants={})
+        vars(self).update(_starts={}, _biases={}, _constants={}, _kinds={})
         blueprint = blueprint_of(
             declaration, sizes_and_values, batch_shape, device, dtype, self.__keywords__
         )

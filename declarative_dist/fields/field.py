@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +48,8 @@ class Field(ABC):
         has_bounds: whether other fields bound its value.
         is_computed: whether it is computed from other fields, so that nothing constrains it.
         is_predicted: whether a network predicts it from a context.
+        is_given: whether it comes with a context.
+        needs_context: whether an instance has it only in a call with a context.
         is_site: whether it is a distribution of a joint one.
         is_drawn: whether it has no value before earlier sites are drawn.
         is_module: whether instances hold one module for this field.
@@ -69,6 +71,8 @@ class Field(ABC):
     has_bounds = False
     is_computed = False
     is_predicted = False
+    is_given = False
+    needs_context = False
     is_site = False
     is_drawn = False
     is_module = False
@@ -226,12 +230,18 @@ class Field(ABC):
         value = values[self.name] if self.holds_value else None
         return value.detach().clone() if isinstance(value, Tensor) else value
 
+    def call_names(self, module: nn.Module) -> Iterable[str]:
+        """The keywords of a call with a context that the field takes."""
+        return ()
+
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
         """The parameters that an instance trains for this field."""
         return []
 
     def render(self, module: nn.Module) -> str:
         """The field in the `repr` of an instance."""
+        if self.name in declaration_of(module, self.name).with_given:
+            return f"needs a context{self.describe(module)}"
         return f"{format_value(current_value(module, self.name))}{self.describe(module)}"
 
     def describe(self, module: nn.Module) -> str:
@@ -323,6 +333,10 @@ def current_value(instance: nn.Module, name: str) -> Any:
     """The value of one field of an instance, computed afresh with all that it needs."""
     declaration = declaration_of(instance, name)
     chain = declaration.chains.get(name)
+    if name in declaration.with_given:
+        expected, got = "a context first, for what comes with it is needed", "none"
+        fix = "Call the instance with a context, and read the distribution."
+        raise FieldError(chain[-1].subject(instance), expected, got, fix, code="no-context")
     if chain is not None:
         return declaration.run(instance, chain)[name]
     # The field of an ancestor with another base is no field here.

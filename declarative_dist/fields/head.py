@@ -7,18 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
-from typing_extensions import Self
 
-from declarative_dist.errors import DeclarationError, shorten
-from declarative_dist.fields.field import ReadOnly, declaration_of
+from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.fields.context import FromContext
 from declarative_dist.fields.owner import Owner
-from declarative_dist.fields.sizes import Blueprint
-from declarative_dist.fields.value import Constrained, Init
+from declarative_dist.fields.value import Init
 from declarative_dist.plain.tracing import is_autocasting
-
-CONTEXT_SHAPE = "*context_shape"
-"""Among the values of an evaluation: the batch shape of the contexts that are tried."""
 
 
 class Split(NamedTuple):
@@ -35,7 +29,7 @@ class Split(NamedTuple):
         return part.reshape(torch.Size((*part.shape[:-1], *self.shape)))
 
 
-class Head(ReadOnly, Constrained):
+class Head(FromContext):
     """A value predicted from a context; only in a `Conditional`.
 
     On an instance it reads as the Head itself: it has no value before there is a context.
@@ -46,7 +40,8 @@ class Head(ReadOnly, Constrained):
         shape: sizes and names of sizes of one prediction; a name becomes a keyword of the
             constructor.
         init: the value predicted from features of zeros, constrained; None for the constraint's
-            default.
+            default. A head whose bounds depend on a `Given` takes none: its unconstrained numbers
+            start at 0.
 
     Raises:
         DeclarationError: if an argument is of the wrong kind.
@@ -63,6 +58,10 @@ class Head(ReadOnly, Constrained):
         Normal(loc: 0.0, scale: 0.5)
     """
 
+    is_predicted = True
+    label = "a head"
+    origin = "predicted"
+
     def __init__(
         self,
         constraint: object = None,
@@ -70,36 +69,31 @@ class Head(ReadOnly, Constrained):
         shape: int | str | Sequence[int | str] = (),
         init: Init | None = None,
     ) -> None:
-        kinds = (type, nn.Module, Transform, constraints.Constraint)
-        if constraint is not None and not isinstance(constraint, kinds):
-            subject, fix = "Head(constraint=)", "Write Head(Positive(), init=1.0)."
-            raise DeclarationError(subject, "a constraint first", shorten(constraint), fix)
-        super().__init__(init, constraint, shape, "Head")
-
-    is_predicted = True
-    label = "a head"
-
-    def specialize(self, owner: Owner) -> Self:
-        head = super().specialize(owner)
-        if len(self.shape or ()) < head.event_dim:
-            sizes = ", ".join(f'"d{index + 1}"' for index in range(head.event_dim))
-            expected = f"a shape of {head.event_dim} sizes or more"
-            fix = f"Write shape=({sizes},)."
-            raise owner.error(self.name, expected, repr(self), fix, code="wrong-shape")
-        return head
+        super().__init__(constraint, shape, init, "Head(Positive(), init=1.0)")
 
     def check(self, owner: Owner) -> None:
-        owner.require_conditional(self.name)
         super().check(owner)
+        chain = owner.kind.__declaration__.chains[self.name]
+        bound = next((field for field in chain if field.is_given), None)
+        self.starts_at_zero = bound is not None
+        if bound is not None and self.init is not None:
+            expected = (
+                f"no init, for its bounds depend on {bound.name!r}, which comes with each call"
+            )
+            fix = "Leave it out: its unconstrained numbers start at 0, as of a midpoint."
+            got = repr(self)
+            raise owner.error(self.name, expected, got, fix, code="unused-argument")
 
-    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        vars(module)["_biases"][self.name] = self.build_raw(module, blueprint, values)
+    def source(self, value: Any, subject: str) -> Any:
+        if self.starts_at_zero and value is not None:
+            expected, fix = "no start, for its bounds come with each call", "Leave it out."
+            raise ConstraintError(subject, expected, shorten(value), fix, code="unused-argument")
+        return super().source(value, subject)
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         raw = values.get(self.raw_name)
         if raw is None:  # before there is a context: what features of zeros predict
-            raw = self.bias(module)
-            raw = raw.expand((*values.get(CONTEXT_SHAPE, ()), *raw.shape))
+            raw = self.stand_in(module, values)
         if _is_lowered(raw):
             with torch.autocast(raw.device.type, enabled=False):
                 return self.resolved_constraint(module, values).forward(raw.float())
@@ -107,42 +101,13 @@ class Head(ReadOnly, Constrained):
             return self._forward(raw)
         return self.resolved_constraint(module, values).forward(raw)
 
-    def bias(self, module: nn.Module) -> Tensor:
-        """The unconstrained numbers that features of zeros predict, where the module is."""
-        dtype, device = self.place_of(module)
-        bias: Tensor = vars(module)["_biases"][self.name]
-        return bias.to(device, dtype)
-
     def split(self, module: nn.Module) -> Split:
         """What it takes of the output of a layer for all heads."""
         shape: torch.Size = vars(module)["_biases"][self.name].shape
         return Split(self.raw_name, shape, shape.numel())
 
-    def place_of(self, module: nn.Module) -> tuple[torch.dtype, torch.device]:
-        bias: Tensor = vars(module)["_biases"][self.name]
-        layer = module._modules.get("projection") or module
-        like = next((t for t in layer.parameters() if t.is_floating_point()), bias)
-        return like.dtype, like.device
-
     def advice(self, module: nn.Module) -> str:
         return "It is predicted from a context: train the network, or declare a Param."
-
-    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        vars(module)["_biases"][self.name] = self.reset_raw(module, values)
-
-    def render(self, module: nn.Module) -> str:
-        shape = tuple(vars(module)["_starts"][self.name].shape)
-        return f"predicted, of shape {shape}, {self.constraint_of(module)!r}"
-
-    def __get__(self, instance: nn.Module | None, owner: type) -> Self:
-        if instance is not None:
-            declaration_of(instance, self.name)
-        return self
-
-    def __repr__(self) -> str:
-        shape = [] if self.shape == () else [f"shape={self.shape!r}"]
-        init = [] if self.init is None else [f"init={shorten(self.init)}"]
-        return f"Head({', '.join([*self.shown_constraint, *shape, *init])})"
 
 
 def _is_lowered(raw: Tensor) -> bool:

@@ -72,8 +72,8 @@ class Owner:
         raise self.error(name, "a name that is free", got, fix, code="name-taken")
 
     def require_conditional(self, name: str) -> None:
-        """Refuse a field that is predicted from a context, where there is none."""
+        """Refuse a field that comes from a context, where there is none."""
         if not self.predicts:
             kind, fix = self.kind.__name__, f"Write class {self.kind.__name__}(Conditional)."
-            expected = "a Conditional around what is predicted from a context"
+            expected = "a Conditional around what comes from a context"
             raise self.error(name, expected, kind, fix, code="misplaced-field")

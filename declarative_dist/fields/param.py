@@ -118,10 +118,17 @@ class Param(Constrained):
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
+        subject = owner.subject(self.name)
+        chain = owner.kind.__declaration__.chains[self.name]
+        for given in chain:
+            if given.is_given:
+                expected = "bounds that an instance has, also where there is no context"
+                got = f"a bound that needs {given.name!r}, {given!r}"
+                fix = "Declare a Head, or compute the value in a @derived method."
+                raise DeclarationError(subject, expected, got, fix, code="misplaced-field")
         if self.prior is None:
             return
-        subject = owner.subject(self.name)
-        for predicted in owner.kind.__declaration__.chains[self.name]:
+        for predicted in chain:
             if not predicted.is_predicted:
                 continue
             expected = "no prior where a bound is predicted from a context"

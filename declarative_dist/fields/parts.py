@@ -15,18 +15,16 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.fields import kinds, templates
+from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.fixed import as_module
-from declarative_dist.fields.head import CONTEXT_SHAPE
+from declarative_dist.fields.given import call_names
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import copy_tensors
 from declarative_dist.fields.walk import own_modules, walk
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import copy_if_exchanged, without_cache
-
-CONTEXT = "*context"
-"""Under this name evaluation holds the arguments of the call, which nested predictions take."""
 
 
 class Nested(Field):
@@ -219,10 +217,11 @@ class Nested(Field):
     def _resolve(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
         """What a part contributes: the plain object that it stands for, or itself."""
         if kinds.predicted_kind(part) is not None and kinds.predicted_kind(owner) is not None:
-            context = values.get(CONTEXT)
-            if context is None:
+            call: Call | None = values.get(CONTEXT)
+            if call is None:
                 return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
-            return part(*context[0], **context[1])
+            given = {n: call.given[n] for n in call_names(part) if n in call.given}
+            return part(*call.args, **call.keywords, **given)
         kind = self.part
         if kinds.built_kind(part) is not None:
             return part()
@@ -287,6 +286,10 @@ class Nested(Field):
         if not self.is_list:
             return exported[0]
         return [item or {} for item in exported] if any(exported) else None
+
+    def call_names(self, module: nn.Module) -> Iterable[str]:
+        parts = (part for part in self._parts_of(module) if kinds.predicted_kind(part))
+        return chain.from_iterable(map(call_names, parts))
 
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
         return list(self.module_of(module).parameters())

@@ -48,6 +48,9 @@ class Constrained(Field):
     raw_name = ""
     """The name of the unconstrained numbers on an instance."""
 
+    starts_at_zero = False
+    """Whether the unconstrained numbers start at zero, for nothing is known of their bounds."""
+
     def __init__(
         self,
         init: Init | None,
@@ -82,6 +85,10 @@ class Constrained(Field):
         self.check_use(owner)
         if hasattr(owner.kind, self.raw_name):
             owner.refuse_name(self.raw_name, f"the unconstrained numbers of {self.name}")
+        self.check_learnable(owner)
+
+    def check_learnable(self, owner: Owner) -> None:
+        """Refuse what would be learned for an argument that no gradient reaches."""
         argument = owner.arguments.get(self.name)
         if argument is not None and argument.is_count and self.declared_constraint is None:
             expected = "a constant, because no gradient reaches this argument"
@@ -235,9 +242,10 @@ class Constrained(Field):
         ndim = ndims[self.name] = self._ndim_among_bounds(module)
         constraint = self.resolved_constraint(module, values)
         with torch.no_grad():
-            if source is None and own < ndim:  # each bound has a start of its own
+            if source is None and (own < ndim or self.starts_at_zero):  # as each bound says
                 zeros = torch.zeros(constraint.raw_shape(start.shape), dtype=dtype, device=device)
-                return constraint.inverse(constraint.forward(line_up(zeros, own, ndim))).clone()
+                value = constraint.forward(line_up(zeros, own, ndim))
+                return zeros.new_zeros(constraint.raw_shape(value.shape))
             default = source is None and _default_of(constraint, subject)
             value = make_value(default or source, start.shape, dtype, device, subject)
             check_shape(value, start.shape, subject)
@@ -280,7 +288,7 @@ class Constrained(Field):
             check_floating(moved.dtype, self.subject(module))
             self.constraint_of(module).check_dtype(moved.dtype, self.subject(module))
 
-    def signature(self, module: nn.Module) -> str:
+    def signature(self, module: nn.Module) -> str | None:
         return self.constraint_of(module).signature()
 
 

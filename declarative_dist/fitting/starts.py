@@ -18,6 +18,7 @@ from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.field import current_value, needed_values
+from declarative_dist.fields.given import call_names
 from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.moments import WITH_ENDS, Sample, Suggestion, suggest
 from declarative_dist.joints.joint import Joint
@@ -125,7 +126,8 @@ def _plain_of(module: Any) -> Any:
     if isinstance(module, Variational):
         return module()
     layer = getattr(module, "projection", None)
-    if isinstance(module, Conditional) and module.network is None and layer is not None:
+    is_predicted = isinstance(module, Conditional) and not call_names(module)
+    if is_predicted and module.network is None and layer is not None:
         is_class = isinstance(type(module).__declaration__.base, type)
         return module(layer.weight.new_zeros(layer.in_features)) if is_class else None
     return None

@@ -77,7 +77,9 @@ class DataLoss(AtomicState, ABC):
         is_conditional = isinstance(module, Conditional)
         copies: torch.Size = vars(module)["_copies"]
         name = f"{type(self).__name__}({type(module).__name__})"
-        if len(batch) < 2 if is_conditional else len(batch) != 1:
+        # A context may be all by name.
+        least = 1 if given else 2
+        if len(batch) < least if is_conditional else len(batch) != 1:
             wanted = "a context and a value" if is_conditional else "the data, one argument"
             raise ConstraintError(name, wanted, f"{len(batch)} arguments", code="wrong-data")
         if given and not is_conditional:

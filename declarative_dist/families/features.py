@@ -1,0 +1,97 @@
+"""How features, or what a network returned, become the raw numbers of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from declarative_dist.constraints.band import FLOATING, clamp_result
+from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.families.clipping import clip_gradient
+from declarative_dist.fields.head import Split
+from declarative_dist.plain.tracing import is_autocasting, is_traced
+
+WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
+"""All finite numbers of each dtype."""
+
+
+def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
+    """The unconstrained numbers of each head, under its raw name."""
+    splits: tuple[Split, ...] = module.__dict__["_splits"]
+    if not splits:
+        return {}
+    layer = module._modules.get("projection")
+    if layer is None:
+        raws = [clip_gradient(r.clamp(*WIDEST[r.dtype])) for r in _as_returned(module, features)]
+        return {split.raw_name: raw for split, raw in zip(splits, raws, strict=True)}
+    _check_features(module, features, layer)
+    fused: Any = clip_gradient(layer(features))
+    fused = clamp_result(fused, *WIDEST[fused.dtype])
+    if len(splits) == 1:
+        return {splits[0].raw_name: splits[0].reshape(fused)}
+    parts = fused.split_with_sizes([split.size for split in splits], -1)
+    return {split.raw_name: split.reshape(part) for split, part in zip(splits, parts, strict=True)}
+
+
+def _check_features(module: Any, features: Any, layer: Any) -> None:
+    width, wanted, network = layer.in_features, layer.weight.dtype, module._modules.get("network")
+    is_tensor = isinstance(features, Tensor) and features.ndim > 0
+    source = "context" if network is None else "network"
+    if not is_tensor or features.shape[-1] != width:
+        subject = f"{type(module).__name__}.{source}"
+        expected = f"features of shape (*batch, {width}), as in_features says"
+        fix = f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor."
+        fix = _way_of_several(module) if isinstance(features, (tuple, list)) else fix
+        raise ConstraintError(subject, expected, shorten(features), fix, code="wrong-shape")
+    # Autocast sees to the dtype itself.
+    if features.dtype != wanted and not (is_traced(features) or is_autocasting(features)):
+        subject, expected = f"{type(module).__name__}.{source}", f"features of {wanted}"
+        got = f"{features.dtype}"
+        fix = f"Write context.to({wanted})." if network is None else "Give both one dtype."
+        raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")
+
+
+def _way_of_several(module: Any) -> str:
+    """What to do with a network that returns more than features, such as a state."""
+    name = type(module).__name__.lower()
+    return (
+        "A recurrent network returns a state too. Build the class without network=, and write "
+        f"features, state = network(x), then {name}.from_features(features)."
+    )
+
+
+def _as_returned(module: Any, output: Any) -> list[Tensor]:
+    """What a network returned in place of a layer's output, refused if shapes do not fit."""
+    names = [head.name for head in module.__declaration__.heads]
+    if len(names) == 1 and isinstance(output, Tensor):
+        output = {names[0]: output}
+    if not isinstance(output, Mapping) or set(output) != set(names):
+        raise ConstraintError(
+            f"{type(module).__name__}.network",
+            f"a dict of unconstrained numbers for {', '.join(names)}"
+            if len(names) > 1
+            else f"a tensor, the unconstrained numbers of {names[0]}",
+            f"a dict of {', '.join(map(str, output))}"
+            if isinstance(output, Mapping)
+            else shorten(output),
+            _way_of_several(module)
+            if isinstance(output, (tuple, list))
+            else "Return them, or give in_features for a layer that makes them.",
+            code="failed-method",
+        )
+    for head in module.__declaration__.heads:
+        raw, shape = output[head.name], head.split(module).shape
+        is_floating = isinstance(raw, Tensor) and raw.is_floating_point()
+        if not is_floating or raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
+            raise ConstraintError(
+                f"{type(module).__name__}.{head.name}",
+                "unconstrained floating-point numbers of shape "
+                f"(*batch, {', '.join(map(str, shape))})",
+                shorten(raw),
+                "Change what the network returns, or the shape of the head.",
+                code="failed-method",
+            )
+    return [output[name] for name in names]

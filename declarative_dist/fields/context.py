@@ -1,0 +1,115 @@
+"""What fields that depend on a context share: the call, and what stands in before there is one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+from typing_extensions import Self
+
+from declarative_dist.errors import DeclarationError, shorten
+from declarative_dist.fields.field import ReadOnly, declaration_of
+from declarative_dist.fields.owner import Owner
+from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.value import Constrained
+
+CONTEXT = "*context"
+"""Among the values of an evaluation: the `Call` that it is for."""
+
+CONTEXT_SHAPE = "*context_shape"
+"""Among the values of an evaluation: the batch shape of the contexts that are tried."""
+
+
+class Call(NamedTuple):
+    """What an instance is called with.
+
+    Args:
+        args: what goes to the network by position.
+        keywords: what goes to it by name.
+        given: what the fields of the class and of its parts take by name.
+        own: of these the fields of the class, as tensors of shape `(*batch, *own)`.
+    """
+
+    args: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    given: Mapping[str, Any] = {}
+    own: Mapping[str, Tensor] = {}
+
+
+class FromContext(ReadOnly, Constrained):
+    """A value that an instance has only in a call with a context.
+
+    On an instance it reads as the field itself. Where something must be computed without a
+    context, raw numbers stand in: those at which the field starts.
+    """
+
+    needs_context = True
+    origin: str
+    """How it comes about, in a word."""
+
+    def __init__(self, constraint: object, shape: Any, init: Any, example: str) -> None:
+        kinds = (type, nn.Module, Transform, constraints.Constraint)
+        owner = type(self).__name__
+        if constraint is not None and not isinstance(constraint, kinds):
+            got, fix = shorten(constraint), f"Write {example}."
+            raise DeclarationError(f"{owner}(constraint=)", "a constraint first", got, fix)
+        super().__init__(init, constraint, shape, owner)
+
+    def specialize(self, owner: Owner) -> Self:
+        field = super().specialize(owner)
+        if len(self.shape or ()) < field.event_dim:
+            sizes = ", ".join(f'"d{index + 1}"' for index in range(field.event_dim))
+            expected = f"a shape of {field.event_dim} sizes or more"
+            fix = f"Write shape=({sizes},)."
+            raise owner.error(self.name, expected, repr(self), fix, code="wrong-shape")
+        return field
+
+    def check(self, owner: Owner) -> None:
+        owner.require_conditional(self.name)
+        super().check(owner)
+
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        vars(module)["_biases"][self.name] = self.build_raw(module, blueprint, values)
+
+    def bias(self, module: nn.Module) -> Tensor:
+        """The raw numbers of the start, where the module is."""
+        dtype, device = self.place_of(module)
+        bias: Tensor = vars(module)["_biases"][self.name]
+        return bias.to(device, dtype)
+
+    def stand_in(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
+        """The raw numbers of the start for contexts of the shape that is tried."""
+        raw = self.bias(module)
+        return raw.expand((*values.get(CONTEXT_SHAPE, ()), *raw.shape))
+
+    def place_of(self, module: nn.Module) -> tuple[torch.dtype, torch.device]:
+        layer = module._modules.get("projection") or module
+        bias: Tensor = vars(module)["_biases"][self.name]
+        tensors = itertools.chain(layer.parameters(), layer.buffers())
+        like = next((t for t in tensors if t.is_floating_point()), bias)
+        return like.dtype, like.device
+
+    def shape_of(self, module: nn.Module) -> tuple[int, ...]:
+        """The shape of the value for one context."""
+        return tuple(vars(module)["_starts"][self.name].shape)
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        vars(module)["_biases"][self.name] = self.reset_raw(module, values)
+
+    def render(self, module: nn.Module) -> str:
+        words = [self.origin, f"of shape {self.shape_of(module)}", *self.shown_constraint]
+        return ", ".join(words)
+
+    def __get__(self, instance: nn.Module | None, owner: type) -> Self:
+        if instance is not None:
+            declaration_of(instance, self.name)
+        return self
+
+    def __repr__(self) -> str:
+        shape = [] if self.shape == () else [f"shape={self.shape!r}"]
+        init = [] if self.init is None else [f"init={shorten(self.init)}"]
+        return f"{type(self).__name__}({', '.join([*self.shown_constraint, *shape, *init])})"

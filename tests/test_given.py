@@ -1,0 +1,413 @@
+"""Values that come with a context, beside the same written by hand in plain torch."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn, tensor
+from torch.distributions import constraints
+from torch.func import functional_call, vmap
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    Exp,
+    FieldError,
+    Given,
+    GreaterThan,
+    Head,
+    Interval,
+    LogInterval,
+    Param,
+    Positive,
+    Real,
+    Simplex,
+    Variational,
+    derived,
+    fields_of,
+    summary,
+)
+
+NAN = float("nan")
+
+
+class Counts(Conditional):
+    base = dd.NegativeBinomial
+    event_dim = 1
+    total_count = Param(1.0, Exp(), shape=("genes",))
+    share = Head(Simplex(), shape=("genes",))
+    library = Given(Positive())
+
+    @derived
+    def logits(self, share: Tensor, library: Tensor, total_count: Tensor) -> Tensor:
+        return (share * library[..., None]).log() - total_count.log()
+
+
+class Box(Conditional):
+    """Bounds of an action space, one of them above the other."""
+
+    base = dd.Normal
+    event_dim = 1
+    low = Given(shape=("actions",))
+    high = Given(GreaterThan("low"), shape=("actions",))
+    loc = Head(Interval("low", "high"), shape=("actions",))
+    scale = Head(LogInterval("least", "most"), shape=("actions",))
+    least = Given(Positive())
+    most = Given(Positive())
+
+
+class Groups(Conditional):
+    """An index and a mask, of which nothing is said but how they are used."""
+
+    base = dd.Normal
+    loc = Head()
+    table = Param(torch.ones, Positive(), shape=("groups",))
+    group = Given()
+    is_known = Given()
+
+    @derived
+    def scale(self, table: Tensor, group: Tensor, is_known: Tensor) -> Tensor:
+        return torch.where(is_known, table[group], 3.0)
+
+
+class Spread(Conditional):
+    base = dd.Normal
+    loc = Head(shape=("k",))
+    scale = Given(shape=("k",))
+
+
+class Shares(Conditional):
+    base = dd.Categorical
+    logits = Head(shape=("k",))
+
+
+class Mixture(Conditional):
+    """The scale is given to a part."""
+
+    base = dd.MixtureSameFamily
+    mixture_distribution = Shares
+    component_distribution = Spread
+
+
+def by_hand(counts: Any, x: Tensor, library: Any) -> dd.Distribution:
+    raw = x @ counts.projection.weight.T + counts.projection.bias
+    share = type(counts).share.constraint(raw)
+    mean = share * torch.as_tensor(library)[..., None]
+    rate = counts.total_count
+    return dd.Independent(dd.NegativeBinomial(rate, probs=mean / (mean + rate)), 1)
+
+
+@pytest.fixture
+def counts() -> Any:
+    torch.manual_seed(0)
+    module: Any = Counts(in_features=3, genes=4)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("batch", "given"),
+    [((), ()), ((4,), (4,)), ((4,), ()), ((2, 4), (4,)), ((4, 4), (4, 1)), ((), (4,))],
+)
+def test_it_is_lined_up_with_the_context(counts: Any, batch: Any, given: Any) -> None:
+    x, library = torch.randn(*batch, 3), 100 * torch.rand(given) + 1
+    expected = by_hand(counts, x, library)
+    got = counts(x, library=library)
+    y = expected.sample()
+    assert got.batch_shape == expected.batch_shape == torch.broadcast_shapes(batch, given)
+    torch.testing.assert_close(got.log_prob(y), expected.log_prob(y), rtol=1e-4, atol=1e-4)
+
+
+def test_bounds_of_heads() -> None:
+    box = Box(in_features=3, actions=2)
+    bounds = {"low": tensor([-1.0, -4.0]), "high": tensor([[2.0, 2.0], [1.0, 4.0]])}
+    width = {"least": 0.1, "most": tensor([10.0, 40.0])}
+    start: Any = box(torch.zeros(2, 3), **bounds, **width)
+    torch.testing.assert_close(start.mean, (bounds["low"] + bounds["high"]) / 2)
+    torch.testing.assert_close(start.stddev[:, 0], tensor([1.0, 2.0]))
+    with torch.no_grad():
+        box.projection.weight.fill_(50.0)
+    mean = box(torch.randn(2, 3), **bounds, **width).mean
+    assert ((mean > bounds["low"]) & (mean < bounds["high"])).all()
+
+
+def test_kinds_of_values() -> None:
+    groups = Groups(in_features=3, groups=3)
+    groups.table = [1.0, 2.0, 5.0]
+    got: Any = groups(torch.zeros(2, 3), group=tensor([0, 2]), is_known=tensor([True, False]))
+    assert got.scale.tolist() == [1.0, 3.0]
+    assert groups(torch.zeros(3), group=1, is_known=True).stddev == 2.0
+    assert Groups(in_features=3, groups=1)(torch.zeros(3), group=0, is_known=True).stddev == 1.0
+
+
+class Seen(Conditional):
+    """What is given, as a method of the class sees it."""
+
+    open = Given()
+    real = Given(Positive())
+    count = Given(constraints.nonnegative_integer)
+    flag = Given(constraints.boolean)
+    seen: Any
+
+    def base(self, open: Tensor, real: Tensor, count: Tensor, flag: Tensor) -> dd.Distribution:  # noqa: A002
+        type(self).seen = [open, real, count, flag]
+        return dd.Normal(0.0 * open, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtypes"),
+    [
+        ((1, 1, 1, True), "int64 float64 int64 bool"),
+        ((1.5, 1.5, 1.0, 1.0), "float64 float64 float64 float64"),
+        ((tensor(1), tensor(1), tensor(1), tensor(1)), "int64 int64 int64 int64"),
+        ((tensor(True), np.float32(2), np.int32(3), np.bool_(1)), "bool float64 int64 bool"),
+        (([1.0, 2.0], [1, 2], [1, 2], [True, False]), "float64 int64 int64 bool"),
+        ((tensor(1.0).half(), tensor(1.0), tensor(1).short(), 1), "float64 float64 int16 int64"),
+    ],
+)
+def test_numbers_take_the_dtype_of_the_module_and_integers_keep_theirs(
+    given: Any, dtypes: str
+) -> None:
+    seen = Seen(dtype=torch.float64)
+    seen(**dict(zip(("open", "real", "count", "flag"), given, strict=True)))
+    assert [str(value.dtype) for value in Seen.seen] == [f"torch.{d}" for d in dtypes.split()]
+
+
+def test_a_number_keeps_its_digits_and_its_graph() -> None:
+    seen = Seen(dtype=torch.float64)
+    real = tensor(2.0, requires_grad=True)
+    seen(open=0.1, real=real, count=1, flag=True)
+    assert Seen.seen[0].item() == 0.1
+    assert torch.autograd.grad(Seen.seen[1], real)[0] == 1.0
+
+
+def test_a_part_takes_it_from_the_same_call() -> None:
+    mixture, x = Mixture(in_features=3, k=2), torch.randn(4, 3)
+    scale = torch.rand(4, 2) + 0.1
+    got: Any = mixture(x, scale=scale)
+    assert torch.equal(got.component_distribution.scale, scale)
+    with pytest.raises(ConstraintError, match=r"Spread\.scale: .*context"):
+        mixture(x)
+    with pytest.raises(ConstraintError, match=r"Spread\.scale: .*\(\*batch, 2\).*\(4, 3\)"):
+        mixture(x, scale=torch.ones(4, 3))
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor, *, by: float = 1.0) -> Tensor:
+        return self.body(by * x)
+
+
+def test_all_other_keywords_go_to_the_network() -> None:
+    counts: Any = Counts(in_features=5, genes=4, network=Scaled())
+    x, n = torch.randn(2, 3), tensor([1.0, 2.0])
+    expected = by_hand(counts, counts.network(x, by=3.0), n)
+    torch.testing.assert_close(counts(x, library=n, by=3.0).mean, expected.mean)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'libary'"):
+        counts(x, library=n, libary=n)
+
+
+BAD_CALLS = [
+    ({}, r"Counts\.library: .*by keyword.*got none.*counts\(context, library=\.\.\.\)"),
+    ({"libary": 1.0}, r"Counts\.library: .*got only libary"),
+    ({"library": 1.0, "size": 1.0}, r"Counts\.size: .*no network.*Known here: library"),
+    ({"library": torch.ones(3)}, r"Counts\.library: .*\(5,\) of the context, \(3,\) of library"),
+    ({"library": -1.0}, r"Counts\.library: .*positive number, got -1"),
+    ({"library": 0}, r"Counts\.library: .*positive number, got 0"),
+    ({"library": tensor([1.0, NAN, 1.0, 1.0, 1.0])}, r"Counts\.library: .*nan at \[1\]"),
+    ({"library": torch.inf}, r"Counts\.library: .*finite positive"),
+    ({"library": "many"}, r"Counts\.library: .*'many'"),
+    ({"library": None}, r"Counts\.library: .*None"),
+    ({"library": 1j}, r"Counts\.library: .*complex"),
+]
+
+
+@pytest.mark.parametrize(("given", "match"), BAD_CALLS)
+def test_bad_calls_name_the_field(counts: Any, given: Any, match: str) -> None:
+    with pytest.raises(ConstraintError, match=match):
+        counts(torch.zeros(5, 3), **given)
+
+
+def test_bad_shapes_and_sets() -> None:
+    box: Any = Box(in_features=3, actions=2)
+    good = {"low": [-1.0, -1.0], "high": [1.0, 1.0], "least": 0.1, "most": 1.0}
+    assert box(torch.zeros(5, 3), **good).batch_shape == (5,)
+    for name, value, match in (
+        ("low", [-1.0], r"Box\.low: expected shape \(\*batch, 2\)"),
+        ("low", torch.zeros(2, 3), r"Box\.low: expected shape \(\*batch, 2\)"),
+        ("low", tensor(0.0), r"Box\.low: expected shape \(\*batch, 2\)"),
+        ("high", [1.0, -2.0], r"Box\.high: .*above a tensor, got -2\.0 at \[1\]"),
+        ("low", torch.zeros(4, 2), r"\(5,\) of the context, \(4,\) of low"),
+    ):
+        with pytest.raises(ConstraintError, match=match):
+            box(torch.zeros(5, 3), **{**good, name: value})
+    seen = {"open": 0.0, "real": 1.0, "count": 1, "flag": True}
+    for name, bad in (("count", 1.5), ("count", -1), ("flag", 2), ("open", NAN)):
+        with pytest.raises(ConstraintError, match=rf"Seen\.{name}: "):
+            Seen()(**{**seen, name: bad})
+    with pytest.raises(ConstraintError, match=r"\(2,\) of open, \(3,\) of real"):
+        Seen()(**{**seen, "open": torch.ones(2), "real": torch.ones(3)})
+    trials = type(Conditional)("Trials", (Conditional,), {**TRIALS})(in_features=3)
+    assert trials(torch.zeros(3), total_count=tensor([4, 8])).mean.tolist() == [2.0, 4.0]
+    with pytest.raises(ConstraintError, match=r"Trials\.total_count"):
+        trials(torch.zeros(3), total_count=1.5)
+
+
+TRIALS: dict[str, Any] = {"base": dd.Binomial, "total_count": Given(), "logits": Head()}
+
+
+def test_what_the_base_does_not_take_is_refused_in_a_wider_set_too() -> None:
+    body = {"base": dd.Normal, "loc": Head(), "scale": Given(Real())}
+    wide = type(Conditional)("Wide", (Conditional,), body)(in_features=3)
+    with pytest.raises(ConstraintError, match=r"Wide\.scale: expected what the base takes"):
+        wide(torch.zeros(3), scale=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "match"),
+    [
+        (Variational, {"base": dd.Normal, "loc": Given(), "scale": 1.0}, r"Write class Bad\(Cond"),
+        (Declarative, {"loc": Given()}, r"Bad\.loc: .*Write class Bad\(Conditional\)"),
+        (
+            Conditional,
+            {"base": dd.Normal, "loc": Head(GreaterThan("low"), init=2.0), "low": Given()},
+            r"Bad\.loc: expected no init, for its bounds depend on 'low'",
+        ),
+        (
+            Conditional,
+            {"base": dd.Normal, "loc": Param(2.0, GreaterThan("low")), "low": Given()},
+            r"Bad\.loc: expected bounds that an instance has",
+        ),
+        (
+            Conditional,
+            {"base": dd.Normal, "loc": Head(), "unused": Given()},
+            r"Bad\.unused: expected an argument of Normal",
+        ),
+        (
+            Conditional,
+            {"base": dd.Normal, "loc": Given(shape=("weights",)), "weights": Given()},
+            r"Bad\.loc: .*name of its own",
+        ),
+        (Conditional, {"base": dd.MixtureSameFamily, "mixture_distribution": Given()}, r"Bad\.mi"),
+        (Conditional, {"base": dd.Normal, "loc": Given(), "network": Given()}, r"Bad\.network"),
+    ],
+)
+def test_classes_that_are_refused(kind: Any, body: dict[str, Any], match: str) -> None:
+    spread = {"scale": 1.0} if body.get("base") is dd.Normal else {}
+    with pytest.raises(DeclarationError, match=match):
+        type(kind)("Bad", (kind,), {**spread, **body})
+
+
+def test_a_name_that_objectives_take_is_refused() -> None:
+    body = {"base": lambda self, loc, weights: dd.Normal(loc, 1.0), "loc": Head()}
+    with pytest.raises(DeclarationError, match=r"Bad\.weights: .*objectives"):
+        type(Conditional)("Bad", (Conditional,), {**body, "weights": Given()})
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(DeclarationError, match=r"Given\(constraint=\): .*got 1\.0"):
+        Given(1.0)
+    with pytest.raises(DeclarationError, match=r"Given\(shape=\)"):
+        Given(shape=-1)
+
+
+def test_it_is_a_field_without_a_value(counts: Any) -> None:
+    assert counts.library is Counts.library is fields_of(counts)["library"]
+    assert repr(Counts.library) == "Given(Positive())"
+    assert not [name for name in counts.state_dict() if "library" in name]
+    assert "library" not in counts.constrained_values()
+    assert "(library): given with the context, of shape (), Positive()" in repr(counts)
+    assert "(logits): needs a context, derived from share" in repr(counts)
+    row = summary(counts)["library"]
+    assert (row.kind, row.shown, row.shape) == ("given", "given with the context", ())
+    assert "library" not in str(Counts.__signature__)
+    for act in (lambda: setattr(counts, "library", 1.0), lambda: Counts(library=1.0, genes=2)):
+        with pytest.raises(FieldError, match=r"Counts\.library: .*comes with each context"):
+            act()
+    with pytest.raises(FieldError, match=r"Counts\.logits: expected a context first"):
+        counts.logits  # noqa: B018
+
+
+def test_a_start_for_a_head_between_given_bounds_is_refused() -> None:
+    with pytest.raises(ConstraintError, match=r"Box\.loc: expected no start"):
+        Box(in_features=3, actions=2, loc=0.5)
+
+
+def test_life_as_a_module(counts: Any) -> None:
+    x, n = torch.randn(5, 3), 10 * torch.rand(5) + 1
+    y = counts(x, library=n).sample()
+    expected = counts(x, library=n).log_prob(y)
+
+    def one(x: Tensor, n: Tensor, y: Tensor) -> Tensor:
+        scores: Tensor = counts(x, library=n).log_prob(y)
+        return scores
+
+    for other in (copy.deepcopy(counts), pickle.loads(pickle.dumps(counts))):
+        assert torch.equal(other(x, library=n).log_prob(y), expected)
+    new = Counts(in_features=3, genes=4)
+    new.load_state_dict(counts.state_dict())
+    assert torch.equal(new(x, library=n).log_prob(y), expected)
+    torch.testing.assert_close(vmap(one)(x, n, y), expected)
+    torch.testing.assert_close(
+        torch.compile(one, fullgraph=True, backend="eager")(x, n, y), expected
+    )
+    zeros = {name: torch.zeros_like(p) for name, p in counts.named_parameters()}
+    got: Any = functional_call(counts, zeros, (x,), {"library": n})
+    torch.testing.assert_close(got.mean, (n / 4)[:, None].expand(5, 4))
+    n.requires_grad_()
+    (gradient,) = torch.autograd.grad(counts.detach(x, library=n).log_prob(y).sum(), n)
+    assert (gradient != 0).all()
+    counts.double()
+    assert counts(x.double(), library=n).mean.dtype == torch.float64
+    counts.to("meta")
+    assert counts(x.double().to("meta"), library=n).mean.is_meta
+
+
+class Blend(Conditional):
+    """A method that mixes the contexts that it is given values with."""
+
+    base = dd.Normal
+    loc = Head()
+    weight = Given()
+
+    @derived
+    def scale(self, weight: Tensor) -> Tensor:
+        return weight.softmax(-1)
+
+
+def test_a_method_that_mixes_what_is_given_is_refused() -> None:
+    with pytest.raises(ConstraintError, match=r"Blend\.scale: .*beside"):
+        Blend(in_features=3)
+
+
+def test_features_from_outside() -> None:
+    network = nn.LSTM(3, 5, batch_first=True)
+    x, n = torch.randn(2, 6, 3), torch.rand(2, 6) + 1
+    with pytest.raises(ConstraintError, match=r"features, state = network\(x\).*from_features"):
+        Counts(in_features=5, genes=4, network=network)(x, library=n)
+    counts: Any = Counts(in_features=5, genes=4)
+    features, _ = network(x)
+    torch.testing.assert_close(
+        counts.from_features(features, library=n).mean, by_hand(counts, features, n).mean
+    )
+    with pytest.raises(ConstraintError, match=r"Counts\.by: "):
+        counts.from_features(features, library=n, by=2.0)
+    with pytest.raises(ConstraintError, match=r"Counts\.library: "):
+        counts.from_features(features)
+    raw = Counts(genes=4, network=nn.LSTM(3, 3, batch_first=True))
+    with pytest.raises(ConstraintError, match=r"from_features"):
+        raw(x, library=n)
+    assert raw.from_features(x, library=n).event_shape == (4,)
