@@ -62,7 +62,7 @@ ROWS = [
     [
         f"posteriors.{name}"
         for name in (
-            "noise", "gaussian", "search", "modes", "population", "sampling", "pushed", "guides",
+            "noise", "gaussian", "search", "modes", "nested", "sampling", "pushed", "guides",
             "diagnosis", "fits", "targets",
         )
     ],

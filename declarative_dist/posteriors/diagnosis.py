@@ -66,8 +66,10 @@ class Diagnosis:
         """What it means for plain draws."""
         off = f"means are off by up to {self.shift:.2g} sd, sds by {self.stretch:.0%}"
         share = self.effective_sample_size / self.num_samples
-        if max(self.shift, self.stretch) > _FAR:
+        if self.shift > _FAR:
             return f"wrong: the guide is in another place than the target; {off}"
+        if self.stretch > _FAR:
+            return f"wrong: the guide is much narrower or wider than the target; {off}"
         if self.shift > CLOSE or self.stretch > CLOSE:
             return f"rough: {off}; use weighted draws"
         if self.khat < min(0.5, self.threshold) and share > 0.5:

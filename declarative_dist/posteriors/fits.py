@@ -26,7 +26,7 @@ class GuideFit:
 
     Args:
         losses: minus the judged bound after each cycle.
-        converged: whether a further cycle would gain nothing.
+        converged: whether a further cycle would gain nothing, and weighted draws can be trusted.
         verdict: what to make of it, in sentences.
     """
 
@@ -111,13 +111,14 @@ def fit_guide(
         torch.manual_seed(0)
         draws = guide.importance_sample(log_joint, _DRAWS)
         shift, stretch = compare(guide.sample((_DRAWS,)), draws)
+    is_trusted = not draws.verdict.startswith("unreliable")
     advice = "close to weighted ones"
     if max(shift, stretch) >= CLOSE:
-        is_better = not draws.verdict.startswith("unreliable")
-        advice = "use weighted ones" if is_better else "trust neither kind"
+        advice = "use weighted ones" if is_trusted else "trust neither kind"
     plain = f"Plain draws: {advice} (means off by up to {shift:.2g} sd, sds by {stretch:.0%})."
-    verdict = f"settled: {head}. Weighted draws: {draws.verdict} {plain}"
-    return GuideFit(modes.losses, True, verdict)
+    settled = "settled" if is_trusted else "settled, not to be trusted"
+    verdict = f"{settled}: {head}. Weighted draws: {draws.verdict} {plain}"
+    return GuideFit(modes.losses, is_trusted, verdict)
 
 
 def _describe_rise(guide: NormalGuide, modes: Modes) -> str:

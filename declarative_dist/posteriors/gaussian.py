@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,13 @@ class Gaussian:
         own, others = self.whiten(other.loc), other.whiten(self.loc)
         return own.norm(dim=-1) / root, others.norm(dim=-1) / root
 
+    def __getitem__(self, index: Any) -> Gaussian:
+        """Rows by a number, a slice or a mask of the first dimensions."""
+        return Gaussian(self.loc[index], self.scale[index])
+
+    def __len__(self) -> int:
+        return len(self.loc)
+
     def pick(self, index: Tensor) -> Gaussian:
         """Rows by index along the first dimension, for every copy its own: `(count, *copies)`."""
         taken = [
@@ -96,14 +104,27 @@ class Gaussian:
         ]  # fmt: skip
         return Gaussian(*taken)
 
-    def to(self, like: Tensor) -> Gaussian:
-        """The same in the dtype and on the device of a tensor."""
-        return Gaussian(self.loc.to(like), self.scale.to(like))
+    def double(self) -> Gaussian:
+        """The same in float64."""
+        return Gaussian(self.loc.double(), self.scale.double())
+
+    def full(self) -> Gaussian:
+        """The same with a matrix for a factor."""
+        return Gaussian(self.loc, self.scale.diag_embed()) if self.is_diagonal else self
 
 
 def stack(gaussians: list[Gaussian]) -> Gaussian:
     """Join rows along the first dimension."""
     return Gaussian(torch.cat([g.loc for g in gaussians]), torch.cat([g.scale for g in gaussians]))
+
+
+def choose(which: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
+    """The first Gaussian where a mask `(*rows)` says so, else the second."""
+    extra = (None,) * (first.scale.ndim - which.ndim)
+    return Gaussian(
+        torch.where(which[..., None], first.loc, second.loc),
+        torch.where(which[(..., *extra)], first.scale, second.scale),
+    )
 
 
 def unit_lower(packed: Tensor, like: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ class NormalGuide(AtomicState, NamedModule):
         """
         modes = self._search(self._density_of(log_joint), restarts, tolerance)
         if modes.bounds[0].isfinite().all():
-            self._become(Gaussian(modes.rows.loc[0], modes.rows.scale[0]))
+            self._become(modes.rows[0])
             self.modes = modes
         return self
 
@@ -205,8 +205,8 @@ class NormalGuide(AtomicState, NamedModule):
         degrees of freedom with its centre and factor, so that far tails are reached; other modes
         that may hold much are drawn from, too. `fit` without `steps` has looked for them; where
         nobody has, it is done here, up to 400 numbers, which takes a while. Where weights are
-        uneven, components that are fitted to the weighted draws join. Draws are scrambled Sobol
-        points, and weights are Pareto smoothed.
+        uneven, Gaussians join on a grid of the one or two numbers that shape the others, such as
+        the scale of a hierarchy. Draws are scrambled Sobol points, and weights Pareto smoothed.
 
         Args:
             log_joint: as for `initialize_`.
@@ -231,15 +231,15 @@ class NormalGuide(AtomicState, NamedModule):
         """
         count = check_count("importance_sample(num_samples=)", num_samples, FEWEST)
         density = self._density_of(log_joint)
-        now = self.detach().gaussian
-        bound = bound_of(density, Gaussian(now.loc[None].double(), now.scale[None].double()))
+        now = self.detach().gaussian.double()
+        bound = bound_of(density, now[None])
         modes = self.modes
         is_known = modes is not None and modes.starts and modes.is_of(bound)
         if not is_known and self.flat.size <= MOST_OF_A_FACTOR:
             modes = self._search(density, RESTARTS, 1e-2)
         components = components_of(now, bound, modes)
         seed = int(torch.randint(2**31, ()))
-        vectors, log_weights = weigh(density, components, count, seed)
+        vectors, log_weights, _ = weigh(density, components, count, seed)
         with torch.no_grad():
             values = self.flat(vectors.to(self.center.dtype))
         return WeightedDraws(values, log_weights, doubts=components.doubts, notes=components.notes)

@@ -88,7 +88,7 @@ def settle(
         cycles: the most cycles there are.
     """
     score(density, start.loc[None])  # a mistake is best told of one draw
-    search = Search(density, Gaussian(start.loc[None], start.scale[None]), tolerance)
+    search = Search(density, start[None], tolerance)
     losses = _run(search, cycles)
     return _modes_of(search, losses, 0)
 
@@ -116,7 +116,7 @@ def find_modes(
         if starts is None:
             starts = _beyond(rows.pick(bounds.argmax(0, keepdim=True)), around, restarts)
         heats = Search(density, starts, tolerance, _FEWER)
-        count += len(starts.loc)
+        count += len(starts)
         for _ in range(_HEAT):
             heats.run(1)
             is_new = _has_left(heats.rows, rows)
@@ -160,10 +160,10 @@ def _loss(search: Search) -> float:
 def _has_left(heats: Gaussian, rows: Gaussian) -> Tensor:
     """Which heats are not where one of the rows is already, in the units of both."""
     is_new = torch.ones_like(heats.loc[..., 0], dtype=torch.bool)
-    for k in range(len(rows.loc)):
-        row = Gaussian(rows.loc[k], rows.scale[k])
-        for i in range(len(heats.loc)):
-            here = Gaussian(heats.loc[i], heats.scale[i])
+    for k in range(len(rows)):
+        row = rows[k]
+        for i in range(len(heats)):
+            here = heats[i]
             is_new[i] &= torch.maximum(*here.distances(row)) > _CLOSE
     return is_new.reshape(len(is_new), -1).any(1)
 
@@ -183,7 +183,7 @@ def _beyond(best: Gaussian, start: Gaussian, count: int) -> Gaussian:
     """The reflected centre of the best row, and starts far around it, in its own units."""
     noise = sobol_normal(max(count // 2 - 1, 1), best.loc.numel(), 3).to(best.loc)
     noise = noise.reshape(-1, *best.loc.shape[1:])
-    row = Gaussian(best.loc[0], best.scale[0])
+    row = best[0]
     far = row.loc + _FAR * (row.move(noise) - row.loc)
     centres = torch.cat([-best.loc, 2 * start.loc - best.loc, far])
     return Gaussian(centres, start.scale.expand(len(centres), *start.scale.shape))
@@ -195,9 +195,9 @@ def _rank(rows: Gaussian, bounds: Tensor) -> tuple[Tensor, Tensor]:
     ranked = rows.pick(order)
     is_mode = bounds.gather(0, order) > -torch.inf
     for i in range(1, len(bounds)):
-        here = Gaussian(ranked.loc[i], ranked.scale[i])
+        here = ranked[i]
         for j in range(i):
-            other = Gaussian(ranked.loc[j], ranked.scale[j])
+            other = ranked[j]
             is_mode[i] &= (torch.minimum(*here.distances(other)) > _APART) | ~is_mode[j]
     return order, is_mode
 

@@ -9,22 +9,36 @@ import torch
 from torch import Tensor
 
 from declarative_dist.latents.pareto import smooth
-from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, stack
+from declarative_dist.latents.weighted import UNSETTLED
+from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, choose, stack
 from declarative_dist.posteriors.modes import Modes
+from declarative_dist.posteriors.nested import nested_laplace, rank_numbers
 from declarative_dist.posteriors.noise import sobol_normal
-from declarative_dist.posteriors.population import fit_mixture
-from declarative_dist.posteriors.search import Density, choose, score
+from declarative_dist.posteriors.search import Density, score
 
-_ROUNDS = 5
-_HEAVY = 0.4
-_SHARE = 0.7
+_LEADING = (1, 2, 2)
+"""How many numbers lead the grids that are tried one after the other."""
+
+_HEAVY = 0.45
+_BEST = 0.7
+_GOOD = 0.5
+"""What k-hat and the share of draws that count should be of a guide alone, and with a grid."""
+
 _KEPT = 0.3
+"""The share of draws that the guide and other modes keep beside a grid."""
+
+_RIM = 0.05
+_FEWEST = 1000
+"""Fewer draws cannot tell whether a mixture is good."""
+
+_MOST_OF_A_GRID = 100
+"""Above so many numbers a grid has one leading number."""
 
 MOST_OF_A_FACTOR = 400
 """Above so many numbers Gaussians have no correlations."""
 
-UNSEEN = "No weight sees a mode that no draw has visited."
-"""What every verdict on weights leaves open."""
+UNSEEN = "A mode where no draw and no start has been would go unnoticed."
+"""What every verdict on draws leaves open."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +66,16 @@ def components_of(guide: Gaussian, bound: Tensor, modes: Modes | None) -> Compon
         bound: its judged bound, of shape `(1, *copies)`.
         modes: what a search has found; None if nobody has looked.
     """
-    guide = Gaussian(guide.loc[None].double(), guide.scale[None].double())
+    guide = guide[None]
     if modes is None or not modes.bounds[0].isfinite().all():
-        doubt = "No other start was tried."
-        return Components(guide, (1.0,), (doubt,), (UNSEEN,))
+        return Components(guide, (1.0,), ("No other start was tried.",), (UNSEEN,))
     notes, doubts = [modes.describe(), UNSEEN], []
     is_near = modes.is_near
     which = is_near.reshape(len(is_near), -1).any(1)
     if int(which.sum()) > 1:
         doubts.append("Several modes hold mass: there may be more.")
     if not modes.is_settled.all():
-        doubts.append("The search for the best guide did not settle.")
+        doubts.append(UNSETTLED)
     behind = float((modes.bounds[0] - bound[0]).max())
     if modes.is_of(bound):
         which[0] = False  # the guide itself
@@ -71,12 +84,10 @@ def components_of(guide: Gaussian, bound: Tensor, modes: Modes | None) -> Compon
             0, f"The guide is {behind:.3g} nats below the best bound found: fit it again."
         )
     # A copy without a further mode draws from its best one in its place.
-    best = Gaussian(modes.rows.loc[:1], modes.rows.scale[:1])
-    rows = choose(is_near, modes.rows, best)
-    if rows.is_diagonal and not guide.is_diagonal:
-        rows = Gaussian(rows.loc, rows.scale.diag_embed())
+    rows = choose(is_near, modes.rows, modes.rows[:1])
+    rows = rows if guide.is_diagonal else rows.full()
     bounds = modes.bounds.masked_fill(~is_near, -torch.inf)
-    rows = stack([guide, Gaussian(rows.loc[which], rows.scale[which])])
+    rows = stack([guide, rows[which]])
     bounds = torch.cat([bound, bounds[which]])
     held = bounds.softmax(0).reshape(len(bounds), -1).mean(1)
     shares = 0.8 * held + 0.2 / len(held)
@@ -112,15 +123,20 @@ class Mixture:
             # Not by turns: every other Sobol point is in one half of the space.
             is_twin = torch.arange(high - low, device=shrink.device) >= (high - low) // 2
             is_twin = is_twin.reshape(-1, *[1] * len(shape))
-            row = Gaussian(self.rows.loc[k], self.rows.scale[k])
+            row = self.rows[k]
             parts.append(row.move(torch.where(is_twin, normal / shrink, normal)))
         return torch.cat(parts)
+
+    def weigh(self, density: Density, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Draws, and their log weights for a log density, of shape `(num_samples, *copies)`."""
+        vectors = self.draw(num_samples, seed)
+        return vectors, score(density, vectors)[0] - self.log_prob(vectors)
 
     def log_prob(self, vectors: Tensor) -> Tensor:
         """The log density of vectors, whichever component they were drawn from."""
         parts = []
         for k, share in enumerate(self.shares):
-            row = Gaussian(self.rows.loc[k], self.rows.scale[k])
+            row = self.rows[k]
             noise = row.whiten(vectors)
             both = torch.logaddexp(row.log_prob_of_noise(noise), row.log_prob_of_twin(noise))
             parts.append(both + torch.tensor(share / 2, dtype=both.dtype).log())
@@ -129,12 +145,12 @@ class Mixture:
 
 def weigh(
     density: Density, components: Components, num_samples: int, seed: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Mixture]:
     """Draws near a log density, and their log weights.
 
     Weights are those of the whole mixture (Owen and Zhou, "Safe and effective importance
-    sampling", JASA 95, 2000). While their tail is heavy, or many draws are wasted, components that
-    are fitted to the weighted draws take most of the share, and all is drawn anew.
+    sampling", JASA 95, 2000). While their tail is heavy, or many draws are wasted, Gaussians on a
+    grid of the numbers that shape the others take most of the share, and all is drawn anew.
 
     Args:
         density: the log density.
@@ -143,27 +159,52 @@ def weigh(
         seed: of the draws.
 
     Returns:
-        Vectors `(num_samples, *copies, size)`, and log weights `(num_samples, *copies)`.
+        Vectors `(num_samples, *copies, size)`, log weights `(num_samples, *copies)`, and the
+        mixture that they were drawn from.
     """
-    rows, shares = components.rows, components.shares
-    can_adapt = rows.loc.shape[-1] <= MOST_OF_A_FACTOR
-    if rows.is_diagonal and can_adapt:
-        rows = Gaussian(rows.loc, rows.scale.diag_embed())
-    mixture, found = Mixture(rows, shares), []
+    size, shares = components.rows.loc.shape[-1], components.shares
+    can_adapt = size <= MOST_OF_A_FACTOR
+    rows = components.rows.full() if can_adapt else components.rows
+    mixture, order, rim = Mixture(rows, shares), list[int](), 0.0
+    count = max(num_samples, _FEWEST)
+    found: list[tuple[float, Tensor, Tensor, Mixture]] = []
     with torch.no_grad():
-        for number in range(_ROUNDS):
-            vectors = mixture.draw(num_samples, seed + 1000 * number)
-            log_weights = score(density, vectors)[0] - mixture.log_prob(vectors)
-            if log_weights.isinf().all(0).any() or not can_adapt:
-                return vectors, log_weights
+        for number, leading in enumerate((*_LEADING, 0)):
+            vectors, log_weights = mixture.weigh(density, count, seed + 1000 * number)
             smoothed, k_hat = smooth(log_weights)
-            worth = float((-(2 * smoothed).logsumexp(0)).exp().min())
-            found.append((worth, vectors, log_weights))
-            if float(k_hat.max()) <= _HEAVY and worth > _SHARE * num_samples:
+            tail, share = max(float(k_hat.max()), 0.0), _share(smoothed)
+            # A target that does not end where the grid does looks well covered, but is not.
+            quality = share / (1 + tail) ** 2 if rim < _RIM else 0.0
+            found.append((quality, vectors, log_weights, mixture))
+            is_fine = quality and tail <= _HEAVY and share > (_GOOD if number else _BEST)
+            is_costly = leading > 1 and size > _MOST_OF_A_GRID
+            if is_fine or not leading or is_costly or not can_adapt or not share:
                 break
-            fitted, held = fit_mixture(vectors, smoothed, Gaussian(rows.loc[0], rows.scale[0]))
-            mixture = Mixture(
-                stack([rows, fitted]),
-                (*(_KEPT * share for share in shares), *((1 - _KEPT) * share for share in held)),
-            )
-    return max(found, key=lambda each: each[0])[1:]
+            order = order or rank_numbers(density, rows[0]).tolist()
+            mean, deviation = _moments(vectors, smoothed)
+            # Few draws with a weight are too narrow a cloud to put a grid around.
+            deviation = torch.maximum(deviation, rows.deviations[0] / 2)
+            led = order[: min(leading, max(size - 1, 1))]
+            grid = nested_laplace(density, led, rows[0], mean, deviation)
+            if not len(grid.rows):
+                break
+            kept, held = [_KEPT * share for share in shares], (1 - _KEPT) * grid.shares
+            mixture = Mixture(stack([rows, grid.rows]), (*kept, *held.tolist()))
+            rim = grid.rim
+        _, vectors, log_weights, mixture = max(found, key=lambda each: each[0])
+        if count > num_samples:
+            vectors, log_weights = mixture.weigh(density, num_samples, seed)
+    return vectors, log_weights, mixture
+
+
+def _share(log_weights: Tensor) -> float:
+    """What share of the draws counts, of copies the smallest; 0 where one has no weight."""
+    worth = (-(2 * log_weights).logsumexp(0)).exp().nan_to_num(0.0)
+    return float(worth.min()) / len(log_weights)
+
+
+def _moments(vectors: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of weighted vectors, of shape `(*copies, size)`."""
+    weights = log_weights.exp()[..., None]
+    mean = (weights * vectors).sum(0)
+    return mean, (weights * (vectors - mean).square()).sum(0).sqrt()

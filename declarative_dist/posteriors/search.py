@@ -17,7 +17,7 @@ from torch import Tensor
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.optimization.lbfgs import minimize
-from declarative_dist.posteriors.gaussian import Gaussian
+from declarative_dist.posteriors.gaussian import Gaussian, choose
 from declarative_dist.posteriors.noise import balanced_normal
 
 Density = Callable[[Tensor], Tensor]
@@ -87,7 +87,7 @@ class Search:
 
     def keep(self, which: Tensor) -> None:
         """Go on with some rows: a mask `(count)`."""
-        self.rows = Gaussian(self.rows.loc[which], self.rows.scale[which])
+        self.rows = self.rows[which]
         self.bounds, self.gains = self.bounds[which], self.gains[which]
         self.slopes = self.slopes[which]
 
@@ -195,15 +195,6 @@ def pack_identity(rows: Gaussian) -> Tensor:
     size = rows.loc.shape[-1]
     count = 2 * size if rows.is_diagonal else 2 * size + size * (size - 1) // 2
     return rows.loc.new_zeros((*rows.loc.shape[:-1], count))
-
-
-def choose(which: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
-    """The first Gaussian where a mask `(*rows)` says so, else the second."""
-    extra = (None,) * (first.scale.ndim - which.ndim)
-    return Gaussian(
-        torch.where(which[..., None], first.loc, second.loc),
-        torch.where(which[(..., *extra)], first.scale, second.scale),
-    )
 
 
 def score(
