@@ -139,6 +139,8 @@ def test_bounds_of_heads() -> None:
         box.projection.weight.fill_(50.0)
     mean = box(torch.randn(2, 3), **bounds, **width).mean
     assert ((mean > bounds["low"]) & (mean < bounds["high"])).all()
+    with pytest.raises(ConstraintError, match=r"Box\.scale: expected bounds with numbers"):
+        box(torch.zeros(2, 3), **bounds, least=tensor([0.1, 50.0]), most=tensor([1.0, 40.0]))
 
 
 def test_kinds_of_values() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import ConstraintError, shorten
-from declarative_dist.fields.context import FromContext
+from declarative_dist.fields.context import CONTEXT, FromContext
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.value import Init
 from declarative_dist.plain.tracing import is_autocasting
@@ -94,12 +94,16 @@ class Head(FromContext):
         raw = values.get(self.raw_name)
         if raw is None:  # before there is a context: what features of zeros predict
             raw = self.stand_in(module, values)
-        if _is_lowered(raw):
-            with torch.autocast(raw.device.type, enabled=False):
-                return self.resolved_constraint(module, values).forward(raw.float())
-        if self._forward is not None:  # the common case, without one more call
+        is_lowered = _is_lowered(raw)
+        if self._forward is not None and not is_lowered:  # the common case, in few calls
             return self._forward(raw)
-        return self.resolved_constraint(module, values).forward(raw)
+        constraint = self.resolved_constraint(module, values)
+        if self.starts_at_zero and CONTEXT in values:
+            self.check_room(module, values)  # between bounds that come with the call
+        if is_lowered:
+            with torch.autocast(raw.device.type, enabled=False):
+                return constraint.forward(raw.float())
+        return constraint.forward(raw)
 
     def split(self, module: nn.Module) -> Split:
         """What it takes of the output of a layer for all heads."""
