@@ -13,6 +13,7 @@ import torch.distributions as dd
 from torch import Tensor, nn, tensor
 from torch.distributions import constraints
 from torch.func import functional_call, vmap
+from torch.utils.data import DataLoader
 
 from declarative_dist import (
     Conditional,
@@ -33,7 +34,14 @@ from declarative_dist import (
     Variational,
     derived,
     fields_of,
+    fit,
     summary,
+)
+from declarative_dist.objectives import (
+    ImportanceWeightedELBO,
+    NegativeELBO,
+    NegativeLogLikelihood,
+    NegativeLogPosterior,
 )
 
 NAN = float("nan")
@@ -413,3 +421,111 @@ def test_features_from_outside() -> None:
     with pytest.raises(ConstraintError, match=r"from_features"):
         raw(x, library=n)
     assert raw.from_features(x, library=n).event_shape == (4,)
+
+
+def test_objectives_take_it_by_keyword(counts: Any) -> None:
+    x, n, w = torch.randn(6, 3), 10 * torch.rand(6) + 1, torch.rand(6)
+    y = by_hand(counts, x, n).sample()
+    scores = by_hand(counts, x, n).log_prob(y)
+    likelihood = NegativeLogLikelihood(counts)
+    torch.testing.assert_close(likelihood(x, y, library=n), -scores.mean())
+    weighted = -(w * scores).sum() / w.sum()
+    torch.testing.assert_close(likelihood(x, y, library=n, weights=w), weighted)
+    posterior = NegativeLogPosterior(counts, total_size=6)
+    torch.testing.assert_close(posterior(x, y, library=n), -scores.mean())
+    draws = {"total_count": counts.total_count}
+    torch.testing.assert_close(posterior.log_joint(draws, x, y, library=n), scores.sum())
+    bad = n.clone()
+    bad[2] = NAN
+    for weights in ({}, {"weights": (torch.arange(6) != 2).float()}):
+        with pytest.raises(ConstraintError, match=r"[Nn]a[Nn]"):
+            likelihood(x, y, library=bad, **weights)
+    with pytest.raises(ConstraintError, match=r"Counts\.library"):
+        likelihood(x, y)
+    with pytest.raises(ConstraintError, match=r"\(6,\) of the context, \(5,\) of library"):
+        likelihood(x, y, library=n[:5])
+
+
+class Rate(Conditional):
+    """Without a head: the context is all by name."""
+
+    base = dd.Poisson
+    level = Param(2.0, Positive())
+    exposure = Given(Positive())
+
+    @derived
+    def rate(self, level: Tensor, exposure: Tensor) -> Tensor:
+        return level * exposure
+
+
+def test_a_fit_takes_it_from_a_dict_behind_the_data() -> None:
+    torch.manual_seed(0)
+    n = 20 * torch.rand(40)
+    y = dd.Poisson(3.0 * n).sample()
+    best = y.sum() / n.sum()
+    rows = [(a, {"exposure": b}) for a, b in zip(y, n, strict=True)]
+    loader = DataLoader(rows, batch_size=10)  # type: ignore[arg-type]
+    for data, options in (
+        ((y, {"exposure": n}), {}),
+        ((y, {"exposure": n, "weights": torch.ones(40)}), {}),
+        ((y, {"exposure": n}), {"batch_size": 10, "steps": 300, "lr": 0.02}),
+        (loader, {"steps": 300, "lr": 0.02}),
+    ):
+        rate = Rate()
+        fit(NegativeLogLikelihood(rate), data, progress=False, **options)
+        assert abs(rate.level / best - 1) < (0.03 if options else 1e-4)
+    with pytest.raises(ConstraintError, match=r"Rate\.years: .*Known here: exposure"):
+        NegativeLogLikelihood(rate)(y, exposure=n, years=n)
+
+
+class Encoder(Conditional):
+    base = dd.Normal
+    event_dim = 1
+    shift = Head(shape=(2,))
+    scale = Head(Positive(), shape=(2,))
+    library = Given(Positive())
+
+    @derived
+    def loc(self, shift: Tensor, library: Tensor) -> Tensor:
+        return shift + library.log()[..., None]
+
+
+@pytest.mark.parametrize("objective", [NegativeELBO, ImportanceWeightedELBO])
+def test_a_guide_takes_it_and_the_target_where_it_names_it(objective: Any) -> None:
+    seen = []
+
+    def plain(z: Tensor, x: Tensor) -> Tensor:
+        return dd.Normal(x[..., :2], 1.0).log_prob(z).sum(-1)
+
+    def naming(z: Tensor, x: Tensor, library: Tensor, scale: float = 1.0) -> Tensor:
+        seen.append((library, scale))
+        return plain(z / scale, x)
+
+    x, n = torch.randn(5, 3), torch.rand(5) + 1
+    encoder = Encoder(in_features=3)
+    for target, more in ((plain, {}), (naming, {}), (naming, {"scale": 2.0})):
+        loss = objective(target, encoder, num_samples=2)
+        torch.manual_seed(0)
+        got = loss(x, library=n, **more)
+        torch.manual_seed(0)
+        guide = encoder(x, library=n)
+        z = guide.rsample((2,))
+        expected = guide.log_prob(z) - plain(z / more.get("scale", 1.0), x)
+        if objective is NegativeELBO:
+            torch.testing.assert_close(got, expected.mean())
+        assert got.isfinite()
+    assert all(library is n for library, _ in seen)
+    assert {scale for _, scale in seen} == {1.0, 2.0}
+    history = fit(NegativeELBO(plain, encoder), (x, {"library": n}), steps=3, progress=False)
+    assert len(history.losses) == 3
+    with pytest.raises(ConstraintError, match=r"Encoder\.library"):
+        objective(plain, encoder)(x)
+
+
+def test_a_column_for_a_scalar_head_meets_no_row_of_values() -> None:
+    body = {"base": dd.Normal, "loc": Head(), "scale": 1.0}
+    line = type(Conditional)("Line", (Conditional,), body)(network=nn.Linear(3, 1))
+    loss, x = NegativeLogLikelihood(line), torch.randn(4, 3)
+    with pytest.raises(ConstraintError, match=r"squeeze\(-1\).*in_features="):
+        loss(x, torch.randn(4))
+    assert loss(x, torch.randn(4, 1)).isfinite()

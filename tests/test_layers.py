@@ -16,7 +16,7 @@ ROWS = [
         f"plain.{name}"
         for name in (
             "tracing", "tensors", "arguments", "nests", "supports", "build", "decompose",
-            "indexing", "median", "draws", "restoring",
+            "indexing", "median", "draws", "restoring", "batch",
         )
     ],
     [f"wrappers.{name}" for name in ("incomplete", "cdfs", "tails")],

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from declarative_dist.families.clipping import hooks_of_others
 from declarative_dist.fitting.arguments import check_forward
 from declarative_dist.fitting.evaluation import Backward, loss_of
-from declarative_dist.objectives.data import call_with
+from declarative_dist.plain.batch import call_with
 
 
 def compiled(objective: nn.Module) -> Callable[..., Tensor]:

@@ -22,8 +22,8 @@ from declarative_dist.errors import (
 from declarative_dist.families.variational import Variational
 from declarative_dist.fitting.finite import bad_data, tensors_in
 from declarative_dist.fitting.parameters import declared_values
-from declarative_dist.objectives.data import call_with
 from declarative_dist.optimization.rows import REFUSALS, LinAlgError
+from declarative_dist.plain.batch import call_with
 from declarative_dist.plain.supports import has_learned_ends
 
 _MISMATCHES = (RuntimeError, NotImplementedError, TypeError)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from declarative_dist.errors import NonFiniteError, first_line, shorten
 from declarative_dist.fitting.parameters import declared_values, field_of
-from declarative_dist.objectives.data import call_with
+from declarative_dist.plain.batch import call_with
 
 FEW = 8
 """Up to how many tensors it is cheaper to look at one after another."""

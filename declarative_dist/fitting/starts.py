@@ -22,8 +22,8 @@ from declarative_dist.fields.given import call_names
 from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.moments import WITH_ENDS, Sample, Suggestion, suggest
 from declarative_dist.joints.joint import Joint
-from declarative_dist.objectives.data import call_with
 from declarative_dist.optimization.rows import Closure, Rows
+from declarative_dist.plain.batch import call_with
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold, innermost
 from declarative_dist.plain.restoring import restoring

@@ -28,9 +28,9 @@ from declarative_dist.fitting.evaluation import (
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.phases import DECAY, GradientSums, Phases, fall_of
 from declarative_dist.fitting.starts import race
-from declarative_dist.objectives.data import call_with
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import REFUSALS, Rows
+from declarative_dist.plain.batch import call_with
 from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide
 from declarative_dist.randomness import draws_random_numbers
 

@@ -19,7 +19,7 @@ from declarative_dist.fitting.arguments import (
     optimizer_error,
 )
 from declarative_dist.fitting.batches import as_batch
-from declarative_dist.objectives.data import call_with
+from declarative_dist.plain.batch import call_with
 
 try:
     from lightning.pytorch import LightningModule

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,9 @@ from declarative_dist.families.comparison import COUNT, Index
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
+from declarative_dist.fields.given import call_names
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.learned_ends import describe_learned_ends
-from declarative_dist.objectives.data import split_keywords
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import dims_of_one
 from declarative_dist.objectives.posterior import NegativeLogPosterior
@@ -128,9 +129,11 @@ class VariationalBound(AtomicState, ABC):
             )
         return estimator
 
-    def _draw(self, batch: tuple[Any, ...]) -> tuple[Pathwise | Score, Any, Tensor]:
+    def _draw(
+        self, batch: tuple[Any, ...], given: Mapping[str, Any]
+    ) -> tuple[Pathwise | Score, Any, Tensor]:
         """The estimator, draws of the guide, and their log densities."""
-        guide, current = self.guide, self._current(batch)
+        guide, current = self.guide, self._current(batch, given)
         if self.estimator is None or isinstance(current, Distribution):
             estimator = self._choose(self.estimator, current)
         else:
@@ -149,21 +152,34 @@ class VariationalBound(AtomicState, ABC):
 
         Args:
             *batch: what the target takes behind the draws, and what a `Conditional` guide takes.
-            **given: what the target takes by keyword, such as `weights` of a likelihood.
+            **given: what the target takes by keyword, such as `weights` of a likelihood. What
+                comes with the context of a guide (its `Given`s) goes to the guide, and to the
+                target too if that names it.
         """
-        batch = _with_keywords(batch, given)
-        estimator, draws, log_q = self._draw(batch)
-        losses = self._losses(estimator, self._density(batch, log_q), draws, log_q)
+        estimator, draws, log_q = self._draw(batch, given)
+        losses = self._losses(estimator, self._density(batch, given, log_q), draws, log_q)
         return Scores(losses, self._problems(draws, log_q)).mean()
 
     @abstractmethod
     def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
         """The losses of draws, of shape `(count, *batch)`, or already their means `(*batch)`."""
 
-    def _current(self, batch: tuple[Any, ...]) -> Any:
-        """The guide's distribution for a batch, whose keywords belong to the target."""
-        items = split_keywords(batch)[0] if self._takes_batch else None
-        return current_of(self.guide, items)
+    def _current(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> Any:
+        """The guide's distribution for a batch, and for what is given with it."""
+        own = {name: value for name, value in given.items() if name in self._names_of_guide()}
+        return current_of(self.guide, batch if self._takes_batch else None, own)
+
+    def _names_of_guide(self) -> frozenset[str]:
+        return call_names(self.guide) if isinstance(self.guide, Conditional) else frozenset()
+
+    def _keywords_of_target(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the target takes by keyword: all but what only the guide asks for."""
+        names = self._names_of_guide().intersection(given)
+        if not names:
+            return given
+        target = self.log_joint
+        takes = inspect.signature(getattr(target, "forward", target)).parameters
+        return {n: value for n, value in given.items() if n in takes or n not in names}
 
     def _problems(self, draws: Any, log_q: Tensor) -> int:
         """How many of the last dimensions of densities belong to problems of their own."""
@@ -172,21 +188,23 @@ class VariationalBound(AtomicState, ABC):
         event_dim: int = draws.ndim - log_q.ndim
         return max(self._dims - event_dim, 0)
 
-    def _density(self, batch: tuple[Any, ...], log_q: Tensor) -> Callable[[Any], Tensor]:
+    def _density(
+        self, batch: tuple[Any, ...], given: Mapping[str, Any], log_q: Tensor
+    ) -> Callable[[Any], Tensor]:
         """The target as a function of draws, found to have the shape of the guide's density."""
         log_joint = self.log_joint
-        if batch and holds_its_data(log_joint):
+        if (batch or given) and holds_its_data(log_joint):
             self._check_batch(batch)
-            batch = ()
+            batch, given = (), {}
         name = type(self).__name__
-        items, keywords = split_keywords(batch)
+        keywords = self._keywords_of_target(given)
 
         def density(draws: Any) -> Tensor:
             target: Callable[..., Tensor] = as_density(log_joint, draws, log_q, name)
             target = partial(target, **keywords) if keywords else target
             target = over_draws(target) if self.vectorize else target
             try:
-                log_p = target(draws, *items)
+                log_p = target(draws, *batch)
             except ValueError as error:
                 raise explain(error, name) from error
             check_density(log_p, log_q, self.vectorize, name)
@@ -207,29 +225,30 @@ class VariationalBound(AtomicState, ABC):
         Raises:
             ConstraintError: if the target mixes draws, as one with `.sum()` over all dimensions.
         """
-        guide, batch = self.guide, _with_keywords(batch, given)
+        guide = self.guide
         is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
             with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
-                draws, log_q = ESTIMATORS["score"].draws(self._current(batch), guide, COUNT)
+                draws, log_q = ESTIMATORS["score"].draws(self._current(batch, given), guide, COUNT)
 
                 def density_at(index: Index) -> dict[str, Tensor]:
                     at = index[0]
                     rows = [at] if isinstance(at, int) else at
                     is_one = isinstance(draws, Tensor)
                     picked = draws[rows] if is_one else {n: v[rows] for n, v in draws.items()}
-                    log_p = self._density(batch, log_q[rows])(picked)
+                    log_p = self._density(batch, given, log_q[rows])(picked)
                     return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
 
                 check_target(density_at, self)
         if isinstance(guide, NormalGuide) and guide.awaits_density:
-            guide.initialize_(self.log_joint_of(*batch))
+            guide.initialize_(self.log_joint_of(*batch, **given))
 
-    def log_joint_of(self, *batch: Any) -> Callable[[Any], Tensor]:
+    def log_joint_of(self, *batch: Any, **given: Any) -> Callable[[Any], Tensor]:
         """The target of an automatic guide as a function of its draws alone.
 
         Args:
             *batch: what the target takes behind the draws.
+            **given: what it takes by keyword.
 
         Returns:
             A function from a dict of values `(*sample, *batch, *event)` to log densities of shape
@@ -244,7 +263,7 @@ class VariationalBound(AtomicState, ABC):
                 return log_joint({name: value[None] for name, value in draws.items()})[0]
             value = draws[first.name]
             like = value.new_empty(value.shape[: value.ndim - len(first.event_shape)])
-            return self._density(batch, like)(draws)
+            return self._density(batch, given, like)(draws)
 
         return log_joint
 
@@ -269,10 +288,10 @@ class VariationalBound(AtomicState, ABC):
             >>> objective.why_not_finite()
             'The target has no finite log density at 100 of 100 draws of the guide.'
         """
-        guide, batch = self.guide, _with_keywords(batch, given)
+        guide = self.guide
         with torch.no_grad(), same_random_numbers():
-            draws, log_q = ESTIMATORS["score"].draws(self._current(batch), guide, 100)
-            found = site_without_density(self._density(batch, log_q), draws)
+            draws, log_q = ESTIMATORS["score"].draws(self._current(batch, given), guide, 100)
+            found = site_without_density(self._density(batch, given, log_q), draws)
         share, by, sites = found.partition(", by the values of ")
         told = f"The target has no finite log density at {share} of the guide{by}{sites}."
         return told if found else ""
@@ -293,7 +312,3 @@ class VariationalBound(AtomicState, ABC):
         if not isinstance(self.log_joint, nn.Module):
             parts.insert(0, f"log_joint={getattr(self.log_joint, '__name__', 'function')}")
         return ", ".join(parts)
-
-
-def _with_keywords(batch: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, ...]:
-    return (*batch, given) if given else batch

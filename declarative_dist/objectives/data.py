@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,25 +19,6 @@ from declarative_dist.objectives.weights import (
     typical_tensor,
 )
 from declarative_dist.plain.supports import first_outside
-
-
-def split_keywords(batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The items of a batch and its keywords: those of a dict that stands behind other items.
-
-    Example:
-        >>> from declarative_dist.objectives.data import split_keywords
-        >>> split_keywords((1, {"weights": 2})), split_keywords(({"site": 1},))
-        (((1,), {'weights': 2}), (({'site': 1},), {}))
-    """
-    if len(batch) > 1 and isinstance(batch[-1], Mapping):
-        return batch[:-1], batch[-1]
-    return batch, {}
-
-
-def call_with(function: Callable[..., Any], batch: tuple[Any, ...]) -> Any:
-    """Call a function with the items and the keywords of a batch."""
-    items, keywords = split_keywords(batch)
-    return function(*items, **keywords)
 
 
 def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Scores:
@@ -157,12 +138,17 @@ def check_predicted(value: Tensor, distribution: Distribution, own: int, subject
     if value.shape != whole and not (
         is_shared and value.shape[max(value.ndim - len(whole), 0) :] == whole
     ):
+        fix = "Give both the same batch dimensions, and declare event_dim for those of one value."
+        if whole == (*value.shape, 1):
+            fix = (
+                "Of (n, 1) for a scalar head the 1 is a batch dimension: let the network, or what "
+            )
+            fix += "is given, end in squeeze(-1), or write in_features= for a layer."
         raise ConstraintError(
             subject,
             f"a value for each context, of shape (*batch, *event) = {tuple(whole)}",
             f"shape {tuple(value.shape)}",
-            "Give both the same batch dimensions, and declare event_dim for dimensions of one "
-            "value.",
+            fix,
             code="wrong-shape",
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.sharding import is_shard
+from declarative_dist.plain.batch import call_with
 from declarative_dist.posteriors.diagnosis import CLOSE, compare
 from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.posteriors.modes import RESTARTS, Modes
@@ -60,7 +61,7 @@ def can_fit_guide(objective: Any, batch: tuple[Any, ...] = ()) -> bool:
 def _depends_on(objective: Any, batch: tuple[Any, ...], parameters: list[Tensor]) -> bool:
     """Whether the target at a draw is computed from parameters."""
     with torch.enable_grad(), same_random_numbers():
-        height = objective.log_joint_of(*batch)(objective.guide.sample((1,))).sum()
+        height = call_with(objective.log_joint_of, batch)(objective.guide.sample((1,))).sum()
         if not height.requires_grad:
             return False
         found = torch.autograd.grad(height, parameters, allow_unused=True)
@@ -86,8 +87,8 @@ def fit_guide(
         NonFiniteError: if the target has no finite density where the guide starts.
     """
     guide: NormalGuide = objective.guide
-    objective.before_fit(*batch)
-    log_joint = objective.log_joint_of(*batch)
+    call_with(objective.before_fit, batch)
+    log_joint = call_with(objective.log_joint_of, batch)
     guide.initialize_(
         log_joint,
         restarts=RESTARTS if restarts is None else restarts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -112,19 +112,22 @@ def takes_batch(guide: nn.Module) -> bool:
     return isinstance(guide, Conditional) or not has_draws
 
 
-def current_of(guide: Any, batch: tuple[Any, ...] | None = None) -> Any:
+def current_of(
+    guide: Any, batch: tuple[Any, ...] | None = None, given: Mapping[str, Any] | None = None
+) -> Any:
     """What draws and densities of one step come from.
 
     Args:
         guide: the guide.
         batch: what it is called with; None for a guide that takes no batch.
+        given: what it takes by keyword.
 
     Raises:
         FieldError: if a module that is called with the batch returns no distribution.
     """
     if batch is None:
         return guide() if isinstance(guide, (Variational, Joint)) else guide
-    current = guide(*batch)
+    current = guide(*batch, **(given or {}))
     if not isinstance(current, Distribution):
         name = type(guide).__name__
         raise FieldError(
