@@ -174,7 +174,7 @@ def test_bad_exports() -> None:
         to_inference_data({"a": torch.zeros(3), "b": torch.zeros(4)})
     with pytest.raises(ConstraintError, match=r"\(chain, draw, \*event\)"):
         to_inference_data({"a": torch.zeros(3)}, has_chains=True)
-    with pytest.raises(DeclarationError, match="a guide, or a dict of draws"):
+    with pytest.raises(DeclarationError, match="a guide, weighted draws, or a dict of draws"):
         to_inference_data(3.0)
 
 

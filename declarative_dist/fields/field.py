@@ -103,6 +103,11 @@ class Field(ABC):
         """The names of sizes in a declared `shape`: those mean something beyond one field."""
         return frozenset(name for name in self.shape or () if isinstance(name, str))
 
+    def dims(self, module: nn.Module) -> tuple[str | None, ...]:
+        """The names of the sizes of a value's last dimensions, None for those without."""
+        shape = self.event_names if self.shape is None else self.shape
+        return tuple(size if isinstance(size, str) else None for size in shape)
+
     def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
         """The sizes of what a constructor was given, by the names of the declared `shape`."""
         return sizes_in(self.shape, self.source(given, subject))

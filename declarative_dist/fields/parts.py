@@ -126,6 +126,22 @@ class Nested(Field):
             sizes |= templates.known_sizes(template, item)
         return sizes
 
+    def dims(self, module: nn.Module) -> tuple[str | None, ...]:
+        """Those of a site's events, where arguments of the same shape agree on their names."""
+        part: Any = self.module_of(module)
+        is_family = kinds.is_declarative(part) and isinstance(part, Distribution)
+        if not is_family or part.__declaration__.make is None:
+            return ()
+        events, fields = part.event_shape, part.__declaration__.fields
+        found: set[tuple[str | None, ...]] = set()
+        for field in (fields[name] for name in part.__declaration__.inputs):
+            dims = field.dims(part)
+            if dims and len(dims) == len(events):
+                value = getattr(part, field.name)
+                own = value.event_shape if field.is_part else value.shape[-len(dims) :]
+                found.update({dims} if own == events else ())
+        return found.pop() if len(found) == 1 else ()
+
     def _with_given(self, given: list[Any] | None) -> Iterator[tuple[Any, Any]]:
         """Each template with what was given for it, or None."""
         if given is None:

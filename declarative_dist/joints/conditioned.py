@@ -91,6 +91,14 @@ class Conditioned(AtomicState):
         return dict(self.data.named_buffers())
 
     @property
+    def dims(self) -> dict[str, tuple[str | None, ...]]:
+        """By site the names of its last dimensions that shapes say, None for those without."""
+        fields = getattr(self.joint, "__declaration__", None)
+        if fields is None:
+            return {}
+        return {name: fields.fields[name].dims(self.joint) for name in self.current().sites}
+
+    @property
     def supports(self) -> dict[str, constraints.Constraint]:
         """The set that the values of each remaining site lie in, read from one draw."""
         sites: dict[str, Any] = self.one_draw()

@@ -116,6 +116,7 @@ class FlatSites(FlatMap):
             expected, got = "a joint with sites that are not observed", "none"
             raise DeclarationError(owner, expected, got, "Observe fewer.", code="nothing-to-learn")
         super().__init__(owner, shapes, joint.batch_shape)
+        self.dims = posterior.dims
         self.held = nn.ModuleList(fixed.values())
         self._held = tuple(fixed)
         self._moving = moving

@@ -62,6 +62,9 @@ class FlatMap(nn.Module, ABC):
         batch_shape: the shape of independent copies.
     """
 
+    dims: Mapping[str, tuple[str | None, ...]]
+    """By site the names of its last dimensions that shapes say, None for those without."""
+
     def __init__(
         self,
         owner: str,

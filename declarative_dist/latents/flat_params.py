@@ -59,7 +59,7 @@ class FlatParams(FlatMap):
         copies = vars(latents)["_copies"]
         if any(raw.shape[: len(copies)] != copies for raw, _ in found):
             copies = torch.Size()  # a part that was given has none: all copies are one problem
-        shapes, paths = {}, {}
+        shapes, paths, dims = {}, {}, {}
         for raw, places in found:
             path, part, field = places[0]
             name = join(path, field.name)
@@ -67,7 +67,9 @@ class FlatParams(FlatMap):
             shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
             check_volume(field.constraint_of(part), f"{owner}.{name}")
             paths[name] = [(path, field.name) for path, _, field in places]
+            dims[name] = field.dims(part)
         super().__init__(owner, shapes, copies)
+        self.dims = dims
         self.latents = _without_parameters(latents) if owns else latents
         # Names, not fields: what a class holds cannot always be pickled.
         self._paths = paths

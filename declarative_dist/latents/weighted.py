@@ -47,6 +47,7 @@ class WeightedDraws:
             shape `(num_samples, *batch)`; minus infinity for a weight of zero.
         doubts: what stands against the draws whatever their weights are, in sentences.
         notes: what else the verdict should say, in sentences.
+        dims: by site the names of its last dimensions, None for those without.
 
     Attributes:
         values: the draws, as given.
@@ -77,6 +78,7 @@ class WeightedDraws:
         *,
         doubts: Sequence[str] = (),
         notes: Sequence[str] = (),
+        dims: Mapping[str, Sequence[str | None]] | None = None,
     ) -> None:
         log_weights = _as_tensor(log_weights, "WeightedDraws.log_weights")
         if log_weights.ndim == 0 or len(log_weights) < _FEWEST:
@@ -91,6 +93,7 @@ class WeightedDraws:
         _check_weights(log_weights)
         self.log_weights = log_weights
         self.doubts, self.notes = tuple(doubts), tuple(notes)
+        self.dims = dict(dims or {})
         smoothed, shapes = smooth(log_weights.detach())
         self.weights = smoothed.exp()
         self.k_hat = float(shapes.max())
@@ -171,7 +174,8 @@ class WeightedDraws:
                     subject, expected, shorten(function), fix, code="wrong-argument"
                 )
             values[name] = function(dict(values))
-        return type(self)(values, self.log_weights, doubts=self.doubts, notes=self.notes)
+        said = {"doubts": self.doubts, "notes": self.notes}
+        return type(self)(values, self.log_weights, dims=self.dims, **said)
 
     @cached_property
     def verdict(self) -> str:

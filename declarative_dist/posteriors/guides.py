@@ -242,7 +242,8 @@ class NormalGuide(AtomicState, NamedModule):
         vectors, log_weights, _ = weigh(density, components, count, seed)
         with torch.no_grad():
             values = self.flat(vectors.to(self.center.dtype))
-        return WeightedDraws(values, log_weights, doubts=components.doubts, notes=components.notes)
+        doubts, notes = components.doubts, components.notes
+        return WeightedDraws(values, log_weights, doubts=doubts, notes=notes, dims=self.flat.dims)
 
     def _density_of(self, log_joint: object) -> Density:
         """A log joint density as one of vectors in float64."""
