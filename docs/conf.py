@@ -12,21 +12,28 @@ import declarative_dist  # noqa: E402
 from declarative_dist.errors import MEANINGS  # noqa: E402
 from declarative_dist.explain import page  # noqa: E402
 
-project = html_title = "declarative_dist"
+project = "declarative_dist"
 author = "The authors of declarative_dist"
 release = version = declarative_dist.__version__
 
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
     "docs.extensions.docstrings",
+    "docs.extensions.galleries",
     "docs.extensions.mathml",
     "docs.extensions.outputs",
 ]
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_enable_extensions = [
+    "attrs_block", "colon_fence", "deflist", "dollarmath", "fieldlist", "substitution",
+]  # fmt: skip
+myst_substitutions = {"version": release}
 myst_fence_as_directive = ["python"]
 myst_heading_anchors = 3
 
@@ -36,7 +43,6 @@ maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(torch|nn|collections|os)\..*"),  # no pages of others are asked for
     ("py:class", r"declarative_dist\..*\.[A-Z]"),  # type variables
     (
         "py:class",
@@ -52,7 +58,14 @@ for code in MEANINGS:
 listing = "".join(f"* [{code}](errors/{code}.md): {MEANINGS[code]}\n" for code in MEANINGS)
 (errors / "list.txt").write_text(listing, encoding="utf-8")
 
+# What torch and Python call the pages that are linked from here: nothing is fetched to build.
+intersphinx_mapping = {
+    "torch": ("https://docs.pytorch.org/docs/stable/", "inventories/torch.txt"),
+    "python": ("https://docs.python.org/3/", "inventories/python.txt"),
+}
+
 html_theme = "furo"
+html_title = f"{project} {release}"
 pygments_dark_style = "github-dark"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]

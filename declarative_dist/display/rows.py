@@ -60,7 +60,7 @@ class Row:
 
     @property
     def note(self) -> str:
-        """What is unusual: frozen, saturated or tied numbers, or ones that are not finite."""
+        """Unusual things, in words: numbers that are frozen, saturated, tied or not finite."""
         notes = [{"no": "frozen", "partly": "partly frozen"}.get(self.trainable, "")]
         if self.saturated:
             some = f"{self.saturated} " if self.saturated < self.parameters else ""

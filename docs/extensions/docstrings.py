@@ -48,8 +48,17 @@ def _signed(
     return stringify_signature(inspect.Signature(parameters), unqualified_typehints=True), ""
 
 
+def _drop_ways_back(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Take the links from sources to the reference out: Sphinx gets re-exported names wrong."""
+    if page.startswith("_modules/"):
+        context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of it, after the sections were told apart."""
     app.connect("autodoc-process-signature", _signed)
+    app.connect("html-page-context", _drop_ways_back)
     app.connect("autodoc-process-docstring", _rewrite, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
