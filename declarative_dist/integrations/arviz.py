@@ -24,8 +24,8 @@ from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.latents.named import Values
 from declarative_dist.latents.weighted import WeightedDraws
-from declarative_dist.objectives.data import call_with, split_keywords
 from declarative_dist.objectives.posterior import NegativeLogPosterior
+from declarative_dist.plain.batch import call_with, split_keywords
 from declarative_dist.posteriors.diagnosis import Diagnosis, diagnose
 
 __all__ = ["Diagnosis", "diagnose", "to_inference_data"]

@@ -6,13 +6,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def call_with(function: Callable[..., Any], batch: tuple[Any, ...]) -> Any:
-    """Call a function with a batch; a dict behind other items gives keywords.
+def split_keywords(batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The items of a batch and its keywords: those of a dict that stands behind other items.
 
     Example:
-        >>> from declarative_dist.plain.batch import call_with
-        >>> call_with(dict, ([("x", 1)], {"weights": 2})), call_with(dict, ({"site": 1},))
-        ({'x': 1, 'weights': 2}, {'site': 1})
+        >>> from declarative_dist.plain.batch import split_keywords
+        >>> split_keywords((1, {"weights": 2})), split_keywords(({"site": 1},))
+        (((1,), {'weights': 2}), (({'site': 1},), {}))
     """
-    has_keywords = len(batch) > 1 and isinstance(batch[-1], Mapping)
-    return function(*batch[:-1], **batch[-1]) if has_keywords else function(*batch)
+    if len(batch) > 1 and isinstance(batch[-1], Mapping):
+        return batch[:-1], batch[-1]
+    return batch, {}
+
+
+def call_with(function: Callable[..., Any], batch: tuple[Any, ...]) -> Any:
+    """Call a function with the items and the keywords of a batch."""
+    items, keywords = split_keywords(batch)
+    return function(*items, **keywords)
