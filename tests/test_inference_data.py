@@ -87,7 +87,7 @@ def test_eight_schools_with_all_groups(posterior: Any, draws: WeightedDraws) -> 
     mean = values["mu"][..., None] + values["tau"][..., None] * values["z"]
     by_hand = arviz.from_dict(
         posterior={name: value.numpy() for name, value in values.items()},
-        log_likelihood={"y": dd.Normal(mean, ERROR).log_prob(tensor(EFFECT)).numpy()},
+        log_likelihood={"y": dd.Normal(mean, ERROR).log_prob(tensor(EFFECT)).double().numpy()},
         posterior_predictive={"y": data.posterior_predictive.y.values},
         prior_predictive={"y": data.prior_predictive.y.values},
         observed_data={"y": np.array(EFFECT, dtype=np.float32)},
