@@ -141,6 +141,8 @@ def test_it_starts_at_the_declared_values(kind: Any) -> None:
     with torch.no_grad():
         latents.scale = 9.0
     assert guide.median["scale"].item() == pytest.approx(3.0)
+    assert not any(value.requires_grad for value in guide.median.values())
+    assert not any(value.requires_grad for value in guide().median.values())
     names = ["raw_loc", "raw_scale", "raw_tril"][: len(list(guide.parameters()))]
     assert [name for name, _ in guide.named_parameters()] == names
     small = kind(latents, init_scale=1e-3).sample((500,))["scale"]

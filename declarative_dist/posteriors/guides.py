@@ -132,8 +132,9 @@ class NormalGuide(AtomicState, NamedModule):
 
     @property
     def median(self) -> Values:
-        """The values at the mean vector, medians of sites mapped number by number."""
-        return self().median
+        """The values at the mean vector, medians of sites mapped number by number; detached."""
+        with torch.no_grad():
+            return self().median
 
     @property
     def supports(self) -> dict[str, Any]:

@@ -75,8 +75,12 @@ class PushedNormal(NamedDistribution):
 
     @property
     def median(self) -> Values:
-        """The values at the mean vector: medians of sites whose numbers are mapped one by one."""
-        return self.flat(self.loc)
+        """The values at the mean vector: medians of sites whose numbers are mapped one by one.
+
+        They are there to be read, and carry no gradient.
+        """
+        with torch.no_grad():
+            return self.flat(self.loc)
 
     def _noise(self, sample_shape: Any) -> Tensor:
         shape = (*torch.Size(sample_shape), *self.loc.shape)
