@@ -83,7 +83,7 @@ ROWS = [
         for name in (
             "saturation", "rows", "reading", "posterior", "table", "summary", "notebook",
             "looks", "marginals", "series", "sources", "curves", "contours",
-            "pictures", "plot",
+            "pictures", "trace", "plot",
         )
     ],
     ["integrations.arviz", "integrations.lightning", "explain"],

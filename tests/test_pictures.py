@@ -7,6 +7,7 @@ is how they look: colours, styles, labels, legends, the choice of ranges.
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ plt = pytest.importorskip("matplotlib.pyplot")
 
 FOLDER = Path(__file__).parent / "pictures"
 
-DIFFERENCE = 5.0
+DIFFERENCE = 4.0
 """The most that two pictures may differ, as a root mean square of numbers up to 255."""
 
 
@@ -93,6 +94,65 @@ def colours(file: Any) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(file).convert("RGB"), dtype=float)
 
 
+def crowded() -> History:
+    """Noise, decades, symmetric matrices, and many paths that end at one place."""
+    record, noise = History(), torch.rand(200, generator=torch.Generator().manual_seed(0))
+    for step in range(200):
+        cov = [[1.0, step / 400], [step / 400, 2.0]]
+        record.add(1e4 * 0.9**step + 3 + noise[step].item(), {"cov": cov, "w": [float(step)] * 9})
+        record._records[-1][1]["scale"] = 30 - 0.05 * step
+    return record
+
+
+class ANameOfAClassThatIsLong(Schools):
+    pass
+
+
+SETTINGS = {
+    **PICTURES,
+    "crowded": lambda: plot(crowded()),
+    "long names": lambda: plot(ANameOfAClassThatIsLong(), against=ANameOfAClassThatIsLong()),
+    "eight and a target": lambda: plot(
+        MeanFieldNormal(Latents(place=[0.0] * 8)),
+        against=MeanFieldNormal(Latents(place=[0.0] * 8), init_scale=0.5),
+    ),
+    "one of the user's": lambda: plot(CORRELATED, against=CORRELATED, ax=plt.subplots()[1]),
+    "history of the user's": lambda: plot(crowded(), ax=plt.subplots(2)[1]),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_text_is_cut_off_or_written_over_another(name: str) -> None:
+    with mpl.style.context("default"):
+        axes = SETTINGS[name]()
+        figure = (axes[0] if isinstance(axes, tuple) else axes).figure
+        figure.canvas.draw()
+    whole = figure.bbox
+    texts = [
+        each for each in figure.findobj(mpl.text.Text) if each.get_text() and each.get_visible()
+    ]
+    boxes = {each: each.get_window_extent() for each in texts}
+    boxes = {each: box for each, box in boxes.items() if box.width and box.height}
+    ticks = {
+        label
+        for one in figure.axes
+        for axis in (one.xaxis, one.yaxis)
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        for label in (tick.label1, tick.label2)
+        if not axis.get_view_interval()[0] <= tick.get_loc() <= axis.get_view_interval()[1]
+    }  # which are not drawn
+    shown = [(each.get_text(), box) for each, box in boxes.items() if each not in ticks]
+    assert len(shown) > 5
+    for text, box in shown:
+        assert whole.x0 <= box.x0 and box.x1 <= whole.x1, text  # noqa: PT018
+        assert whole.y0 <= box.y0 and box.y1 <= whole.y1, text  # noqa: PT018
+    for (text, box), (other, its) in itertools.combinations(shown, 2):
+        wide = min(box.x1, its.x1) - max(box.x0, its.x0)
+        high = min(box.y1, its.y1) - max(box.y0, its.y0)
+        assert wide < 1 or high < 1, (text, other)
+    plt.close("all")
+
+
 def difference(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     if one.shape != other.shape:
         return float("inf")
@@ -115,7 +175,13 @@ def with_label(axes: Any, label: str) -> Any:
 
 
 def without_legend(axes: Any) -> Any:
-    (axes[0] if isinstance(axes, tuple) else axes).figure.axes[-1].get_legend().remove()
+    axes.get_legend().remove()
+    return axes
+
+
+def without_texts(axes: Any) -> Any:
+    for text in list(axes[1].texts):
+        text.remove()
     return axes
 
 
@@ -123,7 +189,7 @@ CHANGES: dict[str, tuple[str, Callable[[], Any]]] = {
     "another density": ("density", lambda: plot(dd.Gamma(2.0, 2.5))),
     "another label": ("density", lambda: with_label(PICTURES["density"](), "x")),
     "no legend of a target": ("target", lambda: without_legend(PICTURES["target"]())),
-    "no legend of a history": ("history", lambda: without_legend(PICTURES["history"]())),
+    "no names of paths": ("history", lambda: without_texts(PICTURES["history"]())),
 }
 
 

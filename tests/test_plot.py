@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -81,9 +82,49 @@ def test_losses_alone_and_many_paths() -> None:
     assert len(plot(bare)) == 1
     wide.add(1.0, {"w": list(map(float, range(40)))})
     _, values = plot(wide)
-    assert len(values.get_lines()) == 40
-    assert len(values.get_legend().get_texts()) == 12
-    assert values.get_legend().get_title().get_text() == "12 of 40"
+    assert list(drawn(values)) == [f"w[{at}]" for at in range(6)]
+    assert values.get_ylabel() == "value (6 of 40)"
+
+
+def test_paths_that_are_the_same_are_drawn_once_and_every_field_has_some() -> None:
+    record = History()
+    for step in range(3):
+        cov = [[1.0, 0.1 * step], [0.1 * step, 2.0]]
+        record.add(1.0, {"cov": cov, "w": [float(step + at) for at in range(9)], "scale": 4.0})
+    _, values = plot(record)
+    assert list(drawn(values)) == ["cov[0, 0]", "cov[0, 1]", "cov[1, 1]", "w[0]", "w[1]", "scale"]
+    labels = {text.get_text(): text for text in values.texts}
+    assert list(labels) == list(drawn(values))
+    for line in values.get_lines():
+        label = labels[line.get_label()]
+        assert label.get_color() == line.get_color()
+        assert label.get_position()[0] > line.get_xdata()[-1]
+    heights = sorted(label.get_position()[1] for label in labels.values())
+    assert min(high - low for low, high in itertools.pairwise(heights)) > 0.08
+
+
+def test_a_loss_over_decades_has_a_logarithmic_scale() -> None:
+    for losses, scale in (
+        ([1e3, 10.0, 1.0], "log"),
+        ([50.0, 1.0], "linear"),
+        ([1e3, -1.0], "linear"),
+    ):
+        record = History()
+        for loss in losses:
+            record.add(loss)
+        assert plot(record)[0].get_yscale() == scale
+
+
+def test_a_noisy_loss_is_smoothed() -> None:
+    record, noise = History(), torch.randn(400, generator=torch.Generator().manual_seed(0))
+    for step in range(400):
+        record.add(10 - 0.01 * step + noise[step].item())
+    raw, smooth = plot(record)[0].get_lines()
+    assert list(raw.get_ydata()) == record.losses
+    assert raw.get_alpha() < 0.5
+    error = torch.tensor(smooth.get_ydata()) - (10 - 0.01 * torch.arange(400.0))
+    assert error[20:-20].abs().max() < 0.8  # of 21 steps: deviation 1 / sqrt(21)
+    assert smooth.get_ydata()[0] == record.losses[0]
 
 
 def test_nothing_to_draw() -> None:

@@ -163,7 +163,7 @@ def test_independent_copies_are_curves_in_one_picture() -> None:
     assert many.get_legend().get_title().get_text() == "8 of 100"
     axes = plot(q, against=dd.Normal(0.0, 1.0))
     assert len(axes.get_lines()) == 4
-    assert axes.get_lines()[-1].get_color() == "#000000"
+    assert axes.get_lines()[-1].get_color() == COLORS[-1]
     assert labels(axes)[-1] == "target: Normal"
     bounded = dd.Uniform(tensor([0.0, 5.0]), tensor([1.0, 7.0]))
     for at in range(2):
@@ -598,6 +598,27 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'pip install "declarative-dist\[plot\]"'):
         plot(dd.Normal(0.0, 1.0))
+
+
+def test_a_wide_prior_follows_the_range_of_the_posterior() -> None:
+    axes = plot(dd.Normal(3.0, 0.1), against=dd.HalfNormal(100.0))
+    low, high = axes.get_xlim()
+    assert 2.0 < low < 2.7
+    assert 3.3 < high < 4.0
+    x, y = curve(axes, 1)
+    torch.testing.assert_close(y, dd.HalfNormal(100.0).log_prob(x).exp())
+    assert len(x[(x > 2.7) & (x < 3.3)]) > 50
+    draws = plot({"x": 3 + 0.1 * torch.randn(2000)}, against={"x": 100 * torch.randn(2000)})[0]
+    assert draws.get_xlim()[1] < 4.0
+    counts = plot(dd.Poisson(3.0), against=dd.Poisson(1000.0).expand((1,)))
+    assert counts.get_xlim()[1] > 1000  # elsewhere: as a whole
+    assert plot(dd.Normal(0.0, 1.0), against=dd.Normal(50.0, 1.0)).get_xlim()[1] > 50
+
+
+def test_data_are_a_filled_histogram() -> None:
+    (steps,) = plot(dd.Normal(0.0, 1.0), against=torch.randn(500)).patches
+    assert steps.get_fill()
+    assert steps.get_alpha() < 0.5
 
 
 def test_many_names_leave_room_for_the_picture() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Curves = Sequence[tuple[Series, Look]]
+Reach = tuple[float, float]
 
 _POINTS = 257
 _MOST_BINS = 60
@@ -32,16 +33,33 @@ def draw_curves(axes: Axes, curves: Curves, name: str) -> None:
         axes.set_ylabel("probability")
         return
     reaches = [reach_of(series) for series, _ in curves]
-    whole = max(right for _, right in reaches) - min(left for left, _ in reaches)
+    view = view_of(reaches, [look.is_target for _, look in curves])
     top, points = 0.0, []
     for (series, look), (left, right) in zip(curves, reaches, strict=True):
-        if series.is_point or right - left < 1e-4 * whole:  # also beside the others
+        if series.is_point or right - left < 1e-4 * (view[1] - view[0]):  # also beside the others
             points.append(((left + right) / 2, look))
         else:
-            top = max(top, _draw_density(axes, series, look, is_filled=len(curves) <= 2))
+            top = max(top, _draw_density(axes, series, look, view, is_filled=len(curves) <= 2))
     axes.set_ylim(0.0, 1.08 * (top or 1.0))
     axes.set_ylabel("density")
     _draw_points(axes, points, is_alone=len(points) == len(curves))
+
+
+def view_of(reaches: Sequence[Reach], are_targets: Sequence[bool]) -> Reach:
+    """The range of a picture: that of the distribution, and a little of a wider target's.
+
+    A target somewhere else is in the picture as a whole.
+    """
+    own, others = (
+        [reach for reach, is_target in zip(reaches, are_targets, strict=True) if is_target == each]
+        for each in (False, True)
+    )
+    left, right = min(low for low, _ in own), max(high for _, high in own)
+    for low, high in others:
+        shared = min(high, right) - max(low, left)
+        room = 0.5 * (right - left) if shared > 0.5 * (right - left) else math.inf
+        left, right = min(left, max(low, left - room)), max(right, min(high, right + room))
+    return left, right
 
 
 def _draw_points(axes: Axes, points: Sequence[tuple[float, Look]], *, is_alone: bool) -> None:
@@ -57,7 +75,7 @@ def _draw_points(axes: Axes, points: Sequence[tuple[float, Look]], *, is_alone: 
         axes.set_yticks([])
 
 
-def reach_of(series: Series) -> tuple[float, float]:
+def reach_of(series: Series) -> Reach:
     """The range in which to draw a number: most of its mass, without the far ends of heavy tails.
 
     Raises:
@@ -85,14 +103,13 @@ def reach_of(series: Series) -> tuple[float, float]:
     return left, right
 
 
-def _points_of(series: Series) -> Tensor:
+def _points_of(series: Series, view: Reach) -> Tensor:
     """Where to compute a density: evenly, and more where the mass is."""
-    left, right = reach_of(series)
-    width = right - left
     low, high = series.ends
     # An end itself may lie outside, and a density be infinite there.
-    start = left + 1e-6 * width if left <= low else left
-    stop = right - 1e-6 * width if right >= high else right
+    nudge = 1e-6 * (view[1] - view[0])
+    start = view[0] if view[0] > low else low + nudge
+    stop = view[1] if view[1] < high else high - nudge
     points = torch.linspace(start, stop, _POINTS, dtype=torch.float64)
     if series.draws is None:
         return points
@@ -101,21 +118,24 @@ def _points_of(series: Series) -> Tensor:
     return ordered
 
 
-def _draw_density(axes: Axes, series: Series, look: Look, *, is_filled: bool) -> float:
+def _draw_density(
+    axes: Axes, series: Series, look: Look, view: Reach, *, is_filled: bool
+) -> float:
     """Draw one curve, or a histogram of draws; how high the picture must be for it."""
-    points = _points_of(series)
+    points = _points_of(series, view)
     heights = series.heights(points)
     if heights is None:
-        left, right = reach_of(series)
+        left, right = (min(max(end, view[0]), view[1]) for end in reach_of(series))
         draws = series.known_draws()
         bins = max(8, min(int(2 * len(draws) ** (1 / 3)), _MOST_BINS))  # Rice's rule
         shares = torch.histc(draws, bins, left, right) * bins / (right - left) / series.count
-        edges = torch.linspace(left, right, bins + 1, dtype=torch.float64)
-        axes.stairs(shares.tolist(), edges.tolist(), label=look.label, **look.line)
+        edges = torch.linspace(left, right, bins + 1, dtype=torch.float64).tolist()
+        how: Any = {"fill": True, "alpha": 0.35, "color": look.color, "zorder": 1}
+        axes.stairs(shares.tolist(), edges, label=look.label, **(how if is_filled else look.line))
         return float(shares.max())
     x, y = points.tolist(), heights.tolist()
     axes.plot(x, y, label=look.label, **look.line)
-    if is_filled:
+    if is_filled and not look.is_target:
         axes.fill_between(x, y, color=look.color, alpha=0.15, linewidth=0)
     return _top(series, points, heights)
 
@@ -134,7 +154,11 @@ def _top(series: Series, points: Tensor, heights: Tensor) -> float:
 
 
 def _draw_bars(axes: Axes, curves: Curves) -> None:
-    values = torch.cat([_values_of(series) for series, _ in curves]).unique()
+    found = [_values_of(series) for series, _ in curves]
+    reaches = [(float(each.min()), float(each.max())) for each in found]
+    low, high = view_of(reaches, [look.is_target for _, look in curves])
+    values = torch.cat(found).unique()
+    values = values[(values >= low) & (values <= high)]
     values = values[:: max(1, len(values) // 1000)]
     gap = float(values.diff().min()) if len(values) > 1 else 1.0
     width = 0.8 * gap / len(curves)
@@ -147,10 +171,9 @@ def _draw_bars(axes: Axes, curves: Curves) -> None:
             axes.plot(values.tolist(), masses.tolist(), label=look.label, **look.line)
             continue
         places = values + (at - (len(curves) - 1) / 2) * width
-        marks: Any = {"hatch": _HATCHES[at % len(_HATCHES)], "edgecolor": "white"}
+        marks: Any = {"hatch": _HATCHES[at % len(_HATCHES)], "edgecolor": axes.get_facecolor()}
         marks |= {"label": look.label, "color": look.color, "linewidth": 0.5}
         axes.bar(places.tolist(), masses.tolist(), width, **marks)
-    axes.set_ylim(0.0, 1.15 * axes.get_ylim()[1])  # room for the legend
     if len(values) <= 12:
         axes.set_xticks(values.tolist())
 

@@ -12,11 +12,9 @@ from declarative_dist.errors import DeclarationError, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of Okabe and Ito, "Color universal design", 2008; without yellow, too faint on white paper."""
-
-LONE = COLORS[-1]
-"""The colour of one curve over many."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+"""Of Okabe and Ito, "Color universal design", 2008; without yellow, too faint on white paper, and
+with grey in place of black, which you would not see on a dark page."""
 
 STYLES = ("-", "--", "-.", ":")
 
@@ -30,11 +28,12 @@ PANELS = 12
 
 
 class Look(NamedTuple):
-    """The name of a curve, and how it looks."""
+    """The name of a curve, how it looks, and whether it is there to be compared with."""
 
     label: str
     color: str
     style: str
+    is_target: bool = False
 
     @property
     def line(self) -> dict[str, Any]:
@@ -60,9 +59,32 @@ def look_of(label: str, at: int, turn: int, sizes: Sequence[int]) -> Look:
     """
     if len(sizes) == 1:
         return Look(label, *next(itertools.islice(looks(), at, None)))
-    if sizes[0] == 1:
-        return Look(label, COLORS[(turn + at) % len(COLORS)], STYLES[turn])
-    return Look(label, LONE if sizes[turn] == 1 else COLORS[at % len(COLORS)], STYLES[turn])
+    place = turn + at if sizes[0] == 1 else -1 if sizes[turn] == 1 else at
+    return Look(label, COLORS[place % len(COLORS)], STYLES[turn], bool(turn))
+
+
+def add_legend(axes: Axes, title: str | None, *, is_ours: bool) -> None:
+    """Name the curves above their axes, side by side where there is room.
+
+    Args:
+        axes: with the curves.
+        title: what to say above the names.
+        is_ours: whether the figure may grow for them.
+    """
+    labels = axes.get_legend_handles_labels()[1]
+    figure: Any = axes.figure
+    wide, high = axes.get_window_extent().size / figure.dpi
+    columns = int(wide / (0.5 + 0.08 * max(map(len, labels), default=0)))
+    columns = max(1, min(columns, len(labels)))
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+    text: Any = {"fontsize": "small", "title_fontsize": "small", "alignment": "left"}
+    legend = axes.legend(title=title, ncols=columns, columnspacing=1.0, **place, **text)
+    legend.set_frame_on(False)
+    needed = 0.2 * len(labels) / columns
+    if is_ours:
+        figure.set_figheight(figure.get_figheight() + max(0.0, needed - 0.4))
+    else:
+        legend.set_in_layout(needed < 0.4 * high)  # or little would be left of your picture
 
 
 def axes_on(

@@ -11,7 +11,7 @@ import torch
 from declarative_dist.display.contours import MOST as MOST_PAIRS
 from declarative_dist.display.contours import draw_pair, has_pairs
 from declarative_dist.display.curves import Curves, draw_curves
-from declarative_dist.display.looks import MOST, PANELS, axes_on, look_of
+from declarative_dist.display.looks import MOST, PANELS, add_legend, axes_on, look_of
 from declarative_dist.display.series import Series, Site, first
 from declarative_dist.display.sources import Source, source_of
 from declarative_dist.errors import DeclarationError, did_you_mean
@@ -115,7 +115,7 @@ def _draw_panels(panels: Sequence[Panel], ax: Any) -> tuple[Axes, ...]:
         curves = _curves(panel)
         draw_curves(axes, curves, panel.name)
         if not seen.union([panel.name]).issuperset(axes.get_legend_handles_labels()[1]):
-            _draw_legend(axes, panel.shape.numel(), MOST)
+            add_legend(axes, _count(MOST, panel.shape), is_ours=ax is None)
         seen.update(look.label for _, look in curves)
     return drawn
 
@@ -143,22 +143,19 @@ def _draw_plane(sites: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
             draw_pair(axes, site, index, look, is_filled=sizes[0] == 1 and not turn)
     axes.set_xlabel("value[0]")
     axes.set_ylabel("value[1]")
-    _draw_legend(axes, sites[0].batch.numel(), MOST_PAIRS, above=True)
+    add_legend(axes, _count(MOST_PAIRS, sites[0].batch), is_ours=ax is None)
     return axes
 
 
+def _count(most: int, shape: torch.Size) -> str | None:
+    """What to say where there are more curves than are drawn."""
+    return f"{most} of {shape.numel()}" if shape.numel() > most else None
+
+
 def _make_axes(count: int, ax: Any) -> tuple[Axes, ...]:
-    """The axes for some pictures, in rows of three."""
-    columns = min(count, 3)
+    """The axes for some pictures, in rows of two or three."""
+    columns = 2 if count == 4 else min(count, 3)
     rows = math.ceil(count / columns)
     size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
     expected = "one axes" if count == 1 else f"{count} axes, one for each picture"
     return axes_on(ax, (count,), expected, (rows, columns), figsize=size, layout="constrained")
-
-
-def _draw_legend(axes: Axes, count: int, most: int, *, above: bool = False) -> None:
-    title = f"{most} of {count}" if count > most else None
-    size = "small" if len(axes.get_legend_handles_labels()[1]) <= 4 else "x-small"
-    place: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)} if above else {}
-    legend = axes.legend(title=title, fontsize=size, title_fontsize=size, frameon=False, **place)
-    legend.set_in_layout(above)  # inside, many names would leave no room for the picture
