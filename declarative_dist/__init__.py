@@ -26,6 +26,7 @@ from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.learnable import learnable
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
+from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.derived import derived
 from declarative_dist.fields.given import Given
 from declarative_dist.fields.head import Head
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Conditional",
+    "Constant",
     "Constraint",
     "ConstraintError",
     "CorrCholesky",

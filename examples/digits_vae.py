@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from declarative_dist import Conditional, Exp, Head, Variational, kl_divergence
+from declarative_dist import Conditional, Constant, Exp, Head, Variational, kl_divergence
 
 LATENTS, FEATURES, SIDE = 8, 128, 8
 M = TypeVar("M", bound=nn.Module)
@@ -54,7 +54,7 @@ class Prior(Variational):
 
     base = dd.Normal
     event_dim = 1
-    loc = torch.zeros(LATENTS)
+    loc = Constant(0.0, shape=("latents",))
     scale = 1.0
 
 
@@ -90,7 +90,7 @@ class Declared(nn.Module):
         super().__init__()
         self.encoder = Encoder(in_features=FEATURES, latents=LATENTS, network=downwards())
         self.decoder = Decoder(network=upwards())
-        self.prior = Prior()
+        self.prior = Prior(latents=LATENTS)
 
     def forward(self, images: Tensor) -> Tensor:
         """A one-draw estimate of the evidence lower bound of each image."""

@@ -12,6 +12,7 @@ import torch.distributions as dd
 from torch import nn
 
 from declarative_dist import (
+    Constant,
     ConstraintError,
     DeclarationError,
     Declarative,
@@ -24,7 +25,6 @@ from declarative_dist import (
     derived,
     fields_of,
 )
-from declarative_dist.fields.constant import Constant
 
 
 class Heavy(Variational):
@@ -649,3 +649,40 @@ def test_an_index_takes_no_fractions_from_a_state():
     q = Whitened()
     with pytest.raises(ConstraintError, match=r"Whitened\.index"):
         q.load_state_dict({**q.state_dict(), "index": torch.tensor([0.5, 1.0])})
+
+
+class Sized(Variational):
+    base = dd.Normal
+    event_dim = 1
+    loc = Constant(0.1, shape=("d",))
+    scale = Constant(torch.tensor([1.0, 2.0]), shape=("d",))
+    df = Constant(3, shape=(2, "d"))
+
+
+def test_a_constant_spreads_over_named_sizes() -> None:
+    sized = Sized(dtype=torch.float64)  # the size is that of the other one
+    assert sized.loc.tolist() == [0.1, 0.1]
+    assert sized.df.dtype == torch.int64
+    assert sized.df.tolist() == [[3, 3]] * 2
+    copies = Sized(batch_shape=4, loc=torch.arange(8.0).reshape(4, 2))
+    assert torch.equal(copies.mean, copies.loc)
+    assert copies.stddev.tolist() == [[1.0, 2.0]] * 4
+    same = Sized(batch_shape=2, loc=[5.0, 7.0])  # one copy's, though it looks like all copies'
+    assert same.mean.tolist() == [[5.0, 7.0]] * 2
+    copies.double().loc = 3.0
+    copies.reset_parameters()
+    assert copies.loc[3, 1] == 7.0
+    sized.loc = 2.0
+    new = Sized()
+    new.load_state_dict(sized.state_dict())
+    assert new.loc.tolist() == [2.0, 2.0]
+    assert repr(Sized.df) == "Constant(3, shape=(2, 'd'))"
+    for act, match in (
+        (lambda: Sized(loc=torch.zeros(3)), r"Sized\.(loc|scale): expected size d="),
+        (lambda: Sized(df=torch.ones(2)), r"Sized\.df: expected shape \(2, 2\)"),
+        (lambda: setattr(new, "loc", torch.zeros(3)), r"Sized\.loc: expected shape \(2,\)"),
+        (lambda: Constant("one", shape=2), r"Constant\(init=\): expected a number"),
+        (lambda: Constant(1.0, shape=-1), r"Constant\(shape=\)"),
+    ):
+        with pytest.raises((ConstraintError, DeclarationError), match=match):
+            act()

@@ -1065,3 +1065,40 @@ def test_priors_at_values_cost_little_more_than_by_hand() -> None:
 
     torch.testing.assert_close(latents.log_prior(z), by_hand())
     assert calls(lambda: latents.log_prior(z)) < 2.5 * calls(by_hand)
+
+
+def twos(shape: torch.Size) -> dd.Distribution:
+    return dd.Dirichlet(torch.full(shape, 2.0))
+
+
+def ones(shape: torch.Size) -> dd.Distribution:
+    return learnable(dd.Gamma(torch.ones(shape), 1.0))
+
+
+class Shared(Declarative):
+    """Priors of the size of their parameter."""
+
+    weights = Param(constraint=Simplex(), shape=("k",), prior=twos)
+    scale = Param(1.0, Positive(), shape=("k",), prior=ones)
+
+
+def test_a_prior_of_the_size_of_its_parameter() -> None:
+    shared = Shared(k=3, dtype=torch.float64)
+    by_hand = stats.dirichlet([2.0] * 3).logpdf([1 / 3] * 3) + 3 * stats.gamma(1.0).logpdf(1.0)
+    assert abs(shared.log_prior().item() - by_hand) < 1e-9
+    copies = Shared(k=2, batch_shape=3, weights=[[0.5, 0.5], [0.1, 0.9], [0.7, 0.3]])
+    apart = [Shared(k=2, weights=w).log_prior() for w in copies.weights]
+    torch.testing.assert_close(copies.log_prior(), torch.stack(apart))
+    copies.load_state_dict(copy.deepcopy(copies).state_dict())
+    assert "prior=Dirichlet(concentration=[2.0, 2.0, 2.0])" in repr(shared)
+    for prior, match in (
+        (lambda shape: dd.Normal(torch.zeros(shape), 1.0), r"Bad\.w: expected a prior on the set"),
+        (
+            lambda shape: dd.Dirichlet(torch.ones(7)),
+            r"Bad\.w: expected a prior for a parameter of",
+        ),
+        (lambda shape: 3.0, r"Bad\.w\(prior=\): expected a torch distribution"),
+    ):
+        body = {"w": Param(constraint=Simplex(), shape=("k",), prior=prior)}
+        with pytest.raises((ConstraintError, DeclarationError), match=match):
+            type(Declarative)("Bad", (Declarative,), body)(k=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -23,7 +23,7 @@ from declarative_dist.errors import (
 from declarative_dist.fields import storage
 from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
-from declarative_dist.fields.sizes import Blueprint, Start
+from declarative_dist.fields.sizes import Blueprint, Start, as_shape
 from declarative_dist.plain.tensors import are_finite, is_array
 from declarative_dist.plain.tracing import is_traced
 
@@ -31,19 +31,45 @@ from declarative_dist.plain.tracing import is_traced
 class Constant(Field):
     """A number or tensor that is not learned.
 
+    A number or a tensor in the class body is one by itself: `df = 4.0`. You write `Constant` where
+    the sizes of instances say how large it is.
+
     A tensor is a buffer under the field's own name, and torch may do to it what it does to any
     buffer. A count or a dimension, an int for an argument that is not continuous, stays a Python
     int, as does whatever else is no number.
 
     Args:
         init: the value; None if every instance must be given one.
+        shape: sizes and names of sizes, over which a number is spread; a name becomes a keyword of
+            the constructor. None for the shape of the value.
+
+    Raises:
+        DeclarationError: for a shape without numbers, or with some that it does not fit.
+
+    Example:
+        >>> import torch.distributions as dd
+        >>> from declarative_dist import Constant, Variational
+        >>> class Prior(Variational):
+        ...     base = dd.Normal
+        ...     event_dim = 1
+        ...     loc = Constant(0.0, shape=("latents",))
+        ...     scale = 1.0
+        >>> Prior(latents=20).event_shape
+        torch.Size([20])
     """
 
     holds_value = True
     torch_constraint: constraints.Constraint | None = None
     """What the base says that it must satisfy."""
 
-    def __init__(self, init: Any = None) -> None:
+    def __init__(
+        self, init: Any = None, *, shape: int | str | Sequence[int | str] | None = None
+    ) -> None:
+        self.shape = as_shape(shape, "Constant(shape=)")
+        is_number = isinstance(init, Real) and not isinstance(init, bool)
+        if self.shape is not None and not (init is None or is_number or is_array(init)):
+            expected, got = "a number or a tensor, beside a shape", shorten(init)
+            raise DeclarationError("Constant(init=)", expected, got)
         # What the class holds does not change with the array that it was given.
         if is_array(init):
             init = init.clone() if isinstance(init, Tensor) else copy.deepcopy(init)
@@ -140,11 +166,23 @@ class Constant(Field):
         if value is None:
             fix = f"Write {type(module).__name__}({self.name}=...)."
             raise ConstraintError(subject, "a value", "none", fix, code="missing-value")
+        if self.shape is not None:
+            value = self._spread(value, blueprint, subject)
         start = vars(module)["_starts"][self.name] = _as_start(value, has_dtype)
         stored = self._build(start, blueprint.dtype, blueprint.place, subject)
         if isinstance(stored, Tensor):
-            vars(module)["_ndims"][self.name] = len(blueprint.own_shape(self, stored))
+            own = blueprint.own_shape(self, stored) if self.shape is None else self.shape
+            vars(module)["_ndims"][self.name] = len(own)
         self.commit(module, stored)
+
+    def _spread(self, value: Any, blueprint: Blueprint, subject: str) -> Tensor:
+        """The value in the declared shape, or for all copies with theirs in front."""
+        own = blueprint.named_shape(self)
+        tensor = storage.to_tensor(value, subject, expected=self._expected)
+        full = torch.Size((*blueprint.batch_shape, *own))
+        if tensor.ndim and tensor.shape != full:
+            storage.check_shape(tensor, own, subject)
+        return tensor if tensor.ndim else tensor.expand(own)
 
     def _build(
         self, start: Start, dtype: torch.dtype | None, device: torch.device, subject: str
@@ -291,7 +329,8 @@ class Constant(Field):
         del instance._buffers[self.name]  # as torch does before it parametrizes a buffer
 
     def __repr__(self) -> str:
-        return f"Constant({shorten(self.init)})"
+        shape = "" if self.shape is None else f", shape={self.shape!r}"
+        return f"Constant({shorten(self.init)}{shape})"
 
 
 def _as_start(value: Any, has_dtype: bool) -> Start:

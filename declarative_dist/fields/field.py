@@ -38,7 +38,7 @@ class Field(ABC):
         event_names: the names of sizes that the base gives to a field without a shape.
         event_dim: how many rightmost dimensions of a value belong to one event.
         doc: what the field is for, in the words of whoever declared it.
-        prior: the module that stands for the distribution of its value, if it has one.
+        prior: the module that stands for the distribution of its value, or what makes it.
         stored_name: under which name a state holds the field's tensor.
         states_range: whether the class body says which values it may take, or leaves that to the
             base.
@@ -62,7 +62,7 @@ class Field(ABC):
     event_names: tuple[str, ...] = ()
     event_dim: Any = 0
     doc: str | None = None
-    prior: nn.Module | None = None
+    prior: Any = None
     stored_name = ""
     states_range = True
     takes_value = True

@@ -31,6 +31,9 @@ from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.tracing import is_traced
 
+MakePrior = Callable[[torch.Size], Distribution]
+"""A prior whose size is that of the parameter."""
+
 
 class Param(Constrained):
     """A learned, constrained attribute.
@@ -51,7 +54,9 @@ class Param(Constrained):
             moved with the others.
         prior: a distribution over the value, on the set of its constraint. A plain one is held
             constant and moves with the module; a declared family or an instance of one is learned
-            with the others. Its shapes broadcast to that of the parameter. On an instance it is
+            with the others. Its shapes broadcast to that of the parameter. A callable from the
+            shape of the parameter to a distribution serves where instances say the sizes:
+            `prior=lambda shape: dd.Dirichlet(torch.ones(shape))`. On an instance it is
             `<name>_prior`, and `log_prior` adds up all of them.
         doc: what the parameter is for.
 
@@ -82,7 +87,7 @@ class Param(Constrained):
         *,
         shape: int | str | Sequence[int | str] | None = None,
         trainable: bool = True,
-        prior: Distribution | type[Distribution] | None = None,
+        prior: Distribution | type[Distribution] | MakePrior | None = None,
         doc: str | None = None,
     ) -> None:
         if isinstance(init, Constraint) or (
@@ -93,7 +98,10 @@ class Param(Constrained):
         start: Any = init
         super().__init__(start, constraint, shape, "Param")
         self.trainable = trainable
-        self.prior: nn.Module | None = None if prior is None else as_prior(prior, "Param(prior=)")
+        self.has_sized_prior = not isinstance(prior, (type, nn.Module)) and callable(prior)
+        """Whether the prior is made for the shape of each instance."""
+        is_known = prior is None or self.has_sized_prior
+        self.prior = prior if is_known else as_prior(prior, "Param(prior=)")
         self.doc = doc
         if doc is not None:
             self.__doc__ = doc
@@ -135,6 +143,8 @@ class Param(Constrained):
             got = f"a bound that needs {predicted.name!r}, {predicted!r}"
             fix = "Leave the prior out, or bound the parameter by one."
             raise DeclarationError(subject, expected, got, fix, code="prior-mismatch")
+        if self.has_sized_prior:
+            return  # there is none before there is an instance
         if not self.needs:
             check_support(self.prior, self.constraint, subject, DeclarationError)
         shape = self.declared_shape
@@ -153,10 +163,14 @@ class Param(Constrained):
         # What register_parameter does, without a look for attributes of this name.
         module._parameters[self.raw_name] = nn.Parameter(raw, requires_grad=self.trainable)
         if self.prior is not None:
-            is_learned = any(True for _ in self.prior.parameters())
-            prior = copy_template(self.prior, blueprint, raw.dtype, is_replicated=is_learned)
+            template = self.prior
+            if self.has_sized_prior:
+                shape = self.value(module, values).shape[len(blueprint.batch_shape) :]
+                template = as_prior(template(shape), f"{self.subject(module)}(prior=)")
+            is_learned = any(True for _ in template.parameters())
+            prior = copy_template(template, blueprint, raw.dtype, is_replicated=is_learned)
             prior.to(raw.device)
-            self._check_prior(module, prior, values, is_new=False)
+            self._check_prior(module, prior, values, is_new=self.has_sized_prior)
             module._modules[self.prior_name] = prior
 
     def _check_prior(

@@ -222,7 +222,7 @@ def describe_prior(prior: Any) -> str:
     if isinstance(prior, FixedTransform):
         return prior.extra_repr()
     if not is_declarative(prior):
-        return str(prior).partition("\n")[0]
+        return getattr(prior, "__name__", str(prior).partition("\n")[0])
     declaration = type(prior).__declaration__
     is_plain = "__recipe__" in vars(type(prior))
     shown = []

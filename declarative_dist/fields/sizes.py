@@ -186,7 +186,7 @@ class Blueprint:
         elif field.shape is None and isinstance(source, (int, float)):
             own = torch.Size()
         else:
-            own = self._shape_of(field)
+            own = self.named_shape(field)
         full = torch.Size((*self.batch_shape, *own))
         if not isinstance(source, Tensor):
             return Start(given, full)
@@ -212,7 +212,8 @@ class Blueprint:
         )
         return value.shape[count:] if is_full else value.shape
 
-    def _shape_of(self, field: Field) -> torch.Size:
+    def named_shape(self, field: Field) -> torch.Size:
+        """The shape that a field declares, with the sizes of this instance for their names."""
         names = field.event_names if field.shape is None else field.shape
         missing = [name for name in names if isinstance(name, str) and name not in self.sizes]
         if missing:
