@@ -86,7 +86,7 @@ def test_eight_schools_with_all_groups(posterior: Any, draws: WeightedDraws) -> 
     # By hand: the log likelihood, and what ArviZ makes of it.
     mean = values["mu"][..., None] + values["tau"][..., None] * values["z"]
     by_hand = arviz.from_dict(
-        posterior={name: value.numpy() for name, value in values.items()},
+        posterior={name: value.numpy() for name, value in {**values, "effect": mean}.items()},
         log_likelihood={"y": dd.Normal(mean, ERROR).log_prob(tensor(EFFECT)).double().numpy()},
         posterior_predictive={"y": data.posterior_predictive.y.values},
         prior_predictive={"y": data.prior_predictive.y.values},

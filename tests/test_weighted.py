@@ -26,6 +26,8 @@ from declarative_dist import (
 )
 from declarative_dist.latents.pareto import smooth
 from declarative_dist.objectives import NegativeELBO, NegativeLogPosterior
+from declarative_dist.posteriors.gaussian import Gaussian
+from declarative_dist.posteriors.sampling import Mixture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -187,6 +189,11 @@ def test_what_draws_cannot_be(make: Any, error: type, message: str) -> None:
     draws = WeightedDraws({"x": torch.linspace(-1.0, 100.0, 102)}, torch.zeros(102))
     with pytest.raises(error, match=message):
         make(draws)
+
+
+def test_a_component_of_almost_no_weight_has_no_draw() -> None:
+    rows = Gaussian(torch.zeros(3, 2), torch.ones(3, 2))
+    assert Mixture(rows, (0.499, 0.002, 0.499)).draw(100, 0).shape == (100, 2)
 
 
 def test_a_log_posterior_is_drawn_from() -> None:

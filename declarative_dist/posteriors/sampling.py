@@ -115,6 +115,8 @@ class Mixture:
         edges = [round(num_samples * sum(self.shares[:k])) for k in range(len(self.shares) + 1)]
         parts = []
         for k, (low, high) in enumerate(pairwise(edges)):
+            if low == high:  # a share that rounds to no draw
+                continue
             copies = shape[:-1].numel()
             noise = sobol_normal(high - low, copies * (shape[-1] + DEGREES), seed + k)
             noise = noise.reshape(high - low, *shape[:-1], -1).to(self.rows.loc)
