@@ -184,10 +184,11 @@ def clamp_result(value: Tensor, low: float | Tensor, high: float | Tensor) -> Te
         zero = (value - value.detach()).nan_to_num(0.0)
         return value.detach().clamp(min=low).clamp(max=high) + zero
     # Through .data, which leaves the version of the tensor that backward will read as it is.
+    numbers = value.data if value.requires_grad else value
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        value.data.clamp_(min=low).clamp_(max=high)
+        numbers.clamp_(min=low).clamp_(max=high)
     else:
-        value.data.clamp_(low, high)
+        numbers.clamp_(low, high)
     return value
 
 
@@ -214,6 +215,8 @@ def clamp_input(raw: Tensor, low: float, high: float) -> Tensor:
     """
     if is_transforming():
         return clamp_result(raw, low, high)
+    if not (raw.requires_grad and torch.is_grad_enabled()):
+        return raw.clamp(low, high)
     if raw.is_cpu and type(raw) in _PLAIN and (count := raw.numel()):  # numbers are at hand
         smallest, largest = raw.data.aminmax() if count > 1 else (raw, raw)
         if low <= smallest.item() and largest.item() <= high:

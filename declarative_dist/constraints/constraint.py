@@ -63,6 +63,9 @@ class Constraint(nn.Module, ABC):
     dims_behind = 0
     """How many dimensions these have behind those that go with the value's own."""
 
+    takes_infinity = False
+    """Whether infinite raw numbers too give values inside."""
+
     @abstractmethod
     def forward(self, raw: Tensor) -> Tensor:
         """Map unconstrained numbers to constrained values."""

@@ -126,7 +126,7 @@ _ON_INSTANCES = {
 }  # fmt: skip
 """Names that instances keep beside what their classes define."""
 
-_ON_CONDITIONALS = {"in_features", "projection", "_has_users", "_splits"}
+_ON_CONDITIONALS = {"in_features", "projection", "_has_users", "_splits", "_split_sizes"}
 """Names that those keep that predict from a context."""
 
 

@@ -52,10 +52,11 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     switch: bool | None = owner.__dict__.get("_validate_args")
     switch = declaration.validates if switch is None else switch
     checks: Any = Distribution._validate_args if switch is None else switch
-    checks = checks and not is_traced(*values.values())
-    if checks and declaration.has_parts:
-        parts = (value for value in values.values() if isinstance(value, Distribution))
-        checks = all(part._validate_args for part in parts)
+    if checks:
+        checks = not is_traced(*values.values())
+        if declaration.has_parts:
+            parts = (value for value in values.values() if isinstance(value, Distribution))
+            checks = checks and all(part._validate_args for part in parts)
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"

@@ -127,7 +127,10 @@ class Conditional(Declarative):
         if "network" not in fields:
             self.network = network
         self._check_source(in_features)
-        vars(self)["_splits"] = tuple(head.split(self) for head in self.__declaration__.heads)
+        splits = tuple(head.split(self) for head in self.__declaration__.heads)
+        vars(self)["_splits"] = splits
+        vars(self)["_split_sizes"] = [split.size for split in splits]
+        vars(self)["_takes_infinity"] = all(split.takes_infinity for split in splits)
         self.projection: nn.Linear | None = None
         if in_features is not None and self.__declaration__.heads:
             biases, heads = vars(self)["_biases"], self.__declaration__.heads
@@ -230,10 +233,11 @@ class Conditional(Declarative):
         declaration = self.__declaration__
         if call.own:
             check_batches(self, call.own, known)
-        for name, raw in self._parameters.items():
-            if raw is not None:
-                is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
-                known[name] = clip_gradient(raw if is_own else raw.view_as(raw))
+        if torch.is_grad_enabled():
+            for name, raw in self._parameters.items():
+                if raw is not None:
+                    is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
+                    known[name] = clip_gradient(raw if is_own else raw.view_as(raw))
         known[CONTEXT] = call
         return distribution_of(self, declaration.base_values(self, known))
 

@@ -12,7 +12,6 @@ from declarative_dist.constraints.band import FLOATING, clamp_result
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.families.clipping import clip_gradient
 from declarative_dist.fields.head import Split
-from declarative_dist.plain.tracing import is_autocasting, is_traced
 
 WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
 """All finite numbers of each dtype."""
@@ -27,16 +26,23 @@ def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
     if layer is None:
         raws = [clip_gradient(r.clamp(*WIDEST[r.dtype])) for r in _as_returned(module, features)]
         return {split.raw_name: raw for split, raw in zip(splits, raws, strict=True)}
-    _check_features(module, features, layer)
-    fused: Any = clip_gradient(layer(features))
-    fused = clamp_result(fused, *WIDEST[fused.dtype])
+    try:
+        fused: Any = layer(features)
+    except (RuntimeError, TypeError, AttributeError, IndexError):
+        _check_features(module, features, layer)
+        raise
+    if torch.is_grad_enabled():
+        fused = clip_gradient(fused)
+    if not module.__dict__["_takes_infinity"]:
+        fused = clamp_result(fused, *WIDEST[fused.dtype])
     if len(splits) == 1:
         return {splits[0].raw_name: splits[0].reshape(fused)}
-    parts = fused.split_with_sizes([split.size for split in splits], -1)
+    parts = fused.split_with_sizes(module.__dict__["_split_sizes"], -1)
     return {split.raw_name: split.reshape(part) for split, part in zip(splits, parts, strict=True)}
 
 
 def _check_features(module: Any, features: Any, layer: Any) -> None:
+    """Say what is wrong with features that the layer refuses, if it is shape or dtype."""
     width, wanted, network = layer.in_features, layer.weight.dtype, module._modules.get("network")
     is_tensor = isinstance(features, Tensor) and features.ndim > 0
     source = "context" if network is None else "network"
@@ -46,8 +52,7 @@ def _check_features(module: Any, features: Any, layer: Any) -> None:
         fix = f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor."
         fix = _way_of_several(module) if isinstance(features, (tuple, list)) else fix
         raise ConstraintError(subject, expected, shorten(features), fix, code="wrong-shape")
-    # Autocast sees to the dtype itself.
-    if features.dtype != wanted and not (is_traced(features) or is_autocasting(features)):
+    if features.dtype != wanted:
         subject, expected = f"{type(module).__name__}.{source}", f"features of {wanted}"
         got = f"{features.dtype}"
         fix = f"Write context.to({wanted})." if network is None else "Give both one dtype."

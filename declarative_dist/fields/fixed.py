@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributions import Transform
 
 from declarative_dist.errors import DeclarationError
-from declarative_dist.plain.tensors import map_tensors, tensors_of
+from declarative_dist.plain.tensors import has_parts, map_tensors, tensors_of
 
 
 def as_module(value: Any) -> nn.Module | None:
@@ -66,10 +66,16 @@ class FixedTransform(nn.Module):
         for name, tensor in self._starts.items():
             self.register_buffer(name, tensor.clone())
         self._template = map_tensors(transform, lambda *_: torch.empty(0))
+        self._has_parts = has_parts(transform)
 
     def forward(self) -> Transform:
         """The transform; a copy whose cache is empty."""
-        transform: Transform = map_tensors(self._template, lambda name, _: self._buffers[name])
+        transform: Transform
+        if self._has_parts:
+            transform = map_tensors(self._template, lambda name, _: self._buffers[name])
+        else:
+            transform = object.__new__(type(self._template))
+            vars(transform).update(vars(self._template), **self._buffers)
         return transform
 
     def reset_parameters(self) -> None:

@@ -21,6 +21,7 @@ class Split(NamedTuple):
     raw_name: str
     shape: torch.Size
     size: int
+    takes_infinity: bool
 
     def reshape(self, part: Tensor) -> Tensor:
         """Numbers of shape `(*batch, size)` in the shape that the constraint takes."""
@@ -108,7 +109,8 @@ class Head(FromContext):
     def split(self, module: nn.Module) -> Split:
         """What it takes of the output of a layer for all heads."""
         shape: torch.Size = vars(module)["_biases"][self.name].shape
-        return Split(self.raw_name, shape, shape.numel())
+        takes_infinity = self._forward is not None and self.constraint.takes_infinity
+        return Split(self.raw_name, shape, shape.numel(), takes_infinity)
 
     def advice(self, module: nn.Module) -> str:
         return "It is predicted from a context: train the network, or declare a Param."

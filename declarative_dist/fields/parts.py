@@ -232,15 +232,17 @@ class Nested(Field):
 
     def _resolve(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
         """What a part contributes: the plain object that it stands for, or itself."""
+        if kinds.built_kind(part) is not None:
+            return part()
         if kinds.predicted_kind(part) is not None and kinds.predicted_kind(owner) is not None:
             call: Call | None = values.get(CONTEXT)
             if call is None:
                 return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
+            if not call.given:
+                return part(*call.args, **call.keywords)
             given = {n: call.given[n] for n in call_names(part) if n in call.given}
             return part(*call.args, **call.keywords, **given)
         kind = self.part
-        if kinds.built_kind(part) is not None:
-            return part()
         if kind is None:
             return copy_if_exchanged(part)
         module: Any = part

@@ -2,7 +2,8 @@
 
 A few constructors of torch build inner distributions with torch's default validation, whatever
 `validate_args` they were given. Checks of values that are valid by construction cost time and fail
-under `vmap`; so for these classes the constructor's work is done here.
+under `vmap`; so for these classes the constructor's work is done here, as for the simplest ones,
+which are built most often.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def builder_of(base: type[D]) -> Callable[..., D]:
         >>> build(probs=torch.tensor([0.25, 0.25]), validate_args=False).probs
         tensor([0.5000, 0.5000])
     """
+    if base in _OF_TWO:
+        return partial(_keep_two, base)
     for kind, fill in _FILLERS.items():
         if issubclass(base, kind) and base.__init__ is kind.__init__:
             return partial(_build_by, base, fill)
@@ -50,6 +53,23 @@ def builder_of(base: type[D]) -> Callable[..., D]:
 def _build_by(base: Any, fill: Any, *, validate_args: bool, **arguments: Any) -> Any:
     distribution = object.__new__(base)
     fill(distribution, **arguments)
+    return distribution
+
+
+def _keep_two(base: Any, *, validate_args: bool, **arguments: Any) -> Any:
+    """Build a class that keeps two arguments as they are, once they have the same shape."""
+    distribution = object.__new__(base)
+    (name, first), (other, second) = arguments.items()
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        first, second = broadcast_all(first, second)
+    elif first.shape != second.shape:
+        if first.shape[first.ndim - second.ndim :] == second.shape:
+            second = second.expand(first.shape)
+        else:
+            first, second = torch.broadcast_tensors(first, second)
+    own = vars(distribution)
+    own[name], own[other] = first, second
+    Distribution.__init__(distribution, first.shape, validate_args=False)
     return distribution
 
 
@@ -156,6 +176,9 @@ def _wishart(new: Any, df: Tensor, **parameter: Tensor) -> None:
     rank = torch.arange(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     new._dist_chi2 = dd.Chi2(new.df.unsqueeze(-1) - rank, validate_args=False)
 
+
+_OF_TWO = (dd.Cauchy, dd.Gamma, dd.Laplace, dd.Normal, dd.Uniform)
+"""Classes whose constructors take longer to look at two tensors than to keep them."""
 
 _FILLERS: Mapping[type[Distribution], Callable[..., None]] = {
     dd.ContinuousBernoulli: _continuous_bernoulli,

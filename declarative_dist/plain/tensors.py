@@ -215,6 +215,11 @@ def _entries(part: Any) -> Iterable[tuple[Any, Any]]:
     ]
 
 
+def has_parts(part: Any) -> bool:
+    """Whether a transform or a distribution holds others, and not only tensors."""
+    return any(not isinstance(value, Tensor) for _, value in _entries(part))
+
+
 def _join(outer: str, key: str | int) -> str:
     if isinstance(key, int):
         return f"{outer.removesuffix('s')}{key}"
