@@ -11,6 +11,7 @@ numbers out of range besides. The rows "validated" are ours as it is by default.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -185,7 +186,7 @@ PROBLEMS = [
     Problem(
         "Gaussian, free scale",
         lambda: FreeScale(WIDTH, actions=ACTIONS, network=trunk()),
-        lambda: ByHandWithFree(gaussian, -0.36),
+        lambda: ByHandWithFree(gaussian, math.log(0.7)),
         1.12,
     ),
     Problem(
@@ -210,7 +211,7 @@ PROBLEMS = [
     Problem(
         "negative binomial",
         lambda: Counts(WIDTH, actions=ACTIONS, network=trunk()),
-        lambda: ByHandWithFree(counts, 1.85),
+        lambda: ByHandWithFree(counts, math.log(math.expm1(2.0))),
         1.12,
     ),
 ]

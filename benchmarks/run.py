@@ -18,6 +18,7 @@ import compiled
 import families
 import jitted
 import peers
+import policies
 import scale
 import torch
 from paired import Ratio
@@ -88,6 +89,7 @@ def main() -> None:
     sources = [
         families.cases(found, options.blocks, options.only),
         scale.cases(options.blocks, options.only),
+        policies.cases(options.blocks, options.only),
         compiled.cases(options.blocks, options.only),
         jitted.cases(options.jax, options.only),
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -56,6 +58,27 @@ print("same")
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=FOLDER
     )
     assert done.stdout == "same\n"
+
+
+def test_policies_declared_and_by_hand_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights give the same densities, and gradients of them."""
+    monkeypatch.syspath_prepend(FOLDER)
+    policies = importlib.import_module("policies")
+    x = torch.randn(5, policies.INPUTS)
+    for problem in policies.PROBLEMS:
+        ours, theirs = problem.declared(), problem.by_hand()
+        theirs.network.load_state_dict(ours.network.state_dict())
+        layers = [m for n, m in ours.named_modules() if n.endswith("projection")]
+        with torch.no_grad():
+            for name in ("weight", "bias"):
+                joined = torch.cat([getattr(layer, name) for layer in layers])
+                getattr(theirs.layer, name).copy_(joined)
+        y = ours(x).sample()
+        for policy in (ours, theirs):
+            policy(x).log_prob(y).sum().backward()
+        torch.testing.assert_close(ours(x).log_prob(y), theirs(x).log_prob(y))
+        for one, other in zip(ours.network.parameters(), theirs.network.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
 
 
 @pytest.mark.parametrize(("script", "table", "found"), [

@@ -126,7 +126,9 @@ _ON_INSTANCES = {
 }  # fmt: skip
 """Names that instances keep beside what their classes define."""
 
-_ON_CONDITIONALS = {"in_features", "projection", "_has_users", "_splits", "_split_sizes"}
+_ON_CONDITIONALS = {
+    "in_features", "projection", "_has_users", "_splits", "_split_sizes", "_takes_infinity",
+}  # fmt: skip
 """Names that those keep that predict from a context."""
 
 

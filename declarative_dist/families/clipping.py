@@ -70,8 +70,8 @@ def _clip(gradient: Tensor | None) -> Tensor | None:
         return None
     # Dynamo takes numbers that are read from a table for ones that change.
     if gradient.dtype is torch.float64:
-        return gradient.nan_to_num(0.0).clamp_(-1e120, 1e120)
-    return gradient.nan_to_num(0.0).clamp_(-1e15, 1e15)
+        return gradient.nan_to_num(0.0).clamp(-1e120, 1e120)
+    return gradient.nan_to_num(0.0).clamp(-1e15, 1e15)
 
 
 def _clip_all(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

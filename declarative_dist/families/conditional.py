@@ -226,7 +226,7 @@ class Conditional(Declarative):
         """Build from what a network made of the context, which parts receive in its place."""
         known = predict_raws(self, features)
         if not known or "projection" in self._modules:  # else these are raw numbers
-            call = call._replace(args=(features,), keywords={})
+            call = Call((features,), {}, call.given, call.own)
         return self._build(call, known)
 
     def _build(self, call: Call, known: dict[str, Any]) -> Distribution:

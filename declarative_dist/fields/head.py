@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from declarative_dist.constraints.band import HALF
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.fields.context import CONTEXT, FromContext
 from declarative_dist.fields.owner import Owner
@@ -95,7 +96,7 @@ class Head(FromContext):
         raw = values.get(self.raw_name)
         if raw is None:  # before there is a context: what features of zeros predict
             raw = self.stand_in(module, values)
-        is_lowered = _is_lowered(raw)
+        is_lowered = raw.dtype in HALF and is_autocasting(raw)  # what autocast made
         if self._forward is not None and not is_lowered:  # the common case, in few calls
             return self._forward(raw)
         constraint = self.resolved_constraint(module, values)
@@ -114,8 +115,3 @@ class Head(FromContext):
 
     def advice(self, module: nn.Module) -> str:
         return "It is predicted from a context: train the network, or declare a Param."
-
-
-def _is_lowered(raw: Tensor) -> bool:
-    """Whether autocast made these numbers, and would lower what is computed from them."""
-    return raw.dtype in (torch.bfloat16, torch.float16) and is_autocasting(raw)

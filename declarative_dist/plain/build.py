@@ -21,6 +21,8 @@ from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import broadcast_all, clamp_probs
 
+from declarative_dist.plain.tracing import is_transforming
+
 D = TypeVar("D", bound=Distribution)
 
 
@@ -60,11 +62,11 @@ def _keep_two(base: Any, *, validate_args: bool, **arguments: Any) -> Any:
     """Build a class that keeps two arguments as they are, once they have the same shape."""
     distribution = object.__new__(base)
     (name, first), (other, second) = arguments.items()
-    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
-        first, second = broadcast_all(first, second)
+    if is_transforming() or not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        first, second = broadcast_all(first, second)  # comparing sizes would make guards of them
     elif first.shape != second.shape:
         if first.shape[first.ndim - second.ndim :] == second.shape:
-            second = second.expand(first.shape)
+            second = second.expand_as(first)
         else:
             first, second = torch.broadcast_tensors(first, second)
     own = vars(distribution)
