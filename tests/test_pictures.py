@@ -22,6 +22,7 @@ from torch import Tensor, tensor
 
 from declarative_dist import Declarative, Joint, MeanFieldNormal, Param, Positive, plot, site
 from declarative_dist.fitting import History
+from docs.extensions.outputs import darken
 
 mpl.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -203,6 +204,24 @@ def test_lines_of_one_style_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("declarative_dist.display.looks.STYLES", ("-",) * 4)
     picture = drawn(PICTURES["target"])
     assert difference(picture, colours(FOLDER / "target.png")) > DIFFERENCE
+
+
+def test_pictures_for_dark_pages_have_nothing_black() -> None:
+    with mpl.style.context("default"):
+        figure = PICTURES["target"]().figure
+        black = colours_of(figure)
+        darken(figure)
+        assert "#000000" in black
+        assert colours_of(figure) == {each.replace("#000000", "#d0d0d0") for each in black}
+    plt.close("all")
+
+
+def colours_of(figure: Any) -> set[str]:
+    """The colours of texts, lines and frames."""
+    texts = {mpl.colors.to_hex(each.get_color()) for each in figure.findobj(mpl.text.Text)}
+    lines = {mpl.colors.to_hex(each.get_color()) for each in figure.findobj(mpl.lines.Line2D)}
+    frames = {mpl.colors.to_hex(each.get_edgecolor()) for each in figure.findobj(mpl.spines.Spine)}
+    return texts | lines | frames
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ def test_the_wheel_says_what_it_is(built: Path) -> None:
         explained = [name for name in archive.namelist() if "/explanations/" in name]
     assert told["Version"] == VERSION
     assert told["License-Expression"] == "MIT"
+    assert told.get_all("Project-URL")
     needed = [line for line in told.get_all("Requires-Dist") if "extra ==" not in line]
     assert [re.split(r"[>=]", line)[0] for line in needed] == ["torch", "typing-extensions"]
     assert len(explained) == len(MEANINGS)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.plain.decompose import rebuild
+from declarative_dist.plain.indexing import choose
 from declarative_dist.plain.nests import fold
 
 
@@ -18,15 +19,10 @@ def one_of(distribution: Distribution, index: tuple[int, ...]) -> Distribution |
 
     None where it doesn't keep the arguments of its constructor.
     """
-
-    def choose(tensor: Tensor, behind: int) -> Tensor:
-        own = tensor.shape[max(tensor.ndim - behind, 0) :]
-        return tensor.expand(torch.Size((*distribution.batch_shape, *own)))[index]
-
     if not distribution.batch_shape:
         return distribution
     try:
-        one = rebuild(distribution, choose)
+        one = choose(distribution, index)
     except (TypeError, ValueError, RuntimeError):
         return None
     is_same = not one.batch_shape and one.event_shape == distribution.event_shape

@@ -18,7 +18,7 @@ WIDTH = 80
 MOST = 8
 """How many rows there are whose names differ in numbers only; others are folded."""
 
-_MOST_LINES = 4
+_MOST_LINES = 6
 _DEEPEST = 6
 _ROOM_FOR_NAMES = 12
 _NUMBER = re.compile(r"-?(\d[\d.e+-]*|inf|nan)")

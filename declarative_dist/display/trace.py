@@ -84,7 +84,7 @@ def _average(losses: Tensor) -> Tensor:
 
 def _draw_paths(axes: Axes, steps: list[int], paths: dict[str, list[float]]) -> None:
     """Some paths, each with its name at its end."""
-    chosen = _choose(paths)
+    chosen = _select_paths(paths)
     for name, (color, style) in zip(chosen, looks(), strict=False):
         marker = "." if len(steps) == 1 else None
         look: Any = {"color": color, "linestyle": style, "linewidth": WIDTH, "marker": marker}
@@ -118,7 +118,7 @@ def _spread(heights: Sequence[float], apart: float) -> list[float]:
     return spread
 
 
-def _choose(paths: dict[str, list[float]]) -> list[str]:
+def _select_paths(paths: dict[str, list[float]]) -> list[str]:
     """The names of some paths that differ, of as many fields as there is room for."""
     different = {tuple(path): name for name, path in reversed(paths.items())}
     names = [name for name in paths if name in set(different.values())]

@@ -24,12 +24,18 @@ def _fill(app: Sphinx, page: nodes.document) -> None:
         lambda node: "thumbnails" in getattr(node, "attributes", {}).get("classes", ())
     ):
         for picture in list(page.findall(nodes.image)):
+            small = nodes.image(uri=picture["uri"], classes=picture["classes"])
+            if "only-dark" in picture["classes"]:  # the one for light pages stands before it
+                small["alt"] = place[-1][0][0]["alt"]
+                place[-1][0].insert(1, small)
+                continue
             section = picture.parent
             while not isinstance(section, nodes.section):
                 section = section.parent
             title = section.next_node(nodes.title).astext()
             link = nodes.reference("", "", refid=section["ids"][0], internal=True)
-            link += nodes.image(uri=picture["uri"], alt=title)
+            small["alt"] = title
+            link += small
             link += nodes.inline("", title)
             place += nodes.paragraph("", "", link)
 

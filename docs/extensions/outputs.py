@@ -13,6 +13,7 @@ import logging
 import sys
 import traceback
 import warnings
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,39 @@ class PythonBlock(SphinxDirective):
                 self.env.current_document["page"] = None
                 raise self.error(f"a block does not run:\n{traceback.format_exc()}") from None
         if block.after("draws") is not None:
-            return [self._picture(block)]
+            return self._pictures(block)
         text = f"{type(error).__name__}: {error}" if error else printed.getvalue().rstrip()
         if not text:
             raise self.error("nothing was printed")
         classes = ["output"] if error else ["output", "printed"]
         return [nodes.literal_block(text, text, language="text", classes=classes)]
 
-    def _picture(self, block: Block) -> nodes.image:
-        """Save the current figure, and point at it."""
+    def _pictures(self, block: Block) -> list[nodes.Node]:
+        """Save the current figure for light and for dark pages, and point at both."""
         pyplot = importlib.import_module("matplotlib.pyplot")
-        name = f"{self.env.docname.replace('/', '-')}-{block.line}.svg"
+        figure, stem = pyplot.gcf(), f"{self.env.docname.replace('/', '-')}-{block.line}"
         folder = Path(self.env.srcdir) / PICTURES
         folder.mkdir(parents=True, exist_ok=True)
-        pyplot.gcf().savefig(folder / name, bbox_inches="tight", metadata={"Date": None})
+        images: list[nodes.Node] = []
+        for scheme, ending in (("light", ""), ("dark", "-dark")):
+            if scheme == "dark":
+                darken(figure)
+            how: Any = {"bbox_inches": "tight", "transparent": True, "metadata": {"Date": None}}
+            figure.savefig(folder / f"{stem}{ending}.svg", **how)
+            uri, classes = f"/{PICTURES}/{stem}{ending}.svg", [f"only-{scheme}"]
+            images.append(nodes.image(uri=uri, alt=block.after("draws"), classes=classes))
         pyplot.close("all")
-        return nodes.image(uri=f"/{PICTURES}/{name}", alt=block.after("draws"))
+        return images
+
+
+def darken(figure: Any) -> None:
+    """Make what is black in a figure light: text, ticks and frames, for dark pages."""
+    matplotlib = importlib.import_module("matplotlib")
+    kinds = {"text.Text": "color", "lines.Line2D": "color", "spines.Spine": "edgecolor"}
+    for kind, name in kinds.items():
+        for artist in figure.findobj(attrgetter(kind)(matplotlib)):
+            if matplotlib.colors.same_color(getattr(artist, f"get_{name}")(), "black"):
+                artist.set(**{name: "#d0d0d0"})
 
 
 def _fresh(path: Path) -> Page:
