@@ -1,6 +1,6 @@
 """Divergence, entropy and scored samples, for live and plain distributions alike.
 
-Importing this file registers declared distributions with `torch.distributions.kl_divergence`; it
+Importing this file registers declared and truncated distributions with torch's `kl_divergence`; it
 changes nothing else in torch.
 """
 
@@ -33,6 +33,7 @@ from declarative_dist.plain.tensors import is_same, tensors_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.snapshots import snapshot
+from declarative_dist.wrappers.truncated import MOMENTS, Truncated, divergence_of
 
 AnyDistribution = Distribution | Joint | JointDistribution
 
@@ -42,6 +43,12 @@ AnyDistribution = Distribution | Joint | JointDistribution
 @register_kl(Distribution, Variational)
 def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
     return _exact_kl(snapshot(p), snapshot(q))
+
+
+for _kind in MOMENTS:
+    register_kl(_kind, Truncated)(divergence_of)
+    register_kl(Truncated, _kind)(divergence_of)
+register_kl(Truncated, Truncated)(divergence_of)
 
 
 def kl_divergence(

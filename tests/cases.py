@@ -24,6 +24,7 @@ from declarative_dist import (
     learnable,
     site,
 )
+from declarative_dist.wrappers import Censored, Truncated, ZeroInflated
 
 PLAIN: dict[str, Callable[[], dd.Distribution]] = {
     "Bernoulli-logits": lambda: dd.Bernoulli(logits=tensor([0.3, -1.0])),
@@ -114,6 +115,24 @@ PLAIN: dict[str, Callable[[], dd.Distribution]] = {
     "Wishart-covariance": lambda: dd.Wishart(tensor([6.0, 7.0]), torch.eye(3)),
 }
 """Plain torch distributions, all 41 concrete ones, in all parametrisations."""
+
+
+WRAPPED: dict[str, Callable[[], dd.Distribution]] = {
+    "Truncated": lambda: Truncated(
+        dd.Normal(tensor([0.0, 1.0]), tensor([1.0, 2.0])), low=tensor([0.5, -1.0]), high=3.0
+    ),
+    "Truncated without a formula": lambda: Truncated(dd.StudentT(tensor([3.0, 4.0])), low=0.0),
+    "Truncated counts": lambda: Truncated(dd.NegativeBinomial(tensor([5.0, 2.0]), 0.3), high=7),
+    "Censored": lambda: Censored(
+        dd.Weibull(tensor([1.0, 2.0]), tensor([1.5, 2.0])), low=0.5, high=tensor([1.5, torch.inf])
+    ),
+    "Censored pairs": lambda: Censored(dd.Gamma(tensor([1.5, 2.0]), tensor([2.0, 3.0]))),
+    "ZeroInflated": lambda: ZeroInflated(dd.Gamma(tensor([1.0, 2.0]), 1.0), tensor(0.3)),
+    "hurdle": lambda: ZeroInflated(
+        Truncated(dd.Poisson(tensor([1.0, 2.0])), low=0), tensor([0.2, 0.6])
+    ),
+}
+"""Distributions of `declarative_dist.wrappers`."""
 
 
 class GammaFamily(Variational):
@@ -249,6 +268,16 @@ class Network(Variational):
         return dd.Independent(dd.Normal(network(torch.ones(2, dtype=scale.dtype)), scale), 1)
 
 
+class Cut(Variational):
+    """Ends for each entry of a vector, around a part with copies."""
+
+    base = Truncated
+    event_dim = 1
+    base_distribution = learnable(dd.Normal(torch.zeros(()), torch.ones(())))
+    low = tensor([-1.0, 0.5, -torch.inf])
+    high = 2
+
+
 class Policy(Conditional):
     """A predicted mean and a free scale."""
 
@@ -348,7 +377,8 @@ DECLARED: dict[str, Callable[[], Variational]] = {
 }
 
 LIVE: dict[str, Callable[[], Variational]] = {
-    **{name: (lambda make=make: learnable(make())) for name, make in PLAIN.items()},
+    **{n: (lambda make=make: learnable(make())) for n, make in {**PLAIN, **WRAPPED}.items()},
+    "truncated batch": lambda: Cut(batch_shape=(2,)),
     **DECLARED,
 }
 """Every live distribution that the promises are tested on."""

@@ -60,6 +60,7 @@ VMAP_SAMPLE = {
     **dict.fromkeys(
         (
             "Cauchy",
+            "Censored",
             "Exponential",
             "Geometric-logits",
             "Geometric-probs",

@@ -19,7 +19,12 @@ ROWS = [
             "indexing", "median", "draws", "restoring", "batch",
         )
     ],
-    [f"wrappers.{name}" for name in ("incomplete", "cdfs", "tails")],
+    [
+        f"wrappers.{name}"
+        for name in (
+            "incomplete", "cdfs", "tails", "wrapper", "truncated", "censored", "zero_inflated",
+        )
+    ],
     [
         f"constraints.{name}"
         for name in (

@@ -175,7 +175,10 @@ def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
     if isinstance(value, nn.Module):
         return "part"
     if not is_transform:
-        stated = arguments_of(base)[name].torch_constraint is not None
+        argument = arguments_of(base)[name]
+        if argument.is_constant:
+            return "constant"
+        stated = argument.torch_constraint is not None
         if isinstance(value, Tensor) and value.is_floating_point() and not stated:
             subject = f"learnable({base.__name__})"
             expected = f"what {name} must satisfy, in arg_constraints"

@@ -24,7 +24,7 @@ MATRIX = {
     "precision_matrix": constraints.positive_definite,
 }
 
-_UNSTATED: Mapping[type, Mapping[str, constraints.Constraint]] = {
+_UNSTATED: dict[type, Mapping[str, constraints.Constraint]] = {
     dd.LogisticNormal: {
         "loc": constraints.real_vector,
         "scale": constraints.independent(constraints.positive, 1),
@@ -44,7 +44,7 @@ where events are vectors.
 Transforms state nothing; a scale and an exponent keep their sign, or the map has no inverse.
 """
 
-_PARTS: Mapping[type, Mapping[str, type[Distribution | Transform]]] = {
+_PARTS: dict[type, Mapping[str, type[Distribution | Transform]]] = {
     dd.Independent: {"base_distribution": Distribution},
     dd.MixtureSameFamily: {
         "mixture_distribution": dd.Categorical,
@@ -60,8 +60,32 @@ _PARTS: Mapping[type, Mapping[str, type[Distribution | Transform]]] = {
 }
 """The arguments that are distributions or transforms themselves."""
 
+_CONSTANTS: dict[type, tuple[str, ...]] = {}
+"""The arguments that are numbers, and constants unless a class body says otherwise."""
+
 _SEQUENCES = ("transforms", "parts", "tseq")
 """Arguments that take a list of transforms."""
+
+
+class ExtendedReal(type(constraints.real)):  # type: ignore[misc]
+    """All numbers, infinity among them: what the ends of an interval may be."""
+
+
+def register_arguments(
+    kind: type[Distribution],
+    parts: Mapping[str, type[Distribution | Transform]],
+    constants: tuple[str, ...] = (),
+) -> None:
+    """State what the arguments of a class are, where its `arg_constraints` do not.
+
+    Args:
+        kind: the class; its subclasses have them too.
+        parts: the arguments that are distributions or transforms themselves.
+        constants: those that are ends of an interval, which nobody learns unless they are
+            declared.
+    """
+    _PARTS[kind], _CONSTANTS[kind] = parts, constants
+    _UNSTATED[kind] = dict.fromkeys(constants, ExtendedReal())
 
 
 @dataclass(frozen=True)
@@ -76,6 +100,7 @@ class Argument:
         shares_sizes: whether events of all arguments have the same size, as in torch's families.
         part: what it must be an instance of, for an argument that is a distribution or a
             transform; else None.
+        is_constant: whether it stays as it is unless a class body declares it.
     """
 
     name: str
@@ -84,6 +109,7 @@ class Argument:
     torch_constraint: constraints.Constraint | None
     shares_sizes: bool = True
     part: type[Distribution | Transform] | None = None
+    is_constant: bool = False
 
     @property
     def event_dim(self) -> int:
@@ -93,7 +119,9 @@ class Argument:
     @property
     def is_learnable(self) -> bool:
         """Whether it is a continuous number, so that it can be a parameter."""
-        return self.torch_constraint is not None and not self.torch_constraint.is_discrete
+        if self.is_constant or self.torch_constraint is None:
+            return False
+        return not self.torch_constraint.is_discrete
 
     @property
     def is_count(self) -> bool:
@@ -128,6 +156,7 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
     stated = inspect.getattr_static(base, "arg_constraints", None)
     known = {**(stated if isinstance(stated, Mapping) else {}), **_known_of(_UNSTATED, base)}
     parts = _known_of(_PARTS, base)
+    constants = [name for kind in base.__mro__ for name in _CONSTANTS.get(kind, ())]
     kinds = (k for k in base.__mro__ if k not in (Distribution, dd.ExponentialFamily))
     is_torch_family = any(k.__module__.startswith("torch.distributions") for k in kinds)
     arguments = {}
@@ -143,6 +172,7 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
             torch_constraint=None if constraints.is_dependent(constraint) else constraint,
             shares_sizes=is_torch_family,
             part=parts.get(name),
+            is_constant=name in constants,
         )
     return arguments
 

@@ -1,0 +1,254 @@
+"""A distribution given that its value lies between two ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributions as dd
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.wrappers.cdfs import (
+    bounds_of,
+    log_mass,
+    point_between,
+    quantile_of,
+    register_tails,
+    tails_of,
+)
+from declarative_dist.wrappers.incomplete import Tails
+from declarative_dist.wrappers.wrapper import (
+    BetweenEnds,
+    End,
+    like_of,
+    narrow_support,
+    widen_value,
+)
+
+Moments = tuple[Tensor, Tensor]
+
+
+class Truncated(BetweenEnds):
+    r"""A distribution given that low < X <= high.
+
+    Its density is that of the base over the probability of the interval,
+
+    .. math:: p(x) = f(x) / (F(high) - F(low)), \quad low < x \le high.
+
+    Counts at `low` are excluded, and those at `high` included: `Truncated(Poisson(3.0), low=0)`
+    has no zeros. Draws come from the quantile function, with gradients to all parameters and ends.
+    Mean, variance, entropy and divergences are known for `Normal`, `Exponential` and `Uniform`.
+
+    Source: Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions, volume 1.
+
+    Args:
+        base_distribution: a univariate distribution, plain or live, with a cumulative distribution
+            function.
+        low: the lower end, in the units of the value; None, or -inf, for none.
+        high: the upper end; None, or inf, for none.
+        validate_args: whether to check arguments and values; None to follow torch.
+
+    Raises:
+        ConstraintError: if the base has no cdf, or the ends cross or leave no mass.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.wrappers import Truncated
+        >>> half = Truncated(dd.Normal(0.0, 1.0), low=0.0)
+        >>> half.log_prob(torch.tensor(1.0)) - dd.HalfNormal(1.0).log_prob(torch.tensor(1.0))
+        tensor(0.)
+        >>> Truncated(dd.Poisson(3.0), low=0).support.lower_bound
+        1.0
+    """
+
+    def __init__(
+        self,
+        base_distribution: Distribution,
+        low: End = None,
+        high: End = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        super().__init__(base_distribution, low, high, validate_args)
+
+    @constraints.dependent_property(event_dim=0)
+    def support(self) -> Any:
+        """What is between the ends, and in the support of the base."""
+        return narrow_support(self._plain, self.low, self.high, is_open=True)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws carry gradients, which counts do not."""
+        return not self._is_discrete
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density or mass at values of shape `(*sample, *batch)`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        plain = self._plain
+        low, high = self._ends(plain)
+        x, total = widen_value(value, plain), log_mass(plain, low, high)
+        if not self._validate_args:
+            first, last = bounds_of(self, x)
+            is_inside, fill = (x >= first) & (x <= last), point_between(first, last)
+            x = torch.where(is_inside, x, fill.floor() if self._is_discrete else fill)
+            total = torch.where(is_inside, total, torch.inf)
+        result: Tensor = plain.log_prob(x) - total
+        return result.to(value.dtype) if value.is_floating_point() else result
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draw samples of shape `(*sample, *batch)` that carry gradients."""
+        if not self.has_rsample:
+            raise NotImplementedError(f"{type(self).__name__}.rsample: counts carry no gradients.")
+        return self._draw(torch.Size(sample_shape))
+
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        like = like_of(self._plain)
+        shape = self._extended_shape(sample_shape)
+        share = torch.rand(shape, dtype=like.dtype, device=like.device)
+        share = share.clamp_min(torch.finfo(like.dtype).tiny)
+        return self._quantile(Tails(share.log(), torch.log1p(-share)))
+
+    def _quantile(self, tails: Tails) -> Tensor:
+        plain = self._plain
+        low, high = self._ends(plain)
+        log_cdf, log_sf = (tail + log_mass(plain, low, high) for tail in tails)
+        if low is not None:
+            log_cdf = torch.logaddexp(tails_of(plain, low).log_cdf, log_cdf)
+        if high is not None:
+            log_sf = torch.logaddexp(tails_of(plain, high).log_sf, log_sf)
+        x = quantile_of(plain, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
+        first, last = bounds_of(self, x)
+        if isinstance(self.support, type(constraints.less_than(0.0))):  # which is open
+            limits = torch.finfo(x.dtype)
+            last = last - (last.abs() * limits.eps).clamp_min(limits.tiny)
+        narrow: Tensor = like_of(self.base_distribution)
+        return torch.minimum(torch.maximum(x, first), last).to(narrow.dtype)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
+        return tails_of(self, value).log_cdf.exp()
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile function at probabilities of shape `(*sample, *batch)`."""
+        wide = widen_value(value, self._plain)
+        shape = torch.broadcast_shapes(wide.shape, self.batch_shape)
+        return self._quantile(Tails(wide.log().expand(shape), torch.log1p(-wide).expand(shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, where it is known in closed form."""
+        return self._moments("mean")[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance, where it is known in closed form."""
+        return self._moments("var")[1]
+
+    def entropy(self) -> Tensor:
+        """The entropy, where it is known in closed form."""
+        plain = self._plain
+        if type(plain) not in MOMENTS:
+            raise self._unknown("entropy")
+        expected = expected_log_prob(plain, *self._moments("mean"))
+        return log_mass(plain, *self._ends(plain)) - expected
+
+    def _moments(self, member: str) -> Moments:
+        plain = self._plain
+        if type(plain) not in MOMENTS:
+            raise self._unknown(member)
+        like = like_of(self.base_distribution)
+        low, high = (e.to(torch.float64) for e in bounds_of(self, like_of(plain)))
+        found = MOMENTS[type(plain)](plain, low, high)
+        return tuple(m.expand(self.batch_shape).to(like.dtype) for m in found)  # type: ignore
+
+
+def _truncated_tails(d: Truncated, x: Tensor) -> Tails:
+    plain = d._plain
+    low, high = d._ends(plain)
+    total = log_mass(plain, low, high)
+    first, last = bounds_of(d, x)
+    below, above = x < first, x >= last
+    x = torch.where(below | above, point_between(first, last), x)
+    inside = Tails(log_mass(plain, low, x) - total, log_mass(plain, x, high) - total)
+    return inside.outside(below, above)
+
+
+register_tails(Truncated, _truncated_tails, lambda d, tails: d._quantile(tails))
+
+
+def _normal_moments(d: Any, low: Tensor, high: Tensor) -> Moments:
+    """Source: Johnson, Kotz and Balakrishnan, volume 1, section 13.10."""
+    loc, scale = d.loc.double(), d.scale.double()
+    total = log_mass(dd.Normal(loc, scale, validate_args=False), low, high)
+
+    def at(end: Tensor) -> tuple[Tensor, Tensor]:
+        is_end = end.isfinite()
+        z = (torch.where(is_end, end, 0.0) - loc) / scale
+        share = (-z * z / 2 - math.log(2 * math.pi) / 2 - total).exp()
+        return torch.where(is_end, share, 0.0), torch.where(is_end, z * share, 0.0)
+
+    (first, first_z), (last, last_z) = at(low), at(high)
+    shift = first - last
+    return loc + scale * shift, scale**2 * (1 + first_z - last_z - shift**2)
+
+
+def _uniform_moments(d: Any, low: Tensor, high: Tensor) -> Moments:
+    return (low + high) / 2, (high - low) ** 2 / 12
+
+
+def _exponential_moments(d: Any, low: Tensor, high: Tensor) -> Moments:
+    rate = d.rate.double()
+    is_end = high.isfinite()
+    width = torch.where(is_end, high - low, 1.0)
+    t = rate * width
+    is_thin = t < 1e-2
+    thin, wide = torch.where(is_thin, t, 0.0), torch.where(is_thin, 1.0, t)
+    lost = wide / torch.expm1(wide)
+    mean = torch.where(is_thin, 1 / 2 - thin / 12 + thin**3 / 720, (1 - lost) / wide)
+    exact = (1 - lost * lost * wide.exp()) / wide**2
+    variance = torch.where(is_thin, 1 / 12 - thin**2 / 240 + thin**4 / 6048, exact)
+    mean = low + torch.where(is_end, mean * width, 1 / rate)
+    return mean, torch.where(is_end, variance * width**2, 1 / rate**2)
+
+
+MOMENTS: Mapping[type, Callable[[Any, Tensor, Tensor], Moments]] = {
+    dd.Exponential: _exponential_moments,
+    dd.Normal: _normal_moments,
+    dd.Uniform: _uniform_moments,
+}
+"""Mean and variance between two ends, which may be infinite."""
+
+
+def expected_log_prob(plain: Any, mean: Tensor, variance: Tensor) -> Tensor:
+    """The mean log density of a family, under a distribution with some moments on its support."""
+    result: Tensor
+    if isinstance(plain, dd.Normal):
+        spread = (variance + (mean - plain.loc) ** 2) / plain.scale**2
+        result = -spread / 2 - plain.scale.log() - math.log(2 * math.pi) / 2
+    elif isinstance(plain, dd.Exponential):
+        result = plain.rate.log() - plain.rate * mean
+    else:
+        result = -(plain.high - plain.low).log()
+    return result
+
+
+def divergence_of(p: Any, q: Any) -> Tensor:
+    """The divergence of two distributions, of which one or both are truncated; see `Truncated`.
+
+    Raises:
+        NotImplementedError: if no moments are known for one of them.
+    """
+    mine, theirs = (d if isinstance(d, Truncated) else Truncated(d) for d in (p, q))
+    if type(theirs._plain) not in MOMENTS:
+        raise NotImplementedError
+    mean, variance = mine._moments("mean")
+    (low, high), (first, last) = (bounds_of(d, mean) for d in (mine, theirs))
+    log_ratio = [
+        expected_log_prob(d._plain, mean, variance) - log_mass(d._plain, *d._ends(d._plain))
+        for d in (mine, theirs)
+    ]
+    is_outside = (low < first) | (high > last)
+    return (log_ratio[0] - log_ratio[1]).masked_fill(is_outside, torch.inf)

@@ -1,0 +1,180 @@
+"""A distribution with extra zeros."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.plain.arguments import register_arguments
+from declarative_dist.plain.supports import ends_of, entries_of, support_of
+from declarative_dist.plain.tensors import as_tensor
+from declarative_dist.plain.tracing import is_traced
+from declarative_dist.wrappers.cdfs import (
+    bounds_of,
+    point_between,
+    register_tails,
+    tails_of,
+)
+from declarative_dist.wrappers.incomplete import Tails
+from declarative_dist.wrappers.wrapper import Wrapper, like_of, widen_value
+
+
+class _OrZero(constraints.Constraint):
+    """A set of numbers and zero.
+
+    Args:
+        others: the set.
+    """
+
+    event_dim = 0
+
+    def __init__(self, others: Any) -> None:
+        self.others, self.is_discrete = others, others.is_discrete
+        low, high = ends_of(others) or (torch.tensor(-torch.inf), torch.tensor(torch.inf))
+        self.lower_bound, self.upper_bound = low.clamp_max(0.0), high.clamp_min(0.0)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether a number is in the set, or zero."""
+        is_inside: Tensor = self.others.check(value)
+        return is_inside | (value == 0)
+
+
+class ZeroInflated(Wrapper):
+    """A distribution that is zero with an extra probability, and else what its base is.
+
+    P(X = 0) = gate + (1 - gate) P(base = 0), where a base with a density has no mass at 0. A
+    hurdle model is `ZeroInflated(Truncated(base, low=0), gate)`: its zeros come from the gate
+    alone.
+
+    Source: Lambert, Zero-inflated Poisson regression, Technometrics, 1992.
+
+    Args:
+        base_distribution: a univariate distribution, plain or live.
+        gate: the probability of an extra zero, between 0 and 1.
+        validate_args: whether to check arguments and values; None to follow torch.
+
+    Raises:
+        ConstraintError: if the gate is outside of [0, 1], or events are not single numbers.
+
+    Example:
+        >>> import torch, torch.distributions as dd
+        >>> from declarative_dist.wrappers import ZeroInflated
+        >>> ZeroInflated(dd.Poisson(2.0), 0.25).log_prob(torch.tensor([0.0, 2.0])).exp()
+        tensor([0.3515, 0.2030])
+    """
+
+    arg_constraints = {"gate": constraints.unit_interval}  # noqa: RUF012 - as torch has it
+    has_rsample = False
+    gate: Any
+
+    def __init__(
+        self,
+        base_distribution: Distribution,
+        gate: float | Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        super().__init__(base_distribution, {"gate": gate}, validate_args)
+
+    def _check_arguments(self) -> None:
+        plain = self._plain
+        kind, gate = type(self).__name__, as_tensor(self.gate)
+        if plain.event_shape:
+            got = f"{type(plain).__name__} with events of shape {tuple(plain.event_shape)}"
+            subject, expected = f"{kind}(base_distribution=)", "a distribution of single numbers"
+            raise ConstraintError(subject, expected, got, code="wrong-part")
+        if not is_traced(gate) and not ((gate >= 0) & (gate <= 1)).all():
+            fix = "Learn it as Param(0.5, UnitInterval())."
+            raise ConstraintError(
+                f"{kind}(gate=)", "probabilities between 0 and 1", shorten(self.gate), fix
+            )
+
+    @constraints.dependent_property(event_dim=0)
+    def support(self) -> Any:
+        """The support of the base, and zero."""
+        entries = entries_of(support_of(self._plain))
+        ends = ends_of(entries)
+        is_in = ends is not None and not is_traced(*ends) and entries.check(torch.zeros(())).all()
+        return entries if is_in else _OrZero(entries)
+
+    def _gate(self, plain: Distribution) -> Tensor:
+        like = like_of(plain)
+        return as_tensor(self.gate, like.dtype, like.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density or mass at values of shape `(*sample, *batch)`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        plain = self._plain
+        x, gate = widen_value(value, plain), self._gate(plain)
+        first, last = bounds_of(plain, x)
+        is_zero, is_inside = x == 0, (x >= first) & (x <= last)
+        has_zero = plain.support.is_discrete & (first <= 0) & (last >= 0)
+        is_scored = is_inside & (~is_zero | has_zero)
+        fill = point_between(first, last)
+        fill = fill.floor() if plain.support.is_discrete else fill
+        density = plain.log_prob(torch.where(is_scored, x, fill))
+        density = density.masked_fill(~is_scored, -torch.inf)
+        is_closed = gate >= 1
+        others = torch.log1p(-torch.where(is_zero | is_closed, 0.0, gate)) + density
+        others = others.masked_fill(is_closed, -torch.inf)
+        result = torch.where(is_zero, _mix(gate, density), others)
+        return result.to(value.dtype) if value.is_floating_point() else result
+
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        drawn = self.base_distribution.sample(sample_shape)
+        gate = self._gate(self._plain)
+        share = torch.rand(drawn.shape, dtype=gate.dtype, device=gate.device)
+        return torch.where(share < gate, torch.zeros_like(drawn), drawn)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
+        return tails_of(self, value).log_cdf.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean."""
+        mean: Tensor = (1 - self.gate) * self.base_distribution.mean
+        return mean
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance."""
+        base = self.base_distribution
+        spread = base.variance + self.gate * base.mean**2
+        variance: Tensor = (1 - self.gate) * spread
+        return variance
+
+
+register_arguments(ZeroInflated, {"base_distribution": Distribution})
+
+
+def _mix(gate: Tensor, log_share: Tensor) -> Tensor:
+    """The logarithm of gate + (1 - gate) * share, with right gradients at gates of 0 and 1."""
+    is_usual = log_share > -30
+    usual = torch.where(is_usual, log_share, 0.0)
+    near = usual + torch.log1p(gate * torch.expm1(-usual))
+    # Elsewhere the share is tiny or none, and what is -inf must not meet a gradient.
+    is_open, is_closed, is_none = gate > 0, gate >= 1, log_share == -torch.inf
+    log_gate = torch.where(is_open, gate, 1.0).log()
+    rest = torch.where(is_usual | is_none, 0.0, log_share)
+    rest = rest + torch.log1p(-torch.where(is_closed | is_usual, 0.0, gate))
+    rest = rest.masked_fill(is_closed, -1e4)
+    both = torch.logaddexp(torch.where(is_open, log_gate, rest - 800.0), rest)
+    far = torch.where(is_none, log_gate.masked_fill(~is_open, -torch.inf), both)
+    return torch.where(is_usual, near, far)
+
+
+def _inflated_tails(d: ZeroInflated, x: Tensor) -> Tails:
+    plain = d._plain
+    inside, gate, is_below = tails_of(plain, x), d._gate(plain), x < 0
+    rest = torch.log1p(-gate)
+    lower = torch.where(is_below, rest + inside.log_cdf, _mix(gate, inside.log_cdf))
+    return Tails(lower, torch.where(is_below, _mix(gate, inside.log_sf), rest + inside.log_sf))
+
+
+register_tails(ZeroInflated, _inflated_tails)

@@ -1,0 +1,334 @@
+"""Truncated, censored and zero-inflated distributions beside scipy, quadrature and by hand."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats as st
+import torch
+import torch.distributions as dd
+from torch import Tensor, tensor
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    DeclarationError,
+    Exp,
+    Head,
+    Param,
+    Variational,
+    entropy,
+    kl_divergence,
+    learnable,
+)
+from declarative_dist.wrappers import Censored, Truncated, ZeroInflated
+from tests.cases import WRAPPED
+
+
+def d(number: Any) -> Tensor:
+    return torch.tensor(number, dtype=torch.float64)
+
+
+TRUNCATED: dict[str, tuple[Truncated, Any]] = {
+    "Normal": (Truncated(dd.Normal(d(1.0), d(2.0)), -1.0, 5.0), st.truncnorm(-1, 2, 1, 2)),
+    "Normal above": (Truncated(dd.Normal(d(1.0), d(2.0)), 2.0), st.truncnorm(0.5, np.inf, 1, 2)),
+    "Normal far out": (Truncated(dd.Normal(d(0.0), d(1.0)), 40.0), st.truncnorm(40, np.inf)),
+    "Exponential": (Truncated(dd.Exponential(d(2.0)), 1.0, 4.0), st.truncexpon(6, 1, 0.5)),
+    "Exponential above": (Truncated(dd.Exponential(d(2.0)), 1.0), st.expon(1, 0.5)),
+    "Exponential, thin": (
+        Truncated(dd.Exponential(d(2.0)), 1.0, 1.002),
+        st.truncexpon(4e-3, 1, 0.5),
+    ),
+    "Uniform": (Truncated(dd.Uniform(d(0.0), d(3.0)), -1.0, 2.0), st.uniform(0, 2)),
+    "StudentT": (
+        Truncated(dd.StudentT(d(3.0)), 0.0, 2.0),
+        st.truncate(st.make_distribution(st.t)(df=3), 0, 2),
+    ),
+}
+
+
+def _integrate(p: Any, statistic: Callable[[Tensor], Tensor]) -> float:
+    """The mean of a statistic, over the quantiles."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    # Nodes are dense at both ends, where a density may fall off fast.
+    angles = (nodes + 1) * math.pi / 2
+    points = p.icdf(torch.tensor((1 - np.cos(angles)) / 2).clamp(1e-15, 1 - 1e-15))
+    return float((statistic(points).numpy() * np.sin(angles) / 2 * weights).sum() * math.pi / 2)
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_truncated_agrees_with_scipy(name: str) -> None:
+    ours, known = TRUNCATED[name]
+    shares = torch.tensor([1e-6, 0.2, 0.5, 0.99], dtype=torch.float64)
+    points = ours.icdf(shares)
+    if name != "StudentT":
+        np.testing.assert_allclose(points, known.ppf(shares), 1e-9)
+        np.testing.assert_allclose(ours.log_prob(points), known.logpdf(points), 1e-9, 1e-9)
+        np.testing.assert_allclose(ours.mean, known.mean(), 1e-9)
+        np.testing.assert_allclose(ours.variance, known.var(), 1e-6)
+        wanted = _integrate(ours, lambda x: -ours.log_prob(x))
+        np.testing.assert_allclose(entropy(ours), wanted, 1e-6)
+    else:
+        np.testing.assert_allclose(ours.log_prob(points), known.logpdf(points), 1e-9)
+    np.testing.assert_allclose(ours.cdf(points), known.cdf(points), 1e-9)
+
+
+@pytest.mark.parametrize("name", ["Truncated", "Truncated without a formula", "Normal far out"])
+def test_draws_are_those_of_the_density(name: str) -> None:
+    plain = WRAPPED[name]() if name in WRAPPED else TRUNCATED[name][0]
+    torch.manual_seed(0)
+    shares = plain.cdf(plain.rsample((4000,)))
+    for column in shares.reshape(4000, -1).T:
+        assert st.kstest(column.numpy(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["Truncated counts", "hurdle"])
+def test_masses_add_up_and_draws_follow(name: str) -> None:
+    plain: Any = WRAPPED[name]()
+    torch.manual_seed(0)
+    draws = plain.sample((4000,))
+    assert plain.support.check(draws).all()
+    counts = torch.arange(0.0, 60.0)[:, None]
+    plain._validate_args = False
+    masses = plain.log_prob(counts).exp()
+    torch.testing.assert_close(masses.sum(0), torch.ones(2))
+    torch.testing.assert_close(plain.cdf(counts), masses.cumsum(0), atol=1e-5, rtol=0)
+    found = (draws[:, None] == counts).float().mean(0)
+    assert ((found - masses).abs() < 5 * (masses / 4000).sqrt() + 1e-6).all()
+
+
+def test_a_value_at_an_end_carries_the_mass_beyond() -> None:
+    known = st.gamma(2, 0, 0.5)
+    seen = Censored(dd.Gamma(d(2.0), d(2.0)), low=0.3, high=d([1.0, 2.0, np.inf]))
+    at = d([[0.3, 0.5, 0.5], [1.0, 2.0, 2.0]])
+    by_hand = [
+        [known.logcdf(0.3), known.logpdf(0.5), known.logpdf(0.5)],
+        [known.logsf(1.0), known.logsf(2.0), known.logpdf(2.0)],
+    ]
+    np.testing.assert_allclose(seen.log_prob(at), by_hand, 1e-12)
+    pairs = d([[0.5, 0.5], [0.5, np.inf], [-np.inf, 0.5], [0.5, 1.0], [0.0, np.inf]])
+    by_hand = [
+        known.logpdf(0.5),
+        known.logsf(0.5),
+        known.logcdf(0.5),
+        math.log(known.cdf(1.0) - known.cdf(0.5)),
+        0.0,
+    ]
+    found = Censored(dd.Gamma(d(2.0), d(2.0))).log_prob(pairs)
+    np.testing.assert_allclose(found, by_hand, 1e-12, 1e-14)
+    counts = Censored(dd.Poisson(d(3.0)), low=1, high=4)
+    whole = counts.log_prob(torch.arange(1.0, 5.0).double()).exp()
+    of = st.poisson(3)
+    np.testing.assert_allclose(whole, [of.cdf(1), of.pmf(2), of.pmf(3), of.sf(3)], 1e-12)
+
+
+def test_moments_of_what_is_censored_or_inflated() -> None:
+    torch.manual_seed(0)
+    base = dd.Normal(d([0.0, 1.0]), d(1.0))
+    for plain in (
+        Censored(base, -0.5, d([1.0, 2.0])),
+        Censored(base, low=0.3),
+        ZeroInflated(base, 0.3),
+    ):
+        draws = plain.sample((100_000,))
+        torch.testing.assert_close(plain.mean, draws.mean(0), atol=0.02, rtol=0)
+        torch.testing.assert_close(plain.variance, draws.var(0), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["normal", "t", "gamma", "weibull", "logistic"])
+def test_densities_and_gradients_are_finite_far_out(name: str, dtype: torch.dtype) -> None:
+    makers: dict[str, Callable[..., dd.Distribution]] = {
+        "normal": dd.Normal,
+        "t": lambda a, b: dd.StudentT(3.0 + a, a, b),
+        "gamma": lambda a, b: dd.Gamma(2.0 + a, b),
+        "weibull": lambda a, b: dd.Weibull(b, 1.5 + a),
+        "logistic": lambda a, b: dd.TransformedDistribution(
+            dd.Uniform(torch.zeros_like(a), 1.0),
+            [dd.SigmoidTransform().inv, dd.AffineTransform(a, b)],
+        ),
+    }
+    ends = [0.0, 40.0] if name in ("normal", "t", "logistic") else [1e-3, 40.0]
+    parameters = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in (0.0, 1.0)]
+    base = makers[name](*parameters)
+    low, high = (torch.tensor(end, dtype=dtype) for end in ends)
+    far = -high if name in ("normal", "t", "logistic") else low
+    scored = [
+        Truncated(base, low=high).log_prob(high * 1.25),
+        Truncated(base, high=far).log_prob(far if far > 0 else far * 1.25),
+        Censored(base, low=far, high=high).log_prob(high),
+        Censored(base, low=far, high=high).log_prob(far),
+        Censored(base).log_prob(torch.stack([low, high])),
+    ]
+    for score in scored:
+        assert score.dtype == dtype
+        assert score.isfinite()
+        for gradient in torch.autograd.grad(
+            score, parameters, retain_graph=True, allow_unused=True
+        ):
+            assert gradient is None or gradient.isfinite()
+
+
+def test_the_gradient_of_draws_is_that_of_the_quantile() -> None:
+    def draw(loc: Tensor, scale: Tensor, low: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        shape = Truncated(dd.Gamma(scale, 1.0 + scale), low=0.1 + low**2).rsample((3,))
+        return torch.cat([shape, Truncated(dd.Normal(loc, scale), low, 1.0).rsample((3,))])
+
+    inputs = tuple(d(v).requires_grad_() for v in (0.3, 1.2, -0.5))
+    assert torch.autograd.gradcheck(draw, inputs)
+
+
+def test_a_gate_has_right_gradients_at_its_ends() -> None:
+    for value, zero, other in (
+        (0.0, math.exp(2.0) - 1, -1.0),
+        (1.0, 1 - math.exp(-2.0), 0.0),
+    ):
+        gate = d(value).requires_grad_()
+        scores = ZeroInflated(dd.Poisson(d(2.0)), gate).log_prob(d([0.0, 1.0]))
+        slope = torch.autograd.grad(scores[0], gate, retain_graph=True)[0]
+        assert slope.item() == pytest.approx(zero)
+        assert scores[0].item() == pytest.approx(-2.0 if value == 0 else 0.0)
+        assert torch.autograd.grad(scores[1], gate)[0].item() == pytest.approx(other)
+
+
+PAIRS = [
+    (Truncated(dd.Normal(d(0.0), d(1.0)), 0.5, 2.0), Truncated(dd.Normal(d(1.0), d(2.0)), 0.0)),
+    (Truncated(dd.Exponential(d(2.0)), 0.5), dd.Exponential(d(1.0))),
+    (Truncated(dd.Normal(d(0.0), d(1.0)), 0.5), dd.Exponential(d(1.0))),
+    (dd.Uniform(d(0.5), d(1.0)), Truncated(dd.Exponential(d(2.0)), high=3.0)),
+]
+
+
+@pytest.mark.parametrize("index", range(len(PAIRS)))
+def test_divergences_are_integrals(index: int) -> None:
+    p, q = PAIRS[index]
+
+    wanted = _integrate(p, lambda x: p.log_prob(x) - q.log_prob(x))
+    assert kl_divergence(learnable(p), q).item() == pytest.approx(wanted, 1e-6)
+    normal = dd.Normal(d(0.0), d(1.0))
+    assert kl_divergence(normal, Truncated(normal, 0.0)) == np.inf
+
+
+class Lifetimes(Conditional):
+    base = dd.Weibull
+    scale = Head(Exp())
+    concentration = Param(1.5, Exp())
+
+
+class Seen(Conditional):
+    base = Censored
+    base_distribution = Lifetimes
+    high = 2.0
+
+
+class SeenByMethod(Conditional):
+    scale = Head(Exp())
+    concentration = Param(1.5, Exp())
+
+    def base(self, scale: Tensor, concentration: Tensor) -> Censored:
+        return Censored(dd.Weibull(scale, concentration), high=2.0)
+
+
+def test_heads_predict_what_is_censored() -> None:
+    context = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
+    value = tensor([0.5, 2.0, 1.0, 2.0])
+    nested, method = Seen(in_features=3), SeenByMethod(in_features=3)
+    with torch.no_grad():
+        for layer in (nested.base_distribution.projection, method.projection):
+            layer.weight.fill_(0.3)
+            layer.bias.fill_(0.1)
+    torch.testing.assert_close(nested(context).log_prob(value), method(context).log_prob(value))
+    assert nested(context).batch_shape == (4,)
+
+
+def test_a_plain_wrapper_of_a_live_distribution_is_live() -> None:
+    inside = learnable(dd.Normal(0.0, 1.0))
+    cut = Truncated(inside, low=0.0)
+    before = cut.log_prob(tensor(1.0)).item()
+    inside.scale = 3.0
+    assert before == pytest.approx(dd.HalfNormal(1.0).log_prob(tensor(1.0)).item())
+    assert cut.log_prob(tensor(1.0)).item() == pytest.approx(
+        dd.HalfNormal(3.0).log_prob(tensor(1.0)).item()
+    )
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_they_expand_pickle_and_broadcast(name: str) -> None:
+    plain = WRAPPED[name]()
+    torch.manual_seed(0)
+    value = plain.sample()
+    wide = plain.expand((3, 2))
+    assert wide.sample((5,)).shape == (5, 3, 2, *plain.event_shape)
+    torch.testing.assert_close(wide.log_prob(value), plain.log_prob(value).expand(3, 2))
+    copied = pickle.loads(pickle.dumps(plain))
+    assert torch.equal(copied.log_prob(value), plain.log_prob(value))
+    assert repr(copied) == repr(plain)
+
+
+def test_ends_stay_constant_unless_declared() -> None:
+    q = learnable(Truncated(dd.Normal(0.0, 1.0), low=0.1, high=tensor([1.0, 2.0])))
+    assert [name for name, _ in q.named_parameters()] == [
+        "base_distribution.raw_loc",
+        "base_distribution.raw_scale",
+    ]
+
+    class Learned(Variational):
+        base = Truncated
+        base_distribution = dd.Normal(0.0, 1.0)
+        low = Param(-1.0)
+
+    learned = Learned()
+    learned.log_prob(tensor(0.5)).backward()
+    mass = 1 - st.norm.cdf(-1.0)
+    assert learned.raw_low.grad.item() == pytest.approx(st.norm.pdf(-1.0) / mass, 1e-5)
+
+
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "crossing": (lambda: Truncated(dd.Normal(0.0, 1.0), 2.0, 1.0), "comes first, got low=2.0"),
+    "NaN": (lambda: Censored(dd.Normal(0.0, 1.0), low=math.nan), "got low=nan"),
+    "no mass": (lambda: Truncated(dd.Gamma(1.0, 1.0), high=-1.0), "leave mass of a Gamma"),
+    "no count": (lambda: Truncated(dd.Poisson(1.0), 3, 3.5), "leave mass of a Poisson"),
+    "no cdf": (lambda: Truncated(dd.VonMises(0.0, 1.0), 0.0), "it needs one, got VonMises"),
+    "events": (
+        lambda: Censored(dd.Dirichlet(torch.ones(2)), 0.0),
+        "numbers, got Dirichlet",
+    ),
+    "a gate": (lambda: ZeroInflated(dd.Poisson(1.0), 1.5), "between 0 and 1, got 1.5"),
+    "inflated events": (
+        lambda: ZeroInflated(dd.Dirichlet(torch.ones(2)), 0.5),
+        "of single numbers",
+    ),
+    "no distribution": (lambda: Truncated(3.0), "a distribution, got 3.0"),  # type: ignore[arg-type]
+    "text": (lambda: Truncated(dd.Normal(0.0, 1.0), "a"), "a number or a"),  # type: ignore[arg-type]
+    "beyond": (lambda: Censored(dd.Normal(0.0, 1.0), high=1.0).log_prob(tensor(2.0)), "got 2.0"),
+    "a pair": (
+        lambda: Censored(dd.Normal(0.0, 1.0)).log_prob(tensor([2.0, 1.0])),
+        "values in _?Pairs",
+    ),
+    "a zero": (lambda: Truncated(dd.Poisson(1.0), 0).log_prob(tensor(0.0)), "got 0.0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_explained(name: str) -> None:
+    make, said = WRONG[name]
+    with pytest.raises((ConstraintError, DeclarationError), match=said):
+        make()
+
+
+def test_what_has_no_closed_form_says_so() -> None:
+    gamma = dd.Gamma(2.0, 1.0)
+    with pytest.raises(
+        NotImplementedError, match="no mean is known in closed form of a Gamma. Take"
+    ):
+        _ = Truncated(gamma, 1.0).mean
+    with pytest.raises(NotImplementedError, match="Truncated and Normal"):
+        kl_divergence(Truncated(gamma, 1.0), dd.Normal(0.0, 1.0))
+    with pytest.raises(NotImplementedError, match=r"entropy\(q, num_samples"):
+        Truncated(gamma, 1.0).entropy()
