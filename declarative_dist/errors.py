@@ -30,6 +30,7 @@ MEANINGS: Mapping[Code, str] = MappingProxyType(
         "guide-mismatch": "Two distributions over other sites, or inside other supports.",
         "misplaced-field": "A field of a kind that has no meaning in this class.",
         "missing-value": "A field, size, site or option without which the rest is undetermined.",
+        "mixed-contexts": "Sites of one context that predict for batches of other sizes.",
         "mixed-draws": "Values of a draw or an independent copy that depend on its neighbours.",
         "moving-support": "A variable whose set depends on others in a way no map can follow.",
         "name-taken": "A name that something else has already.",

@@ -24,6 +24,7 @@ from declarative_dist import (
     learnable,
     site,
 )
+from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.wrappers import Censored, Truncated, ZeroInflated
 
 PLAIN: dict[str, Callable[[], dd.Distribution]] = {
@@ -351,6 +352,39 @@ class Hierarchy(Joint):
         return dd.Bernoulli(logits=theta.sum(-1))
 
 
+class Robot(Joint):
+    """Sites of one context: two predicted ones, and one that follows from them and a head."""
+
+    speed = learnable(dd.LogNormal(torch.tensor(0.0), 0.5))
+    turn = Policy
+    bias = Head(shape=("actions",))
+
+    @site
+    def angle(self, speed: Tensor, turn: Tensor, bias: Tensor) -> dd.Distribution:
+        return dd.Normal((turn + bias).sum(-1), 0.1 + speed)
+
+
+class Speed(Conditional):
+    base = dd.LogNormal
+    loc = Head()
+    scale = Head(Exp(), init=0.5)
+
+
+class RobotAtContexts(Robot):
+    """A joint of contexts that share a site, at a batch of them."""
+
+    contexts = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
+
+    def forward(self) -> JointDistribution:
+        return super().forward(self.contexts)
+
+
+class RobotsAtContexts(RobotAtContexts):
+    """The same with nothing shared, so that contexts are a batch."""
+
+    speed = Speed
+
+
 DECLARED: dict[str, Callable[[], Variational]] = {
     "declared": GammaFamily,
     "declared in float64": lambda: GammaFamily(dtype=torch.float64),
@@ -387,6 +421,10 @@ JOINTS: dict[str, Callable[[], Joint]] = {
     "joint": Independents,
     "joint batch": lambda: Independents(batch_shape=(3,)),
     "hierarchy": Hierarchy,
+    "joint of contexts": lambda: RobotsAtContexts(
+        in_features=4, actions=2, network=torch.nn.Linear(3, 4)
+    ),
+    "joint of contexts that share a site": lambda: RobotAtContexts(in_features=3, actions=2),
 }
 
 CASES: dict[str, Callable[[], Variational | Joint]] = {**LIVE, **JOINTS}

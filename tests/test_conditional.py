@@ -867,12 +867,6 @@ def test_a_head_outside_a_conditional() -> None:
         class Kernel(Declarative):
             width = Head(Positive())
 
-    with pytest.raises(DeclarationError, match=r"Pair\.mu"):
-
-        class Pair(Joint):
-            x = dd.Normal(0.0, 1.0)
-            mu = Head()
-
     with pytest.raises(DeclarationError, match=r"Shift\.loc"):
 
         class Shift(LearnableTransform):

@@ -36,7 +36,7 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "alignment", "owner", "kinds", "field",
+            "storage", "sizes", "alignment", "kinds", "owner", "field",
             "value", "context", "given", "head",
             "constant", "derived", "fixed", "walk", "templates",
             "parts", "prior", "param", "site",
@@ -53,7 +53,8 @@ ROWS = [
         for name in (
             "building", "comparison", "probe", "copies",
             "keywords", "priors", "state", "values",
-            "declarative", "variational", "transform", "clipping", "features", "conditional",
+            "declarative", "variational", "transform", "clipping", "features", "contextual",
+            "conditional",
             "learnable",
         )
     ],

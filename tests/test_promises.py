@@ -66,7 +66,9 @@ EDGES = ("GeneralizedPareto", "Pareto", "Uniform")
 """Cases whose support starts at a parameter, so that a rounded draw may lie outside."""
 
 
-BUILDS_ITSELF = ("method", "tied", "shared", "network", "hierarchy")
+CONTEXTS = ("joint of contexts", "joint of contexts that share a site")
+
+BUILDS_ITSELF = ("method", "tied", "shared", "network", "hierarchy", *CONTEXTS)
 """Cases with a method that builds distributions."""
 
 DRAWS_ANEW = (
@@ -75,6 +77,7 @@ DRAWS_ANEW = (
     "conditional",
     "conditional mixture",
     "conditional without a layer",
+    *CONTEXTS,
 )
 """Cases with a start that is drawn again, and layers that are."""
 

@@ -24,6 +24,8 @@ class DeclarativeMeta(ABCMeta):
     """The type of all declarative classes; their `__declaration__` is the record of their body."""
 
     __declaration__: Declaration
+    __builds__: type | None
+    __predicts__: type | None
     __auto__: dict[str, Field]
     __recipe__: tuple[Callable[..., type], tuple[Any, ...]] | None
 
@@ -49,8 +51,8 @@ class DeclarativeMeta(ABCMeta):
         framework = tuple(kind for kind in cls.__mro__ if rules.is_framework(kind))
         line = [kind for kind in reversed(cls.__mro__) if kind not in framework]
         declared = collect.collect_fields(cls, base, names, line)
-        reserved = _reserved_names(framework)
         owner = Owner(cls, base, arguments, declared)
+        reserved = _reserved_names(framework, owner.predicts)
         rules.check_namespace(owner, own, names, reserved)
         if arguments and not declared:
             needed = collect.needed_arguments(name, arguments)
@@ -80,6 +82,7 @@ class DeclarativeMeta(ABCMeta):
         for field in fields.values():
             field.check(owner)
         if owner.is_joint:
+            cls.__predicts__ = cls.__builds__ if owner.predicts else None
             rules.check_joint(owner, vars(cls)["__declared__"])
         for field in fields.values():
             type.__setattr__(cls, field.name, field)
@@ -100,8 +103,8 @@ class DeclarativeMeta(ABCMeta):
 
     def _check_positions(cls, arguments: tuple[Any, ...]) -> None:
         """Refuse values without names, as torch takes them; a constructor of one's own may."""
-        root = next(k for k in reversed(cls.__mro__) if isinstance(k, DeclarativeMeta))
-        if cls.__init__ is not root.__init__:  # type: ignore[misc]
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+        if any(p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in own):
             return
         fields = cls.__declaration__.fields.values()
         values = ", ".join(f"{field.name}=..." for field in fields if field.holds_value)
@@ -127,16 +130,16 @@ _ON_INSTANCES = {
 """Names that instances keep beside what their classes define."""
 
 _ON_CONDITIONALS = {
-    "in_features", "projection", "_has_users", "_splits", "_split_sizes", "_takes_infinity",
+    "in_features", "projection", "_has_users", "_sharers", "_splits", "_split_sizes",
+    "_takes_infinity",
 }  # fmt: skip
 """Names that those keep that predict from a context."""
 
 
 @cache
-def _reserved_names(framework: tuple[type, ...]) -> frozenset[str]:
+def _reserved_names(framework: tuple[type, ...], predicts: bool) -> frozenset[str]:
     """The names that the library's and torch's own classes define, or keep on instances."""
     defined = {name for klass in framework for name in dir(klass)}
-    predicts = any(hasattr(klass, "__predicts__") for klass in framework)
     kept = _ON_INSTANCES | (_ON_CONDITIONALS if predicts else set())
     return frozenset(defined | set(vars(nn.Module())) | kept)
 

@@ -135,6 +135,14 @@ class Declaration:
         return tuple(b for b in bounded if not any(f.needs_context for f in chains[b.name]))
 
     @cached_property
+    def local_names(self) -> frozenset[str]:
+        """The fields that follow from a context: each context has values of its own."""
+        chains = self.chains.items()
+        return frozenset(
+            n for n, chain in chains if any(f.needs_context or f.is_predicting for f in chain)
+        )
+
+    @cached_property
     def with_given(self) -> frozenset[str]:
         """The fields that have no value before something is given, but for what is given."""
         chains = self.chains.items() if self.givens else ()

@@ -25,7 +25,7 @@ from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.alignment import Padding, has_copies, ndims_of, own_ndim
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.given import try_kinds
-from declarative_dist.fields.kinds import built_kind, is_declarative
+from declarative_dist.fields.kinds import built_kind, is_declarative, predicted_kind
 from declarative_dist.fields.sizes import Blueprint
 
 NOT_TOGETHER = (
@@ -101,7 +101,7 @@ def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
         is_owned: whether its parts were made for it, and all that is in them.
     """
     copies: torch.Size = vars(module)["_copies"]
-    if not copies and not hasattr(type(module), "__predicts__"):
+    if not copies and predicted_kind(module) is None:
         return  # nothing stands in front
     _pad_live_shape(module, padding)
     parts = list(_parts_of(module, is_owned=is_owned))

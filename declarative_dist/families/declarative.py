@@ -19,6 +19,7 @@ from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_at, log_prior_of
 from declarative_dist.families.probe import check_copies
 from declarative_dist.families.values import DeclaredValues
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
@@ -75,9 +76,8 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         self._check_class()
         declaration = self.__declaration__
         vars(self).update(_starts={}, _biases={}, _constants={}, _kinds={})
-        blueprint = blueprint_of(
-            declaration, sizes_and_values, batch_shape, device, dtype, self.__keywords__
-        )
+        others = () if predicted_kind(self) is None else self.__keywords__
+        blueprint = blueprint_of(declaration, sizes_and_values, batch_shape, device, dtype, others)
         values = install_fields(self, blueprint)
         known = declaration.declared_sizes
         vars(self)["_sizes"] = {n: size for n, size in blueprint.sizes.items() if n in known}
@@ -86,7 +86,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     def _check_class(self) -> None:
         """Refuse a class that was declared without what its instances build."""
-        builds = self.__builds__ or getattr(type(self), "__predicts__", None)
+        builds = self.__builds__ or predicted_kind(self)
         if builds in _EXAMPLES and self.__declaration__.base is None:
             subject = type(self).__name__
             fix = f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body."

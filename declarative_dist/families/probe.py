@@ -32,7 +32,7 @@ from declarative_dist.families.comparison import (
     takes_each,
 )
 from declarative_dist.fields.alignment import has_copies
-from declarative_dist.fields.kinds import is_declarative
+from declarative_dist.fields.kinds import is_declarative, predicted_kind
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.tensors import copy_module
 from declarative_dist.plain.tracing import is_traced
@@ -141,10 +141,13 @@ class Trial:
         derived = {n: values[n] for n, field in declaration.fields.items() if field.is_computed}
         tensors = {name: value for name, value in derived.items() if isinstance(value, Tensor)}
         built = {n: value for n, value in derived.items() if isinstance(value, Distribution)}
-        if hasattr(type(copy), "__predicts__"):
+        if predicted_kind(copy) is not None:
             built["base"] = copy.at_start()
         elif self._is_joint or isinstance(copy, Distribution):
             built["base"] = whole.forward()
+        if self._is_joint:
+            joint: Any = built["base"]
+            built["base"] = joint.split()
         return tensors, built
 
     def _lead_of(self, index: Index) -> torch.Size:
@@ -158,7 +161,7 @@ class Trial:
             original = originals[path]
             if not is_declarative(part):
                 continue
-            if hasattr(type(part), "__predicts__") and not self.copies:
+            if predicted_kind(part) is not None and not self.copies:
                 biases = vars(original)["_biases"]
                 vars(part)["_biases"] = {n: self._raw(raw, 0)[index] for n, raw in biases.items()}
             elif self.copies and has_copies(original, self.copies):
@@ -207,7 +210,7 @@ _FOUND: WeakKeyDictionary[type, set[Any]] = WeakKeyDictionary()
 def check_copies(module: Any) -> None:
     """Refuse a module whose methods mix its copies, or the contexts that it predicts from."""
     copies: torch.Size = vars(module)["_copies"]
-    if not copies and not hasattr(type(module), "__predicts__"):
+    if not copies and predicted_kind(module) is None:
         return
     tensors = (*module.parameters(), *module.buffers())
     if not copies.numel() or not _has_methods(module) or is_traced(*tensors):
@@ -275,7 +278,7 @@ def check_sites(joint: Any) -> None:
     if key in known or is_traced(*joint.parameters(), *joint.buffers()):
         return
     with torch.no_grad(), same_random_numbers():
-        current = [copy_apart(joint, is_evaluating=mode)() for mode in (False, True)]
+        current = [copy_apart(joint, is_evaluating=mode).at_start((2,)) for mode in (False, True)]
         for groups in ROUNDS:
             draws = _draw_some(current[False])
             if draws is None:

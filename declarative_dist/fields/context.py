@@ -32,12 +32,29 @@ class Call(NamedTuple):
         keywords: what goes to it by name.
         given: what the fields of the class and of its parts take by name.
         own: of these the fields of the class, as tensors of shape `(*batch, *own)`.
+        outputs: what networks that several parts share have returned so far.
     """
 
     args: tuple[Any, ...]
     keywords: Mapping[str, Any]
     given: Mapping[str, Any] = {}
     own: Mapping[str, Tensor] = {}
+    outputs: dict[nn.Module, Any] | None = None
+
+    def predict(self, part: Any, given: Mapping[str, Any], *, is_shared: bool) -> Any:
+        """What a part predicts; a network that it shares with others runs once for all."""
+        outputs = self.outputs if is_shared and _is_plain(part) else None
+        if outputs is None:
+            return part(*self.args, **self.keywords, **given)
+        if part.network not in outputs:
+            outputs[part.network] = part.network(*self.args, **self.keywords)
+        return part.from_features(outputs[part.network], **given)
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether a part passes on what it is called with: its class has no `forward` of its own."""
+    kind = next(kind for kind in type(part).__mro__ if "forward" in vars(kind))
+    return "__framework__" in vars(kind)
 
 
 class FromContext(ReadOnly, Constrained):

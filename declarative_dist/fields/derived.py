@@ -5,9 +5,11 @@ A derived value is computed from other fields, and never stored.
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Generic, overload
 
 from torch import Tensor, nn
@@ -68,6 +70,21 @@ def is_about_sizes(error: Exception) -> bool:
     return type(error) in (RuntimeError, IndexError)
 
 
+def _names_called_in(method: Callable[..., Any]) -> frozenset[str]:
+    """The names that a method calls, as in `decoder(z)` or `decoder.from_features(z)`.
+
+    What no source can be found for, such as a method typed at a prompt, calls none.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    except (OSError, SyntaxError):  # SyntaxError: of a lambda inside an expression
+        return frozenset()
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    methods = [node for node in called if isinstance(node, ast.Attribute)]
+    owners = [node.value for node in methods if not hasattr(Tensor, node.attr)]
+    return frozenset(node.id for node in (*called, *owners) if isinstance(node, ast.Name))
+
+
 class MethodField(ReadOnly):
     """A field that a method says, under a decorator: an instance holds nothing of it."""
 
@@ -82,6 +99,10 @@ class MethodField(ReadOnly):
     @property
     def needs(self) -> tuple[str, ...]:
         return self.names
+
+    @cached_property
+    def called_names(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset(self.names) & _names_called_in(self.function)
 
     def check_override(self, value: object, subject: str) -> None:
         if inspect.isfunction(value):

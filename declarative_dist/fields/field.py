@@ -50,6 +50,9 @@ class Field(ABC):
         is_predicted: whether a network predicts it from a context.
         is_given: whether it comes with a context.
         needs_context: whether an instance has it only in a call with a context.
+        is_predicting: whether it is a part that predicts from a context.
+        is_helper: whether it is a part that predicts from what sites call it with.
+        called_names: the names of fields that it calls, as functions.
         is_site: whether it is a distribution of a joint one.
         is_drawn: whether it has no value before earlier sites are drawn.
         is_module: whether instances hold one module for this field.
@@ -73,6 +76,9 @@ class Field(ABC):
     is_predicted = False
     is_given = False
     needs_context = False
+    is_predicting = False
+    is_helper = False
+    called_names: frozenset[str] = frozenset()
     is_site = False
     is_drawn = False
     is_module = False

@@ -31,6 +31,8 @@ def lacks_forward(value: object) -> bool:
 def built_kind(value: object) -> type | None:
     """What calling a module without arguments gives, if it stands for a plain object."""
     kind: Any = value if isinstance(value, type) else type(value)
+    if getattr(kind, "__predicts__", None) is not None:
+        return None
     return getattr(kind, "__builds__", None)
 
 

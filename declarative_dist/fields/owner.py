@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import Never
 
 from declarative_dist.errors import Code, DeclarationError
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.plain.arguments import Argument
 
 
@@ -29,10 +30,21 @@ class Owner:
     arguments: Mapping[str, Argument]
     fields: Mapping[str, Any]
 
-    @property
+    @cached_property
     def predicts(self) -> bool:
-        """Whether instances predict from a context."""
-        return hasattr(self.kind, "__predicts__")
+        """Whether instances predict from a context; a joint does if one of its fields does."""
+        if self.is_joint:
+            fields = self.fields.values()
+            predicting = [field.name for field in fields if field.is_predicting]
+            if predicting and not self.called_names.issuperset(predicting):
+                return True
+            return any(field.needs_context for field in fields)
+        return predicted_kind(self.kind) is not None
+
+    @cached_property
+    def called_names(self) -> frozenset[str]:
+        """The names of fields that methods call, as functions."""
+        return frozenset().union(*(field.called_names for field in self.fields.values()))
 
     @property
     def is_joint(self) -> bool:

@@ -68,6 +68,10 @@ class Nested(Field):
     def is_site(self) -> bool:  # type: ignore[override]
         return self.part is not None and issubclass(self.part, Distribution)
 
+    @property
+    def is_predicting(self) -> bool:  # type: ignore[override]
+        return not self.is_helper and any(map(kinds.predicted_kind, self.templates))
+
     def check_place(self, owner: Owner) -> None:
         if any(map(_declares, self.templates)):
             self.check_use(owner)
@@ -88,24 +92,33 @@ class Nested(Field):
         A part that is no argument stays what its template stands for.
         """
         field, argument = copy.copy(self), owner.arguments.get(self.name)
+        is_asked = owner.is_joint and self.is_predicting
+        field.is_helper = is_asked and self.name in owner.called_names
         field.part = None if argument is None else argument.part
         subjects = self._subjects(owner.subject(self.name))
         for template, where in zip(self.templates, subjects, strict=False):
             kinds.check_kind(template, field.part, where)
         if field.part is None and not self.is_list:
-            built = filter(None, map(kinds.built_kind, self.templates))
+            built = field._kinds_in(owner)
             field.part = next((k for k in built if issubclass(k, (Distribution, Transform))), None)
         return field
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
-        if self.part is not None and any(map(kinds.predicted_kind, self.templates)):
+        if self.part is not None and self.is_predicting:
             owner.require_conditional(self.name)
-        built = list(filter(None, map(kinds.built_kind, self.templates)))
+        built = self._kinds_in(owner)
         is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in built)
         if owner.is_joint and (Distribution in built if self.is_list else not is_plain):
             fix, expected = "Declare each site here.", "one distribution"
             raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
+
+    def _kinds_in(self, owner: Owner) -> list[type]:
+        """What the templates stand for; in a joint, what they predict is a site."""
+        found = list(map(kinds.built_kind, self.templates))
+        if owner.is_joint and not self.is_helper:
+            found += map(kinds.predicted_kind, self.templates)
+        return list(filter(None, found))
 
     @property
     def size_names(self) -> tuple[str, ...]:
@@ -234,14 +247,17 @@ class Nested(Field):
         """What a part contributes: the plain object that it stands for, or itself."""
         if kinds.built_kind(part) is not None:
             return part()
+        if self.is_helper:
+            return copy_if_exchanged(part)
         if kinds.predicted_kind(part) is not None and kinds.predicted_kind(owner) is not None:
             call: Call | None = values.get(CONTEXT)
             if call is None:
                 return part.at_start(values.get(CONTEXT_SHAPE, torch.Size()))
-            if not call.given:
+            if call.outputs is None and not call.given:
                 return part(*call.args, **call.keywords)
             given = {n: call.given[n] for n in call_names(part) if n in call.given}
-            return part(*call.args, **call.keywords, **given)
+            is_shared = self.name in vars(owner)["_sharers"]
+            return call.predict(part, given, is_shared=is_shared)
         kind = self.part
         if kind is None:
             return copy_if_exchanged(part)

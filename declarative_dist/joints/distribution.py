@@ -65,13 +65,13 @@ class JointDistribution(NamedDistribution):
     ) -> None:
         self.owner = owner
         self.sites = dict(sites)
-        self._again = partial(JointDistribution, owner, sites, values, batch_shape, local)
+        self._again = partial(JointDistribution, owner, sites, values, batch_shape)
         self.local = local or frozenset()
         is_one = local is not None and (weight is not None or len(local) < len(sites))
         self.batch_shape = torch.Size() if is_one else batch_shape
-        self._contexts = batch_shape if is_one else torch.Size()
+        self.contexts = batch_shape if is_one else torch.Size()
         self._local = self.local if is_one else frozenset()
-        self._weight = 1.0 if weight is None else weight
+        self.weight = 1.0 if weight is None else weight
         self._values = dict(values)
         self._methods = {name for name, site in sites.items() if isinstance(site, Rule)}
         for name, site in sites.items():
@@ -86,8 +86,12 @@ class JointDistribution(NamedDistribution):
         All contexts are one event, and what they add to a density is multiplied by `total_size`
         over their number; sites that do not depend on them count once.
         """
-        contexts = self._contexts or self.batch_shape
-        return self._again(weight=total_size / max(contexts.numel(), 1))
+        contexts = self.contexts or self.batch_shape
+        return self._again(self.local, total_size / max(contexts.numel(), 1))
+
+    def split(self) -> JointDistribution:
+        """The same with all contexts apart, so that each has draws of all sites."""
+        return self._again()
 
     def condition(self, **data: Any) -> Conditioned:
         """Hold sites at data: what is left is a log density of the other sites.
@@ -156,6 +160,16 @@ class JointDistribution(NamedDistribution):
         values = {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
         return values, self._total(scores)
 
+    def sample_and_score(self, sample_shape: Any) -> tuple[Values, Tensor]:
+        """Draws without gradients, and their log densities, whose gradient is that of the score.
+
+        Contexts that count more than once do so in the number: the score is that of the draws.
+        """
+        values = self.sample(sample_shape)
+        scores = self.scores(values, {})
+        plain: Any = sum(scores.values())
+        return values, self._total(scores).detach() + (plain - plain.detach())
+
     def log_prob(self, values: Mapping[str, Any]) -> Tensor:
         return self.score(values, {})
 
@@ -173,8 +187,8 @@ class JointDistribution(NamedDistribution):
 
     def _total(self, scores: Mapping[str, Tensor]) -> Tensor:
         """What all sites add up to, each context as often as it counts."""
-        if self._weight != 1.0:
-            local, weight = self._local, self._weight
+        if self.weight != 1.0:
+            local, weight = self._local, self.weight
             scores = {n: weight * s if n in local else s for n, s in scores.items()}
         total: Any = sum(scores.values())
         return total  # type: ignore[no-any-return]
@@ -324,8 +338,9 @@ class JointDistribution(NamedDistribution):
 
     def _for_each_context(self, value: Tensor, lead: torch.Size) -> Tensor:
         """A value that all contexts share, `(*lead, *event)`, as `(*lead, *contexts, *event)`."""
-        contexts, own = self._contexts, value.shape[len(lead) :]
-        return value.reshape(*lead, *(1,) * len(contexts), *own).expand(*lead, *contexts, *own)
+        contexts, own = self.contexts, value.shape[len(lead) :]
+        value = value.reshape((*lead, *(1,) * len(contexts), *own))
+        return value.expand((*lead, *contexts, *own))
 
     def _as_one_event(
         self, name: str, distribution: Distribution, lead: torch.Size = torch.Size()
@@ -333,11 +348,11 @@ class JointDistribution(NamedDistribution):
         """The distribution of a site for all contexts together, where they have some of it."""
         if name not in self._local:
             return distribution
-        whole = torch.Size((*lead, *self._contexts))
+        whole = torch.Size((*lead, *self.contexts))
         self._check_batch(name, distribution, whole)
         if distribution.batch_shape != whole:
             distribution = distribution.expand(whole)
-        count = len(distribution.event_shape) + len(self._contexts)
+        count = len(distribution.event_shape) + len(self.contexts)
         return with_event_dim(distribution, count, f"{self.owner}.{name}")
 
     def _check_batch(self, name: str, distribution: Distribution, lead: torch.Size | None) -> None:

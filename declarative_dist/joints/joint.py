@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import torch
+from torch import nn
 from torch.compiler import is_dynamo_compiling
 
-from declarative_dist.errors import DeclarationError
-from declarative_dist.families.building import call_detached
-from declarative_dist.families.declarative import Declarative
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError
+from declarative_dist.families.contextual import Contextual
 from declarative_dist.families.probe import check_sites
+from declarative_dist.fields.context import CONTEXT_SHAPE
+from declarative_dist.fields.given import call_names, try_kinds
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.site import Site
 from declarative_dist.joints.conditioned import Conditioned, missing_data_error
@@ -22,7 +27,7 @@ from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.tensors import copy_if_exchanged, copy_module
 
 
-class Joint(Declarative, NamedModule):
+class Joint(Contextual, NamedModule):
     """Named distributions, some of which depend on the values of others.
 
     Sites are nested families and plain torch distributions, which are independent (plain ones are
@@ -33,8 +38,20 @@ class Joint(Declarative, NamedModule):
     shape `(*sample, *batch)`. A site whose distribution would add dimensions to that is refused
     when the joint is built, with the `event_dim` that it needs.
 
+    A joint with a `Head`, a `Given` or a `Conditional` for a site is a function of a context, as a
+    `Conditional` is: call it with one, and what you get has `sample`, `log_prob` and `condition`.
+    Sites that depend on the context, through what their methods take by name, have a draw for each
+    context, `(*sample, *contexts, *event)`; methods see earlier sites in that shape too. If all
+    sites do, contexts are a batch, and log densities have shape `(*sample, *contexts)`. The others
+    are drawn once, `(*sample, *event)`, and contexts that share them are one event: a log density
+    adds up all of them, and has shape `(*sample)`.
+
     Args:
-        batch_shape: how many independent copies; prepended to the shape of every parameter.
+        in_features: with a context, how many features heads and sites see: the width of what
+            `network` returns, or of the context without a network.
+        network: with a context, what makes features of it; it runs once for all sites.
+        batch_shape: how many independent copies; prepended to the shape of every parameter. With
+            a context there are none.
         device: where to build it.
         dtype: the floating-point type of everything in it.
         **sizes_and_values: sizes by the names that shapes use, values by field, and for a site
@@ -64,6 +81,21 @@ class Joint(Declarative, NamedModule):
         >>> posterior = schools.condition(y=[28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
         >>> sorted(posterior.supports)
         ['mu', 'tau', 'theta']
+        >>> from declarative_dist import Conditional, Exp, Head
+        >>> class Speed(Conditional):
+        ...     base = dd.LogNormal
+        ...     loc = Head()
+        ...     scale = Head(Exp())
+        >>> class Robot(Joint):
+        ...     speed = Speed
+        ...     turn = Head()
+        ...     @site
+        ...     def angle(self, speed, turn):
+        ...         return dd.Normal(turn, 0.1 / speed)
+        >>> robot = Robot(in_features=16, network=torch.nn.Linear(3, 16))
+        >>> draw = robot(torch.zeros(5, 3)).sample()
+        >>> draw["angle"].shape, robot(torch.zeros(5, 3)).log_prob(draw).shape
+        (torch.Size([5]), torch.Size([5]))
     """
 
     __framework__ = True
@@ -72,7 +104,28 @@ class Joint(Declarative, NamedModule):
 
     if TYPE_CHECKING:
 
-        def __call__(self) -> JointDistribution: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> JointDistribution: ...
+        def from_features(self, features: Any, **given: Any) -> JointDistribution: ...
+        def detach(self, *args: Any, **kwargs: Any) -> JointDistribution: ...
+
+    def __init__(
+        self,
+        *,
+        in_features: int | None = None,
+        network: nn.Module | None = None,
+        batch_shape: int | Sequence[int] = (),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **sizes_and_values: Any,
+    ) -> None:
+        super().__init__(
+            in_features,
+            network=network,
+            batch_shape=batch_shape,
+            device=device,
+            dtype=dtype,
+            **sizes_and_values,
+        )
 
     def _check_class(self) -> None:
         if not any(field.is_site for field in self.__declaration__.fields.values()):
@@ -85,22 +138,90 @@ class Joint(Declarative, NamedModule):
                 code="no-base",
             )
 
-    def forward(self) -> JointDistribution:
-        """The sites and fields with their current values, for one step."""
+    def forward(self, *args: Any, **kwargs: Any) -> JointDistribution:
+        """The sites and fields with their current values, for one step; for a context, if any."""
+        is_called = bool(args or kwargs)
+        if is_called is (predicted_kind(self) is None):
+            self._refuse_call(is_called)
+        if is_called:
+            return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
         check_gathered(self)
+        return self._predict({})
+
+    def _refuse_call(self, is_called: bool) -> NoReturn:
+        """Say that a context is missing, or has no use here."""
+        subject = type(self).__name__
+        if is_called:
+            fix = "Declare a Head, a Given or a Conditional in its body."
+            expected = "no context, for no site depends on one"
+            raise ConstraintError(subject, expected, "one", fix, code="unused-argument")
+        takes = ["context"] if vars(self)["_has_users"] else []
+        takes += [f"{name}=..." for name in sorted(call_names(self))]
+        call = f"{subject.lower()}({', '.join(takes)})"
+        fix = f"Write {call}.sample(), {call}.condition(...) and the like."
+        raise FieldError(subject, "a context first", "none", fix, code="no-context")
+
+    def at_start(self, shape: Any = torch.Size()) -> JointDistribution:
+        """The distribution that features of zeros predict; without a context, the current one.
+
+        Args:
+            shape: the batch shape of such contexts.
+        """
+        return super().at_start(shape) if predicted_kind(self) is not None else self()
+
+    def _predict(self, known: dict[str, Any]) -> JointDistribution:
         declaration = self.__declaration__
         # Sites are computed later, and from the module that they were frozen with.
         frozen = copy_if_exchanged(self) if is_dynamo_compiling() else copy_module(self)
-        values = declaration.run(frozen, declaration.order)
+        predicting = [field for field in declaration.order if field.is_predicting]
+        values = declaration.run(self, predicting, known)  # here, where networks may keep a state
+        rest = [field for field in declaration.order if field not in predicting]
+        values = declaration.run(frozen, rest, values)
+        fields = declaration.fields
         sites = {
             name: Rule(values[name], field.names, field.event_dim)
             if isinstance(field, Site)
             else values[name]
-            for name, field in declaration.fields.items()
+            for name, field in fields.items()
             if field.is_site
         }
-        others = {name: value for name, value in values.items() if name not in sites}
-        return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])
+        others = {n: values[n] for n in fields if n not in sites}
+        if predicted_kind(self) is None:
+            return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])
+        contexts = known.get(CONTEXT_SHAPE) or self._contexts_of(values)
+        local = declaration.local_names & sites.keys()
+        return JointDistribution(declaration.owner, sites, others, contexts, local)
+
+    def _contexts_of(self, values: Mapping[str, Any]) -> torch.Size:
+        """The batch shape of a context, from what comes with it.
+
+        Raises:
+            ConstraintError: if sites and fields disagree about it.
+        """
+        shapes: dict[str, torch.Size] = {}
+        for name, field in self.__declaration__.fields.items():
+            value = values[name]
+            if field.is_predicting:
+                shapes[name] = value.batch_shape
+            elif field.needs_context:
+                own: tuple[int, ...] = vars(self)["_starts"][name].shape
+                shapes[name] = value.shape[: value.ndim - len(own)]
+        try:
+            contexts: torch.Size = torch.broadcast_shapes(*shapes.values())
+            return contexts
+        except RuntimeError as error:
+            raise ConstraintError(
+                type(self).__name__,
+                "one batch of contexts for all sites",
+                ", ".join(f"{tuple(shape)} for {name}" for name, shape in shapes.items()),
+                "Let every part see the whole batch, or give from_features features of one batch.",
+                code="mixed-contexts",
+            ) from error
+
+    def _check_build(self, values: dict[str, Any]) -> None:
+        if predicted_kind(self) is not None:
+            with suppress(NotImplementedError), torch.no_grad():  # a site may have no sampler
+                try_kinds(self, lambda: self.at_start((2,)).one_draw())
 
     def _check_whole(self) -> None:
         super()._check_whole()
@@ -160,9 +281,6 @@ class Joint(Declarative, NamedModule):
         Raises:
             DeclarationError: always.
         """
+        if predicted_kind(self) is not None:
+            self._refuse_call(is_called=False)
         raise missing_data_error(type(self).__name__)
-
-    def detach(self) -> JointDistribution:
-        """A snapshot with detached parameters: gradients flow to values, not to parameters."""
-        snapshot: JointDistribution = call_detached(self)
-        return snapshot

@@ -120,7 +120,10 @@ class Score:
 
     def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
         """Draws without gradients, and their log densities."""
-        return sample_and_score(current, torch.Size((count,)))
+        shape = torch.Size((count,))
+        if isinstance(current, JointDistribution):
+            return current.sample_and_score(shape)
+        return sample_and_score(current, shape)
 
     def losses(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
         """Negative log ratios, `(count, *batch)`, whose mean has the gradient of the bound."""

@@ -1,0 +1,363 @@
+"""Joints of a context: sites that a network predicts, beside some that all contexts share."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+
+from declarative_dist import (
+    Conditional,
+    ConstraintError,
+    DeclarationError,
+    Exp,
+    FieldError,
+    Given,
+    Head,
+    Joint,
+    Param,
+    Positive,
+    derived,
+    learnable,
+    site,
+    summary,
+)
+from declarative_dist.joints.distribution import JointDistribution
+from tests.cases import Policy, Robot, Speed
+
+
+class Trunk(nn.Module):
+    """A network that counts how often it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 8)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        features: Tensor = self.layer(x).tanh()
+        return features
+
+
+class Arms(Joint):
+    """Everything depends on the context, through parts, heads, a given value and a derived one."""
+
+    turn = Policy
+    speed = Speed
+    bias = Head(shape=("actions",))
+    noise = Param(0.3, Exp())
+    load = Given(Positive())
+
+    @derived
+    def width(self, noise: Tensor, load: Tensor) -> Tensor:
+        return noise * load
+
+    @site
+    def angle(self, turn: Tensor, speed: Tensor, bias: Tensor, width: Tensor) -> dd.Normal:
+        return dd.Normal((turn + bias).sum(-1) / speed, width)
+
+
+class Level(Joint):
+    """Two sites that all contexts share, and two that each has of its own."""
+
+    mu = learnable(dd.Normal(0.5, 2.0))
+    local = Speed
+    spread = Param(0.7, Exp())
+    fixed = dd.Gamma(torch.tensor(2.0), torch.tensor(1.0))
+
+    @site
+    def tau(self, mu: Tensor, spread: Tensor) -> dd.LogNormal:
+        return dd.LogNormal(mu, spread)
+
+    @site(event_dim=1)
+    def y(self, local: Tensor, tau: Tensor) -> dd.Normal:
+        return dd.Normal(torch.stack([local, tau], -1), 1.0)
+
+
+def arms() -> Arms:
+    torch.manual_seed(0)
+    return Arms(in_features=8, actions=2, network=Trunk())
+
+
+def contexts(*shape: int) -> Tensor:
+    return torch.linspace(-1.0, 1.0, 3 * torch.Size(shape).numel()).reshape(*shape, 3)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (5,), (2, 5)])
+def test_all_sites_see_one_run_of_the_network(batch: tuple[int, ...]) -> None:
+    robot, x = arms(), contexts(*batch)
+    load = torch.rand(batch) + 0.5
+    d = robot(x, load=load)
+    assert robot.network.calls == 1
+    draw = d.sample((7,))
+    assert draw["turn"].shape == (7, *batch, 2)
+    assert draw["angle"].shape == (7, *batch)
+    features = robot.network.layer(x).tanh()
+    bias = robot.projection(features)
+    turn = dd.Normal(robot.turn.projection(features), torch.full((2,), 0.7))
+    loc, raw = robot.speed.projection(features).unbind(-1)
+    angle = dd.Normal((draw["turn"] + bias).sum(-1) / draw["speed"], 0.3 * load)
+    expected = turn.log_prob(draw["turn"]).sum(-1) + angle.log_prob(draw["angle"])
+    expected = expected + dd.LogNormal(loc, raw.exp()).log_prob(draw["speed"])
+    torch.testing.assert_close(d.log_prob(draw), expected)
+    assert d.batch_shape == batch
+    values, log_prob = d.rsample_and_log_prob((3,))
+    torch.testing.assert_close(d.log_prob(values), log_prob)
+    log_prob.sum().backward()
+    assert all(p.grad is not None for p in robot.parameters())
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (4, 2)])
+def test_shared_sites_are_drawn_and_counted_once(batch: tuple[int, ...]) -> None:
+    level, x = Level(in_features=3), contexts(*batch)
+    draw = level(x).sample((6,))
+    assert {name: tuple(value.shape) for name, value in draw.items()} == {
+        "mu": (6,),
+        "local": (6, *batch),
+        "fixed": (6,),
+        "tau": (6,),
+        "y": (6, *batch, 2),
+    }
+    once = dd.Normal(0.5, 2.0).log_prob(draw["mu"]) + dd.Gamma(2.0, 1.0).log_prob(draw["fixed"])
+    once = once + dd.LogNormal(draw["mu"], 0.7).log_prob(draw["tau"])
+    tau = draw["tau"].reshape(6, *(1 for _ in batch)).expand(6, *batch)
+    y = dd.Normal(torch.stack([draw["local"], tau], -1), 1.0).log_prob(draw["y"]).sum(-1)
+    each = level.local(x).log_prob(draw["local"]) + y
+    total = each.reshape(6, -1).sum(-1)
+    torch.testing.assert_close(level(x).log_prob(draw), once + total)
+    weighed = level(x).weigh(100)
+    torch.testing.assert_close(weighed.log_prob(draw), once + total * 100 / each[0].numel())
+    assert level(x).batch_shape == ()
+
+
+def test_contexts_apart_are_contexts_together() -> None:
+    robot, x = arms().double(), contexts(5).double()
+    load = torch.rand(5).double() + 0.5
+    draw = robot(x, load=load).sample()
+    together = robot(x, load=load).log_prob(draw)
+    for index in range(5):
+        one = {name: value[index] for name, value in draw.items()}
+        alone = robot(x[index], load=load[index]).log_prob(one)
+        torch.testing.assert_close(together[index], alone)
+
+
+def test_snapshots_can_be_conditioned() -> None:
+    robot, x = arms(), contexts(5)
+    d = robot(x, load=1.0)
+    draw = d.sample((4,))
+    held = {"turn": draw["turn"][0], "speed": draw["speed"][0]}
+    left = d.condition(**held)
+    assert set(left.supports) == {"angle"}
+    expected = d.log_prob({**draw, **{n: v.expand_as(draw[n]) for n, v in held.items()}})
+    torch.testing.assert_close(left({"angle": draw["angle"]}), expected)
+    assert d.predict(held)["angle"].shape == (5,)
+
+    level = Level(in_features=3)(x)
+    y = level.sample()["y"]
+    posterior = level.condition(y=y)
+    density = posterior.unconstrained_log_density()
+    values = density.constrain(torch.zeros(2, density.size))
+    assert values["local"].shape == (2, 5)
+    assert values["mu"].shape == (2,)
+    torch.testing.assert_close(
+        posterior(values), level.log_prob({**values, "y": y.expand(2, 5, 2)})
+    )
+    with pytest.raises(ConstraintError, match=r"Level\.condition\(z=\): expected the name"):
+        level.condition(z=1.0)
+
+
+def test_parts_that_share_a_network_run_it_once() -> None:
+    trunk, x = Trunk(), contexts(5)
+    kinds = {name: Speed(in_features=8, network=trunk) for name in ("one", "two")}
+
+    class Pair(Joint):
+        one = Speed
+        two = Speed
+
+    pair = Pair(**kinds)
+    draw = pair(x).sample()
+    assert trunk.calls == 1
+    expected = sum(part(x).log_prob(draw[name]) for name, part in kinds.items())
+    torch.testing.assert_close(pair(x).log_prob(draw), expected)
+
+
+def test_from_features_detach_and_start() -> None:
+    robot, x = arms(), contexts(5)
+    draw = robot(x, load=1.0).sample()
+    features = robot.network(x)
+    torch.testing.assert_close(
+        robot.from_features(features, load=1.0).log_prob(draw), robot(x, load=1.0).log_prob(draw)
+    )
+    fixed = robot.detach(x, load=1.0)
+    assert not fixed.log_prob(draw).requires_grad
+    assert {n: v.shape for n, v in robot.at_start((4,)).sample().items()}["turn"] == (4, 2)
+
+
+def test_life_as_a_module() -> None:
+    robot, x = arms(), contexts(5)
+    draw = robot(x, load=1.0).sample()
+    expected = robot(x, load=1.0).log_prob(draw)
+    copies: list[Any] = [copy.deepcopy(robot), pickle.loads(pickle.dumps(robot))]
+    other = arms()
+    other.reset_parameters()
+    other.load_state_dict(robot.state_dict())
+    for twin in [*copies, other]:
+        torch.testing.assert_close(twin(x, load=1.0).log_prob(draw), expected)
+    state = {name: tensor.double() for name, tensor in robot.state_dict().items()}
+    wide = {name: value.double() for name, value in draw.items()}
+    called = torch.func.functional_call(robot, state, (x.double(),), {"load": 1.0})
+    torch.testing.assert_close(called.log_prob(wide).float(), expected)
+    mapped = torch.func.vmap(lambda x, draw: robot(x, load=1.0).log_prob(draw))(x, draw)
+    torch.testing.assert_close(mapped, expected)
+    table = str(summary(robot))
+    assert "angle" in table
+    assert "needs a context" in table
+
+
+def first_half(part: type[Conditional]) -> type[Conditional]:
+    class Half(part):  # type: ignore[valid-type,misc]
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x[:2])
+
+    return Half
+
+
+class Halved(Joint):
+    one = first_half(Speed)
+    two = Speed
+
+
+class Wide(Conditional):
+    base = dd.Normal
+    loc = Head(shape=("k",))
+    scale = 1.0
+
+
+class TooWide(Joint):
+    wide = Wide
+    other = Head()
+
+
+class Mixing(Joint):
+    loc = Head()
+
+    @site
+    def y(self, loc: Tensor) -> dd.Normal:
+        return dd.Normal(loc.mean(), 1.0)
+
+
+class MixingDraws(Joint):
+    mu = dd.Normal(0.0, 1.0)
+    loc = Head()
+
+    @site
+    def y(self, mu: Tensor, loc: Tensor) -> dd.Normal:
+        return dd.Normal(loc + mu.sum(), 1.0)
+
+
+class Plain(Joint):
+    mu = dd.Normal(0.0, 1.0)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "other batches": (
+        lambda: Halved(in_features=3)(contexts(5)),
+        ConstraintError,
+        r"Halved: expected one batch of contexts .*, got \(2,\) for one, \(5,\) for two",
+    ),
+    "no event_dim": (
+        lambda: TooWide(in_features=3, k=2),
+        ConstraintError,
+        r"TooWide\.wide: .*got \(2, 2\)\. Write event_dim = 1 in its class",
+    ),
+    "mixed contexts": (lambda: Mixing(in_features=3), ConstraintError, r"each of the contexts"),
+    "mixed draws": (lambda: MixingDraws(in_features=3), ConstraintError, r"MixingDraws\.y"),
+    "no context": (
+        lambda: arms().sample(),
+        FieldError,
+        r"Arms: expected a context first.* Write arms\(context, load=\.\.\.\)\.sample\(\)",
+    ),
+    "condition without one": (
+        lambda: arms().condition(turn=0.0),
+        FieldError,
+        r"arms\(context, load=\.\.\.\)\.condition\(",
+    ),
+    "a context for nothing": (
+        lambda: Plain()(torch.zeros(3)),
+        ConstraintError,
+        r"Plain: expected no context",
+    ),
+    "a network for nothing": (
+        lambda: Plain(network=nn.Linear(3, 3)),
+        DeclarationError,
+        r"Plain\(network=\): expected the name of a field",
+    ),
+    "copies": (
+        lambda: Level(in_features=3, batch_shape=2),
+        ConstraintError,
+        r"Level\(batch_shape=\): expected no batch_shape",
+    ),
+    "no width": (lambda: Robot(actions=2), ConstraintError, r"in_features=\).*neither that nor"),
+    "no given": (lambda: arms()(contexts(5)), ConstraintError, r"Arms\.load: expected a value"),
+    "another given": (
+        lambda: arms()(contexts(5), load=torch.ones(4)),
+        ConstraintError,
+        r"Arms\.load: expected batch shapes",
+    ),
+    "an attribute of this name": (
+        lambda: type("Bad", (Joint,), {"projection": Head()}),
+        DeclarationError,
+        r"Bad\.projection: expected a name that is free",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str) -> None:
+    make, kind, said = REFUSED[name]
+    with pytest.raises(kind, match=said):
+        make()
+
+
+def test_a_joint_without_a_context_keeps_its_names_and_its_class() -> None:
+    class Named(Joint):
+        projection = dd.Normal(0.0, 1.0)
+        network = nn.Linear(2, 2)
+        width = Param(torch.zeros, shape=("in_features",))
+
+        @site
+        def y(self, projection: Tensor, width: Tensor) -> dd.Normal:
+            return dd.Normal(projection + width.sum(), 1.0)
+
+    named = Named(in_features=3)
+    assert named.width.shape == (3,)
+    assert isinstance(named(), JointDistribution)
+
+    class Freed(Level):  # the part of the context is replaced by one without
+        local = dd.LogNormal(0.0, 1.0)
+
+    assert Freed().sample((2,))["local"].shape == (2,)
+
+
+def test_a_conditional_that_a_method_calls_is_a_helper_beside_sites_of_the_context() -> None:
+    class Model(Joint):
+        speed = Speed
+        decoder = Speed
+
+        @site
+        def y(self, speed: Tensor, decoder: Speed) -> dd.Distribution:
+            return decoder.from_features(speed[..., None])
+
+    model, x = Model(in_features=3, decoder=Speed(in_features=1)), contexts(5)
+    draw = model(x).sample((2,))
+    assert set(draw) == {"speed", "y"}
+    expected = model.speed(x).log_prob(draw["speed"])
+    expected = expected + model.decoder(draw["speed"][..., None]).log_prob(draw["y"])
+    torch.testing.assert_close(model(x).log_prob(draw), expected)
