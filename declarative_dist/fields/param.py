@@ -19,10 +19,10 @@ from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import (
     as_prior,
     check_fits,
-    check_support,
     describe_prior,
     is_settled,
     log_density,
+    restrict,
 )
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.fields.sizes import Blueprint, Start
@@ -146,7 +146,7 @@ class Param(Constrained):
         if self.has_sized_prior:
             return  # there is none before there is an instance
         if not self.needs:
-            check_support(self.prior, self.constraint, subject, DeclarationError)
+            self.prior = restrict(self.prior, self.constraint, subject, DeclarationError)
         shape = self.declared_shape
         if shape is not None and not self.owns_constraint:  # tensors in it may add dimensions
             check_fits(self.prior, shape, subject, error=DeclarationError)
@@ -170,19 +170,22 @@ class Param(Constrained):
             is_learned = any(True for _ in template.parameters())
             prior = copy_template(template, blueprint, raw.dtype, is_replicated=is_learned)
             prior.to(raw.device)
-            self._check_prior(module, prior, values, is_new=self.has_sized_prior)
+            is_new = self.has_sized_prior
+            prior = self._fit_prior(module, prior, values, is_new=is_new)
             module._modules[self.prior_name] = prior
 
-    def _check_prior(
+    def _fit_prior(
         self, module: nn.Module, prior: nn.Module, values: Mapping[str, Any], *, is_new: bool
-    ) -> None:
-        """Refuse a prior that does not fit the shape or the bounds of this instance."""
+    ) -> nn.Module:
+        """The prior on the set of this instance; refused if it does not fit that, or the shape."""
         copies, subject = vars(module)["_copies"], self.subject(module)
         with torch.no_grad():
             shape = self.value(module, values).shape[len(copies) :]
             check_fits(prior, shape, subject, copies)
             if is_new or self.has_bounds:
-                check_support(prior, self.resolved_constraint(module, values), subject)
+                constraint = self.resolved_constraint(module, values)
+                prior = restrict(prior, constraint, subject, has_names=self.has_bounds)
+        return prior
 
     def replace_prior(self, module: nn.Module, value: Any) -> None:
         """Give an instance another prior: a plain distribution, or a declared one, held as it is.
@@ -195,7 +198,7 @@ class Param(Constrained):
         raw = getattr(module, self.raw_name)
         if prior is not value:
             prior = prior.to(device=raw.device, dtype=raw.dtype)
-        self._check_prior(module, prior, needed_values(module, self.name), is_new=True)
+        prior = self._fit_prior(module, prior, needed_values(module, self.name), is_new=True)
         module._modules[self.prior_name] = prior
 
     def log_prior(

@@ -4,8 +4,9 @@ A plain distribution is held as a module whose tensors are constants. A declared
 own parameters with the others (empirical Bayes: Robbins, "An empirical Bayes approach to
 statistics", Proceedings of the Third Berkeley Symposium, 1956).
 
-A prior and its parameter live on the same set, but for the boundary, which has no mass: a density
-on a larger set would not be one on the smaller set, and where it is smaller it would be zero.
+A prior and its parameter live on the same set, but for the boundary, which has no mass. A prior of
+single numbers on a larger set is truncated, where the ends are constants and the mass between them
+is known. Where its set is smaller, its density would be zero.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, constraints
 
 from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.alignment import has_copies
-from declarative_dist.fields.fixed import FixedTransform, as_constant
+from declarative_dist.fields.fixed import FixedTransform, as_constant, as_module
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
 from declarative_dist.plain import supports
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
+from declarative_dist.wrappers.truncated import Truncated
 
 Refusal = type[ConstraintError | DeclarationError]
 """The kind of error: of a class body, or of an instance."""
@@ -122,16 +124,22 @@ def check_fits(
     raise error(subject, expected, got, fix, code="prior-mismatch")
 
 
-def check_support(
-    prior: Any, constraint: Constraint, subject: str, error: Refusal = ConstraintError
-) -> None:
-    """Refuse a prior whose support differs from the set of a constraint by more than the boundary.
+def restrict(
+    prior: Any,
+    constraint: Constraint,
+    subject: str,
+    error: Refusal = ConstraintError,
+    *,
+    has_names: bool = False,
+) -> Any:
+    """The prior on the set of a constraint: as it is, or truncated if its own set is larger.
 
     Args:
         prior: the module that holds it.
         constraint: that of the parameter, without names in it.
         subject: the class and field that an error names.
-        error: the kind of error to raise.
+        error: the kind of error to raise if neither has a known density there.
+        has_names: whether its ends are other fields, on which the mass between them depends.
     """
     distribution: Distribution = prior()
     try:
@@ -144,15 +152,47 @@ def check_support(
         expected = "a prior with a density, on a stated support"
         fix = f"Write prior={_example(constraint.support)}, for instance."
         raise error(subject, expected, got, fix, code="prior-mismatch")
-    if not _agree(distribution, support, constraint):
-        expected = f"a prior on the set of {constraint!r}, {constraint.describe()}"
-        got = f"{describe_prior(prior)}, whose support is {support}"
-        fix = (
-            f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
-            "constraint of the prior. A prior is not cut off at a bound: move one there with "
-            "dd.TransformedDistribution."
-        )
-        raise error(subject, expected, got, fix, code="prior-mismatch")
+    if _agree(distribution, support, constraint):
+        return prior
+    own = _support_of(constraint)
+    is_larger = all(map(supports.ends_of, map(supports.entries_of, (own, support))))
+    is_larger = is_larger and supports.lies_within(own, support)
+    truncated, why = _truncate(prior, distribution, own) if is_larger else (None, "")
+    if truncated is not None and not has_names:
+        return truncated
+    expected = f"a prior on the set of {constraint!r}, {constraint.describe()}"
+    got = f"{describe_prior(prior)}, whose support is {support}"
+    fix = f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
+    fix += "constraint of the prior."
+    if is_larger:
+        why = why or "the ends are other fields, and so is the mass between them"
+        fix += f" It is not truncated, because {why}. Or leave it out, and write a log joint: "
+        fix += "NegativeELBO(log_joint, guide)."
+    raise error(subject, expected, got, fix, code="prior-mismatch")
+
+
+def _truncate(prior: Any, distribution: Distribution, support: Any) -> tuple[Any, str]:
+    """The prior between the ends of a support, or None and why that has no known density."""
+    entries = supports.entries_of(support)
+    ends = getattr(entries, "lower_bound", None), getattr(entries, "upper_bound", None)
+    is_learned = any(True for _ in prior.parameters())
+    inside: Any = prior if is_learned else distribution
+    event_dim = 0
+    if isinstance(inside, Independent):
+        inside, event_dim = inside.base_dist, inside.reinterpreted_batch_ndims
+    try:
+        truncated: Distribution = Truncated(inside, *ends, validate_args=True)
+    except ConstraintError:
+        return None, f"how much mass a {type(distribution).__name__} has there is not known"
+    if event_dim:
+        truncated = Independent(truncated, event_dim, validate_args=False)
+    return as_module(truncated), ""
+
+
+def _support_of(constraint: Constraint) -> Any:
+    if isinstance(constraint, FromTransform):
+        return supports.push_support(constraints.real, constraint.current())
+    return constraint.support
 
 
 def is_settled(constraint: Constraint) -> bool:
@@ -163,10 +203,7 @@ def is_settled(constraint: Constraint) -> bool:
 def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
     if isinstance(constraint, FromModule):
         return True  # only the module knows its set
-    own = constraint.support
-    if isinstance(constraint, FromTransform):
-        own = supports.push_support(constraints.real, constraint.current())
-    mine, theirs = supports.entries_of(own), supports.entries_of(support)
+    mine, theirs = supports.entries_of(_support_of(constraint)), supports.entries_of(support)
     ends, others = supports.ends_of(mine), supports.ends_of(theirs)
     if ends is not None and others is not None:
         return supports.are_near(ends, others)
