@@ -203,3 +203,220 @@ class AllOptional(dd.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.rate.log() - self.rate * value
+
+
+class OptionalConstraint(constraints.Constraint):
+    """As scVI writes it: None is allowed, and all else is asked of what it holds."""
+
+    def __init__(self, constraint: constraints.Constraint) -> None:
+        self._constraint = constraint
+
+    def check(self, value: Any) -> Tensor:
+        return torch.ones(1, dtype=torch.bool) if value is None else self._constraint.check(value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._constraint, name)
+
+
+class Holder:
+    """No constraint of torch's, but an object that has one and can check."""
+
+    def __init__(self, constraint: constraints.Constraint) -> None:
+        self.inner = constraint
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.inner.check(value)
+
+
+class ByPlain(dd.Distribution):
+    """What scores by a plain distribution that a subclass makes of its arguments."""
+
+    def __init__(self, plain: dd.Distribution) -> None:
+        self.plain = plain
+        super().__init__(plain.batch_shape, plain.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.plain.support
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.plain.sample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.plain.log_prob(value)
+
+
+def need(*groups: tuple[Any, ...]) -> None:
+    """Refuse all but exactly one of several groups of arguments, whole."""
+    if sum(all(value is not None for value in group) for group in groups) != 1:
+        raise ValueError("use one of the parameterizations")
+
+
+class CountsByMean(ByPlain):
+    """scVI's negative binomial: a mean and a dispersion, or torch's arguments; all may be None."""
+
+    arg_constraints: ClassVar[Any] = {
+        "mu": OptionalConstraint(constraints.greater_than_eq(0)),
+        "theta": OptionalConstraint(constraints.greater_than_eq(0)),
+        "scale": OptionalConstraint(constraints.greater_than_eq(0)),
+        "logits": OptionalConstraint(constraints.real),
+        "total_count": OptionalConstraint(constraints.positive),
+    }
+
+    def __init__(
+        self, total_count: Any = None, probs: Any = None, logits: Any = None, mu: Any = None,
+        theta: Any = None, scale: Any = None, validate_args: bool = False,
+    ) -> None:  # fmt: skip
+        need((mu, theta), (total_count, logits), (total_count, probs))
+        if mu is None:
+            logits = torch.logit(probs) if logits is None else logits
+            mu, theta = total_count * logits.exp(), total_count
+        self.mu, self.theta, self.scale = mu, theta, scale
+        super().__init__(dd.NegativeBinomial(theta, logits=mu.log() - theta.log()))
+
+
+class CountsByLogits(ByPlain):
+    """A count that is required and one of two others, as GluonTS writes it."""
+
+    arg_constraints: ClassVar[Any] = {
+        "total_count": constraints.positive,
+        "logits": constraints.real,
+        "probs": constraints.unit_interval,
+    }
+
+    def __init__(
+        self, total_count: Any, logits: Any = None, probs: Any = None, validate_args: Any = None
+    ) -> None:
+        need((logits,), (probs,))
+        self.total_count, self.logits, self.probs = total_count, logits, probs
+        super().__init__(dd.NegativeBinomial(total_count, logits=logits, probs=probs))
+
+
+class FlagByEither(ByPlain):
+    """Torch's pair, both of it optional, in a class that is not torch's."""
+
+    arg_constraints: ClassVar[Any] = {
+        "logits": constraints.real,
+        "probs": Holder(constraints.unit_interval),
+    }
+
+    def __init__(self, logits: Any = None, probs: Any = None) -> None:
+        need((logits,), (probs,))
+        self.logits, self.probs = logits, probs
+        super().__init__(dd.Bernoulli(probs=probs, logits=logits))
+
+
+class Both(ByPlain):
+    """Both of torch's pair at once: the second weighs."""
+
+    arg_constraints: ClassVar[Any] = {
+        "logits": constraints.real,
+        "probs": constraints.unit_interval,
+    }
+
+    def __init__(self, logits: Any = None, probs: Any = None) -> None:
+        self.logits, self.probs = logits, probs
+        super().__init__(dd.Bernoulli(probs=0.5 * torch.sigmoid(logits) + 0.5 * probs))
+
+
+class ByThree(ByPlain):
+    """A rate, its reciprocal, or its logarithm."""
+
+    arg_constraints: ClassVar[Any] = {
+        "rate": OptionalConstraint(OptionalConstraint(constraints.positive)),
+        "every": Holder(constraints.positive),
+        "log_rate": constraints.real,
+    }
+
+    def __init__(self, rate: Any = None, every: Any = None, log_rate: Any = None) -> None:
+        need((rate,), (every,), (log_rate,))
+        self.every = every
+        if rate is None:
+            rate = log_rate.exp() if every is None else 1 / every
+        self.rate, self.log_rate = rate, log_rate
+        super().__init__(dd.Exponential(rate))
+
+
+class Vectors(ByPlain):
+    """Vectors of numbers of one set, wrapped inside and outside."""
+
+    arg_constraints: ClassVar[Any] = {
+        "loc": OptionalConstraint(constraints.independent(constraints.real, 1)),
+        "scale": constraints.independent(OptionalConstraint(constraints.positive), 1),
+    }
+
+    def __init__(self, loc: Any, scale: Any = None) -> None:
+        self.loc, self.scale = loc, scale
+        super().__init__(dd.Independent(dd.Normal(loc, 1.0 if scale is None else scale), 1))
+
+
+class SideBySide(ByPlain):
+    """One tensor of a location and the log of a scale, or of both as they are."""
+
+    arg_constraints: ClassVar[Any] = {
+        "both": constraints.cat([constraints.real, constraints.positive], -1, [1, 1])
+    }
+
+    def __init__(self, both: Any) -> None:
+        self.both = both
+        super().__init__(dd.Normal(both[..., 0], both[..., 1]))
+
+
+class Stacked(SideBySide):
+    """The same, said in the other way."""
+
+    arg_constraints: ClassVar[Any] = {
+        "both": OptionalConstraint(constraints.stack([constraints.real, constraints.positive], -1))
+    }
+
+
+class Trials(ByPlain):
+    """A count that may be None, which nothing learns."""
+
+    arg_constraints: ClassVar[Any] = {
+        "probs": constraints.unit_interval,
+        "trials": OptionalConstraint(constraints.nonnegative_integer),
+    }
+
+    def __init__(self, probs: Any, trials: Any = None) -> None:
+        self.probs, self.trials = probs, trials
+        super().__init__(dd.Binomial(1 if trials is None else trials, probs))
+
+
+class Gated(ByPlain):
+    """Pyro's pair beside a required argument."""
+
+    arg_constraints: ClassVar[Any] = {
+        "rate": constraints.positive,
+        "gate": constraints.unit_interval,
+        "gate_logits": constraints.real,
+    }
+
+    def __init__(self, rate: Any, *, gate: Any = None, gate_logits: Any = None) -> None:
+        need((gate,), (gate_logits,))
+        self.rate, self.gate, self.gate_logits = rate, gate, gate_logits
+        share = torch.sigmoid(gate_logits) if gate is None else gate
+        super().__init__(dd.Poisson(rate * (1 - share)))
+
+
+WAYS: dict[str, tuple[type[dd.Distribution], dict[str, Any]]] = {
+    "by mean": (CountsByMean, {"mu": t([3.0, 9.0]), "theta": t([2.0, 4.0])}),
+    "by mean, and a scale": (CountsByMean, {"mu": t(3.0), "theta": t(2.0), "scale": t(0.5)}),
+    "by logits": (CountsByMean, {"total_count": t(2.0), "logits": t([0.5, -1.0])}),
+    "required and logits": (CountsByLogits, {"total_count": t(2.0), "logits": t(0.3)}),
+    "required and probs": (CountsByLogits, {"total_count": t(2.0), "probs": t(0.3)}),
+    "logits alone": (FlagByEither, {"logits": t([0.3, 2.0])}),
+    "probs alone": (FlagByEither, {"probs": t([0.3, 0.2])}),
+    "both": (Both, {"logits": t(0.3), "probs": t(0.9)}),
+    "rate": (ByThree, {"rate": t(0.3)}),
+    "every": (ByThree, {"every": t(0.3)}),
+    "log": (ByThree, {"log_rate": t(-0.3)}),
+    "vectors": (Vectors, {"loc": t([0.5, 1.0, 2.0]), "scale": t([0.5, 1.0, 2.0])}),
+    "a vector": (Vectors, {"loc": t([0.5, 1.0, 2.0])}),
+    "side by side": (SideBySide, {"both": t([[-0.3, 0.5], [1.0, 2.0]])}),
+    "stacked": (Stacked, {"both": t([-0.3, 0.5])}),
+    "probs without trials": (Trials, {"probs": t(0.3)}),
+    "gate": (Gated, {"rate": t(2.0), "gate": t(0.3)}),
+    "gate_logits": (Gated, {"rate": t(2.0), "gate_logits": t(0.3)}),
+}
+"""Foreign classes with the arguments by which each is built: one way of several."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.distributions as dd
+from torch.distributions import constraints
 
 from declarative_dist import (
     ConstraintError,
     DeclarationError,
+    Exp,
     Param,
     Positive,
     Variational,
     entropy,
     kl_divergence,
     learnable,
+    register_constraint,
 )
 from declarative_dist.errors import FieldError
 from declarative_dist.objectives import NegativeELBO
@@ -258,3 +261,73 @@ def test_objectives_believe_the_method_too(name: str) -> None:
         return
     loss = NegativeELBO(lambda x: dd.Normal(0.0, 1.0).log_prob(x), learnable(plain))
     assert loss().isfinite()
+
+
+@pytest.mark.parametrize("way", foreign.WAYS)
+def test_of_optional_arguments_you_declare_those_that_you_mean(way: str) -> None:
+    base, values = foreign.WAYS[way]
+    body: dict[str, Any] = {name: Param(value) for name, value in values.items()}
+    plain = base(**values)
+    value = plain.sample((4,))
+    declared = type("Declared", (Variational,), {"base": base, **body})()
+    for q in (declared, learnable(plain)):
+        torch.testing.assert_close(q.log_prob(value), plain.log_prob(value))
+        q.log_prob(value).sum().backward()
+        vector = torch.nn.utils.parameters_to_vector(q.parameters())
+        torch.nn.utils.vector_to_parameters(vector - 5.0, q.parameters())
+        assert q.log_prob(value).isfinite().all()  # also far from the start
+    assert {n for n, _ in declared.named_parameters()} == {f"raw_{name}" for name in values}
+
+
+@pytest.mark.parametrize("base", [
+    foreign.CountsByMean, foreign.FlagByEither, foreign.ByThree, foreign.Both
+])  # fmt: skip
+def test_advice_about_optional_arguments_is_refused_or_works(base: Any) -> None:
+    with pytest.raises(DeclarationError, match="a Param or a constant for each"):
+        learnable(base)
+    for other, values in foreign.WAYS.values():
+        if other is base:
+            learnable(base(**values)).sample()
+
+
+def test_arguments_that_do_not_go_together_are_the_classs_to_refuse() -> None:
+    class Neither(Variational):
+        base = foreign.CountsByMean
+        mu = Param(2.0)
+
+    class OverTwo(Variational):
+        base = foreign.Gated
+        rate = Param(2.0)
+        gate = Param(0.5)
+        gate_logits = Param(0.0)
+
+    for family in (Neither, OverTwo):
+        with pytest.raises(ConstraintError, match="takes together.*one of the param"):
+            family()
+
+
+def test_required_arguments_are_learned_beside_the_preferred_of_a_pair() -> None:
+    for base in (foreign.CountsByLogits, foreign.Gated):
+        assert len(list(learnable(base)().parameters())) == 2
+    assert "trials" not in learnable(foreign.Trials).__declaration__.fields
+    counted = learnable(foreign.Trials(t := torch.tensor(0.3), 5))
+    assert counted.trials == 5 and counted.probs == t  # noqa: PT018
+    with pytest.raises(DeclarationError, match="no gradient reaches"):
+        type("Learned", (Variational,), {
+            "base": foreign.Trials, "probs": Param(0.3), "trials": Param(3.0)
+        })  # fmt: skip
+
+
+def test_a_registered_wrapper_stands_for_itself() -> None:
+    class Half(foreign.OptionalConstraint):
+        pass
+
+    class Family(foreign.Plain):
+        arg_constraints: ClassVar[Any] = {
+            "loc": constraints.real,
+            "scale": Half(constraints.positive),
+        }
+
+    assert isinstance(learnable(Family).scale.constraint, Positive)
+    register_constraint(Half, Exp)
+    assert isinstance(learnable(type("Other", (Family,), {})).scale.constraint, Exp)

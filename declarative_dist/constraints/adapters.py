@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
+from torch.distributions import CatTransform, StackTransform, Transform, constraints
 from typing_extensions import TypeVar
 
 from declarative_dist.constraints.constraint import Constraint
@@ -17,6 +17,7 @@ from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.vector import Simplex
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
+from declarative_dist.plain.arguments import REGISTERED, unwrap
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import map_tensors, tensors_of
 
@@ -141,6 +142,15 @@ def _comes_back(constraint: Constraint, value: Tensor) -> Tensor:
     return close.flatten(-constraint.event_dim).all(-1) if constraint.event_dim else close
 
 
+def _side_by_side(constraint: Any) -> Constraint:
+    """Different sets along one dimension of a tensor, whose size they say."""
+    parts = [as_constraint(part).as_transform() for part in constraint.cseq]
+    lengths = getattr(constraint, "lengths", None)
+    if lengths is None:
+        return FromTransform(StackTransform(parts, constraint.dim))
+    return FromTransform(CatTransform(parts, constraint.dim, lengths))
+
+
 def _interval(constraint: Any) -> Constraint:
     low, high = constraint.lower_bound, constraint.upper_bound
     if not isinstance(low, Tensor) and not isinstance(high, Tensor) and (low, high) == (0, 1):
@@ -158,6 +168,8 @@ _FACTORIES: dict[type[constraints.Constraint], Factory] = {
     type(constraints.independent(constraints.real, 1)): lambda c: as_constraint(c.base_constraint),
     type(constraints.positive): _greater_than,
     type(constraints.nonnegative): _greater_than,
+    type(constraints.cat([constraints.real])): _side_by_side,
+    type(constraints.stack([constraints.real])): _side_by_side,
     type(constraints.less_than(0.0)): lambda c: LessThan(c.upper_bound),
     type(constraints.unit_interval): _interval,
     type(constraints.half_open_interval(0.0, 1.0)): _interval,
@@ -215,6 +227,7 @@ def register_constraint(
     else:
         expected = "a callable factory or a constraint"
         raise DeclarationError(subject, expected, shorten(factory))
+    REGISTERED.add(torch_constraint)
 
 
 def as_constraint(constraint: object, subject: str = "as_constraint") -> Constraint:
@@ -273,6 +286,7 @@ def _construct(kind: type[Constraint], subject: str) -> Constraint:
 
 
 def _translate(constraint: constraints.Constraint, subject: str) -> Constraint:
+    constraint = unwrap(constraint)
     kind = type(constraint)
     factory = next((_FACTORIES[k] for k in kind.__mro__ if k in _FACTORIES), None)
     if factory is None:

@@ -97,7 +97,8 @@ class Argument:
         required: whether it has no default.
         default: the default, or None.
         torch_constraint: what torch says that it must satisfy, or None.
-        shares_sizes: whether events of all arguments have the same size, as in torch's families.
+        is_torchs: whether the class derives from one of torch's families, where events of all
+            arguments have the same size, and of those that say the same you give one.
         part: what it must be an instance of, for an argument that is a distribution or a
             transform; else None.
         is_constant: whether it stays as it is unless a class body declares it.
@@ -107,7 +108,7 @@ class Argument:
     required: bool
     default: object
     torch_constraint: constraints.Constraint | None
-    shares_sizes: bool = True
+    is_torchs: bool = True
     part: type[Distribution | Transform] | None = None
     is_constant: bool = False
 
@@ -137,7 +138,7 @@ class Argument:
 
     def event_names(self) -> tuple[str, ...]:
         """Names for the sizes of its event dimensions."""
-        if not self.shares_sizes:
+        if not self.is_torchs:
             return tuple(f"{self.name}_size{i + 1}" for i in range(self.event_dim))
         if self.name == "cov_factor":
             return ("dim", "rank")
@@ -164,17 +165,46 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
         is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if is_open or name == "validate_args":
             continue
-        required, constraint = parameter.default is parameter.empty, known.get(name)
+        required, constraint = parameter.default is parameter.empty, unwrap(known.get(name))
         arguments[name] = Argument(
             name,
             required=required,
             default=None if required else parameter.default,
             torch_constraint=None if constraints.is_dependent(constraint) else constraint,
-            shares_sizes=is_torch_family,
+            is_torchs=is_torch_family,
             part=parts.get(name),
             is_constant=name in constants,
         )
     return arguments
+
+
+REGISTERED: set[type] = set()
+"""The types of constraints that stand for themselves, for it is known what they mean."""
+
+
+def unwrap(stated: Any) -> Any:
+    """The constraint that an object of somebody else's class holds, if it holds just one.
+
+    So classes say that an argument may be None: scVI has an `optional_constraint`.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> from declarative_dist.plain.arguments import unwrap
+        >>> class Optional(constraints.Constraint):
+        ...     def __init__(self, constraint):
+        ...         self.constraint = constraint
+        >>> unwrap(Optional(Optional(constraints.positive)))
+        GreaterThan(lower_bound=0.0)
+    """
+    is_torchs = type(stated).__module__.startswith("torch.distributions")
+    if is_torchs or not REGISTERED.isdisjoint(type(stated).__mro__):
+        return stated
+    held = [v for v in getattr(stated, "__dict__", {}).values() if _is_constraint(v)]
+    return unwrap(held[0]) if len(held) == 1 else stated
+
+
+def _is_constraint(value: object) -> bool:
+    return isinstance(value, constraints.Constraint)
 
 
 def hides_arguments(base: type) -> bool:
@@ -203,7 +233,9 @@ def _known_of(table: Mapping[type, Mapping[str, Any]], base: type) -> dict[str, 
 
 
 def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
-    """The groups of optional arguments of which a base takes exactly one.
+    """The groups of optional arguments of which a family of torch's takes exactly one.
+
+    What a foreign class takes of such a group, it alone knows.
 
     Example:
         >>> import torch.distributions as dd
@@ -211,6 +243,11 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
         >>> alternatives(arguments_of(dd.Bernoulli))
         [('logits', 'probs')]
     """
+    return [group for group in _synonyms(arguments) if arguments[group[0]].is_torchs]
+
+
+def _synonyms(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
+    """The groups of optional arguments that say the same in other words."""
     optional = {
         n for n, known in arguments.items() if not known.required and known.default is None
     }
@@ -221,7 +258,8 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
 def choose_preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
     """The arguments that a base needs, one of those that say the same in other words.
 
-    An argument whose default is None may be left out.
+    An argument whose default is None may be left out. Of a foreign base whose arguments all may,
+    none is preferred: only you know which go together.
 
     Example:
         >>> import torch.distributions as dd
@@ -229,7 +267,8 @@ def choose_preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
         >>> list(choose_preferred(arguments_of(dd.Bernoulli)))
         ['logits']
     """
-    first = {group[0] for group in alternatives(arguments)}
+    has_core = any(argument.required or argument.is_torchs for argument in arguments.values())
+    first = {group[0] for group in _synonyms(arguments)} if has_core else set()
     return {
         name: argument
         for name, argument in arguments.items()

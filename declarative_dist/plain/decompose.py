@@ -87,14 +87,17 @@ def recover(plain: Distribution | Transform) -> tuple[type[Any], dict[str, Any]]
         >>> recover(dd.Chi2(3.0))
         (<class 'torch.distributions.chi2.Chi2'>, {'df': tensor(3.)})
     """
+    kept = {name.removeprefix("_") for name in vars(plain)}  # before others are computed
     kind, found = decompose(plain)
     if kind.__module__.startswith("torch.distributions"):
         return kind, found
     known = arguments_of(kind)
     optional = [n for n in found if not known[n].required and known[n].default is None]
-    # Of arguments that say the same in other words a class may keep all, and heed only one.
+    # Of arguments that say the same in other words a class may have all, and heed only one.
+    optional.reverse()
+    optional.sort(key=kept.__contains__)
     for count in reversed(range(len(optional) + 1)):
-        for left_out in itertools.combinations(reversed(optional), count):
+        for left_out in itertools.combinations(optional, count):
             arguments = {name: value for name, value in found.items() if name not in left_out}
             if _makes_the_same(kind, arguments, plain):
                 return kind, arguments

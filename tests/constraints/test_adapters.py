@@ -175,7 +175,6 @@ def test_tensor_bounds_are_translated() -> None:
         constraints.nonnegative_integer,
         constraints.integer_interval(0, 3),
         constraints.dependent,
-        constraints.cat([constraints.real]),
         Percent(),
     ],
     ids=lambda foreign: type(foreign).__name__,
