@@ -60,7 +60,7 @@ class Row:
 
     @property
     def note(self) -> str:
-        """Unusual things, in words: numbers that are frozen, saturated, tied or not finite."""
+        """What is unusual about its numbers, such as that they are frozen or saturated."""
         notes = [{"no": "frozen", "partly": "partly frozen"}.get(self.trainable, "")]
         if self.saturated:
             some = f"{self.saturated} " if self.saturated < self.parameters else ""
