@@ -30,7 +30,7 @@ FILES = (
     "constraints.txt", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml",
 )  # fmt: skip
 pytestmark = pytest.mark.xdist_group("release")  # it is built once
-MADE = shutil.ignore_patterns("__pycache__", "_build", ".*_cache", "*.pyc")
+MADE = shutil.ignore_patterns("__pycache__", "_build", "errors", ".*_cache", "*.pyc")
 
 
 def workflow(name: str) -> list[str]:
