@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from declarative_dist import (
     Conditional,
     Declarative,
+    Exp,
     FullRankNormal,
     Head,
     History,
@@ -351,6 +353,62 @@ def test_a_likelihood_without_a_maximum_is_told() -> None:
     with pytest.warns(NotConvergedWarning, match="concentration runs away"):
         history = fit(objective, torch.full((1,), 3.0, **DOUBLE))
     assert history.converged is False
+
+
+@pytest.mark.filterwarnings("ignore::declarative_dist.NotConvergedWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("family", "field"), [
+    (dd.Gamma(1.0, 1.0), "rate"), (dd.InverseGamma(1.0, 1.0), "concentration"),
+    (dd.Beta(1.0, 1.0), "concentration1"), (dd.Dirichlet(torch.ones(2)), "concentration"),
+    (dd.Normal(0.0, 1.0), "scale"),
+])  # fmt: skip
+def test_data_that_are_all_alike_have_no_maximum(
+    family: dd.Distribution, field: str, dtype: torch.dtype
+) -> None:
+    """The loss falls without end, until rounding hides it or a band ends."""
+    datum = torch.tensor([0.4, 0.6] if family.event_shape else 0.4, dtype=dtype)
+    data = datum.expand(20, *datum.shape)
+    history = fit(NegativeLogLikelihood(learnable(family).to(dtype)), data)
+    assert field in history.verdict
+    assert history.converged is (field == "scale")
+
+
+@pytest.mark.filterwarnings("ignore::declarative_dist.NotConvergedWarning")
+def test_fewer_data_than_dimensions_have_no_maximum() -> None:
+    family = learnable(dd.MultivariateNormal(torch.zeros(2), torch.eye(2))).double()
+    history = fit(NegativeLogLikelihood(family), torch.randn(2, 2, **DOUBLE))
+    assert history.converged is False
+    assert "covariance_matrix is as good as singular" in history.verdict
+
+
+class Slopes(Conditional):
+    base = dd.Poisson
+    rate = Head(constraint=Exp())
+
+
+class Logits(Conditional):
+    base = dd.Bernoulli
+    logits = Head()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("family", "answer"), [(Slopes, 0.0), (Logits, 1.0)])
+def test_a_slope_that_data_leave_open_on_one_side_is_named(
+    family: Any, answer: float, dtype: torch.dtype
+) -> None:
+    """A group in which all counts are zero, or all answers are yes."""
+    x = torch.randn(100, 2, dtype=dtype)
+    x[:, 1] = torch.arange(100) < 10
+    y = (torch.rand(100) < 0.5).to(dtype)
+    y[:10] = answer
+    history = fit(NegativeLogLikelihood(family(in_features=2, dtype=dtype)), (x, y))
+    assert "the loss is flat in projection.weight" in history.verdict
+
+
+def test_counts_below_poisson_have_no_best_negative_binomial() -> None:
+    x = dd.Binomial(20, one(0.8)).sample((500,))
+    history = fit(NegativeLogLikelihood(learnable(dd.NegativeBinomial(one(3.0), one(0.5)))), x)
+    assert "the loss is flat in total_count" in history.verdict
 
 
 def test_data_without_weight_count_for_nothing() -> None:

@@ -43,7 +43,7 @@ ROWS = [
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],
-    [f"optimization.{name}" for name in ("lbfgs", "rows", "quadratic", "newton")],
+    [f"optimization.{name}" for name in ("lbfgs", "rows", "quadratic", "newton", "ends")],
     [
         f"latents.{name}"
         for name in ("named", "flat", "flat_params", "density", "pareto", "weighted")

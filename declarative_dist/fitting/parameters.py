@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.fields.field import current_value
+from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
 from declarative_dist.posteriors.guides import NormalGuide
+
+_FAR = 1e4
+"""How far a raw number is from the end of any band."""
 
 LARGEST = 100
 """How many numbers a field may have for its values to be recorded."""
@@ -39,6 +43,58 @@ def field_of(
     names = [name for name, other in objective.named_parameters() if other is parameter]
     path, _, last = (names or ["parameter"])[0].rpartition(".")
     return _from_class(objective, path, last), last
+
+
+def short_name(objective: nn.Module, parameter: nn.Parameter) -> str:
+    """The field of a parameter, without the class in front."""
+    name, _ = field_of(objective, parameter)
+    return name.partition(".")[2] or name
+
+
+def held_fields(objective: nn.Module) -> Iterator[str]:
+    """The trainable fields with a value at the end of its band."""
+    with torch.no_grad():
+        for _, module, field in declared_params(objective):
+            trainable = [p for p in field.parameters_of(module) if p.requires_grad and p.numel()]
+            if trainable:
+                known = needed_values(module, field.name)
+                constraint = field.resolved_constraint(module, known)
+                if _is_held(constraint, getattr(module, field.raw_name)).any():
+                    yield short_name(objective, trainable[0])
+
+
+def _is_held(constraint: Constraint, raw: Tensor) -> Tensor:
+    """Whether values are at an end of their band, or so near that going there changes nothing."""
+    held = constraint.is_at_end(raw)
+    value = constraint.forward(raw)
+    for far in (-_FAR, _FAR):
+        end = constraint.forward(raw + far)
+        if constraint.event_dim or constraint.raw_event_dim:
+            break
+        is_near = (end - value).abs() <= 1e-6 * value.abs()
+        held = held | (constraint.is_at_end(raw + far) & is_near)
+    return held
+
+
+def singular_fields(objective: nn.Module) -> Iterator[str]:
+    """The trainable fields whose value is a covariance, or a factor of one, without an inverse.
+
+    A scale of its own for each dimension does not count.
+    """
+    with torch.no_grad():
+        for _, module, field in declared_params(objective):
+            value = current_value(module, field.name).detach()
+            trainable = [p for p in field.parameters_of(module) if p.requires_grad and p.numel()]
+            if not trainable or value.ndim < 2 or value.shape[-1] != value.shape[-2]:
+                continue
+            wide = value.double()
+            wide = wide @ wide.mT if torch.equal(wide, wide.tril()) else wide
+            size = wide.diagonal(dim1=-2, dim2=-1)
+            if torch.equal(wide, wide.mT) and (size > 0).all():
+                unit = size.rsqrt()
+                lowest = torch.linalg.eigvalsh(wide * unit[..., None] * unit[..., None, :])
+                if (lowest[..., 0] < 200 * torch.finfo(value.dtype).eps).any():
+                    yield short_name(objective, trainable[0])
 
 
 def declared_values(objective: nn.Module) -> Iterator[tuple[str, str, Tensor]]:

@@ -26,8 +26,10 @@ from declarative_dist.fitting.evaluation import (
     gradient_of,
 )
 from declarative_dist.fitting.history import History
+from declarative_dist.fitting.parameters import held_fields, singular_fields
 from declarative_dist.fitting.phases import DECAY, GradientSums, Phases, fall_of
 from declarative_dist.fitting.starts import race
+from declarative_dist.optimization.ends import Ends
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import REFUSALS, Rows
 from declarative_dist.plain.batch import call_with
@@ -120,6 +122,7 @@ class NewtonWay(Way):
 
     is_told = False
     optimizer: Newton
+    ends: Ends | None = None
 
     def __init__(self, objective: nn.Module, tolerance: float | None) -> None:
         trainable = [p for p in objective.parameters() if p.requires_grad]
@@ -131,10 +134,6 @@ class NewtonWay(Way):
         self._closure = LossesClosure(self.objective, backward, self.optimizer)
         return self._closure
 
-    def flat_directions(self) -> Tensor:
-        """Directions in which the loss is level, of shape `(directions, numbers)`."""
-        return self.optimizer.flat_directions(self._closure)
-
     def observe(self, loss: float) -> bool:
         return self.optimizer.is_done
 
@@ -143,23 +142,29 @@ class NewtonWay(Way):
 
     def judge(self, history: History) -> tuple[bool | None, str]:
         newton = self.optimizer
-        self.runaways = newton.find_runaways(self._closure)
-        converged = newton.converged
+        if newton.model is None:
+            return None, "no step was done"
+        self.ends = ends = Ends(newton, newton.model, self._closure)
+        failed = ~newton.converged | ends.runaways.any(1)
+        if newton.is_done and not any(held_fields(self.objective)):
+            failed |= ends.is_lost  # at the end of a band that is so, and said
+        is_singular = any(singular_fields(self.objective))
+        failed |= is_singular
         numbers = f"{newton.evaluations} evaluations"
         gradient = newton.gradients.max().item()
-        if converged.all():
+        if not failed.any():
             return True, f"settled: gradient {gradient:.1g}, {numbers}"
         if not newton.is_done:
             return False, f"not settled: {history.step} steps are used up, {numbers}"
-        if self.runaways.any():
+        if is_singular or (len(failed) == 1 and (ends.runaways.any() or ends.is_lost.any())):
             return False, f"not settled: {numbers}"
-        if len(converged) == 1:
-            rest = f"gradient {gradient:.2g}, {numbers}"
-            return False, f"not settled: no step lowers the loss any more, {rest}"
-        failed = (~converged).nonzero().flatten().tolist()
-        shown = ", ".join(map(str, failed[:4])) + (", ..." if len(failed) > 4 else "")
-        found = f"{len(converged) - len(failed)} of {len(converged)} copies settled"
-        return False, f"{found}, not {shown}: gradient {gradient:.2g}, {numbers}"
+        rest = f"gradient {gradient:.2g}, {numbers}"
+        if len(failed) == 1:
+            return False, f"not settled: {ends.stop}, {rest}"
+        names = failed.nonzero().flatten().tolist()
+        shown = ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
+        found = f"{len(failed) - len(names)} of {len(failed)} copies settled"
+        return False, f"{found}, not {shown}: {rest}"
 
 
 class SearchWay(Way):
@@ -199,7 +204,9 @@ class SearchWay(Way):
         numbers = f"gradient {self._gradient:.1g}, {history.step} rounds"
         if self._gradient <= least:
             return True, f"settled: {numbers}"
-        return False, f"not settled: no step lowers the loss any more, {numbers}"
+        is_over = history.step < self.limit
+        why = "the last rounds gained nothing" if is_over else "steps are used up"
+        return False, f"not settled: {why}, {numbers}"
 
 
 class NoisyWay(Way):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from declarative_dist.optimization.quadratic import Model, diagonalize, solve
+from declarative_dist.optimization.quadratic import Model, solve
 from declarative_dist.optimization.rows import Closure, Rows
 
 SUFFICIENT = 1e-4
@@ -38,6 +38,8 @@ class Newton(Optimizer):
             what the dtype holds.
 
     Attributes:
+        rows: the parameters as a matrix.
+        eps: the rounding of their dtype.
         evaluations: how often the closure was called.
         model: that of the last step.
 
@@ -62,18 +64,17 @@ class Newton(Optimizer):
     ) -> None:
         super().__init__(params, {})
         members: list[nn.Parameter] = [p for group in self.param_groups for p in group["params"]]
-        self._rows = Rows(members, copies)
+        self.rows = Rows(members, copies)
         eps = torch.finfo(members[0].dtype).eps
-        self._eps = eps
+        self.eps = eps
         self._tolerance = max(1e-8, 10 * eps) if tolerance is None else tolerance
         self.evaluations = 0
         self.model: Model | None = None
-        self._runs = torch.zeros((), dtype=torch.bool)
         self._begin()
 
     def _begin(self) -> None:
         """Forget what is known of the problems: which are done, and what is held in them."""
-        rows, first = self._rows, self._rows.parameters[0]
+        rows, first = self.rows, self.rows.parameters[0]
         own = self.state[first]
         own["done"] = first.new_zeros(rows.problems)
         own["held"] = first.new_zeros(rows.problems, rows.numbers)
@@ -82,7 +83,7 @@ class Newton(Optimizer):
         own["decrement"] = first.new_zeros(rows.problems)
 
     def _get(self, name: str) -> Tensor:
-        state: Tensor = self.state[self._rows.parameters[0]][name]
+        state: Tensor = self.state[self.rows.parameters[0]][name]
         return state
 
     @property
@@ -97,86 +98,24 @@ class Newton(Optimizer):
 
     @property
     def converged(self) -> Tensor:
-        """For which problems the gradient, or what a step would gain, is at its floor.
-
-        Not where a number runs away: its gradient vanishes, for it is large, and the loss falls.
-        """
+        """For which problems the gradient, or what a step would gain, is at its floor."""
         model = self.model
         if model is None:
-            return torch.zeros(self._rows.problems, dtype=torch.bool)
-        gains = model.decrement <= 16 * self._eps * (1 + model.losses.abs())
+            return torch.zeros(self.rows.problems, dtype=torch.bool)
+        gains = model.decrement <= 16 * self.eps * (1 + model.losses.abs())
         is_low = gains | self._is_small(model, 1e-5)
-        return self._get("done").bool() & is_low & ~self._runs
-
-    def find_runaways(self, closure: Closure) -> Tensor:
-        """Which numbers still gain when they change by half their own size, all of them at once.
-
-        Their gradients vanish only because the numbers are large. `converged` knows of them then.
-        """
-        model, rows, point = self.model, self._rows, self._rows.read()
-        position = point.abs().double()
-        if model is None:
-            return torch.zeros_like(position, dtype=torch.bool)
-        visible = max(1e-5, 1e4 * self._eps) * (1 + model.losses.abs())
-        gain = model.gradient.abs() * position
-        mask = (gain > visible[:, None]) & (position > 1e3)
-        mask &= model.gradient.abs() > self._grain(model)
-        if mask.any():
-            step = -0.5 * position * model.gradient.sign() * mask
-            losses = rows.attempt(closure, (point.double() + step).to(point), point).double()
-            mask &= (losses < model.losses - visible)[:, None]
-            rows.write(point)
-        self._runs = mask.any(1)
-        return mask
+        return self._get("done").bool() & is_low
 
     @property
     def gradients(self) -> Tensor:
         """The largest gradient of each problem, of numbers that are not held."""
         if self.model is None:
-            return torch.full((self._rows.problems,), torch.inf)
+            return torch.full((self.rows.problems,), torch.inf)
         return self.model.gradient.abs().amax(1)
-
-    def flat_directions(self, closure: Closure) -> Tensor:
-        """Directions in which the loss is level, of shape `(directions, numbers)`.
-
-        Either a number may change by its own size and rounding hides what that does, or the loss
-        is level in a direction that is no number's own. Corners look alike: a step tells.
-
-        Args:
-            closure: gives the losses of all problems.
-        """
-        model, rows, point = self.model, self._rows, self._rows.read()
-        if model is None:
-            return torch.zeros(0, rows.numbers)
-        place = point.double()
-        unit, values, vectors = diagonalize(
-            model.gradient, model.hessian, place, 8 * self._eps * (1 + model.losses.abs())
-        )
-        reach = 1 + place.abs()
-        scale = 1 + model.losses.abs()
-        bend = model.hessian.diagonal(dim1=1, dim2=2).abs() * reach**2
-        alone = bend <= self._eps**0.6 * scale[:, None]
-        shared = (values.abs() <= self._eps**0.7) & ~(alone[:, :, None] & (vectors != 0)).any(1)
-        singles = torch.diag_embed(torch.ones_like(reach))
-        directions = torch.cat([singles, (unit[:, :, None] * vectors).mT], 1)
-        directions = directions.masked_fill(self.held[:, None, :], 0.0)
-        size = (directions.abs() / reach[:, None, :]).amax(2, keepdim=True).clamp_min(1e-300)
-        is_flat = torch.cat([alone & ~self.held, shared], 1)
-        for at in is_flat.any(0).nonzero().flatten().tolist():
-            for length in (-0.01, 0.01):
-                step = length * directions[:, at] / size[:, at]
-                losses = rows.attempt(closure, (place + step).to(point), point).double()
-                is_flat[:, at] &= (losses - model.losses).abs() <= max(
-                    1e-6, 64 * self._eps
-                ) * scale
-        rows.write(point)
-        found: Tensor = directions[is_flat]
-        lengths: Tensor = found.norm(dim=1, keepdim=True).clamp_min(1e-300)
-        return found / lengths
 
     def split(self, matrix: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
         """Each parameter with its part of a matrix `(rows, numbers)`, of shape `(rows, *own)`."""
-        rows, lead = self._rows, len(self._rows.copies)
+        rows, lead = self.rows, len(self.rows.copies)
         pieces = zip(rows.parameters, matrix.split(rows.sizes, 1), strict=True)
         return [(p, piece.reshape(len(piece), *p.shape[lead:])) for p, piece in pieces]  # type: ignore[misc]
 
@@ -190,14 +129,14 @@ class Newton(Optimizer):
         Returns:
             The sum of the losses from before the step.
         """
-        rows, point = self._rows, self._rows.read()
+        rows, point = self.rows, self.rows.read()
         model = self._model(closure, point)
-        if rows is not self._rows:  # the problems turned out to be one
+        if rows is not self.rows:  # the problems turned out to be one
             return self.step(closure)
         done, trying = self._get("done").bool(), self._get("trying").bool()
         # A step that nobody could see in the loss must show in the next one.
         worse = trying & ~(model.decrement < 0.5 * self._get("decrement"))
-        floor = 8 * self._eps * (1 + model.losses.abs())
+        floor = 8 * self.eps * (1 + model.losses.abs())
         is_level = model.decrement <= floor
         is_saddle = is_level & (model.valley != 0).any(1)
         finished = is_level & ~is_saddle & self._is_small(model, self._tolerance)
@@ -239,19 +178,19 @@ class Newton(Optimizer):
         The latter only where no more than a trace of the loss is left to gain: far from a minimum
         second derivatives may be large and wrong.
         """
-        grain = self._grain(model)
+        grain = self.grain(model)
         scale = (1 + model.losses.abs())[:, None]
-        is_near = model.decrement[:, None] <= 0.1 * self._eps**0.5 * scale
+        is_near = model.decrement[:, None] <= 0.1 * self.eps**0.5 * scale
         least = torch.where(is_near, torch.maximum(grain, tolerance * scale), tolerance * scale)
         return (model.gradient.abs() <= least).all(1)
 
-    def _grain(self, model: Model) -> Tensor:
+    def grain(self, model: Model) -> Tensor:
         """How much gradients change when numbers change by their rounding."""
-        position = self._rows.read().abs().double()
-        return 4 * self._eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
+        position = self.rows.read().abs().double()
+        return 4 * self.eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
 
     def _model(self, closure: Closure, point: Tensor) -> Model:
-        rows = self._rows
+        rows = self.rows
         members = [p for p in rows.parameters if p.requires_grad]
 
         def differentiate(output: Tensor, *, create_graph: bool) -> Tensor:
@@ -273,9 +212,9 @@ class Newton(Optimizer):
                 weighted = differentiate((losses * weights).sum(), create_graph=False)
                 apart = torch.allclose(weighted, weights[:, None] * gradient, 1e-3, equal_nan=True)
                 if not apart:
-                    self._rows = Rows(rows.parameters)
+                    self.rows = Rows(rows.parameters)
                     self._begin()
-                    return self._model(closure, self._rows.read())
+                    return self._model(closure, self.rows.read())
             columns = [
                 differentiate(column.sum(), create_graph=False)
                 if column.requires_grad
@@ -285,7 +224,7 @@ class Newton(Optimizer):
         hessian = torch.stack(columns, 2).double()
         return solve(
             losses.detach().double(), gradient.detach().double(), hessian, point.double(),
-            self.held, self._eps,
+            self.held, self.eps,
         )  # fmt: skip
 
     def _search(
@@ -309,7 +248,7 @@ class Newton(Optimizer):
         for length in LENGTHS:
             at = torch.where(searching[:, None], (point + length * direction).to(point), new)
             self.evaluations += 1
-            losses = self._rows.attempt(closure, at, point).double()
+            losses = self.rows.attempt(closure, at, point).double()
             if length == 1:
                 is_finite = losses.isfinite()
             promised = length * slope + length**2 * bend / 2
@@ -326,7 +265,7 @@ class Newton(Optimizer):
         size = model.hessian.diagonal(dim1=1, dim2=2).abs()
         reach = 1 + point.abs().double()
         longest = torch.minimum(model.gradient.abs() / size, reach).nan_to_num(0.0)
-        visible = 64 * self._eps * (1 + model.losses.abs())
+        visible = 64 * self.eps * (1 + model.losses.abs())
         can_gain = model.gradient.abs() * longest > visible[:, None]
         held = stuck[:, None] & can_gain & ~self.held
         for number in held.any(0).nonzero().flatten().tolist():
@@ -334,7 +273,7 @@ class Newton(Optimizer):
                 at = point.double().clone()
                 at[:, number] -= share * model.gradient[:, number].sign() * longest[:, number]
                 self.evaluations += 1
-                losses = self._rows.attempt(closure, at.to(point), point).double()
+                losses = self.rows.attempt(closure, at.to(point), point).double()
                 held[:, number] &= ~(losses < model.losses)
         return held
 
