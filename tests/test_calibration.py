@@ -1,0 +1,42 @@
+"""Simulation-based calibration: ranks are uniform for a right posterior, and only for that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from declarative_dist import FullRankNormal, MeanFieldNormal
+from tests.running_examples import example
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(("kind", "is_right"), [(FullRankNormal, True), (MeanFieldNormal, False)])
+def test_ranks_of_a_conjugate_model(kind: Any, is_right: bool) -> None:
+    """A guide of a conditioned joint begins as the Gaussian nearest to it, here exact."""
+    calibration = example("calibration")
+    torch.manual_seed(5)
+    truth = calibration.Line().sample((300,))
+    guide = kind(calibration.Line(batch_shape=300).condition(y=truth["y"]))
+    draws = guide.sample((calibration.DRAWS,))
+    for name in ("intercept", "slope"):
+        counts = calibration.count_ranks(draws, truth, name)
+        assert counts.sum() == 300
+        p = chisquare(counts).pvalue
+        assert p > 0.005 if is_right else p < 1e-20
+
+
+def test_the_example_tells_three_posteriors_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = example("calibration")
+    monkeypatch.setattr(calibration, "fit", lambda objective, **options: None)
+    calibration.main(replicas=24)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 6
+    p_values = {line[13:33].strip(): float(line.split("p = ")[1]) for line in lines[3:]}
+    assert p_values["mean field"] < 1e-3
+    assert min(p_values["full rank"], p_values["mean field, weighted"]) > 0.01
