@@ -120,6 +120,16 @@ def test_parts_are_indented_below_their_names() -> None:
     assert summary(model)["coin.noise.scale"].value == 1.0
 
 
+def test_no_name_and_no_depth_makes_it_wider_than_80_columns() -> None:
+    body = {"a_long_name_" * 8: Param(1.0, Exp(), prior=dd.LogNormal(0.0, 1.0))}
+    deep: nn.Module = type("L" * 100, (Declarative,), body)()
+    for level in range(40):
+        deep = nn.ModuleDict({f"level{level}": deep})
+    lines = str(summary(deep)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "Exp()" in lines[-6]
+
+
 def test_many_rows_that_are_alike_are_folded() -> None:
     draws = {"b": torch.randn(10, 2, 6), "a": torch.randn(10)}
     table = summary(draws)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,13 +42,6 @@ def rows_of(module: nn.Module) -> list[Row]:
         vars(part).update(training=False, **{hooks: {} for hooks in _HOOKS})
     with torch.no_grad(), same_random_numbers():
         return list(_Reader().read(quiet, "", has_row=False))
-
-
-class _Unknown(NamedTuple):
-    """What a row says of a field that has no value now."""
-
-    shown: str
-    shape: tuple[int, ...] | None = None
 
 
 class _Reader:
@@ -96,7 +89,7 @@ class _Reader:
             if field.is_learned:
                 yield self._read_param(module, field, path)
             elif not field.is_part:
-                kind, known = type(field).__name__.lower(), _describe(_evaluate(module, field)[0])
+                kind, (known, _) = type(field).__name__.lower(), _evaluate(module, field)
                 yield Row(_dotted(path, name), kind, constraint=field.rule(module), **known)
             elif part is None:
                 yield Row(_dotted(path, name), "part", shown="none")
@@ -115,10 +108,10 @@ class _Reader:
         name, raw_name = _dotted(path, field.name), _dotted(path, field.raw_name)
         parameters = field.parameters_of(module)
         found = [self._parameters.setdefault(id(each), raw_name) for each in parameters]
-        value, values = _evaluate(module, field)
+        shown, values = _evaluate(module, field)
         prior = module._modules.get(field.prior_name)
         known = {
-            **_describe(value),
+            **shown,
             **read_parameters(parameters),
             "raw_name": raw_name,
             "constraint": field.rule(module),
@@ -126,7 +119,7 @@ class _Reader:
         }
         if found and raw_name not in found:  # tied, and counted where the first one is
             known.update(parameters=0, trained=0, raw_name=f"{raw_name} (is {found[0]})")
-        if not isinstance(value, _Unknown):
+        if values is not None:
             constraint = field.resolved_constraint(module, values)
             raw = getattr(module, field.raw_name).detach()
             known.update(read_saturation(constraint, raw, name, raw_name))
@@ -163,27 +156,22 @@ class _Reader:
         yield from self._read_others(guide, path, {"flat"})
 
 
-def _evaluate(module: Any, field: Field) -> tuple[Any, dict[str, Any]]:
-    """The value of a field, `_Unknown` where it has none, and the values of all that it needs."""
+def _evaluate(module: Any, field: Field) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What a row has of a field's value, and the values of all that it needs; None without."""
     declaration = module.__declaration__
     if field.needs_context:
         absent: Any = field
-        return _Unknown(absent.origin, absent.shape_of(module)), {}
+        return {"shown": absent.origin, "shape": absent.shape_of(module)}, None
     if field.is_drawn:
-        return _Unknown("site"), {}
+        return {"shown": "site"}, None
     chain = declaration.chains[field.name]
     if any(each.needs_context for each in chain):
-        return _Unknown("needs a context"), {}
+        return {"shown": "needs a context"}, None
     try:
         values = declaration.run(module, chain)
     except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
-        return _Unknown(f"<{type(error).__name__}>"), {}
-    return values[field.name], values
-
-
-def _describe(value: Any) -> dict[str, Any]:
-    """What a row has of a value, or of a field without one."""
-    return value._asdict() if isinstance(value, _Unknown) else read_value(value)
+        return {"shown": f"<{type(error).__name__}>"}, None
+    return read_value(values[field.name]), values
 
 
 def _head_of(part: Any) -> str:

@@ -75,8 +75,8 @@ def _find_still(constraint: Constraint, raw: Tensor) -> Tensor:
         is_from_zero = (high - low).isfinite() & ((low == 0) | (high == 0))
         still |= is_from_zero & (absolute <= TINY * (high - low))
     step = 1 + 0.01 * raw.abs()
-    held = constraint.is_at_end(raw + step) & constraint.is_at_end(raw - step)
-    return still | held.cpu()
+    at_end = constraint.is_at_end(raw + step) & constraint.is_at_end(raw - step)
+    return still | at_end.cpu()
 
 
 def _is_elementwise(constraint: Constraint) -> bool:

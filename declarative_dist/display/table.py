@@ -63,7 +63,11 @@ def as_html(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
         inner = f"left;padding-left:{depth}em;font-weight:600"
         row = f'<th scope="row" style="{style}{inner}">{escape(name.lstrip())}</th>'
         for heading, cell in zip(lines[0][1:], cells, strict=True):
-            mark = ";background:rgba(255,140,0,.3)" if heading == "note" and cell else ""
+            mark = (
+                ";white-space:nowrap;background:rgba(255,140,0,.3)"
+                if heading == "note" and cell
+                else ""
+            )
             text = escape(cell).replace("\n", "<br/>")
             row += f'<td style="{style}{_side(_is_number(cell))}{mark}">{text}</td>'
         body += f"<tr>{row}</tr>"
