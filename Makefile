@@ -5,8 +5,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+TORCH ?= 2.8.0
 
-.PHONY: help demo test check docs browser format hooks api release bench clean
+.PHONY: help demo test check docs browser format hooks api release test-torch bench clean
 
 help: ## say what the commands are
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
@@ -63,6 +64,17 @@ release: .venv/.ready ## build wheel and sdist into dist/, and check them
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
+
+# Another torch has an environment of its own; its default build is several gigabytes.
+.venv-torch-$(TORCH)/.ready: pyproject.toml
+	@echo "Installing torch $(TORCH) into .venv-torch-$(TORCH), once"
+	@$(PYTHON) -m venv .venv-torch-$(TORCH)
+	@.venv-torch-$(TORCH)/bin/pip install --quiet torch==$(TORCH) --editable ".[demo,plot]" \
+		"pytest>=8.2,<9.2" pytest-xdist pandas pyyaml safetensors
+	@touch $@
+
+test-torch: .venv-torch-$(TORCH)/.ready ## run the tests of the core with another torch: TORCH=2.8.0
+	OMP_NUM_THREADS=1 .venv-torch-$(TORCH)/bin/pytest tests -n $(WORKERS) --dist loadgroup
 
 # The peers share torch with the package; JAX has an environment of its own.
 .venv-bench/.ready: pyproject.toml constraints.txt

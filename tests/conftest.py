@@ -8,6 +8,17 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+from tests.other_torch import ELSEWHERE, reason_to_skip
+
+collect_ignore = ELSEWHERE
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        reason = reason_to_skip(item.nodeid)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
 
 @pytest.fixture(autouse=True)
 def reproducible() -> None:

@@ -1,0 +1,37 @@
+"""What is left out with another torch than the pinned one (`make test-torch`), and why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+PINNED = (ROOT / "constraints.txt").read_text().strip().removeprefix("torch==")
+VERSION = torch.__version__.partition("+")[0]
+
+NAMES = (
+    "benchmarks", "claims", "composed_examples", "conditional_examples", "contributing",
+    "diagnose", "fit_examples", "geotorch", "inference_data", "lightning", "notebook", "pages",
+    "pyro", "release", "site", "sklearn", "tensordict", "weighted", "zuko",
+)  # fmt: skip
+ELSEWHERE = [] if VERSION == PINNED else [*(f"test_{name}.py" for name in NAMES), "with_pyro"]
+"""Files about other libraries, examples, pages and releases: nothing in them is about torch."""
+
+COMPILED = "compiled code is promised from torch 2.13 on"
+BEFORE = {
+    r"compil|inductor|export|no_flag_is_needed|test_given\.py::test_life_as_a_module": COMPILED,
+    r"test_every_promise\[Topics\]": "vmap calls item() where a tensor indexes another",
+    r"ensemble_under_vmap\[Multinomial": "vmap refuses the same in other words",
+    r"foreign_keys_as_in_torch": "a number takes the first entry of a vector when it is loaded",
+    r"against_the_loop_by_hand\[LBFGS\]": "LBFGS warns about its own use of the loss",
+}
+"""What torch before 2.13 does otherwise, by a pattern of the names of tests."""
+
+
+def reason_to_skip(test: str) -> str | None:
+    """Why a test does not hold with this torch, or None where it does."""
+    if tuple(map(int, VERSION.split(".")[:2])) >= (2, 13):
+        return None
+    return next((why for pattern, why in BEFORE.items() if re.search(pattern, test)), None)
