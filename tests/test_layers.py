@@ -74,7 +74,9 @@ ROWS = [
     ],
     [
         f"objectives.{name}"
-        for name in ("weights", "data", "likelihood", "posterior", "estimators", "bound", "elbo")
+        for name in (
+            "weights", "data", "likelihood", "posterior", "estimators", "terms", "bound", "elbo",
+        )
     ],
     [
         f"fitting.{name}"

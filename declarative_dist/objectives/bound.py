@@ -18,11 +18,14 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.given import call_names
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import is_shard
+from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import describe_learned_ends
 from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
 from declarative_dist.objectives.likelihood import dims_of_one
 from declarative_dist.objectives.posterior import NegativeLogPosterior
+from declarative_dist.objectives.terms import add_terms, density_of_contexts
 from declarative_dist.objectives.weights import Scores
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
@@ -54,6 +57,9 @@ class VariationalBound(AtomicState, ABC):
         estimator: the name of an estimator, or None.
         vectorize: whether the target is written for a single draw.
     """
+
+    total_size: int | None = None
+    """How many contexts there are in all, of which a batch has some; None if these are all."""
 
     def __init__(
         self,
@@ -97,8 +103,11 @@ class VariationalBound(AtomicState, ABC):
         """The guide's distribution, as far as it is known before there is a batch."""
         if not self._takes_batch:
             return current_of(self.guide)
-        guide = self.guide
-        if not isinstance(guide, Conditional) or not isinstance(guide.__declaration__.base, type):
+        guide: Any = self.guide
+        is_known = isinstance(guide, Joint) or (
+            isinstance(guide, Conditional) and isinstance(guide.__declaration__.base, type)
+        )
+        if not is_known:
             return None
         with torch.no_grad():
             return guide.at_start()
@@ -129,16 +138,14 @@ class VariationalBound(AtomicState, ABC):
             )
         return estimator
 
-    def _draw(
-        self, batch: tuple[Any, ...], given: Mapping[str, Any]
-    ) -> tuple[Pathwise | Score, Any, Tensor]:
-        """The estimator, draws of the guide, and their log densities."""
-        guide, current = self.guide, self._current(batch, given)
-        if self.estimator is None or isinstance(current, Distribution):
+    def _draw(self, current: Any) -> tuple[Pathwise | Score, Any, Tensor]:
+        """The estimator, draws of the guide's distribution, and their log densities."""
+        is_open = self._takes_batch and self.estimator != "pathwise"
+        if self.estimator is None or isinstance(current, Distribution) or is_open:
             estimator = self._choose(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]
-        draws, log_q = estimator.draws(current, guide, self.num_samples)
+        draws, log_q = estimator.draws(current, self.guide, self.num_samples)
         if self._takes_batch and log_q.numel() == 0:
             shape = tuple(log_q.shape[1:])
             subject = f"{type(self).__name__}(batch)"
@@ -156,8 +163,10 @@ class VariationalBound(AtomicState, ABC):
                 comes with the context of a guide (its `Given`s) goes to the guide, and to the
                 target too if that names it.
         """
-        estimator, draws, log_q = self._draw(batch, given)
-        losses = self._losses(estimator, self._density(batch, given, log_q), draws, log_q)
+        current = self._current(batch, given)
+        estimator, draws, log_q = self._draw(current)
+        density = self._density(batch, given, log_q, current)
+        losses = self._losses(estimator, density, draws, log_q)
         return Scores(losses, self._problems(draws, log_q)).mean()
 
     @abstractmethod
@@ -167,10 +176,11 @@ class VariationalBound(AtomicState, ABC):
     def _current(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> Any:
         """The guide's distribution for a batch, and for what is given with it."""
         own = {name: value for name, value in given.items() if name in self._names_of_guide()}
-        return current_of(self.guide, batch if self._takes_batch else None, own)
+        current = current_of(self.guide, batch if self._takes_batch else None, own)
+        return current if self.total_size is None else current.weigh(self.total_size)
 
     def _names_of_guide(self) -> frozenset[str]:
-        return call_names(self.guide) if isinstance(self.guide, Conditional) else frozenset()
+        return frozenset() if predicted_kind(self.guide) is None else call_names(self.guide)
 
     def _keywords_of_target(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the target takes by keyword: all but what only the guide asks for."""
@@ -178,18 +188,27 @@ class VariationalBound(AtomicState, ABC):
         if not names:
             return given
         target = self.log_joint
+        if self._is_of_contexts:
+            return {n: v for n, v in given.items() if n in call_names(target) or n not in names}
         takes = inspect.signature(getattr(target, "forward", target)).parameters
         return {n: value for n, value in given.items() if n in takes or n not in names}
+
+    @property
+    def _is_of_contexts(self) -> bool:
+        """Whether the target is a joint of a context."""
+        return isinstance(self.log_joint, Joint) and predicted_kind(self.log_joint) is not None
 
     def _problems(self, draws: Any, log_q: Tensor) -> int:
         """How many of the last dimensions of densities belong to problems of their own."""
         if not self._takes_batch:
             return log_q.ndim - 1
+        if isinstance(draws, Mapping):
+            return 0  # sites of a context have no batch of their own
         event_dim: int = draws.ndim - log_q.ndim
         return max(self._dims - event_dim, 0)
 
     def _density(
-        self, batch: tuple[Any, ...], given: Mapping[str, Any], log_q: Tensor
+        self, batch: tuple[Any, ...], given: Mapping[str, Any], log_q: Tensor, current: Any = None
     ) -> Callable[[Any], Tensor]:
         """The target as a function of draws, found to have the shape of the guide's density."""
         log_joint = self.log_joint
@@ -200,13 +219,19 @@ class VariationalBound(AtomicState, ABC):
         keywords = self._keywords_of_target(given)
 
         def density(draws: Any) -> Tensor:
-            target: Callable[..., Tensor] = as_density(log_joint, draws, log_q, name)
+            target: Callable[..., Any] = as_density(log_joint, draws, log_q, name)
+            if self._is_of_contexts:
+                target = density_of_contexts(log_joint, self.total_size)
             target = partial(target, **keywords) if keywords else target
             target = over_draws(target) if self.vectorize else target
             try:
                 log_p = target(draws, *batch)
             except ValueError as error:
                 raise explain(error, name) from error
+            if self.total_size is not None and not self._is_of_contexts:
+                log_p = log_p if isinstance(log_p, tuple) else (log_p,)
+            if isinstance(log_p, tuple):
+                log_p = add_terms(log_p, current, log_q, name)
             check_density(log_p, log_q, self.vectorize, name)
             return log_p
 
@@ -229,14 +254,15 @@ class VariationalBound(AtomicState, ABC):
         is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
             with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
-                draws, log_q = ESTIMATORS["score"].draws(self._current(batch, given), guide, COUNT)
+                current = self._current(batch, given)
+                draws, log_q = ESTIMATORS["score"].draws(current, guide, COUNT)
 
                 def density_at(index: Index) -> dict[str, Tensor]:
                     at = index[0]
                     rows = [at] if isinstance(at, int) else at
                     is_one = isinstance(draws, Tensor)
                     picked = draws[rows] if is_one else {n: v[rows] for n, v in draws.items()}
-                    log_p = self._density(batch, given, log_q[rows])(picked)
+                    log_p = self._density(batch, given, log_q[rows], current)(picked)
                     return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
 
                 check_target(density_at, self)
@@ -290,8 +316,10 @@ class VariationalBound(AtomicState, ABC):
         """
         guide = self.guide
         with torch.no_grad(), same_random_numbers():
-            draws, log_q = ESTIMATORS["score"].draws(self._current(batch, given), guide, 100)
-            found = site_without_density(self._density(batch, given, log_q), draws)
+            current = self._current(batch, given)
+            draws, log_q = ESTIMATORS["score"].draws(current, guide, 100)
+            density = self._density(batch, given, log_q, current)
+            found = site_without_density(density, draws)
         share, by, sites = found.partition(", by the values of ")
         told = f"The target has no finite log density at {share} of the guide{by}{sites}."
         return told if found else ""

@@ -10,19 +10,60 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line, shorten
+from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import as_value, check_names
 from declarative_dist.objectives.weights import (
     Scores,
     Weights,
+    check_contexts,
     floating_tensors,
     typical_tensor,
 )
 from declarative_dist.plain.supports import first_outside
 
 
-def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Scores:
-    """The log densities of data by site."""
+def score_contexts(
+    joint: Joint, batch: tuple[Any, ...], weights: Any, given: Mapping[str, Any], subject: str
+) -> Scores:
+    """The log densities of data by site, for each context.
+
+    Args:
+        joint: a joint of a context.
+        batch: the context, and behind it the data, a dict by site; or the context alone.
+        weights: how much each context counts.
+        given: keywords of the context, and data by site if the batch has none.
+        subject: whom an error is about.
+    """
+    sites = [name for name, field in joint.__declaration__.fields.items() if field.is_site]
+    data = {name: value for name, value in given.items() if name in sites}
+    keywords = {name: value for name, value in given.items() if name not in sites}
+    if batch and isinstance(batch[-1], Mapping):
+        *batch, data = *batch[:-1], {**batch[-1], **data}  # type: ignore[assignment]
+    if weights is not None:
+        check_contexts((*batch, *keywords.values()), subject)
+    snapshot = joint(*batch, **keywords)
+    shared = [name for name in snapshot.sites if name not in snapshot.local]
+    if shared:
+        expected, got = "sites that all follow from the context", f"also {', '.join(shared)}"
+        fix = "Make them Params, or fit them with NegativeELBO(log_joint, guide, total_size=...)."
+        raise ConstraintError(subject, expected, got, fix, code="wrong-data")
+    scores = score_by_site(joint, data, weights, subject, snapshot)
+    if scores.numbers.shape != snapshot.batch_shape:
+        expected = f"a value for each context, {tuple(snapshot.batch_shape)} of them"
+        got, fix = f"{tuple(scores.numbers.shape)}", "Give both the same batch dimensions."
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
+    return Scores(scores.numbers, 0, 0, scores.weights)
+
+
+def score_by_site(
+    joint: Joint,
+    data: Any,
+    weights: Any,
+    subject: str,
+    snapshot: JointDistribution | None = None,
+) -> Scores:
+    """The log densities of data by site; those of a context under its own snapshot."""
     if not isinstance(data, Mapping):
         raise ConstraintError(subject, "a dict of data by site", shorten(data), code="wrong-data")
     values = dict(data)
@@ -32,8 +73,8 @@ def score_by_site(joint: Joint, data: Any, weights: Any, subject: str) -> Scores
             _check_tensor(value, joint, where)
         elif weights is not None:
             values[site] = as_data(value, joint, where)
-    snapshot = joint()
-    copies = snapshot.batch_shape
+    copies = torch.Size() if snapshot is not None else vars(joint)["_copies"]
+    snapshot = joint() if snapshot is None else snapshot
     if weights is not None:
         check_names(snapshot.owner, values, snapshot.sites)
         name = next(iter(snapshot.sites))  # which depends on no other

@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from declarative_dist.errors import ConstraintError, check_count
+from declarative_dist.fields.kinds import predicted_kind
+from declarative_dist.joints.joint import Joint
 from declarative_dist.objectives.bound import VariationalBound
 
 
@@ -33,6 +36,18 @@ class NegativeELBO(VariationalBound):
     In a mini-batch the target scales the likelihood by itself: `len(all) / len(batch)`. Of latents
     with priors of their own, `latents.log_prior(values)` has those at the draws.
 
+    A `Joint` with a context is a guide of local latents, whose sites each context has, and of
+    global ones, which all of them share. With `total_size`, a batch stands for that many contexts:
+    the loss is an unbiased estimate of that of all of them. What contexts add to the densities of
+    guide and target is weighed by `total_size` over the size of the batch, and the rest counts
+    once. So that both are known apart, the target is
+
+    * a `Joint` with a context, too, called with the same batch; its own `Given`s and the data of
+      its sites you give by keyword, `objective(x, error=s, y=y)`. Its local sites are those whose
+      methods take something of the context, or an earlier local site;
+    * or a function or module that returns two tensors: what counts once, of shape `(*sample)`, and
+      what each context adds, the likelihood included, of shape `(*sample, *contexts)`.
+
     A `Conditional` receives the whole batch. One that looks at a part of it says so in its
     `forward`, as the encoder below does, or in that of its network.
 
@@ -50,6 +65,8 @@ class NegativeELBO(VariationalBound):
             automatic one, for the first if it has a reparametrised sampler, else for the last.
         vectorize: whether `log_joint` is written for one draw, of shape `(*batch, *event)`: it is
             mapped over draws with `torch.func.vmap`.
+        total_size: for a guide that is a `Joint` with a context, how many contexts there are in
+            all; None if a batch has all of them.
 
     Raises:
         DeclarationError: if the target or the guide is nothing of the kind.
@@ -80,7 +97,52 @@ class NegativeELBO(VariationalBound):
         >>> objective = NegativeELBO(Model(), Encoder(in_features=3), num_samples=4)
         >>> objective(torch.zeros(5, 3), torch.zeros(5)).shape
         torch.Size([])
+
+        A hierarchy in mini-batches, of groups with a mean `y` each:
+
+        >>> from declarative_dist import Joint
+        >>> class Local(Conditional):
+        ...     base = dd.Normal
+        ...     loc = Head()
+        ...     scale = Head(Positive())
+        >>> class Guide(Joint):
+        ...     mu = learnable(dd.Normal(0.0, 1.0))
+        ...     theta = Local
+        >>> def log_joint(values, y):
+        ...     mu, theta = values["mu"], values["theta"]
+        ...     once = dd.Normal(0.0, 10.0).log_prob(mu)
+        ...     each = dd.Normal(mu[:, None], 1.0).log_prob(theta)
+        ...     return once, each + dd.Normal(theta, 0.5).log_prob(y[:, 0])
+        >>> objective = NegativeELBO(log_joint, Guide(in_features=1), total_size=100_000)
+        >>> objective(torch.zeros(256, 1)).shape
+        torch.Size([])
     """
+
+    def __init__(
+        self,
+        log_joint: Any,
+        guide: Any,
+        *,
+        num_samples: int = 1,
+        estimator: str | None = None,
+        vectorize: bool = False,
+        total_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            log_joint, guide, num_samples=num_samples, estimator=estimator, vectorize=vectorize
+        )
+        if total_size is None:
+            return
+        subject = f"{type(self).__name__}(total_size=)"
+        self.total_size = check_count(subject, total_size)
+        if not (isinstance(guide, Joint) and predicted_kind(guide) is not None):
+            raise ConstraintError(
+                subject,
+                "a Joint with a context for a guide, some of whose sites each context has",
+                f"a {type(guide).__name__}",
+                "Leave it out; a function of (sample, *batch) can weigh its own terms.",
+                code="unused-argument",
+            )
 
     def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
         losses: Tensor = estimator.losses(density, draws, log_q)

@@ -25,12 +25,14 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.state import AtomicState
 from declarative_dist.families.variational import Variational
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
 from declarative_dist.objectives.data import (
     as_data,
     check_data,
     check_predicted,
     score_by_site,
+    score_contexts,
     score_data,
 )
 from declarative_dist.objectives.weights import Scores, Weights, check_contexts
@@ -77,6 +79,8 @@ class DataLoss(AtomicState, ABC):
         is_conditional = isinstance(module, Conditional)
         copies: torch.Size = vars(module)["_copies"]
         name = f"{type(self).__name__}({type(module).__name__})"
+        if isinstance(module, Joint) and predicted_kind(module) is not None:
+            return score_contexts(module, batch, weights, given, name)
         # A context may be all by name.
         least = 1 if given else 2
         if len(batch) < least if is_conditional else len(batch) != 1:
@@ -117,7 +121,9 @@ class NegativeLogLikelihood(DataLoss):
 
     `forward` takes data of shape `(n, *batch, *event)` for a `Variational`, where `(n, 1, *event)`
     is seen by all independent problems; a dict of such by site for a `Joint`; and for a
-    `Conditional` what it is called with, then the values: `forward(context, value)`.
+    `Conditional` what it is called with, then the values: `forward(context, value)`. A `Joint`
+    with a context takes both: `forward(context, {"speed": s, "angle": a})`, or the data of its
+    sites by keyword, as `fit` gives it.
 
     With `weights=`, masks, frequencies or importance of shape `(n,)` or `(n, *copies)`, it is the
     sum of weight times loss over the sum of weights. Data of zero weight are replaced before they

@@ -23,7 +23,7 @@ from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import evaluating
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.fixed import as_constant
-from declarative_dist.fields.kinds import lacks_forward
+from declarative_dist.fields.kinds import lacks_forward, predicted_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
@@ -106,10 +106,12 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
 
 def takes_batch(guide: nn.Module) -> bool:
     """Whether a guide gives a distribution for each batch."""
+    if predicted_kind(guide) is not None:
+        return True
     if isinstance(guide, (Variational, Joint)):
         return False
     has_draws = hasattr(type(guide), "sample") and hasattr(type(guide), "log_prob")
-    return isinstance(guide, Conditional) or not has_draws
+    return not has_draws
 
 
 def current_of(
@@ -128,7 +130,7 @@ def current_of(
     if batch is None:
         return guide() if isinstance(guide, (Variational, Joint)) else guide
     current = guide(*batch, **(given or {}))
-    if not isinstance(current, Distribution):
+    if not isinstance(current, (Distribution, JointDistribution)):
         name = type(guide).__name__
         raise FieldError(
             name, f"a distribution from {name}(*batch)", shorten(current), f"Give {_GUIDES}."
@@ -138,7 +140,8 @@ def current_of(
 
 def holds_its_data(target: Any) -> bool:
     """Whether a target is a density of the draws alone."""
-    return isinstance(target, (Variational, Joint, Conditioned))
+    kinds = (Variational, Joint, Conditioned)
+    return isinstance(target, kinds) and predicted_kind(target) is None
 
 
 def as_density(target: Any, draws: Any, log_q: Tensor, owner: str) -> Callable[..., Tensor]:
@@ -295,7 +298,7 @@ def check_match(target: Any, current: Any, guide: nn.Module, subject: str) -> No
     if isinstance(target, Variational):
         _check_kind(isinstance(current, Distribution), "a tensor", type(guide).__name__, subject)
         _check_distributions(target(), current, subject)
-    elif isinstance(target, (Joint, Conditioned)):
+    elif isinstance(target, (Joint, Conditioned)) and predicted_kind(target) is None:
         _check_kind(
             not isinstance(current, Distribution),
             "a dict of tensors by site",
