@@ -128,7 +128,7 @@ def summary(module: Any) -> Summary[Any]:
     return Summary(_title(inner, fields), tuple(rows))
 
 
-def _posterior(guide: NormalGuide, fields: list[Row]) -> Sequence[Row | PosteriorRow]:
+def _posterior(guide: NormalGuide, fields: list[Row]) -> Sequence[Any]:
     """The numbers of a guide; its fields where it has no numbers, as on the meta device."""
     if not any(row.kind == "site" for row in fields):
         return fields
