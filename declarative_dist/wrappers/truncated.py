@@ -121,9 +121,6 @@ class Truncated(BetweenEnds):
             log_sf = torch.logaddexp(tails_of(plain, high).log_sf, log_sf)
         x = quantile_of(plain, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
         first, last = bounds_of(self, x)
-        if isinstance(self.support, type(constraints.less_than(0.0))):  # which is open
-            limits = torch.finfo(x.dtype)
-            last = last - (last.abs() * limits.eps).clamp_min(limits.tiny)
         narrow: Tensor = like_of(self.base_distribution)
         return torch.minimum(torch.maximum(x, first), last).to(narrow.dtype)
 

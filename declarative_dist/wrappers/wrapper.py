@@ -219,7 +219,8 @@ def narrow_support(plain: Distribution, low: End, high: End, *, is_open: bool) -
         return _COUNTS(low) if high is None else constraints.integer_interval(low, high)
     if high is None:
         return constraints.real if low is None else constraints.greater_than_eq(low)
-    return constraints.less_than(high) if low is None else constraints.interval(low, high)
+    # Torch has a set below an end without that end, which is where what is censored lies.
+    return constraints.interval(-torch.inf if low is None else low, high)
 
 
 def _floor(end: Any) -> Any:

@@ -121,6 +121,9 @@ def test_a_value_at_an_end_carries_the_mass_beyond() -> None:
     ]
     found = Censored(dd.Gamma(d(2.0), d(2.0))).log_prob(pairs)
     np.testing.assert_allclose(found, by_hand, 1e-12, 1e-14)
+    above = Censored(dd.Gamma(d(2.0), d(2.0)), high=1.0)
+    assert above.log_prob(d(1.0)).item() == pytest.approx(known.logsf(1.0))
+    assert above.support.check(above.sample((50,))).all()
     counts = Censored(dd.Poisson(d(3.0)), low=1, high=4)
     whole = counts.log_prob(torch.arange(1.0, 5.0).double()).exp()
     of = st.poisson(3)
