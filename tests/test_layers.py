@@ -82,8 +82,8 @@ ROWS = [
         f"fitting.{name}"
         for name in (
             "history", "parameters", "progress", "batches", "finite", "evaluation", "arguments",
-            "compiled", "snapshot", "checkpoint", "moments", "starts", "phases", "ways",
-            "verdict", "fit",
+            "compiled", "snapshot", "checkpoint", "moments", "clusters",
+            "wrapped", "starts", "phases", "ways", "verdict", "fit",
         )
     ],
     [

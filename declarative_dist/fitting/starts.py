@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
@@ -20,7 +20,9 @@ from declarative_dist.families.variational import Variational
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.given import call_names
 from declarative_dist.fields.walk import walk
-from declarative_dist.fitting.moments import WITH_ENDS, Sample, Suggestion, suggest
+from declarative_dist.fitting.clusters import cluster, log_shares
+from declarative_dist.fitting.moments import WITH_ENDS, Sample, suggest
+from declarative_dist.fitting.wrapped import base_of, sample_of_base, suggest_gate
 from declarative_dist.joints.joint import Joint
 from declarative_dist.optimization.rows import Closure, Rows
 from declarative_dist.plain.batch import call_with
@@ -31,12 +33,6 @@ from declarative_dist.randomness import same_random_numbers
 
 SEEDINGS = 4
 """How many starts a mixture gets."""
-
-SHELLS = 1
-"""The seed of shells around the median, where the others are centres."""
-
-ROUNDS = 10
-"""How often k-means moves its centres."""
 
 
 class Source(NamedTuple):
@@ -263,8 +259,11 @@ def _arguments_of(plain: Any) -> dict[tuple[str, str], Tensor]:
     """The tensors that the innermost distribution is made of, and the shares of mixtures."""
 
     def tensors(part: Any, level: str) -> dict[tuple[str, str], Tensor]:
-        arguments = decompose(part)[1].items()
-        return {(level, n): v for n, v in arguments if isinstance(v, Tensor)}
+        arguments = decompose(part)[1]
+        found = {(level, n): v for n, v in arguments.items() if isinstance(v, Tensor)}
+        for base in filter(None, [base_of(part)]):  # of a distribution that wraps another one
+            found |= {_inside(key): value for key, value in _arguments_of(base).items()}
+        return found
 
     return fold(
         plain,
@@ -279,7 +278,15 @@ def _suggest_nest(plain: Any, sample: Sample, seed: int) -> dict[tuple[str, str]
     """What a sample suggests for the arguments of a distribution that may be made of others."""
 
     def leaf(part: Any) -> Any:
-        return lambda inner: {("leaf", n): v for n, v in suggest(inner, part).items()}
+        def apply(inner: Sample) -> Any:
+            known = {**suggest(inner, part), **suggest_gate(inner, part)}
+            found = {("leaf", n): v for n, v in known.items()}
+            for base in filter(None, [base_of(part)]):
+                own = _suggest_nest(base, sample_of_base(inner, part), seed)
+                found |= {_inside(key): value for key, value in own.items()}
+            return found
+
+        return apply
 
     def independent(part: Any, inside: Any) -> Any:
         added = part.reinterpreted_batch_ndims
@@ -303,9 +310,9 @@ def _suggest_nest(plain: Any, sample: Sample, seed: int) -> dict[tuple[str, str]
     def mixture(part: Any, inside: Any) -> Any:
         def apply(inner: Sample) -> Any:
             count = part.mixture_distribution.probs.shape[-1]
-            shares = _cluster(inner, part.batch_shape, count, seed)
+            shares = cluster(inner, part.batch_shape, count, seed)
             value = inner.values.unsqueeze(inner.values.ndim - inner.event_dim)
-            found = {("shares", n): v for n, v in _log_shares(shares, inner.weights).items()}
+            found = {("shares", n): v for n, v in log_shares(shares, inner.weights).items()}
             return {**inside(inner.with_values(value, shares)), **found}
 
         return apply
@@ -314,51 +321,9 @@ def _suggest_nest(plain: Any, sample: Sample, seed: int) -> dict[tuple[str, str]
     return compute(sample)  # type: ignore[no-any-return]
 
 
-def _log_shares(shares: Tensor, weights: Tensor) -> Suggestion:
-    probs = (shares.sum(0) / weights.sum(0).unsqueeze(-1)).clamp_min(1e-6)
-    probs = probs / probs.sum(-1, keepdim=True)
-    return {"probs": probs, "logits": probs.log()}
-
-
-def _cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor:
-    """Weights of each datum in each component, `(n, *batch, count)`: components begin apart.
-
-    Centres as in k-means++ (Arthur and Vassilvitskii, 2007), then k-means (Lloyd, 1982); of one
-    seed shells around the median, for components that differ in scale alone.
-    """
-    values, weights = sample.values, sample.weights
-    values = (
-        values.flatten(values.ndim - sample.event_dim) if sample.event_dim else values[..., None]
-    )
-    values = values.expand(len(values), *batch, values.shape[-1])
-    weights = weights.expand(len(values), *batch)
-    scale = Sample(values, weights).var().sqrt().clamp_min(1e-300)
-    values = values / scale
-    if seed == SHELLS:
-        distance = (values - values.median(0).values).square().sum(-1)
-        shell = distance.argsort(0).argsort(0) * count // len(values)
-        return (nn.functional.one_hot(shell, count) + 1e-3 / count) * weights[..., None]
-    generator = torch.Generator().manual_seed(seed)
-    centers: list[Tensor] = []
-    nearest = torch.ones_like(weights)
-    for _ in range(count):
-        chance = (weights * nearest + 1e-300).log()
-        noise = torch.rand(chance.shape, generator=generator, dtype=torch.float64).to(chance)
-        row = (chance - (-noise.clamp(1e-12, 1 - 1e-12).log()).log()).argmax(0)
-        index = row[None, ..., None].expand(1, *values.shape[1:])
-        centers.append(values.gather(0, index).squeeze(0))
-        distance = ((values - centers[-1]) ** 2).sum(-1)
-        nearest = distance if len(centers) == 1 else torch.minimum(nearest, distance)
-    center, member = torch.stack(centers, -2), weights[..., None]
-    for _ in range(ROUNDS):
-        distance = ((values.unsqueeze(-2) - center) ** 2).sum(-1)
-        member = nn.functional.one_hot(distance.argmin(-1), count).to(values) * weights[..., None]
-        total = member.sum(0)
-        moved = (
-            torch.einsum("n...k,n...d->...kd", member, values) / total.clamp_min(1e-300)[..., None]
-        )
-        center = torch.where(total[..., None] > 0, moved, center)
-    return member + 1e-3 * weights[..., None] / count
+def _inside(key: tuple[str, str]) -> tuple[str, str]:
+    """The key of an argument of what a distribution wraps."""
+    return f"base {key[0]}", key[1]
 
 
 def _fit_into(place: Place, value: Tensor) -> Tensor | None:

@@ -23,9 +23,12 @@ from declarative_dist import (
     Param,
     Variational,
     entropy,
+    fit,
     kl_divergence,
     learnable,
 )
+from declarative_dist.fitting.starts import suggest_values
+from declarative_dist.objectives import NegativeLogLikelihood
 from declarative_dist.wrappers import Censored, Truncated, ZeroInflated
 from tests.cases import WRAPPED
 
@@ -335,3 +338,37 @@ def test_what_has_no_closed_form_says_so() -> None:
         kl_divergence(Truncated(gamma, 1.0), dd.Normal(0.0, 1.0))
     with pytest.raises(NotImplementedError, match=r"entropy\(q, num_samples"):
         Truncated(gamma, 1.0).entropy()
+
+
+STARTED: dict[str, tuple[dd.Distribution, dd.Distribution]] = {
+    "far from the start": (
+        Truncated(dd.Normal(1010.0, 30.0), low=1000.0),
+        Truncated(dd.Normal(0.0, 1.0), low=1000.0),
+    ),
+    "a hurdle": (
+        ZeroInflated(Truncated(dd.Poisson(40.0), low=0), tensor(0.3)),
+        ZeroInflated(Truncated(dd.Poisson(1.0), low=0), tensor(0.5)),
+    ),
+    "censored": (
+        Censored(dd.Weibull(3e4, 2.0), high=5e4), Censored(dd.Weibull(1.0, 1.0), high=5e4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_fits_start_where_data_suggest(name: str) -> None:
+    truth, start = STARTED[name]
+    torch.manual_seed(0)
+    data, q = truth.sample((2000,)), learnable(start)
+    history = fit(NegativeLogLikelihood(q), data, progress=False)
+    assert history.converged
+    assert history.losses[-1] <= -truth.log_prob(data).mean().item() + 1e-4
+    assert history.losses[0] < history.losses[-1] + 0.5  # it began nearby
+
+
+def test_pairs_start_at_their_middle() -> None:
+    times = dd.Gamma(4.0, 1e-3).sample((500,))
+    pairs = torch.stack([(times / 1000).floor() * 1000, (times / 1000).ceil() * 1000], -1)
+    found = suggest_values(learnable(Censored(dd.Gamma(1.0, 1.0))), (pairs,))
+    assert found["base_distribution.concentration"].item() == pytest.approx(4.0, rel=0.3)
+    assert found["base_distribution.rate"].item() == pytest.approx(1e-3, rel=0.3)
