@@ -514,6 +514,28 @@ def test_newton_goes_on_from_a_checkpoint(every: int, tmp_path) -> None:
     assert history.losses[:2] == reference.losses[:2]
 
 
+def test_a_settled_fit_is_over_when_resumed_and_other_data_are_not(tmp_path) -> None:
+    x = dd.Gamma(one(3.0), one(2.0)).sample((400,))
+
+    def go(data: Tensor) -> History:
+        q = learnable(dd.Gamma(one(1.0), one(1.0)))
+        return fit(NegativeLogLikelihood(q), data, checkpoint=tmp_path / "a", resume=True)
+
+    first = go(x)
+    again = go(x)
+    assert (again.losses, again.converged) == (first.losses, True)
+    other = go(7 * x)
+    assert other.converged
+    assert other.values["rate"][-1] == pytest.approx(first.values["rate"][-1] / 7, rel=1e-6)
+
+
+def test_a_component_on_one_datum_is_named() -> None:
+    x = torch.cat([torch.randn(50), torch.tensor([1000.0])])
+    pair = dd.Categorical(torch.ones(2) / 2), dd.Normal(torch.zeros(2), torch.ones(2))
+    with pytest.raises(NonFiniteError, match=r"scale is at the end of its band, as where a comp"):
+        fit(NegativeLogLikelihood(learnable(dd.MixtureSameFamily(*pair))), x)
+
+
 def test_ctrl_c_and_errors_leave_the_last_step() -> None:
     x = dd.Beta(one(0.3), one(4.0)).sample((200,))
 

@@ -20,6 +20,7 @@ from declarative_dist import (
     Param,
     Positive,
     diagnose,
+    fit,
     site,
 )
 from declarative_dist.objectives import NegativeELBO
@@ -189,6 +190,16 @@ def test_weights_of_a_funnel_add_up_to_its_mass() -> None:
     evidence = draws.log_weights.logsumexp(0) - math.log(4000)
     assert evidence.item() == pytest.approx(0.0, abs=0.05)
     assert draws.std()["v"].item() == pytest.approx(3.0, rel=0.04)
+
+
+def test_a_guide_may_start_where_there_is_no_density() -> None:
+    """The declared start is at zero, where the density begins: other starts find it."""
+    objective = NegativeELBO(
+        lambda v: dd.Gamma(9.0, 1.0).log_prob(v["x"]).sum(-1), FullRankNormal(Line())
+    )
+    history = fit(objective, progress=False)
+    assert math.isfinite(history.losses[0])
+    assert objective.guide.median["x"].sub(8.5).abs().max() < 1.0
 
 
 class Scale(Declarative):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import NonFiniteError, first_line, shorten
-from declarative_dist.fitting.parameters import declared_values, field_of
+from declarative_dist.errors import ExplainedError, NonFiniteError, first_line, shorten
+from declarative_dist.fitting.parameters import declared_values, field_of, held_fields
 from declarative_dist.plain.batch import call_with
 
 FEW = 8
@@ -92,7 +92,15 @@ def error_of_step(
         numbers was not.
     """
     bad = bad_data(batch)
-    hint = f"The batch has {bad}." if bad else "Check the data and try a smaller lr."
+    collapsed = ", ".join(held_fields(objective))
+    hint = "Check the data and try a smaller lr."
+    if bad:
+        hint = f"The batch has {bad}."
+    elif collapsed:
+        hint = (
+            f"{collapsed} is at the end of its band, as where a component has collapsed onto one "
+            "datum: give it a prior, or a floor."
+        )
     fix = f"{hint} Everything is as it was before this step."
     when = f"at step {step}"
     parameters = [p for p in objective.parameters() if p.requires_grad]
@@ -118,6 +126,8 @@ def reason_of(objective: nn.Module, batch: tuple[Any, ...]) -> str:
     try:
         with torch.no_grad():
             return str(call_with(ask, batch))
+    except ExplainedError as error:
+        return str(error)
     except Exception as error:  # noqa: BLE001 - anything may fail in it; the loss is the matter
         return f"{type(objective).__name__}.why_not_finite failed: {first_line(error)}."
 

@@ -76,7 +76,9 @@ def fit(
             first where it decays.
         batch_size: draw so many rows of the tensors for a step, without replacement, in the order
             of `torch.randperm`; the last batch of an epoch has what is left of it, and counts like
-            any other: a size that divides the data has less noise.
+            any other: a size that divides the data has less noise. With `weights` that differ
+            much, the mean over batches is not that over all data, as each batch divides by its own
+            sum: draw rows by their weights instead, with `torch.utils.data.WeightedRandomSampler`.
         tolerance: when a fit without `steps` is settled, relative to one plus the loss: how small
             the gradient is to be, by default as small as rounding lets it; of a noisy loss what a
             lower rate still has to gain, by default 1e-4.
@@ -194,15 +196,18 @@ class _Loop:
         way, history = self.way, self.history
         limit = 0 if way.replay(history.losses) else way.limit
         closure = way.closure(backward)
-        for step in range(history.step + 1, limit + 1):
+        first = history.step + 1
+        for step in range(first, limit + 1):
             self.snapshot.take(step - 1)
             batch = self.batches.next()
             if step == 1:
                 way.begin(batch, restarts)
             loss = closure.step(batch)
             _check(way, step, loss, batch, self.snapshot)
-            history.add(loss, self.fields.read() if history.is_due(step) else None)
             is_over = way.observe(loss)
+            if is_over and step == first and history.losses[-1:] == [loss]:
+                break  # the checkpoint was of a fit that was over
+            history.add(loss, self.fields.read() if history.is_due(step) else None)
             self.bar.show(step, loss)
             history.stopped = arguments.stops(self.callbacks, step, loss, way.objective)
             self.saver.write_if_due()

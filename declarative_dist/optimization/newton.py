@@ -138,6 +138,8 @@ class Newton(Optimizer):
         worse = trying & ~(model.decrement < 0.5 * self._get("decrement"))
         floor = 8 * self.eps * (1 + model.losses.abs())
         is_level = model.decrement <= floor
+        if self.model is None:  # data may be others than those of a checkpoint
+            done &= is_level | self._is_small(model, 1e-5)
         is_saddle = is_level & (model.valley != 0).any(1)
         finished = is_level & ~is_saddle & self._is_small(model, self._tolerance)
         # What cannot be evaluated stays where it is: the caller sees to it.

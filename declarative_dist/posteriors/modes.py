@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,7 @@ class Modes:
         is_mode: whether a row is another mode than those before it, of shape `(count, *copies)`;
             the first always is.
         is_settled: whether the best row is, for every copy.
-        losses: minus the best bound after each cycle, summed over copies.
+        losses: minus the best bound after each cycle that had one, summed over copies.
         starts: how many other starts there were.
     """
 
@@ -212,6 +213,6 @@ def _modes_of(search: Search, losses: list[float], starts: int) -> Modes:
         bounds=bounds,
         is_mode=is_mode,
         is_settled=settled[0] & bounds[0].isfinite(),
-        losses=losses,
+        losses=[loss for loss in losses if math.isfinite(loss)],
         starts=starts,
     )
