@@ -617,6 +617,14 @@ def test_a_wide_prior_follows_the_range_of_the_posterior() -> None:
     assert plot(dd.Normal(0.0, 1.0), against=dd.Normal(50.0, 1.0)).get_xlim()[1] > 50
 
 
+def test_a_wide_prior_over_the_plane_follows_the_range_of_the_posterior() -> None:
+    posterior = dd.MultivariateNormal(tensor([3.0, 0.0]), 0.01 * torch.eye(2))
+    axes = plot(posterior, against=dd.MultivariateNormal(torch.zeros(2), 100 * torch.eye(2)))
+    assert 2.0 < axes.get_xlim()[0] < 2.8
+    assert 3.2 < axes.get_xlim()[1] < 4.0
+    assert -1.0 < axes.get_ylim()[0] < -0.2
+
+
 def test_data_are_a_filled_histogram() -> None:
     (steps,) = plot(dd.Normal(0.0, 1.0), against=torch.randn(500)).patches
     assert steps.get_fill()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from declarative_dist.display.curves import reach_of
+from declarative_dist.display.curves import Reach, reach_of
 from declarative_dist.display.looks import Look
 from declarative_dist.display.marginals import one_of
 from declarative_dist.display.series import Index, Site, column, score_of
@@ -57,7 +58,7 @@ def draw_pair(axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bo
         left, up = (column(draws[:_MOST_DOTS], (*index, at)).tolist() for at in (0, 1))
         axes.scatter(left, up, s=8, color=look.color, alpha=0.5, linewidths=0, label=look.label)
         return
-    sides = _sides(site, index)
+    sides = _sides(reaches_of(site, index))
     heights = score_of(one, draws[0][index])(torch.cartesian_prod(*sides))
     heights = heights.exp().nan_to_num(0.0, 0.0, 0.0).reshape(_SIDE, _SIDE)
     if not (heights > 0).any():
@@ -90,12 +91,16 @@ def levels_of(heights: Tensor, cell: float) -> list[float]:
     return levels
 
 
-def _sides(site: Site, index: Index) -> list[Tensor]:
-    """The points along both axes, a little inside of the ends."""
+def reaches_of(site: Site, index: Index) -> list[Reach]:
+    """The ranges of both numbers of a pair."""
     found = {series.index: series for series in site.series()}
+    return [reach_of(found[(*index, at)]) for at in (0, 1)]
+
+
+def _sides(reaches: Sequence[Reach]) -> list[Tensor]:
+    """The points along both axes, a little inside of the ends."""
     sides = []
-    for at in (0, 1):
-        left, right = reach_of(found[(*index, at)])
+    for left, right in reaches:
         nudge = 1e-3 * (right - left) or -1e-6 * max(abs(left), 1e-30)
         sides.append(torch.linspace(left + nudge, right - nudge, _SIDE, dtype=torch.float64))
     return sides

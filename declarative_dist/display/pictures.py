@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from declarative_dist.display.contours import MOST as MOST_PAIRS
-from declarative_dist.display.contours import draw_pair, has_pairs
-from declarative_dist.display.curves import Curves, draw_curves
+from declarative_dist.display.contours import draw_pair, has_pairs, reaches_of
+from declarative_dist.display.curves import Curves, Reach, draw_curves, view_of
 from declarative_dist.display.looks import MOST, PANELS, add_legend, axes_on, look_of
 from declarative_dist.display.series import Series, Site, first
 from declarative_dist.display.sources import Source, source_of
@@ -137,12 +137,18 @@ def _draw_plane(sites: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
     (axes,) = _make_axes(1, ax)
     groups = [list(first(site.batch, MOST_PAIRS)) for site in sites]
     sizes = [len(group) for group in groups]
+    reaches: list[list[Reach]] = []
     for turn, (site, group, name) in enumerate(zip(sites, groups, names, strict=True)):
+        reaches += (reaches_of(site, index) for index in group)
         for at, index in enumerate(group):
             look = look_of(f"{name}{name_entry(index)}", at, turn, sizes)
             draw_pair(axes, site, index, look, is_filled=sizes[0] == 1 and not turn)
-    axes.set_xlabel("value[0]")
-    axes.set_ylabel("value[1]")
+    are_targets = [at >= sizes[0] for at in range(len(reaches))]
+    for axis, own in zip("xy", zip(*reaches, strict=True), strict=True):
+        left, right = view_of(own, are_targets)
+        margin = 0.05 * (right - left) or 0.5
+        axes.set(**{f"{axis}lim": (left - margin, right + margin)})
+    axes.set(xlabel="value[0]", ylabel="value[1]")
     add_legend(axes, _count(MOST_PAIRS, sites[0].batch), is_ours=ax is None)
     return axes
 

@@ -17,7 +17,8 @@ from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.words import describe_absence, format_number, name_entry
 
 _RANKS = (0.05, 0.5, 0.95)
-_MOST_DIMENSIONS = torch.quasirandom.SobolEngine.MAXDIM
+_MOST_DIMENSIONS = 1000
+"""Above it a Sobol sequence takes seconds to begin, and plain draws have to do."""
 
 
 @dataclass(frozen=True)
