@@ -12,7 +12,6 @@ durations and waits find apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
-from declarative_dist import GreaterThan, Joint, Param, Positive, Variational, derived
+from declarative_dist import GreaterThan, Joint, Param, Positive, Variational, derived, fit
+from declarative_dist.objectives import NegativeLogLikelihood
 
 DATA = Path(__file__).parent / "data" / "old_faithful.csv"
 
@@ -63,32 +63,11 @@ def old_faithful() -> dict[str, Tensor]:
     return {"duration": torch.tensor(duration), "wait": torch.tensor(wait)}
 
 
-def maximum_likelihood(module: torch.nn.Module, log_likelihood: Callable[[], Tensor]) -> float:
-    """Fit all parameters with L-BFGS, and return the log likelihood."""
-    optimizer = torch.optim.LBFGS(
-        module.parameters(),
-        max_iter=200,
-        line_search_fn="strong_wolfe",
-        tolerance_grad=1e-10,
-        tolerance_change=1e-14,
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = -log_likelihood()
-        loss.backward()
-        return loss
-
-    step: Callable[..., object] = optimizer.step
-    step(closure)
-    return log_likelihood().item()
-
-
 def show(title: str, joint: Eruptions, data: dict[str, Tensor]) -> None:
     """Fit a joint distribution and print what it has learned."""
-    reached = maximum_likelihood(joint, lambda: joint.log_prob(data).mean())
+    history = fit(NegativeLogLikelihood(joint), data, progress=False)
     count = sum(parameter.numel() for parameter in joint.parameters())
-    print(f"{title}: {count} numbers, mean log likelihood {reached:.6f}")
+    print(f"{title}: {count} numbers, mean log likelihood {-history.losses[-1]:.6f}")
     for name, values in joint.constrained_values().items():
         share = values.pop("mixture_distribution")["logits"].softmax(-1)[0]
         rounded = ", ".join(f"{n} {value.item():.4f}" for n, value in values.items())

@@ -19,6 +19,8 @@ from sklearn.datasets import make_moons
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from declarative_dist import fit
+from declarative_dist.objectives import NegativeLogLikelihood
 from tests.running_examples import EXAMPLES, example, numbers_in, process
 
 pytestmark = [
@@ -58,8 +60,8 @@ def test_docstring_says_how_to_run_it(name: str) -> None:
 def fitted() -> tuple[Any, Tensor, float]:
     module = example("old_faithful")
     data = module.old_faithful()
-    q = module.started(data)
-    return q, data, module.maximum_likelihood(q, data)
+    q = module.fit_mixture(data)
+    return q, data, q.log_prob(data).sum().item()
 
 
 def components_of(q: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -287,11 +289,11 @@ def test_tied_parts_are_where_expectation_maximisation_ends(tied: bool) -> None:
     joint = module.Eruptions(dtype=torch.float64)
     if not tied:
         joint.wait = module.ShortOrLong(**joint.wait.constrained_values())
-    reached = module.maximum_likelihood(joint, lambda: joint.log_prob(data).mean())
+    reached = -fit(NegativeLogLikelihood(joint), data, progress=False).losses[-1]
     columns = [data["duration"].numpy(), data["wait"].numpy()]
-    fits = [em_with_one_width(columns)] if tied else [em_with_one_width([x]) for x in columns]
-    assert reached == pytest.approx(sum(fit[2] for fit in fits), abs=1e-9)
-    expected = [(fit[0], *state) for fit in fits for state in fit[1]]
+    ends = [em_with_one_width(columns)] if tied else [em_with_one_width([x]) for x in columns]
+    assert reached == pytest.approx(sum(end[2] for end in ends), abs=1e-9)
+    expected = [(end[0], *state) for end in ends for state in end[1]]
     for mixture, (weights, loc, width) in zip((joint.duration, joint.wait), expected, strict=True):
         found = values_of(mixture)
         assert found[0] == pytest.approx(weights, rel=1e-4)
@@ -357,7 +359,7 @@ def many() -> tuple[Any, Any, Tensor]:
     truth = module.truths(1000)
     data = truth.sample((200,))
     q = module.started(data)
-    module.maximum_likelihood(q, data)
+    assert fit(NegativeLogLikelihood(q), data, progress=False).converged
     return truth, q, data
 
 

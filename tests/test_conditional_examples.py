@@ -74,7 +74,7 @@ def test_constant_noise_reaches_least_squares_and_predicted_noise_passes_it() ->
 def test_constant_noise_is_where_the_normal_equations_end() -> None:
     module = example("heteroscedastic_regression")
     features, targets = module.patients()
-    q = module.fit(module.ConstantNoise(in_features=10, dtype=torch.float64), features, targets)
+    q = module.regress(module.ConstantNoise, features, targets)
     assert module.per_row(q, features, targets) == pytest.approx(least_squares(), abs=1e-8)
     expected = torch.linalg.lstsq(features, targets[:, None]).solution[:, 0]
     torch.testing.assert_close(q.projection.weight[0].detach(), expected, rtol=0.0, atol=1e-5)
