@@ -43,6 +43,7 @@ from declarative_dist.objectives import (
     NegativeLogLikelihood,
     NegativeLogPosterior,
 )
+from declarative_dist.testing import check_distribution
 
 NAN = float("nan")
 
@@ -529,3 +530,7 @@ def test_a_column_for_a_scalar_head_meets_no_row_of_values() -> None:
     with pytest.raises(ConstraintError, match=r"squeeze\(-1\).*in_features="):
         loss(x, torch.randn(4))
     assert loss(x, torch.randn(4, 1)).isfinite()
+
+
+def test_it_keeps_every_promise(counts: Any) -> None:
+    check_distribution(counts, torch.randn(5, 3), library=torch.rand(5) + 1)

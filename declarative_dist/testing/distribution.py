@@ -20,6 +20,7 @@ def check_distribution(
     *context: Any,
     compile: bool = False,  # noqa: A002 - what torch calls it
     skip: Collection[str] = (),
+    **given: Any,
 ) -> None:
     """Check that a family of distributions keeps what every declared one promises.
 
@@ -51,6 +52,7 @@ def check_distribution(
         *context: what a `Conditional` is called with.
         compile: whether to compile it too, which takes seconds.
         skip: names of promises that it does not make.
+        **given: what a `Conditional` is given with the context.
 
     Raises:
         BrokenPromiseError: an AssertionError that says which promise is broken, by which
@@ -78,7 +80,7 @@ distribution without detach, item, data or numpy, or freeze it. \
     """
     __tracebackhide__ = True
     with same_random_numbers():
-        trial = FamilyTrial(_module_of(family), context, frozenset(skip))
+        trial = FamilyTrial(_module_of(family), context, given, frozenset(skip))
         promises = {**PROMISES, **SLOW} if compile else PROMISES
         check_promises(promises, trial, skip, "check_distribution")
 

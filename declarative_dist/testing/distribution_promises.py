@@ -29,13 +29,14 @@ class FamilyTrial(Trial):
     """A family on trial, and what a call of it is given."""
 
     context: tuple[Any, ...]
+    given: Mapping[str, Any]
     skip: frozenset[str]
 
     fitting = "batch_shape and event_shape must say what is drawn: see Independent and event_dim."
 
     def build(self, family: Any) -> Any:
         """The plain distribution that the family is now."""
-        return family(*self.context)
+        return family(*self.context, **self.given)
 
     def draw(self, family: Any, count: int = 4) -> Values:
         """Draws, always from the same random numbers."""
@@ -354,7 +355,9 @@ def functional_call(trial: FamilyTrial) -> None:
     """The densities of other parameters from torch.func.functional_call."""
     family, other = trial.copy(), perturb(trial.copy())
     values = trial.draw(other)
-    built: Any = call_with(family, dict(other.named_parameters()), trial.context)
+    built: Any = call_with(
+        family, dict(other.named_parameters()), trial.context, dict(trial.given)
+    )
     trial.expect_scores("forward", built.log_prob(values), trial.score(other, values), 1e-5)
 
 
