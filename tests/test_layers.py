@@ -38,7 +38,7 @@ ROWS = [
             "sharding",
             "storage", "sizes", "alignment", "kinds", "owner", "field",
             "value", "context", "given", "head",
-            "constant", "derived", "fixed", "walk", "templates",
+            "constant", "mapping", "derived", "fixed", "walk", "templates",
             "parts", "prior", "param", "site",
         )
     ],

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
 from declarative_dist.fields.alignment import line_up_all
+from declarative_dist.fields.derived import is_about_sizes, refused_sizes
 from declarative_dist.fields.kinds import built_kind, describe_kind
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.indexing import Independent
@@ -60,7 +61,12 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
-        distribution = build_by_method(method, values, Distribution, subject)
+        try:
+            distribution = build_by_method(method, values, Distribution, subject)
+        except (RuntimeError, IndexError, TypeError) as error:
+            if not is_about_sizes(error):
+                raise
+            raise refused_sizes(error, values, subject) from error
     elif checks and declaration.has_derived_input:
         distribution = declaration.base(**values)
     else:

@@ -15,8 +15,10 @@ from typing import Any, Generic, overload
 from torch import Tensor, nn
 from typing_extensions import Self, TypeVar
 
-from declarative_dist.errors import ConstraintError, DeclarationError, first_line
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
+from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import ReadOnly, current_value
+from declarative_dist.fields.mapping import map_method
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 
@@ -48,16 +50,32 @@ def call_method(method: Callable[..., T], arguments: Mapping[str, Any], subject:
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         if not is_about_sizes(error):
             raise
-        shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}
-        raise ConstraintError(
-            subject,
+        raise refused_sizes(error, arguments, subject, "derived") from error
+
+
+def refused_sizes(
+    error: Exception, arguments: Mapping[str, Any], subject: str, decorator: str = ""
+) -> ConstraintError:
+    """Our error for torch's about sizes: the shapes that a method got, and the ways out."""
+    shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}
+    if "data-dependent" in str(error):  # of vmap
+        fix = "Leave such a check out: validate_args=False of a distribution, where it is one."
+        expected = "a method without a choice that depends on numbers, since it is mapped"
+    else:
+        expected = (
             "a method that takes values with copies, contexts or draws in front of their own "
-            "dimensions",
-            f"{type(error).__name__} for {shapes}: {first_line(error)}",
+            "dimensions"
+        )
+        fix = (
             "Index from the right, as in mu[..., None], and sum, sort and index over the "
-            "dimensions of one event only, as in .sum(-1).",
-            code="wrong-shape",
-        ) from error
+            "dimensions of one event only, as in .sum(-1). "
+        )
+        if decorator:
+            fix += f"Or write it for one, with none in front: @{decorator}(vectorize=True)."
+        else:
+            fix += "Or compute what it needs in a field for one: @derived(vectorize=True)."
+    got = f"{type(error).__name__} for {shapes}: {first_line(error)}"
+    return ConstraintError(subject, expected, got, fix, code="wrong-shape")
 
 
 def is_about_sizes(error: Exception) -> bool:
@@ -90,7 +108,13 @@ class MethodField(ReadOnly):
 
     takes_value = False
 
-    def __init__(self, function: Callable[..., Any], decorator: str) -> None:
+    def __init__(
+        self, function: Callable[..., Any], decorator: str, *, vectorize: bool = False
+    ) -> None:
+        if not isinstance(vectorize, bool):
+            subject = f"{decorator}(vectorize=)"
+            raise DeclarationError(subject, "True or False", shorten(vectorize))
+        self.vectorize = vectorize
         self.function = function
         self.names = names_of(function, f"@{decorator} {function.__name__}")
         self.decorator = decorator
@@ -126,8 +150,8 @@ class Derived(MethodField, Generic[T]):
     label = "a derived field"
     is_computed = True
 
-    def __init__(self, function: Callable[..., T]) -> None:
-        super().__init__(function, "derived")
+    def __init__(self, function: Callable[..., T], *, vectorize: bool = False) -> None:
+        super().__init__(function, "derived", vectorize=vectorize)
 
     def check_place(self, owner: Owner) -> None:
         """It may stand for anything that a base takes: what it returns is seen at a build."""
@@ -135,6 +159,8 @@ class Derived(MethodField, Generic[T]):
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> T:
         arguments = {name: values[name] for name in self.needs}
         method: Callable[..., T] = partial(self.function, module)
+        if self.vectorize:
+            method = partial(map_method, method, ndims_of(module))
         return call_method(method, arguments, self.subject(module))
 
     def advice(self, module: nn.Module) -> str:
@@ -157,11 +183,26 @@ class Derived(MethodField, Generic[T]):
         return value
 
 
-def derived(function: Callable[..., T]) -> Derived[T]:
+@overload
+def derived(function: Callable[..., T], /) -> Derived[T]: ...
+@overload
+def derived(*, vectorize: bool = False) -> Callable[[Callable[..., T]], Derived[T]]: ...
+def derived(
+    function: Callable[..., T] | None = None, /, *, vectorize: bool = False
+) -> Derived[T] | Callable[[Callable[..., T]], Derived[T]]:
     """Declare a value that is computed from other fields.
 
     The method takes self, then the values of fields by their names. The result may be an argument
     of the base and may be used by other derived fields. It is computed once per build.
+
+    Args:
+        function: the method, where `@derived` stands without arguments.
+        vectorize: whether the method is written for one copy, context or draw, whose values have
+            shape `(*own)`: `torch.vmap` maps it over all that stand in front. Otherwise it takes
+            values of shape `(*sample, *batch, *own)` and indexes from the right.
+
+    Raises:
+        DeclarationError: if it is not written like that.
 
     Example:
         >>> import torch.distributions as dd
@@ -176,4 +217,6 @@ def derived(function: Callable[..., T]) -> Derived[T]:
         >>> round(GammaByMean().mean.item(), 4)
         4.0
     """
-    return Derived(function)
+    if function is None:
+        return lambda method: Derived(method, vectorize=vectorize)
+    return Derived(function, vectorize=vectorize)

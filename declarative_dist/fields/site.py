@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, overload
 
@@ -13,6 +13,7 @@ from declarative_dist.errors import DeclarationError, is_count, shorten
 from declarative_dist.fields.derived import MethodField
 from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.owner import Owner
+from declarative_dist.fields.sizes import Blueprint, as_shape
 
 
 class Site(MethodField):
@@ -23,6 +24,8 @@ class Site(MethodField):
     Args:
         function: the method.
         event_dim: the total number of event dimensions of its distribution; None for its own.
+        shape: sizes and names of sizes of independent copies, in one event.
+        vectorize: whether the method is written for one draw.
     """
 
     label = "a site"
@@ -30,10 +33,16 @@ class Site(MethodField):
     is_drawn = True
 
     def __init__(
-        self, function: Callable[..., Distribution], event_dim: int | None = None
+        self,
+        function: Callable[..., Distribution],
+        event_dim: int | None = None,
+        shape: int | str | Sequence[int | str] = (),
+        *,
+        vectorize: bool = False,
     ) -> None:
-        super().__init__(function, "site")
+        super().__init__(function, "site", vectorize=vectorize)
         self.event_dim = event_dim
+        self.shape = as_shape(shape, "site(shape=)")
 
     def check(self, owner: Owner) -> None:
         if not owner.is_joint:
@@ -54,6 +63,10 @@ class Site(MethodField):
             fix = f"Move {needed.name} above {self.name}."
             raise owner.error(self.name, "sites declared earlier", got, fix, code="field-order")
 
+    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
+        super().bind(module, blueprint, values)
+        vars(module)["_starts"][self.name] = blueprint.named_shape(self)
+
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
         return partial(self.function, module)
 
@@ -65,7 +78,8 @@ class Site(MethodField):
 
     def render(self, module: nn.Module) -> str:
         event = "" if self.event_dim is None else f", event_dim={self.event_dim}"
-        return f"site given {', '.join(self.needs) or 'nothing'}{event}"
+        shape = f", shape={tuple(vars(module)['_starts'][self.name])}" if self.shape else ""
+        return f"site given {', '.join(self.needs) or 'nothing'}{event}{shape}"
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         if instance is None:
@@ -77,9 +91,19 @@ class Site(MethodField):
 @overload
 def site(function: Callable[..., Distribution], /) -> Site: ...
 @overload
-def site(*, event_dim: int | None = None) -> Callable[[Callable[..., Distribution]], Site]: ...
 def site(
-    function: Callable[..., Distribution] | None = None, /, *, event_dim: int | None = None
+    *,
+    event_dim: int | None = None,
+    shape: int | str | Sequence[int | str] = (),
+    vectorize: bool = False,
+) -> Callable[[Callable[..., Distribution]], Site]: ...
+def site(
+    function: Callable[..., Distribution] | None = None,
+    /,
+    *,
+    event_dim: int | None = None,
+    shape: int | str | Sequence[int | str] = (),
+    vectorize: bool = False,
 ) -> Any:
     """Declare a site of a `Joint` whose distribution depends on earlier ones.
 
@@ -89,8 +113,13 @@ def site(
 
     Args:
         function: the method, where `@site` stands without arguments.
-        event_dim: the total number of event dimensions: batch dimensions are reinterpreted until
-            it holds.
+        event_dim: the total number of event dimensions of what the method returns: batch
+            dimensions are reinterpreted until it holds.
+        shape: sizes and names of sizes: the site is that many independent and identically
+            distributed copies of what the method returns, in one event whose dimensions these
+            are. A name becomes a keyword of the constructor.
+        vectorize: whether the method is written for one draw, copy or context, whose values have
+            shape `(*event)`: `torch.vmap` maps it over all that stand in front.
 
     Raises:
         DeclarationError: if it is not written like that.
@@ -101,16 +130,20 @@ def site(
         >>> class Schools(Joint):
         ...     mu = dd.Normal(0.0, 5.0)
         ...     tau = dd.HalfCauchy(5.0)
-        ...     @site(event_dim=1)
+        ...     @site(shape=("school",))
         ...     def theta(self, mu, tau):
-        ...         return dd.Normal(mu[..., None].expand(*mu.shape, 8), tau[..., None])
-        >>> {name: tuple(x.shape) for name, x in Schools().sample((3,)).items()}
-        {'mu': (3,), 'tau': (3,), 'theta': (3, 8)}
+        ...         return dd.Normal(mu, tau)
+        ...     @site(event_dim=1, vectorize=True)
+        ...     def y(self, theta):
+        ...         return dd.Normal(theta - theta.mean(), 1.0)
+        >>> {name: tuple(x.shape) for name, x in Schools(school=8).sample((3,)).items()}
+        {'mu': (3,), 'tau': (3,), 'theta': (3, 8), 'y': (3, 8)}
     """
     if event_dim is not None and not is_count(event_dim):
         raise DeclarationError("site(event_dim=)", "an int, 0 or above", shorten(event_dim))
     if function is None:
-        return lambda method: Site(method, None if event_dim is None else int(event_dim))
+        count = None if event_dim is None else int(event_dim)
+        return lambda method: Site(method, count, shape, vectorize=vectorize)
     if not callable(function):
         raise DeclarationError(
             "site", "a method", shorten(function), "Write @site above it.", code="not-a-field"

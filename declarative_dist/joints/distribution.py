@@ -330,11 +330,14 @@ class JointDistribution(NamedDistribution):
         if isinstance(site, Distribution):
             return site
         arguments = {n: known[n] if n in known else self._values[n] for n in site.names}
+        ranks = {n: len(lead) for n in site.names if n in known}
         if name in self._local:
+            ranks = dict.fromkeys(ranks, len(lead) + len(self.contexts))
             shared = [n for n in site.names if n in known and n not in self._local]
             arguments |= {n: self._for_each_context(known[n], lead) for n in shared}
         subject = f"{self.owner}.{name}"
-        return self._as_one_event(name, site.build(arguments, subject), lead)
+        events = {n: arguments[n].ndim - rank for n, rank in ranks.items()}
+        return self._as_one_event(name, site.build(arguments, subject, events), lead)
 
     def _for_each_context(self, value: Tensor, lead: torch.Size) -> Tensor:
         """A value that all contexts share, `(*lead, *event)`, as `(*lead, *contexts, *event)`."""

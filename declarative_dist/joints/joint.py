@@ -13,6 +13,7 @@ from torch.compiler import is_dynamo_compiling
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError
 from declarative_dist.families.contextual import Contextual
 from declarative_dist.families.probe import check_sites
+from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.context import CONTEXT_SHAPE
 from declarative_dist.fields.given import call_names, try_kinds
 from declarative_dist.fields.kinds import predicted_kind
@@ -179,7 +180,13 @@ class Joint(Contextual, NamedModule):
         values = declaration.run(frozen, rest, values)
         fields = declaration.fields
         sites = {
-            name: Rule(values[name], field.names, field.event_dim)
+            name: Rule(
+                values[name],
+                field.names,
+                field.event_dim,
+                vars(self)["_starts"][name],
+                ndims_of(self) if field.vectorize else None,
+            )
             if isinstance(field, Site)
             else values[name]
             for name, field in fields.items()

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, with_event_dim
-from declarative_dist.fields.derived import is_about_sizes
+from declarative_dist.fields.derived import is_about_sizes, refused_sizes
+from declarative_dist.fields.mapping import map_method
+from declarative_dist.plain.decompose import rebuild
+
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 
@@ -24,37 +31,63 @@ class Rule:
         method: takes the values by name.
         names: the names that it takes.
         event_dim: the total number of event dimensions, or None for the distribution's own.
+        shape: the shape of independent copies of it, in one event.
+        ndims: for a method that is written for one draw, by name how many dimensions of other
+            values than those of sites are their own; None for one that is not.
     """
 
     method: Callable[..., Distribution]
     names: tuple[str, ...]
     event_dim: int | None
+    shape: torch.Size = torch.Size()
+    ndims: Mapping[str, int] | None = None
 
-    def build(self, arguments: Mapping[str, Any], subject: str) -> Distribution:
+    def build(
+        self, arguments: Mapping[str, Any], subject: str, events: Mapping[str, int] = _NONE
+    ) -> Distribution:
         """The distribution at values by name.
+
+        Args:
+            arguments: the values.
+            subject: what errors name.
+            events: by site among them how many dimensions one event has.
 
         Raises:
             ConstraintError: for values that the method does not take, and for shapes.
         """
+        method = self.method
+        if self.ndims is not None:
+            method = partial(map_method, method, {**self.ndims, **events})
         try:
-            distribution = build_by_method(self.method, arguments, Distribution, subject)
+            distribution = build_by_method(method, arguments, Distribution, subject)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if not is_about_arguments(error):
                 raise
+            if "to satisfy the constraint" not in str(error):
+                raise refused_sizes(error, arguments, subject, "site") from error
             shapes = {n: tuple(a.shape) for n, a in arguments.items() if isinstance(a, Tensor)}
-            is_about_values = "to satisfy the constraint" in str(error)
             raise ConstraintError(
                 subject,
-                "values of earlier sites that the method takes"
-                if is_about_values
-                else "a method that takes values of shape (*sample, *batch, *event)",
+                "values of earlier sites that the method takes",
                 f"{type(error).__name__} for {shapes}: {first_line(error)}",
-                "Keep them inside, by another prior or a map." if is_about_values else BROADCAST,
-                code="outside-support" if is_about_values else "wrong-shape",
+                "Keep them inside, by another prior or a map.",
+                code="outside-support",
             ) from error
-        if self.event_dim is None:
-            return distribution
-        return with_event_dim(distribution, self.event_dim, f"{subject}(event_dim=)")
+        if self.event_dim is not None:
+            distribution = with_event_dim(distribution, self.event_dim, f"{subject}(event_dim=)")
+        return repeat(distribution, self.shape, subject) if self.shape else distribution
+
+
+def repeat(distribution: Distribution, shape: torch.Size, subject: str) -> Distribution:
+    """Independent and identically distributed copies of a distribution as one event."""
+    ones = (None,) * len(shape)
+
+    def add_dims(tensor: Tensor, behind: int) -> Tensor:
+        split = max(tensor.ndim - behind, 0)
+        return tensor[(*(slice(None),) * split, *ones)] if split else tensor
+
+    copies = rebuild(distribution, add_dims).expand((*distribution.batch_shape, *shape))
+    return with_event_dim(copies, len(shape) + len(distribution.event_shape), subject)
 
 
 def is_about_arguments(error: Exception) -> bool:

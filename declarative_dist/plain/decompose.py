@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -16,7 +16,10 @@ from torch.distributions.transforms import _InverseTransform
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import Argument, alternatives, arguments_of
 from declarative_dist.plain.build import builder_of
-from declarative_dist.plain.tensors import is_same, map_tensors
+from declarative_dist.plain.tensors import is_same, map_tensors, tensors_of
+
+Make = Callable[[Iterator[Tensor]], Distribution]
+"""Makes a distribution of tensors in the order of those of another."""
 
 Map = Callable[[Tensor, int], Tensor]
 
@@ -173,30 +176,69 @@ def rebuild(plain: Distribution, change: Map, behind: int = 0) -> Distribution:
         >>> rebuild(plain, lambda tensor, behind: tensor.unsqueeze(-1 - behind)).batch_shape
         torch.Size([2, 1])
     """
+    tensors, make = take_apart(plain, behind)
+    return make(iter([change(tensor, count) for tensor, count in tensors]))
+
+
+def take_apart(plain: Distribution, behind: int = 0) -> tuple[list[tuple[Tensor, int]], Make]:
+    """The tensors that a distribution is made of, and what makes one of others in their place.
+
+    Args:
+        plain: a plain distribution.
+        behind: how many dimensions of all tensors stand behind its batch dimensions anyway.
+
+    Returns:
+        For each tensor, in order, how many of its dimensions stand behind; and a function from an
+        iterator over new tensors to the distribution.
+
+    Raises:
+        DeclarationError: if it does not keep an argument.
+    """
     kind, values = decompose(plain)
     known = arguments_of(kind)
     added = values["reinterpreted_batch_ndims"] if issubclass(kind, dd.Independent) else 0
-    arguments: dict[str, Any] = {}
+    tensors: list[tuple[Tensor, int]] = []
+    makes: dict[str, Callable[[Iterator[Tensor]], Any]] = {}
     for name, value in values.items():
         if isinstance(value, Tensor):
-            arguments[name] = change(value, behind + known[name].event_dim)
+            tensors.append((value, behind + known[name].event_dim))
+            makes[name] = next
         elif isinstance(value, Distribution):
             # The components of a mixture lie along the last of their batch dimensions.
             is_component = name == "component_distribution"
-            arguments[name] = rebuild(value, change, behind + added + is_component)
+            inner, makes[name] = take_apart(value, behind + added + is_component)
+            tensors += inner
         elif name == "transforms":
             before = behind + len(values["base_distribution"].event_shape)
-            arguments[name] = []
             for transform in value:
-                arguments[name].append(_rebuild_transform(transform, change, before))
+                tensors += [(tensor, before) for _, tensor in tensors_of(transform)]
                 before += transform.codomain.event_dim - transform.domain.event_dim
+            makes[name] = partial(_make_transforms, value)
         else:
-            arguments[name] = value
-    new = builder_of(kind)(**arguments, validate_args=False)
-    vars(new).pop("_validate_args", None)
-    vars(new).update({name: v for name, v in vars(plain).items() if name == "_validate_args"})
-    return new  # type: ignore[no-any-return]
+            makes[name] = partial(_keep, value)
+    switch = {n: v for n, v in vars(plain).items() if n == "_validate_args"}
+
+    def make(new: Iterator[Tensor]) -> Distribution:
+        arguments = {name: make_one(new) for name, make_one in makes.items()}
+        made: Distribution = builder_of(kind)(**arguments, validate_args=False)
+        vars(made).pop("_validate_args", None)
+        vars(made).update(switch)
+        return made
+
+    return tensors, make
 
 
-def _rebuild_transform(transform: Any, change: Map, behind: int) -> Any:
-    return map_tensors(transform, lambda _, tensor: change(tensor, behind))
+def _keep(value: Any, _: Iterator[Tensor]) -> Any:
+    return value
+
+
+def _make_transforms(transforms: Iterable[Any], new: Iterator[Tensor]) -> list[Any]:
+    made = []
+    for transform in transforms:
+        by_name = {name: next(new) for name, _ in tensors_of(transform)}
+        made.append(map_tensors(transform, partial(_take, by_name)))
+    return made
+
+
+def _take(by_name: Mapping[str, Tensor], name: str, _: Tensor) -> Tensor:
+    return by_name[name]
