@@ -12,7 +12,9 @@ from torch import Tensor
 
 from declarative_dist import (
     ConstraintError,
+    FieldError,
     FullRankNormal,
+    Head,
     Joint,
     Param,
     Variational,
@@ -235,3 +237,38 @@ def test_a_nested_family_is_predicted_with_what_it_has_learned() -> None:
     nested.rate.loc = [1.0, 2.0, 3.0]
     found = nested.predict({"top": torch.zeros(3)})["rate"]
     torch.testing.assert_close(found, torch.tensor([[1.0, 2.0, 3.0]] * 3), atol=1e-4, rtol=0.0)
+
+
+class Robot(Joint):
+    """A gain that all contexts share, and an arm and a hand in each."""
+
+    gain = dd.Gamma(2.0, 2.0)
+    reach = Head()
+
+    @site
+    def arm(self, reach: Tensor, gain: Tensor) -> dd.Normal:
+        return dd.Normal(reach * gain, 1e-5)
+
+    @site
+    def hand(self, arm: Tensor) -> dd.Normal:
+        return dd.Normal(2 * arm, 1e-5)
+
+
+def test_a_snapshot_of_contexts_predicts_each() -> None:
+    robot, x = Robot(in_features=3), torch.randn(4, 3)
+    reach = robot.projection(x)[:, 0].detach()
+    snapshot, gain = robot(x), torch.rand(5) + 0.5
+    expected = gain[:, None] * reach
+    found = snapshot.predict({"gain": gain})
+    torch.testing.assert_close(found["arm"], expected, atol=1e-3, rtol=0.0)
+    torch.testing.assert_close(found["hand"], 2 * found["arm"], atol=1e-3, rtol=0.0)
+    posterior = snapshot.condition(hand=torch.zeros(4))
+    given = {"gain": gain, "arm": torch.ones(5, 4)}
+    torch.testing.assert_close(
+        posterior.predict(given)["hand"], torch.full((5, 4), 2.0), atol=1e-3, rtol=0.0
+    )
+    assert posterior.log_lik(given)["hand"].shape == (5, 4)
+    with pytest.raises(FieldError, match="a context first"):
+        robot.predict({"gain": gain})
+    with pytest.raises(ConstraintError, match=r"Robot\.gain: expected draws of it, as arm"):
+        snapshot.predict({"arm": torch.ones(5, 4)})
