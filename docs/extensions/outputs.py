@@ -55,6 +55,7 @@ class PythonBlock(SphinxDirective):
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", "\nArviZ is undergoing", FutureWarning)
+            warnings.filterwarnings("ignore", "The inplace keyword in DataFrame.sort_values")
             warnings.filterwarnings("ignore", module=r"arviz\.")  # about its own use of pandas
             try:
                 while waiting:
