@@ -14,6 +14,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributions as dd
@@ -45,7 +46,7 @@ class FreeScale(Conditional):
 class PredictedScale(FreeScale):
     """Mean and scale predicted."""
 
-    scale = Head(Exp(), shape=("actions",), init=0.7)
+    scale: Any = Head(Exp(), shape=("actions",), init=0.7)
 
 
 class Squashed(Conditional):
@@ -224,7 +225,8 @@ def act(policy: nn.Module) -> Callable[[], object]:
     def step() -> Tensor:
         with torch.no_grad():
             distribution = policy(x)
-            return distribution.log_prob(distribution.sample())
+            score: Tensor = distribution.log_prob(distribution.sample())
+            return score
 
     return step
 

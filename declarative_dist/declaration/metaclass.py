@@ -24,8 +24,6 @@ class DeclarativeMeta(ABCMeta):
     """The type of all declarative classes; their `__declaration__` is the record of their body."""
 
     __declaration__: Declaration
-    __builds__: type | None
-    __predicts__: type | None
     __auto__: dict[str, Field]
     __recipe__: tuple[Callable[..., type], tuple[Any, ...]] | None
 
@@ -82,7 +80,8 @@ class DeclarativeMeta(ABCMeta):
         for field in fields.values():
             field.check(owner)
         if owner.is_joint:
-            cls.__predicts__ = cls.__builds__ if owner.predicts else None
+            builds = getattr(cls, "__builds__", None) if owner.predicts else None
+            type.__setattr__(cls, "__predicts__", builds)
             rules.check_joint(owner, vars(cls)["__declared__"])
         for field in fields.values():
             type.__setattr__(cls, field.name, field)

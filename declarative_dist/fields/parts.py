@@ -142,7 +142,7 @@ class Nested(Field):
     def dims(self, module: nn.Module) -> tuple[str | None, ...]:
         """Those of a site's events, where arguments of the same shape agree on their names."""
         part: Any = self.module_of(module)
-        is_family = kinds.is_declarative(part) and isinstance(part, Distribution)
+        is_family = kinds.is_declarative(part) and kinds.built_kind(part) is Distribution
         if not is_family or part.__declaration__.make is None:
             return ()
         events, fields = part.event_shape, part.__declaration__.fields

@@ -289,9 +289,8 @@ def _pull(d: Any, x: Tensor, count: int) -> Tails:
         return tails_of(d.base_dist, x)
     step = d.transforms[count - 1]
     _check_monotone(d, step)
-    low, high = (
-        getattr(entries_of(step.codomain), f"{e}_bound", None) for e in ("lower", "upper")
-    )
+    codomain: Any = entries_of(step.codomain)
+    low, high = (getattr(codomain, f"{e}_bound", None) for e in ("lower", "upper"))
     low, high = -torch.inf if low is None else low, torch.inf if high is None else high
     below, above = x <= low, x >= high
     x = torch.where(below | above, _point_between(low, high), x)
@@ -301,7 +300,8 @@ def _pull(d: Any, x: Tensor, count: int) -> Tails:
         before = x.sigmoid() - base.low, (-x).sigmoid() + (base.high - 1)
         tails = _uniform_tails(base, *before)
     else:
-        tails = _pull(d, step.inv(x), count - 1)
+        inner: Any = step.inv(x)
+        tails = _pull(d, inner, count - 1)
     return tails.swap(_is_falling(step)).outside(below, above)
 
 

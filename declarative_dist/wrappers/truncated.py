@@ -74,7 +74,7 @@ class Truncated(BetweenEnds):
         super().__init__(base_distribution, low, high, validate_args)
 
     @constraints.dependent_property(event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What is between the ends, and in the support of the base."""
         return narrow_support(self._plain, self.low, self.high, is_open=True)
 

@@ -68,7 +68,7 @@ class ZeroInflated(Wrapper):
         tensor([0.3515, 0.2030])
     """
 
-    arg_constraints = {"gate": constraints.unit_interval}  # noqa: RUF012 - as torch has it
+    arg_constraints: Any = {"gate": constraints.unit_interval}  # noqa: RUF012 - as torch has it
     has_rsample = False
     gate: Any
 
@@ -94,7 +94,7 @@ class ZeroInflated(Wrapper):
             )
 
     @constraints.dependent_property(event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The support of the base, and zero."""
         entries = entries_of(support_of(self._plain))
         ends = ends_of(entries)
