@@ -7,7 +7,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 TORCH ?= 2.8.0
 
-.PHONY: help demo test check docs browser format hooks api release test-torch bench clean
+.PHONY: help demo test check docs browser format hooks api outputs release test-torch bench clean
 
 help: ## say what the commands are
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,10 @@ hooks: .venv/.ready ## let git check format, lint and types before each commit
 
 api: .venv/.ready ## renew the list of public names, tests/public_api.txt
 	$(BIN)/python -m tests.public_api
+
+outputs: .venv/.ready ## renew what is stored of runs: outputs and picture of README and notebook
+	$(BIN)/python -m tests.readme
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace examples/quickstart.ipynb
 
 release: .venv/.ready ## build wheel and sdist into dist/, and check them
 	rm -rf dist

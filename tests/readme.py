@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator
@@ -16,6 +17,16 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "_static" / "gamma.png"
 SHOWN = re.compile(FENCE.pattern + r"(?:\n\n```text\n(?P<shown>(?:.*\n)*?)^```$)?", re.MULTILINE)
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-\d+)?")
+
+
+def assert_alike(stored: str, printed: str) -> None:
+    """Check that two texts are the same word for word; numbers may differ as machines do."""
+    assert NUMBER.sub("0", stored).split() == NUMBER.sub("0", printed).split()
+    for one, other in zip(NUMBER.findall(stored), NUMBER.findall(printed), strict=True):
+        assert math.isclose(float(one), float(other), rel_tol=0.3, abs_tol=0.3), (one, other)
 
 
 def outputs() -> Iterator[tuple[re.Match[str], str]]:

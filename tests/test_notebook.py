@@ -1,4 +1,4 @@
-"""The quickstart as a notebook runs from top to bottom, and is stored without outputs."""
+"""The quickstart as a notebook runs from top to bottom, and is stored with what it shows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 import scipy.stats
 from nbclient import NotebookClient
 from sklearn.datasets import load_diabetes
+
+from tests.readme import assert_alike
 
 ROOT = Path(__file__).parent.parent
 PATH = ROOT / "examples" / "quickstart.ipynb"
@@ -43,11 +45,13 @@ def shown(outputs: list[list[Any]], kind: str) -> list[str]:
     return [data[kind] for data in cells if kind in data]
 
 
-def test_it_is_stored_without_outputs() -> None:
+def test_it_is_stored_with_what_it_shows(outputs: list[list[Any]]) -> None:
     notebook = nbformat.read(PATH, as_version=4)
     nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    stored = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    for kind in ("image/png", "text/html"):
+        assert len(shown(stored, kind)) == len(shown(outputs, kind))
+    assert_alike(printed(stored), printed(outputs))
 
 
 def test_it_prints_what_it_says(outputs: list[list[Any]]) -> None:

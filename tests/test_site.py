@@ -192,6 +192,7 @@ def test_the_browser_notices_what_is_wrong(tmp_path: Path, browser: webdriver.Ch
         ("Param", "api/fields.html#declarative_dist.Param"),
         ("learning rate", "which_transform.html"),
         ("prior", "tutorial.html"),
+        ("weibull", "howto/survival.html"),
     ],
 )
 def test_search_finds_where_a_thing_is_taught(
