@@ -144,8 +144,8 @@ def test_no_link_is_broken(sights: dict[str, Sight], address: str, built: Path) 
 
 def test_every_page_can_be_reached(sights: dict[str, Sight], address: str, built: Path) -> None:
     pages = {f"{address}{path.relative_to(built)}" for path in built.rglob("*.html")}
-    sources = {f"{address}_modules/{name}.html" for name in ("index", "functools")}
-    assert set(sights) == pages - sources  # Sphinx links to the sources of ours alone
+    # Sphinx makes pages of more sources than it links to.
+    assert {page for page in pages if "/_modules/" not in page} <= set(sights) <= pages
 
 
 def test_every_picture_is_seen_and_described(sights: dict[str, Sight]) -> None:

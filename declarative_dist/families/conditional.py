@@ -47,7 +47,7 @@ class Conditional(Contextual):
             A head without a shape takes `(*batch)`: of `(n, 1)` the 1 is one more batch dimension.
         network: any module, held and trained with the instance.
         device: where to build it; None for where the network is.
-        dtype: the floating-point type of everything in it; None for that of the network.
+        dtype: the floating-point type of everything in it; None for the network's own.
         **sizes_and_values: sizes by the names that shapes use, and values by field.
 
     Raises:

@@ -39,7 +39,7 @@ class Contextual(Declarative):
         in_features: how many features the linear layer of the heads sees, and those of the parts.
         network: what makes features of the context, for the heads and for all parts that predict.
         device: where to build it; None for where the network is.
-        dtype: the floating-point type of everything in it; None for that of the network.
+        dtype: the floating-point type of everything in it; None for the network's own.
         **sizes_and_values: sizes by the names that shapes use, and values by field.
     """
 
@@ -165,7 +165,7 @@ class Contextual(Declarative):
         Args:
             features: of shape `(*batch, in_features)`; without `in_features`, the unconstrained
                 numbers, a tensor for one head and a dict by name for several.
-            **given: the values of `Given` fields, those of parts too.
+            **given: the values of `Given` fields, also of nested parts.
 
         Raises:
             ConstraintError: for features of another width or dtype, and for keywords that name no

@@ -106,7 +106,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     def log_prior(
         self, values: Mapping[str, Tensor] | None = None, *, unconstrained: bool = False
     ) -> Tensor:
-        """The log density of all parameters with a prior, those of parts too, each part once.
+        """The log density of all parameters with a prior, also in nested parts, each part once.
 
         Args:
             values: None for the current values; for others, such as a guide's draws, those of all

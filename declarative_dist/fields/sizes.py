@@ -97,7 +97,7 @@ class Blueprint:
         sizes: sizes by name, from the constructor.
         batch_shape: what is prepended to the shape of every parameter.
         device: where to build; None for wherever the values are.
-        dtype: the floating-point type; None for that of the values given.
+        dtype: the floating-point type; None for the dtype of the values you give.
     """
 
     subject: str

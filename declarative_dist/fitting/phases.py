@@ -33,7 +33,7 @@ class Phases:
     In a phase the rate is constant. It ends where the loss has stopped falling: where the means
     over the third and the last quarter of the phase differ by no more than their noise, and where
     that is small enough to tell anything. The fit has settled when a phase gained no more over the
-    one before than the noise, or a share of the loss. The idea is that of Welandawe, Andersen,
+    one before than the noise, or a share of the loss. The idea comes from Welandawe, Andersen,
     Vehtari and Huggins, A framework for improving the reliability of black-box variational
     inference, JMLR 25, 2024.
 

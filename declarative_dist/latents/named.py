@@ -154,7 +154,7 @@ def lead_of(
 
 
 def check_shape(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:
-    """Refuse a value with another shape in front than that of the sites above it."""
+    """Refuse a value with another shape in front than the sites above it have."""
     shape = torch.Size((*lead, *event_shape))
     if value.shape != shape:
         expected = f"shape (*sample, *batch, *event), here {tuple(shape)}"

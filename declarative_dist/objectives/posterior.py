@@ -29,7 +29,7 @@ class NegativeLogPosterior(DataLoss):
 
     Args:
         module: a distribution, or any declarative module with a `log_likelihood`.
-        total_size: how many data there are in all; None where the `log_likelihood` is that of all
+        total_size: how many data there are in all; None where the `log_likelihood` is of all
             data, one number.
         log_likelihood: from the module and a batch to one number per datum, of shape
             `(n, *copies)`, or to one in all, of shape `(*copies)`. A module is held, trained with

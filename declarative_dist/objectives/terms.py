@@ -20,7 +20,7 @@ def density_of_contexts(joint: Joint, total_size: int | None) -> Callable[..., T
 
     Args:
         joint: its keywords in a call are its own `Given`s, and data of the sites not drawn.
-        total_size: how many contexts there are in all; None for those of the batch.
+        total_size: how many contexts there are in all; None where the batch has all.
     """
 
     def density(draws: dict[str, Tensor], *batch: Any, **keywords: Any) -> Tensor:

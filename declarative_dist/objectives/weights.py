@@ -27,7 +27,7 @@ class Weights:
 
     Args:
         weights: of shape `(*data)`, or `(*data, *copies)` where copies weigh them apart.
-        data: the shape of the data; None for that of the weights.
+        data: the shape of the data; None for the weights' own.
         copies: the shape of independent copies.
         module: whose data they weigh.
         subject: whom an error is about.

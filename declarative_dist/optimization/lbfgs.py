@@ -2,8 +2,8 @@
 
 Every evaluation serves all rows: one that found its step takes it, another shortens or lengthens
 its own. `torch.optim.LBFGS` knows one function only, and starts, copies and restarts of a fit are
-many. The method is that of Nocedal, "Updating quasi-Newton matrices with limited storage",
-Mathematics of Computation 35, 1980; the line search that of Lewis and Overton, "Nonsmooth
+many. The method is Nocedal's, "Updating quasi-Newton matrices with limited storage",
+Mathematics of Computation 35, 1980; the line search Lewis and Overton's, "Nonsmooth
 optimization via quasi-Newton methods", Mathematical Programming 141, 2013, for the weak Wolfe
 conditions: a point without a finite value is a step too far, like any other.
 """

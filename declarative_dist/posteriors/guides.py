@@ -49,7 +49,7 @@ class NormalGuide(AtomicState, NamedModule):
         latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
         init_scale: the starting standard deviation, for a joint in units of the prior's; None for
             0.1, and for a start found by `initialize_`.
-        dtype: the floating-point type; None for that of the latents.
+        dtype: the floating-point type; None for the latents' own.
         device: where to build it; None for where the latents are.
     """
 
@@ -95,7 +95,7 @@ class NormalGuide(AtomicState, NamedModule):
 
     @property
     def batch_shape(self) -> torch.Size:
-        """The shape of independent copies, that of the latents."""
+        """The shape of independent copies, as the latents have it."""
         return self.flat.batch_shape
 
     def forward(self) -> PushedNormal:
@@ -311,7 +311,7 @@ class MeanFieldNormal(NormalGuide):
         latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
         init_scale: the starting standard deviation, for a joint in units of the prior's; None for
             0.1, and for a start found by `initialize_`.
-        dtype: the floating-point type; None for that of the latents.
+        dtype: the floating-point type; None for the latents' own.
         device: where to build it; None for where the latents are.
 
     Raises:
@@ -342,7 +342,7 @@ class FullRankNormal(NormalGuide):
         latents: a declared module, whose trainable `Param`s are the sites, or a conditioned joint.
         init_scale: the starting standard deviation, for a joint in units of the prior's; None for
             0.1, and for a start found by `initialize_`.
-        dtype: the floating-point type; None for that of the latents.
+        dtype: the floating-point type; None for the latents' own.
         device: where to build it; None for where the latents are.
 
     Raises:

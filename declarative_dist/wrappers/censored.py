@@ -49,10 +49,10 @@ class Censored(BetweenEnds):
 
     Without ends events are *pairs* (lower, upper) that say what is known of each datum: (x, x) a
     value, (c, inf) one beyond c, (-inf, c) one up to c, (a, b) one between them. The log
-    probability of a pair of different ends is that of lower < X <= upper.
+    probability of a pair of different ends is log P(lower < X <= upper).
 
-    Gradients are finite for values at the ends and far from them, other than those of a
-    `torch.where` written by hand.
+    Gradients are finite for values at the ends and far from them, which they are not if you write
+    `torch.where` by hand.
 
     Args:
         base_distribution: a univariate distribution, plain or live, with a cumulative distribution

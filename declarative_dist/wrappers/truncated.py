@@ -34,7 +34,7 @@ Moments = tuple[Tensor, Tensor]
 class Truncated(BetweenEnds):
     r"""A distribution given that low < X <= high.
 
-    Its density is that of the base over the probability of the interval,
+    Its density is the base's own over the probability of the interval,
 
     .. math:: p(x) = f(x) / (F(high) - F(low)), \quad low < x \le high.
 
