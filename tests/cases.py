@@ -123,7 +123,6 @@ WRAPPED: dict[str, Callable[[], dd.Distribution]] = {
         dd.Normal(tensor([0.0, 1.0]), tensor([1.0, 2.0])), low=tensor([0.5, -1.0]), high=3.0
     ),
     "Truncated without a formula": lambda: Truncated(dd.StudentT(tensor([3.0, 4.0])), low=0.0),
-    "Truncated counts": lambda: Truncated(dd.NegativeBinomial(tensor([5.0, 2.0]), 0.3), high=7),
     "Censored": lambda: Censored(
         dd.Weibull(tensor([1.0, 2.0]), tensor([1.5, 2.0])), low=0.5, high=tensor([1.5, torch.inf])
     ),

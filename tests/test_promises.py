@@ -334,10 +334,7 @@ def _fresh_compiler(name: str) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-ALIKE = (
-    "Censored", "Truncated counts", "Truncated without a formula", "ZeroInflated",
-    "truncated batch",
-)  # fmt: skip
+ALIKE = ("Censored", "Truncated without a formula", "ZeroInflated", "truncated batch")
 OTHERWISE = [name for name in CASES if not name.endswith("-probs") and name not in ALIKE]
 """Without those that differ from another case in the name of an argument, or in their parts."""
 

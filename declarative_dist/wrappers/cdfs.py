@@ -175,9 +175,31 @@ def quantile_of(distribution: Distribution, tails: Tails) -> Tensor:
     Its gradients are those of the equation that it solves. Of counts it is the smallest one whose
     lower tail is not below the one given, and has no gradient.
     """
-    plain = plain_of(distribution)
+    plain: Any = plain_of(distribution)
     formula = family_of(plain).quantile
-    return _search(plain, tails) if formula is None else formula(plain, tails)
+    if formula is not None:
+        return formula(plain, tails)
+    tails = Tails(*torch.broadcast_tensors(*tails))
+    return (_search_counts if plain.support.is_discrete else _search)(plain, tails)
+
+
+@torch.no_grad()
+def _search_counts(plain: Any, wanted: Tails) -> Tensor:
+    """Halves of a bracket, over the logarithm of the distance to the least count."""
+    least = bounds_of(plain, wanted.log_cdf)[0] - 1
+    low, high = torch.full_like(wanted.log_cdf, -2.0), torch.full_like(wanted.log_cdf, 40.0)
+    is_lower, found = wanted.log_cdf < wanted.log_sf, least
+    for _ in range(10 - math.floor(math.log2(torch.finfo(low.dtype).eps))):
+        y = (low + high) / 2
+        tails = tails_of(plain, least + y.exp())
+        is_below = torch.where(
+            is_lower, tails.log_cdf < wanted.log_cdf, tails.log_sf > wanted.log_sf
+        )
+        low, high = torch.where(is_below, y, low), torch.where(is_below, high, y)
+        found = (least + high.exp()).floor()
+        if not is_traced(y) and (found - (least + low.exp()).floor() <= 1).all():
+            break
+    return found
 
 
 def _search(plain: Any, wanted: Tails) -> Tensor:
@@ -186,7 +208,6 @@ def _search(plain: Any, wanted: Tails) -> Tensor:
     Two more steps, with a graph, make first, second and third derivatives right (Christianson,
     Reverse accumulation and implicit functions, 1998).
     """
-    wanted = Tails(*torch.broadcast_tensors(*wanted))
     is_lower = wanted.log_cdf < wanted.log_sf
     bounds = bounds_of(plain, is_lower.to(wanted.log_cdf))
 
@@ -199,7 +220,7 @@ def _search(plain: Any, wanted: Tails) -> Tensor:
         small = torch.where(is_lower, tails.log_cdf, tails.log_sf)
         return beyond, small
 
-    is_discrete, limits = plain.support.is_discrete, torch.finfo(wanted.log_cdf.dtype)
+    limits = torch.finfo(wanted.log_cdf.dtype)
     with torch.no_grad():
         high = torch.full_like(wanted.log_cdf, math.log(limits.max) - 2)
         low, y, move = -high, torch.zeros_like(high), high
@@ -208,20 +229,17 @@ def _search(plain: Any, wanted: Tails) -> Tensor:
             beyond, small = miss(x)
             low, high = torch.where(beyond < 0, y, low), torch.where(beyond < 0, high, y)
             before, y, last = y, (low + high) / 2, move
-            if not is_discrete:
-                log_prob = plain.log_prob(x.clamp(*bounds))
-                step = before - beyond * (small - log_prob).exp() / stretch
-                size = (step - before).abs()
-                is_safe = (step > low) & (step < high) & (size < last.abs() / 2)
-                # Far out the derivative is lost to rounding, and a step may be 0.
-                is_near = (size < limits.eps**0.5 * (1 + before.abs())) & (beyond.abs() < 1)
-                y = torch.where(is_safe | is_near, step, y)
-                if not is_traced(y) and is_near.all():
-                    break
+            log_prob = plain.log_prob(x.clamp(*bounds))
+            step = before - beyond * (small - log_prob).exp() / stretch
+            size = (step - before).abs()
+            is_safe = (step > low) & (step < high) & (size < last.abs() / 2)
+            # Far out the derivative is lost to rounding, and a step may be 0.
+            is_near = (size < limits.eps**0.5 * (1 + before.abs())) & (beyond.abs() < 1)
+            y = torch.where(is_safe | is_near, step, y)
             move = y - before
-        x, _ = _stretch(high if is_discrete else y, *bounds)
-    if is_discrete:
-        return x.floor()
+            if not is_traced(y) and is_near.all():
+                break
+        x, _ = _stretch(y, *bounds)
     for _ in range(2):
         beyond, small = miss(x)
         x = x - beyond * (small - plain.log_prob(x)).exp()

@@ -48,12 +48,9 @@ class Wrapper(Distribution):
             )
         shape = base_distribution.batch_shape
         for name, value in tensors.items():
-            number = value
-            if not (value is None or isinstance(value, (float, Tensor))):
-                number = self._as_number(name, value, base_distribution)
+            number = self._as_number(name, value, base_distribution)
             setattr(self, name, number)
-            if isinstance(number, Tensor):
-                shape = torch.broadcast_shapes(shape, number.shape)
+            shape = self._broadcast(shape, name, number)
         is_wide = shape == base_distribution.batch_shape
         self.base_distribution = base_distribution if is_wide else base_distribution.expand(shape)
         super().__init__(shape, event_shape, validate_args=False)
@@ -65,6 +62,8 @@ class Wrapper(Distribution):
             self._check_arguments()
 
     def _as_number(self, name: str, value: Any, base: Distribution) -> float | Tensor:
+        if isinstance(value, Tensor):
+            return value
         if isinstance(value, Real):
             return float(value)
         try:
@@ -73,6 +72,19 @@ class Wrapper(Distribution):
             subject = f"{type(self).__name__}({name}=)"
             expected, got = "a number or a tensor", shorten(value)
             raise ConstraintError(subject, expected, got, code="wrong-argument") from error
+
+    def _broadcast(self, shape: torch.Size, name: str, number: float | Tensor) -> torch.Size:
+        if not isinstance(number, Tensor):
+            return shape
+        try:
+            return torch.Size(torch.broadcast_shapes(shape, number.shape))
+        except RuntimeError as error:
+            subject = f"{type(self).__name__}({name}=)"
+            expected, got = (
+                f"a shape that broadcasts with {tuple(shape)}",
+                str(tuple(number.shape)),
+            )
+            raise ConstraintError(subject, expected, got, code="wrong-shape") from error
 
     def _check_arguments(self) -> None:
         """Refuse a base, or other arguments, that mean nothing."""
@@ -148,7 +160,8 @@ class BetweenEnds(Wrapper):
         validate_args: bool | None = None,
         event_shape: torch.Size = torch.Size(),
     ) -> None:
-        ends = {"low": low, "high": high}
+        self.low = self.high = None
+        ends = {n: end for n, end in (("low", low), ("high", high)) if end is not None}
         super().__init__(base_distribution, ends, validate_args, event_shape)
 
     @property

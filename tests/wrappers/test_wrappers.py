@@ -90,9 +90,15 @@ def test_draws_are_those_of_the_density(name: str) -> None:
         assert st.kstest(column.numpy(), "uniform").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", ["Truncated counts", "hurdle"])
+MADE = {
+    **WRAPPED,
+    "counts": lambda: Truncated(dd.NegativeBinomial(tensor([5.0, 2.0]), 0.3), high=7),
+}
+
+
+@pytest.mark.parametrize("name", ["counts", "hurdle"])
 def test_masses_add_up_and_draws_follow(name: str) -> None:
-    plain: Any = WRAPPED[name]()
+    plain: Any = MADE[name]()
     torch.manual_seed(0)
     draws = plain.sample((4000,))
     assert plain.support.check(draws).all()
@@ -264,9 +270,9 @@ def test_a_plain_wrapper_of_a_live_distribution_is_live() -> None:
     )
 
 
-@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("name", MADE)
 def test_they_expand_pickle_and_broadcast(name: str) -> None:
-    plain = WRAPPED[name]()
+    plain = MADE[name]()
     torch.manual_seed(0)
     value = plain.sample()
     wide = plain.expand((3, 2))
@@ -312,6 +318,11 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no distribution": (lambda: Truncated(3.0), "a distribution, got 3.0"),  # type: ignore[arg-type]
     "text": (lambda: Truncated(dd.Normal(0.0, 1.0), "a"), "a number or a"),  # type: ignore[arg-type]
+    "no gate": (lambda: ZeroInflated(dd.Poisson(1.0), None), "a number or a tensor, got None"),  # type: ignore[arg-type]
+    "a shape": (
+        lambda: Truncated(dd.Normal(torch.zeros(2), 1.0), torch.zeros(3)),
+        r"with \(2,\), got \(3,\)",
+    ),
     "beyond": (lambda: Censored(dd.Normal(0.0, 1.0), high=1.0).log_prob(tensor(2.0)), "got 2.0"),
     "a pair": (
         lambda: Censored(dd.Normal(0.0, 1.0)).log_prob(tensor([2.0, 1.0])),
