@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
+from declarative_dist.plain.batch import split_keywords
 
 Batch = tuple[Any, ...]
 
@@ -30,7 +31,7 @@ class Batches:
             in every step; an iterable of batches, gone through again in every epoch.
         batch_size: for tensors: draw this many rows without replacement, with torch's global
             generator, `torch.randperm` at the start of every epoch; the last batch of an epoch has
-            what is left.
+            what is left. One number behind the data, in a dict of keywords, is for all rows.
 
     Attributes:
         whole: the batch of every step, where all have the same; else None.
@@ -155,9 +156,9 @@ def as_batch(item: Any) -> Batch:
 
 
 def _rows_of(item: Any, rows: Tensor) -> Any:
-    """So many rows of a tensor, or of each in a dict."""
+    """So many rows of a tensor, or of each in a dict; one number there is for all rows."""
     if isinstance(item, Mapping):
-        return {name: _rows_of(tensor, rows) for name, tensor in item.items()}
+        return {name: t if t.ndim == 0 else _rows_of(t, rows) for name, t in item.items()}
     return item[rows.to(item.device)]
 
 
@@ -206,7 +207,9 @@ def _count_rows(data: Any, tensors: list[Tensor] | None, batch_size: Any) -> int
     if any(tensor.layout is not torch.strided for tensor in tensors):
         expected, got = "dense tensors to draw rows of", "sparse ones"
         raise ConstraintError("fit(data=)", expected, got, "Use to_dense().", code="wrong-data")
-    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
+    _, keywords = split_keywords(data) if isinstance(data, tuple) else ((), {})
+    shared = {id(tensor) for tensor in keywords.values() if tensor.ndim == 0}
+    lengths = {t.shape[0] if t.ndim else 0 for t in tensors if id(t) not in shared}
     rows = min(lengths)
     if len(lengths) > 1 or not rows:
         expected = "tensors with as many rows each, to draw batches of them"
