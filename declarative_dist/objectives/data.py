@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line, shorten
+from declarative_dist.families.probe import evaluating
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import as_value, check_names
@@ -169,6 +170,30 @@ def check_data(value: Tensor, distribution: Distribution, subject: str) -> None:
             "Give the data these dimensions.",
             code="wrong-shape",
         )
+
+
+def check_order(
+    module: Any, batch: tuple[Any, ...], given: Mapping[str, Any], subject: str, error: Exception
+) -> None:
+    """Say of a context that a `Conditional` refuses where the value would be one.
+
+    Raises:
+        ConstraintError: if both arguments fit the other way round.
+    """
+    if len(batch) != 2 or not all(isinstance(each, Tensor) for each in batch):
+        return
+    context, value = batch[1], batch[0]
+    try:
+        with torch.no_grad(), evaluating(module):
+            predicted = module(context, **given)
+        whole = (*predicted.batch_shape, *predicted.event_shape)
+    except (RuntimeError, ValueError):
+        return
+    if value.shape == whole:
+        expected, got = "the context first, then the value", "them the other way round"
+        got = f"{got}, of shapes {tuple(value.shape)} and {tuple(context.shape)}"
+        fix = "Write objective(context, value)."
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
 
 
 def check_predicted(value: Tensor, distribution: Distribution, own: int, subject: str) -> None:

@@ -30,6 +30,7 @@ from declarative_dist.joints.joint import Joint
 from declarative_dist.objectives.data import (
     as_data,
     check_data,
+    check_order,
     check_predicted,
     score_by_site,
     score_contexts,
@@ -95,7 +96,11 @@ class DataLoss(AtomicState, ABC):
             return score_by_site(module, batch[0], weights, name)
         if is_conditional and weights is not None:
             check_contexts((*batch[:-1], *given.values()), name)
-        distribution = module(*batch[:-1], **given)
+        try:
+            distribution = module(*batch[:-1], **given)
+        except (RuntimeError, ConstraintError) as error:
+            check_order(module, batch, given, name, error)
+            raise
         value = as_data(batch[-1], module, name)
         problems = len(distribution.batch_shape)
         if is_conditional:
