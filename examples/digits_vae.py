@@ -164,7 +164,8 @@ def save_picture(model: Declared, images: Tensor, path: Path) -> None:
     rows = figure.subplots(3, count)
     for axes, row in zip(rows, (images, reconstructions, samples), strict=True):
         for axis, image in zip(axes, row, strict=True):
-            axis.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
+            shown = image[0].numpy()
+            axis.imshow(shown, cmap="gray_r", vmin=0, vmax=1, interpolation="bicubic")
             axis.set_axis_off()
     figure.savefig(path)
 
