@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import math
+import pickle
 import re
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 import torch.distributions as dd
 from sklearn.datasets import load_diabetes
 
+from declarative_dist import median
 from tests.running_examples import EXAMPLES, example, numbers_in, process
 
 pytestmark = [
@@ -27,6 +30,7 @@ NAMES = (
     "mixture_density_network",
     "digits_vae",
     "policy_gradient",
+    "sac_actor",
 )
 
 
@@ -233,3 +237,23 @@ def test_advantages_are_sums_of_discounted_errors() -> None:
     decay = (module.DISCOUNT * module.TRACE) ** torch.arange(6.0)
     expected = torch.stack([(decay[: 6 - t, None] * errors[t:]).sum(0) for t in range(6)])
     torch.testing.assert_close(module.advantages_of(rewards, values), expected)
+
+
+# An actor with the bounds of an action space
+
+
+def test_the_actor_stays_in_its_bounds_and_learns() -> None:
+    module = example("sac_actor")
+    before, after = module.main(steps=50)
+    assert after > max(before / 2, -0.5)
+    actor = module.make_actor(4, module.LOW, module.HIGH)
+    states = torch.randn(1000, 4)
+    for each in (actor, pickle.loads(pickle.dumps(actor)), copy.deepcopy(actor).double()):
+        policy = each(states.to(each.base_distribution.projection.weight.dtype))
+        actions, scores = policy.rsample(), policy.log_prob(policy.sample())
+        assert scores.shape == (1000,)
+        assert ((actions >= module.LOW) & (actions <= module.HIGH)).all()
+        torch.testing.assert_close(
+            median(policy).float(), median(actor(states)), rtol=1e-4, atol=1e-4
+        )
+    assert {"transforms.1.loc", "transforms.1.scale"} <= actor.state_dict().keys()
