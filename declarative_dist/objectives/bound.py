@@ -92,6 +92,7 @@ class VariationalBound(AtomicState, ABC):
         if owner is not None:
             self.model = owner
         self._takes_batch = takes_batch(self.guide)
+        self._has_open_ends = self._takes_batch  # until a context says whether they are learned
         self._dims = dims_of_one(self.guide)
         current = self._at_start()
         if current is not None:
@@ -140,9 +141,9 @@ class VariationalBound(AtomicState, ABC):
 
     def _draw(self, current: Any) -> tuple[Pathwise | Score, Any, Tensor]:
         """The estimator, draws of the guide's distribution, and their log densities."""
-        is_open = self._takes_batch and self.estimator != "pathwise"
-        if self.estimator is None or isinstance(current, Distribution) or is_open:
+        if self.estimator is None or isinstance(current, Distribution) or self._has_open_ends:
             estimator = self._choose(self.estimator, current)
+            self._has_open_ends = not torch.is_grad_enabled()  # then nothing is learned
         else:
             estimator = ESTIMATORS[self.estimator]
         draws, log_q = estimator.draws(current, self.guide, self.num_samples)
@@ -189,7 +190,8 @@ class VariationalBound(AtomicState, ABC):
             return given
         target = self.log_joint
         if self._is_of_contexts:
-            return {n: v for n, v in given.items() if n in call_names(target) or n not in names}
+            names -= call_names(target) | target.__declaration__.fields.keys()
+            return {name: value for name, value in given.items() if name not in names}
         takes = inspect.signature(getattr(target, "forward", target)).parameters
         return {n: value for n, value in given.items() if n in takes or n not in names}
 
