@@ -177,6 +177,14 @@ def test_a_thousand_fits_are_one() -> None:
         assert q.scale[at].item() == pytest.approx(scale, rel=1e-3)
 
 
+def test_an_answer_in_closed_form_takes_one_evaluation() -> None:
+    x = dd.Normal(one(3e6), one(2e6)).sample((500, 3))
+    q = learnable(dd.Normal)(batch_shape=(3,), dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(q), x)
+    assert history.verdict.endswith("in closed form")
+    torch.testing.assert_close(q.scale.detach(), x.std(0, correction=0), rtol=1e-9, atol=0.0)
+
+
 def test_a_copy_that_fails_leaves_the_others_their_answers() -> None:
     class Family(Variational):
         base = dd.Normal

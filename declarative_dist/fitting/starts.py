@@ -52,7 +52,7 @@ class Place(NamedTuple):
     aligned: torch.Size
 
 
-def race(rows: Rows, closure: Closure, module: Any, batch: tuple[Any, ...], others: int) -> int:
+def race(rows: Rows, closure: Closure, module: Any, batch: tuple[Any, ...], others: int) -> bool:
     """Set parameters to the best of their starts, for each independent problem alone.
 
     Args:
@@ -63,11 +63,11 @@ def race(rows: Rows, closure: Closure, module: Any, batch: tuple[Any, ...], othe
         others: how many more starts to try, each twice as far from the others as the one before.
 
     Returns:
-        How many starts there were.
+        Whether all numbers are what the data suggest, by one formula.
     """
     start = rows.read()
     best, losses = start, rows.attempt(closure, start, start)
-    tried = 1
+    tried = 0
     for candidate in _candidates(rows, module, batch, start, others):
         usable = torch.where(candidate.isfinite().all(1, keepdim=True), candidate, best)
         found = rows.attempt(closure, usable, best)
@@ -76,7 +76,7 @@ def race(rows: Rows, closure: Closure, module: Any, batch: tuple[Any, ...], othe
         losses = torch.where(is_better, found, losses)
         tried += 1
     rows.write(best)
-    return tried
+    return tried == 1 and bool((best != start).all())
 
 
 def _candidates(

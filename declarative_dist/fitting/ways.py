@@ -59,9 +59,11 @@ class Way:
 
     Attributes:
         is_told: whether the number of steps was given.
+        is_suggested: whether all numbers begin as the data suggest.
     """
 
     is_told = True
+    is_suggested = False
 
     def __init__(self, objective: nn.Module, optimizer: Optimizer, limit: int) -> None:
         self.objective = objective
@@ -83,7 +85,8 @@ class Way:
         closure.batch = batch
         has_starts = callable(getattr(self.objective, "losses", None))
         module = self.objective.module if has_starts else None
-        race(Rows(trainable, copies_of(self.objective)), closure, module, batch, restarts or 0)
+        rows = Rows(trainable, copies_of(self.objective))
+        self.is_suggested = race(rows, closure, module, batch, restarts or 0)
 
     def is_sound(self) -> bool:
         """Whether the gradients of the last step were finite, for what they change."""
@@ -134,6 +137,10 @@ class NewtonWay(Way):
         self._closure = LossesClosure(self.objective, backward, self.optimizer)
         return self._closure
 
+    def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
+        super().begin(batch, restarts)
+        self.optimizer.trusts_start = self.is_suggested
+
     def observe(self, loss: float) -> bool:
         return self.optimizer.is_done
 
@@ -144,6 +151,9 @@ class NewtonWay(Way):
         newton = self.optimizer
         if newton.model is None:
             return None, "no step was done"
+        if newton.is_closed:
+            gradient = newton.gradients.max().item()
+            return True, f"settled: gradient {gradient:.1g}, in closed form"
         self.ends = ends = Ends(newton, newton.model, self._closure)
         failed = ~newton.converged | ends.runaways.any(1)
         if newton.is_done and not any(held_fields(self.objective)):
@@ -350,7 +360,7 @@ def _is_the_same_each_time(objective: nn.Module, batches: Batches) -> bool:
         return False
 
     def evaluate() -> None:
-        with suppress(*REFUSALS):
+        with suppress(*REFUSALS), torch.no_grad():
             call_with(objective, batches.whole or ())
 
     return not draws_random_numbers(evaluate)

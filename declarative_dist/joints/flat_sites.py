@@ -130,7 +130,7 @@ class FlatSites(FlatMap):
         self._begin(posterior)
         self._filled = {name: buffer.clone() for name, buffer in self.named_buffers()}
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         for name, buffer in self.named_buffers():
             if not self._filled[name].is_meta:
                 buffer.copy_(self._filled[name])

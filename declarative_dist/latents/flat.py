@@ -106,7 +106,7 @@ class FlatMap(nn.Module, ABC):
     def start(self) -> Tensor:
         """Where to begin: the vector of the starting values, of shape `(*batch, size)`."""
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Fill what `to_empty` left empty."""
 
     def spread(self) -> Tensor:

@@ -89,7 +89,7 @@ class FlatParams(FlatMap):
             pieces.append(raw.detach().reshape((*self.batch_shape, slot.count)))
         return torch.cat(pieces, -1)
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         reset: Any = self.latents.reset_parameters
         reset()
 

@@ -22,6 +22,8 @@ Function = Callable[[Tensor], tuple[Tensor, Tensor]]
 _DESCENT = 1e-4
 _TURN = 0.9
 _SHORTEST = 1e-10
+_MEMORY = 12
+"""How many steps of a row shape the next one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,6 @@ def minimize(
     *,
     evaluations: int = 1000,
     tolerance: float = 1e-8,
-    memory: int = 12,
 ) -> Minimum:
     """Go downhill from every row of a start, until all are settled.
 
@@ -80,7 +81,6 @@ def minimize(
         evaluations: how often the function may be called.
         tolerance: a row is settled where no entry of its gradient is larger than this times one
             plus the magnitude of the value.
-        memory: how many steps of a row shape the next one.
 
     Returns:
         The lowest points found.
@@ -94,7 +94,7 @@ def minimize(
         tensor([[1., 1.],
                 [1., 1.]], dtype=torch.float64)
     """
-    descent = _Descent(start.detach().clone(), *_finite(*function(start)), memory, tolerance)
+    descent = _Descent(start.detach().clone(), *_finite(*function(start)), tolerance)
     count = 1
     while count < evaluations and descent.is_active.any():
         trial = descent.trial
@@ -114,12 +114,10 @@ def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
 class _Descent:
     """Where every row stands: its point, its direction, and the bracket of its line search."""
 
-    def __init__(
-        self, point: Tensor, value: Tensor, gradient: Tensor, memory: int, tolerance: float
-    ) -> None:
+    def __init__(self, point: Tensor, value: Tensor, gradient: Tensor, tolerance: float) -> None:
         self.point, self.value, self.gradient = point, value, gradient
         self.tolerance = tolerance
-        self.steps = point.new_zeros((memory, *point.shape))
+        self.steps = point.new_zeros((_MEMORY, *point.shape))
         self.turns = torch.zeros_like(self.steps)
         self.is_active = torch.ones_like(value, dtype=torch.bool)
         self.low, self.high = torch.zeros_like(value), torch.full_like(value, torch.inf)

@@ -40,6 +40,9 @@ class Newton(Optimizer):
     Attributes:
         rows: the parameters as a matrix.
         eps: the rounding of their dtype.
+        trusts_start: whether a start with a small gradient is the answer, as where it was computed
+            in closed form: second derivatives are not asked for then.
+        is_closed: whether that is how it ended.
         evaluations: how often the closure was called.
         model: that of the last step.
 
@@ -68,6 +71,7 @@ class Newton(Optimizer):
         eps = torch.finfo(members[0].dtype).eps
         self.eps = eps
         self._tolerance = max(1e-8, 10 * eps) if tolerance is None else tolerance
+        self.trusts_start = self.is_closed = False
         self.evaluations = 0
         self.model: Model | None = None
         self._begin()
@@ -104,7 +108,7 @@ class Newton(Optimizer):
             return torch.zeros(self.rows.problems, dtype=torch.bool)
         gains = model.decrement <= 16 * self.eps * (1 + model.losses.abs())
         is_low = gains | self._is_small(model, 1e-5)
-        return self._get("done").bool() & is_low
+        return self._get("done").bool() & (is_low | self.is_closed)
 
     @property
     def gradients(self) -> Tensor:
@@ -142,6 +146,7 @@ class Newton(Optimizer):
             done &= is_level | self._is_small(model, 1e-5)
         is_saddle = is_level & (model.valley != 0).any(1)
         finished = is_level & ~is_saddle & self._is_small(model, self._tolerance)
+        finished |= self.is_closed
         # What cannot be evaluated stays where it is: the caller sees to it.
         failed = ~(model.losses.isfinite() & model.gradient.isfinite().all(1))
         moving = ~(done | worse | finished | failed)
@@ -217,9 +222,13 @@ class Newton(Optimizer):
                     self.rows = Rows(rows.parameters)
                     self._begin()
                     return self._model(closure, self.rows.read())
+            # The largest number knows the units: in large ones all gradients are small.
+            gain = gradient.abs().amax(1) * (1 + point.abs().amax(1))
+            is_small = (gain <= self._tolerance * (1 + losses.abs())).all()
+            self.is_closed = bool(self.trusts_start and self.model is None and is_small)
             columns = [
                 differentiate(column.sum(), create_graph=False)
-                if column.requires_grad
+                if column.requires_grad and not self.is_closed
                 else torch.zeros_like(gradient)
                 for column in gradient.unbind(1)
             ]

@@ -32,9 +32,9 @@ from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.gaussian import Gaussian, unit_lower
-from declarative_dist.posteriors.modes import RESTARTS, Modes, find_modes, settle
+from declarative_dist.posteriors.modes import RESTARTS, Modes, find_mode, find_modes
 from declarative_dist.posteriors.pushed import PushedNormal
-from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, components_of, weigh
+from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, Mixture, components_of, weigh
 from declarative_dist.posteriors.search import Density, bound_of
 
 _EXP = Exp()
@@ -88,6 +88,7 @@ class NormalGuide(AtomicState, NamedModule):
             self.initialize_(latents)
         self._start = self.center.clone(), self.factor.clone()
         self.modes: Modes | None = None
+        self._mixture: Mixture | None = None
 
     if TYPE_CHECKING:
 
@@ -192,7 +193,7 @@ class NormalGuide(AtomicState, NamedModule):
 
     def _search(self, density: Density, restarts: int, tolerance: float) -> Modes:
         now = self._narrowed()
-        modes = settle(density, now, tolerance=tolerance)
+        modes = find_mode(density, now, tolerance)
         if restarts:
             start, spread = self.flat.start().double(), 0.1 * self.flat.spread().double()
             around = Gaussian(start, spread if now.is_diagonal else spread.diag_embed())
@@ -240,7 +241,8 @@ class NormalGuide(AtomicState, NamedModule):
             modes = self._search(density, RESTARTS, 1e-2)
         components = components_of(now, bound, modes)
         seed = int(torch.randint(2**31, ()))
-        vectors, log_weights, _ = weigh(density, components, count, seed)
+        known = self._mixture if is_known else None
+        vectors, log_weights, self._mixture = weigh(density, components, count, seed, known)
         with torch.no_grad():
             values = self.flat(vectors.to(self.center.dtype))
         doubts, notes = components.doubts, components.notes
@@ -253,9 +255,8 @@ class NormalGuide(AtomicState, NamedModule):
 
     def _narrowed(self) -> Gaussian:
         """The guide's Gaussian in float64, without correlations where they would be too many."""
-        now = self.detach().gaussian
-        scale = now.deviations if self.flat.size > MOST_OF_A_FACTOR else now.scale
-        return Gaussian(now.loc.double(), scale.double())
+        now = self.detach().gaussian.double()
+        return Gaussian(now.loc, now.deviations) if self.flat.size > MOST_OF_A_FACTOR else now
 
     def _become(self, found: Gaussian) -> None:
         with torch.no_grad():
@@ -270,7 +271,7 @@ class NormalGuide(AtomicState, NamedModule):
         After `to_empty` this fills a guide that was on the meta device, or its latents were.
         """
         with torch.no_grad():
-            self.flat.restart()
+            self.flat.reset()
             if self._start[0].is_meta and not self.center.is_meta:
                 spread = self.flat.spread() * self._init_scale
                 factor = spread if self.is_diagonal else spread.diag_embed()
@@ -280,7 +281,7 @@ class NormalGuide(AtomicState, NamedModule):
             self._to_origin()
 
     def _to_origin(self) -> None:
-        self.modes = None
+        self.modes = self._mixture = None
         for parameter in self.parameters(recurse=False):
             parameter.zero_()
 

@@ -16,17 +16,30 @@ RESTARTS = 8
 """How many other starts there are by default."""
 
 _SPREADS = (1.0, 5.0, 25.0, 25.0)
-_HEAT = 3
+"""How far starts are from the declared one, in its units, pair by pair."""
+
 _FAR = 10.0
+"""How far starts are from the best place found, in its own units."""
+
+_HEAT = 3
 _FEWER = 16
+"""How many cycles a heat has, and how many draws."""
+
 _LONGEST = 30
 _FINALISTS = 4
+"""How many cycles a search has at most, and how many places are searched to the end."""
+
 _APART = 3.0
 _CLOSE = 1.0
+"""How many standard deviations another mode is away, and how few a heat that has nothing new."""
+
 _WITHIN = 7.0
-_SAME = 1.0
 _TOLD = 100.0
+_SAME = 1.0
+"""How many nats below the best a mode is sampled, is spoken of, and is the same."""
+
 _WIDEST = 1e9
+"""Deviations beyond this have run away."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +90,17 @@ class Modes:
         return f"{starts} led to {count}: {', '.join(shown)}."
 
 
-def settle(
-    density: Density, start: Gaussian, *, tolerance: float, cycles: int = _LONGEST
-) -> Modes:
+def find_mode(density: Density, start: Gaussian, tolerance: float) -> Modes:
     """The Gaussian nearest to a log density, from one start.
 
     Args:
         density: the log density.
         start: of shape `(*copies, size)`.
         tolerance: a search is settled where a cycle gains fewer nats than this.
-        cycles: the most cycles there are.
     """
     score(density, start.loc[None])  # a mistake is best told of one draw
     search = Search(density, start[None], tolerance)
-    losses = _run(search, cycles)
+    losses = _run(search)
     return _modes_of(search, losses, 0)
 
 
@@ -105,7 +115,7 @@ def find_modes(
 
     Args:
         density: the log density.
-        found: what `settle` found.
+        found: what `find_mode` found.
         around: the declared start, of shape `(*copies, size)`.
         restarts: how many heats begin around the declared start; about half as many, and the
             reflected centre twice, begin beyond.
@@ -130,13 +140,13 @@ def find_modes(
     most = min(int(is_mode.sum(0).max()), _FINALISTS)
     places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
     finals = Search(density, rows.pick(order.gather(0, places)), tolerance)
-    losses = found.losses + _run(finals, _LONGEST)
+    losses = found.losses + _run(finals)
     return _modes_of(finals, losses, count)
 
 
-def _run(search: Search, cycles: int) -> list[float]:
+def _run(search: Search) -> list[float]:
     losses = [_loss(search)]
-    for _ in range(cycles):
+    for _ in range(_LONGEST):
         is_worth_it = _is_worth_it(search).reshape(len(search.bounds), -1).any(1)
         if not is_worth_it.any():  # no row has a density
             break

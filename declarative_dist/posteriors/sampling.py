@@ -146,7 +146,11 @@ class Mixture:
 
 
 def weigh(
-    density: Density, components: Components, num_samples: int, seed: int
+    density: Density,
+    components: Components,
+    num_samples: int,
+    seed: int,
+    known: Mixture | None = None,
 ) -> tuple[Tensor, Tensor, Mixture]:
     """Draws near a log density, and their log weights.
 
@@ -159,6 +163,7 @@ def weigh(
         components: Gaussians near its modes.
         num_samples: how many draws to make.
         seed: of the draws.
+        known: a mixture that was good before, to try first.
 
     Returns:
         Vectors `(num_samples, *copies, size)`, log weights `(num_samples, *copies)`, and the
@@ -167,7 +172,7 @@ def weigh(
     size, shares = components.rows.loc.shape[-1], components.shares
     can_adapt = size <= MOST_OF_A_FACTOR
     rows = components.rows.full() if can_adapt else components.rows
-    mixture, order, rim = Mixture(rows, shares), list[int](), 0.0
+    mixture, order, rim = known or Mixture(rows, shares), list[int](), 0.0
     count = max(num_samples, _FEWEST)
     found: list[tuple[float, Tensor, Tensor, Mixture]] = []
     with torch.no_grad():
@@ -178,7 +183,7 @@ def weigh(
             # A target that does not end where the grid does looks well covered, but is not.
             quality = share / (1 + tail) ** 2 if rim < _RIM else 0.0
             found.append((quality, vectors, log_weights, mixture))
-            is_fine = quality and tail <= _HEAVY and share > (_GOOD if number else _BEST)
+            is_fine = quality and tail <= _HEAVY and share > (_GOOD if number or known else _BEST)
             is_costly = leading > 1 and size > _MOST_OF_A_GRID
             if is_fine or not leading or is_costly or not can_adapt or not share:
                 break

@@ -116,7 +116,7 @@ class Search:
     def _objective(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the bound on the fixed draws, and its gradient, at numbers in today's units."""
         rows, own = self._unpack(point)
-        noise = _spread(self._noise, rows.loc)
+        noise = _for_all_rows(self._noise, rows.loc)
         heights, slopes = _score_rows(self.density, rows.move(noise), len(noise), with_slopes=True)
         size, count = rows.loc.shape[-1], len(noise)
         value = -heights.mean(0) - own.log_volume
@@ -150,7 +150,7 @@ class Search:
         """Make rows narrower whose draws are not all where the density is finite."""
         for _ in range(_SHRINKS):
             with torch.no_grad():
-                moved = self.rows.move(_spread(self._noise, self.rows.loc))
+                moved = self.rows.move(_for_all_rows(self._noise, self.rows.loc))
                 is_sound = _score_rows(self.density, moved, len(moved))[0].isfinite().all(0)
             if is_sound.all():
                 return
@@ -166,7 +166,7 @@ def bound_of(density: Density, rows: Gaussian, num_samples: int = 256) -> Tensor
     """
     noise = balanced_normal(rows.loc.shape[-1], 1, num_samples).to(rows.loc.device)
     with torch.no_grad():
-        heights = _score_rows(density, rows.move(_spread(noise, rows.loc)), _BLOCK)[0]
+        heights = _score_rows(density, rows.move(_for_all_rows(noise, rows.loc)), _BLOCK)[0]
     is_sound = heights.isfinite()
     lowest = heights.masked_fill(~is_sound, torch.inf).amin(0) - _FAR_BELOW
     mean = torch.where(is_sound, heights, lowest).mean(0)
@@ -174,7 +174,7 @@ def bound_of(density: Density, rows: Gaussian, num_samples: int = 256) -> Tensor
     return bound.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
 
-def _spread(noise: Tensor, loc: Tensor) -> Tensor:
+def _for_all_rows(noise: Tensor, loc: Tensor) -> Tensor:
     """Draws of shape `(sample, size)`, the same ones for all rows and copies."""
     shape = (len(noise), *[1] * (loc.ndim - 1), loc.shape[-1])
     return noise.reshape(shape).expand(len(noise), *loc.shape)
