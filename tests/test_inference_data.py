@@ -116,14 +116,15 @@ def test_dimensions_of_guides_weighted_draws_and_dicts(
         square = Param(0.0, shape=("kind", "kind"))
 
     guide = MeanFieldNormal(Latents(school=4, batch_shape=3))
-    for source in (guide, guide.importance_sample(lambda v: -v["table"].square().sum((-1, -2))
-                   - v["square"].square().sum((-1, -2)), 100)):  # fmt: skip
+    weighted = WeightedDraws(guide.sample((90,)), torch.zeros(90, 3), dims=guide.flat.dims)
+    for source in (guide, weighted):
         found = to_inference_data(source, 50).posterior
         assert found.square.dims[2:] == ("square_dim_0", "kind", "square_dim_2")
         assert found.shares.dims == ("chain", "draw", "shares_dim_0", "kind")
         assert found.table.dims[2:] == ("table_dim_0", "school", "table_dim_2")
         assert found.table.shape == (1, 50, 3, 4, 2)
     assert to_inference_data(FullRankNormal(posterior), 20).posterior.z.dims[2:] == ("school",)
+    assert to_inference_data(draws, 20).posterior.z.dims[2:] == ("school",)
     assert to_inference_data(draws.values).posterior.z.dims[2:] == ("z_dim_0",)
     named = to_inference_data(draws.values, model=posterior, groups=["prior"])
     assert named.groups() == ["posterior", "prior"]
