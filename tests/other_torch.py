@@ -14,7 +14,7 @@ VERSION = torch.__version__.partition("+")[0]
 NAMES = (
     "benchmarks", "claims", "composed_examples", "conditional_examples", "contributing",
     "diagnose", "fit_examples", "geotorch", "inference_data", "lightning", "notebook", "pages",
-    "pyro", "release", "site", "sklearn", "tensordict", "weighted", "zuko",
+    "pictures", "pyro", "release", "site", "sklearn", "tensordict", "weighted", "zuko",
 )  # fmt: skip
 ELSEWHERE = [] if VERSION == PINNED else [*(f"test_{name}.py" for name in NAMES), "with_pyro"]
 """Files about other libraries, examples, pages and releases: nothing in them is about torch."""
