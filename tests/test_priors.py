@@ -787,11 +787,19 @@ def test_a_prior_on_another_set_is_refused_with_the_class(name: str) -> None:
 
 @pytest.mark.parametrize("prior", [
     1.0, "normal", dd.Normal, [dd.Normal(0.0, 1.0)], nn.Linear(1, 1), dd.ExpTransform(),
-    Kernel, Positive(), lambda: dd.Normal(0.0, 1.0),
+    Kernel, Positive(),
 ])  # fmt: skip
 def test_what_is_no_distribution_is_refused(prior: Any) -> None:
     with pytest.raises(DeclarationError, match=r"Param\(prior=\): expected a torch distribution"):
         Param(0.0, prior=prior)
+
+
+def test_a_function_that_makes_no_prior_of_a_shape_is_refused() -> None:
+    class Model(Declarative):
+        theta = Param(0.0, prior=lambda: dd.Normal(0.0, 1.0))
+
+    with pytest.raises(DeclarationError, match=r"theta\(prior=\): expected a function that makes"):
+        Model()
 
 
 @pytest.mark.parametrize(("make", "said"), [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import FromModule
@@ -22,6 +22,7 @@ from declarative_dist.fields.prior import (
     describe_prior,
     is_settled,
     log_density,
+    make_prior,
     restrict,
 )
 from declarative_dist.fields.sharding import check_gathered
@@ -98,7 +99,8 @@ class Param(Constrained):
         start: Any = init
         super().__init__(start, constraint, shape, "Param")
         self.trainable = trainable
-        self.has_sized_prior = not isinstance(prior, (type, nn.Module)) and callable(prior)
+        kinds = (type, nn.Module, Transform)
+        self.has_sized_prior = not isinstance(prior, kinds) and callable(prior)
         """Whether the prior is made for the shape of each instance."""
         is_known = prior is None or self.has_sized_prior
         self.prior = prior if is_known else as_prior(prior, "Param(prior=)")
@@ -166,7 +168,7 @@ class Param(Constrained):
             template = self.prior
             if self.has_sized_prior:
                 shape = self.value(module, values).shape[len(blueprint.batch_shape) :]
-                template = as_prior(template(shape), f"{self.subject(module)}(prior=)")
+                template = make_prior(template, shape, f"{self.subject(module)}(prior=)")
             is_learned = any(True for _ in template.parameters())
             prior = copy_template(template, blueprint, raw.dtype, is_replicated=is_learned)
             prior.to(raw.device)

@@ -11,6 +11,7 @@ is known. Where its set is smaller, its density would be zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.distributions import Distribution, Independent, constraints
 
 from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.fixed import FixedTransform, as_constant, as_module
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
@@ -64,6 +65,18 @@ def as_prior(prior: Any, subject: str) -> Any:
         got = f"the class {prior.__name__}"
         fix = f"Write prior={prior.__name__}(...)." if issubclass(prior, Distribution) else fix
     raise DeclarationError(subject, "a torch distribution or a declared family", got, fix)
+
+
+def make_prior(function: Callable[[torch.Size], Any], shape: torch.Size, subject: str) -> Any:
+    """The module of a prior that a function makes of the shape of its parameter."""
+    try:
+        prior = function(shape)
+    except Exception as error:
+        expected = f"a function that makes a distribution of the shape {tuple(shape)}"
+        fix = "Write prior=lambda shape: dd.Dirichlet(torch.ones(shape)), for instance."
+        got = first_line(error)
+        raise DeclarationError(subject, expected, got, fix, code="failed-method") from error
+    return as_prior(prior, subject)
 
 
 def log_density(
