@@ -35,6 +35,7 @@ from declarative_dist.objectives import (
     NegativeLogLikelihood,
     NegativeLogPosterior,
 )
+from tests import test_semi_amortised as semi
 from tests.cases import DECLARED, JOINTS, LIVE, FullRank, GammaFamily, Policy, Weighed
 from tests.constraints.cases import CASES as CONSTRAINTS
 
@@ -45,7 +46,10 @@ pytestmark = [
 STEPS = 12
 """Half at one rate, half at another: a guard that fails does so at the second step, or there."""
 
-OURS = {**DECLARED, **JOINTS}
+FREE = {name: make for name, make in JOINTS.items() if "contexts" not in name}
+"""Joints without a context."""
+
+OURS = {**DECLARED, **FREE}
 
 
 @pytest.fixture
@@ -134,11 +138,28 @@ def test_an_elbo_compiles_once(name: str) -> None:
         assert len(set(losses)) > 1  # every step draws anew
 
 
-@pytest.mark.parametrize("name", JOINTS)
+@pytest.mark.parametrize("name", FREE)
 def test_a_joint_guide_compiles_once(name: str) -> None:
     guide = JOINTS[name]()
     run = Run(NegativeELBO(JOINTS[name](), guide, num_samples=4))
     run.steps()
+    assert run.graphs == 1
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "stl"])
+def test_a_guide_of_contexts_compiles_once(estimator: str) -> None:
+    y = semi.data()
+    objective = NegativeELBO(semi.log_joint, semi.exact(y), total_size=100, estimator=estimator)
+    run = Run(objective)
+    run.steps(y)
+    assert run.graphs == 1
+
+
+def test_a_likelihood_of_contexts_compiles_once() -> None:
+    x = torch.randn(8, 2)
+    pair = semi.Pair(in_features=2)
+    run = Run(NegativeLogLikelihood(pair))
+    run.steps(x, pair(x).sample())
     assert run.graphs == 1
 
 

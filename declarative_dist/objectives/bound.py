@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shorten
@@ -141,9 +142,11 @@ class VariationalBound(AtomicState, ABC):
 
     def _draw(self, current: Any) -> tuple[Pathwise | Score, Any, Tensor]:
         """The estimator, draws of the guide's distribution, and their log densities."""
-        if self.estimator is None or isinstance(current, Distribution) or self._has_open_ends:
+        is_open = self._has_open_ends and not is_compiling()
+        if self.estimator is None or isinstance(current, Distribution) or is_open:
             estimator = self._choose(self.estimator, current)
-            self._has_open_ends = not torch.is_grad_enabled()  # then nothing is learned
+            if is_open and torch.is_grad_enabled():  # without gradients nothing is learned
+                self._has_open_ends = False
         else:
             estimator = ESTIMATORS[self.estimator]
         draws, log_q = estimator.draws(current, self.guide, self.num_samples)
