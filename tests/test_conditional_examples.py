@@ -18,6 +18,7 @@ import torch.distributions as dd
 from sklearn.datasets import load_diabetes
 
 from declarative_dist import median
+from tests.policy_stress import ByHand, declared, stress
 from tests.running_examples import EXAMPLES, example, numbers_in, process
 
 pytestmark = [
@@ -196,14 +197,9 @@ def test_a_decoder_keeps_the_shape_of_its_images_and_takes_grey() -> None:
 # A policy
 
 
-def test_the_policy_prints_returns_and_whole_runs() -> None:
-    printed = smoke("policy_gradient")
-    (returns,) = re.findall(r"seed 0: (-\d+) to (-\d+)", printed)
+def test_the_policy_prints_returns() -> None:
+    (returns,) = re.findall(r"seed 0: (-\d+) to (-\d+)", smoke("policy_gradient"))
     assert int(returns[0]) < int(returns[1]) < 0
-    counts = re.findall(r"(\w+), passes \d+: (\d+) ", printed)
-    declared = [int(count) for name, count in counts if name != "ByHand"]
-    assert declared == [120] * 6
-    assert min(int(count) for name, count in counts if name == "ByHand") < 120
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -217,16 +213,14 @@ def test_the_policy_learns(seed: int) -> None:
 @pytest.mark.parametrize("rate", [0.05, 1.0, 10.0])
 @pytest.mark.parametrize("passes", [1, 10])
 def test_no_learning_rate_breaks_the_scale(passes: int, rate: float) -> None:
-    module = example("policy_gradient")
-    count, low, high = module.stress(module.declared(), rate, passes, steps=1000)
+    count, low, high = stress(declared(), rate, passes, steps=1000)
     assert count == 1000
     assert 1e-18 <= low <= high <= 1e18
 
 
 @pytest.mark.parametrize("passes", [1, 10])
 def test_a_bare_exponential_breaks(passes: int) -> None:
-    module = example("policy_gradient")
-    count, _, _ = module.stress(module.ByHand(), 10.0, passes, steps=1000)
+    count, _, _ = stress(ByHand(), 10.0, passes, steps=1000)
     assert count < 500
 
 
