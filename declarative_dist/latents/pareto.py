@@ -54,11 +54,19 @@ def smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 def tail_shape(log_values: Tensor) -> Tensor:
     """The shape k-hat of the upper tail of positive numbers, of shape `(*columns)`.
 
+    The smaller one of two estimates, as either may be large by itself: that of a generalised
+    Pareto distribution, where the tail is skewed and yet ends, and that of the largest number's
+    share of the sum, about `num_samples ** (k - 1)`, by chance (Embrechts, Klueppelberg and
+    Mikosch, Modelling Extremal Events, 1997, section 6.2.6).
+
     Args:
         log_values: their logarithms, of shape `(num_samples, *columns)`.
     """
     ordered = log_values.double().sort(0).values
-    return _fit_tail(ordered - ordered[-1])[2]
+    log_share = ordered[-1] - ordered.logsumexp(0)
+    return _fit_tail(ordered - ordered[-1])[2].minimum(
+        1 + log_share / math.log(max(len(ordered), 2))
+    )
 
 
 def tail_size(num_samples: int) -> int:
