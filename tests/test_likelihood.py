@@ -18,7 +18,6 @@ from declarative_dist import (
     DeclarationError,
     Declarative,
     Exp,
-    FieldError,
     Head,
     Joint,
     Param,
@@ -222,7 +221,7 @@ def test_a_forward_that_makes_events_has_the_loss_of_its_twin() -> None:
 
 
 def test_dimensions_that_cannot_be_found_out_are_refused() -> None:
-    with pytest.raises(FieldError, match=r"NeedsMore: expected a distribution for a batch of con"):
+    with pytest.raises(ConstraintError, match=r"NeedsMore\.base: expected a method that takes"):
         NegativeLogLikelihood(NeedsMore(in_features=2))
 
 

@@ -220,7 +220,8 @@ def test_constants_are_buffers_to_torch(name: str) -> None:
         delattr(part, key)
         assert not hasattr(part, key)
         assert f"{key}" not in part.state_dict()
-        with pytest.raises(FieldError, match=rf"{kind.__name__}\.{key}: .*It was deleted"):
+        said = rf"{kind.__name__}\.{key}.* [Ii]t was deleted"  # also by a forward that reads it
+        with pytest.raises((FieldError, AttributeError), match=said):
             part()
         part.assign(**{key: value})
         assert torch.equal(getattr(part, key), value)

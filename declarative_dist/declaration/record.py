@@ -41,6 +41,7 @@ class Declaration:
         make: for a class base, what builds it without checking values that are valid already.
         heads: the fields that are predicted from a context.
         givens: the fields that come with a context.
+        with_given: the fields that have no value before something is given, but for what is given.
         has_derived_input: whether a value that nothing constrains goes to the base.
         has_parts: whether distributions or transforms go to the base.
         is_direct: whether all that is computed for a build goes to the base.
@@ -59,6 +60,7 @@ class Declaration:
     make: Callable[..., Any] | None
     heads: tuple[Head, ...]
     givens: tuple[Given, ...]
+    with_given: frozenset[str]
     has_derived_input: bool
     has_parts: bool
     is_direct: bool
@@ -143,14 +145,6 @@ class Declaration:
         )
 
     @cached_property
-    def with_given(self) -> frozenset[str]:
-        """The fields that have no value before something is given, but for what is given."""
-        chains = self.chains.items() if self.givens else ()
-        return frozenset(
-            name for name, chain in chains if any(field.is_given for field in chain[:-1])
-        )
-
-    @cached_property
     def tied_names(self) -> frozenset[str]:
         """The fields whose values must go with others: bounds, and what torch takes together."""
         tied = set(self.build if self.is_tied else ())
@@ -220,6 +214,7 @@ def declare(
         make,
         tuple(heads),
         tuple(givens),
+        frozenset(n for n, chain in chains.items() if any(f.is_given for f in chain[:-1])),
         has_derived_input=any(fields[name].is_computed for name in inputs),
         has_parts=any(fields[name].is_part for name in inputs),
         is_direct=len(build) == len(inputs),

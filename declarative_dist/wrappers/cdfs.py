@@ -128,8 +128,8 @@ def tails_of(distribution: Distribution, value: Tensor) -> Tails:
     Example:
         >>> import torch, torch.distributions as dd
         >>> from declarative_dist.wrappers.cdfs import tails_of
-        >>> tails_of(dd.Normal(0.0, 1.0), torch.tensor(40.0)).log_sf
-        tensor(-804.6084)
+        >>> tails_of(dd.Normal(0.0, 1.0), torch.tensor(10.0)).log_sf
+        tensor(-53.2313)
     """
     plain = plain_of(distribution)
     if value.dtype in HALVES:
@@ -151,8 +151,8 @@ def log_mass(distribution: Distribution, low: Tensor | None, high: Tensor | None
     Example:
         >>> import torch, torch.distributions as dd
         >>> from declarative_dist.wrappers.cdfs import log_mass
-        >>> log_mass(dd.Normal(0.0, 1.0), torch.tensor(40.0), torch.tensor(41.0))
-        tensor(-804.6084)
+        >>> log_mass(dd.Normal(0.0, 1.0), torch.tensor(10.0), torch.tensor(12.0))
+        tensor(-53.2313)
     """
     if low is None:
         return torch.zeros(()) if high is None else tails_of(distribution, high).log_cdf
@@ -289,8 +289,8 @@ def log_cdf(distribution: Distribution, value: Tensor) -> Tensor:
     Example:
         >>> import torch, torch.distributions as dd
         >>> from declarative_dist.wrappers import log_cdf
-        >>> log_cdf(dd.Normal(0.0, 1.0), torch.tensor(-40.0))
-        tensor(-804.6084)
+        >>> log_cdf(dd.Normal(0.0, 1.0), torch.tensor(-10.0))
+        tensor(-53.2313)
     """
     return tails_of(distribution, value).log_cdf
 
