@@ -159,7 +159,8 @@ class Truncated(BetweenEnds):
         like = like_of(self.base_distribution)
         low, high = (e.to(torch.float64) for e in bounds_of(self, like_of(plain)))
         found = MOMENTS[type(plain)](plain, low, high)
-        return tuple(m.expand(self.batch_shape).to(like.dtype) for m in found)  # type: ignore
+        mean, square = (moment.expand(self.batch_shape).to(like.dtype) for moment in found)
+        return mean, square
 
 
 def _truncated_tails(d: Truncated, x: Tensor) -> Tails:
