@@ -90,8 +90,7 @@ ROWS = [
         f"display.{name}"
         for name in (
             "saturation", "rows", "reading", "posterior", "table", "summary", "notebook",
-            "looks", "marginals", "series", "sources", "curves", "contours",
-            "pictures", "trace", "plot",
+            "looks", "sites", "curves", "contours", "pictures", "trace", "plot",
         )
     ],
     ["integrations.arviz", "integrations.lightning", "explain"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +10,7 @@ from torch import Tensor
 
 from declarative_dist.display.curves import Reach, reach_of
 from declarative_dist.display.looks import Look
-from declarative_dist.display.marginals import one_of
-from declarative_dist.display.series import Index, Site, column, score_of
-from declarative_dist.errors import DeclarationError
-from declarative_dist.plain.supports import ends_of, entries_of, support_of
+from declarative_dist.display.sites import Index, Site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,28 +18,14 @@ if TYPE_CHECKING:
 SHARES = (0.5, 0.8, 0.95)
 """The shares of the mass that contours hold."""
 
-MOST = 4
-"""How many pairs one picture has."""
-
-_SIDE = 121
+_SIDE = 101
 _MOST_DOTS = 500
 
 
-def has_pairs(site: Site) -> bool:
-    """Whether a site has draws of pairs, and a density over the plane, or over a box in it."""
-    if site.draws is None or site.event != (2,):
-        return False
-    if site.distribution is None:
-        return True
-    try:
-        ends = ends_of(entries_of(support_of(site.distribution)))
-    except NotImplementedError:
-        return True
-    return ends is not None and not site.is_discrete
-
-
-def draw_pair(axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bool) -> None:
-    """Draw the contours of one pair of a batch, or dots where only draws are known.
+def draw_pair(
+    axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bool
+) -> tuple[Reach, Reach]:
+    """Draw the contours of one pair of a batch, or dots where no density is known.
 
     Args:
         axes: where to draw.
@@ -51,20 +33,20 @@ def draw_pair(axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bo
         index: which of the batch.
         look: of its lines.
         is_filled: whether the surface inside is tinted.
+
+    Returns:
+        The ranges of both numbers.
     """
-    draws: Any = site.draws
-    one = None if site.distribution is None else one_of(site.distribution, index)
-    if one is None:
-        left, up = (column(draws[:_MOST_DOTS], (*index, at)).tolist() for at in (0, 1))
-        axes.scatter(left, up, s=8, color=look.color, alpha=0.5, linewidths=0, label=look.label)
-        return
-    sides = _sides(reaches_of(site, index))
-    heights = score_of(one, draws[0][index])(torch.cartesian_prod(*sides))
-    heights = heights.exp().nan_to_num(0.0, 0.0, 0.0).reshape(_SIDE, _SIDE)
-    if not (heights > 0).any():
-        raise DeclarationError("plot", "a density over the plane", "none in reach of its draws")
-    cell = math.prod(float(side[1] - side[0]) for side in sides)
-    levels = levels_of(heights, cell)
+    left, up = (site.column((*index, at)) for at in (0, 1))
+    reaches = reach_of(left), reach_of(up)
+    sides = [torch.linspace(low, high, _SIDE, dtype=torch.float64) for low, high in reaches]
+    scores = site.score(torch.cartesian_prod(*sides), index)
+    if scores is None:
+        dots: Any = {"s": 8, "color": look.color, "alpha": 0.5, "linewidths": 0}
+        axes.scatter(left[:_MOST_DOTS], up[:_MOST_DOTS], label=look.label, **dots)
+        return reaches
+    heights = scores.exp().nan_to_num(0.0, 0.0).reshape(_SIDE, _SIDE)
+    levels = levels_of(heights, math.prod(float(side[1] - side[0]) for side in sides))
     where = [*(side.tolist() for side in sides), heights.T.tolist()]
     if is_filled:
         top = float(heights.max()) * 1.01
@@ -72,7 +54,8 @@ def draw_pair(axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bo
     line: dict[str, Any] = {f"{name}s": [value] for name, value in look.line.items()}
     axes.contour(*where, levels=levels, **line)
     shares = ", ".join(f"{share:.0%}" for share in SHARES)
-    axes.plot([], [], label=f"{look.label} ({shares} inside)".strip(), **look.line)
+    axes.plot([], [], label=f"{look.label} ({shares} inside)", **look.line)
+    return reaches
 
 
 def levels_of(heights: Tensor, cell: float) -> list[float]:
@@ -89,18 +72,3 @@ def levels_of(heights: Tensor, cell: float) -> list[float]:
     # Contours need different levels, which few or flat cells do not give.
     levels: list[float] = ordered[at].unique().tolist()
     return levels
-
-
-def reaches_of(site: Site, index: Index) -> list[Reach]:
-    """The ranges of both numbers of a pair."""
-    found = {series.index: series for series in site.series()}
-    return [reach_of(found[(*index, at)]) for at in (0, 1)]
-
-
-def _sides(reaches: Sequence[Reach]) -> list[Tensor]:
-    """The points along both axes, a little inside of the ends."""
-    sides = []
-    for left, right in reaches:
-        nudge = 1e-3 * (right - left) or -1e-6 * max(abs(left), 1e-30)
-        sides.append(torch.linspace(left + nudge, right - nudge, _SIDE, dtype=torch.float64))
-    return sides

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from declarative_dist.errors import DeclarationError, shorten
@@ -18,14 +17,6 @@ with grey in place of black, which you would not see on a dark page."""
 
 STYLES = ("-", "--", "-.", ":")
 
-WIDTH = 1.4
-
-MOST = 8
-"""How many curves one picture has."""
-
-PANELS = 12
-"""How many pictures there are of the entries of one event."""
-
 
 class Look(NamedTuple):
     """The name of a curve, how it looks, and whether it is there to be compared with."""
@@ -38,18 +29,11 @@ class Look(NamedTuple):
     @property
     def line(self) -> dict[str, Any]:
         """The look of its line, as matplotlib takes it."""
-        return {"color": self.color, "linestyle": self.style, "linewidth": WIDTH}
+        return {"color": self.color, "linestyle": self.style, "linewidth": 1.4}
 
 
-def looks() -> Iterator[tuple[str, str]]:
-    """Pairs of a colour and a line style: neighbours differ in both."""
-    for turn in itertools.count():
-        for at, color in enumerate(COLORS):
-            yield color, STYLES[(at + turn) % len(STYLES)]
-
-
-def look_of(label: str, at: int, turn: int, sizes: Sequence[int]) -> Look:
-    """The look of a curve.
+def look_of(label: str, at: int, turn: int = 0, sizes: Sequence[int] = (1,)) -> Look:
+    """The look of a curve; neighbours differ in colour and in style.
 
     Args:
         label: its name in the legend.
@@ -58,7 +42,8 @@ def look_of(label: str, at: int, turn: int, sizes: Sequence[int]) -> Look:
         sizes: how many curves each has.
     """
     if len(sizes) == 1:
-        return Look(label, *next(itertools.islice(looks(), at, None)))
+        turns, place = divmod(at, len(COLORS))
+        return Look(label, COLORS[place], STYLES[(turns + place) % len(STYLES)])
     place = turn + at if sizes[0] == 1 else -1 if sizes[turn] == 1 else at
     return Look(label, COLORS[place % len(COLORS)], STYLES[turn], bool(turn))
 
@@ -109,7 +94,7 @@ def axes_on(
         fix = 'pip install "declarative-dist[plot]"'
         raise ImportError(f"plot draws with matplotlib, which is not installed: {fix}") from error
     if ax is None:
-        new, axes = matplotlib.subplots(*grid, squeeze=False, **figure)
+        new, axes = matplotlib.subplots(*grid, squeeze=False, layout="constrained", **figure)
         for left_over in axes.flat[counts[-1] :]:
             new.delaxes(left_over)
         return tuple(axes.flat[: counts[-1]])

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from declarative_dist.display.contours import MOST as MOST_PAIRS
-from declarative_dist.display.contours import draw_pair, has_pairs, reaches_of
-from declarative_dist.display.curves import Curves, Reach, draw_curves, view_of
-from declarative_dist.display.looks import MOST, PANELS, add_legend, axes_on, look_of
-from declarative_dist.display.series import Series, Site, first
-from declarative_dist.display.sources import Source, source_of
-from declarative_dist.errors import DeclarationError, did_you_mean
+from declarative_dist.display.contours import draw_pair
+from declarative_dist.display.curves import Curve, draw_curves, view_of
+from declarative_dist.display.looks import add_legend, axes_on, look_of
+from declarative_dist.display.sites import Index, Site, Source, first, source_of
+from declarative_dist.errors import DeclarationError
 from declarative_dist.words import name_entry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+MOST = 8
+"""How many curves one picture has."""
+
+MOST_PAIRS = 4
+"""How many pairs one picture has."""
+
+PANELS = 12
+"""How many pictures there are of the entries of one event."""
 
 
 class Panel(NamedTuple):
@@ -26,13 +35,13 @@ class Panel(NamedTuple):
 
     Args:
         name: of the number, below the picture.
-        groups: the numbers of one distribution, or of two.
+        groups: the numbers of one distribution, or of two: of a site, by their indices.
         labels: what the distributions are called.
         shape: of the curves that there would be, if there were room for all.
     """
 
     name: str
-    groups: Sequence[Sequence[Series]]
+    groups: Sequence[tuple[Site, list[Index]]]
     labels: Sequence[str]
     shape: torch.Size
 
@@ -51,15 +60,16 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
         target = source_of(against, "plot(against=)")
         names = [f"q: {source.name}", f"target: {target.name}"]
         others = _sites_to_compare(source, target)
-    if source.is_joint:
-        return _draw_panels(_panels_of_sites(source, others, names), ax)
-    sites = [source.sites[""], *others.values()]
-    if all(map(has_pairs, sites)):
+    pairs = {n: [s, *([others[n]] if n in others else [])] for n, s in source.sites.items()}
+    if "" not in pairs:
+        return _draw_panels([_panel_of_site(n, sites, names) for n, sites in pairs.items()], ax)
+    sites = pairs[""]
+    if all(site.is_pair for site in sites):
         return _draw_plane(sites, names, ax)
     axes = _draw_panels(_panels_of_entries(sites, names), ax)
     if (total := sites[0].event.numel()) > PANELS:
         axes[-1].set_title(f"{PANELS} of {total}", fontsize="small")
-    return axes if len(axes) > 1 else next(iter(axes))
+    return axes if len(axes) > 1 else axes[0]
 
 
 def _sites_to_compare(source: Source, target: Source) -> dict[str, Site]:
@@ -67,44 +77,38 @@ def _sites_to_compare(source: Source, target: Source) -> dict[str, Site]:
     subject = "plot(against=)"
     both = {name: site for name, site in target.sites.items() if name in source.sites}
     if not both:
-        names = [name or "a distribution without sites" for name in target.sites]
-        expected, fix = f"a distribution, as {source.name} is", "Give one of its sites."
-        if source.is_joint:
-            expected = f"sites among {', '.join(source.sites)}"
-            fix = did_you_mean(names[0], source.sites)
-        raise DeclarationError(subject, expected, ", ".join(names), fix, code="wrong-shape")
+        names = ", ".join(source.sites) or f"no sites, as {source.name} has"
+        got = ", ".join(target.sites) or "a distribution without sites"
+        raise DeclarationError(subject, f"sites among {names}", got, code="wrong-shape")
     for name, site in both.items():
-        own, are_draws = source.sites[name], site.distribution is None
-        if are_draws and not name:  # what is batch and what is event, draws don't say
-            known = min(own.event_dim, len(site.shape)), site.is_discrete or own.is_discrete
-            both[name] = site = Site(None, *known, site.draws)
-        if site.event != own.event and not (are_draws and site.shape in (own.shape, own.event)):
+        own = source.sites[name]
+        if site.density is None:  # what is batch and what is event, draws don't say
+            both[name] = site = replace(site, event_dim=min(own.event_dim, len(site.shape)))
+        if site.event != own.event or (site.density is None and site.batch not in ((), own.batch)):
             expected = f"events of shape {tuple(own.event)}, as {name or source.name} has"
-            got = f"events of shape {tuple(site.event)}"
+            got = f"events of shape {tuple(site.batch + site.event)}"
             raise DeclarationError(subject, expected, got, code="wrong-shape")
     return both
 
 
-def _panels_of_sites(source: Source, others: dict[str, Site], names: Sequence[str]) -> list[Panel]:
-    """One picture for each site, with a curve for each of its numbers."""
-    panels = []
-    for name, site in source.sites.items():
-        groups = [each.series() for each in (site, others.get(name)) if each is not None]
-        is_compared = len(groups[0]) == 1 and len(groups) > 1
-        labels = names if is_compared else [name, *names[1:]]
-        panels.append(Panel(name, groups, labels, site.shape))
-    return panels
+def _panel_of_site(name: str, sites: Sequence[Site], names: Sequence[str]) -> Panel:
+    """The picture of a site, with a curve for each of its numbers."""
+    groups = [(site, list(first(site.shape, MOST))) for site in sites]
+    is_compared = len(groups[0][1]) == 1 and len(groups) > 1
+    return Panel(name, groups, names if is_compared else [name, *names[1:]], sites[0].shape)
 
 
 def _panels_of_entries(sites: Sequence[Site], names: Sequence[str]) -> list[Panel]:
     """One picture for each entry of an event, with a curve for each of the batch."""
-    found = [(len(site.batch), site.series()) for site in sites]
-    panels = []
-    for entry in first(sites[0].event, PANELS):
-        groups = [[one for one in every if one.index[batch:] == entry] for batch, every in found]
-        name = f"value{name_entry(entry)}"
-        panels.append(Panel(name, [group for group in groups if group], names, sites[0].batch))
-    return panels
+    return [
+        Panel(
+            f"value{name_entry(entry)}",
+            [(site, [(*copy, *entry) for copy in first(site.batch, MOST)]) for site in sites],
+            names,
+            sites[0].batch,
+        )
+        for entry in first(sites[0].event, PANELS)
+    ]
 
 
 def _draw_panels(panels: Sequence[Panel], ax: Any) -> tuple[Axes, ...]:
@@ -116,19 +120,21 @@ def _draw_panels(panels: Sequence[Panel], ax: Any) -> tuple[Axes, ...]:
         draw_curves(axes, curves, panel.name)
         if not seen.union([panel.name]).issuperset(axes.get_legend_handles_labels()[1]):
             add_legend(axes, _count(MOST, panel.shape), is_ours=ax is None)
-        seen.update(look.label for _, look in curves)
+        seen.update(curve.look.label for curve in curves)
     return drawn
 
 
-def _curves(panel: Panel) -> Curves:
-    sizes = [len(group) for group in panel.groups]
+def _curves(panel: Panel) -> list[Curve]:
+    sizes = [len(indices) for _, indices in panel.groups]
     curves = []
-    for turn, (group, name) in enumerate(zip(panel.groups, panel.labels, strict=False)):
-        for at, series in enumerate(group[:MOST]):
-            index = name_entry(series.index[: len(panel.shape)]) if len(group) > 1 else ""
+    for turn, ((site, indices), name) in enumerate(zip(panel.groups, panel.labels, strict=False)):
+        for at, index in enumerate(indices):
+            entry = name_entry(index[: len(panel.shape)]) if len(indices) > 1 else ""
             # A target has the colours of what it is compared with, and one line in the legend.
-            label = name if turn and not at else "" if turn else f"{name}{index}"
-            curves.append((series, look_of(label, at, turn, sizes)))
+            label = f"{name}{entry}" if not turn else name if not at else ""
+            look = look_of(label, at, turn, sizes)
+            score = partial(site.score, index=index)
+            curves.append(Curve(look, site.column(index), site.is_discrete, score))
     return curves
 
 
@@ -136,14 +142,13 @@ def _draw_plane(sites: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
     """Draw pairs as contours in one picture, those of a target dashed."""
     (axes,) = _make_axes(1, ax)
     groups = [list(first(site.batch, MOST_PAIRS)) for site in sites]
-    sizes = [len(group) for group in groups]
-    reaches: list[list[Reach]] = []
+    sizes, reaches, are_targets = [len(group) for group in groups], [], []
     for turn, (site, group, name) in enumerate(zip(sites, groups, names, strict=True)):
-        reaches += (reaches_of(site, index) for index in group)
         for at, index in enumerate(group):
             look = look_of(f"{name}{name_entry(index)}", at, turn, sizes)
-            draw_pair(axes, site, index, look, is_filled=sizes[0] == 1 and not turn)
-    are_targets = [at >= sizes[0] for at in range(len(reaches))]
+            is_filled = sizes[0] == 1 and not turn
+            reaches.append(draw_pair(axes, site, index, look, is_filled=is_filled))
+            are_targets.append(look.is_target)
     for axis, own in zip("xy", zip(*reaches, strict=True), strict=True):
         left, right = view_of(own, are_targets)
         margin = 0.05 * (right - left) or 0.5
@@ -164,4 +169,4 @@ def _make_axes(count: int, ax: Any) -> tuple[Axes, ...]:
     rows = math.ceil(count / columns)
     size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
     expected = "one axes" if count == 1 else f"{count} axes, one for each picture"
-    return axes_on(ax, (count,), expected, (rows, columns), figsize=size, layout="constrained")
+    return axes_on(ax, (count,), expected, (rows, columns), figsize=size)

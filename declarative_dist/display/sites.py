@@ -1,0 +1,299 @@
+"""What can be drawn: distributions, joint ones, guides, and draws of such."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributions as dd
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from declarative_dist.constraints.band import HALF
+from declarative_dist.display.rows import name_of_class
+from declarative_dist.errors import DeclarationError, first_line, shorten
+from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.probe import evaluating
+from declarative_dist.fields.kinds import built_kind
+from declarative_dist.joints.conditioned import Conditioned
+from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.plain.indexing import choose
+from declarative_dist.plain.supports import is_whole, support_of
+from declarative_dist.plain.tensors import as_tensor
+from declarative_dist.posteriors.pushed import PushedNormal
+from declarative_dist.randomness import same_random_numbers
+from declarative_dist.words import describe_absence
+
+Index = tuple[int, ...]
+"""The place of a number, or of an event, in a tensor."""
+
+DRAWS = 10_000
+
+LARGEST = 20_000
+"""How many numbers one draw may have."""
+
+_KINDS = (Distribution, JointDistribution, PushedNormal)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Draws of a distribution, and its density where that is known.
+
+    Args:
+        draws: of shape `(n, *batch, *event)`.
+        event_dim: how many dimensions belong to one event.
+        is_discrete: whether values have masses.
+        density: the distribution; None where it depends on other sites.
+    """
+
+    draws: Tensor
+    event_dim: int
+    is_discrete: bool
+    density: Distribution | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape `(*batch, *event)` of one draw."""
+        return self.draws.shape[1:]
+
+    @property
+    def batch(self) -> torch.Size:
+        """The shape of independent copies."""
+        return self.shape[: len(self.shape) - self.event_dim]
+
+    @property
+    def event(self) -> torch.Size:
+        """The shape of one event."""
+        return self.shape[len(self.shape) - self.event_dim :]
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether events are pairs, with a density over the plane where one is known."""
+        is_plane = self.event == (2,) and not self.is_discrete
+        return is_plane and not (self.density and is_whole(_support_of(self.density)))
+
+    def column(self, index: Index) -> Tensor:
+        """The draws of one number that are finite, in float64."""
+        at: Any = (slice(None), *index)
+        column = self.draws[at].detach().cpu().double()
+        return column[column.isfinite()]
+
+    def score(self, points: Tensor, index: Index) -> Tensor | None:
+        """Log densities or masses, minus infinity outside of the support.
+
+        Args:
+            points: values of one number, of shape `(m,)`, or events `(m, *event)`.
+            index: which number, or which of the batch.
+
+        Returns:
+            A tensor of shape `(m,)` in float64; None where no density is known.
+        """
+        is_number = points.ndim == 1
+        density = _marginals_of(self.density) if is_number else self.density
+        if density is None or density.event_shape.numel() != points[0].numel():
+            return None
+        if density.batch_shape:
+            try:  # one of them, whose density costs no more
+                density = choose(density, index[: len(density.batch_shape)])
+            except DeclarationError:  # it doesn't keep its arguments
+                return None
+        legal = self.draws[0][index].reshape(density.event_shape)
+        legal = legal if legal.is_floating_point() else legal.to(torch.get_default_dtype())
+        values = points.to(legal).reshape(len(points), *density.event_shape)
+        inside = torch.ones(len(points), dtype=torch.bool, device=legal.device)
+        if (support := _support_of(density)) is not None:
+            inside = support.check(values)
+        try:
+            with torch.no_grad():
+                events = (None,) * legal.ndim
+                scores = density.log_prob(torch.where(inside[(..., *events)], values, legal))
+        except (NotImplementedError, ValueError):  # it has no density, or a narrower support
+            return None
+        found: Tensor = scores.where(inside, -torch.inf)
+        return found.cpu().double()
+
+
+class Source(NamedTuple):
+    """What a picture is of: its name, and its sites by theirs; a distribution is the site ""."""
+
+    name: str
+    sites: Mapping[str, Site]
+
+
+def first(shape: torch.Size, count: int) -> Iterator[Index]:
+    """The first indices of a tensor."""
+    return itertools.islice(itertools.product(*map(range, shape)), count)
+
+
+def source_of(given: Any, subject: str) -> Source:
+    """Find out what is to be drawn of an object.
+
+    Args:
+        given: a distribution, a joint, a guide, or draws: a tensor, or a dict of tensors by site.
+        subject: which argument an error is about.
+
+    Raises:
+        DeclarationError: if it is nothing that can be drawn.
+    """
+    if _are_numbers(given):
+        return Source("data" if subject != "plot" else "draws", {"": _site_of_draws(given)})
+    if isinstance(given, Mapping) and given and all(map(_are_numbers, given.values())):
+        return Source("draws", {str(name): _site_of_draws(draws) for name, draws in given.items()})
+    builds = built_kind(given)
+    if builds is not None and issubclass(builds, _KINDS) and not isinstance(given, type):
+        name, module = name_of_class(type(given)), _in_single_precision(given)
+        with torch.no_grad(), evaluating(module):
+            return Source(name, _draw(module(), name))
+    if isinstance(given, _KINDS):
+        name = given.owner if isinstance(given, JointDistribution) else type(given).__name__
+        return Source(name, _draw(given, name))
+    raise _refusal(given, subject)
+
+
+def _draw(built: Any, name: str) -> dict[str, Site]:
+    """The sites of what a module built, or of a plain object, with the same draws every time."""
+    make: Callable[[Any, torch.Size], dict[str, Site]] = _draw_distribution
+    if isinstance(built, JointDistribution):
+        size = sum(value.numel() for _, value in built.one_draw().values())
+        make = _draw_joint
+    elif isinstance(built, PushedNormal):
+        size, make = built.loc.numel(), _draw_guide
+    else:
+        size = (built.batch_shape + built.event_shape).numel()
+    if size > LARGEST:
+        expected, got = f"a distribution of at most {LARGEST} numbers", f"{name} of {size}"
+        fix = "Plot a part of it; summary(q) reads many numbers."
+        raise DeclarationError("plot", expected, got, fix, code="wrong-shape")
+    count = min(DRAWS, 4_000_000 // max(size, 1))
+    with torch.no_grad(), same_random_numbers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
+        # torch.manual_seed would seed the devices that nobody uses yet.
+        torch.default_generator.manual_seed(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)
+        sites = make(built, torch.Size((count,)))
+    for site in sites.values():
+        _check_readable(site.draws, name)
+    return sites
+
+
+def _draw_distribution(built: Any, shape: torch.Size) -> dict[str, Site]:
+    if isinstance(built, dd.OneHotCategorical):
+        built = dd.Categorical(logits=built.logits)
+    try:
+        draws = built.sample(shape)
+    except NotImplementedError as error:
+        expected, got = "a distribution that can be drawn from", "one without a sampler"
+        raise DeclarationError("plot", expected, got, "Define sample in its class.") from error
+    return {"": Site(draws, len(built.event_shape), _is_discrete(built), built)}
+
+
+def _draw_joint(joint: JointDistribution, shape: torch.Size) -> dict[str, Site]:
+    sites = {}
+    for name, distribution, draws in joint.legal_draw(shape):
+        own = joint.sites[name]
+        known = own if isinstance(own, Distribution) else None
+        if known is not None and known.batch_shape != joint.batch_shape:
+            known = known.expand(joint.batch_shape)
+        dims = len(distribution.event_shape)
+        sites[name] = Site(draws, dims, _is_discrete(distribution), known)
+    return sites
+
+
+def _draw_guide(guide: PushedNormal, shape: torch.Size) -> dict[str, Site]:
+    """Sites with the densities of numbers that are mapped one by one, whatever the others are."""
+    draws, median = guide.sample(shape), guide.median
+    constraint_of = guide.flat.resolver(guide.batch_shape)
+    normal = dd.Normal(guide.loc, guide.gaussian.deviations)
+    sites = {}
+    for slot in guide.flat.slots:
+        constraint = constraint_of(slot, median)
+        is_fixed = constraint is constraint_of(slot, median)
+        known: Distribution | None = None
+        if is_fixed and constraint.event_dim == constraint.raw_event_dim == 0:
+            own = (*guide.batch_shape, *slot.raw_shape)
+            at = slice(slot.offset, slot.offset + slot.count)
+            loc, scale = (each[..., at].reshape(own) for each in (normal.loc, normal.scale))
+            known = dd.TransformedDistribution(dd.Normal(loc, scale), constraint.as_transform())
+        dims = len(slot.event_shape)
+        sites[slot.name] = Site(draws[slot.name], dims, is_discrete=False, density=known)
+    return sites
+
+
+def _marginals_of(distribution: Any) -> Any:
+    """The distributions of the entries of an event, as a batch, where there is a closed form."""
+    if isinstance(distribution, dd.Independent):
+        return _marginals_of(distribution.base_dist)
+    if isinstance(distribution, (dd.MultivariateNormal, dd.LowRankMultivariateNormal)):
+        return dd.Normal(distribution.mean, distribution.stddev)
+    if isinstance(distribution, dd.Dirichlet):
+        share = distribution.concentration
+        return dd.Beta(share, share.sum(-1, keepdim=True) - share)
+    return distribution
+
+
+def _support_of(distribution: Distribution) -> Any:
+    """Its support; None where it states none."""
+    try:
+        return support_of(distribution)
+    except NotImplementedError:
+        return None
+
+
+def _is_discrete(distribution: Distribution) -> bool:
+    """Whether it has masses; one that does not say has densities."""
+    support = _support_of(distribution)
+    return support is not None and bool(support.is_discrete)
+
+
+def _in_single_precision(module: Any) -> Any:
+    """The module, or where it is in half precision a wider copy: torch lacks samplers for it."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    is_half = any(tensor.dtype in HALF and not tensor.is_meta for tensor in tensors)
+    return copy.deepcopy(module).float() if is_half else module
+
+
+def _are_numbers(given: object) -> bool:
+    """Whether these are draws or data: a tensor, an array or a list of numbers."""
+    if isinstance(given, (list, tuple)):
+        return bool(given) and all(isinstance(each, (int, float, list, tuple)) for each in given)
+    return isinstance(given, Tensor) or hasattr(given, "__array__")
+
+
+def _site_of_draws(numbers: Any) -> Site:
+    """Draws `(n, *event)` of something else, or data."""
+    try:
+        draws = torch.atleast_1d(as_tensor(numbers).detach())
+    except (TypeError, ValueError) as error:
+        raise DeclarationError("plot", "numbers to draw", f"draws, {first_line(error)}") from error
+    _check_readable(draws, "draws")
+    return Site(draws, draws.ndim - 1, not draws.is_floating_point())
+
+
+def _check_readable(draws: Tensor, name: str) -> None:
+    """Refuse draws without numbers that can be read, such as those on the meta device."""
+    if reason := describe_absence(draws):
+        raise DeclarationError("plot", "numbers to draw", f"{name}, {reason}", code="wrong-shape")
+
+
+def _refusal(given: Any, subject: str) -> DeclarationError:
+    """What to say of an object that has no density of its own, and what to plot instead."""
+    expected = "a distribution, a joint, a guide, draws, or the History of a fit"
+    if isinstance(given, type):
+        got, fix = f"the class {given.__name__}", f"Give an instance: {given.__name__}(...)."
+        return DeclarationError(subject, expected, got, fix, code="class-not-instance")
+    if isinstance(given, Conditional):
+        got, fix = f"{type(given).__name__} without a context", "Give it one: plot(q(context))."
+        return DeclarationError(subject, expected, got, fix, code="no-context")
+    got, fix = shorten(given), ""
+    if isinstance(given, Conditioned):
+        got = "a conditioned joint, whose density is known but for a constant"
+        fix = "Fit a guide to it, and plot that: plot(FullRankNormal(posterior))."
+    elif isinstance(given, nn.Module):
+        got, fix = f"a {type(given).__name__}", "Plot a distribution in it, or print(summary(q))."
+    return DeclarationError(subject, expected, got, fix)
