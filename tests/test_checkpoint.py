@@ -24,7 +24,8 @@ from declarative_dist import (
     Variational,
     fit,
 )
-from declarative_dist.fitting.checkpoint import Checkpoint
+from declarative_dist.fitting import checkpoint
+from declarative_dist.fitting.checkpoint import read_state
 
 X = dd.Gamma(2.0, 3.0).sample((10,))
 
@@ -183,15 +184,15 @@ def test_ctrl_c_in_a_callback_or_a_write_saves_the_step(tmp_path: Path, monkeypa
 
     seed()
     assert go(stop)[1].step == 4
-    write, calls = Checkpoint.write, []
+    write, calls = checkpoint.write_state, []
 
-    def interrupted(self, content):
-        calls.append(content)
+    def interrupted(path, state):
+        calls.append(state)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        write(self, content)
+        write(path, state)
 
-    monkeypatch.setattr(Checkpoint, "write", interrupted)
+    monkeypatch.setattr(checkpoint, "write_state", interrupted)
     history = go()[1]
     assert (history.step, history.interrupted) == (6, True)
     assert_same(state(*go()), expected)
@@ -259,7 +260,7 @@ def test_a_file_of_an_earlier_fit_is_replaced_only_where_asked(tmp_path: Path) -
     assert fit(Likelihood(), X, steps=2, checkpoint=path, resume=True).step == 2
     path.write_text("something else")
     fit(Likelihood(), X, steps=2, checkpoint=path, overwrite=True)
-    assert len(Checkpoint(path).read()["history"]["losses"]) == 2
+    assert len(read_state(path)["history"]["losses"]) == 2
 
 
 def test_an_existing_file_keeps_its_permissions(tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_of_a_loader_it_is_written_at_the_ends_of_epochs(
     path, steps = tmp_path / "a", []
 
     def look(step, loss, module):
-        found = Checkpoint(path).read()
+        found = read_state(path)
         steps.append(0 if found is None else len(found["history"]["losses"]))
 
     fit(Likelihood(), loader(), steps=8, checkpoint=path, every=every, callbacks=look)
@@ -296,12 +297,12 @@ def test_it_is_written_every_so_many_steps(tmp_path: Path) -> None:
     path, steps = tmp_path / "a", []
 
     def look(step, loss, module):
-        found = Checkpoint(path).read()
+        found = read_state(path)
         steps.append(None if found is None else len(found["history"]["losses"]))
 
     fit(Likelihood(), X, steps=8, checkpoint=path, every=3, callbacks=look)
     assert steps == [None, None, None, 3, 3, 3, 6, 6]
-    assert len(Checkpoint(path).read()["history"]["losses"]) == 8
+    assert len(read_state(path)["history"]["losses"]) == 8
     assert [one.name for one in tmp_path.iterdir()] == ["a"]
 
 
@@ -374,12 +375,12 @@ MISMATCHES = {
     "optimizer": (
         Likelihood,
         {"optimizer": OPTIMIZERS["SGD"]},
-        "(optimizer): expected SGD, got a checkpoint of Adam.",
+        "(optimizer): expected SGD for groups of [4] parameters, got a checkpoint of Adam",
     ),
     "groups": (
         Likelihood,
         {"optimizer": lambda parameters: torch.optim.Adam([{"params": [p]} for p in parameters])},
-        "Adam: expected groups of [1, 1, 1, 1] parameters, got a checkpoint of groups of [4]",
+        "(optimizer): expected Adam for groups of [1, 1, 1, 1] parameters, got a checkpoint of",
     ),
     "batch_size": (Likelihood, {"batch_size": 5}, "batch_size=5 of 10 rows, got a checkpoint of"),
     "rows": (Likelihood, {"data": X[:8]}, "got a checkpoint of batch_size=4 of 10 rows."),
@@ -460,13 +461,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     fit(Likelihood(), X, steps=2, checkpoint=tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
-    assert Checkpoint(tmp_path / "real").read() is not None
+    assert read_state(tmp_path / "real") is not None
 
 
 def test_paths_are_strings_too(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     fit(Likelihood(), X, steps=2, checkpoint="fit.pt")
-    assert Checkpoint("fit.pt").read() is not None
+    assert read_state(tmp_path / "fit.pt") is not None
 
 
 class Interrupts(Likelihood):
@@ -493,7 +494,7 @@ def test_a_flipped_byte_anywhere_is_noticed_and_changes_nothing(tmp_path: Path) 
     numbers = torch.get_rng_state()
     for at in range(0, len(written), max(1, len(written) // 200)):
         path.write_bytes(written[:at] + bytes([written[at] ^ 1]) + written[at + 1 :])
-        with pytest.raises(StateMismatchError, match="got (one that was changed|a file that is)"):
+        with pytest.raises(StateMismatchError, match="got a file that is damaged"):
             fit(objective, X, steps=5, checkpoint=path, resume=True)
     assert torch.equal(torch.get_rng_state(), numbers)
     for name, tensor in objective.state_dict().items():

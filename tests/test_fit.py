@@ -428,12 +428,12 @@ BAD = {
     "lr beside an optimizer": (
         {"lr": 0.1, "optimizer": torch.optim.SGD([torch.ones(2, requires_grad=True)])},
         ConstraintError,
-        "fit(lr=): expected an optimizer that takes it: none, or a class such as torch.optim.SGD",
+        "fit(lr=): expected no rate beside an optimizer that has one, got lr=0.1. Give a class,",
     ),
     "lr beside a callable": (
         {"lr": 0.1, "optimizer": lambda p: torch.optim.SGD(p)},
-        ConstraintError,
-        "Give the rate to the optimizer itself.",
+        DeclarationError,
+        "which failed: <lambda>() got an unexpected keyword argument 'lr'",
     ),
     "batch_size=0": ({"batch_size": 0}, ConstraintError, "an int from 1 to 3"),
     "batch_size=4": ({"batch_size": 4}, ConstraintError, "got 4"),
@@ -443,24 +443,19 @@ BAD = {
         DeclarationError,
         "fit(batch_size=): expected tensors to draw batches from, got a DataLoader",
     ),
-    "batch_size of nothing": ({"data": None, "batch_size": 1}, DeclarationError, "got no data"),
+    "batch_size of nothing": ({"data": None, "batch_size": 1}, DeclarationError, "a NoneType"),
     "unequal lengths": (
         {"data": (torch.ones(3), torch.ones(4)), "batch_size": 1},
         ConstraintError,
         "as many rows each, to draw batches of them, got shapes (3,), (4,)",
     ),
     "0-dim": ({"data": torch.ones(()), "batch_size": 1}, ConstraintError, "got shapes ()"),
-    "array": ({"data": np.ones(3)}, DeclarationError, "Write torch.as_tensor(data)"),
+    "array": ({"data": np.ones(3)}, DeclarationError, "Write torch.as_tensor(...)"),
     "array in a tuple": ({"data": (np.ones(3),)}, DeclarationError, "torch.as_tensor"),
     "number": ({"data": 3.0}, DeclarationError, "fit(data=)"),
     "word": ({"data": "data.csv"}, DeclarationError, "fit(data=)"),
-    "list of numbers": ({"data": [1.0, 2.0]}, DeclarationError, "a list of numbers. Write torch."),
-    "set of numbers": ({"data": {1, np.float32(2)}}, DeclarationError, "got a set of numbers"),
-    "sparse rows": (
-        {"data": torch.ones(3).to_sparse(), "batch_size": 2},
-        ConstraintError,
-        "got sparse ones. Use to_dense().",
-    ),
+    "list of numbers": ({"data": [1.0, 2.0]}, DeclarationError, "a list with 1.0. Write torch."),
+    "set of numbers": ({"data": {1, np.float32(2)}}, DeclarationError, "got a set with "),
     "lr on meta": ({"lr": torch.ones((), device="meta")}, ConstraintError, "fit(lr=)"),
     "lr=1j": ({"lr": 1j}, ConstraintError, "got 1j"),
     "empty tensor": ({"data": torch.ones(0)}, ConstraintError, "shape (0,)"),
@@ -470,7 +465,7 @@ BAD = {
     "empty loader": (
         {"data": DataLoader(TensorDataset(torch.ones(3)), batch_size=4, drop_last=True)},
         ConstraintError,
-        "fit(data=): expected at least one batch, got none in an epoch. Is the DataLoader empty?",
+        "fit(data=): expected at least one batch, got none in an epoch. Is the DataLoader empty",
     ),
     "no data": ({"data": None}, DeclarationError, "missing a required argument: 'x'"),
     "too much data": (
@@ -499,15 +494,8 @@ BAD = {
         "which failed: Linear.__init__()",
     ),
     "no parameters": ({"optimizer": lambda: None}, DeclarationError, "takes 0 positional arg"),
-    "callback of one": (
-        {"callbacks": lambda step: None},
-        DeclarationError,
-        "of (step, loss, modu",
-    ),
-    "progress array": ({"progress": np.ones(2)}, ConstraintError, "fit(progress=)"),
     "callbacks": ({"callbacks": [3]}, DeclarationError, "fit(callbacks=)"),
     "one callback": ({"callbacks": 3}, DeclarationError, "fit(callbacks=)"),
-    "progress": ({"progress": "yes"}, ConstraintError, 'True, False or "always"'),
 }
 
 
@@ -638,7 +626,7 @@ def test_an_error_of_the_objective_itself_comes_through() -> None:
 
 def test_an_iterator_that_ends_is_told() -> None:
     objective = Likelihood()
-    with pytest.raises(ConstraintError, match="got an iterator that ended after 2") as caught:
+    with pytest.raises(ConstraintError, match="got none, after 2 in the epoch before") as caught:
         fit(objective, (torch.ones(3) for _ in range(2)), steps=5)
     theirs = Likelihood()
     assert caught.value.history.losses == fit(theirs, torch.ones(3), steps=2).losses
@@ -833,6 +821,20 @@ def test_a_value_that_a_constraint_of_ones_own_lets_overflow_is_named() -> None:
     assert caught.value.subject == "Own.rate"
     assert " = inf at step" in str(caught.value)
     assert objective.raw_rate.isfinite().all()
+
+
+def test_numbers_in_the_keywords_of_a_batch_are_for_all_rows() -> None:
+    seen = []
+
+    class Scaled(Likelihood):
+        def forward(self, x, n, m):
+            seen.append((len(x), n, m.item()))
+            return super().forward(x) * n
+
+    data = (torch.ones(5), {"n": 3.0, "m": torch.tensor(2)})
+    fit(Scaled(), data, steps=1)
+    fit(Scaled(), data, steps=2, batch_size=4)
+    assert seen == [(5, 3.0, 2), (4, 3.0, 2), (1, 3.0, 2)]
 
 
 def test_large_numbers_whose_sum_overflows_are_fine() -> None:

@@ -20,7 +20,7 @@ import torch.distributions as dd
 from torch import nn
 
 from declarative_dist import fit, learnable
-from declarative_dist.fitting.checkpoint import Checkpoint
+from declarative_dist.fitting.checkpoint import read_state
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ import torch
 import torch._dynamo  # which an optimizer imports at its first step
 from torch import nn
 from declarative_dist import Exp, Param, Variational, fit
-from declarative_dist.fitting.checkpoint import Checkpoint
+from declarative_dist.fitting.checkpoint import read_state
 
 folder, kills = Path(sys.argv[1]), 10
 random.seed(0)
@@ -103,7 +103,7 @@ while during < kills and len(reached) < 4 * kills:  # a busy machine misses some
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     during += beside.exists()
-    state = Checkpoint(path).read()  # raises for anything but a whole one
+    state = read_state(path)  # raises for anything but a whole one
     reached.append(0 if state is None else len(state["history"]["losses"]))
 os.waitpid(forked("fit.pt"), 0)
 same = (folder / "fit.pt.json").read_text() == (folder / "undisturbed.json").read_text()
@@ -181,7 +181,7 @@ def test_ctrl_c_of_a_terminal(workers: int, tmp_path: Path) -> None:
     interrupted, losses = json.loads(out)
     assert interrupted
     assert len(losses) >= 5
-    written = Checkpoint(path).read()["history"]["losses"].tolist()
+    written = read_state(path)["history"]["losses"].tolist()
     assert written == losses[: len(written)]
     behind = len(losses) - len(written)  # in the epoch, and a file that was being written
     assert len(written) % 3 == 0
@@ -328,13 +328,8 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected the path of a file, got the folder"):
+    with pytest.raises(IsADirectoryError):
         fit(Objective(), steps=2, checkpoint=tmp_path)
-
-
-def test_what_is_no_path_is_refused() -> None:
-    with pytest.raises(TypeError, match="fit\\(checkpoint=\\): expected a path, got a int"):
-        fit(Objective(), steps=2, checkpoint=3)
 
 
 def test_an_error_in_a_step_leaves_the_last_checkpoint(tmp_path: Path) -> None:
@@ -346,4 +341,4 @@ def test_an_error_in_a_step_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fit(Objective(), steps=9, checkpoint=path, every=2, callbacks=fail)
-    assert len(Checkpoint(path).read()["history"]["losses"]) == 4
+    assert len(read_state(path)["history"]["losses"]) == 4

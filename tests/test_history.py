@@ -108,7 +108,7 @@ def test_short_records_keep_every_step() -> None:
 def test_a_step_that_was_not_finished_leaves_nothing() -> None:
     history = History()
     history.add(1.0, {"x": 1})
-    history._records.append((2, {"x": 2}))  # the interruption comes here
+    history._records[2] = {"x": 2}  # the interruption comes here
     assert history.steps == [1]
     assert history.values == {"x": [1]}
     history.add(0.5, {"x": 3})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from numbers import Real
@@ -31,7 +30,7 @@ Callback = Callable[[int, float, nn.Module], object]
 RATE = 1e-2
 """The rate of the default optimizer."""
 
-_FUSED = ("cpu", "cuda")
+_FUSED = {"cpu", "cuda"}
 """Devices for which torch has a kernel of the whole update."""
 
 
@@ -42,16 +41,13 @@ def check_files(checkpoint: Any, every: Any, *, resume: bool, overwrite: bool) -
         After how many steps to write, as Python's int.
 
     Raises:
-        ConstraintError: for `every`, `resume` or `overwrite` without a checkpoint, for the latter
-            two together, or a bad `every`.
+        ConstraintError: in these cases, or for a bad `every`.
     """
     given = {"every": every is not None, "resume": resume, "overwrite": overwrite}
-    name = next((name for name, is_given in given.items() if is_given), None)
-    if checkpoint is None and name is not None:
-        fix = 'Write checkpoint="fit.pt".'
-        raise ConstraintError(
-            f"fit({name}=)", "a checkpoint too", "none", fix, code="missing-value"
-        )
+    if checkpoint is None and any(given.values()):
+        name = next(name for name, is_given in given.items() if is_given)
+        expected, fix = "a checkpoint too", 'Write checkpoint="fit.pt".'
+        raise ConstraintError(f"fit({name}=)", expected, "none", fix, code="missing-value")
     if resume and overwrite:
         expected, got = "one way to treat a file that is there", "resume=True too"
         fix = "To begin anew, leave out resume."
@@ -145,24 +141,23 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         DeclarationError: if it is no optimizer, or one of other parameters.
     """
     options: dict[str, Any] = {} if lr is None else {"lr": _as_positive("fit(lr=)", lr)}
+    if optimizer is None:
+        trainable = [p for p in objective.parameters() if p.requires_grad]
+        # The fused kernel goes through memory from end to end, and would take gaps for numbers.
+        fused = {p.device.type for p in trainable} <= _FUSED and all(
+            type(p) is nn.Parameter and p.is_contiguous() and p.is_floating_point()
+            for p in trainable
+        )
+        return Adam(trainable, **{"lr": RATE, **options}, fused=fused or None)
     if optimizer is LBFGS:
         options["line_search_fn"] = "strong_wolfe"
-    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    if optimizer is None:
-        fused = True if can_be_fused(trainable) else None
-        return Adam(trainable, **{"lr": RATE, **options}, fused=fused)
-    if lr is not None and not _takes_rate(optimizer):
-        raise ConstraintError(
-            "fit(lr=)",
-            "an optimizer that takes it: none, or a class such as torch.optim.SGD",
-            shorten(optimizer).partition("\n")[0],
-            "Give the rate to the optimizer itself.",
-            code="unused-argument",
-        )
-    made = make_optimizer(optimizer, trainable, "fit(optimizer=)", **options)
+    if lr is not None and isinstance(optimizer, Optimizer):
+        expected, got = "no rate beside an optimizer that has one", f"lr={lr}"
+        fix = "Give a class, such as torch.optim.SGD, or leave lr out."
+        raise ConstraintError("fit(lr=)", expected, got, fix, code="unused-argument")
+    made = make_optimizer(optimizer, objective, "fit(optimizer=)", **options)
     if not isinstance(made, Optimizer):
         raise optimizer_error("fit(optimizer=)", made)
-    check_members(made, objective, "fit(optimizer=)")
     return made
 
 
@@ -176,31 +171,45 @@ def _as_positive(subject: str, given: Any) -> float:
     return float(number)
 
 
-def _takes_rate(optimizer: Any) -> bool:
-    if isinstance(optimizer, Optimizer) or not callable(optimizer):
-        return False
-    parameters = inspect.signature(optimizer).parameters
-    return "lr" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
 def make_optimizer(
-    optimizer: Any, trainable: list[nn.Parameter], subject: str, **options: Any
+    optimizer: Any, objective: nn.Module, subject: str, *, name: str = "", **options: Any
 ) -> Any:
     """The optimizer given, or what a callable makes of the trainable parameters.
 
+    Args:
+        optimizer: an optimizer, or the callable.
+        objective: whose parameters it should have.
+        subject: whom an error is about.
+        name: what to call the objective, if not by its class.
+        **options: what else the callable takes.
+
     Raises:
-        DeclarationError: if it is neither, or does not take the parameters.
+        DeclarationError: if it is neither, does not take the parameters, or is an optimizer of
+            others or of frozen ones only.
     """
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if not callable(optimizer) or isinstance(optimizer, nn.Module):
-        raise optimizer_error(subject, optimizer)
-    try:
-        return optimizer(trainable, **options)
-    except TypeError as error:
-        raise optimizer_error(
-            subject, optimizer, f", which failed: {first_line(error)}"
-        ) from error
+    made = optimizer
+    if not isinstance(optimizer, Optimizer):
+        if not callable(optimizer) or isinstance(optimizer, nn.Module):
+            raise optimizer_error(subject, optimizer)
+        try:
+            made = optimizer([p for p in objective.parameters() if p.requires_grad], **options)
+        except TypeError as error:
+            why = f", which failed: {first_line(error)}"
+            raise optimizer_error(subject, optimizer, why) from error
+    if isinstance(made, Optimizer):
+        mine = {id(parameter) for parameter in objective.parameters()}
+        members = [parameter for group in made.param_groups for parameter in group["params"]]
+        stranger = next((p for p in members if id(p) not in mine), None)
+        if stranger is not None or not any(p.requires_grad for p in members):
+            got = "one of frozen parameters only"
+            raise DeclarationError(
+                subject,
+                f"an optimizer of the parameters of {name or type(objective).__name__}",
+                got if stranger is None else f"one that also has {shorten(stranger.detach())}",
+                "Make it from objective.parameters(), or give a callable: sharding replaces them.",
+                code="wrong-optimizer",
+            )
+    return made
 
 
 def optimizer_error(subject: str, value: object, what: str = "") -> DeclarationError:
@@ -214,83 +223,24 @@ def optimizer_error(subject: str, value: object, what: str = "") -> DeclarationE
     )
 
 
-def check_members(
-    optimizer: Optimizer, objective: nn.Module, subject: str, name: str = ""
-) -> None:
-    """Refuse an optimizer of other parameters, or of frozen ones only.
-
-    Args:
-        optimizer: the optimizer.
-        objective: whose parameters it should have.
-        subject: whom an error is about.
-        name: what to call the objective, if not by its class.
-
-    Raises:
-        DeclarationError: in both cases.
-    """
-    mine = {id(parameter) for parameter in objective.parameters()}
-    members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    strangers = [parameter for parameter in members if id(parameter) not in mine]
-    if strangers or not any(parameter.requires_grad for parameter in members):
-        raise DeclarationError(
-            subject,
-            f"an optimizer of the parameters of {name or type(objective).__name__}",
-            f"one that also has {shorten(strangers[0].detach())}"
-            if strangers
-            else "one of frozen parameters only",
-            "Make it from objective.parameters(), or give a callable: sharding replaces them.",
-            code="wrong-optimizer",
-        )
-
-
-def can_be_fused(parameters: list[nn.Parameter]) -> bool:
-    """Whether Adam may update all parameters in one kernel.
-
-    The kernel goes through memory from end to end: gaps in a strided view would be taken for
-    numbers.
-    """
-    return all(
-        type(p) is nn.Parameter
-        and p.device.type in _FUSED
-        and p.is_floating_point()
-        and p.is_contiguous()
-        for p in parameters
-    )
-
-
 def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     """Callbacks as a tuple; one alone will do.
 
     Raises:
-        DeclarationError: if one is not callable, or takes other arguments.
+        DeclarationError: if one is not callable.
     """
-    if callable(callbacks) or not isinstance(callbacks, Iterable):
-        callbacks = (callbacks,)
-    several: tuple[Any, ...] = tuple(callbacks)
+    several = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
     for callback in several:
-        if not callable(callback) or not _takes_step(callback):
+        if not callable(callback):
             expected = "callables of (step, loss, module)"
             raise DeclarationError("fit(callbacks=)", expected, shorten(callback))
     return several
 
 
-def _takes_step(callback: Callback) -> bool:
-    try:
-        inspect.signature(callback).bind(1, 0.0, None)
-    except TypeError:
-        return False
-    except ValueError:  # one of Python's own, which does not say
-        return True
-    return True
-
-
 def stops(callbacks: tuple[Callback, ...], step: int, loss: float, module: nn.Module) -> bool:
-    """Call all callbacks, and tell whether one returned True."""
+    """Call all callbacks, and tell whether one returned True, also NumPy's or a tensor's."""
     answers = [callback(step, loss, module) for callback in callbacks]
-    return any(answer is not None and _is_true(answer) for answer in answers)
-
-
-def _is_true(answer: object) -> bool:
-    """Whether this is True, also NumPy's or a tensor's; other values are not meant so."""
-    is_array_of_truth = "bool" in str(getattr(answer, "dtype", ""))
-    return answer is True or (is_array_of_truth and bool(answer))
+    return any(
+        answer is True or ("bool" in str(getattr(answer, "dtype", "")) and bool(answer))
+        for answer in answers
+    )

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
-from declarative_dist.plain.batch import split_keywords
 
 Batch = tuple[Any, ...]
 
 _DATA = "a tensor, a tuple or dict of tensors, or an iterable of batches such as a DataLoader"
+
+_WHOLE = (Tensor, tuple, Mapping)
 
 
 class Batches:
@@ -35,6 +36,7 @@ class Batches:
 
     Attributes:
         whole: the batch of every step, where all have the same; else None.
+        is_loader: whether these are batches of an iterable that only begins at its beginning.
 
     Raises:
         ConstraintError: if the sizes do not go together.
@@ -49,32 +51,29 @@ class Batches:
     """
 
     def __init__(self, data: Any, batch_size: int | None = None) -> None:
-        tensors = _tensors_of(data)
-        self._data = data
-        self._rows = 0 if batch_size is None else _count_rows(data, tensors, batch_size)
-        self._size = None if batch_size is None else int(batch_size)
-        is_whole = batch_size is None and (data is None or tensors is not None)
-        self.whole: Batch | None = as_batch(() if data is None else data) if is_whole else None
-        self._generators = _generators_of(data)
+        is_whole = _check_data(data)
+        self.whole: Batch | None = None
+        if is_whole and batch_size is None:
+            self.whole = () if data is None else as_batch(data)
+        self._epochs: Any = data if batch_size is None else _Rows(data, batch_size)
+        self.is_loader = not (is_whole or isinstance(data, Sequence))
+        samplers = (getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
+        holders = (data, *samplers, getattr(samplers[1], "sampler", None))
+        found = (getattr(holder, "generator", None) for holder in holders)
+        self._generators = [one for one in found if isinstance(one, torch.Generator)]
         self._epoch: Iterator[Batch] | None = None
         self._ahead: Batch | None = None
         self._used = 0
-        self._began: Tensor | None = None
-
-    @property
-    def is_loader(self) -> bool:
-        """Whether these are batches of an iterable that only begins at its beginning."""
-        return not (self.whole is not None or self._rows or isinstance(self._data, Sequence))
+        self._began = torch.get_rng_state()
 
     def __repr__(self) -> str:
-        if self._rows:
-            return f"batch_size={self._size} of {self._rows} rows"
         if self.whole is not None:
             return "no batch_size"
-        if not self.is_loader:
-            return f"{len(self._data)} batches"
-        generators = len(self._generators)
-        return f"a {type(self._data).__name__} with {generators} generators of its own"
+        if isinstance(self._epochs, _Rows):
+            return f"batch_size={self._epochs.size} of {self._epochs.count} rows"
+        kind, count = type(self._epochs).__name__, len(self._generators)
+        generators = f"a {kind} with {count} generators of its own"
+        return generators if self.is_loader else f"{len(self._epochs)} batches"
 
     def fetch(self) -> Batch | None:
         """The next batch of this epoch, which `next` will give; None behind the last one."""
@@ -98,32 +97,19 @@ class Batches:
             self._begin()
             batch = self.fetch()
             if batch is None:
-                raise self._no_batch(used)
+                got = f"none, after {used} in the epoch before" if used else "none in an epoch"
+                fix = "Is the DataLoader empty, or an iterator that ends? A list begins anew."
+                expected = "at least one batch"
+                raise ConstraintError("fit(data=)", expected, got, fix, code="wrong-data")
         self._ahead = None
         self._used += 1
         return batch
 
     def _begin(self, used: int = 0) -> None:
         """Begin an epoch, behind so many of its batches."""
-        if self._size is None:
-            self._epoch = map(as_batch, islice(iter(self._data), used, None))
-        else:
-            self._began = torch.get_rng_state()
-            order = torch.randperm(self._rows, device="cpu")
-            self._epoch = self._draw(order[used * self._size :], self._size)
+        self._began = torch.get_rng_state()
+        self._epoch = map(as_batch, islice(iter(self._epochs), used, None))
         self._used = used
-
-    def _draw(self, order: Tensor, size: int) -> Iterator[Batch]:
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            yield tuple(_rows_of(item, rows) for item in as_batch(self._data))
-
-    def _no_batch(self, used: int) -> ConstraintError:
-        expected, got, fix = "at least one batch", "none in an epoch", "Is the DataLoader empty?"
-        if used and isinstance(self._data, Iterator):
-            expected, got = "batches for all steps", f"an iterator that ended after {used}"
-            fix = "Give something that can be gone through again: a list or a DataLoader."
-        return ConstraintError("fit(data=)", expected, got, fix, code="wrong-data")
 
     @property
     def position(self) -> dict[str, Any] | None:
@@ -145,9 +131,34 @@ class Batches:
             generator.set_state(state)
         self._epoch = self._ahead = None
         if position["used"]:
-            if position["began"] is not None:
-                torch.set_rng_state(position["began"])
+            torch.set_rng_state(position["began"])
             self._begin(position["used"])
+
+
+class _Rows:
+    """So many rows of all tensors at a time, in a new order in every epoch."""
+
+    def __init__(self, data: Any, size: Any) -> None:
+        if not isinstance(data, _WHOLE):
+            expected, got = "tensors to draw batches from", f"a {type(data).__name__}"
+            fix = "A DataLoader has a batch_size of its own."
+            raise DeclarationError("fit(batch_size=)", expected, got, fix, code="wrong-data")
+        columns = _columns_of(data)
+        lengths = {len(column) if column.ndim else 0 for column in columns}
+        self.count = min(lengths, default=0)
+        if len(lengths) > 1 or not self.count:
+            expected = "tensors with as many rows each, to draw batches of them"
+            got = f"shapes {', '.join(str(tuple(column.shape)) for column in columns)}"
+            raise ConstraintError("fit(data=)", expected, got, code="wrong-data")
+        if not is_count(size, 1) or size > self.count:
+            expected, got = f"an int from 1 to {self.count}, the rows", shorten(size)
+            raise ConstraintError("fit(batch_size=)", expected, got, code="wrong-argument")
+        self._data, self.size = data, int(size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.randperm(self.count, device="cpu")  # now, and not at the first batch
+        chunks = order.split(self.size)
+        return (tuple(_rows_of(item, rows) for item in as_batch(self._data)) for rows in chunks)
 
 
 def as_batch(item: Any) -> Batch:
@@ -156,74 +167,46 @@ def as_batch(item: Any) -> Batch:
 
 
 def _rows_of(item: Any, rows: Tensor) -> Any:
-    """So many rows of a tensor, or of each in a dict; one number there is for all rows."""
     if isinstance(item, Mapping):
-        return {name: t if t.ndim == 0 else _rows_of(t, rows) for name, t in item.items()}
+        return {name: t if _is_shared(t) else _rows_of(t, rows) for name, t in item.items()}
     return item[rows.to(item.device)]
 
 
-def _tensors_of(data: Any) -> list[Tensor] | None:
-    """The tensors that data consists of; None for no data or an iterable of batches."""
-    kind = type(data).__name__
-    # A list of the data themselves, of which each would be a batch.
-    has_numbers = isinstance(data, (list, set)) and isinstance(next(iter(data), None), Number)
-    is_array = hasattr(data, "__array__") or isinstance(data, (str, bytes))
-    if isinstance(data, Tensor):
-        tensors = [data]
-    elif isinstance(data, (tuple, Mapping)):
-        nested = (
-            item.values() if isinstance(item, Mapping) else [item] for item in as_batch(data)
-        )
-        tensors = [tensor for items in nested for tensor in items]
-    elif data is None or (isinstance(data, Iterable) and not (is_array or has_numbers)):
-        return None
-    else:
-        fix = "Write torch.as_tensor(data)." if is_array or has_numbers else ""
-        kind = f"{kind} of numbers" if has_numbers else kind
-        raise DeclarationError("fit(data=)", _DATA, f"a {kind}", fix, code="wrong-data")
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            got = f"a {kind} with {shorten(tensor)}"
+def _is_shared(value: Any) -> bool:
+    """Whether this is one number, which stands in a dict for all rows."""
+    return isinstance(value, Number) or (isinstance(value, Tensor) and not value.ndim)
+
+
+def _columns_of(data: Any) -> list[Any]:
+    """What has rows: all that stands in data but the single numbers in dicts."""
+    columns: list[Any] = []
+    for item in as_batch(data):
+        is_dict = isinstance(item, Mapping)
+        columns += [t for t in item.values() if not _is_shared(t)] if is_dict else [item]
+    return columns
+
+
+def _check_data(data: Any) -> bool:
+    """Refuse what is neither tensors nor batches.
+
+    Returns:
+        Whether it has the whole data: no data at all, or tensors.
+    """
+    is_whole = data is None or isinstance(data, _WHOLE)
+    first = next(iter(data), None) if isinstance(data, (list, set)) else data
+    # An array or a list of numbers would give them one by one.
+    is_numbers = hasattr(data, "__array__") or isinstance(first, (Number, str, bytes))
+    if data is None or (not is_whole and isinstance(data, Iterable) and not is_numbers):
+        return is_whole
+    for column in _columns_of(data) if is_whole else [first]:
+        if not isinstance(column, Tensor):
+            got = f"a {type(data).__name__} with {shorten(column)}"
             fix = "Write torch.as_tensor(...), or a list for an iterable of batches."
             raise DeclarationError("fit(data=)", _DATA, got, fix, code="wrong-data")
-    empty = next((tensor for tensor in tensors if tensor.numel() == 0), None)
-    if empty is not None or not tensors:
-        got = shorten(empty) if tensors else f"an empty {kind}"
-        fix = "" if tensors else "Leave it out where forward takes no arguments."
+        if not column.numel():
+            raise ConstraintError("fit(data=)", "data", shorten(column), code="wrong-data")
+    if not isinstance(data, Tensor) and not data:
+        fix = "Leave it out where forward takes no arguments."
+        got = f"an empty {type(data).__name__}"
         raise ConstraintError("fit(data=)", "data", got, fix, code="wrong-data")
-    return tensors
-
-
-def _count_rows(data: Any, tensors: list[Tensor] | None, batch_size: Any) -> int:
-    """How many rows there are to draw batches from."""
-    if tensors is None:
-        raise DeclarationError(
-            "fit(batch_size=)",
-            "tensors to draw batches from",
-            "no data" if data is None else f"a {type(data).__name__}",
-            "A DataLoader has a batch_size of its own.",
-            code="wrong-data",
-        )
-    if any(tensor.layout is not torch.strided for tensor in tensors):
-        expected, got = "dense tensors to draw rows of", "sparse ones"
-        raise ConstraintError("fit(data=)", expected, got, "Use to_dense().", code="wrong-data")
-    _, keywords = split_keywords(data) if isinstance(data, tuple) else ((), {})
-    shared = {id(tensor) for tensor in keywords.values() if tensor.ndim == 0}
-    lengths = {t.shape[0] if t.ndim else 0 for t in tensors if id(t) not in shared}
-    rows = min(lengths)
-    if len(lengths) > 1 or not rows:
-        expected = "tensors with as many rows each, to draw batches of them"
-        got = f"shapes {', '.join(str(tuple(tensor.shape)) for tensor in tensors)}"
-        raise ConstraintError("fit(data=)", expected, got, code="wrong-data")
-    if not is_count(batch_size, 1) or batch_size > rows:
-        expected, got = f"an int from 1 to {rows}, the rows", shorten(batch_size)
-        raise ConstraintError("fit(batch_size=)", expected, got, code="wrong-argument")
-    return rows
-
-
-def _generators_of(data: Any) -> list[torch.Generator]:
-    """The generators that a DataLoader draws its order from, besides the global one."""
-    holders = [data, getattr(data, "sampler", None)]
-    holders.append(getattr(getattr(data, "batch_sampler", None), "sampler", None))
-    found = {id(one): one for one in (getattr(holder, "generator", None) for holder in holders)}
-    return [one for one in found.values() if isinstance(one, torch.Generator)]
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from declarative_dist.errors import (
-    Code,
     ConstraintError,
     DeclarationError,
     NonFiniteError,
@@ -40,16 +40,24 @@ Backward = Callable[[tuple[Any, ...]], Tensor]
 class Closure:
     """What an optimizer calls, once or more in a step, for the loss and its gradients.
 
+    Where it searches along a line, a place without a finite loss and gradient counts as very high.
+
     Args:
         objective: whose loss it is.
         backward: what computes it and its gradients.
         optimizer: whose parameters get the gradients.
+
+    Attributes:
+        gradient: the largest gradient at the beginning of the last step, where it searches.
     """
+
+    gradient = math.inf
 
     def __init__(self, objective: nn.Module, backward: Backward, optimizer: Optimizer) -> None:
         self._objective = objective
         self._backward = backward
         self._optimizer = optimizer
+        self._searches = searches(optimizer)
         self._loss: Tensor | None = None
         self.batch: tuple[Any, ...] = ()
 
@@ -65,45 +73,31 @@ class Closure:
         self.batch, self._loss = batch, None
         self._optimizer.step(self)  # type: ignore[arg-type]
         if self._loss is None:
-            raise DeclarationError(
-                "fit(optimizer=)",
-                "one whose step calls its closure",
-                f"a {type(self._optimizer).__name__} that did not",
-                code="wrong-optimizer",
-            )
+            got = f"a {type(self._optimizer).__name__} that did not"
+            expected = "one whose step calls its closure"
+            raise DeclarationError("fit(optimizer=)", expected, got, code="wrong-optimizer")
         return self._loss.item()
 
     def __call__(self) -> Tensor:
         self._optimizer.zero_grad()
-        loss = self._backward(self.batch)
         if self._loss is None:
-            self._loss = loss
-        return loss
-
-
-class SearchClosure(Closure):
-    """For optimizers that search along a line: what has no loss there counts as very large.
-
-    Attributes:
-        gradient: the largest gradient at the beginning of the last step.
-    """
-
-    gradient = math.inf
-
-    def __call__(self) -> Tensor:
-        if self._loss is None:
-            loss = super().__call__()
-            self.gradient = gradient_of(self._optimizer)
-            return loss
-        try:
-            loss = super().__call__()
-        except REFUSALS:
-            pass
-        else:
+            self._loss = self._backward(self.batch)
+            if self._searches:
+                self.gradient = gradient_of(self._optimizer)
+            return self._loss
+        if not self._searches:
+            return self._backward(self.batch)
+        with suppress(*REFUSALS):
+            loss = self._backward(self.batch)
             if loss.isfinite() and math.isfinite(gradient_of(self._optimizer)):
                 return loss
         self._optimizer.zero_grad(set_to_none=False)
         return self._loss.detach() + 1e6 * (1 + self._loss.detach().abs())
+
+
+def searches(optimizer: Optimizer) -> bool:
+    """Whether an optimizer searches along a line, where any number may be tried."""
+    return any(group.get("line_search_fn") is not None for group in optimizer.param_groups)
 
 
 class LossesClosure(Closure):
@@ -153,11 +147,7 @@ def begin(objective: nn.Module, batch: tuple[Any, ...]) -> None:
     """Let an objective prepare for a fit, once, with the first batch."""
     prepare = getattr(objective, "before_fit", None)
     if callable(prepare):
-        try:
-            call_with(prepare, batch)
-        except _RAISED as error:
-            _explain(objective, batch, error)
-            raise
+        _evaluate(objective, prepare, batch)
 
 
 def backward_of(objective: nn.Module) -> Backward:
@@ -191,40 +181,35 @@ def loss_of(
         DeclarationError: if it does not take the batch, or what comes is no loss.
         NonFiniteError: if it fails on data that is infinite or NaN.
     """
+    loss: Tensor = _evaluate(objective, forward, batch)
+    is_real = isinstance(loss, Tensor) and loss.is_floating_point() and not loss.is_meta
+    if (
+        is_real
+        and (loss.ndim == 0 or not is_one)
+        and (loss.requires_grad or not torch.is_grad_enabled())
+    ):
+        return loss
+    got = f"a {type(loss).__name__}"
+    if isinstance(loss, Tensor):
+        lack = "" if loss.requires_grad else ", without a gradient"
+        got = f"one of shape {tuple(loss.shape)} and {loss.dtype} on {loss.device}{lack}"
+    raise DeclarationError(
+        f"{type(objective).__name__}.forward",
+        "a loss, a real tensor of shape () that depends on the parameters",
+        got,
+        "Return the mean or sum of what is to be small; not under no_grad, from detached values, "
+        "or by sample in place of rsample.",
+        code="not-an-objective",
+    )
+
+
+def _evaluate(objective: nn.Module, function: Callable[..., Any], batch: tuple[Any, ...]) -> Any:
+    """Call a function of an objective with a batch; an error says if the batch is to blame."""
     try:
-        loss: Tensor = call_with(forward, batch)
+        return call_with(function, batch)
     except _RAISED as error:
         _explain(objective, batch, error)
         raise
-    if not (
-        isinstance(loss, Tensor)
-        and (loss.ndim == 0 or not is_one)
-        and (loss.requires_grad or not torch.is_grad_enabled())
-        and loss.is_floating_point()
-        and not loss.is_meta
-    ):
-        _refuse(objective, loss)
-    return loss
-
-
-def _refuse(objective: nn.Module, loss: Any) -> None:
-    kind: type[ConstraintError | DeclarationError] = DeclarationError
-    code: Code = "not-an-objective"
-    if not isinstance(loss, Tensor):
-        expected, got = "a loss, a tensor of shape ()", f"a {type(loss).__name__}"
-        fix = "Fit an objective, such as the negative mean of log_prob, in a module's forward."
-    elif loss.is_meta:
-        kind, code = ConstraintError, "dtype-or-device"
-        expected, got = "a loss with a value", "one on the meta device"
-        fix = "Move data and module."
-    elif loss.ndim or not loss.is_floating_point():
-        expected = "a loss, a real tensor of shape ()"
-        got = f"one of shape {tuple(loss.shape)} and {loss.dtype}"
-        fix = "Take the mean or the sum of it."
-    else:
-        expected, got = "a loss that depends on the parameters", "one without a gradient"
-        fix = "Is it computed under no_grad, from detached values, or by sample, not rsample?"
-    raise kind(f"{type(objective).__name__}.forward", expected, got, fix, code=code)
 
 
 def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> None:
@@ -245,7 +230,7 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
         raise DeclarationError("fit(data=)", expected, got, fix, code="wrong-data") from error
     bad = bad_data(batch)
     if bad:
-        fix = f"{name} refused it: {_quote(error)}"
+        fix = f"{name} refused it: {first_line(error)}"
         raise NonFiniteError("fit(data=)", "finite numbers", bad, fix) from error
     if isinstance(error, ValueError):
         return
@@ -258,7 +243,7 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
                 f"fit(data=){where}",
                 f"data like the parameters of {name} ({what})",
                 f"{shorten(tensor)} of {tensor.dtype} on {tensor.device}, "
-                f"and {name} failed: {_quote(error)}",
+                f"and {name} failed: {first_line(error)}",
                 "Convert it with data.to(device, dtype).",
                 code="dtype-or-device",
             ) from error
@@ -266,23 +251,17 @@ def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> 
 
 def _name_matrix(objective: nn.Module, error: Exception) -> None:
     """Raise an error about the matrix that is nearest to a singular one, if a field is one."""
-    found = []
-    for subject, _, value in declared_values(objective):
-        if value.ndim > 1 and value.shape[-1] == value.shape[-2] > 1 and value.isfinite().all():
-            sizes = torch.linalg.svdvals(value.double())
-            found.append(
-                ((sizes[..., -1] / sizes[..., 0].clamp_min(1e-300)).min().item(), subject)
-            )
-    if found:
-        ratio, subject = min(found)
+    conditions = [
+        (torch.linalg.cond(value.double()).max().item(), subject)
+        for subject, _, value in declared_values(objective)
+        if value.ndim > 1 and value.shape[-1] == value.shape[-2] > 1 and value.isfinite().all()
+    ]
+    if conditions:
+        condition, subject = max(conditions)
         raise NonFiniteError(
             subject,
             "a matrix that torch can decompose",
-            f"one whose smallest singular value is {ratio:.2g} of the largest: {_quote(error)}",
+            f"one of condition number {condition:.2g}: {first_line(error)}",
             "Keep it from becoming singular: with a prior, a floor or PositiveDefinite().",
             code="refused-by-torch",
         ) from error
-
-
-def _quote(error: Exception) -> str:
-    return first_line(error).rstrip(".") or type(error).__name__

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import ExplainedError, NonFiniteError, first_line, shorten
+from declarative_dist.errors import NonFiniteError, first_line, shorten
 from declarative_dist.fitting.parameters import declared_values, field_of, held_fields
+from declarative_dist.optimization.rows import REFUSALS
 from declarative_dist.plain.batch import call_with
 
 FEW = 8
@@ -28,29 +30,26 @@ def are_finite(tensors: list[Tensor]) -> bool:
     return math.isfinite(total.item())
 
 
-def first_bad(tensor: Tensor) -> tuple[tuple[int, ...], float] | None:
-    """The first index at which a tensor is infinite or NaN, and the number there.
+def find_bad(tensor: Tensor) -> tuple[tuple[int, ...], str] | None:
+    """The first index at which a tensor is infinite or NaN, and what stands there, in words.
 
     Example:
         >>> import torch
-        >>> from declarative_dist.fitting.finite import first_bad
-        >>> first_bad(torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
-        ((1, 0), inf)
+        >>> from declarative_dist.fitting.finite import find_bad
+        >>> find_bad(torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]))
+        ((1, 0), '[1, 0] = inf')
     """
-    is_bad = ~tensor.isfinite()
-    if not is_bad.any():
+    is_bad = ~tensor.detach().isfinite()
+    if tensor.is_meta or not is_bad.any():
         return None
     index = tuple(is_bad.nonzero()[0].tolist())
-    return index, tensor[index].item()
+    return index, f"{list(index) if index else ''} = {tensor[index].item()}"
 
 
 def bad_data(batch: tuple[Any, ...]) -> str:
     """The first number of a batch that is not finite, as `data[0][3] = nan`, or nothing."""
-    for name, tensor in tensors_in(batch):
-        found = None if tensor.is_meta else first_bad(tensor.detach())
-        if found is not None:
-            return f"data{name}{_subscript(found[0])} = {found[1]}"
-    return ""
+    found = ((name, find_bad(tensor)) for name, tensor in tensors_in(batch))
+    return next((f"data{name}{bad[1]}" for name, bad in found if bad), "")
 
 
 def tensors_in(batch: tuple[Any, ...]) -> Iterator[tuple[str, Tensor]]:
@@ -75,11 +74,11 @@ def check_parameters(
     Raises:
         NonFiniteError: naming the field and the index.
     """
-    named = ((name, p) for name, p in objective.named_parameters() if p.requires_grad)
-    pairs = ((p, p.detach() if state is None else state[name]) for name, p in named)
-    error = _first_error(objective, pairs, when, expected="finite numbers to start from")
-    if error is not None:
-        raise error
+    for name, parameter in objective.named_parameters():
+        bad = parameter.requires_grad and find_bad(parameter if state is None else state[name])
+        if bad:
+            subject, raw = field_of(objective, parameter, bad[0])
+            raise NonFiniteError(subject, "finite numbers to start from", f"{raw}{bad[1]} {when}")
 
 
 def error_of_step(
@@ -102,66 +101,34 @@ def error_of_step(
             "datum: give it a prior, or a floor."
         )
     fix = f"{hint} Everything is as it was before this step."
-    when = f"at step {step}"
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    gradients = [(p, p.grad.detach()) for p in parameters if p.grad is not None]
-    error = (
-        _first_error(objective, ((p, p.detach()) for p in parameters), when, fix)
-        or _first_error(objective, gradients, when, fix, what="the gradient of ")
-        or _error_of_value(objective, when, fix)
-    )
-    if error is not None or math.isfinite(loss):
-        return error
+    own = ((p, "", p) for p in parameters)
+    gradients = ((p, "the gradient of ", p.grad) for p in parameters if p.grad is not None)
+    for parameter, what, tensor in chain(own, gradients):
+        found = find_bad(tensor)
+        if found:
+            subject, raw = field_of(objective, parameter, found[0])
+            got = f"{what}{raw}{found[1]} at step {step}"
+            return NonFiniteError(subject, "finite numbers", got, fix)
+    for subject, name, value in declared_values(objective):
+        found = find_bad(value)
+        if found:
+            got = f"{name}{found[1]} at step {step}"
+            return NonFiniteError(subject, "finite numbers", got, fix)
+    if math.isfinite(loss):
+        return None
     largest = max(parameters, key=lambda p: p.detach().abs().amax() if p.numel() else 0)
     subject, raw = field_of(objective, largest)
     fix = f"The largest number is in {raw} of {subject}: {shorten(largest)}. {fix}"
-    return NonFiniteError(type(objective).__name__, "a finite loss", f"{loss} {when}", fix)
+    got = f"{loss} at step {step}"
+    return NonFiniteError(type(objective).__name__, "a finite loss", got, fix)
 
 
 def reason_of(objective: nn.Module, batch: tuple[Any, ...]) -> str:
     """What the objective itself, if it has a `why_not_finite`, says of its loss of a batch."""
     ask = getattr(objective, "why_not_finite", None)
-    if not callable(ask):
-        return ""
     try:
         with torch.no_grad():
-            return str(call_with(ask, batch))
-    except ExplainedError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001 - anything may fail in it; the loss is the matter
-        return f"{type(objective).__name__}.why_not_finite failed: {first_line(error)}."
-
-
-def _first_error(
-    objective: nn.Module,
-    pairs: Iterable[tuple[nn.Parameter, Tensor]],
-    when: str,
-    fix: str = "",
-    *,
-    what: str = "",
-    expected: str = "finite numbers",
-) -> NonFiniteError | None:
-    """The error about the first tensor, of these of parameters, that is not finite."""
-    for parameter, tensor in pairs:
-        found = first_bad(tensor)
-        if found is not None:
-            index, value = found
-            subject, raw = field_of(objective, parameter, index)
-            got = f"{what}{raw}{_subscript(index)} = {value} {when}"
-            return NonFiniteError(subject, expected, got, fix)
-    return None
-
-
-def _error_of_value(objective: nn.Module, when: str, fix: str) -> NonFiniteError | None:
-    """The error about the first constrained value that is not finite."""
-    for subject, name, value in declared_values(objective):
-        found = first_bad(value)
-        if found is not None:
-            got = f"{name}{_subscript(found[0])} = {found[1]} {when}"
-            return NonFiniteError(subject, "finite numbers", got, fix)
-    return None
-
-
-def _subscript(index: tuple[int, ...]) -> str:
-    """An index as it stands behind a name: `[1, 0]`, or nothing."""
-    return f"{list(index)}" if index else ""
+            return str(call_with(ask, batch)) if callable(ask) else ""
+    except REFUSALS as error:
+        return f"{first_line(error).rstrip('.')}."

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,7 @@ from torch.optim import Optimizer
 from declarative_dist.errors import NonFiniteError, check_count
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
-from declarative_dist.fitting.checkpoint import Saver
+from declarative_dist.fitting.checkpoint import Checkpoint
 from declarative_dist.fitting.compiled import compiling
 from declarative_dist.fitting.evaluation import Backward, backward_of
 from declarative_dist.fitting.finite import are_finite, error_of_step, reason_of
@@ -145,24 +144,27 @@ def fit(
     every = arguments.check_files(checkpoint, every, resume=resume, overwrite=overwrite)
     arguments.check_objective(objective)
     calls = arguments.as_callbacks(callbacks)
-    with _with_gradients_as_now():
+    with torch.set_grad_enabled(torch.is_grad_enabled()):  # and so it stays if interrupted
         batches, history = Batches(data, batch_size), History()
         way = choose_way(
             objective, batches, optimizer, lr,
             steps=steps, tolerance=tolerance, compiles=compile,
         )  # fmt: skip
-        bar = Progress(progress, steps)
+        bar, fields = Progress(progress, steps), FieldValues(objective)
         snapshot = Snapshot(objective, way.optimizer, None if checkpoint is None else batches)
-        saver = Saver(
-            checkpoint, objective, way.optimizer, batches, history,
+        file = None if checkpoint is None else Checkpoint(
+            checkpoint, snapshot, batches, history,
             every=every, resume=resume, overwrite=overwrite,
         )  # fmt: skip
-        loop = _Loop(way, batches, history, snapshot, saver, bar, calls, FieldValues(objective))
-        way_back = compiling(objective) if compile else nullcontext(backward_of(objective))
+        calls = (bar, *calls) if file is None else (bar, *calls, file)
+        backwards = compiling(objective) if compile else nullcontext(backward_of(objective))
         try:
-            with way_back as backward:
-                loop.run(backward, restarts)
-            saver.close()
+            with backwards as backward:
+                for step, loss in _steps(way, backward, batches, snapshot, history, restarts):
+                    history.add(loss, fields.read() if history.is_due(step) else None)
+                    history.stopped = arguments.stops(calls, step, loss, objective)
+                    if history.stopped:
+                        break
         except BaseException as error:
             snapshot.restore(history.step)
             if not isinstance(error, KeyboardInterrupt):
@@ -171,72 +173,46 @@ def fit(
                     error.history = history  # type: ignore[attr-defined]
                 raise
             history.interrupted = True
-            saver.close()
-        history.end(loop.fields.read())
+        if file is not None:
+            file.close()
+        history.end(fields.read())
         judge(way, history)
         bar.close(history.verdict)
     return history
 
 
-@dataclass
-class _Loop:
-    """What a fit goes through in every step."""
-
-    way: Way
-    batches: Batches
-    history: History
-    snapshot: Snapshot
-    saver: Saver
-    bar: Progress
-    callbacks: tuple[arguments.Callback, ...]
-    fields: FieldValues
-
-    def run(self, backward: Backward, restarts: int | None) -> None:
-        """Take steps until the way, a callback or the number of steps ends it."""
-        way, history = self.way, self.history
-        limit = 0 if way.replay(history.losses) else way.limit
-        closure = way.closure(backward)
-        first = history.step + 1
-        for step in range(first, limit + 1):
-            self.snapshot.take(step - 1)
-            batch = self.batches.next()
-            if step == 1:
-                way.begin(batch, restarts)
-            loss = closure.step(batch)
-            _check(way, step, loss, batch, self.snapshot)
-            is_over = way.observe(loss)
-            if is_over and step == first and history.losses[-1:] == [loss]:
-                break  # the checkpoint was of a fit that was over
-            history.add(loss, self.fields.read() if history.is_due(step) else None)
-            self.bar.show(step, loss)
-            history.stopped = arguments.stops(self.callbacks, step, loss, way.objective)
-            self.saver.write_if_due()
-            if history.stopped or is_over:
-                break
-
-
-@contextmanager
-def _with_gradients_as_now() -> Iterator[None]:
-    """Leave gradients on or off as they are, also where an interruption has switched them off."""
-    grad_mode = torch.is_grad_enabled()
-    try:
-        yield
-    finally:
-        torch.set_grad_enabled(grad_mode)
-
-
-def _check(way: Way, step: int, loss: float, batch: tuple[Any, ...], snapshot: Snapshot) -> None:
-    """Go back to before a step if something in it is not finite, and say what.
+def _steps(
+    way: Way,
+    backward: Backward,
+    batches: Batches,
+    snapshot: Snapshot,
+    history: History,
+    restarts: int | None,
+) -> Iterator[tuple[int, float]]:
+    """Take steps until the way or the number of steps ends it; each is checked, then yielded.
 
     Raises:
-        NonFiniteError: naming the field and the index.
+        NonFiniteError: naming the field and the index; everything is as before the step.
     """
-    if math.isfinite(loss) and are_finite(snapshot.parameters) and way.is_sound():
-        return
-    objective = way.objective
-    error = error_of_step(objective, step, loss, batch)
-    if error is not None:  # else only a sum of large numbers was not finite
-        snapshot.restore(step - 1)
-        why = "" if math.isfinite(loss) else reason_of(objective, batch)
-        fix = f"{why} {error.fix}".strip()
-        raise NonFiniteError(error.subject, error.expected, error.got, fix, code=error.code)
+    limit = 0 if way.replay(history.losses) else way.limit
+    closure = way.closure(backward)
+    first = history.step + 1
+    for step in range(first, limit + 1):
+        snapshot.take(step - 1)
+        batch = batches.next()
+        if step == 1:
+            way.begin(batch, restarts)
+        loss = closure.step(batch)
+        if not (math.isfinite(loss) and are_finite(snapshot.parameters) and way.is_sound()):
+            error = error_of_step(way.objective, step, loss, batch)
+            if error is not None:  # else only a sum of large numbers was not finite
+                snapshot.restore(step - 1)
+                why = "" if math.isfinite(loss) else reason_of(way.objective, batch)
+                fix = f"{why} {error.fix}".strip()
+                raise NonFiniteError(error.subject, error.expected, error.got, fix)
+        is_over = way.observe(loss)
+        if is_over and step == first and history.losses[-1:] == [loss]:
+            return  # the checkpoint was of a fit that was over
+        yield step, loss
+        if is_over:
+            return

@@ -44,7 +44,7 @@ class History:
         self.converged: bool | None = None
         self.verdict = ""
         self._stride = 1
-        self._records: list[tuple[int, dict[str, Any]]] = []
+        self._records: dict[int, dict[str, Any]] = {}
 
     @property
     def step(self) -> int:
@@ -54,7 +54,7 @@ class History:
     @property
     def steps(self) -> list[int]:
         """The steps after which values were recorded, counted from 1."""
-        return [step for step, _ in self._records if step <= self.step]
+        return [step for step in self._records if step <= self.step]
 
     @property
     def values(self) -> dict[str, list[Any]]:
@@ -63,7 +63,7 @@ class History:
         A number for a field of shape `()`, nested lists for others. Fields of more than 100
         numbers, and frozen ones, are left out.
         """
-        records = [values for step, values in self._records if step <= self.step]
+        records = [self._records[step] for step in self.steps]
         names = records[0] if records else {}
         return {name: [values[name] for values in records] for name in names}
 
@@ -74,23 +74,16 @@ class History:
     def add(self, loss: float, values: dict[str, Any] | None = None) -> None:
         """Record a step that is done; that it counts is the last thing to happen."""
         if values is not None:
-            self._drop_unfinished()
-            self._records.append((self.step + 1, values))
+            self._records[self.step + 1] = values
         self.losses.append(loss)
         if len(self._records) > LIMIT:
             self._stride *= 2
-            self._records = [record for record in self._records if record[0] % self._stride == 0]
+            self._records = {s: kept for s, kept in self._records.items() if self.is_due(s)}
 
     def end(self, values: dict[str, Any]) -> None:
         """Record the values after the last step, unless they are there already."""
-        self._drop_unfinished()
-        if self.step and self.step not in self.steps[-1:]:
-            self._records.append((self.step, values))
-
-    def _drop_unfinished(self) -> None:
-        """Drop values of a step that was not finished."""
-        while self._records and self._records[-1][0] > self.step:
-            self._records.pop()
+        if self.step:
+            self._records.setdefault(self.step, values)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as numbers, strings and lists, such as JSON can hold."""
@@ -118,11 +111,11 @@ class History:
         steps, values = state["steps"], state["values"]
         self.losses = state["losses"].tolist()
         self._stride = state["stride"]
-        self._records = [
-            (step, {name: path[at] for name, path in values.items()})
+        self._records = {
+            step: {name: path[at] for name, path in values.items()}
             for at, step in enumerate(steps)
-            if step % self._stride == 0  # the last one was kept because it was the last
-        ]
+            if self.is_due(step)  # the last one was kept because it was the last
+        }
 
     def __len__(self) -> int:
         return self.step

@@ -6,8 +6,6 @@ import importlib
 import sys
 from typing import Any, Literal
 
-from declarative_dist.errors import ConstraintError, shorten
-
 
 class Progress:
     """A bar with the loss, the steps per second and the time left, through tqdm.
@@ -22,13 +20,11 @@ class Progress:
     """
 
     def __init__(self, wanted: bool | Literal["always"], steps: int | None) -> None:
-        if not (isinstance(wanted, bool) or (isinstance(wanted, str) and wanted == "always")):
-            expected, got = 'True, False or "always"', shorten(wanted)
-            raise ConstraintError("fit(progress=)", expected, got, code="wrong-argument")
         self._steps = steps
         self._bar: Any = None
         self._tqdm: Any = None
-        if wanted == "always" or (wanted and _is_terminal()):
+        is_terminal = getattr(sys.stderr, "isatty", bool)
+        if wanted == "always" or (wanted and is_terminal()):
             try:
                 self._tqdm = importlib.import_module("tqdm").tqdm
             except ImportError as error:
@@ -38,7 +34,7 @@ class Progress:
                         'pip install "declarative-dist[fit]"'
                     ) from error
 
-    def show(self, step: int, loss: float) -> None:
+    def __call__(self, step: int, loss: float, *_: object) -> None:
         """Show that a step is done."""
         if self._tqdm is None:
             return
@@ -54,10 +50,3 @@ class Progress:
             if verdict:
                 self._bar.set_postfix_str(f"{self._bar.postfix}, {verdict}")
             self._bar.close()
-
-
-def _is_terminal() -> bool:
-    try:
-        return sys.stderr.isatty()
-    except (AttributeError, ValueError):  # replaced, or closed
-        return False

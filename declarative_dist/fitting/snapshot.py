@@ -145,40 +145,60 @@ class Snapshot:
             set_random_state(self._random)
         self._values, self._step = [], None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The current state of a fit, of tensors, numbers and strings, for a file."""
+        return {
+            "signature": self._signature(),
+            "module": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "data": self._batches.position if self._batches is not None else None,
+            "random": random_state(),
+        }
 
-def state_of(objective: nn.Module, optimizer: Optimizer, batches: Batches) -> dict[str, Any]:
-    """The current state of a fit, of tensors, numbers and strings, for a file."""
-    return {
-        "signature": _signature(objective, optimizer, batches),
-        "module": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "data": batches.position,
-        "random": random_state(),
-    }
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave; all of it, or nothing changes.
 
+        Raises:
+            StateMismatchError: if it is one of other classes, tensors or data.
+            NonFiniteError: if it has parameters that are infinite or NaN.
+        """
+        saved, mine = state["signature"], self._signature()
+        for name in {**mine, **saved}:
+            if saved.get(name) != mine.get(name):
+                raise StateMismatchError(
+                    f"fit(resume=): {name}",
+                    mine.get(name, "nothing of this name"),
+                    f"a checkpoint of {saved.get(name, 'something without it')}",
+                    "Give the objective, optimizer and data that were saved, or another path.",
+                )
+        check_parameters(self._objective, "in the checkpoint", state["module"])
+        self.take(0)
+        try:
+            with restoring(self._objective):
+                self._objective.load_state_dict(state["module"])
+                self._optimizer.load_state_dict(state["optimizer"])
+                if self._batches is not None:
+                    self._batches.go_to(state["data"])
+                set_random_state(state["random"])
+        except BaseException:
+            self.restore(0)
+            raise
 
-def load_state(
-    state: Mapping[str, Any], objective: nn.Module, optimizer: Optimizer, batches: Batches
-) -> None:
-    """Go on from a state that `state_of` gave; all of it, or nothing changes.
-
-    Raises:
-        StateMismatchError: if it is one of other classes, tensors or data.
-        NonFiniteError: if it has parameters that are infinite or NaN.
-    """
-    _check_signature(state["signature"], _signature(objective, optimizer, batches))
-    check_parameters(objective, "in the checkpoint", state["module"])
-    before = Snapshot(objective, optimizer, batches)
-    before.take(0)
-    try:
-        with restoring(objective):
-            objective.load_state_dict(state["module"])
-            optimizer.load_state_dict(state["optimizer"])
-            batches.go_to(state["data"])
-            set_random_state(state["random"])
-    except BaseException:
-        before.restore(0)
-        raise
+    def _signature(self) -> dict[str, str]:
+        """What a state and whoever goes on from it must agree on, in words."""
+        name, optimizer = type(self._objective).__name__, type(self._optimizer)
+        sizes = [len(group["params"]) for group in self._optimizer.param_groups]
+        found = {
+            path or "the objective": type(module).__qualname__
+            for path, module in self._objective.named_modules()
+        }
+        found["(optimizer)"] = f"{optimizer.__qualname__} for groups of {sizes} parameters"
+        for key, value in self._objective.state_dict().items():
+            is_tensor = isinstance(value, Tensor)
+            kind = f"tensor of shape {tuple(value.shape)} and {value.dtype}" if is_tensor else ""
+            found[f"{name}.{key}"] = f"a {kind or type(value).__name__}"
+        found["data"] = repr(self._batches)
+        return found
 
 
 def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
@@ -195,35 +215,3 @@ def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
 
 def _are_same(mine: list[Any], theirs: list[Any]) -> bool:
     return len(mine) == len(theirs) and all(map(is_, mine, theirs))
-
-
-def _signature(objective: nn.Module, optimizer: Optimizer, batches: Batches) -> dict[str, str]:
-    """What a state and whoever goes on from it must agree on, in words."""
-    name = type(objective).__name__
-    classes = {path: type(module).__qualname__ for path, module in objective.named_modules()}
-    tensors = {f"{name}.{key}": _kind_of(v) for key, v in objective.state_dict().items()}
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    return {
-        **{path or "the objective": kind for path, kind in classes.items()},
-        "(optimizer)": type(optimizer).__qualname__,
-        **tensors,
-        type(optimizer).__name__: f"groups of {sizes} parameters",
-        "data": repr(batches),
-    }
-
-
-def _kind_of(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
-
-
-def _check_signature(saved: Mapping[str, str], mine: Mapping[str, str]) -> None:
-    for name in {**mine, **saved}:
-        if saved.get(name) != mine.get(name):
-            raise StateMismatchError(
-                f"fit(resume=): {name}",
-                mine.get(name, "nothing of this name"),
-                f"a checkpoint of {saved.get(name, 'something without it')}",
-                "Give the objective, the optimizer and the data that were saved, or another path.",
-            )

@@ -20,10 +20,10 @@ from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.evaluation import (
     Closure,
     LossesClosure,
-    SearchClosure,
     backward_of,
     begin,
     gradient_of,
+    searches,
 )
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import held_fields, singular_fields
@@ -72,8 +72,7 @@ class Way:
 
     def closure(self, backward: Any) -> Closure:
         """What the optimizer calls for the loss."""
-        kind = SearchClosure if searches(self.optimizer) else Closure
-        return kind(self.objective, backward, self.optimizer)
+        return Closure(self.objective, backward, self.optimizer)
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         """Find where to start, before the first step: with `steps`, at the values as they are."""
@@ -191,10 +190,10 @@ class SearchWay(Way):
         self._tolerance = max(1e-7, 100 * eps) if tolerance is None else tolerance
         self._before = math.inf
         self._still = 0
-        self._closure: SearchClosure | None = None
+        self._closure: Closure | None = None
 
     def closure(self, backward: Any) -> Closure:
-        self._closure = SearchClosure(self.objective, backward, self.optimizer)
+        self._closure = Closure(self.objective, backward, self.optimizer)
         return self._closure
 
     @property
@@ -372,9 +371,3 @@ def copies_of(objective: Any) -> torch.Size:
         return torch.Size()
     copies: torch.Size = vars(objective.module)["_copies"]
     return copies
-
-
-def searches(optimizer: Optimizer) -> bool:
-    """Whether an optimizer searches along a line, where any number may be tried."""
-    lines = (group.get("line_search_fn") for group in optimizer.param_groups)
-    return isinstance(optimizer, LBFGS) and any(line is not None for line in lines)

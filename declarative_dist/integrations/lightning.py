@@ -14,7 +14,6 @@ from declarative_dist.errors import ConstraintError, check_count, shorten
 from declarative_dist.fitting.arguments import (
     RATE,
     check_forward,
-    check_members,
     make_optimizer,
     optimizer_error,
 )
@@ -153,15 +152,12 @@ class ObjectiveModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its scheduler if there is one."""
-        trainable = [p for p in self.objective.parameters() if p.requires_grad]
         subject = f"{type(self).__name__}(optimizer=)"
         if self._optimizer is None:
-            return Adam(trainable, lr=RATE)
-        made = make_optimizer(self._optimizer, trainable, subject)
+            return Adam([p for p in self.objective.parameters() if p.requires_grad], lr=RATE)
+        made = make_optimizer(self._optimizer, self.objective, subject, name=self._name)
         if made is None or isinstance(made, (Tensor, nn.Module)):
             raise optimizer_error(subject, made)
-        if isinstance(made, Optimizer):
-            check_members(made, self.objective, subject, self._name)
         if isinstance(made, LBFGS) and isinstance(self.objective, FSDPModule):
             expected = "an optimizer that treats parameters one by one, for they are sharded"
             fix = 'Train with Trainer(strategy="ddp").'
