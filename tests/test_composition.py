@@ -215,7 +215,7 @@ def test_a_value_outside_names_its_site() -> None:
         a = dd.Normal(0.0, 1.0)
         y = dd.Exponential(1.0)
 
-    with pytest.raises(ConstraintError, match=r"Wait\.y: expected a value in its support"):
+    with pytest.raises(ConstraintError, match=r"Wait\.y: expected a value in the support"):
         Wait().log_prob({"a": torch.tensor(0.0), "y": torch.tensor(-1.0)})
 
 

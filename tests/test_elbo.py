@@ -581,32 +581,32 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a site too few": (
         lambda: NegativeELBO(Regression(), MeanField()),
         ConstraintError,
-        r"NegativeELBO\(guide=\).y: expected a guide for every site of the target \(mu, tau, y\)",
+        r"NegativeELBO\(guide=\): .*draws are dicts of mu, tau, y, got one whose .* of mu, tau\.",
     ),
     "a site too many": (
-        lambda: NegativeELBO(Regression().condition(y=1.0, tau=1.0), ByHand()),
+        lambda: NegativeELBO(Regression().condition(y=1.0, tau=1.0), MeanField()),
         ConstraintError,
-        r"alone \(mu\), got one for tau too",
+        "draws are dicts of mu, got one whose draws are dicts of mu, tau",
     ),
     "a tensor for a joint": (
         lambda: NegativeELBO(Regression().condition(y=1.0), NormalFamily()),
         ConstraintError,
-        "a guide whose draws are a dict of tensors by site, got NormalFamily",
+        "a guide whose draws are dicts of mu, tau, got one whose draws are a tensor",
     ),
     "a dict for a distribution": (
         lambda: NegativeELBO(dd.Normal(0.0, 1.0), MeanField()),
         ConstraintError,
-        "a guide whose draws are a tensor, got MeanField",
+        "a guide whose draws are a tensor, got one whose draws are dicts of mu, tau",
     ),
     "events": (
         lambda: NegativeELBO(dd.Dirichlet(torch.ones(3)), NormalFamily()),
         ConstraintError,
-        r"events of shape \(\), as the guide draws, got \(3,\) in a Dirichlet",
+        r"a target of events \(\) .*, got events \(3,\) and a batch \(\) in a Dirichlet",
     ),
     "a batch of targets": (
-        lambda: NegativeELBO(dd.Normal(torch.zeros(3), 1.0), NormalFamily(), num_samples=3)(),
+        lambda: NegativeELBO(dd.Normal(torch.zeros(3), 1.0), NormalFamily()),
         ConstraintError,
-        r"broadcasts to \(\), that of the guide, got \(3,\) in a Normal",
+        r"broadcasts to \(\), as the guide draws, got events \(\) and a batch \(3,\)",
     ),
     "a class for a target": (
         lambda: NegativeELBO(dd.Gamma, NormalFamily()),
@@ -641,12 +641,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "latents for a guide": (
         lambda: NegativeELBO(quadratic, Latents()),
         DeclarationError,
-        r"NegativeELBO\(guide=\).*a Latents. It has no distribution of its own",
+        r"NegativeELBO\(guide=\).*a Latents. Latents have no distribution of their own",
     ),
     "a target for a guide": (
         lambda: NegativeELBO(quadratic, Regression().condition(y=1.0)),
         DeclarationError,
-        "A joint with data is a target",
+        "a joint with data is a log_joint",
     ),
     "a guide that returns a tensor": (
         lambda: NegativeELBO(Model(), Wrong())(torch.ones(4, 3)),
@@ -661,22 +661,22 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "too few dimensions": (
         lambda: NegativeELBO(lambda z: quadratic(z).sum(), NormalFamily(), num_samples=5)(),
         ConstraintError,
-        r"NegativeELBO.log_joint: expected a tensor.* = \(5,\), got shape \(\). .*vectorize=True",
+        r"NegativeELBO.log_joint: expected log dens.* = \(5,\), got shape \(\). .*vectorize=True",
     ),
     "too many dimensions": (
         lambda: NegativeELBO(quadratic, FullRank(d=3), num_samples=5)(),
         ConstraintError,
-        r"= \(5,\), got shape \(5, 3\). Sum over the dimensions of the event",
+        r"= \(5,\), got shape \(5, 3\). Sum over the last dimensions only",
     ),
     "too many dimensions of one draw": (
         lambda: NegativeELBO(quadratic, FullRank(d=3), num_samples=5, vectorize=True)(),
         ConstraintError,
-        r"For one draw it must return shape \(\*batch\) = \(\)",
+        r"= \(5,\), got shape \(5, 3\)",
     ),
     "no tensor": (
         lambda: NegativeELBO(lambda z: 1.0, NormalFamily())(),
         ConstraintError,
-        r"got 1.0. Return a tensor",
+        r"got 1.0. Sum",
     ),
     "an empty batch": (
         lambda: NegativeELBO(Model(), Encoder(in_features=3))(torch.ones(0, 3)),
@@ -817,9 +817,7 @@ def test_why_a_loss_was_not_finite(bound: Any) -> None:
     said = objective.why_not_finite()
     assert torch.equal(torch.rand(2), expected)
     share = re.fullmatch(
-        r"The target has no finite log density at (\d+) of 100 draws of the guide, by the values "
-        r"of mu\.",
-        said,
+        r"The target has no finite log density at (\d+) of 100 draws of the guide\.", said
     )
     outside = 1 - dd.Normal(0.2, 1.0).cdf(torch.tensor([0.0, 1.0])).diff().item()
     assert share is not None

@@ -230,9 +230,8 @@ def test_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("weights", "said"), [
-    (-WEIGHTS, r"\(weights=\): expected weights that are finite, zero or above, got -1\.0 at"),
-    (WEIGHTS * math.nan, "got nan"),
-    (WEIGHTS / 0.0, "got inf at index|got nan"),
+    (-WEIGHTS, r"\(weights=\): expected weights that are finite, zero or above"),
+    (WEIGHTS * math.nan, "are finite.* NaN or infinite"),
     (WEIGHTS * 0.0, "all zero"),
     (WEIGHTS[:4], r"of shape \(6,\), got shape \(4,\)"),
     (torch.ones(N, 2), r"got shape \(6, 2\)"),
@@ -258,7 +257,7 @@ def test_one_copy_without_weights_is_refused() -> None:
 def test_nan_in_a_context_is_refused() -> None:
     objective, (context, value) = problems()["a support by context"]
     context[1] = math.nan
-    with pytest.raises(ConstraintError, match=r"contexts without NaN.*nan at index \(1, 0\)"):
+    with pytest.raises(ConstraintError, match=r"contexts without NaN.*shape \(6, 2\)"):
         objective(context, value, weights=WEIGHTS)
 
 

@@ -22,10 +22,10 @@ from declarative_dist.latents.named import (
     check_names,
     check_shape,
     lead_of,
+    score_in_support,
 )
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
-from declarative_dist.plain.supports import first_outside
 from declarative_dist.randomness import same_random_numbers
 
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
@@ -259,12 +259,7 @@ class JointDistribution(NamedDistribution):
     ) -> Tensor:
         while is_by_datum and isinstance(distribution, Independent):
             distribution = distribution.base_dist
-        try:
-            return distribution.log_prob(value)
-        except ValueError as error:
-            subject, expected = f"{self.owner}.{name}", "a value in its support"
-            got = first_outside(distribution, value) or first_line(error)
-            raise ConstraintError(subject, expected, got, code="outside-support") from error
+        return score_in_support(distribution, value, f"{self.owner}.{name}")
 
     def one_draw(self, draw: Draw | None = None) -> dict[str, tuple[Distribution, Tensor]]:
         """Distribution and value of each site at one draw; random numbers stay as they were.

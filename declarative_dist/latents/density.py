@@ -21,22 +21,16 @@ def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
     """A log density of dicts: a function, a module, or the method of what has one.
 
     Raises:
-        DeclarationError: if it is none of these, or a log posterior of data to be given.
+        DeclarationError: if it is none of these.
     """
-    posterior = getattr(log_joint, "log_joint", None) if hasattr(log_joint, "losses") else None
-    if posterior is not None and log_joint.total_size is not None:
-        got, expected = f"a {type(log_joint).__name__}, which needs data", "a function of values"
-        fix = "Write lambda values: posterior.log_joint(values, x)."
-        raise DeclarationError(subject, expected, got, fix, code="not-a-density")
-    scores = posterior or getattr(log_joint, "log_prob", None)
-    function: Any = scores if callable(scores) else log_joint
+    method = "log_joint" if hasattr(log_joint, "losses") else "log_prob"
+    function: Any = getattr(log_joint, method, log_joint)
     if not callable(function) or lacks_forward(function):
-        is_module = isinstance(log_joint, nn.Module)
         raise DeclarationError(
             subject,
             "a function from a dict of values by site to their log density",
             f"a {type(log_joint).__name__}, which has no forward"
-            if is_module
+            if callable(function)
             else shorten(log_joint),
             "Write def log_joint(values): return latents.log_prior(values) + log_likelihood(...).",
             code="not-a-density",
@@ -44,23 +38,23 @@ def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
     return function  # type: ignore[no-any-return]
 
 
-def log_joint_at(log_joint: LogJoint, values: Values, lead: torch.Size) -> Tensor:
-    """The log density of values, found to have the shape `(*sample, *batch)`.
+def check_density(log_p: object, shape: torch.Size, subject: str = "log_joint") -> Tensor:
+    """Refuse what a log joint density returned, where it is not one number for each draw.
 
     Raises:
-        ConstraintError: if it has another, or is no tensor.
+        ConstraintError: naming the shape `(*sample, *batch)` that it should have.
     """
-    score: object = log_joint(values)
-    if not isinstance(score, Tensor) or score.shape != lead:
-        raise ConstraintError(
-            "log_joint",
-            f"log densities of shape (*sample, *batch) = {tuple(lead)}",
-            shorten(score),
-            "Sum over data and events, over the last dimensions only: sum(-1). Let values "
-            "broadcast over what stands in front: mu[..., None], not mu.",
-            code="wrong-shape",
-        )
-    return score
+    if isinstance(log_p, Tensor) and log_p.shape == shape:
+        return log_p
+    raise ConstraintError(
+        subject,
+        f"log densities of shape (*sample, *batch) = {tuple(shape)}",
+        f"shape {tuple(log_p.shape)}" if isinstance(log_p, Tensor) else shorten(log_p),
+        "Sum over the last dimensions only, those of data and events: .sum(-1), not .sum(). Let "
+        "values broadcast over what stands in front: mu[..., None], not mu. For a function of a "
+        "single draw there is NegativeELBO(vectorize=True).",
+        code="wrong-shape",
+    )
 
 
 class UnconstrainedLogDensity(nn.Module):
@@ -128,4 +122,4 @@ class UnconstrainedLogDensity(nn.Module):
             ConstraintError: if the log joint density has another shape.
         """
         values, log_det = self.flat.constrain(vector)
-        return log_joint_at(self.log_joint, values, log_det.shape) + log_det
+        return check_density(self.log_joint(values), log_det.shape) + log_det

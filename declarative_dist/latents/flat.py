@@ -203,21 +203,16 @@ class FlatMap(nn.Module, ABC):
         return torch.cat(raws, -1), total
 
     def _lead(self, vector: object) -> torch.Size:
-        if not isinstance(vector, Tensor) or not vector.is_floating_point():
-            got = f"{shorten(vector)} of {vector.dtype}" if isinstance(vector, Tensor) else None
-            subject, got = f"{self.owner}.unconstrained", got or shorten(vector)
-            raise ConstraintError(subject, "a floating-point tensor", got, code="dtype-or-device")
-        lead = vector.shape[:-1]
-        batch = lead[max(len(lead) - len(self.batch_shape), 0) :]
-        if not vector.ndim or vector.shape[-1] != self.size or batch != self.batch_shape:
-            raise ConstraintError(
-                f"{self.owner}.unconstrained",
-                f"a vector of shape (*sample, *batch, size), with (*batch, size) = "
-                f"{(*self.batch_shape, self.size)}",
-                shorten(vector),
-                code="wrong-shape",
-            )
-        return lead
+        wanted = torch.Size((*self.batch_shape, self.size))
+        if is_floating(vector) and vector.ndim and vector.shape[-len(wanted) :] == wanted:
+            return vector.shape[:-1]
+        raise ConstraintError(
+            f"{self.owner}.unconstrained",
+            f"a floating-point vector of shape (*sample, *batch, size), with (*batch, size) = "
+            f"{tuple(wanted)}",
+            f"{shorten(vector)}{f' of {vector.dtype}' if isinstance(vector, Tensor) else ''}",
+            code="wrong-shape",
+        )
 
     def extra_repr(self) -> str:
         """The sites with the shapes of their values."""

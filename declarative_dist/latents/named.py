@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from declarative_dist.errors import Code, ConstraintError, did_you_mean, shorten
+from declarative_dist.errors import Code, ConstraintError, did_you_mean, first_line, shorten
+from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import as_tensor
 
 Values = dict[str, Tensor]
@@ -131,8 +133,8 @@ def is_floating(value: object) -> TypeGuard[Tensor]:
 
 def as_value(
     value: object,
-    dtype: torch.dtype,
-    device: torch.device,
+    dtype: torch.dtype | None,
+    device: torch.device | None,
     subject: str,
     code: Code = "wrong-argument",
 ) -> Tensor:
@@ -160,3 +162,22 @@ def check_shape(value: Tensor, lead: torch.Size, event_shape: torch.Size, subjec
         expected = f"shape (*sample, *batch, *event), here {tuple(shape)}"
         fix = "Give every site the same sample shape in front."
         raise ConstraintError(subject, expected, shorten(value), fix, code="wrong-shape")
+
+
+def score_in_support(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
+    """The log density of values, where the distribution has one.
+
+    Raises:
+        ConstraintError: naming the first value outside its support.
+    """
+    try:
+        return distribution.log_prob(value)
+    except ValueError as error:
+        raise ConstraintError(
+            subject,
+            f"a value in the support of {type(distribution).__name__}, "
+            f"{shorten(distribution.support)}",
+            first_outside(distribution, value) or first_line(error),
+            "Remove such values, or choose a distribution that has a density there.",
+            code="outside-support",
+        ) from error

@@ -62,16 +62,11 @@ def tail_shape(log_values: Tensor) -> Tensor:
     Args:
         log_values: their logarithms, of shape `(num_samples, *columns)`.
     """
-    ordered = log_values.double().sort(0).values
+    ordered = log_values.double().nan_to_num(-math.inf).sort(0).values
     log_share = ordered[-1] - ordered.logsumexp(0)
     return _fit_tail(ordered - ordered[-1])[2].minimum(
         1 + log_share / math.log(max(len(ordered), 2))
     )
-
-
-def tail_size(num_samples: int) -> int:
-    """How many of the largest weights are the tail."""
-    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
 
 def _quantile(ranks: Tensor, shape: Tensor) -> Tensor:
@@ -87,7 +82,7 @@ def _fit_tail(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Returns:
         The logarithms of the tail, the number that it begins at, and shape and scale.
     """
-    count = tail_size(len(ordered))
+    count = math.ceil(min(len(ordered) / 5, 3 * math.sqrt(len(ordered))))
     tail = ordered[-count:]
     lowest = math.log(torch.finfo(ordered.dtype).tiny)
     floor = ordered[-count - 1].clamp_min(lowest).exp()

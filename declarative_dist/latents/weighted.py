@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, NonFiniteError, check_count, shorten
-from declarative_dist.latents.named import Values, check_shape
+from declarative_dist.latents.named import Values, as_value, check_shape
 from declarative_dist.latents.pareto import smooth, tail_shape
-from declarative_dist.plain.tensors import as_tensor
 
 UNSETTLED = "The search for the best guide did not settle."
 """A doubt that leaves no trust in draws, whatever their weights are."""
@@ -80,17 +78,26 @@ class WeightedDraws:
         notes: Sequence[str] = (),
         dims: Mapping[str, Sequence[str | None]] | None = None,
     ) -> None:
-        log_weights = _as_tensor(log_weights, "WeightedDraws.log_weights")
+        log_weights = as_value(log_weights, None, None, "WeightedDraws.log_weights")
         if log_weights.ndim == 0 or len(log_weights) < _FEWEST:
             expected, got = f"the weights of {_FEWEST} draws or more", shorten(log_weights)
             raise ConstraintError("WeightedDraws.log_weights", expected, got, code="wrong-shape")
         self.values: Values = {}
         for name, value in values.items():
             subject = f"WeightedDraws.{name}"
-            tensor = self.values[name] = _as_tensor(value, subject)
+            tensor = self.values[name] = as_value(value, None, None, subject)
             check_shape(tensor, log_weights.shape, tensor.shape[log_weights.ndim :], subject)
-            _check_draws(tensor, subject)
-        _check_weights(log_weights)
+            said = "draws that are numbers", "NaN", "Look at the values."
+            _check_numbers(tensor.isnan(), subject, *said)
+        _check_numbers(
+            log_weights.isnan() | (log_weights == math.inf), "WeightedDraws",
+            "finite log densities", "NaN or infinity", "Look at log_joint(guide.sample((1000,))).",
+        )  # fmt: skip
+        _check_numbers(
+            log_weights.isinf() & log_weights.isinf().all(0), "WeightedDraws",
+            "a target with mass where the draws are", "minus infinity",
+            "The target's support excludes the draws: compare their constraints.",
+        )  # fmt: skip
         self.log_weights = log_weights
         self.doubts, self.notes = tuple(doubts), tuple(notes)
         self.dims = dict(dims or {})
@@ -121,7 +128,7 @@ class WeightedDraws:
         Returns:
             By site `(*batch, *event)`, with the shape of the probabilities in front.
         """
-        ranks = _as_tensor(probability, "WeightedDraws.quantile").double()
+        ranks = as_value(probability, None, None, "WeightedDraws.quantile").double()
         if not ((ranks >= 0) & (ranks <= 1)).all():
             raise ConstraintError(
                 "WeightedDraws.quantile", "probabilities from 0 to 1", shorten(probability),
@@ -135,14 +142,17 @@ class WeightedDraws:
         Stratified, in random order: a draw comes about as often as its weight asks for.
         """
         count = check_count("WeightedDraws.resample(num_samples)", num_samples)
-        edges = self.weights.movedim(0, -1).cumsum(-1)
-        lead = (*edges.shape[:-1], count)
+        lead = (*self.weights.shape[1:], count)
         places = (torch.arange(count) + torch.rand(lead, dtype=torch.float64)) / count
-        places = places[..., torch.randperm(count)].to(edges)
-        index = torch.searchsorted(edges, places * edges[..., -1:]).movedim(-1, 0)
-        index = index.clamp_max(self.num_samples - 1)
-        return {n: v.gather(0, self._like(index, v).expand(count, *v.shape[1:])) for n, v in
-                self.values.items()}  # fmt: skip
+        index = self._draw_at(places[..., torch.randperm(count)])
+        return {
+            name: value.gather(0, self._like(index, value).expand(count, *value.shape[1:]))
+            for name, value in self.values.items()
+        }
+
+    def _draw_at(self, ranks: Tensor) -> Tensor:
+        """The draws where sums of weights reach ranks `(*batch, count)`: `(count, *batch)`."""
+        return _places(self.weights.movedim(0, -1), ranks.to(self.weights)).movedim(-1, 0)
 
     def transform(self, /, **functions: Callable[[Values], Tensor]) -> Self:
         """These draws with derived quantities beside the sites.
@@ -164,15 +174,12 @@ class WeightedDraws:
         """
         values = dict(self.values)
         for name, function in functions.items():
-            subject, expected = f"WeightedDraws.transform({name}=)", "a function of the draws"
-            if name in values:
-                fix = "Choose another name."
-                raise ConstraintError(subject, "a new name", f"{name!r}", fix, code="name-taken")
-            if not callable(function):
+            if name in values or not callable(function):
+                subject = f"WeightedDraws.transform({name}=)"
+                expected = "a function of the draws, under a new name"
+                got = repr(name) if name in values else shorten(function)
                 fix = 'Write transform(period=lambda values: 1 / values["rate"]).'
-                raise ConstraintError(
-                    subject, expected, shorten(function), fix, code="wrong-argument"
-                )
+                raise ConstraintError(subject, expected, got, fix, code="name-taken")
             values[name] = function(dict(values))
         said = {"doubts": self.doubts, "notes": self.notes}
         return type(self)(values, self.log_weights, dims=self.dims, **said)
@@ -186,34 +193,30 @@ class WeightedDraws:
         with "unreliable", where k-hat is above 0.6, an error above 10 %, few draws count, or the
         search for a guide has not settled.
         """
-        shapes, means, sds = self._worst_tail(), self._worst_error(1), self._worst_error(2)
+        tail, means, sds = self._worst()
         figures = (
             f"k-hat {self.k_hat:.2f}, worth {self.ess:.0f} of {self.num_samples} draws, means to "
             f"{means[0]:.2g} sd, sds to {sds[0]:.1%}"
         )
         limit = min(1 - 1 / math.log10(max(self.num_samples, 11)), _BAD_SHAPE)
-        rough = max(means[0], sds[0])
+        rough, worst = max(means, sds)
         said = list(self.doubts)
         misses = self.k_hat >= limit or self.ess < _FEW * self.num_samples
-        is_bad = misses or not rough < _ROUGH or UNSETTLED in self.doubts
-        if shapes[0] >= _HEAVY_SQUARES and self.k_hat < limit:
-            rest = "." if is_bad else ": trust its quantiles, not its mean and sd."
-            tail = f"a heavy tail (k-hat {shapes[0]:.2f} of its squares)"
-            said.append(f"The spread of {shapes[1]} has {tail}{rest}")
-        if is_bad:
-            word = "unreliable"
-            if misses or UNSETTLED not in self.doubts:
-                said.append(
-                    "The draws miss part of the target: use other coordinates, more draws, or a "
-                    "sampler."
-                )
-        elif self.k_hat < _GOOD_SHAPE and rough <= _SURE and not said:
-            word = "good"
-        else:
-            word = "usable, not good"
-            if rough > _SURE:
-                worst = means[1] if means[0] > sds[0] else sds[1]
-                said.append(f"{worst} is known least: make more draws.")
+        is_bad = misses or not rough < _ROUGH or UNSETTLED in said
+        if tail[0] >= _HEAVY_SQUARES and self.k_hat < limit:
+            said.append(
+                f"The spread of {tail[1]} has a heavy tail (k-hat {tail[0]:.2f} of its squares): "
+                "trust its quantiles, not its mean and sd."
+            )
+        if is_bad and (misses or UNSETTLED not in said):
+            said.append(
+                "The draws miss part of the target: use other coordinates, more draws, or a "
+                "sampler."
+            )
+        elif not is_bad and rough > _SURE:
+            said.append(f"{worst} is known least: make more draws.")
+        word = "usable, not good" if said or self.k_hat >= _GOOD_SHAPE else "good"
+        word = "unreliable" if is_bad else word
         return " ".join([f"{word}: {figures}.", *said, *self.notes])
 
     def __len__(self) -> int:
@@ -245,111 +248,50 @@ class WeightedDraws:
 
     def _quantile(self, value: Tensor, ranks: Tensor) -> Tensor:
         ordered, order = value.sort(0)
-        weights = self._like(self.weights, value).expand_as(value).gather(0, order)
-        middles = (weights.cumsum(0) - weights / 2).movedim(0, -1).contiguous()
-        lead = middles.shape[:-1]
-        asked = ranks.reshape(-1).expand(*lead, ranks.numel()).contiguous()
-        # Draws of weight zero are no part of the target, at either end.
-        has_weight = weights.movedim(0, -1) > 0
-        lowest = middles.masked_fill(~has_weight, torch.inf).amin(-1, keepdim=True)
-        highest = middles.masked_fill(~has_weight, -torch.inf).amax(-1, keepdim=True)
-        asked = asked.clamp(lowest, highest).contiguous()
-        upper = torch.searchsorted(middles, asked).clamp(1, self.num_samples - 1)
-        ends = middles.gather(-1, upper - 1), middles.gather(-1, upper)
-        share = ((asked - ends[0]) / (ends[1] - ends[0])).nan_to_num(0.5).clamp(0.0, 1.0)
-        ordered = ordered.movedim(0, -1)
-        low, high = ordered.gather(-1, upper - 1), ordered.gather(-1, upper)
-        found = torch.lerp(low.double(), high.double(), share).to(value.dtype)
-        return found.movedim(-1, 0).reshape((*ranks.shape, *lead))
+        weights = self._like(self.weights, value).expand_as(value).gather(0, order).movedim(0, -1)
+        asked = ranks.reshape(-1).expand(*weights.shape[:-1], ranks.numel())
+        found = ordered.movedim(0, -1).gather(-1, _places(weights, asked))
+        return found.movedim(-1, 0).reshape((*ranks.shape, *weights.shape[:-1]))
 
-    def _squares(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-        """By site: draws less their mean, with one dimension of entries; variance; who moves."""
+    def _worst(self) -> list[tuple[float, str]]:
+        """The heaviest tail of squares, the largest errors of mean and sd, and whose they are.
+
+        Tails are those of weighted squares, heavy where draws are too narrow, and of as many draws
+        of equal weight, heavy where the target's are. Errors are in sds, and relative to them.
+        """
+        found = [[(0.0, "")], [(0.0, "")], [(0.0, "")]]
+        count = self.num_samples
+        middles = (torch.arange(count) + 0.5).expand(*self.weights.shape[1:], count) / count
+        index = self._draw_at(middles)[..., None]
         for name, value in self._floating():
             wide = value.detach().double()
             centred = (wide - self._sum(wide)).reshape(*self.weights.shape, -1)
-            variance = (self.weights[..., None] * centred.square()).sum(0)
-            scale = wide.abs().amax(0).reshape(variance.shape)
-            yield name, centred, variance, variance.sqrt() > 1e-12 * scale
-
-    def _worst_tail(self) -> tuple[float, str]:
-        """The largest shape of the tails of squares, and whose it is.
-
-        Of weighted ones, whose tail is heavy where draws are too narrow, and of as many draws of
-        equal weight, whose tail is heavy where the target's is.
-        """
-        found = [(0.0, "")]
-        edges = self.weights.movedim(0, -1).cumsum(-1).contiguous()
-        places = ((torch.arange(self.num_samples).to(edges) + 0.5) / self.num_samples).expand(
-            edges.shape
-        )
-        index = torch.searchsorted(edges, places.contiguous()).movedim(-1, 0)
-        index = index.clamp_max(self.num_samples - 1)[..., None]
-        for name, centred, variance, moves in self._squares():
-            squares = centred.square().log()
-            equal = squares.gather(0, index.to(squares.device).expand_as(squares))
-            logs = torch.stack([self.weights.log()[..., None] + squares, equal], 1)
-            shapes = tail_shape(logs.nan_to_num(-math.inf)).amax(0).masked_fill(~moves, -math.inf)
-            found.append(self._largest(name, shapes.reshape(variance.shape)))
-        return max(found)
-
-    def _worst_error(self, power: int) -> tuple[float, str]:
-        """The largest standard error of means (power 1) or sds (2), in sds, and whose it is."""
-        found = [(0.0, "")]
-        for name, centred, variance, moves in self._squares():
-            excess = centred if power == 1 else centred.square() - variance
-            error = (self.weights.square()[..., None] * excess.square()).sum(0).sqrt()
-            relative = error / variance.sqrt() if power == 1 else error / (2 * variance)
-            found.append(self._largest(name, relative.masked_fill(~moves, 0.0)))
-        return max(found)
-
-    def _largest(self, name: str, entries: Tensor) -> tuple[float, str]:
-        if not entries.numel():
-            return (0.0, "")
-        value, at = entries.flatten().max(0)
-        event = self.values[name].shape[1:]
-        index = [int(i) for i in torch.unravel_index(at, event)] if event else []
-        return float(value), f"{name}{index}" if index else name
+            weights, squares = self.weights[..., None].to(wide), centred.square()
+            variance = (weights * squares).sum(0)
+            equal = squares.gather(0, index.to(wide.device).expand_as(squares))
+            logs = torch.stack([(weights * squares).log(), equal.log()], 1)
+            error = (weights * centred).square().sum(0).sqrt() / variance.sqrt()
+            error_of_sd = (weights * (squares - variance)).square().sum(0).sqrt() / (2 * variance)
+            moves = variance.sqrt() > 1e-12 * wide.abs().amax(0).reshape(variance.shape)
+            for best, each in zip(
+                found, (tail_shape(logs).amax(0), error, error_of_sd), strict=True
+            ):
+                size, at = each.where(moves, 0.0).flatten().max(0) if moves.any() else (0.0, 0)
+                event = value.shape[1:]
+                place = [int(i) for i in torch.unravel_index(torch.as_tensor(at), event)]
+                best.append((float(size), f"{name}{place}" if place else name))
+        return [max(each) for each in found]
 
 
-def _as_tensor(value: Any, subject: str) -> Tensor:
-    try:
-        return as_tensor(value)
-    except (TypeError, ValueError) as error:
-        expected, fix = "a tensor, or numbers", f"It says: {error}."
-        raise ConstraintError(
-            subject, expected, shorten(value), fix, code="wrong-argument"
-        ) from error
+def _places(weights: Tensor, ranks: Tensor) -> Tensor:
+    """Where sums of weights `(*batch, draws)` reach ranks `(*batch, count)`, never at a zero."""
+    sums = weights.double().cumsum(-1).contiguous()
+    asked = (ranks.double() * sums[..., -1:]).clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.searchsorted(sums, asked.contiguous()).clamp_max(sums.shape[-1] - 1)
 
 
-def _check_draws(value: Tensor, subject: str) -> None:
-    """Refuse draws that are no numbers, with or without a weight.
-
-    Raises:
-        NonFiniteError: saying how many.
-    """
-    impossible = int(value.isnan().sum())
-    if impossible:
-        got = f"NaN at {impossible} of {value.numel()} numbers"
-        raise NonFiniteError(subject, "draws that are numbers", got, "Look at the values.")
-
-
-def _check_weights(log_weights: Tensor) -> None:
-    """Refuse weights that are no numbers, or all zero.
-
-    Raises:
-        NonFiniteError: saying how many.
-    """
-    impossible = int((log_weights.isnan() | (log_weights == math.inf)).sum())
-    if impossible:
-        raise NonFiniteError(
-            "WeightedDraws", "finite log densities",
-            f"NaN or infinity at {impossible} of {log_weights.numel()} draws",
-            "Look at log_joint(guide.sample((1000,))).",
-        )  # fmt: skip
-    if log_weights.isinf().all(0).any():
-        raise NonFiniteError(
-            "WeightedDraws", "a target with mass where the draws are",
-            "minus infinity at every draw",
-            "The target's support excludes the draws: compare their constraints.",
-            code="guide-mismatch",
-        )  # fmt: skip
+def _check_numbers(is_bad: Tensor, subject: str, expected: str, what: str, fix: str) -> None:
+    """Refuse draws or weights that are no numbers, with or without a weight."""
+    if is_bad.any():
+        got = f"{what} at {int(is_bad.sum())} of {is_bad.numel()}"
+        raise NonFiniteError(subject, expected, got, fix)

@@ -10,20 +10,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, check_count, did_you_mean, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    ExplainedError,
+    check_count,
+    did_you_mean,
+    first_line,
+    shorten,
+)
 from declarative_dist.families.comparison import COUNT, Index
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
+from declarative_dist.families.variational import Variational
 from declarative_dist.fields.given import call_names
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import describe_learned_ends
-from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score
+from declarative_dist.latents.density import check_density
+from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score, map_draws
 from declarative_dist.objectives.likelihood import dims_of_one
 from declarative_dist.objectives.posterior import NegativeLogPosterior
 from declarative_dist.objectives.terms import add_terms, density_of_contexts
@@ -32,17 +40,12 @@ from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.posteriors.targets import (
-    as_density,
     as_guide,
     as_target,
-    check_density,
     check_match,
     current_of,
-    explain,
     holds_its_data,
     over_draws,
-    owner_of,
-    site_without_density,
     takes_batch,
 )
 from declarative_dist.randomness import same_random_numbers
@@ -89,30 +92,25 @@ class VariationalBound(AtomicState, ABC):
         self.vectorize = vectorize
         self.guide = as_guide(guide, f"{name}(guide=)")
         self.log_joint = target
-        owner = owner_of(target)
-        if owner is not None:
-            self.model = owner
+        owner = getattr(target, "__self__", None)
+        if isinstance(owner, nn.Module) and not isinstance(target, nn.Module):
+            self.model = owner  # whose method the target is: its parameters are the target's
         self._takes_batch = takes_batch(self.guide)
-        self._has_open_ends = self._takes_batch  # until a context says whether they are learned
         self._dims = dims_of_one(self.guide)
         current = self._at_start()
-        if current is not None:
-            check_match(target, current, self.guide, f"{name}(guide=)")
+        self._is_known = current is not None
+        if self._is_known:
+            check_match(target, current, f"{name}(guide=)")
             estimator = self._choose(estimator, current).name
         self.estimator = estimator
 
     def _at_start(self) -> Any:
         """The guide's distribution, as far as it is known before there is a batch."""
-        if not self._takes_batch:
-            return current_of(self.guide)
         guide: Any = self.guide
-        is_known = isinstance(guide, Joint) or (
-            isinstance(guide, Conditional) and isinstance(guide.__declaration__.base, type)
-        )
-        if not is_known:
-            return None
-        with torch.no_grad():
-            return guide.at_start()
+        if not self._takes_batch:
+            return current_of(guide)
+        has_class = isinstance(guide, Conditional) and isinstance(guide.__declaration__.base, type)
+        return guide.at_start() if has_class or isinstance(guide, Joint) else None
 
     def _choose(self, name: str | None, current: Any) -> Pathwise | Score:
         """The estimator of a name, or the one that suits a distribution."""
@@ -120,33 +118,26 @@ class VariationalBound(AtomicState, ABC):
             return ESTIMATORS["stl"]
         if name is None:
             name = "pathwise" if is_reparametrised(current) else "score"
-        estimator = ESTIMATORS[name]
-        if estimator.needs_rsample and not is_reparametrised(current):
-            raise ConstraintError(
-                f"{type(self).__name__}(estimator=)",
-                "'score', since the guide has no reparametrised sampler",
-                repr(name),
-                "Leave it out, or choose a guide whose draws carry gradients.",
-                code="biased-gradient",
-            )
+        estimator, wanted = ESTIMATORS[name], ""
         moving = "" if name == "pathwise" else describe_learned_ends(current)
-        if moving:
+        if estimator.needs_rsample and not is_reparametrised(current):
+            wanted = "'score', since the guide has no reparametrised sampler"
+        elif moving:
+            wanted = f"'pathwise', since the support of the guide's {moving} moves as it learns"
+        if wanted:
             raise ConstraintError(
                 f"{type(self).__name__}(estimator=)",
-                f"'pathwise', since the support of the guide's {moving} moves with its parameters",
+                wanted,
                 f"{name!r}, whose gradient would be biased",
-                "Or freeze the ends of the support.",
+                "Leave it out, or freeze the ends of the support.",
                 code="biased-gradient",
             )
         return estimator
 
     def _draw(self, current: Any) -> tuple[Pathwise | Score, Any, Tensor]:
         """The estimator, draws of the guide's distribution, and their log densities."""
-        is_open = self._has_open_ends and not is_compiling()
-        if self.estimator is None or isinstance(current, Distribution) or is_open:
+        if self.estimator is None or not self._is_known or isinstance(current, Distribution):
             estimator = self._choose(self.estimator, current)
-            if is_open and torch.is_grad_enabled():  # without gradients nothing is learned
-                self._has_open_ends = False
         else:
             estimator = ESTIMATORS[self.estimator]
         draws, log_q = estimator.draws(current, self.guide, self.num_samples)
@@ -216,29 +207,44 @@ class VariationalBound(AtomicState, ABC):
         self, batch: tuple[Any, ...], given: Mapping[str, Any], log_q: Tensor, current: Any = None
     ) -> Callable[[Any], Tensor]:
         """The target as a function of draws, found to have the shape of the guide's density."""
-        log_joint = self.log_joint
+        log_joint, name = self.log_joint, type(self).__name__
         if (batch or given) and holds_its_data(log_joint):
-            self._check_batch(batch)
+            if not self._takes_batch:
+                raise ConstraintError(
+                    f"{name}(batch)",
+                    f"none, since {type(log_joint).__name__} is a density of the draws alone",
+                    f"{len(batch)} arguments",
+                    "Hold data with joint.condition(...), or give a function of (sample, *batch).",
+                    code="unused-argument",
+                )
             batch, given = (), {}
-        name = type(self).__name__
         keywords = self._keywords_of_target(given)
 
         def density(draws: Any) -> Tensor:
-            target: Callable[..., Any] = as_density(log_joint, draws, log_q, name)
+            target: Callable[..., Any] = log_joint
             if self._is_of_contexts:
                 target = density_of_contexts(log_joint, self.total_size)
+            elif isinstance(log_joint, (Variational, Joint)):
+                target = log_joint.log_prob
             target = partial(target, **keywords) if keywords else target
             target = over_draws(target) if self.vectorize else target
             try:
                 log_p = target(draws, *batch)
             except ValueError as error:
-                raise explain(error, name) from error
+                if isinstance(error, ExplainedError):
+                    raise
+                raise ConstraintError(
+                    f"{name}.log_joint",
+                    "a log density at every draw of the guide",
+                    first_line(error).removesuffix(", but found invalid values:"),
+                    "Choose a guide whose draws lie inside the support of the target.",
+                    code="guide-mismatch",
+                ) from error
             if self.total_size is not None and not self._is_of_contexts:
                 log_p = log_p if isinstance(log_p, tuple) else (log_p,)
             if isinstance(log_p, tuple):
                 log_p = add_terms(log_p, current, log_q, name)
-            check_density(log_p, log_q, self.vectorize, name)
-            return log_p
+            return check_density(log_p, log_q.shape, f"{name}.log_joint")
 
         return density
 
@@ -265,9 +271,8 @@ class VariationalBound(AtomicState, ABC):
                 def density_at(index: Index) -> dict[str, Tensor]:
                     at = index[0]
                     rows = [at] if isinstance(at, int) else at
-                    is_one = isinstance(draws, Tensor)
-                    picked = draws[rows] if is_one else {n: v[rows] for n, v in draws.items()}
-                    log_p = self._density(batch, given, log_q[rows], current)(picked)
+                    density = self._density(batch, given, log_q[rows], current)
+                    log_p = density(map_draws(draws, lambda value: value[rows]))
                     return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
 
                 check_target(density_at, self)
@@ -323,21 +328,10 @@ class VariationalBound(AtomicState, ABC):
         with torch.no_grad(), same_random_numbers():
             current = self._current(batch, given)
             draws, log_q = ESTIMATORS["score"].draws(current, guide, 100)
-            density = self._density(batch, given, log_q, current)
-            found = site_without_density(density, draws)
-        share, by, sites = found.partition(", by the values of ")
-        told = f"The target has no finite log density at {share} of the guide{by}{sites}."
-        return told if found else ""
-
-    def _check_batch(self, batch: tuple[Any, ...]) -> None:
-        if not self._takes_batch:
-            raise ConstraintError(
-                f"{type(self).__name__}(batch)",
-                f"none, since {type(self.log_joint).__name__} is a density of the draws alone",
-                f"{len(batch)} arguments",
-                "Hold data with joint.condition(...), or give a function of (sample, *batch).",
-                code="unused-argument",
-            )
+            log_p = self._density(batch, given, log_q, current)(draws)
+        count = int(log_p.isfinite().logical_not().reshape(100, -1).any(1).sum())
+        where = f"{count} of 100 draws of the guide"
+        return f"The target has no finite log density at {where}." if count else ""
 
     def extra_repr(self) -> str:
         """How draws are made, and a target that is no module."""

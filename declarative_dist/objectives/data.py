@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.errors import ConstraintError, first_line, shorten
+from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.families.probe import evaluating
-from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import as_value, check_names
 from declarative_dist.objectives.weights import (
@@ -21,93 +21,60 @@ from declarative_dist.objectives.weights import (
     floating_tensors,
     typical_tensor,
 )
-from declarative_dist.plain.supports import first_outside
 
 
-def score_contexts(
+def score_joint(
     joint: Joint, batch: tuple[Any, ...], weights: Any, given: Mapping[str, Any], subject: str
 ) -> Scores:
-    """The log densities of data by site, for each context.
+    """The log densities of data by site: those of independent copies, or for each context.
 
     Args:
-        joint: a joint of a context.
-        batch: the context, and behind it the data, a dict by site; or the context alone.
-        weights: how much each context counts.
+        joint: a joint, of a context or of none.
+        batch: the context, if any, and behind it the data, a dict by site.
+        weights: how much each datum, or context, counts.
         given: keywords of the context, and data by site if the batch has none.
         subject: whom an error is about.
     """
-    sites = [name for name, field in joint.__declaration__.fields.items() if field.is_site]
-    data = {name: value for name, value in given.items() if name in sites}
-    keywords = {name: value for name, value in given.items() if name not in sites}
+    has_context = predicted_kind(joint) is not None
+    data: dict[str, Any] = {}
     if batch and isinstance(batch[-1], Mapping):
-        *batch, data = *batch[:-1], {**batch[-1], **data}  # type: ignore[assignment]
+        *batch, data = *batch[:-1], dict(batch[-1])  # type: ignore[assignment]
+    elif not has_context:
+        got = shorten(batch[-1]) if batch else "none"
+        raise ConstraintError(subject, "a dict of data by site", got, code="wrong-data")
+    if has_context:
+        sites = [name for name, field in joint.__declaration__.fields.items() if field.is_site]
+        data |= {name: value for name, value in given.items() if name in sites}
+        given = {name: value for name, value in given.items() if name not in sites}
     if weights is not None:
-        check_contexts((*batch, *keywords.values()), subject)
-    snapshot = joint(*batch, **keywords)
-    shared = [name for name in snapshot.sites if name not in snapshot.local]
-    if shared:
-        expected, got = "sites that all follow from the context", f"also {', '.join(shared)}"
+        check_contexts((*batch, *given.values()), subject)
+    current = joint(*batch, **given)
+    if has_context and len(current.local) < len(current.sites):
+        shared = ", ".join(name for name in current.sites if name not in current.local)
+        expected, got = "sites that all follow from the context", f"also {shared}"
         fix = "Make them Params, or fit them with NegativeELBO(log_joint, guide, total_size=...)."
         raise ConstraintError(subject, expected, got, fix, code="wrong-data")
-    scores = score_by_site(joint, data, weights, subject, snapshot)
-    if scores.numbers.shape != snapshot.batch_shape:
-        expected = f"a value for each context, {tuple(snapshot.batch_shape)} of them"
-        got, fix = f"{tuple(scores.numbers.shape)}", "Give both the same batch dimensions."
-        raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
-    return Scores(scores.numbers, 0, 0, scores.weights)
-
-
-def score_by_site(
-    joint: Joint,
-    data: Any,
-    weights: Any,
-    subject: str,
-    snapshot: JointDistribution | None = None,
-) -> Scores:
-    """The log densities of data by site; those of a context under its own snapshot."""
-    if not isinstance(data, Mapping):
-        raise ConstraintError(subject, "a dict of data by site", shorten(data), code="wrong-data")
-    values = dict(data)
     for site, value in data.items():
-        where = f"{subject}.{site}"
         if isinstance(value, Tensor):
-            _check_tensor(value, joint, where)
+            _check_tensor(value, joint, f"{subject}.{site}")
         elif weights is not None:
-            values[site] = as_data(value, joint, where)
-    copies = torch.Size() if snapshot is not None else vars(joint)["_copies"]
-    snapshot = joint() if snapshot is None else snapshot
+            data[site] = as_data(value, joint, f"{subject}.{site}")
+    copies = torch.Size() if has_context else vars(joint)["_copies"]
     if weights is not None:
-        check_names(snapshot.owner, values, snapshot.sites)
-        name = next(iter(snapshot.sites))  # which depends on no other
-        own = len(copies + snapshot.distribution_of(name, {}).event_shape)
-        first = values[name]
-        weights = Weights(
-            weights, first.shape[: first.ndim - own], copies, joint, f"{subject}(weights=)"
-        )
-        values = {name: weights.replace(value) for name, value in values.items()}
-    scores = snapshot.log_prob(values)
+        check_names(current.owner, data, current.sites)
+        name = next(iter(current.sites))  # which depends on no other
+        own = len(copies + current.distribution_of(name, {}).event_shape)
+        shape = data[name].shape[: data[name].ndim - own]
+        weights = Weights(weights, shape, copies, joint, f"{subject}(weights=)")
+        data = {name: weights.replace(value) for name, value in data.items()}
+    scores = current.log_prob(data)
     if scores.numel() == 0:
         raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")
+    if has_context and scores.shape != current.batch_shape:
+        expected = f"a value for each context, {tuple(current.batch_shape)} of them"
+        got, fix = f"{tuple(scores.shape)}", "Give both the same batch dimensions."
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
     return Scores(scores, len(copies), len(copies), weights)
-
-
-def score_data(distribution: Distribution, value: Tensor, subject: str) -> Tensor:
-    """Log densities of data in the support of a distribution.
-
-    Raises:
-        ConstraintError: naming the first datum outside.
-    """
-    try:
-        return distribution.log_prob(value)
-    except ValueError as error:
-        said = first_outside(distribution, value) or first_line(error)
-        raise ConstraintError(
-            subject,
-            f"data in the support of the distribution, {shorten(distribution.support)}",
-            said,
-            "Remove such data, or choose a distribution that has a density there.",
-            code="outside-support",
-        ) from error
 
 
 def as_data(value: object, module: nn.Module, subject: str) -> Tensor:
@@ -132,44 +99,58 @@ def _check_tensor(value: Tensor, module: nn.Module, subject: str) -> None:
     if value.dtype == like.dtype and value.device == like.device:
         return
     tensors = list(floating_tensors(module))
-    if all(value.device != tensor.device for tensor in tensors):
+    is_near = any(value.device == tensor.device for tensor in tensors)
+    is_alike = not value.is_complex() and (
+        not value.is_floating_point() or any(value.dtype == tensor.dtype for tensor in tensors)
+    )
+    if not (is_near and is_alike):
         raise ConstraintError(
             subject,
-            f"data on {like.device}",
-            f"data on {value.device}",
-            f"Write data.to({str(like.device)!r}), or move the module.",
-            code="dtype-or-device",
-        )
-    if value.is_complex() or (
-        value.is_floating_point() and all(value.dtype != tensor.dtype for tensor in tensors)
-    ):
-        raise ConstraintError(
-            subject,
-            f"data in {like.dtype}",
-            f"data in {value.dtype}",
-            f"Write data.to({like.dtype}), or module.to({value.dtype}).",
+            f"data in {like.dtype} on {like.device}",
+            f"data in {value.dtype} on {value.device}",
+            f"Write data.to({like.dtype}) and data.to({str(like.device)!r}), or move the module.",
             code="dtype-or-device",
         )
 
 
-def check_data(value: Tensor, distribution: Distribution, subject: str) -> None:
-    """Refuse data that would broadcast over independent problems, or the other way round."""
+def check_values(
+    value: Tensor, distribution: Distribution, own: int, is_predicted: bool, subject: str
+) -> None:
+    """Refuse data that would broadcast over independent problems or contexts, or they over it.
+
+    Args:
+        value: the data.
+        distribution: what scores it.
+        own: how many batch dimensions one prediction of a `Conditional` has.
+        is_predicted: whether the distribution is that of a `Conditional`.
+        subject: whom an error is about.
+    """
     batch, event = distribution.batch_shape, distribution.event_shape
-    whole = (*batch, *event)
+    whole = batch + event
     lead = value.ndim - len(whole)
-    fits = lead >= (1 if batch else 0) and value.shape[value.ndim - len(event) :] == event
-    given = value.shape[lead : lead + len(batch)] if fits else ()
-    if not fits or any(size not in (1, own) for size, own in zip(given, batch, strict=True)):
-        shapes = ", ".join(("n", *map(str, whole)))
-        everyone = ", ".join(("n", *("1" for _ in batch), *map(str, event)))
-        also = f", or ({everyone}) for data that all independent problems see" if batch else ""
-        raise ConstraintError(
-            subject,
-            f"data of shape (n, *batch, *event) = ({shapes}){also}",
-            f"shape {tuple(value.shape)}",
-            "Give the data these dimensions.",
-            code="wrong-shape",
-        )
+    fix = "Give the data these dimensions."
+    if is_predicted and len(batch) > own:
+        fits = value.shape == whole
+        expected = f"a value for each context, of shape (*batch, *event) = {tuple(whole)}"
+        fix = "Give both the same batch dimensions, and declare event_dim for those of one value."
+        if whole == (*value.shape, 1):
+            fix = (
+                "Of (n, 1) for a scalar head the 1 is a batch dimension: let the network, or what "
+                "is given, end in squeeze(-1), or write in_features= for a layer."
+            )
+    else:
+        least = 1 if batch and not is_predicted else 0
+        sizes = zip(value.shape[max(lead, 0) :], whole, strict=False)
+        fits = lead >= least and all(size == full for size, full in sizes)
+        everyone = value.shape[lead:] == (*(1 for _ in batch), *event)
+        fits = fits or (lead >= least and everyone)
+        shape = ", ".join(("n", *map(str, whole)))
+        expected = f"data of shape (n, *batch, *event) = ({shape})"
+        if batch:
+            expected += ", or with 1 in place of batch for data that all problems see"
+    if not fits:
+        got = f"shape {tuple(value.shape)}"
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
 
 
 def check_order(
@@ -196,29 +177,6 @@ def check_order(
         raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
 
 
-def check_predicted(value: Tensor, distribution: Distribution, own: int, subject: str) -> None:
-    """Refuse values that are not one for each context."""
-    batch = distribution.batch_shape
-    whole = torch.Size((*batch, *distribution.event_shape))
-    is_shared = len(batch) == own  # no context has a batch of its own
-    if value.shape != whole and not (
-        is_shared and value.shape[max(value.ndim - len(whole), 0) :] == whole
-    ):
-        fix = "Give both the same batch dimensions, and declare event_dim for those of one value."
-        if whole == (*value.shape, 1):
-            fix = (
-                "Of (n, 1) for a scalar head the 1 is a batch dimension: let the network, or what "
-            )
-            fix += "is given, end in squeeze(-1), or write in_features= for a layer."
-        raise ConstraintError(
-            subject,
-            f"a value for each context, of shape (*batch, *event) = {tuple(whole)}",
-            f"shape {tuple(value.shape)}",
-            fix,
-            code="wrong-shape",
-        )
-
-
 def check_scores(
     scores: Any, batch: tuple[Any, ...], copies: torch.Size, is_whole: bool, subject: str
 ) -> None:
@@ -230,24 +188,23 @@ def check_scores(
     lead = () if is_whole else ("n",)
     shape = ", ".join((*lead, *map(str, copies)))
     what = "for all data, as total_size=None says" if is_whole else "per datum"
-    expected = f"a floating-point tensor of shape ({shape}), a log likelihood {what}"
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        dtype = f" of {scores.dtype}" if isinstance(scores, Tensor) else ""
-        raise ConstraintError(subject, expected, f"{shorten(scores)}{dtype}", code="failed-method")
-    # A list, because to hash a size is to fix it in a compiled graph.
-    tensors = () if is_whole else batch
-    counts = [data.shape[0] for data in tensors if isinstance(data, Tensor) and data.ndim]
-    fits = scores.ndim == len(lead) + len(copies) and scores.shape[len(lead) :] == copies
-    if not fits or (counts and scores.shape[0] not in counts):
+    got = f"{shorten(scores)}{f' of {scores.dtype}' if isinstance(scores, Tensor) else ''}"
+    fits = isinstance(scores, Tensor) and scores.is_floating_point()
+    if fits:
+        # A list, because to hash a size is to fix it in a compiled graph.
+        tensors = () if is_whole else batch
+        counts = [data.shape[0] for data in tensors if isinstance(data, Tensor) and data.ndim]
+        fits = scores.ndim == len(lead) + len(copies) and scores.shape[len(lead) :] == copies
+        fits = fits and (not counts or scores.shape[0] in counts) and scores.numel() > 0
         sizes = f" for data of {' or '.join(map(str, sorted(set(counts))))}" if counts else ""
+        got = f"shape {tuple(scores.shape)}{sizes}"
+    if not fits:
         raise ConstraintError(
             subject,
-            expected,
-            f"shape {tuple(scores.shape)}{sizes}",
+            f"a floating-point tensor of shape ({shape}), a log likelihood {what}",
+            got,
             "Sum over all data, or say how many there are with total_size=."
             if is_whole
             else "Sum over what belongs to one datum; the mean over data is the objective's.",
             code="wrong-shape",
         )
-    if scores.numel() == 0:
-        raise ConstraintError(subject, "one datum or more", "none", code="wrong-data")

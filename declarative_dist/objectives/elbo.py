@@ -160,7 +160,7 @@ class ImportanceWeightedELBO(VariationalBound):
     Estimators: `"pathwise"`; `"stl"`, which for this bound is the doubly reparametrised gradient
     of Tucker et al. (2019), because sticking the landing alone would be biased; `"score"`, with
     the baseline of Mnih and Rezende (2016). The last two are refused where the ends of the guide's
-    support are learned. While it is compiled, `"stl"` evaluates the target twice.
+    support are learned. `"stl"` evaluates the target once more, without gradients.
 
     Args:
         log_joint: the target, as for `NegativeELBO`.

@@ -81,25 +81,23 @@ class StickingTheLanding(Pathwise):
             return current.draw_and_score(shape, rsample_and_score_detached)
         if isinstance(current, JointDistribution) or is_compiling():
             draws, log_q = current.rsample_and_log_prob(shape)
-            fixed = current.log_prob(_detach(draws))
+            fixed = current.log_prob(map_draws(draws, Tensor.detach))
             return draws, log_q - (fixed - fixed.detach())
         draws = current.rsample(shape)
         return draws, guide.detach().log_prob(draws)
 
     def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
-        if is_compiling():
-            # Graphs know no hooks: the model's own part is computed apart.
-            log_p, own = log_joint(draws), log_joint(_detach(draws))
-            weights = (log_p - log_q).detach().softmax(0)
-            squared = weights.square()
-            scored = squared * (log_p - log_q) + (weights - squared) * own
-        else:
-            known: list[Tensor] = []
-            log_p = log_joint(_weigh_gradients(draws, known))
-            weights = (log_p - log_q).detach().softmax(0)
-            known.append(weights)
-            scored = weights * log_p - weights.square() * log_q
-        surrogate = scored.sum(0)
+        with torch.no_grad():
+            weights = (log_joint(draws) - log_q).softmax(0)
+
+        def weigh_gradient(value: Tensor) -> Tensor:
+            fixed = value.detach()
+            return fixed + weights.reshape(*weights.shape, *[1] * (value.ndim - weights.ndim)) * (
+                value - fixed
+            )
+
+        log_p = log_joint(map_draws(draws, weigh_gradient))
+        surrogate = (weights * log_p - weights.square() * log_q).sum(0)
         return log_mean_exp((log_p - log_q).detach()) + (surrogate - surrogate.detach())
 
 
@@ -176,34 +174,8 @@ def bounds_of_the_others(ratios: Tensor) -> Tensor:
     return torch.stack([before, after, replaced]).logsumexp(0) - math.log(count)
 
 
-def _map(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_draws(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Draws with every tensor changed."""
     if isinstance(draws, Tensor):
         return change(draws)
     return {name: change(value) for name, value in draws.items()}
-
-
-def _detach(draws: Any) -> Any:
-    return _map(draws, Tensor.detach)
-
-
-def _weigh_gradients(draws: Any, known: list[Tensor]) -> Any:
-    """The same draws, where gradients that come back are weighted, by what is known by then.
-
-    Args:
-        draws: the draws.
-        known: takes weights of shape `(count, *batch)` before gradients are asked for.
-    """
-
-    def weigh(gradient: Tensor) -> Tensor:
-        (weights,) = known
-        rest = gradient.ndim - weights.ndim
-        return gradient * weights.reshape(weights.shape + (1,) * rest)
-
-    def watch(value: Tensor) -> Tensor:
-        view = value.view_as(value)
-        if view.requires_grad:
-            view.register_hook(weigh)
-        return view
-
-    return _map(draws, watch)

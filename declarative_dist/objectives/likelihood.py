@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from declarative_dist.errors import (
     ConstraintError,
@@ -25,17 +24,9 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.state import AtomicState
 from declarative_dist.families.variational import Variational
-from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
-from declarative_dist.objectives.data import (
-    as_data,
-    check_data,
-    check_order,
-    check_predicted,
-    score_by_site,
-    score_contexts,
-    score_data,
-)
+from declarative_dist.latents.named import score_in_support
+from declarative_dist.objectives.data import as_data, check_order, check_values, score_joint
 from declarative_dist.objectives.weights import Scores, Weights, check_contexts
 from declarative_dist.randomness import same_random_numbers
 
@@ -80,20 +71,14 @@ class DataLoss(AtomicState, ABC):
         is_conditional = isinstance(module, Conditional)
         copies: torch.Size = vars(module)["_copies"]
         name = f"{type(self).__name__}({type(module).__name__})"
-        if isinstance(module, Joint) and predicted_kind(module) is not None:
-            return score_contexts(module, batch, weights, given, name)
+        if isinstance(module, Joint):
+            return score_joint(module, batch, weights, given, name)
         # A context may be all by name.
         least = 1 if given else 2
-        if len(batch) < least if is_conditional else len(batch) != 1:
+        if len(batch) < least if is_conditional else len(batch) != 1 or given:
             wanted = "a context and a value" if is_conditional else "the data, one argument"
-            raise ConstraintError(name, wanted, f"{len(batch)} arguments", code="wrong-data")
-        if given and not is_conditional:
-            got = ", ".join(given)
-            raise ConstraintError(
-                name, "no keywords without a context", got, code="unused-argument"
-            )
-        if isinstance(module, Joint):
-            return score_by_site(module, batch[0], weights, name)
+            got = ", ".join([f"{len(batch)} arguments", *given])
+            raise ConstraintError(name, wanted, got, code="wrong-data")
         if is_conditional and weights is not None:
             check_contexts((*batch[:-1], *given.values()), name)
         try:
@@ -106,9 +91,7 @@ class DataLoss(AtomicState, ABC):
         if is_conditional:
             # An overridden forward may have made events of dimensions of a prediction.
             problems = max(self._dims - len(distribution.event_shape), 0)
-            check_predicted(value, distribution, problems, name)
-        else:
-            check_data(value, distribution, name)
+        check_values(value, distribution, problems, is_conditional, name)
         # An overridden forward may have made one event of all copies.
         copies = copies if problems else torch.Size()
         if weights is not None:
@@ -117,8 +100,7 @@ class DataLoss(AtomicState, ABC):
             value = weights.replace(value)
             if is_conditional:
                 distribution = weights.replace_predictions(distribution, problems)
-        scores = score_data(distribution, value, name)
-        return Scores(scores, problems, len(copies), weights)
+        return Scores(score_in_support(distribution, value, name), problems, len(copies), weights)
 
 
 class NegativeLogLikelihood(DataLoss):
@@ -182,19 +164,14 @@ class NegativeLogLikelihood(DataLoss):
 
 def as_scored(module: Any, subject: str, *, is_any: bool = False) -> Any:
     """The module, if it is of a kind that has a likelihood."""
-    wanted = Declarative if is_any else (Variational, Joint, Conditional)
-    if isinstance(module, wanted):
+    if isinstance(module, Declarative if is_any else (Variational, Joint, Conditional)):
         return module
-    got = f"the class {module.__name__}" if isinstance(module, type) else shorten(module)
-    fix = ""
-    if isinstance(module, Distribution):
-        fix = "It has no parameters to learn: write learnable(...) around it."
-    elif isinstance(module, Declarative):
-        got = f"a {type(module).__name__}, which is no distribution"
-        fix = "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...)."
-    elif isinstance(module, type):
-        fix = f"Write {module.__name__}()."
+    got = f"a {type(module).__name__}" if isinstance(module, Declarative) else shorten(module)
     kinds = "a declarative module" if is_any else "a Variational, a Joint or a Conditional"
+    fix = (
+        "Build a class with (), write learnable(...) around a plain distribution, and for other "
+        "modules NegativeLogPosterior(module, total_size=..., log_likelihood=...)."
+    )
     raise DeclarationError(subject, kinds, got, fix, code="not-a-density")
 
 
@@ -214,13 +191,11 @@ def dims_of_one(module: Any) -> int:
     except (RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, ExplainedError):
             raise
-        is_meta = any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
         raise FieldError(
             type(module).__name__,
             "a distribution for a batch of contexts",
             f"{type(error).__name__}: {first_line(error)}",
-            "Leave the meta device first, with to_empty and reset_parameters."
-            if is_meta
-            else "Index values from the right, as in loc[..., None].",
+            "Index values from the right, as in loc[..., None]; after the meta device, call "
+            "to_empty and reset_parameters first.",
         ) from error
     return len(two.batch_shape + two.event_shape) - (two.batch_shape != three.batch_shape)

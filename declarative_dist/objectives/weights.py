@@ -122,16 +122,10 @@ def _stand_ins(weights: Tensor) -> Tensor:
 
 
 def _check_numbers(weights: Tensor, subject: str) -> None:
-    expected, fix = "weights that are finite, zero or above", "Take them out, or set them to zero."
-    is_bad = ~((weights >= 0) & weights.isfinite())
-    if is_bad.any():
-        got = f"{weights[is_bad][0].item()} at index {tuple(is_bad.nonzero()[0].tolist())}"
-    elif not weights.sum(0).all():
-        got = "weights that are all zero"
-        expected, fix = "one weight or more above zero, for every copy", "Leave out such batches."
-    else:
-        return
-    raise ConstraintError(subject, expected, got, fix, code="wrong-data")
+    is_sound = ((weights >= 0) & weights.isfinite()).all() and weights.sum(0).all()
+    if not is_sound:
+        expected = "weights that are finite, zero or above, and not all zero in a copy"
+        raise ConstraintError(subject, expected, shorten(weights), code="wrong-data")
 
 
 def check_contexts(contexts: Iterable[Any], subject: str) -> None:
@@ -141,17 +135,11 @@ def check_contexts(contexts: Iterable[Any], subject: str) -> None:
         ConstraintError: naming the first one.
     """
     for context in contexts:
-        if not isinstance(context, Tensor) or is_traced(context):
-            continue
-        is_nan = context.isnan()
-        if is_nan.any():
-            raise ConstraintError(
-                subject,
-                "contexts without NaN, also where the weight is zero",
-                f"nan at index {tuple(is_nan.nonzero()[0].tolist())} of {shorten(context)}",
-                "Replace them, by zeros or by means: a network sees all contexts.",
-                code="wrong-data",
-            )
+        is_known = isinstance(context, Tensor) and not is_traced(context)
+        if is_known and context.isnan().any():
+            expected, got = "contexts without NaN, also where the weight is zero", shorten(context)
+            fix = "Replace them, by zeros or by means: a network sees all contexts."
+            raise ConstraintError(subject, expected, got, fix, code="wrong-data")
 
 
 def typical_tensor(module: nn.Module) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from declarative_dist.errors import DeclarationError, check_count, shorten
-from declarative_dist.latents.density import as_log_joint, log_joint_at
+from declarative_dist.latents.density import as_log_joint, check_density
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
+from declarative_dist.plain.draws import sample_and_score
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.posteriors.sampling import UNSEEN
 
@@ -21,6 +22,7 @@ CLOSE = 0.15
 """What the mean of plain draws may be off, in sds, or their sd, to be called close."""
 
 _FAR = 0.5
+_MANY = 0.7
 _EQUAL = 0.9
 """Draws worth this part of as many from the target: k-hat, which knows no scale, is no alarm."""
 
@@ -58,39 +60,27 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """What that means for plain draws, and for weighted ones, in words."""
-        weighted = f". Weighted draws: {self.weighted}" if self.weighted else f". {UNSEEN}"
-        return f"{self._plain}{weighted}"
+        weighted = f"Weighted draws: {self.weighted}" if self.weighted else UNSEEN
+        return f"{self._judge()}. {weighted}"
 
-    @property
-    def _plain(self) -> str:
-        """What it means for plain draws."""
+    def _judge(self) -> str:
         off = f"means are off by up to {self.shift:.2g} sd, sds by {self.stretch:.0%}"
         share = self.effective_sample_size / self.num_samples
-        if self.shift > _FAR:
-            return f"wrong: the guide is in another place than the target; {off}"
-        if self.stretch > _FAR:
-            return f"wrong: the guide is much narrower or wider than the target; {off}"
+        if self.shift > _FAR or self.stretch > _FAR:
+            return (
+                f"wrong: the guide is in another place than the target, or of other width; {off}"
+            )
         if self.shift > CLOSE or self.stretch > CLOSE:
             return f"rough: {off}; use weighted draws"
         if self.khat < min(0.5, self.threshold) and share > 0.5:
             return "good: the guide is near the target, and weighted means converge fast"
-        if self.khat < self.threshold:
+        if self.khat < self.threshold or (share > _EQUAL and self.khat >= _MANY):
             return "usable: means are roughly right; weighting the draws improves them"
-        if self.khat < 0.7:
+        if self.khat < _MANY:
             return "too few draws to tell: make more"
-        if share > _EQUAL:
-            return (
-                "usable: the guide's tails are too light, but the weights of these draws are so "
-                "equal that means are roughly right"
-            )
-        advice = "use a richer guide, other coordinates, or a sampler"
-        if self.khat < 1:
-            return (
-                f"unreliable: the guide misses part of the target, and means may be biased; "
-                f"{advice}"
-            )
         return (
-            "wrong: the weights have no mean, and the guide misses much of the target; " + advice
+            f"{'unreliable' if self.khat < 1 else 'wrong'}: the guide misses part of the target, "
+            "and means may be biased; use a richer guide, other coordinates, or a sampler"
         )
 
     def __str__(self) -> str:
@@ -139,7 +129,7 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
     score = as_log_joint(log_joint, "diagnose(log_joint)")
     with torch.no_grad():
         draws, log_q = _draw(guide, count)
-        log_p = log_joint_at(score, draws, log_q.shape)
+        log_p = check_density(score(draws), log_q.shape)
     named = draws if isinstance(draws, Mapping) else {"x": draws}
     plain = WeightedDraws(named, (log_p - log_q).double())
     shift = stretch = math.nan
@@ -148,7 +138,7 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
         others = guide.importance_sample(log_joint, count)
         shift, stretch = compare(named, others)
         weighted = others.verdict
-    threshold = min(1 - 1 / math.log10(count), 0.7)
+    threshold = min(1 - 1 / math.log10(count), _MANY)
     return Diagnosis(plain.k_hat, threshold, plain.ess, count, shift, stretch, weighted)
 
 
@@ -166,15 +156,13 @@ def compare(plain: Mapping[str, Tensor], draws: WeightedDraws) -> tuple[float, f
 
 def _draw(guide: Any, num_samples: int) -> tuple[Any, Tensor]:
     """Draws and their log densities, the exact ones where the guide gives both at once."""
-    shape = torch.Size((num_samples,))
-    at_once = getattr(guide, "rsample_and_log_prob", None)
-    if at_once is not None and getattr(guide, "has_rsample", False):
-        scored: tuple[Any, Tensor] = at_once(shape)
-        return scored
     if not (hasattr(guide, "sample") and hasattr(guide, "log_prob")):
         raise DeclarationError(
             "diagnose(guide)", "a guide or a distribution, with sample and log_prob",
             shorten(guide), "Write MeanFieldNormal(latents), for instance.",
         )  # fmt: skip
-    draws = guide.sample(shape)
-    return draws, guide.log_prob(draws)
+    shape = torch.Size((num_samples,))
+    if hasattr(guide, "rsample_and_log_prob") and guide.has_rsample:
+        scored: tuple[Any, Tensor] = guide.rsample_and_log_prob(shape)
+        return scored
+    return sample_and_score(guide, shape)

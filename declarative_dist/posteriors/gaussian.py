@@ -127,14 +127,10 @@ def choose(which: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
     )
 
 
-def unit_lower(packed: Tensor, like: Tensor) -> Tensor:
-    """A lower triangle with ones on the diagonal, from the entries below it, row by row."""
-    size = like.shape[-1]
+def lower_triangle(packed: Tensor, diagonal: Tensor) -> Tensor:
+    """A lower triangle of a diagonal, and of the entries below it, row by row."""
+    size = diagonal.shape[-1]
     rows, columns = torch.tril_indices(size, size, -1, device=packed.device)
-    position = torch.full((size, size), packed.shape[-1], device=packed.device)
-    position[rows, columns] = torch.arange(rows.shape[0], device=packed.device)
-    position.fill_diagonal_(packed.shape[-1] + 1)
-    zero, one = torch.zeros_like(like[..., :1]), torch.ones_like(like[..., :1])
-    padded = torch.cat([packed, zero, one], -1)
-    entries: Tensor = padded.index_select(-1, position.flatten())
-    return entries.reshape((*entries.shape[:-1], size, size))
+    lower = diagonal.diag_embed()
+    lower[..., rows, columns] = packed
+    return lower

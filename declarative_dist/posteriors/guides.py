@@ -31,8 +31,8 @@ from declarative_dist.latents.flat_params import FlatParams
 from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
-from declarative_dist.posteriors.gaussian import Gaussian, unit_lower
-from declarative_dist.posteriors.modes import RESTARTS, Modes, find_mode, find_modes
+from declarative_dist.posteriors.gaussian import Gaussian, lower_triangle
+from declarative_dist.posteriors.modes import RESTARTS, Modes, find_modes
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, Mixture, components_of, weigh
 from declarative_dist.posteriors.search import Density, bound_of
@@ -71,7 +71,11 @@ class NormalGuide(AtomicState, NamedModule):
         super().__init__()
         name = type(self).__name__
         self.flat = _flat_of(latents, name)
-        self._init_scale = _check_scale(init_scale, name)
+        self._init_scale = scale = 0.1 if init_scale is None else init_scale
+        is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+        if not (is_number and 0 < scale < math.inf):
+            subject, got = f"{name}(init_scale=)", shorten(init_scale)
+            raise ConstraintError(subject, "a positive number", got, code="wrong-argument")
         start = self.flat.start()
         spread = self.flat.spread() * self._init_scale
         self.register_buffer("center", start)
@@ -102,7 +106,18 @@ class NormalGuide(AtomicState, NamedModule):
     def forward(self) -> PushedNormal:
         """The current distribution, a snapshot for a whole step."""
         check_gathered(self)
-        return self._make(self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None))
+        scale = _EXP.forward(self.raw_scale)
+        if self.is_diagonal:
+            scale = self.factor * scale
+            return PushedNormal(self.flat, self.center + scale * self.raw_loc, scale)
+        # A row of many entries must not move faster than one number does.
+        size = self.raw_loc.shape[-1]
+        packed = getattr(self, "raw_tril", self.raw_loc[..., :0]) / math.sqrt(size)
+        lower = lower_triangle(packed, torch.ones_like(self.raw_loc))
+        triangle = scale[..., None, :] * lower
+        moved = triangle.norm(dim=-1) * self.raw_loc
+        loc = self.center + (self.factor @ moved[..., None]).squeeze(-1)
+        return PushedNormal(self.flat, loc, self.factor @ triangle)
 
     def detach(self) -> PushedNormal:
         """A snapshot with detached parameters: gradients flow to values, not to parameters.
@@ -111,31 +126,15 @@ class NormalGuide(AtomicState, NamedModule):
         https://arxiv.org/abs/1703.09194). It is meant for the guide's own draws, and does not ask
         whether values are inside their supports.
         """
-        check_gathered(self)
-        numbers = self.raw_loc, self.raw_scale, getattr(self, "raw_tril", None)
-        constants = [None if number is None else number.detach().clone() for number in numbers]
-        distribution = self._make(*constants)
-        distribution.validate = False
-        return distribution
-
-    def _make(self, raw_loc: Any, raw_scale: Any, raw_tril: Tensor | None) -> PushedNormal:
-        scale = _EXP.forward(raw_scale)
-        if self.is_diagonal:
-            scale = self.factor * scale
-            return PushedNormal(self.flat, self.center + scale * raw_loc, scale)
-        # A row of many entries must not move faster than one number does.
-        packed = raw_loc[..., :0] if raw_tril is None else raw_tril
-        lower = unit_lower(packed / math.sqrt(raw_loc.shape[-1]), raw_loc)
-        triangle = scale[..., None, :] * lower
-        moved = triangle.norm(dim=-1) * raw_loc
-        loc = self.center + (self.factor @ moved[..., None]).squeeze(-1)
-        return PushedNormal(self.flat, loc, self.factor @ triangle)
+        with torch.no_grad():
+            current = self()
+        current.validate = False
+        return current
 
     @property
     def median(self) -> Values:
         """The values at the mean vector, medians of sites mapped number by number; detached."""
-        with torch.no_grad():
-            return self().median
+        return self().median
 
     @property
     def supports(self) -> dict[str, Any]:
@@ -155,12 +154,9 @@ class NormalGuide(AtomicState, NamedModule):
         False for a guide over a conditioned joint, which began with its own log density.
         """
         numbers = list(self.parameters(recurse=False))
-        if not self._awaits_density or any(n.is_meta or is_shard(n) for n in numbers):
+        if self.modes is not None or any(n.is_meta or is_shard(n) or n.any() for n in numbers):
             return False
-        pairs = zip((self.center, self.factor), self._start, strict=True)
-        is_at_start = all(torch.equal(buffer, start.to(buffer)) for buffer, start in pairs)
-        is_new = is_at_start and not any(number.any() for number in numbers)
-        return is_new and self.flat.size <= MOST_TO_BEGIN
+        return self._awaits_density and self.flat.size <= MOST_TO_BEGIN
 
     def initialize_(
         self, log_joint: object, *, restarts: int = 0, tolerance: float = 1e-2
@@ -193,12 +189,9 @@ class NormalGuide(AtomicState, NamedModule):
 
     def _search(self, density: Density, restarts: int, tolerance: float) -> Modes:
         now = self._narrowed()
-        modes = find_mode(density, now, tolerance)
-        if restarts:
-            start, spread = self.flat.start().double(), 0.1 * self.flat.spread().double()
-            around = Gaussian(start, spread if now.is_diagonal else spread.diag_embed())
-            modes = find_modes(density, modes, around, restarts=restarts, tolerance=tolerance)
-        return modes
+        start, spread = self.flat.start().double(), 0.1 * self.flat.spread().double()
+        around = Gaussian(start, spread if now.is_diagonal else spread.diag_embed())
+        return find_modes(density, now, around, restarts=restarts, tolerance=tolerance)
 
     def importance_sample(self, log_joint: object, num_samples: int) -> WeightedDraws:
         """Draw near a posterior, with the weights that make up for the difference.
@@ -368,16 +361,6 @@ class FullRankNormal(NormalGuide):
     is_diagonal = False
 
 
-def _check_scale(init_scale: object, owner: str) -> float:
-    if init_scale is None:
-        return 0.1
-    is_number = isinstance(init_scale, (int, float)) and not isinstance(init_scale, bool)
-    if is_number and 0 < float(init_scale) < math.inf:  # type: ignore[arg-type]
-        return float(init_scale)  # type: ignore[arg-type]
-    subject = f"{owner}(init_scale=)"
-    raise ConstraintError(subject, "a positive number", shorten(init_scale), code="wrong-argument")
-
-
 def _flat_of(latents: object, owner: str) -> FlatMap:
     """The map of latent variables to one vector.
 
@@ -390,11 +373,7 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
         raise missing_data_error(type(latents).__name__)
     if isinstance(latents, Declarative):
         return FlatParams(latents, owns=True)
-    got, fix = (
-        shorten(latents),
-        "Declare class Latents(Declarative) with a Param for each variable.",
-    )
-    if isinstance(latents, type):
-        got, fix = f"the class {latents.__name__}", f"Write {owner}({latents.__name__}())."
     expected = "an instance of a Declarative class, or a conditioned joint"
-    raise DeclarationError(f"{owner}(latents)", expected, got, fix, code="not-a-density")
+    fix = "Declare class Latents(Declarative) with a Param for each variable, and write Latents()."
+    raise DeclarationError(f"{owner}(latents)", expected, shorten(latents), fix,
+                           code="not-a-density")  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -90,24 +92,10 @@ class Modes:
         return f"{starts} led to {count}: {', '.join(shown)}."
 
 
-def find_mode(density: Density, start: Gaussian, tolerance: float) -> Modes:
-    """The Gaussian nearest to a log density, from one start.
-
-    Args:
-        density: the log density.
-        start: of shape `(*copies, size)`.
-        tolerance: a search is settled where a cycle gains fewer nats than this.
-    """
-    score(density, start.loc[None])  # a mistake is best told of one draw
-    search = Search(density, start[None], tolerance)
-    losses = _run(search)
-    return _modes_of(search, losses, 0)
-
-
 def find_modes(
-    density: Density, found: Modes, around: Gaussian, *, restarts: int, tolerance: float
+    density: Density, start: Gaussian, around: Gaussian, *, restarts: int, tolerance: float
 ) -> Modes:
-    """Look for other modes, and for a better one.
+    """The Gaussian nearest to a log density, and other modes.
 
     Short heats begin around the declared start, wider and wider; others at the reflected centre
     of the best place found, and far around it. The best of them are finished, and what is more
@@ -115,45 +103,46 @@ def find_modes(
 
     Args:
         density: the log density.
-        found: what `find_mode` found.
-        around: the declared start, of shape `(*copies, size)`.
+        start: where to begin, of shape `(*copies, size)`.
+        around: the declared start, of the same shape.
         restarts: how many heats begin around the declared start; about half as many, and the
-            reflected centre twice, begin beyond.
+            reflected centre twice, begin beyond. With 0 there are none.
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
-    rows, bounds, count = found.rows, found.bounds, 0
+    score(density, start.loc[None])  # a mistake is best told of one draw
+    search = Search(density, start[None], tolerance)
+    losses = _run(search, _LONGEST, _is_worth_it)
+    if not restarts:
+        return _modes_of(search, losses, 0)
+    rows, bounds, count = search.rows, search.bounds, 0
     # The second round of heats begins around the best place that the first one has found.
-    for starts in (_around(around, restarts), None):
-        if starts is None:
-            starts = _beyond(rows.pick(bounds.argmax(0, keepdim=True)), around, restarts)
+    for is_near in (True, False):
+        best = rows.pick(bounds.argmax(0, keepdim=True))
+        starts = _around(around, restarts) if is_near else _beyond(best, around, restarts)
         heats = Search(density, starts, tolerance, _FEWER)
         count += len(starts)
-        for _ in range(_HEAT):
-            heats.run(1)
-            is_new = _has_left(heats.rows, rows)
-            if not is_new.any():
-                break
-            heats.keep(is_new)
+        _run(heats, _HEAT, partial(_has_left, rows=rows))
         rows, bounds = stack([rows, heats.rows]), torch.cat([bounds, heats.bounds])
     order, is_mode = _rank(rows, bounds)
     ranked = torch.where(is_mode, bounds.gather(0, order), -torch.inf)
     most = min(int(is_mode.sum(0).max()), _FINALISTS)
     places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
     finals = Search(density, rows.pick(order.gather(0, places)), tolerance)
-    losses = found.losses + _run(finals)
+    losses += _run(finals, _LONGEST, _is_worth_it)
     return _modes_of(finals, losses, count)
 
 
-def _run(search: Search) -> list[float]:
+def _run(search: Search, cycles: int, is_worth_it: Callable[[Search], Tensor]) -> list[float]:
+    """Go through so many cycles with the rows that are worth it, fewer where all is settled."""
     losses = [_loss(search)]
-    for _ in range(_LONGEST):
-        is_worth_it = _is_worth_it(search).reshape(len(search.bounds), -1).any(1)
-        if not is_worth_it.any():  # no row has a density
+    for _ in range(cycles):
+        which = is_worth_it(search).reshape(len(search.bounds), -1).any(1)
+        if not which.any():
             break
-        search.keep(is_worth_it)
+        search.keep(which)
         if search.is_over.all() or (search.rows.deviations > _WIDEST).any():
             break
-        search.run(1)
+        search.cycle()
         losses.append(_loss(search))
     return losses
 
@@ -168,15 +157,15 @@ def _loss(search: Search) -> float:
     return -float(search.bounds.amax(0).sum())
 
 
-def _has_left(heats: Gaussian, rows: Gaussian) -> Tensor:
+def _has_left(search: Search, rows: Gaussian) -> Tensor:
     """Which heats are not where one of the rows is already, in the units of both."""
+    heats = search.rows
     is_new = torch.ones_like(heats.loc[..., 0], dtype=torch.bool)
     for k in range(len(rows)):
         row = rows[k]
         for i in range(len(heats)):
-            here = heats[i]
-            is_new[i] &= torch.maximum(*here.distances(row)) > _CLOSE
-    return is_new.reshape(len(is_new), -1).any(1)
+            is_new[i] &= torch.maximum(*heats[i].distances(row)) > _CLOSE
+    return is_new
 
 
 def _around(start: Gaussian, count: int) -> Gaussian:

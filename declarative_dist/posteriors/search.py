@@ -17,7 +17,7 @@ from torch import Tensor
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.optimization.lbfgs import minimize
-from declarative_dist.posteriors.gaussian import Gaussian, choose
+from declarative_dist.posteriors.gaussian import Gaussian, choose, lower_triangle
 from declarative_dist.posteriors.noise import balanced_normal
 
 Density = Callable[[Tensor], Tensor]
@@ -91,19 +91,15 @@ class Search:
         self.bounds, self.gains = self.bounds[which], self.gains[which]
         self.slopes = self.slopes[which]
 
-    def run(self, cycles: int) -> None:
-        """Go through so many cycles, fewer where all rows are settled."""
-        for _ in range(cycles):
-            if self.is_over.all():
-                return
-            self._cycle()
-
     def judge(self, rows: Gaussian) -> Tensor:
         """The evidence lower bounds on other draws, of shape `(count, *copies)`."""
         return bound_of(self.density, rows, 4 * self.fewest)
 
-    def _cycle(self) -> None:
-        start = torch.zeros_like(pack_identity(self.rows))
+    def cycle(self) -> None:
+        """Climb some steps on the fixed draws, in units of the rows, and judge them on others."""
+        size = self.rows.loc.shape[-1]
+        count = 2 * size + (0 if self.rows.is_diagonal else size * (size - 1) // 2)
+        start = self.rows.loc.new_zeros((*self.rows.loc.shape[:-1], count))
         minimum = minimize(self._objective, start, evaluations=_STEPS, tolerance=1e-6)
         found, _ = self._unpack(minimum.point)
         bounds = self.judge(found)
@@ -140,9 +136,7 @@ class Search:
         if self.rows.is_diagonal:
             loc = self.rows.loc + self.rows.scale * shift
             return Gaussian(loc, self.rows.scale * stretch), Gaussian(shift, stretch)
-        below, left = torch.tril_indices(size, size, -1, device=point.device)
-        own = torch.diag_embed(stretch)
-        own[..., below, left] = point[..., 2 * size :]
+        own = lower_triangle(point[..., 2 * size :], stretch)
         loc = self.rows.loc + (self.rows.scale @ shift[..., None]).squeeze(-1)
         return Gaussian(loc, self.rows.scale @ own), Gaussian(shift, own)
 
@@ -188,13 +182,6 @@ def _score_rows(
     heights, slopes = score(density, by_row.flatten(0, 1), block=block, with_slopes=with_slopes)
     heights = heights.reshape(by_row.shape[:-1]).transpose(0, 1)
     return heights, slopes.reshape(by_row.shape).transpose(0, 1) if with_slopes else slopes
-
-
-def pack_identity(rows: Gaussian) -> Tensor:
-    """The numbers of a Gaussian in its own units: zeros, of shape `(*rows, how many)`."""
-    size = rows.loc.shape[-1]
-    count = 2 * size if rows.is_diagonal else 2 * size + size * (size - 1) // 2
-    return rows.loc.new_zeros((*rows.loc.shape[:-1], count))
 
 
 def score(

@@ -7,17 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    ExplainedError,
-    FieldError,
-    did_you_mean,
-    first_line,
-    shorten,
-)
+from declarative_dist.errors import Code, ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import evaluating
@@ -29,7 +21,6 @@ from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.plain.supports import lies_within, support_of
 from declarative_dist.posteriors.guides import NormalGuide
-from declarative_dist.randomness import same_random_numbers
 
 _TARGETS = "a distribution, a joint, a module, or a function of (sample, *batch)"
 _LIVE = (
@@ -50,34 +41,16 @@ def as_target(log_joint: Any, subject: str) -> Any:
     Raises:
         DeclarationError: if it is none of these.
     """
-    if isinstance(log_joint, type):
-        fix = f"Build one: {log_joint.__name__}(...)."
-        raise DeclarationError(
-            subject, _TARGETS, f"the class {log_joint.__name__}", fix, code="class-not-instance"
-        )
-    if isinstance(log_joint, JointDistribution):
-        raise _snapshot_error(log_joint, _TARGETS, subject)
     if isinstance(log_joint, Distribution):
         return as_constant(log_joint, subject, _LIVE)
-    if lacks_forward(log_joint):
-        name = type(log_joint).__name__
-        fix = (
-            "Write def log_joint(values, *batch): return latents.log_prior(values) + ..., the log "
-            "likelihood of the batch at these values."
-        )
-        raise DeclarationError(
-            subject, _TARGETS, f"a {name}, which has no forward", fix, code="not-a-density"
-        )
-    if not callable(log_joint):
-        raise DeclarationError(subject, _TARGETS, shorten(log_joint), code="not-a-density")
-    return log_joint
-
-
-def owner_of(log_joint: Any) -> nn.Module | None:
-    """The module whose method a function is: its parameters are those of the target."""
-    owner = getattr(log_joint, "__self__", None)
-    is_method = not isinstance(log_joint, nn.Module) and isinstance(owner, nn.Module)
-    return owner if is_method else None
+    is_snapshot = isinstance(log_joint, (type, JointDistribution))
+    if callable(log_joint) and not is_snapshot and not lacks_forward(log_joint):
+        return log_joint
+    fix = (
+        "Write def log_joint(values, *batch): return latents.log_prior(values) + ..., the log "
+        "likelihood of the batch at these values."
+    )
+    raise _refusal(log_joint, _TARGETS, fix, subject)
 
 
 def as_guide(guide: Any, subject: str) -> nn.Module:
@@ -86,30 +59,32 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
     Raises:
         DeclarationError: if nothing can be drawn from it.
     """
-    if isinstance(guide, JointDistribution):
-        raise _snapshot_error(guide, _GUIDES, subject)
     if isinstance(guide, Distribution):
         held: nn.Module = as_constant(guide, subject, _LIVE)
         return held
-    fix = ""
-    if isinstance(guide, type):
-        fix = f"Build one: {guide.__name__}(...)."
-    elif isinstance(guide, Conditioned):
-        fix = "A joint with data is a target: log_joint=."
-    elif isinstance(guide, Declarative) and not isinstance(guide, (Joint, Conditional)):
-        fix = "It has no distribution of its own."
-    elif isinstance(guide, nn.Module):
+    has_draws = isinstance(guide, (Joint, Conditional)) or not isinstance(guide, Declarative)
+    if isinstance(guide, nn.Module) and has_draws and not isinstance(guide, Conditioned):
         return guide
-    got = f"the class {guide.__name__}" if isinstance(guide, type) else _describe(guide)
-    raise DeclarationError(subject, _GUIDES, got, fix, code="not-a-density")
+    fix = "Latents have no distribution of their own, and a joint with data is a log_joint."
+    raise _refusal(guide, _GUIDES, fix, subject)
+
+
+def _refusal(value: Any, expected: str, fix: str, subject: str) -> DeclarationError:
+    code: Code = "not-a-density"
+    got = f"a {type(value).__name__}" if isinstance(value, nn.Module) else shorten(value)
+    if isinstance(value, type):
+        got, code = f"the class {value.__name__}", "class-not-instance"
+        fix = f"Build one: {value.__name__}(...)."
+    elif isinstance(value, JointDistribution):
+        got, code = f"a snapshot of {value.owner}", "captured-parameter"
+        fix = f"Pass the {value.owner} itself, without calling it."
+    return DeclarationError(subject, expected, got, fix, code=code)
 
 
 def takes_batch(guide: nn.Module) -> bool:
     """Whether a guide gives a distribution for each batch."""
     if predicted_kind(guide) is not None:
         return True
-    if isinstance(guide, (Variational, Joint)):
-        return False
     has_draws = hasattr(type(guide), "sample") and hasattr(type(guide), "log_prob")
     return not has_draws
 
@@ -144,24 +119,6 @@ def holds_its_data(target: Any) -> bool:
     return isinstance(target, kinds) and predicted_kind(target) is None
 
 
-def as_density(target: Any, draws: Any, log_q: Tensor, owner: str) -> Callable[..., Tensor]:
-    """The function that gives the log density of draws under a target.
-
-    Raises:
-        ConstraintError: if the target is a distribution of other events or of a larger batch.
-    """
-    density: Callable[..., Tensor] = target
-    if isinstance(target, Variational):
-        distribution = target()
-        events = draws.shape[log_q.ndim :]
-        if distribution.event_shape != events or distribution.batch_shape:
-            check_shapes(distribution, log_q.shape[1:], events, f"{owner}.log_joint")
-        density = distribution.log_prob
-    elif isinstance(target, Joint):
-        density = target.log_prob
-    return density
-
-
 def over_draws(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A density of one draw as one of many, each with random numbers of its own."""
 
@@ -176,203 +133,88 @@ def over_draws(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return many
 
 
-def explain(error: ValueError, owner: str) -> ValueError:
-    """What a target that validates its arguments says of the guide's draws, in one line."""
-    if isinstance(error, ExplainedError):
-        return error
-    said = first_line(error).removesuffix(", but found invalid values:")
-    return ConstraintError(
-        f"{owner}.log_joint",
-        "a log density at every draw of the guide",
-        f"{type(error).__name__}: {said}",
-        "Choose a guide whose draws lie inside the support, or a target that covers them.",
-        code="guide-mismatch",
-    )
-
-
-def site_without_density(density: Callable[[Any], Tensor], draws: Any) -> str:
-    """Where a target is infinite or NaN at draws, in words; "" where it is finite at all.
-
-    The site to blame is one that alone, put in place of that of a draw with a density, has none.
-
-    Args:
-        density: the target, as a function of draws.
-        draws: of shape `(count, *batch, *event)`, or a dict of them by site.
-    """
-    log_p = density(draws)
-    is_bad = log_p.isfinite().logical_not().reshape(len(log_p), -1).any(1)
-    if not is_bad.any():
-        return ""
-    share = f"{int(is_bad.sum())} of {len(is_bad)} draws"
-    if is_bad.all() or isinstance(draws, Tensor):
-        return share
-    bad, good = is_bad.nonzero()[0], is_bad.logical_not().nonzero()[0]
-    sound = {name: value[good].expand_as(value) for name, value in draws.items()}
-    blamed = []
-    for name, value in draws.items():
-        scores = density({**sound, name: value[bad].expand_as(value)})
-        if not scores.isfinite().all():
-            blamed.append(name)
-    return f"{share}, by the values of {', '.join(blamed)}" if blamed else share
-
-
-def check_shapes(
-    target: Distribution, batch: torch.Size, events: torch.Size, subject: str
-) -> None:
-    """Refuse events of another shape, and a target of more batch dimensions than the guide's.
-
-    Raises:
-        ConstraintError: naming both shapes.
-    """
-    if target.event_shape != events:
-        raise ConstraintError(
-            subject,
-            f"events of shape {tuple(events)}, as the guide draws",
-            f"{tuple(target.event_shape)} in a {type(target).__name__}",
-            "Declare dimensions of the event with event_dim, or torch.distributions.Independent.",
-            code="wrong-shape",
-        )
-    own = target.batch_shape
-    sizes = zip(reversed(own), reversed(batch), strict=False)
-    if len(own) > len(batch) or not all(size == 1 or size == whole for size, whole in sizes):
-        raise ConstraintError(
-            subject,
-            f"a batch shape that broadcasts to {tuple(batch)}, that of the guide",
-            f"{tuple(own)} in a {type(target).__name__}",
-            "Give the guide as many independent copies, or declare dimensions of the event.",
-            code="wrong-shape",
-        )
-
-
-def _snapshot_error(joint: JointDistribution, expected: str, subject: str) -> DeclarationError:
-    fix = f"Pass the {joint.owner} itself, without calling it."
-    return DeclarationError(
-        subject, expected, f"a snapshot of {joint.owner}", fix, code="captured-parameter"
-    )
-
-
-def _describe(value: object) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, nn.Module) else shorten(value)
-
-
-def check_density(log_p: Any, log_q: Tensor, vectorize: bool, owner: str) -> None:
-    """Refuse what a target returned, where it is not one number per draw and datum.
-
-    Raises:
-        ConstraintError: naming the shape that it should have, and what may be wrong.
-    """
-    if isinstance(log_p, Tensor) and log_p.shape == log_q.shape:
-        return
-    subject, shape = f"{owner}.log_joint", tuple(log_q.shape)
-    expected = f"a tensor of log densities of shape (*sample, *batch) = {shape}"
-    if not isinstance(log_p, Tensor):
-        raise ConstraintError(
-            subject, expected, shorten(log_p), "Return a tensor.", code="failed-method"
-        )
-    if vectorize:
-        fix = f"For one draw it must return shape (*batch) = {shape[1:]}."
-    elif log_p.ndim > log_q.ndim:
-        fix = "Sum over the dimensions of the event, .sum(-1), or declare them with event_dim."
-    else:
-        fix = (
-            "Sum over the dimensions of the event only, .sum(-1) and not .sum(); or, if it is "
-            "written for one draw, set vectorize=True."
-        )
-    raise ConstraintError(
-        subject, expected, f"shape {tuple(log_p.shape)}", fix, code="wrong-shape"
-    )
-
-
-def check_match(target: Any, current: Any, guide: nn.Module, subject: str) -> None:
+def check_match(target: Any, current: Any, subject: str) -> None:
     """Refuse a guide with draws that a target has no density for.
 
     Args:
-        target: what stands for the target; of functions and other modules nothing is known.
+        target: the target; of functions and other modules nothing is known.
         current: the guide's distribution.
-        guide: the guide.
         subject: whom an error is about.
 
     Raises:
-        ConstraintError: if sites, event shapes or supports differ.
+        ConstraintError: if sites, shapes or supports differ.
     """
-    if isinstance(target, Variational):
-        _check_kind(isinstance(current, Distribution), "a tensor", type(guide).__name__, subject)
-        _check_distributions(target(), current, subject)
-    elif isinstance(target, (Joint, Conditioned)) and predicted_kind(target) is None:
-        _check_kind(
-            not isinstance(current, Distribution),
-            "a dict of tensors by site",
-            type(guide).__name__,
-            subject,
+    wanted, own = _sites_of(target), _sites_of(current)
+    if wanted is None or own is None:
+        return
+    if wanted.keys() != own.keys():
+        expected, got = (
+            "a tensor" if "" in sites else f"dicts of {', '.join(sites)}"
+            for sites in (wanted, own)
         )
-        _check_sites(target, current, guide, subject)
-
-
-def _check_kind(is_right: bool, wanted: str, name: str, subject: str) -> None:
-    if not is_right:
-        other = "a tensor" if "dict" in wanted else "a dict of tensors by site"
-        fix = "Declare the guide as a Joint." if "dict" in wanted else ""
         raise ConstraintError(
-            subject,
-            f"a guide whose draws are {wanted}",
-            f"{name}, whose are {other}",
-            fix,
+            subject, f"a guide whose draws are {expected}", f"one whose draws are {got}",
+            "Declare the guide as a Joint of just these sites." * ("" not in wanted),
             code="guide-mismatch",
-        )
+        )  # fmt: skip
+    for name, site in wanted.items():
+        _check_site(site, own[name], f"{subject}.{name}" if name else subject)
 
 
-def _check_distributions(target: Distribution, guide: Distribution, subject: str) -> None:
-    if target.event_shape != guide.event_shape:
-        check_shapes(target, guide.batch_shape, guide.event_shape, subject)
-    _check_supports(_support(guide), _support(target), subject)
+def _sites_of(source: Any) -> dict[str, Any] | None:
+    """By site its distribution, or only its support; without a name what is drawn as a tensor.
 
-
-def _check_sites(target: Any, current: Any, guide: nn.Module, subject: str) -> None:
-    try:
-        conditioned = target if isinstance(target, Conditioned) else target.condition()
-        sites = conditioned.one_draw().items()
-        supports = {n: _support(d) for n, (d, _) in sites if n not in conditioned.observed}
-        with torch.no_grad(), same_random_numbers(), evaluating(guide):
-            draws = current.sample()
-    except NotImplementedError:
-        return  # a site without a sampler
-    listed = ", ".join(supports)
-    for wanted, given, expected, got in (
-        (supports, draws, f"every site of the target ({listed})", ", ".join(draws) or "none"),
-        (draws, supports, f"the sites of the target alone ({listed})", "{name} too"),
-    ):
-        for name in wanted:
-            if name not in given:
-                raise ConstraintError(
-                    f"{subject}.{name}",
-                    f"a guide for {expected}",
-                    f"one for {got.format(name=name)}",
-                    did_you_mean(name, given) if given is draws else "Leave it out.",
-                    code="guide-mismatch",
-                )
-    parts = current.sites if isinstance(current, JointDistribution) else {}
-    own = {n: _support(site) for n, site in parts.items() if isinstance(site, Distribution)}
-    if isinstance(guide, NormalGuide):
-        own = guide.supports
-    for name, support in own.items():
-        _check_supports(support, supports[name], f"{subject}.{name}")
-
-
-def _support(distribution: Distribution) -> constraints.Constraint | None:
-    try:
-        support: Any = support_of(distribution)
-    except NotImplementedError:
+    None where nothing is known; of a site that follows from others its support is not, either.
+    """
+    if isinstance(source, (Variational, Joint)) and predicted_kind(source) is None:
+        source = source() if isinstance(source, Variational) else source.condition()
+    if isinstance(source, Distribution):
+        return {"": source}
+    if isinstance(source, NormalGuide):
+        return dict(source.supports)
+    if isinstance(source, JointDistribution):
+        return {n: s if isinstance(s, Distribution) else None for n, s in source.sites.items()}
+    if not isinstance(source, Conditioned):
         return None
-    return support if isinstance(support, constraints.Constraint) else None
+    try:
+        with evaluating(source):
+            sites = source.one_draw().items()
+    except NotImplementedError:
+        return None  # a site without a sampler
+    return {name: d for name, (d, _) in sites if name not in source.observed}
 
 
-def _check_supports(own: Any, wanted: Any, subject: str) -> None:
-    if own is not None and wanted is not None and not lies_within(own, wanted):
+def _check_site(target: Any, guide: Any, subject: str) -> None:
+    if isinstance(guide, Distribution) and isinstance(target, Distribution):
+        events, batch, own = guide.event_shape, guide.batch_shape, target.batch_shape
+        sizes = zip(reversed(own), reversed(batch), strict=False)
+        fits = len(own) <= len(batch) and all(size in (1, whole) for size, whole in sizes)
+        if target.event_shape != events or not fits:
+            raise ConstraintError(
+                subject,
+                f"a target of events {tuple(events)} and a batch that broadcasts to "
+                f"{tuple(batch)}, as the guide draws",
+                f"events {tuple(target.event_shape)} and a batch {tuple(own)} in a "
+                f"{type(target).__name__}",
+                "Declare dimensions of the event with event_dim, or torch.distributions."
+                "Independent; others are independent copies, which the guide needs too.",
+                code="wrong-shape",
+            )
+    inner, outer = _support(guide), _support(target)
+    if inner is not None and outer is not None and not lies_within(inner, outer):
         raise ConstraintError(
             subject,
-            f"a guide inside the target's support, {wanted}",
-            f"one whose support is {own}",
+            f"a guide inside the target's support, {outer}",
+            f"one whose support is {inner}",
             "Choose a family with that support, or transform it: "
             "torch.distributions.TransformedDistribution.",
             code="guide-mismatch",
         )
+
+
+def _support(site: Any) -> Any:
+    """The support of a distribution, or the support itself; None where it is not known."""
+    try:
+        return support_of(site) if isinstance(site, Distribution) else site
+    except NotImplementedError:
+        return None
