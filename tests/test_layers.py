@@ -22,7 +22,8 @@ ROWS = [
     [
         f"wrappers.{name}"
         for name in (
-            "incomplete", "cdfs", "tails", "wrapper", "truncated", "censored", "zero_inflated",
+            "incomplete", "cdfs", "quantiles", "tails", "wrapper", "truncated", "censored",
+            "zero_inflated",
         )
     ],
     [

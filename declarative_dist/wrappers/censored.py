@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from declarative_dist.wrappers.cdfs import (
     bounds_of,
     log_mass,
-    point_between,
+    log_prob_where,
     register_tails,
+    tails_at_ends,
     tails_of,
 )
-from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.truncated import Truncated
-from declarative_dist.wrappers.wrapper import BetweenEnds, End, narrow_support, widen_value
+from declarative_dist.wrappers.wrapper import BetweenEnds
 
 
 class _Pairs(constraints.Constraint):
@@ -77,81 +77,41 @@ class Censored(BetweenEnds):
 
     has_rsample = False
 
-    def __init__(
-        self,
-        base_distribution: Distribution,
-        low: End = None,
-        high: End = None,
-        validate_args: bool | None = None,
-    ) -> None:
-        event_shape = torch.Size((2,) if low is None and high is None else ())
-        super().__init__(base_distribution, low, high, validate_args, event_shape)
+    _shape_without_ends = torch.Size((2,))
 
     @constraints.dependent_property
     def support(self) -> Any:
         """What is between the ends, these included, and in the support of the base; or pairs."""
         if self.event_shape:
             return _Pairs(*bounds_of(self._plain, torch.empty(())))
-        return narrow_support(self._plain, self.low, self.high, is_open=False)
+        return super().support
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density or probability at values of shape `(*sample, *batch, *event)`."""
-        if self._validate_args:
-            self._validate_sample(value)
-        plain = self._plain
-        wide = widen_value(value, plain)
+    def _score(self, plain: Any, x: Tensor) -> Tensor:
         if self.event_shape:
-            lower, upper = wide.unbind(-1)
-            is_seen, known = lower == upper, (lower, upper)
-        else:
-            low, high = self._ends(plain)
-            is_seen, known = torch.ones_like(wide).bool(), (wide, wide)
-            if low is not None:
-                is_low = wide <= low
-                is_seen, known = is_seen & ~is_low, (torch.where(is_low, -torch.inf, wide), wide)
-            if high is not None:
-                is_high = wide >= high
-                # Of counts those at the end lie beyond it too.
-                before = wide.ceil() - 1 if self._is_discrete else wide
-                lower = torch.where(is_high, before, known[0])
-                upper = torch.where(is_high, torch.inf, known[1])
-                is_seen, known = is_seen & ~is_high, (lower, upper)
-        result = self._score(plain, is_seen, *known)
-        if not (self._validate_args or self.event_shape):
-            first, last = bounds_of(self, wide)
-            result = result.masked_fill((wide < first) | (wide > last), -torch.inf)
-        return result.to(value.dtype) if value.is_floating_point() else result
+            lower, upper = x.unbind(-1)
+            return self._score_known(plain, lower == upper, lower, upper)
+        low, high = self._ends(plain)
+        is_low = torch.zeros_like(x).bool() if low is None else x <= low
+        is_high = torch.zeros_like(x).bool() if high is None else x >= high
+        # Of counts those at the end lie beyond it too.
+        before = x.ceil() - 1 if plain.support.is_discrete else x
+        lower = torch.where(is_high, before, torch.where(is_low, -torch.inf, x))
+        upper = torch.where(is_high, torch.inf, x)
+        result = self._score_known(plain, ~(is_low | is_high), lower, upper)
+        first, last = self._hull(plain)
+        return result.masked_fill((x < first) | (x > last), -torch.inf)
 
-    def _score(self, plain: Any, is_seen: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """Densities where a value was seen, and elsewhere the mass of what is known.
-
-        What is not scored in a branch is put where that has finite gradients.
-        """
-        first, last = bounds_of(plain, lower)
-        end = torch.where(lower.isfinite(), lower, upper)
-        is_inside = (end > first) & (end < last)
-        fill = torch.where(is_inside, end, point_between(first, last)).detach()
-        density = plain.log_prob(torch.where(is_seen, lower, fill))
-        low, high = (
-            torch.where(is_seen, e, t) for e, t in ((-torch.inf, lower), (torch.inf, upper))
-        )
+    def _score_known(self, plain: Any, is_seen: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Densities where a value was seen, and elsewhere the mass of what is known."""
+        density = log_prob_where(plain, lower, is_seen)
+        low, high = lower.masked_fill(is_seen, -torch.inf), upper.masked_fill(is_seen, torch.inf)
         return torch.where(is_seen, density, log_mass(plain, low, high))
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         drawn = self.base_distribution.sample(sample_shape)
         if self.event_shape:
             return torch.stack([drawn, drawn], -1)
-        return self._clip(drawn)
-
-    def _clip(self, value: Tensor) -> Tensor:
-        for end, clip in ((self.low, torch.maximum), (self.high, torch.minimum)):
-            if end is not None:
-                value = clip(value, torch.as_tensor(end, dtype=value.dtype, device=value.device))
-        return value
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
-        return tails_of(self, value).log_cdf.exp()
+        return drawn.clamp(*self._ends(self._plain)).to(drawn.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -169,24 +129,16 @@ class Censored(BetweenEnds):
         if self.event_shape:
             raise self._unknown(member)
         plain = self._plain
-        low, high = self._ends(plain)
-        inside = Truncated(plain, low, high, validate_args=False)
-        mean, mass = inside._moments(member)[0], log_mass(plain, low, high).exp()
+        ends = self._ends(plain)
+        below, above = tails_at_ends(plain, *ends)
+        inside = Truncated(plain, *ends, validate_args=False)
+        mean, mass = inside._moments(member)[0], below.log_mass_until(above).exp()
         first, second = mass * mean, mass * (inside.variance + mean**2)
-        beyond = ((low, "log_cdf"), (high, "log_sf"))
-        for end, name in beyond:
+        for end, log_share in zip(ends, (below.log_cdf, above.log_sf), strict=True):
             if end is not None:
-                share, at = (
-                    getattr(tails_of(plain, end), name).exp(),
-                    end.nan_to_num(0.0, 0.0, 0.0),
-                )
-                first, second = first + share * at, second + share * at**2
+                at = end.nan_to_num(0.0, 0.0, 0.0)
+                first, second = first + log_share.exp() * at, second + log_share.exp() * at**2
         return first, second
 
 
-def _censored_tails(d: Censored, x: Tensor) -> Tails:
-    inside, (first, last) = tails_of(d._plain, x), bounds_of(d, x)
-    return inside.outside(x < first, x >= last)
-
-
-register_tails(Censored, _censored_tails)
+register_tails(Censored, lambda d, x: tails_of(d._plain, x))

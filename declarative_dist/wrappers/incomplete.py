@@ -7,11 +7,11 @@ s = log x - log t, for instance,
     P(a, x) = x^a exp(-x) / Gamma(a) * integral over s > 0 of exp(-a s - x (exp(-s) - 1)).
 
 A double exponential substitution makes the trapezoidal rule exact to rounding (Takahasi and Mori,
-1974, https://doi.org/10.2977/prims/1195192451), with the same 64 nodes everywhere. So autograd
-gives the derivatives of any order, in shapes too. The factor in front is written by deviances,
-which do not cancel for large shapes (Loader, Fast and accurate computation of binomial
-probabilities, 2000). The other tail is one minus this one: relative to itself it is good wherever
-it is not tiny, and it is not, but for shapes near zero.
+1974, https://doi.org/10.2977/prims/1195192451), with the same nodes everywhere. So autograd gives
+the derivatives of any order, in shapes too. The factor in front is written by deviances, which do
+not cancel for large shapes (Loader, Fast and accurate computation of binomial probabilities,
+2000). The other tail is one minus this one: relative to itself it is good wherever it is not tiny,
+and it is not, but for shapes near zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 NODES, FIRST, LAST = 64, -3.6, 4.2
-"""How many nodes the trapezoidal rule has, and between which points."""
+"""How many nodes the trapezoidal rule has in float64, and between which points."""
 
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _ROOT = math.sqrt(0.5)
@@ -34,6 +34,24 @@ class Tails(NamedTuple):
 
     log_cdf: Tensor
     log_sf: Tensor
+
+    @classmethod
+    def of_share(cls, share: Tensor) -> Tails:
+        """The tails at a quantile, from the share of all mass that is below it."""
+        return cls(share.log(), torch.log1p(-share))
+
+    def log_mass_until(self, above: Tails) -> Tensor:
+        """The logarithm of the mass up to a higher point, from the tail that is the smaller one.
+
+        It is -inf where there is none, or where the point is no higher one.
+        """
+        is_upper = self.log_sf < above.log_cdf
+        large = torch.where(is_upper, self.log_sf, above.log_cdf)
+        small = torch.where(is_upper, above.log_sf, self.log_cdf)
+        is_all, is_none = small == -torch.inf, (large == -torch.inf) | (small >= large)
+        is_part = ~(is_all | is_none)
+        rest = log1mexp(torch.where(is_part, small, -2.0) - torch.where(is_part, large, -1.0))
+        return (large + rest.masked_fill(is_all, 0.0)).masked_fill(is_none, -torch.inf)
 
     def swap(self, where: Tensor | bool = True) -> Tails:
         """The tails of a variable that runs the other way, there or everywhere."""
@@ -159,8 +177,9 @@ def _rate(slope: Tensor, curvature: Tensor) -> Tensor:
 
 def _nodes(rate: Tensor) -> tuple[Tensor, Tensor]:
     """The nodes for an integral over positive numbers, and the logarithms of their weights."""
-    step = (LAST - FIRST) / (NODES - 1)
-    t = torch.arange(NODES, dtype=rate.dtype, device=rate.device) * step + FIRST
+    count = NODES if rate.dtype == torch.float64 else NODES // 2
+    step = (LAST - FIRST) / (count - 1)
+    t = torch.arange(count, dtype=rate.dtype, device=rate.device) * step + FIRST
     squeezed = (-t).exp()
     log_node = t - squeezed
     log_weight = log_node + squeezed.log1p() + math.log(step)

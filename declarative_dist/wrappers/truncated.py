@@ -9,24 +9,19 @@ from typing import Any
 import torch
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution, constraints
 
 from declarative_dist.wrappers.cdfs import (
+    Ends,
     bounds_of,
     log_mass,
-    point_between,
-    quantile_of,
+    log_prob_where,
     register_tails,
+    tails_at_ends,
     tails_of,
 )
 from declarative_dist.wrappers.incomplete import Tails
-from declarative_dist.wrappers.wrapper import (
-    BetweenEnds,
-    End,
-    like_of,
-    narrow_support,
-    widen_value,
-)
+from declarative_dist.wrappers.quantiles import icdf, quantile_of
+from declarative_dist.wrappers.wrapper import BetweenEnds, like_of
 
 Moments = tuple[Tensor, Tensor]
 
@@ -61,42 +56,25 @@ class Truncated(BetweenEnds):
         >>> half.log_prob(torch.tensor(1.0)) - dd.HalfNormal(1.0).log_prob(torch.tensor(1.0))
         tensor(0.)
         >>> Truncated(dd.Poisson(3.0), low=0).support.lower_bound
-        1.0
+        tensor(1.)
     """
 
-    def __init__(
-        self,
-        base_distribution: Distribution,
-        low: End = None,
-        high: End = None,
-        validate_args: bool | None = None,
-    ) -> None:
-        super().__init__(base_distribution, low, high, validate_args)
-
-    @constraints.dependent_property(event_dim=0)
-    def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """What is between the ends, and in the support of the base."""
-        return narrow_support(self._plain, self.low, self.high, is_open=True)
+    _round_low = staticmethod(torch.floor)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether draws carry gradients, which counts do not."""
-        return not self._is_discrete
+        return not self._plain.support.is_discrete
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density or mass at values of shape `(*sample, *batch)`."""
-        if self._validate_args:
-            self._validate_sample(value)
-        plain = self._plain
-        low, high = self._ends(plain)
-        x, total = widen_value(value, plain), log_mass(plain, low, high)
-        if not self._validate_args:
-            first, last = bounds_of(self, x)
-            is_inside, fill = (x >= first) & (x <= last), point_between(first, last)
-            x = torch.where(is_inside, x, fill.floor() if self._is_discrete else fill)
-            total = torch.where(is_inside, total, torch.inf)
-        result: Tensor = plain.log_prob(x) - total
-        return result.to(value.dtype) if value.is_floating_point() else result
+    def _hull(self, plain: Any) -> Ends:
+        first, last = super()._hull(plain)
+        low = self._ends(plain)[0] if plain.support.is_discrete else None
+        return first if low is None else first + (first == low).to(first), last
+
+    def _score(self, plain: Any, x: Tensor) -> Tensor:
+        first, last = self._hull(plain)
+        scored = log_prob_where(plain, x, (x >= first) & (x <= last))
+        return scored - log_mass(plain, *self._ends(plain))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draw samples of shape `(*sample, *batch)` that carry gradients."""
@@ -108,31 +86,21 @@ class Truncated(BetweenEnds):
         like = like_of(self._plain)
         shape = self._extended_shape(sample_shape)
         share = torch.rand(shape, dtype=like.dtype, device=like.device)
-        share = share.clamp_min(torch.finfo(like.dtype).tiny)
-        return self._quantile(Tails(share.log(), torch.log1p(-share)))
+        return self._quantile(Tails.of_share(share.clamp_min(torch.finfo(like.dtype).tiny)))
 
     def _quantile(self, tails: Tails) -> Tensor:
         plain = self._plain
-        low, high = self._ends(plain)
-        log_cdf, log_sf = (tail + log_mass(plain, low, high) for tail in tails)
-        if low is not None:
-            log_cdf = torch.logaddexp(tails_of(plain, low).log_cdf, log_cdf)
-        if high is not None:
-            log_sf = torch.logaddexp(tails_of(plain, high).log_sf, log_sf)
+        below, above = tails_at_ends(plain, *self._ends(plain))
+        inside = (tail + below.log_mass_until(above) for tail in tails)
+        log_cdf, log_sf = map(torch.logaddexp, (below.log_cdf, above.log_sf), inside)
         x = quantile_of(plain, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
-        first, last = bounds_of(self, x)
-        narrow: Tensor = like_of(self.base_distribution)
+        first, last = self._hull(plain)
+        narrow = like_of(self.base_distribution)
         return torch.minimum(torch.maximum(x, first), last).to(narrow.dtype)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
-        return tails_of(self, value).log_cdf.exp()
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantile function at probabilities of shape `(*sample, *batch)`."""
-        wide = widen_value(value, self._plain)
-        shape = torch.broadcast_shapes(wide.shape, self.batch_shape)
-        return self._quantile(Tails(wide.log().expand(shape), torch.log1p(-wide).expand(shape)))
+        return icdf(self, value)
 
     @property
     def mean(self) -> Tensor:
@@ -157,21 +125,17 @@ class Truncated(BetweenEnds):
         if type(plain) not in MOMENTS:
             raise self._unknown(member)
         like = like_of(self.base_distribution)
-        low, high = (e.to(torch.float64) for e in bounds_of(self, like_of(plain)))
+        low, high = (end.to(torch.float64) for end in self._hull(plain))
         found = MOMENTS[type(plain)](plain, low, high)
         mean, square = (moment.expand(self.batch_shape).to(like.dtype) for moment in found)
         return mean, square
 
 
 def _truncated_tails(d: Truncated, x: Tensor) -> Tails:
-    plain = d._plain
-    low, high = d._ends(plain)
-    total = log_mass(plain, low, high)
-    first, last = bounds_of(d, x)
-    below, above = x < first, x >= last
-    x = torch.where(below | above, point_between(first, last), x)
-    inside = Tails(log_mass(plain, low, x) - total, log_mass(plain, x, high) - total)
-    return inside.outside(below, above)
+    plain, at = d._plain, tails_of(d._plain, x)
+    below, above = tails_at_ends(plain, *d._ends(plain))
+    total = below.log_mass_until(above)
+    return Tails(below.log_mass_until(at) - total, at.log_mass_until(above) - total)
 
 
 register_tails(Truncated, _truncated_tails, lambda d, tails: d._quantile(tails))

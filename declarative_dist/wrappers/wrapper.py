@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
@@ -13,13 +12,20 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.plain.arguments import register_arguments
-from declarative_dist.plain.supports import entries_of, first_outside, support_of
+from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import as_tensor, tensors_of
 from declarative_dist.plain.tracing import is_traced
-from declarative_dist.wrappers.cdfs import HALVES, bounds_of, family_of, log_mass, plain_of
+from declarative_dist.wrappers.cdfs import (
+    HALVES,
+    Ends,
+    bounds_of,
+    family_of,
+    log_mass,
+    plain_of,
+    tails_of,
+)
 
 End = float | Tensor | None
-_COUNTS: Any = type(constraints.nonnegative_integer)
 
 
 class Wrapper(Distribution):
@@ -41,19 +47,25 @@ class Wrapper(Distribution):
         validate_args: bool | None = None,
         event_shape: torch.Size = torch.Size(),
     ) -> None:
+        kind = type(self).__name__
         if not isinstance(base_distribution, Distribution):
-            subject, expected = f"{type(self).__name__}(base_distribution=)", "a distribution"
-            raise DeclarationError(
-                subject, expected, shorten(base_distribution), code="wrong-part"
-            )
+            subject, got = f"{kind}(base_distribution=)", shorten(base_distribution)
+            raise DeclarationError(subject, "a distribution", got, code="wrong-part")
         shape = base_distribution.batch_shape
         for name, value in tensors.items():
-            number = self._as_number(name, value, base_distribution)
+            try:
+                is_number = isinstance(value, Real) and not isinstance(value, Tensor)
+                number: Any = float(value) if is_number else as_tensor(value)
+                shape = torch.broadcast_shapes(shape, getattr(number, "shape", ()))
+            except (TypeError, ValueError, RuntimeError) as error:
+                expected = f"a number or a tensor that broadcasts with {tuple(shape)}"
+                got = f"{tuple(value.shape)}" if isinstance(value, Tensor) else shorten(value)
+                subject = f"{kind}({name}=)"
+                raise ConstraintError(subject, expected, got, code="wrong-argument") from error
             setattr(self, name, number)
-            shape = self._broadcast(shape, name, number)
         is_wide = shape == base_distribution.batch_shape
         self.base_distribution = base_distribution if is_wide else base_distribution.expand(shape)
-        super().__init__(shape, event_shape, validate_args=False)
+        super().__init__(torch.Size(shape), event_shape, validate_args=False)
         if validate_args is not None:
             self._validate_args = validate_args
         else:
@@ -61,57 +73,39 @@ class Wrapper(Distribution):
         if self._validate_args:
             self._check_arguments()
 
-    def _as_number(self, name: str, value: Any, base: Distribution) -> float | Tensor:
-        if isinstance(value, Tensor):
-            return value
-        if isinstance(value, Real):
-            return float(value)
-        try:
-            return as_tensor(value, like_of(plain_of(base)).dtype)
-        except (TypeError, ValueError) as error:
-            subject = f"{type(self).__name__}({name}=)"
-            expected, got = "a number or a tensor", shorten(value)
-            raise ConstraintError(subject, expected, got, code="wrong-argument") from error
-
-    def _broadcast(self, shape: torch.Size, name: str, number: float | Tensor) -> torch.Size:
-        if not isinstance(number, Tensor):
-            return shape
-        try:
-            return torch.Size(torch.broadcast_shapes(shape, number.shape))
-        except RuntimeError as error:
-            subject = f"{type(self).__name__}({name}=)"
-            expected, got = (
-                f"a shape that broadcasts with {tuple(shape)}",
-                str(tuple(number.shape)),
-            )
-            raise ConstraintError(subject, expected, got, code="wrong-shape") from error
-
     def _check_arguments(self) -> None:
         """Refuse a base, or other arguments, that mean nothing."""
-        subject = f"{type(self).__name__}(base_distribution=)"
-        try:
-            family_of(self._plain)
-        except ConstraintError as error:
-            parts = (error.expected, error.got, error.fix)
-            raise ConstraintError(subject, *parts, code=error.code) from error
+        raise NotImplementedError
 
     @property
     def _plain(self) -> Any:
         """The base to compute with."""
         return plain_of(self.base_distribution)
 
-    @property
-    def _is_discrete(self) -> bool:
-        return bool(self._plain.support.is_discrete)
+    def _hull(self, plain: Any) -> Ends:
+        """The least and the greatest value that there can be."""
+        raise NotImplementedError
+
+    @constraints.dependent_property(event_dim=0)
+    def support(self) -> Any:
+        """The numbers, or whole numbers, from the least value that there can be to the last."""
+        plain = self._plain
+        low, high = (end.to(like_of(self.base_distribution).dtype) for end in self._hull(plain))
+        if plain.support.is_discrete:
+            return constraints.integer_interval(low, high)
+        if not is_traced(low, high) and (high == torch.inf).all():
+            is_line = (low == -torch.inf).all()
+            return constraints.real if is_line else constraints.greater_than_eq(low)
+        # Torch has a set below an end without that end, which is where what is censored lies.
+        return constraints.interval(low, high)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same with another batch shape."""
         new: Any = object.__new__(type(self)) if _instance is None else _instance
         shape = torch.Size(batch_shape)
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                value = value.expand(shape)
-            vars(new)[name] = value.expand(shape) if isinstance(value, Distribution) else value
+            is_wide = isinstance(value, (Tensor, Distribution))
+            vars(new)[name] = value.expand(shape) if is_wide else value
         new._batch_shape = shape
         return new  # type: ignore[no-any-return]
 
@@ -122,6 +116,23 @@ class Wrapper(Distribution):
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         raise NotImplementedError
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density or probability at values of shape `(*sample, *batch, *event)`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        plain, is_usual = self._plain, value.is_floating_point()
+        is_wide = is_usual and value.dtype not in HALVES
+        result = self._score(plain, value if is_wide else value.to(like_of(plain).dtype))
+        return result.to(value.dtype) if is_usual else result
+
+    def _score(self, plain: Any, x: Tensor) -> Tensor:
+        """The log density in the dtype of the computation, -inf outside of the support."""
+        raise NotImplementedError
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
+        return tails_of(self, value).log_cdf.exp()
 
     def _validate_sample(self, value: Tensor) -> None:
         try:
@@ -141,9 +152,9 @@ class Wrapper(Distribution):
         )
 
     def __repr__(self) -> str:
-        ends = [f"{n}={shorten(v)}" for n, v in vars(self).items() if n in ("low", "high", "gate")]
-        ends = [end for end in ends if not end.endswith("=None")]
-        return f"{type(self).__name__}({', '.join([repr(self.base_distribution), *ends])})"
+        ends = [(n, v) for n, v in vars(self).items() if n in ("low", "high", "gate")]
+        shown = [f"{name}={shorten(value)}" for name, value in ends if value is not None]
+        return f"{type(self).__name__}({', '.join([repr(self.base_distribution), *shown])})"
 
 
 class BetweenEnds(Wrapper):
@@ -151,6 +162,8 @@ class BetweenEnds(Wrapper):
 
     low: End
     high: End
+    _shape_without_ends = torch.Size()
+    _round_low = staticmethod(torch.ceil)
 
     def __init__(
         self,
@@ -158,10 +171,10 @@ class BetweenEnds(Wrapper):
         low: End = None,
         high: End = None,
         validate_args: bool | None = None,
-        event_shape: torch.Size = torch.Size(),
     ) -> None:
         self.low = self.high = None
         ends = {n: end for n, end in (("low", low), ("high", high)) if end is not None}
+        event_shape = torch.Size() if ends else self._shape_without_ends
         super().__init__(base_distribution, ends, validate_args, event_shape)
 
     @property
@@ -169,92 +182,48 @@ class BetweenEnds(Wrapper):
         """What ends may be."""
         return {n: constraints.real for n in ("low", "high") if isinstance(vars(self)[n], Tensor)}
 
-    def _ends(self, plain: Distribution) -> tuple[Tensor | None, Tensor | None]:
-        """The ends in the dtype of the computation."""
-        like = like_of(plain)
-        return tuple(  # type: ignore[return-value]
-            None if end is None else as_tensor(end, like.dtype, like.device)
+    def _ends(self, plain: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The ends as the base's dtype has them, in that of the computation."""
+        narrow, wide = like_of(self.base_distribution).dtype, like_of(plain)
+        low, high = (
+            None if end is None else as_tensor(end, narrow, wide.device).to(wide.dtype)
             for end in (self.low, self.high)
         )
+        if plain.support.is_discrete:
+            low = None if low is None else self._round_low(low)
+            high = None if high is None else high.floor()
+        return low, high
+
+    def _hull(self, plain: Any) -> Ends:
+        first, last = bounds_of(plain, like_of(plain))
+        low, high = self._ends(plain)
+        if low is not None:
+            first = torch.maximum(first, low)
+        if high is not None:
+            last = torch.minimum(last, high)
+        return first, last
 
     def _check_arguments(self) -> None:
-        super()._check_arguments()
-        plain = self._plain
+        kind, plain = type(self).__name__, self._plain
+        family_of(plain, f"{kind}(base_distribution=)")
         low, high = self._ends(plain)
-        if is_traced(low, high, *_floating(plain)):
+        if is_traced(low, high, like_of(plain)):
             return
-        kind = type(self).__name__
-        ends = [f"{n}={shorten(vars(self)[n])}" for n in ("low", "high")]
-        subject, got = f"{kind}(low=, high=)", ", ".join(e for e in ends if e[-4:] != "None")
-        is_number = all(end is None or not end.isnan().any() for end in (low, high))
-        if not is_number or (low is not None and high is not None and (low >= high).any()):
-            expected = "numbers of which the lower one comes first"
-            raise ConstraintError(subject, expected, got, code="bad-bounds")
         with torch.no_grad():
             mass = log_mass(plain, low, high)
-        if (mass == -torch.inf).any():
-            expected = f"ends that leave mass of a {type(plain).__name__} between them"
-            raise ConstraintError(subject, expected, got, code="bad-bounds")
+        if not (mass > -torch.inf).all():
+            ends = [f"{n}={shorten(e)}" for n, e in vars(self).items() if n in ("low", "high")]
+            got = ", ".join(end for end in ends if not end.endswith("None"))
+            expected = (
+                f"ends that leave mass of a {type(plain).__name__} between them, the lower first"
+            )
+            raise ConstraintError(f"{kind}(low=, high=)", expected, got, code="bad-bounds")
 
 
 register_arguments(BetweenEnds, {"base_distribution": Distribution}, constants=("low", "high"))
 
 
-def _floating(plain: Distribution) -> Iterator[Tensor]:
-    return (tensor for _, tensor in tensors_of(plain) if tensor.is_floating_point())
-
-
-def like_of(plain: Distribution) -> Tensor:
+def like_of(distribution: Distribution) -> Tensor:
     """A tensor in whose dtype and on whose device a distribution computes."""
-    return next(_floating(plain), torch.empty(()))
-
-
-def narrow_support(plain: Distribution, low: End, high: End, *, is_open: bool) -> Any:
-    """The set of what is between two ends and in the support of a distribution.
-
-    Args:
-        plain: the distribution.
-        low: the lower end, or None.
-        high: the upper end, or None.
-        is_open: whether a count at the lower end is outside.
-    """
-    entries = entries_of(support_of(plain))
-    own_low: Any = getattr(entries, "lower_bound", None)
-    own_high: Any = getattr(entries, "upper_bound", None)
-    if isinstance(entries, (constraints.MixtureSameFamilyConstraint, type(constraints.boolean))):
-        ends = bounds_of(plain, like_of(plain))
-        own_low, own_high = (None if not is_traced(e) and e.isinf().all() else e for e in ends)
-    if entries.is_discrete:
-        low = None if low is None else _floor(low) + is_open if is_open else -_floor(-low)
-        high = None if high is None else _floor(high)
-    low, high = _tighter(own_low, low, 1), _tighter(own_high, high, -1)
-    if entries.is_discrete:
-        return _COUNTS(low) if high is None else constraints.integer_interval(low, high)
-    if high is None:
-        return constraints.real if low is None else constraints.greater_than_eq(low)
-    # Torch has a set below an end without that end, which is where what is censored lies.
-    return constraints.interval(-torch.inf if low is None else low, high)
-
-
-def _floor(end: Any) -> Any:
-    return end.floor() if isinstance(end, Tensor) else float(end // 1)
-
-
-def _tighter(own: Any, end: Any, sign: int) -> Any:
-    """The one of two ends that leaves less, numbers where both are."""
-    if own is None or end is None:
-        return end if own is None else own
-    if isinstance(own, Tensor) and own.ndim == 0 and not isinstance(end, Tensor):
-        own = own.item() if not is_traced(own) else own
-    if isinstance(own, Tensor) or isinstance(end, Tensor):
-        like = own if isinstance(own, Tensor) and not isinstance(end, Tensor) else end
-        own, end = (as_tensor(e, like.dtype, like.device) for e in (own, end))
-        return torch.maximum(own, end) if sign > 0 else torch.minimum(own, end)
-    return max(own, end) if sign > 0 else min(own, end)
-
-
-def widen_value(value: Tensor, plain: Distribution) -> Tensor:
-    """Values in the dtype of the computation; counts are numbers like others."""
-    if value.dtype in HALVES or not value.is_floating_point():
-        return value.to(like_of(plain).dtype)
-    return value
+    tensors = (tensor for _, tensor in tensors_of(distribution) if tensor.is_floating_point())
+    return next(tensors, torch.empty(()))

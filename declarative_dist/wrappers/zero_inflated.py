@@ -10,38 +10,18 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.plain.arguments import register_arguments
-from declarative_dist.plain.supports import ends_of, entries_of, support_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.cdfs import (
+    Ends,
     bounds_of,
-    point_between,
+    check_single_numbers,
+    log_prob_where,
     register_tails,
     tails_of,
 )
 from declarative_dist.wrappers.incomplete import Tails
-from declarative_dist.wrappers.wrapper import Wrapper, like_of, widen_value
-
-
-class _OrZero(constraints.Constraint):
-    """A set of numbers and zero.
-
-    Args:
-        others: the set.
-    """
-
-    event_dim = 0
-
-    def __init__(self, others: Any) -> None:
-        self.others, self.is_discrete = others, others.is_discrete
-        low, high = ends_of(others) or (torch.tensor(-torch.inf), torch.tensor(torch.inf))
-        self.lower_bound, self.upper_bound = low.clamp_max(0.0), high.clamp_min(0.0)
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        """Whether a number is in the set, or zero."""
-        is_inside: Tensor = self.others.check(value)
-        return is_inside | (value == 0)
+from declarative_dist.wrappers.wrapper import Wrapper, like_of
 
 
 class ZeroInflated(Wrapper):
@@ -81,59 +61,37 @@ class ZeroInflated(Wrapper):
         super().__init__(base_distribution, {"gate": gate}, validate_args)
 
     def _check_arguments(self) -> None:
-        plain = self._plain
         kind, gate = type(self).__name__, as_tensor(self.gate)
-        if plain.event_shape:
-            got = f"{type(plain).__name__} with events of shape {tuple(plain.event_shape)}"
-            subject, expected = f"{kind}(base_distribution=)", "a distribution of single numbers"
-            raise ConstraintError(subject, expected, got, code="wrong-part")
+        check_single_numbers(self._plain, f"{kind}(base_distribution=)")
         if not is_traced(gate) and not ((gate >= 0) & (gate <= 1)).all():
             fix = "Learn it as Param(0.5, UnitInterval())."
             raise ConstraintError(
                 f"{kind}(gate=)", "probabilities between 0 and 1", shorten(self.gate), fix
             )
 
-    @constraints.dependent_property(event_dim=0)
-    def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The support of the base, and zero."""
-        entries = entries_of(support_of(self._plain))
-        ends = ends_of(entries)
-        is_in = ends is not None and not is_traced(*ends) and entries.check(torch.zeros(())).all()
-        return entries if is_in else _OrZero(entries)
+    def _hull(self, plain: Any) -> Ends:
+        first, last = bounds_of(plain, like_of(plain))
+        return first.clamp_max(0.0), last.clamp_min(0.0)
 
     def _gate(self, plain: Distribution) -> Tensor:
         like = like_of(plain)
         return as_tensor(self.gate, like.dtype, like.device)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density or mass at values of shape `(*sample, *batch)`."""
-        if self._validate_args:
-            self._validate_sample(value)
-        plain = self._plain
-        x, gate = widen_value(value, plain), self._gate(plain)
+    def _score(self, plain: Any, x: Tensor) -> Tensor:
+        gate = self._gate(plain)
         first, last = bounds_of(plain, x)
-        is_zero, is_inside = x == 0, (x >= first) & (x <= last)
+        is_zero, is_closed = x == 0, gate >= 1
         has_zero = plain.support.is_discrete & (first <= 0) & (last >= 0)
-        is_scored = is_inside & (~is_zero | has_zero)
-        fill = point_between(first, last)
-        fill = fill.floor() if plain.support.is_discrete else fill
-        density = plain.log_prob(torch.where(is_scored, x, fill))
-        density = density.masked_fill(~is_scored, -torch.inf)
-        is_closed = gate >= 1
+        density = log_prob_where(plain, x, (x >= first) & (x <= last) & (~is_zero | has_zero))
         others = torch.log1p(-torch.where(is_zero | is_closed, 0.0, gate)) + density
         others = others.masked_fill(is_closed, -torch.inf)
-        result = torch.where(is_zero, _mix(gate, density), others)
-        return result.to(value.dtype) if value.is_floating_point() else result
+        return torch.where(is_zero, _mix(gate, density), others)
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         drawn = self.base_distribution.sample(sample_shape)
         gate = self._gate(self._plain)
         share = torch.rand(drawn.shape, dtype=gate.dtype, device=gate.device)
         return torch.where(share < gate, torch.zeros_like(drawn), drawn)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """The cumulative distribution function at values of shape `(*sample, *batch)`."""
-        return tails_of(self, value).log_cdf.exp()
 
     @property
     def mean(self) -> Tensor:

@@ -35,11 +35,6 @@ PAIRS: dict[str, tuple[dd.Distribution, Any]] = {
     "Gamma": (dd.Gamma(d(2.5), d(2.0)), st.gamma(2.5, 0, 0.5)),
     "Gamma of a small shape": (dd.Gamma(d(0.2), d(2.0)), st.gamma(0.2, 0, 0.5)),
     "Gamma of a large shape": (dd.Gamma(d(800.0), d(2.0)), st.gamma(800, 0, 0.5)),
-    "GeneralizedPareto": (
-        dd.GeneralizedPareto(d(1.0), d(2.0), d(0.3)) if hasattr(dd, "GeneralizedPareto") else
-        dd.Exponential(d(1.0)),
-        st.genpareto(0.3, 1, 2) if hasattr(dd, "GeneralizedPareto") else st.expon(),
-    ),
     "Gumbel": (dd.Gumbel(d(1.0), d(2.0)), st.gumbel_r(1, 2)),
     "HalfCauchy": (dd.HalfCauchy(d(2.0)), st.halfcauchy(0, 2)),
     "HalfNormal": (dd.HalfNormal(d(2.0)), st.halfnorm(0, 2)),
