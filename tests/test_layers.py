@@ -30,7 +30,7 @@ ROWS = [
         f"constraints.{name}"
         for name in (
             "constraint", "band", "scalar", "half_line",
-            "interval", "vector", "matrix", "adapters", "inferred",
+            "interval", "vector", "matrix", "adapters", "saturation", "inferred",
         )
     ],
     [
@@ -90,7 +90,7 @@ ROWS = [
     [
         f"display.{name}"
         for name in (
-            "saturation", "rows", "reading", "posterior", "table", "summary", "notebook",
+            "rows", "reading", "posterior", "table", "summary", "notebook",
             "looks", "sites", "curves", "contours", "pictures", "trace", "plot",
         )
     ],

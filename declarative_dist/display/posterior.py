@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from declarative_dist.display.rows import Row
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.words import describe_absence, format_number, name_entry
@@ -32,8 +31,6 @@ class PosteriorRow:
         low: its 5 % quantile.
         median: its median.
         high: its 95 % quantile.
-        saturated: how many numbers of the site a guide's steps hardly move any more.
-        hint: what to do about them.
     """
 
     name: str
@@ -42,46 +39,30 @@ class PosteriorRow:
     low: float
     median: float
     high: float
-    saturated: int | None = None
-    hint: str = ""
+    saturated: ClassVar[int | None] = None
+    hint: ClassVar[str] = ""
 
     @property
     def cells(self) -> dict[str, str]:
         """What stands under each heading of the table."""
         numbers = (self.mean, self.sd, self.low, self.median, self.high)
-        headings = ("mean", "sd", "5%", "50%", "95%")
         shown: Iterator[str] = map(format_number, numbers)
         if 1e-5 < self.sd < 1e6 and all(abs(number) < 1e7 for number in numbers):
             digits = max(0, 1 - math.floor(math.log10(self.sd)))  # two of the deviation
             shown = (f"{number:.{digits}f}" for number in numbers)
-        note = "saturated" if self.saturated else ""
-        return {"name": self.name, **dict(zip(headings, shown, strict=True)), "note": note}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row as numbers and strings, such as JSON can hold."""
-        return asdict(self)
+        headings = ("mean", "sd", "5%", "50%", "95%")
+        return {"name": self.name, **dict(zip(headings, shown, strict=True))}
 
 
-def posterior_rows(draws: WeightedDraws, fields: Sequence[Row] = ()) -> list[PosteriorRow]:
-    """A row for every number of every site.
-
-    Args:
-        draws: of the posterior.
-        fields: what is known of the sites of a guide beside.
-    """
+def posterior_rows(draws: WeightedDraws) -> list[PosteriorRow]:
+    """A row for every number of every site."""
     means, sds, quantiles = draws.mean(), draws.std(), draws.quantile(_RANKS)
-    known = {row.name: row for row in fields}
     rows = []
     for name, mean in means.items():
         columns = torch.stack([mean, sds[name], *quantiles[name]], -1).double()
-        saturated = known[name].saturated if name in known else None
-        hint = known[name].hint if saturated else ""
         places = itertools.product(*map(range, mean.shape))
         for index, numbers in zip(places, columns.reshape(-1, 5).tolist(), strict=True):
-            average, sd, low, middle, high = numbers
-            entry = f"{name}{name_entry(index)}"
-            rows.append(PosteriorRow(entry, average, sd, low, middle, high, saturated, hint))
-            hint = ""  # once for a site
+            rows.append(PosteriorRow(f"{name}{name_entry(index)}", *numbers))
     return rows
 
 
@@ -90,10 +71,13 @@ def draws_of(guide: NormalGuide) -> WeightedDraws | None:
 
     None where it has no numbers, or NaN.
     """
-    now = guide()
-    if describe_absence(now.loc):
+    try:
+        now = guide()
+    except RuntimeError:  # sharded
         return None
     shape = now.loc.shape
+    if describe_absence(now.loc):
+        return None
     count = max(256, min(4096, 4_000_000 // max(shape.numel(), 1)))
     with torch.no_grad():
         noise = _noise(count, shape.numel()).reshape(count, *shape)

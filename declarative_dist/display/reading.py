@@ -6,7 +6,7 @@ parts that compute values must not count calls, draw dropout or move running mea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.display.rows import (
     Row,
     name_of_class,
-    read_module,
     read_parameters,
     read_saturation,
     read_value,
@@ -59,44 +58,42 @@ class _Reader:
             return
         self._modules[module] = path or "the whole"
         if has_row and not _has_fields(module):
-            yield Row(path, kind, **read_module(module))
+            yield _row_of_module(module, path, kind)
             return
         if has_row and "__recipe__" in vars(type(module)) and not _has_parameters(module):
             yield Row(path, "constant", shown=describe_prior(module), constraint="constant")
             return
         if has_row:
             yield Row(path, "part", shown=_head_of(module))
-        if isinstance(module, NormalGuide):
-            yield from self._read_guide(module, path)
-        elif isinstance(module, Conditioned):
+        if isinstance(module, Conditioned):
             yield from self._read_conditioned(module, path)
         elif is_declarative(module):
             yield from self._read_declared(module, path)
         else:
-            yield from self._read_others(module, path)
+            if isinstance(module, NormalGuide):
+                yield from _rows_of_sites(module, path)
+            yield from self._read_others(module, path, {"flat"})
 
     def _read_conditioned(self, module: Conditioned, path: str) -> Iterator[Row]:
         data = {_dotted(path, name): value for name, value in module.observed.items()}
         for row in self.read(module.joint, path, has_row=False):
-            if row.name in data:
-                row = replace(row, kind="observed", **read_value(data[row.name]))
-            yield row
+            is_data = row.name in data
+            yield replace(row, kind="observed", **read_value(data[row.name])) if is_data else row
 
     def _read_declared(self, module: Any, path: str) -> Iterator[Row]:
         fields, of_prior = module.__declaration__.fields, module.__declaration__.of_prior
         for name, field in fields.items():
-            part = module._modules.get(name)
+            part, here = module._modules.get(name), _dotted(path, name)
             if field.is_learned:
                 yield self._read_param(module, field, path)
             elif not field.is_part:
                 kind, (known, _) = type(field).__name__.lower(), _evaluate(module, field)
-                yield Row(_dotted(path, name), kind, constraint=field.rule(module), **known)
+                yield Row(here, kind, constraint=field.rule(module), **known)
             elif part is None:
-                yield Row(_dotted(path, name), "part", shown="none")
-            elif isinstance(part, nn.ModuleList):
-                yield from self._read_others(part, _dotted(path, name))
+                yield Row(here, "part", shown="none")
             else:
-                yield from self.read(part, _dotted(path, name))
+                is_list = isinstance(part, nn.ModuleList)
+                yield from self._read_others(part, here) if is_list else self.read(part, here)
         still = [
             name
             for name, part in module._modules.items()
@@ -137,23 +134,24 @@ class _Reader:
             if child is not None and name not in skipped:
                 yield from self.read(child, _dotted(path, name))
 
-    def _read_guide(self, guide: NormalGuide, path: str) -> Iterator[Row]:
-        """The sites at their median, and the parameters of the Gaussian."""
-        try:
-            median: Mapping[str, Any] = guide.median
-            constraint_of = guide.flat.resolver(guide.batch_shape)
-            loc = guide().loc
-        except RuntimeError:  # sharded, or on the meta device
-            yield from self._read_others(guide, path, {"flat"})
-            return
-        for slot in guide.flat.slots:
-            constraint = constraint_of(slot, dict(median))
-            raw = loc[..., slot.offset : slot.offset + slot.count]
-            raw = raw.reshape((*guide.batch_shape, *slot.raw_shape))
-            name = _dotted(path, slot.name)
-            known = read_saturation(constraint, raw, name, "the guide")
-            yield Row(name, "site", **read_value(median[slot.name]), **known)
-        yield from self._read_others(guide, path, {"flat"})
+
+def _rows_of_sites(guide: NormalGuide, path: str) -> Iterator[Row]:
+    """The sites of a guide at their median."""
+    try:
+        median = guide.median
+    except RuntimeError:  # sharded
+        return
+    for name, value in median.items():
+        yield Row(_dotted(path, name), "site", **read_value(value))
+
+
+def _row_of_module(module: nn.Module, path: str, kind: str) -> Row:
+    """The row of a module without fields."""
+    text, known = repr(module), read_parameters(module.parameters())
+    if "\n" in text or len(text) > 50:
+        count = known["parameters"]
+        text = type(module).__name__ + (f" of {count} numbers" if count else "")
+    return Row(path, kind, shown=text, **known)
 
 
 def _evaluate(module: Any, field: Field) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.display.saturation import count_saturated
+from declarative_dist.constraints.saturation import find_saturated
 from declarative_dist.words import as_data, describe_absence, format_value
 
 
@@ -52,16 +52,11 @@ class Row:
     hint: str = ""
 
     @property
-    def trainable(self) -> str:
-        """Whether it is trained, as "yes", "no" or "partly"; "" without parameters."""
-        if not self.parameters:
-            return ""
-        return {0: "no", self.parameters: "yes"}.get(self.trained, "partly")
-
-    @property
     def note(self) -> str:
         """What is unusual about its numbers, such as that they are frozen or saturated."""
-        notes = [{"no": "frozen", "partly": "partly frozen"}.get(self.trainable, "")]
+        notes = []
+        if self.trained < self.parameters:
+            notes.append("partly frozen" if self.trained else "frozen")
         if self.saturated:
             some = f"{self.saturated} " if self.saturated < self.parameters else ""
             notes.append(f"{some}saturated")
@@ -84,12 +79,6 @@ class Row:
             "note": self.note,
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """The row as numbers, strings and lists, such as JSON can hold."""
-        known = {name: value for name, value in asdict(self).items() if name != "shown"}
-        shape = None if self.shape is None else list(self.shape)
-        return {**known, "shape": shape, "trainable": self.trainable}
-
 
 def name_of_class(kind: Any) -> str:
     """The name of a class of modules; of one that `learnable` made the name of its base."""
@@ -108,21 +97,16 @@ def read_value(value: Any) -> dict[str, Any]:
 
 
 def read_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
-    """Count parameters and those that train, and measure their gradient."""
+    """Count parameters and those that train, and measure the length of their gradient."""
     found = [parameter for parameter in parameters if not is_lazy(parameter)]
+    gradients = [each.grad for each in found if each.grad is not None]
+    dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
+    sizes = [each.detach().abs().cpu().double() for each in dense if not describe_absence(each)]
     return {
         "parameters": sum(each.numel() for each in found),
         "trained": sum(each.numel() for each in found if each.requires_grad),
-        "gradient": gradient_norm(found),
+        "gradient": math.hypot(*(size.norm().item() for size in sizes)) if sizes else None,
     }
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> float | None:
-    """The length of the gradient of parameters; None where there is none to read."""
-    gradients = [each.grad for each in parameters if each.grad is not None]
-    dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
-    sizes = [each.detach().abs().cpu().double() for each in dense if not describe_absence(each)]
-    return math.hypot(*(size.norm().item() for size in sizes)) if sizes else None
 
 
 def read_saturation(
@@ -138,34 +122,21 @@ def read_saturation(
     """
     if describe_absence(raw):
         return {}
-    if not_finite := int((~raw.isfinite()).sum()):
-        share = _share(not_finite, raw.numel())
-        way_out = "go back to a checkpoint, or call reset_parameters()"
-        hint = f"{name}: NaN or infinite{share}. No step of {raw_name} mends that: {way_out}."
-        return {"hint": hint}
-    counts = count_saturated(constraint, raw)
-    if counts is None or not counts[0]:
-        return {"saturated": counts and 0}
+    if lost := int((~raw.isfinite()).sum()):
+        what = f"NaN or infinite{_share(lost, raw)}. No step of {raw_name} mends that"
+        return {"hint": f"{name}: {what}: go back to a checkpoint, or call reset_parameters()."}
+    count = int(find_saturated(constraint, raw).sum())
+    if not count:
+        return {"saturated": 0}
     has_guard = getattr(constraint, "guard", None) is True
     way_out = " (guard=False widens its guard band)" if has_guard else ""
     return {
-        "saturated": counts[0],
-        "hint": f"{name}: saturated{_share(*counts)}, at the edge of its constraint "
+        "saturated": count,
+        "hint": f"{name}: saturated{_share(count, raw)}, at the edge of its constraint "
         f"({constraint.describe()}), where steps of {raw_name} hardly move it. Set {name} "
         f"further inside, or give its constraint more room{way_out}.",
     }
 
 
-def _share(count: int, total: int) -> str:
-    if total == 1:
-        return ""
-    return f" in all {total} numbers" if count == total else f" in {count} of {total} numbers"
-
-
-def read_module(module: nn.Module) -> dict[str, Any]:
-    """Read a module without fields."""
-    text, known = repr(module), read_parameters(module.parameters())
-    if "\n" in text or len(text) > 50:
-        count = known["parameters"]
-        text = type(module).__name__ + (f" of {count} numbers" if count else "")
-    return {"shown": text, **known}
+def _share(count: int, raw: Tensor) -> str:
+    return f" in {count} of {raw.numel()} numbers" if raw.numel() > 1 else ""

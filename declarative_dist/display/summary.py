@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar, overload
 
 import torch
@@ -43,7 +43,7 @@ class Summary(Generic[R]):
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """The rows by name, as numbers, strings and lists, such as JSON can hold."""
-        return {row.name: row.to_dict() for row in self.rows}
+        return {row.name: asdict(row) for row in self.rows}
 
     def __getitem__(self, name: str) -> R:
         for row in self.rows:
@@ -123,17 +123,9 @@ def summary(module: Any) -> Summary[Any]:
         expected = "a declared module, one in which there are some, or draws"
         fix = "Give the module, not what calling it returns."
         raise DeclarationError("summary", expected, shorten(module), fix)
-    fields = rows_of(inner)
-    rows = _posterior(inner, fields) if isinstance(inner, NormalGuide) else fields
-    return Summary(_title(inner, fields), tuple(rows))
-
-
-def _posterior(guide: NormalGuide, fields: list[Row]) -> Sequence[Any]:
-    """The numbers of a guide; its fields where it has no numbers, as on the meta device."""
-    if not any(row.kind == "site" for row in fields):
-        return fields
-    draws = draws_of(guide)
-    return fields if draws is None else posterior_rows(draws, fields)
+    rows = rows_of(inner)
+    found = draws_of(inner) if isinstance(inner, NormalGuide) else None
+    return Summary(_title(inner, rows), tuple(posterior_rows(found) if found else rows))
 
 
 def _are_draws(given: object) -> bool:

@@ -23,17 +23,12 @@ _DEEPEST = 6
 _ROOM_FOR_NAMES = 12
 _NUMBER = re.compile(r"-?(\d[\d.e+-]*|inf|nan)")
 
-Lines = list[list[str]]
-
 
 def as_text(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
     """The title, the table, and the hints."""
     if not rows:
         return _wrap(f"{title}, no fields")
-    lines = _lines_of(rows)
-    columns = [list(each) for each in zip(*lines, strict=True)]
-    for column in columns:
-        column[:] = _align(column)
+    columns = [_align(column) for column in zip(*_lines_of(rows), strict=True)]
     widths = _fit([max(len(p) for cell in each for p in cell.split("\n")) for each in columns])
     texts = []
     for line in zip(*columns, strict=True):
@@ -49,58 +44,53 @@ def as_text(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
 
 def as_html(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
     """The same for a notebook, in the colours of the page, light or dark."""
-    lines = _lines_of(rows) if rows else [["name"]]
-    columns = list(zip(*lines, strict=True))
-    edge = "padding:.2em .8em .2em 0;border-bottom:1px solid rgba(128,128,128,.4)"
-    style = f"vertical-align:top;{edge};text-align:"
-    head = "".join(
-        f'<th scope="col" style="{style}{_side(_are_numbers(each))}">{escape(each[0])}</th>'
-        for each in columns
-    )
+    lines = _lines_of(rows) if rows else [("name",)]
+    headings = lines[0]
+    are_right = [_are_numbers(column) for column in zip(*lines, strict=True)]
+    head = "".join(map(_as_html_cell, headings, are_right, itertools.repeat("th scope=col")))
     body = ""
     for name, *cells in lines[1:]:
-        depth = (len(name) - len(name.lstrip())) / 2
-        inner = f"left;padding-left:{depth}em;font-weight:600"
-        row = f'<th scope="row" style="{style}{inner}">{escape(name.lstrip())}</th>'
-        for heading, cell in zip(lines[0][1:], cells, strict=True):
-            mark = (
-                ";white-space:nowrap;background:rgba(255,140,0,.3)"
-                if heading == "note" and cell
-                else ""
-            )
-            text = escape(cell).replace("\n", "<br/>")
-            row += f'<td style="{style}{_side(_is_number(cell))}{mark}">{text}</td>'
+        label = name.lstrip()
+        inner = f";padding-left:{(len(name) - len(label)) / 2}em;font-weight:600"
+        row = _as_html_cell(label, False, "th scope=row", inner)
+        for heading, cell in zip(headings[1:], cells, strict=True):
+            is_unusual = heading == "note" and cell
+            mark = ";white-space:nowrap;background:rgba(255,140,0,.3)" if is_unusual else ""
+            row += _as_html_cell(cell, _is_number(cell), "td", mark)
         body += f"<tr>{row}</tr>"
     hints = "".join(f"<li>{escape(row.hint)}</li>" for row in rows if row.hint)
-    below = f'<ul style="margin:.4em 0">{hints}</ul>' if hints else ""
+    plain = "color:inherit;background:transparent"
     return (
-        '<div style="color:inherit;background:transparent;overflow-x:auto">'
-        f'<table style="border-collapse:collapse;color:inherit;background:transparent">'
+        f'<div style="{plain};overflow-x:auto"><table style="border-collapse:collapse;{plain}">'
         f'<caption style="text-align:left;color:inherit">{escape(title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f'<ul style="margin:.4em 0">{hints}</ul></div>'
     )
 
 
-def _lines_of(rows: Sequence[Row | PosteriorRow]) -> Lines:
+def _as_html_cell(cell: str, is_right: bool, tag: str, style: str = "") -> str:
+    edge = "padding:.2em .8em .2em 0;border-bottom:1px solid rgba(128,128,128,.4)"
+    look = f"vertical-align:top;{edge};text-align:{'right' if is_right else 'left'}{style}"
+    text = escape(cell).replace("\n", "<br/>")
+    return f'<{tag} style="{look}">{text}</{tag[:2]}>'
+
+
+def _lines_of(rows: Sequence[Row | PosteriorRow]) -> list[Sequence[str]]:
     """The headings and what stands under them, but for columns that would be empty."""
     cells = [row.cells for row in rows]
     headings = [name for name in cells[0] if name == "name" or any(each[name] for each in cells)]
-    whole = [
-        [label, *(each[heading] for heading in headings[1:])]
-        for label, each in zip(_labels([row.name for row in rows]), cells, strict=True)
-    ]
+    lines: list[Sequence[str]] = [headings]
     counts: Counter[str] = Counter()
-    is_folded = []
-    for row in rows:
+    folded = 0
+    labels = _labels([row.name for row in rows])
+    for row, label, each in zip(rows, labels, cells, strict=True):
         kind = re.sub(r"\d+", "#", row.name)
         counts[kind] += 1
-        is_folded.append(counts[kind] > MOST and not row.hint)
-    lines = [headings]
-    for folded, group in itertools.groupby(
-        zip(is_folded, whole, strict=True), lambda each: each[0]
-    ):
-        found = [line for _, line in group]
-        lines += [[f"... {len(found)} more", *[""] * (len(headings) - 1)]] if folded else found
+        folded = folded + 1 if counts[kind] > MOST and not row.hint else 0
+        if folded > 1:
+            lines.pop()
+        line = [f"... {folded} more"] if folded else [label, *(each[n] for n in headings[1:])]
+        lines.append(line + [""] * (len(headings) - len(line)))
     return lines
 
 
@@ -141,8 +131,7 @@ def _wrap_cell(cell: str, width: int) -> list[str]:
 
 def _align(column: Sequence[str]) -> list[str]:
     """Numbers below each other at their right; with the heading, where there is nothing else."""
-    is_right = [_is_number(cell) for cell in column]
-    is_right[0] = _are_numbers(column)
+    is_right = [_are_numbers(column), *map(_is_number, column[1:])]
     width = max((len(c) for c, right in zip(column, is_right, strict=True) if right), default=0)
     return [c.rjust(width) if right else c for c, right in zip(column, is_right, strict=True)]
 
@@ -154,7 +143,3 @@ def _is_number(cell: str) -> bool:
 def _are_numbers(column: Sequence[str]) -> bool:
     """Whether all that stands under a heading are numbers."""
     return all(_is_number(cell) for cell in column[1:] if cell)
-
-
-def _side(is_number: bool) -> str:
-    return "right" if is_number else "left"

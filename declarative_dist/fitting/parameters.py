@@ -9,15 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.constraints.saturation import find_saturated
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
 from declarative_dist.posteriors.guides import NormalGuide
-
-_FAR = 1e4
-"""How far a raw number is from the end of any band."""
 
 LARGEST = 100
 """How many numbers a field may have for its values to be recorded."""
@@ -82,11 +79,12 @@ def _subject_of(objective: nn.Module, path: str, name: str) -> str:
 
 
 def held_fields(objective: nn.Module) -> Iterator[str]:
-    """The trainable fields with a value at the end of its band."""
+    """The trainable fields with a value at the end of its band, or as near as makes no odds."""
     for path, module, field in _trainable_params(objective):
         constraint = field.resolved_constraint(module, needed_values(module, field.name))
         with torch.no_grad():
-            is_held = _is_held(constraint, getattr(module, field.raw_name)).any()
+            raw = getattr(module, field.raw_name)
+            is_held = constraint.is_at_end(raw).any() or find_saturated(constraint, raw).any()
         if is_held:
             yield _subject_of(objective, path, field.name).partition(".")[2]
 
@@ -95,18 +93,6 @@ def _trainable_params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     for path, module, field in _declared_params(objective):
         if any(p.requires_grad and p.numel() for p in field.parameters_of(module)):
             yield path, module, field
-
-
-def _is_held(constraint: Constraint, raw: Tensor) -> Tensor:
-    """Whether values are at an end of their band, or so near that going there changes nothing."""
-    held = constraint.is_at_end(raw)
-    if constraint.event_dim or constraint.raw_event_dim:
-        return held
-    value = constraint.forward(raw)
-    for far in (raw - _FAR, raw + _FAR):
-        is_near = (constraint.forward(far) - value).abs() <= 1e-6 * value.abs()
-        held = held | (constraint.is_at_end(far) & is_near)
-    return held
 
 
 def singular_fields(objective: nn.Module) -> Iterator[str]:
