@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -21,7 +21,6 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.kinds import lacks_forward
 from declarative_dist.fitting.finite import check_parameters
-from declarative_dist.fitting.parameters import field_of
 from declarative_dist.joints.joint import Joint
 from declarative_dist.posteriors.guides import NormalGuide
 
@@ -34,46 +33,38 @@ _FUSED = {"cpu", "cuda"}
 """Devices for which torch has a kernel of the whole update."""
 
 
-def check_files(checkpoint: Any, every: Any, *, resume: bool, overwrite: bool) -> int | None:
-    """Refuse what makes no sense without a checkpoint, or together.
+_LEAST = {"steps": 1, "every": 1, "restarts": 0}
+"""The counts among the arguments, and how small each may be."""
 
-    Returns:
-        After how many steps to write, as Python's int.
-
-    Raises:
-        ConstraintError: in these cases, or for a bad `every`.
-    """
-    given = {"every": every is not None, "resume": resume, "overwrite": overwrite}
-    if checkpoint is None and any(given.values()):
-        name = next(name for name, is_given in given.items() if is_given)
-        expected, fix = "a checkpoint too", 'Write checkpoint="fit.pt".'
-        raise ConstraintError(f"fit({name}=)", expected, "none", fix, code="missing-value")
-    if resume and overwrite:
-        expected, got = "one way to treat a file that is there", "resume=True too"
-        fix = "To begin anew, leave out resume."
-        raise ConstraintError("fit(overwrite=)", expected, got, fix, code="wrong-argument")
-    return None if every is None else check_count("fit(every=)", every)
+_OTHERS = {"tolerance": "steps", "restarts": "steps", "overwrite": "resume"}
+"""Arguments that make no sense beside another."""
 
 
-def check_ends(
-    steps: int | None, tolerance: Any, restarts: Any
-) -> tuple[float | None, int | None]:
-    """Refuse what says when a fit without `steps` ends, or begins, if it makes no sense.
+def check_options(checkpoint: Any, given: Mapping[str, Any]) -> None:
+    """Refuse bad numbers, and what would have no effect: beside others, or without a checkpoint.
 
-    Returns:
-        The tolerance, and how many more starts to try.
+    Args:
+        checkpoint: the path, or None.
+        given: other arguments by name; None or False for those that are left out.
 
     Raises:
-        ConstraintError: if they are no such numbers, or `steps` are given too.
+        ConstraintError: naming the argument.
     """
-    for name, value in (("tolerance", tolerance), ("restarts", restarts)):
-        if steps is not None and value is not None:
-            expected, got = "no steps=, which end a fit by themselves", f"{name} and steps={steps}"
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        if name in ("every", "resume", "overwrite") and checkpoint is None:
+            expected, fix = "a checkpoint too", 'Write checkpoint="fit.pt".'
+            raise ConstraintError(f"fit({name}=)", expected, "none", fix, code="missing-value")
+        other = _OTHERS.get(name, "")
+        if given.get(other):
+            expected, got = f"no {other}= beside it", f"{other}={given[other]} too"
             fix = "Leave one of them out."
             raise ConstraintError(f"fit({name}=)", expected, got, fix, code="unused-argument")
-    if restarts is not None:
-        restarts = check_count("fit(restarts=)", restarts, least=0)
-    return None if tolerance is None else _as_positive("fit(tolerance=)", tolerance), restarts
+        if name in _LEAST:
+            check_count(f"fit({name}=)", value, _LEAST[name])
+    if given["tolerance"] is not None:
+        _as_positive("fit(tolerance=)", given["tolerance"])
 
 
 def check_objective(objective: Any) -> None:
@@ -81,7 +72,6 @@ def check_objective(objective: Any) -> None:
 
     Raises:
         DeclarationError: if it is no module, or has no loss or nothing to train.
-        ConstraintError: if it is on the meta device.
         NonFiniteError: if a parameter is infinite or NaN from the start.
     """
     check_forward(objective, "fit(objective)")
@@ -94,11 +84,6 @@ def check_objective(objective: Any) -> None:
             "Are the family and the networks attributes of the objective?",
             code="nothing-to-learn",
         )
-    absent = next((parameter for parameter in parameters if parameter.is_meta), None)
-    if absent is not None:
-        subject, raw = field_of(objective, absent)
-        got, fix = f"{raw} on the meta device", "Call to_empty and fill it."
-        raise ConstraintError(subject, "numbers", got, fix, code="dtype-or-device")
     check_parameters(objective, "at step 0")
 
 
@@ -108,24 +93,18 @@ def check_forward(objective: Any, subject: str) -> None:
     Raises:
         DeclarationError: in all these cases.
     """
-    name = type(objective).__name__
     kinds = (Conditional, Joint, Variational, NormalGuide)
-    kind = next((kind for kind in kinds if isinstance(objective, kind)), None)
-    if not isinstance(objective, nn.Module):
-        got = shorten(objective)
-        fix = "Write an nn.Module, or use one of declarative_dist.objectives."
-    elif kind is not None and type(objective).forward is kind.forward:
-        got = f"a {name}, whose forward is a distribution"
-        is_guide = kind is NormalGuide
-        call = "NegativeELBO(log_joint, guide)" if is_guide else "NegativeLogLikelihood(q)"
-        fix = f"Write {call}, from declarative_dist.objectives."
-    elif lacks_forward(objective):
-        got = f"a {name}, which has no forward"
-        fix = "Write NegativeLogPosterior(module, total_size=..., log_likelihood=...)."
-    else:
-        return
-    expected = "an objective: a module whose forward is a loss"
-    raise DeclarationError(subject, expected, got, fix, code="not-an-objective")
+    forward = getattr(type(objective), "forward", None)
+    is_distribution = isinstance(objective, kinds) and forward in [k.forward for k in kinds]
+    if not isinstance(objective, nn.Module) or is_distribution or lacks_forward(objective):
+        raise DeclarationError(
+            subject,
+            "an objective: a module whose forward is a loss",
+            shorten(objective),
+            "Use one of declarative_dist.objectives: NegativeLogLikelihood(q), "
+            "NegativeELBO(log_joint, guide) or NegativeLogPosterior(module, total_size=...).",
+            code="not-an-objective",
+        )
 
 
 def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:

@@ -67,7 +67,7 @@ class Checkpoint:
     ) -> None:
         self._path = Path(path).resolve()
         self._snapshot, self._batches, self._history = snapshot, batches, history
-        self._every = every or (1 if batches.is_loader else None)
+        self._every = every or (1 if batches.is_iterable else None)
         state = None if overwrite else read_state(self._path)
         if state is not None and not resume:
             expected = "a new file"
@@ -85,7 +85,7 @@ class Checkpoint:
         self._step = history.step
 
     def __call__(self, *step: object) -> None:
-        """Write after every so many steps, and of a loader after every epoch."""
+        """Write after every so many steps, and of an iterable after every epoch."""
         every = self._every
         if every and self._history.step // every > self._step // every:
             self.write()
@@ -107,8 +107,8 @@ class Checkpoint:
         self.write()
         if self._step < self._history.step and not self._path.exists():
             warnings.warn(
-                f"fit(checkpoint={str(self._path)!r}) has written nothing: of batches from a "
-                "loader it is written at the end of an epoch, and none has ended.",
+                f"fit(checkpoint={str(self._path)!r}) has written nothing: of an iterable of "
+                "batches it is written at the end of an epoch, and none has ended.",
                 stacklevel=3,
             )
 

@@ -93,7 +93,6 @@ class _Compiled:
         self._parameters = list(objective.parameters())
         self._kind: tuple[bool, ...] = ()
         self._graph: Callable[..., Any] = objective
-        self._one = torch.ones(())
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
         is_shared = dist.is_available() and dist.is_initialized()
@@ -119,24 +118,26 @@ class _Compiled:
             loss_of(self._objective, self._objective, batch)  # which may know what is wrong
             raise
         of = [p for p in self._parameters if p.requires_grad]
-        taken = {self._one.data_ptr()}
+        mine: list[Tensor] = []
+        theirs: list[Tensor] = []
         for parameter, gradient in zip(of, gradients, strict=True):
-            if gradient is None:
-                parameter.grad = None
-                continue
-            parameter.grad = own = _own(parameter, gradient, taken)
-            taken.add(_address(own))
+            parameter.grad = gradient
+            if gradient is not None and gradient.layout is torch.strided:
+                # In memory of its own, and laid out as the parameter, as `backward` leaves it.
+                parameter.grad = torch.empty_like(parameter)
+                mine.append(parameter.grad)
+                theirs.append(gradient)
+        if mine:
+            torch._foreach_copy_(mine, theirs)  # pyright: ignore[reportPrivateImportUsage]
         return loss
 
     def _loss_and_gradients(self) -> Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]]:
         objective = self._objective
         parameters = [p for p in self._parameters if p.requires_grad]
-        # Of a one that it knows inductor makes nothing, and a gradient may then be a parameter.
-        one = self._one = torch.ones((), device=parameters[0].device)
 
         def loss_and_gradients(*batch: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             loss: Tensor = call_with(objective, batch)
-            gradients = torch.autograd.grad(loss, parameters, one.to(loss), allow_unused=True)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             return loss.detach(), gradients
 
         # Dynamo compiles each code so many times at most: every objective has one of its own.
@@ -166,19 +167,3 @@ def may_change(guards: Sequence[Any]) -> list[bool]:
 def _is_frozen(name: str) -> bool:
     _, is_declared, fact = name.partition("__declaration__")
     return bool(is_declared) and not any(way in fact for way in (".__", ".constraint", ".base"))
-
-
-def _own(parameter: Tensor, gradient: Tensor, taken: set[int]) -> Tensor:
-    """The gradient as `backward` would leave it: in memory of its own, laid out as the parameter.
-
-    A fused optimizer relies on the layout, and whoever clips gradients in place on the memory.
-    """
-    if gradient.layout is not torch.strided:
-        return gradient
-    if gradient.stride() == parameter.stride() and _address(gradient) not in taken:
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
-
-
-def _address(gradient: Tensor) -> int:
-    return gradient.data_ptr() if gradient.layout is torch.strided else 0

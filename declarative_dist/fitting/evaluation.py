@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,25 +12,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from declarative_dist.errors import (
-    ConstraintError,
     DeclarationError,
+    ExplainedError,
     NonFiniteError,
     first_line,
-    shorten,
 )
 from declarative_dist.families.variational import Variational
-from declarative_dist.fitting.finite import bad_data, tensors_in
+from declarative_dist.fitting.finite import bad_data
 from declarative_dist.fitting.parameters import declared_values
 from declarative_dist.optimization.rows import REFUSALS, LinAlgError
 from declarative_dist.plain.batch import call_with
 from declarative_dist.plain.supports import has_learned_ends
-
-_MISMATCHES = (RuntimeError, NotImplementedError, TypeError)
-"""What torch raises for another dtype or device."""
-
-_RAISED = (*_MISMATCHES, ValueError)
-"""The same, and what it raises for values that it refuses."""
-
 
 Backward = Callable[[tuple[Any, ...]], Tensor]
 """From a batch to the loss; gradients are left in the parameters."""
@@ -176,9 +167,7 @@ def loss_of(
         is_one: whether it is one number, and not one for each problem.
 
     Raises:
-        ConstraintError: if the objective fails on data of another dtype or device than its
-            parameters.
-        DeclarationError: if it does not take the batch, or what comes is no loss.
+        DeclarationError: if what comes is no loss.
         NonFiniteError: if it fails on data that is infinite or NaN.
     """
     loss: Tensor = _evaluate(objective, forward, batch)
@@ -204,49 +193,17 @@ def loss_of(
 
 
 def _evaluate(objective: nn.Module, function: Callable[..., Any], batch: tuple[Any, ...]) -> Any:
-    """Call a function of an objective with a batch; an error says if the batch is to blame."""
+    """Call a function of an objective with a batch; an error says if the numbers are to blame."""
     try:
         return call_with(function, batch)
-    except _RAISED as error:
-        _explain(objective, batch, error)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, LinAlgError):
+            _name_matrix(objective, error)
+        bad = "" if isinstance(error, ExplainedError) else bad_data(batch)
+        if bad:
+            fix = f"{type(objective).__name__} refused it: {first_line(error)}"
+            raise NonFiniteError("fit(data=)", "finite numbers", bad, fix) from error
         raise
-
-
-def _explain(objective: nn.Module, batch: tuple[Any, ...], error: Exception) -> None:
-    """Raise a clearer error if the batch is of another kind than the objective takes.
-
-    An error of a more special kind than torch's own says what it is itself.
-    """
-    if isinstance(error, LinAlgError):
-        _name_matrix(objective, error)
-    if type(error) not in _RAISED:
-        return
-    name = type(objective).__name__
-    try:
-        call_with(inspect.signature(objective.forward).bind, batch)
-    except TypeError as mismatch:
-        expected, got = f"batches that {name}.forward takes", f"{len(batch)} arguments: {mismatch}"
-        fix = "A tuple of tensors gives each as an argument."
-        raise DeclarationError("fit(data=)", expected, got, fix, code="wrong-data") from error
-    bad = bad_data(batch)
-    if bad:
-        fix = f"{name} refused it: {first_line(error)}"
-        raise NonFiniteError("fit(data=)", "finite numbers", bad, fix) from error
-    if isinstance(error, ValueError):
-        return
-    own = {(p.device, p.dtype) for p in objective.parameters()}
-    devices, dtypes = {device for device, _ in own}, {dtype for _, dtype in own}
-    for where, tensor in tensors_in(batch):
-        if tensor.device not in devices or tensor.dtype not in dtypes:
-            what = " or ".join(sorted(f"{dtype} on {device}" for device, dtype in own))
-            raise ConstraintError(
-                f"fit(data=){where}",
-                f"data like the parameters of {name} ({what})",
-                f"{shorten(tensor)} of {tensor.dtype} on {tensor.device}, "
-                f"and {name} failed: {first_line(error)}",
-                "Convert it with data.to(device, dtype).",
-                code="dtype-or-device",
-            ) from error
 
 
 def _name_matrix(objective: nn.Module, error: Exception) -> None:

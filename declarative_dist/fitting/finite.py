@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import NonFiniteError, first_line, shorten
+from declarative_dist.errors import NonFiniteError, first_line
 from declarative_dist.fitting.parameters import declared_values, field_of, held_fields
 from declarative_dist.optimization.rows import REFUSALS
 from declarative_dist.plain.batch import call_with
@@ -117,9 +117,6 @@ def error_of_step(
             return NonFiniteError(subject, "finite numbers", got, fix)
     if math.isfinite(loss):
         return None
-    largest = max(parameters, key=lambda p: p.detach().abs().amax() if p.numel() else 0)
-    subject, raw = field_of(objective, largest)
-    fix = f"The largest number is in {raw} of {subject}: {shorten(largest)}. {fix}"
     got = f"{loss} at step {step}"
     return NonFiniteError(type(objective).__name__, "a finite loss", got, fix)
 

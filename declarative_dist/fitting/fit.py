@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from declarative_dist.errors import NonFiniteError, check_count
+from declarative_dist.errors import NonFiniteError
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.checkpoint import Checkpoint
@@ -139,9 +139,11 @@ def fit(
         >>> fit(objective, x, steps=50, optimizer=LBFGS, callbacks=is_flat).stopped
         True
     """
-    steps = None if steps is None else check_count("fit(steps=)", steps)
-    tolerance, restarts = arguments.check_ends(steps, tolerance, restarts)
-    every = arguments.check_files(checkpoint, every, resume=resume, overwrite=overwrite)
+    arguments.check_options(
+        checkpoint,
+        {"steps": steps, "tolerance": tolerance, "restarts": restarts,
+         "every": every, "resume": resume, "overwrite": overwrite},
+    )  # fmt: skip
     arguments.check_objective(objective)
     calls = arguments.as_callbacks(callbacks)
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # and so it stays if interrupted
@@ -152,11 +154,11 @@ def fit(
         )  # fmt: skip
         bar, fields = Progress(progress, steps), FieldValues(objective)
         snapshot = Snapshot(objective, way.optimizer, None if checkpoint is None else batches)
-        file = None if checkpoint is None else Checkpoint(
+        files = [] if checkpoint is None else [Checkpoint(
             checkpoint, snapshot, batches, history,
             every=every, resume=resume, overwrite=overwrite,
-        )  # fmt: skip
-        calls = (bar, *calls) if file is None else (bar, *calls, file)
+        )]  # fmt: skip
+        calls = (bar, *calls, *files)
         backwards = compiling(objective) if compile else nullcontext(backward_of(objective))
         try:
             with backwards as backward:
@@ -169,11 +171,10 @@ def fit(
             snapshot.restore(history.step)
             if not isinstance(error, KeyboardInterrupt):
                 bar.close()
-                with suppress(AttributeError):
-                    error.history = history  # type: ignore[attr-defined]
+                error.history = history  # type: ignore[attr-defined]
                 raise
             history.interrupted = True
-        if file is not None:
+        for file in files:
             file.close()
         history.end(fields.read())
         judge(way, history)
