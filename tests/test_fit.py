@@ -596,7 +596,10 @@ def test_an_error_of_the_objective_itself_comes_through() -> None:
 
 def test_an_iterator_that_ends_is_told() -> None:
     objective = Likelihood()
-    with pytest.raises(ConstraintError, match="expected at least one batch, got none in an epoch. .* an iterator that") as caught:
+    with pytest.raises(
+        ConstraintError,
+        match="expected at least one batch, got none in an epoch. .* an iterator that",
+    ) as caught:
         fit(objective, (torch.ones(3) for _ in range(2)), steps=5)
     theirs = Likelihood()
     assert caught.value.history.losses == fit(theirs, torch.ones(3), steps=2).losses

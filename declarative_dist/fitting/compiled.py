@@ -117,6 +117,8 @@ class _Compiled:
         except Exception:
             loss_of(self._objective, self._objective, batch)  # which may know what is wrong
             raise
+        if loss.ndim:
+            loss_of(self._objective, self._objective, batch)
         of = [p for p in self._parameters if p.requires_grad]
         mine: list[Tensor] = []
         theirs: list[Tensor] = []
@@ -126,7 +128,7 @@ class _Compiled:
                 # In memory of its own, and laid out as the parameter, as `backward` leaves it.
                 parameter.grad = torch.empty_like(parameter)
                 mine.append(parameter.grad)
-                theirs.append(gradient)
+                theirs.append(gradient.detach())
         if mine:
             torch._foreach_copy_(mine, theirs)  # pyright: ignore[reportPrivateImportUsage]
         return loss
