@@ -139,11 +139,9 @@ def fit(
         >>> fit(objective, x, steps=50, optimizer=LBFGS, callbacks=is_flat).stopped
         True
     """
-    arguments.check_options(
-        checkpoint,
-        {"steps": steps, "tolerance": tolerance, "restarts": restarts,
-         "every": every, "resume": resume, "overwrite": overwrite},
-    )  # fmt: skip
+    writing: dict[str, Any] = {"every": every, "resume": resume, "overwrite": overwrite}
+    ending = {"steps": steps, "tolerance": tolerance, "restarts": restarts}
+    arguments.check_options(checkpoint, {**ending, **writing})
     arguments.check_objective(objective)
     calls = arguments.as_callbacks(callbacks)
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # and so it stays if interrupted
@@ -154,10 +152,9 @@ def fit(
         )  # fmt: skip
         bar, fields = Progress(progress, steps), FieldValues(objective)
         snapshot = Snapshot(objective, way.optimizer, None if checkpoint is None else batches)
-        files = [] if checkpoint is None else [Checkpoint(
-            checkpoint, snapshot, batches, history,
-            every=every, resume=resume, overwrite=overwrite,
-        )]  # fmt: skip
+        files = []
+        if checkpoint is not None:
+            files.append(Checkpoint(checkpoint, snapshot, batches, history, **writing))
         calls = (bar, *calls, *files)
         backwards = compiling(objective) if compile else nullcontext(backward_of(objective))
         try:
