@@ -11,7 +11,7 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.joint import Joint
 from declarative_dist.plain.indexing import choose
-from declarative_dist.plain.median import median_of
+from declarative_dist.wrappers.quantiles import median_of
 
 
 def snapshot(distribution: Any) -> Any:
@@ -66,7 +66,7 @@ def median(distribution: Distribution | nn.Module) -> Tensor:
         A tensor of shape `(*batch, *event)`.
 
     Raises:
-        NotImplementedError: if no exact formula is known, as for a gamma or a mixture.
+        NotImplementedError: if no cumulative distribution function is known, as for a von Mises.
 
     Example:
         >>> import torch.distributions as dd

@@ -16,7 +16,7 @@ ROWS = [
         f"plain.{name}"
         for name in (
             "tracing", "tensors", "arguments", "nests", "supports", "build", "decompose",
-            "indexing", "median", "draws", "restoring", "batch",
+            "indexing", "draws", "restoring", "batch",
         )
     ],
     [

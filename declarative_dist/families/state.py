@@ -18,7 +18,6 @@ from declarative_dist.fields.storage import check_floating, find_tensor
 from declarative_dist.fields.value import Constrained
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.plain.tensors import are_finite
 
 Move = Callable[[Tensor], Tensor]
 """What `nn.Module.to` and its like do to each tensor."""
@@ -160,7 +159,7 @@ def _keep_finite(fn: Move) -> Move:
         if moved.dtype == tensor.dtype or not moved.is_floating_point() or moved.is_meta:
             return moved
         largest = [torch.finfo(t.dtype).max for t in (tensor, moved) if t.is_floating_point()]
-        if largest == sorted(largest) or are_finite(moved):
+        if largest == sorted(largest) or moved.isfinite().all():
             return moved
         with torch.no_grad():
             overflows = moved.isinf() & tensor.isfinite().to(moved.device)

@@ -25,7 +25,7 @@ from declarative_dist.fields.field import Field, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start, as_shape
 from declarative_dist.plain.arguments import ExtendedReal
-from declarative_dist.plain.tensors import are_finite, is_array
+from declarative_dist.plain.tensors import is_array
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -150,7 +150,8 @@ class Constant(Field):
         tensor: Any = value
         if not isinstance(value, Tensor):
             tensor = storage.to_tensor(value, subject, expected=self._expected)
-        is_allowed = isinstance(self.torch_constraint, ExtendedReal) or are_finite(tensor)
+        is_extended = isinstance(self.torch_constraint, ExtendedReal)
+        is_allowed = is_extended or bool(tensor.isfinite().all())
         if is_allowed and self.torch_constraint is not None:
             is_allowed = bool(self.torch_constraint.check(tensor).all())
         if not is_allowed:

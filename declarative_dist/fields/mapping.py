@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.fields.kinds import built_kind
-from declarative_dist.plain.decompose import Make, take_apart
+from declarative_dist.plain.decompose import rebuild
 
 
 def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **arguments: Any) -> Any:
@@ -42,7 +42,7 @@ def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **argume
         own = value.shape[len(own_lead) :]
         flat = value.expand(*lead, *own).reshape(-1, *own) if count else value.new_ones(1, *own)
         mapped[name] = flat
-    makes: list[Make] = []
+    templates: list[Distribution] = []
 
     def call_once(mapped: dict[str, Tensor]) -> Any:
         result = method(**arguments, **mapped)
@@ -50,12 +50,17 @@ def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **argume
             result = result()
         if not isinstance(result, Distribution):
             return result
-        tensors, make = take_apart(result)
-        makes.append(make)
-        rank = len(result.batch_shape)
-        return [t[(None,) * (rank + behind - t.ndim)] for t, behind in tensors]
+        tensors, rank = [], len(result.batch_shape)
+
+        def stand_in(tensor: Tensor, behind: int) -> Tensor:
+            tensors.append(tensor[(None,) * (rank + behind - tensor.ndim)])
+            return torch.ones(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+        templates.append(rebuild(result, stand_in))
+        return tensors
 
     found = torch.vmap(call_once, randomness="different")(mapped)
-    if not makes:
+    if not templates:
         return found[:count].reshape(*lead, *found.shape[1:])
-    return makes[-1](iter([t[:count].reshape(*lead, *t.shape[1:]) for t in found]))
+    new = iter([t[:count].reshape(*lead, *t.shape[1:]) for t in found])
+    return rebuild(templates[-1], lambda *_: next(new))

@@ -25,7 +25,7 @@ from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape, make_value
 from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors, to_tensor
 from declarative_dist.plain.arguments import Argument
-from declarative_dist.plain.tensors import are_finite, as_tensor
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import spell_constraint
 
@@ -275,7 +275,8 @@ class Constrained(Field):
         dtype, _ = self.place_of(module)
         if is_traced(tensor) or is_shard(tensor):
             return
-        if are_finite(to_tensor(tensor, self.subject(module), dtype, expected="real numbers")):
+        moved = to_tensor(tensor, self.subject(module), dtype, expected="real numbers")
+        if moved.isfinite().all():
             return
         subject, expected = self.subject(module), f"finite unconstrained numbers in {dtype}"
         fix = "The state was not loaded."

@@ -60,9 +60,6 @@ _PARTS: dict[type, Mapping[str, type[Distribution | Transform]]] = {
 }
 """The arguments that are distributions or transforms themselves."""
 
-_CONSTANTS: dict[type, tuple[str, ...]] = {}
-"""The arguments that are numbers, and constants unless a class body says otherwise."""
-
 _SEQUENCES = ("transforms", "parts", "tseq")
 """Arguments that take a list of transforms."""
 
@@ -84,7 +81,7 @@ def register_arguments(
         constants: those that are ends of an interval, which nobody learns unless they are
             declared.
     """
-    _PARTS[kind], _CONSTANTS[kind] = parts, constants
+    _PARTS[kind] = parts
     _UNSTATED[kind] = dict.fromkeys(constants, ExtendedReal())
 
 
@@ -101,7 +98,6 @@ class Argument:
             arguments have the same size, and of those that say the same you give one.
         part: what it must be an instance of, for an argument that is a distribution or a
             transform; else None.
-        is_constant: whether it stays as it is unless a class body declares it.
     """
 
     name: str
@@ -110,7 +106,6 @@ class Argument:
     torch_constraint: constraints.Constraint | None
     is_torchs: bool = True
     part: type[Distribution | Transform] | None = None
-    is_constant: bool = False
 
     @property
     def event_dim(self) -> int:
@@ -123,6 +118,11 @@ class Argument:
         if self.is_constant or self.torch_constraint is None:
             return False
         return not self.torch_constraint.is_discrete
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it stays as it is unless a class body declares it."""
+        return isinstance(self.torch_constraint, ExtendedReal)
 
     @property
     def is_count(self) -> bool:
@@ -157,7 +157,6 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
     stated = inspect.getattr_static(base, "arg_constraints", None)
     known = {**(stated if isinstance(stated, Mapping) else {}), **_known_of(_UNSTATED, base)}
     parts = _known_of(_PARTS, base)
-    constants = [name for kind in base.__mro__ for name in _CONSTANTS.get(kind, ())]
     kinds = (k for k in base.__mro__ if k not in (Distribution, dd.ExponentialFamily))
     is_torch_family = any(k.__module__.startswith("torch.distributions") for k in kinds)
     arguments = {}
@@ -173,7 +172,6 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
             torch_constraint=None if constraints.is_dependent(constraint) else constraint,
             is_torchs=is_torch_family,
             part=parts.get(name),
-            is_constant=name in constants,
         )
     return arguments
 
@@ -207,7 +205,7 @@ def _is_constraint(value: object) -> bool:
     return isinstance(value, constraints.Constraint)
 
 
-def hides_arguments(base: type) -> bool:
+def hides_arguments(base: Any) -> bool:
     """Whether a constructor takes values without names: `*args`, behind a `/`, or as `**kwargs`.
 
     Example:
@@ -216,12 +214,11 @@ def hides_arguments(base: type) -> bool:
         >>> hides_arguments(dd.Normal)
         False
     """
-    code = getattr(inspect.unwrap(base.__init__), "__code__", None)  # type: ignore[misc]
-    if code is None:
-        return False
-    named = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-    is_open = bool(code.co_flags & inspect.CO_VARKEYWORDS) and set(named) <= {"validate_args"}
-    return is_open or bool(code.co_flags & inspect.CO_VARARGS) or code.co_posonlyargcount > 1
+    given = list(inspect.signature(base.__init__).parameters.values())[1:]
+    if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in given):
+        return True
+    named = {p.name for p in given if p.kind is not p.VAR_KEYWORD}
+    return len(named) < len(given) and named <= {"validate_args"}
 
 
 def _known_of(table: Mapping[type, Mapping[str, Any]], base: type) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -16,10 +16,7 @@ from torch.distributions.transforms import _InverseTransform
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import Argument, alternatives, arguments_of
 from declarative_dist.plain.build import builder_of
-from declarative_dist.plain.tensors import is_same, map_tensors, tensors_of
-
-Make = Callable[[Iterator[Tensor]], Distribution]
-"""Makes a distribution of tensors in the order of those of another."""
+from declarative_dist.plain.tensors import is_same, map_tensors
 
 Map = Callable[[Tensor, int], Tensor]
 
@@ -176,69 +173,27 @@ def rebuild(plain: Distribution, change: Map, behind: int = 0) -> Distribution:
         >>> rebuild(plain, lambda tensor, behind: tensor.unsqueeze(-1 - behind)).batch_shape
         torch.Size([2, 1])
     """
-    tensors, make = take_apart(plain, behind)
-    return make(iter([change(tensor, count) for tensor, count in tensors]))
-
-
-def take_apart(plain: Distribution, behind: int = 0) -> tuple[list[tuple[Tensor, int]], Make]:
-    """The tensors that a distribution is made of, and what makes one of others in their place.
-
-    Args:
-        plain: a plain distribution.
-        behind: how many dimensions of all tensors stand behind its batch dimensions anyway.
-
-    Returns:
-        For each tensor, in order, how many of its dimensions stand behind; and a function from an
-        iterator over new tensors to the distribution.
-
-    Raises:
-        DeclarationError: if it does not keep an argument.
-    """
     kind, values = decompose(plain)
-    known = arguments_of(kind)
+    known, new = arguments_of(kind), dict(values)
     added = values["reinterpreted_batch_ndims"] if issubclass(kind, dd.Independent) else 0
-    tensors: list[tuple[Tensor, int]] = []
-    makes: dict[str, Callable[[Iterator[Tensor]], Any]] = {}
     for name, value in values.items():
         if isinstance(value, Tensor):
-            tensors.append((value, behind + known[name].event_dim))
-            makes[name] = next
+            new[name] = change(value, behind + known[name].event_dim)
         elif isinstance(value, Distribution):
             # The components of a mixture lie along the last of their batch dimensions.
             is_component = name == "component_distribution"
-            inner, makes[name] = take_apart(value, behind + added + is_component)
-            tensors += inner
+            new[name] = rebuild(value, change, behind + added + is_component)
         elif name == "transforms":
-            before = behind + len(values["base_distribution"].event_shape)
-            for transform in value:
-                tensors += [(tensor, before) for _, tensor in tensors_of(transform)]
-                before += transform.codomain.event_dim - transform.domain.event_dim
-            makes[name] = partial(_make_transforms, value)
-        else:
-            makes[name] = partial(_keep, value)
-    switch = {n: v for n, v in vars(plain).items() if n == "_validate_args"}
-
-    def make(new: Iterator[Tensor]) -> Distribution:
-        arguments = {name: make_one(new) for name, make_one in makes.items()}
-        made: Distribution = builder_of(kind)(**arguments, validate_args=False)
-        vars(made).pop("_validate_args", None)
-        vars(made).update(switch)
-        return made
-
-    return tensors, make
-
-
-def _keep(value: Any, _: Iterator[Tensor]) -> Any:
-    return value
-
-
-def _make_transforms(transforms: Iterable[Any], new: Iterator[Tensor]) -> list[Any]:
-    made = []
-    for transform in transforms:
-        by_name = {name: next(new) for name, _ in tensors_of(transform)}
-        made.append(map_tensors(transform, partial(_take, by_name)))
+            before, new[name] = behind + len(values["base_distribution"].event_shape), []
+            for step in value:
+                change_all = partial(_change_at, change, before)
+                new[name].append(map_tensors(step, change_all))
+                before += step.codomain.event_dim - step.domain.event_dim
+    made: Distribution = builder_of(kind)(**new, validate_args=False)
+    vars(made).pop("_validate_args", None)
+    vars(made).update({n: v for n, v in vars(plain).items() if n == "_validate_args"})
     return made
 
 
-def _take(by_name: Mapping[str, Tensor], name: str, _: Tensor) -> Tensor:
-    return by_name[name]
+def _change_at(change: Map, behind: int, _: str, tensor: Tensor) -> Tensor:
+    return change(tensor, behind)

@@ -1,11 +1,7 @@
-"""The supports of plain distributions, and how one set compares with another.
-
-Tables say what torch leaves out or says wrongly; `register_support` lets others add to them.
-"""
+"""The supports of plain distributions, and how one set compares with another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import shorten
 from declarative_dist.plain.nests import fold, innermost, steps_of
-from declarative_dist.plain.tensors import as_tensor, tensors_of
+from declarative_dist.plain.tensors import tensors_of
 from declarative_dist.plain.tracing import is_traced
 
 Support = constraints.Constraint
@@ -26,11 +22,6 @@ ROUNDING = 1e-6
 
 FLOOR = 1e-3
 """How much of a half line a constraint may leave out at its end, to keep numbers finite there."""
-
-_STATED: dict[type[Distribution], Callable[[Any], Support]] = {
-    dd.VonMises: lambda _: constraints.interval(-torch.pi, torch.pi)
-}
-"""Supports that torch states too large: this density lives on all numbers for it, and repeats."""
 
 
 class OrderedVector(Support):
@@ -61,26 +52,9 @@ _WHOLE: tuple[type[Support], ...] = (
 )
 """Sets of whole events that have no ends to compare."""
 
-_HULLS: dict[type, tuple[float, float]] = {
-    type(constraints.simplex): (0.0, 1.0),
-    type(constraints.corr_cholesky): (-1.0, 1.0),
-    type(constraints.one_hot): (0.0, 1.0),
-}
-"""Between which numbers the entries of events are; those of other sets may be any."""
-
 _ENDS = ("lower", "upper")
 _GAUSSIAN = (dd.Normal, dd.MultivariateNormal, dd.LowRankMultivariateNormal)
 """Densities that fall faster than any bounded map can stretch them at its ends."""
-
-
-def register_support(kind: type[Distribution], support: Callable[[Any], Support]) -> None:
-    """State the support of a class of distributions.
-
-    Args:
-        kind: the class; its subclasses have it too, unless they state their own.
-        support: from an instance to its support.
-    """
-    _STATED[kind] = support
 
 
 def support_of(distribution: Distribution) -> Any:
@@ -108,11 +82,9 @@ def support_of(distribution: Distribution) -> Any:
 
 
 def _state_support(distribution: Any) -> Any:
-    for ancestor in type(distribution).__mro__:
-        if ancestor in _STATED:
-            return _STATED[ancestor](distribution)
-        if "support" in vars(ancestor):
-            break
+    if isinstance(distribution, dd.VonMises):
+        # Torch states all numbers, for the density lives on all of them, and repeats.
+        return constraints.interval(-torch.pi, torch.pi)
     stated = distribution.support
     is_interval = isinstance(stated, type(constraints.unit_interval))
     return _between(stated.lower_bound, stated.upper_bound) if is_interval else stated
@@ -210,9 +182,6 @@ def lies_within(own: Any, wanted: Any) -> bool:
     ends, others = ends_of(mine), ends_of(theirs)
     inner, outer = (entries_of(getattr(k, "base_constraint", k)) for k in (mine, theirs))
     if others is not None:
-        if ends is None and (is_whole(inner) or type(inner) in _HULLS):
-            hull = _HULLS.get(type(inner), (-torch.inf, torch.inf))
-            ends = as_tensor(hull[0], torch.float64), as_tensor(hull[1], torch.float64)
         return ends is None or _is_inside(ends, others)
     if not is_whole(outer) or not is_whole(inner):
         return ends is None or not is_whole(outer)
@@ -331,18 +300,16 @@ def ends_of(support: Any) -> Ends | None:
 
 def are_near(ends: Ends, others: Ends) -> bool:
     """Whether the ends of a constraint are those of a support, but for rounding and a floor."""
-    is_inside = _is_inside(ends, others, otherwise=False)
-    return is_inside and _is_inside(others, ends, FLOOR, otherwise=False)
+    return _is_inside(ends, others) and _is_inside(others, ends, FLOOR)
 
 
-def _is_inside(ends: Ends, others: Ends, floor: float = 0.0, *, otherwise: bool = True) -> bool:
+def _is_inside(ends: Ends, others: Ends, floor: float = 0.0) -> bool:
     """Whether what is between two ends is between two others, but for rounding.
 
     Args:
         ends: the two ends inside.
         others: the two around them.
         floor: how much may be beyond the end of a half line, as a share of 1 or of its size.
-        otherwise: the answer where the shapes of bounds do not go together.
     """
     if is_traced(*ends, *others):
         return True
@@ -351,7 +318,7 @@ def _is_inside(ends: Ends, others: Ends, floor: float = 0.0, *, otherwise: bool 
     try:
         sizes = torch.broadcast_tensors(*(_finite(part).abs() for part in parts))
     except RuntimeError:
-        return otherwise
+        return False  # the shapes of bounds do not go together
     size = torch.stack(sizes).amax(0)
     wide = torch.maximum(size * ROUNDING, size.clamp_min(1.0) * floor)
     below, above = (

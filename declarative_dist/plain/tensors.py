@@ -7,7 +7,6 @@ asks for a copy with the current buffers when the transform is needed. Copies ha
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Complex, Integral, Real
 from typing import Any, TypeVar
@@ -112,20 +111,6 @@ def is_array(value: object) -> bool:
     """Whether a value is a tensor, an array or a list, and no single Python or NumPy number."""
     is_number = isinstance(value, (Real, type))
     return not is_number and (isinstance(value, (list, tuple)) or hasattr(value, "__array__"))
-
-
-def are_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor are finite; quick for a single one.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.plain.tensors import are_finite
-        >>> are_finite(torch.ones(3)), are_finite(torch.tensor(float("inf")))
-        (True, False)
-    """
-    if tensor.ndim == 0:
-        return math.isfinite(tensor.item())
-    return bool(tensor.isfinite().all())
 
 
 def tensors_of(part: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

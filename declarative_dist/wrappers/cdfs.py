@@ -127,6 +127,12 @@ def plain_of(distribution: Distribution) -> Distribution:
     return wide
 
 
+def like_of(distribution: Distribution) -> Tensor:
+    """A tensor in whose dtype and on whose device a distribution computes."""
+    tensors = (tensor for _, tensor in tensors_of(distribution) if tensor.is_floating_point())
+    return next(tensors, torch.empty(()))
+
+
 def tails_of(distribution: Distribution, value: Tensor) -> Tails:
     """The logarithms of P(X <= value) and P(X > value).
 

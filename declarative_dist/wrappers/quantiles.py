@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
+from declarative_dist.errors import ConstraintError
+from declarative_dist.plain.nests import steps_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.cdfs import (
     HALVES,
     Ends,
     bounds_of,
     family_of,
+    like_of,
+    no_cdf,
     plain_of,
     tails_within,
 )
@@ -53,6 +59,50 @@ def quantile_of(distribution: Distribution, tails: Tails) -> Tensor:
     wanted = Tails(*torch.broadcast_tensors(*tails))
     bounds = bounds_of(plain, wanted.log_cdf)
     return (_search_counts if plain.support.is_discrete else _search)(plain, wanted, bounds)
+
+
+_SYMMETRIC = (
+    dd.Cauchy, dd.Laplace, dd.Normal, dd.StudentT, dd.LowRankMultivariateNormal,
+    dd.MultivariateNormal,
+)  # fmt: skip
+"""Families that are symmetric about `loc`."""
+
+
+def median_of(plain: Any) -> Tensor:
+    """The median of a plain distribution for every entry of its events, `(*batch, *event)`.
+
+    Raises:
+        NotImplementedError: if no cumulative distribution function is known.
+    """
+    if isinstance(plain, dd.Independent):
+        return median_of(plain.base_dist)
+    if type(plain) in _SYMMETRIC:
+        return plain.loc  # type: ignore[no-any-return]
+    try:
+        if isinstance(plain, dd.TransformedDistribution) and plain.event_shape:
+            median = median_of(plain.base_dist)
+            for step in monotone_steps(plain):
+                median = step(median)
+            return median
+        half = like_of(plain).new_full(plain.batch_shape, 0.5)
+        return quantile_of(plain, Tails.of_share(half))
+    except ConstraintError as error:
+        fix = "Take it from draws: .sample((1001,)).median(0).values."
+        raise NotImplementedError(f"median: none is known for {error.got}. {fix}") from error
+
+
+def monotone_steps(d: Any) -> Iterator[Transform]:
+    """The steps of a transformed distribution, each of which keeps or turns the order.
+
+    Raises:
+        ConstraintError: if one does neither.
+    """
+    for transform in d.transforms:
+        for step in steps_of(transform):
+            is_elementwise = isinstance(step, dd.AffineTransform) or step.domain.event_dim == 0
+            if not (is_elementwise and step.bijective):
+                raise no_cdf(f"{type(d).__name__} with {type(step).__name__}")
+            yield step
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions.transforms import _InverseTransform
 from torch.nn.functional import logsigmoid
 
-from declarative_dist.wrappers.cdfs import no_cdf, register_tails, tails_of
+from declarative_dist.wrappers.cdfs import register_tails, tails_of
 from declarative_dist.wrappers.incomplete import (
     Tails,
     beta_tails,
@@ -25,7 +25,7 @@ from declarative_dist.wrappers.incomplete import (
     log1mexp,
     normal_tails,
 )
-from declarative_dist.wrappers.quantiles import quantile_of
+from declarative_dist.wrappers.quantiles import monotone_steps, quantile_of
 
 # Continuous families of a location and a scale.
 
@@ -171,10 +171,7 @@ def _push_quantile(d: Any, tails: Tails) -> Tensor:
 def _is_falling(d: Any) -> Tensor | bool:
     """Whether transforms, each of which keeps or turns the order, turn it."""
     sign: Any = 1
-    for step in d.transforms:
-        is_elementwise = isinstance(step, dd.AffineTransform) or step.domain.event_dim == 0
-        if not (is_elementwise and step.bijective):
-            raise no_cdf(f"{type(d).__name__} with {type(step).__name__}")
+    for step in monotone_steps(d):
         sign = sign * step.sign
     is_falling: Tensor | bool = sign < 0
     return is_falling

@@ -13,6 +13,7 @@ from torch import Tensor
 from declarative_dist.wrappers.cdfs import (
     Ends,
     bounds_of,
+    like_of,
     log_mass,
     log_prob_where,
     register_tails,
@@ -21,7 +22,7 @@ from declarative_dist.wrappers.cdfs import (
 )
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import icdf, quantile_of
-from declarative_dist.wrappers.wrapper import BetweenEnds, like_of
+from declarative_dist.wrappers.wrapper import BetweenEnds
 
 Moments = tuple[Tensor, Tensor]
 

@@ -13,13 +13,14 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.plain.arguments import register_arguments
 from declarative_dist.plain.supports import first_outside
-from declarative_dist.plain.tensors import as_tensor, tensors_of
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.cdfs import (
     HALVES,
     Ends,
     bounds_of,
     family_of,
+    like_of,
     log_mass,
     plain_of,
     tails_of,
@@ -221,9 +222,3 @@ class BetweenEnds(Wrapper):
 
 
 register_arguments(BetweenEnds, {"base_distribution": Distribution}, constants=("low", "high"))
-
-
-def like_of(distribution: Distribution) -> Tensor:
-    """A tensor in whose dtype and on whose device a distribution computes."""
-    tensors = (tensor for _, tensor in tensors_of(distribution) if tensor.is_floating_point())
-    return next(tensors, torch.empty(()))

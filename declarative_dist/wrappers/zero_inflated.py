@@ -16,12 +16,13 @@ from declarative_dist.wrappers.cdfs import (
     Ends,
     bounds_of,
     check_single_numbers,
+    like_of,
     log_prob_where,
     register_tails,
     tails_of,
 )
 from declarative_dist.wrappers.incomplete import Tails
-from declarative_dist.wrappers.wrapper import Wrapper, like_of
+from declarative_dist.wrappers.wrapper import Wrapper
 
 
 class ZeroInflated(Wrapper):
