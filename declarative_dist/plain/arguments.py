@@ -206,14 +206,7 @@ def _is_constraint(value: object) -> bool:
 
 
 def hides_arguments(base: Any) -> bool:
-    """Whether a constructor takes values without names: `*args`, behind a `/`, or as `**kwargs`.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.arguments import hides_arguments
-        >>> hides_arguments(dd.Normal)
-        False
-    """
+    """Whether a constructor takes values without names: as `*args`, `**kwargs`, or before `/`."""
     given = list(inspect.signature(base.__init__).parameters.values())[1:]
     if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in given):
         return True
@@ -257,12 +250,6 @@ def choose_preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
 
     An argument whose default is None may be left out. Of a foreign base whose arguments all may,
     none is preferred: only you know which go together.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.arguments import arguments_of, choose_preferred
-        >>> list(choose_preferred(arguments_of(dd.Bernoulli)))
-        ['logits']
     """
     has_core = any(argument.required or argument.is_torchs for argument in arguments.values())
     first = {group[0] for group in _synonyms(arguments)} if has_core else set()
@@ -274,13 +261,6 @@ def choose_preferred(arguments: Mapping[str, Argument]) -> dict[str, Argument]:
 
 
 def depends_on_values(base: type) -> bool:
-    """Whether what one argument may be depends on another, as for a uniform's ends.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.arguments import depends_on_values
-        >>> depends_on_values(dd.Uniform), depends_on_values(dd.Normal)
-        (True, False)
-    """
+    """Whether what one argument may be depends on another, as for a uniform's ends."""
     stated = inspect.getattr_static(base, "arg_constraints", None)
     return isinstance(stated, property) and stated is not vars(Distribution)["arg_constraints"]

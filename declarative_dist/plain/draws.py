@@ -51,16 +51,7 @@ def is_reparametrised(distribution: Any) -> bool:
 
 
 def rsample_and_score(distribution: Distribution, sample_shape: torch.Size) -> Scored:
-    """Reparametrised draws of a plain distribution and their log densities.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.plain.draws import rsample_and_score
-        >>> squashed = dd.TransformedDistribution(dd.Normal(50.0, 1.0), dd.TanhTransform())
-        >>> x, log_prob = rsample_and_score(squashed, torch.Size())
-        >>> x.item(), log_prob.isfinite().item()
-        (1.0, True)
-    """
+    """Reparametrised draws of a plain distribution and their log densities."""
     return _score(distribution, sample_shape, _rsample, lambda _: False)
 
 

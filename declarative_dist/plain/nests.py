@@ -56,14 +56,7 @@ def fold(
 
 
 def innermost(distribution: Distribution) -> Distribution:
-    """What is inside of all nests.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.plain.nests import innermost
-        >>> innermost(dd.Independent(dd.Normal(torch.zeros(2), 1.0), 1))
-        Normal(loc: torch.Size([2]), scale: torch.Size([2]))
-    """
+    """What is inside of all nests."""
     for kind, name in _INSIDE:
         if is_nest(distribution, kind):
             return innermost(getattr(distribution, name))

@@ -118,12 +118,6 @@ def find_outside(distribution: Distribution, value: Tensor) -> Tensor | None:
 
     Returns:
         None if all are inside, or nothing is known.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.plain.supports import find_outside
-        >>> find_outside(dd.Gamma(1.0, 1.0), torch.tensor([2.0, -1.0]))
-        tensor([False,  True])
     """
     try:
         support: Any = distribution.support
@@ -137,14 +131,7 @@ def find_outside(distribution: Distribution, value: Tensor) -> Tensor | None:
 
 
 def first_outside(distribution: Distribution, value: Tensor) -> str:
-    """The first value that `find_outside` finds, with its index; "" if there is none.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.plain.supports import first_outside
-        >>> first_outside(dd.Gamma(1.0, 1.0), torch.tensor([2.0, -1.0]))
-        '-1.0 at index 1'
-    """
+    """The first value that `find_outside` finds, with its index; "" if there is none."""
     is_bad = find_outside(distribution, value)
     if is_bad is None:
         return ""

@@ -308,28 +308,13 @@ def copy_module(module: M) -> M:
     `torch.func.functional_call` puts other tensors in place of parameters and takes them away
     again. What is built within such a call and used after it must keep them: a flow that has its
     network, or a site that reads from its module.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.plain.tensors import copy_module
-        >>> linear = torch.nn.Linear(1, 1)
-        >>> copy_module(linear) is linear, copy_module(linear).weight is linear.weight
-        (False, True)
     """
     copied: M = map_tensors(module, lambda _, tensor: tensor)
     return copied
 
 
 def copy_if_exchanged(module: M) -> M:
-    """The module, or a light copy where tensors that are no parameters stand in their place.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.plain.tensors import copy_if_exchanged
-        >>> linear = torch.nn.Linear(1, 1)
-        >>> copy_if_exchanged(linear) is linear
-        True
-    """
+    """The module, or a light copy where tensors that are no parameters stand in their place."""
     if all(isinstance(parameter, nn.Parameter) for parameter in module.parameters()):
         return module
     return copy_module(module)

@@ -134,21 +134,7 @@ def like_of(distribution: Distribution) -> Tensor:
 
 
 def tails_of(distribution: Distribution, value: Tensor) -> Tails:
-    """The logarithms of P(X <= value) and P(X > value).
-
-    Args:
-        distribution: a univariate distribution.
-        value: of shape `(*sample, *batch)`, or one that broadcasts with it; may be infinite.
-
-    Returns:
-        Two tensors of shape `(*sample, *batch)`.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.wrappers.cdfs import tails_of
-        >>> tails_of(dd.Normal(0.0, 1.0), torch.tensor(10.0)).log_sf
-        tensor(-53.2313)
-    """
+    """The logarithms of P(X <= value) and P(X > value), of shape `(*sample, *batch)`."""
     plain = plain_of(distribution)
     wide = value.float() if value.dtype in HALVES else value
     tails = tails_within(plain, wide, bounds_of(plain, wide))
@@ -169,19 +155,7 @@ def tails_within(plain: Any, x: Tensor, bounds: Ends) -> Tails:
 
 
 def log_mass(distribution: Distribution, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """The logarithm of P(low < X <= high), from the tail that is the smaller one.
-
-    Args:
-        distribution: a univariate distribution.
-        low: the lower end, which may be -inf; None for none.
-        high: the upper end, which may be inf; None for none.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist.wrappers.cdfs import log_mass
-        >>> log_mass(dd.Normal(0.0, 1.0), torch.tensor(10.0), torch.tensor(12.0))
-        tensor(-53.2313)
-    """
+    """The logarithm of P(low < X <= high); the ends may be infinite, and None for none."""
     below, above = tails_at_ends(distribution, low, high)
     return below.log_mass_until(above)
 

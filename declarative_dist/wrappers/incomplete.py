@@ -67,14 +67,7 @@ class Tails(NamedTuple):
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """The logarithm of `1 - exp(x)` for x at most 0 (Maechler, 2012).
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.wrappers.incomplete import log1mexp
-        >>> log1mexp(torch.tensor([-20.0, -1e-6, 0.0]))
-        tensor([-2.0612e-09, -1.3816e+01,        -inf])
-    """
+    """The logarithm of `1 - exp(x)` for x at most 0 (Maechler, 2012)."""
     is_near, is_one = x > -0.6931, x >= 0
     near = torch.where(is_near & ~is_one, x, -0.5)
     far = torch.where(is_near, -1.0, x)
@@ -89,14 +82,7 @@ def from_smaller(small: Tensor, is_lower: Tensor | bool) -> Tails:
 
 
 def normal_tails(z: Tensor) -> Tails:
-    """The tails of a standard normal distribution.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.wrappers.incomplete import normal_tails
-        >>> normal_tails(torch.tensor(10.0)).log_sf
-        tensor(-53.2313)
-    """
+    """The tails of a standard normal distribution."""
     is_lower = z < 0
     # The derivative of |z| at 0 is 0, which would be one of the tails there.
     far = torch.where(is_lower, -z, z) * _ROOT
@@ -104,18 +90,7 @@ def normal_tails(z: Tensor) -> Tails:
 
 
 def gamma_tails(a: Tensor, x: Tensor) -> Tails:
-    """The tails of a gamma distribution of rate 1.
-
-    Args:
-        a: the concentration.
-        x: any point.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.wrappers.incomplete import gamma_tails
-        >>> gamma_tails(torch.tensor(1.0), torch.tensor([2.0, -1.0])).log_sf.exp()
-        tensor([0.1353, 1.0000])
-    """
+    """The tails of a gamma distribution of concentration a and rate 1."""
     a, x = torch.broadcast_tensors(a, x)
     below, above = x <= 0, x == torch.inf
     x = torch.where(below | above, 1.0, x)
@@ -132,21 +107,7 @@ def gamma_tails(a: Tensor, x: Tensor) -> Tails:
 
 
 def beta_tails(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tails:
-    """The tails of a beta distribution.
-
-    Args:
-        a: the first concentration.
-        b: the second one.
-        x: any point.
-        y: 1 - x, which you may know more exactly.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.wrappers.incomplete import beta_tails
-        >>> one = torch.ones(())
-        >>> beta_tails(one, one, torch.tensor(0.25), torch.tensor(0.75)).log_cdf.exp()
-        tensor(0.2500)
-    """
+    """The tails of a beta distribution at x, which is 1 - y; you may know either more exactly."""
     a, b, x, y = torch.broadcast_tensors(a, b, x, y)
     below, above = x <= 0, y <= 0
     x, y = (torch.where(below | above, 0.5, t) for t in (x, y))

@@ -145,9 +145,7 @@ class Wrapper(Distribution):
 
     def _unknown(self, member: str) -> NotImplementedError:
         kind, base = type(self).__name__, type(self._plain).__name__
-        fix = f"Take it from draws: .sample((1001,)).{member}(0)."
-        if member not in ("mean", "var"):
-            fix = "Estimate it: declarative_dist.entropy(q, num_samples=...)."
+        fix = "Take it from draws, or estimate it: entropy(q, num_samples=...)."
         return NotImplementedError(
             f"{kind}: no {member} is known in closed form of a {base}. {fix}"
         )

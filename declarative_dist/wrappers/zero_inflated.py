@@ -114,18 +114,15 @@ register_arguments(ZeroInflated, {"base_distribution": Distribution})
 
 def _mix(gate: Tensor, log_share: Tensor) -> Tensor:
     """The logarithm of gate + (1 - gate) * share, with right gradients at gates of 0 and 1."""
-    is_usual = log_share > -30
+    is_usual, is_open = log_share > -30, gate > 0
     usual = torch.where(is_usual, log_share, 0.0)
     near = usual + torch.log1p(gate * torch.expm1(-usual))
     # Elsewhere the share is tiny or none, and what is -inf must not meet a gradient.
-    is_open, is_closed, is_none = gate > 0, gate >= 1, log_share == -torch.inf
-    log_gate = torch.where(is_open, gate, 1.0).log()
-    rest = torch.where(is_usual | is_none, 0.0, log_share)
-    rest = rest + torch.log1p(-torch.where(is_closed | is_usual, 0.0, gate))
-    rest = rest.masked_fill(is_closed, -1e4)
-    both = torch.logaddexp(torch.where(is_open, log_gate, rest - 800.0), rest)
-    far = torch.where(is_none, log_gate.masked_fill(~is_open, -torch.inf), both)
-    return torch.where(is_usual, near, far)
+    almost_one = 1 - torch.finfo(gate.dtype).eps
+    rest = torch.where(is_usual, 0.0, log_share.clamp_min(-1e4))
+    rest = rest + torch.log1p(-gate.clamp_max(almost_one))
+    far = torch.logaddexp(torch.where(is_open, gate, 1.0).log(), rest)
+    return torch.where(is_usual, near, torch.where(is_open, far, log_share))
 
 
 def _inflated_tails(d: ZeroInflated, x: Tensor) -> Tails:

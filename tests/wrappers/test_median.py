@@ -10,8 +10,8 @@ from declarative_dist import LearnableTransform, Param, Positive, Variational, l
 from tests.cases import PLAIN
 
 UNKNOWN = {
-    "Categorical", "Dirichlet", "LKJCholesky", "LogisticNormal", "Mixture", "Multinomial", "OneHot",
-    "RelaxedBernoulli", "RelaxedOneHot", "VonMises", "Wishart",
+    "Categorical", "Dirichlet", "LKJCholesky", "LogisticNormal", "Mixture", "Multinomial",
+    "OneHot", "RelaxedBernoulli", "RelaxedOneHot", "VonMises", "Wishart",
 }  # fmt: skip
 
 
