@@ -481,7 +481,7 @@ def test_steps_are_judged_too() -> None:
 
 
 def test_a_budget_that_is_used_up_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ways.BUDGETS, "Newton", 2)
+    monkeypatch.setitem(ways.BUDGETS, Newton, 2)
     x = dd.Beta(one(0.3), one(4.0)).sample((200,))
     with pytest.warns(NotConvergedWarning, match="2 steps are used up"):
         history = fit(NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0)))), x)

@@ -44,7 +44,7 @@ ROWS = [
         )
     ],
     [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],
-    [f"optimization.{name}" for name in ("lbfgs", "rows", "quadratic", "newton", "ends")],
+    [f"optimization.{name}" for name in ("rows", "lbfgs", "quadratic", "newton", "ends")],
     [
         f"latents.{name}"
         for name in ("named", "flat", "flat_params", "density", "pareto", "weighted")
@@ -83,7 +83,7 @@ ROWS = [
         f"fitting.{name}"
         for name in (
             "history", "parameters", "progress", "batches", "finite", "evaluation", "arguments",
-            "compiled", "snapshot", "checkpoint", "moments", "clusters",
+            "compiled", "snapshot", "checkpoint", "losses", "moments", "clusters",
             "wrapped", "starts", "phases", "ways", "verdict", "fit",
         )
     ],

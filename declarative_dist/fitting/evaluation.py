@@ -17,12 +17,10 @@ from declarative_dist.errors import (
     NonFiniteError,
     first_line,
 )
-from declarative_dist.families.variational import Variational
 from declarative_dist.fitting.finite import bad_data
 from declarative_dist.fitting.parameters import declared_values
 from declarative_dist.optimization.rows import REFUSALS, LinAlgError
 from declarative_dist.plain.batch import call_with
-from declarative_dist.plain.supports import has_learned_ends
 
 Backward = Callable[[tuple[Any, ...]], Tensor]
 """From a batch to the loss; gradients are left in the parameters."""
@@ -37,18 +35,14 @@ class Closure:
         objective: whose loss it is.
         backward: what computes it and its gradients.
         optimizer: whose parameters get the gradients.
-
-    Attributes:
-        gradient: the largest gradient at the beginning of the last step, where it searches.
     """
-
-    gradient = math.inf
 
     def __init__(self, objective: nn.Module, backward: Backward, optimizer: Optimizer) -> None:
         self._objective = objective
         self._backward = backward
         self._optimizer = optimizer
-        self._searches = searches(optimizer)
+        lines = (group.get("line_search_fn") for group in optimizer.param_groups)
+        self._searches = any(line is not None for line in lines)
         self._loss: Tensor | None = None
         self.batch: tuple[Any, ...] = ()
 
@@ -73,8 +67,6 @@ class Closure:
         self._optimizer.zero_grad()
         if self._loss is None:
             self._loss = self._backward(self.batch)
-            if self._searches:
-                self.gradient = gradient_of(self._optimizer)
             return self._loss
         if not self._searches:
             return self._backward(self.batch)
@@ -84,47 +76,6 @@ class Closure:
                 return loss
         self._optimizer.zero_grad(set_to_none=False)
         return self._loss.detach() + 1e6 * (1 + self._loss.detach().abs())
-
-
-def searches(optimizer: Optimizer) -> bool:
-    """Whether an optimizer searches along a line, where any number may be tried."""
-    return any(group.get("line_search_fn") is not None for group in optimizer.param_groups)
-
-
-class LossesClosure(Closure):
-    """The losses of independent problems, whose second derivatives an optimizer takes itself."""
-
-    _has_moving_ends: bool | None = None
-
-    def __call__(self) -> Tensor:
-        losses_of: Any = getattr(self._objective, "losses", None)
-        losses = loss_of(
-            self._objective, losses_of or self._objective, self.batch, losses_of is None
-        )
-        if self._loss is None:
-            self._loss = losses.detach().sum()
-        return losses
-
-    def find_refused(self) -> Tensor | None:
-        """Which copies have data outside of the support, if it moves; of shape `(*copies,)`."""
-        module: Any = getattr(self._objective, "module", None)
-        if not isinstance(module, Variational):
-            return None
-        if self._has_moving_ends is None:
-            with torch.enable_grad():
-                self._has_moving_ends = has_learned_ends(module())
-        if not self._has_moving_ends:
-            return None
-        plain: Any = module()
-        copies: torch.Size = vars(module)["_copies"]
-        inside: Tensor = plain.support.check(self.batch[0])
-        inside = inside.flatten(0, inside.ndim - len(plain.batch_shape) - 1)
-        weights = call_with(lambda *_, weights=None, **__: weights, self.batch)
-        if weights is not None:
-            weights = torch.as_tensor(weights, device=inside.device)
-            counts = weights.reshape(weights.shape + (1,) * (inside.ndim - weights.ndim)) > 0
-            inside = inside | ~counts
-        return ~inside.all(0).expand(plain.batch_shape).reshape(*copies, -1).all(-1)
 
 
 def gradient_of(optimizer: Optimizer) -> float:

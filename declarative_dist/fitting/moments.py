@@ -42,6 +42,10 @@ class Sample:
         self.event_dim = event_dim
         self.grain = grain
 
+    def with_grain(self, grain: float) -> Sample:
+        """The same data with another grain."""
+        return Sample(self.values, self.weights, self.event_dim, grain)
+
     def with_values(self, values: Tensor, weights: Tensor, added: int = 0) -> Sample:
         """Other data with other weights, of as many dimensions of an event or more."""
         return Sample(values, weights, self.event_dim + added, self.grain)
@@ -71,9 +75,11 @@ class Sample:
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Just below the smallest and just above the largest datum with a weight."""
-        counts = self.weights > 0
-        low = self.values.masked_fill(~counts, torch.inf).amin(0)
-        high = self.values.masked_fill(~counts, -torch.inf).amax(0)
+        low = high = self.values
+        lacks = self.weights == 0
+        if lacks.any():
+            low, high = low.masked_fill(lacks, torch.inf), high.masked_fill(lacks, -torch.inf)
+        low, high = low.amin(0), high.amax(0)
         return low - self.grain * low.abs(), high + self.grain * high.abs()
 
 
@@ -128,15 +134,14 @@ def _gumbel(sample: Sample, part: Any) -> Suggestion:
     return {"loc": sample.mean() - _EULER * scale, "scale": scale}
 
 
-def _shape_of_gamma(mean: Tensor, mean_log: Tensor) -> Tensor:
-    """The concentration, within 1.5 % (Minka, Estimating a Gamma distribution, 2002)."""
-    gap = (mean.log() - mean_log).clamp_min(1e-12)
-    return (3 - gap + ((gap - 3) ** 2 + 24 * gap).sqrt()) / (12 * gap)
-
-
 def _gamma(sample: Sample, part: Any) -> Suggestion:
-    mean = sample.mean()
-    shape = _shape_of_gamma(mean, sample.mean(sample.values.log()))
+    mean, mean_log = sample.mean(), sample.mean(sample.values.log())
+    gap = (mean.log() - mean_log).clamp_min(1e-12)
+    shape = (3 - gap + ((gap - 3) ** 2 + 24 * gap).sqrt()) / (12 * gap)
+    for _ in range(4):  # Minka, Estimating a Gamma distribution, 2002
+        slope = shape.log() - shape.digamma() - gap
+        better = 1 / (1 / shape + slope / (shape - shape**2 * torch.polygamma(1, shape)))
+        shape = torch.where(gap > 1e-6, better, shape)  # below, the first one is exact enough
     return {"concentration": shape, "rate": shape / mean}
 
 
@@ -362,12 +367,8 @@ TABLE: Mapping[type[Any], Callable[[Sample, Any], Suggestion]] = {
 }
 """By family, what a sample suggests for its arguments, in every parametrisation."""
 
-WITH_ENDS: tuple[type[Any], ...] = (dd.Uniform, dd.Pareto)
-"""Families whose best parameter is an end of the data, as near as rounding lets it be."""
-
 if hasattr(dd, "GeneralizedPareto"):
     TABLE = {**TABLE, dd.GeneralizedPareto: _generalized_pareto}
-    WITH_ENDS = (*WITH_ENDS, dd.GeneralizedPareto)
 
 
 def suggest(sample: Sample, part: Any) -> Suggestion:

@@ -7,8 +7,7 @@ so any way of declaring a family will do, by its base, by a method or by a nest 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -21,18 +20,21 @@ from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.given import call_names
 from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.clusters import cluster, log_shares
-from declarative_dist.fitting.moments import WITH_ENDS, Sample, suggest
+from declarative_dist.fitting.losses import Losses
+from declarative_dist.fitting.moments import Sample, suggest
 from declarative_dist.fitting.wrapped import base_of, sample_of_base, suggest_gate
 from declarative_dist.joints.joint import Joint
-from declarative_dist.optimization.rows import Closure, Rows
-from declarative_dist.plain.batch import call_with
+from declarative_dist.optimization.rows import Rows
+from declarative_dist.plain.batch import split_keywords
 from declarative_dist.plain.decompose import decompose
-from declarative_dist.plain.nests import fold, innermost
+from declarative_dist.plain.nests import fold
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.randomness import same_random_numbers
 
 SEEDINGS = 4
 """How many starts a mixture gets."""
+
+GRAINS = (1, 4, 16, 64)
+"""How many roundings beyond the data an end of a support may start."""
 
 
 class Source(NamedTuple):
@@ -52,69 +54,118 @@ class Place(NamedTuple):
     aligned: torch.Size
 
 
-def race(rows: Rows, closure: Closure, module: Any, batch: tuple[Any, ...], others: int) -> bool:
+class Part(NamedTuple):
+    """A distribution for which data suggest values, with its data.
+
+    Attributes:
+        prefix: what stands before the names of its parameters.
+        plain: the distribution as it is now.
+        places: the trainable parameters that arguments of it are, by the argument.
+        sample: the data.
+    """
+
+    prefix: str
+    plain: Any
+    places: dict[tuple[str, str], Place]
+    sample: Sample
+
+
+class Start(NamedTuple):
+    """Where a fit starts.
+
+    Attributes:
+        is_suggested: whether all numbers are what the data suggest, by one formula.
+        walls: which numbers can't rise, and which can't fall, because data would be outside of
+            the support: of shape `(2, problems, numbers)`; None where nothing is known of that.
+    """
+
+    is_suggested: bool
+    walls: Tensor | None = None
+
+
+def race(rows: Rows, losses: Losses, others: int) -> Start:
     """Set parameters to the best of their starts, for each independent problem alone.
 
     Args:
         rows: the parameters.
-        closure: gives the losses of all problems.
-        module: the distribution whose parameters they are, or another module, which has no starts.
-        batch: the data.
+        losses: gives the losses of all problems.
         others: how many more starts to try, each twice as far from the others as the one before.
-
-    Returns:
-        Whether all numbers are what the data suggest, by one formula.
     """
-    start = rows.read()
-    best, losses = start, rows.attempt(closure, start, start)
-    tried = 0
-    for candidate in _candidates(rows, module, batch, start, others):
-        usable = torch.where(candidate.isfinite().all(1, keepdim=True), candidate, best)
-        found = rows.attempt(closure, usable, best)
-        is_better = found < losses
-        best = torch.where(is_better[:, None], usable, best)
-        losses = torch.where(is_better, found, losses)
-        tried += 1
+    start = best = rows.read()
+    with torch.no_grad():
+        least = rows.attempt(losses, start, start)
+        parts = [] if losses.module is None else _find_parts(losses.module, losses.batch)
+        several = any("shares" in level for part in parts for level, _ in part.places)
+        is_one = bool(parts) and not (several or others)
+        walls = None
+        for seed in range(SEEDINGS + others if several else len(parts[:1])):
+            candidate = _move_to(rows, losses, parts, seed)
+            if candidate is None:
+                break  # they do not go together: what is there stays
+            walls = _find_walls(rows, losses, candidate) if is_one else None
+            with torch.set_grad_enabled(is_one):  # whoever goes on from here needs the gradient
+                best, least = _choose(rows, losses, candidate, best, least)
+        generator = torch.Generator().manual_seed(0)
+        for number in range(others):
+            noise = torch.randn(start.shape, generator=generator, dtype=torch.float64)
+            best, least = _choose(
+                rows, losses, start + (0.5 * 2**number * noise).to(start), best, least
+            )
     rows.write(best)
-    return tried == 1 and bool((best != start).all())
+    is_new = best != start
+    return Start(
+        is_one and bool(is_new.all()), None if walls is None else walls & is_new.any(1)[:, None]
+    )
 
 
-def _candidates(
-    rows: Rows, module: Any, batch: tuple[Any, ...], start: Tensor, others: int
-) -> Iterator[Tensor]:
-    seeds = SEEDINGS + others if _has_several(module) else 1
-    for seed in range(seeds):
-        rows.write(start)
-        values = suggest_values(module, batch, seed)
-        if not values:
-            break
-        heads = {s.name: s for s in _heads_of(module)} if isinstance(module, Conditional) else {}
+def _choose(
+    rows: Rows, losses: Losses, candidate: Tensor, best: Tensor, least: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The better of a candidate and the best so far, with its loss, for each problem."""
+    usable = torch.where(candidate.isfinite().all(1, keepdim=True), candidate, best)
+    found = rows.attempt(losses, usable, best).detach()
+    is_better = found < least
+    return torch.where(is_better[:, None], usable, best), torch.where(is_better, found, least)
+
+
+def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor | None:
+    """Set what parts suggest, beyond the ends of the data by as little as their support takes."""
+    module: Any = losses.module
+    heads = {s.name: s for s in _heads_of(module)} if isinstance(module, Conditional) else {}
+    candidate, refused = rows.read(), torch.ones(rows.problems, dtype=torch.bool)
+    eps = torch.finfo(candidate.dtype).eps
+    for grain in GRAINS:
+        values = _suggest_from(parts, seed, grain * eps)
         try:
-            with restoring(module), torch.no_grad():
+            with restoring(module):
                 module.assign(**{name: v for name, v in values.items() if name not in heads})
                 for name in values.keys() & heads.keys():
-                    constraint = _constraint_of(heads[name])
                     bias: Any = heads[name].bias
-                    bias.copy_(constraint.inverse(values[name]))
+                    bias.copy_(_constraint_of(heads[name]).inverse(values[name]))
         except ConstraintError:
-            break  # they do not go together: what is there stays
-        yield rows.read()
-    generator = torch.Generator().manual_seed(0)
-    for number in range(others):
-        noise = torch.randn(start.shape, generator=generator, dtype=torch.float64)
-        yield start + (0.5 * 2**number * noise).to(start)
+            return None
+        candidate = torch.where(refused[:, None], rows.read(), candidate)
+        refused = rows.find_refused(losses, margin=eps)
+        if not refused.any():
+            break
+    return candidate
 
 
-def _has_several(module: Any) -> bool:
-    """Whether data suggest several starts: to a mixture, and near the ends of a support."""
-    if isinstance(module, Joint):
-        return any(map(_has_several, module.children()))
-    with torch.no_grad():
-        plain = _plain_of(module)
-        if plain is None:
-            return False
-        has_ends = isinstance(innermost(plain), WITH_ENDS)
-        return has_ends or any(key[0] == "shares" for key in _arguments_of(plain))
+def _find_walls(rows: Rows, losses: Losses, point: Tensor) -> Tensor | None:
+    """Which numbers can't rise, and which can't fall, as in `Start`."""
+    if losses.find_refused() is None:
+        return None
+    rows.write(point)
+    stands = ~rows.find_refused(losses)
+    walls = torch.zeros((2, *point.shape), dtype=torch.bool, device=point.device)
+    step = torch.finfo(point.dtype).eps ** 0.5 * (1 + point.abs())
+    for number in range(rows.numbers):
+        for side, sign in enumerate((1, -1)):
+            moved = point.clone()
+            moved[:, number] += sign * step[:, number]
+            rows.write(moved)
+            walls[side, :, number] = stands & rows.find_refused(losses)
+    return walls
 
 
 def _plain_of(module: Any) -> Any:
@@ -163,49 +214,48 @@ def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[s
         >>> suggest_values(q, (torch.tensor([1.0, 5.0]),))
         {'loc': tensor(3.), 'scale': tensor(2.)}
     """
-    values: dict[str, Tensor] = call_with(partial(_suggest_from, module, seed), batch)
+    with torch.no_grad():
+        return _suggest_from(_find_parts(module, batch), seed, 0.0)
+
+
+def _suggest_from(parts: list[Part], seed: int, grain: float) -> dict[str, Tensor]:
+    values = {}
+    for part in parts:
+        found = _suggest_nest(part.plain, part.sample.with_grain(grain), seed)
+        for key, place in part.places.items():
+            value = _fit_into(place, found[key]) if key in found else None
+            if value is not None:
+                values[f"{part.prefix}{place.source.name}"] = value
     return values
 
 
-def _suggest_from(module: Any, seed: int, *data: Any, **given: Any) -> dict[str, Tensor]:
-    if isinstance(module, Joint) and data and isinstance(data[0], Mapping):
-        return {
-            f"{name}.{inner}": value
-            for name, site_data in data[0].items()
-            for inner, value in _suggest_from(
-                module._modules.get(name), seed, site_data, **given
-            ).items()
-        }
-    if len(data) != 1 + isinstance(module, Conditional) or given.keys() - {"weights"}:
-        return {}
-    with torch.no_grad():
+def _find_parts(module: Any, batch: tuple[Any, ...], prefix: str = "") -> list[Part]:
+    items, given = split_keywords(batch)
+    if isinstance(module, Joint) and items and isinstance(items[0], Mapping):
+        return [
+            part
+            for name, data in items[0].items()
+            for part in _find_parts(module._modules.get(name), (data, given), f"{prefix}{name}.")
+        ]
+    plain = None
+    if len(items) == 1 + isinstance(module, Conditional) and not given.keys() - {"weights"}:
         plain = _plain_of(module)
-        places = {} if plain is None else _find_places(module)
-        if not places:
-            return {}
-        sample = _sample_of(plain, data[-1], given.get("weights"), seed)
-        found = {} if sample is None else _suggest_nest(plain, sample, seed)
-        return {
-            place.source.name: value
-            for key, place in places.items()
-            if key in found and (value := _fit_into(place, found[key])) is not None
-        }
+    sample = None if plain is None else _sample_of(plain, items[-1], given.get("weights"))
+    return [] if sample is None else [Part(prefix, plain, _find_places(module), sample)]
 
 
-def _sample_of(plain: Any, value: Any, weights: Any, seed: int) -> Sample | None:
+def _sample_of(plain: Any, value: Any, weights: Any) -> Sample | None:
     if not isinstance(value, Tensor):
         return None
-    dtypes = [a.dtype for a in _arguments_of(plain).values() if a.is_floating_point()]
-    grain = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) * 4**seed
     batch, event = plain.batch_shape, plain.event_shape
     value = value.double()
     value = value.flatten(0, value.ndim - len(batch) - len(event) - 1)
     if weights is None:
-        weights = value.new_ones(len(value))
+        return Sample(value, value.new_ones(len(value), *(1,) * len(batch)), len(event))
     weights = torch.as_tensor(weights, dtype=torch.float64, device=value.device)
     weights = weights.reshape(weights.shape + (1,) * (1 + len(batch) - weights.ndim))
     value = torch.where(_over_event(weights, len(event)) > 0, value, value.new_ones(()))
-    return Sample(value, weights, len(event), grain)
+    return Sample(value, weights, len(event))
 
 
 def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
@@ -214,11 +264,12 @@ def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
 
 def _find_places(module: Any) -> dict[tuple[str, str], Place]:
     """The trainable parameters that arguments of the plain distribution are, by the argument."""
-    with restoring(module, always=True), same_random_numbers():
-        torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    with restoring(module, always=True):
         for parameter in module.parameters():
             if parameter.is_floating_point():
-                parameter += (0.01 + 0.01 * parameter.abs()) * torch.rand_like(parameter)
+                noise = torch.rand(parameter.shape, generator=generator).to(parameter)
+                parameter += (0.01 + 0.01 * parameter.abs()) * noise
         sources = [
             Source(f"{path}.{field.name}" if path else field.name, part, field, value)
             for path, part in walk(module, priors=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import held_fields, short_name, singular_fields
-from declarative_dist.fitting.ways import NewtonWay, Way
+from declarative_dist.fitting.ways import DescentWay, Way
 from declarative_dist.optimization.ends import Ends
 from declarative_dist.optimization.newton import Newton
 
@@ -47,28 +47,31 @@ def _notes(way: Way) -> Iterator[str]:
     held = list(held_fields(way.objective))
     for name in held:
         yield f"{name} is held at the end of its band"
-    if isinstance(way, NewtonWay) and way.ends is not None:
+    if isinstance(way, DescentWay) and isinstance(way.optimizer, Newton):
         yield from _notes_of_newton(way.objective, way.optimizer, way.ends, held)
 
 
 def _notes_of_newton(
-    objective: nn.Module, newton: Newton, ends: Ends, held: list[str]
+    objective: nn.Module, newton: Newton, ends: Ends | None, held: list[str]
 ) -> Iterator[str]:
     """What the place says where Newton's method has ended."""
 
     def named(mask: Tensor) -> list[str]:
-        pieces = newton.split(mask)
+        pieces = zip(newton.rows.parameters, newton.rows.split(mask), strict=True)
         return [short_name(objective, parameter) for parameter, piece in pieces if piece.any()]
 
-    for name in singular_fields(objective):
-        yield f"{name} is as good as singular, as of too few data: give a prior"
-    for name in named(ends.runaways):
-        yield f"{name} runs away: the loss falls without end"
+    if ends is not None:
+        for name in singular_fields(objective):
+            yield f"{name} is as good as singular, as of too few data: give a prior"
+        for name in named(ends.runaways):
+            yield f"{name} runs away: the loss falls without end"
     if not newton.is_done:
         return
     for name in named(newton.held):
         if name not in held:
             yield f"{name} is at a corner of the loss, where no step gains"
+    if ends is None:  # the answer is one in closed form
+        return
     endless = "so it may fall without end, as where data are all alike or too few"
     if ends.is_lost.any() and not held:
         names = ", ".join(named(ends.lost)) or "all numbers together"
@@ -87,16 +90,16 @@ def _flat_fields(objective: nn.Module, newton: Newton, ends: Ends) -> Iterator[s
 
     Such a shift changes no distribution, so there is nothing to determine.
     """
-    pieces = newton.split(ends.flat_directions)
-    if not len(pieces[0][1]):
+    if not len(ends.flat_directions):
         return
+    pieces = newton.rows.split(ends.flat_directions)
     # A vector has its logits along its last dimension, the weights that predict one the first.
     lengths = [
-        torch.cat([_without_shift(piece, dim) for _, piece in pieces], 1).norm(dim=1)
+        torch.cat([_without_shift(piece, dim) for piece in pieces], 1).norm(dim=1)
         for dim in (-1, 1)
     ]
     counts = torch.minimum(*lengths) > 1e-3
-    for parameter, piece in pieces:
+    for parameter, piece in zip(newton.rows.parameters, pieces, strict=True):
         if (piece[counts].abs() > 0.1).any():
             yield short_name(objective, parameter)
 

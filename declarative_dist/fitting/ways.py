@@ -7,32 +7,24 @@ Adam with a rate that decays where the loss is noisy, or where you choose the op
 
 from __future__ import annotations
 
-import math
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from declarative_dist.fitting.arguments import optimizer_of
 from declarative_dist.fitting.batches import Batches
-from declarative_dist.fitting.evaluation import (
-    Closure,
-    LossesClosure,
-    backward_of,
-    begin,
-    gradient_of,
-    searches,
-)
+from declarative_dist.fitting.evaluation import Closure, begin, gradient_of
 from declarative_dist.fitting.history import History
+from declarative_dist.fitting.losses import Losses
 from declarative_dist.fitting.parameters import held_fields, singular_fields
 from declarative_dist.fitting.phases import DECAY, GradientSums, Phases, fall_of
 from declarative_dist.fitting.starts import race
 from declarative_dist.optimization.ends import Ends
+from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
-from declarative_dist.optimization.rows import REFUSALS, Rows
-from declarative_dist.plain.batch import call_with
+from declarative_dist.optimization.rows import Rows
 from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide
 from declarative_dist.randomness import draws_random_numbers
 
@@ -42,8 +34,8 @@ NEWTON = 100
 FIRST_RATE = 0.03
 """The rate that a noisy fit begins with, and that decays."""
 
-BUDGETS = {"Newton": 300, "L-BFGS": 1000, "noisy": 30_000}
-"""How many steps a fit without `steps` may take at most."""
+BUDGETS: dict[type[Optimizer], int] = {Newton: 300, LBFGS: 1000, Optimizer: 30_000}
+"""How many steps a fit without `steps` may take at most, by what takes them."""
 
 SMALL = 1e-5
 """What a gradient may be at an answer, relative to one plus the loss."""
@@ -59,11 +51,9 @@ class Way:
 
     Attributes:
         is_told: whether the number of steps was given.
-        is_suggested: whether all numbers begin as the data suggest.
     """
 
     is_told = True
-    is_suggested = False
 
     def __init__(self, objective: nn.Module, optimizer: Optimizer, limit: int) -> None:
         self.objective = objective
@@ -77,15 +67,10 @@ class Way:
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         """Find where to start, before the first step: with `steps`, at the values as they are."""
         begin(self.objective, batch)
-        if self.is_told:
-            return
-        trainable = [p for p in self.objective.parameters() if p.requires_grad]
-        closure = LossesClosure(self.objective, backward_of(self.objective), self.optimizer)
-        closure.batch = batch
-        has_starts = callable(getattr(self.objective, "losses", None))
-        module = self.objective.module if has_starts else None
-        rows = Rows(trainable, copies_of(self.objective))
-        self.is_suggested = race(rows, closure, module, batch, restarts or 0)
+        if not self.is_told:
+            losses = Losses(self.objective, batch)
+            trainable = [p for p in self.objective.parameters() if p.requires_grad]
+            race(Rows(trainable, losses.copies), losses, restarts or 0)
 
     def is_sound(self) -> bool:
         """Whether the gradients of the last step were finite, for what they change."""
@@ -119,26 +104,38 @@ class Way:
         return None, f"level: {count} steps, loss within its noise over the last {2 * width}"
 
 
-class NewtonWay(Way):
-    """Newton's method, for all independent problems in one batch."""
+class DescentWay(Way):
+    """Newton's method, or L-BFGS, for all independent problems in one batch."""
 
     is_told = False
-    optimizer: Newton
+    optimizer: Newton | LBFGS
     ends: Ends | None = None
 
-    def __init__(self, objective: nn.Module, tolerance: float | None) -> None:
+    def __init__(
+        self, objective: nn.Module, losses: Losses, tolerance: float | None, *, compiles: bool
+    ) -> None:
         trainable = [p for p in objective.parameters() if p.requires_grad]
-        super().__init__(
-            objective, Newton(trainable, copies_of(objective), tolerance), BUDGETS["Newton"]
-        )
+        copies = torch.Size() if compiles else losses.copies
+        is_large = Rows(trainable, copies).numbers > NEWTON
+        kind = LBFGS if is_large or compiles else Newton
+        super().__init__(objective, kind(trainable, copies, tolerance), BUDGETS[kind])
+        self._losses, self._compiles = losses, compiles
 
-    def closure(self, backward: Any) -> Closure:
-        self._closure = LossesClosure(self.objective, backward, self.optimizer)
-        return self._closure
+    def closure(self, backward: Any) -> Any:
+        self._backward = backward
+        return self
+
+    def step(self, batch: tuple[Any, ...]) -> float:
+        """Do a step, and give the loss from before it."""
+        self._losses.batch = batch
+        self._losses.backward = self._backward if self._compiles else None
+        return self.optimizer.step(self._losses).item()
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
-        super().begin(batch, restarts)
-        self.optimizer.trusts_start = self.is_suggested
+        begin(self.objective, batch)
+        start = race(self.optimizer.rows, self._losses, restarts or 0)
+        if isinstance(self.optimizer, Newton):
+            self.optimizer.trusts_start, self.optimizer.walls = start
 
     def observe(self, loss: float) -> bool:
         return self.optimizer.is_done
@@ -147,75 +144,28 @@ class NewtonWay(Way):
         return bool(self.optimizer.gradients.isfinite().any())
 
     def judge(self, history: History) -> tuple[bool | None, str]:
-        newton = self.optimizer
-        if newton.model is None:
-            return None, "no step was done"
-        if newton.is_closed:
-            gradient = newton.gradients.max().item()
-            return True, f"settled: gradient {gradient:.1g}, in closed form"
-        self.ends = ends = Ends(newton, newton.model, self._closure)
-        failed = ~newton.converged | ends.runaways.any(1)
-        if newton.is_done and not any(held_fields(self.objective)):
-            failed |= ends.is_lost  # at the end of a band that is so, and said
-        is_singular = any(singular_fields(self.objective))
-        failed |= is_singular
-        numbers = f"{newton.evaluations} evaluations"
-        gradient = newton.gradients.max().item()
+        search = self.optimizer
+        rest = f"gradient {search.gradients.max().item():.1g}, {search.evaluations} evaluations"
+        failed = ~search.converged
+        if isinstance(search, Newton) and search.model is not None:
+            if search.is_closed:
+                return True, f"settled: {rest.partition(',')[0]}, in closed form"
+            self.ends = Ends(search, search.model, self._losses)
+            failed |= self.ends.runaways.any(1) | any(singular_fields(self.objective))
+            if search.is_done and not any(held_fields(self.objective)):
+                failed |= self.ends.is_lost  # at the end of a band that is so, and said
         if not failed.any():
-            return True, f"settled: gradient {gradient:.1g}, {numbers}"
-        if not newton.is_done:
-            return False, f"not settled: {history.step} steps are used up, {numbers}"
-        if is_singular or (len(failed) == 1 and (ends.runaways.any() or ends.is_lost.any())):
-            return False, f"not settled: {numbers}"
-        rest = f"gradient {gradient:.2g}, {numbers}"
+            return True, f"settled: {rest}"
+        if not search.is_done:
+            return False, f"not settled: {history.step} steps are used up, {rest}"
         if len(failed) == 1:
-            return False, f"not settled: {ends.stop}, {rest}"
+            return False, f"not settled: {rest}"
         names = failed.nonzero().flatten().tolist()
         shown = ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
-        found = f"{len(failed) - len(names)} of {len(failed)} copies settled"
-        return False, f"{found}, not {shown}: {rest}"
-
-
-class SearchWay(Way):
-    """L-BFGS until its gradient is small, or no step lowers the loss any more."""
-
-    is_told = False
-
-    def __init__(
-        self, objective: nn.Module, optimizer: Optimizer, tolerance: float | None
-    ) -> None:
-        super().__init__(objective, optimizer, BUDGETS["L-BFGS"])
-        eps = torch.finfo(next(p.dtype for p in objective.parameters() if p.requires_grad)).eps
-        self._eps = eps
-        self._tolerance = max(1e-7, 100 * eps) if tolerance is None else tolerance
-        self._before = math.inf
-        self._still = 0
-        self._closure: Closure | None = None
-
-    def closure(self, backward: Any) -> Closure:
-        self._closure = Closure(self.objective, backward, self.optimizer)
-        return self._closure
-
-    @property
-    def _gradient(self) -> float:
-        return math.inf if self._closure is None else self._closure.gradient
-
-    def observe(self, loss: float) -> bool:
-        gains = self._before - loss > 4 * self._eps * (1 + abs(loss))
-        self._still = 0 if gains else self._still + 1
-        if self._still == 1:
-            self.optimizer.state.clear()  # a memory of bends that led nowhere
-        self._before = loss
-        return self._still > 2 or self._gradient <= self._tolerance * (1 + abs(loss))
-
-    def judge(self, history: History) -> tuple[bool | None, str]:
-        least = max(SMALL, self._eps**0.5) * (1 + abs(history.losses[-1]))
-        numbers = f"gradient {self._gradient:.1g}, {history.step} rounds"
-        if self._gradient <= least:
-            return True, f"settled: {numbers}"
-        is_over = history.step < self.limit
-        why = "the last rounds gained nothing" if is_over else "steps are used up"
-        return False, f"not settled: {why}, {numbers}"
+        return (
+            False,
+            f"{len(failed) - len(names)} of {len(failed)} copies settled, not {shown}: {rest}",
+        )
 
 
 class NoisyWay(Way):
@@ -226,7 +176,7 @@ class NoisyWay(Way):
     def __init__(
         self, objective: nn.Module, optimizer: Optimizer, tolerance: float | None
     ) -> None:
-        super().__init__(objective, optimizer, BUDGETS["noisy"])
+        super().__init__(objective, optimizer, BUDGETS[Optimizer])
         self._phases = Phases() if tolerance is None else Phases(tolerance)
         self._is_settled = False
         self._gradients = GradientSums(objective)
@@ -279,7 +229,7 @@ class GuideWay(Way):
     is_told = False
 
     def __init__(self, objective: nn.Module, tolerance: float | None) -> None:
-        super().__init__(objective, optimizer_of(objective, None, None), BUDGETS["noisy"])
+        super().__init__(objective, optimizer_of(objective, None, None), BUDGETS[Optimizer])
         self._tolerance = tolerance
         self._found: GuideFit | None = None
         self._reported = 0
@@ -342,32 +292,12 @@ def choose_way(
     is_free = optimizer is None and lr is None
     if is_free and batches.whole is not None and can_fit_guide(objective, batches.whole):
         return GuideWay(objective, tolerance)
-    if is_free and _is_the_same_each_time(objective, batches):
-        trainable = [p for p in objective.parameters() if p.requires_grad]
-        if not compiles and Rows(trainable, copies_of(objective)).numbers <= NEWTON:
-            return NewtonWay(objective, tolerance)
-        options: dict[str, Any] = {"max_iter": 50, "history_size": 50}
-        lbfgs = LBFGS(trainable, line_search_fn="strong_wolfe", tolerance_change=0.0, **options)
-        return SearchWay(objective, lbfgs, tolerance)
+    if is_free and batches.whole is not None:
+        losses = Losses(objective, batches.whole)
+        rows = Rows([p for p in objective.parameters() if p.requires_grad], losses.copies)
+        with torch.no_grad():
+            is_noisy = draws_random_numbers(lambda: rows.attempt(losses, rows.read(), rows.read()))
+        if not is_noisy:
+            return DescentWay(objective, losses, tolerance, compiles=compiles)
     made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
-    return (SearchWay if searches(made) else NoisyWay)(objective, made, tolerance)
-
-
-def _is_the_same_each_time(objective: nn.Module, batches: Batches) -> bool:
-    """Whether every step has the same data, and the loss draws no random numbers."""
-    if batches.whole is None:
-        return False
-
-    def evaluate() -> None:
-        with suppress(*REFUSALS), torch.no_grad():
-            call_with(objective, batches.whole or ())
-
-    return not draws_random_numbers(evaluate)
-
-
-def copies_of(objective: Any) -> torch.Size:
-    """The shape of the independent problems that an objective has losses of."""
-    if not callable(getattr(objective, "losses", None)):
-        return torch.Size()
-    copies: torch.Size = vars(objective.module)["_copies"]
-    return copies
+    return NoisyWay(objective, made, tolerance)

@@ -10,11 +10,15 @@ conditions: a point without a finite value is a step too far, like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+
+from declarative_dist.optimization.rows import Closure, Rows
 
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From points `(*rows, size)` to values `(*rows)` and gradients `(*rows, size)`."""
@@ -24,6 +28,9 @@ _TURN = 0.9
 _SHORTEST = 1e-10
 _MEMORY = 12
 """How many steps of a row shape the next one."""
+
+_ROUND = 25
+"""How many evaluations are a step of the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,104 @@ def minimize(
     return Minimum(
         descent.point, descent.value, descent.gradient, descent.is_active.logical_not(), count
     )
+
+
+class LBFGS(Optimizer):
+    """L-BFGS for parameters of many independent problems; a step is a round of evaluations.
+
+    Args:
+        params: the parameters, of shape `(*copies, *own)`.
+        copies: the shape of independent problems. If a loss depends on the numbers of another
+            problem, all are taken as one.
+        tolerance: how small a gradient is to be, relative to one plus the loss; None for 1e-7, or
+            what the dtype holds.
+
+    Attributes:
+        rows: the parameters as a matrix.
+        evaluations: how often the closure was called.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.optimization.lbfgs import LBFGS
+        >>> x = torch.tensor([3.0, 30.0], dtype=torch.float64, requires_grad=True)
+        >>> lbfgs = LBFGS([x], torch.Size([2]))
+        >>> while not lbfgs.is_done:
+        ...     _ = lbfgs.step(lambda: (x - torch.tensor([1.0, 2.0])) ** 4)
+        >>> x.data.round(decimals=2)
+        tensor([1., 2.], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        copies: torch.Size = torch.Size(),
+        tolerance: float | None = None,
+    ) -> None:
+        super().__init__(params, {})
+        members = [p for group in self.param_groups for p in group["params"]]
+        self.rows = Rows(members, copies)
+        self._eps = torch.finfo(members[0].dtype).eps
+        self._tolerance = max(1e-7, 100 * self._eps) if tolerance is None else tolerance
+        self.evaluations = 0
+        self._descent: _Descent | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every problem is settled, or finds no step that lowers its loss."""
+        return self._descent is not None and not self._descent.is_active.any()
+
+    @property
+    def gradients(self) -> Tensor:
+        """The largest gradient of each problem."""
+        if self._descent is None:
+            return torch.full((self.rows.problems,), torch.inf)
+        return self._descent.gradient.abs().amax(-1)
+
+    @property
+    def converged(self) -> Tensor:
+        """For which problems the gradient is small, relative to one plus the loss."""
+        if self._descent is None:
+            return torch.zeros(self.rows.problems, dtype=torch.bool)
+        return self.gradients <= max(1e-5, self._eps**0.5) * (1 + self._descent.value.abs())
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
+        """Do a round for all problems that are not done.
+
+        Args:
+            closure: gives the losses of all problems, of shape `(*copies,)`; or one loss without a
+                graph, and leaves its gradients.
+
+        Returns:
+            The sum of the losses from before the round.
+        """
+        if self._descent is None:
+            with torch.enable_grad():
+                losses = self.rows.losses(closure)
+                gradient = self._differentiate(losses)
+                if not self.rows.are_apart(losses, gradient):
+                    self.rows = Rows(self.rows.parameters)
+                    return self.step(closure)
+            start = _finite(losses.detach(), gradient)
+            self._descent = _Descent(self.rows.read(), *start, self._tolerance)
+        descent = self._descent
+        before = descent.value.sum()
+        for _ in range(_ROUND):
+            if self.is_done:
+                break
+            trial = descent.trial
+            with torch.enable_grad():
+                losses = self.rows.attempt(closure, trial, descent.point)
+                gradient = self._differentiate(losses)
+            self.evaluations += 1
+            descent.advance(trial, *_finite(losses.detach(), gradient))
+        self.rows.write(descent.point)
+        return before
+
+    def _differentiate(self, losses: Tensor) -> Tensor:
+        if losses.requires_grad:
+            return self.rows.differentiate(losses)
+        return self.rows.stack([parameter.grad for parameter in self.rows.parameters])
 
 
 def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from declarative_dist.optimization.quadratic import Model, solve
@@ -40,9 +40,12 @@ class Newton(Optimizer):
     Attributes:
         rows: the parameters as a matrix.
         eps: the rounding of their dtype.
+        walls: which numbers can't rise at the start, and which can't fall, of shape
+            `(2, problems, numbers)`; None if nothing is known of that.
         trusts_start: whether a start with a small gradient is the answer, as where it was computed
             in closed form: second derivatives are not asked for then.
         is_closed: whether that is how it ended.
+        held: which numbers cannot follow their gradient, of shape `(problems, numbers)`.
         evaluations: how often the closure was called.
         model: that of the last step.
 
@@ -66,49 +69,36 @@ class Newton(Optimizer):
         tolerance: float | None = None,
     ) -> None:
         super().__init__(params, {})
-        members: list[nn.Parameter] = [p for group in self.param_groups for p in group["params"]]
-        self.rows = Rows(members, copies)
-        eps = torch.finfo(members[0].dtype).eps
-        self.eps = eps
-        self._tolerance = max(1e-8, 10 * eps) if tolerance is None else tolerance
+        members = [p for group in self.param_groups for p in group["params"]]
+        self.eps = torch.finfo(members[0].dtype).eps
+        self._tolerance = max(1e-8, 10 * self.eps) if tolerance is None else tolerance
+        self.walls: Tensor | None = None
         self.trusts_start = self.is_closed = False
         self.evaluations = 0
         self.model: Model | None = None
-        self._begin()
+        self._begin(Rows(members, copies))
 
-    def _begin(self) -> None:
+    def _begin(self, rows: Rows) -> None:
         """Forget what is known of the problems: which are done, and what is held in them."""
-        rows, first = self.rows, self.rows.parameters[0]
-        own = self.state[first]
-        own["done"] = first.new_zeros(rows.problems)
-        own["held"] = first.new_zeros(rows.problems, rows.numbers)
-        own["before"] = first.new_zeros(rows.problems, rows.numbers)
-        own["trying"] = first.new_zeros(rows.problems)
-        own["decrement"] = first.new_zeros(rows.problems)
-
-    def _get(self, name: str) -> Tensor:
-        state: Tensor = self.state[self.rows.parameters[0]][name]
-        return state
+        self.rows = rows
+        self._before = rows.read()
+        self.held = torch.zeros_like(self._before, dtype=torch.bool)
+        self._done = self._trying = self.held.any(1)
+        self._decrement = torch.full_like(self._before[:, 0], torch.inf)
 
     @property
     def is_done(self) -> bool:
         """Whether no problem has a step left."""
-        return self.model is not None and bool(self._get("done").all())
-
-    @property
-    def held(self) -> Tensor:
-        """Which numbers cannot follow their gradient, of shape `(problems, numbers)`."""
-        return self._get("held").bool()
+        return self.model is not None and bool(self._done.all())
 
     @property
     def converged(self) -> Tensor:
         """For which problems the gradient, or what a step would gain, is at its floor."""
         model = self.model
         if model is None:
-            return torch.zeros(self.rows.problems, dtype=torch.bool)
+            return torch.zeros_like(self._done)
         gains = model.decrement <= 16 * self.eps * (1 + model.losses.abs())
-        is_low = gains | self._is_small(model, 1e-5)
-        return self._get("done").bool() & (is_low | self.is_closed)
+        return self._done & (gains | self._is_small(model, 1e-5) | self.is_closed)
 
     @property
     def gradients(self) -> Tensor:
@@ -116,12 +106,6 @@ class Newton(Optimizer):
         if self.model is None:
             return torch.full((self.rows.problems,), torch.inf)
         return self.model.gradient.abs().amax(1)
-
-    def split(self, matrix: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-        """Each parameter with its part of a matrix `(rows, numbers)`, of shape `(rows, *own)`."""
-        rows, lead = self.rows, len(self.rows.copies)
-        pieces = zip(rows.parameters, matrix.split(rows.sizes, 1), strict=True)
-        return [(p, piece.reshape(len(piece), *p.shape[lead:])) for p, piece in pieces]  # type: ignore[misc]
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
@@ -133,26 +117,22 @@ class Newton(Optimizer):
         Returns:
             The sum of the losses from before the step.
         """
+        model = self._find_model(closure)
         rows, point = self.rows, self.rows.read()
-        model = self._model(closure, point)
-        if rows is not self.rows:  # the problems turned out to be one
-            return self.step(closure)
-        done, trying = self._get("done").bool(), self._get("trying").bool()
         # A step that nobody could see in the loss must show in the next one.
-        worse = trying & ~(model.decrement < 0.5 * self._get("decrement"))
+        worse = self._trying & ~(model.decrement < 0.5 * self._decrement)
         floor = 8 * self.eps * (1 + model.losses.abs())
         is_level = model.decrement <= floor
-        if self.model is None:  # data may be others than those of a checkpoint
-            done &= is_level | self._is_small(model, 1e-5)
         is_saddle = is_level & (model.valley != 0).any(1)
         finished = is_level & ~is_saddle & self._is_small(model, self._tolerance)
         finished |= self.is_closed
         # What cannot be evaluated stays where it is: the caller sees to it.
         failed = ~(model.losses.isfinite() & model.gradient.isfinite().all(1))
-        moving = ~(done | worse | finished | failed)
-        new = torch.where((worse & ~done)[:, None], self._get("before"), point)
+        moving = ~(self._done | worse | finished | failed)
+        new = torch.where((worse & ~self._done)[:, None], self._before, point)
         tentative = moving & is_level & ~is_saddle
         searching = moving & ~tentative
+        done = self._done | finished | failed | worse
         if searching.any():
             direction = torch.where(is_saddle[:, None], model.valley, model.step)
             new, stuck, is_finite = self._search(closure, point, new, model, direction, searching)
@@ -162,21 +142,18 @@ class Newton(Optimizer):
             stuck &= ~hidden
             if stuck.any():
                 held = self._find_held(closure, point, model, stuck)
-                done = done | (stuck & ~(held & ~self.held).any(1))
-                self._get("held").copy_(self.held | held)
+                done = done | (stuck & ~held.any(1))
+                self.held = self.held | held
         new = torch.where(tentative[:, None], (point + model.step).to(point), new)
-        self._get("before").copy_(point)
-        self._get("trying").copy_(tentative)
-        self._get("decrement").copy_(model.decrement)
-        self._get("done").copy_(done | finished | failed | worse)
+        self._before, self._trying, self._decrement = point, tentative, model.decrement
+        self._done = done
         rows.write(new)
         if self.model is not None:
             model = Model(*(_choose(worse, *pair) for pair in zip(self.model, model, strict=True)))
-        for parameter, gradient in zip(
-            rows.parameters, rows.split(model.gradient.to(point)), strict=True
-        ):
-            parameter.grad = gradient
         self.model = model
+        pieces = rows.split(model.gradient.to(point))
+        for parameter, piece in zip(rows.parameters, pieces, strict=True):
+            parameter.grad = piece.reshape(parameter.shape)
         return model.losses.sum()
 
     def _is_small(self, model: Model, tolerance: float) -> Tensor:
@@ -196,39 +173,30 @@ class Newton(Optimizer):
         position = self.rows.read().abs().double()
         return 4 * self.eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
 
-    def _model(self, closure: Closure, point: Tensor) -> Model:
-        rows = self.rows
-        members = [p for p in rows.parameters if p.requires_grad]
-
-        def differentiate(output: Tensor, *, create_graph: bool) -> Tensor:
-            found = iter(
-                torch.autograd.grad(
-                    output, members, create_graph=create_graph, retain_graph=True,
-                    allow_unused=True,
-                )
-            )  # fmt: skip
-            return rows.stack([next(found) if p.requires_grad else None for p in rows.parameters])
-
+    def _find_model(self, closure: Closure) -> Model:
         with torch.enable_grad():
             self.evaluations += 1
-            losses = rows.losses(closure)
-            gradient = differentiate(losses.sum(), create_graph=True)
-            if self.model is None and rows.problems > 1:
-                # What depends on another problem's numbers is not weighted as its own loss is.
-                weights = torch.linspace(1, 2, rows.problems).to(losses)
-                weighted = differentiate((losses * weights).sum(), create_graph=False)
-                apart = torch.allclose(weighted, weights[:, None] * gradient, 1e-3, equal_nan=True)
-                if not apart:
-                    self.rows = Rows(rows.parameters)
-                    self._begin()
-                    return self._model(closure, self.rows.read())
+            losses = self.rows.losses(closure)
+            gradient = self.rows.differentiate(losses, create_graph=True)
+            point, is_first = self.rows.read(), self.model is None
+            if is_first and self.walls is not None:
+                self.held = self.walls[0] & (gradient < 0) | self.walls[1] & (gradient > 0)
             # The largest number knows the units: in large ones all gradients are small.
-            gain = gradient.abs().amax(1) * (1 + point.abs().amax(1))
+            free = gradient.detach().masked_fill(self.held, 0.0)
+            gain = free.abs().amax(1) * (1 + point.abs().amax(1))
             is_small = (gain <= self._tolerance * (1 + losses.abs())).all()
-            self.is_closed = bool(self.trusts_start and self.model is None and is_small)
+            self.is_closed = bool(self.trusts_start and is_first and is_small)
+            if self.is_closed:
+                still = torch.zeros_like(free.double())
+                level = losses.detach().double(), free.double()
+                return Model(*level, torch.diag_embed(still), still, still[:, 0], still)
+            if is_first and not self.rows.are_apart(losses, gradient):
+                self.walls = None
+                self._begin(Rows(self.rows.parameters))
+                return self._find_model(closure)
             columns = [
-                differentiate(column.sum(), create_graph=False)
-                if column.requires_grad and not self.is_closed
+                self.rows.differentiate(column)
+                if column.requires_grad
                 else torch.zeros_like(gradient)
                 for column in gradient.unbind(1)
             ]

@@ -55,42 +55,67 @@ class Rows:
         return torch.cat(rows, 1)
 
     def split(self, matrix: Tensor) -> list[Tensor]:
-        """A matrix as tensors in the shapes of the parameters."""
-        pieces = matrix.split(self.sizes, 1)
-        return [piece.reshape(p.shape) for p, piece in zip(self.parameters, pieces, strict=True)]
+        """A matrix `(rows, numbers)` as the parts of the parameters, of shape `(rows, *own)`."""
+        lead, pieces = len(self.copies), matrix.split(self.sizes, 1)
+        members = zip(self.parameters, pieces, strict=True)
+        return [piece.reshape(len(piece), *p.shape[lead:]) for p, piece in members]
 
     def write(self, matrix: Tensor) -> None:
-        """Set all numbers, in place."""
-        with torch.no_grad():
-            for parameter, piece in zip(self.parameters, self.split(matrix), strict=True):
-                parameter.copy_(piece)
+        """Set all numbers, in place, unless they are there already."""
+        if not torch.equal(matrix, self.read()):
+            with torch.no_grad():
+                for parameter, piece in zip(self.parameters, self.split(matrix), strict=True):
+                    parameter.copy_(piece.reshape(parameter.shape))
 
     def losses(self, closure: Closure) -> Tensor:
         """The losses of all problems, of shape `(problems,)`."""
         losses = closure()
         return losses.reshape(-1) if losses.shape == self.copies else losses.sum().reshape(1)
 
+    def find_refused(self, closure: Closure, margin: float = 0.0) -> Tensor:
+        """Which problems have no loss now, as a method of the same name of the closure says."""
+        find = getattr(closure, "find_refused", None)
+        found = None if find is None else find(margin)
+        if found is None:
+            return torch.zeros_like(self.read()[:, 0], dtype=torch.bool)
+        return torch.as_tensor(found).reshape(self.problems, -1).any(1)
+
     def attempt(self, closure: Closure, matrix: Tensor, fallback: Tensor) -> Tensor:
         """The losses at other numbers; infinite where there is none. The numbers stay there.
 
-        A closure may have a method `find_refused`, which says at which numbers it has no loss for
-        a problem; for the others the losses are computed with those at `fallback`.
+        Problems that `find_refused` names stay at `fallback`, so that the others get theirs.
         """
         self.write(matrix)
-        find = getattr(closure, "find_refused", None)
         nowhere = torch.full_like(matrix[:, 0], torch.inf)
-        with torch.no_grad():
-            try:
-                refused = None if find is None else find()
-                if refused is not None and refused.any():
-                    if refused.all():
-                        return nowhere
-                    self.write(torch.where(refused.reshape(-1, 1), fallback, matrix))
-                    return self._finite(closure).masked_fill(refused.reshape(-1), torch.inf)
-                return self._finite(closure)
-            except REFUSALS:
+        try:
+            refused = self.find_refused(closure)
+            if refused.all():
                 return nowhere
+            if refused.any():
+                self.write(torch.where(refused[:, None], fallback, matrix))
+            losses = self.losses(closure)
+        except REFUSALS:
+            return nowhere
+        return losses.masked_fill(refused | ~losses.isfinite(), torch.inf)
 
-    def _finite(self, closure: Closure) -> Tensor:
-        losses = self.losses(closure)
-        return losses.masked_fill(~losses.isfinite(), torch.inf)
+    def differentiate(self, output: Tensor, *, create_graph: bool = False) -> Tensor:
+        """The gradient of the sum of a tensor, as a matrix; zero for what is frozen."""
+        members = [p for p in self.parameters if p.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                output.sum(), members, create_graph=create_graph, retain_graph=True,
+                allow_unused=True,
+            )
+        )  # fmt: skip
+        return self.stack([next(found) if p.requires_grad else None for p in self.parameters])
+
+    def are_apart(self, losses: Tensor, gradient: Tensor) -> bool:
+        """Whether no loss depends on the numbers of another problem.
+
+        What does is not weighted as its own loss is.
+        """
+        if self.problems == 1:
+            return True
+        weights = torch.linspace(1, 2, self.problems).to(losses)
+        weighted = self.differentiate(losses * weights)
+        return torch.allclose(weighted, weights[:, None] * gradient, 1e-3, equal_nan=True)
