@@ -14,7 +14,7 @@ from declarative_dist.optimization.rows import Closure
 _LOST = 2e-3
 """How coarse a loss is, relative to one plus it, that is lost in rounding."""
 
-_LONG = 0.02
+_LONG = 2e-3
 """A step is long that changes a number by this share of one plus its size."""
 
 
@@ -89,8 +89,7 @@ class Ends:
         reach, scale, eps = 1 + place.abs(), self._scale, newton.eps
         unit, values, vectors = diagonalize(model.gradient, model.hessian, place, 8 * eps * scale)
         bend = model.hessian.diagonal(dim1=1, dim2=2).abs() * reach**2
-        level_bend = (eps**0.6 + 16 * eps * reach) * scale[:, None]
-        alone = (bend <= level_bend) & ~newton.held
+        alone = (bend <= eps**0.6 * scale[:, None]) & ~newton.held
         shared = (values.abs() <= eps**0.7) & ~(alone[:, :, None] & (vectors != 0)).any(1)
         # Where a loss falls as exp(-x) does, Newton's steps stay long, though they gain nothing.
         falls = ((model.step / reach).abs().amax(1) > _LONG) & (model.decrement < 1e-5 * scale)
