@@ -7,7 +7,7 @@ so any way of declaring a family will do, by its base, by a method or by a nest 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ GRAINS = (1, 4, 16, 64)
 
 
 class Source(NamedTuple):
-    """A parameter or a head, with its value now; of a head also the part of the bias behind it."""
+    """A parameter or a head, with its value; of a head also the part of the bias behind it."""
 
     name: str
     part: Any
@@ -96,54 +96,47 @@ def race(rows: Rows, losses: Losses, others: int) -> Start:
         least = rows.attempt(losses, start, start)
         parts = [] if losses.module is None else _find_parts(losses.module, losses.batch)
         several = any("shares" in level for part in parts for level, _ in part.places)
-        is_one = bool(parts) and not (several or others)
-        walls = None
-        for seed in range(SEEDINGS + others if several else len(parts[:1])):
-            candidate = _move_to(rows, losses, parts, seed)
-            if candidate is None:
-                break  # they do not go together: what is there stays
-            walls = _find_walls(rows, losses, candidate) if is_one else None
-            with torch.set_grad_enabled(is_one):  # whoever goes on from here needs the gradient
-                best, least = _choose(rows, losses, candidate, best, least)
-        generator = torch.Generator().manual_seed(0)
-        for number in range(others):
-            noise = torch.randn(start.shape, generator=generator, dtype=torch.float64)
-            best, least = _choose(
-                rows, losses, start + (0.5 * 2**number * noise).to(start), best, least
-            )
+        seeds = range(SEEDINGS + others if several else len(parts[:1]))
+        candidates = [_move_to(rows, losses, parts, seed) for seed in seeds]
+        is_one = len(candidates) == 1 and not others
+        walls = _find_walls(rows, losses, candidates[0]) if is_one else None
+    generator = torch.Generator().manual_seed(0)
+    for number in range(others):
+        noise = torch.randn(start.shape, generator=generator, dtype=torch.float64)
+        candidates.append(start + (0.5 * 2**number * noise).to(start))
+    for candidate in candidates:
+        usable = torch.where(candidate.isfinite().all(1, keepdim=True), candidate, best)
+        with torch.set_grad_enabled(is_one):  # whoever goes on from here needs the gradient
+            found = rows.attempt(losses, usable, best).detach()
+        is_better = found < least
+        best = torch.where(is_better[:, None], usable, best)
+        least = torch.where(is_better, found, least)
     rows.write(best)
     is_new = best != start
-    return Start(
-        is_one and bool(is_new.all()), None if walls is None else walls & is_new.any(1)[:, None]
-    )
+    is_suggested = is_one and bool(is_new.all())
+    return Start(is_suggested, None if walls is None else walls & is_new.any(1, keepdim=True))
 
 
-def _choose(
-    rows: Rows, losses: Losses, candidate: Tensor, best: Tensor, least: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The better of a candidate and the best so far, with its loss, for each problem."""
-    usable = torch.where(candidate.isfinite().all(1, keepdim=True), candidate, best)
-    found = rows.attempt(losses, usable, best).detach()
-    is_better = found < least
-    return torch.where(is_better[:, None], usable, best), torch.where(is_better, found, least)
+def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor:
+    """Set what parts suggest, beyond the ends of the data by as little as their support takes.
 
-
-def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor | None:
-    """Set what parts suggest, beyond the ends of the data by as little as their support takes."""
+    What does not go together changes nothing.
+    """
     module: Any = losses.module
-    heads = {s.name: s for s in _heads_of(module)} if isinstance(module, Conditional) else {}
     candidate, refused = rows.read(), torch.ones(rows.problems, dtype=torch.bool)
     eps = torch.finfo(candidate.dtype).eps
     for grain in GRAINS:
-        values = _suggest_from(parts, seed, grain * eps)
+        values = {}
         try:
             with restoring(module):
-                module.assign(**{name: v for name, v in values.items() if name not in heads})
-                for name in values.keys() & heads.keys():
-                    bias: Any = heads[name].bias
-                    bias.copy_(_constraint_of(heads[name]).inverse(values[name]))
+                for name, source, value in _suggest_from(parts, seed, grain * eps):
+                    if source.bias is None:
+                        values[name] = value
+                    else:
+                        source.bias.copy_(_constraint_of(source).inverse(value))
+                module.assign(**values)
         except ConstraintError:
-            return None
+            break
         candidate = torch.where(refused[:, None], rows.read(), candidate)
         refused = rows.find_refused(losses, margin=eps)
         if not refused.any():
@@ -180,19 +173,28 @@ def _plain_of(module: Any) -> Any:
     return None
 
 
-def _heads_of(module: Any) -> list[Source]:
-    """The heads of a `Conditional` that one layer serves, with what its bias predicts."""
-    splits = vars(module)["_splits"]
-    pieces = module.projection.bias.detach().split([split.size for split in splits])
-    known = {
-        split.raw_name: piece.view(split.shape)
-        for split, piece in zip(splits, pieces, strict=True)
-    }
-    return [
-        Source(head.name, module, head, head.value(module, known), known[head.raw_name])
-        for head in type(module).__declaration__.heads
-        if module.projection.bias.requires_grad and not head.constraint.names
+def _sources_of(module: Any) -> list[Source]:
+    """The trainable parameters, and the heads of a `Conditional` that one layer serves."""
+    sources = [
+        Source(f"{path}.{field.name}" if path else field.name, part, field, value)
+        for path, part in walk(module, priors=False)
+        for field in part.__declaration__.order
+        if field.is_learned and all(p.requires_grad for p in field.parameters_of(part))
+        for value in [current_value(part, field.name)]
     ]
+    if isinstance(module, Conditional) and module.projection.bias.requires_grad:
+        splits = vars(module)["_splits"]
+        pieces = module.projection.bias.detach().split([split.size for split in splits])
+        known = {
+            split.raw_name: piece.view(split.shape)
+            for split, piece in zip(splits, pieces, strict=True)
+        }
+        sources += [
+            Source(head.name, module, head, head.value(module, known), known[head.raw_name])
+            for head in type(module).__declaration__.heads
+            if not head.constraint.names
+        ]
+    return sources
 
 
 def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[str, Tensor]:
@@ -215,18 +217,19 @@ def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[s
         {'loc': tensor(3.), 'scale': tensor(2.)}
     """
     with torch.no_grad():
-        return _suggest_from(_find_parts(module, batch), seed, 0.0)
+        found = _suggest_from(_find_parts(module, batch), seed, 0.0)
+        return {name: value for name, _, value in found}
 
 
-def _suggest_from(parts: list[Part], seed: int, grain: float) -> dict[str, Tensor]:
-    values = {}
+def _suggest_from(
+    parts: list[Part], seed: int, grain: float
+) -> Iterator[tuple[str, Source, Tensor]]:
     for part in parts:
         found = _suggest_nest(part.plain, part.sample.with_grain(grain), seed)
         for key, place in part.places.items():
             value = _fit_into(place, found[key]) if key in found else None
             if value is not None:
-                values[f"{part.prefix}{place.source.name}"] = value
-    return values
+                yield part.prefix + place.source.name, place.source, value
 
 
 def _find_parts(module: Any, batch: tuple[Any, ...], prefix: str = "") -> list[Part]:
@@ -264,32 +267,26 @@ def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
 
 def _find_places(module: Any) -> dict[tuple[str, str], Place]:
     """The trainable parameters that arguments of the plain distribution are, by the argument."""
+    sources = {source.name: source for source in _sources_of(module)}
     generator = torch.Generator().manual_seed(0)
     with restoring(module, always=True):
         for parameter in module.parameters():
             if parameter.is_floating_point():
                 noise = torch.rand(parameter.shape, generator=generator).to(parameter)
                 parameter += (0.01 + 0.01 * parameter.abs()) * noise
-        sources = [
-            Source(f"{path}.{field.name}" if path else field.name, part, field, value)
-            for path, part in walk(module, priors=False)
-            for field in part.__declaration__.order
-            if field.is_learned and all(p.requires_grad for p in field.parameters_of(part))
-            for value in [current_value(part, field.name)]
-        ]
-        sources += _heads_of(module) if isinstance(module, Conditional) else []
+        moved = _sources_of(module)
         places: dict[tuple[str, str], Place] = {}
         for key, argument in _arguments_of(_plain_of(module)).items():
-            for source in sources:
+            for source in moved:
                 aligned = _align(key, argument, source)
                 if aligned is not None:
-                    places[key] = Place(source, aligned)
-                    sources.remove(source)
+                    places[key] = Place(sources[source.name], aligned)
+                    moved.remove(source)
                     break
         return places
 
 
-def _align(key: tuple[str, str], argument: Tensor, source: Source) -> Any:
+def _align(key: tuple[str, str], argument: Tensor, source: Source) -> torch.Size | None:
     """The shape of a value in front of an argument that it is; None if it is another."""
     value, copies = source.value, len(vars(source.part)["_copies"])
     missing = argument.ndim - value.ndim
@@ -298,12 +295,10 @@ def _align(key: tuple[str, str], argument: Tensor, source: Source) -> Any:
     shape = torch.Size((*value.shape[:copies], *(1,) * missing, *value.shape[copies:]))
     if any(own not in (1, whole) for own, whole in zip(shape, argument.shape, strict=True)):
         return None
-    value = value.reshape(shape)
-    if key[1] == "logits" and argument.shape[-1:] == value.shape[-1:]:  # may be normalised
-        if torch.allclose(value.log_softmax(-1), argument.log_softmax(-1), 1e-5, 1e-6):
-            return shape
-        return shape if torch.allclose(value.expand(argument.shape), argument, 1e-5, 0) else None
-    return shape if torch.allclose(value.expand(argument.shape), argument, 1e-5, 0) else None
+    pairs = [(value.reshape(shape).expand(argument.shape), argument)]
+    if key[1] == "logits" and shape[-1:] == argument.shape[-1:]:  # may be normalised
+        pairs.append((pairs[0][0].log_softmax(-1), argument.log_softmax(-1)))
+    return shape if any(torch.allclose(*pair, 1e-5, 1e-9) for pair in pairs) else None
 
 
 def _arguments_of(plain: Any) -> dict[tuple[str, str], Tensor]:
@@ -379,7 +374,7 @@ def _inside(key: tuple[str, str]) -> tuple[str, str]:
 
 def _fit_into(place: Place, value: Tensor) -> Tensor | None:
     """A suggestion in the shape of its parameter; where it may not be, the value that is there."""
-    source, now = place.source, _value_of(place.source)
+    source, now = place.source, place.source.value
     try:
         value = value.expand(torch.broadcast_shapes(value.shape, place.aligned))
     except RuntimeError:
@@ -400,9 +395,3 @@ def _fit_into(place: Place, value: Tensor) -> Tensor | None:
 def _constraint_of(source: Source) -> Any:
     known = needed_values(source.part, source.field.name)
     return source.field.resolved_constraint(source.part, known)
-
-
-def _value_of(source: Source) -> Any:
-    if source.bias is None:
-        return current_value(source.part, source.field.name)
-    return next(head.value for head in _heads_of(source.part) if head.name == source.name)
