@@ -11,8 +11,9 @@ intercept and slope are strongly correlated in the posterior. A full-rank Gaussi
 chi-squared tests of its ranks give p = 0.83 and 0.97. Independent Gaussians are about a third as
 wide as they should be: p below 1e-49. Weights mend that: p = 0.95 and 0.90.
 
-    python examples/calibration.py           # about half a minute
-    python examples/calibration.py --smoke   # 40 replicas
+It takes about half a minute. With `--smoke` there are 40 replicas.
+
+    python examples/calibration.py
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ with each cell, as `Given`s. Each gene has a dispersion, and in each laboratory 
 
 The cells are simulated: three types, two laboratories, 100 to 10,000 transcripts. The nearest cell
 of the other laboratory is of the same type for 51.3 % by the shares that were counted, and for
-96.5 % by the latent vectors. With `--smoke` it trains for 200 steps in place of 2,000.
+96.5 % by the latent vectors. With `--smoke` it trains for 500 steps in place of 2,000.
 
     python examples/cell_counts.py
 """
@@ -96,4 +96,4 @@ def main(steps: int = 2000) -> None:
 
 
 if __name__ == "__main__":
-    main(200 if "--smoke" in sys.argv else 2000)
+    main(500 if "--smoke" in sys.argv else 2000)

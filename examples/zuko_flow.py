@@ -20,7 +20,8 @@ import zuko
 from sklearn.datasets import make_moons
 from torch import Tensor
 
-from declarative_dist import LowerCholesky, Param, Variational
+from declarative_dist import LowerCholesky, Param, Variational, fit
+from declarative_dist.objectives import NegativeLogLikelihood
 
 torch.manual_seed(0)  # The class body of the flow draws its first weights.
 
@@ -49,23 +50,11 @@ def moons(count: int, seed: int) -> Tensor:
     return torch.as_tensor(points, dtype=torch.float32)
 
 
-def fit(q: Variational, data: Tensor, steps: int = 200) -> None:
-    """Maximise the likelihood."""
-    optimizer = torch.optim.Adam(q.parameters(), lr=0.02)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = -q.log_prob(data).mean()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
 def main() -> None:
     """Fit both, and score them on new points."""
     seen, new = moons(1000, seed=0), moons(1000, seed=1)
     for q in (Normal(d=2), Flow()):
-        fit(q, seen)
+        fit(NegativeLogLikelihood(q), seen, steps=200, lr=0.02, progress=False)
         with torch.no_grad():
             print(
                 f"{type(q).__name__}: mean log likelihood {q.log_prob(new).mean():.4f} on new "

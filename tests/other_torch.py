@@ -12,8 +12,8 @@ PINNED = (ROOT / "constraints.txt").read_text().strip().removeprefix("torch==")
 VERSION = torch.__version__.partition("+")[0]
 
 NAMES = (
-    "benchmarks", "claims", "composed_examples", "conditional_examples", "contributing",
-    "diagnose", "fit_examples", "geotorch", "inference_data", "lightning", "notebook", "pages",
+    "benchmarks", "claims", "contributing", "diagnose",
+    "example_models", "examples", "geotorch", "inference_data", "lightning", "notebook", "pages",
     "pictures", "pyro", "release", "site", "sklearn", "tensordict", "weighted", "zuko",
 )  # fmt: skip
 ELSEWHERE = [] if VERSION == PINNED else [*(f"test_{name}.py" for name in NAMES), "with_pyro"]

@@ -1,15 +1,19 @@
-"""The files of `examples`, imported or run in a process of their own."""
+"""The files of `examples`, imported or run."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -24,6 +28,21 @@ def example(name: str) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@cache
+def printed_by(name: str) -> str:
+    """What an example prints with `--smoke`; each is run once."""
+    path = EXAMPLES / f"{name}.py"
+    if name == "pyro_guide":  # Pyro changes torch for the whole process
+        done = process(path, "--smoke")
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+    printed = io.StringIO()
+    arguments = mock.patch.object(sys, "argv", [str(path), "--smoke"])
+    with arguments, contextlib.redirect_stdout(printed):
+        runpy.run_path(str(path), run_name="__main__")
+    return printed.getvalue()
 
 
 def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""What users of the package see: imports, the wheel, the commands and the examples."""
+"""What users of the package see: imports, the wheel and the commands."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 import declarative_dist
 
@@ -75,32 +73,6 @@ def test_readme_names_the_commands() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for command in re.findall(r"make (\w+)", text):
         assert command in targets
-
-
-@pytest.mark.parametrize("name", ["many_mixtures", "old_faithful"])
-def test_examples_run(name: str) -> None:
-    """The other ones are run by the tests that look at what they print."""
-    assert run(sys.executable, "-W", "error", ROOT / "examples" / f"{name}.py")
-
-
-def test_every_example_is_run() -> None:
-    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    for path in (ROOT / "examples").glob("*.py"):
-        assert re.search(rf"\b{path.stem}\b", tests), path.stem
-
-
-def test_quickstart_finds_the_targets_and_what_scipy_finds() -> None:
-    printed = run(sys.executable, ROOT / "examples" / "quickstart.py")
-    normal, gamma = re.findall(r"\{.*?\}", printed)
-    for text, target in ((normal, 5.0), (gamma, 5.0)):
-        for value in re.findall(r"[\d.]+(?=[,}])", text):
-            assert float(value) == pytest.approx(target, rel=0.06)
-    assert "backward through the graph a second time" in printed
-    declared, scipy = (
-        [float(n) for n in re.findall(r"(?:concentration|rate) ([\d.]+)", line)]
-        for line in printed.splitlines()[-2:]
-    )
-    assert declared == pytest.approx(scipy, rel=1e-3)
 
 
 def test_benchmark_runs() -> None:

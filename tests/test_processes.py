@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from declarative_dist import Declarative, Exp, FullRankNormal, Joint, LearnableTransform, Param
 from declarative_dist.errors import first_line
 from tests.processes import in_processes
-from tests.running_examples import EXAMPLES, example, numbers_in, process
+from tests.running_examples import EXAMPLES, example, numbers_in, printed_by, process
 from tests.sharing import (
     OBJECTIVES,
     GammaFamily,
@@ -415,26 +415,15 @@ def torchrun(*arguments: str | Path) -> str:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_example_scores_alike_in_any_number_of_processes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, folder = EXAMPLES / "many_processes.py", tmp_path / "digits"
-    runs = {"2 under FSDP2": torchrun(path, "--smoke", "--shard", "--checkpoint", folder)}
-    example("many_processes").main(folder=folder)
-    runs["1 under DDP"] = capsys.readouterr().out
+def test_the_example_scores_alike_in_any_number_of_processes() -> None:
+    path = EXAMPLES / "many_processes.py"
+    runs = {
+        "2 under FSDP2": torchrun(path, "--smoke", "--shard"),
+        "1 under DDP": printed_by("many_processes"),
+    }
     expected = nats_by_hand(3)
     for how, printed in runs.items():
         assert printed.startswith(f"{how}: ")
         nats, right = numbers_in(printed)
         assert nats == pytest.approx(expected, abs=1e-8)
         assert 80 < right < 95
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_the_example_says_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    module = example("many_processes")
-    module.main()
-    nats, right = numbers_in(capsys.readouterr().out)
-    said = numbers_in(module.__doc__)
-    assert said == [round(nats, 4), round(right, 2)]
-    assert module.__doc__.endswith("python examples/many_processes.py\n")

@@ -1,4 +1,4 @@
-"""zuko's flows as parts of a declared family; `test_composed_examples` trains one."""
+"""zuko's flows as parts of a declared family; `test_examples` trains one."""
 
 from __future__ import annotations
 
