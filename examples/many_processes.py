@@ -74,7 +74,11 @@ def main(epochs: int = 30, shard: bool = False) -> None:
         dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     images, labels = digits()
     objective = start()
-    call = fully_shard(objective) if shard else DistributedDataParallel(objective)
+    call: nn.Module = objective
+    if shard:
+        fully_shard(objective)
+    else:
+        call = DistributedDataParallel(objective)
     train(call, images[HELD_OUT:], labels[HELD_OUT:], epochs)
     images, labels = images[:HELD_OUT], labels[:HELD_OUT]
     with torch.no_grad():
