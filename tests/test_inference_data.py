@@ -242,14 +242,18 @@ DRAWS = {
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"dims": {"w": ["a"]}}, ConstraintError, r"dims=\): expected the name of a variable"),
+        ({"dims": {"w": ["a"]}}, ConstraintError, r"dims=\): expected known names, got 'w'"),
         ({"dims": {"z": ["a", "b"]}}, ConstraintError, "1 names or fewer for z"),
         ({"dims": {"z": ["chain"]}}, ConstraintError, "got 'chain' of z"),
-        ({"dims": {"m": ["a", "a"]}}, ConstraintError, "got 'a' of m"),
+        ({"dims": {"m": ["a", "a"]}}, ConstraintError, "2 names or fewer for m, all different"),
         ({"dims": {"z": ["mu"]}}, ConstraintError, "got 'mu' of z"),
-        ({"coords": {"pupil": NAMES}}, ConstraintError, r"\.pupil: expected the name of a dimen"),
-        ({"coords": {"z_dim_0": "AB"}}, ConstraintError, "expected 8 labels, got 2"),
-        ({"groups": ["predictions"]}, ConstraintError, "names of groups, got 'predictions'"),
+        (
+            {"coords": {"pupil": NAMES}},
+            ConstraintError,
+            r"coords=\): expected known names",
+        ),
+        ({"coords": {"z_dim_0": [1]}}, ValueError, "conflicting sizes for dimension 'z"),
+        ({"groups": ["predictions"]}, ConstraintError, "known names, got 'predictions'"),
         ({"model": Schools()}, DeclarationError, r"Write joint\.condition\(y=data\)"),
         ({"num_chains": 0}, ConstraintError, "num_chains"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -178,8 +178,8 @@ def test_an_objective_without_data_needs_no_loader() -> None:
     run.fit(ObjectiveModule(objective, sgd, steps_per_epoch=7))
     assert objective.calls == run.global_step == 14
     by_step = Divergence(learnable(dd.Normal(0.0, 1.0)))
-    trainer(max_steps=250).fit(ObjectiveModule(by_step))
-    assert by_step.calls == 250
+    trainer(max_steps=20).fit(ObjectiveModule(by_step))
+    assert by_step.calls == 20
 
 
 class Place(Declarative):
@@ -310,7 +310,7 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
             ),
         ),
         (
-            lambda: ObjectiveModule(gamma(), 0.1),  # type: ignore[arg-type]
+            lambda: ObjectiveModule(gamma(), 0.1).configure_optimizers(),  # type: ignore[arg-type]
             (
                 "ObjectiveModule(optimizer=): expected an optimizer, or a callable from "
                 "parameters to "
@@ -341,9 +341,8 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
         (
             lambda: ObjectiveModule(nn.Linear(2, 3)).training_step(torch.zeros(4, 2), 0),
             (
-                "ObjectiveModule(Linear): expected a scalar loss, got a tensor of shape "
-                "(4, 3) with "
-                "values from "
+                "Linear.forward: expected a loss, a real tensor of shape () that depends on the "
+                "parameters, got one of shape (4, 3)"
             ),
         ),
     ],
@@ -354,21 +353,12 @@ def test_mistakes_are_told(make: Any, message: str) -> None:
     assert str(seen.value).startswith(message)
 
 
-def test_without_lightning_the_extra_is_named() -> None:
-    code = """
-import sys
-sys.modules["lightning"] = None
-import declarative_dist.integrations
-print("fine")
-import declarative_dist.integrations.lightning
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "fine\n"
-    assert done.stderr.strip().splitlines()[-1] == (
-        "ImportError: ObjectiveModule needs Lightning: pip install 'declarative-dist[lightning]'"
-    )
+def test_without_lightning_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "declarative_dist.integrations.lightning"
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=r"pip install 'declarative-dist\[lightning\]'"):
+        importlib.import_module(name)
 
 
 # Two processes
@@ -397,26 +387,32 @@ def refusals() -> dict[str, str]:
     }
 
 
+RUNS = [
+    ("ddp", "gamma", sgd),
+    ("ddp", "policy", sgd),
+    ("ddp", "mixture", lbfgs),
+    ("fsdp", "mixture", sgd),
+    ("fsdp", "policy", sgd),
+]
+
+
 def job(rank: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"refusals": refusals()}
-    for how, optimizers in {"ddp": (sgd, lbfgs), "fsdp": (sgd,)}.items():
-        for name in ("gamma", "mixture", "policy"):
-            for optimizer in optimizers:
-                objective = OBJECTIVES[name]()
-                path = folder / how / name / optimizer.__name__
-                run = trainer(
-                    max_epochs=EPOCHS,
-                    devices=2,
-                    strategy="ddp" if how == "ddp" else sharded(),
-                    gradient_clip_val=0.05 if optimizer is sgd else None,
-                    callbacks=[ModelCheckpoint(path, filename="end", every_n_epochs=EPOCHS)],
-                )
-                seen, held_out = every_second(name, rank), loader(name)
-                run.fit(ObjectiveModule(objective, optimizer), seen, held_out)
-                found[f"{how}_{name}_{optimizer.__name__}"] = (
-                    values_of(objective),
-                    {key: value.item() for key, value in run.callback_metrics.items()},
-                )
+    for how, name, optimizer in RUNS:
+        objective = OBJECTIVES[name]()
+        path = folder / how / name
+        run = trainer(
+            max_epochs=EPOCHS,
+            devices=2,
+            strategy="ddp" if how == "ddp" else sharded(),
+            gradient_clip_val=0.05 if optimizer is sgd else None,
+            callbacks=[ModelCheckpoint(path, filename="end", every_n_epochs=EPOCHS)],
+        )
+        seen, held_out = every_second(name, rank), loader(name)
+        run.fit(ObjectiveModule(objective, optimizer), seen, held_out)
+        losses = {key: value.item() for key, value in run.callback_metrics.items()}
+        found[f"{how}_{name}"] = values_of(objective), losses
+    for how in ("ddp", "fsdp"):
         objective = OBJECTIVES["without_data"]()
         run = trainer(max_epochs=EPOCHS, devices=2, strategy="ddp" if how == "ddp" else sharded())
         torch.manual_seed(rank)
@@ -435,8 +431,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return in_processes(job, folder)
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", ["gamma", "mixture", "policy"])
+@pytest.mark.parametrize(("how", "name"), [run[:2] for run in RUNS if run[2] is sgd])
 def test_two_processes_descend_as_one(results: list[dict[str, Any]], how: str, name: str) -> None:
     expected = by_hand(name, 16, 0.05)
     objective = OBJECTIVES[name]()
@@ -444,29 +439,22 @@ def test_two_processes_descend_as_one(results: list[dict[str, Any]], how: str, n
     rows = rows_for(name)
     whole = objective(*rows).item()
     for rank in (0, 1):
-        found, losses = results[rank][f"{how}_{name}_sgd"]
+        found, losses = results[rank][f"{how}_{name}"]
         assert_equal(found, expected)
         assert losses["val_loss"] == pytest.approx(whole, rel=1e-6)
-    assert results[0][f"{how}_{name}_sgd"][1] == results[1][f"{how}_{name}_sgd"][1]
+    assert results[0][f"{how}_{name}"][1] == results[1][f"{how}_{name}"][1]
 
 
-@pytest.mark.parametrize("name", ["gamma", "mixture"])
 def test_line_searches_of_two_processes_agree_with_those_of_one(
-    results: list[dict[str, Any]], name: str
+    results: list[dict[str, Any]],
 ) -> None:
-    objective = OBJECTIVES[name]()
-    trainer(max_epochs=EPOCHS).fit(ObjectiveModule(objective, lbfgs), loader(name, 16))
-    for rank in (0, 1):
-        found = results[rank][f"ddp_{name}_lbfgs"][0]
-        for key, value in values_of(objective).items():
-            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4)
-
-
-def test_line_searches_keep_in_step(results: list[dict[str, Any]]) -> None:
-    first, second = (found["ddp_policy_lbfgs"] for found in results)
+    objective = OBJECTIVES["mixture"]()
+    trainer(max_epochs=EPOCHS).fit(ObjectiveModule(objective, lbfgs), loader("mixture", 16))
+    first, second = (found["ddp_mixture"] for found in results)
     assert first[1] == second[1]
-    for key, value in first[0].items():
-        assert torch.equal(second[0][key], value)
+    for key, value in values_of(objective).items():
+        torch.testing.assert_close(first[0][key], value, rtol=1e-4, atol=1e-4)
+        assert torch.equal(second[0][key], first[0][key])
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
@@ -490,17 +478,16 @@ def test_draws_of_two_processes_are_averaged(results: list[dict[str, Any]], how:
         assert_equal(found, values_of(objective))
 
 
-@pytest.mark.parametrize("name", ["gamma", "mixture", "policy"])
 @pytest.mark.usefixtures("results")
-def test_one_process_reads_the_checkpoints_of_two(folder: Path, name: str) -> None:
-    expected = by_hand(name, 16, 0.05)
+def test_one_process_reads_the_checkpoints_of_two(folder: Path) -> None:
+    expected = by_hand("policy", 16, 0.05)
     module = ObjectiveModule.load_from_checkpoint(
-        folder / "ddp" / name / "sgd" / "end.ckpt", objective=OBJECTIVES[name]()
+        folder / "ddp" / "policy" / "end.ckpt", objective=OBJECTIVES["policy"]()
     )
     assert_equal(values_of(module.objective), expected)
-    other = ObjectiveModule(OBJECTIVES[name]())
+    other = ObjectiveModule(OBJECTIVES["policy"]())
     stored = {"state_dict": other.state_dict()}
-    dcp.load(stored, checkpoint_id=folder / "fsdp" / name / "sgd" / "end.ckpt")
+    dcp.load(stored, checkpoint_id=folder / "fsdp" / "policy" / "end.ckpt")
     other.load_state_dict(stored["state_dict"])
     assert_equal(values_of(other.objective), expected)
 
@@ -511,20 +498,16 @@ def test_one_process_reads_the_checkpoints_of_two(folder: Path, name: str) -> No
         (
             "scalars",
             (
-                "ObjectiveModule(NegativeLogLikelihood): expected parameters that can be "
-                "shared out "
-                "over processes, got 0-dimensional ones: module.raw_concentration, "
-                "module.raw_rate. "
-                "Declare them with shape=(1,), or build with batch_shape=(1,)."
+                "fully_shard doesn't support scalar parameters. Change raw_concentration to a 1D "
+                "tensor with numel equal to 1."
             ),
         ),
         (
             "tensors",
             (
-                "ObjectiveModule(NegativeLogLikelihood): expected processes that each "
-                "have their own "
-                "part of the data, got 2 that share tensors. Write "
-                "ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1)."
+                "ObjectiveModule: expected processes that each have their own part of the data, "
+                "got 2 that share tensors. Write ModelParallelStrategy(data_parallel_size=n, "
+                "tensor_parallel_size=1)."
             ),
         ),
         (

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from declarative_dist.errors import (
     ConstraintError,
@@ -25,7 +23,7 @@ from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.latents.named import Values
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.objectives.posterior import NegativeLogPosterior
-from declarative_dist.plain.batch import call_with, split_keywords
+from declarative_dist.plain.batch import split_keywords
 from declarative_dist.posteriors.diagnosis import Diagnosis, diagnose
 
 __all__ = ["Diagnosis", "diagnose", "to_inference_data"]
@@ -39,17 +37,8 @@ _DIMS = "to_inference_data(dims=)"
 Dims = Mapping[str, Sequence[str | None]]
 """By variable the names of its last dimensions, None for those without."""
 
-Arrays = Mapping[str, Mapping[str, Any]]
-"""By group and variable an array."""
-
-
-def _arviz() -> Any:
-    try:
-        return importlib.import_module("arviz")
-    except ImportError as error:
-        raise ImportError(
-            'ArviZ is needed here: pip install "declarative-dist[diagnose]"'
-        ) from error
+Groups = Mapping[str, Mapping[str, Any]]
+"""By group and variable an array, or a tensor."""
 
 
 def to_inference_data(
@@ -94,7 +83,8 @@ def to_inference_data(
         ImportError: without ArviZ: `pip install "declarative-dist[diagnose]"`.
         DeclarationError: for a model of another kind.
         ConstraintError: for draws that have no such shape, or do not go with the model; and for
-            names and labels that do not fit.
+            names that mean nothing, or two things.
+        ValueError: of xarray, for more or fewer labels than a dimension has entries.
 
     Example:
         >>> from declarative_dist import Declarative, MeanFieldNormal, Param, Positive
@@ -105,110 +95,107 @@ def to_inference_data(
         >>> dict(data.posterior["scale"].sizes)
         {'chain': 1, 'draw': 50, 'group': 2}
     """
-    arviz = _arviz()
-    unknown = next((group for group in groups if group not in GROUPS), None)
-    if unknown is not None:
-        subject, fix = "to_inference_data(groups=)", did_you_mean(str(unknown), GROUPS)
-        raise ConstraintError(subject, "names of groups", repr(unknown), fix, code="unknown-name")
+    try:
+        arviz = importlib.import_module("arviz")
+    except ImportError as error:
+        fix = 'pip install "declarative-dist[diagnose]"'
+        raise ImportError(f"ArviZ is needed here: {fix}") from error
+    _check_names("groups", groups, GROUPS)
     values = _draw(draws, num_samples, num_chains, has_chains)
-    found: dict[str, Mapping[str, Any]] = {"posterior": values}
+    sites: dict[str, Any] = {}
     names = dict(getattr(getattr(draws, "flat", draws), "dims", {}))
-    wholes: dict[str, int] = {}
     if isinstance(model, Conditioned):
-        found |= _of_joint(model, values, groups)
+        sites = {name: value.shape for name, (_, value) in model.one_draw().items()}
         names = {**model.dims, **names}
-        wholes = {name: value.ndim for name, (_, value) in model.one_draw().items()}
     elif isinstance(model, NegativeLogPosterior):
-        fields = {join(path, f.name): f.dims(p) for path, p, f, _ in trainable(model.module)}
-        latent = {name: value for name, value in values.items() if name in fields}
-        found |= _of_data(model, latent, data, groups)
-        names = {**fields, **names}
+        sites = {join(path, f.name): f.dims(p) for path, p, f, _ in trainable(model.module)}
+        names = {**sites, **names}
     elif model is not None:
         expected = "a conditioned joint, or a NegativeLogPosterior"
         fix = "Write joint.condition(y=data)."
         raise DeclarationError("to_inference_data(model=)", expected, shorten(model), fix)
+    latent = {name: value for name, value in values.items() if name in sites}  # others are derived
+    found = {"posterior": values, **(_ask(model, latent, data, groups) if model else {})}
     arrays = {g: {n: _as_array(v) for n, v in each.items()} for g, each in found.items() if each}
+    _check_names("dims", dims or {}, {name for values in arrays.values() for name in values})
+    wholes = sites if isinstance(model, Conditioned) else {}
     labels = _name_dims(arrays, names, wholes, dims or {})
-    _check_coords(coords or {}, arrays, labels)
+    known = {label for each in labels.values() for found in each.values() for label in found}
+    own = dict(coords or {})
+    _check_names("coords", own, known)
     return arviz.InferenceData(**{
         group: arviz.dict_to_dataset(
-            each, dims=labels[group], coords=dict(coords or {}),
+            each, dims=labels[group], coords=own,
             default_dims=["chain", "draw"][: _lead_of(group)],
         )
         for group, each in arrays.items()
     })  # fmt: skip
 
 
+def _check_names(argument: str, names: Collection[str], known: Collection[Any]) -> None:
+    """Refuse the names of groups, variables or dimensions that are not there."""
+    for name in names:
+        if name not in known:
+            subject, fix = (
+                f"to_inference_data({argument}=)",
+                did_you_mean(str(name), sorted(known)),
+            )
+            raise ConstraintError(subject, "known names", repr(name), fix, code="unknown-name")
+
+
 def _draw(draws: Any, num_samples: int | None, num_chains: int, has_chains: bool) -> Values:
     """Draws by variable, of shape `(chain, draw, *event)`."""
+    chains = check_count("to_inference_data(num_chains=)", num_chains)
+    if num_samples is None:
+        is_made = not isinstance(draws, WeightedDraws)
+        num_samples = 1000 if is_made else max(len(draws) // chains, 1)
+    lead = (chains, check_count("to_inference_data(num_samples=)", num_samples))
+    if isinstance(draws, WeightedDraws):
+        equal = draws.resample(torch.Size(lead).numel())
+        return {name: value.unflatten(0, lead) for name, value in equal.items()}
     if not isinstance(draws, Mapping):
-        if not hasattr(draws, "sample") and not isinstance(draws, WeightedDraws):
+        found = draws.sample(lead) if hasattr(draws, "sample") else None
+        if not isinstance(found, dict):
             expected = "a guide, weighted draws, or a dict of draws by site"
             raise DeclarationError("to_inference_data(draws)", expected, shorten(draws))
-        check_count("to_inference_data(num_chains=)", num_chains)
-        if num_samples is None:
-            is_made = not isinstance(draws, WeightedDraws)
-            num_samples = 1000 if is_made else max(len(draws) // num_chains, 1)
-        check_count("to_inference_data(num_samples=)", num_samples)
-        lead, has_chains = (num_chains, num_samples), True
-        if isinstance(draws, WeightedDraws):
-            equal = draws.resample(num_chains * num_samples)
-            draws = {name: value.unflatten(0, lead) for name, value in equal.items()}
-        else:
-            draws = draws.sample(lead)
-            draws = draws if isinstance(draws, Mapping) else {"x": draws}
-    tensors = {str(name): torch.as_tensor(value) for name, value in draws.items()}
-    ndim = 2 if has_chains else 1
-    counts = next(iter(tensors.values())).shape[:ndim] if tensors else torch.Size()
-    for name, tensor in tensors.items():
-        if tensor.ndim < ndim or tensor.shape[:ndim] != counts:
+        return found
+    own: Any = slice(None) if has_chains else None
+    found = {str(name): torch.as_tensor(value)[own] for name, value in draws.items()}
+    for name, tensor in found.items():
+        if tensor.ndim < 2 or tensor.shape[:2] != next(iter(found.values())).shape[:2]:
             shape = "(chain, draw, *event)" if has_chains else "(draw, *event)"
             expected = f"shape {shape}, with as many draws as every site"
             subject = f"to_inference_data.{name}"
             raise ConstraintError(subject, expected, shorten(tensor), code="wrong-shape")
-    return {name: tensor if has_chains else tensor[None] for name, tensor in tensors.items()}
+    return found
 
 
-def _of_joint(
-    model: Conditioned, draws: Values, groups: Collection[str]
-) -> dict[str, Mapping[str, Tensor]]:
-    """What a conditioned joint adds to draws of its sites, by group."""
-    observed, current = model.observed, model.current()
-    latent = {name: draws[name] for name in current.sites if name in draws}  # others are derived
-    found: dict[str, Mapping[str, Tensor]] = {}
-    if "posterior_predictive" in groups:
-        predicted = model.predict(latent)
-        found["posterior_predictive"] = {n: v for n, v in predicted.items() if n in observed}
-    if "log_likelihood" in groups:
-        found["log_likelihood"] = {n: v.double() for n, v in model.log_lik(latent).items()}
-    if "prior" in groups or "prior_predictive" in groups:
-        prior = current.sample(next(iter(draws.values())).shape[:2])
-        if "prior" in groups:
+def _ask(model: Any, draws: Values, data: Any, groups: Collection[str]) -> dict[str, Values]:
+    """What a model adds to draws of its sites or parameters, by group."""
+    batch, keywords = split_keywords(data if isinstance(data, tuple) else (data,))
+    found: dict[str, Any] = {}
+    if isinstance(model, Conditioned):
+        observed: Any = model.observed
+        if "posterior_predictive" in groups:
+            predicted = model.predict(draws)
+            found["posterior_predictive"] = {n: v for n, v in predicted.items() if n in observed}
+        if not {"prior", "prior_predictive"}.isdisjoint(groups):
+            prior = model.current().sample(next(iter(draws.values())).shape[:2])
             found["prior"] = {n: v for n, v in prior.items() if n not in observed}
-        if "prior_predictive" in groups:
             found["prior_predictive"] = {n: v for n, v in prior.items() if n in observed}
-    if "observed_data" in groups:
-        found["observed_data"] = observed
-    return found
-
-
-def _of_data(
-    model: NegativeLogPosterior, draws: Values, data: Any, groups: Collection[str]
-) -> dict[str, Mapping[str, Any]]:
-    """What a posterior of data adds to draws of its parameters, by group."""
-    batch = data if isinstance(data, tuple) else (data,)
-    found: dict[str, Mapping[str, Any]] = {}
+    else:
+        observed = batch[-1] if batch else {}
+        observed = observed if isinstance(observed, Mapping) else {"data": observed}
     if "log_likelihood" in groups:
-        scores: Tensor = call_with(partial(model.log_lik, draws), batch)
-        found["log_likelihood"] = {"data": scores.double()}
-    last = split_keywords(batch)[0][-1:]
-    if "observed_data" in groups and last and not callable(last[0]):
-        found["observed_data"] = last[0] if isinstance(last[0], Mapping) else {"data": last[0]}
-    return found
+        scores = model.log_lik(draws, *batch, **keywords)
+        scores = scores if isinstance(scores, Mapping) else {"data": scores}
+        found["log_likelihood"] = {n: v.double() for n, v in scores.items()}
+    found["observed_data"] = observed
+    return {group: values for group, values in found.items() if group in groups}
 
 
 def _name_dims(
-    arrays: Arrays, names: Dims, wholes: Mapping[str, int], own: Dims
+    arrays: Groups, names: Dims, wholes: Mapping[str, torch.Size], own: Dims
 ) -> dict[str, dict[str, list[str]]]:
     """The names of dimensions by group and variable, behind those of chains and draws.
 
@@ -216,41 +203,30 @@ def _name_dims(
         arrays: what to name the dimensions of.
         names: those that shapes say, for last dimensions. A name that cannot be a dimension's,
             such as that of two sizes, is passed over.
-        wholes: how many dimensions whole values have, of which log likelihoods have the first.
-        own: those that you give in their place, which must fit.
-
-    Raises:
-        ConstraintError: for an unknown variable, too many names, and names that mean two things.
+        wholes: the shapes of whole values; log likelihoods have their first dimensions.
+        own: those that you give in their place, which must fit: ArviZ would fill up with NaN.
     """
-    every = {name for values in arrays.values() for name in values}
-    for name in own:
-        if name not in every:
-            expected, fix = "the name of a variable", did_you_mean(name, every)
-            raise ConstraintError(_DIMS, expected, repr(name), fix, code="unknown-name")
-    sizes: dict[str | None, set[int]] = {n: {-1, -2} for n in (None, "chain", "draw", *every)}
-    labels: dict[str, dict[str, list[str | None]]] = {}
+    taken = {None, "chain", "draw", *(name for values in arrays.values() for name in values)}
+    sizes: dict[str | None, set[int]] = {name: {-1, -2} for name in taken}
+    labels: dict[str, dict[str, list[str | None]]] = {group: {} for group in arrays}
     for group, values in arrays.items():
-        labels[group] = {}
         for name, array in values.items():
-            shape = array.shape[_lead_of(group) :]
-            whole = wholes.get(name, 0) if group == "log_likelihood" else 0
+            shape = wholes.get(name) if group == "log_likelihood" else None
+            shape = array.shape[_lead_of(group) :] if shape is None else shape
             last = list(own.get(name, names.get(name, ())))
-            missing = max(whole, len(shape)) - len(last)
-            if missing < 0:
-                expected = f"{len(shape)} names or fewer for {name}, of shape {tuple(shape)}"
+            if len(last) > len(shape) or (name in own and len(set(last)) < len(last)):
+                expected = f"{len(shape)} names or fewer for {name}, all different"
                 raise ConstraintError(_DIMS, expected, repr(last), code="wrong-shape")
             found: list[str | None] = []
-            for label, size in zip([*[None] * missing, *last], shape, strict=False):
+            for label, size in zip([None] * (len(shape) - len(last)) + last, shape, strict=True):
                 found.append(None if label in found else label)
                 sizes.setdefault(label, set()).add(size)
-            labels[group][name] = found
+            labels[group][name] = found[: array.ndim - _lead_of(group)]
     unclear = {label for label, known in sizes.items() if len(known) > 1}
     for name, given in own.items():
-        for label in given:
-            if label is None or (label not in unclear and list(given).count(label) == 1):
-                continue
-            expected, got = "names that each mean one size, and no variable", f"{label!r}"
-            raise ConstraintError(_DIMS, expected, f"{got} of {name}", code="name-taken")
+        for label in unclear.intersection(given):
+            expected = "names that each mean one size, and no variable"
+            raise ConstraintError(_DIMS, expected, f"{label!r} of {name}", code="name-taken")
     return {
         group: {
             name: [f"{name}_dim_{i}" if n in unclear else str(n) for i, n in enumerate(found)]
@@ -263,26 +239,6 @@ def _name_dims(
 def _lead_of(group: str) -> int:
     """How many dimensions an array has for chains and draws."""
     return 0 if group == "observed_data" else 2
-
-
-def _check_coords(
-    coords: Mapping[str, Sequence[Any]],
-    arrays: Arrays,
-    labels: Mapping[str, Mapping[str, list[str]]],
-) -> None:
-    """Refuse labels of unknown dimensions, and more or fewer of them than there are entries."""
-    sizes: dict[str, int] = {}
-    for group, values in arrays.items():
-        for name, array in values.items():
-            sizes |= zip(labels[group][name], array.shape[_lead_of(group) :], strict=True)
-    for name, entries in coords.items():
-        subject = f"to_inference_data(coords=).{name}"
-        if name not in sizes:
-            expected, fix = "the name of a dimension", did_you_mean(name, sizes)
-            raise ConstraintError(subject, expected, repr(name), fix, code="unknown-name")
-        if len(entries) != sizes[name]:
-            expected, got = f"{sizes[name]} labels", f"{len(entries)}"
-            raise ConstraintError(subject, expected, got, code="wrong-shape")
 
 
 def _as_array(value: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import UserList
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import LBFGS, Adam, Optimizer
 
-from declarative_dist.errors import ConstraintError, check_count, shorten
+from declarative_dist.errors import ConstraintError, check_count
 from declarative_dist.fitting.arguments import (
     RATE,
     check_forward,
@@ -18,7 +18,8 @@ from declarative_dist.fitting.arguments import (
     optimizer_error,
 )
 from declarative_dist.fitting.batches import as_batch
-from declarative_dist.plain.batch import call_with
+from declarative_dist.fitting.evaluation import begin, loss_of
+from declarative_dist.fitting.finite import tensors_in
 
 try:
     from lightning.pytorch import LightningModule
@@ -59,8 +60,8 @@ class ObjectiveModule(LightningModule):
 
     Raises:
         DeclarationError: if the objective is no module, or a distribution that needs one; if the
-            optimizer is no such thing.
-        ConstraintError: if `steps_per_epoch` is no count; in a step, if the loss is not scalar.
+            optimizer is no such thing; in a step, if the loss is not scalar.
+        ConstraintError: if `steps_per_epoch` is no count.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -92,11 +93,8 @@ class ObjectiveModule(LightningModule):
         super().__init__()
         name = type(self).__name__
         check_forward(objective, f"{name}(objective=)")
-        if not (optimizer is None or callable(optimizer) or isinstance(optimizer, Optimizer)):
-            raise optimizer_error(f"{name}(optimizer=)", optimizer)
-        steps_per_epoch = check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
+        self.steps_per_epoch = check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
         self.objective = objective
-        self.steps_per_epoch = steps_per_epoch
         self._optimizer = optimizer
         self._name = type(objective).__name__  # which sharding changes
 
@@ -107,10 +105,8 @@ class ObjectiveModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let an objective with a `before_fit` prepare on the first batch, as `fit` does."""
-        prepares = getattr(self.objective, "before_fit", None)
-        is_first = self.trainer.global_step == 0 and self.current_epoch == batch_idx == 0
-        if is_first and callable(prepares):
-            call_with(prepares, as_batch(batch))
+        if self.trainer.global_step == self.current_epoch == batch_idx == 0:
+            begin(self.objective, as_batch(batch))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch, for its gradient; its value is the mean over processes."""
@@ -119,7 +115,7 @@ class ObjectiveModule(LightningModule):
         if self.trainer.world_size > 1:
             mean = self.trainer.strategy.reduce(value.clone(), reduce_op="mean")
             # Line searches look at the value: all processes must see the same.
-            loss, value = loss + (mean - value), mean
+            loss, value = (loss - value) + mean, mean
         self.log("loss", value, prog_bar=True, batch_size=_rows_of(batch))
         return loss
 
@@ -137,13 +133,7 @@ class ObjectiveModule(LightningModule):
         self.log(name, loss, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
 
     def _loss(self, batch: Any) -> Tensor:
-        loss: Any = call_with(self.objective, as_batch(batch))
-        if not isinstance(loss, Tensor) or loss.ndim:
-            subject = f"{type(self).__name__}({self._name})"
-            fix = "Return a mean over data, a sum over independent problems."
-            got = shorten(loss)
-            raise ConstraintError(subject, "a scalar loss", got, fix, code="not-an-objective")
-        return loss
+        return loss_of(self.objective, self.objective, as_batch(batch))
 
     def train_dataloader(self) -> Iterable[tuple[()]]:
         """What an objective without data is called with."""
@@ -156,7 +146,7 @@ class ObjectiveModule(LightningModule):
         if self._optimizer is None:
             return Adam([p for p in self.objective.parameters() if p.requires_grad], lr=RATE)
         made = make_optimizer(self._optimizer, self.objective, subject, name=self._name)
-        if made is None or isinstance(made, (Tensor, nn.Module)):
+        if made is None:
             raise optimizer_error(subject, made)
         if isinstance(made, LBFGS) and isinstance(self.objective, FSDPModule):
             expected = "an optimizer that treats parameters one by one, for they are sharded"
@@ -169,27 +159,15 @@ class ObjectiveModule(LightningModule):
         mesh = self.device_mesh
         if mesh is None or isinstance(self.objective, FSDPModule):
             return
-        subject = f"{type(self).__name__}({self._name})"
         sharing = mesh["tensor_parallel"].size()
         if sharing > 1:
             expected = "processes that each have their own part of the data"
             got = f"{sharing} that share tensors"
             fix = "Write ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1)."
-            raise ConstraintError(subject, expected, got, fix, code="sharded")
-        scalars = [name for name, p in self.objective.named_parameters() if p.ndim == 0]
-        if scalars:
-            expected = "parameters that can be shared out over processes"
-            got = f"0-dimensional ones: {', '.join(scalars)}"
-            fix = "Declare them with shape=(1,), or build with batch_shape=(1,)."
-            raise ConstraintError(subject, expected, got, fix, code="sharded")
+            raise ConstraintError(type(self).__name__, expected, got, fix, code="sharded")
         fully_shard(self.objective, mesh=mesh["data_parallel"])
 
 
 def _rows_of(batch: Any) -> int:
     """How many rows a batch has: the size of the first tensor in it; 1 where there is none."""
-    if isinstance(batch, Tensor):
-        return batch.shape[0] if batch.ndim else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    if isinstance(parts, (str, bytes)) or not isinstance(parts, Iterable):
-        return 1
-    return next((_rows_of(p) for p in parts if isinstance(p, (Tensor, Mapping, tuple, list))), 1)
+    return next((tensor.shape[0] for _, tensor in tensors_in(as_batch(batch)) if tensor.ndim), 1)
