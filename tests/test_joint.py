@@ -1410,32 +1410,17 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", ["Rich", "Topics", "Decoder"])
-def test_compiled_log_prob(name: str) -> None:
-    joint = ALL[name]()
-    compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager")
-    for shape in ((8,), (3,)):  # the second time with dynamic shapes
-        x = joint.sample(shape)
-        value = compiled(x)
-        torch.testing.assert_close(value, joint.log_prob(x), rtol=1e-4, atol=1e-4)
-    if value.requires_grad:
-        value.sum().backward()
-        assert all(parameter.grad is not None for parameter in joint.parameters())
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
 def test_compiled_log_prob_of_copies() -> None:
     joint = Rich(batch_shape=(3,))
-    compiled = torch.compile(joint.log_prob, fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled = torch.compile(joint.log_prob, fullgraph=True, backend="eager", dynamic=True)
     for shape in ((3,), (5,)):
         x = joint.sample(shape)
         torch.testing.assert_close(compiled(x), joint.log_prob(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", ["Rich", "Flow"])
-def test_compiled_scored_draws(name: str) -> None:
-    joint = ALL[name]()
+def test_compiled_scored_draws() -> None:
+    joint = ALL["Flow"]()
 
     def draw() -> tuple[dict[str, Tensor], Tensor]:
         return joint.rsample_and_log_prob((4,))
@@ -1445,29 +1430,19 @@ def test_compiled_scored_draws(name: str) -> None:
     x, log_prob = compiled()
     torch.manual_seed(4)
     expected, expected_log_prob = draw()
-    for key, value in expected.items():
-        torch.testing.assert_close(x[key], value, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(log_prob, expected_log_prob, rtol=1e-4, atol=1e-3)
     parameters = list(joint.parameters())
-    if parameters:
-        mine = torch.autograd.grad(log_prob.sum(), parameters, allow_unused=True)
-        theirs = torch.autograd.grad(expected_log_prob.sum(), parameters, allow_unused=True)
-        for gradient, reference in zip(mine, theirs, strict=True):
-            zero = torch.zeros(())
-            torch.testing.assert_close(
-                zero if gradient is None else gradient,
-                zero if reference is None else reference,
-                rtol=1e-3,
-                atol=1e-3,
-                check_device=False,
-            )
+    mine = torch.autograd.grad(log_prob.sum(), parameters)
+    theirs = torch.autograd.grad(expected_log_prob.sum(), parameters)
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiled_condition() -> None:
     posterior = Schools().condition(y=EFFECT, mu=1.0)
     x = {name: value for name, value in Schools().sample((8,)).items() if name in ("tau", "theta")}
-    compiled = torch.compile(posterior, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(posterior, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), posterior(x), rtol=1e-4, atol=1e-4)
 
 

@@ -275,7 +275,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no event_dim": (
         lambda: TooWide(in_features=3, k=2),
         ConstraintError,
-        r"TooWide\.wide: .*got \(2, 2\)\. Write event_dim = 1 in its class",
+        r"TooWide\.wide: .*got \(2, 2\)\. If .*, or event_dim = 1 in its class",
     ),
     "mixed contexts": (lambda: Mixing(in_features=3), ConstraintError, r"each of the contexts"),
     "mixed draws": (lambda: MixingDraws(in_features=3), ConstraintError, r"MixingDraws\.y"),

@@ -129,7 +129,7 @@ _ON_INSTANCES = {
 """Names that instances keep beside what their classes define."""
 
 _ON_CONDITIONALS = {
-    "in_features", "projection", "_has_users", "_sharers", "_splits", "_split_sizes",
+    "in_features", "projection", "_has_parts", "_sharers", "_splits", "_split_sizes",
     "_takes_infinity",
 }  # fmt: skip
 """Names that those keep that predict from a context."""

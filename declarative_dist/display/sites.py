@@ -18,7 +18,7 @@ from declarative_dist.constraints.band import HALF
 from declarative_dist.display.rows import name_of_class
 from declarative_dist.errors import DeclarationError, first_line, shorten
 from declarative_dist.families.conditional import Conditional
-from declarative_dist.families.probe import evaluating
+from declarative_dist.families.comparison import evaluating
 from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution

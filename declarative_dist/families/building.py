@@ -12,7 +12,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 
 from declarative_dist.errors import ConstraintError, FieldError, shorten
 from declarative_dist.fields.alignment import line_up_all
-from declarative_dist.fields.derived import is_about_sizes, refused_sizes
+from declarative_dist.fields.derived import call_method
 from declarative_dist.fields.kinds import built_kind, describe_kind
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.indexing import Independent
@@ -20,18 +20,33 @@ from declarative_dist.plain.tracing import is_traced
 
 T = TypeVar("T")
 
+REFUSALS = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+)
+"""What torch and Python raise at values and shapes that do not go together."""
+
 
 def build_by_method(
-    method: Callable[..., Any], arguments: Mapping[str, Any], wanted: type[T], subject: str
+    method: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    wanted: type[T],
+    subject: str,
+    decorator: str = "",
 ) -> T:
     """Build what a method of a class body returns: a plain object, a live one resolved.
 
     Raises:
         FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
             attribute, and for any other result.
+        ConstraintError: in place of torch's error about sizes.
     """
     try:
-        result = method(**arguments)
+        result = call_method(method, arguments, subject, decorator)
     except AttributeError as error:
         raise FieldError(subject, describe_kind(wanted), f"AttributeError: {error}") from error
     if isinstance(result, nn.Module) and built_kind(result) is not None:
@@ -61,12 +76,7 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
-        try:
-            distribution = build_by_method(method, values, Distribution, subject)
-        except (RuntimeError, IndexError, TypeError) as error:
-            if not is_about_sizes(error):
-                raise
-            raise refused_sizes(error, values, subject) from error
+        distribution = build_by_method(method, values, Distribution, subject)
     elif checks and declaration.has_derived_input:
         distribution = declaration.base(**values)
     else:
@@ -78,16 +88,15 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")
 
 
-_HINTS: Mapping[type, str] = {
-    MixtureSameFamily: "Components lie along the last batch dimension: dimensions of one event go "
-    "behind it, with event_dim = 1 in the class of the components."
-}
-"""What to do about arguments that do not go together, where torch does not say."""
-
-
 def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -> ConstraintError:
     """Our error about arguments, among the values of fields, that a class base refuses."""
     declaration = module.__declaration__
+    hint = ""
+    if issubclass(declaration.base, MixtureSameFamily):  # torch does not say what to do
+        hint = (
+            "Components lie along the last batch dimension: dimensions of one event go behind it, "
+            "with event_dim = 1 in the class of the components."
+        )
     shapes = []
     for name in declaration.inputs:
         value = values[name]
@@ -103,7 +112,7 @@ def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -
         type(module).__name__,
         f"arguments that {declaration.base.__name__} takes together",
         ", ".join(shapes),
-        f"It says: {error}. {_HINTS.get(declaration.base, '')}".rstrip(),
+        f"It says: {error}. {hint}".rstrip(),
         code="refused-by-torch",
     )
 

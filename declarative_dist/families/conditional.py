@@ -10,10 +10,8 @@ import torch
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, FieldError
-from declarative_dist.families.building import distribution_of, refused_by_torch
-from declarative_dist.families.comparison import REFUSALS
+from declarative_dist.families.building import REFUSALS, distribution_of, refused_by_torch
 from declarative_dist.families.contextual import Contextual
-from declarative_dist.families.copies import NOT_TOGETHER
 from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.given import try_kinds
 
@@ -95,7 +93,7 @@ class Conditional(Contextual):
                 attempt()
         except ConstraintError:
             raise
-        except NOT_TOGETHER as error:
+        except REFUSALS as error:
             check_copies(self)  # what mixes contexts may fail on one
             raise refused_by_torch(self, values, error) from error
 

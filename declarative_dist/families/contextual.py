@@ -96,37 +96,33 @@ class Contextual(Declarative):
             )
             self._start_projection()
 
-    def _check_source(self, in_features: object) -> None:
-        owner, network, fields = type(self).__name__, self.network, self.__declaration__.fields
-        if in_features is not None:
-            check_count(f"{owner}(in_features=)", in_features)
-        names = [head.name for head in self.__declaration__.heads]
-        needs_width = bool(names) or "in_features" in self.__declaration__.size_names
-        modules = {n: self._modules.get(n) for n, f in fields.items() if not f.is_helper}
+    def _check_source(self, in_features: int | None) -> None:
+        """Find out who uses the context, and refuse a width or a network that nobody does."""
+        declaration, network = self.__declaration__, self.network
+        modules = {
+            n: self._modules.get(n) for n, f in declaration.fields.items() if not f.is_helper
+        }
         parts: dict[str, Any] = {n: part for n, part in modules.items() if predicted_kind(part)}
-        trunks = [part.network for part in parts.values()]
-        has_parts = bool(parts)
-        vars(self)["_has_users"] = bool(names) or has_parts
-        vars(self)["_sharers"] = frozenset(
-            name
-            for name, part in parts.items()
-            if part.network is not None and trunks.count(part.network) > 1
-        )
-        given: dict[str, Any] = {"network": None if names or has_parts else network}
-        given["in_features"] = None if needs_width else in_features
-        for name, value in given.items():
-            if value is not None:
-                raise ConstraintError(
-                    f"{owner}({name}=)",
-                    "none, for nothing of its own is predicted",
-                    shorten(value),
-                    "Declare a Head, or give it to the nested part that predicts.",
-                    code="unused-argument",
-                )
+        trunks = [part.network for part in parts.values() if part.network is not None]
+        shared = [n for n, part in parts.items() if trunks.count(part.network) > 1]
+        vars(self).update(_has_parts=bool(parts), _sharers=frozenset(shared))
+        names = ", ".join(head.name for head in declaration.heads)
+        subject = f"{type(self).__name__}(in_features=)"
+        if in_features is not None:
+            check_count(subject, in_features)
+        unused: Any = None
+        if not names and "in_features" not in declaration.size_names:
+            unused = in_features
+        if network is not None and not (names or parts):
+            subject, unused = f"{type(self).__name__}(network=)", network
+        if unused is not None:
+            expected, got = "none, for nothing of its own is predicted", shorten(unused)
+            fix = "Declare a Head, or give it to the nested part that predicts."
+            raise ConstraintError(subject, expected, got, fix, code="unused-argument")
         if names and in_features is None and network is None:
-            subject, got = f"{owner}(in_features=)", "neither that nor a network"
-            expected = f"the width of the context, to predict {', '.join(names)}"
+            expected = f"the width of the context, to predict {names}"
             fix = "Write in_features=64, or give a network that returns the unconstrained numbers."
+            got = "neither that nor a network"
             raise ConstraintError(subject, expected, got, fix, code="missing-value")
 
     def _start_projection(self) -> None:
@@ -144,16 +140,15 @@ class Contextual(Declarative):
         check_gathered(self)
         is_plain = not (kwargs or self.__declaration__.givens)
         call = Call(args, kwargs) if is_plain else take_call(self, args, kwargs)
-        network = self._modules.get("network")
-        if network is not None and self.__dict__["_has_users"]:
-            return self._build_from(call, network(*call.args, **call.keywords))
-        if self.__dict__["_splits"]:
+        network, own = self._modules.get("network"), self.__dict__
+        if network is not None and (own["_splits"] or own["_has_parts"]):
+            return self._build(call, network(*call.args, **call.keywords), is_made=True)
+        if own["_splits"]:
             is_one = len(call.args) == 1 and not call.keywords
-            features = call.args[0] if is_one else self._context(call)
-            return self._build(call, predict_raws(self, features))
+            return self._build(call, call.args[0] if is_one else self._context(call))
         if call.keywords and not any(map(predicted_kind, [*self.modules()][1:])):
             self._refuse_keywords(call.keywords)
-        return self._build(call, {})
+        return self._build(call, None)
 
     def from_features(self, features: Any, **given: Any) -> Any:
         """Build the distribution from features that you computed outside.
@@ -186,16 +181,15 @@ class Contextual(Declarative):
         check_gathered(self)
         call = take_call(self, (features,), given)
         self._refuse_keywords(call.keywords)
-        return self._build_from(call, features)
+        return self._build(call, features, is_made=True)
 
-    def _build_from(self, call: Call, features: Any) -> Any:
-        """Build from what a network made of the context, which parts receive in its place."""
-        known = predict_raws(self, features)
-        if not known or "projection" in self._modules:  # else these are raw numbers
+    def _build(self, call: Call, features: Any, *, is_made: bool = False) -> Any:
+        """Build for a call, from its context, or features that a network made of it for all."""
+        own = self.__dict__
+        known: dict[str, Any] = predict_raws(self, features) if own["_splits"] else {}
+        # What a network returns without a layer behind it are raw numbers, and no features.
+        if is_made and own["_has_parts"] and (not known or "projection" in self._modules):
             call = Call((features,), {}, call.given, call.own)
-        return self._build(call, known)
-
-    def _build(self, call: Call, known: dict[str, Any]) -> Any:
         if call.own:
             check_batches(self, call.own, known)
         if torch.is_grad_enabled():
@@ -203,7 +197,7 @@ class Contextual(Declarative):
                 if raw is not None:
                     is_own = isinstance(raw, nn.Parameter)  # not what functional_call put there
                     known[name] = clip_gradient(raw if is_own else raw.view_as(raw))
-        if self.__dict__["_sharers"]:
+        if own["_sharers"]:
             call = call._replace(outputs={})
         known[CONTEXT] = call
         return self._predict(known)

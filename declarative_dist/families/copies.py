@@ -28,16 +28,6 @@ from declarative_dist.fields.given import try_kinds
 from declarative_dist.fields.kinds import built_kind, is_declarative, predicted_kind
 from declarative_dist.fields.sizes import Blueprint
 
-NOT_TOGETHER = (
-    RuntimeError,
-    ValueError,
-    NotImplementedError,
-    AssertionError,
-    AttributeError,
-    IndexError,
-)
-"""What torch raises at values that do not go together."""
-
 
 def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
     """Install all fields on a new instance, and return their values."""

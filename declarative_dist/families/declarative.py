@@ -16,7 +16,7 @@ from declarative_dist.declaration.rules import check_setting, check_spelling
 from declarative_dist.errors import DeclarationError, FieldError
 from declarative_dist.families.copies import install_fields, measure, replicate_fields
 from declarative_dist.families.keywords import blueprint_of
-from declarative_dist.families.priors import log_prior_at, log_prior_of
+from declarative_dist.families.priors import log_prior_of, raws_at
 from declarative_dist.families.probe import check_copies
 from declarative_dist.families.values import DeclaredValues
 from declarative_dist.fields.kinds import predicted_kind
@@ -139,9 +139,8 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             tensor([-0.9189, -1.8523])
         """
         copies: torch.Size = vars(self)["_copies"]
-        if values is not None:
-            return log_prior_at(self, values, copies, unconstrained)
-        return log_prior_of(self, copies, unconstrained)
+        others = () if values is None else raws_at(self, values)
+        return log_prior_of(self, copies, unconstrained, *others)
 
     def unconstrained_log_density(self, log_joint: object) -> UnconstrainedLogDensity:
         """A log density of unconstrained vectors, for outside samplers and optimisers.

@@ -16,12 +16,13 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError
 from declarative_dist.families.building import (
+    REFUSALS,
     call_detached,
     distribution_of,
     refused_by_torch,
     require_rsample,
 )
-from declarative_dist.families.copies import NOT_TOGETHER, all_lack
+from declarative_dist.families.copies import all_lack
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.plain.arguments import depends_on_values
@@ -164,7 +165,7 @@ class Variational(Declarative, Distribution):
                         declaration.base(**arguments)  # which torch checks only as a whole
         except ConstraintError:
             raise
-        except NOT_TOGETHER as error:
+        except REFUSALS as error:
             raise refused_by_torch(self, arguments, error) from error
 
     def _expand_to(self, copies: torch.Size) -> None:

@@ -40,7 +40,9 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
     return tuple(p.name for p in parameters[1:] if p.default is p.empty)
 
 
-def call_method(method: Callable[..., T], arguments: Mapping[str, Any], subject: str) -> T:
+def call_method(
+    method: Callable[..., T], arguments: Mapping[str, Any], subject: str, decorator: str = ""
+) -> T:
     """What a method of a class body, bound to its instance, makes of values by name.
 
     Torch's error about sizes becomes ours, with the shapes that the method got.
@@ -50,7 +52,7 @@ def call_method(method: Callable[..., T], arguments: Mapping[str, Any], subject:
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         if not is_about_sizes(error):
             raise
-        raise refused_sizes(error, arguments, subject, "derived") from error
+        raise refused_sizes(error, arguments, subject, decorator) from error
 
 
 def refused_sizes(
@@ -161,7 +163,7 @@ class Derived(MethodField, Generic[T]):
         method: Callable[..., T] = partial(self.function, module)
         if self.vectorize:
             method = partial(map_method, method, ndims_of(module))
-        return call_method(method, arguments, self.subject(module))
+        return call_method(method, arguments, self.subject(module), self.decorator)
 
     def advice(self, module: nn.Module) -> str:
         return f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead."

@@ -24,12 +24,6 @@ class Split(NamedTuple):
     size: int
     takes_infinity: bool
 
-    def reshape(self, part: Tensor) -> Tensor:
-        """Numbers of shape `(*batch, size)` in the shape that the constraint takes."""
-        if len(self.shape) == 1:
-            return part
-        return part.reshape(torch.Size((*part.shape[:-1], *self.shape)))
-
 
 class Head(FromContext):
     """A value predicted from a context; only in a `Conditional`.

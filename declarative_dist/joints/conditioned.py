@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
-from declarative_dist.families.probe import evaluating
+from declarative_dist.families.comparison import evaluating
 from declarative_dist.families.state import AtomicState
 from declarative_dist.joints.draws import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
@@ -75,7 +75,7 @@ class Conditioned(AtomicState):
             return tensor.expand(distribution.batch_shape + distribution.event_shape)
 
         with evaluating(self):
-            current.one_draw(draw)
+            current.one_draw(draw=draw)
 
     if TYPE_CHECKING:
 
@@ -104,20 +104,13 @@ class Conditioned(AtomicState):
         sites: dict[str, Any] = self.one_draw()
         return {n: support_of(d) for n, (d, _) in sites.items() if n not in self.observed}
 
-    def one_draw(self) -> dict[str, tuple[Distribution, Tensor]]:
-        """Distribution and value of every site at one draw, with the data in its place."""
-        with evaluating(self):
-            return self.current().one_draw(self._draw)
+    def one_draw(self, sample_shape: Any = torch.Size()) -> dict[str, tuple[Distribution, Tensor]]:
+        """Distribution and value of every site in a draw from the prior, data in its place.
 
-    def prior_draw(self, sample_shape: Any = torch.Size()) -> dict[str, Tensor]:
-        """A draw of all sites from their prior, with the data in its place.
-
-        It is ancestral: what stands above a site shapes its draw, and data below it does not. Of
-        shape `(*sample, *batch, *event)` by site.
+        It is ancestral: what stands above a site shapes its draw, and data below it does not.
         """
-        with evaluating(self), torch.no_grad():
-            sites = self.current().legal_draw(sample_shape, self._draw)
-        return {name: value for name, _, value in sites}
+        with evaluating(self):
+            return self.current().one_draw(sample_shape, self._draw)
 
     def _draw(self, name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
         """Draw a site, or return its data where it is observed."""
@@ -225,7 +218,7 @@ class Conditioned(AtomicState):
         Raises:
             ConstraintError: for a missing or unknown site, or a shape that does not fit.
         """
-        return self.current().score(values, self.observed)
+        return self.current().log_prob(values, self.observed)
 
     def extra_repr(self) -> str:
         """The data, by site."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -13,8 +13,8 @@ from torch.distributions import Distribution, Independent
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import require_rsample, with_event_dim
+from declarative_dist.joints import draws
 from declarative_dist.joints.conditioned import Conditioned
-from declarative_dist.joints.draws import like_draws_of, predict
 from declarative_dist.joints.rule import BROADCAST, Rule, is_about_arguments
 from declarative_dist.latents.named import (
     NamedDistribution,
@@ -24,11 +24,11 @@ from declarative_dist.latents.named import (
     lead_of,
     score_in_support,
 )
-from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.randomness import same_random_numbers
 
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
+Drawn = dict[str, tuple[Distribution, Tensor]]
 Scorer = Callable[[Distribution, torch.Size], tuple[Tensor, Tensor]]
 TRIES = 50
 """How often values are drawn again that a later site does not take."""
@@ -70,14 +70,12 @@ class JointDistribution(NamedDistribution):
         is_one = local is not None and (weight is not None or len(local) < len(sites))
         self.batch_shape = torch.Size() if is_one else batch_shape
         self.contexts = batch_shape if is_one else torch.Size()
-        self._local = self.local if is_one else frozenset()
         self.weight = 1.0 if weight is None else weight
         self._values = dict(values)
-        self._methods = {name for name, site in sites.items() if isinstance(site, Rule)}
         for name, site in sites.items():
             if isinstance(site, Distribution):
                 self.sites[name] = self._as_one_event(name, site)
-            elif not any(needed in sites for needed in site.names):
+            elif not any(needed in sites for needed in site.field.names):
                 self.sites[name] = self.distribution_of(name, {})
 
     def weigh(self, total_size: int) -> JointDistribution:
@@ -115,7 +113,7 @@ class JointDistribution(NamedDistribution):
     def parents_of(self, name: str) -> list[str]:
         """The sites that the distribution of this one follows from."""
         site = self.sites[name]
-        return [n for n in site.names if n in self.sites] if isinstance(site, Rule) else []
+        return [n for n in site.field.names if n in self.sites] if isinstance(site, Rule) else []
 
     @property
     def has_rsample(self) -> bool:
@@ -133,13 +131,13 @@ class JointDistribution(NamedDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Values:
         with torch.no_grad():
-            return {name: value for name, _, value in self.draw_in_order(sample_shape)}
+            return _values_of(self.draw_in_order(sample_shape))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Values:
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
             return require_rsample(distribution, f"{self.owner}.{name}").rsample(shape)
 
-        return {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
+        return _values_of(self.draw_in_order(sample_shape, draw))
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
         return self.draw_and_score(sample_shape, rsample_and_score)
@@ -157,8 +155,7 @@ class JointDistribution(NamedDistribution):
             value, scores[name] = rule(distribution, shape)
             return value
 
-        values = {name: value for name, _, value in self.draw_in_order(sample_shape, draw)}
-        return values, self._total(scores)
+        return _values_of(self.draw_in_order(sample_shape, draw)), self._total(scores)
 
     def sample_and_score(self, sample_shape: Any) -> tuple[Values, Tensor]:
         """Draws without gradients, and their log densities, whose gradient is that of the score.
@@ -170,25 +167,15 @@ class JointDistribution(NamedDistribution):
         plain: Any = sum(scores.values())
         return values, self._total(scores).detach() + (plain - plain.detach())
 
-    def log_prob(self, values: Mapping[str, Any]) -> Tensor:
-        return self.score(values, {})
-
-    def score(self, values: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
-        """The joint log density where some sites are held at data.
-
-        Args:
-            values: tensors of shape `(*sample, *batch, *event)` for all other sites.
-            observed: tensors without sample dimensions, which are repeated along them.
-
-        Raises:
-            ConstraintError: for a missing or unknown site, or a shape that does not fit.
-        """
+    def log_prob(
+        self, values: Mapping[str, Any], observed: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Tensor:
         return self._total(self.scores(values, observed))
 
     def _total(self, scores: Mapping[str, Tensor]) -> Tensor:
         """What all sites add up to, each context as often as it counts."""
         if self.weight != 1.0:
-            local, weight = self._local, self.weight
+            local, weight = self.local, self.weight
             scores = {n: weight * s if n in local else s for n, s in scores.items()}
         total: Any = sum(scores.values())
         return total  # type: ignore[no-any-return]
@@ -200,9 +187,16 @@ class JointDistribution(NamedDistribution):
         *,
         is_by_datum: bool = False,
     ) -> dict[str, Tensor]:
-        """The log density of each site, given those above it; otherwise as `score`.
+        """The log density of each site, given those above it.
 
-        With `is_by_datum` that of each independent entry of an event, in dimensions behind.
+        Args:
+            values: numbers of shape `(*sample, *batch, *event)` by site.
+            observed: data of all other sites, without sample dimensions; repeated along them.
+            is_by_datum: whether each independent entry of an event is scored apart, in dimensions
+                behind.
+
+        Raises:
+            ConstraintError: for a missing or unknown site, or a shape that does not fit.
         """
         check_names(self.owner, values, [name for name in self.sites if name not in observed])
         known: dict[str, Tensor] = {}
@@ -216,43 +210,19 @@ class JointDistribution(NamedDistribution):
                 shape = torch.Size((*(lead or self.batch_shape), *event_shape))
                 value = observed[name].expand(shape)
             else:
-                value = like_draws_of(distribution, values[name], subject)
+                value = draws.like_draws_of(distribution, values[name], subject)
                 if lead is None:
                     lead = lead_of(value, self.batch_shape, event_shape, subject)
-                    known = self._repeat(known, lead)  # data that came before any draw
+                    rank = len(self.batch_shape)  # data that came before any draw is repeated
+                    known = {n: v.expand((*lead, *v.shape[rank:])) for n, v in known.items()}
                 check_shape(value, lead, event_shape, subject)
-            is_first = isinstance(site, Distribution) or lead is None
-            self._check_batch(name, distribution, self.batch_shape if is_first else lead)
+            whole = None if isinstance(site, Distribution) else lead
+            self._check_batch(name, distribution, whole or self.batch_shape)
             known[name] = value
             scores[name] = self._score(name, distribution, value, is_by_datum)
         return scores
 
-    def predict(
-        self,
-        draws: Mapping[str, Any] | WeightedDraws,
-        observed: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> Values:
-        """Draw what is not given, from its distribution at draws of the sites above it.
-
-        Args:
-            draws: by site numbers of shape `(*sample, *batch, *event)`, with every site that a
-                given one depends on; `WeightedDraws` are resampled, to as many.
-            observed: data of other sites, of shape `(*batch, *event)` or `(*event)`: they stay
-                where a given site depends on them, and are drawn anew elsewhere.
-
-        Returns:
-            Draws of shape `(*sample, *batch, *event)` of the other sites, without gradients.
-
-        Raises:
-            ConstraintError: without draws, for an unknown site or a missing one, for a shape that
-                does not fit, and for values outside their support.
-        """
-        return predict(self, draws, observed)
-
-    def _repeat(self, known: Mapping[str, Tensor], lead: torch.Size) -> dict[str, Tensor]:
-        """Values of one draw as those of many."""
-        copies = len(self.batch_shape)
-        return {n: v.expand(torch.Size((*lead, *v.shape[copies:]))) for n, v in known.items()}
+    predict = draws.predict
 
     def _score(
         self, name: str, distribution: Distribution, value: Tensor, is_by_datum: bool
@@ -261,30 +231,26 @@ class JointDistribution(NamedDistribution):
             distribution = distribution.base_dist
         return score_in_support(distribution, value, f"{self.owner}.{name}")
 
-    def one_draw(self, draw: Draw | None = None) -> dict[str, tuple[Distribution, Tensor]]:
-        """Distribution and value of each site at one draw; random numbers stay as they were.
-
-        Draws that a later site does not take, such as a scale below zero, are made again.
-        """
+    def one_draw(self, sample_shape: Any = torch.Size(), draw: Draw | None = None) -> Drawn:
+        """As `legal_draw`, without gradients; random numbers stay as they were."""
         with torch.no_grad(), same_random_numbers():
-            return {name: (d, value) for name, d, value in self.legal_draw(draw=draw)}
+            return self.legal_draw(sample_shape, draw)
 
-    def legal_draw(
-        self, sample_shape: Any = torch.Size(), draw: Draw | None = None
-    ) -> list[tuple[str, Distribution, Tensor]]:
-        """As `draw_in_order`, and again where a value is not what a later site takes."""
+    def legal_draw(self, sample_shape: Any = torch.Size(), draw: Draw | None = None) -> Drawn:
+        """As `draw_in_order`, and again where a later site does not take a value.
+
+        So it is with a scale below zero.
+        """
         for _ in range(TRIES - 1):
             try:
-                return list(self.draw_in_order(sample_shape, draw))
+                return self.draw_in_order(sample_shape, draw)
             except ConstraintError as error:
                 if not isinstance(error.__cause__, ValueError):
                     raise
-        return list(self.draw_in_order(sample_shape, draw))
+        return self.draw_in_order(sample_shape, draw)
 
-    def draw_in_order(
-        self, sample_shape: Any = torch.Size(), draw: Draw | None = None
-    ) -> Iterator[tuple[str, Distribution, Tensor]]:
-        """Draw the sites in order: name, distribution and value of each.
+    def draw_in_order(self, sample_shape: Any = torch.Size(), draw: Draw | None = None) -> Drawn:
+        """Draw the sites in order: the distribution and the value of each, by name.
 
         Args:
             sample_shape: the shape in front.
@@ -294,6 +260,7 @@ class JointDistribution(NamedDistribution):
         sample_shape = torch.Size(sample_shape)
         lead = torch.Size((*sample_shape, *self.batch_shape))
         known: dict[str, Tensor] = {}
+        drawn: Drawn = {}
         for name, site in self.sites.items():
             distribution = self.distribution_of(name, known, lead)
             is_first = isinstance(site, Distribution)
@@ -315,7 +282,8 @@ class JointDistribution(NamedDistribution):
                 subject, expected = f"{self.owner}.{name}", "a distribution that can be drawn from"
                 got = f"{type(error).__name__} of {distribution}: {first_line(error)}"
                 raise ConstraintError(subject, expected, got, code="refused-by-torch") from error
-            yield name, distribution, known[name]
+            drawn[name] = distribution, known[name]
+        return drawn
 
     def distribution_of(
         self, name: str, known: Mapping[str, Tensor], lead: torch.Size = torch.Size()
@@ -324,27 +292,24 @@ class JointDistribution(NamedDistribution):
         site = self.sites[name]
         if isinstance(site, Distribution):
             return site
-        arguments = {n: known[n] if n in known else self._values[n] for n in site.names}
-        ranks = {n: len(lead) for n in site.names if n in known}
-        if name in self._local:
+        arguments = {n: known[n] if n in known else self._values[n] for n in site.field.names}
+        ranks = {n: len(lead) for n in site.field.names if n in known}
+        if self.contexts and name in self.local:
             ranks = dict.fromkeys(ranks, len(lead) + len(self.contexts))
-            shared = [n for n in site.names if n in known and n not in self._local]
-            arguments |= {n: self._for_each_context(known[n], lead) for n in shared}
+            ones = (1,) * len(self.contexts)
+            for n in ranks.keys() - self.local:  # what all contexts share
+                own = known[n].shape[len(lead) :]
+                value = known[n].reshape((*lead, *ones, *own))
+                arguments[n] = value.expand((*lead, *self.contexts, *own))
         subject = f"{self.owner}.{name}"
         events = {n: arguments[n].ndim - rank for n, rank in ranks.items()}
         return self._as_one_event(name, site.build(arguments, subject, events), lead)
-
-    def _for_each_context(self, value: Tensor, lead: torch.Size) -> Tensor:
-        """A value that all contexts share, `(*lead, *event)`, as `(*lead, *contexts, *event)`."""
-        contexts, own = self.contexts, value.shape[len(lead) :]
-        value = value.reshape((*lead, *(1,) * len(contexts), *own))
-        return value.expand((*lead, *contexts, *own))
 
     def _as_one_event(
         self, name: str, distribution: Distribution, lead: torch.Size = torch.Size()
     ) -> Distribution:
         """The distribution of a site for all contexts together, where they have some of it."""
-        if name not in self._local:
+        if not self.contexts or name not in self.local:
             return distribution
         whole = torch.Size((*lead, *self.contexts))
         self._check_batch(name, distribution, whole)
@@ -353,9 +318,9 @@ class JointDistribution(NamedDistribution):
         count = len(distribution.event_shape) + len(self.contexts)
         return with_event_dim(distribution, count, f"{self.owner}.{name}")
 
-    def _check_batch(self, name: str, distribution: Distribution, lead: torch.Size | None) -> None:
+    def _check_batch(self, name: str, distribution: Distribution, lead: torch.Size) -> None:
         """Refuse a distribution whose log_prob would have dimensions that are not the joint's."""
-        own, lead = distribution.batch_shape, lead or torch.Size()
+        own = distribution.batch_shape
         extra = len(own) - len(lead)
         sizes = zip(reversed(own), reversed(lead), strict=False)
         # One comparison at a time: under dynamo, sizes are symbols.
@@ -363,12 +328,10 @@ class JointDistribution(NamedDistribution):
             return
         events = len(distribution.event_shape) + max(extra, 1)
         fix = BROADCAST
-        if extra > 0 and name in self._methods:
-            fix = f"Write @site(event_dim={events}) if they belong to one event."
-        elif extra > 0:
+        if extra > 0:
             fix = (
-                f"Write event_dim = {events} in its class, or torch.distributions.Independent("
-                f"..., {extra}), if they belong to one event."
+                f"If they belong to one event, write @site(event_dim={events}), or event_dim = "
+                f"{events} in its class, or torch.distributions.Independent(..., {extra})."
             )
         raise ConstraintError(
             f"{self.owner}.{name}",
@@ -378,6 +341,10 @@ class JointDistribution(NamedDistribution):
             fix,
             code="wrong-shape",
         )
+
+
+def _values_of(drawn: Drawn) -> Values:
+    return {name: value for name, (_, value) in drawn.items()}
 
 
 def _sample(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,9 +32,19 @@ if TYPE_CHECKING:
 def predict(
     joint: JointDistribution,
     draws: Mapping[str, Any] | WeightedDraws,
-    observed: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Values:
-    """What `JointDistribution.predict` gives: sites that are not given, drawn from those that are.
+    """Draw what is not given, from its distribution at draws of the sites above it.
+
+    Args:
+        joint: the joint distribution.
+        draws: by site numbers of shape `(*sample, *batch, *event)`, with every site that a given
+            one depends on; `WeightedDraws` are resampled, to as many.
+        observed: data of other sites, of shape `(*batch, *event)` or `(*event)`: they stay where a
+            given site depends on them, and are drawn anew elsewhere.
+
+    Returns:
+        Draws of shape `(*sample, *batch, *event)` of the other sites, without gradients.
 
     Raises:
         ConstraintError: without draws, for an unknown site or a missing one, for a shape that
@@ -42,9 +53,16 @@ def predict(
     values = draws.resample(len(draws)) if isinstance(draws, WeightedDraws) else draws
     names = [name for name in joint.sites if name not in observed]
     check_names(joint.owner, values, names, are_all=False)
-    _check_parents(joint, {*values, *observed})
+    fixed = set(values)
+    for name in reversed(joint.sites):
+        for parent in joint.parents_of(name) if name in values or name in observed else ():
+            if parent not in values and parent not in observed:
+                expected, fix = f"draws of it, as {name} depends on it", f"Add {parent!r} to them."
+                subject = f"{joint.owner}.{parent}"
+                raise ConstraintError(subject, expected, "none", fix, code="missing-value")
+        if name in fixed:
+            fixed.update(joint.parents_of(name))
     lead = _lead_of(joint, values, observed)
-    fixed = _ancestors_of(joint, values)
 
     def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
         if name not in fixed:
@@ -62,8 +80,8 @@ def predict(
         return value
 
     with torch.no_grad():
-        drawn = list(joint.draw_in_order(lead[: len(lead) - len(joint.batch_shape)], draw))
-    return {name: value for name, _, value in drawn if name not in fixed}
+        drawn = joint.draw_in_order(lead[: len(lead) - len(joint.batch_shape)], draw)
+    return {name: value for name, (_, value) in drawn.items() if name not in fixed}
 
 
 def _lead_of(
@@ -80,25 +98,6 @@ def _lead_of(
         expected, fix = "one draw or more", "Write sample((1000,)) to draw from the prior."
         raise ConstraintError(joint.owner, expected, "none", fix, code="missing-value")
     return lead
-
-
-def _check_parents(joint: JointDistribution, known: Collection[str]) -> None:
-    """Refuse to draw a site from its prior where a known one depends on it."""
-    for name in (name for name in joint.sites if name in known):
-        for parent in joint.parents_of(name):
-            if parent not in known:
-                expected, fix = f"draws of it, as {name} depends on it", f"Add {parent!r} to them."
-                subject = f"{joint.owner}.{parent}"
-                raise ConstraintError(subject, expected, "none", fix, code="missing-value")
-
-
-def _ancestors_of(joint: JointDistribution, names: Collection[str]) -> set[str]:
-    """These sites and all that they depend on."""
-    found = set(names)
-    for name in reversed(joint.sites):
-        if name in found:
-            found.update(joint.parents_of(name))
-    return found
 
 
 def like_draws_of(distribution: Distribution, value: Any, subject: str) -> Tensor:

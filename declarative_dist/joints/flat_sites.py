@@ -142,8 +142,8 @@ class FlatSites(FlatMap):
             try:
                 with torch.no_grad(), same_random_numbers():
                     torch.manual_seed(0)
-                    drawn = posterior.prior_draw(shape)
-                    values = {name: drawn[name] for name in self.names}
+                    drawn = posterior.one_draw(shape)
+                    values = {name: drawn[name][1] for name in self.names}
                     if shape:
                         self._count_in_units(values)
                     found = self.unconstrain(values, validate=False)[0].double()

@@ -18,7 +18,6 @@ from declarative_dist.fields.context import CONTEXT_SHAPE
 from declarative_dist.fields.given import call_names, try_kinds
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import check_gathered
-from declarative_dist.fields.site import Site
 from declarative_dist.joints.conditioned import Conditioned, missing_data_error
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.rule import Rule
@@ -156,7 +155,7 @@ class Joint(Contextual, NamedModule):
             fix = "Declare a Head, a Given or a Conditional in its body."
             expected = "no context, for no site depends on one"
             raise ConstraintError(subject, expected, "one", fix, code="unused-argument")
-        takes = ["context"] if vars(self)["_has_users"] else []
+        takes = ["context"] if vars(self)["_splits"] or vars(self)["_has_parts"] else []
         takes += [f"{name}=..." for name in sorted(call_names(self))]
         call = f"{subject.lower()}({', '.join(takes)})"
         fix = f"Write {call}.sample(), {call}.condition(...) and the like."
@@ -178,20 +177,12 @@ class Joint(Contextual, NamedModule):
         values = declaration.run(self, predicting, known)  # here, where networks may keep a state
         rest = [field for field in declaration.order if field not in predicting]
         values = declaration.run(frozen, rest, values)
-        fields = declaration.fields
-        sites = {
-            name: Rule(
-                values[name],
-                field.names,
-                field.event_dim,
-                vars(self)["_starts"][name],
-                ndims_of(self) if field.vectorize else None,
-            )
-            if isinstance(field, Site)
-            else values[name]
-            for name, field in fields.items()
-            if field.is_site
-        }
+        fields: Mapping[str, Any] = declaration.fields
+        starts, ndims = vars(self)["_starts"], ndims_of(self)
+        sites: dict[str, Any] = {n: values[n] for n, field in fields.items() if field.is_site}
+        for name, field in fields.items():
+            if field.is_drawn:
+                sites[name] = Rule(field, values[name], starts[name], ndims)
         others = {n: values[n] for n in fields if n not in sites}
         if predicted_kind(self) is None:
             return JointDistribution(declaration.owner, sites, others, vars(self)["_copies"])

@@ -29,7 +29,7 @@ def describe_learned_ends(current: Any) -> str:
     parts = [("", current)] if isinstance(current, Distribution) else []
     if isinstance(current, JointDistribution):
         with same_random_numbers():
-            parts = [(name, distribution) for name, distribution, _ in current.legal_draw()]
+            parts = [(name, part) for name, (part, _) in current.legal_draw().items()]
     for name, distribution in parts:
         if has_learned_ends(distribution):
             kind = type(distribution).__name__

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,34 +15,30 @@ from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, with_event_dim
 from declarative_dist.fields.derived import is_about_sizes, refused_sizes
 from declarative_dist.fields.mapping import map_method
+from declarative_dist.fields.site import Site
 from declarative_dist.plain.decompose import rebuild
-
-_NONE: Mapping[str, int] = MappingProxyType({})
 
 BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The method of a site, and what it takes.
+    """The method of a site of an instance.
 
     Args:
-        method: takes the values by name.
-        names: the names that it takes.
-        event_dim: the total number of event dimensions, or None for the distribution's own.
+        field: the site.
+        method: its method, which takes the values by name.
         shape: the shape of independent copies of it, in one event.
-        ndims: for a method that is written for one draw, by name how many dimensions of other
-            values than those of sites are their own; None for one that is not.
+        ndims: by field how many dimensions of a value are its own.
     """
 
+    field: Site
     method: Callable[..., Distribution]
-    names: tuple[str, ...]
-    event_dim: int | None
-    shape: torch.Size = torch.Size()
-    ndims: Mapping[str, int] | None = None
+    shape: torch.Size
+    ndims: Mapping[str, int]
 
     def build(
-        self, arguments: Mapping[str, Any], subject: str, events: Mapping[str, int] = _NONE
+        self, arguments: Mapping[str, Any], subject: str, events: Mapping[str, int]
     ) -> Distribution:
         """The distribution at values by name.
 
@@ -55,13 +50,13 @@ class Rule:
         Raises:
             ConstraintError: for values that the method does not take, and for shapes.
         """
-        method = self.method
-        if self.ndims is not None:
+        method, event_dim = self.method, self.field.event_dim
+        if self.field.vectorize:
             method = partial(map_method, method, {**self.ndims, **events})
         try:
-            distribution = build_by_method(method, arguments, Distribution, subject)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            if not is_about_arguments(error):
+            distribution = build_by_method(method, arguments, Distribution, subject, "site")
+        except ValueError as error:
+            if type(error) is not ValueError:
                 raise
             if "to satisfy the constraint" not in str(error):
                 raise refused_sizes(error, arguments, subject, "site") from error
@@ -73,8 +68,8 @@ class Rule:
                 "Keep them inside, by another prior or a map.",
                 code="outside-support",
             ) from error
-        if self.event_dim is not None:
-            distribution = with_event_dim(distribution, self.event_dim, f"{subject}(event_dim=)")
+        if event_dim is not None:
+            distribution = with_event_dim(distribution, event_dim, f"{subject}(event_dim=)")
         return repeat(distribution, self.shape, subject) if self.shape else distribution
 
 

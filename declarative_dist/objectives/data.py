@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, shorten
-from declarative_dist.families.probe import evaluating
+from declarative_dist.families.comparison import evaluating
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import as_value, check_names

@@ -196,6 +196,7 @@ class NegativeLogPosterior(DataLoss):
     ) -> Tensor:
         """What a function gives where the trainable `Param`s have other values."""
         raws, sample = raws_at(self.module, values)
+        names = {id(raw): name for name, raw in reversed([*raws.items()])}  # tied ones once
         at = _At(self, function)
 
         def one(raws: dict[str, Tensor]) -> Tensor:
@@ -206,7 +207,7 @@ class NegativeLogPosterior(DataLoss):
         mapped = one
         for _ in sample:
             mapped = torch.func.vmap(mapped)
-        return mapped(raws)
+        return mapped({name: raws[name] for name in names.values()})
 
     def _scores(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Scores:
         if self.log_likelihood is None:
