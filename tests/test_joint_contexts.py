@@ -29,6 +29,7 @@ from declarative_dist import (
     summary,
 )
 from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.objectives import NegativeLogLikelihood
 from tests.cases import Policy, Robot, Speed
 
 
@@ -310,6 +311,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: arms()(contexts(5), load=torch.ones(4)),
         ConstraintError,
         r"Arms\.load: expected batch shapes",
+    ),
+    "the value first": (
+        lambda: NegativeLogLikelihood(arms())({"turn": torch.zeros(5, 2)}, contexts(5)),
+        ConstraintError,
+        r"expected the context first, then the value, got them the other way round",
     ),
     "an attribute of this name": (
         lambda: type("Bad", (Joint,), {"projection": Head()}),

@@ -17,8 +17,8 @@ from torch.distributions import Distribution
 from declarative_dist.constraints.band import HALF
 from declarative_dist.display.rows import name_of_class
 from declarative_dist.errors import DeclarationError, first_line, shorten
-from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.comparison import evaluating
+from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
@@ -195,7 +195,7 @@ def _draw_distribution(built: Any, shape: torch.Size) -> dict[str, Site]:
 
 def _draw_joint(joint: JointDistribution, shape: torch.Size) -> dict[str, Site]:
     sites = {}
-    for name, distribution, draws in joint.legal_draw(shape):
+    for name, (distribution, draws) in joint.legal_draw(shape).items():
         own = joint.sites[name]
         known = own if isinstance(own, Distribution) else None
         if known is not None and known.batch_shape != joint.batch_shape:

@@ -71,31 +71,33 @@ def _way_of_several(module: Any) -> str:
 
 def _as_returned(module: Any, output: Any) -> list[Tensor]:
     """What a network returned in place of a layer's output, refused if shapes do not fit."""
-    heads = module.__declaration__.heads
-    shapes = {head.name: head.split(module).shape for head in heads}
-    found: Any = (
-        {heads[0].name: output} if len(heads) == 1 and isinstance(output, Tensor) else output
-    )
-    if isinstance(found, Mapping) and set(found) == set(shapes):
-        raws = [found[name] for name in shapes]
-        if all(map(_fits, raws, shapes.values())):
-            return raws
-    wanted = [f"{n} of shape ({', '.join(['*batch', *map(str, s)])})" for n, s in shapes.items()]
-    got = shorten(output)
-    if isinstance(output, Mapping):
-        got = f"a dict of {', '.join(f'{n}: {shorten(raw)}' for n, raw in output.items())}"
-    fix = "Return them, give in_features for a layer that makes them, or change a head's shape."
-    raise ConstraintError(
-        f"{type(module).__name__}.network",
-        f"unconstrained floating-point numbers, {'a dict of ' * (len(heads) > 1)}"
-        f"{', '.join(wanted)}",
-        got,
-        _way_of_several(module) if isinstance(output, (tuple, list)) else fix,
-        code="failed-method",
-    )
-
-
-def _fits(raw: object, shape: torch.Size) -> bool:
-    if not isinstance(raw, Tensor) or not raw.is_floating_point():
-        return False
-    return raw.shape[max(raw.ndim - len(shape), 0) :] == shape
+    names = [head.name for head in module.__declaration__.heads]
+    if len(names) == 1 and isinstance(output, Tensor):
+        output = {names[0]: output}
+    if not isinstance(output, Mapping) or set(output) != set(names):
+        raise ConstraintError(
+            f"{type(module).__name__}.network",
+            f"a dict of unconstrained numbers for {', '.join(names)}"
+            if len(names) > 1
+            else f"a tensor, the unconstrained numbers of {names[0]}",
+            f"a dict of {', '.join(map(str, output))}"
+            if isinstance(output, Mapping)
+            else shorten(output),
+            _way_of_several(module)
+            if isinstance(output, (tuple, list))
+            else "Return them, or give in_features for a layer that makes them.",
+            code="failed-method",
+        )
+    for head in module.__declaration__.heads:
+        raw, shape = output[head.name], head.split(module).shape
+        is_floating = isinstance(raw, Tensor) and raw.is_floating_point()
+        if not is_floating or raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
+            raise ConstraintError(
+                f"{type(module).__name__}.{head.name}",
+                "unconstrained floating-point numbers of shape "
+                f"(*batch, {', '.join(map(str, shape))})",
+                shorten(raw),
+                "Change what the network returns, or the shape of the head.",
+                code="failed-method",
+            )
+    return [output[name] for name in names]

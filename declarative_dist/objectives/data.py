@@ -35,15 +35,19 @@ def score_joint(
         given: keywords of the context, and data by site if the batch has none.
         subject: whom an error is about.
     """
-    has_context = predicted_kind(joint) is not None
+    has_context, fields = predicted_kind(joint) is not None, joint.__declaration__.fields
     data: dict[str, Any] = {}
     if batch and isinstance(batch[-1], Mapping):
         *batch, data = *batch[:-1], dict(batch[-1])  # type: ignore[assignment]
     elif not has_context:
         got = shorten(batch[-1]) if batch else "none"
         raise ConstraintError(subject, "a dict of data by site", got, code="wrong-data")
+    elif any(isinstance(each, Mapping) and each.keys() <= fields.keys() for each in batch):
+        expected, got = "the context first, then the value", "them the other way round"
+        fix = "Write objective(context, values)."
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
     if has_context:
-        sites = [name for name, field in joint.__declaration__.fields.items() if field.is_site]
+        sites = [name for name, field in fields.items() if field.is_site]
         data |= {name: value for name, value in given.items() if name in sites}
         given = {name: value for name, value in given.items() if name not in sites}
     if weights is not None:

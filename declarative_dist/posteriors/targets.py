@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import Code, ConstraintError, DeclarationError, FieldError, shorten
+from declarative_dist.families.comparison import evaluating
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.families.comparison import evaluating
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.fixed import as_constant
 from declarative_dist.fields.kinds import lacks_forward, predicted_kind
