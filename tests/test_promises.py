@@ -334,7 +334,9 @@ def _fresh_compiler(name: str) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-ALIKE = ("Censored", "Truncated without a formula", "ZeroInflated", "truncated batch")
+ALIKE = (
+    "Censored", "Truncated", "Truncated without a formula", "ZeroInflated", "truncated batch"
+)  # fmt: skip
 OTHERWISE = [name for name in CASES if not name.endswith("-probs") and name not in ALIKE]
 """Without those that differ from another case in the name of an argument, or in their parts."""
 

@@ -18,7 +18,6 @@ from declarative_dist import (
     ConstraintError,
     DeclarationError,
     FieldError,
-    GreaterThan,
     Interval,
     LearnableTransform,
     Param,
@@ -36,7 +35,6 @@ from tests.nests import (
     Logits,
     Mixture,
     Shift,
-    Triple,
     Weights,
     addresses,
     assert_is_a_loop,
@@ -113,20 +111,11 @@ class Squashed(Variational):
 
 PLAIN_TRANSFORMS = {
     "exp": lambda: dd.ExpTransform(),
-    "numbers": lambda: dd.AffineTransform(1.0, 2.0),
     "tensors": lambda: dd.AffineTransform(torch.tensor(1.0), torch.tensor(2.0)),
     "vectors": lambda: dd.AffineTransform(torch.tensor([1.0, 2.0]), torch.tensor([2.0, -3.0])),
-    "cached": lambda: dd.AffineTransform(torch.tensor(1.0), 2.0, cache_size=1),
-    "inverse": lambda: dd.ComposeTransform([dd.ExpTransform(), dd.ExpTransform().inv]),
     "inverse of tensors": lambda: dd.AffineTransform(torch.tensor(1.0), torch.tensor(2.0)).inv,
     "inverse of a cached one": lambda: (
         dd.AffineTransform(torch.tensor(1.0), 2.0, cache_size=1).inv
-    ),
-    "composed": lambda: dd.ComposeTransform(
-        [dd.AffineTransform(torch.tensor(1.0), 2.0), dd.TanhTransform(), dd.SoftplusTransform()]
-    ),
-    "composed with an inverse": lambda: dd.ComposeTransform(
-        [dd.AffineTransform(torch.tensor(1.0), 2.0).inv, dd.ExpTransform()]
     ),
     "inverse of a composed one": lambda: (
         dd.ComposeTransform(
@@ -136,21 +125,13 @@ PLAIN_TRANSFORMS = {
             ]
         ).inv
     ),
-    "composed twice": lambda: dd.ComposeTransform(
-        [dd.ComposeTransform([dd.AffineTransform(torch.tensor(1.0), 2.0)]), dd.ExpTransform()]
-    ),
     "distribution function": lambda: dd.CumulativeDistributionTransform(
         dd.Normal(torch.tensor(1.0), torch.tensor(2.0))
     ),
-    "power": lambda: dd.ComposeTransform(
-        [dd.ExpTransform(), dd.PowerTransform(torch.tensor(0.5))]
-    ),
-    "interval": lambda: Interval(-1.0, 3.0).as_transform(),
     "interval, cached": lambda: Interval(-1.0, 3.0).as_transform(cache_size=1),
     "interval of tensors": lambda: Interval(
         torch.tensor([-1.0, 0.0]), torch.tensor([3.0, 5.0])
     ).as_transform(cache_size=1),
-    "half line of tensors": lambda: GreaterThan(torch.tensor([1.0, 2.0])).as_transform(),
     "inverse of a constraint": lambda: Real().as_transform(cache_size=1).inv,
 }
 """Plain transforms of scalars, or of pairs of them."""
@@ -222,12 +203,16 @@ def test_it_agrees_with_plain_torch():
 
 def test_it_is_live_and_learns():
     shift = Shift(loc=0.0, scale=1.0)
-    optimizer = torch.optim.Adam(shift.parameters(), lr=0.1)
+    optimizer = torch.optim.LBFGS(shift.parameters(), line_search_fn="strong_wolfe")
     x = torch.linspace(-1, 1, 9)
-    for _ in range(200):
+
+    def closure():
         optimizer.zero_grad()
-        (shift()(x) - (3 * x + 2)).square().mean().backward()
-        optimizer.step()
+        loss = (shift()(x) - (3 * x + 2)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
     torch.testing.assert_close(shift.loc, torch.tensor(2.0), rtol=0, atol=0.05)
     torch.testing.assert_close(shift.scale, torch.tensor(3.0), rtol=0, atol=0.05)
 
@@ -821,11 +806,10 @@ def test_tensors_of_plain_transforms_move(q, by_hand):
     assert all(tensor.is_meta for tensor in q.state_dict().values())
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))])
-def test_plain_transforms_are_cloned(q, clone):
+def test_plain_transforms_are_cloned(q):
     x = q.sample((4,))
     q.log_prob(q.rsample((2,))).sum().backward()
-    twin = nn.ModuleList([clone(part) for part in q.transforms])
+    twin = nn.ModuleList([pickle.loads(pickle.dumps(part)) for part in q.transforms])
     assert not addresses(twin) & addresses(q.transforms)
     whole = transformed(*twin, base_distribution=q.base_distribution)()
     torch.testing.assert_close(whole.log_prob(x), q.log_prob(x))
@@ -932,38 +916,20 @@ def test_tensors_in_a_list_of_a_plain_transform():
 
 COPIED = {
     "scalars": transformed(Shift),
-    "constant base": transformed(Shift, base_distribution=dd.Normal(0.2, 1.5)),
-    "constant vector base": transformed(
-        Shift, base_distribution=dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), 1.0)
-    ),
     "constant vector events": transformed(
         Shift,
         base_distribution=dd.Independent(dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), 1.0), 1),
     ),
     "vectors": transformed(Shift, base_distribution=Line),
-    "instances": transformed(Shift(), base_distribution=Line()),
     "instance and class": transformed(Shift(), Shift, base_distribution=Line),
     "vector events": transformed(Shift, base_distribution=Vector),
-    "vector events and shifts": transformed(ShiftVector, Shift, base_distribution=Vector),
     "shifts of vector events": transformed(ShiftEvent, Shift, base_distribution=Vector),
-    "normal vectors": transformed(
-        Shift,
-        ShiftEvent,
-        base_distribution=learnable(dd.MultivariateNormal(torch.zeros(3), torch.eye(3))),
-    ),
     "vector shift of a scalar": transformed(ShiftVector),
-    "vector and scalar shifts of a scalar": transformed(Shift, ShiftVector),
     "event shift of vectors": transformed(ShiftEvent, base_distribution=Line),
     "matrix shift of a vector": transformed(ShiftMatrix, base_distribution=Line),
     "matrices": transformed(Shift, ShiftVector, base_distribution=Grid),
     "plain vector shift of a scalar": transformed(
         dd.AffineTransform(torch.tensor([-0.5, 0.0, 0.5]), 2.0)
-    ),
-    "plain vector shift and a learned one": transformed(
-        dd.AffineTransform(torch.tensor([-0.5, 0.0, 0.5]), 2.0), Shift
-    ),
-    "plain vector shift of vectors": transformed(
-        dd.AffineTransform(torch.tensor([-0.5, 0.0, 0.5]), 2.0), Shift, base_distribution=Vector
     ),
     "plain bounds": transformed(
         Interval(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([5.0, 6.0, 7.0])).as_transform(),
@@ -973,10 +939,6 @@ COPIED = {
     "stick-breaking": transformed(Shift, dd.StickBreakingTransform(), base_distribution=Vector),
     "reshape": transformed(
         Shift, dd.ReshapeTransform((3,), (3, 1)), Shift, base_distribution=Vector
-    ),
-    "composed": transformed(
-        transform_of(dd.ComposeTransform, parts=[Shift, ShiftVector, Shift]),
-        base_distribution=Vector,
     ),
     "independent": transformed(
         transform_of(dd.IndependentTransform, base_transform=Shift, reinterpreted_batch_ndims=1),
@@ -995,9 +957,6 @@ COPIED = {
     "transformed twice": transformed(
         Shift, base_distribution=transformed(Shift, base_distribution=Vector)
     ),
-    "instance of a transformed family": transformed(
-        Shift, base_distribution=transformed(Shift, base_distribution=Line)()
-    ),
     "instance of a transformed family of instances": transformed(
         dd.SoftplusTransform(),
         base_distribution=transformed(Shift(), Shift(), base_distribution=Vector())(),
@@ -1009,7 +968,6 @@ COPIED = {
         reinterpreted_batch_ndims=1,
     ),
     "of a mixture": transformed(Shift, base_distribution=mixture_of(Logits, Line)),
-    "of a mixture instance": transformed(Shift(), base_distribution=Triple()),
     "of a batch of mixtures": transformed(Shift, base_distribution=mixture_of(Logits, Grid)),
     "in a mixture": mixture_of(Logits, transformed(Shift, base_distribution=Line)),
     "vector shift in a mixture": mixture_of(Logits, transformed(ShiftVector)),
@@ -1023,13 +981,12 @@ COPIED = {
 }
 
 
-@pytest.mark.parametrize("copies", [(3,), (2, 3)], ids=str)
 @pytest.mark.parametrize("name", [name for name in COPIED if "planar" not in name])
-def test_copies_of_a_family_are_independent(name, copies):
-    assert_is_a_loop(COPIED[name], copies)
+def test_copies_of_a_family_are_independent(name):
+    assert_is_a_loop(COPIED[name], (2, 3))
 
 
-@pytest.mark.parametrize("copies", [(4,), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("copies", [(3,), (2, 3)], ids=str)
 def test_copies_of_a_transform_without_an_inverse(copies):
     q = COPIED["planar without its inverse"](batch_shape=copies)
     x, log_prob = q.rsample_and_log_prob((2,))
@@ -1064,16 +1021,8 @@ def test_hooks_on_transforms_fire():
     assert calls == [dd.AffineTransform, dd.AffineTransform, dd.TanhTransform]
 
 
-@pytest.mark.parametrize(
-    "plain",
-    [
-        dd.TanhTransform(),
-        dd.AffineTransform(torch.tensor(1.0), 2.0).inv,
-        Interval(torch.tensor(-1.0), torch.tensor(2.0)).as_transform(),
-    ],
-    ids=["tanh", "inverse", "interval of tensors"],
-)
-def test_compiled_log_prob(plain):
+def test_compiled_log_prob():
+    plain = Interval(torch.tensor(-1.0), torch.tensor(2.0)).as_transform()
     torch._dynamo.reset()
     q = transformed(Shift, plain)()
     x = q.sample((4,))

@@ -154,25 +154,17 @@ def tails_within(plain: Any, x: Tensor, bounds: Ends) -> Tails:
     return family_of(plain).tails(plain, inner).outside(below, above)
 
 
-def log_mass(distribution: Distribution, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """The logarithm of P(low < X <= high); the ends may be infinite, and None for none."""
+def log_mass(distribution: Distribution, low: Tensor, high: Tensor) -> Tensor:
+    """The logarithm of P(low < X <= high), whose ends may be infinite."""
     below, above = tails_at_ends(distribution, low, high)
     return below.log_mass_until(above)
 
 
-def tails_at_ends(
-    distribution: Distribution, low: Tensor | None, high: Tensor | None
-) -> tuple[Tails, Tails]:
-    """The tails at two ends, of which each may be None."""
-    if low is not None and high is not None:
-        shape = torch.broadcast_shapes(low.shape, high.shape, distribution.batch_shape)
-        tails = tails_of(distribution, torch.stack([low.expand(shape), high.expand(shape)]))
-        return Tails(tails.log_cdf[0], tails.log_sf[0]), Tails(tails.log_cdf[1], tails.log_sf[1])
-    nothing, everything = torch.tensor(-torch.inf), torch.tensor(0.0)
-    return (
-        Tails(nothing, everything) if low is None else tails_of(distribution, low),
-        Tails(everything, nothing) if high is None else tails_of(distribution, high),
-    )
+def tails_at_ends(distribution: Distribution, low: Tensor, high: Tensor) -> tuple[Tails, Tails]:
+    """The tails at two ends, computed at once."""
+    shape = torch.broadcast_shapes(low.shape, high.shape, distribution.batch_shape)
+    tails = tails_of(distribution, torch.stack([low.expand(shape), high.expand(shape)]))
+    return Tails(tails.log_cdf[0], tails.log_sf[0]), Tails(tails.log_cdf[1], tails.log_sf[1])
 
 
 def cdf(distribution: Distribution, value: Tensor) -> Tensor:

@@ -91,8 +91,7 @@ class Censored(BetweenEnds):
             lower, upper = x.unbind(-1)
             return self._score_known(plain, lower == upper, lower, upper)
         low, high = self._ends(plain)
-        is_low = torch.zeros_like(x).bool() if low is None else x <= low
-        is_high = torch.zeros_like(x).bool() if high is None else x >= high
+        is_low, is_high = x <= low, x >= high
         # Of counts those at the end lie beyond it too.
         before = x.ceil() - 1 if plain.support.is_discrete else x
         lower = torch.where(is_high, before, torch.where(is_low, -torch.inf, x))
@@ -135,9 +134,8 @@ class Censored(BetweenEnds):
         mean, mass = inside._moments(member)[0], below.log_mass_until(above).exp()
         first, second = mass * mean, mass * (inside.variance + mean**2)
         for end, log_share in zip(ends, (below.log_cdf, above.log_sf), strict=True):
-            if end is not None:
-                at = end.nan_to_num(0.0, 0.0, 0.0)
-                first, second = first + log_share.exp() * at, second + log_share.exp() * at**2
+            at = end.nan_to_num(0.0, 0.0, 0.0)
+            first, second = first + log_share.exp() * at, second + log_share.exp() * at**2
         return first, second
 
 

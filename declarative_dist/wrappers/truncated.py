@@ -69,8 +69,8 @@ class Truncated(BetweenEnds):
 
     def _hull(self, plain: Any) -> Ends:
         first, last = super()._hull(plain)
-        low = self._ends(plain)[0] if plain.support.is_discrete else None
-        return first if low is None else first + (first == low).to(first), last
+        is_excluded = (first == self._ends(plain)[0]) & plain.support.is_discrete
+        return first + is_excluded.to(first), last
 
     def _score(self, plain: Any, x: Tensor) -> Tensor:
         first, last = self._hull(plain)

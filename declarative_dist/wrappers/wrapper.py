@@ -181,26 +181,18 @@ class BetweenEnds(Wrapper):
         """What ends may be."""
         return {n: constraints.real for n in ("low", "high") if isinstance(vars(self)[n], Tensor)}
 
-    def _ends(self, plain: Any) -> tuple[Tensor | None, Tensor | None]:
-        """The ends as the base's dtype has them, in that of the computation."""
-        narrow, wide = like_of(self.base_distribution).dtype, like_of(plain)
-        low, high = (
-            None if end is None else as_tensor(end, narrow, wide.device).to(wide.dtype)
-            for end in (self.low, self.high)
-        )
-        if plain.support.is_discrete:
-            low = None if low is None else self._round_low(low)
-            high = None if high is None else high.floor()
-        return low, high
+    def _ends(self, plain: Any) -> Ends:
+        """The ends as the base's dtype has them, in that of the computation; infinite for none."""
+        narrow, like = like_of(self.base_distribution).dtype, like_of(plain)
+        low = -torch.inf if self.low is None else self.low
+        high = torch.inf if self.high is None else self.high
+        low, high = (as_tensor(end, narrow, like.device).to(like.dtype) for end in (low, high))
+        return (self._round_low(low), high.floor()) if plain.support.is_discrete else (low, high)
 
     def _hull(self, plain: Any) -> Ends:
         first, last = bounds_of(plain, like_of(plain))
         low, high = self._ends(plain)
-        if low is not None:
-            first = torch.maximum(first, low)
-        if high is not None:
-            last = torch.minimum(last, high)
-        return first, last
+        return torch.maximum(first, low), torch.minimum(last, high)
 
     def _check_arguments(self) -> None:
         kind, plain = type(self).__name__, self._plain
