@@ -200,26 +200,6 @@ def test_a_copy_that_fails_leaves_the_others_their_answers() -> None:
     torch.testing.assert_close(q.scale[[0, 2]].detach(), x.std(0, correction=0)[[0, 2]])
 
 
-def test_copies_meet_through_a_shared_part_and_still_find_the_answer() -> None:
-    class Apart(nn.Module):
-        """Losses of two problems, the second of which looks at the numbers of the first."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.x = nn.Parameter(torch.tensor([3.0, 5.0], **DOUBLE))
-
-        def losses(self) -> Tensor:
-            first = (self.x[0] - 1) ** 2
-            return torch.stack([first, (self.x[1] - 2 * self.x[0]) ** 2])
-
-    module = Apart()
-    newton = Newton([module.x], torch.Size([2]))
-    for _ in range(20):
-        if not newton.is_done:
-            newton.step(module.losses)
-    torch.testing.assert_close(module.x.detach(), torch.tensor([1.0, 2.0], **DOUBLE))
-
-
 def test_a_mixture_starts_apart_though_its_components_are_equal() -> None:
     components = dd.Normal(torch.zeros(3, **DOUBLE), torch.ones(3, **DOUBLE))
     q = learnable(dd.MixtureSameFamily(dd.Categorical(torch.ones(3, **DOUBLE)), components))

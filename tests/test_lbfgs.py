@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from declarative_dist.optimization.lbfgs import Minimum, differentiate, minimize
+from declarative_dist.optimization.lbfgs import Descent, differentiate, minimize
 
 
 def valley(x: Tensor) -> Tensor:
     return (100 * (x[..., 1:] - x[..., :-1] ** 2) ** 2 + (1 - x[..., :-1]) ** 2).sum(-1)
 
 
-def minimum_of(start: Tensor) -> Minimum:
+def minimum_of(start: Tensor) -> Descent:
     return minimize(differentiate(valley), start)
 
 
 def test_rows_find_a_minimum_each() -> None:
     starts = 2 * torch.randn(6, 2, dtype=torch.float64)
     found = minimum_of(starts)
-    assert found.is_settled.all()
+    assert not found.is_active.any()
     torch.testing.assert_close(found.point, torch.ones_like(starts), atol=1e-7, rtol=0.0)
     torch.testing.assert_close(found.gradient.abs().amax(-1) < 1e-7, torch.ones(6).bool())
 
@@ -60,5 +60,5 @@ def test_evaluations_are_counted_and_limited() -> None:
 
     found = minimize(differentiate(counted), torch.full((2, 10), 3.0), evaluations=7)
     assert found.evaluations == len(calls) == 7
-    assert not found.is_settled.any()
+    assert found.is_active.all()
     assert (found.value < valley(torch.full((2, 10), 3.0))).all()

@@ -83,12 +83,8 @@ class Sample:
         return low - self.grain * low.abs(), high + self.grain * high.abs()
 
 
-def _logits(probs: Tensor) -> Tensor:
-    return probs.clamp(1e-6, 1 - 1e-6).logit()
-
-
 def _binary(probs: Tensor) -> Suggestion:
-    return {"probs": probs, "logits": _logits(probs)}
+    return {"probs": probs, "logits": probs.clamp(1e-6, 1 - 1e-6).logit()}
 
 
 def _shares(probs: Tensor) -> Suggestion:
@@ -96,18 +92,8 @@ def _shares(probs: Tensor) -> Suggestion:
     return {"probs": probs, "logits": probs.log()}
 
 
-def _normal(sample: Sample, part: Any) -> Suggestion:
-    return {"loc": sample.mean(), "scale": sample.var().sqrt()}
-
-
-def _log_normal(sample: Sample, part: Any) -> Suggestion:
-    logs = sample.values.log()
-    return {"loc": sample.mean(logs), "scale": sample.var(logs).sqrt()}
-
-
-def _logistic_normal(sample: Sample, part: Any) -> Suggestion:
-    numbers = dd.StickBreakingTransform().inv(sample.values)
-    return {"loc": sample.mean(numbers), "scale": sample.var(numbers).sqrt()}
+def _normal(sample: Sample, values: Tensor | None = None) -> Suggestion:
+    return {"loc": sample.mean(values), "scale": sample.var(values).sqrt()}
 
 
 def _laplace(sample: Sample, part: Any) -> Suggestion:
@@ -145,24 +131,12 @@ def _gamma(sample: Sample, part: Any) -> Suggestion:
     return {"concentration": shape, "rate": shape / mean}
 
 
-def _inverse_gamma(sample: Sample, part: Any) -> Suggestion:
-    return _gamma(sample.with_values(1 / sample.values, sample.weights), part)
-
-
-def _chi2(sample: Sample, part: Any) -> Suggestion:
-    return {"df": 2 * _shape_of_chi2(sample.mean(sample.values.log()) - math.log(2))}
-
-
-def _shape_of_chi2(mean_log: Tensor) -> Tensor:
-    """The inverse of digamma (Minka, Estimating a Dirichlet distribution, 2000)."""
+def _invert_digamma(mean_log: Tensor) -> Tensor:
+    """After Minka, Estimating a Dirichlet distribution, 2000."""
     shape = torch.where(mean_log >= -2.22, mean_log.exp() + 0.5, -1 / (mean_log + _EULER))
     for _ in range(4):
         shape = shape - (shape.digamma() - mean_log) / torch.polygamma(1, shape)
     return shape
-
-
-def _exponential(sample: Sample, part: Any) -> Suggestion:
-    return {"rate": 1 / sample.mean()}
 
 
 def _weibull(sample: Sample, part: Any) -> Suggestion:
@@ -197,14 +171,6 @@ def _snedecor(sample: Sample, part: Any) -> Suggestion:
     return {"df1": df, "df2": df}
 
 
-def _half_normal(sample: Sample, part: Any) -> Suggestion:
-    return {"scale": sample.mean(sample.values**2).sqrt()}
-
-
-def _half_cauchy(sample: Sample, part: Any) -> Suggestion:
-    return {"scale": sample.quantile(0.5)}
-
-
 def _pareto(sample: Sample, part: Any) -> Suggestion:
     low, _ = sample.ends()  # the maximum of the likelihood is there
     return {"scale": low, "alpha": 1 / sample.mean((sample.values / low).log())}
@@ -221,11 +187,6 @@ def _generalized_pareto(sample: Sample, part: Any) -> Suggestion:
     }
 
 
-def _uniform(sample: Sample, part: Any) -> Suggestion:
-    low, high = sample.ends()  # the maximum of the likelihood is there
-    return {"low": low, "high": high}
-
-
 def _von_mises(sample: Sample, part: Any) -> Suggestion:
     sine, cosine = sample.mean(sample.values.sin()), sample.mean(sample.values.cos())
     length = (sine**2 + cosine**2).sqrt().clamp(1e-3, 1 - 1e-9)
@@ -234,26 +195,10 @@ def _von_mises(sample: Sample, part: Any) -> Suggestion:
     return {"loc": torch.atan2(sine, cosine), "concentration": concentration}
 
 
-def _poisson(sample: Sample, part: Any) -> Suggestion:
-    return {"rate": sample.mean()}
-
-
-def _geometric(sample: Sample, part: Any) -> Suggestion:
-    return _binary(1 / (1 + sample.mean()))
-
-
 def _negative_binomial(sample: Sample, part: Any) -> Suggestion:
     mean, var = sample.mean(), sample.var()
     probs = (1 - mean / var).clamp(1e-6, 1 - 1e-6)  # close to a Poisson where var <= mean
     return {"total_count": mean * (1 - probs) / probs, **_binary(probs)}
-
-
-def _bernoulli(sample: Sample, part: Any) -> Suggestion:
-    return _binary(sample.mean())
-
-
-def _binomial(sample: Sample, part: Any) -> Suggestion:
-    return _binary(sample.mean() / part.total_count.double().clamp_min(1.0))
 
 
 def _relaxed_bernoulli(sample: Sample, part: Any) -> Suggestion:
@@ -278,23 +223,11 @@ def _categorical(sample: Sample, part: Any) -> Suggestion:
     return _shares(sample.mean(torch.nn.functional.one_hot(values, count).double()))
 
 
-def _one_hot(sample: Sample, part: Any) -> Suggestion:
-    return _shares(sample.mean())
-
-
-def _multinomial(sample: Sample, part: Any) -> Suggestion:
-    return _shares(sample.mean() / max(part.total_count, 1))
-
-
 def _covariance(sample: Sample) -> Tensor:
     centred = sample.values - sample.mean()
     products = sample.mean(centred[..., :, None] * centred[..., None, :])
     size = products.diagonal(dim1=-2, dim2=-1)
     return products + torch.diag_embed(1e-9 * size + _LEAST)
-
-
-def _multivariate_normal(sample: Sample, part: Any) -> Suggestion:
-    return {"loc": sample.mean(), **_factors(_covariance(sample))}
 
 
 def _factors(covariance: Tensor) -> Suggestion:
@@ -329,43 +262,49 @@ def _wishart(sample: Sample, part: Any) -> Suggestion:
 
 
 TABLE: Mapping[type[Any], Callable[[Sample, Any], Suggestion]] = {
-    dd.Bernoulli: _bernoulli,
+    dd.Bernoulli: lambda data, _: _binary(data.mean()),
     dd.Beta: _beta,
-    dd.Binomial: _binomial,
+    dd.Binomial: lambda data, part: _binary(
+        data.mean() / part.total_count.double().clamp_min(1.0)
+    ),
     dd.Categorical: _categorical,
     dd.Cauchy: _cauchy,
-    dd.Chi2: _chi2,
-    dd.ContinuousBernoulli: _bernoulli,
+    dd.Chi2: lambda data, _: {
+        "df": 2 * _invert_digamma(data.mean(data.values.log()) - math.log(2))
+    },
+    dd.ContinuousBernoulli: lambda data, _: _binary(data.mean()),
     dd.Dirichlet: _dirichlet,
-    dd.Exponential: _exponential,
+    dd.Exponential: lambda data, _: {"rate": 1 / data.mean()},
     dd.FisherSnedecor: _snedecor,
     dd.Gamma: _gamma,
-    dd.Geometric: _geometric,
+    dd.Geometric: lambda data, _: _binary(1 / (1 + data.mean())),
     dd.Gumbel: _gumbel,
-    dd.HalfCauchy: _half_cauchy,
-    dd.HalfNormal: _half_normal,
-    dd.InverseGamma: _inverse_gamma,
+    dd.HalfCauchy: lambda data, _: {"scale": data.quantile(0.5)},
+    dd.HalfNormal: lambda data, _: {"scale": data.mean(data.values**2).sqrt()},
+    dd.InverseGamma: lambda data, part: _gamma(
+        data.with_values(1 / data.values, data.weights), part
+    ),
     dd.Kumaraswamy: _kumaraswamy,
     dd.Laplace: _laplace,
-    dd.LogNormal: _log_normal,
-    dd.LogisticNormal: _logistic_normal,
+    dd.LogNormal: lambda data, _: _normal(data, data.values.log()),
+    dd.LogisticNormal: lambda data, _: _normal(data, dd.StickBreakingTransform().inv(data.values)),
     dd.LowRankMultivariateNormal: _low_rank_normal,
-    dd.Multinomial: _multinomial,
-    dd.MultivariateNormal: _multivariate_normal,
+    dd.Multinomial: lambda data, part: _shares(data.mean() / max(part.total_count, 1)),
+    dd.MultivariateNormal: lambda data, _: {"loc": data.mean(), **_factors(_covariance(data))},
     dd.NegativeBinomial: _negative_binomial,
-    dd.Normal: _normal,
-    dd.OneHotCategorical: _one_hot,
+    dd.Normal: lambda data, _: _normal(data),
+    dd.OneHotCategorical: lambda data, _: _shares(data.mean()),
     dd.Pareto: _pareto,
-    dd.Poisson: _poisson,
+    dd.Poisson: lambda data, _: {"rate": data.mean()},
     dd.RelaxedBernoulli: _relaxed_bernoulli,
     dd.RelaxedOneHotCategorical: _relaxed_categorical,
     dd.StudentT: _student_t,
-    dd.Uniform: _uniform,
+    dd.Uniform: lambda data, _: dict(zip(("low", "high"), data.ends(), strict=True)),
     dd.VonMises: _von_mises,
     dd.Weibull: _weibull,
     dd.Wishart: _wishart,
 }
-"""By family, what a sample suggests for its arguments, in every parametrisation."""
+"""By family, what data suggest for its arguments, in every parametrisation."""
 
 if hasattr(dd, "GeneralizedPareto"):
     TABLE = {**TABLE, dd.GeneralizedPareto: _generalized_pareto}

@@ -231,8 +231,7 @@ class GuideWay(Way):
     def __init__(self, objective: nn.Module, tolerance: float | None) -> None:
         super().__init__(objective, optimizer_of(objective, None, None), BUDGETS[Optimizer])
         self._tolerance = tolerance
-        self._found: GuideFit | None = None
-        self._reported = 0
+        self._found = GuideFit([], None, "a checkpoint of a guide that was fitted before")
 
     def replay(self, losses: list[float]) -> bool:
         return bool(losses)
@@ -241,28 +240,19 @@ class GuideWay(Way):
         self._found = fit_guide(
             self.objective, batch, restarts=restarts, tolerance=self._tolerance
         )
+        self._losses = list(self._found.losses)
 
     def closure(self, backward: Any) -> Any:
         return self
 
     def step(self, batch: tuple[Any, ...]) -> float:
         """The loss of the next cycle of the search."""
-        found = self._fit
-        self._reported += 1
-        return found.losses[self._reported - 1]
-
-    @property
-    def _fit(self) -> GuideFit:
-        if self._found is None:
-            raise RuntimeError("a guide is fitted in the first step")
-        return self._found
+        return self._losses.pop(0)
 
     def observe(self, loss: float) -> bool:
-        return self._reported == len(self._fit.losses)
+        return not self._losses
 
     def judge(self, history: History) -> tuple[bool | None, str]:
-        if self._found is None:
-            return None, "a checkpoint of a guide that was fitted before"
         return self._found.converged, self._found.verdict.rstrip(".")
 
 

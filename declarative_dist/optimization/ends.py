@@ -65,13 +65,6 @@ class Ends:
         return (mask & self.is_lost[:, None]) | self._coarse
 
     @property
-    def stop(self) -> str:
-        """Why the first problem has ended above an answer."""
-        if self._model.decrement[0] < 100 * self._rounding[0]:
-            return "rounding hides what is left to gain"
-        return "the last direction, which should go down, does not"
-
-    @property
     def moving(self) -> Tensor:
         """Which numbers have a gradient that is not small: a mask `(problems, numbers)`."""
         least = max(1e-5, 100 * self._newton.eps) * self._scale

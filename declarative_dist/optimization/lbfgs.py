@@ -11,7 +11,6 @@ conditions: a point without a finite value is a step too far, like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,25 +30,6 @@ _MEMORY = 12
 
 _ROUND = 25
 """How many evaluations are a step of the optimizer."""
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """Where a search ended.
-
-    Args:
-        point: the best point of every row, of shape `(*rows, size)`.
-        value: the value there, of shape `(*rows)`; infinite if no start had a finite one.
-        gradient: the gradient there, of shape `(*rows, size)`.
-        is_settled: whether a row's gradient is small, or no step lowers its value any more.
-        evaluations: how often the function was called.
-    """
-
-    point: Tensor
-    value: Tensor
-    gradient: Tensor
-    is_settled: Tensor
-    evaluations: int
 
 
 def differentiate(function: Callable[[Tensor], Tensor]) -> Function:
@@ -78,7 +58,7 @@ def minimize(
     *,
     evaluations: int = 1000,
     tolerance: float = 1e-8,
-) -> Minimum:
+) -> Descent:
     """Go downhill from every row of a start, until all are settled.
 
     Args:
@@ -101,15 +81,9 @@ def minimize(
         tensor([[1., 1.],
                 [1., 1.]], dtype=torch.float64)
     """
-    descent = _Descent(start.detach().clone(), *_finite(*function(start)), tolerance)
-    count = 1
-    while count < evaluations and descent.is_active.any():
-        trial = descent.trial
-        descent.advance(trial, *_finite(*function(trial)))
-        count += 1
-    return Minimum(
-        descent.point, descent.value, descent.gradient, descent.is_active.logical_not(), count
-    )
+    descent = Descent(function, start.detach().clone(), tolerance)
+    descent.run(evaluations - 1)
+    return descent
 
 
 class LBFGS(Optimizer):
@@ -117,14 +91,12 @@ class LBFGS(Optimizer):
 
     Args:
         params: the parameters, of shape `(*copies, *own)`.
-        copies: the shape of independent problems. If a loss depends on the numbers of another
-            problem, all are taken as one.
+        copies: the shape of independent problems.
         tolerance: how small a gradient is to be, relative to one plus the loss; None for 1e-7, or
             what the dtype holds.
 
     Attributes:
         rows: the parameters as a matrix.
-        evaluations: how often the closure was called.
 
     Example:
         >>> import torch
@@ -148,8 +120,12 @@ class LBFGS(Optimizer):
         self.rows = Rows(members, copies)
         self._eps = torch.finfo(members[0].dtype).eps
         self._tolerance = max(1e-7, 100 * self._eps) if tolerance is None else tolerance
-        self.evaluations = 0
-        self._descent: _Descent | None = None
+        self._descent: Descent | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """How often the closure was called."""
+        return 0 if self._descent is None else self._descent.evaluations
 
     @property
     def is_done(self) -> bool:
@@ -166,9 +142,8 @@ class LBFGS(Optimizer):
     @property
     def converged(self) -> Tensor:
         """For which problems the gradient is small, relative to one plus the loss."""
-        if self._descent is None:
-            return torch.zeros(self.rows.problems, dtype=torch.bool)
-        return self.gradients <= max(1e-5, self._eps**0.5) * (1 + self._descent.value.abs())
+        scale = 1.0 if self._descent is None else 1 + self._descent.value.abs()
+        return self.gradients.le(max(1e-5, self._eps**0.5) * scale)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
@@ -181,33 +156,25 @@ class LBFGS(Optimizer):
         Returns:
             The sum of the losses from before the round.
         """
+        rows = self.rows
+
+        def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                losses = rows.attempt(closure, point, fallback)
+                if losses.requires_grad:
+                    return losses.detach(), rows.differentiate(losses)
+            return losses, rows.stack([parameter.grad for parameter in rows.parameters])
+
+        fallback = rows.read()
         if self._descent is None:
             with torch.enable_grad():
-                losses = self.rows.losses(closure)
-                gradient = self._differentiate(losses)
-                if not self.rows.are_apart(losses, gradient):
-                    self.rows = Rows(self.rows.parameters)
-                    return self.step(closure)
-            start = _finite(losses.detach(), gradient)
-            self._descent = _Descent(self.rows.read(), *start, self._tolerance)
-        descent = self._descent
-        before = descent.value.sum()
-        for _ in range(_ROUND):
-            if self.is_done:
-                break
-            trial = descent.trial
-            with torch.enable_grad():
-                losses = self.rows.attempt(closure, trial, descent.point)
-                gradient = self._differentiate(losses)
-            self.evaluations += 1
-            descent.advance(trial, *_finite(losses.detach(), gradient))
-        self.rows.write(descent.point)
+                rows.losses(closure)  # what is wrong with the first one is an error
+            self._descent = Descent(evaluate, fallback, self._tolerance)
+        before = self._descent.value.sum()
+        self._descent.function = evaluate
+        self._descent.run(_ROUND)
+        rows.write(self._descent.point)
         return before
-
-    def _differentiate(self, losses: Tensor) -> Tensor:
-        if losses.requires_grad:
-            return self.rows.differentiate(losses)
-        return self.rows.stack([parameter.grad for parameter in self.rows.parameters])
 
 
 def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,26 +183,43 @@ def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return value.masked_fill(~is_sound, torch.inf), gradient.masked_fill(~is_sound[..., None], 0.0)
 
 
-class _Descent:
-    """Where every row stands: its point, its direction, and the bracket of its line search."""
+class Descent:
+    """Where every row stands: its point, its direction, and the bracket of its line search.
 
-    def __init__(self, point: Tensor, value: Tensor, gradient: Tensor, tolerance: float) -> None:
-        self.point, self.value, self.gradient = point, value, gradient
-        self.tolerance = tolerance
+    Args:
+        function: from points to values and gradients.
+        point: where rows start, of shape `(*rows, size)`.
+        tolerance: see `minimize`.
+
+    Attributes:
+        point: the best point of every row.
+        value: the value there, of shape `(*rows)`; infinite if no start had a finite one.
+        gradient: the gradient there.
+        is_active: which rows are not settled, and may find a step that lowers their value.
+        evaluations: how often the function was called.
+    """
+
+    def __init__(self, function: Function, point: Tensor, tolerance: float) -> None:
+        self.function, self.point, self.tolerance = function, point, tolerance
+        self.value, self.gradient = _finite(*function(point))
+        self.evaluations = 1
         self.steps = point.new_zeros((_MEMORY, *point.shape))
         self.turns = torch.zeros_like(self.steps)
-        self.is_active = torch.ones_like(value, dtype=torch.bool)
-        self.low, self.high = torch.zeros_like(value), torch.full_like(value, torch.inf)
-        self.length = torch.ones_like(value)
+        self.is_active = torch.ones_like(self.value, dtype=torch.bool)
+        self.low, self.high = torch.zeros_like(self.value), torch.full_like(self.value, torch.inf)
+        self.length = torch.ones_like(self.value)
         self.direction = torch.zeros_like(point)
         self._begin_lines(torch.ones_like(self.is_active))
 
-    @property
-    def trial(self) -> Tensor:
-        """The next point of every row."""
-        return self.point + self.length[..., None] * self.direction
+    def run(self, evaluations: int) -> None:
+        """Evaluate the function so many times, or until all rows are settled."""
+        last = self.evaluations + evaluations
+        while self.evaluations < last and self.is_active.any():
+            trial = self.point + self.length[..., None] * self.direction
+            self._advance(trial, *_finite(*self.function(trial)))
+            self.evaluations += 1
 
-    def advance(self, trial: Tensor, value: Tensor, gradient: Tensor) -> None:
+    def _advance(self, trial: Tensor, value: Tensor, gradient: Tensor) -> None:
         """Take the step of each row that is good enough, and change the length of the others."""
         slope = (self.gradient * self.direction).sum(-1)
         # Below the rounding of values, only the slope can tell.

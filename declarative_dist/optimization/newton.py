@@ -32,8 +32,7 @@ class Newton(Optimizer):
 
     Args:
         params: the parameters, or groups of them, of shape `(*copies, *own)`.
-        copies: the shape of independent problems. If a loss depends on the numbers of another
-            problem, all are taken as one.
+        copies: the shape of independent problems.
         tolerance: how small a gradient is to be, relative to one plus the loss; None for 1e-8, or
             what the dtype holds.
 
@@ -76,12 +75,8 @@ class Newton(Optimizer):
         self.trusts_start = self.is_closed = False
         self.evaluations = 0
         self.model: Model | None = None
-        self._begin(Rows(members, copies))
-
-    def _begin(self, rows: Rows) -> None:
-        """Forget what is known of the problems: which are done, and what is held in them."""
-        self.rows = rows
-        self._before = rows.read()
+        self.rows = Rows(members, copies)
+        self._before = self.rows.read()
         self.held = torch.zeros_like(self._before, dtype=torch.bool)
         self._done = self._trying = self.held.any(1)
         self._decrement = torch.full_like(self._before[:, 0], torch.inf)
@@ -190,10 +185,6 @@ class Newton(Optimizer):
                 still = torch.zeros_like(free.double())
                 level = losses.detach().double(), free.double()
                 return Model(*level, torch.diag_embed(still), still, still[:, 0], still)
-            if is_first and not self.rows.are_apart(losses, gradient):
-                self.walls = None
-                self._begin(Rows(self.rows.parameters))
-                return self._find_model(closure)
             columns = [
                 self.rows.differentiate(column)
                 if column.requires_grad

@@ -108,14 +108,3 @@ class Rows:
             )
         )  # fmt: skip
         return self.stack([next(found) if p.requires_grad else None for p in self.parameters])
-
-    def are_apart(self, losses: Tensor, gradient: Tensor) -> bool:
-        """Whether no loss depends on the numbers of another problem.
-
-        What does is not weighted as its own loss is.
-        """
-        if self.problems == 1:
-            return True
-        weights = torch.linspace(1, 2, self.problems).to(losses)
-        weighted = self.differentiate(losses * weights)
-        return torch.allclose(weighted, weights[:, None] * gradient, 1e-3, equal_nan=True)

@@ -32,7 +32,7 @@ class GuideFit:
     """
 
     losses: list[float]
-    converged: bool
+    converged: bool | None
     verdict: str
 
 
