@@ -31,7 +31,13 @@ def _build_if_stale() -> None:
 def _is_current() -> bool:
     sources = [
         path
-        for kind in ("docs/**/*.md", "docs/**/*.py", "docs/_static/*", "declarative_dist/**/*.py")
+        for kind in (
+            "docs/**/*.md",
+            "docs/**/*.py",
+            "docs/_static/*",
+            "declarative_dist/**/*.??",
+            "examples/*.py",
+        )
         for path in ROOT.glob(kind)
     ]
     index = BUILT / "objects.inv"

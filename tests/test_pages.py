@@ -1,7 +1,4 @@
-"""Every Python block of the README and of the documentation runs as it stands.
-
-Pages whose last block is marked are run while the site is built, which the tests of the site need.
-"""
+"""Every Python block of the README runs as it stands; the pages of the site run in its build."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.extensions.executing import Block, Page, blocks_of
+from docs.extensions.executing import ALONE, Block, Page, blocks_of
 from tests import readme
 
 ROOT = Path(__file__).parent.parent
@@ -24,14 +21,7 @@ WRITTEN = [
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "errors"),
 ]
 EVERY = {path: list(blocks_of(path.read_text())) for path in WRITTEN}
-ALONE = ROOT / "docs" / "howto" / "integrations.md"
-"""Imports libraries that change torch for the whole process."""
-
-PAGES = {
-    path: blocks
-    for path, blocks in EVERY.items()
-    if path not in (ALONE, readme.README) and blocks and not blocks[-1].info
-}
+INTEGRATIONS = ROOT / "docs" / f"{ALONE}.md"
 
 
 @pytest.fixture(autouse=True)
@@ -41,15 +31,6 @@ def pictures_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot.close("all")
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    page = Page(path)
-    for block in PAGES[path]:
-        page.run(block)
 
 
 def test_the_readme_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +47,7 @@ def test_a_page_that_imports_other_libraries_runs_in_a_process_of_its_own() -> N
     code = f"""
 from pathlib import Path
 from docs.extensions.executing import Page, blocks_of
-path = Path({str(ALONE)!r})
+path = Path({str(INTEGRATIONS)!r})
 page = Page(path)
 for block in blocks_of(path.read_text()):
     page.run(block)
@@ -79,7 +60,7 @@ for block in blocks_of(path.read_text()):
 
 def test_the_table_of_libraries_names_extras_and_tests_that_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    _, _, *rows = (line for line in ALONE.read_text().splitlines() if line.startswith("|"))
+    _, _, *rows = (line for line in INTEGRATIONS.read_text().splitlines() if line.startswith("|"))
     assert len(rows) >= 10
     for row in rows:
         *_, extras, tests, _ = row.split("|")

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 FENCE = re.compile(r"^```python\b(?P<info>.*)\n(?P<code>(?:.*\n)*?)^```$", re.MULTILINE)
+ALONE = "howto/integrations"
+"""A page that imports libraries which change torch: a test runs it in a process of its own."""
 MARK = re.compile(r"(|prints|raises [\w-]+|draws .+)")
 
 
