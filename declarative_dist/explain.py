@@ -7,9 +7,10 @@ was imported before.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 
 from declarative_dist.errors import MEANINGS, Code, did_you_mean
@@ -33,18 +34,6 @@ def page(code: Code) -> str:
     return f"# {code}\n\n{meaning}\n\n{file.read_text(encoding='utf-8')}"
 
 
-def _lines_for_a_terminal(markdown: str) -> Iterator[str]:
-    """Indents code, which a page sets apart by fences."""
-    inside = False
-    for line in markdown.splitlines():
-        if line.startswith("```"):
-            inside = not inside
-            if "raises" in line:
-                yield "This goes wrong:\n"
-        else:
-            yield textwrap.indent(line, "    ") if inside else line
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the page of a code; without one, all codes.
 
@@ -60,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("code", nargs="?", help="the last word of an error's message")
     code = parser.parse_args(arguments).code
     if code in MEANINGS:
-        print(*_lines_for_a_terminal(page(code)), sep="\n")  # noqa: T201 (what it is for)
+        text = re.sub("```python raises.*", "This goes wrong:\n\n```python", page(code))
+        print(text)  # noqa: T201 (what it is for)
         return 0
     if code is not None:
         print(f"There is no {code!r}. {did_you_mean(code, MEANINGS)}", file=sys.stderr)  # noqa: T201

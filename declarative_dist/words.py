@@ -16,30 +16,18 @@ WIDEST = 48
 """How many letters they may take."""
 
 
-def format_number(number: float, digits: int = 4) -> str:
-    """A number with few significant digits.
-
-    Example:
-        >>> from declarative_dist.words import format_number
-        >>> format_number(0.09999999), format_number(1234.5678), format_number(2)
-        ('0.1', '1235.0', '2')
-    """
-    if isinstance(number, int):  # bool, too
-        return str(number)
-    return repr(float(f"{number:.{digits}g}"))
-
-
 def format_numbers(nested: Any, digits: int = 4) -> str:
-    """A number, a text, or nested lists of such, with few significant digits.
+    """A number, or nested lists of such, with few significant digits.
 
     Example:
         >>> from declarative_dist.words import format_numbers
-        >>> format_numbers([[1.0, 0.3333333], [2, 3]])
-        '[[1.0, 0.3333], [2, 3]]'
+        >>> format_numbers(0.09999999), format_numbers([[1.0, 0.3333333], [2, 3]])
+        ('0.1', '[[1.0, 0.3333], [2, 3]]')
     """
     if isinstance(nested, list):
         return f"[{', '.join(format_numbers(part, digits) for part in nested)}]"
-    return nested if isinstance(nested, str) else format_number(nested, digits)
+    # An int may be a bool, too.
+    return str(nested) if isinstance(nested, int) else repr(float(f"{nested:.{digits}g}"))
 
 
 def format_value(value: Any, *, with_shape: bool = True) -> str:
@@ -56,20 +44,20 @@ def format_value(value: Any, *, with_shape: bool = True) -> str:
         ('[0.1, 2.0]', 'shape (101,), min 0.0, median 50.0, max 100.0')
     """
     if not isinstance(value, Tensor):
-        text = format_number(value) if isinstance(value, (int, float)) else repr(value)
+        text = format_numbers(value) if isinstance(value, (int, float)) else repr(value)
         return text if len(text) <= 60 else f"{text[:57]}..."
     data = as_data(value)
     if data is None:
         return describe_absence(value) or str(value.dtype).removeprefix("torch.")
     if not isinstance(data, dict):
         text = format_numbers(data)
-        if value.ndim == 2 or len(text) <= WIDEST or value.is_complex():
+        if value.ndim == 2 or len(text) <= WIDEST:
             return text
         data = _spread(value)
     shape = f"shape {tuple(value.shape)}, " if with_shape else ""
     if len(data) == 3 and data["min"] == data["max"]:
-        return f"{shape}all {format_number(data['min'])}"
-    return shape + ", ".join(f"{name} {format_number(number)}" for name, number in data.items())
+        return f"{shape}all {format_numbers(data['min'])}"
+    return shape + ", ".join(f"{name} {format_numbers(number)}" for name, number in data.items())
 
 
 def as_data(value: Any) -> Any:
@@ -87,32 +75,19 @@ def as_data(value: Any) -> Any:
     """
     if not isinstance(value, Tensor):
         return value if isinstance(value, (int, float, str)) or value is None else repr(value)
-    is_small = value.numel() <= MOST or (value.ndim == 2 and max(value.shape) <= 3)
-    if describe_absence(value) or (value.is_complex() and not is_small):
+    if describe_absence(value) or value.is_complex():
         return None
+    is_small = value.numel() <= MOST or (value.ndim == 2 and max(value.shape) <= 3)
     try:
-        if value.is_complex():
-            return _write_complex(value.tolist())
         return value.tolist() if is_small else _spread(value)
     except RuntimeError:  # torch can't read or order numbers of this dtype, or inside of vmap
         return None
 
 
-def _write_complex(nested: Any) -> Any:
-    """Complex numbers as text, in the lists that they are in."""
-    if isinstance(nested, list):
-        return [_write_complex(part) for part in nested]
-    return f"{nested:.4g}"
-
-
 def _spread(value: Tensor) -> dict[str, float]:
     """The smallest, the median and the largest number, and how many are not finite."""
-    flat = value.detach().flatten()
-    if not flat.is_floating_point():
-        low, high = flat.aminmax()
-        return {"min": low.item(), "max": high.item()}
+    flat = value.detach().cpu().double().flatten()
     finite = flat[flat.isfinite()]
-    finite = finite if finite.dtype is torch.float64 else finite.float()
     found: dict[str, float] = {}
     if finite.numel():
         low, high = finite.aminmax()

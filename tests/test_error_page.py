@@ -39,10 +39,9 @@ def test_a_command_prints_a_page() -> None:
     command = [sys.executable, "-W", "error", "-m", "declarative_dist.explain", "no-base"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(
-        f"# no-base\n\n{MEANINGS['no-base']}\n\nThis goes wrong:\n\n    "
+        f"# no-base\n\n{MEANINGS['no-base']}\n\nThis goes wrong:\n\n```python\n"
     )
     assert "\nWrite `base = torch.distributions.Normal`" in done.stdout
-    assert "```" not in done.stdout
     assert done.stderr == ""
 
 

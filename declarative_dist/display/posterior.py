@@ -13,7 +13,7 @@ from torch import Tensor
 
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import NormalGuide
-from declarative_dist.words import describe_absence, format_number, name_entry
+from declarative_dist.words import describe_absence, format_numbers, name_entry
 
 _RANKS = (0.05, 0.5, 0.95)
 _MOST_DIMENSIONS = 1000
@@ -46,7 +46,7 @@ class PosteriorRow:
     def cells(self) -> dict[str, str]:
         """What stands under each heading of the table."""
         numbers = (self.mean, self.sd, self.low, self.median, self.high)
-        shown: Iterator[str] = map(format_number, numbers)
+        shown: Iterator[str] = map(format_numbers, numbers)
         if 1e-5 < self.sd < 1e6 and all(abs(number) < 1e7 for number in numbers):
             digits = max(0, 1 - math.floor(math.log10(self.sd)))  # two of the deviation
             shown = (f"{number:.{digits}f}" for number in numbers)

@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributions as dd
@@ -118,41 +118,50 @@ class Site:
         return found.cpu().double()
 
 
-class Source(NamedTuple):
-    """What a picture is of: its name, and its sites by theirs; a distribution is the site ""."""
-
-    name: str
-    sites: Mapping[str, Site]
-
-
 def first(shape: torch.Size, count: int) -> Iterator[Index]:
     """The first indices of a tensor."""
     return itertools.islice(itertools.product(*map(range, shape)), count)
 
 
-def source_of(given: Any, subject: str) -> Source:
+def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
     """Find out what is to be drawn of an object.
 
     Args:
         given: a distribution, a joint, a guide, or draws: a tensor, or a dict of tensors by site.
         subject: which argument an error is about.
 
+    Returns:
+        Its name, and its sites by theirs; a distribution is the site "".
+
     Raises:
         DeclarationError: if it is nothing that can be drawn.
     """
     if _are_numbers(given):
-        return Source("data" if subject != "plot" else "draws", {"": _site_of_draws(given)})
+        return "data" if subject != "plot" else "draws", {"": _site_of_draws(given)}
     if isinstance(given, Mapping) and given and all(map(_are_numbers, given.values())):
-        return Source("draws", {str(name): _site_of_draws(draws) for name, draws in given.items()})
+        return "draws", {str(name): _site_of_draws(draws) for name, draws in given.items()}
     builds = built_kind(given)
     if builds is not None and issubclass(builds, _KINDS) and not isinstance(given, type):
         name, module = name_of_class(type(given)), _in_single_precision(given)
         with torch.no_grad(), evaluating(module):
-            return Source(name, _draw(module(), name))
+            return name, _draw(module(), name)
     if isinstance(given, _KINDS):
         name = given.owner if isinstance(given, JointDistribution) else type(given).__name__
-        return Source(name, _draw(given, name))
-    raise _refusal(given, subject)
+        return name, _draw(given, name)
+    got, fix, code = shorten(given), "", "wrong-argument"
+    if isinstance(given, type):
+        got, code = f"the class {given.__name__}", "class-not-instance"
+        fix = f"Give an instance: {given.__name__}(...)."
+    elif isinstance(given, Conditional):
+        got, code = f"{type(given).__name__} without a context", "no-context"
+        fix = "Give it one: plot(q(context))."
+    elif isinstance(given, Conditioned):
+        got = "a conditioned joint, whose density is known but for a constant"
+        fix = "Fit a guide to it, and plot that: plot(FullRankNormal(posterior))."
+    elif isinstance(given, nn.Module):
+        got, fix = f"a {type(given).__name__}", "Plot a distribution in it, or print(summary(q))."
+    expected = "a distribution, a joint, a guide, draws, or the History of a fit"
+    raise DeclarationError(subject, expected, got, fix, code=code)
 
 
 def _draw(built: Any, name: str) -> dict[str, Site]:
@@ -279,21 +288,3 @@ def _check_readable(draws: Tensor, name: str) -> None:
     """Refuse draws without numbers that can be read, such as those on the meta device."""
     if reason := describe_absence(draws):
         raise DeclarationError("plot", "numbers to draw", f"{name}, {reason}", code="wrong-shape")
-
-
-def _refusal(given: Any, subject: str) -> DeclarationError:
-    """What to say of an object that has no density of its own, and what to plot instead."""
-    expected = "a distribution, a joint, a guide, draws, or the History of a fit"
-    if isinstance(given, type):
-        got, fix = f"the class {given.__name__}", f"Give an instance: {given.__name__}(...)."
-        return DeclarationError(subject, expected, got, fix, code="class-not-instance")
-    if isinstance(given, Conditional):
-        got, fix = f"{type(given).__name__} without a context", "Give it one: plot(q(context))."
-        return DeclarationError(subject, expected, got, fix, code="no-context")
-    got, fix = shorten(given), ""
-    if isinstance(given, Conditioned):
-        got = "a conditioned joint, whose density is known but for a constant"
-        fix = "Fit a guide to it, and plot that: plot(FullRankNormal(posterior))."
-    elif isinstance(given, nn.Module):
-        got, fix = f"a {type(given).__name__}", "Plot a distribution in it, or print(summary(q))."
-    return DeclarationError(subject, expected, got, fix)
