@@ -12,9 +12,6 @@ from torch.nn.parameter import is_lazy
 MOST = 6
 """How many numbers of a tensor stand there one by one; of a matrix three rows of three."""
 
-WIDEST = 48
-"""How many letters they may take."""
-
 
 def format_numbers(nested: Any, digits: int = 4) -> str:
     """A number, or nested lists of such, with few significant digits.
@@ -51,7 +48,7 @@ def format_value(value: Any, *, with_shape: bool = True) -> str:
         return describe_absence(value) or str(value.dtype).removeprefix("torch.")
     if not isinstance(data, dict):
         text = format_numbers(data)
-        if value.ndim == 2 or len(text) <= WIDEST:
+        if value.ndim == 2 or len(text) <= 48:
             return text
         data = _spread(value)
     shape = f"shape {tuple(value.shape)}, " if with_shape else ""

@@ -376,13 +376,10 @@ def test_lists_and_arrays_are_data() -> None:
         assert labels(axes) == ["q: Normal", "target: data"]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype: torch.dtype) -> None:
-    q = Family(dtype=dtype)
-    axes = plot(q)
-    assert q.raw_rate.dtype == dtype
-    assert_is_density(axes, q.float()())
-    plot(dd.Normal(tensor(0.0, dtype=dtype), tensor(1.0, dtype=dtype)))
+def test_half_precision() -> None:
+    plot(dd.Normal(tensor(0.0, dtype=torch.float16), tensor(1.0, dtype=torch.float16)))
+    with pytest.raises(DeclarationError, match=r"gamma_cpu.*plot\(q\.float\(\)\)"):
+        plot(Family(dtype=torch.bfloat16))
 
 
 def test_heavy_tails_do_not_hide_the_middle() -> None:
@@ -449,7 +446,7 @@ class Unscored(Tent):
 def test_distributions_that_lack_members() -> None:
     assert_is_density(plot(Tent()), Tent())
     assert len(plot(Unscored()).patches) == 1
-    with pytest.raises(DeclarationError, match="one without a sampler"):
+    with pytest.raises(DeclarationError, match="one without a sampler in"):
         plot(Unsampled())
 
 
@@ -470,7 +467,7 @@ def test_where_it_draws() -> None:
     assert plot(Coin(), ax=grid) == tuple(grid.flat)
     with pytest.raises(DeclarationError, match=r"plot\(ax=\): expected 4 axes"):
         plot(Coin(), ax=ax)
-    with pytest.raises(DeclarationError, match=r"plot\(ax=\): expected one axes"):
+    with pytest.raises(DeclarationError, match=r"plot\(ax=\): expected 1 axes"):
         plot(dd.Normal(0.0, 1.0), ax=3)
 
 

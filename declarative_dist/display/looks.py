@@ -73,14 +73,13 @@ def add_legend(axes: Axes, title: str | None, *, is_ours: bool) -> None:
 
 
 def axes_on(
-    ax: Any, counts: Sequence[int], expected: str, grid: tuple[int, int], **figure: Any
+    ax: Any, counts: Sequence[int], grid: tuple[int, int], **figure: Any
 ) -> tuple[Axes, ...]:
     """The axes that were given, or those of a new figure.
 
     Args:
         ax: axes, alone, in a list or in an array of rows and columns; None for a new figure.
         counts: how many there may be; the last is for a new figure.
-        expected: the same in words.
         grid: the rows and columns of a new figure.
         **figure: what else matplotlib is to know of a new figure.
 
@@ -102,5 +101,6 @@ def axes_on(
     given = tuple(flat) if hasattr(flat, "__iter__") else (flat,)
     if len(given) not in counts or not all(hasattr(each, "get_xlim") for each in given):
         fix = f"Write _, ax = plt.subplots({counts[-1]})."
+        expected = f"{' or '.join(map(str, counts))} axes"
         raise DeclarationError("plot(ax=)", expected, shorten(ax), fix)
     return given

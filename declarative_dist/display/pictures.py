@@ -169,5 +169,4 @@ def _make_axes(count: int, ax: Any) -> tuple[Axes, ...]:
     columns = 2 if count == 4 else min(count, 3)
     rows = math.ceil(count / columns)
     size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
-    expected = "one axes" if count == 1 else f"{count} axes, one for each picture"
-    return axes_on(ax, (count,), expected, (rows, columns), figsize=size)
+    return axes_on(ax, (count,), (rows, columns), figsize=size)

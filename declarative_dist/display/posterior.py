@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.words import describe_absence, format_numbers, name_entry
 
 _RANKS = (0.05, 0.5, 0.95)
-_MOST_DIMENSIONS = 1000
-"""Above it a Sobol sequence takes seconds to begin, and plain draws have to do."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,11 @@ def draws_of(guide: NormalGuide) -> WeightedDraws | None:
     shape = now.loc.shape
     if describe_absence(now.loc):
         return None
-    count = max(256, min(4096, 4_000_000 // max(shape.numel(), 1)))
+    count = max(256, min(4096, 4_000_000 // shape.numel()))
     with torch.no_grad():
-        noise = _noise(count, shape.numel()).reshape(count, *shape)
-        values = now.flat(now.gaussian.move(noise.to(now.loc)))
+        # A point near the end of the sequence would count for too much of the tail.
+        noise = sobol_normal(count, shape.numel(), 0).clamp(-3.7, 3.7).to(now.loc)
+        values = now.flat(now.gaussian.move(noise.reshape(count, *shape)))
     if any(each.isnan().any() for each in values.values()):
         return None
     return WeightedDraws(values, torch.zeros(count, *guide.batch_shape))
-
-
-def _noise(count: int, size: int) -> Tensor:
-    """Standard normal numbers, the same in every call."""
-    generator = torch.Generator().manual_seed(0)
-    if not 0 < size <= _MOST_DIMENSIONS:
-        return torch.randn(count, size, generator=generator)
-    points = torch.quasirandom.SobolEngine(size, scramble=True, seed=0).draw(count)
-    end = 0.5 / count  # a point nearer to an end would count for too much of the tail
-    noise: Tensor = torch.special.ndtri(points.double().clamp(end, 1 - end))
-    return noise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,6 @@ import torch.distributions as dd
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from declarative_dist.constraints.band import HALF
 from declarative_dist.display.rows import name_of_class
 from declarative_dist.errors import DeclarationError, first_line, shorten
 from declarative_dist.families.comparison import evaluating
@@ -142,9 +140,8 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
         return "draws", {str(name): _site_of_draws(draws) for name, draws in given.items()}
     builds = built_kind(given)
     if builds is not None and issubclass(builds, _KINDS) and not isinstance(given, type):
-        name, module = name_of_class(type(given)), _in_single_precision(given)
-        with torch.no_grad(), evaluating(module):
-            return name, _draw(module(), name)
+        with torch.no_grad(), evaluating(given):
+            return name_of_class(type(given)), _draw(given(), name_of_class(type(given)))
     if isinstance(given, _KINDS):
         name = given.owner if isinstance(given, JointDistribution) else type(given).__name__
         return name, _draw(given, name)
@@ -167,25 +164,20 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
 def _draw(built: Any, name: str) -> dict[str, Site]:
     """The sites of what a module built, or of a plain object, with the same draws every time."""
     make: Callable[[Any, torch.Size], dict[str, Site]] = _draw_distribution
-    if isinstance(built, JointDistribution):
-        size = sum(value.numel() for _, value in built.one_draw().values())
-        make = _draw_joint
-    elif isinstance(built, PushedNormal):
-        size, make = built.loc.numel(), _draw_guide
-    else:
-        size = (built.batch_shape + built.event_shape).numel()
-    if size > LARGEST:
-        expected, got = f"a distribution of at most {LARGEST} numbers", f"{name} of {size}"
-        fix = "Plot a part of it; summary(q) reads many numbers."
-        raise DeclarationError("plot", expected, got, fix, code="wrong-shape")
-    count = min(DRAWS, 4_000_000 // max(size, 1))
+    if isinstance(built, (JointDistribution, PushedNormal)):
+        make = _draw_joint if isinstance(built, JointDistribution) else _draw_guide
     with torch.no_grad(), same_random_numbers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
         # torch.manual_seed would seed the devices that nobody uses yet.
         torch.default_generator.manual_seed(0)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(0)
-        sites = make(built, torch.Size((count,)))
+        size = sum(site.shape.numel() for site in make(built, torch.Size((1,))).values())
+        if size > LARGEST:
+            expected, got = f"a distribution of at most {LARGEST} numbers", f"{name} of {size}"
+            fix = "Plot a part of it; summary(q) reads many numbers."
+            raise DeclarationError("plot", expected, got, fix, code="wrong-shape")
+        sites = make(built, torch.Size((min(DRAWS, 4_000_000 // max(size, 1)),)))
     for site in sites.values():
         _check_readable(site.draws, name)
     return sites
@@ -196,9 +188,10 @@ def _draw_distribution(built: Any, shape: torch.Size) -> dict[str, Site]:
         built = dd.Categorical(logits=built.logits)
     try:
         draws = built.sample(shape)
-    except NotImplementedError as error:
-        expected, got = "a distribution that can be drawn from", "one without a sampler"
-        raise DeclarationError("plot", expected, got, "Define sample in its class.") from error
+    except NotImplementedError as error:  # torch has few samplers in half precision
+        got = f"one without a sampler in this dtype ({first_line(error)})"
+        fix = "Define sample in its class, or plot(q.float())."
+        raise DeclarationError("plot", "draws of a distribution", got, fix) from error
     return {"": Site(draws, len(built.event_shape), _is_discrete(built), built)}
 
 
@@ -258,13 +251,6 @@ def _is_discrete(distribution: Distribution) -> bool:
     """Whether it has masses; one that does not say has densities."""
     support = _support_of(distribution)
     return support is not None and bool(support.is_discrete)
-
-
-def _in_single_precision(module: Any) -> Any:
-    """The module, or where it is in half precision a wider copy: torch lacks samplers for it."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    is_half = any(tensor.dtype in HALF and not tensor.is_meta for tensor in tensors)
-    return copy.deepcopy(module).float() if is_half else module
 
 
 def _are_numbers(given: object) -> bool:

@@ -21,6 +21,10 @@ MOST = 8
 _MOST_LINES = 6
 _DEEPEST = 6
 _ROOM_FOR_NAMES = 12
+_CELL = (
+    "vertical-align:top;white-space:pre;padding:.2em .8em .2em 0;"
+    "border-bottom:1px solid rgba(128,128,128,.4)"
+)
 _NUMBER = re.compile(r"-?(\d[\d.e+-]*|inf|nan)")
 
 
@@ -44,35 +48,26 @@ def as_text(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
 
 def as_html(title: str, rows: Sequence[Row | PosteriorRow]) -> str:
     """The same for a notebook, in the colours of the page, light or dark."""
-    lines = _lines_of(rows) if rows else [("name",)]
-    headings = lines[0]
+    lines = _lines_of(rows) if rows else [["name"]]
     are_right = [_are_numbers(column) for column in zip(*lines, strict=True)]
-    head = "".join(map(_as_html_cell, headings, are_right, itertools.repeat("th scope=col")))
     body = ""
-    for name, *cells in lines[1:]:
-        label = name.lstrip()
-        inner = f";padding-left:{(len(name) - len(label)) / 2}em;font-weight:600"
-        row = _as_html_cell(label, False, "th scope=row", inner)
-        for heading, cell in zip(headings[1:], cells, strict=True):
-            is_unusual = heading == "note" and cell
-            mark = ";white-space:nowrap;background:rgba(255,140,0,.3)" if is_unusual else ""
-            row += _as_html_cell(cell, _is_number(cell), "td", mark)
-        body += f"<tr>{row}</tr>"
+    for at, line in enumerate(lines):
+        cells = ""
+        for heading, is_right, cell in zip(lines[0], are_right, line, strict=True):
+            tag = "td" if at and heading != "name" else "th"
+            side = "right" if (_is_number(cell) if at else is_right) else "left"
+            style = f"{_CELL};text-align:{side}"
+            if at and heading == "note" and cell:
+                style += ";background:rgba(255,140,0,.3)"
+            cells += f'<{tag} style="{style}">{escape(cell)}</{tag}>'
+        body += f"<tr>{cells}</tr>"
     hints = "".join(f"<li>{escape(row.hint)}</li>" for row in rows if row.hint)
     plain = "color:inherit;background:transparent"
     return (
         f'<div style="{plain};overflow-x:auto"><table style="border-collapse:collapse;{plain}">'
         f'<caption style="text-align:left;color:inherit">{escape(title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        f'<ul style="margin:.4em 0">{hints}</ul></div>'
+        f'{body}</table><ul style="margin:.4em 0">{hints}</ul></div>'
     )
-
-
-def _as_html_cell(cell: str, is_right: bool, tag: str, style: str = "") -> str:
-    edge = "padding:.2em .8em .2em 0;border-bottom:1px solid rgba(128,128,128,.4)"
-    look = f"vertical-align:top;{edge};text-align:{'right' if is_right else 'left'}{style}"
-    text = escape(cell).replace("\n", "<br/>")
-    return f'<{tag} style="{look}">{text}</{tag[:2]}>'
 
 
 def _lines_of(rows: Sequence[Row | PosteriorRow]) -> list[Sequence[str]]:

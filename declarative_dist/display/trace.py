@@ -37,7 +37,7 @@ def plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[Ax
     paths = _paths(history)
     count = 2 if paths else 1
     new: dict[str, Any] = {"sharex": True, "figsize": (6.4, 1.2 + 1.8 * count)}
-    axes = axes_on(ax, (1, 2), "one axes, or two", (count, 1), **new)[:count]
+    axes = axes_on(ax, (1, 2), (count, 1), **new)[:count]
     _draw_loss(axes[0], torch.tensor(history.losses, dtype=torch.float64))
     axes[-1].set_xlabel("step")
     if len(axes) > 1:
