@@ -1,6 +1,6 @@
 """Tell types of cells apart by counts of their genes, whatever the depth and the laboratory.
 
-A decoder like that of scVI (Lopez et al., 2018, "Deep generative modeling for single-cell
+A decoder like the one of scVI (Lopez et al., 2018, "Deep generative modeling for single-cell
 transcriptomics") predicts from a latent vector which share each gene has of a cell's transcripts,
 and how often it is missed. How many were counted (the library size) and by which laboratory come
 with each cell, as `Given`s. Each gene has a dispersion, and in each laboratory a shift of its own.
@@ -77,7 +77,7 @@ class Model(nn.Module):
 
 
 def main(steps: int = 2000) -> None:
-    """Train on all cells, and compare those of one laboratory with those of the other."""
+    """Train on all cells, and compare one laboratory with the other."""
     torch.manual_seed(0)
     kind, lab = torch.randint(3, (2000,)), torch.randint(2, (2000,))
     raw = 0.6 * torch.randn(3, GENES)[kind] + torch.randn(2, GENES)[lab]

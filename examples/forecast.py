@@ -1,6 +1,6 @@
 """Forecast the sales of shops, large and small, day by day with one recurrent network.
 
-The network is like that of DeepAR (Salinas et al., 2020, https://arxiv.org/abs/1704.04110). How
+The network is like DeepAR's (Salinas et al., 2020, https://arxiv.org/abs/1704.04110). How
 large a shop is comes with it, as a `Given`, so that one network serves small and large ones.
 `weights=` leaves out the padding of short series, and `from_features` draws day by day.
 
