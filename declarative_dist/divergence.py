@@ -7,7 +7,8 @@ changes nothing else in torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, overload
+from contextlib import suppress
+from typing import Any, overload
 
 import torch
 import torch.distributions as dd
@@ -94,15 +95,7 @@ def kl_divergence(
         if num_samples is None:
             raise _no_formula("kl_divergence", error, one, other) from error
     if isinstance(one, Distribution) and isinstance(other, Distribution):
-        if one.event_shape != other.event_shape:
-            _refuse_events("kl_divergence", one, one, other, other)
-        try:
-            shape = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
-        except RuntimeError as error:
-            subject, got = "kl_divergence", str(tuple(other.batch_shape))
-            expected = f"batch shapes that broadcast with {tuple(one.batch_shape)}"
-            fix = "Give both the same batch shape."
-            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
+        shape = _shape_together("kl_divergence", one, one, other, other)
         one = one if shape == one.batch_shape else one.expand(shape)
     return _mean_under(one, num_samples, lambda x, log_p: log_p - _log_prob_anywhere(other, x))
 
@@ -130,16 +123,22 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
     if not (p.is_independent and q.is_independent):
         raise NotImplementedError
     for name in mine:
-        if mine[name].event_shape != theirs[name].event_shape:
-            _refuse_events(f"kl_divergence.{name}", mine[name], p, theirs[name], q)
+        _shape_together(f"kl_divergence.{name}", mine[name], p, theirs[name], q)
     lead = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     total: Any = sum(_kl_through_nests(mine[name], theirs[name]) for name in mine)
     return total.expand(lead)  # type: ignore[no-any-return]
 
 
-def _refuse_events(subject: str, one: Any, p: object, other: Any, q: object) -> NoReturn:
-    expected = f"events of shape {tuple(one.event_shape)}, as in {p!r}"
-    got, fix = f"{tuple(other.event_shape)} in {q!r}", "Give both the same event shape."
+def _shape_together(subject: str, one: Any, p: object, other: Any, q: object) -> torch.Size:
+    """The batch shape of two distributions over events of one shape."""
+    with suppress(RuntimeError):
+        if one.event_shape == other.event_shape:
+            shape: torch.Size = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
+            return shape
+    batch, event = tuple(one.batch_shape), tuple(one.event_shape)
+    expected = f"events of shape {event} and batch shapes that broadcast with {batch}, as in {p!r}"
+    got = f"events {tuple(other.event_shape)} and a batch {tuple(other.batch_shape)} in {q!r}"
+    fix = "Give both the same event shape and the same batch shape."
     raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
 
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
-from typing_extensions import Never
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
@@ -188,8 +187,11 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             classes = type(self).__mro__
             member = next((vars(kind)[name] for kind in classes if name in vars(kind)), None)
             if not isinstance(member, property) or member.fget is None:
-                self._suggest(name)
-                raise
+                said = self._hint(name)
+                if not said:
+                    raise
+                said = f"{type(self).__name__}{said}"
+                raise AttributeError(said, name=name, obj=self) from None
         # A property whose own code raised: nn.Module would report that there is no such name.
         try:
             value: Tensor = member.fget(self)
@@ -199,19 +201,13 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
                 f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
             ) from error
 
-    def _suggest(self, name: str) -> None:
-        """Raise an AttributeError that says more of a missing name, where there is more to say."""
+    def _hint(self, name: str) -> str:
+        """What an error says of a name that an instance has not, where there is more to say."""
         fields = self.__declaration__.fields
-        near = [field for field in fields if is_one_edit_from(name, field)]
         if name in fields:
-            self._say_missing(
-                name, f".{name} has no value: it was deleted. Set it, or call reset_parameters()."
-            )
-        if near:
-            self._say_missing(name, f" has no attribute {name!r}. Did you mean {near[0]!r}?")
-
-    def _say_missing(self, name: str, said: str) -> Never:
-        raise AttributeError(f"{type(self).__name__}{said}", name=name, obj=self) from None
+            return f".{name} has no value: it was deleted. Set it, or call reset_parameters()."
+        near = [field for field in fields if is_one_edit_from(name, field)]
+        return f" has no attribute {name!r}. Did you mean {near[0]!r}?" if near else ""
 
     def _restart(self) -> None:
         """Make the current values those that `reset_parameters` goes back to."""

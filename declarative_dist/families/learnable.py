@@ -244,7 +244,7 @@ def _needs_more_room(field: Any, given: Mapping[str, Any]) -> bool:
 def _field_of(kind: str, field: Any) -> Any:
     """A field of some kind in place of the one that a base infers."""
     if kind == "constant" and not field.is_part:
-        init = field.init if isinstance(field, (Param, Constant)) else None
+        init = getattr(field, "init", None)
         return Constant(None if callable(init) else init).with_name(field.name)
     others: dict[str, Any] = {
         "part": Nested,

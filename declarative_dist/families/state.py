@@ -15,7 +15,6 @@ from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import StateMismatchError
 from declarative_dist.fields.field import needed_values
 from declarative_dist.fields.storage import check_floating, find_tensor
-from declarative_dist.fields.value import Constrained
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
 
@@ -44,7 +43,7 @@ class AtomicState(nn.Module):
         with restoring(self):
             keys = super().load_state_dict(state_dict, strict, assign)
             for _, part in walk(self):
-                part._check_loaded(is_moved=assign)
+                part._check_loaded()
         return keys
 
 
@@ -138,16 +137,14 @@ class DeclaredState(AtomicState):
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""
 
-    def _check_loaded(self, *, is_moved: bool) -> None:
-        """Refuse a loaded state by its bounds, and by fields that torch has parametrized."""
+    def _check_loaded(self) -> None:
+        """Refuse a loaded state by its bounds and dtypes, and by fields that are parametrized."""
         is_parametrized = "parametrizations" in self._modules
         for field in self.__declaration__.fields.values():
             tensor = find_tensor(self, field.stored_name) if is_parametrized else None
             if tensor is not None:
                 field.check_stored(self, tensor.detach())
-            if isinstance(field, Constrained) and (is_moved or field.owns_constraint):
-                dtype, _ = field.place_of(self)
-                field.constraint_of(self).check_dtype(dtype, field.subject(self))
+            field.check_move(self, lambda tensor: tensor)  # to where the state has brought it
         self._check_ties()
 
 

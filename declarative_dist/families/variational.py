@@ -318,12 +318,11 @@ class Variational(Declarative, Distribution):
         has_enumerate_support = _delegate("has_enumerate_support")
         arg_constraints = _delegate("arg_constraints")
 
-    def _suggest(self, name: str) -> None:
-        super()._suggest(name)
-        base = self.__declaration__.base
-        if isinstance(base, type) and hasattr(base, name):
-            said = f" has no field {name!r}. {base.__name__} may compute it: read q().{name}."
-            self._say_missing(name, said)
+    def _hint(self, name: str) -> str:
+        base, said = self.__declaration__.base, super()._hint(name)
+        if said or not (isinstance(base, type) and hasattr(base, name)):
+            return said
+        return f" has no field {name!r}. {base.__name__} may compute it: read q().{name}."
 
     def __repr__(self) -> str:
         return Declarative.__repr__(self)

@@ -287,7 +287,7 @@ class Constrained(Field):
         moved = move(torch.empty(0, dtype=dtype, device=device))
         if moved.dtype != dtype:
             check_floating(moved.dtype, self.subject(module))
-            self.constraint_of(module).check_dtype(moved.dtype, self.subject(module))
+        self.constraint_of(module).check_dtype(moved.dtype, self.subject(module))
 
     def signature(self, module: nn.Module) -> str | None:
         return self.constraint_of(module).signature()
