@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 NODES, FIRST, LAST = 64, -3.6, 4.2
-"""How many nodes the trapezoidal rule has in float64, and between which points."""
+"""How many nodes the trapezoidal rule has, and between which points."""
 
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _ROOT = math.sqrt(0.5)
@@ -99,7 +99,8 @@ def gamma_tails(a: Tensor, x: Tensor) -> Tails:
         curved = torch.where(is_upper, 2 * (a - 1).clamp_min(0), 2 * x)
         rate = _rate(torch.where(is_upper, x - a + 1, (x - a).abs()), curved)
         rate = torch.where(is_upper, rate, torch.minimum(rate, a))
-    s, log_weight = _nodes(rate)
+    count = NODES if x.dtype == torch.float64 else NODES // 2  # which is enough for float32
+    s, log_weight = _nodes(rate, count)
     a_, x_, side = a[..., None], x[..., None], is_upper[..., None]
     slopes = torch.where(side, (a_ - 1) * s.log1p() - x_ * s, -a_ * s - x_ * torch.expm1(-s))
     front = (a / (2 * math.pi)).log() / 2 - _stirling(a) - a * _deviance(x, a, x - a)
@@ -136,9 +137,8 @@ def _rate(slope: Tensor, curvature: Tensor) -> Tensor:
     return (slope + torch.hypot(slope, curvature.sqrt())) / 2
 
 
-def _nodes(rate: Tensor) -> tuple[Tensor, Tensor]:
+def _nodes(rate: Tensor, count: int = NODES) -> tuple[Tensor, Tensor]:
     """The nodes for an integral over positive numbers, and the logarithms of their weights."""
-    count = NODES if rate.dtype == torch.float64 else NODES // 2
     step = (LAST - FIRST) / (count - 1)
     t = torch.arange(count, dtype=rate.dtype, device=rate.device) * step + FIRST
     squeezed = (-t).exp()

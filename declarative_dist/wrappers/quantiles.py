@@ -23,6 +23,7 @@ from declarative_dist.wrappers.cdfs import (
     like_of,
     no_cdf,
     plain_of,
+    point_between,
     tails_within,
 )
 from declarative_dist.wrappers.incomplete import Tails
@@ -139,7 +140,10 @@ def _search(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
             is_lower, tails.log_cdf - wanted.log_cdf, wanted.log_sf - tails.log_sf
         )
         small = torch.where(is_lower, tails.log_cdf, tails.log_sf)
-        return beyond, -beyond * (small - plain.log_prob(x)).exp()
+        # Where a quantile underflows to an end, there is no step from it.
+        is_end = (x <= bounds[0]) | (x >= bounds[1])
+        log_prob = plain.log_prob(torch.where(is_end, point_between(*bounds), x))
+        return beyond, -beyond.masked_fill(is_end, 0.0) * (small - log_prob).exp()
 
     limits = torch.finfo(wanted.log_cdf.dtype)
     with torch.no_grad():
@@ -158,10 +162,9 @@ def _search(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
             move = y - before
             if not is_traced(y) and is_near.all():
                 break
-        x, _ = _stretch(y, *bounds)
-    for _ in range(2):
-        x = x + miss(x)[1]
-    return x
+    x, stretch = _stretch(y, *bounds)
+    x, _ = _stretch(y + miss(x)[1] / stretch, *bounds)
+    return (x + miss(x)[1]).clamp(*bounds)
 
 
 def _guess(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
