@@ -180,7 +180,7 @@ def test_the_posterior_of_a_guide() -> None:
     assert "mean" in guide._repr_html_()
     with torch.no_grad():
         guide.raw_loc.fill_(math.nan)
-    assert summary(guide)["size"].shown == "nan"
+    assert "nan" in summary(guide)["raw_loc"].shown
     assert summary(guide.to("meta")).title.startswith("FullRankNormal: 9 numbers to train")
 
 
@@ -302,9 +302,8 @@ def test_joints_sites_and_data() -> None:
 def test_guides_show_their_sites(kind: Any) -> None:
     guide = kind(Latents(batch_shape=(2,)))
     table = summary(nn.ModuleDict({"guide": guide}))
-    assert table["guide.weights"].value[1] == pytest.approx([0.2, 0.3, 0.5])
-    assert table["guide.rate"].value == pytest.approx([2.0, 2.0])
     assert table["guide.raw_loc"].trained == guide.raw_loc.numel()
+    assert summary(guide)["rate[1]"].median == pytest.approx(2.0, rel=1e-4)
     guide = kind(Coin().condition(heads=3))
     assert 0 < summary(guide)["bias"].median < 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,6 @@ MOST = 8
 MOST_PAIRS = 4
 """How many pairs one picture has."""
 
-PANELS = 12
-"""How many pictures there are of the entries of one event."""
-
-Number = tuple[Site, Index, Look]
-"""A number or a pair of a site, and how it looks."""
-
 
 def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, ...]:
     """Draw a distribution, and another over it.
@@ -48,31 +42,24 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
         names = [f"q: {name}", f"target: {target}"]
         for n, site in _sites_to_compare(name, sites, others).items():
             groups[n].append(site)
-    if "" not in groups:
-        return _draw_panels([_panel_of_site(n, each, names) for n, each in groups.items()], ax)
-    group = groups[""]
-    if all(site.is_pair for site in group):
-        return _draw_plane(group, names, ax)
-    event, batch = group[0].event, group[0].batch
-    panels = []
-    for entry in first(event, PANELS):
-        indices = [[(*copy, *entry) for copy in first(site.batch, MOST)] for site in group]
-        numbers = _numbers(group, indices, names, len(batch))
-        panels.append((f"value{name_entry(entry)}", numbers, _count(MOST, batch)))
-    axes = _draw_panels(panels, ax)
-    if event.numel() > PANELS:
-        axes[-1].set_title(f"{PANELS} of {event.numel()}", fontsize="small")
-    return axes if len(axes) > 1 else axes[0]
-
-
-def _panel_of_site(
-    name: str, group: Sequence[Site], names: Sequence[str]
-) -> tuple[str, Iterable[Number], str | None]:
-    """The picture of a site, with a curve for each of its numbers."""
-    shape = group[0].shape
-    labels = names if shape.numel() == 1 and len(group) > 1 else [name, *names[1:]]
-    indices = [list(first(site.shape, MOST)) for site in group]
-    return name, _numbers(group, indices, labels, len(shape)), _count(MOST, shape)
+    if "" in groups and all(site.is_pair for site in groups[""]):
+        return _draw_plane(groups[""], names, ax)
+    axes = _make_axes(len(groups), ax)
+    seen: set[str] = set()
+    for own, (site_name, group) in zip(axes, groups.items(), strict=True):
+        shape = group[0].shape
+        is_one = not site_name or (shape.numel() == 1 and len(group) > 1)
+        labels = names if is_one else [site_name, *names[1:]]
+        curves = [
+            Curve(look, site.column(index), site.is_discrete, partial(site.score, index=index))
+            for site, index, look in _numbers(group, MOST, labels, event_dim=0)
+        ]
+        draw_curves(own, curves, site_name or "value")
+        # A legend where it has a name that no other one told.
+        if not seen.union([site_name]).issuperset(own.get_legend_handles_labels()[1]):
+            add_legend(own, _count(MOST, shape), is_ours=ax is None)
+        seen.update(curve.look.label for curve in curves)
+    return axes[0] if "" in groups else axes
 
 
 def _sites_to_compare(
@@ -97,55 +84,31 @@ def _sites_to_compare(
 
 
 def _numbers(
-    group: Sequence[Site], indices: Sequence[Sequence[Index]], names: Sequence[str], depth: int
-) -> Iterator[Number]:
-    """What one picture has of a distribution and of its target.
+    group: Sequence[Site], most: int, names: Sequence[str], *, event_dim: int
+) -> Iterator[tuple[Site, Index, Look]]:
+    """The numbers, or the events, of one picture, and how they look.
 
     Args:
-        group: the distribution, and the target if there is one.
-        indices: of both, which numbers.
+        group: a site, and its target if there is one.
+        most: how many of each there may be.
         names: what both are called.
-        depth: how many dimensions of an index tell numbers of one picture apart.
+        event_dim: 0 for numbers, 1 for pairs.
     """
-    sizes = [len(own) for own in indices]
-    for turn, (site, own, name) in enumerate(zip(group, indices, names, strict=False)):
-        for at, index in enumerate(own):
-            entry = name_entry(index[:depth]) if len(own) > 1 else ""
+    shapes = [site.shape[: len(site.shape) - event_dim] for site in group]
+    sizes = [min(shape.numel(), most) for shape in shapes]
+    for turn, (site, shape, name) in enumerate(zip(group, shapes, names, strict=False)):
+        for at, index in enumerate(first(shape, most)):
+            entry = name_entry(index) if sizes[turn] > 1 else ""
             # A target has the colours of what it is compared with, and one line in the legend.
             label = f"{name}{entry}" if not turn else name if not at else ""
             yield site, index, look_of(label, at, turn, sizes)
 
 
-def _draw_panels(
-    panels: Sequence[tuple[str, Iterable[Number], str | None]], ax: Any
-) -> tuple[Axes, ...]:
-    """Draw each picture, with a legend where it has a name that no other one told.
-
-    Args:
-        panels: of each its name, its numbers, and how many of how many these are.
-        ax: where to draw.
-    """
-    drawn = _make_axes(len(panels), ax)
-    seen: set[str] = set()
-    for axes, (name, numbers, count) in zip(drawn, panels, strict=True):
-        curves = [
-            Curve(look, site.column(index), site.is_discrete, partial(site.score, index=index))
-            for site, index, look in numbers
-        ]
-        draw_curves(axes, curves, name)
-        if not seen.union([name]).issuperset(axes.get_legend_handles_labels()[1]):
-            add_legend(axes, count, is_ours=ax is None)
-        seen.update(curve.look.label for curve in curves)
-    return drawn
-
-
 def _draw_plane(group: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
     """Draw pairs as contours in one picture, those of a target dashed."""
     (axes,) = _make_axes(1, ax)
-    batch = group[0].batch
-    indices = [list(first(site.batch, MOST_PAIRS)) for site in group]
-    numbers = list(_numbers(group, indices, names, len(batch)))
-    is_alone = len(indices[0]) == 1
+    numbers = list(_numbers(group, MOST_PAIRS, names, event_dim=1))
+    is_alone = group[0].batch.numel() == 1
     reaches = [
         draw_pair(axes, site, index, look, is_filled=is_alone and not look.is_target)
         for site, index, look in numbers
@@ -155,7 +118,7 @@ def _draw_plane(group: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
         margin = 0.05 * (right - left) or 0.5
         axes.set(**{f"{axis}lim": (left - margin, right + margin)})
     axes.set(xlabel="value[0]", ylabel="value[1]")
-    add_legend(axes, _count(MOST_PAIRS, batch), is_ours=ax is None)
+    add_legend(axes, _count(MOST_PAIRS, group[0].batch), is_ours=ax is None)
     return axes
 
 

@@ -22,8 +22,8 @@ def plot(q: Any, *, against: Any = None, ax: Any = None) -> Any:
     """Draw a distribution, or what happened in a fit.
 
     Densities of numbers are curves, masses bars, and densities over the plane contours that hold
-    50, 80 and 95 % of the mass. Of longer events each entry has a picture of its own; of a joint
-    or a guide each site. Independent copies are curves in one picture, up to eight. Where a
+    50, 80 and 95 % of the mass. Of a joint or a guide each site has a picture of its own; the
+    entries of longer events and independent copies are curves in one picture, up to eight. Where a
     density has no closed form, such as a site given others, you see a histogram of draws, the same
     in every call. The range holds most of the mass of `q`, so that neither a heavy tail nor a wide
     prior beside it hides the rest. Names stand above the axes.
@@ -41,7 +41,7 @@ def plot(q: Any, *, against: Any = None, ax: Any = None) -> Any:
             a history one for the loss alone, two for the loss and the values.
 
     Returns:
-        The axes drawn on; of several pictures, and of a history, a tuple.
+        The axes drawn on; of a joint, a guide, draws by site and a history, a tuple.
 
     Raises:
         DeclarationError: if there is nothing to draw, or not the axes to draw on.

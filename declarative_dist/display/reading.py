@@ -22,7 +22,6 @@ from declarative_dist.display.rows import (
     read_value,
 )
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.fixed import FixedTransform
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.prior import describe_prior
@@ -52,26 +51,26 @@ class _Reader:
 
     def read(self, module: Any, path: str, *, has_row: bool = True) -> Iterator[Row]:
         """Read a module, with a row for the module itself where it is a part of another."""
-        kind = "constant" if isinstance(module, FixedTransform) else "module"
         if module in self._modules:
-            yield Row(path, kind, shown=f"the same as {self._modules[module]}")
+            yield Row(path, "module", shown=f"the same as {self._modules[module]}")
             return
         self._modules[module] = path or "the whole"
         if has_row and not _has_fields(module):
-            yield _row_of_module(module, path, kind)
+            text, known = repr(module), read_parameters(module.parameters())
+            is_short = "\n" not in text and len(text) <= 50
+            shown = text if is_short else type(module).__name__
+            yield Row(path, "module", shown=shown, **known)
             return
         if has_row and "__recipe__" in vars(type(module)) and not _has_parameters(module):
             yield Row(path, "constant", shown=describe_prior(module), constraint="constant")
             return
         if has_row:
-            yield Row(path, "part", shown=_head_of(module))
+            yield Row(path, "part", shown=name_of_class(type(module)))
         if isinstance(module, Conditioned):
             yield from self._read_conditioned(module, path)
         elif is_declarative(module):
             yield from self._read_declared(module, path)
         else:
-            if isinstance(module, NormalGuide):
-                yield from _rows_of_sites(module, path)
             yield from self._read_others(module, path, {"flat"})
 
     def _read_conditioned(self, module: Conditioned, path: str) -> Iterator[Row]:
@@ -135,25 +134,6 @@ class _Reader:
                 yield from self.read(child, _dotted(path, name))
 
 
-def _rows_of_sites(guide: NormalGuide, path: str) -> Iterator[Row]:
-    """The sites of a guide at their median."""
-    try:
-        median = guide.median
-    except RuntimeError:  # sharded
-        return
-    for name, value in median.items():
-        yield Row(_dotted(path, name), "site", **read_value(value))
-
-
-def _row_of_module(module: nn.Module, path: str, kind: str) -> Row:
-    """The row of a module without fields."""
-    text, known = repr(module), read_parameters(module.parameters())
-    if "\n" in text or len(text) > 50:
-        count = known["parameters"]
-        text = type(module).__name__ + (f" of {count} numbers" if count else "")
-    return Row(path, kind, shown=text, **known)
-
-
 def _evaluate(module: Any, field: Field) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What a row has of a field's value, and the values of all that it needs; None without."""
     declaration = module.__declaration__
@@ -170,13 +150,6 @@ def _evaluate(module: Any, field: Field) -> tuple[dict[str, Any], dict[str, Any]
     except Exception as error:  # noqa: BLE001 - a summary has the other rows all the same
         return {"shown": f"<{type(error).__name__}>"}, None
     return read_value(values[field.name]), values
-
-
-def _head_of(part: Any) -> str:
-    """A part with fields by its class, and by what that is made of where it is short."""
-    name, base = name_of_class(type(part)), part.extra_repr()
-    text = f"{name}({base})" if base and name == type(part).__name__ else name
-    return text if len(text) <= 28 else name
 
 
 def _has_fields(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,9 +163,7 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
 
 def _draw(built: Any, name: str) -> dict[str, Site]:
     """The sites of what a module built, or of a plain object, with the same draws every time."""
-    make: Callable[[Any, torch.Size], dict[str, Site]] = _draw_distribution
-    if isinstance(built, (JointDistribution, PushedNormal)):
-        make = _draw_joint if isinstance(built, JointDistribution) else _draw_guide
+    make = _draw_guide if isinstance(built, PushedNormal) else _draw_sites
     with torch.no_grad(), same_random_numbers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
         # torch.manual_seed would seed the devices that nobody uses yet.
@@ -183,25 +181,24 @@ def _draw(built: Any, name: str) -> dict[str, Site]:
     return sites
 
 
-def _draw_distribution(built: Any, shape: torch.Size) -> dict[str, Site]:
+def _draw_sites(built: Any, shape: torch.Size) -> dict[str, Site]:
+    """The sites of a joint; a distribution is one site."""
     if isinstance(built, dd.OneHotCategorical):
         built = dd.Categorical(logits=built.logits)
+    is_joint = isinstance(built, JointDistribution)
     try:
-        draws = built.sample(shape)
+        drawn = built.legal_draw(shape) if is_joint else {"": (built, built.sample(shape))}
     except NotImplementedError as error:  # torch has few samplers in half precision
         got = f"one without a sampler in this dtype ({first_line(error)})"
         fix = "Define sample in its class, or plot(q.float())."
         raise DeclarationError("plot", "draws of a distribution", got, fix) from error
-    return {"": Site(draws, len(built.event_shape), _is_discrete(built), built)}
-
-
-def _draw_joint(joint: JointDistribution, shape: torch.Size) -> dict[str, Site]:
     sites = {}
-    for name, (distribution, draws) in joint.legal_draw(shape).items():
-        own = joint.sites[name]
-        known = own if isinstance(own, Distribution) else None
-        if known is not None and known.batch_shape != joint.batch_shape:
-            known = known.expand(joint.batch_shape)
+    for name, (distribution, draws) in drawn.items():
+        known = built.sites[name] if is_joint else built
+        if not isinstance(known, Distribution):
+            known = None
+        elif known.batch_shape != built.batch_shape:
+            known = known.expand(built.batch_shape)
         dims = len(distribution.event_shape)
         sites[name] = Site(draws, dims, _is_discrete(distribution), known)
     return sites

@@ -22,7 +22,7 @@ _MOST_LINES = 6
 _DEEPEST = 6
 _ROOM_FOR_NAMES = 12
 _CELL = (
-    "vertical-align:top;white-space:pre;padding:.2em .8em .2em 0;"
+    "vertical-align:top;white-space:pre-wrap;padding:.2em .8em .2em 0;"
     "border-bottom:1px solid rgba(128,128,128,.4)"
 )
 _NUMBER = re.compile(r"-?(\d[\d.e+-]*|inf|nan)")
