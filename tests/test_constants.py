@@ -129,18 +129,6 @@ def test_defaults_of_the_base_are_left_to_it():
     assert list(q.buffers()) == []
 
 
-def test_all_arguments_constant():
-    class Fixed(Variational):
-        base = dd.Normal
-        loc = 1
-        scale = 2.0
-
-    q = Fixed()
-    assert list(q.parameters()) == []
-    x = torch.tensor([0.0, 1.0, 5.0])
-    torch.testing.assert_close(q.log_prob(x), dd.Normal(1.0, 2.0).log_prob(x))
-
-
 def test_lists_become_tensors():
     class Fixed(Variational):
         base = dd.Normal
@@ -202,27 +190,6 @@ def test_number_that_a_bound_uses():
     with pytest.raises(ConstraintError, match=r"^Model\.x"):
         Model(x=1.5)
     assert Model(floor=-3.0, x=-2.0).x.item() == pytest.approx(-2.0)
-
-
-def test_int_that_a_bound_uses():
-    class Model(Declarative):
-        floor = 1
-        x = Param(2.0, GreaterThan("floor"))
-
-    assert Model().x.item() == pytest.approx(2.0)
-    assert Model(floor=4, x=6.5).x.item() == pytest.approx(6.5)
-
-
-def test_number_that_a_method_base_uses():
-    class Model(Variational):
-        loc = Param(0.0)
-        width = 3.0
-
-        def base(self, loc, width):
-            return dd.Normal(loc, width)
-
-    assert Model()().scale.item() == 3.0
-    assert Model(width=5.0)().scale.item() == 5.0
 
 
 def test_numbers_that_nothing_uses_are_attributes_of_the_class():
@@ -323,15 +290,6 @@ def test_count_on_assignment():
     assert q().total_count.item() == 3
 
 
-def test_count_after_a_tensor_of_counts():
-    q = Count()
-    q.total_count = torch.tensor([3, 5])
-    q.reset_parameters()
-    assert q.total_count == 10
-    assert q().batch_shape == ()
-    assert "total_count" not in q.state_dict()
-
-
 def test_a_buffer_is_checked_when_it_is_not_an_argument():
     module = Whitened()
     with pytest.raises(ConstraintError, match=r"^Whitened\.center: expected a finite number"):
@@ -422,56 +380,6 @@ def test_switch_for_values(cls, log_prob_at_2):
     assert q.log_prob(torch.tensor(2.0)).item() == pytest.approx(log_prob_at_2)
     q.log_prob(torch.tensor(-1.0))
     assert "validate_args" not in fields_of(cls)
-
-
-@pytest.mark.usefixtures("validating")
-def test_switch_is_inherited_and_overridden():
-    class Sub(Unchecked):
-        pass
-
-    class Again(Sub):
-        validate_args = True
-
-    Sub().log_prob(torch.tensor(-1.0))
-    with pytest.raises(ValueError, match="support"):
-        Again().log_prob(torch.tensor(-1.0))
-
-
-@pytest.mark.usefixtures("validating")
-def test_switch_holds_for_event_dims():
-    class Vector(Variational):
-        base = dd.Gamma
-        event_dim = 1
-        validate_args = False
-        concentration = Param(torch.ones(2))
-        rate = Param(torch.ones(2))
-
-    class CheckedVector(Vector):
-        validate_args = True
-
-    assert Vector().log_prob(torch.tensor([-1.0, 1.0])).shape == ()
-    with pytest.raises(ValueError, match="support"):
-        CheckedVector().log_prob(torch.tensor([-1.0, 1.0]))
-
-
-def test_switch_of_torch_is_followed(monkeypatch):
-    q = Checked()
-    monkeypatch.setattr(dd.Distribution, "_validate_args", False)
-    q.log_prob(torch.tensor(-1.0))
-    monkeypatch.setattr(dd.Distribution, "_validate_args", True)
-    with pytest.raises(ValueError, match="support"):
-        q.log_prob(torch.tensor(-1.0))
-    assert dd.Distribution._validate_args is True
-
-
-@pytest.mark.usefixtures("validating")
-def test_constants_are_checked_whatever_the_switch():
-    with pytest.raises(DeclarationError, match=r"^Wrong\.df"):
-
-        class Wrong(Variational):
-            base = dd.StudentT
-            validate_args = False
-            df = -1
 
 
 NUMBERS = (

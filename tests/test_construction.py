@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.distributions as dd
@@ -17,7 +16,6 @@ from declarative_dist import (
     GreaterThan,
     Interval,
     LessThan,
-    LogInterval,
     LowerCholesky,
     Param,
     Positive,
@@ -128,11 +126,6 @@ def test_values_of_another_shape_than_the_class_body():
     assert Model(x=1.0).x.numel() == 1
 
 
-def test_number_fills_a_declared_shape():
-    assert Fixed(x=2.5).x.tolist() == [2.5, 2.5, 2.5]
-    assert Fixed(x=torch.tensor(2.5)).x.tolist() == [2.5, 2.5, 2.5]
-
-
 def test_callable_gets_the_shape():
     shapes = []
 
@@ -214,13 +207,6 @@ def test_default_device():
     q.to_empty(device="cpu")
     q.reset_parameters()
     assert q().df.item() == 4.0
-
-
-@pytest.mark.parametrize("value", [[1.0, 2.0], np.array([1.0, 2.0]), 1.0])
-def test_values_without_a_device_go_to_the_default_one(value):
-    with torch.device("meta"):
-        q = Gaussian(loc=value)
-    assert all(tensor.is_meta for tensor in q.state_dict().values())
 
 
 def test_tensors_take_the_others_to_their_device():
@@ -386,12 +372,6 @@ def test_values_for_all_copies():
     assert (q().batch_shape, q().event_shape) == ((2,), (3,))
 
 
-def test_values_for_all_copies_of_a_scalar():
-    q = GammaFamily(batch_shape=(3,), rate=[1.0, 2.0, 3.0])
-    assert q().batch_shape == (3,)
-    torch.testing.assert_close(q().rate, torch.tensor([1.0, 2.0, 3.0]))
-
-
 def test_value_of_the_shape_of_the_class_body_is_for_one_copy():
     class Pair(Variational):
         base = dd.Normal
@@ -400,13 +380,6 @@ def test_value_of_the_shape_of_the_class_body_is_for_one_copy():
 
     q = Pair(batch_shape=(2,), loc=[3.0, 4.0])
     assert q.loc.tolist() == [[3.0, 4.0], [3.0, 4.0]]
-
-
-def test_full_scalar_beside_a_vector_field_lines_up_with_the_copies():
-    scale = torch.arange(1.0, 4.0)
-    q = Gaussian(batch_shape=(3,), loc=torch.zeros(2), scale=scale)
-    assert q().batch_shape == (3, 2)
-    torch.testing.assert_close(q().scale, scale[:, None].expand(3, 2))
 
 
 def test_vector_in_the_class_body_beside_a_scalar():
@@ -425,12 +398,6 @@ def test_constant_beside_a_batch_is_shared():
     q = Heavy(batch_shape=(10,), loc=torch.zeros(3))
     assert q().batch_shape == (10, 3)
     assert q().df.unique().tolist() == [4.0]
-
-
-def test_batch_of_named_bounds():
-    q = Box(batch_shape=(4,), low=torch.arange(4.0), high=9.0)
-    torch.testing.assert_close(q().low, torch.arange(4.0))
-    torch.testing.assert_close(q().high, torch.full((4,), 9.0))
 
 
 def test_callables_make_copies_that_differ():
@@ -472,23 +439,8 @@ def test_unknown_keyword():
     assert isinstance(caught.value, TypeError)
 
 
-def test_unknown_keyword_lists_sizes_too():
-    text = refused(Table, DeclarationError, colums=2, rows=1)
-    assert "Did you mean 'columns'?" in text
-    assert text.endswith("Known here: weight, shift, rows, columns, batch_shape, device, dtype.")
-
-
 def test_raw_values_are_no_keywords():
     assert "Did you mean 'rate'?" in refused(GammaFamily, DeclarationError, raw_rate=0.0)
-
-
-def test_positional_values_are_refused():
-    with pytest.raises(DeclarationError) as caught:
-        GammaFamily(1.0, 2.0)
-    assert caught.value.sentence == (
-        "GammaFamily(...): expected values by name, got 1.0, 2.0. "
-        "Write GammaFamily(concentration=..., rate=...)."
-    )
 
 
 def test_a_constructor_of_ones_own_may_take_positions():
@@ -552,18 +504,6 @@ def test_event_dim_too_large(event_dim, loc, expected):
     assert text.endswith("Give the parameters more dimensions.")
 
 
-def test_event_dim_too_small():
-    class Flat(Variational):
-        base = dd.MultivariateNormal
-        event_dim = 0
-
-    text = refused(Flat, dim=2)
-    assert text == (
-        "Flat.event_dim: expected between 1 (the base's own) and 1 (with its batch shape), "
-        "got 0. Raise event_dim."
-    )
-
-
 def test_event_dim_counts_the_copies_apart():
     class Deep(Variational):
         base = dd.Normal
@@ -600,26 +540,6 @@ def test_lists_keep_their_precision_until_the_dtype_is_known():
     q.probs = [0.1, 0.2, 0.7]
     assert Model().probs.dtype == torch.float32
     assert Model(probs=[0.2, 0.3, 0.5]).probs.dtype == torch.float32
-
-
-def test_wide_log_intervals_keep_their_values():
-    class Model(Declarative):
-        x = Param(1e12, LogInterval(1e-30, 1e30))
-
-    q = Model()
-    assert q.raw_x.isfinite()
-    assert q.x.item() == pytest.approx(1e12, rel=1e-4)
-
-
-def test_constant_ends_of_a_uniform_in_the_wrong_order():
-    class Backwards(Variational):
-        base = dd.Uniform
-        low = 1.0
-        high = 0.0
-
-    with pytest.raises(ConstraintError, match=r"Backwards: expected arguments that Uniform takes"):
-        Backwards()
-    assert Backwards(high=2.0).mean.item() == 1.5
 
 
 @pytest.mark.parametrize("constraint", [LowerCholesky, PositiveDefinite, CorrCholesky])

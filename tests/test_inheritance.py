@@ -128,17 +128,6 @@ def test_field_dropped_with_none():
     assert not isinstance(Sub.scale, Param)
 
 
-def test_dropped_field_declared_again():
-    class Without(Heavy):
-        scale = None
-
-    class Again(Without):
-        scale = Param(3.0)
-
-    assert set(fields_of(Again)) == {"df", "loc", "scale"}
-    torch.testing.assert_close(Again()().scale, torch.tensor(3.0))
-
-
 def test_dropping_a_required_argument_is_refused():
     with pytest.raises(DeclarationError, match=r"^Sub\.df: expected every required argument"):
 
@@ -158,20 +147,6 @@ def test_dropping_what_a_derived_field_needs_is_refused():
 
         class Sub(Tied):
             loc = None
-
-
-def test_three_generations():
-    class First(Heavy):
-        df = 4
-
-    class Second(First):
-        loc = Param(9.0)
-
-    class Third(Second):
-        df = 6
-
-    assert [c()().df.item() for c in (First, Second, Third)] == [4.0, 4.0, 6.0]
-    assert [c()().loc.item() for c in (First, Second, Third)] == [1.0, 9.0, 9.0]
 
 
 def test_methods_and_settings_are_inherited():
@@ -209,24 +184,6 @@ def test_plain_mixin():
     assert set(fields_of(Gaussian)) == {"loc", "scale"}
     torch.testing.assert_close(q().scale, torch.tensor(3.0))
     assert sorted(raw_names(q)) == ["raw_loc", "raw_scale"]
-
-
-def test_plain_mixin_in_two_families():
-    class LogScale:
-        scale = Param(3.0, Exp())
-
-    class Gaussian(LogScale, Variational):
-        base = dd.Normal
-        loc = Param(0.0)
-
-    class Cauchy(LogScale, Variational):
-        base = dd.Cauchy
-        loc = Param(0.0)
-
-    a, b = Gaussian(), Cauchy()
-    a.scale = 5.0
-    torch.testing.assert_close(b.scale, torch.tensor(3.0))
-    assert type(b()) is dd.Cauchy
 
 
 def test_plain_mixin_with_a_number_and_a_derived_field():
@@ -272,22 +229,6 @@ def test_the_first_in_the_line_wins():
     torch.testing.assert_close(Gaussian()().scale, torch.tensor(2.0))
 
 
-def test_diamond():
-    class Left(Heavy):
-        loc = Param(10.0)
-
-    class Right(Heavy):
-        loc = Param(20.0)
-        scale = Param(30.0)
-
-    class Both(Left, Right):
-        pass
-
-    q = Both()
-    assert q.loc.item() == 10.0
-    torch.testing.assert_close(q.scale, torch.tensor(30.0))
-
-
 # --- another base ---------------------------------------------------------------------------
 
 
@@ -322,24 +263,6 @@ def test_another_base_reads_event_dimensions_anew():
     assert Shares(batch_shape=(2,))().batch_shape == (2,)
     assert Rates.concentration.event_dim == 0
     assert Shares.concentration.event_dim == 1
-
-
-def test_another_base_after_instances_were_made():
-    class Coin(Variational):
-        base = dd.Bernoulli
-        probs = Param(0.25)
-
-    before = Coin()
-
-    class Trials(Coin):
-        base = dd.Geometric
-
-    after = Coin()
-    assert [type(q()) for q in (before, after, Trials())] == [
-        dd.Bernoulli,
-        dd.Bernoulli,
-        dd.Geometric,
-    ]
 
 
 def test_a_constraint_that_was_declared_stays_with_another_base():
@@ -414,22 +337,6 @@ def test_method_replaced_by_a_base_class():
     assert isinstance(fields_of(ByClass)["scale"].constraint, Positive)
 
 
-def test_method_replaced_by_a_method_with_other_fields():
-    class One(Variational):
-        loc = Param(1.0)
-
-        def base(self, loc):
-            return dd.Normal(loc, 1.0)
-
-    class Two(One):
-        shift = Param(10.0)
-
-        def base(self, loc, shift):
-            return dd.Normal(loc + shift, 1.0)
-
-    assert (One()().loc.item(), Two()().loc.item()) == (1.0, 11.0)
-
-
 def test_class_without_a_base_cannot_be_instantiated():
     class Abstract(Variational):
         loc = Param(0.0)
@@ -481,24 +388,6 @@ def test_subclass_of_an_auto_declared_class_inherits_its_fields():
     assert isinstance(fields_of(Log)["scale"].constraint, Exp)
     assert isinstance(fields_of(AutoNormal)["scale"].constraint, Positive)
     torch.testing.assert_close(Log()().scale, torch.tensor(2.0))
-
-
-def test_empty_subclass_of_an_auto_declared_class():
-    class Same(AutoNormal):
-        pass
-
-    assert raw_names(Same()) == ["raw_loc", "raw_scale"]
-
-
-def test_auto_declared_field_dropped():
-    class AutoStudent(Variational):
-        base = dd.StudentT
-
-    class Unit(AutoStudent):
-        scale = None
-
-    assert list(fields_of(Unit)) == ["df", "loc"]
-    assert Unit()().scale.item() == 1.0
 
 
 def test_auto_declared_class_with_another_base_is_declared_anew():
@@ -558,23 +447,6 @@ def test_abstract_base_classes_mix_in():
     assert isinstance(Whole(), Shape)
 
 
-def test_abstract_distribution_family():
-    class Family(Variational, ABC):
-        loc = Param(0.0)
-
-        @abstractmethod
-        def base(self, loc): ...
-
-    with pytest.raises(TypeError, match="abstract"):
-        Family()
-
-    class Gaussian(Family):
-        def base(self, loc):
-            return dd.Normal(loc, 1.0)
-
-    assert type(Gaussian()()) is dd.Normal
-
-
 def test_generic_classes_mix_in():
     class Typed(Variational, Generic[T]):
         base = dd.Normal
@@ -629,30 +501,3 @@ def test_one_object_under_two_names_is_two_fields():
     q.rate = 5.0
     torch.testing.assert_close(q.concentration, torch.tensor(2.0))
     torch.testing.assert_close(q.rate, torch.tensor(5.0))
-
-
-def test_one_object_in_two_classes():
-    shared = Param(2.0)
-
-    class First(Variational):
-        base = dd.Gamma
-        concentration = Param(1.0)
-        rate = shared
-
-    class Second(Declarative):
-        gain = shared
-
-    assert isinstance(fields_of(First)["rate"].constraint, Positive)
-    assert isinstance(fields_of(Second)["gain"].constraint, Real)
-    assert raw_names(Second()) == ["raw_gain"]
-    assert raw_names(First()) == ["raw_concentration", "raw_rate"]
-
-
-def test_inheritance_reads_on_the_class_what_the_class_declares():
-    class Sub(Heavy):
-        scale = 3.0
-
-    assert isinstance(Heavy.scale, Param)
-    assert not isinstance(Sub.scale, Param)
-    assert Sub.df is not None
-    assert isinstance(Sub.loc, Param)

@@ -352,16 +352,19 @@ def test_a_joint_without_a_context_keeps_its_names_and_its_class() -> None:
     assert Freed().sample((2,))["local"].shape == (2,)
 
 
-def test_a_conditional_that_a_method_calls_is_a_helper_beside_sites_of_the_context() -> None:
+def test_a_conditional_that_a_method_calls_is_set_in_the_constructor() -> None:
     class Model(Joint):
         speed = Speed
-        decoder = Speed
+
+        def __init__(self, **keywords: Any) -> None:
+            super().__init__(**keywords)
+            self.decoder = Speed(in_features=1)
 
         @site
-        def y(self, speed: Tensor, decoder: Speed) -> dd.Distribution:
-            return decoder.from_features(speed[..., None])
+        def y(self, speed: Tensor) -> dd.Distribution:
+            return self.decoder(speed[..., None])
 
-    model, x = Model(in_features=3, decoder=Speed(in_features=1)), contexts(5)
+    model, x = Model(in_features=3), contexts(5)
     draw = model(x).sample((2,))
     assert set(draw) == {"speed", "y"}
     expected = model.speed(x).log_prob(draw["speed"])

@@ -221,52 +221,6 @@ def test_frozen_parts_stay_frozen(build):
     assert flags(q)["component_distribution.raw_loc"] is False
 
 
-def test_a_frozen_part_built_on_meta_stays_frozen():
-    live = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
-    live.freeze("loc")
-    q = mixture_of(Weights(k=3), live)(device="meta")
-    q.to_empty(device="cpu")
-    q.reset_parameters()
-    assert flags(q)["component_distribution.raw_loc"] is False
-    assert q.component_distribution.loc.tolist() == [0.0, 0.0, 0.0]
-
-
-def test_modes_of_foreign_modules_are_copied():
-    net = nn.Dropout(0.5).eval()
-
-    class Model(Declarative):
-        dropout = net
-
-    assert Model().dropout.training is False
-
-
-def test_tied_weights_of_two_foreign_modules_stay_tied():
-    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
-    two.weight = one.weight
-
-    class Model(Declarative):
-        encoder = one
-        decoder = two
-
-    model, second = Model(), Model()
-    assert model.encoder.weight is model.decoder.weight
-    assert model.encoder.weight is not second.encoder.weight
-    assert len(list(model.parameters())) == 3
-
-
-def test_unusual_foreign_modules():
-    class Model(Declarative):
-        lazy = nn.LazyLinear(3)
-        normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
-        recurrent = nn.LSTM(2, 2)
-
-    model, second = Model(), Model(dtype=torch.float64)
-    assert model.lazy(torch.zeros(1, 2)).shape == (1, 3)
-    assert second.lazy(torch.zeros(1, 4, dtype=torch.float64)).shape == (1, 3)
-    assert second.normed(torch.zeros(1, 2, dtype=torch.float64)).dtype == torch.float64
-    assert second.recurrent(torch.zeros(1, 1, 2, dtype=torch.float64))[0].dtype == torch.float64
-
-
 # --- ties -----------------------------------------------------------------------------------
 
 
@@ -283,58 +237,11 @@ def test_the_same_instance_under_two_names_is_one_module():
     assert two.right.logits.tolist() == [1.0, 2.0]
 
 
-def test_the_same_instance_in_a_list_and_in_another_module():
-    weights = Weights(logits=[1.0, 2.0])
-
-    class Model(Declarative):
-        alone = weights
-        listed = [weights, weights]  # noqa: RUF012
-        inside = nn.ModuleDict({"a": weights})
-
-    model = Model()
-    assert model.alone is model.listed[0]
-    assert model.alone is model.listed[1]
-    assert model.alone is model.inside["a"]
-    assert len(list(model.parameters())) == 1
-
-
-def test_the_same_instance_in_two_classes_is_not_shared():
-    weights = Weights(logits=[1.0, 2.0])
-
-    class One(Declarative):
-        part = weights
-
-    class Two(Declarative):
-        part = weights
-
-    assert One().part is not Two().part
-
-
 def test_a_tied_part_gets_its_batch_once():
     q = Pair(batch_shape=(4,))
     assert q.left is q.right
     assert q.left.logits.shape == (4, 2)
     assert q.other.logits.shape == (4, 2)
-
-
-@pytest.mark.parametrize("order", [("direct", "holder"), ("holder", "direct")])
-def test_a_part_tied_through_another_gets_its_batch_once(order):
-    inner = Weights(logits=[1.0, 2.0])
-
-    class Holder(Declarative):
-        part = inner
-
-    parts = {"direct": inner, "holder": Holder(part=inner)}
-    family = type(Declarative)("Made", (Declarative,), {name: parts[name] for name in order})
-    model = family(batch_shape=(3,))
-    assert model.direct is model.holder.part
-    assert model.direct.logits.shape == (3, 2)
-
-
-def test_the_gradient_of_a_tied_part_is_the_sum():
-    q = Pair()
-    (q.left.logits.sum() + 2 * q.right.logits.sum()).backward()
-    assert q.left.raw_logits.grad.tolist() == [3.0, 3.0]
 
 
 def test_functional_call_replaces_a_tied_part_under_both_names():
@@ -363,38 +270,11 @@ def test_an_instance_is_used_as_it_is():
     assert q().component_distribution.loc.tolist() == [5.0, 5.0, 5.0]
 
 
-def test_an_instance_given_to_two_parents_is_shared():
-    components = Components(loc=[0.0, 1.0, 2.0])
-    one = Triple(component_distribution=components)
-    two = Triple(component_distribution=components)
-    assert one.component_distribution is two.component_distribution
-    assert one.mixture_distribution is not two.mixture_distribution
-    both = nn.ModuleList([one, two])
-    assert len(list(both.parameters())) == 4
-    optimizer = torch.optim.SGD(both.parameters(), lr=0.1)
-    x = torch.tensor([0.5, 1.5])
-    expected = plain_mixture(torch.zeros(3), torch.arange(3.0).requires_grad_(), torch.ones(3))
-    (one.log_prob(x).sum() + two.log_prob(x).sum()).backward()
-    (2 * expected.log_prob(x).sum()).backward()
-    loc = expected.component_distribution.loc
-    torch.testing.assert_close(components.raw_loc.grad, loc.grad)
-    optimizer.step()
-    torch.testing.assert_close(two.component_distribution.loc, loc - 0.1 * loc.grad)
-
-
 def test_an_instance_given_under_two_names_is_shared():
     weights = Weights(k=3)
     q = Pair(left=weights, right=weights)
     assert q.left is q.right is weights
     assert len(list(q.parameters())) == 2
-
-
-def test_a_tie_between_parents_survives_deepcopy_of_both():
-    components = Components(k=3)
-    both = nn.ModuleList(Triple(component_distribution=components) for _ in range(2))
-    twins = copy.deepcopy(both)
-    assert twins[0].component_distribution is twins[1].component_distribution
-    assert twins[0].component_distribution is not components
 
 
 def test_a_class_is_instantiated():
@@ -486,12 +366,6 @@ def test_values_for_an_instance_keep_its_other_values():
     torch.testing.assert_close(components.scale, torch.tensor([1.0, 2.0, 3.0]))
 
 
-def test_values_for_an_instance_keep_what_was_drawn():
-    components = Components(k=3)
-    q = mixture_of(Weights(k=3), components)(component_distribution={"scale": 5.0})
-    assert torch.equal(q.component_distribution.loc, components.loc)
-
-
 def test_values_for_an_instance_keep_the_values_of_its_own_parts():
     inner = Mixture(component_distribution={"loc": [1.0, 2.0, 3.0]})
     outer = made(dd.TransformedDistribution, base_distribution=inner, transforms=[Shift])
@@ -500,31 +374,10 @@ def test_values_for_an_instance_keep_the_values_of_its_own_parts():
     assert q.base_distribution.mixture_distribution.logits.tolist() == [0.0, 0.0, 5.0]
 
 
-def test_values_for_an_instance_keep_parts_of_another_kind():
-    laplace = learnable(dd.Laplace(torch.zeros(2), torch.ones(2)))
-    inner = Mixture(k=2, component_distribution=laplace)
-    outer = made(dd.TransformedDistribution, base_distribution=inner, transforms=[Shift])
-    q = outer(base_distribution={"mixture_distribution": {"logits": [0.0, 5.0]}})
-    assert type(q.base_distribution().component_distribution) is dd.Laplace
-
-
-def test_values_for_an_instance_keep_what_is_frozen():
-    components = Components(loc=[1.0, 2.0, 3.0])
-    components.freeze("scale")
-    q = mixture_of(Weights(k=3), components)(component_distribution={"loc": [4.0, 5.0, 6.0]})
-    assert flags(q) == dict(zip(MIXED_NAMES, [True, True, False], strict=True))
-
-
 def test_values_for_an_instance_keep_its_batch():
     components = Components(k=3, batch_shape=(2,))
     family = mixture_of(Weights(k=3), components)
     assert family(component_distribution={"scale": 2.0}).batch_shape == (2,)
-
-
-def test_values_for_an_instance_keep_its_dtype():
-    components = Components(k=3, dtype=torch.float64)
-    q = mixture_of(Weights(k=3), components)(component_distribution={"scale": 2.0})
-    assert q.component_distribution.loc.dtype == torch.float64
 
 
 def test_values_for_an_instance_do_not_reach_the_class():
@@ -559,19 +412,6 @@ def test_an_instance_whose_bound_has_moved_past_a_start_keeps_its_values():
     jitter(outer)
     outer.reset_parameters()
     torch.testing.assert_close(outer.part.high, ends.high)
-
-
-def test_values_of_another_shape_for_an_instance():
-    line = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
-    family = mixture_of(Weights(k=3), line)
-    text = refused(
-        lambda: family(component_distribution={"loc": [1.0, 2.0]}),
-        ConstraintError,
-        "Made.component_distribution",
-    )
-    assert "shape (3,)" in text
-    q = family(component_distribution=learnable(dd.Normal(torch.zeros(3), 0.5)))
-    assert q.component_distribution.scale.shape == (3,)
 
 
 @pytest.mark.parametrize("loc", [torch.arange(3.0), torch.arange(6.0).reshape(2, 3)])
@@ -689,31 +529,6 @@ def test_what_cannot_replace_a_list(value):
     assert q.transforms is before
 
 
-def test_a_list_that_was_changed_in_place():
-    q = Deep(k=2)
-    q.transforms.append(Shift(loc=4.0))
-    assert len(q().transforms) == 3
-    q.transforms[2].loc = 9.0
-    q.reset_parameters()
-    assert q.transforms[2].loc.item() == 4.0
-    q.transforms[1] = Shift(loc=5.0)
-    q.reset_parameters()
-    assert q.transforms[1].loc.item() == 5.0
-    del q.transforms[2]
-    q.reset_parameters()
-    assert len(q().transforms) == 2
-
-
-def test_a_foreign_item_that_was_changed_in_place():
-    class Model(Declarative):
-        layers = [nn.Linear(2, 2), nn.Linear(2, 2)]  # noqa: RUF012
-
-    model = Model()
-    model.layers[1] = nn.Linear(2, 5)
-    model.reset_parameters()
-    assert model.layers[1].weight.shape == (5, 2)
-
-
 def test_reset_after_a_replacement_keeps_the_new_part():
     q, components = Triple(), Components(loc=[1.0, 2.0, 3.0])
     q.component_distribution = components
@@ -721,13 +536,6 @@ def test_reset_after_a_replacement_keeps_the_new_part():
     q.reset_parameters()
     assert q.component_distribution is components
     assert components.loc.tolist() == [1.0, 2.0, 3.0]
-
-
-def test_reset_after_torchs_own_ways_of_replacing():
-    encoder = Encoder()
-    encoder.add_module("net", nn.Linear(2, 7))
-    encoder.reset_parameters()
-    assert encoder.net.weight.shape == (7, 2)
 
 
 def test_a_part_cannot_be_deleted():
@@ -780,29 +588,6 @@ def test_dotted_names_in_the_constructor():
     assert q.transforms[0].loc.item() == 7.0
     expected = torch.full((2,), 3.0)
     torch.testing.assert_close(q.base_distribution.component_distribution.scale, expected)
-
-
-def test_vectors_without_event_dim_are_told_where_components_lie():
-    class Vectors(Variational):
-        base = dd.Normal
-        loc = Param(0.0, shape=("k", "d"))
-        scale = Param(1.0)
-
-    text = refused(lambda: mixture_of(Weights, Vectors)(k=3, d=2), ConstraintError, "Made")
-    assert "event_dim = 1 in the class of the components" in text
-
-
-def test_dotted_names_in_the_dict_of_an_instance():
-    class Outer(Variational):
-        base = dd.Independent
-        base_distribution = Deep(k=2)
-        reinterpreted_batch_ndims = 0
-
-    values = {"base_distribution.component_distribution.scale": 3.0, "transforms.0.loc": 7.0}
-    q = Outer(base_distribution=values)
-    assert q.base_distribution.transforms[0].loc.item() == 7.0
-    inner = q.base_distribution.base_distribution.component_distribution
-    torch.testing.assert_close(inner.scale, torch.full((2,), 3.0))
 
 
 def test_parameters_tied_inside_a_body_stay_tied_in_all_copies():

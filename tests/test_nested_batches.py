@@ -108,7 +108,6 @@ def test_values_keep_the_size_of_the_instance_in_the_class_body():
     "keywords",
     [
         {"mixture": {"component_distribution": {"loc": [1.0, 2.0]}}},
-        {"mixture": {"mixture_distribution": Weights(k=2)}},
         {"mixture": Mixture(k=2)},
         {"weights": Weights(k=2)},
         {"weights": {"logits": [1.0, 2.0]}},

@@ -26,7 +26,6 @@ from tests.nests import (
     Deep,
     Encoder,
     Grid,
-    Line,
     Logits,
     Mixture,
     Pair,
@@ -132,14 +131,6 @@ def test_reset_of_a_trained_instance_in_the_class_body():
     assert weights.logits.tolist() == [1.0, 2.0]
 
 
-def test_reset_of_constants_in_parts():
-    q = mixture_of(dd.Categorical(logits=torch.zeros(3)), Components(k=3))()
-    before = q.mixture_distribution().logits.clone()
-    q.mixture_distribution.logits = torch.tensor([0.0, 1.0, 2.0])
-    q.reset_parameters()
-    torch.testing.assert_close(q.mixture_distribution().logits, before)
-
-
 def test_reset_of_what_the_constructor_was_given():
     weights = Weights(logits=[1.0, 2.0])
     q = Mixture(mixture_distribution=weights)
@@ -147,17 +138,6 @@ def test_reset_of_what_the_constructor_was_given():
     q.reset_parameters()
     assert q.mixture_distribution is weights
     assert weights.logits.tolist() == [1.0, 2.0]
-
-
-def test_reset_of_a_foreign_module_that_was_given():
-    torch.manual_seed(5)
-    net = nn.Linear(2, 3)
-    encoder = Encoder(net=net)
-    with torch.no_grad():
-        net.weight.fill_(9.0)
-    encoder.reset_parameters()
-    assert not (net.weight == 9.0).any()
-    assert encoder.net is net
 
 
 # --- assign ---------------------------------------------------------------------------------
@@ -215,27 +195,6 @@ def test_one_refused_value_changes_nothing(values):
         q.assign(**values)
     assert_unchanged(q, before)
     assert all(module is parts[name] for name, module in q.named_modules())
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"transforms": [{"scale": -1.0}, {}]},
-        {"transforms": [{"loc": 2.0}, {"loc": 1.0}]},
-        {"transforms": [{"loc": 2.0}]},
-        {"transforms": {5: {"loc": 2.0}}},
-        {"base_distribution": {"mixture_distribution": {"logits": float("nan")}}},
-        {"base_distribution": {"mixture_distribution": {"logit": 2.0}}},
-    ],
-)
-def test_one_refused_value_at_any_depth_changes_nothing(values):
-    q = Deep(k=2)
-    before = state_of(q)
-    first = {"base_distribution": {"component_distribution": {"loc": 1.0}}}
-    for order in ({**first, **values}, {**values, "transforms": [{"loc": 9.0}, {}], **values}):
-        with pytest.raises((ConstraintError, DeclarationError)):
-            q.assign(**order)
-        assert_unchanged(q, before)
 
 
 def test_a_refused_value_names_its_part():
@@ -324,22 +283,6 @@ def test_a_name_of_nothing(name):
     assert all(flags(q).values())
 
 
-def test_a_name_of_nothing_gets_a_suggestion():
-    text = refused(
-        lambda: Triple().freeze("component_distribution.scal"),
-        DeclarationError,
-        "Triple.component_distribution.scal",
-    )
-    assert "Did you mean 'scale'?" in text
-
-
-def test_one_wrong_name_freezes_nothing():
-    q = Triple()
-    with pytest.raises(DeclarationError):
-        q.freeze("mixture_distribution", "component_distribution.scal")
-    assert all(flags(q).values())
-
-
 def test_parameter_groups_by_dotted_name():
     q = Deep(k=2)
     groups = q.parameter_groups(
@@ -358,19 +301,6 @@ def test_parameter_groups_by_dotted_name():
     ]
     optimizer = torch.optim.Adam(groups, lr=0.1)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 5
-
-
-def test_parameter_groups_of_a_tied_part():
-    q = Pair()
-    groups = q.parameter_groups(left={"lr": 1.0}, right={"lr": 2.0})
-    assert [len(group["params"]) for group in groups] == [1, 1]
-    torch.optim.SGD(groups, lr=0.1)
-
-
-def test_parameter_groups_of_a_foreign_module():
-    encoder = Encoder()
-    groups = encoder.parameter_groups(net={"lr": 1.0})
-    assert [len(group["params"]) for group in groups] == [4, 1]
 
 
 # --- values ---------------------------------------------------------------------------------
@@ -423,21 +353,6 @@ def test_values_go_back_into_the_constructor_and_into_assign(make, way):
         torch.testing.assert_close(twin.get_parameter(name), q.get_parameter(name))
 
 
-def test_values_carry_over_to_another_constraint():
-    class Sharp(Components):
-        scale = Param(1.0, Exp(), shape=("k",))
-
-    class Other(Mixture):
-        component_distribution = Sharp
-
-    q, other = Mixture(k=3), Other(k=3)
-    jitter(q)
-    other.assign(**q.constrained_values())
-    x = q.sample((3,))
-    torch.testing.assert_close(other.log_prob(x), q.log_prob(x))
-    torch.testing.assert_close(Other(**q.constrained_values()).log_prob(x), q.log_prob(x))
-
-
 # --- saved states ---------------------------------------------------------------------------
 
 
@@ -479,30 +394,12 @@ def test_a_state_saved_under_another_constraint_inside_a_part(depth):
     assert "constrained_values" in text
 
 
-def test_a_state_inside_a_larger_model():
-    class Sharp(Components):
-        scale = Param(1.0, Exp(), shape=("k",))
-
-    old = nn.ModuleDict({"q": Mixture(k=3)})
-    new = nn.ModuleDict({"q": Mixture(k=3, component_distribution=Sharp)})
-    with pytest.raises(StateMismatchError):
-        new.load_state_dict(reloaded(old.state_dict()))
-
-
 # --- what else torch users do ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [Triple, lambda: Deep(k=3)])
 def test_every_promise(make):
     check_distribution(make())
-
-
-def test_hooks_on_parts_fire():
-    q, calls = Triple(), []
-    for part in q.children():
-        part.register_forward_hook(lambda module, args, output: calls.append(type(module)))
-    q.log_prob(torch.tensor(0.0))
-    assert calls == [Weights, Components]
 
 
 def test_a_hook_on_a_part_may_replace_its_distribution():
@@ -516,16 +413,6 @@ def test_a_hook_on_a_part_may_replace_its_distribution():
         [dd.AffineTransform(0.5, 2.0), dd.ExpTransform()],
     )
     torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
-
-
-def test_divergences_of_nested_families():
-    q = made(dd.Independent, base_distribution=Line, reinterpreted_batch_ndims=1)()
-    p = dd.Independent(dd.Normal(torch.zeros(3), 2.0), 1)
-    plain = dd.Independent(dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor(1.5)), 1)
-    torch.testing.assert_close(dd.kl_divergence(q, p), dd.kl_divergence(plain, p))
-    torch.testing.assert_close(dd.kl_divergence(p, q), dd.kl_divergence(p, plain))
-    dd.kl_divergence(q, p).backward()
-    assert all(parameter.grad is not None for parameter in q.parameters())
 
 
 def test_a_parametrization_of_a_raw_parameter_in_a_part():
@@ -546,47 +433,3 @@ def test_a_parametrization_of_a_raw_parameter_in_a_part():
 
 
 # --- validation -----------------------------------------------------------------------------
-
-
-class Checked(Variational):
-    base = dd.Gamma
-    concentration = Param(torch.tensor([1.0, 2.0]))
-    rate = Param(1.0)
-
-
-class Unchecked(Checked):
-    validate_args = False
-
-
-NESTS = {
-    "mixture": lambda part: mixture_of(Weights(k=2), part),
-    "independent": lambda part: made(
-        dd.Independent, base_distribution=part, reinterpreted_batch_ndims=1
-    ),
-    "transformed": lambda part: made(
-        dd.TransformedDistribution, base_distribution=part, transforms=[Shift(loc=0.0)]
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NESTS)
-def test_values_are_validated_unless_a_part_says_not_to(name):
-    outside = torch.tensor([-1.0, -1.0])
-    with pytest.raises(ValueError, match="support"):
-        NESTS[name](Checked)().log_prob(outside)
-    NESTS[name](Unchecked)().log_prob(outside)
-    NESTS[name](NESTS["transformed"](Unchecked))().log_prob(outside)
-
-
-def test_the_class_switch_of_a_mixture():
-    class Loose(Triple):
-        component_distribution = Unchecked(concentration=[1.0, 2.0, 3.0])
-        validate_args = False
-
-    assert Loose().log_prob(torch.tensor(-1.0)).shape == ()
-
-
-@pytest.mark.parametrize("name", NESTS)
-def test_no_validation_where_torch_has_it_off(name, monkeypatch):
-    monkeypatch.setattr(dd.Distribution, "_validate_args", False)
-    NESTS[name](Checked)().log_prob(torch.tensor([-1.0, -1.0]))

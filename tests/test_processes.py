@@ -25,7 +25,6 @@ from tests.sharing import (
     Mixture,
     NegativeLogLikelihood,
     Policy,
-    Weights,
     adam,
     alone,
     gamma,
@@ -140,19 +139,7 @@ def uses_outside() -> dict[str, Any]:
     x = rows_for("gamma")[0]
     objective = fully_shard(OBJECTIVES["gamma"]())
     q = objective.module
-    found: dict[str, Any] = {
-        name: error_of(call)
-        for name, call in {
-            "log_prob": lambda: q.log_prob(x),
-            "rsample": lambda: q.rsample((3,)),
-            "mean": lambda: q.mean,
-            "simplex": lambda: fully_shard(NegativeLogLikelihood(Weights(k=5))).module.probs,
-            "joint": lambda: fully_shard(nn.Sequential(Pair(batch_shape=(1,))))[0].sample(),
-            "transform": lambda: fully_shard(nn.Sequential(Shift()))[0](),
-            "policy": lambda: fully_shard(OBJECTIVES["policy"]()).module(rows_for("policy")[0]),
-        }.items()
-    }
-    found["rate"] = whole(q.rate)
+    found: dict[str, Any] = {"rate": whole(q.rate)}
     q.rate = 3.0
     objective.unshard()
     found["unsharded"] = q.log_prob(x).detach(), q.rate.detach()
@@ -318,32 +305,6 @@ def test_numbers_without_dimensions_are_refused_by_name(results: list[dict[str, 
     said = results[0]["refusals"]["scalars"]
     assert said.startswith("ValueError: fully_shard doesn't support scalar parameters.")
     assert "raw_concentration" in said
-
-
-@pytest.mark.parametrize(
-    ("use", "subject", "shards"),
-    [
-        ("log_prob", "GammaFamily", "raw_concentration, raw_rate"),
-        ("rsample", "GammaFamily", "raw_concentration, raw_rate"),
-        ("mean", "GammaFamily", "raw_concentration, raw_rate"),
-        ("simplex", "Weights", "raw_probs"),
-        (
-            "joint",
-            "Pair",
-            "first.raw_concentration, first.raw_rate, second.raw_concentration, second.raw_rate",
-        ),
-        ("transform", "Shift", "raw_loc, raw_scale"),
-        ("policy", "Policy", "raw_scale, projection.weight, projection.bias"),
-    ],
-)
-def test_shards_are_not_used_for_the_whole(
-    results: list[dict[str, Any]], use: str, subject: str, shards: str
-) -> None:
-    assert results[0]["outside"][use] == (
-        f"FieldError: {subject}: expected whole parameters, got shards of {shards}. FSDP gathers "
-        "them while the module that it shards is called. Outside, call that module's unshard() "
-        "on every process first, and reshard() afterwards."
-    )
 
 
 def test_what_a_sharded_objective_still_allows(results: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Transform
 from declarative_dist.constraints.inferred import STARTS
 from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
-from declarative_dist.errors import DeclarationError, ExplainedError, shorten
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.derived import names_of
 from declarative_dist.fields.field import Field
@@ -45,27 +45,6 @@ def base_of(cls: type) -> Base:
     raise DeclarationError(f"{cls.__name__}.base", expected, repr(base), fix, code="no-base")
 
 
-class Body(dict[str, Any]):
-    """The namespace of a class body, in which no two fields may have the same name."""
-
-    def __init__(self, owner: str) -> None:
-        super().__init__()
-        self.owner = owner
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name in self and _declares(value) and _declares(self[name]):
-            subject, fix = f"{self.owner}.{name}", "Rename one of them."
-            got = f"two, {shorten(self[name])} and {shorten(value)}"
-            raise DeclarationError(subject, "one field of this name", got, fix, code="name-taken")
-        super().__setitem__(name, value)
-
-
-def _declares(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(map(is_nestable, value))
-    return isinstance(value, Field) or is_nestable(value)
-
-
 def is_nestable(value: object) -> bool:
     """Whether a value in a class body is a nested part."""
     return isinstance(value, (nn.Module, Distribution, Transform)) or is_declarative_class(value)
@@ -78,28 +57,24 @@ def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     """
     copies: dict[int, Any] = {}
 
-    def copy_value(value: Any) -> Any:
+    def copy_value(value: Any, subject: str) -> Any:
         if isinstance(value, Field):
-            return value.with_own_modules(copy_value)
+            return value.with_own_modules(lambda module: copy_value(module, subject))
         if isinstance(value, nn.Module):
             module = copy.deepcopy(value, copies)
             for _, part in walk(module):
                 part._restart()
             return module
         if isinstance(value, (list, tuple)) and any(map(is_nestable, value)):
-            return [copy_value(item) for item in value]
+            return [copy_value(item, subject) for item in value]
         if isinstance(value, Distribution):
-            return as_constant(value, owner, "Declare a family with parameters of its own.")
+            return as_constant(value, subject, "Declare a family with parameters of its own.")
         return as_module(value) if is_nestable(value) and not isinstance(value, type) else value
 
     body = dict(namespace)
     for name, value in namespace.items():
         if not name.startswith("__") and name not in SETTINGS:
-            try:
-                body[name] = copy_value(value)
-            except ExplainedError as error:
-                parts = (error.expected, error.got, error.fix)
-                raise DeclarationError(f"{owner}.{name}", *parts, code=error.code) from error
+            body[name] = copy_value(value, f"{owner}.{name}")
     return body
 
 
@@ -128,21 +103,20 @@ def collect_fields(
         if "__auto__" in vars(klass) and base_of(klass) is base:
             fields.update(vars(klass)["__auto__"])
         for name, value in body.items():
-            if isinstance(base, type) and name not in used and _is_defined_in(klass, name, value):
+            is_unused = isinstance(base, type) and isinstance(value, type) and name not in used
+            if is_unused and value.__qualname__ == f"{klass.__qualname__}.{name}":
                 continue  # a class for another field, whose statement stands in the body
             subject, argument = f"{cls.__name__}.{name}", known.get(name)
             is_used = name in (switches if isinstance(value, bool) else used)
             field = _as_field(subject, name, value, is_used, argument)
             if field is not None:
                 fields[name] = field
-            elif name in fields:
-                fields.pop(name).check_override(value, subject)
+            elif inspect.isfunction(value) and name in fields:
+                got, fix = "a method that is no field", "Write its decorator above it."
+                raise DeclarationError(subject, repr(fields[name]), got, fix, code="not-a-field")
+            else:
+                fields.pop(name, None)
     return fields
-
-
-def _is_defined_in(klass: type, name: str, value: object) -> bool:
-    inner = f"{klass.__qualname__}.{name}"
-    return isinstance(value, type) and value.__qualname__ == inner
 
 
 def _body_of(klass: type) -> Mapping[str, Any]:
@@ -163,16 +137,13 @@ def _as_field(
     if is_sequence or (isinstance(value, list) and any(map(is_nestable, value))):
         is_list = isinstance(value, (list, tuple, nn.ModuleList))
         items: list[Any] = list(value) if is_list else [value]
-        for index, item in enumerate(items):
+        for item in items:
             if not is_nestable(item):
-                where = f"{subject}[{index}]" if len(items) > 1 else subject
-                expected = "a transform" if is_sequence else "a module"
-                fix = f"Write {item.__name__}()." if isinstance(item, type) else ""
-                raise DeclarationError(where, expected, shorten(item), fix, code="wrong-part")
+                expected = "transforms" if is_sequence else "modules"
+                raise DeclarationError(subject, expected, shorten(item), code="wrong-part")
         return Nested(items, is_list=True).with_name(name)
     if is_nestable(value):
-        part: Any = value
-        return Nested([part]).with_name(name)
+        return Nested([value]).with_name(name)
     # A number, a list of them, or an array, NumPy's among them.
     if isinstance(value, Tensor) or (is_used and (isinstance(value, Real) or is_array(value))):
         return Constant(value).with_name(name)

@@ -14,7 +14,6 @@ from torch import nn
 
 from declarative_dist.declaration import collect, rules
 from declarative_dist.declaration.record import Declaration, declare
-from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
 from declarative_dist.plain.arguments import arguments_of
@@ -26,10 +25,6 @@ class DeclarativeMeta(ABCMeta):
     __declaration__: Declaration
     __auto__: dict[str, Field]
     __recipe__: tuple[Callable[..., type], tuple[Any, ...]] | None
-
-    @classmethod
-    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **keywords: Any) -> collect.Body:
-        return collect.Body(name)
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any
@@ -51,7 +46,7 @@ class DeclarativeMeta(ABCMeta):
         declared = collect.collect_fields(cls, base, names, line)
         owner = Owner(cls, base, arguments, declared)
         reserved = _reserved_names(framework, owner.predicts)
-        rules.check_namespace(owner, own, names, reserved)
+        rules.check_namespace(owner, own, names)
         if arguments and not declared:
             needed = collect.needed_arguments(name, arguments)
             cls.__auto__ = collect.infer_fields(needed, predicts=owner.predicts)
@@ -100,22 +95,9 @@ class DeclarativeMeta(ABCMeta):
         rules.check_change(cls, name, vars(cls).get(name), is_deleted=True)
         super().__delattr__(name)
 
-    def _check_positions(cls, arguments: tuple[Any, ...]) -> None:
-        """Refuse values without names, as torch takes them; a constructor of one's own may."""
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
-        if any(p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in own):
-            return
-        fields = cls.__declaration__.fields.values()
-        values = ", ".join(f"{field.name}=..." for field in fields if field.holds_value)
-        subject, got = f"{cls.__name__}(...)", ", ".join(map(shorten, arguments))
-        fix = f"Write {cls.__name__}({values})." if values else ""
-        raise DeclarationError(subject, "values by name", got, fix, code="wrong-argument")
-
     if not TYPE_CHECKING:  # checkers read what a call gives off __init__
 
         def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
-            if arguments:
-                cls._check_positions(arguments)
             instance = super().__call__(*arguments, **keywords)
             if "_is_built" in vars(instance):
                 instance._check_whole()

@@ -118,9 +118,14 @@ class Declaration:
         return tuple(field for field in self.order if field in needed)
 
     @cached_property
+    def stored(self) -> tuple[Any, ...]:
+        """The fields of which instances hold a value, each behind those that it needs."""
+        return tuple(field for field in self.order if field.holds_value)
+
+    @cached_property
     def value_order(self) -> tuple[Field, ...]:
         """What must be computed to know all parameters and constants."""
-        return self.chain(name for name, field in self.fields.items() if field.holds_value)
+        return self.chain(field.name for field in self.stored)
 
     @cached_property
     def event_dims(self) -> Mapping[str, int]:
@@ -130,7 +135,7 @@ class Declaration:
         return {n: self.fields[n].event_dim or stated.get(n, 0) for n in self.inputs}
 
     @cached_property
-    def bounded(self) -> tuple[Field, ...]:
+    def bounded(self) -> tuple[Any, ...]:
         """The fields whose bounds are other fields with a value of their own."""
         bounded = [field for field in self.order if field.has_bounds]
         chains = self.chains
@@ -158,15 +163,19 @@ class Declaration:
         return isinstance(self.base, type) and not self.heads and depends_on_values(self.base)
 
     @cached_property
+    def declared_sizes(self) -> frozenset[Any]:
+        """The sizes in a declared `shape`: their names mean something beyond one field."""
+        fields: list[Any] = list(self.fields.values())
+        templates = (t for field in fields if field.is_part for t in field.templates)
+        parts = (t.__declaration__ for t in templates if hasattr(t, "__declaration__"))
+        own = (size for field in fields for size in field.shape or ())
+        return frozenset(own).union(*(part.declared_sizes for part in parts))
+
+    @cached_property
     def size_names(self) -> tuple[str, ...]:
         """The names of sizes that a constructor takes as keywords."""
         names = [name for field in self.fields.values() for name in field.size_names]
         return tuple(dict.fromkeys(names))
-
-    @cached_property
-    def declared_sizes(self) -> frozenset[str]:
-        """The names of sizes in a declared `shape`: those mean something beyond one field."""
-        return frozenset().union(*(field.declared_sizes for field in self.fields.values()))
 
 
 def declare(

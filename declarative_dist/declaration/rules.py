@@ -164,16 +164,13 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
         raise _ignored_error(cls, name, shorten(value))
 
 
-def check_namespace(
-    owner: Owner, body: Mapping[str, Any], names: Collection[str], reserved: Collection[str]
-) -> None:
+def check_namespace(owner: Owner, body: Mapping[str, Any], names: Collection[str]) -> None:
     """Refuse what stands where a field should, and numbers under names that are no field's.
 
     Args:
         owner: the class.
         body: what its body says.
         names: what the base takes.
-        reserved: the names that the module or the distribution needs.
     """
     for name, annotation in body.get("__annotations__", {}).items():
         if isinstance(annotation, Field):
@@ -194,11 +191,8 @@ def check_namespace(
                 if isinstance(value, type):
                     fix = f"Write {value.__name__}(...), or learnable({value.__name__})."
             raise owner.error(name, expected, shorten(value), fix, code="not-a-field")
-        if not isinstance(value, (int, float, list)) or isinstance(value, bool):
-            continue
-        if name in reserved:
-            owner.refuse_name(name, _DEFINED)
-        if any(is_one_edit_from(name, other) for other in names):
+        is_number = isinstance(value, (int, float, list)) and not isinstance(value, bool)
+        if is_number and any(is_one_edit_from(name, other) for other in names):
             expected, fix = "the name of an argument", did_you_mean(name, names)
             raise owner.error(name, expected, repr(name), fix, code="unknown-name")
 
@@ -208,6 +202,10 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
     for name, field in owner.fields.items():
         if name in KEYWORDS or (name in reserved and name not in owner.arguments):
             owner.refuse_name(name, _DEFINED)
+        if name == "network" and owner.predicts and not field.is_part:
+            raise owner.error(
+                name, "a module", repr(field), "Choose another name.", code="name-taken"
+            )
         for size in field.shape or ():
             if size in owner.fields or size in KEYWORDS:
                 got = f"{size!r}, the name of a field or keyword"

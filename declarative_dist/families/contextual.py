@@ -23,7 +23,7 @@ from declarative_dist.families.features import predict_raws
 from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.given import call_names, check_batches, take_call
 from declarative_dist.fields.kinds import predicted_kind
-from declarative_dist.fields.sharding import check_gathered, spread_like
+from declarative_dist.fields.sharding import spread_like
 
 _HEADS = "heads (in order)"
 """What a state says of the layer that all heads share."""
@@ -99,9 +99,7 @@ class Contextual(Declarative):
     def _check_source(self, in_features: int | None) -> None:
         """Find out who uses the context, and refuse a width or a network that nobody does."""
         declaration, network = self.__declaration__, self.network
-        modules = {
-            n: self._modules.get(n) for n, f in declaration.fields.items() if not f.is_helper
-        }
+        modules = {name: self._modules.get(name) for name in declaration.fields}
         parts: dict[str, Any] = {n: part for n, part in modules.items() if predicted_kind(part)}
         trunks = [part.network for part in parts.values() if part.network is not None]
         shared = [n for n, part in parts.items() if trunks.count(part.network) > 1]
@@ -137,7 +135,6 @@ class Contextual(Declarative):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Build the distribution for a context, and for what is given with it by keyword."""
-        check_gathered(self)
         is_plain = not (kwargs or self.__declaration__.givens)
         call = Call(args, kwargs) if is_plain else take_call(self, args, kwargs)
         network, own = self._modules.get("network"), self.__dict__
@@ -178,7 +175,6 @@ class Contextual(Declarative):
             >>> head.from_features(features).batch_shape
             torch.Size([2, 5])
         """
-        check_gathered(self)
         call = take_call(self, (features,), given)
         self._refuse_keywords(call.keywords)
         return self._build(call, features, is_made=True)

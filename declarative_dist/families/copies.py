@@ -76,7 +76,8 @@ def replicate_fields(module: Any, copies: torch.Size, done: dict[int, Any]) -> N
     """Give independent copies to all parameters of an instance, in front of what it has."""
     vars(module)["_copies"] = torch.Size((*copies, *vars(module)["_copies"]))
     for field in module.__declaration__.order:
-        field.replicate(module, copies, done)
+        if field.is_learned:
+            field.replicate(module, copies, done)
     arrange(module, vars(module)["_padding"], is_owned=True)
     check_copies(module)
 

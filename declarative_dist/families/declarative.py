@@ -77,9 +77,8 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         vars(self).update(_starts={}, _biases={}, _constants={}, _kinds={})
         others = () if predicted_kind(self) is None else self.__keywords__
         blueprint = blueprint_of(declaration, sizes_and_values, batch_shape, device, dtype, others)
+        vars(self)["_sizes"] = blueprint.sizes
         values = install_fields(self, blueprint)
-        known = declaration.declared_sizes
-        vars(self)["_sizes"] = {n: size for n, size in blueprint.sizes.items() if n in known}
         self._check_build(values)
         vars(self)["_is_built"] = True
 
@@ -211,7 +210,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     def _restart(self) -> None:
         """Make the current values those that `reset_parameters` goes back to."""
-        for field in self.__declaration__.order:
+        for field in self.__declaration__.stored:
             field.restart(self)
 
     def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:

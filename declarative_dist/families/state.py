@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import StateMismatchError
-from declarative_dist.fields.field import needed_values
-from declarative_dist.fields.storage import check_floating, find_tensor
+from declarative_dist.fields.field import Stored, needed_values
+from declarative_dist.fields.sharding import is_shard
+from declarative_dist.fields.storage import check_shape, find_tensor, to_tensor
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.tracing import is_traced
 
 Move = Callable[[Tensor], Tensor]
 """What `nn.Module.to` and its like do to each tensor."""
@@ -86,15 +88,15 @@ class DeclaredState(AtomicState):
                 subject, expected = f"{type(self).__name__}.{name}", f"a state saved under {mine}"
                 got = f"one saved under {saved[name]}"
                 raise StateMismatchError(subject, expected, got, self._way_over(name))
-        for field in self.__declaration__.fields.values():
-            tensor = state_dict.get(f"{prefix}{field.stored_name}")
-            if isinstance(tensor, Tensor):
-                field.check_stored(self, tensor)
-                now = find_tensor(self, field.stored_name)
-                is_assigned = local_metadata.get("assign_to_params_buffers")
-                if is_assigned and now is not None and now.is_floating_point():
-                    check_floating(tensor.dtype, field.subject(self))
         declaration = self.__declaration__
+        is_assigned = local_metadata.get("assign_to_params_buffers")
+        for field in declaration.stored:
+            tensor = state_dict.get(f"{prefix}{field.stored_name}")
+            now = find_tensor(self, field.stored_name)
+            if isinstance(tensor, Tensor) and now is not None:
+                if not (is_assigned or is_traced(tensor) or is_shard(tensor)):
+                    tensor = to_tensor(tensor, field.subject(self), now.dtype)
+                field.check_stored(self, tensor)
         is_tied = declaration.tied_names and not any(f.is_part for f in declaration.order)
         with restoring(self, recurse=False) if is_tied else nullcontext():
             vars(self)["_is_loading"] = True
@@ -110,15 +112,22 @@ class DeclaredState(AtomicState):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         move = _keep_finite(fn)
         for _, part in walk(self) if recurse else (("", self),):
-            for field in part.__declaration__.fields.values():
-                field.check_move(part, move)  # before anything has moved
+            declaration = part.__declaration__  # checked before anything has moved
+            for head in declaration.heads:
+                head.check_dtype(part, move(torch.empty(0, dtype=head.place_of(part)[0])).dtype)
+            for field in declaration.stored:
+                now = find_tensor(part, field.stored_name)
+                if now is not None and move(now.new_empty(0)).dtype != now.dtype:
+                    field.check_stored(part, move(now))
         return super()._apply(move, recurse)  # type: ignore[no-untyped-call]
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Register a buffer as `nn.Module` does; one that is a field is checked first."""
         field = self.__declaration__.fields.get(name)
-        if field is not None and isinstance(tensor, Tensor):
-            field.check_buffer(self, tensor)
+        if isinstance(field, Stored) and isinstance(tensor, Tensor):
+            field.check_stored(self, tensor)
+            now = find_tensor(self, name)
+            check_shape(tensor, tensor.shape if now is None else now.shape, field.subject(self))
         super().register_buffer(name, tensor, persistent)
 
     def _check_ties(self) -> None:
@@ -140,11 +149,13 @@ class DeclaredState(AtomicState):
     def _check_loaded(self) -> None:
         """Refuse a loaded state by its bounds and dtypes, and by fields that are parametrized."""
         is_parametrized = "parametrizations" in self._modules
-        for field in self.__declaration__.fields.values():
+        for field in self.__declaration__.stored:
             tensor = find_tensor(self, field.stored_name) if is_parametrized else None
             if tensor is not None:
                 field.check_stored(self, tensor.detach())
-            field.check_move(self, lambda tensor: tensor)  # to where the state has brought it
+        for field in self.__declaration__.order:
+            if field.is_learned or field.needs_context:  # to where the state has brought it
+                field.check_dtype(self, field.place_of(self)[0])
         self._check_ties()
 
 

@@ -11,7 +11,6 @@ from declarative_dist.errors import ConstraintError
 from declarative_dist.families.building import build_by_method
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.fields.alignment import line_up_all
-from declarative_dist.fields.sharding import check_gathered
 
 
 class LearnableTransform(Declarative):
@@ -57,7 +56,6 @@ class LearnableTransform(Declarative):
 
     def forward(self) -> Transform:
         """Build the current transform from the current values."""
-        check_gathered(self)
         declaration = self.__declaration__
         values = declaration.base_values(self)
         line_up_all(values, self.__dict__["_paddings"])

@@ -80,7 +80,10 @@ class DeclaredValues(DeclaredState):
                 return field.value(self, known)
             ready = field.prepare(self, values[field.name], known)
             changes.append((self, field, ready))
-            return field.read(self, ready, known) if field.name in needed else None
+            if field.name not in needed:
+                return None
+            known[field.stored_name] = ready
+            return ready if field.stored_name == field.name else field.value(self, known)
 
         involved = {field for name in values for field in declaration.chains[name]}
         order = [field for field in declaration.order if field in involved]

@@ -24,7 +24,6 @@ from declarative_dist.families.building import (
 )
 from declarative_dist.families.copies import all_lack
 from declarative_dist.families.declarative import Declarative
-from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.plain.arguments import depends_on_values
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.plain.indexing import choose
@@ -139,7 +138,6 @@ class Variational(Declarative, Distribution):
 
     def forward(self) -> Distribution:
         """Build the current distribution from the current values."""
-        check_gathered(self)
         declaration = self.__declaration__
         distribution = distribution_of(self, declaration.base_values(self))
         shape = self.__dict__.get("_live_shape")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,7 +21,7 @@ from declarative_dist.errors import (
     shorten,
 )
 from declarative_dist.fields import storage
-from declarative_dist.fields.field import Field, current_value, declaration_of
+from declarative_dist.fields.field import Stored, current_value, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start, as_shape
 from declarative_dist.plain.arguments import ExtendedReal
@@ -29,7 +29,7 @@ from declarative_dist.plain.tensors import is_array
 from declarative_dist.plain.tracing import is_traced
 
 
-class Constant(Field):
+class Constant(Stored):
     """A number or tensor that is not learned.
 
     A number or a tensor in the class body is one by itself: `df = 4.0`. You write `Constant` where
@@ -59,7 +59,6 @@ class Constant(Field):
         torch.Size([20])
     """
 
-    holds_value = True
     torch_constraint: constraints.Constraint | None = None
     """What the base says that it must satisfy."""
 
@@ -143,11 +142,11 @@ class Constant(Field):
             return storage.to_tensor(value, subject, expected=self._expected)
         return value
 
-    def _check(self, value: float | Tensor, subject: str, origin: Any = None) -> None:
+    def _check(self, value: Any, subject: str, origin: Any = None) -> None:
         """Refuse numbers that are not finite, or that the base does not take."""
         if is_traced(value) or (isinstance(value, Tensor) and value.layout is not torch.strided):
             return
-        tensor: Any = value
+        tensor = value
         if not isinstance(value, Tensor):
             tensor = storage.to_tensor(value, subject, expected=self._expected)
         is_extended = isinstance(self.torch_constraint, ExtendedReal)
@@ -158,6 +157,8 @@ class Constant(Field):
             got = shorten(value)
             if origin is not None:
                 got = f"{shorten(origin)}, which is {got} in {tensor.dtype}"
+            elif isinstance(value, Tensor):
+                got = f"{got} in {tensor.dtype}"
             raise ConstraintError(subject, self._expected, got)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
@@ -170,7 +171,7 @@ class Constant(Field):
             raise ConstraintError(subject, "a value", "none", fix, code="missing-value")
         if self.shape is not None:
             value = self._spread(value, blueprint, subject)
-        start = vars(module)["_starts"][self.name] = _as_start(value, has_dtype)
+        start = vars(module)["_starts"][self.name] = Start.of(value, has_dtype=has_dtype)
         stored = self._build(start, blueprint.dtype, blueprint.place, subject)
         if isinstance(stored, Tensor):
             own = blueprint.own_shape(self, stored) if self.shape is None else self.shape
@@ -191,8 +192,7 @@ class Constant(Field):
     ) -> Any:
         """What an instance holds: a new tensor in the dtype of then, or a Python object."""
         source: Any = start.source
-        is_number = isinstance(source, (float, Tensor))
-        if not is_number:
+        if not isinstance(source, (float, Tensor)):
             return source
         own = getattr(source, "dtype", torch.float64)
         if isinstance(source, Tensor) and not (own.is_floating_point or self._is_continuous):
@@ -218,8 +218,7 @@ class Constant(Field):
             raise FieldError(self.subject(module), "a value", "none", fix, code="missing-value")
         return tensor
 
-    def _build_again(self, module: nn.Module) -> Any:
-        """What the instance held at its start, in the dtype of now and where it is now."""
+    def rebuild(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         now, start = storage.find_tensor(module, self.name), vars(module)["_starts"][self.name]
         dtype = _dtype_beside(module) if now is None else now.dtype
         device = torch.get_default_device() if now is None else now.device
@@ -230,56 +229,28 @@ class Constant(Field):
         new = self.source(value, subject)
         if new is None:
             raise ConstraintError(subject, self._expected, "None", code="wrong-argument")
-        now = module.__dict__["_constants"].get(self.name)
-        if now is None:
-            now = storage.find_tensor(module, self.name)
-        if now is None:  # it was deleted
-            now = self._build_again(module)
-        if not isinstance(now, Tensor):
-            start, dtype = _as_start(new, isinstance(value, Tensor)), _dtype_beside(module)
+        now = storage.find_tensor(module, self.name)
+        if now is None:  # a Python object, or deleted
+            start = Start.of(new, has_dtype=isinstance(value, Tensor))
+            dtype = _dtype_beside(module)
             return self._build(start, dtype, torch.get_default_device(), subject)
         tensor = storage.to_tensor(new, subject, now.dtype, now.device, self._expected)
         if tensor is not new:
             self._check(tensor, subject, new)
-        if tensor.ndim:
+        own = now.shape[now.ndim - vars(module)["_ndims"].get(self.name, 0) :]
+        if tensor.ndim and tensor.shape != own:
             storage.check_shape(tensor, now.shape, subject)
         return tensor.expand(now.shape).clone()
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
-        constants = module.__dict__["_constants"]
         if not isinstance(prepared, Tensor):
             module._buffers.pop(self.name, None)
-            constants[self.name] = prepared
-            return
-        now = storage.find_tensor(module, self.name)
-        is_buffer = module._buffers.get(self.name) is not None
-        if now is None or (is_buffer and now.shape != prepared.shape):
-            constants.pop(self.name, None)
+            module.__dict__["_constants"][self.name] = prepared
+        elif storage.find_tensor(module, self.name) is None:
+            module.__dict__["_constants"].pop(self.name, None)
             module._buffers[self.name] = prepared
         else:
             storage.write_tensor(module, self.name, prepared, self)
-
-    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
-        return prepared
-
-    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        self.commit(module, self._build_again(module))
-
-    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        value = self.value(module, {})
-        if is_traced(value) or self.is_at_start(module):
-            return  # the start may have more digits than the dtype of now
-        module.__dict__["_starts"][self.name] = _as_start(value, has_dtype=True)
-
-    def is_at_start(self, module: nn.Module) -> bool:
-        value = self.value(module, {})
-        if not isinstance(value, Tensor) or is_traced(value):
-            return False
-        start = self._build_again(module)
-        return isinstance(start, Tensor) and torch.equal(value, start)
-
-    def refine(self, module: nn.Module) -> None:
-        self.reset(module, {})
 
     @property
     def stored_name(self) -> str:  # type: ignore[override]
@@ -287,29 +258,12 @@ class Constant(Field):
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
         now = storage.find_tensor(module, self.name)
-        if now is not None:
-            subject, expected = self.subject(module), self._expected
-            self._check(storage.to_tensor(tensor, subject, now.dtype, None, expected), subject)
-
-    def check_buffer(self, module: nn.Module, tensor: Tensor) -> None:
-        self.source(tensor, self.subject(module))
-        now = storage.find_tensor(module, self.name)
-        if now is not None:
-            storage.check_shape(tensor, now.shape, self.subject(module))
-
-    def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
-        now = module._buffers.get(self.name)
-        dtype = None if now is None else move(now.new_empty(0)).dtype
-        if now is not None and dtype != now.dtype:
-            if self.torch_constraint is not None and now.is_floating_point():
-                storage.check_floating(dtype, self.subject(module))
-            self._check(move(now), self.subject(module), now)
+        if now is not None and now.is_floating_point():
+            storage.check_floating(tensor.dtype, self.subject(module))
+        self._check(tensor, self.subject(module))
 
     def rule(self, module: nn.Module) -> str:
         return "constant"
-
-    def describe(self, module: nn.Module) -> str:
-        return ", constant"
 
     def signature(self, module: nn.Module) -> str | None:
         constants = module.__dict__["_constants"]
@@ -333,13 +287,6 @@ class Constant(Field):
     def __repr__(self) -> str:
         shape = "" if self.shape is None else f", shape={self.shape!r}"
         return f"Constant({shorten(self.init)}{shape})"
-
-
-def _as_start(value: Any, has_dtype: bool) -> Start:
-    """What `reset` goes back to; the value itself may change later."""
-    if isinstance(value, Tensor):
-        return Start(value.detach().clone(), value.shape, has_dtype)
-    return Start(value, torch.Size())
 
 
 def _dtype_beside(module: nn.Module) -> torch.dtype | None:

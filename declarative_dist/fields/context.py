@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
 from typing_extensions import Self
 
-from declarative_dist.errors import DeclarationError, shorten
+from declarative_dist.errors import shorten
 from declarative_dist.fields.field import ReadOnly, declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
@@ -68,23 +67,6 @@ class FromContext(ReadOnly, Constrained):
     origin: str
     """How it comes about, in a word."""
 
-    def __init__(self, constraint: object, shape: Any, init: Any, example: str) -> None:
-        kinds = (type, nn.Module, Transform, constraints.Constraint)
-        owner = type(self).__name__
-        if constraint is not None and not isinstance(constraint, kinds):
-            got, fix = shorten(constraint), f"Write {example}."
-            raise DeclarationError(f"{owner}(constraint=)", "a constraint first", got, fix)
-        super().__init__(init, constraint, shape, owner)
-
-    def specialize(self, owner: Owner) -> Self:
-        field = super().specialize(owner)
-        if len(self.shape or ()) < field.event_dim:
-            sizes = ", ".join(f'"d{index + 1}"' for index in range(field.event_dim))
-            expected = f"a shape of {field.event_dim} sizes or more"
-            fix = f"Write shape=({sizes},)."
-            raise owner.error(self.name, expected, repr(self), fix, code="wrong-shape")
-        return field
-
     def check(self, owner: Owner) -> None:
         owner.require_conditional(self.name)
         super().check(owner)
@@ -115,7 +97,8 @@ class FromContext(ReadOnly, Constrained):
         return tuple(vars(module)["_starts"][self.name].shape)
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        vars(module)["_biases"][self.name] = self.reset_raw(module, values)
+        super().reset(module, values)
+        vars(module)["_biases"][self.name] = self.rebuild(module, values)
 
     def render(self, module: nn.Module) -> str:
         words = [self.origin, f"of shape {self.shape_of(module)}", *self.shown_constraint]

@@ -5,11 +5,9 @@ A derived value is computed from other fields, and never stored.
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Generic, overload
 
 from torch import Tensor, nn
@@ -90,21 +88,6 @@ def is_about_sizes(error: Exception) -> bool:
     return type(error) in (RuntimeError, IndexError)
 
 
-def _names_called_in(method: Callable[..., Any]) -> frozenset[str]:
-    """The names that a method calls, as in `decoder(z)` or `decoder.from_features(z)`.
-
-    What no source can be found for, such as a method typed at a prompt, calls none.
-    """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
-    except (OSError, SyntaxError):  # SyntaxError: of a lambda inside an expression
-        return frozenset()
-    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    methods = [node for node in called if isinstance(node, ast.Attribute)]
-    owners = [node.value for node in methods if not hasattr(Tensor, node.attr)]
-    return frozenset(node.id for node in (*called, *owners) if isinstance(node, ast.Name))
-
-
 class MethodField(ReadOnly):
     """A field that a method says, under a decorator: an instance holds nothing of it."""
 
@@ -126,21 +109,8 @@ class MethodField(ReadOnly):
     def needs(self) -> tuple[str, ...]:
         return self.names
 
-    @cached_property
-    def called_names(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset(self.names) & _names_called_in(self.function)
-
-    def check_override(self, value: object, subject: str) -> None:
-        if inspect.isfunction(value):
-            got, fix = "a method that is no field", "Write its decorator above it."
-            raise DeclarationError(subject, repr(self), got, fix, code="not-a-field")
-
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        if self.name in blueprint.given:
-            self.refuse(module)
-
-    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        """There is nothing to go back to."""
+        """There is nothing to install."""
 
     def __repr__(self) -> str:
         return f"{self.decorator}({', '.join(self.needs)})"
@@ -165,14 +135,11 @@ class Derived(MethodField, Generic[T]):
             method = partial(map_method, method, ndims_of(module))
         return call_method(method, arguments, self.subject(module), self.decorator)
 
-    def advice(self, module: nn.Module) -> str:
+    def advice(self, owner: str) -> str:
         return f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead."
 
     def rule(self, module: nn.Module) -> str:
         return f"derived from {', '.join(self.needs)}" if self.needs else "derived"
-
-    def describe(self, module: nn.Module) -> str:
-        return f", derived from {', '.join(self.needs)}" if self.needs else ", derived"
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...

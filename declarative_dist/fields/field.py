@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
-from typing_extensions import Never, Self
+from typing_extensions import Self
 
-from declarative_dist.errors import FieldError, did_you_mean
+from declarative_dist.errors import ConstraintError, FieldError, did_you_mean
 from declarative_dist.fields.kinds import describe_kind
-from declarative_dist.fields.sizes import sizes_in
+from declarative_dist.fields.sizes import Start, sizes_in
+from declarative_dist.fields.storage import find_tensor
+from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import format_value
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Field(ABC):
         event_dim: how many rightmost dimensions of a value belong to one event.
         doc: what the field is for, in the words of whoever declared it.
         prior: the module that stands for the distribution of its value, or what makes it.
-        stored_name: under which name a state holds the field's tensor.
+        stored_name: under which name an instance, and its state, hold the field's tensor.
         states_range: whether the class body says which values it may take, or leaves that to the
             base.
         takes_value: whether a constructor may be given a value of this field.
@@ -51,11 +53,8 @@ class Field(ABC):
         is_given: whether it comes with a context.
         needs_context: whether an instance has it only in a call with a context.
         is_predicting: whether it is a part that predicts from a context.
-        is_helper: whether it is a part that predicts from what sites call it with.
-        called_names: the names of fields that it calls, as functions.
         is_site: whether it is a distribution of a joint one.
         is_drawn: whether it has no value before earlier sites are drawn.
-        is_module: whether instances hold one module for this field.
         is_part: whether instances hold modules for this field, each with fields of its own.
     """
 
@@ -77,11 +76,8 @@ class Field(ABC):
     is_given = False
     needs_context = False
     is_predicting = False
-    is_helper = False
-    called_names: frozenset[str] = frozenset()
     is_site = False
     is_drawn = False
-    is_module = False
     is_part = False
 
     @property
@@ -104,19 +100,19 @@ class Field(ABC):
         """The names of sizes that a constructor takes as keywords."""
         return tuple(n for n in self.shape or self.event_names if isinstance(n, str))
 
-    @property
-    def declared_sizes(self) -> frozenset[str]:
-        """The names of sizes in a declared `shape`: those mean something beyond one field."""
-        return frozenset(name for name in self.shape or () if isinstance(name, str))
-
     def dims(self, module: nn.Module) -> tuple[str | None, ...]:
         """The names of the sizes of a value's last dimensions, None for those without."""
         shape = self.event_names if self.shape is None else self.shape
         return tuple(size if isinstance(size, str) else None for size in shape)
 
-    def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
-        """The sizes of what a constructor was given, by the names of the declared `shape`."""
-        return sizes_in(self.shape, self.source(given, subject))
+    def known_sizes(self, given: Any) -> Mapping[str, int]:
+        """The sizes of what a constructor was given, or else of `init`, by their names."""
+        shape = self.event_names if self.shape is None else self.shape
+        return sizes_in(shape, self.init if given is None else given)
+
+    def built_sizes(self, given: Any) -> Iterable[tuple[str, int]]:
+        """The sizes of parts that are built already, by name."""
+        return ()
 
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:
@@ -133,10 +129,6 @@ class Field(ABC):
     def with_own_modules(self, copy_value: Callable[[Any], Any]) -> Self:
         """The field for another class body, with copies of the modules that it holds."""
         return self
-
-    def check_override(self, value: object, subject: str) -> None:
-        """Refuse what a subclass declares in its place, if that would mean nothing."""
-        return
 
     def check_place(self, owner: Owner) -> None:
         """Refuse a field that its class has no use for, before anything is inferred.
@@ -171,9 +163,6 @@ class Field(ABC):
 
         It may have no meaning in this class, or need a field without a value.
         """
-        if owner.predicts and self.name == "network" and not self.is_module:
-            fix = "Choose another name."
-            raise owner.error(self.name, "a module", repr(self), fix, code="name-taken")
         for name in self.needs:
             self.check_need(owner, owner.fields[name])
 
@@ -205,45 +194,17 @@ class Field(ABC):
     def commit(self, module: nn.Module, prepared: Any) -> None:
         """Store what `prepare` returned."""
 
-    def read(self, module: nn.Module, prepared: Any, values: Mapping[str, Any]) -> Any:
-        """The value that the field will have once `prepared` is committed."""
-        return self.value(module, values)
+    def source_of(self, start: Start) -> Any:
+        """What a start is made of: given to the constructor or declared; None for the default."""
+        return self.init if start.source is None else start.source
 
-    @abstractmethod
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         """Go back to what the instance was built with."""
-
-    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        """Make the current value the one that `reset` goes back to.
-
-        A callable start stays one, unless the value is new: set just now.
-        """
-        return
-
-    def is_at_start(self, module: nn.Module) -> bool:
-        """Whether `reset` would change nothing, and draw nothing."""
-        return False
-
-    def refine(self, module: nn.Module) -> None:
-        """Take the start again, in the dtype of now, in which it may have more digits."""
-        return
-
-    def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
-        """Give the values independent copies, which stand in front.
-
-        What is tied stays tied: `done` maps the id of each parameter that has its copies to the
-        parameter and its repetition.
-        """
         return
 
     def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         """What `constrained_values` shows of the field, or None for nothing."""
-        value = values[self.name] if self.holds_value else None
-        return value.detach().clone() if isinstance(value, Tensor) else value
-
-    def call_names(self, module: nn.Module) -> Iterable[str]:
-        """The keywords of a call with a context that the field takes."""
-        return ()
+        return None
 
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
         """The parameters that an instance trains for this field."""
@@ -257,7 +218,7 @@ class Field(ABC):
 
     def describe(self, module: nn.Module) -> str:
         """What stands behind the value in `repr`."""
-        return ""
+        return f", {self.rule(module)}"
 
     def rule(self, module: nn.Module) -> str:
         """Where the value comes from, or its constraint, for a summary."""
@@ -266,22 +227,6 @@ class Field(ABC):
     def signature(self, module: nn.Module) -> str | None:
         """What a saved state must agree on with the class that loads it, or None."""
         return None
-
-    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        """Refuse what a state holds for the field before anything is loaded."""
-        return
-
-    def check_buffer(self, module: nn.Module, tensor: Tensor) -> None:
-        """Refuse a buffer that you register under the field's name."""
-        return
-
-    def check_room(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        """Refuse bounds, among the values of other fields, that leave nothing between them."""
-        return
-
-    def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
-        """Refuse another dtype or device, before anything has moved."""
-        return
 
     def subject(self, module: nn.Module) -> str:
         """What an error about the field names: `Class.field`."""
@@ -306,6 +251,47 @@ class Field(ABC):
         raise FieldError(self.subject(instance), expected, got, fix, code="no-assignment")
 
 
+class Stored(Field):
+    """A field of which instances hold a value: it starts somewhere, is assigned, and is saved."""
+
+    holds_value = True
+
+    @abstractmethod
+    def rebuild(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        """What the instance held at its start, where it is now and in the dtype of now."""
+
+    @abstractmethod
+    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
+        """Refuse a tensor, loaded or moved, in the place of the one that an instance holds."""
+
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        self.commit(module, self.rebuild(module, values))
+
+    def is_at_start(self, module: nn.Module) -> bool:
+        """Whether `reset` would change nothing, and draw nothing."""
+        now, start = find_tensor(module, self.stored_name), vars(module)["_starts"][self.name]
+        if now is None or is_traced(now) or callable(self.source_of(start)):
+            return False
+        try:
+            return torch.equal(now, self.rebuild(module, needed_values(module, self.name)))
+        except ConstraintError:  # a bound has moved past it
+            return False
+
+    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
+        """Make the current value the one that `reset` goes back to.
+
+        A callable start stays one, unless the value is new: set just now.
+        """
+        starts = vars(module)["_starts"]
+        is_drawn = callable(self.source_of(starts[self.name]))
+        if is_new or not (is_drawn or self.is_at_start(module)):
+            starts[self.name] = Start.of(current_value(module, self.name), has_dtype=True)
+
+    def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
+        value = values[self.name]
+        return value.detach().clone() if isinstance(value, Tensor) else value
+
+
 class ReadOnly(Field):
     """A field that nothing can be assigned to."""
 
@@ -313,19 +299,19 @@ class ReadOnly(Field):
     """What it is, for errors."""
 
     @abstractmethod
-    def advice(self, module: nn.Module) -> str:
-        """What to do in place of an assignment."""
+    def advice(self, owner: str) -> str:
+        """What to do in place of an assignment to an instance of the class `owner`."""
 
-    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Never:
-        self.refuse(module)
+    def source(self, value: Any, subject: str) -> Any:
+        """Refuse a value: nothing can be assigned."""
+        expected, fix = f"no assignment to {self.label}", self.advice(subject.partition(".")[0])
+        raise FieldError(subject, expected, "a value", fix, code="no-assignment")
+
+    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
+        return ReadOnly.source(self, value, self.subject(module))
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
-        self.refuse(module)
-
-    def refuse(self, module: nn.Module) -> Never:
-        """Say that nothing can be assigned, and what to do instead."""
-        expected, fix = f"no assignment to {self.label}", self.advice(module)
-        raise FieldError(self.subject(module), expected, "a value", fix, code="no-assignment")
+        """There is nothing to store."""
 
 
 def declaration_of(instance: nn.Module, name: str) -> Any:

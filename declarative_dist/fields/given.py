@@ -10,57 +10,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from typing_extensions import Never, Self
+from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.fields.context import CONTEXT, Call, FromContext
+from declarative_dist.fields.field import ReadOnly
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.owner import Owner
-from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.value import REAL
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.supports import entries_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
 T = TypeVar("T")
-
-
-class Discrete(Constraint):
-    """A set of whole numbers or flags, onto which no smooth map leads.
-
-    Args:
-        support: the set, such as `constraints.nonnegative_integer`.
-    """
-
-    def __init__(self, support: constraints.Constraint) -> None:
-        super().__init__()
-        self.support = support
-
-    def forward(self, raw: Tensor) -> Tensor:
-        """Some values of the set, to stand in for those that are not given yet."""
-        entries: Any = entries_of(self.support)
-        if isinstance(entries, type(constraints.boolean)):
-            return raw > 0
-        low, high = getattr(entries, "lower_bound", 0), getattr(entries, "upper_bound", None)
-        # Without an end it may be an index into a table of few.
-        steps = (raw > 0).long() if high is None else (4 * raw.abs()).long() % (high - low + 1)
-        values: Tensor = steps + low
-        return values
-
-    def inverse(self, value: Tensor) -> Never:
-        raise NotImplementedError(f"no smooth map leads to {self.support}")
-
-    def contains(self, value: Tensor) -> Tensor:
-        inside = value.isfinite()
-        inside = inside.flatten(-self.event_dim).all(-1) if self.event_dim else inside
-        allowed: Tensor = self.support.check(value)
-        return inside & allowed
-
-    def advice(self, value: Tensor) -> str:
-        return "Give a value of this set."
-
-    def extra_repr(self) -> str:
-        return str(self.support)
 
 
 class Given(FromContext):
@@ -108,55 +72,50 @@ class Given(FromContext):
     def __init__(
         self, constraint: object = None, *, shape: int | str | Sequence[int | str] = ()
     ) -> None:
-        super().__init__(constraint, shape, None, "Given(Positive())")
+        super().__init__(None, constraint, shape, "Given")
 
     is_open = False
     """Whether any value may be given, of any dtype."""
 
-    taken: Any = None
-    """What torch says of the argument of the base that it is; None of others."""
-
-    is_taken_apart = False
-    """Whether the set that you declare need not be in that of the base."""
-
     is_real = False
     """Whether integers become real numbers: all of them, where the base takes such."""
 
+    sets: tuple[Any, ...] = ()
+    """What torch says of the values: a discrete set, or that of the base beside your own."""
+
     def specialize(self, owner: Owner) -> Self:
-        field = super().specialize(owner)
-        argument = owner.arguments.get(self.name)
+        field, argument = super().specialize(owner), owner.arguments.get(self.name)
+        taken = None if argument is None else argument.torch_constraint
         field.is_real = argument is not None and argument.is_learnable
-        field.taken = None if argument is None else argument.torch_constraint
-        field.is_open = self.declared_constraint is None and field.taken is None
-        is_known = field.taken is not None and not constraints.is_dependent(field.taken)
-        field.is_taken_apart = self.states_range and is_known
+        field.is_open = self.declared_constraint is None and taken is None
+        discrete = self._discrete_set(argument)
+        field.sets = () if discrete is None else (discrete,)
+        if self.states_range and taken is not None and not constraints.is_dependent(taken):
+            field.sets += (taken,)
         return field
 
-    def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
+    def _discrete_set(self, argument: Argument | None) -> Any:
+        """The set of whole numbers or flags that it is in, onto which no smooth map leads."""
         stated: Any = self.declared_constraint
-        if stated is None:
-            stated = None if argument is None else argument.torch_constraint
-            if stated is None:
-                return self.constraint  # as that of a field without a class: any
-        if isinstance(stated, constraints.Constraint) and stated.is_discrete:
-            return Discrete(stated)
-        return super()._constraint_in(owner, argument)
+        if stated is None and argument is not None:
+            stated = argument.torch_constraint
+        return (
+            stated if isinstance(stated, constraints.Constraint) and stated.is_discrete else None
+        )
 
-    def check_learnable(self, owner: Owner) -> None:
-        """It may be a count: nothing learns it."""
+    def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
+        is_stated = self.declared_constraint is not None or argument is not None
+        if not is_stated or self._discrete_set(argument) is not None:
+            return self.constraint  # as that of a field without a class: any
+        return super()._constraint_in(owner, argument)
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
         if self.name == "weights":
             owner.refuse_name(self.name, "which objectives take as weights of the data")
 
-    def call_names(self, module: nn.Module) -> tuple[str, ...]:
-        return (self.name,)
-
-    def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        if self.name in blueprint.given:
-            self.refuse(module)
-        super().bind(module, blueprint, values)
+    def source(self, value: Any, subject: str) -> Any:
+        return ReadOnly.source(self, value, subject)
 
     def take(self, module: nn.Module, keywords: Mapping[str, Any]) -> Tensor:
         """The value among the keywords of a call, of shape `(*batch, *own)`.
@@ -175,10 +134,7 @@ class Given(FromContext):
             tensor = as_tensor(value)
             dtype, device = self.place_of(module)
             is_number = isinstance(value, RealNumber) and not isinstance(value, bool)
-            is_real = self.is_real or (
-                is_number and not (self.is_open or isinstance(self.constraint, Discrete))
-            )
-            is_real = is_real or tensor.is_floating_point()
+            is_real = self.is_real or (is_number and self.has_map) or tensor.is_floating_point()
             tensor = as_tensor(tensor, dtype if is_real else None, device)
         except (TypeError, ValueError) as error:
             got, expected = f"{shorten(value)} ({error})", "numbers or flags"
@@ -204,13 +160,20 @@ class Given(FromContext):
         value: Tensor = call.own[self.name]
         if not self.is_open and not is_traced(value):
             number = value if value.is_floating_point() else value.double()
-            # A guard keeps what a map makes of raw numbers; here there is none.
-            constraint = self.resolved_constraint(module, values).without_guard()
-            constraint.check(number, self.subject(module))
-            if self.is_taken_apart and not self.taken.check(number).all():
-                subject, expected = self.subject(module), f"what the base takes, {self.taken}"
-                raise ConstraintError(subject, expected, shorten(value))
+            if self.has_map:
+                # A guard keeps what a map makes of raw numbers; here there is none.
+                constraint = self.resolved_constraint(module, values).without_guard()
+                constraint.check(number, self.subject(module))
+            for allowed in self.sets:
+                if not allowed.check(number).all():
+                    expected = f"what the base takes, {allowed}"
+                    raise ConstraintError(self.subject(module), expected, shorten(value))
         return value
+
+    @property
+    def has_map(self) -> bool:
+        """Whether a smooth map leads onto its set."""
+        return self.constraint is not REAL
 
     def stand_in(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         """Raw numbers that differ from context to context."""
@@ -224,20 +187,29 @@ class Given(FromContext):
     def _imagine(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         """A value that stands in where there is no call: of the set, or of the kind in use."""
         raw = self.stand_in(module, values)
+        if self.has_map:
+            return self.resolved_constraint(module, values).forward(raw)
         if self.is_open:
             kind: int = vars(module)["_kinds"].get(self.name, 0)
             return KINDS[kind](raw)
-        return self.resolved_constraint(module, values).forward(raw)
+        entries: Any = entries_of(self.sets[0])
+        if isinstance(entries, type(constraints.boolean)):
+            return raw > 0
+        low = getattr(entries, "lower_bound", 0)
+        most = getattr(entries, "upper_bound", low + 1) - low
+        whole: Tensor = (raw > 0).long().clamp(max=most) + low
+        return whole
 
     def signature(self, module: nn.Module) -> None:
         """Nothing: no number in a state depends on it."""
 
     def rule(self, module: nn.Module) -> str:
-        return "any value" if self.is_open else super().rule(module)
+        if self.has_map:
+            return super().rule(module)
+        return "any value" if self.is_open else str(self.sets[0])
 
-    def advice(self, module: nn.Module) -> str:
-        name = type(module).__name__.lower()
-        return f"It comes with each context: write {name}(context, {self.name}=...)."
+    def advice(self, owner: str) -> str:
+        return f"It comes with each context: write {owner.lower()}(context, {self.name}=...)."
 
 
 KINDS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -287,8 +259,11 @@ def take_call(module: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -
 
 def call_names(module: Any) -> frozenset[str]:
     """The keywords of a call that fields of an instance take, or those of its parts."""
-    fields = module.__declaration__.order
-    return frozenset(name for field in fields for name in field.call_names(module))
+    declaration = module.__declaration__
+    names = [frozenset(field.name for field in declaration.givens)]
+    parts = (part for f in declaration.order if f.is_part for part in f.parts_of(module))
+    names += [call_names(part) for part in parts if predicted_kind(part) is not None]
+    return frozenset().union(*names)
 
 
 def check_batches(module: Any, own: Mapping[str, Tensor], raws: Mapping[str, Tensor]) -> None:

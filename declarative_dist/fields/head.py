@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.constraints.band import HALF
-from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.context import CONTEXT, FromContext
 from declarative_dist.fields.owner import Owner
-from declarative_dist.fields.value import Init
+from declarative_dist.fields.value import Init, as_source
 from declarative_dist.plain.tracing import is_autocasting
 
 
@@ -65,26 +65,21 @@ class Head(FromContext):
         shape: int | str | Sequence[int | str] = (),
         init: Init | None = None,
     ) -> None:
-        super().__init__(constraint, shape, init, "Head(Positive(), init=1.0)")
+        super().__init__(init, constraint, shape, "Head")
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
         chain = owner.kind.__declaration__.chains[self.name]
         bound = next((field for field in chain if field.is_given), None)
         self.starts_at_zero = bound is not None
-        if bound is not None and self.init is not None:
-            expected = (
-                f"no init, for its bounds depend on {bound.name!r}, which comes with each call"
-            )
-            fix = "Leave it out: its unconstrained numbers start at 0, as of a midpoint."
-            got = repr(self)
-            raise owner.error(self.name, expected, got, fix, code="unused-argument")
+        self.source(self.init, owner.subject(self.name))
 
     def source(self, value: Any, subject: str) -> Any:
         if self.starts_at_zero and value is not None:
-            expected, fix = "no start, for its bounds come with each call", "Leave it out."
-            raise ConstraintError(subject, expected, shorten(value), fix, code="unused-argument")
-        return super().source(value, subject)
+            expected = "no init, for its bounds come with each call"
+            fix = "Leave it out: its unconstrained numbers start at 0, as of a midpoint."
+            raise DeclarationError(subject, expected, shorten(value), fix, code="unused-argument")
+        return as_source(value, subject)
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         raw = values.get(self.raw_name)
@@ -107,5 +102,5 @@ class Head(FromContext):
         takes_infinity = self._forward is not None and self.constraint.takes_infinity
         return Split(self.raw_name, shape, shape.numel(), takes_infinity)
 
-    def advice(self, module: nn.Module) -> str:
+    def advice(self, owner: str) -> str:
         return "It is predicted from a context: train the network, or declare a Param."

@@ -61,18 +61,13 @@ def check_kind(value: Any, kind: type | None, subject: str) -> None:
     if kind is None or not (declares or built_kind(value) is not None):
         return
     found = built_kind(value) or predicted_kind(value)
-    name = value.__name__ if isinstance(value, type) else type(value).__name__
-    wanted = Distribution if issubclass(kind, Distribution) else kind
-    if found is None or not issubclass(found, wanted):
-        raise DeclarationError(
-            subject,
-            describe_kind(kind),
-            f"{name}, which stands for {'itself' if found is None else describe_kind(found)}",
-            f"Declare it as a {'Variational' if wanted is Distribution else 'LearnableTransform'}"
-            ".",
-            code="wrong-part",
-        )
     base = value.__declaration__.base if declares else None
-    if isinstance(base, type) and not issubclass(base, kind):
-        got = f"{name}, whose base is {base.__name__}"
-        raise DeclarationError(subject, describe_kind(kind), got, code="wrong-part")
+    if found is not None and isinstance(base, type):
+        found = base
+    wanted = Distribution if found is not base and issubclass(kind, Distribution) else kind
+    if found is None or not issubclass(found, wanted):
+        name = value.__name__ if isinstance(value, type) else type(value).__name__
+        what = "itself" if found is None else describe_kind(found)
+        fix = "Declare it as a Variational, or as a LearnableTransform."
+        got = f"{name}, which stands for {what}"
+        raise DeclarationError(subject, describe_kind(kind), got, fix, code="wrong-part")

@@ -35,16 +35,8 @@ class Owner:
         """Whether instances predict from a context; a joint does if one of its fields does."""
         if self.is_joint:
             fields = self.fields.values()
-            predicting = [field.name for field in fields if field.is_predicting]
-            if predicting and not self.called_names.issuperset(predicting):
-                return True
-            return any(field.needs_context for field in fields)
+            return any(field.is_predicting or field.needs_context for field in fields)
         return predicted_kind(self.kind) is not None
-
-    @cached_property
-    def called_names(self) -> frozenset[str]:
-        """The names of fields that methods call, as functions."""
-        return frozenset().union(*(field.called_names for field in self.fields.values()))
 
     @property
     def is_joint(self) -> bool:

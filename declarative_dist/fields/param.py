@@ -12,9 +12,8 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import FromModule
-from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
-from declarative_dist.fields.field import Field, current_value, needed_values
+from declarative_dist.fields.field import Stored, current_value, needed_values
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import (
     as_prior,
@@ -22,10 +21,9 @@ from declarative_dist.fields.prior import (
     describe_prior,
     is_settled,
     log_density,
-    make_prior,
     restrict,
 )
-from declarative_dist.fields.sharding import check_gathered
+from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Start
 from declarative_dist.fields.storage import check_shape, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
@@ -36,7 +34,7 @@ MakePrior = Callable[[torch.Size], Distribution]
 """A prior whose size is that of the parameter."""
 
 
-class Param(Constrained):
+class Param(Constrained, Stored):
     """A learned, constrained attribute.
 
     On the class it reads as the `Param`; on an instance as a Tensor, the constrained value,
@@ -78,7 +76,6 @@ class Param(Constrained):
         Param(1.0, Exp())
     """
 
-    holds_value = True
     is_learned = True
 
     def __init__(
@@ -91,13 +88,7 @@ class Param(Constrained):
         prior: Distribution | type[Distribution] | MakePrior | None = None,
         doc: str | None = None,
     ) -> None:
-        if isinstance(init, Constraint) or (
-            isinstance(init, type) and issubclass(init, Constraint)
-        ):
-            fix = "Write Param(1.0, Positive()), or Param(constraint=Positive())."
-            raise DeclarationError("Param(init=)", "a starting value first", repr(init), fix)
-        start: Any = init
-        super().__init__(start, constraint, shape, "Param")
+        super().__init__(init, constraint, shape, "Param")
         self.trainable = trainable
         kinds = (type, nn.Module, Transform)
         self.has_sized_prior = not isinstance(prior, kinds) and callable(prior)
@@ -120,45 +111,19 @@ class Param(Constrained):
         field.prior = copy_value(self.prior)
         return field
 
-    def check_place(self, owner: Owner) -> None:
-        super().check_place(owner)
-        name = self.prior_name
-        if self.prior is not None and (hasattr(owner.kind, name) or name in owner.fields):
-            owner.refuse_name(name, f"the prior of {self.name}")
-
     def check(self, owner: Owner) -> None:
         super().check(owner)
         subject = owner.subject(self.name)
-        chain = owner.kind.__declaration__.chains[self.name]
-        for given in chain:
-            if given.is_given:
+        for bound in owner.kind.__declaration__.chains[self.name]:
+            if bound.is_given or (bound.is_predicted and self.prior is not None):
                 expected = "bounds that an instance has, also where there is no context"
-                got = f"a bound that needs {given.name!r}, {given!r}"
+                got = f"a bound that needs {bound.name!r}, {bound!r}"
                 fix = "Declare a Head, or compute the value in a @derived method."
-                raise DeclarationError(subject, expected, got, fix, code="misplaced-field")
-        if self.prior is None:
-            return
-        for predicted in chain:
-            if not predicted.is_predicted:
-                continue
-            expected = "no prior where a bound is predicted from a context"
-            got = f"a bound that needs {predicted.name!r}, {predicted!r}"
-            fix = "Leave the prior out, or bound the parameter by one."
-            raise DeclarationError(subject, expected, got, fix, code="prior-mismatch")
-        if self.has_sized_prior:
-            return  # there is none before there is an instance
-        if not self.needs:
+                code = "misplaced-field" if bound.is_given else "prior-mismatch"
+                raise DeclarationError(subject, expected, got, fix, code=code)
+        # There is no sized prior before there is an instance.
+        if self.prior is not None and not self.has_sized_prior and not self.needs:
             self.prior = restrict(self.prior, self.constraint, subject, DeclarationError)
-        shape = self.declared_shape
-        if shape is not None and not self.owns_constraint:  # tensors in it may add dimensions
-            check_fits(self.prior, shape, subject, error=DeclarationError)
-
-    def check_need(self, owner: Owner, needed: Field) -> None:
-        super().check_need(owner, needed)
-        if needed.is_part:
-            expected = "bounds that are numbers, tensors or names of such fields"
-            got, fix = f"{needed.name!r}, {needed!r}", "Declare the bound as a field of its own."
-            raise owner.error(self.name, expected, got, fix, code="field-order")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         raw = self.build_raw(module, blueprint, values)
@@ -168,7 +133,7 @@ class Param(Constrained):
             template = self.prior
             if self.has_sized_prior:
                 shape = self.value(module, values).shape[len(blueprint.batch_shape) :]
-                template = make_prior(template, shape, f"{self.subject(module)}(prior=)")
+                template = as_prior(template(shape), f"{self.subject(module)}(prior=)")
             is_learned = any(True for _ in template.parameters())
             prior = copy_template(template, blueprint, raw.dtype, is_replicated=is_learned)
             prior.to(raw.device)
@@ -254,13 +219,10 @@ class Param(Constrained):
         subject = self.subject(module)
         source = as_source(value, subject)
         with torch.no_grad():
-            try:
-                now = self.value(module, values)
-            except RuntimeError:
-                check_gathered(module)
-                raise
+            now = self.value(module, values)
             new = to_tensor(source, subject, now.dtype, now.device)
-            if new.ndim:
+            own = now.shape[now.ndim - vars(module)["_ndims"][self.name] :]
+            if new.ndim and new.shape != own:  # else for all copies alike
                 fix = "A parameter keeps its shape: build a new object for another."
                 check_shape(new, now.shape, subject, fix)
             constraint = self.resolved_constraint(module, values)
@@ -269,11 +231,20 @@ class Param(Constrained):
     def commit(self, module: nn.Module, prepared: Tensor) -> None:
         write_tensor(module, self.raw_name, prepared, self)
 
-    def read(self, module: nn.Module, prepared: Tensor, values: Mapping[str, Any]) -> Tensor:
-        return self.resolved_constraint(module, values).forward(prepared)
+    @property
+    def stored_name(self) -> str:  # type: ignore[override]
+        return self.raw_name
+
+    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
+        dtype, subject = tensor.dtype, self.subject(module)
+        if dtype != self.place_of(module)[0]:
+            self.check_dtype(module, dtype)
+        if not (is_traced(tensor) or is_shard(tensor) or tensor.isfinite().all()):
+            expected, got = f"finite unconstrained numbers in {dtype}", shorten(tensor)
+            raise ConstraintError(subject, expected, got, "Nothing changed.", code="not-finite")
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
-        self.commit(module, self.reset_raw(module, values))
+        super().reset(module, values)
         if self.prior is not None:
             module._modules[self.prior_name].reset_parameters()  # type: ignore[union-attr, operator]
 
@@ -285,6 +256,11 @@ class Param(Constrained):
         return [value for name, value in found if name in names or name.startswith(inside)]
 
     def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
+        """Give the numbers independent copies, which stand in front.
+
+        What is tied stays tied: `done` maps the id of each parameter that has its copies to the
+        parameter and its repetition.
+        """
         start: Start = vars(module)["_starts"][self.name].repeat(copies)
         vars(module)["_starts"][self.name] = start
         raw = module._parameters[self.raw_name]
@@ -293,34 +269,16 @@ class Param(Constrained):
         _, new = done.get(id(raw), (raw, None))
         if new is None:
             if callable(self.source_of(start)) and any(size != 1 for size in copies):
-                numbers = self.rebuild_raw(module, needed_values(module, self.name))
+                numbers = self.rebuild(module, needed_values(module, self.name))
             else:
                 numbers = raw.detach().expand(*copies, *raw.shape).clone()
             new = nn.Parameter(numbers, requires_grad=raw.requires_grad)
             done[id(raw)] = (raw, new)
         module._parameters[self.raw_name] = new
 
-    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        starts: dict[str, Start] = vars(module)["_starts"]
-        is_drawn = callable(self.source_of(starts[self.name]))
-        if is_new or not (is_drawn or self.is_at_start(module)):
-            value = current_value(module, self.name).detach().clone()
-            starts[self.name] = Start(value, value.shape, has_dtype=True)
-
     def is_at_start(self, module: nn.Module) -> bool:
-        start: Start = vars(module)["_starts"][self.name]
-        if isinstance(self.constraint, FromModule) or callable(self.source_of(start)):
-            return False  # behind a base point that moves, raw numbers do not tell
-        raw = getattr(module, self.raw_name)
-        if is_traced(raw):
-            return False
-        try:
-            return torch.equal(raw, self.rebuild_raw(module, needed_values(module, self.name)))
-        except ConstraintError:  # a bound has moved past it
-            return False
-
-    def refine(self, module: nn.Module) -> None:
-        self.commit(module, self.rebuild_raw(module, needed_values(module, self.name)))
+        # Behind a base point that moves, raw numbers do not tell.
+        return not isinstance(self.constraint, FromModule) and super().is_at_start(module)
 
     def describe(self, module: nn.Module) -> str:
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
@@ -335,11 +293,7 @@ class Param(Constrained):
     def __get__(self, instance: nn.Module | None, owner: type) -> Self | Tensor:
         if instance is None:
             return self
-        try:
-            value: Tensor = current_value(instance, self.name)
-        except RuntimeError:
-            check_gathered(instance)
-            raise
+        value: Tensor = current_value(instance, self.name)
         return value
 
     if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, count, repeat
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -13,7 +13,13 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
-from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    FieldError,
+    did_you_mean,
+    shorten,
+)
 from declarative_dist.fields import kinds, templates
 from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.field import Field, declaration_of
@@ -22,7 +28,7 @@ from declarative_dist.fields.given import call_names
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import copy_tensors
-from declarative_dist.fields.walk import own_modules, walk
+from declarative_dist.fields.walk import own_modules
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import copy_if_exchanged, without_cache
 
@@ -61,16 +67,12 @@ class Nested(Field):
         return self.templates if self.is_list else self.templates[0]
 
     @property
-    def is_module(self) -> bool:  # type: ignore[override]
-        return not self.is_list
-
-    @property
     def is_site(self) -> bool:  # type: ignore[override]
         return self.part is not None and issubclass(self.part, Distribution)
 
     @property
     def is_predicting(self) -> bool:  # type: ignore[override]
-        return not self.is_helper and any(map(kinds.predicted_kind, self.templates))
+        return any(map(kinds.predicted_kind, self.templates))
 
     def check_place(self, owner: Owner) -> None:
         if any(map(_declares, self.templates)):
@@ -92,12 +94,9 @@ class Nested(Field):
         A part that is no argument stays what its template stands for.
         """
         field, argument = copy.copy(self), owner.arguments.get(self.name)
-        is_asked = owner.is_joint and self.is_predicting
-        field.is_helper = is_asked and self.name in owner.called_names
         field.part = None if argument is None else argument.part
-        subjects = self._subjects(owner.subject(self.name))
-        for template, where in zip(self.templates, subjects, strict=False):
-            kinds.check_kind(template, field.part, where)
+        for template in self.templates:
+            kinds.check_kind(template, field.part, owner.subject(self.name))
         if field.part is None and not self.is_list:
             built = field._kinds_in(owner)
             field.part = next((k for k in built if issubclass(k, (Distribution, Transform))), None)
@@ -116,7 +115,7 @@ class Nested(Field):
     def _kinds_in(self, owner: Owner) -> list[type]:
         """What the templates stand for; in a joint, what they predict is a site."""
         found = list(map(kinds.built_kind, self.templates))
-        if owner.is_joint and not self.is_helper:
+        if owner.is_joint:
             found += map(kinds.predicted_kind, self.templates)
         return list(filter(None, found))
 
@@ -126,34 +125,34 @@ class Nested(Field):
             name for template in self.templates for name in templates.size_names(template)
         )
 
-    @property
-    def declared_sizes(self) -> frozenset[str]:
-        declared: list[Any] = list(filter(_declares, self.templates))
-        return frozenset().union(*(t.__declaration__.declared_sizes for t in declared))
-
-    def known_sizes(self, given: Any, subject: str) -> Mapping[str, int]:
-        if given is not None and not isinstance(given, list):
-            given = self._as_items(given, len(self.templates), subject)
+    def known_sizes(self, given: Any) -> Mapping[str, int]:
         sizes: dict[str, int] = {}
         for template, item in self._with_given(given):
-            sizes |= templates.known_sizes(template, item)
+            if isinstance(item, Mapping) and kinds.is_declarative_class(template):
+                fields = template.__declaration__.fields
+                for name, value in item.items():
+                    source = fields[name].source(value, f"{template.__name__}.{name}")
+                    sizes |= fields[name].known_sizes(source)
         return sizes
 
+    def built_sizes(self, given: Any) -> Iterable[tuple[str, int]]:
+        for template, item in self._with_given(given):
+            part: Any = item if isinstance(item, nn.Module) else template
+            if kinds.is_declarative(part):
+                known, sizes = part.__declaration__.declared_sizes, vars(part)["_sizes"]
+                yield from ((name, size) for name, size in sizes.items() if name in known)
+
     def dims(self, module: nn.Module) -> tuple[str | None, ...]:
-        """Those of a site's events, where arguments of the same shape agree on their names."""
+        """Those of a site's events, as an argument of the same shape names them."""
         part: Any = self.module_of(module)
         is_family = kinds.is_declarative(part) and kinds.built_kind(part) is Distribution
         if not is_family or part.__declaration__.make is None:
             return ()
-        events, fields = part.event_shape, part.__declaration__.fields
-        found: set[tuple[str | None, ...]] = set()
-        for field in (fields[name] for name in part.__declaration__.inputs):
-            dims = field.dims(part)
-            if dims and len(dims) == len(events):
-                value = getattr(part, field.name)
-                own = value.event_shape if field.is_part else value.shape[-len(dims) :]
-                found.update({dims} if own == events else ())
-        return found.pop() if len(found) == 1 else ()
+        fields: list[Field] = [part.__declaration__.fields[n] for n in part.__declaration__.inputs]
+        for dims, field in ((field.dims(part), field) for field in fields if not field.is_part):
+            if dims and getattr(part, field.name).shape[-len(dims) :] == part.event_shape:
+                return dims
+        return ()
 
     def _with_given(self, given: list[Any] | None) -> Iterator[tuple[Any, Any]]:
         """Each template with what was given for it, or None."""
@@ -161,37 +160,39 @@ class Nested(Field):
             return zip(self.templates, repeat(None), strict=False)
         return zip(chain(self.templates, repeat(None)), given, strict=False)
 
-    def _subjects(self, subject: str) -> Iterable[str]:
-        """What an error names for each part: `Class.field`, or `Class.field[index]`."""
-        return (f"{subject}[{index}]" for index in count()) if self.is_list else (subject,)
-
     def source(self, value: Any, subject: str) -> list[Any] | None:
         if value is None:
             return None
-        given = self._check_items(value, self.templates, subject)
-        if len(given) != len(self.templates) and any(isinstance(g, Mapping) for g in given):
-            expected = f"{len(self.templates)} dicts of values, one for each part"
-            fix = "Give an empty dict for a part that stays as it is."
-            raise DeclarationError(subject, expected, f"{len(given)}", fix, code="wrong-part")
-        return given
+        return self._check_items(value, self.templates, subject)
 
     def _check_items(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
         """What was given for each part, refused if it cannot be one; dicts as nested ones."""
         checked: list[Any] = []
         items = self._as_items(value, len(now), subject)
-        each = zip(items, chain(now, repeat(None)), self._subjects(subject), strict=False)
-        for item, part, where in each:
+        if len(items) != len(now) and any(isinstance(item, Mapping) for item in items):
+            expected = f"{len(now)} dicts of values, one for each part"
+            fix = "Give an empty dict for a part that stays as it is."
+            raise DeclarationError(subject, expected, f"{len(items)}", fix, code="wrong-part")
+        for item, part in zip(items, chain(now, repeat(None)), strict=False):
             if isinstance(item, Mapping):
-                templates.check_names(part, item, where)
+                owner: Any = part if isinstance(part, type) else type(part)
+                fields = owner.__declaration__.fields if _declares(part) else {}
+                for name in (str(key).partition(".")[0] for key in item):
+                    if name not in fields:
+                        expected = f"the name of a field of {owner.__name__}"
+                        where, fix = f"{subject}.{name}", did_you_mean(name, fields)
+                        raise DeclarationError(
+                            where, expected, repr(name), fix, code="unknown-name"
+                        )
                 values = {str(name): inner for name, inner in item.items()}
-                checked.append(templates.nest_values(values, where))
+                checked.append(templates.nest_values(values, subject))
                 continue
             module = item if kinds.is_declarative_class(item) else as_module(item)
             if module is None:
                 what = "as an instance of a declared class or a dict of its values"
                 expected = f"{kinds.describe_kind(self.part)}, {what}"
-                raise DeclarationError(where, expected, shorten(item), code="wrong-part")
-            kinds.check_kind(module, self.part, where)
+                raise DeclarationError(subject, expected, shorten(item), code="wrong-part")
+            kinds.check_kind(module, self.part, subject)
             checked.append(item)
         return checked
 
@@ -204,12 +205,11 @@ class Nested(Field):
         if not isinstance(value, Mapping):
             return [value]
         by_index = {str(index): item for index, item in value.items()}
+        items = [by_index.pop(str(index), {}) for index in range(size)]
         for index in by_index:
-            if index not in map(str, range(size)):
-                where, expected = f"{subject}.{index}", f"an index below {size}"
-                fix = "Count from 0."
-                raise DeclarationError(where, expected, repr(index), fix, code="unknown-name")
-        return [by_index.get(str(index), {}) for index in range(size)]
+            where, expected = f"{subject}.{index}", f"an index below {size}"
+            raise DeclarationError(where, expected, repr(index), code="unknown-name")
+        return items
 
     def module_of(self, instance: nn.Module) -> nn.Module:
         """The module that an instance holds, or the list of them; refused if there is none."""
@@ -220,7 +220,8 @@ class Nested(Field):
             raise FieldError(subject, expected, "none", code="missing-value")
         return module
 
-    def _parts_of(self, instance: nn.Module) -> list[Any]:
+    def parts_of(self, instance: nn.Module) -> list[Any]:
+        """The modules that an instance holds, one by one."""
         module: Any = self.module_of(instance)
         return list(module) if self.is_list else [module]
 
@@ -231,8 +232,8 @@ class Nested(Field):
             expected, value = ("a list", "[...]") if self.is_list else ("an instance", "...")
             fix = f"Write {type(module).__name__}({self.name}={value})."
             raise ConstraintError(subject, expected, "none", fix, code="missing-value")
-        sources = zip(self._with_given(given), self._subjects(subject), strict=False)
-        parts = [templates.make_part(*source, blueprint, where) for source, where in sources]
+        sources = self._with_given(given)
+        parts = [templates.make_part(*source, blueprint, subject) for source in sources]
         # What add_module does; it refuses names that the class has, such as this descriptor's.
         module._modules[self.name] = nn.ModuleList(parts) if self.is_list else parts[0]
         is_shared = any(isinstance(item, nn.Module) for item in given or ())
@@ -240,15 +241,13 @@ class Nested(Field):
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         if self.is_list:
-            return [self._resolve(module, part, values) for part in self._parts_of(module)]
+            return [self._resolve(module, part, values) for part in self.parts_of(module)]
         return self._resolve(module, self.module_of(module), values)
 
     def _resolve(self, owner: nn.Module, part: Any, values: Mapping[str, Any]) -> Any:
         """What a part contributes: the plain object that it stands for, or itself."""
         if kinds.built_kind(part) is not None:
             return part()
-        if self.is_helper:
-            return copy_if_exchanged(part)
         if kinds.predicted_kind(part) is not None and kinds.predicted_kind(owner) is not None:
             call: Call | None = values.get(CONTEXT)
             if call is None:
@@ -264,35 +263,28 @@ class Nested(Field):
         module: Any = part
         if isinstance(part, kind):  # such as a transform that is a module, too
             return without_cache(copy_if_exchanged(module))
-        subject, name = self.subject(owner), type(part).__name__
-        try:
-            value = part()
-        except TypeError as error:
-            raise FieldError(subject, kinds.describe_kind(kind), f"a {name}: {error}") from error
+        value = part()
         if not isinstance(value, kind):
-            got = f"a {name} that returns {shorten(value)}"
-            raise FieldError(subject, kinds.describe_kind(kind), got)
+            got = f"a {type(part).__name__} that returns {shorten(value)}"
+            raise FieldError(self.subject(owner), kinds.describe_kind(kind), got)
         return value
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
-        now = [] if module._modules.get(self.name) is None else self._parts_of(module)
+        now = [] if module._modules.get(self.name) is None else self.parts_of(module)
         given = self._check_items(value, now, subject)
-        each = zip(given, chain(now, repeat(None)), self._subjects(subject), strict=False)
+        each = list(zip(given, chain(now, repeat(None)), strict=False))
         are_values = [isinstance(item, Mapping) for item in given]
         if not any(are_values):
             if self.is_list and isinstance(value, nn.ModuleList):
                 return value
-            new = [_as_new_part(*one) for one in each]
+            new = [_as_new_part(*one, subject) for one in each]
             return nn.ModuleList(new) if self.is_list else new[0]
-        if len(given) != len(now) or not all(are_values):
-            expected = f"{len(now)} dicts of values, or modules only"
+        if not all(are_values):
+            expected = "dicts of values, or modules only"
             raise ConstraintError(subject, expected, shorten(value), code="wrong-part")
-        changes: list[Any] = []
-        for item, part, where in each:
-            with templates.inside(where):
-                changes += part._prepare(item) if item else ()
-        return changes
+        with templates.inside(subject):
+            return [change for item, part in each if item for change in part._prepare(item)]
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
         if isinstance(prepared, nn.Module):
@@ -304,7 +296,7 @@ class Nested(Field):
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         starts = self.templates if vars(module)["_starts"][self.name] else ()
-        parts = zip(self._parts_of(module), chain(starts, repeat(None)), strict=False)
+        parts = zip(self.parts_of(module), chain(starts, repeat(None)), strict=False)
         for part, template in parts:
             if kinds.is_declarative(part):
                 part.reset_parameters()
@@ -315,22 +307,14 @@ class Nested(Field):
                         reset()
 
     def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
-        parts = self._parts_of(module)
+        parts = self.parts_of(module)
         exported = [p.constrained_values() if kinds.is_declarative(p) else None for p in parts]
         if not self.is_list:
             return exported[0]
         return [item or {} for item in exported] if any(exported) else None
 
-    def call_names(self, module: nn.Module) -> Iterable[str]:
-        parts = (part for part in self._parts_of(module) if kinds.predicted_kind(part))
-        return chain.from_iterable(map(call_names, parts))
-
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
         return list(self.module_of(module).parameters())
-
-    def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
-        for _, part in walk(self.module_of(module)):
-            part._restart()
 
     def render(self, module: nn.Module) -> str:
         return repr(self.module_of(module))

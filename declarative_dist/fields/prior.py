@@ -11,7 +11,6 @@ is known. Where its set is smaller, its density would be zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.distributions import Distribution, Independent, constraints
 
 from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.fixed import FixedTransform, as_constant, as_module
 from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
@@ -38,12 +37,6 @@ _LEARNED = (
     "A plain prior keeps its numbers. One that is learned is prior=learnable(...), or a declared "
     "family; for constants, write .detach()."
 )
-_EXAMPLES = {
-    type(constraints.simplex): "dd.Dirichlet(...)",
-    type(constraints.corr_cholesky): "dd.LKJCholesky(dim)",
-    type(constraints.positive_definite): "dd.Wishart(df, covariance)",
-}
-"""Plain distributions on them."""
 
 
 def as_prior(prior: Any, subject: str) -> Any:
@@ -65,18 +58,6 @@ def as_prior(prior: Any, subject: str) -> Any:
         got = f"the class {prior.__name__}"
         fix = f"Write prior={prior.__name__}(...)." if issubclass(prior, Distribution) else fix
     raise DeclarationError(subject, "a torch distribution or a declared family", got, fix)
-
-
-def make_prior(function: Callable[[torch.Size], Any], shape: torch.Size, subject: str) -> Any:
-    """The module of a prior that a function makes of the shape of its parameter."""
-    try:
-        prior = function(shape)
-    except Exception as error:
-        expected = f"a function that makes a distribution of the shape {tuple(shape)}"
-        fix = "Write prior=lambda shape: dd.Dirichlet(torch.ones(shape)), for instance."
-        got = first_line(error)
-        raise DeclarationError(subject, expected, got, fix, code="failed-method") from error
-    return as_prior(prior, subject)
 
 
 def log_density(
@@ -105,11 +86,7 @@ def log_density(
 
 
 def check_fits(
-    prior: Any,
-    shape: torch.Size,
-    subject: str,
-    copies: torch.Size = torch.Size(),
-    error: Refusal = ConstraintError,
+    prior: Any, shape: torch.Size, subject: str, copies: torch.Size = torch.Size()
 ) -> None:
     """Refuse a prior whose events or batch do not fit into a shape.
 
@@ -118,7 +95,6 @@ def check_fits(
         shape: the shape of the parameter, of one copy.
         subject: the class and field that an error names.
         copies: the independent copies of the parameter.
-        error: the kind of error to raise.
     """
     distribution: Distribution = prior()
     event, batch = distribution.event_shape, distribution.batch_shape
@@ -134,7 +110,7 @@ def check_fits(
     fix = f"Give a prior over one entry, or over events of shape {tuple(shape)}."
     if len(whole) > len(shape):
         fix = f"Write shape={whole}, or give a prior over one entry."
-    raise error(subject, expected, got, fix, code="prior-mismatch")
+    raise ConstraintError(subject, expected, got, fix, code="prior-mismatch")
 
 
 def restrict(
@@ -162,8 +138,7 @@ def restrict(
     if support is None or support.is_discrete:
         got = "which does not state its support" if support is None else "which is discrete"
         got = f"{describe_prior(prior)}, {got}"
-        expected = "a prior with a density, on a stated support"
-        fix = f"Write prior={_example(constraint.support)}, for instance."
+        expected, fix = "a prior with a density, on a stated support", "Give one that has both."
         raise error(subject, expected, got, fix, code="prior-mismatch")
     if _agree(distribution, support, constraint):
         return prior
@@ -175,8 +150,7 @@ def restrict(
         return truncated
     expected = f"a prior on the set of {constraint!r}, {constraint.describe()}"
     got = f"{describe_prior(prior)}, whose support is {support}"
-    fix = f"Write prior={_example(constraint.support)}, for instance, or give the parameter the "
-    fix += "constraint of the prior."
+    fix = "Write a prior on that set, or give the parameter the constraint of the prior."
     if is_larger:
         why = why or "the ends are other fields, and so is the mass between them"
         fix += f" It is not truncated, because {why}. Or leave it out, and write a log joint: "
@@ -214,6 +188,7 @@ def is_settled(constraint: Constraint) -> bool:
 
 
 def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
+    """Whether a prior lives on the set of a constraint."""
     if isinstance(constraint, FromModule):
         return True  # only the module knows its set
     mine, theirs = supports.entries_of(_support_of(constraint)), supports.entries_of(support)
@@ -225,46 +200,14 @@ def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> 
         return supports.shape_of(mine) is supports.shape_of(theirs)
     if len(shaped) == 1 and (ends or others):
         return False
-    return _agree_at_draws(distribution, support, constraint)
-
-
-def _agree_at_draws(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
-    """Whether draws of the prior are inside the constraint, and its values inside the support.
-
-    For sets that nothing else is known about. The state of the random numbers stays as it was.
-    """
-    with torch.no_grad(), same_random_numbers():
-        try:
-            torch.manual_seed(0)
-            draws = distribution.sample(torch.Size((64,)))
-            if is_traced(draws):
-                return True
-            values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
-            inside = constraint.contains(draws).all() & support.check(values).all()
-        except NotImplementedError:  # no sampler
-            return True
-        except (RuntimeError, ValueError, IndexError):  # events of other shapes
-            return False
-    return bool(inside)
-
-
-def _example(support: constraints.Constraint) -> str:
-    """A plain distribution on a set, or how to move one there."""
-    inner = supports.entries_of(support)
-    low, high = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
-    if type(inner) in _EXAMPLES:
-        return _EXAMPLES[type(inner)]
-    if supports.is_whole(inner):
-        return "dd.TransformedDistribution(dd.Normal(...), constraint.as_transform())"
-    if low is None and high is None:
-        return "dd.Normal(0.0, 1.0)"
-    if low is not None and high is not None:
-        is_unit = not isinstance(low, Tensor) and (low, high) == (0.0, 1.0)
-        return "dd.Beta(2.0, 2.0)" if is_unit else "dd.Uniform(low, high)"
-    if isinstance(low, (int, float)) and low == 0:
-        return "dd.LogNormal(0.0, 1.0)"
-    sign = "" if low is not None else "-"
-    return f"dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(bound, {sign}1.0))"
+    # Nothing else is known of these sets: draws of the one are tried in the other.
+    with torch.no_grad(), same_random_numbers(), suppress(NotImplementedError, RuntimeError):
+        torch.manual_seed(0)
+        draws = distribution.sample(torch.Size((64,)))
+        values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
+        inside = constraint.contains(draws).all() & support.check(values).all()
+        return is_traced(draws) or bool(inside)
+    return False  # without a sampler, or with events of other shapes
 
 
 def describe_prior(prior: Any) -> str:
@@ -273,18 +216,16 @@ def describe_prior(prior: Any) -> str:
         return prior.extra_repr()
     if not is_declarative(prior):
         return getattr(prior, "__name__", str(prior).partition("\n")[0])
-    declaration = type(prior).__declaration__
-    is_plain = "__recipe__" in vars(type(prior))
-    shown = []
+    declaration, shown = type(prior).__declaration__, []
     for name, field in declaration.fields.items():
-        if field.is_part and is_plain:
+        if field.is_part:
             part: Any = field.module_of(prior)
-            is_list = isinstance(part, nn.ModuleList)
-            inner = ", ".join(map(describe_prior, part if is_list else [part]))
-            shown.append(f"[{inner}]" if is_list else inner)
+            inner = [
+                describe_prior(p) for p in (part if isinstance(part, nn.ModuleList) else [part])
+            ]
+            shown.append(f"[{', '.join(inner)}]" if field.is_list else inner[0])
         elif field.holds_value:
             value = getattr(prior, name)
-            prefix = "" if is_plain and not isinstance(value, Tensor) else f"{name}="
-            shown.append(f"{prefix}{format_value(value)}")
-    kind = declaration.base if is_plain else type(prior)
+            shown.append(f"{name}=" * isinstance(value, Tensor) + format_value(value))
+    kind = declaration.base if "__recipe__" in vars(type(prior)) else type(prior)
     return f"{kind.__name__}({', '.join(shown)})"

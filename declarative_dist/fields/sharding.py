@@ -21,37 +21,11 @@ from declarative_dist.errors import FieldError
 PLAIN = (Tensor, nn.Parameter)
 """The types of tensors that one process holds as a whole."""
 
-_MANAGED = "_is_fsdp_managed_module"
-"""What FSDP sets on all modules whose parameters it holds."""
-
 
 def is_shard(tensor: object) -> bool:
     """Whether a tensor is distributed over processes."""
     is_tensor = type(tensor) not in PLAIN and isinstance(tensor, Tensor)
     return is_tensor and hasattr(tensor, "full_tensor")
-
-
-def check_gathered(module: nn.Module) -> None:
-    """Refuse to build anything from parameters of which this process has only shards."""
-    if module.__dict__.get(_MANAGED) is None:
-        return
-    owners = [("", module), *((f"{name}.", part) for name, part in module.named_children())]
-    shards = [
-        f"{prefix}{name}"
-        for prefix, owner in owners
-        if owner is module or not hasattr(owner, "unshard")  # one that gathers by itself
-        for name, parameter in owner._parameters.items()
-        if is_shard(parameter)
-    ]
-    if shards:
-        raise FieldError(
-            type(module).__name__,
-            "whole parameters",
-            f"shards of {', '.join(shards)}",
-            "FSDP gathers them while the module that it shards is called. Outside, call that "
-            "module's unshard() on every process first, and reshard() afterwards.",
-            code="sharded",
-        )
 
 
 def spread_like(parameter: Tensor, value: Tensor) -> Tensor:

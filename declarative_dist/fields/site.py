@@ -64,14 +64,13 @@ class Site(MethodField):
             raise owner.error(self.name, "sites declared earlier", got, fix, code="field-order")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        super().bind(module, blueprint, values)
         vars(module)["_starts"][self.name] = blueprint.named_shape(self)
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Callable[..., Distribution]:
         return partial(self.function, module)
 
-    def advice(self, module: nn.Module) -> str:
-        return f"Write {type(module).__name__}().condition({self.name}=...) to hold it at data."
+    def advice(self, owner: str) -> str:
+        return f"Write {owner}().condition({self.name}=...) to hold it at data."
 
     def rule(self, module: nn.Module) -> str:
         return f"given {', '.join(self.needs) or 'nothing'}"

@@ -55,6 +55,13 @@ class Start:
     shape: torch.Size
     has_dtype: bool = False
 
+    @classmethod
+    def of(cls, value: Any, *, has_dtype: bool) -> Start:
+        """The start at a value, which may change later itself."""
+        if not isinstance(value, Tensor):
+            return cls(value, torch.Size())
+        return cls(value.detach().clone(), value.shape, has_dtype)
+
     def repeat(self, copies: torch.Size) -> Start:
         """The same start for independent copies, which stand in front."""
         shape = torch.Size((*copies, *self.shape))
@@ -138,39 +145,26 @@ class Blueprint:
             self.device = devices.pop()
 
     def read_sizes(self, fields: Iterable[Field]) -> None:
-        """Find the sizes that values have.
-
-        Those of parts that are built already hold for other fields where these parts agree.
+        """Find the sizes that values have, and those of built parts, where these agree.
 
         Raises:
             ConstraintError: if two values, or a value and a keyword, disagree about a size.
         """
         origins = dict.fromkeys(self.sizes, "the keyword")
         built: dict[str, set[int]] = {}
-        sizes: Mapping[str, int]
-        for field in sorted(fields, key=lambda field: field.is_part):
-            given = self.given.get(field.name)
-            if not field.is_part:
-                shape = field.event_names if field.shape is None else field.shape
-                sizes = sizes_in(shape, field.init if given is None else given)
-            else:
-                sizes = field.known_sizes(given, f"{self.subject}.{field.name}")
-                if given is None or not all(isinstance(item, Mapping) for item in given):
-                    for name, size in sizes.items():
-                        built.setdefault(name, set()).add(size)
-                    continue
-            for name, size in sizes.items():
-                self._agree(field.name, name, size, origins)
-        for name, known in built.items():
-            if len(known) == 1:
-                self.sizes.setdefault(name, *known)
-
-    def _agree(self, field: str, name: str, size: int, origins: dict[str, str]) -> None:
-        known, origin = self.sizes.setdefault(name, size), origins.setdefault(name, field)
-        if known != size:
-            subject, expected = f"{self.subject}.{field}", f"size {name}={known}, as {origin} says"
-            fix = "Give sizes that agree."
-            raise ConstraintError(subject, expected, f"{name}={size}", fix, code="wrong-shape")
+        for field in fields:
+            for name, size in field.built_sizes(self.given.get(field.name)):
+                built.setdefault(name, set()).add(size)
+            for name, size in field.known_sizes(self.given.get(field.name)).items():
+                known = self.sizes.setdefault(name, size)
+                origin = origins.setdefault(name, field.name)
+                if known != size:
+                    subject, fix = f"{self.subject}.{field.name}", "Give sizes that agree."
+                    expected, got = f"size {name}={known}, as {origin} says", f"{name}={size}"
+                    raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
+        self.sizes.update(
+            {n: found.pop() for n, found in built.items() if len(found) == 1 and n not in origins}
+        )
 
     def start(self, field: Field) -> Start:
         """The starting value and the full shape of a field.

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from declarative_dist.errors import DeclarationError, ExplainedError, did_you_mean, shorten
+from declarative_dist.errors import DeclarationError, ExplainedError
 from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.kinds import (
-    is_declarative,
     is_declarative_class,
     predicted_kind,
 )
@@ -39,21 +38,6 @@ def nest_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
         return dict(values)
     whole = {name: value for name, value in values.items() if "." not in name}
     return whole | {head: nest_values(deeper[head], f"{subject}.{head}") for head in deeper}
-
-
-def check_names(template: Any, values: Mapping[Any, Any], subject: str) -> None:
-    """Refuse a dict of values for what has no fields, or not these."""
-    owner: Any = template if isinstance(template, type) else type(template)
-    if values and not is_declarative_class(owner):
-        got = f"a dict, {shorten(dict(values))}"
-        raise DeclarationError(subject, "an instance", got, "Build the module.", code="wrong-part")
-    for name in values:
-        head = str(name).partition(".")[0]
-        if head not in owner.__declaration__.fields:
-            expected = f"the name of a field of {owner.__name__}"
-            fix = did_you_mean(head, owner.__declaration__.fields)
-            where = f"{subject}.{head}"
-            raise DeclarationError(where, expected, repr(name), fix, code="unknown-name")
 
 
 @contextmanager
@@ -84,11 +68,8 @@ def make_part(template: Any, given: Any, blueprint: Blueprint, subject: str) -> 
         return as_part(given, blueprint.device, blueprint.dtype)
     if isinstance(template, type):
         return _instantiate(template, given or {}, blueprint, subject)
-    part = copy_template(template, blueprint, blueprint.dtype)
-    if given:
-        with inside(subject):
-            _start_at(part, given)
-    return part.to(blueprint.place)
+    with inside(subject):
+        return copy_template(template, blueprint, blueprint.dtype, given).to(blueprint.place)
 
 
 def as_part(given: Any, *place: Any) -> nn.Module:
@@ -114,39 +95,25 @@ def copy_template(
     template: nn.Module,
     blueprint: Blueprint,
     dtype: torch.dtype | None,
+    values: Mapping[str, Any] | None = None,
     *,
     is_replicated: bool = True,
 ) -> nn.Module:
     """The copy of a template for one instance, on the device that the template is on.
 
-    The same template twice in a class body is one module twice in its instances. Only if it
-    is replicated do independent copies of the instance get one of their own each.
+    The same template twice in a class body is one module twice in its instances. Values that
+    are given are those to which a reset goes back. Only if it is replicated do independent
+    copies of the instance get one of their own each.
     """
-    module = convert(copy.deepcopy(template, blueprint.copies), dtype)
+    module: Any = convert(copy.deepcopy(template, blueprint.copies), dtype)
     if is_replicated and blueprint.batch_shape:
         replicate(module, blueprint.batch_shape, blueprint.replicated)
-    return module
-
-
-def _start_at(part: Any, given: Mapping[str, Any]) -> None:
-    """Give a part other values, for all of its copies alike, to which a reset goes back too."""
-    owner, now, values = type(part), part.constrained_values(), dict(given)
-    for name, value in given.items():
-        field = owner.__declaration__.fields[name]
-        if not field.is_part:
-            value = field.source(value, f"{owner.__name__}.{name}")
-            values[name] = _expand_to(value, now.get(name))
-    for changed, field, ready in part._prepare(values):
+    for changed, field, ready in module._prepare(values) if values else ():
         field.commit(changed, ready)
-        field.restart(changed, is_new=True)
-
-
-def _expand_to(value: Any, now: Any) -> Any:
-    """The value of one copy for all of those that there are now."""
-    are_tensors = isinstance(value, Tensor) and isinstance(now, Tensor)
-    if are_tensors and now.shape[now.ndim - value.ndim :] == value.shape:
-        return value.expand(now.shape)
-    return value
+        if field.holds_value:
+            field.restart(changed, is_new=True)
+    part: nn.Module = module
+    return part
 
 
 def replicate(module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
@@ -166,16 +133,3 @@ def size_names(template: object) -> tuple[str, ...]:
         return ()
     names: tuple[str, ...] = template.__declaration__.size_names  # type: ignore[attr-defined]
     return names if predicted_kind(template) is None else ("in_features", *names)
-
-
-def known_sizes(template: Any, given: Any) -> dict[str, int]:
-    """The sizes that a nested part knows already, from its template or what was given for it."""
-    values = given if isinstance(given, Mapping) else {}
-    source = template if given is None or isinstance(given, Mapping) else given
-    if is_declarative(source):
-        return dict(vars(source)["_sizes"])
-    sizes: dict[str, int] = {}
-    if is_declarative_class(source):
-        for name, field in source.__declaration__.fields.items():
-            sizes |= field.known_sizes(values.get(name), f"{source.__name__}.{name}")
-    return sizes

@@ -21,15 +21,14 @@ from declarative_dist.errors import ConstraintError, DeclarationError, first_lin
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
-from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape, make_value
-from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors, to_tensor
+from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import spell_constraint
 
-_REAL = Real()
+REAL = Real()
 """The constraint of a field that belongs to no class yet."""
 
 SMALL = 64
@@ -63,7 +62,7 @@ class Constrained(Field):
         self.init = source.clone() if isinstance(source, Tensor) else source
         self.has_dtype = isinstance(init, Tensor) and init.is_floating_point()
         self.declared_constraint = constraint
-        self.constraint: Constraint = _REAL
+        self.constraint: Constraint = REAL
         self.shape: Shape | None = as_shape(shape, f"{owner}(shape=)")
         self.owns_constraint = False
         """Whether every instance has a copy of the constraint, for it holds tensors."""
@@ -83,14 +82,13 @@ class Constrained(Field):
     def check_place(self, owner: Owner) -> None:
         super().check_place(owner)
         self.check_use(owner)
-        if hasattr(owner.kind, self.raw_name):
-            owner.refuse_name(self.raw_name, f"the unconstrained numbers of {self.name}")
-        self.check_learnable(owner)
-
-    def check_learnable(self, owner: Owner) -> None:
-        """Refuse what would be learned for an argument that no gradient reaches."""
+        prior = () if self.prior is None else (f"{self.name}_prior",)
+        for name in (self.raw_name, *prior):
+            if hasattr(owner.kind, name) or name in owner.fields:
+                owner.refuse_name(name, f"what {self.name} keeps")
         argument = owner.arguments.get(self.name)
-        if argument is not None and argument.is_count and self.declared_constraint is None:
+        is_count = argument is not None and argument.is_count and not self.is_given
+        if is_count and self.declared_constraint is None:
             expected = "a constant, because no gradient reaches this argument"
             fix = f"Write {self.name} = 10, or give the constructor a value."
             raise owner.error(self.name, expected, repr(self), fix, code="unlearnable-argument")
@@ -132,16 +130,6 @@ class Constrained(Field):
         raise DeclarationError(subject, "a constraint", "none", fix, code="unknown-set")
 
     @property
-    def declared_shape(self) -> torch.Size | None:
-        """The shape as far as the class body says it; None where it is left to instances."""
-        if self.shape is not None:
-            sizes = [size for size in self.shape if isinstance(size, int)]
-            return torch.Size(sizes) if len(sizes) == len(self.shape) else None
-        if isinstance(self.init, Tensor):
-            return self.init.shape
-        return torch.Size() if isinstance(self.init, (int, float)) else None
-
-    @property
     def declared_needs(self) -> tuple[str, ...]:
         names: tuple[str, ...] = getattr(self.declared_constraint, "names", ())
         return names
@@ -150,7 +138,13 @@ class Constrained(Field):
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
 
+    def check_dtype(self, module: nn.Module, dtype: torch.dtype) -> None:
+        """Refuse a dtype in which its constraint leaves no room."""
+        check_floating(dtype, self.subject(module))
+        self.constraint_of(module).check_dtype(dtype, self.subject(module))
+
     def check_room(self, module: nn.Module, values: Mapping[str, Any]) -> None:
+        """Refuse bounds, among the values of other fields, that leave nothing between them."""
         if not is_traced(*values.values()):
             constraint = self.resolved_constraint(module, values)
             constraint.check_dtype(self.place_of(module)[0], self.subject(module))
@@ -158,7 +152,7 @@ class Constrained(Field):
     @property
     def shown_constraint(self) -> list[str]:
         """The constraint in a repr: as it was given, before a class has settled it."""
-        given = self.declared_constraint if self.constraint is _REAL else self.constraint
+        given = self.declared_constraint if self.constraint is REAL else self.constraint
         if given is None:
             return []
         return [given.__name__ if isinstance(given, type) else repr(given)]
@@ -188,10 +182,6 @@ class Constrained(Field):
     def source(self, value: Any, subject: str) -> Any:
         return as_source(value, subject)
 
-    def source_of(self, start: Start) -> Any:
-        """What a start is made of: given to the constructor or declared; None for the default."""
-        return self.init if start.source is None else start.source
-
     def place_of(self, module: nn.Module) -> tuple[torch.dtype, torch.device]:
         """The dtype of the unconstrained numbers, and where they are."""
         raw: Tensor = getattr(module, self.raw_name)
@@ -212,15 +202,14 @@ class Constrained(Field):
             module.add_module(f"{self.raw_name}_constraint", own)
         return self.compute_raw(module, start, values, dtype, blueprint.place)
 
-    def rebuild_raw(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
+    def rebuild(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         """The unconstrained numbers that an instance was built with, where they are now."""
         return self.compute_raw(module, vars(module)["_starts"][self.name], values)
 
-    def reset_raw(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
-        """The same, once the instance's own constraint has the tensors of the class again."""
+    def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         if self.owns_constraint:
             copy_tensors(self.constraint, self.constraint_of(module))
-        return self.rebuild_raw(module, values)
+        super().reset(module, values)
 
     def compute_raw(
         self,
@@ -267,28 +256,6 @@ class Constrained(Field):
             bounds += [bound.ndim for bound in constraint.buffers()]
         return max([ndims[self.name], *bounds])
 
-    @property
-    def stored_name(self) -> str:  # type: ignore[override]
-        return self.raw_name
-
-    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        dtype, _ = self.place_of(module)
-        if is_traced(tensor) or is_shard(tensor):
-            return
-        moved = to_tensor(tensor, self.subject(module), dtype, expected="real numbers")
-        if moved.isfinite().all():
-            return
-        subject, expected = self.subject(module), f"finite unconstrained numbers in {dtype}"
-        fix = "The state was not loaded."
-        raise ConstraintError(subject, expected, shorten(tensor), fix, code="not-finite")
-
-    def check_move(self, module: nn.Module, move: Callable[[Tensor], Tensor]) -> None:
-        dtype, device = self.place_of(module)
-        moved = move(torch.empty(0, dtype=dtype, device=device))
-        if moved.dtype != dtype:
-            check_floating(moved.dtype, self.subject(module))
-        self.constraint_of(module).check_dtype(moved.dtype, self.subject(module))
-
     def signature(self, module: nn.Module) -> str | None:
         return self.constraint_of(module).signature()
 
@@ -330,8 +297,9 @@ def as_source(value: Any, subject: str) -> Any:
         DeclarationError: if it is none of these.
     """
     expected = "a number, a list, a tensor or a callable"
-    if isinstance(value, (nn.Module, Distribution, Transform)):
-        raise DeclarationError(subject, expected, f"a {type(value).__name__}")
+    if isinstance(value, (type, nn.Module, Distribution, Transform)):
+        fix = "Write Param(1.0, Positive())." if subject.endswith("(init=)") else ""
+        raise DeclarationError(subject, expected, shorten(value), fix)
     if value is None or callable(value):
         return value
     try:

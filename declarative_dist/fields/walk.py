@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.fields.field import needed_values
 
 
 def walk(
@@ -41,11 +42,11 @@ def convert(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     tensors = (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point())
     if dtype is None or all(tensor.dtype == dtype for tensor in tensors):
         return module
-    parts = [(part, field) for _, part in walk(module) for field in part.__declaration__.order]
-    untouched = [(part, field) for part, field in parts if field.is_at_start(part)]
+    fields = [(part, field) for _, part in walk(module) for field in part.__declaration__.stored]
+    untouched = [(part, field) for part, field in fields if field.is_at_start(part)]
     module.to(dtype=dtype)
     for part, field in untouched:
-        field.refine(part)
+        field.commit(part, field.rebuild(part, needed_values(part, field.name)))
     return module
 
 

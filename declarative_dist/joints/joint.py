@@ -17,7 +17,6 @@ from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.context import CONTEXT_SHAPE
 from declarative_dist.fields.given import call_names, try_kinds
 from declarative_dist.fields.kinds import predicted_kind
-from declarative_dist.fields.sharding import check_gathered
 from declarative_dist.joints.conditioned import Conditioned, missing_data_error
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.rule import Rule
@@ -145,7 +144,6 @@ class Joint(Contextual, NamedModule):
             self._refuse_call(is_called)
         if is_called:
             return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
-        check_gathered(self)
         return self._predict({})
 
     def _refuse_call(self, is_called: bool) -> NoReturn:
@@ -216,12 +214,10 @@ class Joint(Contextual, NamedModule):
                 code="mixed-contexts",
             ) from error
 
-    def _check_build(self, values: dict[str, Any]) -> None:
+    def _check_whole(self) -> None:
         if predicted_kind(self) is not None:
             with suppress(NotImplementedError), torch.no_grad():  # a site may have no sampler
                 try_kinds(self, lambda: self.at_start((2,)).one_draw())
-
-    def _check_whole(self) -> None:
         super()._check_whole()
         check_sites(self)
 

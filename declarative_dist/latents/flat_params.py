@@ -144,6 +144,6 @@ def _without_parameters(latents: nn.Module) -> nn.Module:
                 del module._parameters[name]
                 module._buffers[name] = parameter.detach().clone()
     if not any(buffer.is_meta for buffer in frozen.buffers()):
-        restart: Any = frozen._restart
-        restart()  # `reset_parameters` comes back to where it is now
+        for _, part in walk(frozen):
+            part._restart()  # `reset_parameters` comes back to where it is now
     return frozen

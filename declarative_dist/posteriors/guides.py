@@ -21,7 +21,7 @@ from declarative_dist.constraints.half_line import Exp
 from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.state import AtomicState
-from declarative_dist.fields.sharding import check_gathered, is_shard, register_forward_pre_hook
+from declarative_dist.fields.sharding import is_shard, register_forward_pre_hook
 from declarative_dist.joints.conditioned import Conditioned, missing_data_error
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.joints.joint import Joint
@@ -105,7 +105,6 @@ class NormalGuide(AtomicState, NamedModule):
 
     def forward(self) -> PushedNormal:
         """The current distribution, a snapshot for a whole step."""
-        check_gathered(self)
         scale = _EXP.forward(self.raw_scale)
         if self.is_diagonal:
             scale = self.factor * scale
