@@ -83,7 +83,7 @@ ROWS = [
         f"fitting.{name}"
         for name in (
             "history", "parameters", "progress", "batches", "finite", "evaluation", "arguments",
-            "compiled", "snapshot", "checkpoint", "losses", "moments", "clusters",
+            "compiled", "snapshot", "checkpoint", "moments", "losses", "clusters",
             "wrapped", "starts", "phases", "ways", "verdict", "fit",
         )
     ],

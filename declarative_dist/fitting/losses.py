@@ -1,15 +1,20 @@
-"""The losses of the independent problems of an objective, on whole data."""
+"""The losses of an objective on whole data, copy by copy, and which distribution has which data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
+from declarative_dist.fields.given import call_names
 from declarative_dist.fitting.evaluation import Backward, loss_of
+from declarative_dist.fitting.moments import Sample
+from declarative_dist.joints.joint import Joint
 from declarative_dist.plain.batch import split_keywords
 from declarative_dist.plain.supports import has_learned_ends
 
@@ -37,7 +42,6 @@ class Losses:
             self.copies = vars(self.module)["_copies"]
         self.backward: Backward | None = None
         self._known: tuple[list[int], Tensor] | None = None
-        self._ends: list[tuple[Any, Tensor]] | None = None
 
     def __call__(self) -> Tensor:
         """The losses now; where no number has changed, those of the last call."""
@@ -54,6 +58,21 @@ class Losses:
         self._known = versions, losses
         return losses
 
+    @cached_property
+    def data(self) -> list[Data]:
+        """The distributions in the module, each with its data."""
+        with torch.enable_grad():
+            return list(split_data(self.module, self.batch))
+
+    @cached_property
+    def _ends(self) -> list[tuple[Any, Tensor]]:
+        """Distributions whose support has learned ends, with the smallest and largest datum."""
+        return [
+            (data.module, torch.stack(data.sample.ends()))
+            for data in self.data
+            if isinstance(data.module, Variational) and has_learned_ends(data.plain)
+        ]
+
     def find_refused(self, margin: float = 0.0) -> Tensor | None:
         """Which copies have data outside of a support with learned ends, of shape `(*copies)`.
 
@@ -63,9 +82,6 @@ class Losses:
         Returns:
             None if there are no such ends.
         """
-        if self._ends is None:
-            with torch.enable_grad():
-                self._ends = list(self._find_ends())
         refused = None
         for module, ends in self._ends:
             plain: Any = module()
@@ -75,23 +91,55 @@ class Losses:
             refused = outside if refused is None else refused | outside
         return refused
 
-    def _find_ends(self) -> Iterator[tuple[Any, Tensor]]:
-        """Distributions with such ends, each with the smallest and the largest of its data."""
-        (value, *_), given = split_keywords(self.batch or (None,))
-        pairs = [(self.module, value)]
-        if isinstance(value, Mapping) and isinstance(self.module, nn.Module):
-            pairs = [(self.module._modules.get(name), data) for name, data in value.items()]
-        for module, data in pairs:
-            if isinstance(module, Variational) and isinstance(data, Tensor):
-                plain: Any = module()
-                if has_learned_ends(plain):
-                    lead = data.ndim - len(plain.batch_shape) - len(plain.event_shape)
-                    data = data.flatten(0, lead - 1)
-                    low = high = data
-                    if given.get("weights") is not None:
-                        weights = torch.as_tensor(given["weights"], device=data.device)
-                        more = (1,) * (data.ndim - weights.ndim)
-                        counts = weights.reshape(weights.shape + more).expand(data.shape) > 0
-                        low = data.masked_fill(~counts, torch.inf)
-                        high = data.masked_fill(~counts, -torch.inf)
-                    yield module, torch.stack([low.amin(0), high.amax(0)])
+
+class Data(NamedTuple):
+    """A distribution with its data.
+
+    Attributes:
+        prefix: what stands before the names of its parameters.
+        module: the declared one.
+        plain: what it is now; of a `Conditional` for features of zeros.
+        sample: the data.
+    """
+
+    prefix: str
+    module: Any
+    plain: Any
+    sample: Sample
+
+
+def split_data(module: Any, batch: tuple[Any, ...], prefix: str = "") -> Iterator[Data]:
+    """A distribution, or the sites of a `Joint`, with the data of each; nothing of others."""
+    items, given = split_keywords(batch)
+    if isinstance(module, Joint) and items and isinstance(items[0], Mapping):
+        for name, value in items[0].items():
+            inside = f"{prefix}{name}."
+            yield from split_data(module._modules.get(name), (value, given), inside)
+    elif len(items) == 1 + isinstance(module, Conditional) and not given.keys() - {"weights"}:
+        plain = plain_of(module)
+        if plain is not None and isinstance(items[-1], Tensor):
+            yield Data(prefix, module, plain, _sample_of(plain, items[-1], given.get("weights")))
+
+
+def plain_of(module: Any) -> Any:
+    """The plain distribution now; of a `Conditional` for features of zeros; None of others."""
+    if isinstance(module, Variational):
+        return module()
+    layer = getattr(module, "projection", None)
+    is_predicted = isinstance(module, Conditional) and not call_names(module)
+    if is_predicted and module.network is None and layer is not None:
+        is_class = isinstance(type(module).__declaration__.base, type)
+        return module(layer.weight.new_zeros(layer.in_features)) if is_class else None
+    return None
+
+
+def _sample_of(plain: Any, value: Tensor, weights: Any) -> Sample:
+    batch, event = plain.batch_shape, plain.event_shape
+    value = value.double()
+    value = value.flatten(0, value.ndim - len(batch) - len(event) - 1)
+    if weights is None:
+        return Sample(value, value.new_ones(len(value), *(1,) * len(batch)), len(event))
+    weights = torch.as_tensor(weights, dtype=torch.float64, device=value.device)
+    weights = weights.reshape(weights.shape + (1,) * (1 + len(batch) - weights.ndim))
+    counts = weights.reshape(weights.shape + (1,) * len(event)) > 0
+    return Sample(torch.where(counts, value, value.new_ones(())), weights, len(event))

@@ -7,7 +7,7 @@ so any way of declaring a family will do, by its base, by a method or by a nest 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,17 +15,13 @@ from torch import Tensor
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
-from declarative_dist.families.variational import Variational
 from declarative_dist.fields.field import current_value, needed_values
-from declarative_dist.fields.given import call_names
 from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.clusters import cluster, log_shares
-from declarative_dist.fitting.losses import Losses
+from declarative_dist.fitting.losses import Data, Losses, plain_of, split_data
 from declarative_dist.fitting.moments import Sample, suggest
 from declarative_dist.fitting.wrapped import base_of, sample_of_base, suggest_gate
-from declarative_dist.joints.joint import Joint
 from declarative_dist.optimization.rows import Rows
-from declarative_dist.plain.batch import split_keywords
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold
 from declarative_dist.plain.restoring import restoring
@@ -54,20 +50,10 @@ class Place(NamedTuple):
     aligned: torch.Size
 
 
-class Part(NamedTuple):
-    """A distribution for which data suggest values, with its data.
+Places = dict[tuple[str, str], Place]
+"""The trainable parameters that arguments of a distribution are, by the argument."""
 
-    Attributes:
-        prefix: what stands before the names of its parameters.
-        plain: the distribution as it is now.
-        places: the trainable parameters that arguments of it are, by the argument.
-        sample: the data.
-    """
-
-    prefix: str
-    plain: Any
-    places: dict[tuple[str, str], Place]
-    sample: Sample
+Part = tuple[Data, Places]
 
 
 class Start(NamedTuple):
@@ -94,9 +80,9 @@ def race(rows: Rows, losses: Losses, others: int) -> Start:
     start = best = rows.read()
     with torch.no_grad():
         least = rows.attempt(losses, start, start)
-        parts = [] if losses.module is None else _find_parts(losses.module, losses.batch)
-        several = any("shares" in level for part in parts for level, _ in part.places)
-        seeds = range(SEEDINGS + others if several else len(parts[:1]))
+        parts = [(data, _find_places(data.module)) for data in losses.data]
+        several = any("shares" in level for _, places in parts for level, _ in places)
+        seeds = range(SEEDINGS + others if several else any(places for _, places in parts))
         candidates = [_move_to(rows, losses, parts, seed) for seed in seeds]
         is_one = len(candidates) == 1 and not others
         walls = _find_walls(rows, losses, candidates[0]) if is_one else None
@@ -161,18 +147,6 @@ def _find_walls(rows: Rows, losses: Losses, point: Tensor) -> Tensor | None:
     return walls
 
 
-def _plain_of(module: Any) -> Any:
-    """The plain distribution now; of a `Conditional` for features of zeros; None of others."""
-    if isinstance(module, Variational):
-        return module()
-    layer = getattr(module, "projection", None)
-    is_predicted = isinstance(module, Conditional) and not call_names(module)
-    if is_predicted and module.network is None and layer is not None:
-        is_class = isinstance(type(module).__declaration__.base, type)
-        return module(layer.weight.new_zeros(layer.in_features)) if is_class else None
-    return None
-
-
 def _sources_of(module: Any) -> list[Source]:
     """The trainable parameters, and the heads of a `Conditional` that one layer serves."""
     sources = [
@@ -182,9 +156,10 @@ def _sources_of(module: Any) -> list[Source]:
         if field.is_learned and all(p.requires_grad for p in field.parameters_of(part))
         for value in [current_value(part, field.name)]
     ]
-    if isinstance(module, Conditional) and module.projection.bias.requires_grad:
+    layer: Any = getattr(module, "projection", None)
+    if isinstance(module, Conditional) and layer.bias.requires_grad:
         splits = vars(module)["_splits"]
-        pieces = module.projection.bias.detach().split([split.size for split in splits])
+        pieces = layer.bias.detach().split([split.size for split in splits])
         known = {
             split.raw_name: piece.view(split.shape)
             for split, piece in zip(splits, pieces, strict=True)
@@ -217,55 +192,26 @@ def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[s
         {'loc': tensor(3.), 'scale': tensor(2.)}
     """
     with torch.no_grad():
-        found = _suggest_from(_find_parts(module, batch), seed, 0.0)
-        return {name: value for name, _, value in found}
+        parts = [(data, _find_places(data.module)) for data in split_data(module, batch)]
+        return {name: value for name, _, value in _suggest_from(parts, seed, 0.0)}
 
 
 def _suggest_from(
     parts: list[Part], seed: int, grain: float
 ) -> Iterator[tuple[str, Source, Tensor]]:
-    for part in parts:
-        found = _suggest_nest(part.plain, part.sample.with_grain(grain), seed)
-        for key, place in part.places.items():
+    for data, places in parts:
+        found = _suggest_nest(data.plain, data.sample.with_grain(grain), seed)
+        for key, place in places.items():
             value = _fit_into(place, found[key]) if key in found else None
             if value is not None:
-                yield part.prefix + place.source.name, place.source, value
-
-
-def _find_parts(module: Any, batch: tuple[Any, ...], prefix: str = "") -> list[Part]:
-    items, given = split_keywords(batch)
-    if isinstance(module, Joint) and items and isinstance(items[0], Mapping):
-        return [
-            part
-            for name, data in items[0].items()
-            for part in _find_parts(module._modules.get(name), (data, given), f"{prefix}{name}.")
-        ]
-    plain = None
-    if len(items) == 1 + isinstance(module, Conditional) and not given.keys() - {"weights"}:
-        plain = _plain_of(module)
-    sample = None if plain is None else _sample_of(plain, items[-1], given.get("weights"))
-    return [] if sample is None else [Part(prefix, plain, _find_places(module), sample)]
-
-
-def _sample_of(plain: Any, value: Any, weights: Any) -> Sample | None:
-    if not isinstance(value, Tensor):
-        return None
-    batch, event = plain.batch_shape, plain.event_shape
-    value = value.double()
-    value = value.flatten(0, value.ndim - len(batch) - len(event) - 1)
-    if weights is None:
-        return Sample(value, value.new_ones(len(value), *(1,) * len(batch)), len(event))
-    weights = torch.as_tensor(weights, dtype=torch.float64, device=value.device)
-    weights = weights.reshape(weights.shape + (1,) * (1 + len(batch) - weights.ndim))
-    value = torch.where(_over_event(weights, len(event)) > 0, value, value.new_ones(()))
-    return Sample(value, weights, len(event))
+                yield data.prefix + place.source.name, place.source, value
 
 
 def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
     return tensor.reshape(tensor.shape + (1,) * event_dim)
 
 
-def _find_places(module: Any) -> dict[tuple[str, str], Place]:
+def _find_places(module: Any) -> Places:
     """The trainable parameters that arguments of the plain distribution are, by the argument."""
     sources = {source.name: source for source in _sources_of(module)}
     generator = torch.Generator().manual_seed(0)
@@ -275,8 +221,8 @@ def _find_places(module: Any) -> dict[tuple[str, str], Place]:
                 noise = torch.rand(parameter.shape, generator=generator).to(parameter)
                 parameter += (0.01 + 0.01 * parameter.abs()) * noise
         moved = _sources_of(module)
-        places: dict[tuple[str, str], Place] = {}
-        for key, argument in _arguments_of(_plain_of(module)).items():
+        places: Places = {}
+        for key, argument in _arguments_of(plain_of(module)).items():
             for source in moved:
                 aligned = _align(key, argument, source)
                 if aligned is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Rows:
     """
 
     def __init__(self, parameters: Iterable[Tensor], copies: torch.Size = torch.Size()) -> None:
-        self.parameters = list(parameters)
+        self.parameters: list[Any] = list(parameters)
         is_apart = all(p.shape[: len(copies)] == copies for p in self.parameters)
         self.copies = copies if is_apart else torch.Size()
         self.problems = self.copies.numel()
