@@ -1,4 +1,4 @@
-"""The losses of an objective on whole data, copy by copy, and which distribution has which data."""
+"""The losses of an objective on whole data, copy by copy, and the data of each distribution."""
 
 from __future__ import annotations
 

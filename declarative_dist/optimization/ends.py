@@ -53,16 +53,23 @@ class Ends:
 
     @cached_property
     def is_lost(self) -> Tensor:
-        """Whose losses are lost in rounding, of shape `(problems)`."""
-        return (self._rounding > _LOST * self._scale) | self._coarse.any(1)
+        """Whose losses are lost in rounding, of shape `(problems)`.
+
+        Numbers move by their rounding, all up, or up and down by turns.
+        """
+        nudges = 2 * self._newton.eps * self._point.abs().double()
+        nudges = nudges.masked_fill(self._newton.held, 0.0)
+        signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
+        rises = torch.stack([self._rise(nudges), self._rise(signs * nudges)])
+        moves = rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)  # outside of the support
+        return (moves > _LOST * self._scale) | self._coarse.any(1)
 
     @property
     def lost(self) -> Tensor:
-        """Which numbers' rounding alone loses the loss: a mask of shape `(problems, numbers)`."""
-        count = torch.arange(self._point.shape[1], device=self._point.device)
-        moves = [self._move(self._nudges.where(count == number, 0.0)) for number in count]
-        mask = torch.stack(moves, 1) > _LOST / 4 * self._scale[:, None]
-        return (mask & self.is_lost[:, None]) | self._coarse
+        """Which numbers are so large that rounding loses the loss: `(problems, numbers)`."""
+        return (
+            self.is_lost[:, None] & (self._point.abs() > 1e3) & ~self._newton.held | self._coarse
+        )
 
     @property
     def moving(self) -> Tensor:
@@ -105,27 +112,10 @@ class Ends:
         lengths: Tensor = found.norm(dim=1, keepdim=True).clamp_min(1e-300)
         return found / lengths
 
-    @cached_property
-    def _rounding(self) -> Tensor:
-        """How far losses move where all numbers move by their rounding, of shape `(problems)`."""
-        return torch.maximum(self._move(self._nudges), self._move(self._nudges.abs()))
-
-    @property
-    def _nudges(self) -> Tensor:
-        """The rounding of all numbers that are free, up and down by turns."""
-        signs = 1.0 - 2.0 * (torch.arange(self._point.shape[1]) % 2)
-        nudges = 2 * self._newton.eps * self._point.abs().double() * signs.to(self._point.device)
-        return nudges.masked_fill(self._newton.held, 0.0)
-
     @property
     def _coarse(self) -> Tensor:
         """Which held numbers are so large that the next ones are more than 1 apart."""
         return self._newton.held & (self._point.abs() > 1 / self._newton.eps)
-
-    def _move(self, step: Tensor) -> Tensor:
-        """How far the losses move with a step; 0 where it leaves the support."""
-        rise = self._rise(step)
-        return torch.where(rise == torch.inf, 0.0, rise.abs())
 
     def _rise(self, step: Tensor) -> Tensor:
         """How much higher the losses are a step `(problems, numbers)` away."""
