@@ -22,7 +22,6 @@ from declarative_dist import (
     History,
     Interval,
     Joint,
-    MeanFieldNormal,
     NotConvergedWarning,
     Param,
     Positive,
@@ -88,12 +87,12 @@ FAMILIES: dict[str, tuple[Callable[[float], dd.Distribution], dd.Distribution, s
 }
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_maximum_of_the_likelihood_at_any_scale(name: str, scale: float) -> None:
     make, start, theirs = FAMILIES[name]
     truth = make(scale)
-    x = truth.sample((800,))
+    x = truth.sample((300,))
     objective = NegativeLogLikelihood(learnable(start))
     history = fit(objective, x)
     assert history.converged, history
@@ -137,7 +136,7 @@ COUNTS = {
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_maximum_of_the_likelihood_from_random_numbers(name: str) -> None:
     truth = COUNTS[name]
-    x = truth.sample((800,))
+    x = truth.sample((300,))
     q = learnable(truth)
     for parameter in q.parameters():
         nn.init.normal_(parameter)
@@ -148,7 +147,7 @@ def test_the_maximum_of_the_likelihood_from_random_numbers(name: str) -> None:
     assert objective(x).item() <= -truth.log_prob(x).mean().item() + 1e-12
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_single_precision(scale: float) -> None:
     truth = dd.Gamma(3.0, 2.0 / scale)
     x = truth.sample((2000,))
@@ -166,7 +165,7 @@ def test_a_thousand_fits_are_one() -> None:
         concentration = Param(1.0, Positive())
 
     scales = torch.logspace(-3, 3, 1000, **DOUBLE)
-    x = dd.Weibull(scales, torch.linspace(0.5, 4, 1000, **DOUBLE)).sample((200,))
+    x = dd.Weibull(scales, torch.linspace(0.5, 4, 1000, **DOUBLE)).sample((100,))
     q = Family(batch_shape=(1000,), dtype=torch.float64)
     history = fit(NegativeLogLikelihood(q), x)
     assert history.converged
@@ -177,12 +176,41 @@ def test_a_thousand_fits_are_one() -> None:
         assert q.scale[at].item() == pytest.approx(scale, rel=1e-3)
 
 
-def test_an_answer_in_closed_form_takes_one_evaluation() -> None:
-    x = dd.Normal(one(3e6), one(2e6)).sample((500, 3))
-    q = learnable(dd.Normal)(batch_shape=(3,), dtype=torch.float64)
+CLOSED = {
+    "Normal": (dd.Normal(one(3e6), one(2e6)), "scale", lambda x: x.std(0, correction=0)),
+    "Gamma": (dd.Gamma(one(3.0), one(1e-3)), "rate", lambda x: gamma_rate(x)),
+    "Uniform": (dd.Uniform(one(2e-6), one(3e-6)), "high", lambda x: x.amax(0)),
+    "Pareto": (dd.Pareto(one(2e4), one(3.0)), "scale", lambda x: x.amin(0)),
+}
+
+
+def gamma_rate(x: Tensor) -> Tensor:
+    fits = [scipy.stats.gamma.fit(column.numpy(), floc=0) for column in x.T]
+    return torch.tensor([1 / scale for *_, scale in fits], **DOUBLE)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_an_answer_in_closed_form_takes_one_evaluation(name: str) -> None:
+    truth, field, answer = CLOSED[name]
+    x = truth.sample((500, 3))
+    q = learnable(type(truth))(batch_shape=(3,), dtype=torch.float64)
     history = fit(NegativeLogLikelihood(q), x)
-    assert history.verdict.endswith("in closed form")
-    torch.testing.assert_close(q.scale.detach(), x.std(0, correction=0), rtol=1e-9, atol=0.0)
+    assert "in closed form" in history.verdict
+    torch.testing.assert_close(getattr(q, field).detach(), answer(x), rtol=1e-9, atol=0.0)
+
+
+def test_large_copies_go_down_apart() -> None:
+    class Family(Variational):
+        base = dd.Normal
+        event_dim = 1
+        loc = Param(0.0, shape=("d",), prior=dd.Normal(0.0, 2.0))
+        scale = 3.0
+
+    x = torch.tensor([[1.0], [1e3], [-5.0]], **DOUBLE) + 3 * torch.randn(9, 3, 150, **DOUBLE)
+    q = Family(d=150, batch_shape=(3,), dtype=torch.float64)
+    history = fit(NegativeLogPosterior(q, total_size=9), x)
+    assert history.converged, history
+    torch.testing.assert_close(q.loc.detach(), x.mean(0) / (1 + 1 / 4))
 
 
 def test_a_copy_that_fails_leaves_the_others_their_answers() -> None:
@@ -228,9 +256,8 @@ def test_components_that_differ_in_scale_alone_start_apart_too() -> None:
     assert losses[0] == pytest.approx(losses[1], abs=1e-8)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e4])
-def test_a_noisy_fit_that_is_still_on_its_way_says_so(scale: float) -> None:
-    x = scale * (10 + 3 * torch.randn(200))
+def test_a_noisy_fit_that_is_still_on_its_way_says_so() -> None:
+    x = 1e4 * (10 + 3 * torch.randn(200))
     with pytest.warns(NotConvergedWarning, match=r"module\.raw_(loc|scale) still goes one way"):
         history = fit(NegativeLogLikelihood(learnable(dd.Normal(0.0, 1.0))), x, batch_size=20)
     assert history.converged is False
@@ -310,23 +337,6 @@ def test_the_mode_of_a_posterior_in_closed_form() -> None:
     assert q.loc.item() == pytest.approx(x.sum().item() / 9 / precision)
 
 
-def test_a_log_likelihood_of_ones_own() -> None:
-    class Decay(Declarative):
-        height = Param(1.0, Positive(), prior=dd.HalfNormal(100.0))
-        rate = Param(1.0, Positive(), prior=dd.HalfNormal(100.0))
-
-    def log_likelihood(module: Decay, t: Tensor, y: Tensor) -> Tensor:
-        return dd.Normal(module.height * (-module.rate * t).exp(), 0.1).log_prob(y)
-
-    t = torch.linspace(0, 3, 60, **DOUBLE)
-    y = 20 * (-0.7 * t).exp() + 0.1 * torch.randn(60, **DOUBLE)
-    module = Decay(dtype=torch.float64)
-    objective = NegativeLogPosterior(module, total_size=60, log_likelihood=log_likelihood)
-    assert fit(objective, (t, y)).converged
-    assert module.height.item() == pytest.approx(20, rel=0.02)
-    assert module.rate.item() == pytest.approx(0.7, rel=0.02)
-
-
 # Verdicts
 
 
@@ -344,11 +354,12 @@ def test_a_likelihood_without_a_maximum_is_told() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::declarative_dist.NotConvergedWarning")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("family", "field"), [
-    (dd.Gamma(1.0, 1.0), "rate"), (dd.InverseGamma(1.0, 1.0), "concentration"),
-    (dd.Beta(1.0, 1.0), "concentration1"), (dd.Dirichlet(torch.ones(2)), "concentration"),
-    (dd.Normal(0.0, 1.0), "scale"),
+@pytest.mark.parametrize(("family", "field", "dtype"), [
+    (dd.Gamma(1.0, 1.0), "rate", torch.float64),
+    (dd.InverseGamma(1.0, 1.0), "concentration", torch.float32),
+    (dd.Beta(1.0, 1.0), "concentration1", torch.float64),
+    (dd.Dirichlet(torch.ones(2)), "concentration", torch.float32),
+    (dd.Normal(0.0, 1.0), "scale", torch.float32),
 ])  # fmt: skip
 def test_data_that_are_all_alike_have_no_maximum(
     family: dd.Distribution, field: str, dtype: torch.dtype
@@ -379,8 +390,9 @@ class Logits(Conditional):
     logits = Head()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("family", "answer"), [(Slopes, 0.0), (Logits, 1.0)])
+@pytest.mark.parametrize(("family", "answer", "dtype"), [
+    (Slopes, 0.0, torch.float64), (Logits, 1.0, torch.float32),
+])  # fmt: skip
 def test_a_slope_that_data_leave_open_on_one_side_is_named(
     family: Any, answer: float, dtype: torch.dtype
 ) -> None:
@@ -483,10 +495,7 @@ def test_mini_batches_settle_near_the_maximum() -> None:
 # The rest of the loop
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_newton_goes_on_from_a_checkpoint(every: int, tmp_path) -> None:
-    x = dd.Gamma(one(2.0), one(3.0)).sample((200,))
-
+def test_newton_goes_on_from_a_checkpoint(tmp_path) -> None:
     def make() -> NegativeLogLikelihood:
         return NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0))))
 
@@ -494,7 +503,7 @@ def test_newton_goes_on_from_a_checkpoint(every: int, tmp_path) -> None:
     whole = make()
     reference = fit(whole, x)
     path, part = tmp_path / "fit.pt", make()
-    fit(part, x, checkpoint=path, every=every, callbacks=lambda step, *_: step == 2)
+    fit(part, x, checkpoint=path, every=1, callbacks=lambda step, *_: step == 2)
     again = make()
     history = fit(again, x, checkpoint=path, resume=True)
     assert history.converged
@@ -570,8 +579,7 @@ def test_more_numbers_than_newton_affords_go_to_lbfgs() -> None:
     torch.testing.assert_close(model.projection.weight[0].detach(), w, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("guide", [MeanFieldNormal, FullRankNormal])
-def test_a_guide_is_fitted_as_a_whole(guide: type) -> None:
+def test_a_guide_is_fitted_as_a_whole() -> None:
     class Latents(Declarative):
         loc = Param(0.0)
         scale = Param(1.0, Positive())
@@ -581,7 +589,7 @@ def test_a_guide_is_fitted_as_a_whole(guide: type) -> None:
             draw["scale"]
         )
 
-    objective = NegativeELBO(log_joint, guide(Latents()))
+    objective = NegativeELBO(log_joint, FullRankNormal(Latents()))
     history = fit(objective)
     assert history.converged, history
     assert "Weighted draws" in history.verdict
