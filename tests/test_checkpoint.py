@@ -103,8 +103,9 @@ def undisturbed(kind, data, steps, optimizer="Adam"):
     return state(objective, history), torch.rand(3), random.random(), np.random.rand(3)
 
 
-@pytest.mark.parametrize("cut", [6, 7])
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize(
+    ("name", "cut"), [*((name, 7) for name in DATA), ("list", 6), ("seeded loader", 6)]
+)
 def test_more_steps_are_as_if_never_ended(name: str, cut: int, tmp_path: Path) -> None:
     kind = Named if name == "dict" else Likelihood
     expected, *numbers = undisturbed(kind, DATA[name], 11)
@@ -126,8 +127,10 @@ def test_more_steps_are_as_if_never_ended(name: str, cut: int, tmp_path: Path) -
     assert (np.random.rand(3) == numbers[2]).all()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["whole", "mini-batches", "loader"])
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [("whole", "LBFGS"), ("mini-batches", "Adam"), ("mini-batches", "AdamW"), ("loader", "SGD")],
+)
 def test_ctrl_c_in_any_step_and_resume(name: str, optimizer: str, tmp_path: Path) -> None:
     expected, *_ = undisturbed(Likelihood, DATA[name], 9, optimizer)
     path = tmp_path / "fit.pt"
@@ -196,36 +199,6 @@ def test_ctrl_c_in_a_callback_or_a_write_saves_the_step(tmp_path: Path, monkeypa
     history = go()[1]
     assert (history.step, history.interrupted) == (6, True)
     assert_same(state(*go()), expected)
-
-
-def test_the_seeded_loader_is_resumed_in_the_same_process(tmp_path: Path) -> None:
-    def data():
-        return {"data": loader(generator=torch.Generator().manual_seed(5))}
-
-    expected, *_ = undisturbed(Likelihood, data, 9)
-    same = data()
-    for steps in (4, 5, 6, 9):
-        if steps == 4:
-            seed()
-        objective = Likelihood()
-        history = fit(
-            objective,
-            **same,
-            steps=steps,
-            optimizer=OPTIMIZERS["Adam"],
-            checkpoint=tmp_path / "a",
-            resume=True,
-        )
-    assert_same(state(objective, history), expected)
-
-
-def test_without_a_file_it_starts_fresh(tmp_path: Path) -> None:
-    expected, *_ = undisturbed(Likelihood, DATA["whole"], 3)
-    seed()
-    objective = Likelihood()
-    options = {"optimizer": OPTIMIZERS["Adam"], "checkpoint": tmp_path / "a", "resume": True}
-    history = fit(objective, X, steps=3, **options)
-    assert_same(state(objective, history), expected)
 
 
 @pytest.mark.parametrize("steps", [3, 2])
@@ -426,19 +399,17 @@ def saved_again(path: Path) -> bytes:
 
 FOREIGN = {
     "truncated": lambda path: whole(path)[:-500],
-    "half": lambda path: whole(path)[: len(whole(path)) // 2],
     "empty": lambda path: b"",
     "text": lambda path: b"name,value\n1,2\n" * 50,
-    "noise": lambda path: bytes(range(256)) * 10,
     "other file of torch": other_file,
     "whole module": lambda path: (torch.save(Likelihood(), path), path.read_bytes())[1],
-    "list": lambda path: (torch.save([1], path), path.read_bytes())[1],
     "saved again": saved_again,
 }
 
 
-@pytest.mark.parametrize("resume", [True, False])
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize(
+    ("name", "resume"), [*((name, True) for name in FOREIGN), ("truncated", False)]
+)
 def test_a_foreign_file_is_refused_and_kept(name: str, resume: bool, tmp_path: Path) -> None:
     path = tmp_path / "fit.pt"
     content = FOREIGN[name](path)
@@ -449,12 +420,6 @@ def test_a_foreign_file_is_refused_and_kept(name: str, resume: bool, tmp_path: P
     assert path.read_bytes() == content
     assert_same(([], objective.state_dict()), ([], Likelihood().state_dict()))
     assert [one.name for one in tmp_path.iterdir()] == ["fit.pt"]
-
-
-def test_a_checkpoint_is_read_without_running_anything(tmp_path: Path) -> None:
-    whole(tmp_path / "a")
-    state = torch.load(tmp_path / "a", weights_only=True)
-    assert state["format"] == "declarative_dist.fit"
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
@@ -470,29 +435,13 @@ def test_paths_are_strings_too(tmp_path: Path, monkeypatch) -> None:
     assert read_state(tmp_path / "fit.pt") is not None
 
 
-class Interrupts(Likelihood):
-    """Interrupted by hand in its first step."""
-
-    def forward(self, x=X):
-        raise KeyboardInterrupt
-
-
-def test_an_interruption_before_the_first_step_overwrites_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "fit.pt"
-    fit(Likelihood(), X, steps=5, checkpoint=path)
-    written = path.read_bytes()
-    history = fit(Interrupts(), X, steps=5, checkpoint=path, overwrite=True)
-    assert history.interrupted
-    assert path.read_bytes() == written
-
-
 def test_a_flipped_byte_anywhere_is_noticed_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "fit.pt"
     written = whole(path)
     objective = Likelihood()
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     numbers = torch.get_rng_state()
-    for at in range(0, len(written), max(1, len(written) // 200)):
+    for at in range(0, len(written), max(1, len(written) // 50)):
         path.write_bytes(written[:at] + bytes([written[at] ^ 1]) + written[at + 1 :])
         with pytest.raises(StateMismatchError, match="got a file that is damaged"):
             fit(objective, X, steps=5, checkpoint=path, resume=True)

@@ -49,7 +49,11 @@ STEPS = 12
 FREE = {name: make for name, make in JOINTS.items() if "contexts" not in name}
 """Joints without a context."""
 
-OURS = {**DECLARED, **FREE}
+OURS = (
+    "declared batch", "bounds", "nested mixture", "squashed", "priors", "conditional mixture",
+    "joint", "hierarchy",
+)  # fmt: skip
+"""One for each way to compute fields; `test_promises.py` compiles all families."""
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ def drawn(q: Variational | Joint, count: int) -> Any:
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_likelihood_compiles_once_and_once_more_for_all_batch_sizes(name: str) -> None:
-    q = OURS[name]()
+    q = {**DECLARED, **FREE}[name]()
     run = Run(NegativeLogLikelihood(q))
     batches = [drawn(q, count) for count in (4, 6, 7, 40)]
     run.steps(batches[0])
@@ -127,7 +131,9 @@ def square_target(q: Variational) -> Callable[[Tensor], Tensor]:
     return log_density
 
 
-@pytest.mark.parametrize("name", [*DECLARED, "Dirichlet", "Bernoulli-logits", "Poisson"])
+@pytest.mark.parametrize(
+    "name", ["declared", "nested mixture", "squashed", "Dirichlet", "Poisson"]
+)
 def test_an_elbo_compiles_once(name: str) -> None:
     q = LIVE[name]()
     run = Run(NegativeELBO(square_target(q), q, num_samples=4))
@@ -138,37 +144,11 @@ def test_an_elbo_compiles_once(name: str) -> None:
         assert len(set(losses)) > 1  # every step draws anew
 
 
-@pytest.mark.parametrize("name", FREE)
-def test_a_joint_guide_compiles_once(name: str) -> None:
-    guide = JOINTS[name]()
-    run = Run(NegativeELBO(JOINTS[name](), guide, num_samples=4))
-    run.steps()
-    assert run.graphs == 1
-
-
-@pytest.mark.parametrize("estimator", ["pathwise", "stl"])
-def test_a_guide_of_contexts_compiles_once(estimator: str) -> None:
+def test_a_guide_of_contexts_compiles_once() -> None:
     y = semi.data()
-    objective = NegativeELBO(semi.log_joint, semi.exact(y), total_size=100, estimator=estimator)
+    objective = NegativeELBO(semi.log_joint, semi.exact(y), total_size=100, estimator="stl")
     run = Run(objective)
     run.steps(y)
-    assert run.graphs == 1
-
-
-def test_a_likelihood_of_contexts_compiles_once() -> None:
-    x = torch.randn(8, 2)
-    pair = semi.Pair(in_features=2)
-    run = Run(NegativeLogLikelihood(pair))
-    run.steps(x, pair(x).sample())
-    assert run.graphs == 1
-
-
-@pytest.mark.parametrize("estimator", ["pathwise", "stl", "score"])
-def test_an_importance_weighted_bound_compiles_once(estimator: str) -> None:
-    run = Run(
-        ImportanceWeightedELBO(GammaFamily(), GammaFamily(), num_samples=4, estimator=estimator)
-    )
-    run.steps()
     assert run.graphs == 1
 
 
@@ -178,7 +158,7 @@ def squares(module: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "name",
-    ["exp-floor", "above-tensor", "interval-tensors", "log-interval", "ordered", "users-own"],
+    ["exp-floor", "interval-tensors", "ordered", "users-own"],
 )
 def test_a_constraint_compiles_once(name: str) -> None:
     case = CONSTRAINTS[name]
@@ -202,15 +182,6 @@ def test_priors_compile_once() -> None:
         assert run.graphs == 1
 
 
-def test_predictions_for_batches_of_all_sizes_compile_twice() -> None:
-    run = Run(NegativeLogLikelihood(Policy(in_features=3, actions=2)))
-    run.steps(torch.randn(4, 3), torch.randn(4, 2))
-    assert run.graphs == 1
-    for count in (6, 7, 40):
-        run.step(torch.randn(count, 3), torch.randn(count, 2))
-    assert run.graphs <= 2
-
-
 class Decoder(nn.Module):
     """The log density of latents and of what they predict."""
 
@@ -222,8 +193,10 @@ class Decoder(nn.Module):
         return -z.square().sum(-1) - (self.layer(z) - x).square().sum(-1)
 
 
-@pytest.mark.parametrize("estimator", ["pathwise", "stl", "score"])
-@pytest.mark.parametrize("bound", [NegativeELBO, ImportanceWeightedELBO])
+@pytest.mark.parametrize(
+    ("bound", "estimator"),
+    [(NegativeELBO, "pathwise"), (NegativeELBO, "score"), (ImportanceWeightedELBO, "stl")],
+)
 def test_an_amortised_bound_compiles_twice_for_batches_of_all_sizes(
     bound: Any, estimator: str
 ) -> None:
@@ -262,9 +235,8 @@ def test_other_instances_of_a_family_do_not_compile_the_first_again() -> None:
     assert [run.graphs for run in runs] == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["Normal", "nested mixture"])
-def test_inductor_gives_the_losses_of_plain_steps(name: str) -> None:
-    q, twin = LIVE[name](), LIVE[name]()
+def test_inductor_gives_the_losses_of_plain_steps() -> None:
+    q, twin = LIVE["nested mixture"](), LIVE["nested mixture"]()
     twin.load_state_dict(q.state_dict())
     x = drawn(q, 16)
     run = Run(NegativeLogLikelihood(q), "inductor")
@@ -285,18 +257,7 @@ def test_inductor_gives_the_losses_of_plain_steps(name: str) -> None:
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_fit_in_mini_batches_compiles_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    counter = CompileCounterWithBackend("eager")
-    plain = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **options: plain(f, backend=counter))
-    q = FullRank(d=2)
-    fit(NegativeLogLikelihood(q), drawn(q, 10), steps=STEPS, batch_size=4, compile=True)
-    assert counter.frame_count <= 2
-    assert not counters["graph_break"]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize(("dtype", "is_compiled"), [(torch.float32, False), (torch.float64, True)])
 def test_the_default_adam_is_fused_and_the_same_as_the_plain_one(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_compiled: bool
 ) -> None:
@@ -386,8 +347,10 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     return counter
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("optimizer", [None, torch.optim.LBFGS])
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [*((name, None) for name in OBJECTIVES), ("an amortised bound", torch.optim.LBFGS)],
+)
 def test_a_compiled_fit_is_the_plain_one(
     name: str, optimizer: Any, counter: CompileCounterWithBackend
 ) -> None:
@@ -458,21 +421,19 @@ def test_a_compiled_fit_follows_a_constraint_that_changes(
 
 
 def test_many_objectives_compile_in_one_process(counter: CompileCounterWithBackend) -> None:
-    """Dynamo gives one code up after eight compilations."""
+    """Dynamo gives one code up after so many compilations."""
     x = torch.rand(12) + 0.5
-    for _ in range(9):
-        fit(NegativeLogLikelihood(GammaFamily()), x, steps=2, compile=True)
-    assert counter.frame_count == 9
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for _ in range(3):
+            fit(NegativeLogLikelihood(GammaFamily()), x, steps=2, compile=True)
+    assert counter.frame_count == 3
     assert not torch._dynamo.config.trace_autograd_ops
 
 
-@pytest.mark.parametrize("name", ["a policy", "an amortised bound"])
 @pytest.mark.usefixtures("counter")
-def test_hooks_of_heads_do_not_part_a_compiled_fit(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hooks_of_heads_do_not_part_a_compiled_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads keep a hook on a layer that was evaluated plainly; in a graph they need none."""
-    objective, data = OBJECTIVES[name]()
+    objective, data = OBJECTIVES["a policy"]()
     fit(objective, data, steps=1)
     kinds: list[bool] = []
     plain = compiled.loss_of
@@ -487,24 +448,20 @@ def test_hooks_of_heads_do_not_part_a_compiled_fit(
 
 
 class Pair(nn.Module):
-    """Two numbers, whose gradients are each other or the same."""
+    """Two numbers, whose gradients are each other."""
 
-    def __init__(self, loss_of: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.loss_of = loss_of
         self.a = nn.Parameter(torch.tensor(2.0))
         self.b = nn.Parameter(torch.tensor(3.0))
 
     def forward(self) -> Tensor:
-        return self.loss_of(self.a, self.b)
+        return self.a * self.b
 
 
-@pytest.mark.parametrize("loss_of", [torch.mul, torch.add])
-def test_gradients_have_memory_of_their_own(
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-) -> None:
+def test_gradients_have_memory_of_their_own() -> None:
     def end(*, compiles: bool) -> list[float]:
-        module = Pair(loss_of)
+        module = Pair()
 
         def are_apart(step: int, loss: float, module: nn.Module) -> None:
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -524,6 +481,7 @@ def test_gradients_have_memory_of_their_own(
     assert_close(end(compiles=True), end(compiles=False))
 
 
+@pytest.mark.usefixtures("counter")
 def test_a_compiled_fit_follows_a_hook_of_a_callback() -> None:
     def losses(*, compiles: bool) -> list[float]:
         def hooks(step: int, loss: float, module: nn.Module) -> None:
@@ -544,10 +502,8 @@ class Wrong(nn.Module):
         return self.loss_of(self.p)
 
 
-@pytest.mark.parametrize(
-    "loss_of",
-    [lambda p: 2 * p, lambda p: p.sum()[None], lambda p: p.detach().sum(), lambda p: 3.0],
-)
+@pytest.mark.parametrize("loss_of", [lambda p: p.sum()[None], lambda p: p.detach().sum()])
+@pytest.mark.usefixtures("counter")
 def test_what_is_no_loss_is_said_as_by_a_plain_fit(loss_of: Callable[[Tensor], Any]) -> None:
     with pytest.raises(DeclarationError) as plain:
         fit(Wrong(loss_of), steps=2)
@@ -592,11 +548,10 @@ def by_hand(q: Variational, optimizer: torch.optim.Optimizer) -> Callable[[Tenso
     return step
 
 
-@pytest.mark.parametrize("name", ["declared", "nested mixture"])
 def test_a_whole_step_compiles_once_and_moves_as_a_plain_one(
-    name: str, counter: CompileCounterWithBackend
+    counter: CompileCounterWithBackend,
 ) -> None:
-    q, twin = LIVE[name](), LIVE[name]()
+    q, twin = LIVE["nested mixture"](), LIVE["nested mixture"]()
     twin.load_state_dict(q.state_dict())
     x = drawn(q, 16)
     optimizers = [torch.optim.Adam(p.parameters(), lr=1e-2, fused=p is q) for p in (q, twin)]
@@ -614,6 +569,7 @@ def test_a_whole_step_compiles_once_and_moves_as_a_plain_one(
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("counter")
 def test_a_loop_of_ones_own_is_the_plain_one() -> None:
     """Loss and gradients are those of autograd, at every step, with keywords and hooks too."""
     torch.manual_seed(0)

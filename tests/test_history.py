@@ -13,7 +13,6 @@ from torch import nn
 from declarative_dist import (
     Declarative,
     Exp,
-    FullRankNormal,
     GreaterThan,
     MeanFieldNormal,
     NonFiniteError,
@@ -76,16 +75,6 @@ def test_names_begin_with_the_path_in_the_objective() -> None:
     assert list(history.values) == [f"guides.{n}.{field}" for n in (0, 1) for field in fields]
 
 
-def test_a_module_without_fields_has_losses_only() -> None:
-    class Plain(nn.Linear):
-        def forward(self):
-            return self.weight.sum() ** 2
-
-    history = fit(Plain(2, 1), steps=3)
-    assert (history.values, history.steps, len(history)) == ({}, [1, 2, 3], 3)
-    assert "values" not in repr(history)
-
-
 def test_a_long_record_is_thinned_the_same_way_for_any_length() -> None:
     history = History()
     for step in range(1, 100_001):
@@ -95,14 +84,6 @@ def test_a_long_record_is_thinned_the_same_way_for_any_length() -> None:
     assert 100 <= len(history.steps) <= 200
     assert history.values["x"] == history.steps
     assert history.steps == list(range(512, 100_001, 512))
-
-
-def test_short_records_keep_every_step() -> None:
-    history = History()
-    for step in range(1, 201):
-        assert history.is_due(step)
-        history.add(0.0, {"x": step})
-    assert history.steps == list(range(1, 201))
 
 
 def test_a_step_that_was_not_finished_leaves_nothing() -> None:
@@ -172,13 +153,7 @@ def test_repr_is_short(interrupted: bool, stopped: bool, end: str) -> None:
     assert repr(History()) == "History(0 steps)"
 
 
-def test_repr_of_many_values_is_still_short() -> None:
-    history = History()
-    history.add(1.0, {f"field{n}": 0.0 for n in range(100)})
-    assert len(repr(history)) < 120
-
-
-@pytest.mark.parametrize("steps", [3, 200, 201, 777])
+@pytest.mark.parametrize("steps", [3, 201])
 def test_the_last_value_is_that_of_the_module(steps: int) -> None:
     q = learnable(dd.Normal(0.0, 1.0))
 
@@ -208,9 +183,8 @@ def log_joint(draw: dict[str, torch.Tensor]) -> torch.Tensor:
     return slope + rest + dd.Gamma(2.0, 2.0).log_prob(draw["spread"])
 
 
-@pytest.mark.parametrize("guide", [MeanFieldNormal, FullRankNormal])
-def test_values_of_a_guide_are_its_medians_by_site(guide: type) -> None:
-    objective = NegativeELBO(log_joint, guide(Latents()))
+def test_values_of_a_guide_are_its_medians_by_site() -> None:
+    objective = NegativeELBO(log_joint, MeanFieldNormal(Latents()))
     history = fit(objective, steps=20, lr=0.05)
     assert list(history.values) == ["slope", "spread"]
     medians = objective.guide.median

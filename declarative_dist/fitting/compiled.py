@@ -155,17 +155,7 @@ def may_change(guards: Sequence[Any]) -> list[bool]:
 
     Args:
         guards: what dynamo found that a graph depends on.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> from declarative_dist.fitting.compiled import may_change
-        >>> name = "type(q).__declaration__.build"
-        >>> may_change([SimpleNamespace(name=name), SimpleNamespace(name="q.raw_loc")])
-        [False, True]
     """
-    return [not _is_frozen(guard.name) for guard in guards]
-
-
-def _is_frozen(name: str) -> bool:
-    _, is_declared, fact = name.partition("__declaration__")
-    return bool(is_declared) and not any(way in fact for way in (".__", ".constraint", ".base"))
+    ways = (".__", ".constraint", ".base")
+    parts = [guard.name.partition("__declaration__") for guard in guards]
+    return [not mark or any(way in fact for way in ways) for _, mark, fact in parts]

@@ -21,7 +21,7 @@ LARGEST = 100
 
 
 def field_of(
-    objective: nn.Module, parameter: nn.Parameter, index: tuple[int, ...] = ()
+    objective: nn.Module, parameter: Tensor, index: tuple[int, ...] = ()
 ) -> tuple[str, str]:
     """The field that a parameter stands for, as `Class.field`, and the raw name to show.
 
@@ -42,7 +42,7 @@ def field_of(
     return _subject_of(objective, path, last), last
 
 
-def short_name(objective: nn.Module, parameter: nn.Parameter) -> str:
+def short_name(objective: nn.Module, parameter: Tensor) -> str:
     """The field of a parameter, without the class in front."""
     return field_of(objective, parameter)[0].partition(".")[2]
 

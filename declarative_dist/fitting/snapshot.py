@@ -38,40 +38,21 @@ class Snapshot:
 
     Attributes:
         parameters: those in the optimizer, when the copy was made.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.fitting.snapshot import Snapshot
-        >>> model = torch.nn.Linear(1, 1)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> snapshot = Snapshot(model, optimizer)
-        >>> snapshot.take(0)
-        >>> before = model.weight.item()
-        >>> _ = model.weight.data.fill_(torch.nan)
-        >>> optimizer.param_groups[0]["lr"] = 0.0
-        >>> snapshot.restore(0)
-        >>> model.weight.item() == before, optimizer.param_groups[0]["lr"]
-        (True, 0.1)
     """
 
     def __init__(
-        self,
-        objective: nn.Module,
-        optimizer: Optimizer,
-        batches: Batches | None = None,
+        self, objective: nn.Module, optimizer: Optimizer, batches: Batches | None = None
     ) -> None:
-        self._objective = objective
-        self._optimizer = optimizer
-        self._batches = batches
+        self._objective, self._optimizer, self._batches = objective, optimizer, batches
         self._buffers = list(_changing_buffers(objective))
         self._live: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._records: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._keys: list[Any] = []
+        self._groups: list[dict[str, Any]] = []
+        self._states: dict[Any, dict[str, Any]] = {}
         self._values: list[Any] = []
         self._is_settled = self._are_local = True
-        self._position: Any = None
-        self._random: Any = None
+        self._draws: Any = None
         self._step: int | None = None
         self.parameters: list[Tensor] = []
 
@@ -85,17 +66,17 @@ class Snapshot:
             self._copy_numbers(self._copies, self._live)
         else:
             self.parameters = parameters
+            self._groups, self._states = groups[:], dict(states)
             self._copy_records([*groups, *states.values()])
             self._values = values if self._is_settled else []
         if self._batches is not None:
-            self._position, self._random = self._batches.position, random_state()
+            self._draws = self._batches.position, random_state()
         self._step = step
 
     def _copy_records(self, records: list[dict[str, Any]]) -> None:
         """Copy all numbers anew, and the optimizer's groups and states with what is in them."""
         live = self.parameters + self._buffers
-        self._records, self._keys = [], list(self._optimizer.state)
-        self._is_settled = True
+        self._records, self._is_settled = [], True
         for record in records:
             copy = record.copy()
             for name, value in record.items():
@@ -135,14 +116,13 @@ class Snapshot:
         for record, copy in self._records:
             record.clear()
             record.update(copy)
-        records = [record for record, _ in self._records]
-        count = len(records) - len(self._keys)
-        self._optimizer.param_groups[:] = records[:count]
+        self._optimizer.param_groups[:] = self._groups
         self._optimizer.state.clear()
-        self._optimizer.state.update(zip(self._keys, records[count:], strict=True))
+        self._optimizer.state.update(self._states)
         if self._batches is not None:
-            self._batches.go_to(self._position)
-            set_random_state(self._random)
+            position, numbers = self._draws
+            self._batches.go_to(position)
+            set_random_state(numbers)
         self._values, self._step = [], None
 
     def state_dict(self) -> dict[str, Any]:
