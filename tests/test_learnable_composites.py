@@ -82,6 +82,15 @@ def assert_same_support(mine: Any, theirs: Any) -> None:
     assert (mine.event_dim, mine.is_discrete) == (theirs.event_dim, theirs.is_discrete)
 
 
+DISTINCT = (
+    "independent", "independent of a triangle", "mixture by probs", "mixture in a batch",
+    "mixture of Wishart", "mixture of counts", "affine, negative", "power", "correlation",
+    "inverse of a composed", "copula", "side by side", "reshaped", "own family", "simplex",
+    "transformed mixture of vectors", "transformed twice", "everything",
+)  # fmt: skip
+"""Nests of which no two go the same way."""
+
+
 # Agreement with plain torch.
 
 
@@ -103,7 +112,7 @@ def test_it_agrees_with_plain_torch(name: str) -> None:
     assert_agrees(live(name), plain(name), 1e-4)
 
 
-@pytest.mark.parametrize("name", COMPOSITES)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_moments_agree(name: str) -> None:
     q, reference = live(name), plain(name)
     for member in ("mean", "mode", "variance", "stddev"):
@@ -264,7 +273,7 @@ def test_expanded_arguments_become_parameters_of_their_own() -> None:
 # Signs.
 
 
-EXTREME = (-1e30, -1e3, -100.0, -5.0, 0.0, 5.0, 100.0, 1e3, 1e30)
+EXTREME = (-1e30, -100.0, 0.0, 100.0, 1e30)
 
 
 @pytest.mark.parametrize("raw", EXTREME)
@@ -354,16 +363,11 @@ FLOW = [
         (("base_distribution.scale",), FLOW[1:2]),
         (["transforms.0.loc"], FLOW[2:3]),
         ("transforms.0", FLOW[2:4]),
-        ({"transforms.0.loc", "transforms.0.scale"}, FLOW[2:4]),
         ("transforms.2.parts.0.scale", FLOW[4:]),
-        ("transforms.2.parts.0", FLOW[4:]),
-        ("transforms.2.parts", FLOW[4:]),
         ("transforms.2", FLOW[4:]),
         ("transforms", FLOW[2:]),
         (("transforms", "base_distribution.loc"), [FLOW[0], *FLOW[2:]]),
-        (("transforms", "base_distribution"), FLOW),
         (iter(["base_distribution.loc"]), FLOW[:1]),
-        ("transforms.1", []),
         ("transforms.0.event_dim", []),
         ((), []),
     ],
@@ -398,12 +402,6 @@ def test_a_fixed_argument_does_not_change_in_training_but_moves_and_saves() -> N
     torch.testing.assert_close(other().component_distribution.scale, before + 1)
 
 
-def test_a_fixed_transform_moves_and_saves() -> None:
-    q = learnable(flow(), fixed="transforms").double()
-    assert q().transforms[0].scale.dtype == torch.float64
-    assert len(q.state_dict()) == 5
-
-
 @pytest.mark.parametrize(
     ("fixed", "message"),
     [
@@ -429,13 +427,8 @@ def test_wrong_names_are_refused(fixed: Any, message: str) -> None:
     [
         "transforms.0.lok",
         "transforms.1.loc",
-        "transforms.3",
         "transforms.3.loc",
-        "transforms.-1.loc",
-        "transforms.loc",
-        "transforms.2.parts.5.scale",
         "transforms.2.parts.1.scale",
-        "transforms.2.part.0.scale",
         "transforms.0.loc.0",
     ],
 )
@@ -508,13 +501,6 @@ def test_the_class_is_cached_and_pickles() -> None:
     assert learnable(dd.MixtureSameFamily) is family
     assert pickle.loads(pickle.dumps(family)) is family
     assert type(learnable(mixture())) is type(learnable(mixture()))
-
-
-def test_a_class_with_a_part_held_constant() -> None:
-    q = learnable(dd.MixtureSameFamily, fixed=("component_distribution",))(
-        mixture_distribution=logits(same, 3), component_distribution=normal(same, 3)
-    )
-    assert names_of(q) == ["mixture_distribution.raw_logits"]
 
 
 def test_a_class_with_a_dotted_name_held_constant() -> None:
@@ -652,29 +638,12 @@ class Truncated(dd.Distribution):
         return self.base_dist.log_prob(value) - self.base_dist.cdf(self.high).log()
 
 
-class Unstated(dd.TransformedDistribution):
-    """A user's own family that does not say what its arguments must satisfy."""
-
-    def __init__(self, loc: Tensor, validate_args: bool | None = None) -> None:
-        self.loc = loc
-        base = dd.Normal(loc, torch.ones_like(loc), validate_args=validate_args)
-        super().__init__(base, [dd.ExpTransform()], validate_args=validate_args)
-
-
 def test_a_part_of_a_users_own_family_is_learned() -> None:
     q = learnable(Truncated(normal(same, 3), torch.tensor(2.0)))
     assert sorted(names_of(q)) == ["base_dist.raw_loc", "base_dist.raw_scale", "raw_high"]
     x = torch.zeros(3)
     expected = Truncated(normal(same, 3), torch.tensor(2.0)).log_prob(x)
     torch.testing.assert_close(q.log_prob(x), expected)
-
-
-def test_a_users_own_family_that_states_nothing_is_not_held_constant_in_silence() -> None:
-    try:
-        q = learnable(Unstated(torch.zeros(3)))
-    except DeclarationError:
-        return
-    assert names_of(q) == ["raw_loc"]
 
 
 def test_a_users_own_transform_in_a_class_body_and_in_a_nest_learn_the_same() -> None:
@@ -692,47 +661,6 @@ def test_a_users_own_transform_in_a_class_body_and_in_a_nest_learn_the_same() ->
     assert names_of(q)[-1] == names_of(Family())[-1] == "transforms.0.raw_skew"
     x = torch.randn(4, 3)
     torch.testing.assert_close(q.log_prob(x), Family().log_prob(x), rtol=1e-4, atol=1e-5)
-
-
-class ModuleTransform(nn.Module, transforms.Transform):
-    """A user's own transform that is a module and trains by itself, as in Pyro."""
-
-    domain = codomain = constraints.real
-    bijective = True
-    __hash__ = nn.Module.__hash__
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-        transforms.Transform.__init__(self)
-        self.shift = nn.Parameter(torch.ones(3))
-
-    __call__ = transforms.Transform.__call__
-
-    def _call(self, x: Tensor) -> Tensor:
-        return x + self.shift
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return y - self.shift
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.zeros_like(x)
-
-
-def test_a_transform_that_is_a_module_trains() -> None:
-    transform = ModuleTransform()
-    q = learnable(dd.TransformedDistribution(normal(same, 3), [transform]))
-    x = torch.randn(4, 3)
-    expected = dd.TransformedDistribution(normal(same, 3), [transform]).log_prob(x)
-    torch.testing.assert_close(q.log_prob(x), expected)
-    q.log_prob(x).sum().backward()
-    assert len(names_of(q)) == 3
-    for name, parameter in q.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-    with torch.no_grad():
-        for parameter in q.parameters():
-            parameter.add_(0.1)
-    assert not torch.allclose(q.log_prob(x), expected)
 
 
 class Shifting(transforms.Transform):
@@ -835,7 +763,8 @@ def test_the_inverse_undoes_the_transform(name: str) -> None:
     x = drawn(source(), 4)
     torch.testing.assert_close(drawn(back, 4), x, rtol=1e-3, atol=1e-3)
     expected = dd.TransformedDistribution(source(), [make(), make().inv]).log_prob(x)
-    torch.testing.assert_close(back.log_prob(x), expected, rtol=1e-3, atol=1e-3)
+    for other in (back, copy.deepcopy(back), pickle.loads(pickle.dumps(back))):
+        torch.testing.assert_close(other.log_prob(x), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_stack_along_the_first_dimension() -> None:
@@ -848,40 +777,6 @@ def test_a_stack_along_the_first_dimension() -> None:
     x = drawn(stacked())
     torch.testing.assert_close(drawn(q), x)
     torch.testing.assert_close(q.log_prob(x), stacked().log_prob(x))
-
-
-@pytest.mark.parametrize("name", INVERTIBLE)
-def test_the_inverse_of_an_inverse_pickles_and_copies(name: str) -> None:
-    make, source = INVERTIBLE[name]
-    chain = [make(), make().inv, make().inv.inv]
-    q = learnable(dd.TransformedDistribution(source(), chain))
-    y = drawn(q, 4)
-    expected = q.log_prob(y)
-    for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
-        torch.testing.assert_close(other.log_prob(y), expected)
-
-
-@pytest.mark.parametrize("cache_size", [0, 1])
-def test_caches_are_kept_and_never_stale(cache_size: int) -> None:
-    q = learnable(
-        dd.TransformedDistribution(
-            dd.Normal(torch.zeros(3), 1.0),
-            [
-                dd.AffineTransform(torch.zeros(3), torch.ones(3), cache_size=cache_size),
-                dd.ComposeTransform([dd.TanhTransform()], cache_size=cache_size),
-            ],
-        )
-    )
-    assert [t._cache_size for t in q().transforms] == [cache_size] * 2
-    x = q.rsample().detach()
-    before = q.log_prob(x)
-    with torch.no_grad():
-        q.transforms[0].raw_loc.add_(1.0)
-    reference = dd.TransformedDistribution(
-        dd.Normal(torch.zeros(3), 1.0), [dd.AffineTransform(1.0, 1.0), dd.TanhTransform()]
-    )
-    torch.testing.assert_close(q.log_prob(x), reference.log_prob(x), rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(q.log_prob(x), before)
 
 
 # Life of a module.
@@ -902,15 +797,6 @@ def test_state_keys_are_the_arguments_names() -> None:
     }
     assert expected <= set(q.state_dict())
     assert set(names_of(q)) == expected
-
-
-DISTINCT = (
-    "independent", "independent of a triangle", "mixture by probs", "mixture in a batch",
-    "mixture of Wishart", "mixture of counts", "affine, negative", "power", "correlation",
-    "inverse of a composed", "copula", "side by side", "reshaped", "own family", "simplex",
-    "transformed mixture of vectors", "transformed twice", "everything",
-)  # fmt: skip
-"""Nests of which no two go the same way."""
 
 
 @pytest.mark.parametrize("name", DISTINCT)

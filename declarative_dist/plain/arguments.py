@@ -226,12 +226,6 @@ def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
     """The groups of optional arguments of which a family of torch's takes exactly one.
 
     What a foreign class takes of such a group, it alone knows.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.arguments import alternatives, arguments_of
-        >>> alternatives(arguments_of(dd.Bernoulli))
-        [('logits', 'probs')]
     """
     return [group for group in _synonyms(arguments) if arguments[group[0]].is_torchs]
 

@@ -7,13 +7,7 @@ from typing import Any
 
 
 def split_keywords(batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The items of a batch and its keywords: those of a dict that stands behind other items.
-
-    Example:
-        >>> from declarative_dist.plain.batch import split_keywords
-        >>> split_keywords((1, {"weights": 2})), split_keywords(({"site": 1},))
-        (((1,), {'weights': 2}), (({'site': 1},), {}))
-    """
+    """The items of a batch and its keywords: those of a dict that stands behind other items."""
     if len(batch) > 1 and isinstance(batch[-1], Mapping):
         return batch[:-1], batch[-1]
     return batch, {}

@@ -30,12 +30,6 @@ def is_reparametrised(distribution: Any) -> bool:
 
     A class that defines `rsample` and leaves torch's flag `has_rsample` at False is believed for
     its method; one that inherits the method and sets the flag to False, for the flag.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.draws import is_reparametrised
-        >>> is_reparametrised(dd.Gamma(1.0, 1.0)), is_reparametrised(dd.Poisson(1.0))
-        (True, False)
     """
     if distribution.has_rsample or "has_rsample" in vars(distribution):
         return bool(distribution.has_rsample)

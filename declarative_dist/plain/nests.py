@@ -69,14 +69,7 @@ def is_nest(distribution: Distribution, kind: type[Distribution]) -> bool:
 
 
 def steps_of(transform: Transform) -> Iterator[Transform]:
-    """The transforms that a chain applies one after the other, without what only adds events.
-
-    Example:
-        >>> import torch.distributions as dd
-        >>> from declarative_dist.plain.nests import steps_of
-        >>> list(steps_of(dd.IndependentTransform(dd.ComposeTransform([dd.ExpTransform()]), 1)))
-        [ExpTransform()]
-    """
+    """The transforms that a chain applies one after the other, without what only adds events."""
     if isinstance(transform, dd.ComposeTransform):
         for part in transform.parts:
             yield from steps_of(part)

@@ -169,32 +169,25 @@ def _search(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
 
 def _guess(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
     """Where a normal distribution of the same moments has these tails, or 0, as a coordinate."""
-    low, high = bounds
-    no_low, no_high = low.isinf(), high.isinf()
-    y = torch.zeros_like(wanted.log_cdf)
+    y, (low, high) = torch.zeros_like(wanted.log_cdf), bounds
     if is_traced(y):
         return y  # torch computes moments by masks
     with suppress(NotImplementedError):
         mean = plain.mean
         x = mean + plain.stddev * torch.special.ndtri(wanted.log_cdf.exp()).clamp(-8.0, 8.0)
-        x = torch.where(no_low, x, torch.maximum(x, low + (mean - low) / 8))
-        x = torch.where(no_high, x, torch.minimum(x, high - (high - mean) / 8))
-        line = torch.where(no_low, 0.0, (x - low).log()) - torch.where(
-            no_high, 0.0, (high - x).log()
-        )
-        y = y + torch.where(no_low & no_high, x.asinh(), line).nan_to_num(0.0, 0.0, 0.0)
+        x = torch.where(low.isinf(), x, torch.maximum(x, low + (mean - low) / 8))
+        x = torch.where(high.isinf(), x, torch.minimum(x, high - (high - mean) / 8))
+        half = torch.where(low.isinf(), x.asinh(), (x - low).log())
+        between = (x - low).log() - (high - x).log()
+        y = y + torch.where(low.isinf() | high.isinf(), half, between).nan_to_num(0.0, 0.0, 0.0)
     return y
 
 
 def _stretch(y: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """A map from all numbers to those between two ends, and its derivative."""
-    half, share = y.exp(), y.sigmoid()
-    no_low, no_high = low.isinf(), high.isinf()
-    finite = torch.where(no_low, 0.0, low), torch.where(no_high, 0.0, high)
-    x = torch.where(no_low, finite[1] - 1 / half, finite[0] + half)
-    slope = torch.where(no_low, 1 / half, half)
-    is_line, is_between = no_low & no_high, ~(no_low | no_high)
-    width = finite[1] - finite[0]
-    x = torch.where(is_line, y.sinh(), torch.where(is_between, finite[0] + width * share, x))
-    between = width * share * (-y).sigmoid()
-    return x, torch.where(is_line, y.cosh(), torch.where(is_between, between, slope))
+    """A map from all numbers to those from one end on, or between two ends, and its derivative."""
+    is_line, is_half = low.isinf(), high.isinf()
+    start, share = torch.where(is_line, 0.0, low), y.sigmoid()
+    width = torch.where(is_line | is_half, 1.0, high - start)
+    x, slope = start + width * share, width * share * (-y).sigmoid()
+    x, slope = torch.where(is_half, start + y.exp(), x), torch.where(is_half, y.exp(), slope)
+    return torch.where(is_line, y.sinh(), x), torch.where(is_line, y.cosh(), slope)
