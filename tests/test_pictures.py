@@ -101,8 +101,8 @@ def crowded() -> History:
     record, noise = History(), torch.rand(200, generator=torch.Generator().manual_seed(0))
     for step in range(200):
         cov = [[1.0, step / 400], [step / 400, 2.0]]
-        record.add(1e4 * 0.9**step + 3 + noise[step].item(), {"cov": cov, "w": [float(step)] * 9})
-        record._records[-1][1]["scale"] = 30 - 0.05 * step
+        values = {"cov": cov, "w": [float(step)] * 9, "scale": 30 - 0.05 * step}
+        record.add(1e4 * 0.9**step + 3 + noise[step].item(), values)
     return record
 
 

@@ -33,7 +33,7 @@ from declarative_dist import (
     plot,
     site,
 )
-from declarative_dist.display.contours import SHARES, levels_of
+from declarative_dist.display.contours import SHARES
 from declarative_dist.display.looks import COLORS, look_of
 from declarative_dist.display.pictures import MOST
 from declarative_dist.fields.kinds import predicted_kind
@@ -257,8 +257,9 @@ def test_mixtures_of_pairs_have_contours() -> None:
     assert axes.get_ylabel() == "value[1]"
 
 
-def test_levels_of_a_flat_density() -> None:
-    assert levels_of(torch.ones(10, 10), 0.01) == [1.0]
+def test_contours_of_a_flat_density() -> None:
+    axes = plot(dd.Independent(dd.Uniform(tensor([0.0, 1.0]), tensor([1.0, 3.0])), 1))
+    assert list(axes.collections[-1].levels) == [pytest.approx(0.5)]
 
 
 def test_contours_of_several_and_of_data() -> None:

@@ -127,7 +127,7 @@ def test_no_name_and_no_depth_makes_it_wider_than_80_columns() -> None:
         deep = nn.ModuleDict({f"level{level}": deep})
     lines = str(summary(deep)).splitlines()
     assert max(map(len, lines)) <= 80
-    assert "Exp()" in lines[-6]
+    assert any("Exp()" in line for line in lines)
 
 
 def test_many_rows_that_are_alike_are_folded() -> None:

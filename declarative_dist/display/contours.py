@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from declarative_dist.display.curves import Reach, reach_of
 from declarative_dist.display.looks import Look
@@ -46,7 +45,11 @@ def draw_pair(
         axes.scatter(left[:_MOST_DOTS], up[:_MOST_DOTS], label=look.label, **dots)
         return reaches
     heights = scores.exp().nan_to_num(0.0, 0.0).reshape(_SIDE, _SIDE)
-    levels = levels_of(heights, math.prod(float(side[1] - side[0]) for side in sides))
+    ordered = heights.flatten().sort(descending=True).values
+    mass = ordered.cumsum(0) * math.prod(float(side[1] - side[0]) for side in sides)
+    wanted = torch.tensor(SHARES, dtype=torch.float64).clamp_max(0.999 * float(mass[-1]))
+    # Contours need different levels, which few or flat cells do not give.
+    levels = ordered[torch.searchsorted(mass, wanted)].unique().tolist()
     where = [*(side.tolist() for side in sides), heights.T.tolist()]
     if is_filled:
         top = float(heights.max()) * 1.01
@@ -56,19 +59,3 @@ def draw_pair(
     shares = ", ".join(f"{share:.0%}" for share in SHARES)
     axes.plot([], [], label=f"{look.label} ({shares} inside)", **look.line)
     return reaches
-
-
-def levels_of(heights: Tensor, cell: float) -> list[float]:
-    """The densities around which the regions of highest density hold the shares of the mass.
-
-    Args:
-        heights: the density at the points of a grid.
-        cell: the surface of one cell.
-    """
-    ordered = heights.flatten().sort(descending=True).values
-    mass = (ordered * cell).cumsum(0)
-    wanted = torch.tensor(SHARES).to(mass).clamp_max(0.999 * mass[-1])
-    at = torch.searchsorted(mass, wanted).clamp_max(len(ordered) - 1)
-    # Contours need different levels, which few or flat cells do not give.
-    levels: list[float] = ordered[at].unique().tolist()
-    return levels

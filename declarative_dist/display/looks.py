@@ -48,14 +48,16 @@ def look_of(label: str, at: int, turn: int = 0, sizes: Sequence[int] = (1,)) -> 
     return Look(label, COLORS[place % len(COLORS)], STYLES[turn], bool(turn))
 
 
-def add_legend(axes: Axes, title: str | None, *, is_ours: bool) -> None:
+def add_legend(axes: Axes, most: int, count: int, *, is_ours: bool) -> None:
     """Name the curves above their axes, side by side where there is room.
 
     Args:
         axes: with the curves.
-        title: what to say above the names.
+        most: how many there may be.
+        count: how many there would be.
         is_ours: whether the figure may grow for them.
     """
+    title = f"{most} of {count}" if count > most else None
     labels = axes.get_legend_handles_labels()[1]
     figure: Any = axes.figure
     wide, high = axes.get_window_extent().size / figure.dpi

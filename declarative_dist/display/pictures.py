@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from declarative_dist.display.contours import draw_pair
 from declarative_dist.display.curves import Curve, draw_curves, view_of
 from declarative_dist.display.looks import Look, add_legend, axes_on, look_of
@@ -42,9 +40,15 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
         names = [f"q: {name}", f"target: {target}"]
         for n, site in _sites_to_compare(name, sites, others).items():
             groups[n].append(site)
+    count = len(groups)
+    columns = 2 if count == 4 else min(count, 3)
+    rows = math.ceil(count / columns)
+    size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
+    axes = axes_on(ax, (count,), (rows, columns), figsize=size)
     if "" in groups and all(site.is_pair for site in groups[""]):
-        return _draw_plane(groups[""], names, ax)
-    axes = _make_axes(len(groups), ax)
+        _draw_plane(axes[0], groups[""], names)
+        add_legend(axes[0], MOST_PAIRS, groups[""][0].batch.numel(), is_ours=ax is None)
+        return axes[0]
     seen: set[str] = set()
     for own, (site_name, group) in zip(axes, groups.items(), strict=True):
         shape = group[0].shape
@@ -57,7 +61,7 @@ def plot_distribution(given: Any, against: Any, ax: Any) -> Axes | tuple[Axes, .
         draw_curves(own, curves, site_name or "value")
         # A legend where it has a name that no other one told.
         if not seen.union([site_name]).issuperset(own.get_legend_handles_labels()[1]):
-            add_legend(own, _count(MOST, shape), is_ours=ax is None)
+            add_legend(own, MOST, shape.numel(), is_ours=ax is None)
         seen.update(curve.look.label for curve in curves)
     return axes[0] if "" in groups else axes
 
@@ -104,9 +108,8 @@ def _numbers(
             yield site, index, look_of(label, at, turn, sizes)
 
 
-def _draw_plane(group: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
+def _draw_plane(axes: Axes, group: Sequence[Site], names: Sequence[str]) -> None:
     """Draw pairs as contours in one picture, those of a target dashed."""
-    (axes,) = _make_axes(1, ax)
     numbers = list(_numbers(group, MOST_PAIRS, names, event_dim=1))
     is_alone = group[0].batch.numel() == 1
     reaches = [
@@ -118,18 +121,3 @@ def _draw_plane(group: Sequence[Site], names: Sequence[str], ax: Any) -> Axes:
         margin = 0.05 * (right - left) or 0.5
         axes.set(**{f"{axis}lim": (left - margin, right + margin)})
     axes.set(xlabel="value[0]", ylabel="value[1]")
-    add_legend(axes, _count(MOST_PAIRS, group[0].batch), is_ours=ax is None)
-    return axes
-
-
-def _count(most: int, shape: torch.Size) -> str | None:
-    """What to say where there are more curves than are drawn."""
-    return f"{most} of {shape.numel()}" if shape.numel() > most else None
-
-
-def _make_axes(count: int, ax: Any) -> tuple[Axes, ...]:
-    """The axes for some pictures, in rows of two or three."""
-    columns = 2 if count == 4 else min(count, 3)
-    rows = math.ceil(count / columns)
-    size = (5.4, 3.6) if count == 1 else (3.0 * columns + 0.4, 2.5 * rows + 0.2)
-    return axes_on(ax, (count,), (rows, columns), figsize=size)

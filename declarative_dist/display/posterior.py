@@ -69,13 +69,9 @@ def draws_of(guide: NormalGuide) -> WeightedDraws | None:
 
     None where it has no numbers, or NaN.
     """
-    try:
-        now = guide()
-    except RuntimeError:  # sharded
+    if describe_absence(guide.raw_loc):
         return None
-    shape = now.loc.shape
-    if describe_absence(now.loc):
-        return None
+    now, shape = guide(), guide.raw_loc.shape
     count = max(256, min(4096, 4_000_000 // shape.numel()))
     with torch.no_grad():
         # A point near the end of the sequence would count for too much of the tail.

@@ -113,7 +113,8 @@ def summary(module: Any) -> Summary[Any]:
         raise DeclarationError("summary", "an instance", got, fix, code="class-not-instance")
     if isinstance(module, WeightedDraws):
         return Summary(repr(module), tuple(posterior_rows(module)))
-    if isinstance(module, Mapping) and module and all(map(_are_draws, module.values())):
+    is_table = isinstance(module, Mapping) and len(module) > 0
+    if is_table and all(isinstance(each, Tensor) and each.ndim for each in module.values()):
         count = len(next(iter(module.values())))
         draws = WeightedDraws(module, torch.zeros(count))
         return Summary(f"{count} draws", tuple(posterior_rows(draws)))
@@ -126,10 +127,6 @@ def summary(module: Any) -> Summary[Any]:
     rows = rows_of(inner)
     found = draws_of(inner) if isinstance(inner, NormalGuide) else None
     return Summary(_title(inner, rows), tuple(posterior_rows(found) if found else rows))
-
-
-def _are_draws(given: object) -> bool:
-    return isinstance(given, Tensor) and given.ndim > 0
 
 
 def _title(module: nn.Module, rows: Sequence[Row]) -> str:

@@ -18,9 +18,7 @@ WIDTH = 80
 MOST = 8
 """How many rows there are whose names differ in numbers only; others are folded."""
 
-_MOST_LINES = 6
 _DEEPEST = 6
-_ROOM_FOR_NAMES = 12
 _CELL = (
     "vertical-align:top;white-space:pre-wrap;padding:.2em .8em .2em 0;"
     "border-bottom:1px solid rgba(128,128,128,.4)"
@@ -100,13 +98,10 @@ def _labels(names: Sequence[str]) -> Iterator[str]:
 
 
 def _fit(widths: list[int]) -> list[int]:
-    """Make the widest columns narrower until a line has room for all; names keep more."""
+    """Make the widest columns narrower until a line has room for all."""
     room = WIDTH - 2 * (len(widths) - 1)
     while sum(widths) > room:
-        widest = max(
-            range(len(widths)), key=lambda at: widths[at] - (0 if at else _ROOM_FOR_NAMES)
-        )
-        widths[widest] -= 1
+        widths[widths.index(max(widths))] -= 1
     return widths
 
 
@@ -115,13 +110,13 @@ def _wrap(text: str) -> str:
 
 
 def _wrap_cell(cell: str, width: int) -> list[str]:
-    """A cell in lines of a width, of many the first."""
+    """A cell in lines of a width."""
     lines = []
     for line in cell.split("\n"):
         indent = line[: len(line) - len(line.lstrip())]
         found = textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
         lines += found or [""]
-    return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], "..."]
+    return lines
 
 
 def _align(column: Sequence[str]) -> list[str]:
