@@ -15,7 +15,6 @@ import torch
 import torch.distributions as dd
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import jacrev
 
 from declarative_dist import (
     Conditional,
@@ -949,7 +948,7 @@ RAGGED = {
 }
 
 
-@pytest.mark.parametrize("batch", [(2,), (3,), (2, 3)])
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
 @pytest.mark.parametrize("name", RAGGED)
 def test_values_of_different_length_line_up_behind_the_contexts(
     name: str, batch: tuple[int, ...]
@@ -1287,13 +1286,6 @@ def test_autocast_of_a_network_that_predicts_directly() -> None:
 # Transforms of functions.
 
 
-def test_jacrev_through_the_context() -> None:
-    p = FullRank(in_features=3, d=2)
-    x = context(1)[0]
-    jacobian = jacrev(lambda x: p(x).mean)(x)
-    torch.testing.assert_close(jacobian, p.projection.weight[:2].detach())
-
-
 # Compilation.
 
 
@@ -1335,15 +1327,6 @@ def test_compiled_rsample(p: Conditional) -> None:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_no_flag_is_needed_for_values_valid_by_construction() -> None:
-    dd.Distribution.set_default_validate_args(True)
-    p = MAKE["policy"]()
-    x, y = context(), torch.zeros(5, 2)
-    compiled = torch.compile(lambda x, y: p(x).log_prob(y), fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x, y), p(x).log_prob(y))
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
 def test_compiling_under_autocast() -> None:
     p = FullRank(in_features=3, d=2)
 
@@ -1370,6 +1353,7 @@ class Act(nn.Module):
         return self.policy(x).mean
 
 
+@pytest.mark.parametrize("name", ["policy", "nest"])
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_export_of_the_mean(p: Conditional) -> None:
     x = context()

@@ -25,7 +25,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("live", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("live", [(True, False), (False, True)])
 def test_exact_both_ways_without_warnings(name: str, live: tuple[bool, bool]) -> None:
     p, q = (make() for make in PAIRS[name])
     expected = dd.kl_divergence(p, q)

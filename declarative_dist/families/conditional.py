@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -81,19 +80,18 @@ class Conditional(Contextual):
         return distribution_of(self, self.__declaration__.base_values(self, known))
 
     def _check_build(self, values: dict[str, Any]) -> None:
-        declaration = self.__declaration__
-        is_open = any(field.is_open for field in declaration.givens)
-        attempt = partial(try_kinds, self, partial(self.at_start, (2,) if is_open else ()))
-        if not isinstance(declaration.base, type):
-            with torch.no_grad(), suppress(*REFUSALS):  # a method may need a batch
-                _ = is_open and attempt()
+        is_class = isinstance(self.__declaration__.base, type)
+        is_open = any(field.is_open for field in self.__declaration__.givens)
+        if not (is_class or is_open):
             return
         try:
             with torch.no_grad():
-                attempt()
-        except ConstraintError:
-            raise
+                try_kinds(self, partial(self.at_start, (2,) if is_open else ()))
         except REFUSALS as error:
+            if not is_class:
+                return  # a method may need a batch
+            if isinstance(error, ConstraintError):
+                raise
             check_copies(self)  # what mixes contexts may fail on one
             raise refused_by_torch(self, values, error) from error
 

@@ -84,8 +84,7 @@ class Contextual(Declarative):
             self.network = network
         self._check_source(in_features)
         splits = tuple(head.split(self) for head in self.__declaration__.heads)
-        vars(self)["_splits"] = splits
-        vars(self)["_split_sizes"] = [split.size for split in splits]
+        vars(self).update(_splits=splits, _split_sizes=[split.size for split in splits])
         vars(self)["_takes_infinity"] = all(split.takes_infinity for split in splits)
         self.projection: nn.Linear | None = None
         if in_features is not None and self.__declaration__.heads:

@@ -10,6 +10,7 @@ Methods get the values as they are, and index from the right.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,10 +36,7 @@ def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
 
     def install(field: Field, values: dict[str, Any]) -> Any:
         field.bind(module, blueprint, values)
-        value = field.value(module, values)
-        if not field.holds_value:
-            _measure(module, field, value, values)
-        return value
+        return _measure(module, field, values)
 
     run, order = module.__declaration__.run, module.__declaration__.order
     values: dict[str, Any] = try_kinds(module, lambda: run(module, order, compute=install))
@@ -51,15 +49,16 @@ def measure(module: Any) -> None:
     for _, part in _parts_of(module, is_owned=False):
         if is_declarative(part):
             arrange(part, is_owned=True)  # as it is by itself
-    values = module.__declaration__.run(module, module.__declaration__.order)
-    for name, value in values.items():
-        if not module.__declaration__.fields[name].holds_value:
-            _measure(module, module.__declaration__.fields[name], value, values)
+    compute = partial(_measure, module)
+    module.__declaration__.run(module, module.__declaration__.order, compute=compute)
     arrange(module, vars(module)["_padding"])
 
 
-def _measure(module: nn.Module, field: Field, value: Any, values: dict[str, Any]) -> None:
-    """Count the dimensions of a computed field or a part; one that holds a value knows them."""
+def _measure(module: nn.Module, field: Field, values: dict[str, Any]) -> Any:
+    """The value of a field, whose dimensions are counted unless it holds it and knows them."""
+    value = field.value(module, values)
+    if field.holds_value:
+        return value
     copies: torch.Size = vars(module)["_copies"]
     part = module._modules.get(field.name)
     if field.is_computed and field.needs:
@@ -70,6 +69,7 @@ def _measure(module: nn.Module, field: Field, value: Any, values: dict[str, Any]
     elif part is not None and not has_copies(part, copies):
         copies = torch.Size()
     ndims_of(module)[field.name] = own_ndim(value, copies)
+    return value
 
 
 def replicate_fields(module: Any, copies: torch.Size, done: dict[int, Any]) -> None:

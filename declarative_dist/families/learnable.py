@@ -98,15 +98,7 @@ def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
     _check_names(kind, fixed, values)
     given = {name: _as_part(value, _names_in(fixed, name)) for name, value in values.items()}
     is_transform = isinstance(plain, Transform)
-    kinds = tuple(
-        (
-            name,
-            "constant"
-            if bool({CONSTANT, ALL, name}.intersection(fixed))
-            else _kind_of(kind, name, value, is_transform),
-        )
-        for name, value in given.items()
-    )
+    kinds = tuple((n, _kind_of(kind, n, part, fixed, is_transform)) for n, part in given.items())
     family = _make_live_class(kind, kinds, fixed, ())
     declared = family.__declaration__.fields
     wide = tuple(name for name in given if _needs_more_room(declared[name], given))
@@ -168,8 +160,10 @@ _SIGNED: Mapping[type, Names] = {AffineTransform: ("scale",), PowerTransform: ("
 """Arguments of transforms that may be negative, but not zero."""
 
 
-def _kind_of(base: type, name: str, value: Any, is_transform: bool) -> str:
-    """How an argument that is not fixed is declared; a word, so that classes can be cached."""
+def _kind_of(base: type, name: str, value: Any, fixed: Names, is_transform: bool) -> str:
+    """How an argument is declared; a word, so that classes can be cached."""
+    if not {CONSTANT, ALL, name}.isdisjoint(fixed):
+        return "constant"
     if isinstance(value, list):
         return "parts"
     if isinstance(value, nn.Module):
@@ -203,21 +197,13 @@ def _make_live_class(base: Any, kinds: Kinds, fixed: Names, wide: Names) -> Any:
 
     Args:
         base: a distribution or transform class.
-        kinds: for each argument how it is declared; empty for all as they are preferred.
+        kinds: for each argument how it is declared.
         fixed: dotted names of arguments to hold constant.
         wide: arguments that are declared without the guard band of their constraint.
     """
     arguments = arguments_of(base)
-    chosen = {name: arguments[name] for name, _ in kinds} or choose_preferred(arguments)
-    _check_names(base, fixed, chosen)
-    fields: dict[str, Any] = infer_fields(chosen)
-    for name, kind in kinds or tuple((n, "") for n in chosen):
-        if not kind and not fields[name].is_part:
-            _as_part(None, tuple(f for f in _names_in(fixed, name) if f != ALL))
-        is_constant = kind == "constant" or (
-            not kind and bool({CONSTANT, ALL, name}.intersection(fixed))
-        )
-        fields[name] = _field_of("constant" if is_constant else kind, fields[name])
+    inferred = infer_fields({name: arguments[name] for name, _ in kinds})
+    fields: dict[str, Any] = {name: _field_of(kind, inferred[name]) for name, kind in kinds}
     for name in wide:
         narrow = _make_live_class(base, kinds, fixed, ()).__declaration__.fields[name]
         fields[name] = Param(constraint=narrow.constraint.without_guard()).with_name(name)
@@ -304,7 +290,13 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         if issubclass(x, Variational):
             raise DeclarationError("learnable", "a plain class", x.__name__, "It is live already.")
         base: Any = x
-        return _make_live_class(base, (), names, ())
+        chosen = choose_preferred(arguments_of(base))
+        _check_names(base, names, chosen)
+        for name, argument in chosen.items():
+            if argument.part is None and not argument.is_sequence:
+                _as_part(None, tuple(f for f in _names_in(names, name) if f != ALL))
+        kinds = tuple((name, "constant" if name in names else "argument") for name in chosen)
+        return _make_live_class(base, kinds, names, ())
     if not isinstance(x, Distribution) or isinstance(x, Variational):
         subject = "learnable"
         fix = "It is live already." if isinstance(x, Variational) else ""

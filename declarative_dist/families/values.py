@@ -219,12 +219,8 @@ def _find_parameters(module: Any, name: str, path: str = "") -> list[nn.Paramete
     own = {} if fields else dict(module.named_parameters(recurse=False))
     if not rest and head in own:
         return [own[head]]
-    is_head = field is not None and field.is_predicted
-    known = [n for n, f in fields.items() if f.is_learned or f.is_part] or [*own, *module._modules]
-    raise DeclarationError(
-        subject,
-        "the name of a parameter",
-        f"{name!r}, which is predicted" if is_head else repr(name),
-        "Its weights are in 'projection' and 'network'." if is_head else did_you_mean(head, known),
-        code="unknown-name",
-    )
+    got, known = repr(name), [n for n, f in fields.items() if f.is_learned or f.is_part]
+    fix = did_you_mean(head, known or [*own, *module._modules])
+    if field is not None and field.is_predicted:
+        got, fix = f"{got}, which is predicted", "Its weights are in 'projection' and 'network'."
+    raise DeclarationError(subject, "the name of a parameter", got, fix, code="unknown-name")
