@@ -10,13 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    check_count,
-    first_line,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.kinds import lacks_forward
@@ -163,18 +157,13 @@ def make_optimizer(
         **options: what else the callable takes.
 
     Raises:
-        DeclarationError: if it is neither, does not take the parameters, or is an optimizer of
-            others or of frozen ones only.
+        DeclarationError: if it is neither, or an optimizer of others or of frozen ones only.
     """
     made = optimizer
     if not isinstance(optimizer, Optimizer):
         if not callable(optimizer) or isinstance(optimizer, nn.Module):
             raise optimizer_error(subject, optimizer)
-        try:
-            made = optimizer([p for p in objective.parameters() if p.requires_grad], **options)
-        except TypeError as error:
-            why = f", which failed: {first_line(error)}"
-            raise optimizer_error(subject, optimizer, why) from error
+        made = optimizer([p for p in objective.parameters() if p.requires_grad], **options)
     if isinstance(made, Optimizer):
         mine = {id(parameter) for parameter in objective.parameters()}
         members = [parameter for group in made.param_groups for parameter in group["params"]]
@@ -191,15 +180,11 @@ def make_optimizer(
     return made
 
 
-def optimizer_error(subject: str, value: object, what: str = "") -> DeclarationError:
+def optimizer_error(subject: str, value: object) -> DeclarationError:
     """The error about something that is no optimizer."""
-    return DeclarationError(
-        subject,
-        "an optimizer, or a callable from parameters to one",
-        f"{shorten(value)}{what}",
-        "Write lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
-        code="wrong-optimizer",
-    )
+    expected = "an optimizer, or a callable from parameters to one"
+    fix = "Write lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
+    return DeclarationError(subject, expected, shorten(value), fix, code="wrong-optimizer")
 
 
 def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:

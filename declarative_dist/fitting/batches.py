@@ -40,13 +40,6 @@ class Batches:
     Raises:
         ConstraintError: if the sizes do not go together.
         DeclarationError: if the data is of another kind.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.fitting.batches import Batches
-        >>> batches = Batches((torch.arange(5), torch.arange(5)), batch_size=2)
-        >>> [len(batches.next()[0]) for _ in range(6)]
-        [2, 2, 1, 2, 2, 1]
     """
 
     def __init__(self, data: Any, batch_size: int | None = None) -> None:

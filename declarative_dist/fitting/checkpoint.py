@@ -12,12 +12,10 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from glob import escape
 from hashlib import sha256
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -49,7 +47,7 @@ class Checkpoint:
     Raises:
         ConstraintError: if the file is there, without `resume` and `overwrite`.
         StateMismatchError: if it is no checkpoint of `fit`, or one of another objective, optimizer
-            or data; if a state of these could not be read again.
+            or data.
         NonFiniteError: if it has parameters that are infinite or NaN.
         OSError: if nothing can be written there.
     """
@@ -74,12 +72,9 @@ class Checkpoint:
             got = f"{path}, which has {len(state['history']['losses'])} steps of a fit"
             fix = "Write resume=True to go on from it, or overwrite=True to begin anew."
             raise ConstraintError("fit(checkpoint=)", expected, got, fix, code="wrong-argument")
-        with _explaining(self._path):  # before a long run rather than behind it
-            _partial_of(self._path).touch()
-            _partial_of(self._path).unlink()
-        if state is None:
-            _load(self._path, _content_of(snapshot.state_dict()))
-        else:
+        _partial_of(self._path).touch()  # what fails, fails before a long run
+        _partial_of(self._path).unlink()
+        if state is not None:
             snapshot.load_state_dict(state)
             history.load_state_dict(state["history"])
         self._step = history.step
@@ -124,20 +119,20 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: if the disk is full or the folder cannot be written; the old state stays.
     """
-    content, partial = _content_of(state), _partial_of(path)
+    buffer, partial = io.BytesIO(), _partial_of(path)
+    torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
+    content = buffer.getbuffer()
     try:
-        with _explaining(path):
-            with partial.open("wb") as file:
-                file.write(content)
-                file.write(_SEAL + sha256(content).hexdigest().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            if path.exists():
-                shutil.copymode(path, partial)
-            partial.replace(path)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.write(_SEAL + sha256(content).hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, partial)
+        partial.replace(path)
     except BaseException:
-        with suppress(OSError):
-            partial.unlink()
+        partial.unlink(missing_ok=True)
         raise
     if Path("/proc/self").exists():  # what processes that were killed have left
         for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
@@ -161,35 +156,5 @@ def read_state(path: Path) -> dict[str, Any] | None:
             "a file that is damaged, of an earlier version, or something else",
             "It was not touched: give another path, or write overwrite=True to replace it.",
         )
-    return _load(path, content)
-
-
-def _content_of(state: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
-    return buffer.getvalue()
-
-
-def _load(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(content), map_location="cpu", weights_only=True
-        )
-    except UnpicklingError as error:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
-        raise StateMismatchError(
-            f"fit(checkpoint={str(path)!r})",
-            "states of module and optimizer with tensors, numbers and strings only",
-            ", ".join(found),
-            "Have state_dict and get_extra_state give tensors and numbers.",
-        ) from error
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
-
-
-@contextmanager
-def _explaining(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        text = f"fit(checkpoint=) could not write {path}: {error.strerror or error}."
-        raise OSError(error.errno, f"{text} What was there before is as it was") from error

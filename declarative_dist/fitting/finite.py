@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -48,12 +48,16 @@ def find_bad(tensor: Tensor) -> tuple[tuple[int, ...], str] | None:
 
 def bad_data(batch: tuple[Any, ...]) -> str:
     """The first number of a batch that is not finite, as `data[0][3] = nan`, or nothing."""
+    found = ((name, find_bad(tensor)) for name, tensor in tensors_in(batch))
+    return next((f"data[{name!r}]{bad[1]}" for name, bad in found if bad), "")
+
+
+def tensors_in(batch: tuple[Any, ...]) -> Iterator[tuple[object, Tensor]]:
+    """The tensors of a batch, also those in dicts, with their index or name."""
     for at, item in enumerate(batch):
         for name, value in item.items() if isinstance(item, Mapping) else [(at, item)]:
-            bad = find_bad(value) if isinstance(value, Tensor) else None
-            if bad:
-                return f"data[{name!r}]{bad[1]}"
-    return ""
+            if isinstance(value, Tensor):
+                yield name, value
 
 
 def check_parameters(

@@ -51,7 +51,7 @@ class Snapshot:
         self._groups: list[dict[str, Any]] = []
         self._states: dict[Any, dict[str, Any]] = {}
         self._values: list[Any] = []
-        self._is_settled = self._are_local = True
+        self._is_settled = True
         self._draws: Any = None
         self._step: int | None = None
         self.parameters: list[Tensor] = []
@@ -92,18 +92,13 @@ class Snapshot:
             self._copy_numbers(self._copies, live)
         else:
             self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
-            self._are_local = all(type(t) in (nn.Parameter, Tensor) for t in live)
 
     def _copy_numbers(self, into: list[Tensor], tensors: list[Tensor]) -> None:
-        """Copy the numbers of tensors, in one call unless they are spread over processes."""
+        """Copy the numbers of tensors in one call."""
         before = torch.is_grad_enabled()
         torch.set_grad_enabled(False)  # in every step, and half as much as a context costs
         try:
-            if self._are_local:
-                torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
-            else:
-                for mine, theirs in zip(into, tensors, strict=True):
-                    mine.copy_(theirs)
+            torch._foreach_copy_(into, tensors)  # pyright: ignore[reportPrivateImportUsage]
         finally:
             torch.set_grad_enabled(before)
 
