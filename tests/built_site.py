@@ -12,7 +12,7 @@ BUILT = ROOT / "docs" / "_build" / "html"
 
 
 def build() -> Path:
-    """The folder of the site; `make test` has built it before, else this takes half a minute."""
+    """The folder of the site; `make test` has built it before, else this takes minutes."""
     BUILT.mkdir(parents=True, exist_ok=True)
     with (BUILT.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be building
@@ -22,7 +22,7 @@ def build() -> Path:
 
 def _build_if_stale() -> None:
     if not _is_current():
-        sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2"]
+        sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-j", "2"]
         command = [*sphinx, str(ROOT / "docs"), str(BUILT)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

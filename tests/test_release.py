@@ -83,11 +83,10 @@ def test_a_release_is_one_wheel_and_one_sdist(built: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("tag", ["v9.9.9", VERSION, f"v{VERSION}.1"])
-def test_a_tag_of_another_version_is_refused(project: Path, tag: str) -> None:
+def test_a_tag_of_another_version_is_refused(project: Path) -> None:
     check = workflow("release")[1]
-    assert run(check, project).returncode == 0
-    assert run(check, project, tag).returncode != 0
+    tags = (f"v{VERSION}", VERSION, f"v{VERSION}.1")
+    assert [run(check, project, tag).returncode == 0 for tag in tags] == [True, False, False]
 
 
 def test_make_release_takes_the_same_steps() -> None:

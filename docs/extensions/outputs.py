@@ -58,7 +58,7 @@ class PythonBlock(SphinxDirective):
         text = f"{type(error).__name__}: {error}" if error else printed.rstrip()
         if not text:
             raise self.error("nothing was printed")
-        classes = ["output"] if error else ["output", "printed"]
+        classes = ["output", "table"] if "-----" in text else ["output"]
         return [nodes.literal_block(text, text, language="text", classes=classes)]
 
     def _pictures(self, block: Block) -> list[nodes.Node]:
@@ -80,12 +80,13 @@ class PythonBlock(SphinxDirective):
 
 
 def darken(figure: Any) -> None:
-    """Make what is black in a figure light: text, ticks and frames, for dark pages."""
+    """Make what is black or dark grey in a figure light, for dark pages."""
     matplotlib = importlib.import_module("matplotlib")
     kinds = {"text.Text": "color", "lines.Line2D": "color", "spines.Spine": "edgecolor"}
     for kind, name in kinds.items():
         for artist in figure.findobj(attrgetter(kind)(matplotlib)):
-            if matplotlib.colors.same_color(getattr(artist, f"get_{name}")(), "black"):
+            colour = getattr(artist, f"get_{name}")()
+            if any(matplotlib.colors.same_color(colour, dark) for dark in ("black", "#595959")):
                 artist.set(**{name: "#d0d0d0"})
 
 
