@@ -63,7 +63,7 @@ def kl_divergence(
     the same name. Where torch does not know it, and only if you give `num_samples`, the Monte
     Carlo mean of `log p(x) - log q(x)` over draws from p, which is unbiased; it is infinite where
     a draw is outside of q's support. Its gradient is unbiased too: it is pathwise where p has a
-    reparametrised sampler, and otherwise that of the score function, in which every draw is
+    reparametrised sampler, and otherwise the score function's, in which every draw is
     weighed against the mean of the others (Kool, van Hoof and Welling, 2019,
     https://openreview.net/forum?id=r1lgTGL5DE; a single draw has none).
 
@@ -272,7 +272,7 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     moving = describe_learned_ends(p)
     if moving:
         expected = "a support that does not move with parameters, for the gradient to be unbiased"
-        got = f"that of a {moving}, whose ends are learned and whose draws carry no gradients"
+        got = f"a {moving}, whose ends are learned and whose draws carry no gradients"
         fix = "Freeze the ends, or call it under torch.no_grad() for the value alone."
         raise ConstraintError("num_samples", expected, got, fix, code="biased-gradient")
     x, log_p = sample_and_score(p, torch.Size((count,)))

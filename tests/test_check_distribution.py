@@ -113,8 +113,8 @@ def test_hand_written_modules_pass() -> None:
 
 DRAWN = "batch_shape and event_shape must say what is drawn: see Independent and event_dim."
 UNNORMALISED = (
-    "expected a mean gradient by log_scale of 0.0 over its own draws .... Make sample and "
-    "log_prob those of one distribution, normalised. Where the support depends on parameters, "
+    "expected a mean gradient by log_scale of 0.0 over its own draws .... Let sample and "
+    "log_prob belong to one distribution, normalised. Where the support depends on parameters, "
     "as a uniform's does, check with skip=['score']."
 )
 UNUSED = "Use it in the distribution without detach, item, data or numpy, or freeze it."

@@ -26,7 +26,7 @@ class Packed(Banded):
     """Square matrices packed as a triangle."""
 
     has_diagonal = True
-    """Whether the packed numbers have those of the diagonal in front."""
+    """Whether the packed numbers begin with the diagonal."""
 
     @property
     def raw_event_dim(self) -> int:
@@ -130,7 +130,7 @@ class LowerCholesky(Packed):
 class PositiveDefinite(Packed):
     """Symmetric positive-definite matrices `L @ L.mT`, always with a Cholesky factor.
 
-    Entries stay in the guard band of `Positive`, those of the factor in its square root. The
+    Entries stay in the guard band of `Positive`, the factor's entries in its square root. The
     diagonal is raised by a few units in the last place, so that torch's Cholesky
     decomposition of the value succeeds whatever the raw numbers are. Values have shape
     `(*batch, n, n)`, raw numbers `(*batch, n * (n + 1) / 2)`.

@@ -154,7 +154,7 @@ def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str,
     """The arguments of a base that a class without fields declares; some are required."""
     chosen = choose_preferred(arguments)
     if arguments and not chosen:
-        expected = f"fields for those of its arguments that you mean: {', '.join(arguments)}"
+        expected = f"fields for the arguments that you mean: {', '.join(arguments)}"
         got = "none, and all are optional"
         fix = "Declare a class with this base, and a Param or a constant for each."
         raise DeclarationError(f"{owner}.base", expected, got, fix, code="base-arguments")

@@ -78,7 +78,7 @@ def reach_of(draws: Tensor, *, is_discrete: bool = False) -> Reach:
 
 
 def view_of(reaches: Sequence[Reach], are_targets: Sequence[bool]) -> Reach:
-    """The range of a picture: that of the distribution, and a little of a wider target's.
+    """The range of a picture: the distribution's, and a little of a wider target's.
 
     A target somewhere else is in the picture as a whole.
     """

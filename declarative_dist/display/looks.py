@@ -37,7 +37,7 @@ def look_of(label: str, at: int, turn: int = 0, sizes: Sequence[int] = (1,)) -> 
 
     Args:
         label: its name in the legend.
-        at: the place of the curve among those of its distribution.
+        at: the place of the curve among its distribution's curves.
         turn: 0 for the distribution, 1 for what it is compared with.
         sizes: how many curves each has.
     """
@@ -77,7 +77,7 @@ def add_legend(axes: Axes, most: int, count: int, *, is_ours: bool) -> None:
 def axes_on(
     ax: Any, counts: Sequence[int], grid: tuple[int, int], **figure: Any
 ) -> tuple[Axes, ...]:
-    """The axes that were given, or those of a new figure.
+    """The axes that you gave, or the axes of a new figure.
 
     Args:
         ax: axes, alone, in a list or in an array of rows and columns; None for a new figure.

@@ -109,7 +109,7 @@ def _numbers(
 
 
 def _draw_plane(axes: Axes, group: Sequence[Site], names: Sequence[str]) -> None:
-    """Draw pairs as contours in one picture, those of a target dashed."""
+    """Draw pairs as contours in one picture, a target's dashed."""
     numbers = list(_numbers(group, MOST_PAIRS, names, event_dim=1))
     is_alone = group[0].batch.numel() == 1
     reaches = [

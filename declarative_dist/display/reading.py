@@ -34,7 +34,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def rows_of(module: nn.Module) -> list[Row]:
-    """All rows of a module; those of a part stand behind the row of the part itself."""
+    """All rows of a module; the rows of a part stand behind the part's own."""
     quiet = copy_module(module)
     for part in quiet.modules():
         vars(part).update(training=False, **{hooks: {} for hooks in _HOOKS})

@@ -88,7 +88,7 @@ def _lines_of(rows: Sequence[Row | PosteriorRow]) -> list[Sequence[str]]:
 
 
 def _labels(names: Sequence[str]) -> Iterator[str]:
-    """Names without those of the parts they are in, indented below them."""
+    """Names without the prefixes of their parts, indented below them."""
     above: list[str] = []
     for name in names:
         while above and not name.startswith(f"{above[-1]}."):

@@ -18,7 +18,7 @@ from declarative_dist.fields.given import try_kinds
 class Conditional(Contextual):
     """A map from a context to a distribution, declared as a class.
 
-    The class body has a `base`, as that of a `Variational`, and fields, any of which may be a
+    The class body has a `base`, as in a `Variational`, and fields, any of which may be a
     `Head`: predicted from the context. The others stay what they are, so that a policy with a
     predicted mean and a free scale is one declaration.
 

@@ -36,7 +36,7 @@ class Contextual(Declarative):
     """A module some of whose fields come with a context: heads, given values, predicted parts.
 
     Args:
-        in_features: how many features the linear layer of the heads sees, and those of the parts.
+        in_features: how many features the linear layers of the heads and of the parts see.
         network: what makes features of the context, for the heads and for all parts that predict.
         device: where to build it; None for where the network is.
         dtype: the floating-point type of everything in it; None for the network's own.
@@ -73,7 +73,7 @@ class Contextual(Declarative):
                 dtype, device = dtype or tensor.dtype, device or tensor.device
         if sizes_and_values.pop("batch_shape", ()) != ():
             subject = f"{type(self).__name__}(batch_shape=)"
-            expected = "no batch_shape: the batch is that of the context"
+            expected = "no batch_shape: the batch is the context's"
             fix = "Give the context a batch dimension, or stack several modules for an ensemble."
             raise ConstraintError(subject, expected, "one", fix, code="unused-argument")
         if in_features is not None and "in_features" in self.__declaration__.size_names:

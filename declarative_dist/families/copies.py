@@ -173,7 +173,7 @@ def _has_lead(module: nn.Module, name: str, value: Any) -> bool:
 
 
 def _parts_of(module: Any, *, is_owned: bool) -> Iterator[tuple[str, nn.Module]]:
-    """The nested parts that were made for an instance, by field; those of a list one by one.
+    """The nested parts of an instance, by field; the parts of a list one by one.
 
     Parts that were given belong to others too, and stay as they are.
     """

@@ -60,7 +60,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     """What calling an instance without arguments gives, where it stands for a plain object."""
 
     __keywords__: ClassVar[tuple[str, ...]] = ()
-    """Keywords of the constructor beside those of every declarative class."""
+    """Keywords of the constructor beside the ones that every declarative class takes."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.latents.named import as_value, check_names, check_shape, is_floating, lead_of
 
 Raws = Mapping[str, Tensor]
-"""Raw numbers that stand in place of those of a module, by the names of its parameters."""
+"""Raw numbers in place of a module's own, by the names of its parameters."""
 
 
 def log_prior_of(

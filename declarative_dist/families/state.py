@@ -54,7 +54,7 @@ class DeclaredState(AtomicState):
 
     A state that was saved under another constraint, or that holds a number which its field
     refuses, is not loaded. Loading with `assign=True` makes the state's tensors the module's own,
-    those of constants too.
+    also of constants.
     """
 
     __declaration__: ClassVar[Declaration]

@@ -1,4 +1,4 @@
-"""Declared transforms: a module whose parameters are those of a torch transform."""
+"""Declared transforms: a module with the parameters of a torch transform."""
 
 from __future__ import annotations
 

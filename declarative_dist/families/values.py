@@ -29,7 +29,7 @@ class DeclaredValues(DeclaredState):
     def constrained_values(self) -> dict[str, Any]:
         """The values of all parameters and constants by name, detached.
 
-        Those of a nested part are a dict under its name, those of a list of parts a list of dicts.
+        A nested part has a dict under its name, a list of parts a list of dicts.
         `new.assign(**old.constrained_values())` carries values over to another constraint.
         """
         declaration = self.__declaration__
@@ -131,7 +131,7 @@ class DeclaredValues(DeclaredState):
         Args:
             **options: for a field or a nested part, the optimizer's options, such as
                 `loc={"lr": 1e-2}` or `**{"component_distribution.scale": {"lr": 1e-3}}`. A name
-                inside a part comes before that of the part.
+                inside a part comes before the part's own.
 
         Raises:
             DeclarationError: for a name that is no parameter.

@@ -43,7 +43,7 @@ class Given(FromContext):
             what the argument of the base that bears the field's name takes, or else any value.
         shape: sizes and names of sizes of the value for one context; a name becomes a keyword of
             the constructor. In a call the value has shape `(*batch, *shape)`, and its batch
-            broadcasts with that of the context. A plain number counts for the whole shape.
+            broadcasts with the context's. A plain number counts for the whole shape.
 
     Raises:
         DeclarationError: if an argument is of the wrong kind.
@@ -106,7 +106,7 @@ class Given(FromContext):
     def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
         is_stated = self.declared_constraint is not None or argument is not None
         if not is_stated or self._discrete_set(argument) is not None:
-            return self.constraint  # as that of a field without a class: any
+            return self.constraint  # as for a field without a class: any
         return super()._constraint_in(owner, argument)
 
     def check(self, owner: Owner) -> None:
@@ -144,7 +144,7 @@ class Given(FromContext):
             tensor = tensor.expand(own)
         if tensor.shape[max(tensor.ndim - len(own), 0) :] != own:
             expected = f"shape ({', '.join(['*batch', *map(str, own)])})"
-            fix = "Give it the dimensions of one context last, and those of the batch in front."
+            fix = "Give it the dimensions of one context last, and the batch's in front."
             raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
         if tensor.is_floating_point() and not is_traced(tensor) and tensor.isnan().any():
             at = list(tensor.isnan().nonzero()[0].tolist())
@@ -258,7 +258,7 @@ def take_call(module: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -
 
 
 def call_names(module: Any) -> frozenset[str]:
-    """The keywords of a call that fields of an instance take, or those of its parts."""
+    """The keywords of a call that fields of an instance or of its parts take."""
     declaration = module.__declaration__
     names = [frozenset(field.name for field in declaration.givens)]
     parts = (part for f in declaration.order if f.is_part for part in f.parts_of(module))
@@ -267,7 +267,7 @@ def call_names(module: Any) -> frozenset[str]:
 
 
 def check_batches(module: Any, own: Mapping[str, Tensor], raws: Mapping[str, Tensor]) -> None:
-    """Refuse given values whose batch goes with that of neither the context nor one another.
+    """Refuse given values whose batches go with neither the context's nor one another.
 
     Args:
         module: the instance.

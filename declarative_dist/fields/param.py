@@ -31,7 +31,7 @@ from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.tracing import is_traced
 
 MakePrior = Callable[[torch.Size], Distribution]
-"""A prior whose size is that of the parameter."""
+"""A prior whose size is the parameter's."""
 
 
 class Param(Constrained, Stored):
@@ -53,7 +53,7 @@ class Param(Constrained, Stored):
             moved with the others.
         prior: a distribution over the value, on the set of its constraint. A plain one is held
             constant and moves with the module; a declared family or an instance of one is learned
-            with the others. Its shapes broadcast to that of the parameter. A callable from the
+            with the others. Its shapes broadcast to the parameter's. A callable from the
             shape of the parameter to a distribution serves where instances say the sizes:
             `prior=lambda shape: dd.Dirichlet(torch.ones(shape))`. On an instance it is
             `<name>_prior`, and `log_prior` adds up all of them.
@@ -175,7 +175,7 @@ class Param(Constrained, Stored):
 
         Args:
             module: the instance.
-            values: the field's own value, and those of the fields that it needs.
+            values: the field's own value, and the values of the fields that it needs.
             lead: how many dimensions of samples and independent copies stay.
             unconstrained: whether it is the density of the unconstrained numbers.
 

@@ -69,7 +69,7 @@ def log_density(
         prior: a module that stands for a distribution.
         value: of shape `(*sample, *copies, *batch, *event)`.
         copies: the independent copies of whose parameters the value is one.
-        own: how many dimensions of it are those of one copy.
+        own: how many dimensions of it belong to one copy.
         is_inside: whether the value is known to be in the support, so that nothing checks it:
             torch refuses some values that are, at the edge and in lower precision.
     """
@@ -80,7 +80,7 @@ def log_density(
     added = own + len(copies) - len(distribution.batch_shape) - len(distribution.event_shape)
     if not copies or not added or not has_copies(prior, copies):
         return distribution.log_prob(value)
-    # The prior's dimensions stand behind those of the copies: what it lacks goes in front.
+    # The prior's dimensions stand behind the copies': what it lacks goes in front.
     front, behind = tuple(range(added)), tuple(range(lead, lead + added))
     return distribution.log_prob(value.movedim(behind, front)).movedim(front, behind)
 
@@ -125,7 +125,7 @@ def restrict(
 
     Args:
         prior: the module that holds it.
-        constraint: that of the parameter, without names in it.
+        constraint: the parameter's, without names in it.
         subject: the class and field that an error names.
         error: the kind of error to raise if neither has a known density there.
         has_names: whether its ends are other fields, on which the mass between them depends.

@@ -106,8 +106,8 @@ def site(
 ) -> Any:
     """Declare a site of a `Joint` whose distribution depends on earlier ones.
 
-    The method takes self, then values by name: those of sites declared above it, of shape
-    `(*sample, *batch, *event)`, and those of other fields. It returns a distribution whose batch
+    The method takes self, then values by name: of sites declared above it, of shape
+    `(*sample, *batch, *event)`, and of other fields. It returns a distribution whose batch
     shape broadcasts to `(*sample, *batch)`.
 
     Args:

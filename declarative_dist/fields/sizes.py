@@ -22,7 +22,7 @@ Shape = tuple[int | str, ...]
 
 
 def as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:
-    """The sizes and names of sizes that you declare; None for those of the value."""
+    """The sizes and names of sizes that you declare; None for the value's own."""
     if shape is None:
         return None
     sizes: Any = (shape,) if isinstance(shape, str) or not isinstance(shape, Sequence) else shape

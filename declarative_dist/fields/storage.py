@@ -66,7 +66,7 @@ def write_tensor(module: nn.Module, name: str, value: Tensor, field: Field) -> N
 
 
 def copy_tensors(source: nn.Module, target: nn.Module) -> bool:
-    """Write the tensors of a module into those of another; False if names or shapes differ."""
+    """Write the tensors of a module into another's; False if names or shapes differ."""
     mine, theirs = (
         dict([*module.named_parameters(), *module.named_buffers()]) for module in (target, source)
     )

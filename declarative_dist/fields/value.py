@@ -40,7 +40,7 @@ Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
 class Constrained(Field):
     """A value that a constraint keeps inside its set, and that starts somewhere.
 
-    Its arguments are those of `Param` and `Head`; `owner` is what errors call it.
+    Its arguments are as in `Param` and `Head`; `owner` is what errors call it.
     """
 
     event_dim = 0
@@ -311,7 +311,7 @@ def as_source(value: Any, subject: str) -> Any:
     except (TypeError, ValueError, OverflowError) as error:
         got = f"{shorten(value)} ({error})"
         raise DeclarationError(subject, expected, got) from error
-    # Lists, arrays and integers mean no dtype: they keep their digits until that of the field is
+    # Lists, arrays and integers mean no dtype: they keep their digits until the field's is
     # known.
     means_dtype = isinstance(value, Tensor) and tensor.is_floating_point()
     return tensor if means_dtype else tensor.to(torch.float64)

@@ -148,7 +148,7 @@ class _Compiled:
 
 
 def may_change(guards: Sequence[Any]) -> list[bool]:
-    """Which guards dynamo is to ask at every call: not those of a declaration, which is frozen.
+    """Which guards dynamo is to ask at every call: none of a declaration, which is frozen.
 
     What a declaration leads to is asked for: a constraint, a method or what it closes over may
     have numbers that somebody changes.

@@ -44,7 +44,7 @@ class Losses:
         self._known: tuple[list[int], Tensor] | None = None
 
     def __call__(self) -> Tensor:
-        """The losses now; where no number has changed, those of the last call."""
+        """The losses now; where no number has changed, the last call's."""
         if self.backward is not None:
             return self.backward(self.batch)
         objective = self._objective

@@ -152,7 +152,7 @@ def _beta(sample: Sample, part: Any) -> Suggestion:
 
 
 def _kumaraswamy(sample: Sample, part: Any) -> Suggestion:
-    first = _beta(sample, part)["concentration1"]  # close to that of a beta distribution
+    first = _beta(sample, part)["concentration1"]  # close to a beta distribution's
     second = -1 / sample.mean(torch.log1p(-(sample.values**first)).clamp_max(-_LEAST))
     return {"concentration1": first, "concentration0": second}
 

@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The source that an argument is, and how its shape lies in that of the argument."""
+    """The source that an argument is, and how its shape lies in the argument's."""
 
     source: Source
     aligned: torch.Size

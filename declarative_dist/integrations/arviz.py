@@ -197,12 +197,12 @@ def _ask(model: Any, draws: Values, data: Any, groups: Collection[str]) -> dict[
 def _name_dims(
     arrays: Groups, names: Dims, wholes: Mapping[str, torch.Size], own: Dims
 ) -> dict[str, dict[str, list[str]]]:
-    """The names of dimensions by group and variable, behind those of chains and draws.
+    """The names of dimensions by group and variable, behind chains and draws.
 
     Args:
         arrays: what to name the dimensions of.
         names: those that shapes say, for last dimensions. A name that cannot be a dimension's,
-            such as that of two sizes, is passed over.
+            such as of two sizes, is passed over.
         wholes: the shapes of whole values; log likelihoods have their first dimensions.
         own: those that you give in their place, which must fit: ArviZ would fill up with NaN.
     """

@@ -33,7 +33,7 @@ class ObjectiveModule(LightningModule):
     """An objective as Lightning's Trainer takes it.
 
     A batch that is a tuple or a list is the objective's arguments, anything else its one argument.
-    The loss, a mean over processes, is logged as `loss`, that of validation and test data as
+    The loss, a mean over processes, is logged as `loss`, of validation and test data as
     `val_loss` and `test_loss`: names for `ModelCheckpoint(monitor=...)` and early stopping. Steps
     take a closure, so LBFGS works, under DDP too.
 

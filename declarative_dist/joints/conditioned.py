@@ -33,7 +33,7 @@ class Conditioned(AtomicState):
     parameters are its own; the data moves with it and is not saved with its state.
 
     Args:
-        joint: the joint distribution, held and not copied; or a snapshot, such as that of a
+        joint: the joint distribution, held and not copied; or a snapshot, such as the one of a
             context, with its values of that moment.
         data: by site a value of shape `(*batch, *event)`, or `(*event)` for all copies.
 

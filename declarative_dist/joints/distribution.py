@@ -40,7 +40,7 @@ class JointDistribution(NamedDistribution):
     Draws are dicts of tensors of shape `(*sample, *batch, *event)` by site; densities have shape
     `(*sample, *batch)`. What a site's method reads from `self` is read when it is drawn.
 
-    For a context, the batch is that of contexts, and each has draws of its own. Only sites that do
+    For a context, the batch is the contexts', and each has draws of its own. Only sites that do
     not depend on it are drawn once for all: then contexts are not independent, and all of them
     are one event. There is no batch, draws of the other sites have shape
     `(*sample, *contexts, *event)`, and `log_prob` adds up all contexts, to shape `(*sample)`.
@@ -49,7 +49,7 @@ class JointDistribution(NamedDistribution):
         owner: the name of the class, for errors.
         sites: by name a plain distribution, or the rule that makes one, in the order of drawing.
         values: the values of other fields that rules take.
-        batch_shape: the shape of independent copies, or that of contexts.
+        batch_shape: the shape of independent copies, or of contexts.
         local: of contexts, the names of the sites that each has of its own; None for copies.
         weight: how often each context counts; None for once.
     """
@@ -158,9 +158,9 @@ class JointDistribution(NamedDistribution):
         return _values_of(self.draw_in_order(sample_shape, draw)), self._total(scores)
 
     def sample_and_score(self, sample_shape: Any) -> tuple[Values, Tensor]:
-        """Draws without gradients, and their log densities, whose gradient is that of the score.
+        """Draws without gradients, and their log densities, whose gradient is the score's.
 
-        Contexts that count more than once do so in the number: the score is that of the draws.
+        Contexts that count more than once do so in the number: the score is the draws' own.
         """
         values = self.sample(sample_shape)
         scores = self.scores(values, {})

@@ -216,14 +216,14 @@ def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
     plain = _simplify(support)
     if isinstance(support, _MIXED) and _ends_of(plain):
         expected = "components with one support"
-        got = f"{shorten(support)}, whose bounds are those of components"
+        got = f"{shorten(support)}, whose bounds belong to its components"
         fix = "Use components on the whole real line, or one that ends nowhere."
         raise DeclarationError(subject, expected, got, fix, code="moving-support")
     return plain
 
 
 def _simplify(support: Any) -> Any:
-    """The set of each entry, of a mixture that of its components."""
+    """The set of each entry; a mixture has the set of its components."""
     independent = type(constraints.independent(constraints.real, 1))
     while isinstance(support, (independent, _MIXED)):
         support = support.base_constraint

@@ -50,7 +50,7 @@ def check_density(log_p: object, shape: torch.Size, subject: str = "log_joint") 
         subject,
         f"log densities of shape (*sample, *batch) = {tuple(shape)}",
         f"shape {tuple(log_p.shape)}" if isinstance(log_p, Tensor) else shorten(log_p),
-        "Sum over the last dimensions only, those of data and events: .sum(-1), not .sum(). Let "
+        "Sum over the last dimensions only, of data and events: .sum(-1), not .sum(). Let "
         "values broadcast over what stands in front: mu[..., None], not mu. For a function of a "
         "single draw there is NegativeELBO(vectorize=True).",
         code="wrong-shape",

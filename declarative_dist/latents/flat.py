@@ -3,7 +3,7 @@
 Samplers and optimisers of other libraries, and Gaussian guides, work on one vector of real
 numbers. A `FlatMap` cuts it into sites and pushes each through its constraint, with the log of the
 volume change. Sites are mapped in order, so that the bounds of one may be values of those above
-it: the Jacobian of the whole is triangular, and its log determinant the sum of those of the sites.
+it: the Jacobian of the whole is triangular, and its log determinant the sum over its sites.
 """
 
 from __future__ import annotations

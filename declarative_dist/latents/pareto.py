@@ -1,7 +1,7 @@
 """Pareto smoothing: importance weights with a tamed tail, and the shape of that tail.
 
 Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", JMLR 25, 2024,
-https://arxiv.org/abs/1507.02646; the fit is that of Zhang and Stephens, "A new and efficient
+https://arxiv.org/abs/1507.02646; the fit is by Zhang and Stephens, "A new and efficient
 estimation method for the generalized Pareto distribution", Technometrics 51, 2009.
 """
 

@@ -188,10 +188,10 @@ class WeightedDraws:
     def verdict(self) -> str:
         """How far the weighted draws can be trusted, in sentences.
 
-        It begins with "good" where k-hat is below 0.5, that of the squares of every quantity below
-        0.6, and all means and standard deviations are known to 2.5 %; with "usable, not good"; or
-        with "unreliable", where k-hat is above 0.6, an error above 10 %, few draws count, or the
-        search for a guide has not settled.
+        It begins with "good" where k-hat is below 0.5, and below 0.6 for the squares of every
+        quantity, and all means and standard deviations are known to 2.5 %; with "usable, not
+        good"; or with "unreliable", where k-hat is above 0.6, an error above 10 %, few draws
+        count, or the search for a guide has not settled.
         """
         tail, means, sds = self._worst()
         figures = (

@@ -26,7 +26,7 @@ from declarative_dist.objectives.weights import (
 def score_joint(
     joint: Joint, batch: tuple[Any, ...], weights: Any, given: Mapping[str, Any], subject: str
 ) -> Scores:
-    """The log densities of data by site: those of independent copies, or for each context.
+    """The log densities of data by site: of independent copies, or for each context.
 
     Args:
         joint: a joint, of a context or of none.
@@ -126,7 +126,7 @@ def check_values(
         value: the data.
         distribution: what scores it.
         own: how many batch dimensions one prediction of a `Conditional` has.
-        is_predicted: whether the distribution is that of a `Conditional`.
+        is_predicted: whether a `Conditional` predicted the distribution.
         subject: whom an error is about.
     """
     batch, event = distribution.batch_shape, distribution.event_shape
@@ -136,7 +136,7 @@ def check_values(
     if is_predicted and len(batch) > own:
         fits = value.shape == whole
         expected = f"a value for each context, of shape (*batch, *event) = {tuple(whole)}"
-        fix = "Give both the same batch dimensions, and declare event_dim for those of one value."
+        fix = "Give both the same batch dimensions, and declare the event_dim of one value."
         if whole == (*value.shape, 1):
             fix = (
                 "Of (n, 1) for a scalar head the 1 is a batch dimension: let the network, or what "

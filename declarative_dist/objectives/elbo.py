@@ -38,7 +38,7 @@ class NegativeELBO(VariationalBound):
 
     A `Joint` with a context is a guide of local latents, whose sites each context has, and of
     global ones, which all of them share. With `total_size`, a batch stands for that many contexts:
-    the loss is an unbiased estimate of that of all of them. What contexts add to the densities of
+    the loss is an unbiased estimate of their whole loss. What contexts add to the densities of
     guide and target is weighed by `total_size` over the size of the batch, and the rest counts
     once. So that both are known apart, the target is
 
@@ -49,7 +49,7 @@ class NegativeELBO(VariationalBound):
       what each context adds, the likelihood included, of shape `(*sample, *contexts)`.
 
     A `Conditional` receives the whole batch. One that looks at a part of it says so in its
-    `forward`, as the encoder below does, or in that of its network.
+    `forward`, as the encoder below does, or in its network's.
 
     Estimators: `"pathwise"` differentiates through draws; `"stl"` does so with the guide's
     parameters held in its density, and has no variance where the guide is exact; `"score"` needs
@@ -154,7 +154,7 @@ class ImportanceWeightedELBO(VariationalBound):
 
     With K draws it lies between the evidence lower bound and the log evidence, and is tighter for
     more of them (Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519).
-    Targets, guides and reductions are those of `NegativeELBO`; the mean over draws is inside the
+    Targets, guides and reductions are as in `NegativeELBO`; the mean over draws is inside the
     logarithm.
 
     Estimators: `"pathwise"`; `"stl"`, which for this bound is the doubly reparametrised gradient

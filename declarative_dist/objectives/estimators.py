@@ -59,7 +59,7 @@ class Pathwise:
 
 
 class StickingTheLanding(Pathwise):
-    """Gradients through reparametrised draws, without those of the guide's parameters alone.
+    """Gradients through reparametrised draws, with the guide's own parameters held.
 
     The density of the guide is taken with its parameters held, which drops a term of zero
     expectation: where guide and posterior agree, the gradient is zero for any draw (Roeder, Wu and

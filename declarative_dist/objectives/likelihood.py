@@ -176,7 +176,7 @@ def as_scored(module: Any, subject: str, *, is_any: bool = False) -> Any:
 
 
 def dims_of_one(module: Any) -> int:
-    """How many dimensions one prediction of a `Conditional` has, those of the event included.
+    """How many dimensions one prediction of a `Conditional` has, with the event's.
 
     Found by trying batches of contexts of two sizes: what does not follow them is its own.
 

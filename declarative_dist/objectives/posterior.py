@@ -24,7 +24,7 @@ class NegativeLogPosterior(DataLoss):
 
     `forward(*batch)` is `mean(-log p(datum | parameters)) - log_prior / total_size`: over all
     data, the negative log posterior density divided by `total_size`, up to a constant; over a
-    mini-batch an unbiased estimate of it. `forward` takes what that of `NegativeLogLikelihood`
+    mini-batch an unbiased estimate of it. `forward` takes what the one of `NegativeLogLikelihood`
     takes; with `log_likelihood`, what that takes behind the module.
 
     Args:
@@ -35,7 +35,7 @@ class NegativeLogPosterior(DataLoss):
             `(n, *copies)`, or to one in all, of shape `(*copies)`. A module is held, trained with
             the other, and its priors count.
         unconstrained: False for the mode of the values, which does not depend on their
-            constraints' maps; True for that of the unconstrained numbers behind them, where a
+            constraints' maps; True for the mode of the unconstrained numbers behind them, where a
             Laplace approximation or a sampler starts. `log_prior` tells the two apart.
 
     Raises:
@@ -115,7 +115,7 @@ class NegativeLogPosterior(DataLoss):
         It is minus the loss, times `total_size`, with the trainable `Param`s of the module at
         these values, such as draws of a guide: write `NegativeELBO(posterior, guide)`, or
         `guide.importance_sample(lambda values: posterior.log_joint(values, x, y), 1000)`. The
-        density is that of the values, whatever `unconstrained` says of the mode.
+        density is always of the values, whatever `unconstrained` says of the mode.
 
         Args:
             values: of shape `(*sample, *copies, *event)` by dotted name.
@@ -177,7 +177,7 @@ class NegativeLogPosterior(DataLoss):
                     [-0.9189, -2.9189]])
         """
         if self.total_size is None:
-            subject, got = f"{type(self).__name__}.log_lik", "one number, that of all data"
+            subject, got = f"{type(self).__name__}.log_lik", "one number for all data"
             fix = "Return one number per datum, and say how many there are with total_size=."
             expected = "a log_likelihood of each datum"
             raise ConstraintError(subject, expected, got, fix, code="not-a-density")
@@ -218,7 +218,7 @@ class NegativeLogPosterior(DataLoss):
         if weights is not None and is_whole:
             raise ConstraintError(
                 f"{type(self).__name__}(weights=)",
-                "none, since the log_likelihood is one number, that of all data",
+                "none, since the log_likelihood is one number for all data",
                 shorten(weights),
                 "Return one number per datum, and say how many there are with total_size=.",
                 code="unused-argument",

@@ -87,7 +87,7 @@ class Weights:
         return item[_stand_ins(self.flat.flatten(1).sum(1) if self.flat.ndim > 1 else self.flat)]
 
     def replace_predictions(self, predicted: Distribution, own: int) -> Distribution:
-        """Distributions `(*data, *own)` of a batch of contexts, each that of what is scored by it.
+        """Distributions `(*data, *own)` of a batch of contexts, each with the row that it scores.
 
         A graph cannot take them apart, and validates nothing.
         """
@@ -115,7 +115,7 @@ class Weights:
 
 
 def _stand_ins(weights: Tensor) -> Tensor:
-    """The row to score in place of each: its own, or that of most weight."""
+    """The row to score in place of each: its own, or the row of most weight."""
     count = torch.arange(len(weights), device=weights.device)
     own = count.reshape(-1, *(1 for _ in weights.shape[1:]))
     return torch.where(weights > 0, own, weights.argmax(0))
@@ -159,7 +159,7 @@ class Scores:
 
     Args:
         numbers: of shape `(*data, *copies, *problems)`.
-        problems: how many dimensions problems of their own have, those of copies included.
+        problems: how many dimensions problems of their own have, copies included.
         copies: how many of them stay.
         weights: how much each datum counts.
     """

@@ -46,7 +46,7 @@ class Newton(Optimizer):
         is_closed: whether that is how it ended.
         held: which numbers cannot follow their gradient, of shape `(problems, numbers)`.
         evaluations: how often the closure was called.
-        model: that of the last step.
+        model: the one of the last step.
 
     Example:
         >>> import torch

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def split_keywords(batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The items of a batch and its keywords: those of a dict that stands behind other items."""
+    """The items of a batch and its keywords: a dict that stands behind other items."""
     if len(batch) > 1 and isinstance(batch[-1], Mapping):
         return batch[:-1], batch[-1]
     return batch, {}

@@ -1,4 +1,4 @@
-"""Torch distributions built without argument checks, those of their inner parts included.
+"""Torch distributions built without argument checks, not even of their inner parts.
 
 A few constructors of torch build inner distributions with torch's default validation, whatever
 `validate_args` they were given. Checks of values that are valid by construction cost time and fail

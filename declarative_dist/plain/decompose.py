@@ -152,7 +152,7 @@ def _find(plain: Any, argument: Argument) -> Any:
 
 
 def rebuild(plain: Distribution, change: Map, behind: int = 0) -> Distribution:
-    """The same distribution made of other tensors, those of all that it is made of included.
+    """The same distribution made of other tensors, down to all of its parts.
 
     Args:
         plain: a plain distribution.

@@ -286,7 +286,7 @@ def ends_of(support: Any) -> Ends | None:
 
 
 def are_near(ends: Ends, others: Ends) -> bool:
-    """Whether the ends of a constraint are those of a support, but for rounding and a floor."""
+    """Whether a constraint and a support have the same ends, but for rounding and a floor."""
     return _is_inside(ends, others) and _is_inside(others, ends, FLOOR)
 
 

@@ -33,8 +33,8 @@ def as_tensor(
             keeps its graph: write `.detach()` behind the call if you want numbers only. One that
             fits already comes back as it is: `.clone()` what you keep.
         dtype: the dtype of the result. None for one that loses nothing: int64 for Python's ints,
-            float64 for its floats, and that of an array or a tensor.
-        device: the device of the result; None for that of a tensor, and the CPU for the rest.
+            float64 for its floats, and the dtype of an array or a tensor.
+        device: the device of the result; None for the tensor's own, and the CPU for the rest.
 
     Returns:
         The numbers as a tensor. Those too large for a floating-point dtype are infinite in it.
@@ -114,7 +114,7 @@ def is_array(value: object) -> bool:
 
 
 def tensors_of(part: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a transform holds, and those of its parts, under names of their own.
+    """The tensors that a transform and its parts hold, under names of their own.
 
     Example:
         >>> import torch

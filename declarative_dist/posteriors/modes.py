@@ -75,7 +75,7 @@ class Modes:
         return bool(((bound - self.bounds[:1]).abs() < _SAME).all())
 
     def describe(self) -> str:
-        """What the other starts have led to, in a sentence; of copies the worst is told."""
+        """What the other starts have led to, in a sentence; for copies, the worst of them."""
         if not self.starts:
             return "No other start was tried."
         depths = (self.bounds[0] - self.bounds).masked_fill(~self.is_mode, torch.inf)

@@ -46,7 +46,7 @@ _EVALUATIONS = 60
 def rank_numbers(density: Density, guide: Gaussian) -> Tensor:
     """Numbers in the order of how much the curvature changes along them, the most first.
 
-    A third derivative in units of the guide: that of the direction in which a number takes the
+    A third derivative in units of the guide, in the direction in which a number takes the
     others along, in norm over random directions of the second and third slot.
 
     Args:

@@ -12,7 +12,7 @@ _EDGE = 1e-12
 def sobol_normal(count: int, size: int, seed: int) -> Tensor:
     """Scrambled Sobol points as standard normal numbers, of shape `(count, size)`, in float64.
 
-    The scramble has random numbers of its own; those of everybody else stay as they were. Beyond
+    The scramble has random numbers of its own; everybody else's stay as they were. Beyond
     the 21,201 dimensions of the engine the numbers are independent.
     """
     if size > SobolEngine.MAXDIM:

@@ -154,7 +154,7 @@ def weigh(
 ) -> tuple[Tensor, Tensor, Mixture]:
     """Draws near a log density, and their log weights.
 
-    Weights are those of the whole mixture (Owen and Zhou, "Safe and effective importance
+    Weights are over the whole mixture (Owen and Zhou, "Safe and effective importance
     sampling", JASA 95, 2000). While their tail is heavy, or many draws are wasted, Gaussians on a
     grid of the numbers that shape the others take most of the share, and all is drawn anew.
 

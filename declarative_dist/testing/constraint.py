@@ -103,7 +103,7 @@ raw_limit= if it is meant for moderate ones. (python -m declarative_dist.explain
 
 
 def _shape_of(constraint: nn.Module, shape: Sequence[int] | None) -> torch.Size:
-    """The shape of one value: that of tensor bounds, where there are some."""
+    """The shape of one value: the shape of tensor bounds, where there are some."""
     if shape is not None:
         return torch.Size(shape)
     event_dim: int = constraint.event_dim  # type: ignore[assignment]

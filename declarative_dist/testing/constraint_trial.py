@@ -18,7 +18,7 @@ RANK_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class ConstraintTrial(Trial):
-    """A constraint on trial; its arguments are those of `check_constraint`."""
+    """A constraint on trial; its arguments are as in `check_constraint`."""
 
     subject: Constraint
     shape: torch.Size
@@ -105,7 +105,7 @@ class ConstraintTrial(Trial):
             member: which member is to blame.
             expected: what is promised.
             raw: raw numbers.
-            got: what came of them.
+            got: what you get.
             fix: what to do.
         """
         first = self.find_broken(kept, raw)
@@ -116,7 +116,7 @@ class ConstraintTrial(Trial):
     def expect_rows(
         self, expected: str, got: Tensor, wanted: Tensor, tolerance: float = 0.0
     ) -> None:
-        """Refuse a forward that gives other numbers, and show those of one value."""
+        """Refuse a forward that gives other numbers, and show one value's."""
         for one, other in zip(got, wanted, strict=True):
             self.expect_close("forward", expected, one, other, tolerance)
 
@@ -146,8 +146,8 @@ def edges(dtype: torch.dtype, limit: float) -> Tensor:
 def first_coordinates(matrix: Tensor) -> Tensor:
     """The rows that are independent of those above them: the coordinates that tell a value.
 
-    Those of a simplex are all entries but the last, those of a triangular or symmetric matrix its
-    lower triangle, those of a correlation factor what is below the diagonal. There are at most as
+    For a simplex these are all entries but the last, for a triangular or symmetric matrix its
+    lower triangle, for a correlation factor what is below the diagonal. There are at most as
     many as the matrix, with a row of derivatives for each number of a value, has columns.
     """
     chosen: list[Tensor] = []

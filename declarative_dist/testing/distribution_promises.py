@@ -68,7 +68,7 @@ class FamilyTrial(Trial):
 
 
 def by_site(values: Values) -> Mapping[str, Tensor]:
-    """Draws as a dict, also those of a single distribution."""
+    """Draws as a dict, also of a single distribution."""
     return values if isinstance(values, dict) else {"": values}
 
 
@@ -268,7 +268,7 @@ def score(trial: FamilyTrial) -> None:
             most, got = show(allowed[_first(far)]), show(mean[_first(far)])
             expected = f"a mean gradient by {name} of 0.0 over its own draws, to {most}"
             fix = (
-                "Make sample and log_prob those of one distribution, normalised. Where the "
+                "Let sample and log_prob belong to one distribution, normalised. Where the "
                 "support depends on parameters, as a uniform's does, check with skip=['score']."
             )
             raise trial.broken("log_prob", expected, got, fix)

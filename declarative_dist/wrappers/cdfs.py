@@ -66,7 +66,7 @@ def family_of(distribution: Distribution, subject: str = "cdf") -> Family:
         if "cdf" in vars(ancestor):
             return Family(_own_tails)
         if "log_prob" in vars(ancestor):
-            break  # another density than that of the class whose cdf it inherits
+            break  # another density than the class's whose cdf it inherits
     raise no_cdf(kind.__name__, subject)
 
 
@@ -171,7 +171,7 @@ def cdf(distribution: Distribution, value: Tensor) -> Tensor:
     """The cumulative distribution function, with gradients in the value and all parameters.
 
     Unlike torch's it also knows Beta, Chi2, Gamma, StudentT, FisherSnedecor and the families of
-    counts. Gradients in a shape are those of a series of quadrature nodes: see `incomplete`.
+    counts. Gradients in a shape come from a series of quadrature nodes: see `incomplete`.
 
     Args:
         distribution: a univariate distribution.

@@ -114,12 +114,12 @@ class Censored(BetweenEnds):
 
     @property
     def mean(self) -> Tensor:
-        """The mean, where that of the truncated base is known in closed form."""
+        """The mean, where the truncated base's is known in closed form."""
         return self._moments("mean")[0]
 
     @property
     def variance(self) -> Tensor:
-        """The variance, where that of the truncated base is known in closed form."""
+        """The variance, where the truncated base's is known in closed form."""
         mean, square = self._moments("var")
         return square - mean**2
 

@@ -50,7 +50,7 @@ def icdf(distribution: Distribution, probability: Tensor) -> Tensor:
 def quantile_of(distribution: Distribution, tails: Tails) -> Tensor:
     """The point that has some tails.
 
-    Its gradients are those of the equation that it solves. Of counts it is the smallest one whose
+    Its gradients follow from the equation that it solves. Of counts it is the smallest one whose
     lower tail is not below the one given, and has no gradient.
     """
     plain: Any = plain_of(distribution)
