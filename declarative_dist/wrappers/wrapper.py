@@ -182,7 +182,7 @@ class BetweenEnds(Wrapper):
         return {n: constraints.real for n in ("low", "high") if isinstance(vars(self)[n], Tensor)}
 
     def _ends(self, plain: Any) -> Ends:
-        """The ends as the base's dtype has them, in the dtype of the computation; infinite for none."""
+        """The ends as the base has them, in the dtype of the computation; infinite for none."""
         narrow, like = like_of(self.base_distribution).dtype, like_of(plain)
         low = -torch.inf if self.low is None else self.low
         high = torch.inf if self.high is None else self.high
