@@ -20,7 +20,7 @@ from declarative_dist.plain.draws import (
 )
 from tests.cases import GammaFamily
 
-COPIES = 40_000
+COPIES = 20_000
 """Independent problems of one loss: their gradients are draws of the estimate."""
 
 
@@ -75,10 +75,9 @@ def quadrature(count: int = 60) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("estimator", ["pathwise", "stl", "score"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_gaussian_pair_against_the_closed_form(estimator: str, count: int) -> None:
+def test_gaussian_pair_against_the_closed_form(estimator: str) -> None:
     guide = NormalFamily(batch_shape=(COPIES,))
-    objective = NegativeELBO(dd.Normal(1.0, 2.0), guide, num_samples=count, estimator=estimator)
+    objective = NegativeELBO(dd.Normal(1.0, 2.0), guide, num_samples=3, estimator=estimator)
     found = gradients(objective)
     m, s = 0.3, 0.8
     assert_mean(found["guide.raw_loc"], (m - 1.0) / 4.0)
@@ -86,9 +85,9 @@ def test_gaussian_pair_against_the_closed_form(estimator: str, count: int) -> No
 
 
 @pytest.mark.parametrize("estimator", ["pathwise", "stl", "score"])
-@pytest.mark.parametrize("count", [2, 3])
-def test_importance_weighted_against_quadrature(estimator: str, count: int) -> None:
+def test_importance_weighted_against_quadrature(estimator: str) -> None:
     """For the guide and for what is learned in the model."""
+    count = 3
     guide = NormalFamily(batch_shape=(COPIES,))
     model = learnable(dd.Normal(torch.full((COPIES,), 0.5), torch.full((COPIES,), 1.5)))
     objective = ImportanceWeightedELBO(model, guide, num_samples=count, estimator=estimator)
@@ -96,7 +95,7 @@ def test_importance_weighted_against_quadrature(estimator: str, count: int) -> N
 
     m, log_s, a = (torch.tensor(v, dtype=torch.float64) for v in (0.3, np.log(0.8), 0.5))
     leaves = [v.requires_grad_() for v in (m, log_s, a)]
-    points, weights = quadrature(40 if count == 3 else 80)
+    points, weights = quadrature(40)
     z = m + log_s.exp() * points
     ratio = dd.Normal(a, 1.5).log_prob(z) - dd.Normal(m, log_s.exp()).log_prob(z)
     shapes = [[-1 if i == j else 1 for j in range(count)] for i in range(count)]
@@ -162,11 +161,10 @@ def test_stl_of_a_joint_has_no_variance_where_the_guide_is_exact() -> None:
     assert all(gradient.abs() < 1e-5 for gradient in found.values())
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_a_coin_against_enumeration(count: int) -> None:
+def test_a_coin_against_enumeration() -> None:
     table = torch.tensor([-0.2, 1.3])
     guide = Coin(batch_shape=(COPIES,))
-    objective = NegativeELBO(lambda z: table[z.long()], guide, num_samples=count)
+    objective = NegativeELBO(lambda z: table[z.long()], guide, num_samples=2)
     assert objective.estimator == "score"
     logits = torch.tensor(0.4, requires_grad=True)
     exact = dd.Bernoulli(logits=logits)
@@ -256,14 +254,10 @@ LEAVES: dict[str, Any] = {
     "Normal": lambda a, b: dd.Normal(a, b),
     "Gamma": lambda a, b: dd.Gamma(b, b + 1),
     "MultivariateNormal": lambda a, b: dd.MultivariateNormal(a, scale_tril=b.diag()),
-    "MultivariateNormal by covariance": lambda a, b: dd.MultivariateNormal(a, b.diag()),
     "Dirichlet": lambda a, b: dd.Dirichlet(b),
     "StudentT": lambda a, b: dd.StudentT(b + 2, a, b),
-    "Gumbel": lambda a, b: dd.Gumbel(a, b),
-    "Weibull": lambda a, b: dd.Weibull(b, b + 1),
     "Kumaraswamy": lambda a, b: dd.Kumaraswamy(b, b),
     "RelaxedBernoulli": lambda a, b: dd.RelaxedBernoulli(torch.tensor(0.7), a.sigmoid()),
-    "ContinuousBernoulli": lambda a, b: dd.ContinuousBernoulli(a.sigmoid()),
     "Independent": lambda a, b: dd.Independent(dd.LogNormal(a, b), 1),
     "learned maps": lambda a, b: dd.TransformedDistribution(
         dd.Normal(a, b), [dd.AffineTransform(a, b), dd.TanhTransform(), dd.AffineTransform(b, a)]

@@ -111,7 +111,7 @@ def coordinates(flat: FlatMap, vector: Tensor) -> Tensor:
 
 
 def check_volume_and_way_back(flat: FlatMap) -> None:
-    for vector in 1.5 * torch.randn(3, flat.size, dtype=torch.float64):
+    for vector in 1.5 * torch.randn(2, flat.size, dtype=torch.float64):
         jacobian = torch.autograd.functional.jacobian(
             lambda v: coordinates(flat, v), vector, vectorize=False
         )
@@ -428,11 +428,8 @@ def test_scipy_finds_the_mode() -> None:
     [
         lambda: Coin().unconstrained_log_density(coin),
         lambda: Moving().condition(y=0.3).unconstrained_log_density(),
-        lambda: Everything().unconstrained_log_density(
-            lambda v: sum(x.reshape(*v["exp"].shape, -1).sin().sum(-1) for x in v.values())
-        ),
     ],
-    ids=["coin", "moving", "everything"],
+    ids=["coin", "moving"],
 )
 def test_transforms_of_torch_func(make: Any) -> None:
     density = make()

@@ -39,7 +39,7 @@ def fitted(latents: Any, log_joint: Any, kind: Any = FullRankNormal) -> tuple[An
     return guide, fit_guide(NegativeELBO(log_joint, guide))
 
 
-def between(places: list[float], heights: list[float], width: float = 0.5) -> Any:
+def between(places: list[float], heights: list[float], width: Any = 0.5) -> Any:
     """Normal modes at places along the first number, and a normal second one."""
 
     def log_joint(values: dict[str, Tensor]) -> Tensor:
@@ -51,8 +51,9 @@ def between(places: list[float], heights: list[float], width: float = 0.5) -> An
     return log_joint
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [*zip(KINDS, (torch.float32, torch.float64), strict=True)]
+)
 def test_units_of_any_size(kind: Any, dtype: torch.dtype) -> None:
     mean, deviation = torch.tensor([5e3, 0.02]), torch.tensor([300.0, 1e-3])
     guide, found = fitted(
@@ -88,6 +89,15 @@ def test_a_guide_in_a_wrong_mode_is_never_called_good() -> None:
     draws = guide.importance_sample(target, 4000)
     assert "nats below the best bound found: fit it again" in draws.verdict
     assert draws.mean()["x"][0].item() == pytest.approx(20.0, abs=0.1)
+
+
+def test_a_far_and_narrow_mode_that_holds_most_is_found() -> None:
+    target = between([0.0, 8.0], [0.01, 0.9], torch.tensor([1.0, 0.1]))
+    guide, found = fitted(Line(), target)
+    assert "Weighted draws: good" not in found.verdict
+    share = 0.9 / 0.91
+    draws = guide.importance_sample(target, 4000)
+    assert draws.mean()["x"][0].item() == pytest.approx(8.0 * share, abs=0.1)
 
 
 def test_two_modes_are_both_sampled_and_not_called_good() -> None:

@@ -220,7 +220,7 @@ def test_a_fit_to_the_end_is_at_the_weighted_maximum() -> None:
 
 def test_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dd.Distribution, "_validate_args", False)  # as torch.compile leaves it
-    for name in ("variational", "own dimensions by context", "joint"):
+    for name in ("own dimensions by context", "joint"):
         objective, batch = problems()[name]
         given = spoil(batch, isinstance(objective.module, Conditional))
         compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")

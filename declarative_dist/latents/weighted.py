@@ -22,7 +22,7 @@ _GOOD_SHAPE = 0.5
 _BAD_SHAPE = 0.6
 """A little below the 0.7 of the literature: a smooth weight hides a missing part just below it."""
 
-_HEAVY_SQUARES = 0.6
+_HEAVY_SQUARES = 0.55
 _SURE = 0.025
 """A standard error, of a mean in units of its sd or of an sd relative to it, to be called good."""
 
@@ -188,7 +188,7 @@ class WeightedDraws:
     def verdict(self) -> str:
         """How far the weighted draws can be trusted, in sentences.
 
-        It begins with "good" where k-hat is below 0.5, and below 0.6 for the squares of every
+        It begins with "good" where k-hat is below 0.5, and below 0.55 for the squares of every
         quantity, and all means and standard deviations are known to 2.5 %; with "usable, not
         good"; or with "unreliable", where k-hat is above 0.6, an error above 10 %, few draws
         count, or the search for a guide has not settled.

@@ -292,11 +292,8 @@ class VariationalBound(AtomicState, ABC):
         """
         guide: Any = self.guide
         first = guide.flat.slots[0]
-        own = len(guide.batch_shape) + len(first.event_shape)
 
         def log_joint(draws: Any) -> Tensor:
-            if draws[first.name].ndim == own:  # targets are called with many draws
-                return log_joint({name: value[None] for name, value in draws.items()})[0]
             value = draws[first.name]
             like = value.new_empty(value.shape[: value.ndim - len(first.event_shape)])
             return self._density(batch, given, like)(draws)

@@ -132,26 +132,23 @@ def check_values(
     batch, event = distribution.batch_shape, distribution.event_shape
     whole = batch + event
     lead = value.ndim - len(whole)
-    fix = "Give the data these dimensions."
     if is_predicted and len(batch) > own:
         fits = value.shape == whole
         expected = f"a value for each context, of shape (*batch, *event) = {tuple(whole)}"
-        fix = "Give both the same batch dimensions, and declare the event_dim of one value."
-        if whole == (*value.shape, 1):
-            fix = (
-                "Of (n, 1) for a scalar head the 1 is a batch dimension: let the network, or what "
-                "is given, end in squeeze(-1), or write in_features= for a layer."
-            )
+        fix = (
+            "Declare dimensions of one value with event_dim. Where a scalar head predicts (n, 1), "
+            "let the network, or what is given, end in squeeze(-1), or write in_features=."
+        )
     else:
-        least = 1 if batch and not is_predicted else 0
+        fits = lead >= bool(batch and not is_predicted)
         sizes = zip(value.shape[max(lead, 0) :], whole, strict=False)
-        fits = lead >= least and all(size == full for size, full in sizes)
-        everyone = value.shape[lead:] == (*(1 for _ in batch), *event)
-        fits = fits or (lead >= least and everyone)
-        shape = ", ".join(("n", *map(str, whole)))
-        expected = f"data of shape (n, *batch, *event) = ({shape})"
-        if batch:
-            expected += ", or with 1 in place of batch for data that all problems see"
+        ones = len(batch) * (True,) + len(event) * (False,)
+        fits = fits and all(
+            size == full or (size == 1 and is_batch)
+            for (size, full), is_batch in zip(sizes, ones, strict=True)
+        )
+        expected = f"data of shape (n, *batch, *event) = ({', '.join(('n', *map(str, whole)))})"
+        fix = "With 1 in place of batch, all independent problems see the data." * bool(batch)
     if not fits:
         got = f"shape {tuple(value.shape)}"
         raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
@@ -189,26 +186,23 @@ def check_scores(
     Raises:
         ConstraintError: naming the shape that it should have.
     """
-    lead = () if is_whole else ("n",)
-    shape = ", ".join((*lead, *map(str, copies)))
+    # A list, because to hash a size is to fix it in a compiled graph.
+    counts = [len(each) for each in batch if isinstance(each, Tensor) and each.ndim]
+    is_number = isinstance(scores, Tensor) and scores.is_floating_point() and scores.numel()
+    shape = tuple(scores.shape) if isinstance(scores, Tensor) else ()
+    lead = shape[: 0 if is_whole else 1]
+    is_counted = is_whole or not counts or shape[:1] in [(count,) for count in counts]
+    if is_number and is_counted and shape == (*lead, *copies) and len(lead) == (not is_whole):
+        return
+    wanted = [] if is_whole else [" or ".join(map(str, sorted(set(counts)))) or "n"]
     what = "for all data, as total_size=None says" if is_whole else "per datum"
-    got = f"{shorten(scores)}{f' of {scores.dtype}' if isinstance(scores, Tensor) else ''}"
-    fits = isinstance(scores, Tensor) and scores.is_floating_point()
-    if fits:
-        # A list, because to hash a size is to fix it in a compiled graph.
-        tensors = () if is_whole else batch
-        counts = [data.shape[0] for data in tensors if isinstance(data, Tensor) and data.ndim]
-        fits = scores.ndim == len(lead) + len(copies) and scores.shape[len(lead) :] == copies
-        fits = fits and (not counts or scores.shape[0] in counts) and scores.numel() > 0
-        sizes = f" for data of {' or '.join(map(str, sorted(set(counts))))}" if counts else ""
-        got = f"shape {tuple(scores.shape)}{sizes}"
-    if not fits:
-        raise ConstraintError(
-            subject,
-            f"a floating-point tensor of shape ({shape}), a log likelihood {what}",
-            got,
-            "Sum over all data, or say how many there are with total_size=."
-            if is_whole
-            else "Sum over what belongs to one datum; the mean over data is the objective's.",
-            code="wrong-shape",
-        )
+    raise ConstraintError(
+        subject,
+        f"real numbers of shape ({', '.join([*wanted, *map(str, copies)])}), a log likelihood "
+        f"{what}",
+        f"{shorten(scores)}{f' of {scores.dtype}' if isinstance(scores, Tensor) else ''}",
+        "Sum over all data, or say how many there are with total_size=."
+        if is_whole
+        else "Sum over what belongs to one datum; the mean over data is the objective's.",
+        code="wrong-shape",
+    )

@@ -167,11 +167,10 @@ def bounds_of_the_others(ratios: Tensor) -> Tensor:
         tensor([2., 0.])
     """
     count = len(ratios)
-    nothing = torch.full_like(ratios[:1], -math.inf)
-    before = torch.cat([nothing, ratios.logcumsumexp(0)[:-1]])
-    after = torch.cat([nothing, ratios.flip(0).logcumsumexp(0)[:-1]]).flip(0)
+    is_own = torch.eye(count, dtype=torch.bool, device=ratios.device)
+    is_own = is_own.reshape(count, count, *[1] * (ratios.ndim - 1))
     replaced = ratios - center_leave_one_out(ratios)
-    return torch.stack([before, after, replaced]).logsumexp(0) - math.log(count)
+    return log_mean_exp(torch.where(is_own, replaced, ratios[:, None]))
 
 
 def map_draws(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:

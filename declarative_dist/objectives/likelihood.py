@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    ExplainedError,
-    FieldError,
-    first_line,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.state import AtomicState
@@ -179,23 +172,9 @@ def dims_of_one(module: Any) -> int:
     """How many dimensions one prediction of a `Conditional` has, with the event's.
 
     Found by trying batches of contexts of two sizes: what does not follow them is its own.
-
-    Raises:
-        FieldError: if no distribution can be built for them.
     """
     if not isinstance(module, Conditional):
         return 0
-    try:
-        with torch.no_grad(), same_random_numbers():
-            two, three = (module.at_start((count,)) for count in (2, 3))
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, ExplainedError):
-            raise
-        raise FieldError(
-            type(module).__name__,
-            "a distribution for a batch of contexts",
-            f"{type(error).__name__}: {first_line(error)}",
-            "Index values from the right, as in loc[..., None]; after the meta device, call "
-            "to_empty and reset_parameters first.",
-        ) from error
+    with torch.no_grad(), same_random_numbers():
+        two, three = (module.at_start((count,)) for count in (2, 3))
     return len(two.batch_shape + two.event_shape) - (two.batch_shape != three.batch_shape)

@@ -64,22 +64,17 @@ class NegativeLogPosterior(DataLoss):
         unconstrained: bool = False,
     ) -> None:
         name = type(self).__name__
-        is_whole = total_size is None and log_likelihood is not None
-        if not is_whole and not is_count(total_size, 1):
+        if not is_count(total_size, 1) and (total_size is not None or log_likelihood is None):
             raise ConstraintError(
                 f"{name}(total_size=)",
                 "how many data there are in all, an int, 1 or above",
                 shorten(total_size),
-                "Only a log_likelihood of all data, one number, goes without."
-                * (total_size is None),
+                "Only a log_likelihood of all data, one number, goes with None.",
                 code="wrong-argument",
             )
         if log_likelihood is not None and not callable(log_likelihood):
-            raise DeclarationError(
-                f"{name}(log_likelihood=)",
-                "a callable from the module and a batch to one number per datum",
-                shorten(log_likelihood),
-            )
+            expected = "a callable from the module and a batch to one number per datum"
+            raise DeclarationError(f"{name}(log_likelihood=)", expected, shorten(log_likelihood))
         is_any = log_likelihood is not None
         dims = 0 if is_any else dims_of_one(module)
         super().__init__(as_scored(module, name, is_any=is_any), dims)

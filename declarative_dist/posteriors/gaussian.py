@@ -58,6 +58,12 @@ class Gaussian:
         moved = torch.einsum("...ij,s...j->s...i", self.scale, flat)
         return self.loc + moved.reshape(noise.shape)
 
+    def pull_back(self, slopes: Tensor) -> Tensor:
+        """Gradients by the vectors as gradients by the noise, both `(sample, *rows, size)`."""
+        if self.is_diagonal:
+            return self.scale * slopes
+        return torch.einsum("...ij,s...i->s...j", self.scale, slopes)
+
     def whiten(self, vector: Tensor) -> Tensor:
         """The noise that gives vectors, both of shape `(*sample, *rows, size)`."""
         centred = vector - self.loc

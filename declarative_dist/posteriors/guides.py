@@ -153,9 +153,10 @@ class NormalGuide(AtomicState, NamedModule):
         False for a guide over a conditioned joint, which began with its own log density.
         """
         numbers = list(self.parameters(recurse=False))
-        if self.modes is not None or any(n.is_meta or is_shard(n) or n.any() for n in numbers):
+        if not self._awaits_density or any(n.is_meta or is_shard(n) or n.any() for n in numbers):
             return False
-        return self._awaits_density and self.flat.size <= MOST_TO_BEGIN
+        is_new = torch.equal(self.center, self._start[0].to(self.center))
+        return is_new and self.flat.size <= MOST_TO_BEGIN
 
     def initialize_(
         self, log_joint: object, *, restarts: int = 0, tolerance: float = 1e-2
@@ -188,8 +189,8 @@ class NormalGuide(AtomicState, NamedModule):
 
     def _search(self, density: Density, restarts: int, tolerance: float) -> Modes:
         now = self._narrowed()
-        start, spread = self.flat.start().double(), 0.1 * self.flat.spread().double()
-        around = Gaussian(start, spread if now.is_diagonal else spread.diag_embed())
+        around = Gaussian(self.flat.start(), 0.1 * self.flat.spread()).double()
+        around = around if now.is_diagonal else around.full()
         return find_modes(density, now, around, restarts=restarts, tolerance=tolerance)
 
     def importance_sample(self, log_joint: object, num_samples: int) -> WeightedDraws:
@@ -231,13 +232,12 @@ class NormalGuide(AtomicState, NamedModule):
         is_known = modes is not None and modes.starts and modes.is_of(bound)
         if not is_known and self.flat.size <= MOST_OF_A_FACTOR:
             modes = self._search(density, RESTARTS, 1e-2)
-        components = components_of(now, bound, modes)
+        components, doubts, notes = components_of(now, bound, modes)
         seed = int(torch.randint(2**31, ()))
         known = self._mixture if is_known else None
         vectors, log_weights, self._mixture = weigh(density, components, count, seed, known)
         with torch.no_grad():
             values = self.flat(vectors.to(self.center.dtype))
-        doubts, notes = components.doubts, components.notes
         return WeightedDraws(values, log_weights, doubts=doubts, notes=notes, dims=self.flat.dims)
 
     def _density_of(self, log_joint: object) -> Density:

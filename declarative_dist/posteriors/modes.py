@@ -23,9 +23,14 @@ _SPREADS = (1.0, 5.0, 25.0, 25.0)
 _FAR = 10.0
 """How far starts are from the best place found, in its own units."""
 
+_STEP = 0.5
+_RAYS = 32
+"""How far apart the points of a ray are, in these units, and along how many numbers rays go."""
+
 _HEAT = 3
 _FEWER = 16
-"""How many cycles a heat has, and how many draws."""
+_ROUGH = 10.0
+"""How many cycles a heat has, how many draws, and how much less exact it is than the end."""
 
 _LONGEST = 30
 _FINALISTS = 4
@@ -38,7 +43,8 @@ _CLOSE = 1.0
 _WITHIN = 7.0
 _TOLD = 100.0
 _SAME = 1.0
-"""How many nats below the best a mode is sampled, is spoken of, and is the same."""
+_LOST = 1e4
+"""How many nats below the best a mode is sampled, is spoken of, is the same, and is given up."""
 
 _WIDEST = 1e9
 """Deviations beyond this have run away."""
@@ -110,31 +116,35 @@ def find_modes(
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
     score(density, start.loc[None])  # a mistake is best told of one draw
-    search = Search(density, start[None], tolerance)
+    rough = _ROUGH * tolerance
+    search = Search(density, start[None], rough, _FEWER)
     losses = _run(search, _LONGEST, _is_worth_it)
-    if not restarts:
-        return _modes_of(search, losses, 0)
     rows, bounds, count = search.rows, search.bounds, 0
     # The second round of heats begins around the best place that the first one has found.
-    for is_near in (True, False):
+    for is_near in (True, False) if restarts else ():
         best = rows.pick(bounds.argmax(0, keepdim=True))
-        starts = _around(around, restarts) if is_near else _beyond(best, around, restarts)
-        heats = Search(density, starts, tolerance, _FEWER)
+        starts = _around(around, restarts) if is_near else _beyond(density, best, around, restarts)
+        heats = Search(density, starts, rough, _FEWER)
         count += len(starts)
         _run(heats, _HEAT, partial(_has_left, rows=rows))
         rows, bounds = stack([rows, heats.rows]), torch.cat([bounds, heats.bounds])
-    order, is_mode = _rank(rows, bounds)
-    ranked = torch.where(is_mode, bounds.gather(0, order), -torch.inf)
-    most = min(int(is_mode.sum(0).max()), _FINALISTS)
-    places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
-    finals = Search(density, rows.pick(order.gather(0, places)), tolerance)
-    losses += _run(finals, _LONGEST, _is_worth_it)
-    return _modes_of(finals, losses, count)
+    # What leads to a better place does so on few draws, too.
+    for draws, enough in ((_FEWER, rough), (4 * _FEWER, tolerance)):
+        order, is_mode = _rank(rows, bounds)
+        found = bounds.gather(0, order)
+        is_mode[1:] &= found[1:] > found[:1] - _LOST
+        ranked = torch.where(is_mode, found, -torch.inf)
+        most = min(max(int(is_mode.sum(0).max()), 1), _FINALISTS)
+        places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
+        search = Search(density, rows.pick(order.gather(0, places)), enough, draws)
+        losses += _run(search, _LONGEST, _is_worth_it)
+        rows, bounds = search.rows, search.bounds
+    return _modes_of(search, losses, count)
 
 
 def _run(search: Search, cycles: int, is_worth_it: Callable[[Search], Tensor]) -> list[float]:
     """Go through so many cycles with the rows that are worth it, fewer where all is settled."""
-    losses = [_loss(search)]
+    losses = [-float(search.bounds.amax(0).sum())]
     for _ in range(cycles):
         which = is_worth_it(search).reshape(len(search.bounds), -1).any(1)
         if not which.any():
@@ -143,7 +153,7 @@ def _run(search: Search, cycles: int, is_worth_it: Callable[[Search], Tensor]) -
         if search.is_over.all() or (search.rows.deviations > _WIDEST).any():
             break
         search.cycle()
-        losses.append(_loss(search))
+        losses.append(-float(search.bounds.amax(0).sum()))
     return losses
 
 
@@ -153,19 +163,11 @@ def _is_worth_it(search: Search) -> Tensor:
     return torch.zeros_like(is_mode).scatter(0, order, is_mode) & ~search.is_hopeless
 
 
-def _loss(search: Search) -> float:
-    return -float(search.bounds.amax(0).sum())
-
-
 def _has_left(search: Search, rows: Gaussian) -> Tensor:
     """Which heats are not where one of the rows is already, in the units of both."""
-    heats = search.rows
-    is_new = torch.ones_like(heats.loc[..., 0], dtype=torch.bool)
-    for k in range(len(rows)):
-        row = rows[k]
-        for i in range(len(heats)):
-            is_new[i] &= torch.maximum(*heats[i].distances(row)) > _CLOSE
-    return is_new
+    heats, known = search.rows, [rows[k] for k in range(len(rows))]
+    apart = [[torch.maximum(*heats[i].distances(row)) for row in known] for i in range(len(heats))]
+    return torch.stack([torch.stack(each).amin(0) > _CLOSE for each in apart])
 
 
 def _around(start: Gaussian, count: int) -> Gaussian:
@@ -179,14 +181,37 @@ def _around(start: Gaussian, count: int) -> Gaussian:
     return Gaussian(centres, start.scale.expand(count, *start.scale.shape))
 
 
-def _beyond(best: Gaussian, start: Gaussian, count: int) -> Gaussian:
-    """The reflected centre of the best row, and starts far around it, in its own units."""
+def _beyond(density: Density, best: Gaussian, start: Gaussian, count: int) -> Gaussian:
+    """The reflected centre of the best row, and starts far around it, in its own units.
+
+    These are where the density rises again along the axes, if it does so anywhere.
+    """
     noise = sobol_normal(max(count // 2 - 1, 1), best.loc.numel(), 3).to(best.loc)
-    noise = noise.reshape(-1, *best.loc.shape[1:])
-    row = best[0]
-    far = row.loc + _FAR * (row.move(noise) - row.loc)
+    far = best[0].move(_FAR * noise.reshape(-1, *best.loc.shape[1:]))
+    peaks, is_peak = _find_peaks(density, best[0], len(far))
+    far = torch.where(is_peak[..., None], peaks, far)
     centres = torch.cat([-best.loc, 2 * start.loc - best.loc, far])
     return Gaussian(centres, start.scale.expand(len(centres), *start.scale.shape))
+
+
+def _find_peaks(density: Density, best: Gaussian, count: int) -> tuple[Tensor, Tensor]:
+    """The highest points where the density rises again on the axes of a Gaussian.
+
+    Returns:
+        Vectors `(count, *copies, size)`, and which of them are such points.
+    """
+    size = best.loc.shape[-1]
+    axes = torch.eye(size)[:_RAYS].to(best.loc)
+    steps = torch.arange(_STEP, 2 * _FAR, _STEP).to(best.loc)
+    noise = steps[:, None, None] * torch.cat([axes, -axes])
+    noise = noise.reshape(-1, *[1] * (best.loc.ndim - 1), size)
+    points = best.move(noise.expand(-1, *best.loc.shape))
+    heights = score(density, points)[0].unflatten(0, (len(steps), -1))
+    rises = torch.zeros_like(heights, dtype=torch.bool)
+    rises[1:-1] = (heights[1:-1] > heights[:-2]) & (heights[1:-1] >= heights[2:])
+    ranked = torch.where(rises, heights, -torch.inf).flatten(0, 1).topk(count, 0)
+    index = ranked.indices[..., None].expand(count, *best.loc.shape)
+    return points.gather(0, index), ranked.values.isfinite()
 
 
 def _rank(rows: Gaussian, bounds: Tensor) -> tuple[Tensor, Tensor]:

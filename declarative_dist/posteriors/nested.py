@@ -11,7 +11,6 @@ Statistical Society B 71, 2009, https://doi.org/10.1111/j.1467-9868.2008.00700.x
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,30 +66,14 @@ def rank_numbers(density: Density, guide: Gaussian) -> Tensor:
         for other in (1.0, -1.0):
             noise = (one * steps + other * probes).flatten(0, 1)
             slopes = score(density, guide.move(noise), with_slopes=True)[1]
-            turned = torch.einsum("...ij,s...i->s...j", guide.scale, slopes)
-            bends += one * other * turned.reshape(bends.shape)
+            bends += one * other * guide.pull_back(slopes).reshape(bends.shape)
     sizes = bends.nan_to_num(0.0).square().sum(-1).mean(1).reshape(size, -1).sum(1)
     return sizes.argsort(descending=True)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Gaussians on a grid of leading numbers.
-
-    Args:
-        rows: the Gaussians, of shape `(count, *copies, size)`; none where no point has a density.
-        shares: how much of the draws each should get, of shape `(count)`.
-        rim: how much of the target lies at the outermost points: the grid may be too small for it.
-    """
-
-    rows: Gaussian
-    shares: Tensor
-    rim: float
-
-
 def nested_laplace(
     density: Density, leading: Sequence[int], guide: Gaussian, mean: Tensor, deviation: Tensor
-) -> Grid:
+) -> tuple[Gaussian, Tensor, float]:
     """Gaussians at the conditional modes of all other numbers, on a grid of the leading ones.
 
     Args:
@@ -99,6 +82,11 @@ def nested_laplace(
         guide: the guide's Gaussian, of shape `(*copies, size)`, with a matrix for a factor.
         mean: the middle of the grid, of shape `(*copies, size)`.
         deviation: the unit of the grid, of the same shape.
+
+    Returns:
+        The Gaussians, of shape `(count, *copies, size)`, none where no point has a density; how
+        much of the draws each should get, of shape `(count)`; and how much of the target lies at
+        the outermost points, for which the grid may be too small.
     """
     led, size = list(leading), mean.shape[-1]
     count, step = GRIDS[len(led)]
@@ -129,7 +117,7 @@ def nested_laplace(
     is_rim = (axes.abs().amax(-1) > axis.max() - _STRETCH / 2).reshape(-1)
     shares = held.mean(1)[uses]
     shares = (1 - _EVEN) * shares / shares.sum() + _EVEN / len(shares)
-    return Grid(rows[uses], shares, float(held[is_rim].sum(0).max()))
+    return rows[uses], shares, float(held[is_rim].sum(0).max())
 
 
 def _unit(guide: Gaussian) -> Tensor:

@@ -41,34 +41,23 @@ UNSEEN = "A mode where no draw and no start has been would go unnoticed."
 """What every verdict on draws leaves open."""
 
 
-@dataclass(frozen=True)
-class Components:
-    """What weighted draws are made from, and what is known of other modes.
-
-    Args:
-        rows: Gaussians, of shape `(count, *copies, size)`.
-        shares: how much of the draws each gets.
-        doubts: what stands against the draws whatever their weights are.
-        notes: what else is to be said.
-    """
-
-    rows: Gaussian
-    shares: tuple[float, ...]
-    doubts: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def components_of(guide: Gaussian, bound: Tensor, modes: Modes | None) -> Components:
-    """A guide, and the modes of its target that may hold much.
+def components_of(
+    guide: Gaussian, bound: Tensor, modes: Modes | None
+) -> tuple[Mixture, list[str], list[str]]:
+    """A mixture of a guide and the modes of its target that may hold much.
 
     Args:
         guide: the guide's Gaussian, of shape `(*copies, size)`.
         bound: its judged bound, of shape `(1, *copies)`.
         modes: what a search has found; None if nobody has looked.
+
+    Returns:
+        The mixture, what stands against its draws whatever their weights are, and what else is to
+        be said.
     """
     guide = guide[None]
     if modes is None or not modes.bounds[0].isfinite().all():
-        return Components(guide, (1.0,), ("No other start was tried.",), (UNSEEN,))
+        return Mixture(guide, (1.0,)), ["No other start was tried."], [UNSEEN]
     notes, doubts = [modes.describe(), UNSEEN], []
     is_near = modes.is_near
     which = is_near.reshape(len(is_near), -1).any(1)
@@ -76,22 +65,20 @@ def components_of(guide: Gaussian, bound: Tensor, modes: Modes | None) -> Compon
         doubts.append("Several modes hold mass: there may be more.")
     if not modes.is_settled.all():
         doubts.append(UNSETTLED)
-    behind = float((modes.bounds[0] - bound[0]).max())
     if modes.is_of(bound):
         which[0] = False  # the guide itself
     else:
+        behind = float((modes.bounds[0] - bound[0]).max())
         notes.insert(
             0, f"The guide is {behind:.3g} nats below the best bound found: fit it again."
         )
     # A copy without a further mode draws from its best one in its place.
     rows = choose(is_near, modes.rows, modes.rows[:1])
     rows = rows if guide.is_diagonal else rows.full()
-    bounds = modes.bounds.masked_fill(~is_near, -torch.inf)
-    rows = stack([guide, rows[which]])
-    bounds = torch.cat([bound, bounds[which]])
+    bounds = torch.cat([bound, modes.bounds.masked_fill(~is_near, -torch.inf)[which]])
     held = bounds.softmax(0).reshape(len(bounds), -1).mean(1)
     shares = 0.8 * held + 0.2 / len(held)
-    return Components(rows, tuple(shares.tolist()), tuple(doubts), tuple(notes))
+    return Mixture(stack([guide, rows[which]]), tuple(shares.tolist())), doubts, notes
 
 
 @dataclass(frozen=True)
@@ -147,7 +134,7 @@ class Mixture:
 
 def weigh(
     density: Density,
-    components: Components,
+    components: Mixture,
     num_samples: int,
     seed: int,
     known: Mixture | None = None,
@@ -160,7 +147,7 @@ def weigh(
 
     Args:
         density: the log density.
-        components: Gaussians near its modes.
+        components: a mixture of Gaussians near its modes.
         num_samples: how many draws to make.
         seed: of the draws.
         known: a mixture that was good before, to try first.
@@ -192,12 +179,11 @@ def weigh(
             # Few draws with a weight are too narrow a cloud to put a grid around.
             deviation = torch.maximum(deviation, rows.deviations[0] / 2)
             led = order[: min(leading, max(size - 1, 1))]
-            grid = nested_laplace(density, led, rows[0], mean, deviation)
-            if not len(grid.rows):
+            grid, held, rim = nested_laplace(density, led, rows[0], mean, deviation)
+            if not len(grid):
                 break
-            kept, held = [_KEPT * share for share in shares], (1 - _KEPT) * grid.shares
-            mixture = Mixture(stack([rows, grid.rows]), (*kept, *held.tolist()))
-            rim = grid.rim
+            kept = [_KEPT * share for share in shares]
+            mixture = Mixture(stack([rows, grid]), (*kept, *((1 - _KEPT) * held).tolist()))
         _, vectors, log_weights, mixture = max(found, key=lambda each: each[0])
         if count > num_samples:
             vectors, log_weights = mixture.weigh(density, num_samples, seed)

@@ -55,8 +55,8 @@ class Search:
 
     density: Density
     rows: Gaussian
-    tolerance: float = 1e-3
-    fewest: int = 64
+    tolerance: float
+    fewest: int
     bounds: Tensor = field(init=False)
     gains: Tensor = field(init=False)
     slopes: Tensor = field(init=False)
@@ -101,7 +101,7 @@ class Search:
         count = 2 * size + (0 if self.rows.is_diagonal else size * (size - 1) // 2)
         start = self.rows.loc.new_zeros((*self.rows.loc.shape[:-1], count))
         minimum = minimize(self._objective, start, evaluations=_STEPS, tolerance=1e-6)
-        found, _ = self._unpack(minimum.point)
+        found = self._rows_at(minimum.point)
         bounds = self.judge(found)
         better = bounds > self.bounds
         self.gains = torch.where(better, bounds - self.bounds, 0.0)
@@ -111,34 +111,27 @@ class Search:
 
     def _objective(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the bound on the fixed draws, and its gradient, at numbers in today's units."""
-        rows, own = self._unpack(point)
+        rows, size = self._rows_at(point), self.rows.loc.shape[-1]
         noise = _for_all_rows(self._noise, rows.loc)
         heights, slopes = _score_rows(self.density, rows.move(noise), len(noise), with_slopes=True)
-        size, count = rows.loc.shape[-1], len(noise)
-        value = -heights.mean(0) - own.log_volume
-        if rows.is_diagonal:
-            turned = slopes * self.rows.scale
-            down = -turned.mean(0)
-            stretch = -(turned * noise).mean(0) * own.scale - 1
-            return value, torch.cat([down, stretch], -1)
-        turned = torch.einsum("...ij,s...i->s...j", self.rows.scale, slopes)
-        down = -turned.mean(0)
-        by_entry = -torch.einsum("s...i,s...j->...ij", turned, noise) / count
-        diagonal = by_entry.diagonal(dim1=-2, dim2=-1)
-        stretch = diagonal * own.scale.diagonal(dim1=-2, dim2=-1) - 1
-        below, left = torch.tril_indices(size, size, -1, device=point.device)
-        return value, torch.cat([down, stretch, by_entry[..., below, left]], -1)
+        log_stretch, turned = point[..., size : 2 * size], self.rows.pull_back(slopes)
+        stretch = -(turned * noise).mean(0) * log_stretch.exp() - 1
+        parts = [-turned.mean(0), stretch]
+        if not rows.is_diagonal:
+            below, left = torch.tril_indices(size, size, -1, device=point.device)
+            by_entry = -torch.einsum("s...i,s...j->...ij", turned, noise) / len(noise)
+            parts.append(by_entry[..., below, left])
+        return -heights.mean(0) - log_stretch.sum(-1), torch.cat(parts, -1)
 
-    def _unpack(self, point: Tensor) -> tuple[Gaussian, Gaussian]:
-        """Numbers in today's units as Gaussians over vectors, and in those units."""
-        size = self.rows.loc.shape[-1]
-        shift, stretch = point[..., :size], point[..., size : 2 * size].exp()
+    def _rows_at(self, point: Tensor) -> Gaussian:
+        """Numbers in today's units as Gaussians over vectors."""
+        size, scale = self.rows.loc.shape[-1], self.rows.scale
+        stretch = point[..., size : 2 * size].exp()
         if self.rows.is_diagonal:
-            loc = self.rows.loc + self.rows.scale * shift
-            return Gaussian(loc, self.rows.scale * stretch), Gaussian(shift, stretch)
-        own = lower_triangle(point[..., 2 * size :], stretch)
-        loc = self.rows.loc + (self.rows.scale @ shift[..., None]).squeeze(-1)
-        return Gaussian(loc, self.rows.scale @ own), Gaussian(shift, own)
+            scale = scale * stretch
+        else:
+            scale = scale @ lower_triangle(point[..., 2 * size :], stretch)
+        return Gaussian(self.rows.move(point[..., :size]), scale)
 
     def _shrink(self) -> None:
         """Make rows narrower whose draws are not all where the density is finite."""

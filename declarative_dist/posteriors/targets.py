@@ -144,77 +144,57 @@ def check_match(target: Any, current: Any, subject: str) -> None:
     Raises:
         ConstraintError: if sites, shapes or supports differ.
     """
-    wanted, own = _sites_of(target), _sites_of(current)
+    if isinstance(target, (Variational, Joint)) and predicted_kind(target) is None:
+        target = target() if isinstance(target, Variational) else target.condition()
+    try:
+        wanted, own = _supports_of(target), _supports_of(current)
+    except NotImplementedError:
+        return  # a support that nobody states, or a site without a sampler
     if wanted is None or own is None:
         return
+    expected = got = fix = ""
     if wanted.keys() != own.keys():
         expected, got = (
-            "a tensor" if "" in sites else f"dicts of {', '.join(sites)}"
-            for sites in (wanted, own)
+            "draws that are " + ("a tensor" if "" in each else f"dicts of {', '.join(each)}")
+            for each in (wanted, own)
         )
-        raise ConstraintError(
-            subject, f"a guide whose draws are {expected}", f"one whose draws are {got}",
-            "Declare the guide as a Joint of just these sites." * ("" not in wanted),
-            code="guide-mismatch",
-        )  # fmt: skip
-    for name, site in wanted.items():
-        _check_site(site, own[name], f"{subject}.{name}" if name else subject)
-
-
-def _sites_of(source: Any) -> dict[str, Any] | None:
-    """By site its distribution, or only its support; without a name what is drawn as a tensor.
-
-    None where nothing is known; of a site that follows from others its support is not, either.
-    """
-    if isinstance(source, (Variational, Joint)) and predicted_kind(source) is None:
-        source = source() if isinstance(source, Variational) else source.condition()
-    if isinstance(source, Distribution):
-        return {"": source}
-    if isinstance(source, NormalGuide):
-        return dict(source.supports)
-    if isinstance(source, JointDistribution):
-        return {n: s if isinstance(s, Distribution) else None for n, s in source.sites.items()}
-    if not isinstance(source, Conditioned):
-        return None
-    try:
-        with evaluating(source):
-            sites = source.one_draw().items()
-    except NotImplementedError:
-        return None  # a site without a sampler
-    return {name: d for name, (d, _) in sites if name not in source.observed}
-
-
-def _check_site(target: Any, guide: Any, subject: str) -> None:
-    if isinstance(guide, Distribution) and isinstance(target, Distribution):
-        events, batch, own = guide.event_shape, guide.batch_shape, target.batch_shape
-        sizes = zip(reversed(own), reversed(batch), strict=False)
-        fits = len(own) <= len(batch) and all(size in (1, whole) for size, whole in sizes)
-        if target.event_shape != events or not fits:
-            raise ConstraintError(
-                subject,
-                f"a target of events {tuple(events)} and a batch that broadcasts to "
-                f"{tuple(batch)}, as the guide draws",
-                f"events {tuple(target.event_shape)} and a batch {tuple(own)} in a "
-                f"{type(target).__name__}",
-                "Declare dimensions of the event with event_dim, or torch.distributions."
-                "Independent; others are independent copies, which the guide needs too.",
-                code="wrong-shape",
+        fix = "Declare the guide as a Joint of just these sites." * ("" not in wanted)
+    elif isinstance(target, Distribution):
+        batch, events = current.batch_shape, current.event_shape
+        if (
+            target.event_shape != events
+            or len(target.batch_shape) > len(batch)
+            or not all(
+                size in (1, full)
+                for size, full in zip(reversed(target.batch_shape), reversed(batch), strict=False)
             )
-    inner, outer = _support(guide), _support(target)
-    if inner is not None and outer is not None and not lies_within(inner, outer):
-        raise ConstraintError(
-            subject,
-            f"a guide inside the target's support, {outer}",
-            f"one whose support is {inner}",
-            "Choose a family with that support, or transform it: "
-            "torch.distributions.TransformedDistribution.",
-            code="guide-mismatch",
-        )
+        ):
+            expected = f"events of shape {tuple(target.event_shape)}"
+            expected += f" in a batch {tuple(target.batch_shape)}, as the target has"
+            got = f"events of shape {tuple(events)} in a batch {tuple(batch)}"
+            fix = "Declare dimensions of the event with event_dim; others are independent copies."
+    for name, support in () if expected else wanted.items():
+        if own[name] is not None and not lies_within(own[name], support):
+            subject = f"{subject}.{name}" if name else subject
+            expected, got = f"a support inside the target's, {support}", f"{own[name]}"
+            fix = "Choose a family with that support, or transform it: "
+            fix += "torch.distributions.TransformedDistribution."
+            break
+    if expected:
+        expected = f"a guide with {expected}"
+        raise ConstraintError(subject, expected, f"one with {got}", fix, code="guide-mismatch")
 
 
-def _support(site: Any) -> Any:
-    """The support of a distribution, or the support itself; None where it is not known."""
-    try:
-        return support_of(site) if isinstance(site, Distribution) else site
-    except NotImplementedError:
+def _supports_of(source: Any) -> dict[str, Any] | None:
+    """The support of every site, "" for draws without names; None where no site is known.
+
+    What follows from other sites of a guide has a support of its own at every draw.
+    """
+    if isinstance(source, Distribution):
+        return {"": support_of(source)}
+    if isinstance(source, (NormalGuide, Conditioned)):
+        return dict(source.supports)
+    if not isinstance(source, JointDistribution):
         return None
+    sites = source.sites.items()
+    return {n: support_of(s) if isinstance(s, Distribution) else None for n, s in sites}
