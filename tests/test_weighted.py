@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributions as dd
+from scipy import stats
 from torch import Tensor
 
 from declarative_dist import (
@@ -140,6 +141,18 @@ def test_a_heavy_tail_of_one_quantity_is_named() -> None:
     few = WeightedDraws({"x": torch.randn(100)}, torch.zeros(100))
     assert few.verdict.startswith("usable, not good")
     assert "make more draws" in few.verdict
+
+
+@pytest.mark.parametrize(
+    ("family", "is_heavy"),
+    [(stats.t(3), True), (stats.gamma(1.0), False), (stats.beta(0.5, 5.0), False)],
+)
+def test_a_spread_without_an_error_is_not_called_good(family: Any, is_heavy: bool) -> None:
+    """Of Student's t with 3 degrees of freedom the sd of a sample has no finite error."""
+    values = torch.as_tensor(family.ppf((np.arange(4000) + 0.5) / 4000))
+    verdict = WeightedDraws({"x": values}, torch.zeros(4000)).verdict
+    assert verdict.startswith("good") is not is_heavy
+    assert ("trust its quantiles, not its mean and sd" in verdict) is is_heavy
 
 
 @pytest.mark.parametrize(

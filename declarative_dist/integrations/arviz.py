@@ -61,7 +61,7 @@ def to_inference_data(
     With a conditioned joint as the `model`, its data, what it predicts in their place, what it
     predicted before it saw them, and the log likelihood of each datum are groups beside the
     posterior. With a `NegativeLogPosterior` and its `data`, the log likelihood and the data are,
-    under the name `data`.
+    under the name `data`; groups of draws are not, as it scores data and cannot draw any.
 
     Args:
         draws: a guide to draw from, `WeightedDraws` to resample, or a dict of draws by site, of

@@ -29,8 +29,7 @@ _RAYS = 32
 
 _HEAT = 3
 _FEWER = 16
-_ROUGH = 10.0
-"""How many cycles a heat has, how many draws, and how much less exact it is than the end."""
+"""How many cycles a heat has, and how many draws."""
 
 _LONGEST = 30
 _FINALISTS = 4
@@ -116,27 +115,26 @@ def find_modes(
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
     score(density, start.loc[None])  # a mistake is best told of one draw
-    rough = _ROUGH * tolerance
-    search = Search(density, start[None], rough, _FEWER)
+    search = Search(density, start[None], tolerance, 4 * _FEWER)
     losses = _run(search, _LONGEST, _is_worth_it)
     rows, bounds, count = search.rows, search.bounds, 0
     # The second round of heats begins around the best place that the first one has found.
     for is_near in (True, False) if restarts else ():
         best = rows.pick(bounds.argmax(0, keepdim=True))
         starts = _around(around, restarts) if is_near else _beyond(density, best, around, restarts)
-        heats = Search(density, starts, rough, _FEWER)
+        heats = Search(density, starts, tolerance, _FEWER)
         count += len(starts)
         _run(heats, _HEAT, partial(_has_left, rows=rows))
         rows, bounds = stack([rows, heats.rows]), torch.cat([bounds, heats.bounds])
     # What leads to a better place does so on few draws, too.
-    for draws, enough in ((_FEWER, rough), (4 * _FEWER, tolerance)):
+    for draws in (_FEWER, 4 * _FEWER) if restarts else ():
         order, is_mode = _rank(rows, bounds)
         found = bounds.gather(0, order)
         is_mode[1:] &= found[1:] > found[:1] - _LOST
         ranked = torch.where(is_mode, found, -torch.inf)
         most = min(max(int(is_mode.sum(0).max()), 1), _FINALISTS)
         places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
-        search = Search(density, rows.pick(order.gather(0, places)), enough, draws)
+        search = Search(density, rows.pick(order.gather(0, places)), tolerance, draws)
         losses += _run(search, _LONGEST, _is_worth_it)
         rows, bounds = search.rows, search.bounds
     return _modes_of(search, losses, count)

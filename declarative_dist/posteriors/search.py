@@ -114,14 +114,15 @@ class Search:
         rows, size = self._rows_at(point), self.rows.loc.shape[-1]
         noise = _for_all_rows(self._noise, rows.loc)
         heights, slopes = _score_rows(self.density, rows.move(noise), len(noise), with_slopes=True)
-        log_stretch, turned = point[..., size : 2 * size], self.rows.pull_back(slopes)
-        stretch = -(turned * noise).mean(0) * log_stretch.exp() - 1
-        parts = [-turned.mean(0), stretch]
+        turned, stretch = self.rows.pull_back(slopes), point[..., size : 2 * size].exp()
+        parts = [-turned.mean(0), -(turned * noise).mean(0) * stretch - 1]
         if not rows.is_diagonal:
             below, left = torch.tril_indices(size, size, -1, device=point.device)
             by_entry = -torch.einsum("s...i,s...j->...ij", turned, noise) / len(noise)
             parts.append(by_entry[..., below, left])
-        return -heights.mean(0) - log_stretch.sum(-1), torch.cat(parts, -1)
+        # The volume of a Gaussian that is too narrow for its numbers is zero: no step goes there.
+        volume = rows.log_volume - self.rows.log_volume
+        return -heights.mean(0) - volume, torch.cat(parts, -1)
 
     def _rows_at(self, point: Tensor) -> Gaussian:
         """Numbers in today's units as Gaussians over vectors."""
