@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import Code, ConstraintError, DeclarationError, FieldError, shorten
-from declarative_dist.families.comparison import evaluating
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.variational import Variational
