@@ -107,9 +107,9 @@ def point_between(low: Tensor, high: Tensor) -> Tensor:
     return torch.where(low.isinf() | high.isinf(), beside, (low + high) / 2)
 
 
-def log_prob_where(plain: Any, value: Tensor, is_scored: Tensor) -> Tensor:
-    """Log densities at some values, and -inf at the others, which get no gradient."""
-    fill = point_between(*bounds_of(plain, value))
+def log_prob_where(plain: Any, value: Tensor, is_scored: Tensor, bounds: Ends) -> Tensor:
+    """Log densities at some values between two ends, and -inf at others, without gradients."""
+    fill = point_between(*bounds)
     fill = fill.floor() if plain.support.is_discrete else fill
     scored: Tensor = plain.log_prob(torch.where(is_scored, value, fill))
     return scored.masked_fill(~is_scored, -torch.inf)

@@ -102,7 +102,7 @@ class Censored(BetweenEnds):
 
     def _score_known(self, plain: Any, is_seen: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Densities where a value was seen, and elsewhere the mass of what is known."""
-        density = log_prob_where(plain, lower, is_seen)
+        density = log_prob_where(plain, lower, is_seen, bounds_of(plain, lower))
         low, high = lower.masked_fill(is_seen, -torch.inf), upper.masked_fill(is_seen, torch.inf)
         return torch.where(is_seen, density, log_mass(plain, low, high))
 

@@ -69,12 +69,13 @@ class Truncated(BetweenEnds):
 
     def _hull(self, plain: Any) -> Ends:
         first, last = super()._hull(plain)
-        is_excluded = (first == self._ends(plain)[0]) & plain.support.is_discrete
-        return first + is_excluded.to(first), last
+        if plain.support.is_discrete:
+            first = first + (first == self._ends(plain)[0]).to(first)
+        return first, last
 
     def _score(self, plain: Any, x: Tensor) -> Tensor:
         first, last = self._hull(plain)
-        scored = log_prob_where(plain, x, (x >= first) & (x <= last))
+        scored = log_prob_where(plain, x, (x >= first) & (x <= last), (first, last))
         return scored - log_mass(plain, *self._ends(plain))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:

@@ -83,7 +83,8 @@ class ZeroInflated(Wrapper):
         first, last = bounds_of(plain, x)
         is_zero, is_closed = x == 0, gate >= 1
         has_zero = plain.support.is_discrete & (first <= 0) & (last >= 0)
-        density = log_prob_where(plain, x, (x >= first) & (x <= last) & (~is_zero | has_zero))
+        is_scored = (x >= first) & (x <= last) & (~is_zero | has_zero)
+        density = log_prob_where(plain, x, is_scored, (first, last))
         others = torch.log1p(-torch.where(is_zero | is_closed, 0.0, gate)) + density
         others = others.masked_fill(is_closed, -torch.inf)
         return torch.where(is_zero, _mix(gate, density), others)
