@@ -65,8 +65,6 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "density": lambda: plot(dd.Gamma(2.0, 3.0)),
     "target": lambda: plot(dd.Gamma(2.0, 3.0), against=dd.Gamma(5.0, 5.0)),
     "copies": lambda: plot(dd.Normal(torch.arange(10.0), 1.0)),
-    "heavy": lambda: plot(dd.Cauchy(0.0, 1.0)),
-    "edges": lambda: plot(dd.Beta(0.5, 0.5)),
     "bars": lambda: plot(dd.Poisson(3.0), against=dd.Binomial(6, 0.5)),
     "contours": lambda: plot(CORRELATED, against=dd.Independent(dd.Normal(torch.ones(2), 0.5), 1)),
     "entries": lambda: plot(dd.Dirichlet(tensor([1.0, 2.0, 3.0]))),
@@ -175,11 +173,6 @@ def with_label(axes: Any, label: str) -> Any:
     return axes
 
 
-def without_legend(axes: Any) -> Any:
-    axes.get_legend().remove()
-    return axes
-
-
 def without_texts(axes: Any) -> Any:
     for text in list(axes[1].texts):
         text.remove()
@@ -187,9 +180,7 @@ def without_texts(axes: Any) -> Any:
 
 
 CHANGES: dict[str, tuple[str, Callable[[], Any]]] = {
-    "another density": ("density", lambda: plot(dd.Gamma(2.0, 2.5))),
     "another label": ("density", lambda: with_label(PICTURES["density"](), "x")),
-    "no legend of a target": ("target", lambda: without_legend(PICTURES["target"]())),
     "no names of paths": ("history", lambda: without_texts(PICTURES["history"]())),
 }
 
