@@ -13,7 +13,20 @@ import torch
 import torch.distributions as dd
 from torch import Tensor, nn
 
-from declarative_dist import FullRankNormal, Joint, MeanFieldNormal, Param, Positive, site
+from declarative_dist import (
+    Conditional,
+    Exp,
+    FullRankNormal,
+    Given,
+    Head,
+    Joint,
+    MeanFieldNormal,
+    Param,
+    Positive,
+    Simplex,
+    derived,
+    site,
+)
 from declarative_dist.errors import MEANINGS
 from tests.cases import CASES, Densities, MixtureDensity, Policy, Shares, Weighed
 
@@ -33,12 +46,25 @@ class Schools(Joint):
         return dd.Normal(theta, 1.0)
 
 
+class Counts(Conditional):
+    base = dd.NegativeBinomial
+    event_dim = 1
+    total_count = Param(1.0, Exp(), shape=("genes",))
+    share = Head(Simplex(), shape=("genes",))
+    library = Given(Positive())
+
+    @derived
+    def logits(self, share: Tensor, library: Tensor, total_count: Tensor) -> Tensor:
+        return (share * library[..., None]).log() - total_count.log()
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     **CASES,
     "policy": lambda: Policy(in_features=4, actions=2, network=nn.Linear(3, 4)),
     "policy without a layer": lambda: Policy(actions=2, network=nn.Linear(3, 2)),
     "mixture density": lambda: MixtureDensity(in_features=3, k=3),
     "densities": lambda: Densities(in_features=3, k=3),
+    "counts": lambda: Counts(in_features=3, genes=2),
     "shares": lambda: Shares(in_features=3, k=3),
     "conditioned": lambda: Schools(schools=3).condition(y=torch.zeros(3)),
     "mean field of params": lambda: MeanFieldNormal(Weighed()),

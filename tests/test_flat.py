@@ -224,12 +224,10 @@ def test_a_prior_that_is_a_part_too_is_one_of_the_latents() -> None:
     shared = learnable(dd.LogNormal(0.0, 1.0))
 
     class Both(Declarative):
-        scale = Param(1.0, Positive(), prior=dd.LogNormal(0.0, 1.0))
-        family = learnable(dd.LogNormal(0.0, 1.0))
+        scale = Param(1.0, Positive(), prior=shared)
+        family = shared
 
-    latents = Both(family=shared)
-    latents.scale_prior = shared
-    assert FlatParams(latents).names == ["scale", "family.loc", "family.scale"]
+    assert FlatParams(Both()).names == ["scale", "family.loc", "family.scale"]
 
 
 def test_copies_stand_in_front() -> None:

@@ -112,11 +112,6 @@ class Declaration:
             return computed
         return {name: computed[name] for name in self.inputs}
 
-    def chain(self, names: Iterable[str]) -> tuple[Field, ...]:
-        """These fields and all that they need, each behind what it needs."""
-        needed = {field for name in names for field in self.chains[name]}
-        return tuple(field for field in self.order if field in needed)
-
     @cached_property
     def stored(self) -> tuple[Any, ...]:
         """The fields of which instances hold a value, each behind those that it needs."""
@@ -125,7 +120,8 @@ class Declaration:
     @cached_property
     def value_order(self) -> tuple[Field, ...]:
         """What must be computed to know all parameters and constants."""
-        return self.chain(field.name for field in self.stored)
+        needed = {field for stored in self.stored for field in self.chains[stored.name]}
+        return tuple(field for field in self.order if field in needed)
 
     @cached_property
     def event_dims(self) -> Mapping[str, int]:

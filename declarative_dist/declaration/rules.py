@@ -64,8 +64,9 @@ def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
 
 
 def check_setting(instance: nn.Module, name: str) -> None:
-    """Refuse to set on an instance what its class body says for all of them."""
-    if name in SETTINGS:
+    """Refuse to set on an instance what its class body says for all of them, as priors are."""
+    declaration: Any = instance.__declaration__
+    if name in SETTINGS or name in declaration.of_prior:
         kind = type(instance).__name__
         subject, expected = f"{kind}.{name}", f"{name} in a class body"
         fix = f"Write class Other({kind}) with another {name} in its body."

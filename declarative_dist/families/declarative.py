@@ -164,10 +164,6 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             fields[name].__set__(self, value)
             return
         check_setting(self, name)
-        param = type(self).__declaration__.of_prior.get(name)
-        if param is not None:
-            param.replace_prior(self, value)
-            return
         if "_is_built" in self.__dict__ and name not in self.__dict__:
             check_spelling(self, name, value)
         super().__setattr__(name, value)

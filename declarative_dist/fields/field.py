@@ -163,16 +163,14 @@ class Field(ABC):
 
         It may have no meaning in this class, or need a field without a value.
         """
-        for name in self.needs:
-            self.check_need(owner, owner.fields[name])
-
-    def check_need(self, owner: Owner, needed: Field) -> None:
-        """Refuse to compute this field from one that has no value before anything is drawn."""
-        if needed.is_drawn:
-            expected = "names of fields that have a value before anything is drawn"
-            fix = "Make it a site, or compute it in the sites that need it."
-            got = f"the site {needed.name!r}"
-            raise owner.error(self.name, expected, got, fix, code="field-order")
+        names = list(owner.fields)
+        for needed in (owner.fields[name] for name in self.needs):
+            is_later = names.index(needed.name) >= names.index(self.name)
+            if needed.is_site and is_later if self.is_drawn else needed.is_drawn:
+                expected = "names of fields that have a value before it is computed"
+                fix = f"Move {needed.name} above {self.name}, and let what needs a site be one."
+                got = f"the site {needed.name!r}"
+                raise owner.error(self.name, expected, got, fix, code="field-order")
 
     def source(self, value: Any, subject: str) -> Any:
         """A value as a constructor was given it, in a form that `bind` takes."""

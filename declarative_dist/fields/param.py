@@ -19,7 +19,6 @@ from declarative_dist.fields.prior import (
     as_prior,
     check_fits,
     describe_prior,
-    is_settled,
     log_density,
     restrict,
 )
@@ -130,43 +129,24 @@ class Param(Constrained, Stored):
         # What register_parameter does, without a look for attributes of this name.
         module._parameters[self.raw_name] = nn.Parameter(raw, requires_grad=self.trainable)
         if self.prior is not None:
-            template = self.prior
-            if self.has_sized_prior:
-                shape = self.value(module, values).shape[len(blueprint.batch_shape) :]
-                template = as_prior(template(shape), f"{self.subject(module)}(prior=)")
-            is_learned = any(True for _ in template.parameters())
-            prior = copy_template(template, blueprint, raw.dtype, is_replicated=is_learned)
-            prior.to(raw.device)
-            is_new = self.has_sized_prior
-            prior = self._fit_prior(module, prior, values, is_new=is_new)
-            module._modules[self.prior_name] = prior
+            with torch.no_grad():
+                module._modules[self.prior_name] = self._make_prior(module, blueprint, values)
 
-    def _fit_prior(
-        self, module: nn.Module, prior: nn.Module, values: Mapping[str, Any], *, is_new: bool
+    def _make_prior(
+        self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]
     ) -> nn.Module:
-        """The prior on the set of this instance; refused if it does not fit that, or the shape."""
-        copies, subject = vars(module)["_copies"], self.subject(module)
-        with torch.no_grad():
-            shape = self.value(module, values).shape[len(copies) :]
-            check_fits(prior, shape, subject, copies)
-            if is_new or self.has_bounds:
-                constraint = self.resolved_constraint(module, values)
-                prior = restrict(prior, constraint, subject, has_names=self.has_bounds)
+        """The prior of a new instance; refused if it does not fit its shape, or its set."""
+        copies, template, value = blueprint.batch_shape, self.prior, self.value(module, values)
+        shape, subject = value.shape[len(copies) :], self.subject(module)
+        if self.has_sized_prior:
+            template = as_prior(template(shape), f"{subject}(prior=)")
+        is_learned = any(True for _ in template.parameters())
+        prior = copy_template(template, blueprint, value.dtype, is_replicated=is_learned)
+        check_fits(prior.to(value.device), shape, subject, copies)
+        if self.has_sized_prior or self.has_bounds:
+            constraint = self.resolved_constraint(module, values)
+            return restrict(prior, constraint, subject, has_names=self.has_bounds)
         return prior
-
-    def replace_prior(self, module: nn.Module, value: Any) -> None:
-        """Give an instance another prior: a plain distribution, or a declared one, held as it is.
-
-        Raises:
-            DeclarationError: if it is no distribution.
-            ConstraintError: if it is one on another set, or for another shape.
-        """
-        prior = as_prior(value, f"{type(module).__name__}.{self.prior_name}")
-        raw = getattr(module, self.raw_name)
-        if prior is not value:
-            prior = prior.to(device=raw.device, dtype=raw.dtype)
-        prior = self._fit_prior(module, prior, needed_values(module, self.name), is_new=True)
-        module._modules[self.prior_name] = prior
 
     def log_prior(
         self, module: nn.Module, values: Mapping[str, Any], lead: int, unconstrained: bool
@@ -187,7 +167,8 @@ class Param(Constrained, Stored):
         prior = module._modules[self.prior_name]
         try:
             own, copies = vars(module)["_ndims"][self.name], vars(module)["_copies"]
-            is_inside = is_settled(self.constraint)
+            # Where its set is known, and stays as it was when it was checked.
+            is_inside = not self.needs and not isinstance(self.constraint, FromModule)
             terms = [log_density(prior, value, copies, own, is_inside=is_inside)]
         except ValueError as error:
             expected = f"a value in the support of its prior, {describe_prior(prior)}"

@@ -182,11 +182,6 @@ def _support_of(constraint: Constraint) -> Any:
     return constraint.support
 
 
-def is_settled(constraint: Constraint) -> bool:
-    """Whether the set of a constraint is known and stays as it was when it was checked."""
-    return not constraint.names and not isinstance(constraint, FromModule)
-
-
 def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
     """Whether a prior lives on the set of a constraint."""
     if isinstance(constraint, FromModule):

@@ -53,16 +53,13 @@ def register_forward_pre_hook(
         inner = inner.__wrapped__  # FSDP wraps its hook for a group of modules
     state = getattr(inner, "__self__", None)
     by_fsdp = type(state).__module__.startswith("torch.distributed.fsdp")
-    if by_fsdp and not _returns_its_own(type(self)):
+    kind = type(self)
+    owner = next(klass for klass in kind.__mro__ if "forward" in vars(klass))
+    builds = getattr(kind, "__builds__", None) or getattr(kind, "__predicts__", None)
+    # A plain declarative class may have a forward that its author wrote.
+    if by_fsdp and (builds is not None or owner is nn.Module):
         expected = "an objective to be sharded, a module that returns tensors"
         got = "a family, whose distribution would outlive its gathered parameters"
         fix = "Shard what calls it: fully_shard(objective)."
         raise FieldError(type(self).__name__, expected, got, fix, code="sharded")
     return nn.Module.register_forward_pre_hook(self, hook, **options)
-
-
-def _returns_its_own(cls: type) -> bool:
-    """Whether a plain declarative class has a `forward` that its author wrote."""
-    owner = next(klass for klass in cls.__mro__ if "forward" in vars(klass))
-    builds = getattr(cls, "__builds__", None) or getattr(cls, "__predicts__", None)
-    return builds is None and owner is not nn.Module

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, is_count, shorten
 from declarative_dist.fields.derived import MethodField
-from declarative_dist.fields.field import Field, declaration_of
+from declarative_dist.fields.field import declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, as_shape
 
@@ -55,13 +55,6 @@ class Site(MethodField):
                 code="misplaced-field",
             )
         super().check(owner)
-
-    def check_need(self, owner: Owner, needed: Field) -> None:
-        names = list(owner.fields)
-        if needed.is_site and names.index(needed.name) >= names.index(self.name):
-            got = f"{needed.name!r}, which comes later"
-            fix = f"Move {needed.name} above {self.name}."
-            raise owner.error(self.name, "sites declared earlier", got, fix, code="field-order")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         vars(module)["_starts"][self.name] = blueprint.named_shape(self)
