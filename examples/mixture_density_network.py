@@ -3,10 +3,10 @@
 Of x = y + 0.3 sin(2 pi y) and a little noise, y is to be predicted. Around x = 0.5 three values of
 y are possible, which no single normal can say. Two declared families have the same network below:
 a normal, whose mean and scale are predicted, and a mixture of five, which also predicts its
-weights. On 2,000 new pairs the mean log likelihood is 0.71 for the normal and 1.54 for the
+weights. On 2,000 new pairs the mean log likelihood is 0.72 for the normal and 1.55 for the
 mixture; the density that made the pairs has 1.63. At x = 0.5 the mixture has the three values of
-y and the gaps between them. The problem is from Bishop (1994), "Mixture
-density networks". With `--smoke` it trains for 450 steps, not 750.
+y and the gaps between them. The problem is from Bishop (1994), "Mixture density networks". With
+`--smoke` it trains for 450 steps, not 750.
 
     python examples/mixture_density_network.py
 """
