@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from declarative_dist.optimization.lbfgs import Descent, differentiate, minimize
+from declarative_dist.optimization.lbfgs import Descent, Function, minimize
+
+
+def differentiate(function: Callable[[Tensor], Tensor]) -> Function:
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+        here = point.detach().requires_grad_()
+        value = function(here)
+        return value.detach(), torch.autograd.grad(value.sum(), here)[0]
+
+    return evaluate
 
 
 def valley(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.clusters import cluster, log_shares
-from declarative_dist.fitting.losses import Data, Losses, plain_of, split_data
+from declarative_dist.fitting.losses import Data, Losses, plain_of
 from declarative_dist.fitting.moments import Sample, suggest
 from declarative_dist.fitting.wrapped import base_of, sample_of_base, suggest_gate
 from declarative_dist.optimization.rows import Rows
@@ -34,48 +34,43 @@ GRAINS = (1, 4, 16, 64)
 
 
 class Source(NamedTuple):
-    """A parameter or a head, with its value; of a head also the part of the bias behind it."""
+    """A parameter or a head that an argument is.
+
+    Attributes:
+        name: its own, dotted.
+        part: the module that has it.
+        field: the field.
+        value: its value.
+        bias: of a head the part of the bias behind it.
+        aligned: how its shape lies in that of the argument.
+    """
 
     name: str
     part: Any
     field: Any
     value: Tensor
     bias: Tensor | None = None
+    aligned: torch.Size = torch.Size()
 
 
-class Place(NamedTuple):
-    """The source that an argument is, and how its shape lies in the argument's."""
-
-    source: Source
-    aligned: torch.Size
-
-
-Places = dict[tuple[str, str], Place]
+Places = dict[tuple[str, str], Source]
 """The trainable parameters that arguments of a distribution are, by the argument."""
 
 Part = tuple[Data, Places]
 
 
-class Start(NamedTuple):
-    """Where a fit starts.
-
-    Attributes:
-        is_suggested: whether all numbers are what the data suggest, by one formula.
-        walls: which numbers can't rise, and which can't fall, because data would be outside of
-            the support: of shape `(2, problems, numbers)`; None where nothing is known of that.
-    """
-
-    is_suggested: bool
-    walls: Tensor | None = None
-
-
-def race(rows: Rows, losses: Losses, others: int) -> Start:
+def race(rows: Rows, losses: Losses, others: int) -> tuple[bool, Tensor | None]:
     """Set parameters to the best of their starts, for each independent problem alone.
 
     Args:
         rows: the parameters.
         losses: gives the losses of all problems.
         others: how many more starts to try, each twice as far from the others as the one before.
+
+    Returns:
+        Whether all numbers are what the data suggest, by one formula; and which numbers can't
+        rise, and which can't fall, because data would be outside of the support: a mask of shape
+        `(2, problems, numbers)`, or None where nothing is known of that.
     """
     start = best = rows.read()
     with torch.no_grad():
@@ -100,7 +95,7 @@ def race(rows: Rows, losses: Losses, others: int) -> Start:
     rows.write(best)
     is_new = best != start
     is_suggested = is_one and bool(is_new.all())
-    return Start(is_suggested, None if walls is None else walls & is_new.any(1, keepdim=True))
+    return is_suggested, None if walls is None else walls & is_new.any(1, keepdim=True)
 
 
 def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor:
@@ -131,7 +126,7 @@ def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor
 
 
 def _find_walls(rows: Rows, losses: Losses, point: Tensor) -> Tensor | None:
-    """Which numbers can't rise, and which can't fall, as in `Start`."""
+    """Which numbers can't rise, and which can't fall, as `race` returns them."""
     if losses.find_refused() is None:
         return None
     rows.write(point)
@@ -172,39 +167,15 @@ def _sources_of(module: Any) -> list[Source]:
     return sources
 
 
-def suggest_values(module: Any, batch: tuple[Any, ...], seed: int = 0) -> dict[str, Tensor]:
-    """What data suggest for the trainable parameters of a distribution.
-
-    Args:
-        module: a `Variational`, or a `Joint` of some; of others nothing is known.
-        batch: the data, as an objective takes it.
-        seed: for the centres of a mixture.
-
-    Returns:
-        Values by dotted name, as `assign` takes them.
-
-    Example:
-        >>> import torch, torch.distributions as dd
-        >>> from declarative_dist import learnable
-        >>> from declarative_dist.fitting.starts import suggest_values
-        >>> q = learnable(dd.Normal(0.0, 1.0))
-        >>> suggest_values(q, (torch.tensor([1.0, 5.0]),))
-        {'loc': tensor(3.), 'scale': tensor(2.)}
-    """
-    with torch.no_grad():
-        parts = [(data, _find_places(data.module)) for data in split_data(module, batch)]
-        return {name: value for name, _, value in _suggest_from(parts, seed, 0.0)}
-
-
 def _suggest_from(
     parts: list[Part], seed: int, grain: float
 ) -> Iterator[tuple[str, Source, Tensor]]:
     for data, places in parts:
         found = _suggest_nest(data.plain, data.sample.with_grain(grain), seed)
-        for key, place in places.items():
-            value = _fit_into(place, found[key]) if key in found else None
+        for key, source in places.items():
+            value = _fit_into(source, found[key]) if key in found else None
             if value is not None:
-                yield data.prefix + place.source.name, place.source, value
+                yield data.prefix + source.name, source, value
 
 
 def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
@@ -226,7 +197,7 @@ def _find_places(module: Any) -> Places:
             for source in moved:
                 aligned = _align(key, argument, source)
                 if aligned is not None:
-                    places[key] = Place(sources[source.name], aligned)
+                    places[key] = sources[source.name]._replace(aligned=aligned)
                     moved.remove(source)
                     break
         return places
@@ -318,24 +289,22 @@ def _inside(key: tuple[str, str]) -> tuple[str, str]:
     return f"base {key[0]}", key[1]
 
 
-def _fit_into(place: Place, value: Tensor) -> Tensor | None:
+def _fit_into(source: Source, value: Tensor) -> Tensor | None:
     """A suggestion in the shape of its parameter; where it may not be, the value that is there."""
-    source, now = place.source, place.source.value
     try:
-        value = value.expand(torch.broadcast_shapes(value.shape, place.aligned))
+        value = value.expand(torch.broadcast_shapes(value.shape, source.aligned))
     except RuntimeError:
         return None
-    if value.ndim != len(place.aligned):
+    if value.ndim != len(source.aligned):
         return None
-    for dim, (own, whole) in enumerate(zip(place.aligned, value.shape, strict=True)):
+    for dim, (own, whole) in enumerate(zip(source.aligned, value.shape, strict=True)):
         if own == 1 and whole != 1:
             value = value.mean(dim, keepdim=True)
-    value = value.reshape(now.shape).to(now)
+    value = value.reshape(source.value.shape).to(source.value)
     if source.field.constraint.names:
         return value
-    constraint = _constraint_of(source)
-    inside = constraint.contains(value)
-    return torch.where(_over_event(inside, value.ndim - inside.ndim), value, now)
+    inside = _constraint_of(source).contains(value)
+    return torch.where(_over_event(inside, value.ndim - inside.ndim), value, source.value)
 
 
 def _constraint_of(source: Source) -> Any:

@@ -32,26 +32,6 @@ _ROUND = 25
 """How many evaluations are a step of the optimizer."""
 
 
-def differentiate(function: Callable[[Tensor], Tensor]) -> Function:
-    """A function with its gradients, from one that gives values `(*rows)` that know no others.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.optimization.lbfgs import differentiate
-        >>> differentiate(lambda x: x.square().sum(-1))(torch.tensor([1.0, 2.0]))
-        (tensor(5.), tensor([2., 4.]))
-    """
-
-    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            here = point.detach().requires_grad_()
-            value = function(here)
-            (gradient,) = torch.autograd.grad(value.sum(), here)
-        return value.detach(), gradient
-
-    return evaluate
-
-
 def minimize(
     function: Function,
     start: Tensor,
@@ -74,12 +54,11 @@ def minimize(
 
     Example:
         >>> import torch
-        >>> from declarative_dist.optimization.lbfgs import differentiate, minimize
-        >>> valley = lambda x: (1 - x[..., 0]) ** 2 + 100 * (x[..., 1] - x[..., 0] ** 2) ** 2
-        >>> starts = torch.tensor([[-1.2, 1.0], [5.0, -3.0]], dtype=torch.float64)
-        >>> minimize(differentiate(valley), starts).point.round(decimals=4)
-        tensor([[1., 1.],
-                [1., 1.]], dtype=torch.float64)
+        >>> from declarative_dist.optimization.lbfgs import minimize
+        >>> starts = torch.tensor([[-1.2, 1.0], [5.0, -3.0]])
+        >>> minimize(lambda x: ((x - 3).square().sum(-1), 2 * (x - 3)), starts).point
+        tensor([[3., 3.],
+                [3., 3.]])
     """
     descent = Descent(function, start.detach().clone(), tolerance)
     descent.run(evaluations - 1)
