@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from declarative_dist.optimization.lbfgs import Descent, Function, minimize
+from declarative_dist.optimization.lbfgs import Descent, Function
 
 
 def differentiate(function: Callable[[Tensor], Tensor]) -> Function:
@@ -24,8 +24,16 @@ def valley(x: Tensor) -> Tensor:
     return (100 * (x[..., 1:] - x[..., :-1] ** 2) ** 2 + (1 - x[..., :-1]) ** 2).sum(-1)
 
 
+def minimize(
+    function: Callable[[Tensor], Tensor], start: Tensor, evaluations: int = 1000, **options: float
+) -> Descent:
+    descent = Descent(differentiate(function), start, **options)
+    descent.run(evaluations)
+    return descent
+
+
 def minimum_of(start: Tensor) -> Descent:
-    return minimize(differentiate(valley), start)
+    return minimize(valley, start)
 
 
 def test_rows_find_a_minimum_each() -> None:
@@ -48,7 +56,7 @@ def test_a_row_alone_is_the_row_among_others() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_point_without_a_value_is_a_step_too_far(dtype: torch.dtype) -> None:
     start = torch.tensor([[40.0, 0.01], [3.0, 2.0], [-1.0, 1.0]], dtype=dtype)
-    found = minimize(differentiate(lambda x: (x - x.log()).sum(-1)), start)
+    found = minimize(lambda x: (x - x.log()).sum(-1), start)
     torch.testing.assert_close(found.point[:2], torch.ones(2, 2, dtype=dtype), atol=1e-3, rtol=0.0)
     assert found.value[2] == torch.inf
     assert torch.equal(found.point[2], start[2])
@@ -57,8 +65,7 @@ def test_a_point_without_a_value_is_a_step_too_far(dtype: torch.dtype) -> None:
 def test_units_that_differ_and_a_value_that_drowns_the_gain() -> None:
     scale = torch.logspace(-2, 2, 5, dtype=torch.float64)
     start = torch.zeros_like(scale)
-    shifted = differentiate(lambda x: 1e6 + ((x - 3.0) / scale).square().sum(-1))
-    found = minimize(shifted, start, tolerance=1e-12)
+    found = minimize(lambda x: 1e6 + ((x - 3.0) / scale).square().sum(-1), start, tolerance=1e-12)
     torch.testing.assert_close(found.point / scale, 3 / scale, atol=1e-3, rtol=0.0)
 
 
@@ -69,7 +76,7 @@ def test_evaluations_are_counted_and_limited() -> None:
         calls.append(x)
         return valley(x)
 
-    found = minimize(differentiate(counted), torch.full((2, 10), 3.0), evaluations=7)
+    found = minimize(counted, torch.full((2, 10), 3.0), evaluations=7)
     assert found.evaluations == len(calls) == 7
     assert found.is_active.all()
     assert (found.value < valley(torch.full((2, 10), 3.0))).all()

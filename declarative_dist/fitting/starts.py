@@ -19,12 +19,14 @@ from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.clusters import cluster, log_shares
 from declarative_dist.fitting.losses import Data, Losses, plain_of
-from declarative_dist.fitting.moments import Sample, suggest
-from declarative_dist.fitting.wrapped import base_of, sample_of_base, suggest_gate
+from declarative_dist.fitting.moments import Sample, Suggestion, suggest
 from declarative_dist.optimization.rows import Rows
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.wrappers.censored import Censored
+from declarative_dist.wrappers.truncated import Truncated
+from declarative_dist.wrappers.zero_inflated import ZeroInflated
 
 SEEDINGS = 4
 """How many starts a mixture gets."""
@@ -224,7 +226,7 @@ def _arguments_of(plain: Any) -> dict[tuple[str, str], Tensor]:
     def tensors(part: Any, level: str) -> dict[tuple[str, str], Tensor]:
         arguments = decompose(part)[1]
         found = {(level, n): v for n, v in arguments.items() if isinstance(v, Tensor)}
-        for base in filter(None, [base_of(part)]):  # of a distribution that wraps another one
+        for base in filter(None, [_base_of(part)]):  # of a distribution that wraps another one
             found |= {_inside(key): value for key, value in _arguments_of(base).items()}
         return found
 
@@ -242,10 +244,10 @@ def _suggest_nest(plain: Any, sample: Sample, seed: int) -> dict[tuple[str, str]
 
     def leaf(part: Any) -> Any:
         def apply(inner: Sample) -> Any:
-            known = {**suggest(inner, part), **suggest_gate(inner, part)}
+            known = {**suggest(inner, part), **_suggest_gate(inner, part)}
             found = {("leaf", n): v for n, v in known.items()}
-            for base in filter(None, [base_of(part)]):
-                own = _suggest_nest(base, sample_of_base(inner, part), seed)
+            for base in filter(None, [_base_of(part)]):
+                own = _suggest_nest(base, _sample_of_base(inner, part), seed)
                 found |= {_inside(key): value for key, value in own.items()}
             return found
 
@@ -282,6 +284,32 @@ def _suggest_nest(plain: Any, sample: Sample, seed: int) -> dict[tuple[str, str]
 
     compute = fold(plain, leaf, independent=independent, transformed=transformed, mixture=mixture)
     return compute(sample)  # type: ignore[no-any-return]
+
+
+def _base_of(part: Any) -> Any:
+    """What a distribution wraps; None for one that is not made of another."""
+    return (
+        part.base_distribution if isinstance(part, (Censored, Truncated, ZeroInflated)) else None
+    )
+
+
+def _suggest_gate(sample: Sample, part: Any) -> Suggestion:
+    """The share of zeros, as of a hurdle; where the base has zeros too, it is somewhat high."""
+    if not isinstance(part, ZeroInflated):
+        return {}
+    return {"gate": sample.mean((sample.values == 0).double()).clamp(1e-3, 1 - 1e-3)}
+
+
+def _sample_of_base(sample: Sample, part: Any) -> Sample:
+    """What data of a wrapper say about its base: those beyond an end lie at it."""
+    if isinstance(part, ZeroInflated):
+        weights = sample.weights * (sample.values != 0)
+        return sample.with_values(torch.where(sample.values == 0, 1.0, sample.values), weights)
+    if not part.event_shape:
+        return sample
+    lower, upper = sample.values.unbind(-1)
+    ends = torch.where(lower.isfinite(), lower, upper), torch.where(upper.isfinite(), upper, lower)
+    return sample.with_values((ends[0] + ends[1]) / 2, sample.weights, -1)
 
 
 def _inside(key: tuple[str, str]) -> tuple[str, str]:

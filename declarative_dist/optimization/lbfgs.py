@@ -32,39 +32,6 @@ _ROUND = 25
 """How many evaluations are a step of the optimizer."""
 
 
-def minimize(
-    function: Function,
-    start: Tensor,
-    *,
-    evaluations: int = 1000,
-    tolerance: float = 1e-8,
-) -> Descent:
-    """Go downhill from every row of a start, until all are settled.
-
-    Args:
-        function: from points `(*rows, size)` to values and gradients. Where either is not finite,
-            the value counts as infinitely large.
-        start: of shape `(*rows, size)`; a row without a finite value stays where it is.
-        evaluations: how often the function may be called.
-        tolerance: a row is settled where no entry of its gradient is larger than this times one
-            plus the magnitude of the value.
-
-    Returns:
-        The lowest points found.
-
-    Example:
-        >>> import torch
-        >>> from declarative_dist.optimization.lbfgs import minimize
-        >>> starts = torch.tensor([[-1.2, 1.0], [5.0, -3.0]])
-        >>> minimize(lambda x: ((x - 3).square().sum(-1), 2 * (x - 3)), starts).point
-        tensor([[3., 3.],
-                [3., 3.]])
-    """
-    descent = Descent(function, start.detach().clone(), tolerance)
-    descent.run(evaluations - 1)
-    return descent
-
-
 class LBFGS(Optimizer):
     """L-BFGS for parameters of many independent problems; a step is a round of evaluations.
 
@@ -151,7 +118,7 @@ class LBFGS(Optimizer):
             self._descent = Descent(evaluate, fallback, self._tolerance)
         before = self._descent.value.sum()
         self._descent.function = evaluate
-        self._descent.run(_ROUND)
+        self._descent.run(self.evaluations + _ROUND)
         rows.write(self._descent.point)
         return before
 
@@ -163,23 +130,35 @@ def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Descent:
-    """Where every row stands: its point, its direction, and the bracket of its line search.
+    """Rows on their way downhill: each has its point, direction, and bracket of a line search.
 
     Args:
-        function: from points to values and gradients.
-        point: where rows start, of shape `(*rows, size)`.
-        tolerance: see `minimize`.
+        function: from points `(*rows, size)` to values and gradients. Where either is not finite,
+            the value counts as infinitely large.
+        point: where rows start; one without a finite value stays where it is.
+        tolerance: a row is settled where no entry of its gradient is larger than this times one
+            plus the magnitude of the value.
 
     Attributes:
         point: the best point of every row.
-        value: the value there, of shape `(*rows)`; infinite if no start had a finite one.
+        value: the value there, of shape `(*rows)`.
         gradient: the gradient there.
         is_active: which rows are not settled, and may find a step that lowers their value.
         evaluations: how often the function was called.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.optimization.lbfgs import Descent
+        >>> starts = torch.tensor([[-1.2, 1.0], [5.0, -3.0]])
+        >>> descent = Descent(lambda x: ((x - 3).square().sum(-1), 2 * (x - 3)), starts)
+        >>> descent.run(evaluations=100)
+        >>> descent.point
+        tensor([[3., 3.],
+                [3., 3.]])
     """
 
-    def __init__(self, function: Function, point: Tensor, tolerance: float) -> None:
-        self.function, self.point, self.tolerance = function, point, tolerance
+    def __init__(self, function: Function, point: Tensor, tolerance: float = 1e-8) -> None:
+        self.function, self.point, self.tolerance = function, point.detach(), tolerance
         self.value, self.gradient = _finite(*function(point))
         self.evaluations = 1
         self.steps = point.new_zeros((_MEMORY, *point.shape))
@@ -191,9 +170,8 @@ class Descent:
         self._begin_lines(torch.ones_like(self.is_active))
 
     def run(self, evaluations: int) -> None:
-        """Evaluate the function so many times, or until all rows are settled."""
-        last = self.evaluations + evaluations
-        while self.evaluations < last and self.is_active.any():
+        """Go on until the function was called so many times, or all rows are settled."""
+        while self.evaluations < evaluations and self.is_active.any():
             trial = self.point + self.length[..., None] * self.direction
             self._advance(trial, *_finite(*self.function(trial)))
             self.evaluations += 1

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from declarative_dist.optimization.lbfgs import minimize
+from declarative_dist.optimization.lbfgs import Descent
 from declarative_dist.posteriors.gaussian import Gaussian, choose
 from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.posteriors.search import Density, score
@@ -139,7 +139,8 @@ def _conditional_modes(
         heights, slopes = score(density, start + unit * point, with_slopes=True)
         return -heights, (-slopes * unit).masked_fill(is_led, 0.0)
 
-    found = minimize(evaluate, torch.zeros_like(start), evaluations=_EVALUATIONS, tolerance=1e-5)
+    found = Descent(evaluate, torch.zeros_like(start), tolerance=1e-5)
+    found.run(_EVALUATIONS)
     return start + unit * found.point, -found.value
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.optimization.lbfgs import minimize
+from declarative_dist.optimization.lbfgs import Descent
 from declarative_dist.posteriors.gaussian import Gaussian, choose, lower_triangle
 from declarative_dist.posteriors.noise import balanced_normal
 
@@ -100,12 +100,13 @@ class Search:
         size = self.rows.loc.shape[-1]
         count = 2 * size + (0 if self.rows.is_diagonal else size * (size - 1) // 2)
         start = self.rows.loc.new_zeros((*self.rows.loc.shape[:-1], count))
-        minimum = minimize(self._objective, start, evaluations=_STEPS, tolerance=1e-6)
-        found = self._rows_at(minimum.point)
+        descent = Descent(self._objective, start, tolerance=1e-6)
+        descent.run(_STEPS)
+        found = self._rows_at(descent.point)
         bounds = self.judge(found)
         better = bounds > self.bounds
         self.gains = torch.where(better, bounds - self.bounds, 0.0)
-        self.slopes = minimum.gradient.abs().amax(-1)
+        self.slopes = descent.gradient.abs().amax(-1)
         self.rows = choose(better, found, self.rows)
         self.bounds = torch.where(better, bounds, self.bounds)
 
