@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.latents.named import as_value, check_names, check_shape, is_floating, lead_of
@@ -41,9 +40,14 @@ def log_prior_of(
         A tensor of shape `(*sample, *copies)`.
     """
     total: Tensor | None = None
-    for path, part, params in _find_priors(module):
+    seen: set[int] = set()
+    for path, part in walk(module):
         lead = len(copies) if vars(part)["_copies"][: len(copies)] == copies else 0
-        for param in params:
+        for param in part.__declaration__.of_prior.values():
+            raw = part._parameters.get(param.raw_name)
+            if raw is not None and id(raw) in seen:
+                continue  # what two fields share, as tied parameters do, counts once
+            seen.add(id(raw))
             values = _values_of(part, path, part.__declaration__.chains[param.name], raws)
             density: Tensor = param.log_prior(part, values, len(sample) + lead, unconstrained)
             if copies and not lead and sample and density.ndim:  # the same for all copies
@@ -62,20 +66,6 @@ def _values_of(part: Any, path: str, fields: Iterable[Field], raws: Raws) -> dic
     known = {name: raws[join(path, name)] for name in names if join(path, name) in raws}
     values: dict[str, Any] = part.__declaration__.run(part, fields, known)
     return values
-
-
-def _find_priors(module: nn.Module) -> Iterator[tuple[str, Any, list[Param]]]:
-    """The parameters with a prior; what two fields share, as tied parameters do, counts once."""
-    seen: set[int] = set()
-    for path, part in walk(module):
-        params = []
-        for param in part.__declaration__.of_prior.values():
-            raw = part._parameters.get(param.raw_name)
-            if raw is None or id(raw) not in seen:
-                params.append(param)
-                seen.add(id(raw))
-        if params:
-            yield path, part, params
 
 
 def raws_at(module: nn.Module, values: Mapping[str, Any]) -> tuple[dict[str, Tensor], torch.Size]:

@@ -153,7 +153,8 @@ class DeclaredState(AtomicState):
             tensor = find_tensor(self, field.stored_name) if is_parametrized else None
             if tensor is not None:
                 field.check_stored(self, tensor.detach())
-        for field in self.__declaration__.order:
+        order: tuple[Any, ...] = self.__declaration__.order
+        for field in order:
             if field.is_learned or field.needs_context:  # to where the state has brought it
                 field.check_dtype(self, field.place_of(self)[0])
         self._check_ties()

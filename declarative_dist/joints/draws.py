@@ -62,7 +62,15 @@ def predict(
                 raise ConstraintError(subject, expected, "none", fix, code="missing-value")
         if name in fixed:
             fixed.update(joint.parents_of(name))
-    lead = _lead_of(joint, values, observed)
+    lead = torch.Size((0,))
+    first = next((name for name in joint.sites if name in values), None)
+    if first is not None:
+        distribution, subject = joint.distribution_of(first, observed), f"{joint.owner}.{first}"
+        value = like_draws_of(distribution, values[first], subject)
+        lead = lead_of(value, joint.batch_shape, distribution.event_shape, subject)
+    if not lead.numel():
+        expected, fix = "one draw or more", "Write sample((1000,)) to draw from the prior."
+        raise ConstraintError(joint.owner, expected, "none", fix, code="missing-value")
 
     def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
         if name not in fixed:
@@ -82,22 +90,6 @@ def predict(
     with torch.no_grad():
         drawn = joint.draw_in_order(lead[: len(lead) - len(joint.batch_shape)], draw)
     return {name: value for name, (_, value) in drawn.items() if name not in fixed}
-
-
-def _lead_of(
-    joint: JointDistribution, values: Mapping[str, Any], observed: Mapping[str, Tensor]
-) -> torch.Size:
-    """The sample and batch shape of the first site that is given, with one draw or more."""
-    lead = torch.Size((0,))
-    first = next((name for name in joint.sites if name in values), None)
-    if first is not None:
-        distribution, subject = joint.distribution_of(first, observed), f"{joint.owner}.{first}"
-        value = like_draws_of(distribution, values[first], subject)
-        lead = lead_of(value, joint.batch_shape, distribution.event_shape, subject)
-    if not lead.numel():
-        expected, fix = "one draw or more", "Write sample((1000,)) to draw from the prior."
-        raise ConstraintError(joint.owner, expected, "none", fix, code="missing-value")
-    return lead
 
 
 def like_draws_of(distribution: Distribution, value: Any, subject: str) -> Tensor:
