@@ -65,7 +65,7 @@ def fit(
         data: the arguments of forward: None; a tensor, or a tuple or dict of tensors, whole in
             every step; or an iterable of batches, such as a DataLoader, gone through in every
             epoch. The items of a tuple are arguments; a dict that ends it gives keywords, as in
-            `(x, y, {"weights": w})`.
+            `(x, y, {"weights": w})`; single numbers in a dict are for all rows.
         steps: how many steps in all, those before `resume` too, counted from 1; None to go on
             until it is settled.
         optimizer: one, or a callable from parameters to one; None for the one that suits the
@@ -88,9 +88,9 @@ def fit(
         compile: compile the objective and its gradients, as one graph. Meanwhile torch's
             validation of distributions is off by default, as `torch.compile` wants it, and
             afterwards as it was.
-        checkpoint: a file for the state, written at the end; whole, or not at all. With batches
-            from a DataLoader, it is written at the ends of epochs.
-        every: write it after every so many steps, too; with a DataLoader, at the end of the epoch.
+        checkpoint: a file for the state, written at the end; whole, or not at all. Of an iterable
+            of batches, it is written at the ends of epochs.
+        every: write it after every so many steps, too; of an iterable, at the end of the epoch.
         resume: go on from that file, if it is there, bit for bit: module, optimizer and its
             settings, random numbers, position in the data, history. Callbacks save what is theirs.
         overwrite: replace that file, if it is there.
