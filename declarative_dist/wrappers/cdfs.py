@@ -141,17 +141,21 @@ def tails_of(distribution: Distribution, value: Tensor) -> Tails:
     return tails if wide is value else Tails(*(tail.to(value.dtype) for tail in tails))
 
 
-def tails_within(plain: Any, x: Tensor, bounds: Ends) -> Tails:
-    """The tails of a distribution whose support has some ends."""
+def tails_within(plain: Any, x: Tensor, bounds: Ends, fill: Tensor | None = None) -> Tails:
+    """The tails of a distribution whose support has some ends.
+
+    Args:
+        plain: the distribution.
+        x: any points.
+        bounds: the ends of its support.
+        fill: the points between them that stand in for those that are not.
+    """
     low, high = bounds
-    if plain.support.is_discrete:
-        x = x.floor()
-        below = x < low
-    else:
-        below = x <= low
-    above = x >= high
-    inner = torch.where(below | above, point_between(low, high), x)
-    return family_of(plain).tails(plain, inner).outside(below, above)
+    x = x.floor() if plain.support.is_discrete else x
+    below, above = x < low if plain.support.is_discrete else x <= low, x >= high
+    fill = point_between(low, high) if fill is None else fill
+    tails = family_of(plain).tails(plain, torch.where(below | above, fill, x))
+    return tails.outside(below, above)
 
 
 def log_mass(distribution: Distribution, low: Tensor, high: Tensor) -> Tensor:
@@ -162,8 +166,14 @@ def log_mass(distribution: Distribution, low: Tensor, high: Tensor) -> Tensor:
 
 def tails_at_ends(distribution: Distribution, low: Tensor, high: Tensor) -> tuple[Tails, Tails]:
     """The tails at two ends, computed at once."""
-    shape = torch.broadcast_shapes(low.shape, high.shape, distribution.batch_shape)
-    tails = tails_of(distribution, torch.stack([low.expand(shape), high.expand(shape)]))
+    plain = plain_of(distribution)
+    shape = torch.broadcast_shapes(low.shape, high.shape, plain.batch_shape)
+    ends = torch.stack([low.expand(shape), high.expand(shape)])
+    bounds = bounds_of(plain, ends)
+    is_inside = (ends > bounds[0]) & (ends < bounds[1])
+    # The other end stands in for one beyond the support, for it has the scale of the data.
+    fill = torch.where(is_inside.flip(0), ends.flip(0), point_between(*bounds)).detach()
+    tails = tails_within(plain, ends, bounds, fill)
     return Tails(tails.log_cdf[0], tails.log_sf[0]), Tails(tails.log_cdf[1], tails.log_sf[1])
 
 

@@ -102,9 +102,12 @@ class Censored(BetweenEnds):
 
     def _score_known(self, plain: Any, is_seen: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Densities where a value was seen, and elsewhere the mass of what is known."""
-        density = log_prob_where(plain, lower, is_seen, bounds_of(plain, lower))
-        low, high = lower.masked_fill(is_seen, -torch.inf), upper.masked_fill(is_seen, torch.inf)
-        return torch.where(is_seen, density, log_mass(plain, low, high))
+        end = torch.where(lower.isfinite(), lower, upper)
+        first, last = bounds_of(plain, end)
+        # Densities at ends are not used, but finite, with gradients, at any scale of the data.
+        is_near = (end > first) & (end < last) & (not plain.support.is_discrete)
+        density = log_prob_where(plain, end, is_seen | is_near, (first, last))
+        return torch.where(is_seen, density, log_mass(plain, lower, upper))
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         drawn = self.base_distribution.sample(sample_shape)

@@ -185,6 +185,17 @@ def test_densities_and_gradients_are_finite_far_out(name: str, dtype: torch.dtyp
             assert gradient is None or gradient.isfinite()
 
 
+@pytest.mark.parametrize("size", [1e-10, 1.0, 1e10])
+def test_censored_gradients_are_finite_at_any_scale(size: float) -> None:
+    scale, shape = tensor(size, requires_grad=True), tensor(5.0, requires_grad=True)
+    value = tensor([0.5 * size, 2 * size])
+    Censored(dd.Weibull(scale, shape), high=2 * size).log_prob(value).sum().backward()
+    # By hand: the density at a half of the scale, and 2 ** shape in the tail.
+    wanted = (-5.0 + 5.0 * 0.5**5 + 5.0 * 2.0**5) / size
+    assert scale.grad is not None and scale.grad.item() == pytest.approx(wanted, rel=1e-4)  # noqa: PT018
+    assert shape.grad is not None and shape.grad.isfinite()  # noqa: PT018
+
+
 def test_the_gradient_of_draws_is_that_of_the_quantile() -> None:
     def draw(loc: Tensor, scale: Tensor, low: Tensor) -> Tensor:
         torch.manual_seed(0)
