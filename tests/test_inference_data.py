@@ -157,27 +157,13 @@ def test_names_of_sites_are_those_of_arguments_that_reach_events() -> None:
         event_dim = 1
         logits = Param(0.0, shape=("person", "label"))
 
-    class Disagree(Variational):
-        base = dd.Normal
-        event_dim = 1
-        loc = Param(0.0, shape=("a",))
-        scale = Param(1.0, Exp(), shape=("b",))
-
-    class Mixture(Variational):
-        base = dd.MixtureSameFamily
-        mixture_distribution = dd.Categorical(torch.ones(2))
-        component_distribution = Effects(school=5, batch_shape=2)
-
     class Sites(Joint):
         counts = Counts
-        mixed = Mixture
         label = Label(person=2, label=2)
-        disagree = Disagree(a=3, b=3)
         plain = dd.Normal(0.0, 1.0)
 
     dims = Sites().condition().dims
-    assert dims.pop("mixed") == ("school",)
-    assert dims == {"counts": ("colour",), "label": (), "disagree": (), "plain": ()}
+    assert dims == {"counts": ("colour",), "label": (), "plain": ()}
 
 
 def test_data_of_copies_and_events_that_are_one_datum() -> None:

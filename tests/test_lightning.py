@@ -285,7 +285,7 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
             lambda: ObjectiveModule(3),  # type: ignore[arg-type]
             (
                 "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
-                "loss, got 3. Write an nn.Module, or use one of declarative_dist.objectives."
+                "loss, got 3. Use one of declarative_dist.objectives: "
             ),
         ),
         (

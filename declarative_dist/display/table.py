@@ -98,10 +98,11 @@ def _labels(names: Sequence[str]) -> Iterator[str]:
 
 
 def _fit(widths: list[int]) -> list[int]:
-    """Make the widest columns narrower until a line has room for all."""
+    """Make the widest columns narrower until a line has room for all; names keep more."""
     room = WIDTH - 2 * (len(widths) - 1)
     while sum(widths) > room:
-        widths[widths.index(max(widths))] -= 1
+        widest = max(range(len(widths)), key=lambda at: widths[at] - (0 if at else 12))
+        widths[widest] -= 1
     return widths
 
 
