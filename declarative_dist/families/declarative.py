@@ -107,12 +107,12 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         """The log density of all parameters with a prior, also in nested parts, each part once.
 
         Args:
-            values: None for the current values; for others, such as a guide's draws, those of all
-                trainable `Param`s, of shape `(*sample, *batch, *event)` by dotted name.
+            values: None for the current values; for others, such as a guide's draws, the values of
+                all trainable `Param`s, of shape `(*sample, *batch, *event)` by dotted name.
             unconstrained: False for the density of the values, which priors are stated for. True
-                for that of the unconstrained numbers behind them, with the log determinant of the
-                Jacobian of each constraint, given its bounds: the density to sample from, or to
-                climb, when a step changes those numbers.
+                for the density of the unconstrained numbers behind them, with the log determinant
+                of the Jacobian of each constraint, given its bounds: the density to sample from,
+                or to climb, when a step changes those numbers.
 
         Returns:
             The sum over everything but the independent copies, of shape `batch_shape`, behind

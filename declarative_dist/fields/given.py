@@ -81,7 +81,7 @@ class Given(FromContext):
     """Whether integers become real numbers: all of them, where the base takes such."""
 
     sets: tuple[Any, ...] = ()
-    """What torch says of the values: a discrete set, or that of the base beside your own."""
+    """What torch says of the values: a discrete set, or the base's beside your own."""
 
     def specialize(self, owner: Owner) -> Self:
         field, argument = super().specialize(owner), owner.arguments.get(self.name)

@@ -145,7 +145,7 @@ class Blueprint:
             self.device = devices.pop()
 
     def read_sizes(self, fields: Iterable[Field]) -> None:
-        """Find the sizes that values have, and those of built parts, where these agree.
+        """Find the sizes that values and built parts have, where these agree.
 
         Raises:
             ConstraintError: if two values, or a value and a keyword, disagree about a size.

@@ -54,10 +54,10 @@ def smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 def tail_shape(log_values: Tensor) -> Tensor:
     """The shape k-hat of the upper tail of positive numbers, of shape `(*columns)`.
 
-    The smaller one of two estimates, as either may be large by itself: that of a generalised
-    Pareto distribution, where the tail is skewed and yet ends, and that of the largest number's
-    share of the sum, about `num_samples ** (k - 1)`, by chance (Embrechts, Klueppelberg and
-    Mikosch, Modelling Extremal Events, 1997, section 6.2.6).
+    The smaller one of two estimates, as either may be large by itself. One comes from a
+    generalised Pareto distribution, and is large where the tail is skewed and yet ends; the other
+    from the largest number's share of the sum, about `num_samples ** (k - 1)`, and is large by
+    chance (Embrechts, Klueppelberg and Mikosch, Modelling Extremal Events, 1997, section 6.2.6).
 
     Args:
         log_values: their logarithms, of shape `(num_samples, *columns)`.

@@ -256,8 +256,8 @@ class WeightedDraws:
     def _worst(self) -> list[tuple[float, str]]:
         """The heaviest tail of squares, the largest errors of mean and sd, and whose they are.
 
-        Tails are those of weighted squares, heavy where draws are too narrow, and of as many draws
-        of equal weight, heavy where the target's are. Errors are in sds, and relative to them.
+        Weighted squares have heavy tails where draws are too narrow, and squares of as many draws
+        of equal weight where the target has. Errors are in sds, and relative to them.
         """
         found = [[(0.0, "")], [(0.0, "")], [(0.0, "")]]
         count = self.num_samples

@@ -26,7 +26,7 @@ def as_tensor(
     """Real numbers, however you write them, as a tensor of the dtype in which they are used.
 
     Numbers go straight to that dtype, so that a float64 field gets all the digits of a Python
-    float, and an integer one all those of an int.
+    float, and an integer field all digits of an int.
 
     Args:
         value: a number, an array (NumPy's, pandas'), a tensor, or a nested list of these. A tensor

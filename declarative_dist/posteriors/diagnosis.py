@@ -101,8 +101,8 @@ def diagnose(guide: Any, log_joint: object, num_samples: int = 1000) -> Diagnosi
     https://arxiv.org/abs/1507.02646; for guides: Yao, Vehtari, Simpson and Gelman, "Yes, but did
     it work?", ICML 2018, https://arxiv.org/abs/1802.02538).
 
-    What the draws have not visited, ratios do not know. So plain draws of an automatic guide are
-    compared with those of `guide.importance_sample`, which reach further, and into other modes.
+    What the draws have not visited, ratios do not know. So this compares plain draws of an
+    automatic guide with `guide.importance_sample`, which reaches further, and into other modes.
 
     Args:
         guide: what is drawn from and scored: a guide, or a live or plain distribution.

@@ -40,7 +40,7 @@ def can_fit_guide(objective: Any, batch: tuple[Any, ...] = ()) -> bool:
     """Whether `fit_guide` fits all that trains in an objective.
 
     It does so for an automatic guide of a moderate size, where the target learns nothing. It may
-    have parameters, such as those of the latents whose method it is, that it is not computed from.
+    have parameters that it is not computed from, such as the latents' whose method it is.
 
     Args:
         objective: any objective.
