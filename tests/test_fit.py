@@ -146,7 +146,6 @@ def test_an_optimizer_that_is_made_takes_the_rate(make) -> None:
 
 
 def test_mini_batches_against_the_loop_by_hand() -> None:
-    size = 4
     x, weight = dd.Gamma(2.0, 3.0).sample((10,)), torch.rand(10)
 
     class Weighted(Likelihood):
@@ -155,10 +154,10 @@ def test_mini_batches_against_the_loop_by_hand() -> None:
 
     mine, theirs = Weighted(), Weighted()
     torch.manual_seed(1)
-    history = fit(mine, (x, weight), steps=23, lr=0.1, batch_size=size)
+    history = fit(mine, (x, weight), steps=23, lr=0.1, batch_size=4)
     torch.manual_seed(1)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.1, fused=True)
-    assert history.losses == by_hand(theirs, optimizer, drawn((x, weight), size), 23)
+    assert history.losses == by_hand(theirs, optimizer, drawn((x, weight), 4), 23)
     assert_same(mine, theirs)
 
 
@@ -299,12 +298,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
 
 
 def test_compile_happens_once_and_changes_no_number(counted) -> None:
-    before = True
     mine, theirs, x = Likelihood(), Likelihood(), dd.Gamma(2.0, 3.0).sample((12,))
-    Distribution.set_default_validate_args(before)
+    Distribution.set_default_validate_args(True)
     torch.manual_seed(1)
     history = fit(mine, x, steps=12, batch_size=4, compile=True)
-    assert Distribution._validate_args is before
+    assert Distribution._validate_args is True
     assert counted.frame_count == 1
     torch.manual_seed(1)
     expected = fit(theirs, x, steps=12, batch_size=4)

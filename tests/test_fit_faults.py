@@ -170,9 +170,8 @@ main()
 
 
 def test_ctrl_c_of_a_terminal(tmp_path: Path) -> None:
-    workers = 2
     path = tmp_path / "fit.pt"
-    process = start(INTERRUPTED, workers, path, start_new_session=True)
+    process = start(INTERRUPTED, 2, path, start_new_session=True)
     assert process.stdout.readline() == "running\n"
     time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
