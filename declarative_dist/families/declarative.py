@@ -137,8 +137,10 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             tensor([-0.9189, -1.8523])
         """
         copies: torch.Size = vars(self)["_copies"]
-        others = () if values is None else raws_at(self, values)
-        return log_prior_of(self, copies, unconstrained, *others)
+        if values is None:
+            return log_prior_of(self, copies, unconstrained)
+        raws, sample = raws_at(self, values)
+        return log_prior_of(self, copies, unconstrained, raws, sample)
 
     def unconstrained_log_density(self, log_joint: object) -> UnconstrainedLogDensity:
         """A log density of unconstrained vectors, for outside samplers and optimisers.

@@ -15,7 +15,6 @@ from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, with_event_dim
 from declarative_dist.fields.derived import is_about_sizes, refused_sizes
 from declarative_dist.fields.mapping import map_method
-from declarative_dist.fields.site import Site
 from declarative_dist.plain.decompose import rebuild
 
 BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
@@ -32,7 +31,7 @@ class Rule:
         ndims: by field how many dimensions of a value are its own.
     """
 
-    field: Site
+    field: Any  # a Site, which checkers take for a descriptor of this class
     method: Callable[..., Distribution]
     shape: torch.Size
     ndims: Mapping[str, int]
