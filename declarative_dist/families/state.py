@@ -94,7 +94,8 @@ class DeclaredState(AtomicState):
             tensor = state_dict.get(f"{prefix}{field.stored_name}")
             now = find_tensor(self, field.stored_name)
             if isinstance(tensor, Tensor) and now is not None:
-                if not (is_assigned or is_traced(tensor) or is_shard(tensor)):
+                is_changed = tensor.dtype != now.dtype and not is_assigned
+                if is_changed and not (is_traced(tensor) or is_shard(tensor)):
                     tensor = to_tensor(tensor, field.subject(self), now.dtype)
                 field.check_stored(self, tensor)
         is_tied = declaration.tied_names and not any(f.is_part for f in declaration.order)
@@ -154,8 +155,8 @@ class DeclaredState(AtomicState):
             if tensor is not None:
                 field.check_stored(self, tensor.detach())
         order: tuple[Any, ...] = self.__declaration__.order
-        for field in order:
-            if field.is_learned or field.needs_context:  # to where the state has brought it
+        for field in order:  # where the state has brought their dtype or their bounds
+            if field.needs_context or (field.is_learned and field.owns_constraint):
                 field.check_dtype(self, field.place_of(self)[0])
         self._check_ties()
 

@@ -145,8 +145,9 @@ class Param(Constrained, Stored):
         check_fits(prior.to(value.device), shape, subject, copies)
         if self.has_sized_prior or self.has_bounds:
             constraint = self.resolved_constraint(module, values)
-            return restrict(prior, constraint, subject, has_names=self.has_bounds)
-        return prior
+            prior = restrict(prior, constraint, subject, has_names=self.has_bounds)
+        held: nn.Module = prior
+        return held
 
     def log_prior(
         self, module: nn.Module, values: Mapping[str, Any], lead: int, unconstrained: bool

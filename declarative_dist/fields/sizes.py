@@ -153,9 +153,12 @@ class Blueprint:
         origins = dict.fromkeys(self.sizes, "the keyword")
         built: dict[str, set[int]] = {}
         for field in fields:
-            for name, size in field.built_sizes(self.given.get(field.name)):
+            if not (field.is_part or field.shape or field.event_names):
+                continue
+            given = self.given.get(field.name)
+            for name, size in field.built_sizes(given):
                 built.setdefault(name, set()).add(size)
-            for name, size in field.known_sizes(self.given.get(field.name)).items():
+            for name, size in field.known_sizes(given).items():
                 known = self.sizes.setdefault(name, size)
                 origin = origins.setdefault(name, field.name)
                 if known != size:
