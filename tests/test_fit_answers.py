@@ -474,9 +474,9 @@ def test_steps_are_judged_too() -> None:
 
 def test_a_budget_that_is_used_up_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ways.BUDGETS, Newton, 2)
-    x = dd.Beta(one(0.3), one(4.0)).sample((200,))
+    x = dd.Weibull(one(0.3), one(4.0)).sample((200,))
     with pytest.warns(NotConvergedWarning, match="2 steps are used up"):
-        history = fit(NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0)))), x)
+        history = fit(NegativeLogLikelihood(learnable(dd.Weibull(one(1.0), one(1.0)))), x)
     assert history.converged is False
 
 
@@ -497,9 +497,9 @@ def test_mini_batches_settle_near_the_maximum() -> None:
 
 def test_newton_goes_on_from_a_checkpoint(tmp_path) -> None:
     def make() -> NegativeLogLikelihood:
-        return NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0))))
+        return NegativeLogLikelihood(learnable(dd.Weibull(one(1.0), one(1.0))))
 
-    x = dd.Beta(one(0.3), one(4.0)).sample((200,))
+    x = dd.Weibull(one(0.3), one(4.0)).sample((200,))
     whole = make()
     reference = fit(whole, x)
     path, part = tmp_path / "fit.pt", make()
@@ -534,13 +534,13 @@ def test_a_component_on_one_datum_is_named() -> None:
 
 
 def test_ctrl_c_and_errors_leave_the_last_step() -> None:
-    x = dd.Beta(one(0.3), one(4.0)).sample((200,))
+    x = dd.Weibull(one(0.3), one(4.0)).sample((200,))
 
     def interrupt(step: int, *_: object) -> None:
         if step == 2:
             raise KeyboardInterrupt
 
-    objective = NegativeLogLikelihood(learnable(dd.Beta(one(1.0), one(1.0))))
+    objective = NegativeLogLikelihood(learnable(dd.Weibull(one(1.0), one(1.0))))
     history = fit(objective, x, callbacks=interrupt)
     assert isinstance(history, History)
     assert history.interrupted

@@ -146,9 +146,9 @@ def _weibull(sample: Sample, part: Any) -> Suggestion:
 
 
 def _beta(sample: Sample, part: Any) -> Suggestion:
-    mean = sample.mean()
-    size = (mean * (1 - mean) / sample.var() - 1).clamp_min(1e-2)
-    return {"concentration1": mean * size, "concentration0": (1 - mean) * size}
+    shares = torch.stack([sample.values, 1 - sample.values], -1)
+    pair = _dirichlet(sample.with_values(shares, sample.weights, 1), part)["concentration"]
+    return {"concentration1": pair[..., 0], "concentration0": pair[..., 1]}
 
 
 def _kumaraswamy(sample: Sample, part: Any) -> Suggestion:
@@ -158,10 +158,16 @@ def _kumaraswamy(sample: Sample, part: Any) -> Suggestion:
 
 
 def _dirichlet(sample: Sample, part: Any) -> Suggestion:
-    mean, var = sample.mean(), sample.var()
+    mean, var, mean_log = sample.mean(), sample.var(), sample.mean(sample.values.log())
     sizes = (mean * (1 - mean) / var - 1).clamp_min(1e-2)
-    size = sizes.log().mean(-1, keepdim=True).exp()  # Ronning, 1989
-    return {"concentration": mean * size}
+    shape = mean * sizes.log().mean(-1, keepdim=True).exp()  # Ronning, 1989
+    for _ in range(8):  # Newton's method (Minka, Estimating a Dirichlet distribution, 2000)
+        whole = shape.sum(-1, keepdim=True)
+        slope, bend = whole.digamma() - shape.digamma() + mean_log, -torch.polygamma(1, shape)
+        shared = 1 / torch.polygamma(1, whole) + (1 / bend).sum(-1, keepdim=True)
+        better = shape - (slope - (slope / bend).sum(-1, keepdim=True) / shared) / bend
+        shape = torch.where((better > 0) & better.isfinite(), better, shape / 2)
+    return {"concentration": shape}
 
 
 def _snedecor(sample: Sample, part: Any) -> Suggestion:
