@@ -488,7 +488,7 @@ def test_a_declared_distribution_has_parameters_too() -> None:
     ("log_joint", "got"),
     [
         (lambda v: v["bias"][..., None].expand(*v["bias"].shape, 2), r"shape \(3, 2\)"),
-        (lambda v: v["bias"].sum(), "got 1.5"),
+        (lambda v: v["bias"].sum(), r"got shape \(\)"),
         (lambda v: 1.0, "got 1.0"),
     ],
 )
