@@ -594,8 +594,8 @@ def test_a_module_that_is_a_transform_itself(where):
         (3, "3"),
         ("tanh", "tanh"),
         (torch.zeros(3), "tensor"),
-        (dd.TanhTransform, "TanhTransform()"),
-        (dd.Normal(0.0, 1.0), "distribution"),
+        (dd.TanhTransform, "TanhTransform"),
+        (dd.Normal(0.0, 1.0), "Normal"),
         (dd.Normal, "Normal"),
         (Scalar, "Scalar"),
         (Scalar(), "Scalar"),
@@ -609,7 +609,7 @@ def test_a_module_that_is_a_transform_itself(where):
 )
 def test_a_list_with_something_else(item, word):
     text = refused(
-        lambda: transformed(Shift, item), DeclarationError, "Made.transforms[1]: expected a transf"
+        lambda: transformed(Shift, item), DeclarationError, "Made.transforms: expected "
     )
     assert word in text
 
@@ -618,18 +618,16 @@ def test_a_list_with_something_else(item, word):
     "item", [3, "tanh", torch.zeros(3), dd.TanhTransform, dd.Normal(0.0, 1.0), Scalar(), Scalar]
 )
 def test_a_constructor_that_is_given_something_else(item):
-    refused(
-        lambda: Squashed(transforms=[Shift(), item]), DeclarationError, "Squashed.transforms[1]"
-    )
+    refused(lambda: Squashed(transforms=[Shift(), item]), DeclarationError, "Squashed.transforms")
 
 
 def test_a_list_with_a_module_that_builds_no_transform():
-    text = refused(
-        lambda: transformed(Shift, nn.Linear(1, 1))(),
-        (DeclarationError, ConstraintError, FieldError),
-        "Made.transforms",
-    )
-    assert "Linear" in text
+    class Three(nn.Module):
+        def forward(self):
+            return 3
+
+    text = refused(lambda: transformed(Shift, Three())(), FieldError, "Made.transforms: expected")
+    assert "Three" in text
 
 
 @pytest.mark.parametrize("value", [3, torch.zeros(3), Param(1.0), dd.TanhTransform, "tanh"])
@@ -637,7 +635,7 @@ def test_something_else_in_place_of_a_list(value):
     text = refused(
         lambda: made(dd.TransformedDistribution, base_distribution=Scalar, transforms=value),
         DeclarationError,
-        "Made.transforms: expected a",
+        "Made.transforms: expected ",
     )
     assert "transform" in text
 
@@ -662,13 +660,13 @@ def test_dicts_for_a_list():
     text = refused(
         lambda: Squashed(transforms=[{"lok": 1.0}, {}, {}]),
         DeclarationError,
-        "Squashed.transforms[0].lok",
+        "Squashed.transforms.lok",
     )
     assert "Did you mean 'loc'?" in text
     refused(
         lambda: Squashed(transforms=[{}, {"loc": 1.0}, {}]),
         DeclarationError,
-        "Squashed.transforms[1]",
+        "Squashed.transforms",
     )
     refused(lambda: Squashed(transforms={7: {}}), DeclarationError, "Squashed.transforms")
 
