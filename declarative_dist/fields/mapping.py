@@ -54,7 +54,9 @@ def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **argume
 
         def stand_in(tensor: Tensor, behind: int) -> Tensor:
             tensors.append(tensor[(None,) * (rank + behind - tensor.ndim)])
-            return torch.ones(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            ones = torch.ones(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            is_square = behind > 1 and tensor.ndim > 1 and tensor.shape[-1] == tensor.shape[-2]
+            return ones.tril().triu() if is_square else ones  # an identity has a factor
 
         templates.append(rebuild(result, stand_in))
         return tensors
