@@ -186,14 +186,10 @@ def rebuild(plain: Distribution, change: Map, behind: int = 0) -> Distribution:
         elif name == "transforms":
             before, new[name] = behind + len(values["base_distribution"].event_shape), []
             for step in value:
-                change_all = partial(_change_at, change, before)
-                new[name].append(map_tensors(step, change_all))
+                change_step: Any = lambda _, t, at=before: change(t, at)  # noqa: E731
+                new[name].append(map_tensors(step, change_step))
                 before += step.codomain.event_dim - step.domain.event_dim
     made: Distribution = builder_of(kind)(**new, validate_args=False)
     vars(made).pop("_validate_args", None)
     vars(made).update({n: v for n, v in vars(plain).items() if n == "_validate_args"})
     return made
-
-
-def _change_at(change: Map, behind: int, _: str, tensor: Tensor) -> Tensor:
-    return change(tensor, behind)
