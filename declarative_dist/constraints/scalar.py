@@ -212,10 +212,14 @@ def as_number(bound: object, subject: str, expected: str = "") -> float:
     if not isinstance(bound, RealNumber) or isinstance(bound, bool):
         expected = expected or "a number, a tensor or the name of a field"
         raise DeclarationError(subject, expected, shorten(bound), code="bad-bounds")
-    if not math.isfinite(bound):
+    try:
+        number = float(bound)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
         expected = expected or "a finite bound"
-        raise ConstraintError(subject, expected, repr(bound), code="bad-bounds")
-    return float(bound)
+        raise ConstraintError(subject, expected, shorten(bound), code="bad-bounds")
+    return number
 
 
 def _step(bound: Tensor, sign: int) -> Tensor:

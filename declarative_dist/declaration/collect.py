@@ -45,6 +45,27 @@ def base_of(cls: type) -> Base:
     raise DeclarationError(f"{cls.__name__}.base", expected, repr(base), fix, code="no-base")
 
 
+class Body(dict[str, Any]):
+    """The namespace of a class body, in which no two fields may have the same name."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self and _declares(value) and _declares(self[name]):
+            subject, fix = f"{self.owner}.{name}", "Rename one of them."
+            got = f"two, {shorten(self[name])} and {shorten(value)}"
+            raise DeclarationError(subject, "one field of this name", got, fix, code="name-taken")
+        super().__setitem__(name, value)
+
+
+def _declares(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(is_nestable, value))
+    return isinstance(value, Field) or is_nestable(value)
+
+
 def is_nestable(value: object) -> bool:
     """Whether a value in a class body is a nested part."""
     return isinstance(value, (nn.Module, Distribution, Transform)) or is_declarative_class(value)

@@ -14,6 +14,7 @@ from torch import nn
 
 from declarative_dist.declaration import collect, rules
 from declarative_dist.declaration.record import Declaration, declare
+from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
 from declarative_dist.plain.arguments import arguments_of
@@ -25,6 +26,10 @@ class DeclarativeMeta(ABCMeta):
     __declaration__: Declaration
     __auto__: dict[str, Field]
     __recipe__: tuple[Callable[..., type], tuple[Any, ...]] | None
+
+    @classmethod
+    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **keywords: Any) -> collect.Body:
+        return collect.Body(name)
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any
@@ -95,9 +100,21 @@ class DeclarativeMeta(ABCMeta):
         rules.check_change(cls, name, vars(cls).get(name), is_deleted=True)
         super().__delattr__(name)
 
+    def _check_positions(cls, arguments: tuple[Any, ...]) -> None:
+        """Refuse values without names, as torch takes them; your own constructor may."""
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+        if any(p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in own):
+            return
+        values = ", ".join(f"{field.name}=..." for field in cls.__declaration__.stored)
+        subject, got = f"{cls.__name__}(...)", ", ".join(map(shorten, arguments))
+        fix = f"Write {cls.__name__}({values})." if values else ""
+        raise DeclarationError(subject, "values by name", got, fix, code="wrong-argument")
+
     if not TYPE_CHECKING:  # checkers read what a call gives off __init__
 
         def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+            if arguments:
+                cls._check_positions(arguments)
             instance = super().__call__(*arguments, **keywords)
             if "_is_built" in vars(instance):
                 instance._check_whole()

@@ -106,9 +106,12 @@ class DeclaredState(AtomicState):
             finally:
                 del vars(self)["_is_loading"]
             # The module around it may be one that checks nothing. Bounds may be loaded later.
-            tensors = itertools.chain(self.parameters(), self.buffers())
-            if is_tied and not any(tensor.is_meta for tensor in tensors):
+            if is_tied and not _has_meta(self):
                 self._check_ties()
+        hooks = self._load_state_dict_post_hooks.values()
+        owns_bounds = any(getattr(field, "owns_constraint", False) for field in declaration.order)
+        if (owns_bounds or declaration.tied_names) and _check_whole not in hooks:
+            self.register_load_state_dict_post_hook(_check_whole)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         move = _keep_finite(fn)
@@ -159,6 +162,16 @@ class DeclaredState(AtomicState):
             if field.needs_context or (field.is_learned and field.owns_constraint):
                 field.check_dtype(self, field.place_of(self)[0])
         self._check_ties()
+
+
+def _check_whole(module: nn.Module, keys: object) -> None:
+    """Check a declared module whose parts are loaded, for the module around it checks nothing."""
+    if isinstance(module, DeclaredState) and not _has_meta(module):
+        module._check_loaded()
+
+
+def _has_meta(module: nn.Module) -> bool:
+    return any(t.is_meta for t in itertools.chain(module.parameters(), module.buffers()))
 
 
 def _keep_finite(fn: Move) -> Move:

@@ -117,7 +117,9 @@ class Constant(Stored):
         is_flag = isinstance(source, Tensor) and source.dtype == torch.bool
         takes_flags = self.torch_constraint in (None, constraints.boolean)
         if is_number and (takes_flags or not is_flag):
-            self._check(source, subject)
+            is_spread = self.shape is not None and not getattr(source, "ndim", 0)
+            if not (is_spread and self.event_dim):  # else it is checked as a whole event
+                self._check(source, subject)
         elif self.torch_constraint is not None and value is not None:
             raise ConstraintError(subject, self._expected, shorten(value), code="wrong-argument")
         return source
@@ -185,7 +187,10 @@ class Constant(Stored):
         full = torch.Size((*blueprint.batch_shape, *own))
         if tensor.ndim and tensor.shape != full:
             storage.check_shape(tensor, own, subject)
-        return tensor if tensor.ndim else tensor.expand(own)
+        if tensor.ndim:
+            return tensor
+        self._check(tensor.expand(own), subject)
+        return tensor.expand(own)
 
     def _build(
         self, start: Start, dtype: torch.dtype | None, device: torch.device, subject: str
@@ -235,12 +240,15 @@ class Constant(Stored):
             dtype = _dtype_beside(module)
             return self._build(start, dtype, torch.get_default_device(), subject)
         tensor = storage.to_tensor(new, subject, now.dtype, now.device, self._expected)
-        if tensor is not new:
+        if tensor is not new and (tensor.ndim or not self.event_dim):
             self._check(tensor, subject, new)
         own = now.shape[now.ndim - vars(module)["_ndims"].get(self.name, 0) :]
         if tensor.ndim and tensor.shape != own:
             storage.check_shape(tensor, now.shape, subject)
-        return tensor.expand(now.shape).clone()
+        tensor = tensor.expand(now.shape).clone()
+        if self.event_dim and self.shape is not None:
+            self._check(tensor, subject, None if isinstance(value, Tensor) else value)
+        return tensor
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
         if not isinstance(prepared, Tensor):

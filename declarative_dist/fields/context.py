@@ -70,6 +70,13 @@ class FromContext(ReadOnly, Constrained):
     def check(self, owner: Owner) -> None:
         owner.require_conditional(self.name)
         super().check(owner)
+        if len(self.shape or ()) < self.event_dim:
+            sizes = ", ".join(f'"d{index + 1}"' for index in range(self.event_dim))
+            expected, fix = (
+                f"a shape of {self.event_dim} sizes or more",
+                f"Write shape=({sizes},).",
+            )
+            raise owner.error(self.name, expected, repr(self), fix, code="wrong-shape")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         vars(module)["_biases"][self.name] = self.build_raw(module, blueprint, values)

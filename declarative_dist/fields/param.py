@@ -12,7 +12,13 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import FromModule
-from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    ExplainedError,
+    first_line,
+    shorten,
+)
 from declarative_dist.fields.field import Stored, current_value, needed_values
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import (
@@ -139,7 +145,17 @@ class Param(Constrained, Stored):
         copies, template, value = blueprint.batch_shape, self.prior, self.value(module, values)
         shape, subject = value.shape[len(copies) :], self.subject(module)
         if self.has_sized_prior:
-            template = as_prior(template(shape), f"{subject}(prior=)")
+            try:
+                template = as_prior(template(shape), f"{subject}(prior=)")
+            except (TypeError, ValueError, RuntimeError) as error:
+                if isinstance(error, ExplainedError):
+                    raise
+                expected = f"a function that makes a distribution of the shape {tuple(shape)}"
+                fix = "Write prior=lambda shape: dd.Dirichlet(torch.ones(shape)), for instance."
+                subject, got = f"{subject}(prior=)", first_line(error)
+                raise DeclarationError(
+                    subject, expected, got, fix, code="failed-method"
+                ) from error
         is_learned = any(True for _ in template.parameters())
         prior = copy_template(template, blueprint, value.dtype, is_replicated=is_learned)
         check_fits(prior.to(value.device), shape, subject, copies)

@@ -263,10 +263,14 @@ class Nested(Field):
         module: Any = part
         if isinstance(part, kind):  # such as a transform that is a module, too
             return without_cache(copy_if_exchanged(module))
-        value = part()
+        subject, name = self.subject(owner), type(part).__name__
+        try:
+            value = part()
+        except TypeError as error:
+            raise FieldError(subject, kinds.describe_kind(kind), f"a {name}: {error}") from error
         if not isinstance(value, kind):
-            got = f"a {type(part).__name__} that returns {shorten(value)}"
-            raise FieldError(self.subject(owner), kinds.describe_kind(kind), got)
+            got = f"a {name} that returns {shorten(value)}"
+            raise FieldError(subject, kinds.describe_kind(kind), got)
         return value
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:

@@ -138,6 +138,14 @@ class Constrained(Field):
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
 
+    def check(self, owner: Owner) -> None:
+        super().check(owner)
+        for needed in (owner.fields[name] for name in self.needs):
+            if needed.is_part:
+                expected = "bounds that are numbers, tensors or names of such fields"
+                got, fix = f"{needed.name!r}, a part", "Declare the bound as a field of its own."
+                raise owner.error(self.name, expected, got, fix, code="field-order")
+
     def check_dtype(self, module: nn.Module, dtype: torch.dtype) -> None:
         """Refuse a dtype in which its constraint leaves no room."""
         check_floating(dtype, self.subject(module))

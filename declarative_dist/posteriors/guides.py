@@ -19,7 +19,9 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.half_line import Exp
 from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
+from declarative_dist.families.comparison import COUNT, Index
 from declarative_dist.families.declarative import Declarative
+from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard, register_forward_pre_hook
 from declarative_dist.joints.conditioned import Conditioned, missing_data_error
@@ -31,11 +33,13 @@ from declarative_dist.latents.flat_params import FlatParams
 from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.gaussian import Gaussian, lower_triangle
 from declarative_dist.posteriors.modes import RESTARTS, Modes, find_modes
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, Mixture, components_of, weigh
 from declarative_dist.posteriors.search import Density, bound_of
+from declarative_dist.randomness import same_random_numbers
 
 _EXP = Exp()
 MOST_TO_BEGIN = 10_000
@@ -241,8 +245,18 @@ class NormalGuide(AtomicState, NamedModule):
         return WeightedDraws(values, log_weights, doubts=doubts, notes=notes, dims=self.flat.dims)
 
     def _density_of(self, log_joint: object) -> Density:
-        """A log joint density as one of vectors in float64."""
+        """A log joint density as one of vectors in float64; refused if it mixes draws."""
         density, dtype = self.unconstrained_log_density(log_joint), self.center.dtype
+
+        def density_at(index: Index) -> dict[str, Tensor]:
+            at = index[0]
+            log_p = density(vectors[[at] if isinstance(at, int) else at])
+            return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
+
+        with torch.no_grad(), same_random_numbers(), restoring(density, always=True):
+            start = self.flat.start()
+            vectors = start + 0.1 * self.flat.spread() * torch.randn(COUNT, *start.shape).to(start)
+            check_target(density_at, density)
         return lambda vectors: density(vectors.to(dtype))
 
     def _narrowed(self) -> Gaussian:
