@@ -29,6 +29,7 @@ from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
 from declarative_dist.wrappers.truncated import Truncated
+from declarative_dist.wrappers.wrapper import has_atoms
 
 Refusal = type[ConstraintError | DeclarationError]
 """The kind of error: of a class body, or of an instance."""
@@ -135,8 +136,9 @@ def restrict(
         support = supports.support_of(distribution)
     except NotImplementedError:
         support = None
-    if support is None or support.is_discrete:
-        got = "which does not state its support" if support is None else "which is discrete"
+    if support is None or support.is_discrete or has_atoms(distribution):
+        got = "which is discrete, or has values with a probability of their own"
+        got = "which does not state its support" if support is None else got
         got = f"{describe_prior(prior)}, {got}"
         expected, fix = "a prior with a density, on a stated support", "Give one that has both."
         raise error(subject, expected, got, fix, code="prior-mismatch")

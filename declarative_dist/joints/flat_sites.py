@@ -22,6 +22,7 @@ from declarative_dist.latents.named import Values
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.randomness import same_random_numbers
+from declarative_dist.wrappers.wrapper import has_atoms
 
 _MIXED = constraints.MixtureSameFamilyConstraint
 _PRIOR_DRAWS = 64
@@ -208,9 +209,11 @@ def _support_of(distribution: Distribution, value: Tensor, subject: str) -> Any:
     if constraints.is_dependent(support):
         expected, fix = "a distribution that states its support", "Define support in its class."
         raise DeclarationError(subject, expected, name, fix, code="unknown-set")
-    if support.is_discrete or not value.is_floating_point():
+    is_mixed = has_atoms(distribution)
+    if is_mixed or support.is_discrete or not value.is_floating_point():
         expected = "a continuous site, as a latent variable"
         got = f"a discrete one, {name} with support {shorten(support)}"
+        got = f"{name}, of which some values have a probability of their own" if is_mixed else got
         fix = "Sum it out in the model, as MixtureSameFamily does, or observe it."
         raise DeclarationError(subject, expected, got, fix, code="discrete-latent")
     plain = _simplify(support)

@@ -22,7 +22,7 @@ from declarative_dist.wrappers.cdfs import (
 )
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import icdf, quantile_of
-from declarative_dist.wrappers.wrapper import BetweenEnds
+from declarative_dist.wrappers.wrapper import BetweenEnds, has_atoms
 
 Moments = tuple[Tensor, Tensor]
 
@@ -63,9 +63,14 @@ class Truncated(BetweenEnds):
     _round_low = staticmethod(torch.floor)
 
     @property
+    def has_atoms(self) -> bool:  # type: ignore[override]
+        """Whether single values have a probability, which they do where the base's do."""
+        return has_atoms(self._plain)
+
+    @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws carry gradients, which counts do not."""
-        return not self._plain.support.is_discrete
+        """Whether draws carry gradients, which counts and values of a probability do not."""
+        return not (self._plain.support.is_discrete or self.has_atoms)
 
     def _hull(self, plain: Any) -> Ends:
         first, last = super()._hull(plain)
@@ -81,7 +86,8 @@ class Truncated(BetweenEnds):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draw samples of shape `(*sample, *batch)` that carry gradients."""
         if not self.has_rsample:
-            raise NotImplementedError(f"{type(self).__name__}.rsample: counts carry no gradients.")
+            said = "counts, and values that have a probability, carry no gradients. Use sample()."
+            raise NotImplementedError(f"{type(self).__name__}.rsample: {said}")
         return self._draw(torch.Size(sample_shape))
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:

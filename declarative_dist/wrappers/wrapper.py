@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.plain.arguments import register_arguments
+from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
@@ -40,6 +41,8 @@ class Wrapper(Distribution):
     """
 
     base_distribution: Distribution
+    has_atoms = True
+    """Whether single values, among others with a density, have a probability of their own."""
 
     def __init__(
         self,
@@ -154,6 +157,12 @@ class Wrapper(Distribution):
         ends = [(n, v) for n, v in vars(self).items() if n in ("low", "high", "gate")]
         shown = [f"{name}={shorten(value)}" for name, value in ends if value is not None]
         return f"{type(self).__name__}({', '.join([repr(self.base_distribution), *shown])})"
+
+
+def has_atoms(distribution: Distribution) -> bool:
+    """Whether single values of a plain distribution, among others, have a probability."""
+    inside = innermost(distribution)
+    return isinstance(inside, Wrapper) and inside.has_atoms
 
 
 class BetweenEnds(Wrapper):

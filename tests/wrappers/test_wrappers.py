@@ -20,12 +20,15 @@ from declarative_dist import (
     DeclarationError,
     Exp,
     Head,
+    Joint,
+    MeanFieldNormal,
     Param,
     Variational,
     entropy,
     fit,
     kl_divergence,
     learnable,
+    site,
 )
 from declarative_dist.objectives import NegativeLogLikelihood
 from declarative_dist.wrappers import Censored, Truncated, ZeroInflated
@@ -362,6 +365,35 @@ def test_what_has_no_closed_form_says_so() -> None:
         kl_divergence(Truncated(gamma, 1.0), dd.Normal(0.0, 1.0))
     with pytest.raises(NotImplementedError, match=r"entropy\(q, num_samples"):
         Truncated(gamma, 1.0).entropy()
+
+
+def test_no_density_is_taken_where_values_have_a_probability() -> None:
+    mixed = [ZeroInflated(dd.Gamma(2.0, 2.0), 0.3), Censored(dd.Normal(0.0, 1.0), 0.0)]
+    mixed.append(Truncated(mixed[1], high=1.0))
+    for plain in (*mixed, dd.TransformedDistribution(mixed[0], dd.AffineTransform(1.0, 2.0))):
+
+        class Mixed(Joint):
+            m = plain
+
+            @site
+            def y(self, m: Tensor) -> dd.Normal:
+                return dd.Normal(m, 1.0)
+
+        with pytest.raises(DeclarationError, match="continuous site.*a probability of their own"):
+            MeanFieldNormal(Mixed().condition(y=0.5))
+        with pytest.raises(DeclarationError, match="a prior with a density.*of their own"):
+
+            class Prior(Variational):
+                base = dd.Normal
+                loc = Param(1.0, prior=plain)
+                scale = 1.0
+
+    cut = mixed[2]
+    assert not cut.has_rsample
+    with pytest.raises(NotImplementedError, match="carry no gradients"):
+        cut.rsample()
+    assert (cut.sample((400,)) == 0).float().mean() == pytest.approx(0.5 / 0.8413, abs=0.1)
+    assert Truncated(dd.Normal(0.0, 1.0), 0.0).has_rsample
 
 
 STARTED: dict[str, tuple[dd.Distribution, dd.Distribution]] = {
