@@ -32,6 +32,8 @@ from declarative_dist.wrappers.incomplete import Tails
 def icdf(distribution: Distribution, probability: Tensor) -> Tensor:
     """The quantile function, the inverse of `cdf`, with the same gradients.
 
+    At 0 and 1 it is the ends of the support, and NaN outside of [0, 1].
+
     Args:
         distribution: a univariate distribution.
         probability: of shape `(*sample, *batch)`.
@@ -44,7 +46,12 @@ def icdf(distribution: Distribution, probability: Tensor) -> Tensor:
     """
     wide = probability.float() if probability.dtype in HALVES else probability
     wide = wide.expand(torch.broadcast_shapes(wide.shape, distribution.batch_shape))
-    return quantile_of(distribution, Tails.of_share(wide)).to(probability.dtype)
+    plain = plain_of(distribution)
+    first, last = bounds_of(plain, wide)
+    is_between = (wide > 0) & (wide < 1)
+    x = quantile_of(plain, Tails.of_share(torch.where(is_between, wide, 0.5)))
+    x = torch.where(wide == 0, first, torch.where(wide == 1, last, x))
+    return x.masked_fill(~((wide >= 0) & (wide <= 1)), torch.nan).to(probability.dtype)
 
 
 def quantile_of(distribution: Distribution, tails: Tails) -> Tensor:

@@ -16,7 +16,7 @@ import torch.distributions as dd
 from torch import Tensor
 
 from declarative_dist import ConstraintError
-from declarative_dist.wrappers import cdf, icdf, log_cdf, log_survival_function
+from declarative_dist.wrappers import Truncated, cdf, icdf, log_cdf, log_survival_function
 from declarative_dist.wrappers.cdfs import log_mass, tails_of
 from declarative_dist.wrappers.incomplete import beta_tails, gamma_tails, log1mexp
 
@@ -86,6 +86,21 @@ def test_counts_agree_with_scipy(name: str) -> None:
     np.testing.assert_allclose(tails.log_sf.exp(), known.sf(points), 1e-10, 1e-15)
     shares = np.array([0.01, 0.31, 0.55, 0.9, 0.999])
     np.testing.assert_array_equal(icdf(plain, torch.tensor(shares)), known.ppf(shares))
+
+
+@pytest.mark.parametrize("name", [*PAIRS, *COUNTS])
+def test_quantiles_at_the_ends(name: str) -> None:
+    plain, known = (PAIRS | COUNTS)[name]
+    found = icdf(plain, torch.tensor([0.0, 1.0, -0.1, 1.1, torch.nan], dtype=torch.float64))
+    first, last = known.support()
+    np.testing.assert_array_equal(found, [first, last, np.nan, np.nan, np.nan])
+    share = d(0.0).requires_grad_()
+    low = d(0.5).requires_grad_()
+    cut = Truncated(plain, low, 3.0, validate_args=False)
+    ends = cut.icdf(torch.stack([share, share + 1]))
+    if not plain.support.is_discrete:
+        assert torch.equal(ends, torch.stack([low, d(3.0)]).clamp(max(first, 0.5), min(last, 3.0)))
+        assert torch.autograd.grad(ends.sum(), low)[0].isfinite()
 
 
 TAILS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...], Any]] = {
