@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from declarative_dist.errors import Code, DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.joint import Joint
@@ -41,7 +42,7 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
 
     Raises:
         ConstraintError: if the index does not go with the batch shape.
-        DeclarationError: if the distribution does not keep one of its arguments.
+        DeclarationError: if it is no distribution, or does not keep one of its arguments.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -50,7 +51,7 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         >>> select(q, torch.tensor([True, False, True])).mean.tolist()
         [1.0, 3.0]
     """
-    return choose(snapshot(distribution), index)
+    return choose(_current(distribution, "select"), index)
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:
@@ -66,6 +67,7 @@ def median(distribution: Distribution | nn.Module) -> Tensor:
         A tensor of shape `(*batch, *event)`.
 
     Raises:
+        DeclarationError: if it is no distribution.
         NotImplementedError: if no cumulative distribution function is known, as for a von Mises.
 
     Example:
@@ -74,4 +76,21 @@ def median(distribution: Distribution | nn.Module) -> Tensor:
         >>> round(median(learnable(dd.LogNormal(1.0, 2.0))).item(), 4)
         2.7183
     """
-    return median_of(snapshot(distribution))
+    return median_of(_current(distribution, "median"))
+
+
+def _current(given: Any, subject: str) -> Distribution:
+    """The plain distribution that a question is about.
+
+    Raises:
+        DeclarationError: if there is none.
+    """
+    current = snapshot(given)
+    if isinstance(current, Distribution):
+        return current
+    code: Code = "wrong-argument"
+    got, fix = shorten(given), ""
+    if isinstance(given, type):
+        got, code = f"the class {given.__name__}", "class-not-instance"
+        fix = f"Give an instance: {given.__name__}(...)."
+    raise DeclarationError(subject, "a distribution, plain or live", got, fix, code=code)

@@ -313,6 +313,22 @@ class ConstraintTransform(Transform):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.constraint!r})"
 
+    @property
+    def sign(self) -> Any:
+        """1 where numbers that are mapped one by one keep their order, -1 where it is turned.
+
+        Raises:
+            NotImplementedError: if events of several numbers are mapped.
+        """
+        if self.domain.event_dim or self.codomain.event_dim:
+            raise NotImplementedError(f"{self}.sign: whole events are mapped, in no order.")
+        default = torch.empty((), dtype=torch.float64, device="cpu")
+        like = next(self.constraint.buffers(), default)
+        low, high = (self.constraint.forward(like.new_tensor(raw)) for raw in (-8.0, 8.0))
+        is_falling = high < low
+        # A number, where it can be one: torch keeps the digits of a cdf with that alone.
+        return 1 - 2 * is_falling.int() if is_traced(is_falling) or is_falling.any() else 1
+
     def with_cache(self, cache_size: int = 1) -> ConstraintTransform:
         """The same transform with another cache."""
         return ConstraintTransform(self.constraint, cache_size=cache_size)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions import Distribution, Transform
+from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.plain.nests import steps_of
+from declarative_dist.plain.nests import innermost, steps_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.cdfs import (
     HALVES,
@@ -82,24 +82,32 @@ def median_of(plain: Any) -> Tensor:
     Raises:
         NotImplementedError: if no cumulative distribution function is known.
     """
-    if isinstance(plain, dd.Independent):
-        return median_of(plain.base_dist)
-    if type(plain) in _SYMMETRIC:
-        return plain.loc  # type: ignore[no-any-return]
+    wide = plain_of(plain)
     try:
-        if isinstance(plain, dd.TransformedDistribution) and plain.event_shape:
-            median = median_of(plain.base_dist)
-            for step in monotone_steps(plain):
-                median = step(median)
-            return median
-        half = like_of(plain).new_full(plain.batch_shape, 0.5)
-        return quantile_of(plain, Tails.of_share(half))
+        median = _median_of_wide(wide)
     except ConstraintError as error:
         fix = "Take it from draws: .sample((1001,)).median(0).values."
         raise NotImplementedError(f"median: none is known for {error.got}. {fix}") from error
+    return median if wide is plain else median.to(like_of(innermost(plain)).dtype)
 
 
-def monotone_steps(d: Any) -> Iterator[Transform]:
+def _median_of_wide(plain: Any) -> Tensor:
+    """The median in the dtype of the computation."""
+    if isinstance(plain, dd.Independent):
+        return _median_of_wide(plain.base_dist)
+    if type(plain) in _SYMMETRIC:
+        return plain.loc  # type: ignore[no-any-return]
+    is_pushed = isinstance(plain, dd.TransformedDistribution)
+    if is_pushed and (plain.event_shape or type(plain) is dd.TransformedDistribution):
+        median = _median_of_wide(plain.base_dist)
+        for step in monotone_steps(plain):
+            median = step(median)
+        return median
+    half = like_of(plain).new_full(plain.batch_shape, 0.5)
+    return quantile_of(plain, Tails.of_share(half))
+
+
+def monotone_steps(d: Any) -> Iterator[Any]:
     """The steps of a transformed distribution, each of which keeps or turns the order.
 
     Raises:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributions as dd
 from torch import Tensor
-from torch.distributions.transforms import _InverseTransform
 from torch.nn.functional import logsigmoid
 
 from declarative_dist.wrappers.cdfs import register_tails, tails_of
@@ -112,6 +111,19 @@ def _fisher_tails(d: Any, x: Tensor) -> Tails:
     return beta_tails(d.df1 / 2, d.df2 / 2, *shares)
 
 
+def _pareto_tails(d: Any, x: Tensor) -> Tails:
+    shape, z = d.concentration, (x - d.loc) / d.scale
+    bend = torch.where(shape == 0, 1.0, shape)
+    return _from_survival(torch.where(shape == 0, -z, -torch.log1p(bend * z) / bend))
+
+
+def _pareto_quantile(d: Any, tails: Tails) -> Tensor:
+    shape, depth = d.concentration, -tails.log_sf
+    bend = torch.where(shape == 0, 1.0, shape)
+    z = torch.where(shape == 0, depth, torch.expm1(bend * depth) / bend)
+    return d.loc + d.scale * z  # type: ignore[no-any-return]
+
+
 def _uniform_tails(d: Any, x: Tensor) -> Tails:
     return Tails(*((apart / (d.high - d.low)).log() for apart in (x - d.low, d.high - x)))
 
@@ -124,6 +136,7 @@ register_tails(dd.HalfCauchy, _half_cauchy_tails)
 register_tails(dd.Gamma, lambda d, x: gamma_tails(d.concentration, d.rate * x))
 register_tails(dd.Beta, lambda d, x: beta_tails(d.concentration1, d.concentration0, x, 1 - x))
 register_tails(dd.FisherSnedecor, _fisher_tails)
+register_tails(dd.GeneralizedPareto, _pareto_tails, _pareto_quantile)
 register_tails(dd.Uniform, _uniform_tails, lambda d, t: d.low + (d.high - d.low) * t.log_cdf.exp())
 
 
@@ -152,7 +165,7 @@ def _mixture_tails(d: Any, x: Tensor) -> Tails:
 def _transformed_tails(d: Any, x: Tensor) -> Tails:
     base, is_falling = d.base_dist, _is_falling(d)
     for step in reversed(d.transforms):
-        is_logit = isinstance(step, _InverseTransform) and type(step._inv) is dd.SigmoidTransform
+        is_logit = type(step._inv) is dd.SigmoidTransform  # of an inverse alone
         if is_logit and step is d.transforms[0] and isinstance(base, dd.Uniform):  # a logistic
             before, behind = x.sigmoid() - base.low, (-x).sigmoid() + (base.high - 1)
             width = base.high - base.low

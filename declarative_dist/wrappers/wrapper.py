@@ -91,7 +91,7 @@ class Wrapper(Distribution):
         raise NotImplementedError
 
     @constraints.dependent_property(event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The numbers, or whole numbers, from the least value that there can be to the last."""
         plain = self._plain
         low, high = (end.to(like_of(self.base_distribution).dtype) for end in self._hull(plain))

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.distributions as dd
 
-from declarative_dist import LearnableTransform, Param, Positive, Variational, learnable, median
+from declarative_dist import (
+    Conditional,
+    Constraint,
+    DeclarationError,
+    Exp,
+    GreaterThan,
+    Head,
+    Interval,
+    LearnableTransform,
+    LessThan,
+    LogInterval,
+    Param,
+    Positive,
+    Real,
+    UnitInterval,
+    Variational,
+    learnable,
+    median,
+    select,
+)
+from declarative_dist.wrappers import Truncated, cdf
 from tests.cases import PLAIN
 
 UNKNOWN = {
@@ -60,3 +83,77 @@ def test_a_learned_transform() -> None:
 def test_a_map_of_whole_events_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="StickBreaking"):
         median(dd.LogisticNormal(torch.zeros(2), torch.ones(2)))
+
+
+CONSTRAINTS = [
+    Real(), Exp(), Positive(), GreaterThan(2.0), LessThan(2.0), LessThan(torch.ones(3)),
+    Interval(-1.0, 1.0), UnitInterval(), LogInterval(0.1, 10.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=repr)
+def test_single_numbers_through_a_constraint(constraint: Constraint) -> None:
+    base = dd.Normal(torch.tensor(0.3), torch.tensor(1.0))
+    squashed = dd.TransformedDistribution(base, [constraint.as_transform()])
+    exact = median(squashed)
+    torch.testing.assert_close(exact, constraint(torch.tensor(0.3)))
+    raw = torch.tensor(0.8)
+    below = base.cdf(-raw + 0.6) if isinstance(constraint, LessThan) else base.cdf(raw)
+    for share in (cdf(squashed, constraint(raw)), squashed.cdf(constraint(raw))):
+        torch.testing.assert_close(share, below.expand(exact.shape))
+
+
+def test_a_policy_of_single_numbers() -> None:
+    class Policy(Conditional):
+        base = dd.Normal
+        loc = Head(init=0.3)
+        scale = Param(0.5)
+
+    class Squashed(Conditional):
+        base = dd.TransformedDistribution
+        base_distribution = Policy
+        transforms = [Interval(-1.0, 1.0).as_transform(cache_size=1)]  # noqa: RUF012
+
+    current = Squashed(base_distribution=Policy(in_features=3))(torch.zeros(4, 3))
+    torch.testing.assert_close(median(current), torch.full((4,), 0.148885))
+
+
+_OTHERS = {
+    "squashed": lambda a, b: dd.TransformedDistribution(dd.Normal(a, b), [dd.TanhTransform()]),
+    "truncated": lambda a, b: Truncated(dd.Normal(a, b), 0.0, 1.0),
+    "mixture": lambda a, b: dd.MixtureSameFamily(
+        dd.Categorical(torch.ones(2)), dd.Normal(torch.stack([a, b]), b)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        dd.LogNormal, dd.Gumbel, dd.Weibull, dd.Uniform, dd.Pareto, dd.Gamma, *_OTHERS.values(),
+        lambda _, b: dd.Exponential(b), lambda a, b: dd.GeneralizedPareto(a, b, a),
+    ],
+)  # fmt: skip
+def test_in_the_dtype_of_the_distribution(build: Callable[..., dd.Distribution]) -> None:
+    numbers = torch.tensor([0.25, 2.0])
+    expected = median(build(*numbers))
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        found = median(build(*numbers.to(dtype)))
+        tolerance = max(torch.finfo(dtype).eps, 1e-6)
+        torch.testing.assert_close(found, expected.to(dtype), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [-0.5, 0.0, 0.3])
+def test_a_generalized_pareto_in_float64(shape: float) -> None:
+    plain = dd.GeneralizedPareto(*torch.tensor([1.0, 2.0, shape]).double())
+    half = torch.tensor(0.5).double()
+    torch.testing.assert_close(median(plain), plain.icdf(half))
+    torch.testing.assert_close(cdf(plain, plain.icdf(half / 5)), half / 5)
+
+
+@pytest.mark.parametrize("question", [median, lambda d: select(d, 0)], ids=["median", "select"])
+def test_what_is_no_distribution(question: Callable[[Any], Any]) -> None:
+    for given, code in ((dd.Normal, "class-not-instance"), (3, "wrong-argument")):
+        with pytest.raises(DeclarationError, match=r"expected a distribution") as caught:
+            question(given)
+        assert caught.value.code == code
