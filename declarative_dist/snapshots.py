@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from declarative_dist.errors import Code, DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
+from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.plain.indexing import choose
 from declarative_dist.wrappers.quantiles import median_of
@@ -51,7 +52,7 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         >>> select(q, torch.tensor([True, False, True])).mean.tolist()
         [1.0, 3.0]
     """
-    return choose(_current(distribution, "select"), index)
+    return choose(_current(distribution, "select", (Distribution, JointDistribution)), index)
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:
@@ -76,17 +77,17 @@ def median(distribution: Distribution | nn.Module) -> Tensor:
         >>> round(median(learnable(dd.LogNormal(1.0, 2.0))).item(), 4)
         2.7183
     """
-    return median_of(_current(distribution, "median"))
+    return median_of(_current(distribution, "median", Distribution))
 
 
-def _current(given: Any, subject: str) -> Distribution:
+def _current(given: Any, subject: str, kinds: type | tuple[type, ...]) -> Any:
     """The plain distribution that a question is about.
 
     Raises:
-        DeclarationError: if there is none.
+        DeclarationError: if there is none of these kinds.
     """
     current = snapshot(given)
-    if isinstance(current, Distribution):
+    if isinstance(current, kinds):
         return current
     code: Code = "wrong-argument"
     got, fix = shorten(given), ""

@@ -17,6 +17,7 @@ from declarative_dist import (
     GreaterThan,
     Head,
     Interval,
+    Joint,
     LearnableTransform,
     LessThan,
     LogInterval,
@@ -28,6 +29,7 @@ from declarative_dist import (
     learnable,
     median,
     select,
+    site,
 )
 from declarative_dist.wrappers import Truncated, cdf
 from tests.cases import PLAIN
@@ -157,3 +159,14 @@ def test_what_is_no_distribution(question: Callable[[Any], Any]) -> None:
         with pytest.raises(DeclarationError, match=r"expected a distribution") as caught:
             question(given)
         assert caught.value.code == code
+
+
+def test_a_joint_has_a_batch_but_no_median() -> None:
+    class Both(Joint):
+        @site
+        def first(self) -> dd.Distribution:
+            return dd.Normal(0.0, 1.0)
+
+    assert select(Both(), ...).batch_shape == ()
+    with pytest.raises(DeclarationError, match="expected a distribution"):
+        median(Both())
