@@ -157,12 +157,46 @@ def _normal_moments(d: Any, low: Tensor, high: Tensor) -> Moments:
     def at(end: Tensor) -> tuple[Tensor, Tensor]:
         is_end = end.isfinite()
         z = (torch.where(is_end, end, 0.0) - loc) / scale
-        share = (-z * z / 2 - math.log(2 * math.pi) / 2 - total).exp()
+        share = torch.where(is_end, -z * z / 2 - math.log(2 * math.pi) / 2 - total, 0.0).exp()
         return torch.where(is_end, share, 0.0), torch.where(is_end, z * share, 0.0)
 
     (first, first_z), (last, last_z) = at(low), at(high)
     shift = first - last
-    return loc + scale * shift, scale**2 * (1 + first_z - last_z - shift**2)
+    mean, variance = loc + scale * shift, scale**2 * (1 + first_z - last_z - shift**2)
+    is_thin, thin_mean, thin_variance = _thin_moments(loc, scale, low, high)
+    mean = torch.where(is_thin, thin_mean, mean)
+    return mean, torch.where(is_thin, thin_variance, variance)
+
+
+def _thin_moments(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
+    """Whether the mass of a normal distribution lies in less than its scale, and the moments then.
+
+    They are integrals from the end that is nearer to `loc` on, for formulas would cancel.
+    """
+    is_upper = high - loc < loc - low
+    end = torch.where(is_upper, high, low)
+    with torch.no_grad():
+        distance = torch.where(is_upper, loc - high, low - loc) / scale
+        width, reach = (
+            (high - low) / scale,
+            40 / distance.clamp_min(1.0),
+        )  # beyond, exp(-40) is left
+        is_cut, is_thin = width > reach, torch.minimum(width, reach) < 2
+    is_whole = is_thin & ~is_cut
+    end = torch.where(is_thin, end, loc.detach())
+    distance = torch.where(is_upper, loc - end, end - loc) / scale
+    width = torch.where(is_whole, high, 1.0) - torch.where(is_whole, low, 0.0)
+    reach = 40 / torch.where(is_thin & is_cut, distance, 40.0)
+    width = torch.where(is_cut, reach, width / scale)
+    # The nodes of Gauss and Legendre are eigenvalues (Golub and Welsch, 1969).
+    k = torch.arange(1, 24, dtype=loc.dtype, device=loc.device)
+    beside = (k / (4 * k * k - 1).sqrt()).diag(1)
+    nodes, vectors = torch.linalg.eigh(beside + beside.T)
+    v = width[..., None] * (nodes + 1) / 2
+    share = (2 * vectors[0].abs().log() - distance[..., None] * v - v * v / 2).softmax(-1)
+    mean = (share * v).sum(-1)
+    variance = (share * (v - mean[..., None]) ** 2).sum(-1)
+    return is_thin, end + scale * torch.where(is_upper, -mean, mean), scale**2 * variance
 
 
 def _uniform_moments(d: Any, low: Tensor, high: Tensor) -> Moments:

@@ -83,6 +83,23 @@ def test_truncated_agrees_with_scipy(name: str) -> None:
     np.testing.assert_allclose(ours.cdf(points), known.cdf(points), 1e-9)
 
 
+def test_normal_moments_of_thin_intervals_are_integrals() -> None:
+    for scale, low, high in ((1e6, 0.0, 1.0), (1.0, 40.0, np.inf), (2.0, -90.0, -89.9)):
+        x, weight = np.polynomial.legendre.leggauss(200)
+        width = min(high - low, 1.0)
+        x = (x + 1) * width / 2
+        at = low + x
+        weight = weight * np.exp(-((at / scale) ** 2) / 2 + min(low**2, high**2) / scale**2 / 2)
+        mean = float(weight @ x / weight.sum())
+        variance = float(weight @ (x - mean) ** 2 / weight.sum())
+        numbers = [d(n).requires_grad_() for n in (0.0, scale, low, high)]
+        cut = Truncated(dd.Normal(*numbers[:2]), *numbers[2:])
+        assert cut.mean.item() == pytest.approx(low + mean, rel=1e-9)
+        assert cut.variance.item() == pytest.approx(variance, rel=1e-9)
+        gradients = torch.autograd.grad(cut.mean + cut.variance, numbers)
+        assert all(gradient.isfinite() for gradient in gradients)
+
+
 @pytest.mark.parametrize("name", ["Truncated", "Truncated without a formula", "Normal far out"])
 def test_draws_are_those_of_the_density(name: str) -> None:
     plain = WRAPPED[name]() if name in WRAPPED else TRUNCATED[name][0]
