@@ -111,7 +111,7 @@ class DeclaredState(AtomicState):
         hooks = self._load_state_dict_post_hooks.values()
         owns_bounds = any(getattr(field, "owns_constraint", False) for field in declaration.order)
         if (owns_bounds or declaration.tied_names) and _check_whole not in hooks:
-            self.register_load_state_dict_post_hook(_check_whole)
+            self.register_load_state_dict_post_hook(_check_whole)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         move = _keep_finite(fn)

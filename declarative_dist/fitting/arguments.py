@@ -10,7 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 
-from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    check_count,
+    first_line,
+    shorten,
+)
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.kinds import lacks_forward
@@ -163,7 +169,15 @@ def make_optimizer(
     if not isinstance(optimizer, Optimizer):
         if not callable(optimizer) or isinstance(optimizer, nn.Module):
             raise optimizer_error(subject, optimizer)
-        made = optimizer([p for p in objective.parameters() if p.requires_grad], **options)
+        try:
+            made = optimizer([p for p in objective.parameters() if p.requires_grad], **options)
+        except TypeError as error:
+            failed = f"{shorten(optimizer)}, which failed: {first_line(error)}"
+            fix = "One that takes no lr gets its rate in the call that makes it."
+            expected = "a callable from parameters to an optimizer"
+            raise DeclarationError(
+                subject, expected, failed, fix, code="wrong-optimizer"
+            ) from error
     if isinstance(made, Optimizer):
         mine = {id(parameter) for parameter in objective.parameters()}
         members = [parameter for group in made.param_groups for parameter in group["params"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -95,6 +96,9 @@ class _Compiled:
         self._graph: Callable[..., Any] = objective
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
+        parameters = list(self._objective.parameters())
+        if not all(map(is_, parameters, self._parameters)):  # a state may bring its own
+            self._parameters, self._kind = parameters, ()
         is_shared = dist.is_available() and dist.is_initialized()
         has_hooks = is_shared or any(map(hooks_of_others, self._parameters))
         kind = (has_hooks, *(parameter.requires_grad for parameter in self._parameters))

@@ -65,13 +65,21 @@ class Losses:
             return list(split_data(self.module, self.batch))
 
     @cached_property
+    def has_equal_data(self) -> bool:
+        """Whether all data of a distribution are the same."""
+        return any(bool((d.sample.values == d.sample.values[:1]).all()) for d in self.data)
+
+    @cached_property
     def _ends(self) -> list[tuple[Any, Tensor]]:
         """Distributions whose support has learned ends, with the smallest and largest datum."""
-        return [
-            (data.module, torch.stack(data.sample.ends()))
-            for data in self.data
-            if isinstance(data.module, Variational) and has_learned_ends(data.plain)
-        ]
+        with (
+            torch.enable_grad()
+        ):  # supports are made anew, and ends that are learned need gradients
+            return [
+                (data.module, torch.stack(data.sample.ends()))
+                for data in self.data
+                if isinstance(data.module, Variational) and has_learned_ends(data.plain)
+            ]
 
     def find_refused(self, margin: float = 0.0) -> Tensor | None:
         """Which copies have data outside of a support with learned ends, of shape `(*copies)`.
@@ -116,9 +124,10 @@ def split_data(module: Any, batch: tuple[Any, ...], prefix: str = "") -> Iterato
             inside = f"{prefix}{name}."
             yield from split_data(module._modules.get(name), (value, given), inside)
     elif len(items) == 1 + isinstance(module, Conditional) and not given.keys() - {"weights"}:
-        plain = plain_of(module)
-        if plain is not None and isinstance(items[-1], Tensor):
-            yield Data(prefix, module, plain, _sample_of(plain, items[-1], given.get("weights")))
+        plain, value, weights = plain_of(module), items[-1], given.get("weights")
+        fits = weights is None or torch.as_tensor(weights).shape[:1] == value.shape[:1]
+        if plain is not None and isinstance(value, Tensor) and fits:  # else the objective says so
+            yield Data(prefix, module, plain, _sample_of(plain, value, weights))
 
 
 def plain_of(module: Any) -> Any:

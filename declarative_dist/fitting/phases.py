@@ -145,8 +145,11 @@ class GradientSums:
         """A parameter whose gradient goes one way; where all agree, only if that is not small."""
         for name, total in self._sums.items():
             mean = total / self._count
-            share = mean.square().sum() / (self._squares[name] / self._count)
-            is_large = share < _AGREED or mean.abs().max() > least
+            rounding = 4e5 * torch.finfo(mean.dtype).eps * least
+            square = self._squares[name] / self._count
+            share = mean.square().sum() / square
+            is_noisy = share < _AGREED and square.sqrt() > rounding
+            is_large = is_noisy or mean.abs().max() > least
             if self._count >= _ENOUGH and share > _ONE_WAY and is_large:
                 return name
         return None

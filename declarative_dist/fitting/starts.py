@@ -96,7 +96,8 @@ def race(rows: Rows, losses: Losses, others: int) -> tuple[bool, Tensor | None]:
         least = torch.where(is_better, found, least)
     rows.write(best)
     is_new = best != start
-    is_suggested = is_one and bool(is_new.all())
+    # Of equal data there may be no maximum, and the formulas stop somewhere on the way.
+    is_suggested = is_one and bool(is_new.all()) and not losses.has_equal_data
     return is_suggested, None if walls is None else walls & is_new.any(1, keepdim=True)
 
 

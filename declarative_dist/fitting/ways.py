@@ -154,6 +154,10 @@ class DescentWay(Way):
             failed |= self.ends.runaways.any(1) | any(singular_fields(self.objective))
             if search.is_done and not any(held_fields(self.objective)):
                 failed |= self.ends.is_lost  # at the end of a band that is so, and said
+            is_far = search.rows.read().abs().amax(1) > 1 / search.eps  # where losses are rounded
+            if is_far.any() and self._losses.has_equal_data:
+                why = "data are all alike, and the loss may fall without end"
+                return False, f"not settled: {why}, {rest}"
         if not failed.any():
             return True, f"settled: {rest}"
         if not search.is_done:
