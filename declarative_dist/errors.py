@@ -201,8 +201,12 @@ def shorten(value: object) -> str:
             return repr(value.item())
         if value.numel() <= 4:
             return f"{shape} with values {value.tolist()}"
-        low, high = value.detach().aminmax()
-        return f"{shape} with values from {low.item()} to {high.item()}"
+        known = value.detach()[value.isfinite()]
+        if not len(known):
+            return f"{shape} with values that are all NaN or infinite"
+        rest = value.numel() - len(known)
+        others = f", and {rest} that are NaN or infinite" if rest else ""
+        return f"{shape} with values from {known.min().item()} to {known.max().item()}{others}"
     except RuntimeError:  # what torch can't read or order: complex numbers, nested tensors
         return shape
 

@@ -72,7 +72,7 @@ def test_where_it_draws(history: History) -> None:
     assert plot(history, ax=two) == tuple(two)
     assert len(two[1].get_lines()) == 5
     for wrong in (3, [], plt.subplots(3)[1], ["a", "b"]):
-        with pytest.raises(DeclarationError, match=r"plot\(ax=\): expected one axes, or two"):
+        with pytest.raises(DeclarationError, match=r"plot\(ax=\): expected 1 or 2 axes"):
             plot(history, ax=wrong)
 
 

@@ -69,7 +69,7 @@ class DataLoss(AtomicState, ABC):
         # A context may be all by name.
         least = 1 if given else 2
         if len(batch) < least if is_conditional else len(batch) != 1 or given:
-            wanted = "a context and a value" if is_conditional else "the data, one argument"
+            wanted = "a context and a value" if is_conditional else "the data alone, no keywords"
             got = ", ".join([f"{len(batch)} arguments", *given])
             raise ConstraintError(name, wanted, got, code="wrong-data")
         if is_conditional and weights is not None:
