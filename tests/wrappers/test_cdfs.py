@@ -103,6 +103,7 @@ def test_quantiles_at_the_ends(name: str) -> None:
         assert torch.autograd.grad(ends.sum(), low)[0].isfinite()
 
 
+NAMES = ("concentration", "rate", "concentration1", "concentration0", "df", "loc", "scale")
 TAILS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...], Any]] = {
     "gamma below": (
         lambda a, x: gamma_tails(a, x).log_cdf, (1e4, 6e3),
@@ -155,11 +156,10 @@ def test_second_derivatives_in_shapes_and_through_quantiles() -> None:
 @pytest.mark.parametrize("name", ["Normal", "StudentT", "Gamma", "Beta", "Gumbel", "Laplace"])
 def test_tails_and_gradients_are_finite_in_lower_precision(name: str, dtype: torch.dtype) -> None:
     kind = type(PAIRS[name][0])
-    names = ("concentration", "rate", "concentration1", "concentration0", "df", "loc", "scale")
     held = PAIRS[name][0]
-    given = {n: getattr(held, n).to(dtype).requires_grad_() for n in names if n in vars(held)}
+    given = {n: getattr(held, n).to(dtype).requires_grad_() for n in NAMES if n in vars(held)}
     if name == "Beta":
-        given = {n: torch.tensor(2.0, dtype=dtype, requires_grad=True) for n in names[2:4]}
+        given = {n: torch.tensor(2.0, dtype=dtype, requires_grad=True) for n in NAMES[2:4]}
     plain = kind(**given)
     for share in (-40.0, -3.0, 0.0, 3.0, 40.0):
         for tail in tails_of(plain, (plain.mean + share * plain.stddev).detach().to(dtype)):
@@ -180,6 +180,39 @@ def test_masses_never_subtract_numbers_near_one() -> None:
     masses = log_mass(normal, *ends.T).exp()
     np.testing.assert_allclose(masses, [0.5, 0.5, 1.0], 1e-14)
     assert log1mexp(torch.tensor(-1e-30)).item() == pytest.approx(math.log(1e-30))
+
+
+@pytest.mark.parametrize("name", ["Normal", "StudentT", "Gamma", "Cauchy", "Laplace"])
+def test_masses_of_thin_intervals_keep_their_digits(name: str) -> None:
+    known = PAIRS[name][0]
+    thin = {n: v.float().requires_grad_() for n, v in vars(known).items() if n in NAMES}
+    wide = {n: v.detach().double().requires_grad_() for n, v in thin.items()}
+    low = torch.tensor(PAIRS[name][1].ppf([0.05, 0.3, 0.7, 0.99])[:, None]).float()
+    high = low * (1 + torch.tensor([1e-6, 1e-4, 1e-2, 0.3]))
+    low, high = torch.minimum(low, high), torch.maximum(low, high)
+    masses = []
+    for held, to in ((thin, torch.float32), (wide, torch.float64)):
+        mass = log_mass(type(known)(**held), low.to(to), high.to(to))
+        is_some = (low < high).expand_as(mass)
+        slopes = torch.autograd.grad(mass[is_some].sum(), list(held.values()))
+        masses.append((mass[is_some], slopes))
+    torch.testing.assert_close(masses[0][0].double(), masses[1][0], rtol=1e-5, atol=2e-5)
+    for mine, exact in zip(masses[0][1], masses[1][1], strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mass_of_a_thin_interval_by_hand() -> None:
+    loc, scale = torch.tensor(5.0, requires_grad=True), torch.tensor(1e4)
+    mass = log_mass(dd.Normal(loc, scale), torch.tensor(1.0), torch.tensor(1.5))
+    assert mass.item() == pytest.approx(st.norm.logpdf(1.25, 5, 1e4) + math.log(0.5), rel=1e-6)
+    assert torch.autograd.grad(mass, loc)[0].item() == pytest.approx((1.25 - 5) / 1e8)
+    cut = Truncated(dd.Normal(0.0, 1e6), 0.0, 1.0)
+    assert cut.log_prob(torch.tensor(0.5)).item() == pytest.approx(0.0, abs=2e-6)
+    assert cut.entropy().item() == pytest.approx(0.0, abs=2e-6)
+    parts = dd.Uniform(torch.zeros(2), torch.tensor([1.0, 2.0]))
+    jump = dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), parts)  # which no node sees
+    found = log_mass(jump, torch.tensor(0.999), torch.tensor(1.02)).exp()
+    assert found.item() == pytest.approx(0.001 * 0.75 + 0.02 * 0.25, rel=1e-4)
 
 
 def test_mixtures_and_what_turns_the_order() -> None:
