@@ -118,13 +118,13 @@ class Censored(BetweenEnds):
     @property
     def mean(self) -> Tensor:
         """The mean, where the truncated base's is known in closed form."""
-        return self._moments("mean")[0]
+        return self._narrow(self._moments("mean")[0])
 
     @property
     def variance(self) -> Tensor:
         """The variance, where the truncated base's is known in closed form."""
         mean, square = self._moments("var")
-        return square - mean**2
+        return self._narrow(square - mean**2)
 
     def _moments(self, member: str) -> tuple[Tensor, Tensor]:
         """The mean of the value and of its square."""

@@ -103,8 +103,7 @@ class Truncated(BetweenEnds):
         log_cdf, log_sf = map(torch.logaddexp, (below.log_cdf, above.log_sf), inside)
         x = quantile_of(plain, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
         first, last = self._hull(plain)
-        narrow = like_of(self.base_distribution)
-        return torch.minimum(torch.maximum(x, first), last).to(narrow.dtype)
+        return self._narrow(torch.minimum(torch.maximum(x, first), last))
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantile function at probabilities of shape `(*sample, *batch)`."""
@@ -126,16 +125,15 @@ class Truncated(BetweenEnds):
         if type(plain) not in MOMENTS:
             raise self._unknown("entropy")
         expected = expected_log_prob(plain, *self._moments("mean"))
-        return log_mass(plain, *self._ends(plain)) - expected
+        return self._narrow(log_mass(plain, *self._ends(plain)) - expected)
 
     def _moments(self, member: str) -> Moments:
         plain = self._plain
         if type(plain) not in MOMENTS:
             raise self._unknown(member)
-        like = like_of(self.base_distribution)
         low, high = (end.to(torch.float64) for end in self._hull(plain))
         found = MOMENTS[type(plain)](plain, low, high)
-        mean, square = (moment.expand(self.batch_shape).to(like.dtype) for moment in found)
+        mean, square = (self._narrow(moment.expand(self.batch_shape)) for moment in found)
         return mean, square
 
 

@@ -86,6 +86,10 @@ class Wrapper(Distribution):
         """The base to compute with."""
         return plain_of(self.base_distribution)
 
+    def _narrow(self, wide: Tensor) -> Tensor:
+        """A result in the dtype of the base, of which one in half precision computes in more."""
+        return wide.to(like_of(self.base_distribution).dtype)
+
     def _hull(self, plain: Any) -> Ends:
         """The least and the greatest value that there can be."""
         raise NotImplementedError
@@ -94,7 +98,7 @@ class Wrapper(Distribution):
     def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The numbers, or whole numbers, from the least value that there can be to the last."""
         plain = self._plain
-        low, high = (end.to(like_of(self.base_distribution).dtype) for end in self._hull(plain))
+        low, high = map(self._narrow, self._hull(plain))
         if plain.support.is_discrete:
             return constraints.integer_interval(low, high)
         if not is_traced(low, high) and (high == torch.inf).all():

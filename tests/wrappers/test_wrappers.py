@@ -171,6 +171,20 @@ def test_moments_of_what_is_censored_or_inflated() -> None:
         torch.testing.assert_close(plain.variance, draws.var(0), atol=0.02, rtol=0)
 
 
+def test_moments_are_in_the_precision_of_the_base() -> None:
+    half, double = (
+        dd.Normal(*torch.tensor([0.5, 2.0], dtype=t)) for t in (torch.half, d(0).dtype)
+    )
+    for make in (lambda b: Truncated(b, -1.0, 2.0), lambda b: Censored(b, -1.0, 2.0)):
+        mine, exact = make(half), make(double)
+        results = [(mine.mean, exact.mean), (mine.variance, exact.variance)]
+        if isinstance(mine, Truncated):
+            results.append((mine.entropy(), exact.entropy()))
+        for result, wanted in results:
+            assert result.dtype == torch.half
+            assert result.item() == pytest.approx(wanted.item(), rel=2e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["normal", "t", "gamma", "weibull", "logistic"])
 def test_densities_and_gradients_are_finite_far_out(name: str, dtype: torch.dtype) -> None:
