@@ -164,7 +164,8 @@ def _as_field(
                 raise DeclarationError(subject, expected, shorten(item), code="wrong-part")
         return Nested(items, is_list=True).with_name(name)
     if is_nestable(value):
-        return Nested([value]).with_name(name)
+        part: Any = value
+        return Nested([part]).with_name(name)
     # A number, a list of them, or an array, NumPy's among them.
     if isinstance(value, Tensor) or (is_used and (isinstance(value, Real) or is_array(value))):
         return Constant(value).with_name(name)

@@ -140,8 +140,9 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
         return "draws", {str(name): _site_of_draws(draws) for name, draws in given.items()}
     builds = built_kind(given)
     if builds is not None and issubclass(builds, _KINDS) and not isinstance(given, type):
-        with torch.no_grad(), evaluating(given):
-            return name_of_class(type(given)), _draw(given(), name_of_class(type(given)))
+        module: Any = given
+        with torch.no_grad(), evaluating(module):
+            return name_of_class(type(module)), _draw(module(), name_of_class(type(module)))
     if isinstance(given, _KINDS):
         name = given.owner if isinstance(given, JointDistribution) else type(given).__name__
         return name, _draw(given, name)

@@ -126,7 +126,8 @@ def summary(module: Any) -> Summary[Any]:
         raise DeclarationError("summary", expected, shorten(module), fix)
     rows = rows_of(inner)
     found = draws_of(inner) if isinstance(inner, NormalGuide) else None
-    return Summary(_title(inner, rows), tuple(posterior_rows(found) if found else rows))
+    shown: Any = posterior_rows(found) if found else rows
+    return Summary(_title(inner, rows), tuple(shown))
 
 
 def _title(module: nn.Module, rows: Sequence[Row]) -> str:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.errors import ConstraintError, DeclarationError, is_count, shorten
+from declarative_dist.errors import (
+    ConstraintError,
+    DeclarationError,
+    first_line,
+    is_count,
+    shorten,
+)
 from declarative_dist.fields.storage import to_tensor
 
 if TYPE_CHECKING:
@@ -78,7 +84,13 @@ def make_value(
         return to_tensor(source, subject, dtype, device).expand(shape)
     is_lost = torch.get_default_device().type == "meta" != device.type
     with device if is_lost else nullcontext():  # where the default device has no numbers
-        return to_tensor(source(shape), subject, dtype, device)
+        try:
+            value = source(shape)
+        except TypeError as error:
+            expected = f"a callable that takes the full shape {tuple(shape)}"
+            fix, got = "Write a number, or for instance torch.randn.", first_line(error)
+            raise DeclarationError(subject, expected, got, fix, code="failed-method") from error
+        return to_tensor(value, subject, dtype, device)
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -50,6 +50,9 @@ def score_joint(
         sites = [name for name, field in fields.items() if field.is_site]
         data |= {name: value for name, value in given.items() if name in sites}
         given = {name: value for name, value in given.items() if name not in sites}
+        if not data:
+            expected, got = "the context, and behind it a dict of data by site", "no such dict"
+            raise ConstraintError(subject, expected, got, code="wrong-data")
     if weights is not None:
         check_contexts((*batch, *given.values()), subject)
     current = joint(*batch, **given)
