@@ -112,7 +112,13 @@ def point_between(low: Tensor, high: Tensor) -> Tensor:
 
 
 def log_prob_where(plain: Any, value: Tensor, is_scored: Tensor, bounds: Ends) -> Tensor:
-    """Log densities at some values between two ends, and -inf at others, without gradients."""
+    """Log densities at some values between two ends, and -inf at others, without gradients.
+
+    An end that is not in the support is among the others, and so is a part of a count.
+    """
+    low, high = bounds
+    is_doubtful = (value == low) | (value == high) | plain.support.is_discrete
+    is_scored = is_scored & ~(is_doubtful & ~plain.support.check(value))
     fill = point_between(*bounds)
     fill = fill.floor() if plain.support.is_discrete else fill
     scored: Tensor = plain.log_prob(torch.where(is_scored, value, fill))

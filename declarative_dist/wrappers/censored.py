@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from declarative_dist.errors import ConstraintError
 from declarative_dist.wrappers.cdfs import (
     bounds_of,
     log_mass,
@@ -16,6 +17,8 @@ from declarative_dist.wrappers.cdfs import (
     tails_at_ends,
     tails_of,
 )
+from declarative_dist.wrappers.incomplete import Tails
+from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.truncated import Truncated
 from declarative_dist.wrappers.wrapper import BetweenEnds
 
@@ -26,18 +29,30 @@ class _Pairs(constraints.Constraint):
     Args:
         low: the lower end of the support.
         high: its upper end.
+        is_whole: whether values are whole numbers.
     """
 
     event_dim = 1
 
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        self.low, self.high = low, high
+    def __init__(self, low: Tensor, high: Tensor, *, is_whole: bool) -> None:
+        self.low, self.high, self.is_whole = low, high, is_whole
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
         """Whether the ends are in order, and some of the support is between them."""
-        lower, upper = value.unbind(-1)
-        return (lower <= upper) & (upper >= self.low) & (lower <= self.high)
+        lower, upper = _split_pairs(value)
+        is_some = (lower <= upper) & (upper >= self.low) & (lower <= self.high)
+        return is_some & ((lower < upper) | (lower == lower.floor()) | (not self.is_whole))
+
+
+def _split_pairs(value: Tensor) -> tuple[Tensor, Tensor]:
+    if value.shape[-1:] != (2,):
+        expected = "pairs (lower, upper), of shape (*sample, *batch, 2), since it has no ends"
+        fix = "Write Censored(base, high=...), or give (x, x) for a value that was seen."
+        got = f"a tensor of shape {tuple(value.shape)}"
+        raise ConstraintError("Censored.log_prob", expected, got, fix, code="wrong-shape")
+    lower, upper = value.unbind(-1)
+    return lower, upper
 
 
 class Censored(BetweenEnds):
@@ -83,12 +98,14 @@ class Censored(BetweenEnds):
     def support(self) -> Any:
         """What is between the ends, these included, and in the support of the base; or pairs."""
         if self.event_shape:
-            return _Pairs(*bounds_of(self._plain, torch.empty(())))
+            plain = self._plain
+            bounds = bounds_of(plain, torch.empty(()))
+            return _Pairs(*bounds, is_whole=plain.support.is_discrete)
         return super().support
 
     def _score(self, plain: Any, x: Tensor) -> Tensor:
         if self.event_shape:
-            lower, upper = x.unbind(-1)
+            lower, upper = _split_pairs(x)
             return self._score_known(plain, lower == upper, lower, upper)
         low, high = self._ends(plain)
         is_low, is_high = x <= low, x >= high
@@ -142,4 +159,10 @@ class Censored(BetweenEnds):
         return first, second
 
 
-register_tails(Censored, lambda d, x: tails_of(d._plain, x))
+def _censored_quantile(d: Censored, tails: Tails) -> Tensor:
+    plain = d._plain
+    low, high = d._ends(plain)
+    return torch.minimum(torch.maximum(quantile_of(plain, tails), low), high)
+
+
+register_tails(Censored, lambda d, x: tails_of(d._plain, x), _censored_quantile)

@@ -21,7 +21,7 @@ from declarative_dist.wrappers.cdfs import (
     tails_of,
 )
 from declarative_dist.wrappers.incomplete import Tails
-from declarative_dist.wrappers.quantiles import icdf, quantile_of
+from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.wrapper import BetweenEnds, has_atoms
 
 Moments = tuple[Tensor, Tensor]
@@ -86,8 +86,7 @@ class Truncated(BetweenEnds):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draw samples of shape `(*sample, *batch)` that carry gradients."""
         if not self.has_rsample:
-            said = "counts, and values that have a probability, carry no gradients. Use sample()."
-            raise NotImplementedError(f"{type(self).__name__}.rsample: {said}")
+            return super().rsample(sample_shape)
         return self._draw(torch.Size(sample_shape))
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
@@ -104,10 +103,6 @@ class Truncated(BetweenEnds):
         x = quantile_of(plain, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
         first, last = self._hull(plain)
         return self._narrow(torch.minimum(torch.maximum(x, first), last))
-
-    def icdf(self, value: Tensor) -> Tensor:
-        """The quantile function at probabilities of shape `(*sample, *batch)`."""
-        return icdf(self, value)
 
     @property
     def mean(self) -> Tensor:

@@ -26,6 +26,7 @@ from declarative_dist.wrappers.cdfs import (
     plain_of,
     tails_of,
 )
+from declarative_dist.wrappers.quantiles import icdf
 
 End = float | Tensor | None
 
@@ -141,6 +142,19 @@ class Wrapper(Distribution):
     def cdf(self, value: Tensor) -> Tensor:
         """The cumulative distribution function at values of shape `(*sample, *batch)`."""
         return tails_of(self, value).log_cdf.exp()
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile function at probabilities of shape `(*sample, *batch)`."""
+        return icdf(self, value)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Refuse, where a value that has a probability carries no gradients."""
+        said = "counts, and values that have a probability, carry no gradients. Use sample()."
+        raise NotImplementedError(f"{type(self).__name__}.rsample: {said}")
+
+    def entropy(self) -> Tensor:
+        """The entropy, where it is known in closed form."""
+        raise self._unknown("entropy")
 
     def _validate_sample(self, value: Tensor) -> None:
         try:

@@ -21,7 +21,8 @@ from declarative_dist.wrappers.cdfs import (
     register_tails,
     tails_of,
 )
-from declarative_dist.wrappers.incomplete import Tails
+from declarative_dist.wrappers.incomplete import Tails, log1mexp
+from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.wrapper import Wrapper
 
 
@@ -134,4 +135,16 @@ def _inflated_tails(d: ZeroInflated, x: Tensor) -> Tails:
     return Tails(lower, torch.where(is_below, _mix(gate, inside.log_sf), rest + inside.log_sf))
 
 
-register_tails(ZeroInflated, _inflated_tails)
+def _inflated_quantile(d: ZeroInflated, tails: Tails) -> Tensor:
+    """What is below 0, by the lower tail, or above it, by the upper one: never both."""
+    plain = d._plain
+    rest = torch.log1p(-d._gate(plain))
+    logs = [tail - rest for tail in tails]
+    below, above = (log < 0 for log in logs)
+    lower, upper = (torch.where(log < 0, log, -1.0) for log in logs)
+    first = quantile_of(plain, Tails(lower, log1mexp(lower))).clamp_max(0.0)
+    last = quantile_of(plain, Tails(log1mexp(upper), upper)).clamp_min(0.0)
+    return torch.where(below, first, 0.0) + torch.where(above, last, 0.0)
+
+
+register_tails(ZeroInflated, _inflated_tails, _inflated_quantile)

@@ -375,6 +375,18 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Censored(dd.Normal(0.0, 1.0)).log_prob(tensor([2.0, 1.0])),
         "values in _?Pairs",
     ),
+    "a vector for pairs": (
+        lambda: Censored(dd.Exponential(1.0)).log_prob(tensor([1.0, 2.0, 3.0])),
+        r"log_prob: expected pairs.*got a tensor of shape \(3,\)",
+    ),
+    "a number for pairs": (
+        lambda: Censored(dd.Exponential(1.0), validate_args=False).log_prob(tensor(1.0)),
+        r"log_prob: expected pairs.*got a tensor of shape \(\)",
+    ),
+    "a part of a count": (
+        lambda: Censored(dd.Poisson(1.0)).log_prob(tensor([1.5, 1.5])),
+        r"values in _?Pairs.*\[1.5, 1.5\]",
+    ),
     "a zero": (lambda: Truncated(dd.Poisson(1.0), 0).log_prob(tensor(0.0)), "got 0.0"),
 }
 
@@ -386,7 +398,41 @@ def test_bad_input_is_explained(name: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("checks", [True, False])
+def test_an_end_that_is_no_value_of_the_base_has_no_density(checks: bool) -> None:
+    loc, scale = d(0.2).requires_grad_(), d(1.5).requires_grad_()
+    known = st.lognorm(1.5, 0, math.exp(0.2))
+    base = dd.LogNormal(loc, scale, validate_args=checks)
+    cut, pairs = Censored(base, high=3.0, validate_args=checks), Censored(base, None, None, checks)
+    found = cut.log_prob(d([0.0, 1.0, 3.0]))
+    np.testing.assert_allclose(found.detach(), [-np.inf, known.logpdf(1), known.logsf(3)], 1e-12)
+    both = pairs.log_prob(d([[0.0, 0.0], [1.0, 1.0]]))
+    np.testing.assert_allclose(both.detach(), [-np.inf, known.logpdf(1)], 1e-12)
+    gradients = torch.autograd.grad(found.sum() + both.sum(), [loc, scale])
+    alone = torch.autograd.grad(cut.log_prob(d([1.0, 1.0, 3.0])).sum(), [loc, scale])
+    torch.testing.assert_close(gradients, alone)
+    counts = Censored(dd.Poisson(2.0, validate_args=checks), validate_args=False)
+    assert counts.log_prob(tensor([1.5, 1.5])).item() == -torch.inf
+
+
+def test_quantiles_of_values_that_have_a_probability() -> None:
+    shares, normal = np.array([0.0, 0.2, 0.4, 0.6, 0.9, 1.0]), st.norm()
+    found = Censored(dd.Normal(d(0.0), d(1.0)), 0.0).icdf(torch.tensor(shares))
+    np.testing.assert_allclose(found, normal.ppf(shares).clip(0.0), 1e-9, 1e-12)
+    found = ZeroInflated(dd.Normal(d(0.0), d(1.0)), 0.3).icdf(torch.tensor(shares))
+    low, high = normal.ppf(shares / 0.7), normal.ppf((shares - 0.3) / 0.7)
+    by_hand = np.where(shares < 0.35, low, np.where(shares > 0.65, high, 0.0))
+    np.testing.assert_allclose(found, by_hand, 1e-9, 1e-12)
+    counts = ZeroInflated(dd.Poisson(d(2.0)), d([0.0, 0.3, 1.0]))
+    assert counts.icdf(d(0.5)).tolist() == [2.0, 1.0, 0.0]
+
+
 def test_what_has_no_closed_form_says_so() -> None:
+    for plain in (Censored(dd.Normal(0.0, 1.0), 0.0), ZeroInflated(dd.Gamma(2.0, 1.0), 0.3)):
+        with pytest.raises(NotImplementedError, match="rsample: .* carry no gradients"):
+            plain.rsample()
+        with pytest.raises(NotImplementedError, match="no entropy is known in closed form of a"):
+            plain.entropy()
     gamma = dd.Gamma(2.0, 1.0)
     with pytest.raises(
         NotImplementedError, match="no mean is known in closed form of a Gamma. Take"
