@@ -69,7 +69,8 @@ class DataLoss(AtomicState, ABC):
         # A context may be all by name.
         least = 1 if given else 2
         if len(batch) < least if is_conditional else len(batch) != 1 or given:
-            wanted = "a context and a value" if is_conditional else "the data alone, no keywords"
+            alone = "the data, one argument" + (" and no keywords" if given else "")
+            wanted = "a context and a value" if is_conditional else alone
             got = ", ".join([f"{len(batch)} arguments", *given])
             raise ConstraintError(name, wanted, got, code="wrong-data")
         if is_conditional and weights is not None:
