@@ -153,6 +153,9 @@ def _check_data(data: Any) -> bool:
     """
     # An array would give its numbers one by one.
     is_iterable = isinstance(data, Iterable) and not hasattr(data, "__array__")
+    if isinstance(data, (str, list)) and data and all(isinstance(n, (str, Number)) for n in data):
+        fix, got = "Write torch.as_tensor(data).", shorten(data)
+        raise DeclarationError("fit(data=)", _DATA, got, fix, code="wrong-data")
     if data is None or (is_iterable and not isinstance(data, _WHOLE)):
         return data is None
     for column in _columns_of(data):
@@ -160,7 +163,7 @@ def _check_data(data: Any) -> bool:
             got = f"a {type(data).__name__} with {shorten(column)}"
             fix = "Write torch.as_tensor(...), or a list for an iterable of batches."
             raise DeclarationError("fit(data=)", _DATA, got, fix, code="wrong-data")
-        if not column.numel():
+        if column.is_meta or not column.numel():
             raise ConstraintError("fit(data=)", "data", shorten(column), code="wrong-data")
     if not isinstance(data, Tensor) and not data:
         fix = "Leave it out where forward takes no arguments."
