@@ -87,7 +87,6 @@ def fit_guide(
         NonFiniteError: if the target has no finite density where the guide starts.
     """
     guide: NormalGuide = objective.guide
-    call_with(objective.before_fit, batch)
     log_joint = call_with(objective.log_joint_of, batch)
     guide.initialize_(
         log_joint,
