@@ -1,0 +1,134 @@
+"""Mistakes that once passed without a word: each is refused now, or its answer is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as dd
+from torch import nn
+
+from declarative_dist import (
+    Constant,
+    ConstraintError,
+    DeclarationError,
+    Declarative,
+    FullRankNormal,
+    Interval,
+    MeanFieldNormal,
+    NotConvergedWarning,
+    Param,
+    Variational,
+    compiled,
+    fit,
+    learnable,
+)
+from declarative_dist.objectives import NegativeLogLikelihood
+
+
+@pytest.mark.parametrize("unit", [1e-5, 2e-4, 2.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_learned_ends_in_float32_are_the_data_s_own(seed: int, unit: float) -> None:
+    torch.manual_seed(seed)
+    x = dd.Uniform(unit, 2.5 * unit).sample((300,))
+    q = learnable(dd.Uniform(0.0, 1.0))
+    fit(NegativeLogLikelihood(q), x)
+    width = float(x.max() - x.min())
+    found = float(NegativeLogLikelihood(q)(x).detach())
+    assert math.log(width) - 1e-6 <= found <= math.log(width) + 1e-4
+
+
+@pytest.mark.parametrize("data", [[3.0], [3.0, 3.0], [0.1] * 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gamma_on_equal_data_has_no_answer(data: list[float], dtype: torch.dtype) -> None:
+    q = learnable(dd.Gamma(torch.ones((), dtype=dtype), torch.ones((), dtype=dtype)))
+    with pytest.warns(NotConvergedWarning, match="alike|runs away"):
+        history = fit(NegativeLogLikelihood(q), torch.tensor(data, dtype=dtype))
+    assert history.converged is False
+
+
+@pytest.mark.parametrize("kind", [dd.Gamma, dd.Weibull, dd.Beta])
+def test_a_rate_of_your_own_settles_on_whole_data(kind: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    x = kind(2.0, 3.0).sample((200,))
+    history = fit(NegativeLogLikelihood(learnable(kind(1.0, 1.0))), x, lr=0.05)
+    assert history.converged, history.verdict
+
+
+def test_compiled_trains_the_parameters_that_a_state_has_brought() -> None:
+    q, x = learnable(dd.Normal(0.0, 1.0)), torch.full((8,), 5.0)
+    objective = NegativeLogLikelihood(q)
+    loss = compiled(objective)
+    loss(x)
+    objective.load_state_dict(
+        {name: value.clone() for name, value in objective.state_dict().items()}, assign=True
+    )
+    loss(x)
+    gradients = [parameter.grad for parameter in objective.parameters()]
+    by_hand = torch.autograd.grad(objective(x), list(objective.parameters()))
+    torch.testing.assert_close(gradients, list(by_hand))
+
+
+class Between(Declarative):
+    share = Param(None, Interval(torch.tensor(0.0), torch.tensor(1.0)))
+
+
+class Window(Variational):
+    base = dd.Uniform
+    low = 0.0
+    high = 1.0
+    part = nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(("kind", "name"), [
+    (Between, "raw_share_constraint.low"), (Window, "low"),
+])  # fmt: skip
+def test_bounds_that_cross_are_refused_inside_a_plain_module(
+    kind: Any, name: str, assign: bool
+) -> None:
+    around = nn.ModuleDict({"inner": kind()})
+    state = {key: value.clone() for key, value in around.state_dict().items()}
+    around.load_state_dict(state, assign=assign)
+    state[f"inner.{name}"] = torch.tensor(5.0)
+    with pytest.raises(ConstraintError, match=kind.__name__):
+        around.load_state_dict(state, assign=assign)
+
+
+@pytest.mark.parametrize("guide", [MeanFieldNormal, FullRankNormal])
+@pytest.mark.parametrize("density", [
+    lambda v: -(v["z"] ** 2).sum(-1) * len(v["z"]),
+    lambda v: -((v["z"] - v["z"].mean(0)) ** 2).sum(-1) - 0.01 * (v["z"] ** 2).sum(-1),
+])  # fmt: skip
+def test_a_target_that_mixes_draws_is_not_sampled(guide: Any, density: Any) -> None:
+    class Two(Declarative):
+        z = Param(torch.zeros(2))
+
+    with pytest.raises(ConstraintError, match="draws beside it"):
+        guide(Two()).importance_sample(density, 100)
+
+
+@pytest.mark.parametrize(("base", "name", "value"), [
+    (dd.Dirichlet, "concentration", 2.0),
+    (dd.Categorical, "logits", 0.0),
+    (dd.Categorical, "probs", 1 / 3),
+])  # fmt: skip
+def test_a_number_fills_the_vector_of_an_event(base: Any, name: str, value: float) -> None:
+    body = {"base": base, name: Constant(value, shape=("k",))}
+    make: Any = type(Variational)
+    made = make("Made", (Variational,), body)
+    whole = torch.full((3,), value)
+    torch.testing.assert_close(getattr(made(k=3), name), whole)
+    torch.testing.assert_close(getattr(made(k=3, batch_shape=(2,)), name).expand(2, 3)[1], whole)
+    with pytest.raises(ConstraintError, match=rf"Made\.{name}"):
+        made(k=3, **{name: math.nan})
+
+
+def test_a_list_of_numbers_is_no_list_of_batches() -> None:
+    q = learnable(dd.Normal(0.0, 1.0))
+    with pytest.raises(DeclarationError, match=r"torch\.as_tensor\(data\)"):
+        fit(NegativeLogLikelihood(q), [1.0, 2.0, 3.0])
+    assert float(q.loc.detach()) == 0.0
