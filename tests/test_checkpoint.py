@@ -474,3 +474,16 @@ def test_two_processes_write_beside_each_other(tmp_path: Path) -> None:
     (tmp_path / ".a.999999999.partial").touch()  # of a process that was killed
     fit(Likelihood(), X, steps=1, checkpoint=tmp_path / "a")
     assert sorted(one.name for one in tmp_path.iterdir()) == [running.name, "a"]
+
+
+def test_a_state_that_nobody_could_read_again_is_refused_when_written(tmp_path: Path) -> None:
+    class Odd(Likelihood):
+        def get_extra_state(self):
+            return {"date": Path()}
+
+        def set_extra_state(self, state):
+            pass
+
+    with pytest.raises(StateMismatchError, match="got pathlib.PosixPath. Have state_dict"):
+        fit(Odd(), X, steps=2, checkpoint=tmp_path / "a")
+    assert not list(tmp_path.iterdir())

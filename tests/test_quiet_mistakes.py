@@ -125,6 +125,11 @@ def test_a_number_fills_the_vector_of_an_event(base: Any, name: str, value: floa
     torch.testing.assert_close(getattr(made(k=3, batch_shape=(2,)), name).expand(2, 3)[1], whole)
     with pytest.raises(ConstraintError, match=rf"Made\.{name}"):
         made(k=3, **{name: math.nan})
+    q = made(k=3)
+    for wrong in (math.nan, torch.tensor(math.nan)):
+        with pytest.raises(ConstraintError, match=rf"Made\.{name}"):
+            setattr(q, name, wrong)
+    torch.testing.assert_close(getattr(q, name), whole)
 
 
 def test_a_list_of_numbers_is_no_list_of_batches() -> None:

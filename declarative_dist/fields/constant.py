@@ -187,10 +187,10 @@ class Constant(Stored):
         full = torch.Size((*blueprint.batch_shape, *own))
         if tensor.ndim and tensor.shape != full:
             storage.check_shape(tensor, own, subject)
-        if tensor.ndim:
-            return tensor
-        self._check(tensor.expand(own), subject)
-        return tensor.expand(own)
+        if not tensor.ndim:
+            tensor = tensor.expand(own)
+            self._check(tensor, subject)
+        return tensor
 
     def _build(
         self, start: Start, dtype: torch.dtype | None, device: torch.device, subject: str
@@ -240,15 +240,13 @@ class Constant(Stored):
             dtype = _dtype_beside(module)
             return self._build(start, dtype, torch.get_default_device(), subject)
         tensor = storage.to_tensor(new, subject, now.dtype, now.device, self._expected)
-        if tensor is not new and (tensor.ndim or not self.event_dim):
-            self._check(tensor, subject, new)
         own = now.shape[now.ndim - vars(module)["_ndims"].get(self.name, 0) :]
         if tensor.ndim and tensor.shape != own:
             storage.check_shape(tensor, now.shape, subject)
-        tensor = tensor.expand(now.shape).clone()
-        if self.event_dim and self.shape is not None:
-            self._check(tensor, subject, None if isinstance(value, Tensor) else value)
-        return tensor
+        whole = tensor.expand(now.shape).clone()
+        if tensor is not new or not tensor.ndim:  # in another dtype, or spread
+            self._check(whole, subject, new)
+        return whole
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
         if not isinstance(prepared, Tensor):

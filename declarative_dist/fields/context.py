@@ -72,10 +72,8 @@ class FromContext(ReadOnly, Constrained):
         super().check(owner)
         if len(self.shape or ()) < self.event_dim:
             sizes = ", ".join(f'"d{index + 1}"' for index in range(self.event_dim))
-            expected, fix = (
-                f"a shape of {self.event_dim} sizes or more",
-                f"Write shape=({sizes},).",
-            )
+            expected = f"a shape of {self.event_dim} sizes or more"
+            fix = f"Write shape=({sizes},)."
             raise owner.error(self.name, expected, repr(self), fix, code="wrong-shape")
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:

@@ -172,12 +172,8 @@ def make_optimizer(
         try:
             made = optimizer([p for p in objective.parameters() if p.requires_grad], **options)
         except TypeError as error:
-            failed = f"{shorten(optimizer)}, which failed: {first_line(error)}"
-            fix = "One that takes no lr gets its rate in the call that makes it."
-            expected = "a callable from parameters to an optimizer"
-            raise DeclarationError(
-                subject, expected, failed, fix, code="wrong-optimizer"
-            ) from error
+            why = f", which failed: {first_line(error)}"
+            raise optimizer_error(subject, optimizer, why) from error
     if isinstance(made, Optimizer):
         mine = {id(parameter) for parameter in objective.parameters()}
         members = [parameter for group in made.param_groups for parameter in group["params"]]
@@ -194,11 +190,12 @@ def make_optimizer(
     return made
 
 
-def optimizer_error(subject: str, value: object) -> DeclarationError:
-    """The error about something that is no optimizer."""
+def optimizer_error(subject: str, value: object, why: str = "") -> DeclarationError:
+    """The error about something that is no optimizer, and makes none."""
     expected = "an optimizer, or a callable from parameters to one"
     fix = "Write lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
-    return DeclarationError(subject, expected, shorten(value), fix, code="wrong-optimizer")
+    got = f"{shorten(value)}{why}"
+    return DeclarationError(subject, expected, got, fix, code="wrong-optimizer")
 
 
 def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from declarative_dist.errors import ConstraintError, StateMismatchError
 from declarative_dist.fitting.batches import Batches
@@ -118,9 +119,19 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises:
         OSError: if the disk is full or the folder cannot be written; the old state stays.
+        StateMismatchError: if the state has objects that `read_state` would refuse.
     """
     buffer, partial = io.BytesIO(), _partial_of(path)
     torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
+    buffer.seek(0)
+    foreign = get_unsafe_globals_in_checkpoint(buffer)
+    if foreign:
+        raise StateMismatchError(
+            f"fit(checkpoint={str(path)!r})",
+            "states of module and optimizer with tensors, numbers and strings only",
+            ", ".join(foreign),
+            "Have state_dict and get_extra_state give tensors and numbers.",
+        )
     content = buffer.getbuffer()
     try:
         with partial.open("wb") as file:

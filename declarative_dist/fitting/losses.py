@@ -58,6 +58,10 @@ class Losses:
         self._known = versions, losses
         return losses
 
+    def forget(self) -> None:
+        """Evaluate anew in the next call, for somebody may have changed numbers meanwhile."""
+        self._known = None
+
     @cached_property
     def data(self) -> list[Data]:
         """The distributions in the module, each with its data."""
@@ -72,9 +76,8 @@ class Losses:
     @cached_property
     def _ends(self) -> list[tuple[Any, Tensor]]:
         """Distributions whose support has learned ends, with the smallest and largest datum."""
-        with (
-            torch.enable_grad()
-        ):  # supports are made anew, and ends that are learned need gradients
+        # Supports are made anew, and only with gradients do ends tell that they are learned.
+        with torch.enable_grad():
             return [
                 (data.module, torch.stack(data.sample.ends()))
                 for data in self.data
@@ -125,8 +128,9 @@ def split_data(module: Any, batch: tuple[Any, ...], prefix: str = "") -> Iterato
             yield from split_data(module._modules.get(name), (value, given), inside)
     elif len(items) == 1 + isinstance(module, Conditional) and not given.keys() - {"weights"}:
         plain, value, weights = plain_of(module), items[-1], given.get("weights")
-        fits = weights is None or torch.as_tensor(weights).shape[:1] == value.shape[:1]
-        if plain is not None and isinstance(value, Tensor) and fits:  # else the objective says so
+        if plain is None or not isinstance(value, Tensor):
+            return
+        if weights is None or torch.as_tensor(weights).shape[:1] == value.shape[:1]:
             yield Data(prefix, module, plain, _sample_of(plain, value, weights))
 
 

@@ -129,7 +129,9 @@ class DescentWay(Way):
         """Do a step, and give the loss from before it."""
         self._losses.batch = batch
         self._losses.backward = self._backward if self._compiles else None
-        return self.optimizer.step(self._losses).item()
+        loss = self.optimizer.step(self._losses).item()
+        self._losses.forget()
+        return loss
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         begin(self.objective, batch)
