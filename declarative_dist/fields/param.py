@@ -15,7 +15,6 @@ from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
-    ExplainedError,
     first_line,
     shorten,
 )
@@ -146,16 +145,15 @@ class Param(Constrained, Stored):
         shape, subject = value.shape[len(copies) :], self.subject(module)
         if self.has_sized_prior:
             try:
-                template = as_prior(template(shape), f"{subject}(prior=)")
+                made = template(shape)
             except (TypeError, ValueError, RuntimeError) as error:
-                if isinstance(error, ExplainedError):
-                    raise
                 expected = f"a function that makes a distribution of the shape {tuple(shape)}"
                 fix = "Write prior=lambda shape: dd.Dirichlet(torch.ones(shape)), for instance."
                 subject, got = f"{subject}(prior=)", first_line(error)
                 raise DeclarationError(
                     subject, expected, got, fix, code="failed-method"
                 ) from error
+            template = as_prior(made, f"{subject}(prior=)")
         is_learned = any(True for _ in template.parameters())
         prior = copy_template(template, blueprint, value.dtype, is_replicated=is_learned)
         check_fits(prior.to(value.device), shape, subject, copies)

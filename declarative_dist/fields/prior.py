@@ -198,7 +198,8 @@ def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> 
     if len(shaped) == 1 and (ends or others):
         return False
     # Nothing else is known of these sets: draws of the one are tried in the other.
-    with torch.no_grad(), same_random_numbers(), suppress(NotImplementedError, RuntimeError):
+    missing = (NotImplementedError, RuntimeError, ValueError, IndexError)
+    with torch.no_grad(), same_random_numbers(), suppress(*missing):
         torch.manual_seed(0)
         draws = distribution.sample(torch.Size((64,)))
         values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))

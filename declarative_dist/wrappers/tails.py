@@ -136,7 +136,8 @@ register_tails(dd.HalfCauchy, _half_cauchy_tails)
 register_tails(dd.Gamma, lambda d, x: gamma_tails(d.concentration, d.rate * x))
 register_tails(dd.Beta, lambda d, x: beta_tails(d.concentration1, d.concentration0, x, 1 - x))
 register_tails(dd.FisherSnedecor, _fisher_tails)
-register_tails(dd.GeneralizedPareto, _pareto_tails, _pareto_quantile)
+if hasattr(dd, "GeneralizedPareto"):  # older versions of torch do not have it
+    register_tails(dd.GeneralizedPareto, _pareto_tails, _pareto_quantile)
 register_tails(dd.Uniform, _uniform_tails, lambda d, t: d.low + (d.high - d.low) * t.log_cdf.exp())
 
 

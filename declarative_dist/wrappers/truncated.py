@@ -170,10 +170,8 @@ def _thin_moments(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tupl
     end = torch.where(is_upper, high, low)
     with torch.no_grad():
         distance = torch.where(is_upper, loc - high, low - loc) / scale
-        width, reach = (
-            (high - low) / scale,
-            40 / distance.clamp_min(1.0),
-        )  # beyond, exp(-40) is left
+        width = (high - low) / scale
+        reach = 40 / distance.clamp_min(1.0)  # beyond, exp(-40) is left
         is_cut, is_thin = width > reach, torch.minimum(width, reach) < 2
     is_whole = is_thin & ~is_cut
     end = torch.where(is_thin, end, loc.detach())
