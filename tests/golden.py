@@ -14,21 +14,16 @@ import torch.distributions as dd
 from torch import Tensor, nn
 
 from declarative_dist import (
-    Conditional,
-    Exp,
     FullRankNormal,
-    Given,
-    Head,
     Joint,
     MeanFieldNormal,
     Param,
     Positive,
-    Simplex,
-    derived,
     site,
 )
 from declarative_dist.errors import MEANINGS
 from tests.cases import CASES, Densities, MixtureDensity, Policy, Shares, Weighed
+from tests.test_given import Counts
 
 STORED = Path(__file__).with_name("golden.json")
 
@@ -44,18 +39,6 @@ class Schools(Joint):
     @site(event_dim=1)
     def y(self, theta: Tensor) -> dd.Distribution:
         return dd.Normal(theta, 1.0)
-
-
-class Counts(Conditional):
-    base = dd.NegativeBinomial
-    event_dim = 1
-    total_count = Param(1.0, Exp(), shape=("genes",))
-    share = Head(Simplex(), shape=("genes",))
-    library = Given(Positive())
-
-    @derived
-    def logits(self, share: Tensor, library: Tensor, total_count: Tensor) -> Tensor:
-        return (share * library[..., None]).log() - total_count.log()
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {

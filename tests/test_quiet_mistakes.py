@@ -26,7 +26,7 @@ from declarative_dist import (
     fit,
     learnable,
 )
-from declarative_dist.objectives import NegativeLogLikelihood
+from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
 
 
 @pytest.mark.parametrize("unit", [1e-5, 2e-4, 2.0])
@@ -137,3 +137,25 @@ def test_a_list_of_numbers_is_no_list_of_batches() -> None:
     with pytest.raises(DeclarationError, match=r"torch\.as_tensor\(data\)"):
         fit(NegativeLogLikelihood(q), [1.0, 2.0, 3.0])
     assert float(q.loc.detach()) == 0.0
+
+
+@pytest.mark.parametrize("count", [2, 150])
+def test_numbers_that_a_callback_moves_are_where_the_next_step_begins(count: int) -> None:
+    """By Newton's method, and by L-BFGS for many numbers."""
+
+    class Far(Declarative):
+        z = Param(torch.linspace(1.0, 2.0, count))
+
+    far, begun = Far(), []
+
+    def move(step: int, loss: float, module: nn.Module) -> None:
+        begun.append(loss)
+        if step == 1:
+            far.raw_z.data.fill_(3.0)  # behind autograd's back
+
+    weights = torch.linspace(1.0, 1000.0, count)
+    posterior = NegativeLogPosterior(
+        far, total_size=None, log_likelihood=lambda m: -(weights * m.z**4).sum()
+    )
+    fit(posterior, callbacks=move)
+    assert begun[1] == pytest.approx(3.0**4 * float(weights.sum()), rel=1e-5)

@@ -112,7 +112,8 @@ class LBFGS(Optimizer):
             return losses, rows.stack([parameter.grad for parameter in rows.parameters])
 
         fallback = rows.read()
-        if self._descent is None:
+        is_begun = self._descent is not None and torch.equal(self._descent.point, fallback)
+        if self._descent is None or not is_begun:  # new, or somebody has moved the numbers
             with torch.enable_grad():
                 rows.losses(closure)  # what is wrong with the first one is an error
             self._descent = Descent(evaluate, fallback, self._tolerance)
