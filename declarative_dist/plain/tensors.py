@@ -84,11 +84,20 @@ def _as_exact_tensor(value: Any) -> Tensor:
         tensor = torch.as_tensor(copied, device="cpu")
     else:
         raise TypeError(f"no number: {type(value).__name__}")
+    check_real(tensor)
+    return tensor
+
+
+def check_real(tensor: Tensor) -> None:
+    """Refuse a tensor that does not hold one real number per entry; on the meta device it may.
+
+    Raises:
+        ValueError: if it is complex, sparse, nested or quantized. It says which.
+    """
     if tensor.is_complex():
         raise ValueError("complex numbers")
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
         raise ValueError("a sparse, nested or quantized tensor")
-    return tensor
 
 
 def _stack(values: Sequence[Any]) -> Tensor:
