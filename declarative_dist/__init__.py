@@ -12,7 +12,6 @@ from declarative_dist.constraints.interval import Interval, LogInterval, UnitInt
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.vector import Ordered, PositiveOrdered, Simplex
 from declarative_dist.declaration.record import fields_of
-from declarative_dist.display import notebook as _notebook  # noqa: F401 - it registers
 from declarative_dist.divergence import entropy, kl_divergence, rsample_and_log_prob
 from declarative_dist.errors import (
     ConstraintError,

@@ -12,8 +12,11 @@ import torch
 
 
 @contextmanager
-def same_random_numbers() -> Iterator[None]:
+def same_random_numbers(seed: int | None = None) -> Iterator[None]:
     """Draw, and leave the random numbers of everybody else as they were.
+
+    Args:
+        seed: where to begin, on devices in use; None for where the random numbers are.
 
     Example:
         >>> import torch
@@ -26,6 +29,10 @@ def same_random_numbers() -> Iterator[None]:
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices):
+        if seed is not None:  # torch.manual_seed would seed devices that nobody uses yet, too
+            torch.default_generator.manual_seed(seed)
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(seed)
         yield
 
 

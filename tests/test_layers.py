@@ -90,8 +90,8 @@ ROWS = [
     [
         f"display.{name}"
         for name in (
-            "rows", "reading", "posterior", "table", "summary", "notebook",
-            "looks", "sites", "curves", "contours", "pictures", "trace", "plot",
+            "rows", "reading", "posterior", "table", "summary",
+            "looks", "sites", "curves", "contours", "trace", "plot",
         )
     ],
     ["integrations.arviz", "integrations.lightning", "explain"],

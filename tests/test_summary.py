@@ -104,8 +104,6 @@ def test_notes_say_what_is_unusual() -> None:
     q.raw_loc.grad = torch.ones(2)
     q.raw_scale.data = torch.tensor([0.0, 1e30])
     assert [row.note for row in summary(q).rows] == ["", "", "1 saturated, gradient nan"]
-    q.raw_loc.data[0] = math.inf
-    assert summary(q)["loc"].note == "not finite"
 
 
 def test_parts_are_indented_below_their_names() -> None:
@@ -177,7 +175,7 @@ def test_the_posterior_of_a_guide() -> None:
     random = torch.get_rng_state()
     assert str(summary(guide)) == str(table)
     assert torch.equal(torch.get_rng_state(), random)
-    assert "mean" in guide._repr_html_()
+    assert "mean" in summary(guide)._repr_html_()
     with torch.no_grad():
         guide.raw_loc.fill_(math.nan)
     assert "nan" in summary(guide)["raw_loc"].shown
@@ -257,9 +255,6 @@ def test_saturated_fields_are_marked_with_a_hint() -> None:
     q = Family()
     q.raw_scale.data.fill_(-200.0)
     assert "(guard=False widens its guard band)" in summary(q)["scale"].hint
-    q.raw_scale.data.fill_(math.nan)
-    assert summary(q)["scale"].hint.startswith("scale: NaN or infinite. No step of raw_scale")
-    assert "not finite" in str(summary(q))
     q.scale = 1.0
     assert not summary(q).saturated
 
@@ -432,7 +427,7 @@ def test_reading_leaves_no_trace() -> None:
     flags = [p.requires_grad for p in q.parameters()]
     attributes = {name: set(vars(part)) for name, part in q.named_modules()}
     random = torch.get_rng_state()
-    text, page = str(summary(q)), q._repr_html_()
+    text, page = str(summary(q)), summary(q)._repr_html_()
     assert "loc" in text
     assert "loc" in page
     assert calls == []
@@ -475,12 +470,10 @@ def test_plain_distributions_are_constants() -> None:
     assert table["scale"].value == [2.0, 2.0]
 
 
-@pytest.mark.parametrize("wrong", [3, None, "q", [Family]])
+@pytest.mark.parametrize("wrong", [3, [Family], Family])
 def test_what_has_no_fields(wrong: object) -> None:
     with pytest.raises(DeclarationError, match="summary: expected a declared module"):
         summary(wrong)
-    with pytest.raises(DeclarationError, match=r"got the class Family\. Write Family\(\)\."):
-        summary(Family)
 
 
 class Page(HTMLParser):
@@ -523,7 +516,7 @@ def test_html_takes_its_colours_from_the_page() -> None:
     # Legible in light and in dark: no colour of text or ground of its own, but a tint.
     q = Family()
     q.freeze("scale")
-    for style in Page(q._repr_html_()).styles:
+    for style in Page(summary(q)._repr_html_()).styles:
         for part in style.split(";"):
             name, _, value = part.partition(":")
             if name in ("color", "background"):
@@ -541,17 +534,11 @@ def test_html_is_escaped() -> None:
         part = Tagged()
 
     Holder.__name__ = "<b>Holder</b>"
-    page = Holder()._repr_html_()
+    page = summary(Holder())._repr_html_()
     assert "<script>" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;" in page
     assert "&lt;b&gt;Holder" in page
-
-
-def test_notebooks_show_families_guides_and_posteriors() -> None:
-    posterior = Coin().condition(heads=7)
-    for shown in (Family(), Coin(), posterior, MeanFieldNormal(posterior)):
-        assert "<table" in shown._repr_html_()  # type: ignore[attr-defined]
 
 
 def test_repr_shows_values_shortly() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from declarative_dist.display.curves import Reach, reach_of
+from declarative_dist.display.curves import Reach, reach_of, view_of
 from declarative_dist.display.looks import Look
-from declarative_dist.display.sites import Index, Site
+from declarative_dist.display.sites import Site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,25 +22,25 @@ _SIDE = 101
 _MOST_DOTS = 500
 
 
-def draw_pair(
-    axes: Axes, site: Site, index: Index, look: Look, *, is_filled: bool
-) -> tuple[Reach, Reach]:
-    """Draw the contours of one pair of a batch, or dots where no density is known.
+def draw_plane(axes: Axes, pairs: Sequence[tuple[Site, Look]], *, is_filled: bool) -> None:
+    """Draw pairs into one picture: contours, or dots where no density is known."""
+    reaches = [
+        _draw_pair(axes, site, look, is_filled=is_filled and not look.is_target)
+        for site, look in pairs
+    ]
+    for axis, own in zip("xy", zip(*reaches, strict=True), strict=True):
+        left, right = view_of(own, [look for _, look in pairs])
+        margin = 0.05 * (right - left) or 0.5
+        axes.set(**{f"{axis}lim": (left - margin, right + margin)})
+    axes.set(xlabel="value[0]", ylabel="value[1]")
 
-    Args:
-        axes: where to draw.
-        site: events of shape `(2,)`, or draws of such.
-        index: which of the batch.
-        look: of its lines.
-        is_filled: whether the surface inside is tinted.
 
-    Returns:
-        The ranges of both numbers.
-    """
-    left, up = (site.column((*index, at)) for at in (0, 1))
+def _draw_pair(axes: Axes, site: Site, look: Look, *, is_filled: bool) -> tuple[Reach, Reach]:
+    """Draw one pair, and return the ranges of both numbers."""
+    left, up = site.column(0), site.column(1)
     reaches = reach_of(left), reach_of(up)
     sides = [torch.linspace(low, high, _SIDE, dtype=torch.float64) for low, high in reaches]
-    scores = site.score(torch.cartesian_prod(*sides), index)
+    scores = site.score(torch.cartesian_prod(*sides))
     if scores is None:
         dots: Any = {"s": 8, "color": look.color, "alpha": 0.5, "linewidths": 0}
         axes.scatter(left[:_MOST_DOTS], up[:_MOST_DOTS], label=look.label, **dots)

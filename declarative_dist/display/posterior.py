@@ -20,11 +20,11 @@ _RANKS = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True)
 class PosteriorRow:
-    """One line of a summary of a guide or of draws: a number.
+    """One line of a summary of a guide or of draws: a number, and where its posterior lies.
 
     Args:
         name: the site, with the index of the entry.
-        mean: its posterior mean.
+        mean: its mean.
         sd: its standard deviation.
         low: its 5 % quantile.
         median: its median.
@@ -52,7 +52,7 @@ class PosteriorRow:
         return {"name": self.name, **dict(zip(headings, shown, strict=True))}
 
 
-def posterior_rows(draws: WeightedDraws) -> list[PosteriorRow]:
+def posterior_rows(draws: WeightedDraws) -> tuple[PosteriorRow, ...]:
     """A row for every number of every site."""
     means, sds, quantiles = draws.mean(), draws.std(), draws.quantile(_RANKS)
     rows = []
@@ -61,7 +61,7 @@ def posterior_rows(draws: WeightedDraws) -> list[PosteriorRow]:
         places = itertools.product(*map(range, mean.shape))
         for index, numbers in zip(places, columns.reshape(-1, 5).tolist(), strict=True):
             rows.append(PosteriorRow(f"{name}{name_entry(index)}", *numbers))
-    return rows
+    return tuple(rows)
 
 
 def draws_of(guide: NormalGuide) -> WeightedDraws | None:

@@ -26,20 +26,19 @@ from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.prior import describe_prior
 from declarative_dist.joints.conditioned import Conditioned
+from declarative_dist.latents.flat_params import join
 from declarative_dist.plain.tensors import copy_module
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.randomness import same_random_numbers
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-
-def rows_of(module: nn.Module) -> list[Row]:
+def rows_of(module: nn.Module) -> tuple[Row, ...]:
     """All rows of a module; the rows of a part stand behind the part's own."""
     quiet = copy_module(module)
     for part in quiet.modules():
-        vars(part).update(training=False, **{hooks: {} for hooks in _HOOKS})
+        vars(part).update(training=False, _forward_hooks={}, _forward_pre_hooks={})
     with torch.no_grad(), same_random_numbers():
-        return list(_Reader().read(quiet, "", has_row=False))
+        return tuple(_Reader().read(quiet, "", has_row=False))
 
 
 class _Reader:
@@ -74,7 +73,7 @@ class _Reader:
             yield from self._read_others(module, path, {"flat"})
 
     def _read_conditioned(self, module: Conditioned, path: str) -> Iterator[Row]:
-        data = {_dotted(path, name): value for name, value in module.observed.items()}
+        data = {join(path, name): value for name, value in module.observed.items()}
         for row in self.read(module.joint, path, has_row=False):
             is_data = row.name in data
             yield replace(row, kind="observed", **read_value(data[row.name])) if is_data else row
@@ -82,7 +81,7 @@ class _Reader:
     def _read_declared(self, module: Any, path: str) -> Iterator[Row]:
         fields, of_prior = module.__declaration__.fields, module.__declaration__.of_prior
         for name, field in fields.items():
-            part, here = module._modules.get(name), _dotted(path, name)
+            part, here = module._modules.get(name), join(path, name)
             if field.is_learned:
                 yield self._read_param(module, field, path)
             elif not field.is_part:
@@ -101,7 +100,7 @@ class _Reader:
         yield from self._read_others(module, path, {*fields, *still, "parametrizations"})
 
     def _read_param(self, module: Any, field: Param, path: str) -> Row:
-        name, raw_name = _dotted(path, field.name), _dotted(path, field.raw_name)
+        name, raw_name = join(path, field.name), join(path, field.raw_name)
         parameters = field.parameters_of(module)
         found = [self._parameters.setdefault(id(each), raw_name) for each in parameters]
         shown, values = _evaluate(module, field)
@@ -128,10 +127,10 @@ class _Reader:
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in self._parameters:
                 known = {**read_value(parameter), **read_parameters([parameter])}
-                yield Row(_dotted(path, name), "parameter", **known)
+                yield Row(join(path, name), "parameter", **known)
         for name, child in module._modules.items():
             if child is not None and name not in skipped:
-                yield from self.read(child, _dotted(path, name))
+                yield from self.read(child, join(path, name))
 
 
 def _evaluate(module: Any, field: Field) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -159,7 +158,3 @@ def _has_fields(module: nn.Module) -> bool:
 
 def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
-
-
-def _dotted(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

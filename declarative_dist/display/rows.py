@@ -34,7 +34,7 @@ class Row:
         trained: how many of them are trained.
         gradient: the norm of their gradient; None without one.
         saturated: how many numbers are saturated; None where that is not known.
-        hint: what to do about it, or about numbers that are not finite.
+        hint: what to do about it.
     """
 
     name: str
@@ -60,8 +60,6 @@ class Row:
         if self.saturated:
             some = f"{self.saturated} " if self.saturated < self.parameters else ""
             notes.append(f"{some}saturated")
-        elif self.hint:
-            notes.append("not finite")
         if self.gradient is not None and not 0 < self.gradient < math.inf:
             notes.append(f"gradient {self.gradient:g}")
         notes.append(self.raw_name.partition(" (")[2].rstrip(")"))
@@ -100,12 +98,11 @@ def read_parameters(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
     """Count parameters and those that train, and measure the length of their gradient."""
     found = [parameter for parameter in parameters if not is_lazy(parameter)]
     gradients = [each.grad for each in found if each.grad is not None]
-    dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
-    sizes = [each.detach().abs().cpu().double() for each in dense if not describe_absence(each)]
+    norms = [g.abs().double().norm().item() for g in gradients if not describe_absence(g)]
     return {
         "parameters": sum(each.numel() for each in found),
         "trained": sum(each.numel() for each in found if each.requires_grad),
-        "gradient": math.hypot(*(size.norm().item() for size in sizes)) if sizes else None,
+        "gradient": math.hypot(*norms) if norms else None,
     }
 
 
@@ -122,21 +119,15 @@ def read_saturation(
     """
     if describe_absence(raw):
         return {}
-    if lost := int((~raw.isfinite()).sum()):
-        what = f"NaN or infinite{_share(lost, raw)}. No step of {raw_name} mends that"
-        return {"hint": f"{name}: {what}: go back to a checkpoint, or call reset_parameters()."}
     count = int(find_saturated(constraint, raw).sum())
     if not count:
         return {"saturated": 0}
+    some = f" in {count} of {raw.numel()} numbers" if raw.numel() > 1 else ""
     has_guard = getattr(constraint, "guard", None) is True
     way_out = " (guard=False widens its guard band)" if has_guard else ""
     return {
         "saturated": count,
-        "hint": f"{name}: saturated{_share(count, raw)}, at the edge of its constraint "
+        "hint": f"{name}: saturated{some}, at the edge of its constraint "
         f"({constraint.describe()}), where steps of {raw_name} hardly move it. Set {name} "
         f"further inside, or give its constraint more room{way_out}.",
     }
-
-
-def _share(count: int, raw: Tensor) -> str:
-    return f" in {count} of {raw.numel()} numbers" if raw.numel() > 1 else ""

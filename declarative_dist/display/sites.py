@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +26,19 @@ from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import describe_absence
 
-Index = tuple[int, ...]
-"""The place of a number, or of an event, in a tensor."""
-
 DRAWS = 10_000
 
 LARGEST = 20_000
 """How many numbers one draw may have."""
 
 _KINDS = (Distribution, JointDistribution, PushedNormal)
+
+_FIXES: tuple[tuple[type, str, str], ...] = (
+    (type, "class-not-instance", "Give an instance of it."),
+    (Conditional, "no-context", "Give it a context: plot(q(context))."),
+    (Conditioned, "wrong-argument", "Fit a guide to it: plot(FullRankNormal(posterior))."),
+    (nn.Module, "wrong-argument", "Plot a distribution in it, or print(summary(q))."),
+)
 
 
 @dataclass(frozen=True)
@@ -75,32 +78,36 @@ class Site:
         is_plane = self.event == (2,) and not self.is_discrete
         return is_plane and not (self.density and is_whole(_support_of(self.density)))
 
-    def column(self, index: Index) -> Tensor:
+    def pick(self, index: tuple[int, ...]) -> Site:
+        """One number, or one event of the batch, with the density of it alone if that is known."""
+        at: Any = (slice(None), *index)
+        draws = self.draws[at]
+        is_number = draws.ndim == 1
+        density: Any = _marginals_of(self.density) if is_number else self.density
+        if density is not None and density.event_shape.numel() != draws[0].numel():
+            density = None
+        if density is not None and density.batch_shape:
+            try:
+                density = choose(density, index[: len(density.batch_shape)])
+            except DeclarationError:  # it doesn't keep its arguments
+                density = None
+        return Site(draws, draws.ndim - 1, self.is_discrete, density)
+
+    def column(self, *index: int) -> Tensor:
         """The draws of one number that are finite, in float64."""
         at: Any = (slice(None), *index)
         column = self.draws[at].detach().cpu().double()
         return column[column.isfinite()]
 
-    def score(self, points: Tensor, index: Index) -> Tensor | None:
-        """Log densities or masses, minus infinity outside of the support.
+    def score(self, points: Tensor) -> Tensor | None:
+        """Log densities or masses `(m,)` of events `(m, *event)`, in float64; None if not known.
 
-        Args:
-            points: values of one number, of shape `(m,)`, or events `(m, *event)`.
-            index: which number, or which of the batch.
-
-        Returns:
-            A tensor of shape `(m,)` in float64; None where no density is known.
+        Outside of the support they are minus infinity.
         """
-        is_number = points.ndim == 1
-        density = _marginals_of(self.density) if is_number else self.density
-        if density is None or density.event_shape.numel() != points[0].numel():
+        density = self.density
+        if density is None:
             return None
-        if density.batch_shape:
-            try:  # one of them, whose density costs no more
-                density = choose(density, index[: len(density.batch_shape)])
-            except DeclarationError:  # it doesn't keep its arguments
-                return None
-        legal = self.draws[0][index].reshape(density.event_shape)
+        legal = self.draws[0].reshape(density.event_shape)
         legal = legal if legal.is_floating_point() else legal.to(torch.get_default_dtype())
         values = points.to(legal).reshape(len(points), *density.event_shape)
         inside = torch.ones(len(points), dtype=torch.bool, device=legal.device)
@@ -114,11 +121,6 @@ class Site:
             return None
         found: Tensor = scores.where(inside, -torch.inf)
         return found.cpu().double()
-
-
-def first(shape: torch.Size, count: int) -> Iterator[Index]:
-    """The first indices of a tensor."""
-    return itertools.islice(itertools.product(*map(range, shape)), count)
 
 
 def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
@@ -138,39 +140,24 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
         return "data" if subject != "plot" else "draws", {"": _site_of_draws(given)}
     if isinstance(given, Mapping) and given and all(map(_are_numbers, given.values())):
         return "draws", {str(name): _site_of_draws(draws) for name, draws in given.items()}
+    name = given.owner if isinstance(given, JointDistribution) else name_of_class(type(given))
     builds = built_kind(given)
     if builds is not None and issubclass(builds, _KINDS) and not isinstance(given, type):
-        module: Any = given
-        with torch.no_grad(), evaluating(module):
-            return name_of_class(type(module)), _draw(module(), name_of_class(type(module)))
+        with torch.no_grad(), evaluating(given):
+            return name, _draw(given(), name)
     if isinstance(given, _KINDS):
-        name = given.owner if isinstance(given, JointDistribution) else type(given).__name__
         return name, _draw(given, name)
-    got, fix, code = shorten(given), "", "wrong-argument"
-    if isinstance(given, type):
-        got, code = f"the class {given.__name__}", "class-not-instance"
-        fix = f"Give an instance: {given.__name__}(...)."
-    elif isinstance(given, Conditional):
-        got, code = f"{type(given).__name__} without a context", "no-context"
-        fix = "Give it one: plot(q(context))."
-    elif isinstance(given, Conditioned):
-        got = "a conditioned joint, whose density is known but for a constant"
-        fix = "Fit a guide to it, and plot that: plot(FullRankNormal(posterior))."
-    elif isinstance(given, nn.Module):
-        got, fix = f"a {type(given).__name__}", "Plot a distribution in it, or print(summary(q))."
+    fixes = (fix for kind, *fix in _FIXES if isinstance(given, kind))
+    code, fix = next(fixes, ("wrong-argument", ""))
     expected = "a distribution, a joint, a guide, draws, or the History of a fit"
-    raise DeclarationError(subject, expected, got, fix, code=code)
+    raise DeclarationError(subject, expected, shorten(given), fix, code=code)
 
 
 def _draw(built: Any, name: str) -> dict[str, Site]:
     """The sites of what a module built, or of a plain object, with the same draws every time."""
     make = _draw_guide if isinstance(built, PushedNormal) else _draw_sites
-    with torch.no_grad(), same_random_numbers(), warnings.catch_warnings():
+    with torch.no_grad(), same_random_numbers(seed=0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
-        # torch.manual_seed would seed the devices that nobody uses yet.
-        torch.default_generator.manual_seed(0)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(0)
         size = sum(site.shape.numel() for site in make(built, torch.Size((1,))).values())
         if size > LARGEST:
             expected, got = f"a distribution of at most {LARGEST} numbers", f"{name} of {size}"
@@ -187,12 +174,7 @@ def _draw_sites(built: Any, shape: torch.Size) -> dict[str, Site]:
     if isinstance(built, dd.OneHotCategorical):
         built = dd.Categorical(logits=built.logits)
     is_joint = isinstance(built, JointDistribution)
-    try:
-        drawn = built.legal_draw(shape) if is_joint else {"": (built, built.sample(shape))}
-    except NotImplementedError as error:  # torch has few samplers in half precision
-        got = f"one without a sampler in this dtype ({first_line(error)})"
-        fix = "Define sample in its class, or plot(q.float())."
-        raise DeclarationError("plot", "draws of a distribution", got, fix) from error
+    drawn = built.legal_draw(shape) if is_joint else {"": (built, built.sample(shape))}
     sites = {}
     for name, (distribution, draws) in drawn.items():
         known = built.sites[name] if is_joint else built
@@ -200,8 +182,9 @@ def _draw_sites(built: Any, shape: torch.Size) -> dict[str, Site]:
             known = None
         elif known.batch_shape != built.batch_shape:
             known = known.expand(built.batch_shape)
-        dims = len(distribution.event_shape)
-        sites[name] = Site(draws, dims, _is_discrete(distribution), known)
+        support = _support_of(distribution)  # one that does not say has densities
+        is_discrete = support is not None and bool(support.is_discrete)
+        sites[name] = Site(draws, len(distribution.event_shape), is_discrete, known)
     return sites
 
 
@@ -209,7 +192,6 @@ def _draw_guide(guide: PushedNormal, shape: torch.Size) -> dict[str, Site]:
     """Sites with the densities of numbers that are mapped one by one, whatever the others are."""
     draws, median = guide.sample(shape), guide.median
     constraint_of = guide.flat.resolver(guide.batch_shape)
-    normal = dd.Normal(guide.loc, guide.gaussian.deviations)
     sites = {}
     for slot in guide.flat.slots:
         constraint = constraint_of(slot, median)
@@ -218,8 +200,9 @@ def _draw_guide(guide: PushedNormal, shape: torch.Size) -> dict[str, Site]:
         if is_fixed and constraint.event_dim == constraint.raw_event_dim == 0:
             own = (*guide.batch_shape, *slot.raw_shape)
             at = slice(slot.offset, slot.offset + slot.count)
-            loc, scale = (each[..., at].reshape(own) for each in (normal.loc, normal.scale))
-            known = dd.TransformedDistribution(dd.Normal(loc, scale), constraint.as_transform())
+            loc, scale = guide.loc[..., at], guide.gaussian.deviations[..., at]
+            normal = dd.Normal(loc.reshape(own), scale.reshape(own))
+            known = dd.TransformedDistribution(normal, constraint.as_transform())
         dims = len(slot.event_shape)
         sites[slot.name] = Site(draws[slot.name], dims, is_discrete=False, density=known)
     return sites
@@ -243,12 +226,6 @@ def _support_of(distribution: Distribution) -> Any:
         return support_of(distribution)
     except NotImplementedError:
         return None
-
-
-def _is_discrete(distribution: Distribution) -> bool:
-    """Whether it has masses; one that does not say has densities."""
-    support = _support_of(distribution)
-    return support is not None and bool(support.is_discrete)
 
 
 def _are_numbers(given: object) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from declarative_dist.display.posterior import PosteriorRow, draws_of, posterior_rows
+from declarative_dist.display.posterior import draws_of, posterior_rows
 from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row, name_of_class
 from declarative_dist.display.table import as_html, as_text
@@ -20,11 +20,9 @@ from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import NormalGuide
 
-R = TypeVar("R", Row, PosteriorRow)
-
 
 @dataclass(frozen=True, repr=False)
-class Summary(Generic[R]):
+class Summary:
     """A table of fields: printed as text, shown as HTML in a notebook, and read as data.
 
     Attributes:
@@ -34,7 +32,7 @@ class Summary(Generic[R]):
     """
 
     title: str
-    rows: tuple[R, ...]
+    rows: tuple[Any, ...]
 
     @property
     def saturated(self) -> list[str]:
@@ -45,7 +43,7 @@ class Summary(Generic[R]):
         """The rows by name, as numbers, strings and lists, such as JSON can hold."""
         return {row.name: asdict(row) for row in self.rows}
 
-    def __getitem__(self, name: str) -> R:
+    def __getitem__(self, name: str) -> Any:
         for row in self.rows:
             if row.name == name:
                 return row
@@ -60,15 +58,7 @@ class Summary(Generic[R]):
         return as_html(self.title, self.rows)
 
 
-@overload
-def summary(  # pyright: ignore[reportOverlappingOverload]
-    module: WeightedDraws | Mapping[str, Tensor],
-) -> Summary[PosteriorRow]: ...
-@overload
-def summary(module: NormalGuide) -> Summary[Any]: ...
-@overload
-def summary(module: Any) -> Summary[Row]: ...
-def summary(module: Any) -> Summary[Any]:
+def summary(module: Any) -> Summary:
     """A table of the fields of a module: what each is now, and how it is learned.
 
     A row has the field's name, its value (of more than six numbers, or nine of a matrix, the
@@ -108,26 +98,21 @@ def summary(module: Any) -> Summary[Any]:
         >>> table.saturated, table["loc"].raw_name
         (['scale'], 'raw_loc')
     """
-    if isinstance(module, type):
-        got, fix = f"the class {module.__name__}", f"Write {module.__name__}()."
-        raise DeclarationError("summary", "an instance", got, fix, code="class-not-instance")
     if isinstance(module, WeightedDraws):
-        return Summary(repr(module), tuple(posterior_rows(module)))
+        return Summary(repr(module), posterior_rows(module))
     is_table = isinstance(module, Mapping) and len(module) > 0
     if is_table and all(isinstance(each, Tensor) and each.ndim for each in module.values()):
         count = len(next(iter(module.values())))
-        draws = WeightedDraws(module, torch.zeros(count))
-        return Summary(f"{count} draws", tuple(posterior_rows(draws)))
+        return Summary(f"{count} draws", posterior_rows(WeightedDraws(module, torch.zeros(count))))
     is_plain = isinstance(module, (Distribution, Transform)) and not isinstance(module, nn.Module)
     inner: Any = as_module(module) if is_plain else getattr(module, "_orig_mod", module)
     if not isinstance(inner, nn.Module):
         expected = "a declared module, one in which there are some, or draws"
-        fix = "Give the module, not what calling it returns."
+        fix = "Give the module itself: not its class, nor what calling it returns."
         raise DeclarationError("summary", expected, shorten(module), fix)
     rows = rows_of(inner)
-    found = draws_of(inner) if isinstance(inner, NormalGuide) else None
-    shown: Any = posterior_rows(found) if found else rows
-    return Summary(_title(inner, rows), tuple(shown))
+    draws = draws_of(inner) if isinstance(inner, NormalGuide) else None
+    return Summary(_title(inner, rows), posterior_rows(draws) if draws else rows)
 
 
 def _title(module: nn.Module, rows: Sequence[Row]) -> str:

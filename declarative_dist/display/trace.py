@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from declarative_dist.display.looks import axes_on, look_of
@@ -53,11 +54,9 @@ def _draw_loss(axes: Axes, losses: Tensor) -> None:
     drawn = [(losses, {**line, "alpha": 0.35, "linewidth": 0.6} if is_noisy else line)]
     if is_noisy:
         # The mean of a twentieth of the steps around each; at the ends of as many as there are.
-        sums = torch.cat([losses.new_zeros(1), losses.cumsum(0)])
-        steps = torch.arange(len(losses))
-        half = steps.clamp_max(max(2, len(losses) // 40))
-        ends = (steps + half + 1).clamp_max(len(losses))
-        drawn.append(((sums[ends] - sums[steps - half]) / (ends - steps + half), line))
+        half = max(2, len(losses) // 40)
+        mean = F.avg_pool1d(losses[None], 2 * half + 1, 1, half, count_include_pad=False)
+        drawn.append((mean[0], line))
     for values, look in drawn:
         axes.plot(range(1, len(losses) + 1), values.tolist(), **look)
     finite = losses[losses.isfinite()]
@@ -75,8 +74,7 @@ def _draw_paths(axes: Axes, steps: list[int], paths: dict[str, list[float]]) -> 
     turns = itertools.chain.from_iterable(itertools.zip_longest(*fields))
     chosen = sorted(itertools.islice(filter(None, turns), MOST), key=names.index)
     for at, name in enumerate(chosen):
-        marker = "." if len(steps) == 1 else None
-        axes.plot(steps, paths[name], label=name, marker=marker, **look_of(name, at).line)
+        axes.plot(steps, paths[name], label=name, **look_of(name, at).line)
     few = f" ({len(chosen)} of {len(paths)})" if len(chosen) < len(paths) else ""
     axes.set_ylabel(f"value{few}")
     extent = axes.get_window_extent()

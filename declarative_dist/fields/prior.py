@@ -199,8 +199,7 @@ def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> 
         return False
     # Nothing else is known of these sets: draws of the one are tried in the other.
     missing = (NotImplementedError, RuntimeError, ValueError, IndexError)
-    with torch.no_grad(), same_random_numbers(), suppress(*missing):
-        torch.manual_seed(0)
+    with torch.no_grad(), same_random_numbers(seed=0), suppress(*missing):
         draws = distribution.sample(torch.Size((64,)))
         values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
         inside = constraint.contains(draws).all() & support.check(values).all()

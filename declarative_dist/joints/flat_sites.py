@@ -141,8 +141,7 @@ class FlatSites(FlatMap):
         vectors = torch.zeros(1, *self.batch_shape, self.size, dtype=torch.float64)
         for shape in (torch.Size((_PRIOR_DRAWS,)), torch.Size()):
             try:
-                with torch.no_grad(), same_random_numbers():
-                    torch.manual_seed(0)
+                with torch.no_grad(), same_random_numbers(seed=0):
                     drawn = posterior.one_draw(shape)
                     values = {name: drawn[name][1] for name in self.names}
                     if shape:

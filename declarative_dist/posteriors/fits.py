@@ -107,8 +107,7 @@ def fit_guide(
         return GuideFit(
             modes.losses, False, f"not settled: {head}. {_describe_rise(guide, modes)}"
         )
-    with same_random_numbers():
-        torch.manual_seed(0)
+    with same_random_numbers(seed=0):
         draws = guide.importance_sample(log_joint, _DRAWS)
         shift, stretch = compare(guide.sample((_DRAWS,)), draws)
     is_trusted = not draws.verdict.startswith("unreliable")
