@@ -135,8 +135,3 @@ def test_what_torch_leaves_unsaid_is_said() -> None:
         _ = q.mean
     with pytest.raises(NotImplementedError, match=r"entropy\(q, num_samples="):
         q.entropy()
-
-
-def test_options_of_a_group_are_a_dict() -> None:
-    with pytest.raises(DeclarationError, match=r'parameter_groups\(loc=\).*Write loc=\{"lr"'):
-        learnable(dd.Normal(0.0, 1.0)).parameter_groups(loc=0.1)

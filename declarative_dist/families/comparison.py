@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,18 +35,8 @@ See = Callable[[Index], Mapping[str, Tensor]]
 """Gives the values of methods, by name, for some of the things that are tried."""
 
 
-class Difference(NamedTuple):
-    """Where a value beside others is not what it is alone.
-
-    Args:
-        name: the field or site.
-        alone: the value alone, or the error there.
-        together: the same beside others.
-    """
-
-    name: str
-    alone: str
-    together: str
+Difference = tuple[str, str, str]
+"""A field or site, its value or error alone, and the same beside others."""
 
 
 @contextmanager
@@ -67,8 +57,8 @@ def find_difference(
 ) -> Difference | None:
     """The first value that depends on how many there are, or on those beside it.
 
-    A module that draws random numbers itself, as dropout does, is compared in evaluation mode, and
-    by shapes alone if it draws some there too.
+    A module that draws random numbers itself, as dropout does, is compared in evaluation mode; if
+    it draws some there too, nothing can be compared.
 
     Args:
         see: gives the values; they have the dimensions of the index in front.
@@ -76,38 +66,30 @@ def find_difference(
         module: what is tried.
         groups: which are tried together.
     """
+
+    def is_random() -> bool:
+        return draws_random_numbers(lambda: attempt(see, block(ALL, rank)))
+
     found = _compare_groups(see, rank, groups)
-    if found is None or not _is_random(see, rank):
+    if found is None or not is_random():
         return found
     with evaluating(module):
-        return _compare_groups(see, rank, groups, by_shape=_is_random(see, rank))
+        return None if is_random() else _compare_groups(see, rank, groups)
 
 
-def _is_random(see: See, rank: int) -> bool:
-    return draws_random_numbers(lambda: attempt(see, block(ALL, rank)))
-
-
-def _compare_groups(
-    see: See, rank: int, groups: Iterable[list[int]], *, by_shape: bool = False
-) -> Difference | None:
+def _compare_groups(see: See, rank: int, groups: Iterable[list[int]]) -> Difference | None:
     batched: set[str] = set()
     for positions in groups:
         many = attempt(see, block(positions, rank))
-        if is_about_values(many) and not takes_each(see, positions, rank):
+        if is_about_values(many):
             continue  # at random numbers a method may fail for reasons of its own
         for place in itertools.product(sorted({0, len(positions) - 1}), repeat=rank):
             one = attempt(see, tuple(positions[at] for at in place))
             lead = torch.Size((len(positions),) * rank)
-            found = _compare(one, many, lead, place, batched, by_shape)
+            found = _compare(one, many, lead, place, batched)
             if found is not None:
                 return found
     return None
-
-
-def takes_each(see: See, positions: Iterable[int], rank: int) -> bool:
-    """Whether a method takes each of some things alone."""
-    every = itertools.product(positions, repeat=rank)
-    return not any(isinstance(attempt(see, alone), Exception) for alone in every)
 
 
 def block(positions: list[int], rank: int) -> Index:
@@ -116,29 +98,22 @@ def block(positions: list[int], rank: int) -> Index:
 
 
 def _compare(
-    one: Any,
-    many: Any,
-    lead: torch.Size,
-    place: tuple[int, ...],
-    batched: set[str],
-    by_shape: bool,
+    one: Any, many: Any, lead: torch.Size, place: tuple[int, ...], batched: set[str]
 ) -> Difference | None:
     """The first value that differs; `batched` collects the names of which each has its own."""
-    failed = [isinstance(seen, Exception) for seen in (one, many)]
-    if any(failed):
-        subject = str(getattr(one if failed[0] else many, "subject", ""))
-        name = subject.rpartition(".")[2]
-        return None if all(failed) else Difference(name, _describe(one), _describe(many))
+    failed = [seen for seen in (one, many) if isinstance(seen, Exception)]
+    if failed:
+        name = str(getattr(failed[0], "subject", "")).rpartition(".")[2]
+        return None if len(failed) == 2 else (name, _describe(one), _describe(many))
     for name, value in many.items():
         single = one[name]
         if value.shape != single.shape or name in batched:
             if value.shape != torch.Size((*lead, *single.shape)):
-                alone, together = (f"shape {tuple(v.shape)}" for v in (single, value))
-                return Difference(name, alone, together)
+                return name, f"shape {tuple(single.shape)}", f"shape {tuple(value.shape)}"
             batched.add(name)
             value = value[place]
-        if not by_shape and not _agree(value, single):
-            return Difference(name, shorten(single), shorten(value))
+        if not _agree(value, single):
+            return name, shorten(single), shorten(value)
     return None
 
 

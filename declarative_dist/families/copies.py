@@ -22,7 +22,6 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.alignment import Padding, has_copies, ndims_of, own_ndim
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.given import try_kinds
@@ -70,16 +69,6 @@ def _measure(module: nn.Module, field: Field, values: dict[str, Any]) -> Any:
         copies = torch.Size()
     ndims_of(module)[field.name] = own_ndim(value, copies)
     return value
-
-
-def replicate_fields(module: Any, copies: torch.Size, done: dict[int, Any]) -> None:
-    """Give independent copies to all parameters of an instance, in front of what it has."""
-    vars(module)["_copies"] = torch.Size((*copies, *vars(module)["_copies"]))
-    for field in module.__declaration__.order:
-        if field.is_learned:
-            field.replicate(module, copies, done)
-    arrange(module, vars(module)["_padding"], is_owned=True)
-    check_copies(module)
 
 
 def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:

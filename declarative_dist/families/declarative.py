@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.rules import check_setting, check_spelling
 from declarative_dist.errors import DeclarationError, FieldError
-from declarative_dist.families.copies import install_fields, measure, replicate_fields
+from declarative_dist.families.copies import arrange, install_fields, measure
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_of, raws_at
 from declarative_dist.families.probe import check_copies
@@ -181,9 +182,8 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            classes = type(self).__mro__
-            member = next((vars(kind)[name] for kind in classes if name in vars(kind)), None)
-            if not isinstance(member, property) or member.fget is None:
+            member: Any = inspect.getattr_static(type(self), name, None)
+            if not isinstance(member, property):
                 said = self._hint(name)
                 if not said:
                     raise
@@ -191,8 +191,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
                 raise AttributeError(said, name=name, obj=self) from None
         # A property whose own code raised: nn.Module would report that there is no such name.
         try:
-            value: Tensor = member.fget(self)
-            return value
+            return member.__get__(self)  # type: ignore[no-any-return]
         except AttributeError as error:
             raise FieldError(
                 f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"
@@ -212,8 +211,13 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             field.restart(self)
 
     def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
-        """Give independent copies to all parameters."""
-        replicate_fields(self, copies, done)
+        """Give independent copies to all parameters, in front of what there is."""
+        vars(self)["_copies"] = torch.Size((*copies, *vars(self)["_copies"]))
+        for field in self.__declaration__.order:
+            if field.is_learned:
+                field.replicate(self, copies, done)
+        arrange(self, vars(self)["_padding"], is_owned=True)
+        check_copies(self)
 
     register_forward_pre_hook = register_forward_pre_hook
 

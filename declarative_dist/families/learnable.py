@@ -8,8 +8,8 @@ transforms become live parts in turn.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
@@ -23,14 +23,12 @@ from declarative_dist.errors import (
     did_you_mean,
     shorten,
 )
-from declarative_dist.families.keywords import as_batch_shape
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.fixed import FixedTransform, make_constant
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
-from declarative_dist.fields.templates import replicate
 from declarative_dist.plain.arguments import arguments_of, choose_preferred
 from declarative_dist.plain.decompose import recover
 from declarative_dist.plain.tensors import tensors_of
@@ -43,6 +41,9 @@ Kinds = tuple[tuple[str, str], ...]
 ALL = "*"
 """Stands for all names."""
 
+WIDE = "wide"
+"""The kind of an argument without the guard band of its constraint, for values outside of it."""
+
 CONSTANT = "(constant)"
 """Stands for all names in a plain object that is a constant; live parts in it stay live."""
 
@@ -54,55 +55,42 @@ class Live(Variational, Generic[D]):
     """
 
     __framework__ = True
-    __fixed__: ClassVar[Names] = ()
 
     if TYPE_CHECKING:
 
         def __call__(self) -> D: ...
         def __getattr__(self, name: str) -> Tensor: ...
 
-    def __init__(self, **keywords: Any) -> None:
-        parts = {
-            name: _as_part(value, _names_in(self.__fixed__, name)) if _is_plain(value) else value
-            for name, value in keywords.items()
-        }
-        copies = as_batch_shape(keywords.get("batch_shape", ()), type(self).__name__)
-        given = set(_modules_in(keywords.values()))
-        for module in _modules_in(parts.values()):
-            if module not in given:  # it was made for a plain one, and belongs to this instance
-                if copies:
-                    replicate(module, copies, {})
-                module.to(keywords.get("device"), keywords.get("dtype"))
-        super().__init__(**parts)
 
+class LivePart(Nested):
+    """A part, or a list of parts, of which plain ones become live where an instance is built."""
 
-def _is_plain(value: object) -> bool:
-    """Whether an argument is a part that is not live yet."""
-    if isinstance(value, list):
-        return any(map(_is_plain, value))
-    return isinstance(value, (Distribution, Transform)) and not isinstance(value, nn.Module)
+    def __init__(self, fixed: Names, *, is_list: bool) -> None:
+        super().__init__(is_list=is_list)
+        self.fixed = fixed
 
-
-def _modules_in(parts: Iterable[Any]) -> Iterator[nn.Module]:
-    for part in parts:
-        if isinstance(part, nn.Module):
-            yield part
-        elif isinstance(part, list):
-            yield from _modules_in(part)
+    def _with_given(self, given: list[Any] | None) -> Iterator[tuple[Any, Any]]:
+        for index, (template, item) in enumerate(super()._with_given(given)):
+            if isinstance(item, (Distribution, Transform)) and not isinstance(item, nn.Module):
+                fixed = _names_in(self.fixed, str(index)) if self.is_list else self.fixed
+                yield _as_part(item, fixed), None  # a template of this instance alone
+            else:
+                yield template, item
 
 
 def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
     """A live instance of a plain distribution or transform, and of all that it is made of."""
-    kind: Any
-    kind, values = recover(plain)
-    _check_names(kind, fixed, values)
+    base, values = recover(plain)
+    _check_names(base, fixed, values)
     given = {name: _as_part(value, _names_in(fixed, name)) for name, value in values.items()}
-    is_transform = isinstance(plain, Transform)
-    kinds = tuple((n, _kind_of(kind, n, part, fixed, is_transform)) for n, part in given.items())
-    family = _make_live_class(kind, kinds, fixed, ())
-    declared = family.__declaration__.fields
-    wide = tuple(name for name in given if _needs_more_room(declared[name], given))
-    made = _make_live_class(kind, kinds, fixed, wide)(**given) if wide else family(**given)
+    kinds = {name: _kind_of(base, name, part, fixed) for name, part in given.items()}
+    family = _make_live_class(base, tuple(kinds.items()), fixed)
+    for name, field in family.__declaration__.fields.items():
+        value = given[name]
+        has_numbers = field.is_learned and isinstance(value, Tensor) and not is_traced(value)
+        if has_numbers and field.constraint.widen_to(value, given) is not field.constraint:
+            kinds[name] = WIDE
+    made = _make_live_class(base, tuple(kinds.items()), fixed)(**given)
     if "_validate_args" in vars(plain):
         made._validate_args = vars(plain)["_validate_args"]
     return made
@@ -160,30 +148,24 @@ _SIGNED: Mapping[type, Names] = {AffineTransform: ("scale",), PowerTransform: ("
 """Arguments of transforms that may be negative, but not zero."""
 
 
-def _kind_of(base: type, name: str, value: Any, fixed: Names, is_transform: bool) -> str:
+def _kind_of(base: type, name: str, value: Any, fixed: Names) -> str:
     """How an argument is declared; a word, so that classes can be cached."""
     if not {CONSTANT, ALL, name}.isdisjoint(fixed):
         return "constant"
-    if isinstance(value, list):
-        return "parts"
-    if isinstance(value, nn.Module):
-        return "part"
-    if not is_transform:
+    if isinstance(value, (list, nn.Module)):
+        return "parts" if isinstance(value, list) else "part"
+    is_learnable = isinstance(value, Tensor) and value.is_floating_point()
+    if issubclass(base, Distribution):
         argument = arguments_of(base)[name]
-        if argument.is_constant:
-            return "constant"
-        stated = argument.torch_constraint is not None
-        if isinstance(value, Tensor) and value.is_floating_point() and not stated:
+        if is_learnable and not argument.is_constant and argument.torch_constraint is None:
             subject = f"learnable({base.__name__})"
             expected = f"what {name} must satisfy, in arg_constraints"
             fix = f"Declare a class with a constraint, or hold it: fixed=({name!r},)."
             raise DeclarationError(subject, expected, "nothing", fix, code="unknown-set")
-        return "argument"
+        return "constant" if argument.is_constant else "argument"
     # Numbers shape a map; tensors are learned.
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return "constant"
-    if name not in _SIGNED.get(base, ()):
-        return "real"
+    if not is_learnable or name not in _SIGNED.get(base, ()):
+        return "real" if is_learnable else "constant"
     if (value == 0).any():
         subject = f"learnable({base.__name__}).{name}"
         raise ConstraintError(subject, "no zero", shorten(value), "Give another.")
@@ -192,53 +174,46 @@ def _kind_of(base: type, name: str, value: Any, fixed: Names, is_transform: bool
 
 
 @cache
-def _make_live_class(base: Any, kinds: Kinds, fixed: Names, wide: Names) -> Any:
-    """The class for a base.
+def _make_live_class(base: Any, kinds: Kinds, fixed: Names) -> Any:
+    """The class for a distribution or transform class.
 
     Args:
-        base: a distribution or transform class.
+        base: the class.
         kinds: for each argument how it is declared.
         fixed: dotted names of arguments to hold constant.
-        wide: arguments that are declared without the guard band of their constraint.
     """
     arguments = arguments_of(base)
     inferred = infer_fields({name: arguments[name] for name, _ in kinds})
-    fields: dict[str, Any] = {name: _field_of(kind, inferred[name]) for name, kind in kinds}
-    for name in wide:
-        narrow = _make_live_class(base, kinds, fixed, ()).__declaration__.fields[name]
-        fields[name] = Param(constraint=narrow.constraint.without_guard()).with_name(name)
-    parent = Live if issubclass(base, Distribution) else LearnableTransform
+    fields = {name: _field_of(kind, inferred[name], fixed) for name, kind in kinds}
+    wide = [name for name, kind in kinds if kind == WIDE]
+    if wide:
+        narrow = tuple((name, "argument" if kind == WIDE else kind) for name, kind in kinds)
+        declared = _make_live_class(base, narrow, fixed).__declaration__.fields
+        for name in wide:
+            constraint = declared[name].constraint.without_guard()
+            fields[name] = Param(constraint=constraint).with_name(name)
     body = {
         **fields,
         "base": base,
         "__module__": __name__,
         "__doc__": f"A learnable {base.__name__}.",
-        "__recipe__": (_make_live_class, (base, kinds, fixed, wide)),
-        "__fixed__": fixed,
+        "__recipe__": (_make_live_class, (base, kinds, fixed)),
     }
+    parent = Live if issubclass(base, Distribution) else LearnableTransform
     return DeclarativeMeta(f"Live{base.__name__}", (parent,), body)
 
 
-def _needs_more_room(field: Any, given: Mapping[str, Any]) -> bool:
-    """Whether a value lies outside of the guard band of its constraint."""
-    value = given[field.name]
-    if not field.is_learned or not isinstance(value, Tensor) or is_traced(value):
-        return False
-    return field.constraint.widen_to(value, given) is not field.constraint
-
-
-def _field_of(kind: str, field: Any) -> Any:
+def _field_of(kind: str, field: Any, fixed: Names) -> Any:
     """A field of some kind in place of the one that a base infers."""
-    if kind == "constant" and not field.is_part:
-        init = getattr(field, "init", None)
-        return Constant(None if callable(init) else init).with_name(field.name)
-    others: dict[str, Any] = {
-        "part": Nested,
-        "parts": partial(Nested, is_list=True),
-        "real": lambda: Param(constraint=Real()),
-        "negative": lambda: Param(constraint=Negative()),
-    }
-    return others[kind]().with_name(field.name) if kind in others else field
+    new: Any = field
+    if kind in ("part", "parts") or field.is_part:
+        is_list = kind == "parts" or (field.is_part and field.is_list)
+        new = LivePart(_names_in(fixed, field.name), is_list=is_list)
+    elif kind == "constant":
+        new = Constant(None if callable(field.init) else field.init)
+    elif kind in ("real", "negative"):
+        new = Param(constraint=Real() if kind == "real" else Negative())
+    return new.with_name(field.name)
 
 
 @overload
@@ -281,24 +256,20 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
         component_distribution.raw_concentration
     """
     names = (fixed,) if isinstance(fixed, str) or not isinstance(fixed, Iterable) else tuple(fixed)
-    for name in names:
-        if not isinstance(name, str):
-            raise DeclarationError(
-                "learnable(fixed=)", "names of arguments", repr(name), 'Write fixed=("scale",).'
-            )
-    if isinstance(x, type) and issubclass(x, Distribution):
-        if issubclass(x, Variational):
-            raise DeclarationError("learnable", "a plain class", x.__name__, "It is live already.")
-        base: Any = x
-        chosen = choose_preferred(arguments_of(base))
-        _check_names(base, names, chosen)
-        for name, argument in chosen.items():
-            if argument.part is None and not argument.is_sequence:
-                _as_part(None, tuple(f for f in _names_in(names, name) if f != ALL))
-        kinds = tuple((name, "constant" if name in names else "argument") for name in chosen)
-        return _make_live_class(base, kinds, names, ())
-    if not isinstance(x, Distribution) or isinstance(x, Variational):
-        subject = "learnable"
-        fix = "It is live already." if isinstance(x, Variational) else ""
-        raise DeclarationError(subject, "a plain torch distribution or its class", shorten(x), fix)
-    return _make_live(x, names)
+    if not all(isinstance(name, str) for name in names):
+        expected, fix = "names of arguments", 'Write fixed=("scale",).'
+        raise DeclarationError("learnable(fixed=)", expected, repr(fixed), fix)
+    if isinstance(x, Variational) or (isinstance(x, type) and issubclass(x, Variational)):
+        raise DeclarationError("learnable", "a plain one", shorten(x), "It is live already.")
+    if isinstance(x, Distribution):
+        return _make_live(x, names)
+    if not (isinstance(x, type) and issubclass(x, Distribution)):
+        raise DeclarationError("learnable", "a plain torch distribution or its class", shorten(x))
+    base: Any = x
+    chosen = choose_preferred(arguments_of(base))
+    _check_names(base, names, chosen)
+    for name, argument in chosen.items():
+        if argument.part is None and not argument.is_sequence:
+            _as_part(None, tuple(f for f in _names_in(names, name) if f != ALL))
+    kinds = tuple((name, "constant" if name in names else "argument") for name in chosen)
+    return _make_live_class(base, kinds, names)

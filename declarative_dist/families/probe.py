@@ -29,7 +29,6 @@ from declarative_dist.families.comparison import (
     block,
     find_difference,
     is_about_values,
-    takes_each,
 )
 from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.kinds import is_declarative, predicted_kind
@@ -72,13 +71,13 @@ class Trial:
         self.draws: dict[str, Tensor] = {}
 
     def draw(self) -> bool:
-        """Draw what will be scored; False if the methods refuse these numbers, also one alone."""
+        """Draw what will be scored; False if the methods refuse these numbers."""
         try:
             two, whole = (self._look(block(p, self.rank))[1] for p in ([0, 1], ALL))
             for name, distribution in whole.items():
                 self._draw_from(name, distribution, two[name])
         except REFUSALS as error:
-            return not is_about_values(error) or takes_each(self.see, ALL, self.rank)
+            return not is_about_values(error)
         return True
 
     def _draw_from(self, name: str, distribution: Any, of_two: Any) -> None:
@@ -198,10 +197,8 @@ def check_copies(module: Any) -> None:
 
     def start() -> tuple[See, int]:
         """A trial at the largest scale at which the methods take their values."""
-        scales = iter(SCALES)
-        trial = Trial(module, next(scales))
-        while not trial.draw() and (scale := next(scales, None)) is not None:
-            trial = Trial(module, scale)
+        trials = [Trial(module, scale) for scale in SCALES]
+        trial = next(filter(Trial.draw, trials), trials[-1])
         return trial.see, trial.rank
 
     _check_class(module, "copies" if copies else "contexts", start)
@@ -284,11 +281,11 @@ def _refuse_mixing(
     found = find_difference(see, rank, owner, groups)
     if found is None:
         return
-    subject = type(owner).__name__
+    subject, (name, alone, together) = type(owner).__name__, found
     raise ConstraintError(
-        f"{subject}.{found.name}" if found.name else subject,
+        f"{subject}.{name}" if name else subject,
         f"for each of the {what} a value that does not depend on the {what} beside it",
-        f"{found.alone} alone, and {found.together} beside others",
+        f"{alone} alone, and {together} beside others",
         "Index from the right, as in mu[..., None], and sum, sort and index over the dimensions "
         "of one event only, as in .sum(-1) and not .sum().",
         code="mixed-draws",

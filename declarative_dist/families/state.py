@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -43,10 +42,7 @@ class AtomicState(nn.Module):
             RuntimeError: for names or shapes that do not fit, as torch says.
         """
         with restoring(self):
-            keys = super().load_state_dict(state_dict, strict, assign)
-            for _, part in walk(self):
-                part._check_loaded()
-        return keys
+            return super().load_state_dict(state_dict, strict, assign)
 
 
 class DeclaredState(AtomicState):
@@ -98,20 +94,18 @@ class DeclaredState(AtomicState):
                 if is_changed and not (is_traced(tensor) or is_shard(tensor)):
                     tensor = to_tensor(tensor, field.subject(self), now.dtype)
                 field.check_stored(self, tensor)
-        is_tied = declaration.tied_names and not any(f.is_part for f in declaration.order)
-        with restoring(self, recurse=False) if is_tied else nullcontext():
+        is_all = declaration.tied_names and not self._modules  # nothing of it is loaded later
+        with restoring(self, recurse=False) if is_all else nullcontext():
             vars(self)["_is_loading"] = True
             try:
                 super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
             finally:
                 del vars(self)["_is_loading"]
-            # The module around it may be one that checks nothing. Bounds may be loaded later.
-            if is_tied and not _has_meta(self):
+            if is_all:
                 self._check_ties()
-        hooks = self._load_state_dict_post_hooks.values()
-        owns_bounds = any(getattr(field, "owns_constraint", False) for field in declaration.order)
-        if (owns_bounds or declaration.tied_names) and _check_whole not in hooks:
-            self.register_load_state_dict_post_hook(_check_whole)  # type: ignore[no-untyped-call]
+        # Torch calls it once the parts and bounds are loaded too.
+        if _check_loaded not in self._load_state_dict_post_hooks.values():
+            self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         move = _keep_finite(fn)
@@ -137,8 +131,6 @@ class DeclaredState(AtomicState):
     def _check_ties(self) -> None:
         """Refuse values that each field takes, but that do not go together."""
         declaration = self.__declaration__
-        if not declaration.tied_names:
-            return
         with torch.no_grad():
             for field in declaration.bounded:
                 field.check_room(self, needed_values(self, field.name))
@@ -150,28 +142,18 @@ class DeclaredState(AtomicState):
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""
 
-    def _check_loaded(self) -> None:
-        """Refuse a loaded state by its bounds and dtypes, and by fields that are parametrized."""
-        is_parametrized = "parametrizations" in self._modules
-        for field in self.__declaration__.stored:
-            tensor = find_tensor(self, field.stored_name) if is_parametrized else None
-            if tensor is not None:
-                field.check_stored(self, tensor.detach())
-        order: tuple[Any, ...] = self.__declaration__.order
-        for field in order:  # where the state has brought their dtype or their bounds
-            if field.needs_context or (field.is_learned and field.owns_constraint):
-                field.check_dtype(self, field.place_of(self)[0])
-        self._check_ties()
 
-
-def _check_whole(module: nn.Module, keys: object) -> None:
-    """Check a declared module whose parts are loaded, for the module around it checks nothing."""
-    if isinstance(module, DeclaredState) and not _has_meta(module):
-        module._check_loaded()
-
-
-def _has_meta(module: nn.Module) -> bool:
-    return any(t.is_meta for t in itertools.chain(module.parameters(), module.buffers()))
+def _check_loaded(module: Any, keys: object) -> None:
+    """Refuse a loaded state by its bounds and dtypes, and by fields that are parametrized."""
+    is_parametrized = "parametrizations" in module._modules
+    for field in module.__declaration__.stored:
+        tensor = find_tensor(module, field.stored_name) if is_parametrized else None
+        if tensor is not None:
+            field.check_stored(module, tensor.detach())
+    for field in module.__declaration__.order:  # where the state has brought dtypes or bounds
+        if field.needs_context or (field.is_learned and field.owns_constraint):
+            field.check_dtype(module, field.place_of(module)[0])
+    module._check_ties()
 
 
 def _keep_finite(fn: Move) -> Move:

@@ -145,11 +145,6 @@ class DeclaredValues(DeclaredState):
             >>> [group["lr"] for group in optimizer.param_groups]
             [0.1, 0.01]
         """
-        for name, given in options.items():
-            if not isinstance(given, Mapping):
-                subject, got = f"{type(self).__name__}.parameter_groups({name}=)", shorten(given)
-                expected = "a dict of an optimizer's options"
-                raise DeclarationError(subject, expected, got, f'Write {name}={{"lr": 1e-2}}.')
         found = {name: _find_parameters(self, name) for name in options}
         grouped: set[int] = set()
         members: dict[str, list[nn.Parameter]] = {}
@@ -181,8 +176,8 @@ class DeclaredValues(DeclaredState):
             ConstraintError: for another number of them, or one that is not finite; nothing has
                 changed then.
         """
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        sizes = [parameter.numel() for _, parameter in named]
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        sizes = [parameter.numel() for parameter in trained]
         subject = f"{type(self).__name__}.from_vector_"
         expected = f"a vector of {sum(sizes)} real numbers, one for each trainable one"
         whole = to_tensor(vector, subject, expected=expected)
@@ -190,16 +185,13 @@ class DeclaredValues(DeclaredState):
             got = f"shape {tuple(whole.shape)} in {whole.dtype}"
             fix = "Nothing has changed. to_vector() gives one of that size."
             raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
-        pieces = []
-        for piece, (name, parameter) in zip(whole.split(sizes), named, strict=True):
-            numbers = to_tensor(piece, subject, parameter.dtype, parameter.device, "real numbers")
-            if not is_traced(numbers) and not numbers.isfinite().all():
-                expected, fix = f"finite numbers in {parameter.dtype}", "Nothing has changed."
-                got = f"{shorten(numbers.reshape(parameter.shape))} for {name}"
-                raise ConstraintError(subject, expected, got, fix, code="not-finite")
-            pieces.append(numbers)
+        pieces = zip(whole.split(sizes), trained, strict=True)
+        new = [to_tensor(piece, subject, p.dtype, p.device, expected) for piece, p in pieces]
+        if not is_traced(whole) and not all(numbers.isfinite().all() for numbers in new):
+            expected = "finite numbers, also in the dtype of each parameter"
+            raise ConstraintError(subject, expected, shorten(whole), code="not-finite")
         with torch.no_grad():
-            for numbers, (_, parameter) in zip(pieces, named, strict=True):
+            for numbers, parameter in zip(new, trained, strict=True):
                 parameter.copy_(numbers.reshape(parameter.shape))
         return self
 

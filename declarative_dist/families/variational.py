@@ -281,18 +281,15 @@ class Variational(Declarative, Distribution):
         shape = torch.Size(batch_shape)
         with torch.no_grad():
             current = self()
-        own = current.batch_shape
-        sizes = zip(reversed(own), reversed(shape), strict=False)
-        if len(shape) < len(own) or any(size not in (1, new) for size, new in sizes):
-            subject = f"{type(self).__name__}.expand"
-            expected = f"a shape that {tuple(own)} broadcasts to"
-            raise ConstraintError(subject, expected, f"{tuple(shape)}", code="wrong-shape")
         try:
             current.expand(shape)
-        except NotImplementedError as error:
-            subject, expected = f"{type(self).__name__}.expand", "a base that defines expand"
-            got, fix = type(current).__name__, "Define expand in its class."
-            raise FieldError(subject, expected, got, fix, code="refused-by-torch") from error
+        except RuntimeError as error:  # also of a class that defines no expand
+            expected = f"a shape that {tuple(current.batch_shape)} broadcasts to, and a base "
+            expected += "that defines expand"
+            got = f"{tuple(shape)}, and from {type(current).__name__}: {error or 'none'}"
+            raise FieldError(
+                f"{type(self).__name__}.expand", expected, got, code="refused-by-torch"
+            ) from error
         view = copy.copy(self)
         vars(view)["_live_shape"] = shape
         return view
