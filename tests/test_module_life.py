@@ -15,7 +15,6 @@ from torch.nn.utils import parametrize
 
 from declarative_dist import (
     ConstraintError,
-    DeclarationError,
     Interval,
     Param,
     Positive,

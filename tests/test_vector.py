@@ -91,9 +91,9 @@ def test_it_is_a_copy_and_read_only_arrays_are_taken() -> None:
     (torch.zeros(7, dtype=torch.complex64), "complex numbers"),
     (["a"] * 7, r"a vector of 7 real numbers"),
     (None, r"got None"),
-    (torch.full((7,), torch.nan), r"finite numbers in torch.float32"),
-    (tensor([0.0] * 6 + [torch.inf]), r"for part\.raw_scale"),
-    (tensor([0.0] * 6 + [1e300], dtype=torch.float64), r"for part\.raw_scale"),
+    (torch.full((7,), torch.nan), r"finite numbers"),
+    (tensor([0.0] * 6 + [torch.inf]), r"finite numbers"),
+    (tensor([0.0] * 6 + [1e300], dtype=torch.float64), r"finite numbers, also in the dtype"),
 ])  # fmt: skip
 def test_another_vector_is_refused_and_changes_nothing(vector: Any, said: str) -> None:
     q = Model()

@@ -91,12 +91,10 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
 def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -> ConstraintError:
     """Our error about arguments, among the values of fields, that a class base refuses."""
     declaration = module.__declaration__
-    hint = ""
+    fix = f"It says: {error}."
     if issubclass(declaration.base, MixtureSameFamily):  # torch does not say what to do
-        hint = (
-            "Components lie along the last batch dimension: dimensions of one event go behind it, "
-            "with event_dim = 1 in the class of the components."
-        )
+        fix += " Components lie along the last batch dimension, behind which event_dim = 1 puts "
+        fix += "the dimensions of one event."
     shapes = []
     for name in declaration.inputs:
         value = values[name]
@@ -112,7 +110,7 @@ def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -
         type(module).__name__,
         f"arguments that {declaration.base.__name__} takes together",
         ", ".join(shapes),
-        f"It says: {error}. {hint}".rstrip(),
+        fix,
         code="refused-by-torch",
     )
 

@@ -29,8 +29,14 @@ def clip_gradient(raw: Tensor) -> Tensor:
     """
     if raw.dtype not in LARGEST:
         return raw
-    if is_transforming():
-        return _in_graph(raw)
+    if is_transforming():  # at the price of a node in the graph
+        if is_exporting():
+            return raw
+        if not is_dynamo_compiling():
+            return _WithTangent.apply(raw)  # type: ignore[no-untyped-call, no-any-return]
+        # Where dynamo traces a transform of torch.func it takes no function of its own.
+        is_clipped = raw.requires_grad and not is_mapped()
+        return _Clip.apply(raw) if is_clipped else raw  # type: ignore[no-untyped-call]
     if not raw.requires_grad:
         return raw
     node: Any = raw.grad_fn
@@ -48,21 +54,6 @@ def hooks_of_others(parameter: nn.Parameter) -> list[Any]:
     before = [hook for hook in (parameter._backward_hooks or {}).values() if hook is not _clip]
     after: Any = parameter._post_accumulate_grad_hooks or {}
     return [*before, *after.values()]
-
-
-def _in_graph(raw: Tensor) -> Tensor:
-    """The same for `torch.compile` and `torch.func`, at the price of a node in the graph.
-
-    Where dynamo traces a transform of `torch.func` it takes no function of its own.
-    """
-    if is_exporting():
-        return raw
-    if not is_dynamo_compiling():
-        clipped: Tensor = _WithTangent.apply(raw)  # type: ignore[no-untyped-call]
-        return clipped
-    if not raw.requires_grad or is_mapped():
-        return raw
-    return _Clip.apply(raw)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _clip(gradient: Tensor | None) -> Tensor | None:

@@ -70,34 +70,23 @@ def _way_of_several(module: Any) -> str:
 
 
 def _as_returned(module: Any, output: Any) -> list[Tensor]:
-    """What a network returned in place of a layer's output, refused if shapes do not fit."""
-    names = [head.name for head in module.__declaration__.heads]
-    if len(names) == 1 and isinstance(output, Tensor):
-        output = {names[0]: output}
-    if not isinstance(output, Mapping) or set(output) != set(names):
-        raise ConstraintError(
-            f"{type(module).__name__}.network",
-            f"a dict of unconstrained numbers for {', '.join(names)}"
-            if len(names) > 1
-            else f"a tensor, the unconstrained numbers of {names[0]}",
-            f"a dict of {', '.join(map(str, output))}"
-            if isinstance(output, Mapping)
-            else shorten(output),
-            _way_of_several(module)
-            if isinstance(output, (tuple, list))
-            else "Return them, or give in_features for a layer that makes them.",
-            code="failed-method",
-        )
-    for head in module.__declaration__.heads:
-        raw, shape = output[head.name], head.split(module).shape
+    """What a network returned in place of a layer's output, refused if it does not fit."""
+    heads = module.__declaration__.heads
+    raws = {heads[0].name: output} if len(heads) == 1 and isinstance(output, Tensor) else output
+    is_named = isinstance(raws, Mapping) and set(raws) == {head.name for head in heads}
+    for head in heads:
+        raw, shape = raws[head.name] if is_named else None, head.split(module).shape
         is_floating = isinstance(raw, Tensor) and raw.is_floating_point()
         if not is_floating or raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
-            raise ConstraintError(
-                f"{type(module).__name__}.{head.name}",
-                "unconstrained floating-point numbers of shape "
-                f"(*batch, {', '.join(map(str, shape))})",
-                shorten(raw),
-                "Change what the network returns, or the shape of the head.",
-                code="failed-method",
-            )
-    return [output[name] for name in names]
+            subject = f"{type(module).__name__}.{head.name if is_named else 'network'}"
+            sizes = ", ".join(("*batch", *map(str, shape)))
+            expected = f"unconstrained floating-point numbers of shape ({sizes}) for {head.name}"
+            if len(heads) > 1:
+                expected += f", in a dict of {', '.join(head.name for head in heads)}"
+            got = shorten(raw if is_named else output)
+            if isinstance(output, Mapping) and not is_named:
+                got = f"a dict of {', '.join(map(str, output))}"
+            fix = "Return such, change the head, or give in_features for a layer that makes them."
+            fix = _way_of_several(module) if isinstance(output, (tuple, list)) else fix
+            raise ConstraintError(subject, expected, got, fix, code="failed-method")
+    return [raws[head.name] for head in heads]

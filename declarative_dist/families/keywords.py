@@ -42,7 +42,11 @@ def blueprint_of(
     if dtype is not None:
         check_floating(dtype, f"{subject}(dtype=)")
     place = None if device is None else torch.device(device)
-    copies = as_batch_shape(batch_shape, subject)
+    copies: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
+    if not all(map(is_count, copies)):
+        where, got = f"{subject}(batch_shape=)", shorten(batch_shape)
+        raise ConstraintError(where, "sizes, ints 0 or above", got, code="wrong-argument")
+    copies = torch.Size(map(int, copies))
     blueprint = Blueprint(subject, given, sizes, copies, place, dtype)
     if given:
         needed = {name for name, field in fields.items() if field.holds_value or field.is_part}
@@ -60,12 +64,3 @@ def _as_size(declaration: Declaration, name: str, size: Any, others: tuple[str, 
     if not is_count(size):
         raise ConstraintError(subject, "an int, 0 or above", shorten(size), code="wrong-argument")
     return int(size)
-
-
-def as_batch_shape(batch_shape: int | Sequence[int], subject: str) -> torch.Size:
-    """The shape of independent copies, from one size or several."""
-    sizes: Any = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
-    if not all(map(is_count, sizes)):
-        subject, expected = f"{subject}(batch_shape=)", "sizes, ints 0 or above"
-        raise ConstraintError(subject, expected, shorten(batch_shape), code="wrong-argument")
-    return torch.Size(map(int, sizes))
