@@ -34,6 +34,7 @@ from declarative_dist.errors import ConstraintError, NonFiniteError
 from declarative_dist.fitting import ways
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.optimization.newton import Newton
+from declarative_dist.optimization.rows import Rows
 
 
 @pytest.fixture(autouse=True)
@@ -280,7 +281,7 @@ def test_a_mixture_written_as_a_method_starts_apart_too() -> None:
 
 def test_newton_leaves_a_saddle() -> None:
     x = torch.tensor([1.0, 0.0], requires_grad=True, **DOUBLE)
-    newton = Newton([x])
+    newton = Newton(Rows([x]))
     while not newton.is_done:
         newton.step(lambda: x[0] ** 2 + (x[1] ** 2 - 1) ** 2)
     assert newton.converged.all()

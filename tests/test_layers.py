@@ -84,7 +84,7 @@ ROWS = [
         for name in (
             "history", "parameters", "progress", "batches", "finite", "evaluation", "arguments",
             "compiled", "snapshot", "checkpoint", "moments", "losses", "clusters",
-            "starts", "phases", "ways", "verdict", "fit",
+            "starts", "phases", "verdict", "ways", "fit",
         )
     ],
     [

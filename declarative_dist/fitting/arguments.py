@@ -21,6 +21,7 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.kinds import lacks_forward
 from declarative_dist.fitting.finite import check_parameters
+from declarative_dist.fitting.parameters import trainable_of
 from declarative_dist.joints.joint import Joint
 from declarative_dist.posteriors.guides import NormalGuide
 
@@ -121,7 +122,7 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
     """
     options: dict[str, Any] = {} if lr is None else {"lr": _as_positive("fit(lr=)", lr)}
     if optimizer is None:
-        trainable = [p for p in objective.parameters() if p.requires_grad]
+        trainable = trainable_of(objective)
         # The fused kernel goes through memory from end to end, and would take gaps for numbers.
         fused = {p.device.type for p in trainable} <= _FUSED and all(
             type(p) is nn.Parameter and p.is_contiguous() and p.is_floating_point()
@@ -170,7 +171,7 @@ def make_optimizer(
         if not callable(optimizer) or isinstance(optimizer, nn.Module):
             raise optimizer_error(subject, optimizer)
         try:
-            made = optimizer([p for p in objective.parameters() if p.requires_grad], **options)
+            made = optimizer(trainable_of(objective), **options)
         except TypeError as error:
             why = f", which failed: {first_line(error)}"
             raise optimizer_error(subject, optimizer, why) from error

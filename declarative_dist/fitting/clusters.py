@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.fitting.moments import Sample, Suggestion
+from declarative_dist.fitting.moments import Sample
 
 SHELLS = 1
 """The seed of shells around the median, where the others are centres."""
@@ -14,15 +14,8 @@ ROUNDS = 10
 """How often k-means moves its centres."""
 
 
-def log_shares(shares: Tensor, weights: Tensor) -> Suggestion:
-    """The shares of components, of weights in each of them: `(n, *batch, count)`."""
-    probs = (shares.sum(0) / weights.sum(0).unsqueeze(-1)).clamp_min(1e-6)
-    probs = probs / probs.sum(-1, keepdim=True)
-    return {"probs": probs, "logits": probs.log()}
-
-
-def cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor:
-    """Weights of each datum in each component, `(n, *batch, count)`: components begin apart.
+def cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The shares `(n, *batch, count)` of data in components that lie apart, and their weights.
 
     Centres as in k-means++ (Arthur and Vassilvitskii, 2007), then k-means (Lloyd, 1982); of one
     seed shells around the median, for components that differ in scale alone.
@@ -38,7 +31,7 @@ def cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor:
     if seed == SHELLS:
         distance = (values - values.median(0).values).square().sum(-1)
         shell = distance.argsort(0).argsort(0) * count // len(values)
-        return (nn.functional.one_hot(shell, count) + 1e-3 / count) * weights[..., None]
+        return _soften(nn.functional.one_hot(shell, count)), weights
     generator = torch.Generator().manual_seed(seed)
     centers: list[Tensor] = []
     nearest = torch.ones_like(weights)
@@ -53,10 +46,14 @@ def cluster(sample: Sample, batch: torch.Size, count: int, seed: int) -> Tensor:
     center, member = torch.stack(centers, -2), weights[..., None]
     for _ in range(ROUNDS):
         distance = ((values.unsqueeze(-2) - center) ** 2).sum(-1)
-        member = nn.functional.one_hot(distance.argmin(-1), count).to(values) * weights[..., None]
-        total = member.sum(0)
-        moved = (
-            torch.einsum("n...k,n...d->...kd", member, values) / total.clamp_min(1e-300)[..., None]
-        )
-        center = torch.where(total[..., None] > 0, moved, center)
-    return member + 1e-3 * weights[..., None] / count
+        member = nn.functional.one_hot(distance.argmin(-1), count)
+        counts = member * weights[..., None]
+        total = counts.sum(0)[..., None]
+        moved = torch.einsum("n...k,n...d->...kd", counts, values) / total.clamp_min(1e-300)
+        center = torch.where(total > 0, moved, center)
+    return _soften(member), weights
+
+
+def _soften(member: Tensor) -> Tensor:
+    """Memberships, zeros and ones, with a trace of each datum in every component."""
+    return (member + 1e-3 / member.shape[-1]) / (1 + 1e-3)

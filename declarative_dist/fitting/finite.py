@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import NonFiniteError, first_line
-from declarative_dist.fitting.parameters import declared_values, field_of, held_fields
+from declarative_dist.fitting.parameters import (
+    declared_values,
+    field_of,
+    held_fields,
+    trainable_of,
+)
 from declarative_dist.optimization.rows import REFUSALS
 from declarative_dist.plain.batch import call_with
 
@@ -100,7 +105,7 @@ def error_of_step(
             "datum: give it a prior, or a floor."
         )
     fix = f"{hint} Everything is as it was before this step."
-    parameters = [p for p in objective.parameters() if p.requires_grad]
+    parameters = trainable_of(objective)
     own = ((p, "", p) for p in parameters)
     gradients = ((p, "the gradient of ", p.grad) for p in parameters if p.grad is not None)
     for parameter, what, tensor in chain(own, gradients):

@@ -23,7 +23,6 @@ from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import FieldValues
 from declarative_dist.fitting.progress import Progress
 from declarative_dist.fitting.snapshot import Snapshot
-from declarative_dist.fitting.verdict import judge
 from declarative_dist.fitting.ways import Way, choose_way
 
 
@@ -174,7 +173,7 @@ def fit(
         for file in files:
             file.close()
         history.end(fields.read())
-        judge(way, history)
+        way.conclude(history)
         bar.close(history.verdict)
     return history
 
@@ -193,15 +192,15 @@ def _steps(
         NonFiniteError: naming the field and the index; everything is as before the step.
     """
     limit = 0 if way.replay(history.losses) else way.limit
-    closure = way.closure(backward)
+    take_step = way.step_with(backward)
     first = history.step + 1
     for step in range(first, limit + 1):
         snapshot.take(step - 1)
         batch = batches.next()
         if step == 1:
             way.begin(batch, restarts)
-        loss = closure.step(batch)
-        if not (math.isfinite(loss) and are_finite(snapshot.parameters) and way.is_sound()):
+        loss = take_step(batch)
+        if not (math.isfinite(loss) and are_finite(snapshot.parameters)):
             error = error_of_step(way.objective, step, loss, batch)
             if error is not None:  # else only a sum of large numbers was not finite
                 snapshot.restore(step - 1)

@@ -11,6 +11,11 @@ LIMIT = 200
 """How many points of the values' paths are kept before every other one is dropped."""
 
 
+def spell_steps(count: int) -> str:
+    """A number of steps in words."""
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
 class History:
     """The record of a fit, filled step by step.
 
@@ -127,4 +132,4 @@ class History:
         values = f", values of {shown}" if names else ""
         ended = ", interrupted" if self.interrupted else ", stopped" if self.stopped else ""
         verdict = f": {self.verdict}" if self.verdict else ""
-        return f"History({self.step} steps{losses}{values}{ended}){verdict}"
+        return f"History({spell_steps(self.step)}{losses}{values}{ended}){verdict}"

@@ -17,6 +17,8 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
+from declarative_dist.wrappers.zero_inflated import ZeroInflated
+
 Suggestion = dict[str, Tensor]
 """Tensors of shape `(*batch, *own)` by the names of constructor arguments."""
 
@@ -45,6 +47,10 @@ class Sample:
     def with_grain(self, grain: float) -> Sample:
         """The same data with another grain."""
         return Sample(self.values, self.weights, self.event_dim, grain)
+
+    def first(self) -> Sample:
+        """The first datum alone."""
+        return Sample(self.values[:1], self.weights[:1], self.event_dim)
 
     def with_values(self, values: Tensor, weights: Tensor, added: int = 0) -> Sample:
         """Other data with other weights, of as many dimensions of an event or more."""
@@ -170,13 +176,6 @@ def _dirichlet(sample: Sample, part: Any) -> Suggestion:
     return {"concentration": shape}
 
 
-def _snedecor(sample: Sample, part: Any) -> Suggestion:
-    # Its logarithm has the variance of two log chi2: trigamma(df / 2) is about 2 / df + 2 / df^2.
-    var = sample.var(sample.values.log()) / 2
-    df = (1 + (1 + 2 * var).sqrt()) / var
-    return {"df1": df, "df2": df}
-
-
 def _pareto(sample: Sample, part: Any) -> Suggestion:
     low, _ = sample.ends()  # the maximum of the likelihood is there
     return {"scale": low, "alpha": 1 / sample.mean((sample.values / low).log())}
@@ -207,23 +206,9 @@ def _negative_binomial(sample: Sample, part: Any) -> Suggestion:
     return {"total_count": mean * (1 - probs) / probs, **_binary(probs)}
 
 
-def _relaxed_bernoulli(sample: Sample, part: Any) -> Suggestion:
-    logits = sample.values.logit()  # logistic, divided by the temperature
-    temperature = math.pi / (3 * sample.var(logits)).sqrt()
-    return {"temperature": temperature, **_binary((sample.mean(logits) * temperature).sigmoid())}
-
-
-def _relaxed_categorical(sample: Sample, part: Any) -> Suggestion:
-    logs = sample.values.log()
-    centred = logs - logs.mean(-1, keepdim=True)  # differences of Gumbels over the temperature
-    size = logs.shape[-1]
-    var = sample.var(centred).mean(-1) * size / max(size - 1, 1)
-    temperature = math.pi / (6 * var).sqrt()
-    shares = (sample.mean(centred) * temperature[..., None]).softmax(-1)
-    return {"temperature": temperature, **_shares(shares)}
-
-
 def _categorical(sample: Sample, part: Any) -> Suggestion:
+    if sample.event_dim:  # the shares of a mixture
+        return _shares(sample.mean())
     count = part.probs.shape[-1]
     values = sample.values.long().clamp(0, count - 1)
     return _shares(sample.mean(torch.nn.functional.one_hot(values, count).double()))
@@ -259,14 +244,6 @@ def _low_rank_normal(sample: Sample, part: Any) -> Suggestion:
     return {"loc": sample.mean(), "cov_factor": factor, "cov_diag": diagonal}
 
 
-def _wishart(sample: Sample, part: Any) -> Suggestion:
-    mean, size = sample.mean(), sample.values.shape[-1]
-    spread = sample.var().diagonal(dim1=-2, dim2=-1)
-    sizes = mean.diagonal(dim1=-2, dim2=-1)
-    df = (2 * sizes**2 / spread).mean(-1).clamp_min(size + 1e-3)
-    return {"df": df, **_factors(mean / df[..., None, None])}
-
-
 TABLE: Mapping[type[Any], Callable[[Sample, Any], Suggestion]] = {
     dd.Bernoulli: lambda data, _: _binary(data.mean()),
     dd.Beta: _beta,
@@ -281,7 +258,6 @@ TABLE: Mapping[type[Any], Callable[[Sample, Any], Suggestion]] = {
     dd.ContinuousBernoulli: lambda data, _: _binary(data.mean()),
     dd.Dirichlet: _dirichlet,
     dd.Exponential: lambda data, _: {"rate": 1 / data.mean()},
-    dd.FisherSnedecor: _snedecor,
     dd.Gamma: _gamma,
     dd.Geometric: lambda data, _: _binary(1 / (1 + data.mean())),
     dd.Gumbel: _gumbel,
@@ -302,13 +278,14 @@ TABLE: Mapping[type[Any], Callable[[Sample, Any], Suggestion]] = {
     dd.OneHotCategorical: lambda data, _: _shares(data.mean()),
     dd.Pareto: _pareto,
     dd.Poisson: lambda data, _: {"rate": data.mean()},
-    dd.RelaxedBernoulli: _relaxed_bernoulli,
-    dd.RelaxedOneHotCategorical: _relaxed_categorical,
     dd.StudentT: _student_t,
     dd.Uniform: lambda data, _: dict(zip(("low", "high"), data.ends(), strict=True)),
     dd.VonMises: _von_mises,
     dd.Weibull: _weibull,
-    dd.Wishart: _wishart,
+    # The share of zeros, as of a hurdle; where the base has zeros too, it is somewhat high.
+    ZeroInflated: lambda data, _: {
+        "gate": data.mean((data.values == 0).double()).clamp(1e-3, 1 - 1e-3)
+    },
 }
 """By family, what data suggest for its arguments, in every parametrisation."""
 

@@ -20,6 +20,11 @@ LARGEST = 100
 """How many numbers a field may have for its values to be recorded."""
 
 
+def trainable_of(objective: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a fit changes."""
+    return [parameter for parameter in objective.parameters() if parameter.requires_grad]
+
+
 def field_of(
     objective: nn.Module, parameter: Tensor, index: tuple[int, ...] = ()
 ) -> tuple[str, str]:
@@ -87,6 +92,24 @@ def held_fields(objective: nn.Module) -> Iterator[str]:
             is_held = constraint.is_at_end(raw).any() or find_saturated(constraint, raw).any()
         if is_held:
             yield _subject_of(objective, path, field.name).partition(".")[2]
+
+
+def is_at_limit(objective: nn.Module, parameter: Tensor, directions: Tensor) -> bool:
+    """Whether the value of a parameter moves no more in one of some directions `(n, *own)`.
+
+    So it is where its raw numbers run away and it comes nearer and nearer to the end of its range.
+    """
+    for _, module, field in _trainable_params(objective):
+        if getattr(module, field.raw_name) is parameter:
+            constraint = field.resolved_constraint(module, needed_values(module, field.name))
+            raw, lead = parameter.detach(), parameter.ndim - directions.ndim + 1
+            steps = directions.to(raw).reshape(-1, *(1,) * lead, *directions.shape[1:])
+            with torch.no_grad():
+                moves = (constraint.forward(raw + steps) - constraint.forward(raw)).abs()
+                usual = (constraint.forward(0 * raw + steps) - constraint.forward(0 * raw)).abs()
+            sizes = [m.reshape(*steps.shape[:1], *raw.shape[:lead], -1) for m in (moves, usual)]
+            return bool((sizes[0].amax(-1) <= 1e-5 * sizes[1].amax(-1)).any())
+    return False
 
 
 def _trainable_params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:

@@ -7,7 +7,7 @@ so any way of declaring a family will do, by its base, by a method or by a nest 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +17,9 @@ from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.walk import walk
-from declarative_dist.fitting.clusters import cluster, log_shares
+from declarative_dist.fitting.clusters import cluster
 from declarative_dist.fitting.losses import Data, Losses, plain_of
-from declarative_dist.fitting.moments import Sample, Suggestion, suggest
+from declarative_dist.fitting.moments import Sample, suggest
 from declarative_dist.optimization.rows import Rows
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold
@@ -60,8 +60,13 @@ Places = dict[tuple[str, str], Source]
 
 Part = tuple[Data, Places]
 
+Leaf = tuple[str, Any, Sample]
+"""Where a distribution stands in a nest, itself, and its data."""
 
-def race(rows: Rows, losses: Losses, others: int) -> tuple[bool, Tensor | None]:
+Leaves = Callable[[Sample], list[Leaf]]
+
+
+def race(rows: Rows, losses: Losses, others: int) -> bool:
     """Set parameters to the best of their starts, for each independent problem alone.
 
     Args:
@@ -70,19 +75,16 @@ def race(rows: Rows, losses: Losses, others: int) -> tuple[bool, Tensor | None]:
         others: how many more starts to try, each twice as far from the others as the one before.
 
     Returns:
-        Whether all numbers are what the data suggest, by one formula; and which numbers can't
-        rise, and which can't fall, because data would be outside of the support: a mask of shape
-        `(2, problems, numbers)`, or None where nothing is known of that.
+        Whether all numbers are what the data suggest, by one formula.
     """
     start = best = rows.read()
     with torch.no_grad():
         least = rows.attempt(losses, start, start)
-        parts = [(data, _find_places(data.module)) for data in losses.data]
+        parts = [(data, _find_places(data)) for data in losses.data]
         several = any("shares" in level for _, places in parts for level, _ in places)
         seeds = range(SEEDINGS + others if several else any(places for _, places in parts))
         candidates = [_move_to(rows, losses, parts, seed) for seed in seeds]
-        is_one = len(candidates) == 1 and not others
-        walls = _find_walls(rows, losses, candidates[0]) if is_one else None
+    is_one = len(candidates) == 1 and not others
     generator = torch.Generator().manual_seed(0)
     for number in range(others):
         noise = torch.randn(start.shape, generator=generator, dtype=torch.float64)
@@ -95,10 +97,8 @@ def race(rows: Rows, losses: Losses, others: int) -> tuple[bool, Tensor | None]:
         best = torch.where(is_better[:, None], usable, best)
         least = torch.where(is_better, found, least)
     rows.write(best)
-    is_new = best != start
     # Of equal data there may be no maximum, and the formulas stop somewhere on the way.
-    is_suggested = is_one and bool(is_new.all()) and not losses.has_equal_data
-    return is_suggested, None if walls is None else walls & is_new.any(1, keepdim=True)
+    return is_one and bool((best != start).all()) and not losses.has_equal_data
 
 
 def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor:
@@ -122,27 +122,11 @@ def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor
         except ConstraintError:
             break
         candidate = torch.where(refused[:, None], rows.read(), candidate)
-        refused = rows.find_refused(losses, margin=eps)
-        if not refused.any():
+        found = rows.find_refused(losses, margin=eps)
+        if found is None or not found.any():
             break
+        refused = found
     return candidate
-
-
-def _find_walls(rows: Rows, losses: Losses, point: Tensor) -> Tensor | None:
-    """Which numbers can't rise, and which can't fall, as `race` returns them."""
-    if losses.find_refused() is None:
-        return None
-    rows.write(point)
-    stands = ~rows.find_refused(losses)
-    walls = torch.zeros((2, *point.shape), dtype=torch.bool, device=point.device)
-    step = torch.finfo(point.dtype).eps ** 0.5 * (1 + point.abs())
-    for number in range(rows.numbers):
-        for side, sign in enumerate((1, -1)):
-            moved = point.clone()
-            moved[:, number] += sign * step[:, number]
-            rows.write(moved)
-            walls[side, :, number] = stands & rows.find_refused(losses)
-    return walls
 
 
 def _sources_of(module: Any) -> list[Source]:
@@ -174,19 +158,22 @@ def _suggest_from(
     parts: list[Part], seed: int, grain: float
 ) -> Iterator[tuple[str, Source, Tensor]]:
     for data, places in parts:
-        found = _suggest_nest(data.plain, data.sample.with_grain(grain), seed)
-        for key, source in places.items():
-            value = _fit_into(source, found[key]) if key in found else None
-            if value is not None:
-                yield data.prefix + source.name, source, value
+        for level, part, sample in _leaves_of(data.plain, data.sample.with_grain(grain), seed):
+            wanted = {n: source for (at, n), source in places.items() if at == level}
+            found = suggest(sample, part) if wanted else {}
+            for name in wanted.keys() & found.keys():
+                value = _fit_into(wanted[name], found[name])
+                if value is not None:
+                    yield data.prefix + wanted[name].name, wanted[name], value
 
 
 def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
     return tensor.reshape(tensor.shape + (1,) * event_dim)
 
 
-def _find_places(module: Any) -> Places:
+def _find_places(data: Data) -> Places:
     """The trainable parameters that arguments of the plain distribution are, by the argument."""
+    module, places = data.module, Places()
     sources = {source.name: source for source in _sources_of(module)}
     generator = torch.Generator().manual_seed(0)
     with restoring(module, always=True):
@@ -195,18 +182,18 @@ def _find_places(module: Any) -> Places:
                 noise = torch.rand(parameter.shape, generator=generator).to(parameter)
                 parameter += (0.01 + 0.01 * parameter.abs()) * noise
         moved = _sources_of(module)
-        places: Places = {}
-        for key, argument in _arguments_of(plain_of(module)).items():
-            for source in moved:
-                aligned = _align(key, argument, source)
-                if aligned is not None:
-                    places[key] = sources[source.name]._replace(aligned=aligned)
-                    moved.remove(source)
-                    break
-        return places
+        for level, part, _ in _leaves_of(plain_of(module), data.sample.first(), 0):
+            for name, argument in decompose(part)[1].items():
+                for source in moved if isinstance(argument, Tensor) else ():
+                    aligned = _align(name, argument, source)
+                    if aligned is not None:
+                        places[level, name] = sources[source.name]._replace(aligned=aligned)
+                        moved.remove(source)
+                        break
+    return places
 
 
-def _align(key: tuple[str, str], argument: Tensor, source: Source) -> torch.Size | None:
+def _align(name: str, argument: Tensor, source: Source) -> torch.Size | None:
     """The shape of a value in front of an argument that it is; None if it is another."""
     value, copies = source.value, len(vars(source.part)["_copies"])
     missing = argument.ndim - value.ndim
@@ -216,89 +203,55 @@ def _align(key: tuple[str, str], argument: Tensor, source: Source) -> torch.Size
     if any(own not in (1, whole) for own, whole in zip(shape, argument.shape, strict=True)):
         return None
     pairs = [(value.reshape(shape).expand(argument.shape), argument)]
-    if key[1] == "logits" and shape[-1:] == argument.shape[-1:]:  # may be normalised
+    if name == "logits" and shape[-1:] == argument.shape[-1:]:  # may be normalised
         pairs.append((pairs[0][0].log_softmax(-1), argument.log_softmax(-1)))
     return shape if any(torch.allclose(*pair, 1e-5, 1e-9) for pair in pairs) else None
 
 
-def _arguments_of(plain: Any) -> dict[tuple[str, str], Tensor]:
-    """The tensors that the innermost distribution is made of, and the shares of mixtures."""
+def _leaves_of(plain: Any, sample: Sample, seed: int) -> list[Leaf]:
+    """The distributions that one is made of, if not itself, each with what the data say of it."""
 
-    def tensors(part: Any, level: str) -> dict[tuple[str, str], Tensor]:
-        arguments = decompose(part)[1]
-        found = {(level, n): v for n, v in arguments.items() if isinstance(v, Tensor)}
-        for base in filter(None, [_base_of(part)]):  # of a distribution that wraps another one
-            found |= {_inside(key): value for key, value in _arguments_of(base).items()}
-        return found
+    def leaf(part: Any) -> Leaves:
+        if not isinstance(part, (Censored, Truncated, ZeroInflated)):
+            return lambda inner: [("leaf", part, inner)]
+        base = part.base_distribution
 
-    return fold(
-        plain,
-        lambda leaf: tensors(leaf, "leaf"),
-        independent=lambda _, inside: inside,
-        transformed=lambda _, inside: inside,
-        mixture=lambda nest, inside: {**inside, **tensors(nest.mixture_distribution, "shares")},
-    )
-
-
-def _suggest_nest(plain: Any, sample: Sample, seed: int) -> dict[tuple[str, str], Tensor]:
-    """What a sample suggests for the arguments of a distribution that may be made of others."""
-
-    def leaf(part: Any) -> Any:
-        def apply(inner: Sample) -> Any:
-            known = {**suggest(inner, part), **_suggest_gate(inner, part)}
-            found = {("leaf", n): v for n, v in known.items()}
-            for base in filter(None, [_base_of(part)]):
-                own = _suggest_nest(base, _sample_of_base(inner, part), seed)
-                found |= {_inside(key): value for key, value in own.items()}
-            return found
+        def apply(inner: Sample) -> list[Leaf]:
+            inside = _leaves_of(base, _sample_of_base(inner, part), seed)
+            return [("leaf", part, inner), *((f"base {level}", *rest) for level, *rest in inside)]
 
         return apply
 
-    def independent(part: Any, inside: Any) -> Any:
+    def independent(part: Any, inside: Leaves) -> Leaves:
         added = part.reinterpreted_batch_ndims
         return lambda inner: inside(
             inner.with_values(inner.values, _over_event(inner.weights, added), -added)
         )
 
-    def transformed(part: Any, inside: Any) -> Any:
-        def apply(inner: Sample) -> Any:
+    def transformed(part: Any, inside: Leaves) -> Leaves:
+        def apply(inner: Sample) -> list[Leaf]:
             value = inner.values
             for transform in reversed(part.transforms):
                 value = transform.inv(value)
             added = len(part.base_dist.event_shape) - inner.event_dim
-            weights = inner.weights
-            if added < 0:
-                weights = _over_event(weights, -added)
+            weights = _over_event(inner.weights, max(-added, 0))
             return inside(inner.with_values(value, weights, added))
 
         return apply
 
-    def mixture(part: Any, inside: Any) -> Any:
-        def apply(inner: Sample) -> Any:
+    def mixture(part: Any, inside: Leaves) -> Leaves:
+        def apply(inner: Sample) -> list[Leaf]:
             count = part.mixture_distribution.probs.shape[-1]
-            shares = cluster(inner, part.batch_shape, count, seed)
+            members, weights = cluster(inner, part.batch_shape, count, seed)
             value = inner.values.unsqueeze(inner.values.ndim - inner.event_dim)
-            found = {("shares", n): v for n, v in log_shares(shares, inner.weights).items()}
-            return {**inside(inner.with_values(value, shares)), **found}
+            shares = inner.with_values(members, weights, 1 - inner.event_dim)
+            of_each = inner.with_values(value, members * weights[..., None])
+            return [("shares", part.mixture_distribution, shares), *inside(of_each)]
 
         return apply
 
     compute = fold(plain, leaf, independent=independent, transformed=transformed, mixture=mixture)
-    return compute(sample)  # type: ignore[no-any-return]
-
-
-def _base_of(part: Any) -> Any:
-    """What a distribution wraps; None for one that is not made of another."""
-    return (
-        part.base_distribution if isinstance(part, (Censored, Truncated, ZeroInflated)) else None
-    )
-
-
-def _suggest_gate(sample: Sample, part: Any) -> Suggestion:
-    """The share of zeros, as of a hurdle; where the base has zeros too, it is somewhat high."""
-    if not isinstance(part, ZeroInflated):
-        return {}
-    return {"gate": sample.mean((sample.values == 0).double()).clamp(1e-3, 1 - 1e-3)}
+    return compute(sample)
 
 
 def _sample_of_base(sample: Sample, part: Any) -> Sample:
@@ -311,11 +264,6 @@ def _sample_of_base(sample: Sample, part: Any) -> Sample:
     lower, upper = sample.values.unbind(-1)
     ends = torch.where(lower.isfinite(), lower, upper), torch.where(upper.isfinite(), upper, lower)
     return sample.with_values((ends[0] + ends[1]) / 2, sample.weights, -1)
-
-
-def _inside(key: tuple[str, str]) -> tuple[str, str]:
-    """The key of an argument of what a distribution wraps."""
-    return f"base {key[0]}", key[1]
 
 
 def _fit_into(source: Source, value: Tensor) -> Tensor | None:

@@ -7,6 +7,8 @@ Adam with a rate that decays where the loss is noisy, or where you choose the op
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,13 +17,13 @@ from torch.optim import Optimizer
 
 from declarative_dist.fitting.arguments import optimizer_of
 from declarative_dist.fitting.batches import Batches
-from declarative_dist.fitting.evaluation import Closure, begin, gradient_of
-from declarative_dist.fitting.history import History
+from declarative_dist.fitting.evaluation import Backward, Closure, begin, gradient_of
+from declarative_dist.fitting.history import History, spell_steps
 from declarative_dist.fitting.losses import Losses
-from declarative_dist.fitting.parameters import held_fields, singular_fields
+from declarative_dist.fitting.parameters import held_fields, trainable_of
 from declarative_dist.fitting.phases import DECAY, GradientSums, Phases, fall_of
 from declarative_dist.fitting.starts import race
-from declarative_dist.optimization.ends import Ends
+from declarative_dist.fitting.verdict import NotConvergedWarning, judge_descent
 from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
@@ -50,31 +52,26 @@ class Way:
         limit: how many steps there may be.
 
     Attributes:
-        is_told: whether the number of steps was given.
+        has_steps: whether the number of steps was given.
     """
 
-    is_told = True
+    has_steps = True
 
     def __init__(self, objective: nn.Module, optimizer: Optimizer, limit: int) -> None:
         self.objective = objective
         self.optimizer = optimizer
         self.limit = limit
 
-    def closure(self, backward: Any) -> Closure:
-        """What the optimizer calls for the loss."""
-        return Closure(self.objective, backward, self.optimizer)
+    def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
+        """What does a step on a batch, and gives the loss from before it."""
+        return Closure(self.objective, backward, self.optimizer).step
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         """Find where to start, before the first step: with `steps`, at the values as they are."""
         begin(self.objective, batch)
-        if not self.is_told:
+        if not self.has_steps:
             losses = Losses(self.objective, batch)
-            trainable = [p for p in self.objective.parameters() if p.requires_grad]
-            race(Rows(trainable, losses.copies), losses, restarts or 0)
-
-    def is_sound(self) -> bool:
-        """Whether the gradients of the last step were finite, for what they change."""
-        return True
+            race(Rows(trainable_of(self.objective), losses.copies), losses, restarts or 0)
 
     def observe(self, loss: float) -> bool:
         """Take note of a step that is done, and say whether it was the last one."""
@@ -84,100 +81,91 @@ class Way:
         """Take note of the steps that were done before, and say whether nothing is left to do."""
         return False
 
-    def judge(self, history: History) -> tuple[bool | None, str]:
-        """Whether the fit has converged, and a sentence about it."""
+    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
+        """Whether the fit has converged, and sentences about it.
+
+        Args:
+            history: the record, of a step at least.
+            held: the fields at the end of their band.
+        """
         losses, count = history.losses, history.step
         gradient = gradient_of(self.optimizer)
         if gradient <= SMALL * (1 + abs(losses[-1])):
-            return True, f"settled: gradient {gradient:.1g}, {count} steps"
+            return True, [f"settled: gradient {gradient:.1g}, {spell_steps(count)}"]
         width = min(max(count // 10, 5), 200)
         if count < 2 * width:
-            return None, f"{count} steps, too few to tell"
+            return None, [f"{spell_steps(count)}, too few to tell"]
         fall, noise = fall_of(losses, width)
-        if fall > 2 * noise and fall > 1e-6 * (1 + abs(losses[-1])):
-            advice = "; give more steps or none" if self.is_told else ""
-            down = f"{count} steps, loss down {fall:.2g} in the last {width}"
-            return False, f"still falling: {down}{advice}"
-        if fall < -2 * noise and -fall > 1e-6 * (1 + abs(losses[-1])):
-            up = f"{count} steps, loss up {-fall:.2g} in the last {width}"
-            return False, f"rising: {up}; try a smaller lr"
-        return None, f"level: {count} steps, loss within its noise over the last {2 * width}"
+        if abs(fall) > max(2 * noise, 1e-6 * (1 + abs(losses[-1]))):
+            way = f"loss {'down' if fall > 0 else 'up'} {abs(fall):.2g} in the last {width}"
+            advice = "; give more steps or none" if self.has_steps else ""
+            if fall > 0:
+                return False, [f"still falling: {count} steps, {way}{advice}"]
+            return False, [f"rising: {count} steps, {way}; try a smaller lr"]
+        return None, [f"level: {count} steps, loss within its noise over the last {2 * width}"]
+
+    def conclude(self, history: History) -> None:
+        """Say in a history how the fit ended, and warn where it should have ended at an answer."""
+        if not history.step:
+            history.verdict = "no step was done"
+            return
+        held = list(held_fields(self.objective))
+        converged, (verdict, *notes) = self.judge(history, held)
+        if not converged and (history.interrupted or history.stopped):
+            who = "Ctrl-C" if history.interrupted else "a callback"
+            converged, verdict = None, f"ended by {who}: {verdict}"
+        history.converged = converged
+        bands = [f"{name} is held at the end of its band" for name in held]
+        history.verdict = "; ".join([verdict, *bands, *notes])
+        if converged is False and not self.has_steps:
+            warnings.warn(NotConvergedWarning(history.verdict), stacklevel=3)
 
 
 class DescentWay(Way):
     """Newton's method, or L-BFGS, for all independent problems in one batch."""
 
-    is_told = False
+    has_steps = False
     optimizer: Newton | LBFGS
-    ends: Ends | None = None
+    _backward: Backward | None = None
 
     def __init__(
         self, objective: nn.Module, losses: Losses, tolerance: float | None, *, compiles: bool
     ) -> None:
-        trainable = [p for p in objective.parameters() if p.requires_grad]
-        copies = torch.Size() if compiles else losses.copies
-        is_large = Rows(trainable, copies).numbers > NEWTON
-        kind = LBFGS if is_large or compiles else Newton
-        super().__init__(objective, kind(trainable, copies, tolerance), BUDGETS[kind])
+        rows = Rows(trainable_of(objective), torch.Size() if compiles else losses.copies)
+        kind = LBFGS if rows.numbers > NEWTON or compiles else Newton
+        super().__init__(objective, kind(rows, tolerance), BUDGETS[kind])
         self._losses, self._compiles = losses, compiles
 
-    def closure(self, backward: Any) -> Any:
+    def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
         self._backward = backward
-        return self
+        return self._step
 
-    def step(self, batch: tuple[Any, ...]) -> float:
-        """Do a step, and give the loss from before it."""
+    def _step(self, batch: tuple[Any, ...]) -> float:
         self._losses.batch = batch
         self._losses.backward = self._backward if self._compiles else None
         loss = self.optimizer.step(self._losses).item()
         self._losses.forget()
-        return loss
+        return loss if self.optimizer.gradients.isfinite().any() else torch.nan
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         begin(self.objective, batch)
-        start = race(self.optimizer.rows, self._losses, restarts or 0)
+        is_suggested = race(self.optimizer.rows, self._losses, restarts or 0)
         if isinstance(self.optimizer, Newton):
-            self.optimizer.trusts_start, self.optimizer.walls = start
+            self.optimizer.trusts_start = is_suggested
 
     def observe(self, loss: float) -> bool:
         return self.optimizer.is_done
 
-    def is_sound(self) -> bool:
-        return bool(self.optimizer.gradients.isfinite().any())
-
-    def judge(self, history: History) -> tuple[bool | None, str]:
-        search = self.optimizer
-        rest = f"gradient {search.gradients.max().item():.1g}, {search.evaluations} evaluations"
-        failed = ~search.converged
-        if isinstance(search, Newton) and search.model is not None:
-            if search.is_closed:
-                return True, f"settled: {rest.partition(',')[0]}, in closed form"
-            self.ends = Ends(search, search.model, self._losses)
-            failed |= self.ends.runaways.any(1) | any(singular_fields(self.objective))
-            if search.is_done and not any(held_fields(self.objective)):
-                failed |= self.ends.is_lost  # at the end of a band that is so, and said
-            is_far = search.rows.read().abs().amax(1) > 1 / search.eps  # where losses are rounded
-            if is_far.any() and self._losses.has_equal_data:
-                why = "data are all alike, and the loss may fall without end"
-                return False, f"not settled: {why}, {rest}"
-        if not failed.any():
-            return True, f"settled: {rest}"
-        if not search.is_done:
-            return False, f"not settled: {history.step} steps are used up, {rest}"
-        if len(failed) == 1:
-            return False, f"not settled: {rest}"
-        names = failed.nonzero().flatten().tolist()
-        shown = ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
-        return (
-            False,
-            f"{len(failed) - len(names)} of {len(failed)} copies settled, not {shown}: {rest}",
-        )
+    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
+        if not self.optimizer.evaluations:  # a checkpoint has used up all steps
+            return super().judge(history, held)
+        return judge_descent(self.objective, self.optimizer, self._losses, held, history.step)
 
 
 class NoisyWay(Way):
     """A rate that decays where the loss stops falling, and averages over the last phase."""
 
-    is_told = False
+    has_steps = False
 
     def __init__(
         self, objective: nn.Module, optimizer: Optimizer, tolerance: float | None
@@ -217,22 +205,22 @@ class NoisyWay(Way):
             first.update({f"average {at}": p.clone() for at, p in enumerate(members)}, averaged=0)
         return [first[f"average {at}"].to(p) for at, p in enumerate(members)], members
 
-    def judge(self, history: History) -> tuple[bool | None, str]:
+    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
         if not self._is_settled:
-            return super().judge(history)
+            return super().judge(history, held)
         phases = self._phases
         level = f"loss {phases.level:.5g}, known to {max(phases.noise, 0.0):.1g}"
         moving = self._gradients.find_moving(SMALL * (1 + abs(phases.level)))
         if moving:
             advice = "steps are too small for the way it has to go: scale the data, or raise lr"
-            return False, f"not settled: {moving} still goes one way, {advice}; {level}"
-        return True, f"settled: {level}, {history.step} steps"
+            return False, [f"not settled: {moving} still goes one way, {advice}; {level}"]
+        return True, [f"settled: {level}, {history.step} steps"]
 
 
 class GuideWay(Way):
     """The fit of an automatic guide as a whole: its first step does all, the others report it."""
 
-    is_told = False
+    has_steps = False
 
     def __init__(self, objective: nn.Module, tolerance: float | None) -> None:
         super().__init__(objective, optimizer_of(objective, None, None), BUDGETS[Optimizer])
@@ -248,18 +236,14 @@ class GuideWay(Way):
         )
         self._losses = list(self._found.losses)
 
-    def closure(self, backward: Any) -> Any:
-        return self
-
-    def step(self, batch: tuple[Any, ...]) -> float:
-        """The loss of the next cycle of the search."""
-        return self._losses.pop(0)
+    def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
+        return lambda batch: self._losses.pop(0)  # the loss of the next cycle of the search
 
     def observe(self, loss: float) -> bool:
         return not self._losses
 
-    def judge(self, history: History) -> tuple[bool | None, str]:
-        return self._found.converged, self._found.verdict.rstrip(".")
+    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
+        return self._found.converged, [self._found.verdict.rstrip(".")]
 
 
 def choose_way(
@@ -290,7 +274,7 @@ def choose_way(
         return GuideWay(objective, tolerance)
     if is_free and batches.whole is not None:
         losses = Losses(objective, batches.whole)
-        rows = Rows([p for p in objective.parameters() if p.requires_grad], losses.copies)
+        rows = Rows(trainable_of(objective), losses.copies)
         with torch.no_grad():
             is_noisy = draws_random_numbers(lambda: rows.attempt(losses, rows.read(), rows.read()))
         if not is_noisy:

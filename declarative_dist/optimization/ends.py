@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from declarative_dist.optimization.newton import Newton
-from declarative_dist.optimization.quadratic import Model, diagonalize
 from declarative_dist.optimization.rows import Closure
 
 _LOST = 2e-3
@@ -23,16 +22,20 @@ class Ends:
 
     Args:
         newton: what has ended.
-        model: its last one.
         closure: gives the losses of all problems.
+        is_degenerate: whether data are such that there may be no minimum.
+
+    Attributes:
+        coarse: which numbers are so large that the next ones are more than 1 apart, and held, or
+            without a minimum: a mask `(problems, numbers)`.
     """
 
-    def __init__(self, newton: Newton, model: Model, closure: Closure) -> None:
-        self._newton = newton
-        self._model = model
-        self._closure = closure
+    def __init__(self, newton: Newton, closure: Closure, *, is_degenerate: bool = False) -> None:
+        self._newton, self._model, self._closure = newton, newton.model, closure
         self._point = newton.rows.read()
-        self._scale = 1 + model.losses.abs()
+        self._size = self._point.abs().double()
+        self._scale = 1 + self._model.losses.abs()
+        self.coarse = (self._size > 1 / newton.eps) & (newton.held | is_degenerate)
 
     @cached_property
     def runaways(self) -> Tensor:
@@ -41,14 +44,12 @@ class Ends:
         Their gradients vanish only because the numbers are large: the loss falls without end. A
         mask of shape `(problems, numbers)`.
         """
-        model, newton = self._model, self._newton
-        position = self._point.abs().double()
+        gradient, newton, size = self._model.gradient, self._newton, self._size
         visible = max(1e-5, 1e4 * newton.eps) * self._scale[:, None]
-        mask = (model.gradient.abs() * position > visible) & (position > 1e3)
-        mask &= model.gradient.abs() > newton.grain(model)
+        mask = (gradient.abs() * size > visible) & (size > 1e3)
+        mask &= gradient.abs() > newton.grain(self._model)
         if mask.any():
-            step = -0.5 * position * model.gradient.sign() * mask
-            mask &= self._rise(step)[:, None] < -visible
+            mask &= self._rise(-0.5 * size * gradient.sign() * mask)[:, None] < -visible
         return mask
 
     @cached_property
@@ -57,19 +58,16 @@ class Ends:
 
         Numbers move by their rounding, all up, or up and down by turns.
         """
-        nudges = 2 * self._newton.eps * self._point.abs().double()
-        nudges = nudges.masked_fill(self._newton.held, 0.0)
+        nudges = (2 * self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
         signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
         rises = torch.stack([self._rise(nudges), self._rise(signs * nudges)])
         moves = rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)  # outside of the support
-        return (moves > _LOST * self._scale) | self._coarse.any(1)
+        return (moves > _LOST * self._scale) | self.coarse.any(1)
 
     @property
     def lost(self) -> Tensor:
         """Which numbers are so large that rounding loses the loss: `(problems, numbers)`."""
-        return (
-            self.is_lost[:, None] & (self._point.abs() > 1e3) & ~self._newton.held | self._coarse
-        )
+        return self.is_lost[:, None] & (self._size > 1e3) & ~self._newton.held | self.coarse
 
     @property
     def moving(self) -> Tensor:
@@ -81,41 +79,34 @@ class Ends:
     def flat_directions(self) -> Tensor:
         """Directions of length one in which the loss is level, of shape `(directions, numbers)`.
 
-        Either a number may change by its own size and rounding hides what that does; or the loss
-        is level in a direction that is no number's own; or it falls forever, less and less, where
-        the last step goes. Corners look alike: a step tells.
+        Either there is no curvature in units of the numbers' sizes; or the loss falls forever,
+        less and less, where the last step goes. Corners look alike: a step tells.
         """
-        model, newton, place = self._model, self._newton, self._point.double()
-        reach, scale, eps = 1 + place.abs(), self._scale, newton.eps
-        unit, values, vectors = diagonalize(model.gradient, model.hessian, place, 8 * eps * scale)
-        bend = model.hessian.diagonal(dim1=1, dim2=2).abs() * reach**2
-        alone = (bend <= eps**0.6 * scale[:, None]) & ~newton.held
-        shared = (values.abs() <= eps**0.7) & ~(alone[:, :, None] & (vectors != 0)).any(1)
+        model, held, reach = self._model, self._newton.held, 1 + self._size
+        hessian = model.hessian * reach[:, :, None] * reach[:, None, :] + torch.diag_embed(
+            1.0 * held
+        )
+        values, vectors = torch.linalg.eigh(hessian)
+        is_even = values.abs() <= self._newton.eps**0.6 * self._scale[:, None]
         # Where a loss falls as exp(-x) does, Newton's steps stay long, though they gain nothing.
-        falls = ((model.step / reach).abs().amax(1) > _LONG) & (model.decrement < 1e-5 * scale)
-        singles = torch.diag_embed(torch.ones_like(reach))
-        shares = (unit[:, :, None] * vectors).mT
-        directions = torch.cat([singles, shares, model.step[:, None]], 1)
-        directions = directions.masked_fill(newton.held[:, None, :], 0.0)
+        is_long = (model.step / reach).abs().amax(1) > _LONG
+        falls = is_long & (model.decrement < 1e-5 * self._scale)
+        directions = torch.cat([vectors.mT * reach[:, None, :], model.step[:, None]], 1)
+        directions = directions.masked_fill(held[:, None, :], 0.0)
         size = (directions.abs() / reach[:, None, :]).amax(2, keepdim=True).clamp_min(1e-300)
-        steps = directions / size
-        is_flat, level = torch.cat([alone, shared, falls[:, None]], 1), max(1e-6, 64 * eps) * scale
+        steps, level = directions / size, max(1e-6, 64 * self._newton.eps) * self._scale
+        is_flat = torch.cat([is_even, falls[:, None]], 1)
         last = is_flat.shape[1] - 1
         for at in is_flat.any(0).nonzero().flatten().tolist():
-            sides = [self._rise(length * steps[:, at]) for length in (-0.01, 0.01)]
-            is_level = (sides[0].abs() <= level) & (sides[1].abs() <= level)
+            rises = torch.stack([self._rise(length * steps[:, at]) for length in (-0.01, 0.01)])
+            is_level = (rises.abs() <= level).all(0)
             if at == last:
-                ahead = [self._rise(length * steps[:, at]) for length in (0.3, 1.0)]
-                is_level |= (ahead[0] <= level) & (ahead[1] <= level)
+                ahead = torch.stack([self._rise(length * steps[:, at]) for length in (0.3, 1.0)])
+                is_level |= (ahead <= level).all(0)
             is_flat[:, at] &= is_level
         found: Tensor = directions[is_flat]
         lengths: Tensor = found.norm(dim=1, keepdim=True).clamp_min(1e-300)
         return found / lengths
-
-    @property
-    def _coarse(self) -> Tensor:
-        """Which held numbers are so large that the next ones are more than 1 apart."""
-        return self._newton.held & (self._point.abs() > 1 / self._newton.eps)
 
     def _rise(self, step: Tensor) -> Tensor:
         """How much higher the losses are a step `(problems, numbers)` away."""

@@ -10,8 +10,7 @@ conditions: a point without a finite value is a step too far, like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,35 +35,26 @@ class LBFGS(Optimizer):
     """L-BFGS for parameters of many independent problems; a step is a round of evaluations.
 
     Args:
-        params: the parameters, of shape `(*copies, *own)`.
-        copies: the shape of independent problems.
+        rows: the parameters.
         tolerance: how small a gradient is to be, relative to one plus the loss; None for 1e-7, or
             what the dtype holds.
-
-    Attributes:
-        rows: the parameters as a matrix.
 
     Example:
         >>> import torch
         >>> from declarative_dist.optimization.lbfgs import LBFGS
+        >>> from declarative_dist.optimization.rows import Rows
         >>> x = torch.tensor([3.0, 30.0], dtype=torch.float64, requires_grad=True)
-        >>> lbfgs = LBFGS([x], torch.Size([2]))
+        >>> lbfgs = LBFGS(Rows([x], torch.Size([2])))
         >>> while not lbfgs.is_done:
         ...     _ = lbfgs.step(lambda: (x - torch.tensor([1.0, 2.0])) ** 4)
         >>> x.data.round(decimals=2)
         tensor([1., 2.], dtype=torch.float64)
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        copies: torch.Size = torch.Size(),
-        tolerance: float | None = None,
-    ) -> None:
-        super().__init__(params, {})
-        members = [p for group in self.param_groups for p in group["params"]]
-        self.rows = Rows(members, copies)
-        self._eps = torch.finfo(members[0].dtype).eps
+    def __init__(self, rows: Rows, tolerance: float | None = None) -> None:
+        super().__init__(rows.parameters, {})
+        self.rows = rows
+        self._eps = torch.finfo(rows.parameters[0].dtype).eps
         self._tolerance = max(1e-7, 100 * self._eps) if tolerance is None else tolerance
         self._descent: Descent | None = None
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -31,28 +28,25 @@ class Newton(Optimizer):
     changes, are held, and the others go on.
 
     Args:
-        params: the parameters, or groups of them, of shape `(*copies, *own)`.
-        copies: the shape of independent problems.
+        rows: the parameters.
         tolerance: how small a gradient is to be, relative to one plus the loss; None for 1e-8, or
             what the dtype holds.
 
     Attributes:
-        rows: the parameters as a matrix.
         eps: the rounding of their dtype.
-        walls: which numbers can't rise at the start, and which can't fall, of shape
-            `(2, problems, numbers)`; None if nothing is known of that.
         trusts_start: whether a start with a small gradient is the answer, as where it was computed
             in closed form: second derivatives are not asked for then.
         is_closed: whether that is how it ended.
         held: which numbers cannot follow their gradient, of shape `(problems, numbers)`.
         evaluations: how often the closure was called.
-        model: the one of the last step.
+        model: the one of the last step, where there was one.
 
     Example:
         >>> import torch
         >>> from declarative_dist.optimization.newton import Newton
+        >>> from declarative_dist.optimization.rows import Rows
         >>> x = torch.tensor([3.0, 30.0], dtype=torch.float64, requires_grad=True)
-        >>> newton = Newton([x], torch.Size([2]))
+        >>> newton = Newton(Rows([x], torch.Size([2])))
         >>> while not newton.is_done:
         ...     _ = newton.step(lambda: (x.exp() - x * torch.tensor([1.0, 2.0])))
         >>> x.data.exp().round(decimals=6)
@@ -61,22 +55,15 @@ class Newton(Optimizer):
         tensor([True, True])
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        copies: torch.Size = torch.Size(),
-        tolerance: float | None = None,
-    ) -> None:
-        super().__init__(params, {})
-        members = [p for group in self.param_groups for p in group["params"]]
-        self.eps = torch.finfo(members[0].dtype).eps
+    model: Model
+
+    def __init__(self, rows: Rows, tolerance: float | None = None) -> None:
+        super().__init__(rows.parameters, {})
+        self.rows, self._before = rows, rows.read()
+        self.eps = torch.finfo(rows.parameters[0].dtype).eps
         self._tolerance = max(1e-8, 10 * self.eps) if tolerance is None else tolerance
-        self.walls: Tensor | None = None
         self.trusts_start = self.is_closed = False
         self.evaluations = 0
-        self.model: Model | None = None
-        self.rows = Rows(members, copies)
-        self._before = self.rows.read()
         self.held = torch.zeros_like(self._before, dtype=torch.bool)
         self._done = self._trying = self.held.any(1)
         self._decrement = torch.full_like(self._before[:, 0], torch.inf)
@@ -84,22 +71,17 @@ class Newton(Optimizer):
     @property
     def is_done(self) -> bool:
         """Whether no problem has a step left."""
-        return self.model is not None and bool(self._done.all())
+        return bool(self._done.all())
 
     @property
     def converged(self) -> Tensor:
         """For which problems the gradient, or what a step would gain, is at its floor."""
-        model = self.model
-        if model is None:
-            return torch.zeros_like(self._done)
-        gains = model.decrement <= 16 * self.eps * (1 + model.losses.abs())
-        return self._done & (gains | self._is_small(model, 1e-5) | self.is_closed)
+        gains = self.model.decrement <= 16 * self.eps * (1 + self.model.losses.abs())
+        return self._done & (gains | self._is_small(self.model, 1e-5) | self.is_closed)
 
     @property
     def gradients(self) -> Tensor:
         """The largest gradient of each problem, of numbers that are not held."""
-        if self.model is None:
-            return torch.full((self.rows.problems,), torch.inf)
         return self.model.gradient.abs().amax(1)
 
     @torch.no_grad()
@@ -143,7 +125,7 @@ class Newton(Optimizer):
         self._before, self._trying, self._decrement = point, tentative, model.decrement
         self._done = done
         rows.write(new)
-        if self.model is not None:
+        if worse.any():
             model = Model(*(_choose(worse, *pair) for pair in zip(self.model, model, strict=True)))
         self.model = model
         pieces = rows.split(model.gradient.to(point))
@@ -169,25 +151,22 @@ class Newton(Optimizer):
         return 4 * self.eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
 
     def _find_model(self, closure: Closure) -> Model:
+        is_first, rows = self.evaluations == 0, self.rows
+        walls = self._find_walls(closure) if is_first else None
         with torch.enable_grad():
             self.evaluations += 1
-            losses = self.rows.losses(closure)
-            gradient = self.rows.differentiate(losses, create_graph=True)
-            point, is_first = self.rows.read(), self.model is None
-            if is_first and self.walls is not None:
-                self.held = self.walls[0] & (gradient < 0) | self.walls[1] & (gradient > 0)
+            losses = rows.losses(closure)
+            gradient = rows.differentiate(losses, create_graph=True)
+            if walls is not None:
+                self.held = walls[0] & (gradient < 0) | walls[1] & (gradient > 0)
             # The largest number knows the units: in large ones all gradients are small.
-            free = gradient.detach().masked_fill(self.held, 0.0)
+            point, free = rows.read(), gradient.detach().masked_fill(self.held, 0.0)
             gain = free.abs().amax(1) * (1 + point.abs().amax(1))
             is_small = (gain <= self._tolerance * (1 + losses.abs())).all()
             self.is_closed = bool(self.trusts_start and is_first and is_small)
-            if self.is_closed:
-                still = torch.zeros_like(free.double())
-                level = losses.detach().double(), free.double()
-                return Model(*level, torch.diag_embed(still), still, still[:, 0], still)
             columns = [
-                self.rows.differentiate(column)
-                if column.requires_grad
+                rows.differentiate(column)
+                if column.requires_grad and not self.is_closed
                 else torch.zeros_like(gradient)
                 for column in gradient.unbind(1)
             ]
@@ -196,6 +175,24 @@ class Newton(Optimizer):
             losses.detach().double(), gradient.detach().double(), hessian, point.double(),
             self.held, self.eps,
         )  # fmt: skip
+
+    def _find_walls(self, closure: Closure) -> Tensor:
+        """Which numbers can't rise, and which can't fall, for there data are outside of a support.
+
+        A mask of shape `(2, problems, numbers)`.
+        """
+        point = self.rows.read()
+        walls = torch.zeros((2, *point.shape), dtype=torch.bool, device=point.device)
+        if self.rows.find_refused(closure) is not None:
+            step = self.eps**0.5 * (1 + point.abs())
+            for side, sign in enumerate((1, -1)):
+                for number in range(self.rows.numbers):
+                    moved = point.clone()
+                    moved[:, number] += sign * step[:, number]
+                    self.rows.write(moved)
+                    walls[side, :, number] = torch.as_tensor(self.rows.find_refused(closure))
+            self.rows.write(point)
+        return walls
 
     def _search(
         self,

@@ -73,13 +73,11 @@ class Rows:
         losses = closure()
         return losses.reshape(-1) if losses.shape == self.copies else losses.sum().reshape(1)
 
-    def find_refused(self, closure: Closure, margin: float = 0.0) -> Tensor:
+    def find_refused(self, closure: Closure, margin: float = 0.0) -> Tensor | None:
         """Which problems have no loss now, as a method of the same name of the closure says."""
         find = getattr(closure, "find_refused", None)
-        found = None if find is None else find(margin)
-        if found is None:
-            return torch.zeros_like(self.read()[:, 0], dtype=torch.bool)
-        return torch.as_tensor(found).reshape(self.problems, -1).any(1)
+        found: Tensor | None = None if find is None else find(margin)
+        return None if found is None else found.reshape(self.problems, -1).any(1)
 
     def attempt(self, closure: Closure, matrix: Tensor, fallback: Tensor) -> Tensor:
         """The losses at other numbers; infinite where there is none. The numbers stay there.
@@ -90,14 +88,13 @@ class Rows:
         nowhere = torch.full_like(matrix[:, 0], torch.inf)
         try:
             refused = self.find_refused(closure)
-            if refused.all():
-                return nowhere
-            if refused.any():
+            if refused is not None:
                 self.write(torch.where(refused[:, None], fallback, matrix))
             losses = self.losses(closure)
         except REFUSALS:
             return nowhere
-        return losses.masked_fill(refused | ~losses.isfinite(), torch.inf)
+        is_lost = ~losses.isfinite()
+        return losses.masked_fill(is_lost if refused is None else is_lost | refused, torch.inf)
 
     def differentiate(self, output: Tensor, *, create_graph: bool = False) -> Tensor:
         """The gradient of the sum of a tensor, as a matrix; zero for what is frozen."""
