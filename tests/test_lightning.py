@@ -475,9 +475,9 @@ def test_one_process_reads_the_checkpoints_of_two(folder: Path) -> None:
             "early",
             (
                 "ObjectiveModule(optimizer=): expected an optimizer of the parameters of "
-                "NegativeLogLikelihood, got one that also has a tensor of shape (1,) with values "
-                "[0.5413248546129181]. Make it from objective.parameters(), or give a callable: "
-                "sharding replaces them."
+                "FSDPNegativeLogLikelihood, got one that also has a tensor of shape (1,) with "
+                "values [0.5413248546129181]. Make it from objective.parameters(), or give a "
+                "callable: sharding replaces them."
             ),
         ),
     ],

@@ -151,16 +151,13 @@ def _as_positive(subject: str, given: Any) -> float:
     return float(number)
 
 
-def make_optimizer(
-    optimizer: Any, objective: nn.Module, subject: str, *, name: str = "", **options: Any
-) -> Any:
+def make_optimizer(optimizer: Any, objective: nn.Module, subject: str, **options: Any) -> Any:
     """The optimizer given, or what a callable makes of the trainable parameters.
 
     Args:
         optimizer: an optimizer, or the callable.
         objective: whose parameters it should have.
         subject: whom an error is about.
-        name: what to call the objective, if not by its class.
         **options: what else the callable takes.
 
     Raises:
@@ -183,7 +180,7 @@ def make_optimizer(
             got = "one of frozen parameters only"
             raise DeclarationError(
                 subject,
-                f"an optimizer of the parameters of {name or type(objective).__name__}",
+                f"an optimizer of the parameters of {type(objective).__name__}",
                 got if stranger is None else f"one that also has {shorten(stranger.detach())}",
                 "Make it from objective.parameters(), or give a callable: sharding replaces them.",
                 code="wrong-optimizer",

@@ -33,12 +33,8 @@ GROUPS = (
 )  # fmt: skip
 """What a model adds to the posterior."""
 
-_DIMS = "to_inference_data(dims=)"
 Dims = Mapping[str, Sequence[str | None]]
 """By variable the names of its last dimensions, None for those without."""
-
-Groups = Mapping[str, Mapping[str, Any]]
-"""By group and variable an array, or a tensor."""
 
 
 def to_inference_data(
@@ -102,44 +98,40 @@ def to_inference_data(
         raise ImportError(f"ArviZ is needed here: {fix}") from error
     _check_names("groups", groups, GROUPS)
     values = _draw(draws, num_samples, num_chains, has_chains)
-    sites: dict[str, Any] = {}
     names = dict(getattr(getattr(draws, "flat", draws), "dims", {}))
+    wholes: dict[str, torch.Size] = {}
     if isinstance(model, Conditioned):
-        sites = {name: value.shape for name, (_, value) in model.one_draw().items()}
+        wholes = {name: value.shape for name, (_, value) in model.one_draw().items()}
         names = {**model.dims, **names}
     elif isinstance(model, NegativeLogPosterior):
-        sites = {join(path, f.name): f.dims(p) for path, p, f, _ in trainable(model.module)}
-        names = {**sites, **names}
+        known = {join(path, f.name): f.dims(p) for path, p, f, _ in trainable(model.module)}
+        names = {**known, **names}
     elif model is not None:
-        expected = "a conditioned joint, or a NegativeLogPosterior"
-        fix = "Write joint.condition(y=data)."
-        raise DeclarationError("to_inference_data(model=)", expected, shorten(model), fix)
-    latent = {name: value for name, value in values.items() if name in sites}  # others are derived
+        expected = "a conditioned joint, joint.condition(y=data), or a NegativeLogPosterior"
+        raise DeclarationError("to_inference_data(model=)", expected, shorten(model))
+    # A model is asked about its own sites, not about what is derived of them.
+    latent = {name: value for name, value in values.items() if name in (wholes or names)}
     found = {"posterior": values, **(_ask(model, latent, data, groups) if model else {})}
     arrays = {g: {n: _as_array(v) for n, v in each.items()} for g, each in found.items() if each}
     _check_names("dims", dims or {}, {name for values in arrays.values() for name in values})
-    wholes = sites if isinstance(model, Conditioned) else {}
     labels = _name_dims(arrays, names, wholes, dims or {})
-    known = {label for each in labels.values() for found in each.values() for label in found}
-    own = dict(coords or {})
-    _check_names("coords", own, known)
-    return arviz.InferenceData(**{
-        group: arviz.dict_to_dataset(
-            each, dims=labels[group], coords=own,
-            default_dims=["chain", "draw"][: _lead_of(group)],
-        )
-        for group, each in arrays.items()
-    })  # fmt: skip
+    _check_names(
+        "coords", coords or {}, {x for g in labels.values() for f in g.values() for x in f}
+    )
+    datasets = {}
+    for group, each in arrays.items():
+        lead = [] if group == "observed_data" else ["chain", "draw"]
+        options = {"coords": dict(coords or {}), "default_dims": lead}
+        datasets[group] = arviz.dict_to_dataset(each, dims=labels[group], **options)
+    return arviz.InferenceData(**datasets)
 
 
 def _check_names(argument: str, names: Collection[str], known: Collection[Any]) -> None:
     """Refuse the names of groups, variables or dimensions that are not there."""
     for name in names:
         if name not in known:
-            subject, fix = (
-                f"to_inference_data({argument}=)",
-                did_you_mean(str(name), sorted(known)),
-            )
+            subject = f"to_inference_data({argument}=)"
+            fix = did_you_mean(str(name), sorted(known))
             raise ConstraintError(subject, "known names", repr(name), fix, code="unknown-name")
 
 
@@ -147,15 +139,13 @@ def _draw(draws: Any, num_samples: int | None, num_chains: int, has_chains: bool
     """Draws by variable, of shape `(chain, draw, *event)`."""
     chains = check_count("to_inference_data(num_chains=)", num_chains)
     if num_samples is None:
-        is_made = not isinstance(draws, WeightedDraws)
-        num_samples = 1000 if is_made else max(len(draws) // chains, 1)
+        num_samples = max(len(draws) // chains, 1) if isinstance(draws, WeightedDraws) else 1000
     lead = (chains, check_count("to_inference_data(num_samples=)", num_samples))
     if isinstance(draws, WeightedDraws):
         equal = draws.resample(torch.Size(lead).numel())
         return {name: value.unflatten(0, lead) for name, value in equal.items()}
     if not isinstance(draws, Mapping):
-        found = draws.sample(lead) if hasattr(draws, "sample") else None
-        if not isinstance(found, dict):
+        if not isinstance(found := draws.sample(lead) if hasattr(draws, "sample") else 0, dict):
             expected = "a guide, weighted draws, or a dict of draws by site"
             raise DeclarationError("to_inference_data(draws)", expected, shorten(draws))
         return found
@@ -163,9 +153,8 @@ def _draw(draws: Any, num_samples: int | None, num_chains: int, has_chains: bool
     found = {str(name): torch.as_tensor(value)[own] for name, value in draws.items()}
     for name, tensor in found.items():
         if tensor.ndim < 2 or tensor.shape[:2] != next(iter(found.values())).shape[:2]:
-            shape = "(chain, draw, *event)" if has_chains else "(draw, *event)"
-            expected = f"shape {shape}, with as many draws as every site"
             subject = f"to_inference_data.{name}"
+            expected = f"shape ({'chain, ' * has_chains}draw, *event), as every site has"
             raise ConstraintError(subject, expected, shorten(tensor), code="wrong-shape")
     return found
 
@@ -195,53 +184,38 @@ def _ask(model: Any, draws: Values, data: Any, groups: Collection[str]) -> dict[
 
 
 def _name_dims(
-    arrays: Groups, names: Dims, wholes: Mapping[str, torch.Size], own: Dims
+    arrays: Mapping[str, Any], names: Dims, wholes: Mapping[str, torch.Size], own: Dims
 ) -> dict[str, dict[str, list[str]]]:
     """The names of dimensions by group and variable, behind chains and draws.
 
+    Each means one size, or ArviZ would fill up with NaN, and no variable.
+
     Args:
-        arrays: what to name the dimensions of.
-        names: those that shapes say, for last dimensions. A name that cannot be a dimension's,
-            such as of two sizes, is passed over.
+        arrays: what to name the dimensions of, by group and variable.
+        names: those that shapes say, for last dimensions, where they can be such names.
         wholes: the shapes of whole values; log likelihoods have their first dimensions.
-        own: those that you give in their place, which must fit: ArviZ would fill up with NaN.
+        own: those that you give in their place.
     """
-    taken = {None, "chain", "draw", *(name for values in arrays.values() for name in values)}
-    sizes: dict[str | None, set[int]] = {name: {-1, -2} for name in taken}
-    labels: dict[str, dict[str, list[str | None]]] = {group: {} for group in arrays}
+    sizes = dict.fromkeys(["chain", "draw", *(n for each in arrays.values() for n in each)], -1)
+    labels: dict[str, dict[str, list[str]]] = {group: {} for group in arrays}
     for group, values in arrays.items():
         for name, array in values.items():
-            shape = wholes.get(name) if group == "log_likelihood" else None
-            shape = array.shape[_lead_of(group) :] if shape is None else shape
-            last = list(own.get(name, names.get(name, ())))
-            if len(last) > len(shape) or (name in own and len(set(last)) < len(last)):
-                expected = f"{len(shape)} names or fewer for {name}, all different"
-                raise ConstraintError(_DIMS, expected, repr(last), code="wrong-shape")
-            found: list[str | None] = []
-            for label, size in zip([None] * (len(shape) - len(last)) + last, shape, strict=True):
-                found.append(None if label in found else label)
-                sizes.setdefault(label, set()).add(size)
-            labels[group][name] = found[: array.ndim - _lead_of(group)]
-    unclear = {label for label, known in sizes.items() if len(known) > 1}
-    for name, given in own.items():
-        for label in unclear.intersection(given):
-            expected = "names that each mean one size, and no variable"
-            raise ConstraintError(_DIMS, expected, f"{label!r} of {name}", code="name-taken")
-    return {
-        group: {
-            name: [f"{name}_dim_{i}" if n in unclear else str(n) for i, n in enumerate(found)]
-            for name, found in values.items()
-        }
-        for group, values in labels.items()
-    }
-
-
-def _lead_of(group: str) -> int:
-    """How many dimensions an array has for chains and draws."""
-    return 0 if group == "observed_data" else 2
+            shape = array.shape if group == "observed_data" else array.shape[2:]
+            whole = wholes.get(name, shape) if group == "log_likelihood" else shape
+            last = [*own.get(name, names.get(name, ()))]
+            places: list[Any] = [None] * (len(whole) - len(last)) + last
+            found: list[str] = []
+            for label, size in zip(places, whole, strict=False):
+                is_clear = label not in (None, *found) and sizes.setdefault(label, size) == size
+                found.append(label if is_clear else f"{name}_dim_{len(found)}")
+            if (name in own and not {None, *found}.issuperset(last)) or len(last) > len(whole):
+                expected = f"{len(whole)} names or fewer for {name}, of one size and no variable"
+                subject = "to_inference_data(dims=)"
+                raise ConstraintError(subject, expected, repr(last), code="name-taken")
+            labels[group][name] = found[: len(shape)]
+    return labels
 
 
 def _as_array(value: Any) -> Any:
-    tensor = torch.as_tensor(value).detach().cpu()
-    is_half = tensor.dtype in (torch.bfloat16, torch.float16)
-    return (tensor.float() if is_half else tensor).contiguous().numpy()
+    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()

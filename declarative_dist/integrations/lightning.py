@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserList
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,12 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import LBFGS, Adam, Optimizer
 
 from declarative_dist.errors import ConstraintError, check_count
-from declarative_dist.fitting.arguments import (
-    RATE,
-    check_forward,
-    make_optimizer,
-    optimizer_error,
-)
+from declarative_dist.fitting.arguments import RATE, check_forward, make_optimizer
 from declarative_dist.fitting.batches import as_batch
 from declarative_dist.fitting.evaluation import begin, loss_of
 from declarative_dist.fitting.finite import tensors_in
@@ -95,8 +91,7 @@ class ObjectiveModule(LightningModule):
         check_forward(objective, f"{name}(objective=)")
         self.steps_per_epoch = check_count(f"{name}(steps_per_epoch=)", steps_per_epoch)
         self.objective = objective
-        self._optimizer = optimizer
-        self._name = type(objective).__name__  # which sharding changes
+        self._optimizer = optimizer or partial(Adam, lr=RATE)
 
     def forward(self, *batch: Any) -> Tensor:
         """The loss of a batch."""
@@ -110,14 +105,11 @@ class ObjectiveModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch, for its gradient; its value is the mean over processes."""
-        loss = self._loss(batch)
-        value = loss.detach()
-        if self.trainer.world_size > 1:
-            mean = self.trainer.strategy.reduce(value.clone(), reduce_op="mean")
-            # Line searches look at the value: all processes must see the same.
-            loss, value = (loss - value) + mean, mean
-        self.log("loss", value, prog_bar=True, batch_size=_rows_of(batch))
-        return loss
+        loss = loss_of(self.objective, self.objective, as_batch(batch))
+        mean = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+        self.log("loss", mean, prog_bar=True, batch_size=_rows_of(batch))
+        # Line searches look at the value: all processes must see the same.
+        return mean + (loss - loss.detach())
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss of validation data, a mean over all of them."""
@@ -128,12 +120,9 @@ class ObjectiveModule(LightningModule):
         self._evaluate("test_loss", batch)
 
     def _evaluate(self, name: str, batch: Any) -> None:
-        loss = self._loss(batch)
+        loss = loss_of(self.objective, self.objective, as_batch(batch))
         rows = _rows_of(batch)
         self.log(name, loss, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
-
-    def _loss(self, batch: Any) -> Tensor:
-        return loss_of(self.objective, self.objective, as_batch(batch))
 
     def train_dataloader(self) -> Iterable[tuple[()]]:
         """What an objective without data is called with."""
@@ -143,11 +132,7 @@ class ObjectiveModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and its scheduler if there is one."""
         subject = f"{type(self).__name__}(optimizer=)"
-        if self._optimizer is None:
-            return Adam([p for p in self.objective.parameters() if p.requires_grad], lr=RATE)
-        made = make_optimizer(self._optimizer, self.objective, subject, name=self._name)
-        if made is None:
-            raise optimizer_error(subject, made)
+        made = make_optimizer(self._optimizer, self.objective, subject)
         if isinstance(made, LBFGS) and isinstance(self.objective, FSDPModule):
             expected = "an optimizer that treats parameters one by one, for they are sharded"
             fix = 'Train with Trainer(strategy="ddp").'
