@@ -29,8 +29,8 @@ ROWS = [
     [
         f"constraints.{name}"
         for name in (
-            "constraint", "band", "scalar", "half_line",
-            "interval", "vector", "matrix", "adapters", "saturation", "inferred",
+            "band", "transform", "constraint", "scalar", "half_line",
+            "interval", "vector", "matrix", "adapters", "inferred",
         )
     ],
     [

@@ -117,6 +117,9 @@ class FromModule(Constraint):
         except ValueError:  # the module's own refusal
             return torch.zeros_like(value, dtype=torch.bool)
 
+    def is_at_end(self, raw: Tensor) -> Tensor:
+        return torch.zeros_like(raw, dtype=torch.bool)
+
     def raw_shape(self, shape: torch.Size) -> torch.Size:
         name = type(self.module).__name__
         raise NotImplementedError(

@@ -14,17 +14,29 @@ A family's own constraint is a class of about eight lines:
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
+from torch.distributions import constraints
 from typing_extensions import Self, final
 
-from declarative_dist.errors import ConstraintError, first_line, shorten
+from declarative_dist.constraints.band import Guard, Limits, band_of
+from declarative_dist.constraints.transform import ConstraintTransform
+from declarative_dist.errors import Code, ConstraintError, first_line, shorten
 from declarative_dist.plain.tracing import is_traced
+
+_SHARE = 1e-6
+"""What a step must change, as a share of the value, for it to count as moving."""
+
+_USUAL = 1e-3
+"""The same as a share of what a step changes around zero."""
+
+_LARGEST = 10_000_000
+"""How many numbers are looked at for that."""
 
 
 class Constraint(nn.Module, ABC):
@@ -66,6 +78,12 @@ class Constraint(nn.Module, ABC):
     takes_infinity = False
     """Whether infinite raw numbers too give values inside."""
 
+    guard: Guard | None = None
+    """As it was given; None where there is none to give."""
+
+    limits: Limits | None = None
+    """For each dtype the range that numbers are held in; None where there is none, or tensors."""
+
     @abstractmethod
     def forward(self, raw: Tensor) -> Tensor:
         """Map unconstrained numbers to constrained values."""
@@ -96,23 +114,26 @@ class Constraint(nn.Module, ABC):
         """Raise a ConstraintError about `subject` unless every value is inside."""
         if is_traced(value):
             return
-        is_floating, event_dim = value.is_floating_point(), self.event_dim
-        if not is_floating or value.ndim < event_dim:
-            expected = f"a floating-point tensor of {event_dim} dimensions or more"
-            expected, got = (
-                f"{self.describe()}, as {expected}",
-                f"{shorten(value)} of {value.dtype}",
-            )
-            code = "wrong-shape" if is_floating else "dtype-or-device"
-            raise ConstraintError(subject, expected, got, code=code)
+        is_real = value.is_floating_point() and value.layout is torch.strided
+        fits, error = is_real and value.ndim >= self.event_dim, None
         try:
-            inside = self.contains(value)
-        except RuntimeError as error:
-            expected = f"{self.describe()}, of a shape that goes with it"
-            got, fix = shorten(value), f"torch says: {first_line(error)}."
-            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
+            inside = self.contains(value) if fits else None
+        except RuntimeError as caught:
+            inside, error = None, caught
+        if inside is None:
+            wanted = f"as a dense floating-point tensor of {self.event_dim} dimensions or more"
+            wanted = "of a shape that goes with it" if error else wanted
+            expected = f"{self.describe()}, {wanted}"
+            got = shorten(value) if error else f"{shorten(value)} of {value.dtype}"
+            fix = f"torch says: {first_line(error)}." if error else ""
+            code: Code = "wrong-shape" if is_real else "dtype-or-device"
+            raise ConstraintError(subject, expected, got, fix, code=code) from error
         if not inside.all():
-            got = self._offender(value, inside)
+            got = shorten(value)
+            if value.ndim and not self.event_dim:
+                index = tuple((~inside).nonzero()[0].tolist())
+                at = value.expand(inside.shape)[index]  # bounds may have more dimensions
+                got = f"{at.item()!r} at {list(index)} of {got}"
             raise ConstraintError(subject, self.describe(), got, self.advice(value))
 
     def contains(self, value: Tensor) -> Tensor:
@@ -201,7 +222,9 @@ class Constraint(nn.Module, ABC):
         return repr(self)
 
     def extra_repr(self) -> str:
-        """The plain numbers that the constraint holds."""
+        """The plain numbers that the constraint holds, or what its guard is."""
+        if self.guard is not None:
+            return "guard=False" if self.guard is False else ""
         return ", ".join(
             f"{name}={value!r}"
             for name, value in vars(self).items()
@@ -214,7 +237,14 @@ class Constraint(nn.Module, ABC):
 
     def advice(self, value: Tensor) -> str:
         """What to do about a value that is not inside."""
-        return "Give a finite value strictly inside."
+        if self.guard is None:
+            return "Give a finite value strictly inside."
+        wider = "" if self.guard is False else "; guard=False widens this to the dtype's own range"
+        return f"{self._describe_band(value.dtype)}{wider}."
+
+    def _describe_band(self, dtype: torch.dtype) -> str:
+        low, high = self.limits_in(dtype)
+        return f"In {dtype} numbers are held in [{low:.3g}, {high:.3g}]"
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
         """The constraint with the values of other fields in place of their names."""
@@ -222,15 +252,34 @@ class Constraint(nn.Module, ABC):
 
     def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
         """Raise a ConstraintError if the dtype has no number inside."""
+        if self.limits is not None:
+            self.limits_in(dtype, subject)
+
+    def limits_in(self, dtype: torch.dtype, subject: str = "") -> tuple[float, float]:
+        """The smallest and the largest number allowed in a dtype."""
+        limits = self.limits or {}
+        if dtype in limits:
+            return limits[dtype]
+        known = ", ".join(map(str, limits))
+        expected, got, fix = f"a guard for {dtype}", f"one for {known}", "Add it to guard=."
+        if self.guard is None:
+            expected, got, fix = f"one of {known}", str(dtype), ""
+        subject = subject or type(self).__name__
+        raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")
 
     def is_at_end(self, raw: Tensor) -> Tensor:
-        """Whether each value is held at an end of its band, where steps no longer move it.
+        """Where a step hardly moves the value any more, in one direction or in both.
+
+        A step is 1, a hundred steps of Adam at 0.01, or a hundredth of a large raw number. So a
+        value held at an end of its band is marked, and so are an interval near its ends, and a
+        floor where the value lies on it.
 
         Args:
             raw: unconstrained numbers, of shape `(*batch, *raw_event)`.
 
         Returns:
-            A boolean tensor of shape `(*batch)`; of an event, whether any of its numbers is.
+            A boolean tensor of the same shape. Of modules in torch's parametrization convention,
+            and of very large matrices, it is False everywhere: nobody has looked.
 
         Example:
             >>> import torch
@@ -238,12 +287,46 @@ class Constraint(nn.Module, ABC):
             >>> Positive().is_at_end(torch.tensor([0.0, -1000.0]))
             tensor([False,  True])
         """
-        shape = raw.shape[: raw.ndim - self.raw_event_dim]
-        return torch.zeros(shape, dtype=torch.bool, device=raw.device)
+        lead = raw.ndim - self.raw_event_dim
+        batch, event = raw.shape[:lead], raw.shape[lead:]
+        size = event.numel()
+        if not raw.numel() or size * raw.numel() > _LARGEST:
+            return torch.zeros_like(raw, dtype=torch.bool)
+        one = torch.eye(size, dtype=raw.dtype, device=raw.device)
+        one = one.reshape(size, *(1,) * lead, *event)  # each number of an event moves by itself
+
+        def change(start: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+            """How much the entries of a value change, and their size."""
+            value = self.forward(start + 0 * one)  # rounded as the other
+            moved = self.forward(start + sign * one * (1 + 0.01 * start.abs())) - value
+            return moved.abs().reshape(size, *batch, -1), value.abs().reshape(size, *batch, -1)
+
+        still = torch.zeros((size, *batch), dtype=torch.bool, device=raw.device)
+        with torch.no_grad():
+            for sign in (-1.0, 1.0):
+                moved, value = change(raw, sign)
+                usual, _ = change(torch.zeros_like(raw), sign)
+                is_little = moved.amax(-1) <= _USUAL * usual.amax(-1)
+                still |= (moved <= _SHARE * value).all(-1) & is_little
+        return still.movedim(0, -1).reshape(raw.shape)
+
+    def set_guard(self, guard: Guard) -> None:
+        """Hold numbers in the band that a `guard=` stands for."""
+        self.guard = guard
+        self._set_band(band_of(guard, f"{type(self).__name__}(guard=)"))
+
+    def _set_band(self, band: Limits) -> None:
+        self.limits = band
+
+    def with_guard(self, guard: Guard) -> Self:
+        """The same map in another band."""
+        constraint = copy.copy(self)
+        constraint.set_guard(guard)
+        return constraint
 
     def without_guard(self) -> Constraint:
         """The same set without a guard band: all that the dtype holds."""
-        return self
+        return self if self.guard is None else self.with_guard(False)
 
     @final
     def widen_to(self, value: Tensor, others: Mapping[str, Any] | None = None) -> Constraint:
@@ -277,98 +360,3 @@ class Constraint(nn.Module, ABC):
             tensor(0.)
         """
         return ConstraintTransform(self, cache_size=cache_size)
-
-    def _offender(self, value: Tensor, inside: Tensor) -> str:
-        if value.ndim == 0 or self.event_dim:
-            return shorten(value)
-        index = tuple((~inside).nonzero()[0].tolist())
-        at = value.expand(inside.shape)[index]  # bounds may have more dimensions
-        return f"{at.item()!r} at {list(index)} of {shorten(value)}"
-
-
-class ConstraintTransform(Transform):
-    """A constraint seen as a `torch.distributions.Transform` from all real numbers.
-
-    Args:
-        constraint: the constraint whose `forward` and `inverse` are used.
-        cache_size: as for every torch transform.
-    """
-
-    bijective = True
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor) -> Tensor: ...
-
-    def __init__(self, constraint: Constraint, cache_size: int = 0) -> None:
-        super().__init__(cache_size=cache_size)
-        self.constraint = constraint
-        ndim = constraint.raw_event_dim
-        self.domain = constraints.independent(constraints.real, ndim) if ndim else constraints.real
-        self.codomain = constraint.support
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ConstraintTransform) and self.constraint is other.constraint
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.constraint!r})"
-
-    @property
-    def sign(self) -> Any:
-        """1 where numbers that are mapped one by one keep their order, -1 where it is turned.
-
-        Raises:
-            NotImplementedError: if events of several numbers are mapped.
-        """
-        if self.domain.event_dim or self.codomain.event_dim:
-            raise NotImplementedError(f"{self}.sign: whole events are mapped, in no order.")
-        default = torch.empty((), dtype=torch.float64, device="cpu")
-        like = next(self.constraint.buffers(), default)
-        low, high = (self.constraint.forward(like.new_tensor(raw)) for raw in (-8.0, 8.0))
-        is_falling = high < low
-        # A number, where it can be one: torch keeps the digits of a cdf with that alone.
-        return 1 - 2 * is_falling.int() if is_traced(is_falling) or is_falling.any() else 1
-
-    def with_cache(self, cache_size: int = 1) -> ConstraintTransform:
-        """The same transform with another cache."""
-        return ConstraintTransform(self.constraint, cache_size=cache_size)
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.constraint.forward(x)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.constraint.inverse(y)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """The log of the volume change at a pair of points, of shape `(*sample, *batch)`."""
-        return self.constraint.log_volume(x, y)
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of the value of raw numbers of this shape."""
-        return self._broadcast(self.constraint.value_shape(shape))
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of the raw numbers of a value of this shape."""
-        return self._broadcast(self.constraint.raw_shape(shape))
-
-    def _broadcast(self, shape: torch.Size) -> torch.Size:
-        """A shape of elementwise values, with tensor bounds beside it."""
-        if self.constraint.event_dim or self.constraint.raw_event_dim:
-            return shape
-        bounds = [bound.shape for bound in self.constraint.buffers()]
-        return torch.broadcast_shapes(shape, *bounds) if bounds else shape
-
-
-def event_size(constraint: Constraint, shape: torch.Size) -> int:
-    """The size of the vectors, or of the square matrices, in a tensor of this shape.
-
-    Raises:
-        ConstraintError: if it holds none.
-    """
-    events = shape[-constraint.event_dim :]
-    if len(events) == constraint.event_dim and len(set(events)) == 1 and events[0]:
-        return events[0]
-    kinds = ("vectors, of shape (*batch, n)", "square matrices, of shape (*batch, n, n)")
-    expected = f"{kinds[constraint.event_dim - 1]} and n of 1 or more"
-    got = f"the shape {tuple(shape)}"
-    raise ConstraintError(type(constraint).__name__, expected, got, code="wrong-shape")

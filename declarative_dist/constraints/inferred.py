@@ -51,18 +51,8 @@ class DegreesOfFreedom(GreaterThan):
         return self.with_bounds({"low": float(matrix.shape[-1] - 1)})
 
 
-class _FarAbove(GreaterThan):
-    """Numbers above a bound by a distance in the guard band."""
-
-    def link(self, raw: Tensor) -> Tensor:
-        return super().link(raw.clamp_max(GUARD[raw.dtype][1]))
-
-    def contains(self, value: Tensor) -> Tensor:
-        return super().contains(value) & (value - self.low <= GUARD[value.dtype][1])
-
-
-class NoiseFloor(_FarAbove):
-    """Variances above the rounding of those that a low-rank factor adds.
+class NoiseFloor(GreaterThan):
+    """Variances above the rounding of those that a low-rank factor adds, in the guard band.
 
     Below that, the sum of both has no Cholesky factor in the dtype.
 
@@ -77,23 +67,14 @@ class NoiseFloor(_FarAbove):
         share = factor.shape[-2] * torch.finfo(factor.dtype).eps
         return self.with_bounds({"low": factor.square().sum(-1) * share + GUARD[factor.dtype][0]})
 
+    def link(self, raw: Tensor) -> Tensor:
+        return super().link(raw.clamp_max(GUARD[raw.dtype][1]))
+
+    def contains(self, value: Tensor) -> Tensor:
+        return super().contains(value) & (value - self.low <= GUARD[value.dtype][1])
+
     def without_guard(self) -> Positive:
         return Positive(guard=False)
-
-
-class WiderThan(_FarAbove):
-    """Upper ends above a lower one, by a width whose square and reciprocal are finite.
-
-    Args:
-        low: the name of the field that holds the lower end.
-    """
-
-    def resolved(self, values: Mapping[str, Any]) -> Self:
-        low = values[self.names[0]]
-        return self.with_bounds({"low": low + GUARD[low.dtype][0]})
-
-    def without_guard(self) -> GreaterThan:
-        return GreaterThan(self.low)
 
 
 _COUNTED = Real(limits=_limits((-1e290, 1e290), (-1e30, 1e30)))
@@ -116,7 +97,7 @@ BANDS: Mapping[tuple[type[Distribution], str], Constraint] = {
     (dd.LKJCholesky, "concentration"): Positive(guard=_limits((1e-12, 1e150), (1e-5, 1e18))),
     # Beyond, gradients of log_prob are NaN in float32; at 1e18 the sampler does not end.
     (dd.VonMises, "concentration"): Positive(guard=_limits((1e-40, 1e14), (1e-5, 1e4))),
-    (dd.Uniform, "high"): WiderThan("low"),
+    (dd.Uniform, "high"): GreaterThan("low"),
     # No number is left above the lower end.
     (dd.Uniform, "low"): Real(limits=_limits((-1e300, 1e300), (-1e36, 1e36))),
     # log_prob solves with the factor, which divides rounding errors by its diagonal.
@@ -165,7 +146,7 @@ def narrow(constraint: Constraint, base: Any, argument: str) -> Constraint:
     """
     band = getattr(_narrow_constraint(base, argument), "guard", None)
     if isinstance(band, Mapping) and isinstance(constraint, Positive) and constraint.guard is True:
-        return constraint.with_band(band)
+        return constraint.with_guard(band)
     return constraint
 
 
@@ -174,11 +155,9 @@ def _narrow_constraint(base: Any, argument: str) -> Constraint | None:
     return next((BANDS[kind, argument] for kind in kinds if (kind, argument) in BANDS), None)
 
 
-def _draw_small(shape: torch.Size) -> Tensor:
-    return 0.1 * torch.randn(shape)
-
-
-STARTS: Mapping[str, Callable[[torch.Size], Tensor]] = {"cov_factor": _draw_small}
+STARTS: Mapping[str, Callable[[torch.Size], Tensor]] = {
+    "cov_factor": lambda shape: 0.1 * torch.randn(shape)
+}
 """Where parameters start that nobody gave a value, if not at their constraint's default.
 
 A factor of zeros has no gradient: every direction out of it looks alike.

@@ -16,13 +16,15 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.distributions import constraints
 
-from declarative_dist.constraints.band import HALF, Banded, Guard, clamp_result, promote
-from declarative_dist.constraints.constraint import event_size
+from declarative_dist.constraints.band import HALF, Guard, clamp_result, promote
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import inverse_softplus, softplus
+from declarative_dist.constraints.vector import event_size
+from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.tracing import is_autocasting, is_mapped, is_traced
 
 
-class Packed(Banded):
+class Packed(Constraint):
     """Square matrices packed as a triangle."""
 
     has_diagonal = True
@@ -37,8 +39,24 @@ class Packed(Banded):
         return torch.Size((*shape[:-2], size * (size + (1 if self.has_diagonal else -1)) // 2))
 
     def value_shape(self, raw_shape: torch.Size) -> torch.Size:
-        size = _triangle_size(raw_shape[-1]) + (0 if self.has_diagonal else 1)
+        size = self._size_of(raw_shape)
         return torch.Size((*raw_shape[:-1], size, size))
+
+    def _size_of(self, raw_shape: torch.Size) -> int:
+        """The size of a matrix, by how many numbers its triangle has.
+
+        Raises:
+            ConstraintError: if they fill none.
+        """
+        count = raw_shape[-1] if raw_shape else 2  # two fill none either
+        size = 0 if is_compiling() else math.isqrt(2 * count)
+        while size * (size + 1) // 2 < count:  # dynamo has no integer root of an unknown size
+            size += 1
+        if size * (size + 1) // 2 == count:
+            return size if self.has_diagonal else size + 1
+        name, fill = type(self).__name__, size * (size + 1) // 2
+        expected = f"raw numbers of shape (*batch, n), n as {fill} for one triangle"
+        raise ConstraintError(name, expected, f"the shape {tuple(raw_shape)}", code="wrong-shape")
 
     def default(self, shape: torch.Size) -> Tensor:
         return torch.eye(event_size(self, shape)).expand(shape)
@@ -73,11 +91,12 @@ class LowerCholesky(Packed):
         self.conditioned = conditioned
 
     def forward(self, raw: Tensor) -> Tensor:
-        raw_diagonal, below = _split(raw)
+        size = self._size_of(raw.shape)
+        raw_diagonal, below = raw.split_with_sizes([size, raw.shape[-1] - size], -1)
         low, high = self.limits_in(raw.dtype)
         least: float | Tensor = low
         if self.conditioned:
-            room = high / (4 * raw_diagonal.shape[-1])
+            room = high / (4 * size)
             below = below.clamp(-room, room)
             beside = _lower(torch.zeros_like(raw_diagonal), below.detach())
             least = self._share(beside).clamp_min(low)
@@ -104,13 +123,6 @@ class LowerCholesky(Packed):
         in_range = (value.abs() <= high).flatten(-2).all(-1)
         share = self._share(value) * (1 - 16 * torch.finfo(value.dtype).eps)
         return inside & in_range & (diagonal >= share).all(-1)
-
-    def is_at_end(self, raw: Tensor) -> Tensor:
-        value = self.forward(raw)
-        low, high = self.limits_in(raw.dtype)
-        least = self._share(value).clamp_min(low) if self.conditioned else low
-        diagonal = value.diagonal(dim1=-2, dim2=-1)
-        return ((diagonal <= least) | (diagonal >= high)).any(-1)
 
     def without_guard(self) -> LowerCholesky:
         return LowerCholesky(guard=False)
@@ -153,11 +165,16 @@ class PositiveDefinite(Packed):
         self.set_guard(guard)
 
     def forward(self, raw: Tensor) -> Tensor:
-        raw_diagonal, below = _split(raw)
-        size = raw_diagonal.shape[-1]
+        size = self._size_of(raw.shape)
+        raw_diagonal, below = raw.split_with_sizes([size, raw.shape[-1] - size], -1)
         floor, ceiling = self._factor_limits(size, raw.dtype)
         diagonal = clamp_result(softplus(raw_diagonal), floor, ceiling)
-        matrix = _square(_lower(diagonal, below.clamp(-ceiling, ceiling)))
+        factor = _lower(diagonal, below.clamp(-ceiling, ceiling))
+        if is_autocasting(factor):  # in the dtype of the factor there too
+            with torch.autocast(factor.device.type, enabled=False):
+                matrix = factor @ factor.mT
+        else:
+            matrix = factor @ factor.mT
         raised = matrix.diagonal(dim1=-2, dim2=-1) * _raise(size, raw.dtype)
         return matrix + raised.diag_embed()
 
@@ -192,13 +209,6 @@ class PositiveDefinite(Packed):
         inside: Tensor = finite & symmetric & (failed == 0) & large_enough & small_enough
         return inside
 
-    def is_at_end(self, raw: Tensor) -> Tensor:
-        raw_diagonal, below = _split(raw)
-        floor, ceiling = self._factor_limits(raw_diagonal.shape[-1], raw.dtype)
-        diagonal = softplus(raw_diagonal)
-        outside = (diagonal <= floor) | (diagonal >= ceiling)
-        return outside.any(-1) | (below.abs() >= ceiling).any(-1)
-
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         size = value.shape[-1]
         diagonal = softplus(raw[..., :size])
@@ -229,8 +239,7 @@ class CorrCholesky(Packed):
     has_diagonal = False
 
     def forward(self, raw: Tensor) -> Tensor:
-        size = _triangle_size(raw.shape[-1]) + 1
-        rows = _lower(raw.new_ones(*raw.shape[:-1], size), raw)
+        rows = _lower(raw.new_ones(*raw.shape[:-1], self._size_of(raw.shape)), raw)
         rows = rows / rows.abs().amax(-1, keepdim=True).detach()
         value = rows / rows.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(raw.dtype).tiny
@@ -264,35 +273,9 @@ class CorrCholesky(Packed):
         return "lower-triangular matrices with rows of length 1 and a positive diagonal"
 
 
-def _triangle_size(count: int) -> int:
-    """The n for which n * (n + 1) / 2 numbers fill a triangle."""
-    if not is_compiling():
-        return math.isqrt(2 * count)
-    size = 0  # counted up: dynamo has no integer root of a size that it does not know
-    while size * (size + 1) // 2 < count:
-        size += 1
-    return size
-
-
 def _raise(size: int, dtype: torch.dtype) -> float:
     """The share of itself by which a diagonal of this size grows, for Cholesky to succeed."""
     return 4 * size**2 * torch.finfo(dtype).eps
-
-
-def _square(factor: Tensor) -> Tensor:
-    """`L @ L.mT` in the dtype of the factor, also where autocast would lower it."""
-    if is_autocasting(factor):
-        with torch.autocast(factor.device.type, enabled=False):
-            return factor @ factor.mT
-    return factor @ factor.mT
-
-
-def _split(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers of the diagonal, and those below it."""
-    count = raw.shape[-1]
-    size = _triangle_size(count)
-    diagonal, below = raw.split_with_sizes([size, count - size], -1)
-    return diagonal, below
 
 
 def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
@@ -327,5 +310,6 @@ def _pack_strictly_lower(matrix: Tensor) -> Tensor:
 
 
 def _is_lower(value: Tensor) -> Tensor:
+    is_square = value.shape[-1] == value.shape[-2]
     finite = value.isfinite().flatten(-2).all(-1)
-    return finite & (value == value.tril()).flatten(-2).all(-1)
+    return finite & (value == value.tril()).flatten(-2).all(-1) & is_square

@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.distributions import constraints
 from typing_extensions import Self
 
-from declarative_dist.constraints.band import Banded, clamp_result, limits_between
+from declarative_dist.constraints.band import clamp_result, limits_between
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.plain.tracing import is_transforming
 
 Bound = float | Tensor | str
 
 
-class Scalar(Banded):
+class Scalar(Constraint):
     """Numbers strictly between two ends, held in a band of the dtype's numbers inside.
 
     An end that is a number stays one, and a name stays a name; a tensor becomes a persistent
@@ -80,13 +81,10 @@ class Scalar(Banded):
         if self.limits is not None:
             return self.limits_in(like.dtype)
         if self.names:
-            raise ConstraintError(
-                type(self).__name__,
-                "numbers or tensors as bounds",
-                f"the names of fields {', '.join(map(repr, self.names))}",
-                f"Give their values: constraint.resolved({{{self.names[0]!r}: ...}}).",
-                code="missing-value",
-            )
+            subject, expected = type(self).__name__, "numbers or tensors as bounds"
+            got = f"the names of fields {', '.join(map(repr, self.names))}"
+            fix = f"Give their values: constraint.resolved({{{self.names[0]!r}: ...}})."
+            raise ConstraintError(subject, expected, got, fix, code="missing-value")
         low, high = self.low, self.high
         top = torch.finfo(like.dtype).max
         return (
@@ -102,11 +100,6 @@ class Scalar(Banded):
         if not is_open(self.low):
             inside = inside & (value > self.low)
         return inside if is_open(self.high) else inside & (value < self.high)
-
-    def is_at_end(self, raw: Tensor) -> Tensor:
-        value = self.forward(raw)
-        low, high = self._range(value)
-        return (value <= low) | (value >= high)
 
     def resolved(self, values: Mapping[str, Any]) -> Self:
         if not self.names:
@@ -185,21 +178,16 @@ def _check_bound(bound: object, subject: str) -> float | Tensor:
     """
     if not isinstance(bound, Tensor):
         return as_number(bound, subject)
-    kind: type[ConstraintError | DeclarationError] = DeclarationError
-    got, fix = shorten(bound), ""
     if bound.requires_grad:
-        expected, got = "a bound that does not learn", f"{got}, which requires a gradient"
-        fix = (
-            "Declare it as a field and write its name here, or give bound.detach() as a constant."
-        )
-    elif bound.is_complex() or bound.dtype is torch.bool or bound.layout is not torch.strided:
-        expected = "real numbers"
-    elif bound.is_meta or bound.isfinite().all():
-        own = bound.detach().clone()
-        return own if own.is_floating_point() else own.to(torch.get_default_dtype())
-    else:
-        kind, expected = ConstraintError, "finite bounds"
-    raise kind(subject, expected, got, fix, code="bad-bounds")
+        expected, got = "a bound that does not learn", f"{shorten(bound)}, which needs a gradient"
+        fix = "Declare it as a field and write its name here, or give bound.detach()."
+        raise DeclarationError(subject, expected, got, fix, code="bad-bounds")
+    own = bound.detach().clone()
+    if own.is_complex() or own.dtype is torch.bool or own.layout is not torch.strided:
+        raise DeclarationError(subject, "real numbers", shorten(bound), code="bad-bounds")
+    if not own.is_meta and not own.isfinite().all():
+        raise ConstraintError(subject, "finite bounds", shorten(bound), code="bad-bounds")
+    return own if own.is_floating_point() else own.to(torch.get_default_dtype())
 
 
 def as_number(bound: object, subject: str, expected: str = "") -> float:
@@ -216,10 +204,10 @@ def as_number(bound: object, subject: str, expected: str = "") -> float:
         number = float(bound)
     except OverflowError:  # an int beyond all floats
         number = math.inf
-    if not math.isfinite(number):
-        expected = expected or "a finite bound"
-        raise ConstraintError(subject, expected, shorten(bound), code="bad-bounds")
-    return number
+    if math.isfinite(number):
+        return number
+    expected = expected or "a finite bound"
+    raise ConstraintError(subject, expected, shorten(bound), code="bad-bounds")
 
 
 def _step(bound: Tensor, sign: int) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist.constraints.band import GUARD, HALF, WIDEST, promote
-from declarative_dist.constraints.constraint import Constraint, event_size
+from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Positive, Real, inverse_softplus, softplus
 from declarative_dist.constraints.scalar import Scalar
+from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.supports import OrderedVector, PositiveOrderedVector
 
 INTEGERS = {
@@ -43,6 +44,8 @@ class Simplex(Constraint):
     support = constraints.simplex
 
     def forward(self, raw: Tensor) -> Tensor:
+        if not raw.ndim:
+            event_size(self, raw.shape)  # refuses it
         wide = promote(raw)
         room = torch.finfo(wide.dtype).max / (8 * (1 + math.log(raw.shape[-1] + 1)))
         rank = torch.arange(1, raw.shape[-1] + 1, dtype=wide.dtype, device=raw.device)
@@ -102,6 +105,8 @@ class Ordered(Constraint):
     """The constraint of the first number."""
 
     def forward(self, raw: Tensor) -> Tensor:
+        if not raw.ndim:
+            event_size(self, raw.shape)  # refuses it
         wide = promote(raw)
         size = max(raw.shape[-1], 1)
         room = torch.finfo(raw.dtype).max / (4 * size) * (1 - size * torch.finfo(wide.dtype).eps)
@@ -117,9 +122,6 @@ class Ordered(Constraint):
     def contains(self, value: Tensor) -> Tensor:
         in_room = (value.abs() <= torch.finfo(value.dtype).max / 4).all(-1)
         return in_room & self.first.contains(value[..., 0]) & self.support.check(value)
-
-    def is_at_end(self, raw: Tensor) -> Tensor:
-        return self.first.is_at_end(raw[..., 0])
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         first = self.first.log_abs_det_jacobian(raw[..., 0], value[..., 0])
@@ -175,3 +177,18 @@ def _increase_strictly(value: Tensor) -> Tensor:
     key = (key - rank).cummax(-1).values + rank
     strict = torch.where(key < 0, lowest - key, key).to(integer).view(value.dtype)
     return value + (strict - value).detach()
+
+
+def event_size(constraint: Constraint, shape: torch.Size) -> int:
+    """The size of the vectors, or of the square matrices, in a tensor of this shape.
+
+    Raises:
+        ConstraintError: if it holds none.
+    """
+    events = shape[-constraint.event_dim :]
+    if len(events) == constraint.event_dim and len(set(events)) == 1 and events[0]:
+        return events[0]
+    kinds = ("vectors, of shape (*batch, n)", "square matrices, of shape (*batch, n, n)")
+    expected = f"{kinds[constraint.event_dim - 1]} and n of 1 or more"
+    got = f"the shape {tuple(shape)}"
+    raise ConstraintError(type(constraint).__name__, expected, got, code="wrong-shape")

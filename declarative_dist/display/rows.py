@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.saturation import find_saturated
 from declarative_dist.words import as_data, describe_absence, format_value
 
 
@@ -119,11 +118,11 @@ def read_saturation(
     """
     if describe_absence(raw):
         return {}
-    count = int(find_saturated(constraint, raw).sum())
+    count = int(constraint.is_at_end(raw).sum())
     if not count:
         return {"saturated": 0}
     some = f" in {count} of {raw.numel()} numbers" if raw.numel() > 1 else ""
-    has_guard = getattr(constraint, "guard", None) is True
+    has_guard = constraint.guard not in (None, False)
     way_out = " (guard=False widens its guard band)" if has_guard else ""
     return {
         "saturated": count,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from declarative_dist.constraints.saturation import find_saturated
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
@@ -89,7 +88,7 @@ def held_fields(objective: nn.Module) -> Iterator[str]:
         constraint = field.resolved_constraint(module, needed_values(module, field.name))
         with torch.no_grad():
             raw = getattr(module, field.raw_name)
-            is_held = constraint.is_at_end(raw).any() or find_saturated(constraint, raw).any()
+            is_held = constraint.is_at_end(raw).any()
         if is_held:
             yield _subject_of(objective, path, field.name).partition(".")[2]
 
