@@ -129,7 +129,8 @@ def _shape_together(subject: str, one: Any, other: Any) -> torch.Size:
     """The batch shape of two distributions over events of one shape."""
     with suppress(RuntimeError):
         if one.event_shape == other.event_shape:
-            return torch.broadcast_shapes(one.batch_shape, other.batch_shape)
+            shape: torch.Size = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
+            return shape
     event, batch = tuple(one.event_shape), tuple(one.batch_shape)
     expected = f"events of shape {event} and batch shapes that broadcast with {batch}"
     got = f"events {tuple(other.event_shape)} and a batch {tuple(other.batch_shape)}"

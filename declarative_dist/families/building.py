@@ -117,18 +117,24 @@ def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -
 
 def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> Distribution:
     """The distribution with this total number of event dimensions."""
-    own, batch = len(distribution.event_shape), len(distribution.batch_shape)
-    if not own <= event_dim <= own + batch:
-        expected = f"between {own} (the base's own) and {own + batch} (with its batch shape)"
-        fix = "Give the parameters more dimensions." if event_dim > own else "Raise event_dim."
+    batch, event = distribution.batch_shape, distribution.event_shape
+    added = event_dim - len(event)
+    if not 0 <= added <= len(batch):
+        own, most = len(event), len(batch) + len(event)
+        expected = f"between {own} (the base's own) and {most} (with its batch shape)"
+        fix = "Give the parameters more dimensions." if added > 0 else "Raise event_dim."
         raise ConstraintError(subject, expected, str(event_dim), fix, code="wrong-shape")
-    if event_dim == own:
+    if not added:
         return distribution
     # Pyro's distributions have a wrapper of their own, which pyro.sample asks for.
     to_event: Callable[[int], Distribution] | None = getattr(distribution, "to_event", None)
     if to_event is not None:
-        return to_event(event_dim - own)
-    return Independent(distribution, event_dim - own, validate_args=False)
+        return to_event(added)
+    wrapped: Any = object.__new__(Independent)  # what its constructor does, in fewer calls
+    wrapped.base_dist, wrapped.reinterpreted_batch_ndims = distribution, added
+    shape, at = batch + event, len(batch) - added
+    Distribution.__init__(wrapped, shape[:at], shape[at:], validate_args=False)
+    return wrapped  # type: ignore[no-any-return]
 
 
 def require_rsample(distribution: Distribution, subject: str) -> Distribution:

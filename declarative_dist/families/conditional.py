@@ -95,12 +95,6 @@ class Conditional(Contextual):
             check_copies(self)  # what mixes contexts may fail on one
             raise refused_by_torch(self, values, error) from error
 
-    def _hint(self, name: str) -> str:
-        said = super()._hint(name)
-        if said or not hasattr(Distribution, name):
-            return said
-        return f" has no {name!r} before there is a context: read q(context).{name}."
-
     def _before_context(self, *args: Any, **kwargs: Any) -> NoReturn:
         fix = "Call it with one, then the distribution: q(context).log_prob(value)."
         raise FieldError(type(self).__name__, "a context first", "none", fix, code="no-context")

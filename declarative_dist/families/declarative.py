@@ -19,7 +19,7 @@ from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_of, raws_at
 from declarative_dist.families.probe import check_copies
 from declarative_dist.families.values import DeclaredValues
-from declarative_dist.fields.kinds import predicted_kind
+from declarative_dist.fields.kinds import built_kind, predicted_kind
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.flat_params import FlatParams
@@ -199,11 +199,18 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     def _hint(self, name: str) -> str:
         """What an error says of a name that an instance has not, where there is more to say."""
-        fields = self.__declaration__.fields
+        fields, base = self.__declaration__.fields, self.__declaration__.base
         if name in fields:
             return f".{name} has no value: it was deleted. Set it, or call reset_parameters()."
         near = [field for field in fields if is_one_edit_from(name, field)]
-        return f" has no attribute {name!r}. Did you mean {near[0]!r}?" if near else ""
+        if near:
+            return f" has no attribute {name!r}. Did you mean {near[0]!r}?"
+        predicted = predicted_kind(self)
+        kind, call = predicted or built_kind(self), "q(context)" if predicted else "q()"
+        kind = base if isinstance(base, type) else kind
+        if kind is None or not hasattr(kind, name):
+            return ""
+        return f" has no field {name!r}. {kind.__name__} may compute it: read {call}.{name}."
 
     def _restart(self) -> None:
         """Make the current values those that `reset_parameters` goes back to."""
@@ -213,7 +220,8 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
         """Give independent copies to all parameters, in front of what there is."""
         vars(self)["_copies"] = torch.Size((*copies, *vars(self)["_copies"]))
-        for field in self.__declaration__.order:
+        order: tuple[Any, ...] = self.__declaration__.order
+        for field in order:
             if field.is_learned:
                 field.replicate(self, copies, done)
         arrange(self, vars(self)["_padding"], is_owned=True)

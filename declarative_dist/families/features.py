@@ -75,15 +75,16 @@ def _as_returned(module: Any, output: Any) -> list[Tensor]:
     raws = {heads[0].name: output} if len(heads) == 1 and isinstance(output, Tensor) else output
     is_named = isinstance(raws, Mapping) and set(raws) == {head.name for head in heads}
     for head in heads:
-        raw, shape = raws[head.name] if is_named else None, head.split(module).shape
-        is_floating = isinstance(raw, Tensor) and raw.is_floating_point()
+        raw: Any = raws[head.name] if is_named else output
+        shape = head.split(module).shape
+        is_floating = is_named and isinstance(raw, Tensor) and raw.is_floating_point()
         if not is_floating or raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
             subject = f"{type(module).__name__}.{head.name if is_named else 'network'}"
             sizes = ", ".join(("*batch", *map(str, shape)))
             expected = f"unconstrained floating-point numbers of shape ({sizes}) for {head.name}"
             if len(heads) > 1:
                 expected += f", in a dict of {', '.join(head.name for head in heads)}"
-            got = shorten(raw if is_named else output)
+            got = shorten(raw)
             if isinstance(output, Mapping) and not is_named:
                 got = f"a dict of {', '.join(map(str, output))}"
             fix = "Return such, change the head, or give in_features for a layer that makes them."

@@ -80,6 +80,7 @@ class LivePart(Nested):
 
 def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
     """A live instance of a plain distribution or transform, and of all that it is made of."""
+    base: Any
     base, values = recover(plain)
     _check_names(base, fixed, values)
     given = {name: _as_part(value, _names_in(fixed, name)) for name, value in values.items()}

@@ -196,23 +196,25 @@ class DeclaredValues(DeclaredState):
         return self
 
 
-def _find_parameters(module: Any, name: str, path: str = "") -> list[nn.Parameter]:
+def _find_parameters(module: nn.Module, name: str) -> list[nn.Parameter]:
     """The parameters behind a name, dotted where it is one of a nested part."""
-    head, _, rest = name.partition(".")
-    subject = f"{path or type(module).__name__}.{head}"
-    fields = type(module).__declaration__.fields if is_declarative(module) else {}
-    field, inner = fields.get(head), module._modules.get(head)
-    if rest and inner is not None:
-        return _find_parameters(inner, rest, subject)
-    if not rest and field is not None and (field.is_learned or field.is_part):
-        return field.parameters_of(module)  # type: ignore[no-any-return]
-    if not rest and inner is not None:
+    path, _, last = name.rpartition(".")
+    try:
+        part: Any = module.get_submodule(path)
+    except AttributeError:
+        part, last = module, name
+    fields = part.__declaration__.fields if is_declarative(part) else {}
+    field, inner = fields.get(last), part._modules.get(last)
+    if field is not None and (field.is_learned or field.is_part):
+        return field.parameters_of(part)  # type: ignore[no-any-return]
+    if inner is not None:
         return list(inner.parameters())
-    own = {} if fields else dict(module.named_parameters(recurse=False))
-    if not rest and head in own:
-        return [own[head]]
-    got, known = repr(name), [n for n, f in fields.items() if f.is_learned or f.is_part]
-    fix = did_you_mean(head, known or [*own, *module._modules])
+    own = {} if fields else part._parameters
+    if own.get(last) is not None:
+        return [own[last]]
+    got, known = repr(last), [n for n, f in fields.items() if f.is_learned or f.is_part]
+    fix = did_you_mean(last, known or [*own, *part._modules])
     if field is not None and field.is_predicted:
         got, fix = f"{got}, which is predicted", "Its weights are in 'projection' and 'network'."
+    subject = f"{type(module).__name__}.{name}"
     raise DeclarationError(subject, "the name of a parameter", got, fix, code="unknown-name")

@@ -312,12 +312,3 @@ class Variational(Declarative, Distribution):
         _event_shape = _delegate("event_shape")
         has_enumerate_support = _delegate("has_enumerate_support")
         arg_constraints = _delegate("arg_constraints")
-
-    def _hint(self, name: str) -> str:
-        base, said = self.__declaration__.base, super()._hint(name)
-        if said or not (isinstance(base, type) and hasattr(base, name)):
-            return said
-        return f" has no field {name!r}. {base.__name__} may compute it: read q().{name}."
-
-    def __repr__(self) -> str:
-        return Declarative.__repr__(self)
