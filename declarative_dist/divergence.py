@@ -33,7 +33,7 @@ from declarative_dist.plain.supports import find_outside
 from declarative_dist.plain.tensors import is_same, tensors_of
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.snapshots import snapshot
-from declarative_dist.wrappers.truncated import MOMENTS, Truncated, divergence_of
+from declarative_dist.wrappers.truncated import SMOOTH, Truncated, divergence_of
 
 AnyDistribution = Distribution | Joint | JointDistribution
 
@@ -45,7 +45,7 @@ def _kl_of_snapshots(p: Distribution, q: Distribution) -> Tensor:
     return _exact_kl(snapshot(p), snapshot(q))
 
 
-for _kind in MOMENTS:
+for _kind in SMOOTH:
     register_kl(_kind, Truncated)(divergence_of)
     register_kl(Truncated, _kind)(divergence_of)
 register_kl(Truncated, Truncated)(divergence_of)

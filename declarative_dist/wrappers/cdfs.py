@@ -8,7 +8,6 @@ here, so that a family says only what its tails are between them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,14 +18,9 @@ from torch.distributions import Distribution
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.supports import ends_of, entries_of, support_of
 from declarative_dist.plain.tensors import map_tensors, tensors_of
-from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.incomplete import Tails
 
 HALVES = (torch.float16, torch.bfloat16)
-_APART = math.sqrt(3 / 20)
-"""How far from the middle, in widths, the outer nodes of Gauss and Legendre are, of three."""
-
-Ends = tuple[Tensor, Tensor]
 
 
 class Family(NamedTuple):
@@ -97,44 +91,96 @@ def _own_tails(d: Any, x: Tensor) -> Tails:
     return Tails(share.log(), torch.log1p(-share)).outside(below, above)
 
 
-def bounds_of(distribution: Distribution, like: Tensor) -> Ends:
-    """The ends of the support of a univariate distribution, infinite where there are none."""
-    ends = ends_of(entries_of(support_of(distribution)))
-    low, high = (torch.tensor(-torch.inf), torch.tensor(torch.inf)) if ends is None else ends
-    return low.to(like), high.to(like)
+class Univariate(NamedTuple):
+    """A plain distribution of single numbers, with what is asked of it again and again.
 
-
-def point_between(low: Tensor, high: Tensor) -> Tensor:
-    """A constant between two ends, which stands in for values where nothing is scored."""
-    low, high = low.detach(), high.detach()
-    beside = torch.where(low.isinf(), torch.where(high.isinf(), 0.0, high - 1), low + 1)
-    return torch.where(low.isinf() | high.isinf(), beside, (low + high) / 2)
-
-
-def log_prob_where(plain: Any, value: Tensor, is_scored: Tensor, bounds: Ends) -> Tensor:
-    """Log densities at some values between two ends, and -inf at others, without gradients.
-
-    An end that is not in the support is among the others, and so is a part of a count.
+    Attributes:
+        plain: the distribution, in the dtype of the computation.
+        support: its support as torch states it.
+        first: the lower end of the support, -inf if there is none.
+        last: the upper end.
+        middle: a constant between both, which stands in for values where nothing is scored.
+        dtype: the dtype of the distribution that you gave.
     """
-    low, high = bounds
-    is_doubtful = (value == low) | (value == high) | plain.support.is_discrete
-    is_scored = is_scored & ~(is_doubtful & ~plain.support.check(value))
-    fill = point_between(*bounds)
-    fill = fill.floor() if plain.support.is_discrete else fill
-    scored: Tensor = plain.log_prob(torch.where(is_scored, value, fill))
-    return scored.masked_fill(~is_scored, -torch.inf)
+
+    plain: Any
+    support: Any
+    first: Tensor
+    last: Tensor
+    middle: Tensor
+    dtype: torch.dtype
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether values are whole numbers."""
+        return bool(self.support.is_discrete)
+
+    def log_prob(self, x: Tensor, is_scored: Tensor) -> Tensor:
+        """Log densities at some values in the support, and -inf at others, without gradients."""
+        is_scored = is_scored & self.support.check(x)
+        scored: Tensor = self.plain.log_prob(torch.where(is_scored, x, self.middle))
+        return scored.masked_fill(~is_scored, -torch.inf)
+
+    def tails(self, x: Tensor, fill: Tensor | None = None) -> Tails:
+        """The tails at any points.
+
+        Args:
+            x: the points.
+            fill: what stands in for those beyond the ends.
+        """
+        x = x.floor() if self.is_discrete else x
+        below, above = x < self.first if self.is_discrete else x <= self.first, x >= self.last
+        x = torch.where(below | above, self.middle if fill is None else fill, x)
+        return family_of(self.plain).tails(self.plain, x).outside(below, above)
+
+    def tails_at(self, low: Tensor, high: Tensor) -> tuple[Tails, Tails]:
+        """The tails at two ends, computed at once."""
+        shape = torch.broadcast_shapes(low.shape, high.shape, self.plain.batch_shape)
+        ends = torch.stack([low.expand(shape), high.expand(shape)])
+        is_inside = (ends > self.first) & (ends < self.last)
+        # The other end stands in for one beyond the support, for it has the scale of the data.
+        fill = torch.where(is_inside.flip(0), ends.flip(0), self.middle).detach()
+        log_cdf, log_sf = self.tails(ends, fill)
+        return Tails(log_cdf[0], log_sf[0]), Tails(log_cdf[1], log_sf[1])
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """The logarithm of P(low < X <= high), whose ends may be infinite."""
+        below, above = self.tails_at(low, high)
+        return below.log_mass_until(above)
 
 
-def plain_of(distribution: Distribution) -> Distribution:
-    """The plain distribution to compute with: a live one now, in float32 if it is in less."""
-    if isinstance(distribution, nn.Module):
-        distribution = distribution()
-    if not any(tensor.dtype in HALVES for _, tensor in tensors_of(distribution)):
-        return distribution
-    wide: Distribution = map_tensors(
-        distribution, lambda _, tensor: tensor.float() if tensor.dtype in HALVES else tensor
+def univariate(distribution: Distribution, like: Tensor | None = None) -> Univariate:
+    """A distribution, plain or live, ready to be computed with.
+
+    Args:
+        distribution: it has events of single numbers.
+        like: what it is computed for: in the dtype of the distribution itself, but in float32 if
+            that is half precision. None for float64.
+    """
+    plain = plain_of(distribution, torch.float64 if like is None else torch.float32)
+    own = like_of(distribution)
+    like = own.new_empty((), dtype=torch.float64) if like is None else like
+    ends = ends_of(entries_of(support_of(plain)))
+    first, last = (
+        (like.new_tensor(-torch.inf), like.new_tensor(torch.inf))
+        if ends is None
+        else (end.to(like) for end in ends)
     )
-    return wide
+    low, high = first.detach(), last.detach()
+    beside = torch.where(low.isinf(), torch.where(high.isinf(), 0.0, high - 1), low + 1)
+    middle = torch.where(low.isinf() | high.isinf(), beside, (low + high) / 2)
+    support = plain.support
+    middle = middle.floor() if support.is_discrete else middle
+    return Univariate(plain, support, first, last, middle, own.dtype)
+
+
+def plain_of(distribution: Distribution, least: torch.dtype = torch.float32) -> Any:
+    """The plain distribution to compute with: a live one now, in some precision at least."""
+    plain: Any = distribution() if isinstance(distribution, nn.Module) else distribution
+    narrow = HALVES if least is torch.float32 else (*HALVES, torch.float32)
+    if not any(tensor.dtype in narrow for _, tensor in tensors_of(plain)):
+        return plain
+    return map_tensors(plain, lambda _, t: t.to(least) if t.dtype in narrow else t)
 
 
 def like_of(distribution: Distribution) -> Tensor:
@@ -145,75 +191,9 @@ def like_of(distribution: Distribution) -> Tensor:
 
 def tails_of(distribution: Distribution, value: Tensor) -> Tails:
     """The logarithms of P(X <= value) and P(X > value), of shape `(*sample, *batch)`."""
-    plain = plain_of(distribution)
     wide = value.float() if value.dtype in HALVES else value
-    tails = tails_within(plain, wide, bounds_of(plain, wide))
-    return tails if wide is value else Tails(*(tail.to(value.dtype) for tail in tails))
-
-
-def tails_within(plain: Any, x: Tensor, bounds: Ends, fill: Tensor | None = None) -> Tails:
-    """The tails of a distribution whose support has some ends.
-
-    Args:
-        plain: the distribution.
-        x: any points.
-        bounds: the ends of its support.
-        fill: the points between them that stand in for those that are not.
-    """
-    low, high = bounds
-    x = x.floor() if plain.support.is_discrete else x
-    below, above = x < low if plain.support.is_discrete else x <= low, x >= high
-    fill = point_between(low, high) if fill is None else fill
-    tails = family_of(plain).tails(plain, torch.where(below | above, fill, x))
-    return tails.outside(below, above)
-
-
-def log_mass(distribution: Distribution, low: Tensor, high: Tensor) -> Tensor:
-    """The logarithm of P(low < X <= high), whose ends may be infinite.
-
-    That of a thin interval is an integral of the density, where the two agree but for the digits
-    that the difference of the tails loses.
-    """
-    plain: Any = plain_of(distribution)
-    below, above = tails_at_ends(plain, low, high)
-    mass = below.log_mass_until(above)
-    if plain.support.is_discrete:
-        return mass
-    with torch.no_grad():
-        large = torch.minimum(below.log_sf, above.log_cdf)
-        share = (mass - large).exp()  # of the larger tail: what is left of it by the difference
-        is_thin = (low < high) & (share < 0.1)
-    if not is_traced(is_thin) and not is_thin.any():
-        return mass
-    bounds = bounds_of(plain, mass)
-    low, high = (torch.where(is_thin, end, point_between(*bounds)) for end in (low, high))
-    points = torch.stack([(low + high) / 2 + at * (high - low) for at in (-_APART, 0.0, _APART)])
-    is_known = (points > bounds[0]) & (points < bounds[1]) & plain.support.check(points)
-    is_thin = is_thin & is_known.all(0)
-    density = log_prob_where(plain, points, is_thin.expand_as(points), bounds)
-    width = torch.where(is_thin, high - low, 1.0)
-    shares = torch.tensor([5.0, 8.0, 5.0]).to(mass) / 18
-    weights = shares.log().reshape(3, *([1] * mass.ndim))
-    mean = (density + weights).logsumexp(0)
-    integral = width.log() + mean
-    with torch.no_grad():
-        is_thin = is_thin & ((mean - density[1]).abs() < 1e-3)
-        lost = 64 * torch.finfo(mass.dtype).eps * (1 - large) / share
-        is_thin = is_thin & ~((integral - mass).abs() > lost)
-    return torch.where(is_thin, integral, mass)
-
-
-def tails_at_ends(distribution: Distribution, low: Tensor, high: Tensor) -> tuple[Tails, Tails]:
-    """The tails at two ends, computed at once."""
-    plain = plain_of(distribution)
-    shape = torch.broadcast_shapes(low.shape, high.shape, plain.batch_shape)
-    ends = torch.stack([low.expand(shape), high.expand(shape)])
-    bounds = bounds_of(plain, ends)
-    is_inside = (ends > bounds[0]) & (ends < bounds[1])
-    # The other end stands in for one beyond the support, for it has the scale of the data.
-    fill = torch.where(is_inside.flip(0), ends.flip(0), point_between(*bounds)).detach()
-    tails = tails_within(plain, ends, bounds, fill)
-    return Tails(tails.log_cdf[0], tails.log_sf[0]), Tails(tails.log_cdf[1], tails.log_sf[1])
+    tails = univariate(distribution, wide).tails(wide)
+    return Tails(*(tail.to(value.dtype) for tail in tails))
 
 
 def cdf(distribution: Distribution, value: Tensor) -> Tensor:

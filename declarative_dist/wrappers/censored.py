@@ -9,17 +9,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.wrappers.cdfs import (
-    bounds_of,
-    log_mass,
-    log_prob_where,
-    register_tails,
-    tails_at_ends,
-    tails_of,
-)
+from declarative_dist.wrappers.cdfs import Univariate, register_tails
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import quantile_of
-from declarative_dist.wrappers.truncated import Truncated
+from declarative_dist.wrappers.truncated import SMOOTH, Truncated
 from declarative_dist.wrappers.wrapper import BetweenEnds
 
 
@@ -97,61 +90,62 @@ class Censored(BetweenEnds):
     @constraints.dependent_property
     def support(self) -> Any:
         """What is between the ends, these included, and in the support of the base; or pairs."""
-        if self.event_shape:
-            plain = self._plain
-            bounds = bounds_of(plain, torch.empty(()))
-            return _Pairs(*bounds, is_whole=plain.support.is_discrete)
-        return super().support
+        if not self.event_shape:
+            return super().support
+        base = self._base()
+        return _Pairs(base.first, base.last, is_whole=base.is_discrete)
 
-    def _score(self, plain: Any, x: Tensor) -> Tensor:
+    def _score(self, base: Univariate, x: Tensor) -> Tensor:
         if self.event_shape:
             lower, upper = _split_pairs(x)
-            return self._score_known(plain, lower == upper, lower, upper)
-        low, high = self._ends(plain)
+            return self._score_known(base, lower == upper, lower, upper)
+        low, high = self._ends(base)
         is_low, is_high = x <= low, x >= high
         # Of counts those at the end lie beyond it too.
-        before = x.ceil() - 1 if plain.support.is_discrete else x
+        before = x.ceil() - 1 if base.is_discrete else x
         lower = torch.where(is_high, before, torch.where(is_low, -torch.inf, x))
         upper = torch.where(is_high, torch.inf, x)
-        result = self._score_known(plain, ~(is_low | is_high), lower, upper)
-        first, last = self._hull(plain)
+        result = self._score_known(base, ~(is_low | is_high), lower, upper)
+        first, last = self._hull(base)
         return result.masked_fill((x < first) | (x > last), -torch.inf)
 
-    def _score_known(self, plain: Any, is_seen: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    def _score_known(
+        self, base: Univariate, is_seen: Tensor, lower: Tensor, upper: Tensor
+    ) -> Tensor:
         """Densities where a value was seen, and elsewhere the mass of what is known."""
         end = torch.where(lower.isfinite(), lower, upper)
-        first, last = bounds_of(plain, end)
         # Densities at ends are not used, but finite, with gradients, at any scale of the data.
-        is_near = (end > first) & (end < last) & (not plain.support.is_discrete)
-        density = log_prob_where(plain, end, is_seen | is_near, (first, last))
-        return torch.where(is_seen, density, log_mass(plain, lower, upper))
+        is_near = (end > base.first) & (end < base.last) & (not base.is_discrete)
+        is_inside = (end >= base.first) & (end <= base.last)
+        density = base.log_prob(end, (is_seen & is_inside) | is_near)
+        return torch.where(is_seen, density, base.log_mass(lower, upper))
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         drawn = self.base_distribution.sample(sample_shape)
         if self.event_shape:
             return torch.stack([drawn, drawn], -1)
-        return drawn.clamp(*self._ends(self._plain)).to(drawn.dtype)
+        return drawn.clamp(*self._ends(self._base())).to(drawn.dtype)
 
     @property
     def mean(self) -> Tensor:
-        """The mean, where the truncated base's is known in closed form."""
-        return self._narrow(self._moments("mean")[0])
+        """The mean, where the truncated base's is known."""
+        return self._moments("mean")[0].to(self._base().dtype)
 
     @property
     def variance(self) -> Tensor:
-        """The variance, where the truncated base's is known in closed form."""
+        """The variance, where the truncated base's is known."""
         mean, square = self._moments("var")
-        return self._narrow(square - mean**2)
+        return (square - mean**2).to(self._base().dtype)
 
     def _moments(self, member: str) -> tuple[Tensor, Tensor]:
         """The mean of the value and of its square."""
-        if self.event_shape:
+        base = self._base()
+        if self.event_shape or type(base.plain) not in SMOOTH:
             raise self._unknown(member)
-        plain = self._plain
-        ends = self._ends(plain)
-        below, above = tails_at_ends(plain, *ends)
-        inside = Truncated(plain, *ends, validate_args=False)
-        mean, mass = inside._moments(member)[0], below.log_mass_until(above).exp()
+        ends = self._ends(base)
+        below, above = base.tails_at(*ends)
+        inside = Truncated(base.plain, *ends, validate_args=False)
+        mass, mean = below.log_mass_until(above).exp(), inside.mean
         first, second = mass * mean, mass * (inside.variance + mean**2)
         for end, log_share in zip(ends, (below.log_cdf, above.log_sf), strict=True):
             at = end.nan_to_num(0.0, 0.0, 0.0)
@@ -160,9 +154,10 @@ class Censored(BetweenEnds):
 
 
 def _censored_quantile(d: Censored, tails: Tails) -> Tensor:
-    plain = d._plain
-    low, high = d._ends(plain)
-    return torch.minimum(torch.maximum(quantile_of(plain, tails), low), high)
+    base = d._base()
+    low, high = d._ends(base)
+    x = quantile_of(base, Tails(*(tail.double() for tail in tails)))
+    return torch.minimum(torch.maximum(x, low), high)
 
 
-register_tails(Censored, lambda d, x: tails_of(d._plain, x), _censored_quantile)
+register_tails(Censored, lambda d, x: d._base().tails(x.double()), _censored_quantile)

@@ -17,14 +17,12 @@ from declarative_dist.plain.nests import innermost, steps_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.cdfs import (
     HALVES,
-    Ends,
-    bounds_of,
+    Univariate,
     family_of,
     like_of,
     no_cdf,
     plain_of,
-    point_between,
-    tails_within,
+    univariate,
 )
 from declarative_dist.wrappers.incomplete import Tails
 
@@ -46,27 +44,24 @@ def icdf(distribution: Distribution, probability: Tensor) -> Tensor:
     """
     wide = probability.float() if probability.dtype in HALVES else probability
     wide = wide.expand(torch.broadcast_shapes(wide.shape, distribution.batch_shape))
-    plain = plain_of(distribution)
-    first, last = bounds_of(plain, wide)
+    base = univariate(distribution, wide)
     is_between = (wide > 0) & (wide < 1)
-    x = quantile_of(plain, Tails.of_share(torch.where(is_between, wide, 0.5)))
-    x = torch.where(wide == 0, first, torch.where(wide == 1, last, x))
+    x = quantile_of(base, Tails.of_share(torch.where(is_between, wide, 0.5)))
+    x = torch.where(wide == 0, base.first, torch.where(wide == 1, base.last, x))
     return x.masked_fill(~((wide >= 0) & (wide <= 1)), torch.nan).to(probability.dtype)
 
 
-def quantile_of(distribution: Distribution, tails: Tails) -> Tensor:
+def quantile_of(base: Univariate, tails: Tails) -> Tensor:
     """The point that has some tails.
 
     Its gradients follow from the equation that it solves. Of counts it is the smallest one whose
     lower tail is not below the one given, and has no gradient.
     """
-    plain: Any = plain_of(distribution)
-    formula = family_of(plain).quantile
+    formula = family_of(base.plain).quantile
     if formula is not None:
-        return formula(plain, tails)
+        return formula(base.plain, tails)
     wanted = Tails(*torch.broadcast_tensors(*tails))
-    bounds = bounds_of(plain, wanted.log_cdf)
-    return (_search_counts if plain.support.is_discrete else _search)(plain, wanted, bounds)
+    return _search_counts(base, wanted) if base.is_discrete else _search(base, wanted)
 
 
 _SYMMETRIC = (
@@ -104,7 +99,7 @@ def _median_of_wide(plain: Any) -> Tensor:
             median = step(median)
         return median
     half = like_of(plain).new_full(plain.batch_shape, 0.5)
-    return quantile_of(plain, Tails.of_share(half))
+    return quantile_of(univariate(plain, half), Tails.of_share(half))
 
 
 def monotone_steps(d: Any) -> Iterator[Any]:
@@ -122,14 +117,14 @@ def monotone_steps(d: Any) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def _search_counts(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
+def _search_counts(base: Univariate, wanted: Tails) -> Tensor:
     """Halves of a bracket, over the logarithm of the distance to the least count."""
-    least = bounds[0] - 1
+    least = base.first - 1
     low, high = torch.full_like(wanted.log_cdf, -2.0), torch.full_like(wanted.log_cdf, 40.0)
     is_lower, found = wanted.log_cdf < wanted.log_sf, least
     for _ in range(10 - math.floor(math.log2(torch.finfo(low.dtype).eps))):
         y = (low + high) / 2
-        tails = tails_within(plain, least + y.exp(), bounds)
+        tails = base.tails(least + y.exp())
         is_below = torch.where(
             is_lower, tails.log_cdf < wanted.log_cdf, tails.log_sf > wanted.log_sf
         )
@@ -140,30 +135,30 @@ def _search_counts(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
     return found
 
 
-def _search(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
+def _search(base: Univariate, wanted: Tails) -> Tensor:
     """Newton's method, and halves of a bracket, over a coordinate that runs over all numbers.
 
     Two more steps, with a graph, make first, second and third derivatives right (Christianson,
     Reverse accumulation and implicit functions, 1998).
     """
-    is_lower = wanted.log_cdf < wanted.log_sf
+    is_lower, bounds = wanted.log_cdf < wanted.log_sf, (base.first, base.last)
 
     def miss(x: Tensor) -> tuple[Tensor, Tensor]:
         """How far the logarithm of the small tail is beyond, and Newton's step towards it."""
-        tails = tails_within(plain, x, bounds)
+        tails = base.tails(x)
         beyond = torch.where(
             is_lower, tails.log_cdf - wanted.log_cdf, wanted.log_sf - tails.log_sf
         )
         small = torch.where(is_lower, tails.log_cdf, tails.log_sf)
         # Where a quantile underflows to an end, there is no step from it.
         is_end = (x <= bounds[0]) | (x >= bounds[1])
-        log_prob = plain.log_prob(torch.where(is_end, point_between(*bounds), x))
+        log_prob = base.plain.log_prob(torch.where(is_end, base.middle, x))
         return beyond, -beyond.masked_fill(is_end, 0.0) * (small - log_prob).exp()
 
     limits = torch.finfo(wanted.log_cdf.dtype)
     with torch.no_grad():
         high = torch.full_like(wanted.log_cdf, math.log(limits.max) - 2)
-        low, y, move = -high, _guess(plain, wanted, bounds), high
+        low, y, move = -high, _guess(base, wanted), high
         for _ in range(10 - math.floor(math.log2(limits.eps))):
             x, stretch = _stretch(y, *bounds)
             beyond, step = miss(x)
@@ -182,14 +177,14 @@ def _search(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
     return (x + miss(x)[1]).clamp(*bounds)
 
 
-def _guess(plain: Any, wanted: Tails, bounds: Ends) -> Tensor:
+def _guess(base: Univariate, wanted: Tails) -> Tensor:
     """Where a normal distribution of the same moments has these tails, or 0, as a coordinate."""
-    y, (low, high) = torch.zeros_like(wanted.log_cdf), bounds
+    y, low, high = torch.zeros_like(wanted.log_cdf), base.first, base.last
     if is_traced(y):
         return y  # torch computes moments by masks
     with suppress(NotImplementedError):
-        mean = plain.mean
-        x = mean + plain.stddev * torch.special.ndtri(wanted.log_cdf.exp()).clamp(-8.0, 8.0)
+        mean = base.plain.mean
+        x = mean + base.plain.stddev * torch.special.ndtri(wanted.log_cdf.exp()).clamp(-8.0, 8.0)
         x = torch.where(low.isinf(), x, torch.maximum(x, low + (mean - low) / 8))
         x = torch.where(high.isinf(), x, torch.minimum(x, high - (high - mean) / 8))
         half = torch.where(low.isinf(), x.asinh(), (x - low).log())

@@ -15,7 +15,7 @@ import torch.distributions as dd
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from declarative_dist.wrappers.cdfs import register_tails, tails_of
+from declarative_dist.wrappers.cdfs import register_tails, tails_of, univariate
 from declarative_dist.wrappers.incomplete import (
     Tails,
     beta_tails,
@@ -40,10 +40,19 @@ def _register_located(
     )
 
 
-def _normal_quantile(tails: Tails) -> Tensor:
-    """The quantile, by Newton's method on the logarithm of the small tail."""
-    is_lower = tails.log_cdf < tails.log_sf
-    small = torch.where(is_lower, tails.log_cdf, tails.log_sf)
+def _of_smaller(lower_half: Callable[[Tensor], Tensor]) -> Callable[[Tails], Tensor]:
+    """The quantile of a density that is symmetric about 0, from the smaller tail of it."""
+
+    def quantile(tails: Tails) -> Tensor:
+        is_lower = tails.log_cdf < tails.log_sf
+        z = lower_half(torch.where(is_lower, tails.log_cdf, tails.log_sf))
+        return torch.where(is_lower, z, -z)
+
+    return quantile
+
+
+def _normal_quantile(small: Tensor) -> Tensor:
+    """By Newton's method on the logarithm of the lower tail, which is the smaller one."""
     with torch.no_grad():
         far = (-2 * small - math.log(2 * math.pi) - (-2 * small).clamp_min(1.0).log()).abs().sqrt()
         z = torch.where(small < -15, -far, torch.special.ndtri(small.clamp_min(-15.0).exp()))
@@ -51,7 +60,7 @@ def _normal_quantile(tails: Tails) -> Tensor:
         found = torch.special.log_ndtr(z) if not small.requires_grad else normal_tails(z).log_cdf
         log_density = -z * z / 2 - math.log(2 * math.pi) / 2
         z = z - (found - small) * (found - log_density).exp()
-    return torch.where(is_lower, z, -z)
+    return z
 
 
 def _laplace_tails(z: Tensor) -> Tails:
@@ -70,10 +79,18 @@ def _gumbel_tails(z: Tensor) -> Tails:
     return Tails(log_cdf, log1mexp(log_cdf))
 
 
-_register_located(dd.Normal, normal_tails, _normal_quantile)
-_register_located(dd.Laplace, _laplace_tails)
-_register_located(dd.Cauchy, _cauchy_tails)
-_register_located(dd.Gumbel, _gumbel_tails)
+def _gumbel_quantile(tails: Tails) -> Tensor:
+    is_lower = tails.log_cdf < tails.log_sf
+    log_cdf = log1mexp(torch.where(is_lower, -1.0, tails.log_sf))
+    return -(-torch.where(is_lower, tails.log_cdf, log_cdf)).log()
+
+
+_register_located(dd.Normal, normal_tails, _of_smaller(_normal_quantile))
+_register_located(dd.Laplace, _laplace_tails, _of_smaller(lambda small: small + math.log(2)))
+_register_located(
+    dd.Cauchy, _cauchy_tails, _of_smaller(lambda small: -1 / (math.pi * small.exp()).tan())
+)
+_register_located(dd.Gumbel, _gumbel_tails, _gumbel_quantile)
 
 
 def _student_tails(d: Any, x: Tensor) -> Tails:
@@ -176,7 +193,7 @@ def _transformed_tails(d: Any, x: Tensor) -> Tails:
 
 
 def _push_quantile(d: Any, tails: Tails) -> Tensor:
-    x = quantile_of(d.base_dist, tails.swap(_is_falling(d)))
+    x = quantile_of(univariate(d.base_dist, tails.log_cdf), tails.swap(_is_falling(d)))
     for step in d.transforms:
         x = step(x)
     return x
@@ -194,7 +211,7 @@ def _is_falling(d: Any) -> Tensor | bool:
 register_tails(
     dd.Independent,
     lambda d, x: tails_of(d.base_dist, x),
-    lambda d, tails: quantile_of(d.base_dist, tails),
+    lambda d, tails: quantile_of(univariate(d.base_dist, tails.log_cdf), tails),
 )
 register_tails(dd.MixtureSameFamily, _mixture_tails)
 register_tails(dd.TransformedDistribution, _transformed_tails, _push_quantile)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import torch
@@ -16,28 +15,21 @@ from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
-from declarative_dist.wrappers.cdfs import (
-    HALVES,
-    Ends,
-    bounds_of,
-    family_of,
-    like_of,
-    log_mass,
-    plain_of,
-    tails_of,
-)
+from declarative_dist.words import format_value
+from declarative_dist.wrappers.cdfs import Univariate, family_of, like_of, tails_of, univariate
 from declarative_dist.wrappers.quantiles import icdf
 
 End = float | Tensor | None
+Ends = tuple[Tensor, Tensor]
 
 
 class Wrapper(Distribution):
-    """A distribution of single numbers made of another one.
+    """A distribution of single numbers made of another one, which computes in float64.
 
     Args:
         base_distribution: the other one, plain or live.
-        tensors: what else it is made of by name: numbers stay numbers, and the batch shapes of
-            tensors broadcast.
+        tensors: what else it is made of by name: numbers and tensors, whose shapes broadcast with
+            the batch shape. They are held in the dtype of the other one.
         validate_args: whether to check arguments and values; None to follow torch.
     """
 
@@ -56,12 +48,11 @@ class Wrapper(Distribution):
         if not isinstance(base_distribution, Distribution):
             subject, got = f"{kind}(base_distribution=)", shorten(base_distribution)
             raise DeclarationError(subject, "a distribution", got, code="wrong-part")
-        shape = base_distribution.batch_shape
+        shape, dtype = base_distribution.batch_shape, like_of(base_distribution).dtype
         for name, value in tensors.items():
             try:
-                is_number = isinstance(value, Real) and not isinstance(value, Tensor)
-                number: Any = float(value) if is_number else as_tensor(value)
-                shape = torch.broadcast_shapes(shape, getattr(number, "shape", ()))
+                number = as_tensor(value, dtype)
+                shape = torch.broadcast_shapes(shape, number.shape)
             except (TypeError, ValueError, RuntimeError) as error:
                 expected = f"a number or a tensor that broadcasts with {tuple(shape)}"
                 got = f"{tuple(value.shape)}" if isinstance(value, Tensor) else shorten(value)
@@ -82,25 +73,20 @@ class Wrapper(Distribution):
         """Refuse a base, or other arguments, that mean nothing."""
         raise NotImplementedError
 
-    @property
-    def _plain(self) -> Any:
-        """The base to compute with."""
-        return plain_of(self.base_distribution)
+    def _base(self) -> Univariate:
+        """The other distribution, to compute with."""
+        return univariate(self.base_distribution)
 
-    def _narrow(self, wide: Tensor) -> Tensor:
-        """A result in the dtype of the base, of which one in half precision computes in more."""
-        return wide.to(like_of(self.base_distribution).dtype)
-
-    def _hull(self, plain: Any) -> Ends:
+    def _hull(self, base: Univariate) -> Ends:
         """The least and the greatest value that there can be."""
         raise NotImplementedError
 
     @constraints.dependent_property(event_dim=0)
     def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The numbers, or whole numbers, from the least value that there can be to the last."""
-        plain = self._plain
-        low, high = map(self._narrow, self._hull(plain))
-        if plain.support.is_discrete:
+        base = self._base()
+        low, high = (end.to(base.dtype) for end in self._hull(base))
+        if base.is_discrete:
             return constraints.integer_interval(low, high)
         if not is_traced(low, high) and (high == torch.inf).all():
             is_line = (low == -torch.inf).all()
@@ -130,13 +116,12 @@ class Wrapper(Distribution):
         """The log density or probability at values of shape `(*sample, *batch, *event)`."""
         if self._validate_args:
             self._validate_sample(value)
-        plain, is_usual = self._plain, value.is_floating_point()
-        is_wide = is_usual and value.dtype not in HALVES
-        result = self._score(plain, value if is_wide else value.to(like_of(plain).dtype))
-        return result.to(value.dtype) if is_usual else result
+        base = self._base()
+        result = self._score(base, value.to(torch.float64))
+        return result.to(value.dtype if value.is_floating_point() else base.dtype)
 
-    def _score(self, plain: Any, x: Tensor) -> Tensor:
-        """The log density in the dtype of the computation, -inf outside of the support."""
+    def _score(self, base: Univariate, x: Tensor) -> Tensor:
+        """The log density, -inf outside of the support."""
         raise NotImplementedError
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -165,7 +150,7 @@ class Wrapper(Distribution):
             raise ConstraintError(subject, expected, said, code="outside-support") from error
 
     def _unknown(self, member: str) -> NotImplementedError:
-        kind, base = type(self).__name__, type(self._plain).__name__
+        kind, base = type(self).__name__, type(self._base().plain).__name__
         fix = "Take it from draws, or estimate it: entropy(q, num_samples=...)."
         return NotImplementedError(
             f"{kind}: no {member} is known in closed form of a {base}. {fix}"
@@ -173,7 +158,7 @@ class Wrapper(Distribution):
 
     def __repr__(self) -> str:
         ends = [(n, v) for n, v in vars(self).items() if n in ("low", "high", "gate")]
-        shown = [f"{name}={shorten(value)}" for name, value in ends if value is not None]
+        shown = [f"{name}={format_value(value)}" for name, value in ends if value is not None]
         return f"{type(self).__name__}({', '.join([repr(self.base_distribution), *shown])})"
 
 
@@ -206,35 +191,32 @@ class BetweenEnds(Wrapper):
     @property
     def arg_constraints(self) -> dict[str, Any]:
         """What ends may be."""
-        return {n: constraints.real for n in ("low", "high") if isinstance(vars(self)[n], Tensor)}
+        return {n: constraints.real for n in ("low", "high") if vars(self)[n] is not None}
 
-    def _ends(self, plain: Any) -> Ends:
-        """The ends as the base has them, in the dtype of the computation; infinite for none."""
-        narrow, like = like_of(self.base_distribution).dtype, like_of(plain)
-        low = -torch.inf if self.low is None else self.low
-        high = torch.inf if self.high is None else self.high
-        low, high = (as_tensor(end, narrow, like.device).to(like.dtype) for end in (low, high))
-        return (self._round_low(low), high.floor()) if plain.support.is_discrete else (low, high)
+    def _ends(self, base: Univariate) -> Ends:
+        """The ends, infinite for none; whole numbers for counts."""
+        none = torch.full_like(base.middle, torch.inf)
+        low = -none if self.low is None else torch.as_tensor(self.low).to(none)
+        high = none if self.high is None else torch.as_tensor(self.high).to(none)
+        return (self._round_low(low), high.floor()) if base.is_discrete else (low, high)
 
-    def _hull(self, plain: Any) -> Ends:
-        first, last = bounds_of(plain, like_of(plain))
-        low, high = self._ends(plain)
-        return torch.maximum(first, low), torch.minimum(last, high)
+    def _hull(self, base: Univariate) -> Ends:
+        low, high = self._ends(base)
+        return torch.maximum(base.first, low), torch.minimum(base.last, high)
 
     def _check_arguments(self) -> None:
-        kind, plain = type(self).__name__, self._plain
-        family_of(plain, f"{kind}(base_distribution=)")
-        low, high = self._ends(plain)
-        if is_traced(low, high, like_of(plain)):
+        kind, base = type(self).__name__, self._base()
+        family_of(base.plain, f"{kind}(base_distribution=)")
+        low, high = self._ends(base)
+        if is_traced(low, high, base.first):
             return
         with torch.no_grad():
-            mass = log_mass(plain, low, high)
+            mass = base.log_mass(low, high)
         if not (mass > -torch.inf).all():
-            ends = [f"{n}={shorten(e)}" for n, e in vars(self).items() if n in ("low", "high")]
-            got = ", ".join(end for end in ends if not end.endswith("None"))
-            expected = (
-                f"ends that leave mass of a {type(plain).__name__} between them, the lower first"
-            )
+            ends = [(n, e) for n, e in vars(self).items() if n in ("low", "high")]
+            got = ", ".join(f"{n}={shorten(e)}" for n, e in ends if e is not None)
+            name = type(base.plain).__name__
+            expected = f"ends that leave mass of a {name} between them, the lower first"
             raise ConstraintError(f"{kind}(low=, high=)", expected, got, code="bad-bounds")
 
 

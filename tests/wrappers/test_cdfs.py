@@ -17,7 +17,7 @@ from torch import Tensor
 
 from declarative_dist import ConstraintError
 from declarative_dist.wrappers import Truncated, cdf, icdf, log_cdf, log_survival_function
-from declarative_dist.wrappers.cdfs import log_mass, tails_of
+from declarative_dist.wrappers.cdfs import tails_of, univariate
 from declarative_dist.wrappers.incomplete import beta_tails, gamma_tails, log1mexp
 
 
@@ -174,10 +174,10 @@ def test_masses_never_subtract_numbers_near_one() -> None:
     ends = torch.tensor([[-9.0, -8], [-1, 2], [8, 9], [38, 40], [-41, -40]], dtype=torch.float64)
     with mpmath.workdps(1000):
         wanted = [float(mpmath.log(mpmath.ncdf(b) - mpmath.ncdf(a))) for a, b in ends.tolist()]
-    np.testing.assert_allclose(log_mass(normal, *ends.T), wanted, 1e-12)
+    np.testing.assert_allclose(univariate(normal).log_mass(*ends.T), wanted, 1e-12)
     inf = torch.inf
     ends = torch.tensor([[-inf, 0.0], [0.0, inf], [-inf, inf]], dtype=torch.float64)
-    masses = log_mass(normal, *ends.T).exp()
+    masses = univariate(normal).log_mass(*ends.T).exp()
     np.testing.assert_allclose(masses, [0.5, 0.5, 1.0], 1e-14)
     assert log1mexp(torch.tensor(-1e-30)).item() == pytest.approx(math.log(1e-30))
 
@@ -192,7 +192,7 @@ def test_masses_of_thin_intervals_keep_their_digits(name: str) -> None:
     low, high = torch.minimum(low, high), torch.maximum(low, high)
     masses = []
     for held, to in ((thin, torch.float32), (wide, torch.float64)):
-        mass = log_mass(type(known)(**held), low.to(to), high.to(to))
+        mass = univariate(type(known)(**held)).log_mass(low.double(), high.double())
         is_some = (low < high).expand_as(mass)
         slopes = torch.autograd.grad(mass[is_some].sum(), list(held.values()))
         masses.append((mass[is_some], slopes))
@@ -203,7 +203,7 @@ def test_masses_of_thin_intervals_keep_their_digits(name: str) -> None:
 
 def test_the_mass_of_a_thin_interval_by_hand() -> None:
     loc, scale = torch.tensor(5.0, requires_grad=True), torch.tensor(1e4)
-    mass = log_mass(dd.Normal(loc, scale), torch.tensor(1.0), torch.tensor(1.5))
+    mass = univariate(dd.Normal(loc, scale)).log_mass(d(1.0), d(1.5))
     assert mass.item() == pytest.approx(st.norm.logpdf(1.25, 5, 1e4) + math.log(0.5), rel=1e-6)
     assert torch.autograd.grad(mass, loc)[0].item() == pytest.approx((1.25 - 5) / 1e8)
     cut = Truncated(dd.Normal(0.0, 1e6), 0.0, 1.0)
@@ -211,7 +211,7 @@ def test_the_mass_of_a_thin_interval_by_hand() -> None:
     assert cut.entropy().item() == pytest.approx(0.0, abs=2e-6)
     parts = dd.Uniform(torch.zeros(2), torch.tensor([1.0, 2.0]))
     jump = dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), parts)  # which no node sees
-    found = log_mass(jump, torch.tensor(0.999), torch.tensor(1.02)).exp()
+    found = univariate(jump).log_mass(d(0.999), d(1.02)).exp()
     assert found.item() == pytest.approx(0.001 * 0.75 + 0.02 * 0.25, rel=1e-4)
 
 
