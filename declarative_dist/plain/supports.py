@@ -42,6 +42,17 @@ class PositiveOrderedVector(OrderedVector):
         return super().check(value) & (value > 0).all(-1)
 
 
+class UpTo(type(constraints.less_than(0.0))):  # type: ignore[misc]
+    """The numbers up to an end, that end included, which torch has no object for."""
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each number is at most the end."""
+        return value <= self.upper_bound  # type: ignore[no-any-return]
+
+
+for _registry in (dd.biject_to, dd.transform_to):
+    _registry.register(UpTo, lambda below: dd.biject_to(constraints.less_than(below.upper_bound)))
+
 _WHOLE: tuple[type[Support], ...] = (
     type(constraints.simplex),
     type(constraints.lower_cholesky),
@@ -87,7 +98,7 @@ def _state_support(distribution: Any) -> Any:
         return constraints.interval(-torch.pi, torch.pi)
     stated = distribution.support
     is_interval = isinstance(stated, type(constraints.unit_interval))
-    return _between(stated.lower_bound, stated.upper_bound) if is_interval else stated
+    return between(stated.lower_bound, stated.upper_bound) if is_interval else stated
 
 
 def _push_through(nest: Any, support: Any) -> Any:
@@ -210,7 +221,7 @@ def _push(support: Any, transform: Any) -> Any:
     tensors += [tensor for _, tensor in tensors_of(transform)]
     low, high = torch.minimum(one, other), torch.maximum(one, other)
     # In the dtype of the tensors that the ends come from, if any.
-    return _between(*(end.to(tensors[0].dtype) if tensors else end.item() for end in (low, high)))
+    return between(*(end.to(tensors[0].dtype) if tensors else end.item() for end in (low, high)))
 
 
 def _is_domain(support: Any, ends: Ends, transform: Any) -> bool:
@@ -224,20 +235,15 @@ def _is_domain(support: Any, ends: Ends, transform: Any) -> bool:
     return not any(isinstance(bound, Tensor) for bound in (*mine, *theirs)) and mine == theirs
 
 
-def _between(low: Any, high: Any) -> Any:
-    """The set between two ends; one whose ends are all infinite is none."""
-    if is_traced(low, high):
-        return constraints.interval(low, high)
-    is_open_below, is_open_above = _is_all(low, -torch.inf), _is_all(high, torch.inf)
-    if is_open_below and is_open_above:
-        return constraints.real
-    if is_open_above:
-        return constraints.greater_than(low)
-    return constraints.less_than(high) if is_open_below else constraints.interval(low, high)
-
-
-def _is_all(end: Any, value: float) -> bool:
-    return bool((torch.as_tensor(end) == value).all())
+def between(low: Any, high: Any) -> Any:
+    """The set between two ends, these included; one whose ends are all infinite is none."""
+    if not is_traced(low, high):
+        has_low, has_high = (torch.as_tensor(end).isfinite().any() for end in (low, high))
+        if not has_high:
+            return constraints.greater_than_eq(low) if has_low else constraints.real
+        if not has_low:
+            return UpTo(high)
+    return constraints.interval(low, high)
 
 
 def _move_end(end: Tensor, transform: Any) -> Tensor:

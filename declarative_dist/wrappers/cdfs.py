@@ -115,6 +115,10 @@ class Univariate(NamedTuple):
         """Whether values are whole numbers."""
         return bool(self.support.is_discrete)
 
+    def cast(self, x: Tensor) -> Tensor:
+        """Numbers in the dtype of the computation."""
+        return x.to(self.middle.dtype)
+
     def log_prob(self, x: Tensor, is_scored: Tensor) -> Tensor:
         """Log densities at some values in the support, and -inf at others, without gradients."""
         is_scored = is_scored & self.support.check(x)
@@ -128,7 +132,7 @@ class Univariate(NamedTuple):
             x: the points.
             fill: what stands in for those beyond the ends.
         """
-        x = x.floor() if self.is_discrete else x
+        x = self.cast(x.floor() if self.is_discrete else x)
         below, above = x < self.first if self.is_discrete else x <= self.first, x >= self.last
         x = torch.where(below | above, self.middle if fill is None else fill, x)
         return family_of(self.plain).tails(self.plain, x).outside(below, above)
@@ -157,18 +161,16 @@ def univariate(distribution: Distribution, like: Tensor | None = None) -> Univar
         like: what it is computed for: in the dtype of the distribution itself, but in float32 if
             that is half precision. None for float64.
     """
-    plain = plain_of(distribution, torch.float64 if like is None else torch.float32)
     own = like_of(distribution)
-    like = own.new_empty((), dtype=torch.float64) if like is None else like
-    ends = ends_of(entries_of(support_of(plain)))
-    first, last = (
-        (like.new_tensor(-torch.inf), like.new_tensor(torch.inf))
-        if ends is None
-        else (end.to(like) for end in ends)
-    )
-    low, high = first.detach(), last.detach()
-    beside = torch.where(low.isinf(), torch.where(high.isinf(), 0.0, high - 1), low + 1)
-    middle = torch.where(low.isinf() | high.isinf(), beside, (low + high) / 2)
+    least = (
+        torch.float64 if like is None and not own.is_mps else torch.float32
+    )  # as Metal has none
+    like = own.new_empty((), dtype=least) if like is None else like
+    plain = plain_of(distribution, least)
+    ends = ends_of(entries_of(support_of(plain))) or like.new_tensor([-torch.inf, torch.inf])
+    first, last = (end.to(like) for end in ends)
+    beside = ((last - first) / 4).clamp_max(1.0)
+    middle = torch.minimum((first + beside).clamp_min(0.0), last - beside).detach()
     support = plain.support
     middle = middle.floor() if support.is_discrete else middle
     return Univariate(plain, support, first, last, middle, own.dtype)

@@ -156,8 +156,8 @@ class Censored(BetweenEnds):
 def _censored_quantile(d: Censored, tails: Tails) -> Tensor:
     base = d._base()
     low, high = d._ends(base)
-    x = quantile_of(base, Tails(*(tail.double() for tail in tails)))
+    x = quantile_of(base, tails)
     return torch.minimum(torch.maximum(x, low), high)
 
 
-register_tails(Censored, lambda d, x: d._base().tails(x.double()), _censored_quantile)
+register_tails(Censored, lambda d, x: d._base().tails(x), _censored_quantile)

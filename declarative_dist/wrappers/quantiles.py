@@ -59,8 +59,8 @@ def quantile_of(base: Univariate, tails: Tails) -> Tensor:
     """
     formula = family_of(base.plain).quantile
     if formula is not None:
-        return formula(base.plain, tails)
-    wanted = Tails(*torch.broadcast_tensors(*tails))
+        return formula(base.plain, Tails(*map(base.cast, tails)))
+    wanted = Tails(*torch.broadcast_tensors(*map(base.cast, tails)))
     return _search_counts(base, wanted) if base.is_discrete else _search(base, wanted)
 
 

@@ -85,13 +85,13 @@ class Truncated(BetweenEnds):
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         base = self._base()
         shape = self._extended_shape(sample_shape)
-        share = torch.rand(shape, dtype=torch.float64, device=base.middle.device)
+        share = torch.rand(shape, dtype=base.middle.dtype, device=base.middle.device)
         tails = Tails.of_share(share.clamp_min(torch.finfo(share.dtype).tiny))
         return self._quantile(base, tails).to(base.dtype)
 
     def _quantile(self, base: Univariate, tails: Tails) -> Tensor:
         below, above = base.tails_at(*self._ends(base))
-        inside = (tail + below.log_mass_until(above) for tail in tails)
+        inside = (base.cast(tail) + below.log_mass_until(above) for tail in tails)
         log_cdf, log_sf = map(torch.logaddexp, (below.log_cdf, above.log_sf), inside)
         x = quantile_of(base, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
         first, last = self._hull(base)
@@ -122,8 +122,8 @@ class Truncated(BetweenEnds):
         and Mori, 1974, https://doi.org/10.2977/prims/1195192451).
 
         Returns:
-            Where all mass but a share of exp(-45) starts, of shape `(*batch)`; and for points their
-            distances from there, shares of the mass and log densities, `(count, *batch)`.
+            Where all mass but a share of exp(-45) starts, of shape `(*batch)`; and for points
+            their distances from there, shares of the mass and log densities, `(count, *batch)`.
         """
         base = self._base()
         if type(base.plain) not in SMOOTH:
@@ -145,18 +145,14 @@ class Truncated(BetweenEnds):
 
 
 def _truncated_tails(d: Truncated, x: Tensor) -> Tails:
-    base, x = d._base(), x.double()
+    base = d._base()
     at = base.tails(x)
     below, above = base.tails_at(*d._ends(base))
     total = below.log_mass_until(above)
     return Tails(below.log_mass_until(at) - total, at.log_mass_until(above) - total)
 
 
-register_tails(
-    Truncated,
-    _truncated_tails,
-    lambda d, tails: d._quantile(d._base(), Tails(*(tail.double() for tail in tails))),
-)
+register_tails(Truncated, _truncated_tails, lambda d, tails: d._quantile(d._base(), tails))
 
 
 def divergence_of(p: Any, q: Any) -> Tensor:

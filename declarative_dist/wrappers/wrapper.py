@@ -12,7 +12,7 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.plain.arguments import register_arguments
 from declarative_dist.plain.nests import innermost
-from declarative_dist.plain.supports import first_outside
+from declarative_dist.plain.supports import between, first_outside
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import format_value
@@ -88,11 +88,7 @@ class Wrapper(Distribution):
         low, high = (end.to(base.dtype) for end in self._hull(base))
         if base.is_discrete:
             return constraints.integer_interval(low, high)
-        if not is_traced(low, high) and (high == torch.inf).all():
-            is_line = (low == -torch.inf).all()
-            return constraints.real if is_line else constraints.greater_than_eq(low)
-        # Torch has a set below an end without that end, which is where what is censored lies.
-        return constraints.interval(low, high)
+        return between(low, high)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same with another batch shape."""
@@ -117,7 +113,7 @@ class Wrapper(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         base = self._base()
-        result = self._score(base, value.to(torch.float64))
+        result = self._score(base, base.cast(value))
         return result.to(value.dtype if value.is_floating_point() else base.dtype)
 
     def _score(self, base: Univariate, x: Tensor) -> Tensor:

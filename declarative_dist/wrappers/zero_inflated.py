@@ -66,7 +66,7 @@ class ZeroInflated(Wrapper):
         return base.first.clamp_max(0.0), base.last.clamp_min(0.0)
 
     def _score(self, base: Univariate, x: Tensor) -> Tensor:
-        gate = self.gate.double()
+        gate = base.cast(self.gate)
         is_zero, is_closed = x == 0, gate >= 1
         is_scored = (x >= base.first) & (x <= base.last) & (~is_zero | base.is_discrete)
         density = base.log_prob(x, is_scored)
@@ -105,7 +105,8 @@ def _mix(gate: Tensor, log_share: Tensor) -> Tensor:
 
 
 def _inflated_tails(d: ZeroInflated, x: Tensor) -> Tails:
-    inside, gate, is_below = d._base().tails(x.double()), d.gate.double(), x < 0
+    base, is_below = d._base(), x < 0
+    inside, gate = base.tails(x), base.cast(d.gate)
     rest = torch.log1p(-gate)
     lower = torch.where(is_below, rest + inside.log_cdf, _mix(gate, inside.log_cdf))
     return Tails(lower, torch.where(is_below, _mix(gate, inside.log_sf), rest + inside.log_sf))
@@ -113,7 +114,8 @@ def _inflated_tails(d: ZeroInflated, x: Tensor) -> Tails:
 
 def _inflated_quantile(d: ZeroInflated, tails: Tails) -> Tensor:
     """What is below 0, by the lower tail, or above it, by the upper one: never both."""
-    base, rest = d._base(), torch.log1p(-d.gate.double())
+    base = d._base()
+    rest = torch.log1p(-base.cast(d.gate))
     below, above = (torch.where(tail < rest, tail - rest, -1.0) for tail in tails)
     first = quantile_of(base, Tails(below, log1mexp(below))).clamp_max(0.0)
     last = quantile_of(base, Tails(log1mexp(above), above)).clamp_min(0.0)
