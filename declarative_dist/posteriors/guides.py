@@ -238,9 +238,11 @@ class NormalGuide(AtomicState, NamedModule):
             modes = self._search(density, RESTARTS, 1e-2)
         components, doubts, notes = components_of(now, bound, modes)
         seed = int(torch.randint(2**31, ()))
-        known = self._mixture if is_known else None
-        vectors, log_weights, self._mixture = weigh(density, components, count, seed, known)
         with torch.no_grad():
+            if is_known and self._mixture is not None:  # it was good before
+                vectors, log_weights = self._mixture.weigh(density, count, seed)
+            else:
+                vectors, log_weights, self._mixture = weigh(density, components, count, seed)
             values = self.flat(vectors.to(self.center.dtype))
         return WeightedDraws(values, log_weights, doubts=doubts, notes=notes, dims=self.flat.dims)
 

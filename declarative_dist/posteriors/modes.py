@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,23 +25,20 @@ _STEP = 0.5
 _RAYS = 32
 """How far apart the points of a ray are, in these units, and along how many numbers rays go."""
 
-_HEAT = 3
 _FEWER = 16
-"""How many cycles a heat has, and how many draws."""
+"""How many draws a search begins with."""
 
 _LONGEST = 30
 _FINALISTS = 4
 """How many cycles a search has at most, and how many places are searched to the end."""
 
 _APART = 3.0
-_CLOSE = 1.0
-"""How many standard deviations another mode is away, and how few a heat that has nothing new."""
+"""How many standard deviations another mode is away."""
 
 _WITHIN = 7.0
 _TOLD = 100.0
 _SAME = 1.0
-_LOST = 1e4
-"""How many nats below the best a mode is sampled, is spoken of, is the same, and is given up."""
+"""How many nats below the best a mode is sampled, is spoken of, and is the same."""
 
 _WIDEST = 1e9
 """Deviations beyond this have run away."""
@@ -102,84 +97,87 @@ def find_modes(
 ) -> Modes:
     """The Gaussian nearest to a log density, and other modes.
 
-    Short heats begin around the declared start, wider and wider; others at the reflected centre
-    of the best place found, and far around it. The best of them are finished, and what is more
-    than three standard deviations from all that is better is another mode.
+    A first search begins at the start. Others do so around the declared start, wider and wider,
+    at the reflected centre of the place found, and far around it; fewer and fewer go on. What is
+    more than three standard deviations from all that is better is another mode.
 
     Args:
         density: the log density.
         start: where to begin, of shape `(*copies, size)`.
         around: the declared start, of the same shape.
-        restarts: how many heats begin around the declared start; about half as many, and the
+        restarts: how many others begin around the declared start; about half as many, and the
             reflected centre twice, begin beyond. With 0 there are none.
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
     score(density, start.loc[None])  # a mistake is best told of one draw
-    search = Search(density, start[None], tolerance, 4 * _FEWER)
-    losses = _run(search, _LONGEST, _is_worth_it)
-    rows, bounds, count = search.rows, search.bounds, 0
-    # The second round of heats begins around the best place that the first one has found.
-    for is_near in (True, False) if restarts else ():
-        best = rows.pick(bounds.argmax(0, keepdim=True))
-        starts = _around(around, restarts) if is_near else _beyond(density, best, around, restarts)
-        heats = Search(density, starts, tolerance, _FEWER)
-        count += len(starts)
-        _run(heats, _HEAT, partial(_has_left, rows=rows))
-        rows, bounds = stack([rows, heats.rows]), torch.cat([bounds, heats.bounds])
-    # What leads to a better place does so on few draws, too.
-    for draws in (_FEWER, 4 * _FEWER) if restarts else ():
-        order, is_mode = _rank(rows, bounds)
-        found = bounds.gather(0, order)
-        is_mode[1:] &= found[1:] > found[:1] - _LOST
-        ranked = torch.where(is_mode, found, -torch.inf)
-        most = min(max(int(is_mode.sum(0).max()), 1), _FINALISTS)
-        places = ranked.sort(dim=0, descending=True, stable=True).indices[:most]
-        search = Search(density, rows.pick(order.gather(0, places)), tolerance, draws)
-        losses += _run(search, _LONGEST, _is_worth_it)
-        rows, bounds = search.rows, search.bounds
-    return _modes_of(search, losses, count)
+    search = Search(density, start[None], tolerance, _FEWER)
+    losses, count = _run(search), 0
+    if restarts:
+        best = search.rows[:1]
+        centres = torch.cat([_around(around, restarts), _beyond(density, best, around, restarts)])
+        count = len(centres)
+        # In the units of the best place: places like it are near then.
+        starts = Gaussian(centres, best.scale.expand(count, *around.scale.shape))
+        search = Search(density, stack([search.rows, starts]), tolerance, _FEWER)
+        losses += _run(search)
+    search = Search(density, search.rows, tolerance, 4 * _FEWER)  # the last word, on more draws
+    losses += _run(search)
+    is_mode = _is_apart(search)
+    is_mode[1:] &= search.is_settled[1:] & (search.bounds[1:] > search.bounds[0] - _TOLD)
+    return Modes(
+        rows=search.rows,
+        bounds=search.bounds,
+        is_mode=is_mode,
+        is_settled=search.is_settled[0],
+        losses=[loss for loss in losses if math.isfinite(loss)],
+        starts=count,
+    )
 
 
-def _run(search: Search, cycles: int, is_worth_it: Callable[[Search], Tensor]) -> list[float]:
-    """Go through so many cycles with the rows that are worth it, fewer where all is settled."""
-    losses = [-float(search.bounds.amax(0).sum())]
-    for _ in range(cycles):
-        which = is_worth_it(search).reshape(len(search.bounds), -1).any(1)
-        if not which.any():
+def _run(search: Search) -> list[float]:
+    """Go on with the best rows that are apart, fewer and fewer, until no cycle gains anything.
+
+    Returns:
+        Minus the best bound after each cycle, summed over copies.
+    """
+    losses, most = [-float(search.bounds[0].sum())], len(search.rows)
+    for _ in range(_LONGEST):
+        is_wide = (search.rows.deviations > _WIDEST).any(-1)
+        if is_wide[0].any():
             break
-        search.keep(which)
-        if search.is_over.all() or (search.rows.deviations > _WIDEST).any():
+        which = _is_apart(search) & ~search.is_hopeless & ~is_wide
+        which &= which.cumsum(0) <= most
+        which[0] = True
+        search.keep(which.reshape(len(which), -1).any(1))
+        if search.is_over.all():
             break
         search.cycle()
-        losses.append(-float(search.bounds.amax(0).sum()))
+        losses.append(-float(search.bounds[0].sum()))
+        most = max(most // 2, _FINALISTS)
     return losses
 
 
-def _is_worth_it(search: Search) -> Tensor:
-    """Which rows are neither hopeless nor on the way to where a better one is."""
-    order, is_mode = _rank(search.rows, search.bounds)
-    return torch.zeros_like(is_mode).scatter(0, order, is_mode) & ~search.is_hopeless
+def _is_apart(search: Search) -> Tensor:
+    """Which rows have a density, and are far from all better ones that are apart."""
+    is_apart = search.bounds > -torch.inf
+    for i in range(1, len(is_apart)):
+        for j in range(i):
+            far = torch.minimum(*search.rows[i].distances(search.rows[j])) > _APART
+            is_apart[i] &= far | ~is_apart[j]
+    return is_apart
 
 
-def _has_left(search: Search, rows: Gaussian) -> Tensor:
-    """Which heats are not where one of the rows is already, in the units of both."""
-    heats, known = search.rows, [rows[k] for k in range(len(rows))]
-    apart = [[torch.maximum(*heats[i].distances(row)) for row in known] for i in range(len(heats))]
-    return torch.stack([torch.stack(each).amin(0) > _CLOSE for each in apart])
-
-
-def _around(start: Gaussian, count: int) -> Gaussian:
+def _around(start: Gaussian, count: int) -> Tensor:
     """Pairs of starts around the declared one, wider and wider: `(count, *copies, size)`."""
     noise = sobol_normal((count + 1) // 2, start.loc.numel(), 2).to(start.loc)
     noise = noise.reshape(-1, *start.loc.shape)
     spreads = torch.tensor(_SPREADS).to(noise)[torch.arange(len(noise)) % len(_SPREADS)]
     # The scale of the start is a tenth of its unit.
     steps = 10 * start.deviations * noise * spreads.reshape(-1, *[1] * start.loc.ndim)
-    centres = torch.stack([start.loc + steps, start.loc - steps], 1).flatten(0, 1)[:count]
-    return Gaussian(centres, start.scale.expand(count, *start.scale.shape))
+    return torch.stack([start.loc + steps, start.loc - steps], 1).flatten(0, 1)[:count]
 
 
-def _beyond(density: Density, best: Gaussian, start: Gaussian, count: int) -> Gaussian:
+def _beyond(density: Density, best: Gaussian, start: Gaussian, count: int) -> Tensor:
     """The reflected centre of the best row, and starts far around it, in its own units.
 
     These are where the density rises again along the axes, if it does so anywhere.
@@ -188,8 +186,7 @@ def _beyond(density: Density, best: Gaussian, start: Gaussian, count: int) -> Ga
     far = best[0].move(_FAR * noise.reshape(-1, *best.loc.shape[1:]))
     peaks, is_peak = _find_peaks(density, best[0], len(far))
     far = torch.where(is_peak[..., None], peaks, far)
-    centres = torch.cat([-best.loc, 2 * start.loc - best.loc, far])
-    return Gaussian(centres, start.scale.expand(len(centres), *start.scale.shape))
+    return torch.cat([-best.loc, 2 * start.loc - best.loc, far])
 
 
 def _find_peaks(density: Density, best: Gaussian, count: int) -> tuple[Tensor, Tensor]:
@@ -210,31 +207,3 @@ def _find_peaks(density: Density, best: Gaussian, count: int) -> tuple[Tensor, T
     ranked = torch.where(rises, heights, -torch.inf).flatten(0, 1).topk(count, 0)
     index = ranked.indices[..., None].expand(count, *best.loc.shape)
     return points.gather(0, index), ranked.values.isfinite()
-
-
-def _rank(rows: Gaussian, bounds: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of rows by bound, and which, in this order, are far from all better ones."""
-    order = bounds.sort(dim=0, descending=True, stable=True).indices
-    ranked = rows.pick(order)
-    is_mode = bounds.gather(0, order) > -torch.inf
-    for i in range(1, len(bounds)):
-        here = ranked[i]
-        for j in range(i):
-            other = ranked[j]
-            is_mode[i] &= (torch.minimum(*here.distances(other)) > _APART) | ~is_mode[j]
-    return order, is_mode
-
-
-def _modes_of(search: Search, losses: list[float], starts: int) -> Modes:
-    order, is_mode = _rank(search.rows, search.bounds)
-    settled = search.is_settled.gather(0, order)
-    bounds = search.bounds.gather(0, order)
-    is_mode[1:] &= settled[1:] & (bounds[1:] > bounds[0] - _TOLD)
-    return Modes(
-        rows=search.rows.pick(order),
-        bounds=bounds,
-        is_mode=is_mode,
-        is_settled=settled[0] & bounds[0].isfinite(),
-        losses=[loss for loss in losses if math.isfinite(loss)],
-        starts=starts,
-    )

@@ -16,13 +16,8 @@ from declarative_dist.posteriors.nested import nested_laplace, rank_numbers
 from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.posteriors.search import Density, score
 
-_LEADING = (1, 2, 2)
-"""How many numbers lead the grids that are tried one after the other."""
-
-_HEAVY = 0.45
-_BEST = 0.7
-_GOOD = 0.5
-"""What k-hat and the share of draws that count should be of a guide alone, and with a grid."""
+_GOOD = (0.7, 0.45), (0.4, 0.7)
+"""The least share of draws that count, and the largest k-hat: of a guide alone, and of a grid."""
 
 _KEPT = 0.3
 """The share of draws that the guide and other modes keep beside a grid."""
@@ -117,7 +112,11 @@ class Mixture:
         return torch.cat(parts)
 
     def weigh(self, density: Density, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Draws, and their log weights for a log density, of shape `(num_samples, *copies)`."""
+        """Draws, and their log weights for a log density, of shape `(num_samples, *copies)`.
+
+        Weights are over the whole mixture (Owen and Zhou, "Safe and effective importance
+        sampling", JASA 95, 2000).
+        """
         vectors = self.draw(num_samples, seed)
         return vectors, score(density, vectors)[0] - self.log_prob(vectors)
 
@@ -133,60 +132,54 @@ class Mixture:
 
 
 def weigh(
-    density: Density,
-    components: Mixture,
-    num_samples: int,
-    seed: int,
-    known: Mixture | None = None,
+    density: Density, mixture: Mixture, num_samples: int, seed: int
 ) -> tuple[Tensor, Tensor, Mixture]:
     """Draws near a log density, and their log weights.
 
-    Weights are over the whole mixture (Owen and Zhou, "Safe and effective importance
-    sampling", JASA 95, 2000). While their tail is heavy, or many draws are wasted, Gaussians on a
-    grid of the numbers that shape the others take most of the share, and all is drawn anew.
+    While the tail of the weights is heavy, or many draws are wasted, Gaussians on a grid of the
+    numbers that shape the others take most of the share, and all is drawn anew.
 
     Args:
         density: the log density.
-        components: a mixture of Gaussians near its modes.
+        mixture: Gaussians near its modes.
         num_samples: how many draws to make.
         seed: of the draws.
-        known: a mixture that was good before, to try first.
 
     Returns:
         Vectors `(num_samples, *copies, size)`, log weights `(num_samples, *copies)`, and the
         mixture that they were drawn from.
     """
-    size, shares = components.rows.loc.shape[-1], components.shares
-    can_adapt = size <= MOST_OF_A_FACTOR
-    rows = components.rows.full() if can_adapt else components.rows
-    mixture, order, rim = known or Mixture(rows, shares), list[int](), 0.0
-    count = max(num_samples, _FEWEST)
-    found: list[tuple[float, Tensor, Tensor, Mixture]] = []
-    with torch.no_grad():
-        for number, leading in enumerate((*_LEADING, 0)):
-            vectors, log_weights = mixture.weigh(density, count, seed + 1000 * number)
-            smoothed, k_hat = smooth(log_weights)
-            tail, share = max(float(k_hat.max()), 0.0), _share(smoothed)
-            # A target that does not end where the grid does looks well covered, but is not.
-            quality = share / (1 + tail) ** 2 if rim < _RIM else 0.0
-            found.append((quality, vectors, log_weights, mixture))
-            is_fine = quality and tail <= _HEAVY and share > (_GOOD if number or known else _BEST)
-            is_costly = leading > 1 and size > _MOST_OF_A_GRID
-            if is_fine or not leading or is_costly or not can_adapt or not share:
-                break
-            order = order or rank_numbers(density, rows[0]).tolist()
-            mean, deviation = _moments(vectors, smoothed)
-            # Few draws with a weight are too narrow a cloud to put a grid around.
-            deviation = torch.maximum(deviation, rows.deviations[0] / 2)
-            led = order[: min(leading, max(size - 1, 1))]
-            grid, held, rim = nested_laplace(density, led, rows[0], mean, deviation)
-            if not len(grid):
-                break
-            kept = [_KEPT * share for share in shares]
-            mixture = Mixture(stack([rows, grid]), (*kept, *((1 - _KEPT) * held).tolist()))
-        _, vectors, log_weights, mixture = max(found, key=lambda each: each[0])
-        if count > num_samples:
-            vectors, log_weights = mixture.weigh(density, num_samples, seed)
+    rows, shares, size = mixture.rows, mixture.shares, mixture.rows.loc.shape[-1]
+    if size > MOST_OF_A_FACTOR:
+        return *mixture.weigh(density, num_samples, seed), mixture
+    rows, order, rim = rows.full(), list[int](), 0.0
+    mixture, found = Mixture(rows, shares), list[tuple[float, Tensor, Tensor, Mixture]]()
+    for leading in (1, 2, 0):
+        count = max(num_samples, _FEWEST)
+        vectors, log_weights = mixture.weigh(density, count, seed + leading)
+        smoothed, k_hat = smooth(log_weights)
+        tail, share = max(float(k_hat.max()), 0.0), _share(smoothed)
+        # A target that does not end where the grid does looks well covered, but is not.
+        quality = share / (1 + tail) ** 2 if rim < _RIM else 0.0
+        least, most = _GOOD[min(len(found), 1)]
+        found.append((quality, vectors, log_weights, mixture))
+        is_fine = quality and share > least and tail <= most
+        is_costly = leading > 1 and size > _MOST_OF_A_GRID
+        if is_fine or not leading or is_costly or not share:
+            break
+        order = order or rank_numbers(density, rows[0]).tolist()
+        mean, deviation = _moments(vectors, smoothed)
+        # Few draws with a weight are too narrow a cloud to put a grid around.
+        deviation = torch.maximum(deviation, rows.deviations[0] / 2)
+        led = order[: min(leading, max(size - 1, 1))]
+        grid, held, rim = nested_laplace(density, led, rows[0], mean, deviation)
+        if not len(grid):
+            break
+        kept = [_KEPT * share for share in shares]
+        mixture = Mixture(stack([rows, grid]), (*kept, *((1 - _KEPT) * held).tolist()))
+    _, vectors, log_weights, mixture = max(found, key=lambda each: each[0])
+    if num_samples < _FEWEST:
+        vectors, log_weights = mixture.weigh(density, num_samples, seed)
     return vectors, log_weights, mixture
 
 

@@ -1,10 +1,12 @@
-"""The Gaussian nearest to a log density: fixed draws, L-BFGS, and new units in every cycle.
+"""The Gaussian nearest to a log density: fixed draws, Newton's steps, L-BFGS, and new units.
 
-Draws are fixed, so the evidence lower bound is a smooth function, which L-BFGS climbs (Burroni,
-Domke and Sheldon, "Sample average approximation for black-box variational inference", UAI 2024,
-https://arxiv.org/abs/2304.06803). After some steps the Gaussian found becomes the unit of the
-next cycle: near the end the problem looks alike in all directions, whatever the units and
-correlations of the model. Other draws judge each cycle, and restarts look for other modes.
+Draws are fixed, so the evidence lower bound is a smooth function (Burroni, Domke and Sheldon,
+"Sample average approximation for black-box variational inference", UAI 2024,
+https://arxiv.org/abs/2304.06803). Gradients at the draws hold the mean curvature as well, which
+gives steps of Newton's method (Opper and Archambeau, "The variational Gaussian approximation
+revisited", Neural Computation 21, 2009); where these lead nowhere, L-BFGS climbs. The Gaussian
+found is the unit of the next step: near the end the problem looks alike in all directions,
+whatever the units and correlations of the model. Other draws judge each cycle.
 """
 
 from __future__ import annotations
@@ -31,17 +33,26 @@ _AT_ONCE = 1024
 """So many draws are scored in one call of the density."""
 
 _BLOCK = 16
-_HOPELESS = 100.0
+_HOPELESS = 20.0
 _LEVEL = 0.3
 
+_JUMPS = 8
 _STEPS = 20
+"""How many steps of Newton's method, and evaluations of L-BFGS, a cycle has at most."""
+
+_FIRM, _LONG = 100.0, 1e3
+"""How much a step of Newton's method may change a precision, and how far it may go."""
+
+_SMALL = 3e-3
+"""A gradient, in nats per unit of the row, where L-BFGS has nothing left to do."""
+
 _SHRINKS = 6
 _FAR_BELOW = 10.0
 
 
 @dataclass
 class Search:
-    """Gaussians on their way to a log density.
+    """Gaussians on their way to a log density, for every copy the best one first.
 
     Args:
         density: the log density.
@@ -62,12 +73,13 @@ class Search:
     slopes: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        size = self.rows.loc.shape[-1]
-        self._noise = balanced_normal(size, 0, self.fewest).to(self.rows.loc.device)
+        self._noise = balanced_normal(self.rows.loc.shape[-1], 0, self.fewest)
+        self._noise = self._noise.to(self.rows.loc.device)
         self._shrink()
         self.bounds = self.judge(self.rows)
         self.gains = torch.full_like(self.bounds, torch.inf)
         self.slopes = torch.full_like(self.bounds, torch.inf)
+        self._sort()
 
     @property
     def is_settled(self) -> Tensor:
@@ -81,9 +93,9 @@ class Search:
 
     @property
     def is_hopeless(self) -> Tensor:
-        """Which rows are far below the best one, and do not come nearer fast."""
-        below = self.bounds.amax(0) - self.bounds
-        return (below > _HOPELESS) & (self.gains < below / 3)
+        """Which rows are far below the best one, and climb on slowly."""
+        below = self.bounds[0] - self.bounds
+        return (below > _HOPELESS) & (self.gains < below / 3) & (self.slopes > _LEVEL)
 
     def keep(self, which: Tensor) -> None:
         """Go on with some rows: a mask `(count)`."""
@@ -96,34 +108,83 @@ class Search:
         return bound_of(self.density, rows, 4 * self.fewest)
 
     def cycle(self) -> None:
-        """Climb some steps on the fixed draws, in units of the rows, and judge them on others."""
-        size = self.rows.loc.shape[-1]
-        count = 2 * size + (0 if self.rows.is_diagonal else size * (size - 1) // 2)
-        start = self.rows.loc.new_zeros((*self.rows.loc.shape[:-1], count))
-        descent = Descent(self._objective, start, tolerance=1e-6)
+        """Climb on the fixed draws, in units of the rows, and judge the end on others."""
+        before = self.rows
+        self._level = self._jump()
+        size = before.loc.shape[-1]
+        count = 2 * size + (0 if before.is_diagonal else size * (size - 1) // 2)
+        start = before.loc.new_zeros((*before.loc.shape[:-1], count))
+        descent = Descent(self._objective, start, tolerance=_SMALL)
         descent.run(_STEPS)
         found = self._rows_at(descent.point)
         bounds = self.judge(found)
         better = bounds > self.bounds
         self.gains = torch.where(better, bounds - self.bounds, 0.0)
         self.slopes = descent.gradient.abs().amax(-1)
-        self.rows = choose(better, found, self.rows)
+        self.rows = choose(better, found, before)
         self.bounds = torch.where(better, bounds, self.bounds)
+        self._sort()
+
+    def _sort(self) -> None:
+        order = self.bounds.argsort(dim=0, descending=True, stable=True)
+        self.rows = self.rows.pick(order)
+        self.bounds, self.gains = self.bounds.gather(0, order), self.gains.gather(0, order)
+        self.slopes = self.slopes.gather(0, order)
+
+    def _look(self, rows: Gaussian) -> tuple[Tensor, Tensor]:
+        """Minus the bound on the fixed draws, and the gradients at the draws."""
+        moved = rows.move(_for_all_rows(self._noise, rows.loc))
+        heights, slopes = _score_rows(self.density, moved, len(moved), with_slopes=True)
+        # The volume of a Gaussian that is too narrow for its numbers is zero: no step goes there.
+        return -heights.mean(0) - rows.log_volume, slopes
+
+    def _jump(self) -> Tensor:
+        """Go where gradient and curvature point to while that is better; minus the bounds there."""
+        values, slopes = self._look(self.rows)
+        for _ in range(_JUMPS):
+            found = self._newton(slopes)
+            new_values, new_slopes = self._look(found)
+            better = new_values < values
+            gained = torch.where(better, values - new_values, 0.0)
+            self.rows = choose(better, found, self.rows)
+            values = torch.where(better, new_values, values)
+            slopes = torch.where(better[..., None], new_slopes, slopes)
+            if not (gained > self.tolerance).any():
+                break
+        return values
+
+    def _newton(self, slopes: Tensor) -> Gaussian:
+        """The Gaussian whose mean gradient is zero, if the curvature is everywhere as it is here.
+
+        The mean curvature is that of gradients against the noise, by Stein's lemma.
+        """
+        noise = _for_all_rows(self._noise, self.rows.loc)
+        turned = self.rows.pull_back(slopes)
+        slope = turned.mean(0).nan_to_num(0.0)[..., None]
+        if self.rows.is_diagonal:
+            values = -(turned * noise).mean(0).nan_to_num(0.0).abs().clamp(1 / _FIRM, _FIRM)
+            step, scale = slope[..., 0] / values, self.rows.scale * values.rsqrt()
+        else:
+            both = torch.einsum("s...i,s...j->...ij", turned, noise).nan_to_num(0.0)
+            values, axes = torch.linalg.eigh(-(both + both.mT) / (2 * len(noise)))
+            values = values.abs().clamp(1 / _FIRM, _FIRM)[..., None, :]
+            axes = axes * values.rsqrt()
+            step, axes = (axes @ (axes.mT @ slope)).squeeze(-1), self.rows.scale @ axes
+            scale = torch.linalg.cholesky_ex(axes @ axes.mT).L
+        return Gaussian(self.rows.move(step.clamp(-_LONG, _LONG)), scale)
 
     def _objective(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        """Minus the bound on the fixed draws, and its gradient, at numbers in today's units."""
+        """What the bound on the fixed draws has lost, and its gradient, in today's units."""
         rows, size = self._rows_at(point), self.rows.loc.shape[-1]
+        values, slopes = self._look(rows)
         noise = _for_all_rows(self._noise, rows.loc)
-        heights, slopes = _score_rows(self.density, rows.move(noise), len(noise), with_slopes=True)
         turned, stretch = self.rows.pull_back(slopes), point[..., size : 2 * size].exp()
         parts = [-turned.mean(0), -(turned * noise).mean(0) * stretch - 1]
         if not rows.is_diagonal:
             below, left = torch.tril_indices(size, size, -1, device=point.device)
             by_entry = -torch.einsum("s...i,s...j->...ij", turned, noise) / len(noise)
             parts.append(by_entry[..., below, left])
-        # The volume of a Gaussian that is too narrow for its numbers is zero: no step goes there.
-        volume = rows.log_volume - self.rows.log_volume
-        return -heights.mean(0) - volume, torch.cat(parts, -1)
+        return values - self._level, torch.cat(parts, -1)
 
     def _rows_at(self, point: Tensor) -> Gaussian:
         """Numbers in today's units as Gaussians over vectors."""
@@ -194,40 +255,31 @@ def score(
     Raises:
         ConstraintError: if the log density has the wrong shape.
     """
+    most = max(_AT_ONCE // block, 1) * block
+    if len(vectors) <= most:
+        try:
+            return _score_at_once(density, vectors, with_slopes)
+        except (ValueError, _LinAlgError) as error:
+            if isinstance(error, ConstraintError) and error.code in _MISTAKES:
+                raise  # a log density of the wrong shape is no point without a density
+        if len(vectors) <= block:
+            heights = vectors.new_full(vectors.shape[:-1], -torch.inf, dtype=torch.float64)
+            return heights, torch.zeros_like(vectors if with_slopes else vectors[:0])
+        most = max(len(vectors) // block // 2, 1) * block
     parts = [
-        _score_part(density, part, block, with_slopes)
-        for part in vectors.split(max(_AT_ONCE // block, 1) * block)
+        score(density, part, block=block, with_slopes=with_slopes) for part in vectors.split(most)
     ]
     return torch.cat([heights for heights, _ in parts]), torch.cat([slopes for _, slopes in parts])
 
 
-def _score_part(
-    density: Density, vectors: Tensor, block: int, with_slopes: bool
+def _score_at_once(
+    density: Density, vectors: Tensor, with_slopes: bool
 ) -> tuple[Tensor, Tensor]:
-    none = vectors.new_zeros(0)
-    try:
-        if not with_slopes:
-            return _clean(density(vectors)), none
-        with torch.enable_grad():
-            here = vectors.detach().requires_grad_()
-            heights = density(here)
-            if heights.requires_grad:
-                (slopes,) = torch.autograd.grad(heights.sum(), here)
-            else:
-                slopes = torch.zeros_like(here)
-        return _clean(heights.detach()), slopes.double()
-    except (ValueError, _LinAlgError) as error:
-        if isinstance(error, ConstraintError) and error.code in _MISTAKES:
-            raise  # a log density of the wrong shape is no point without a density
-    if len(vectors) <= block:
-        heights = vectors.new_full(vectors.shape[:-1], -torch.inf)
-        return heights.double(), torch.zeros_like(vectors) if with_slopes else none
-    half = max(len(vectors) // block // 2, 1) * block
-    pair = [
-        _score_part(density, part, block, with_slopes) for part in (vectors[:half], vectors[half:])
-    ]
-    return torch.cat([heights for heights, _ in pair]), torch.cat([slopes for _, slopes in pair])
-
-
-def _clean(heights: Tensor) -> Tensor:
-    return heights.double().nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+    with torch.set_grad_enabled(with_slopes):
+        here = vectors.detach().requires_grad_(with_slopes)
+        heights = density(here)
+        slopes = torch.zeros_like(here if with_slopes else here[:0])
+        if heights.requires_grad and with_slopes:
+            (slopes,) = torch.autograd.grad(heights.sum(), here)
+    heights = heights.detach().double().nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+    return heights, slopes.double()
