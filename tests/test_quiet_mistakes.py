@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributions as dd
-from torch import nn
+from torch import Tensor, nn
 
 from declarative_dist import (
     Constant,
@@ -26,7 +26,7 @@ from declarative_dist import (
     fit,
     learnable,
 )
-from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 
 
 @pytest.mark.parametrize("unit", [1e-5, 2e-4, 2.0])
@@ -107,8 +107,28 @@ def test_a_target_that_mixes_draws_is_not_sampled(guide: Any, density: Any) -> N
     class Two(Declarative):
         z = Param(torch.zeros(2))
 
-    with pytest.raises(ConstraintError, match="draws beside it"):
+    named = rf"^{guide.__name__}\.log_joint: .*draws beside it"
+    with pytest.raises(ConstraintError, match=named):
         guide(Two()).importance_sample(density, 100)
+    with pytest.raises(ConstraintError, match=named):
+        fit(NegativeELBO(density, guide(Two())), progress=False)
+
+
+def test_no_other_start_is_tried_where_a_fit_was_told_so() -> None:
+    class One(Declarative):
+        x = Param([0.0, 0.0])
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        calls.append(len(values["x"]))
+        return dd.Normal(2.0, 1.0).log_prob(values["x"]).sum(-1)
+
+    calls: list[int] = []
+    guide = FullRankNormal(One())
+    history = fit(NegativeELBO(log_joint, guide), restarts=0, progress=False)
+    assert "No other start was tried." in history.verdict
+    calls.clear()
+    assert "No other start was tried." in guide.importance_sample(log_joint, 1000).verdict
+    assert sum(calls) < 3000
 
 
 @pytest.mark.parametrize(("base", "name", "value"), [

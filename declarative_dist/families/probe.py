@@ -243,10 +243,10 @@ def _draw_some(joint: Any) -> dict[str, Tensor] | None:
     return found
 
 
-def check_target(density: See, target: nn.Module) -> None:
-    """Refuse a target whose density of a draw follows the draws beside it."""
+def check_target(density: See, target: nn.Module, owner: object) -> None:
+    """Refuse a target of an owner whose density of a draw follows the draws beside it."""
     if not isinstance(attempt(density, block(ALL, 1)), ValueError):  # the loss itself says so
-        _refuse_mixing(density, 1, target, "draws")
+        _refuse_mixing(density, 1, target, "draws", owner=owner)
 
 
 def _check_class(module: Any, what: str, start: Callable[[], tuple[See, int] | None]) -> None:
@@ -276,12 +276,12 @@ def _check_class(module: Any, what: str, start: Callable[[], tuple[See, int] | N
 
 
 def _refuse_mixing(
-    see: See, rank: int, owner: nn.Module, what: str, groups: Any = TOGETHER
+    see: See, rank: int, module: nn.Module, what: str, groups: Any = TOGETHER, owner: Any = None
 ) -> None:
-    found = find_difference(see, rank, owner, groups)
+    found = find_difference(see, rank, module, groups)
     if found is None:
         return
-    subject, (name, alone, together) = type(owner).__name__, found
+    subject, (name, alone, together) = type(owner or module).__name__, found
     raise ConstraintError(
         f"{subject}.{name}" if name else subject,
         f"for each of the {what} a value that does not depend on the {what} beside it",

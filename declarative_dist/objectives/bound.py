@@ -262,6 +262,9 @@ class VariationalBound(AtomicState, ABC):
             ConstraintError: if the target mixes draws, as one with `.sum()` over all dimensions.
         """
         guide = self.guide
+        if isinstance(guide, NormalGuide) and guide.awaits_density:
+            guide.initialize_(self.log_joint_of(*batch, **given))  # looks at the target by itself
+            return
         is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
             with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
@@ -275,9 +278,7 @@ class VariationalBound(AtomicState, ABC):
                     log_p = density(map_draws(draws, lambda value: value[rows]))
                     return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
 
-                check_target(density_at, self)
-        if isinstance(guide, NormalGuide) and guide.awaits_density:
-            guide.initialize_(self.log_joint_of(*batch, **given))
+                check_target(density_at, self, self)
 
     def log_joint_of(self, *batch: Any, **given: Any) -> Callable[[Any], Tensor]:
         """The target of an automatic guide as a function of its draws alone.

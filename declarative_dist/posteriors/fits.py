@@ -93,7 +93,7 @@ def fit_guide(
         restarts=RESTARTS if restarts is None else restarts,
         tolerance=1e-3 if tolerance is None else tolerance,
     )
-    modes = guide.modes
+    modes, guide.is_searched = guide.modes, True
     if modes is None:
         raise NonFiniteError(
             f"{type(objective).__name__}.log_joint",

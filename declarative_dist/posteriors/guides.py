@@ -75,16 +75,17 @@ class NormalGuide(AtomicState, NamedModule):
         super().__init__()
         name = type(self).__name__
         self.flat = _flat_of(latents, name)
+        self.modes: Modes | None = None
+        self.is_searched = False  # whether `modes` has all that anybody wants to look for
+        self._mixture: Mixture | None = None
         self._init_scale = scale = 0.1 if init_scale is None else init_scale
         is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
         if not (is_number and 0 < scale < math.inf):
             subject, got = f"{name}(init_scale=)", shorten(init_scale)
             raise ConstraintError(subject, "a positive number", got, code="wrong-argument")
-        start = self.flat.start()
-        spread = self.flat.spread() * self._init_scale
+        (start, factor), size = self._declared(), self.flat.size
         self.register_buffer("center", start)
-        self.register_buffer("factor", spread if self.is_diagonal else spread.diag_embed())
-        size = start.shape[-1]
+        self.register_buffer("factor", factor)
         self.raw_loc = nn.Parameter(torch.zeros_like(start))
         self.raw_scale = nn.Parameter(torch.zeros_like(start))
         if not self.is_diagonal and size > 1:  # a parameter without numbers cannot be sharded
@@ -95,8 +96,6 @@ class NormalGuide(AtomicState, NamedModule):
         if isinstance(latents, Conditioned) and init_scale is None:
             self.initialize_(latents)
         self._start = self.center.clone(), self.factor.clone()
-        self.modes: Modes | None = None
-        self._mixture: Mixture | None = None
 
     if TYPE_CHECKING:
 
@@ -188,7 +187,7 @@ class NormalGuide(AtomicState, NamedModule):
         modes = self._search(self._density_of(log_joint), restarts, tolerance)
         if modes.bounds[0].isfinite().all():
             self._become(modes.rows[0])
-            self.modes = modes
+            self.modes, self.is_searched = modes, restarts > 0
         return self
 
     def _search(self, density: Density, restarts: int, tolerance: float) -> Modes:
@@ -233,9 +232,10 @@ class NormalGuide(AtomicState, NamedModule):
         now = self.detach().gaussian.double()
         bound = bound_of(density, now[None])
         modes = self.modes
-        is_known = modes is not None and modes.starts and modes.is_of(bound)
-        if not is_known and self.flat.size <= MOST_OF_A_FACTOR:
-            modes = self._search(density, RESTARTS, 1e-2)
+        is_known = self.is_searched and modes is not None and modes.is_of(bound)
+        if not is_known:
+            is_small = self.flat.size <= MOST_OF_A_FACTOR
+            modes = self._search(density, RESTARTS, 1e-2) if is_small else None
         components, doubts, notes = components_of(now, bound, modes)
         seed = int(torch.randint(2**31, ()))
         with torch.no_grad():
@@ -258,7 +258,7 @@ class NormalGuide(AtomicState, NamedModule):
         with torch.no_grad(), same_random_numbers(), restoring(density, always=True):
             start = self.flat.start()
             vectors = start + 0.1 * self.flat.spread() * torch.randn(COUNT, *start.shape).to(start)
-            check_target(density_at, density)
+            check_target(density_at, density, self)
         return lambda vectors: density(vectors.to(dtype))
 
     def _narrowed(self) -> Gaussian:
@@ -281,15 +281,18 @@ class NormalGuide(AtomicState, NamedModule):
         with torch.no_grad():
             self.flat.reset()
             if self._start[0].is_meta and not self.center.is_meta:
-                spread = self.flat.spread() * self._init_scale
-                factor = spread if self.is_diagonal else spread.diag_embed()
-                self._start = self.flat.start(), factor
+                self._start = self._declared()
             for buffer, start in zip((self.center, self.factor), self._start, strict=True):
                 buffer.copy_(start)
             self._to_origin()
 
+    def _declared(self) -> tuple[Tensor, Tensor]:
+        """The centre and the factor that a new guide has."""
+        spread = self.flat.spread() * self._init_scale
+        return self.flat.start(), spread if self.is_diagonal else spread.diag_embed()
+
     def _to_origin(self) -> None:
-        self.modes = self._mixture = None
+        self.modes, self.is_searched, self._mixture = None, False, None
         for parameter in self.parameters(recurse=False):
             parameter.zero_()
 

@@ -40,6 +40,8 @@ _TOLD = 100.0
 _SAME = 1.0
 """How many nats below the best a mode is sampled, is spoken of, and is the same."""
 
+UNTRIED = "No other start was tried."
+
 _WIDEST = 1e9
 """Deviations beyond this have run away."""
 
@@ -77,7 +79,7 @@ class Modes:
     def describe(self) -> str:
         """What the other starts have led to, in a sentence; for copies, the worst of them."""
         if not self.starts:
-            return "No other start was tried."
+            return UNTRIED
         depths = (self.bounds[0] - self.bounds).masked_fill(~self.is_mode, torch.inf)
         nearest = depths.reshape(len(depths), -1).amin(1)[1:].tolist()
         shown = [

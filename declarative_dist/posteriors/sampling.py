@@ -11,13 +11,16 @@ from torch import Tensor
 from declarative_dist.latents.pareto import smooth
 from declarative_dist.latents.weighted import UNSETTLED
 from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, choose, stack
-from declarative_dist.posteriors.modes import Modes
+from declarative_dist.posteriors.modes import UNTRIED, Modes
 from declarative_dist.posteriors.nested import nested_laplace, rank_numbers
 from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.posteriors.search import Density, score
 
-_GOOD = (0.7, 0.45), (0.4, 0.7)
+_GOOD = (0.7, 0.45), (0.35, 0.7)
 """The least share of draws that count, and the largest k-hat: of a guide alone, and of a grid."""
+
+_ALONE = 0.8
+"""A guide alone that is not good enough has to be better than a grid by so much."""
 
 _KEPT = 0.3
 """The share of draws that the guide and other modes keep beside a grid."""
@@ -52,8 +55,10 @@ def components_of(
     """
     guide = guide[None]
     if modes is None or not modes.bounds[0].isfinite().all():
-        return Mixture(guide, (1.0,)), ["No other start was tried."], [UNSEEN]
+        return Mixture(guide, (1.0,)), [UNTRIED], [UNSEEN]
     notes, doubts = [modes.describe(), UNSEEN], []
+    if not modes.starts:
+        doubts.append(notes.pop(0))
     is_near = modes.is_near
     which = is_near.reshape(len(is_near), -1).any(1)
     if int(which.sum()) > 1:
@@ -156,12 +161,13 @@ def weigh(
     mixture, found = Mixture(rows, shares), list[tuple[float, Tensor, Tensor, Mixture]]()
     for leading in (1, 2, 0):
         count = max(num_samples, _FEWEST)
-        vectors, log_weights = mixture.weigh(density, count, seed + leading)
+        vectors, log_weights = mixture.weigh(density, count, seed + len(found))
         smoothed, k_hat = smooth(log_weights)
         tail, share = max(float(k_hat.max()), 0.0), _share(smoothed)
         # A target that does not end where the grid does looks well covered, but is not.
         quality = share / (1 + tail) ** 2 if rim < _RIM else 0.0
         least, most = _GOOD[min(len(found), 1)]
+        quality *= 1.0 if found else _ALONE
         found.append((quality, vectors, log_weights, mixture))
         is_fine = quality and share > least and tail <= most
         is_costly = leading > 1 and size > _MOST_OF_A_GRID

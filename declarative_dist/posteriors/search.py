@@ -19,13 +19,12 @@ from torch import Tensor
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.optimization.lbfgs import Descent
+from declarative_dist.optimization.rows import LinAlgError
 from declarative_dist.posteriors.gaussian import Gaussian, choose, lower_triangle
 from declarative_dist.posteriors.noise import balanced_normal
 
 Density = Callable[[Tensor], Tensor]
 """From vectors `(*sample, *copies, size)` to log densities `(*sample, *copies)`."""
-
-_LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
 
 _MISTAKES = ("wrong-shape", "failed-method", "wrong-argument", "unknown-name", "missing-value")
 
@@ -259,7 +258,7 @@ def score(
     if len(vectors) <= most:
         try:
             return _score_at_once(density, vectors, with_slopes)
-        except (ValueError, _LinAlgError) as error:
+        except (ValueError, LinAlgError) as error:
             if isinstance(error, ConstraintError) and error.code in _MISTAKES:
                 raise  # a log density of the wrong shape is no point without a density
         if len(vectors) <= block:
@@ -272,9 +271,7 @@ def score(
     return torch.cat([heights for heights, _ in parts]), torch.cat([slopes for _, slopes in parts])
 
 
-def _score_at_once(
-    density: Density, vectors: Tensor, with_slopes: bool
-) -> tuple[Tensor, Tensor]:
+def _score_at_once(density: Density, vectors: Tensor, with_slopes: bool) -> tuple[Tensor, Tensor]:
     with torch.set_grad_enabled(with_slopes):
         here = vectors.detach().requires_grad_(with_slopes)
         heights = density(here)
