@@ -138,7 +138,7 @@ class Search:
         return -heights.mean(0) - rows.log_volume, slopes
 
     def _jump(self) -> Tensor:
-        """Go where gradient and curvature point to while that is better; minus the bounds there."""
+        """Go where slope and curvature point to while that is better; minus the bounds there."""
         values, slopes = self._look(self.rows)
         for _ in range(_JUMPS):
             found = self._newton(slopes)
