@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,13 +56,6 @@ def test_a_fit_finds_the_start(kind: Any, bound: Any) -> None:
     torch.testing.assert_close(guide.center, MEAN, rtol=1e-4, atol=1e-6)
     # Of a normalised density the bound is exact where the guide is the posterior.
     assert history.losses[0] == pytest.approx(0.0, abs=0.05)
-
-
-def test_it_is_the_start_of_initialize() -> None:
-    guide, other = FullRankNormal(Pair()), FullRankNormal(Pair())
-    NegativeELBO(far, guide).before_fit()
-    other.initialize_(far)
-    assert is_same(guide.state_dict(), other.state_dict())
 
 
 def test_a_start_draws_no_random_numbers() -> None:
@@ -155,15 +147,6 @@ def test_a_scale_is_kept() -> None:
     guide = MeanFieldNormal(Pair(), init_scale=0.3)
     fit(NegativeELBO(far, guide), steps=1, lr=1e-6)
     torch.testing.assert_close(guide().scale, torch.full((2,), 0.3))
-
-
-def test_a_second_fit_goes_on() -> None:
-    guide = FullRankNormal(Pair())
-    objective = NegativeELBO(lambda v: dd.Laplace(3.0, 1.0).log_prob(v["x"]).sum(-1), guide)
-    fit(objective, steps=20)
-    before = copy.deepcopy(guide)
-    objective.before_fit()
-    assert is_same(before.state_dict(), guide.state_dict())
 
 
 def test_a_new_guide_again() -> None:
@@ -303,44 +286,6 @@ def check_moments(guide: Any, exact: Moments) -> None:
         assert (value.std(0) / deviation - 1).abs().max() < 0.15, name
 
 
-def weighted_moments(guide: Any, log_joint: Any) -> Moments:
-    """Those of the posterior, from draws weighted by what the guide misses."""
-    with torch.no_grad():
-        draws, log_q = guide.rsample_and_log_prob((40_000,))
-        weight = (log_joint(draws) - log_q).double().softmax(0)
-    assert 1 / weight.square().sum() > 10_000
-    moments = {}
-    for name, value in draws.items():
-        mean = torch.tensordot(weight, value.double(), 1)
-        second = torch.tensordot(weight, (value.double() - mean).square(), 1)
-        moments[name] = mean, second.sqrt()
-    return moments
-
-
-class Line(Declarative):
-    weights = Param(torch.zeros(4))
-    bias = Param(0.0)
-    noise = Param(1.0, Positive())
-
-
-def line() -> tuple[Any, Any]:
-    """Features in very different units, far from their origin; the noise unknown."""
-    units = torch.tensor([1e-3, 1.0, 50.0, 3000.0])
-    x = torch.randn(80, 4) * units + torch.tensor([0.0, 10.0, 500.0, -1e4])
-    y = x @ torch.tensor([800.0, -2.0, 0.05, 0.001]) + 3.0 + 1.5 * torch.randn(80)
-
-    def log_joint(v: dict[str, Tensor]) -> Tensor:
-        mean = v["weights"] @ x.T + v["bias"][..., None]
-        return (
-            dd.Normal(mean, v["noise"][..., None]).log_prob(y).sum(-1)
-            + dd.Normal(0.0, 1e4).log_prob(v["weights"]).sum(-1)
-            + dd.Normal(0.0, 100.0).log_prob(v["bias"])
-            + dd.HalfNormal(10.0).log_prob(v["noise"])
-        )
-
-    return Line, log_joint
-
-
 class Shares(Declarative):
     shares = Param([1 / 3] * 3, Simplex())
     rate = Param(1.0, Positive())
@@ -361,15 +306,6 @@ def shares() -> tuple[Any, Any]:
     return Shares, log_joint
 
 
-def test_raw_data_at_the_default_rate() -> None:
-    latents, log_joint = line()
-    reference = FullRankNormal(latents()).initialize_(log_joint)
-    exact = weighted_moments(reference, log_joint)
-    guide = FullRankNormal(latents())
-    fit(NegativeELBO(log_joint, guide), steps=600)
-    check_moments(guide, exact)
-
-
 def test_shares_and_a_rate_in_closed_form() -> None:
     """Poisson counts whose rates are shares of a total: gamma and Dirichlet posteriors."""
     latents, log_joint = shares()
@@ -384,20 +320,6 @@ def test_shares_and_a_rate_in_closed_form() -> None:
             "rate": (gamma.mean, gamma.variance.sqrt()),
         },
     )
-
-
-def test_two_numbers_in_one_line() -> None:
-    covariance = torch.tensor([[1e-6, 0.99], [0.99, 1e6]], dtype=torch.float64)
-    mean = torch.tensor([0.05, -3e3], dtype=torch.float64)
-    precision = torch.linalg.inv(covariance)
-
-    def log_joint(v: dict[str, Tensor]) -> Tensor:
-        centred = v["x"].double() - mean
-        return (-0.5 * ((centred @ precision) * centred).sum(-1)).float()
-
-    guide = FullRankNormal(Pair())
-    fit(NegativeELBO(log_joint, guide), steps=400, lr=0.05)
-    check_moments(guide, {"x": (mean, covariance.diagonal().sqrt())})
 
 
 def test_a_target_without_a_density_at_the_draws_is_told() -> None:

@@ -113,6 +113,20 @@ def test_two_modes_are_both_sampled_and_not_called_good() -> None:
     assert again.std()["x"][0].item() == pytest.approx(7.35, rel=0.05)
 
 
+def test_four_modes_around_a_saddle_are_all_sampled() -> None:
+    """The declared start is in the middle, where a wide Gaussian covers them all."""
+    corners = torch.tensor([[3.0, 3.0], [-3.0, 3.0], [3.0, -3.0], [-3.0, -3.0]])
+
+    def log_joint(v: dict[str, Tensor]) -> Tensor:
+        return dd.Normal(corners, 0.4).log_prob(v["x"][..., None, :]).sum(-1).logsumexp(-1)
+
+    guide, found = fitted(Line(), log_joint)
+    assert "Several modes hold mass" in found.verdict
+    draws = guide.importance_sample(log_joint, 4000)
+    evidence = draws.log_weights.logsumexp(0) - math.log(4000)
+    assert evidence.item() == pytest.approx(math.log(4), abs=0.05)
+
+
 def test_a_flat_direction_is_named() -> None:
     class Sum(Declarative):
         a = Param(0.0)

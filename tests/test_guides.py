@@ -270,13 +270,6 @@ def test_badly_scaled_and_correlated_posteriors(name: str, lr: float) -> None:
     check_moments(guide, mean, covariance.diagonal().sqrt())
 
 
-def test_correlations_are_found_without_a_start() -> None:
-    mean, covariance = GAUSSIANS["correlated"]
-    latents, log_joint = gaussian(mean, covariance)
-    guide = fitted(FullRankNormal(latents), log_joint, 0.05, 1500)
-    check_moments(guide, mean, covariance.diagonal().sqrt())
-
-
 def test_a_mean_field_of_scales() -> None:
     mean, covariance = GAUSSIANS["scales"]
     latents, log_joint = gaussian(mean, covariance)

@@ -191,7 +191,9 @@ class NormalGuide(AtomicState, NamedModule):
         return self
 
     def _search(self, density: Density, restarts: int, tolerance: float) -> Modes:
-        now = self._narrowed()
+        now = self.detach().gaussian.double()
+        if self.flat.size > MOST_OF_A_FACTOR:
+            now = Gaussian(now.loc, now.deviations)
         around = Gaussian(self.flat.start(), 0.1 * self.flat.spread()).double()
         around = around if now.is_diagonal else around.full()
         return find_modes(density, now, around, restarts=restarts, tolerance=tolerance)
@@ -260,11 +262,6 @@ class NormalGuide(AtomicState, NamedModule):
             vectors = start + 0.1 * self.flat.spread() * torch.randn(COUNT, *start.shape).to(start)
             check_target(density_at, density, self)
         return lambda vectors: density(vectors.to(dtype))
-
-    def _narrowed(self) -> Gaussian:
-        """The guide's Gaussian in float64, without correlations where they would be too many."""
-        now = self.detach().gaussian.double()
-        return Gaussian(now.loc, now.deviations) if self.flat.size > MOST_OF_A_FACTOR else now
 
     def _become(self, found: Gaussian) -> None:
         with torch.no_grad():

@@ -32,6 +32,9 @@ _LONGEST = 30
 _FINALISTS = 4
 """How many cycles a search has at most, and how many places are searched to the end."""
 
+_ROUNDS = 2
+"""How often others begin, at most: again where they have led to a better place."""
+
 _APART = 3.0
 """How many standard deviations another mode is away."""
 
@@ -114,14 +117,15 @@ def find_modes(
     score(density, start.loc[None])  # a mistake is best told of one draw
     search = Search(density, start[None], tolerance, _FEWER)
     losses, count = _run(search), 0
-    if restarts:
-        best = search.rows[:1]
+    for _ in range(_ROUNDS if restarts else 0):
+        best, level = search.rows[:1], search.bounds[0]
         centres = torch.cat([_around(around, restarts), _beyond(density, best, around, restarts)])
-        count = len(centres)
-        # In the units of the best place: places like it are near then.
-        starts = Gaussian(centres, best.scale.expand(count, *around.scale.shape))
+        count += len(centres)
+        starts = Gaussian(centres, best.scale.expand(len(centres), *around.scale.shape))
         search = Search(density, stack([search.rows, starts]), tolerance, _FEWER)
         losses += _run(search)
+        if not (search.bounds[0] > level + _SAME).any():
+            break  # else they have to begin around a better place
     search = Search(density, search.rows, tolerance, 4 * _FEWER)  # the last word, on more draws
     losses += _run(search)
     is_mode = _is_apart(search)
@@ -145,17 +149,15 @@ def _run(search: Search) -> list[float]:
     losses, most = [-float(search.bounds[0].sum())], len(search.rows)
     for _ in range(_LONGEST):
         is_wide = (search.rows.deviations > _WIDEST).any(-1)
-        if is_wide[0].any():
-            break
-        which = _is_apart(search) & ~search.is_hopeless & ~is_wide
-        which &= which.cumsum(0) <= most
-        which[0] = True
-        search.keep(which.reshape(len(which), -1).any(1))
-        if search.is_over.all():
+        if is_wide[0].any() or search.is_over.all():
             break
         search.cycle()
         losses.append(-float(search.bounds[0].sum()))
+        which = _is_apart(search) & ~search.is_hopeless & ~is_wide
         most = max(most // 2, _FINALISTS)
+        which &= which.cumsum(0) <= most
+        which[0] = True
+        search.keep(which.reshape(len(which), -1).any(1))
     return losses
 
 

@@ -12,7 +12,6 @@ whatever the units and correlations of the model. Other draws judge each cycle.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ _JUMPS = 8
 _STEPS = 20
 """How many steps of Newton's method, and evaluations of L-BFGS, a cycle has at most."""
 
-_FIRM, _LONG = 100.0, 1e3
+_FIRM, _LONG = 100.0, 30.0
 """How much a step of Newton's method may change a precision, and how far it may go."""
 
 _SMALL = 3e-3
@@ -49,7 +48,6 @@ _SHRINKS = 6
 _FAR_BELOW = 10.0
 
 
-@dataclass
 class Search:
     """Gaussians on their way to a log density, for every copy the best one first.
 
@@ -58,24 +56,18 @@ class Search:
         rows: where they are, of shape `(count, *copies, size)`.
         tolerance: a row is settled where a cycle gains fewer nats than this.
         fewest: the fewest draws to climb on.
+
+    Attributes:
         bounds: the judged evidence lower bounds, of shape `(count, *copies)`.
         gains: what the last cycle gained.
         slopes: the largest entry of the gradient after it, in nats per unit of the row.
     """
 
-    density: Density
-    rows: Gaussian
-    tolerance: float
-    fewest: int
-    bounds: Tensor = field(init=False)
-    gains: Tensor = field(init=False)
-    slopes: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._noise = balanced_normal(self.rows.loc.shape[-1], 0, self.fewest)
-        self._noise = self._noise.to(self.rows.loc.device)
+    def __init__(self, density: Density, rows: Gaussian, tolerance: float, fewest: int) -> None:
+        self.density, self.rows, self.tolerance, self.fewest = density, rows, tolerance, fewest
+        self._noise = balanced_normal(rows.loc.shape[-1], 0, fewest).to(rows.loc.device)
         self._shrink()
-        self.bounds = self.judge(self.rows)
+        self.bounds = bound_of(density, self.rows, 4 * fewest)
         self.gains = torch.full_like(self.bounds, torch.inf)
         self.slopes = torch.full_like(self.bounds, torch.inf)
         self._sort()
@@ -102,10 +94,6 @@ class Search:
         self.bounds, self.gains = self.bounds[which], self.gains[which]
         self.slopes = self.slopes[which]
 
-    def judge(self, rows: Gaussian) -> Tensor:
-        """The evidence lower bounds on other draws, of shape `(count, *copies)`."""
-        return bound_of(self.density, rows, 4 * self.fewest)
-
     def cycle(self) -> None:
         """Climb on the fixed draws, in units of the rows, and judge the end on others."""
         before = self.rows
@@ -116,7 +104,7 @@ class Search:
         descent = Descent(self._objective, start, tolerance=_SMALL)
         descent.run(_STEPS)
         found = self._rows_at(descent.point)
-        bounds = self.judge(found)
+        bounds = bound_of(self.density, found, 4 * self.fewest)
         better = bounds > self.bounds
         self.gains = torch.where(better, bounds - self.bounds, 0.0)
         self.slopes = descent.gradient.abs().amax(-1)

@@ -158,20 +158,13 @@ def check_match(target: Any, current: Any, subject: str) -> None:
             for each in (wanted, own)
         )
         fix = "Declare the guide as a Joint of just these sites." * ("" not in wanted)
-    elif isinstance(target, Distribution):
-        batch, events = current.batch_shape, current.event_shape
-        if (
-            target.event_shape != events
-            or len(target.batch_shape) > len(batch)
-            or not all(
-                size in (1, full)
-                for size, full in zip(reversed(target.batch_shape), reversed(batch), strict=False)
-            )
-        ):
-            expected = f"events of shape {tuple(target.event_shape)}"
-            expected += f" in a batch {tuple(target.batch_shape)}, as the target has"
-            got = f"events of shape {tuple(events)} in a batch {tuple(batch)}"
-            fix = "Declare dimensions of the event with event_dim; others are independent copies."
+    elif isinstance(target, Distribution) and not _fits(target, current):
+        expected, got = (
+            f"events of shape {tuple(each.event_shape)} in a batch {tuple(each.batch_shape)}"
+            for each in (target, current)
+        )
+        expected += ", as the target has"
+        fix = "Declare dimensions of the event with event_dim; others are independent copies."
     for name, support in () if expected else wanted.items():
         if own[name] is not None and not lies_within(own[name], support):
             subject = f"{subject}.{name}" if name else subject
@@ -182,6 +175,15 @@ def check_match(target: Any, current: Any, subject: str) -> None:
     if expected:
         expected = f"a guide with {expected}"
         raise ConstraintError(subject, expected, f"one with {got}", fix, code="guide-mismatch")
+
+
+def _fits(target: Distribution, current: Any) -> bool:
+    """Whether a target has one density for every draw of a guide."""
+    try:
+        both = torch.broadcast_shapes(target.batch_shape, current.batch_shape)
+    except RuntimeError:
+        return False
+    return bool(both == current.batch_shape and target.event_shape == current.event_shape)
 
 
 def _supports_of(source: Any) -> dict[str, Any] | None:
