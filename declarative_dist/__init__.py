@@ -26,9 +26,9 @@ from declarative_dist.families.learnable import learnable
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.context import Head
 from declarative_dist.fields.derived import derived
 from declarative_dist.fields.given import Given
-from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.site import site
 from declarative_dist.fitting.compiled import compiled

@@ -38,8 +38,7 @@ ROWS = [
         for name in (
             "sharding",
             "storage", "sizes", "alignment", "kinds", "owner", "field",
-            "value", "context", "given", "head",
-            "constant", "mapping", "derived", "fixed", "walk", "templates",
+            "value", "context", "given", "constant", "derived", "walk", "templates",
             "parts", "prior", "param", "site",
         )
     ],

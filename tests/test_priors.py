@@ -255,7 +255,7 @@ def test_the_jacobian_of_named_bounds_is_given_the_bounds() -> None:
     torch.testing.assert_close(q.log_prior(unconstrained=True), expected)
 
 
-def test_a_constraint_without_a_jacobian_says_so_by_name() -> None:
+def test_a_constraint_without_a_jacobian_says_so() -> None:
     class Shifted(nn.Module):
         def forward(self, raw: Tensor) -> Tensor:
             return raw + 1
@@ -265,7 +265,7 @@ def test_a_constraint_without_a_jacobian_says_so_by_name() -> None:
 
     q = declared(2.0, Shifted(), prior=dd.Normal(0.0, 1.0))()
     torch.testing.assert_close(q.log_prior(), dd.Normal(0.0, 1.0).log_prob(tensor(2.0)))
-    with pytest.raises(NotImplementedError, match=r"Model\.theta: FromModule\.log_abs_det"):
+    with pytest.raises(NotImplementedError, match=r"FromModule\.log_abs_det"):
         q.log_prior(unconstrained=True)
 
 

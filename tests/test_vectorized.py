@@ -15,7 +15,6 @@ from torch import Tensor
 from declarative_dist import (
     Conditional,
     ConstraintError,
-    DeclarationError,
     Exp,
     Head,
     Joint,
@@ -211,6 +210,3 @@ def test_a_choice_by_numbers_cannot_be_mapped() -> None:
 
     with pytest.raises(ConstraintError, match="mapped"):
         Choice(batch_shape=(2,))
-    for decorator in (derived, site):
-        with pytest.raises(DeclarationError, match="True or False"):
-            decorator(vectorize=1)(lambda self: 1)  # type: ignore[call-overload]

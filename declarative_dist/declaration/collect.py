@@ -16,11 +16,10 @@ from declarative_dist.declaration.record import Base, Declaration
 from declarative_dist.declaration.rules import SETTINGS, is_framework
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.constant import Constant
+from declarative_dist.fields.context import Head
 from declarative_dist.fields.derived import names_of
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.fixed import as_constant, as_module
-from declarative_dist.fields.head import Head
-from declarative_dist.fields.kinds import is_declarative_class
+from declarative_dist.fields.kinds import as_constant, as_module, is_declarative_class
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.walk import walk
@@ -48,22 +47,11 @@ def base_of(cls: type) -> Base:
 class Body(dict[str, Any]):
     """The namespace of a class body, in which no two fields may have the same name."""
 
-    def __init__(self, owner: str) -> None:
-        super().__init__()
-        self.owner = owner
-
     def __setitem__(self, name: str, value: Any) -> None:
-        if name in self and _declares(value) and _declares(self[name]):
-            subject, fix = f"{self.owner}.{name}", "Rename one of them."
-            got = f"two, {shorten(self[name])} and {shorten(value)}"
-            raise DeclarationError(subject, "one field of this name", got, fix, code="name-taken")
+        if all(isinstance(v, Field) or is_nestable(v) for v in (self.get(name), value)):
+            subject, got = f"{self['__qualname__']}.{name}", f"{shorten(value)} again"
+            raise DeclarationError(subject, "one field of this name", got, code="name-taken")
         super().__setitem__(name, value)
-
-
-def _declares(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(map(is_nestable, value))
-    return isinstance(value, Field) or is_nestable(value)
 
 
 def is_nestable(value: object) -> bool:
@@ -116,7 +104,8 @@ def collect_fields(
     """
     fields: dict[str, Field] = {}
     known = arguments if isinstance(arguments, Mapping) else {}
-    bodies = {klass: _body_of(klass) for klass in line}
+    declared = {k: vars(k).get("__declared__") for k in line}  # before it was specialised
+    bodies = {k: b or copy_body(k.__name__, vars(k)) for k, b in declared.items()}
     used, switches = set(arguments), {n for n, a in known.items() if isinstance(a.default, bool)}
     for body in bodies.values():
         used.update(*(v.declared_needs for v in body.values() if isinstance(v, Field)))
@@ -138,12 +127,6 @@ def collect_fields(
             else:
                 fields.pop(name, None)
     return fields
-
-
-def _body_of(klass: type) -> Mapping[str, Any]:
-    """What the body of a class or a mixin says, before fields are specialised."""
-    body: Mapping[str, Any] | None = vars(klass).get("__declared__")
-    return copy_body(klass.__name__, vars(klass)) if body is None else body
 
 
 def _as_field(
@@ -235,7 +218,7 @@ def signature_of(cls: type) -> inspect.Signature:
         keywords = dict(sorted(keywords.items(), key=lambda item: item[1].kind))
     declaration: Declaration = cls.__declaration__  # type: ignore[attr-defined]
     defaults = dict.fromkeys(declaration.size_names)
-    defaults |= {n: field.default for n, field in declaration.fields.items() if field.takes_value}
+    defaults |= {n: field.init for n, field in declaration.fields.items() if field.takes_value}
     for name, default in defaults.items():
         parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         keywords.setdefault(name, parameter)

@@ -29,7 +29,7 @@ class DeclarativeMeta(ABCMeta):
 
     @classmethod
     def __prepare__(cls, name: str, bases: tuple[type, ...], /, **keywords: Any) -> collect.Body:
-        return collect.Body(name)
+        return collect.Body()
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **keywords: Any

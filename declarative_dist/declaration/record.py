@@ -12,9 +12,9 @@ from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, FieldError
+from declarative_dist.fields.context import Head
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.given import Given
-from declarative_dist.fields.head import Head
 from declarative_dist.fields.param import Param
 from declarative_dist.plain.arguments import arguments_of, depends_on_values
 from declarative_dist.plain.build import builder_of
@@ -87,7 +87,7 @@ class Declaration:
 
         Raises:
             FieldError: in place of an AttributeError, which `nn.Module` would take for a missing
-                attribute.
+                attribute, and of a RecursionError, where a field asks what it helps to build.
         """
         if values is None:
             values = {}
@@ -97,10 +97,11 @@ class Declaration:
                     values[field.name] = field.value(module, values)
                 else:
                     values[field.name] = compute(field, values)
-            except AttributeError as error:
-                raise FieldError(
-                    field.subject(module), "a value", f"AttributeError: {error}"
-                ) from error
+            except (AttributeError, RecursionError) as error:
+                subject, got = field.subject(module), f"{type(error).__name__}: {error}"
+                fix = "A field cannot ask the object that it helps to build, as self.mean does."
+                fix = fix if isinstance(error, RecursionError) else ""
+                raise FieldError(subject, "a value", got, fix) from error
         return values
 
     def base_values(
@@ -133,7 +134,7 @@ class Declaration:
     @cached_property
     def bounded(self) -> tuple[Any, ...]:
         """The fields whose bounds are other fields with a value of their own."""
-        bounded = [field for field in self.order if field.has_bounds]
+        bounded = (field for field in self.order if field.is_learned and field.needs)
         chains = self.chains
         return tuple(b for b in bounded if not any(f.needs_context for f in chains[b.name]))
 
@@ -141,9 +142,7 @@ class Declaration:
     def local_names(self) -> frozenset[str]:
         """The fields that follow from a context: each context has values of its own."""
         chains = self.chains.items()
-        return frozenset(
-            n for n, chain in chains if any(f.needs_context or f.is_predicting for f in chain)
-        )
+        return frozenset(n for n, chain in chains if any(f.needs_context for f in chain))
 
     @cached_property
     def tied_names(self) -> frozenset[str]:

@@ -25,27 +25,27 @@ SETTINGS = ("base", "event_dim", "validate_args")
 KEYWORDS = ("batch_shape", "device", "dtype")
 """The constructor's own keywords."""
 
+OF_MODULES = frozenset(dir(nn.Module()))
+"""What `nn.Module` defines and keeps on instances."""
+
 _DEFINED = "which nn.Module, Distribution or this library defines"
 
 
 def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> None:
     """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
-    abstract = (Distribution, ExponentialFamily, Transform)
-    if base in abstract or hasattr(base, "__declaration__"):
-        kind = "transform" if base is Transform else "distribution"
-        expected = f"a concrete torch {kind} class"
-        raise DeclarationError(f"{owner}.base", expected, f"{base.__name__}", code="no-base")
+    if not isinstance(base, type):
+        return
     way = "Write a method instead: def base(self, ...): return "
-    if isinstance(base, type) and hides_arguments(base):
-        expected = "a base whose arguments have names"
+    is_abstract = base in (Distribution, ExponentialFamily, Transform)
+    if is_abstract or hasattr(base, "__declaration__") or hides_arguments(base):
+        kind = "transform" if issubclass(base, Transform) else "distribution"
+        expected = f"a concrete torch {kind} class"
         got = f"{base.__name__}{inspect.signature(base)}"
         fix = f"{way}{base.__name__}(...), or give its __init__ named arguments."
         raise DeclarationError(f"{owner}.base", expected, got, fix, code="no-base")
     # A transform's event_dim is an argument like any other.
-    is_transform = isinstance(base, type) and issubclass(base, Transform)
-    ours = (*KEYWORDS, "base") if is_transform else (*KEYWORDS, "base", "event_dim")
-    colliding = [name for name in arguments if name in ours]
-    colliding += [name for name in arguments if hasattr(nn.Module, name) or name == "training"]
+    ours = {*KEYWORDS, "base", *(() if issubclass(base, Transform) else ("event_dim",))}
+    colliding = [name for name in arguments if name in ours or name in OF_MODULES]
     if colliding:
         expected = "a base whose arguments have names of their own"
         fix = f"{way}{base.__name__}(...), with fields under other names."
@@ -87,12 +87,6 @@ def check_spelling(instance: nn.Module, name: str, value: object) -> None:
         raise FieldError(subject, "the name of a field", repr(name), fix, code="unknown-name")
 
 
-_MEMBERS: Mapping[type, frozenset[str]] = {
-    kind: frozenset(name for name in vars(kind) if not name.startswith("_")) - others
-    for kind, others in ((Distribution, {"set_default_validate_args"}), (Transform, {"event_dim"}))
-}
-
-
 def _members_of(cls: type) -> frozenset[str]:
     """The members of what calling an instance gives, which its class must leave alone.
 
@@ -101,19 +95,18 @@ def _members_of(cls: type) -> frozenset[str]:
     makes: Any = getattr(cls, "__builds__", None) or getattr(cls, "__predicts__", None)
     if makes is None:
         return frozenset()
-    if issubclass(makes, Transform):
-        return _MEMBERS[Transform]
-    for kind in cls.__mro__:
-        if "__framework__" in vars(kind):
-            return _shared_members(kind)
-    return frozenset()
+    library = next(kind for kind in cls.__mro__ if "__framework__" in vars(kind))
+    return _shared_members(Transform if issubclass(makes, Transform) else Distribution, library)
 
 
 @cache
-def _shared_members(kind: type) -> frozenset[str]:
-    """The members of a distribution that one of the library's own classes has, too."""
-    members = (*_MEMBERS[Distribution], "rsample_and_log_prob")
-    return frozenset(name for name in members if hasattr(kind, name))
+def _shared_members(kind: type, library: type) -> frozenset[str]:
+    """The members of a transform, or those of a distribution that a class of ours has, too."""
+    names = {name for name in vars(kind) if not name.startswith("_")}
+    if kind is Transform:
+        return frozenset(names - {"event_dim"})
+    names = names - {"set_default_validate_args"} | {"rsample_and_log_prob"}
+    return frozenset(name for name in names if hasattr(library, name))
 
 
 def check_members(owner: Owner, framework: Collection[type]) -> None:
@@ -192,8 +185,12 @@ def check_namespace(owner: Owner, body: Mapping[str, Any], names: Collection[str
                 if isinstance(value, type):
                     fix = f"Write {value.__name__}(...), or learnable({value.__name__})."
             raise owner.error(name, expected, shorten(value), fix, code="not-a-field")
-        is_number = isinstance(value, (int, float, list)) and not isinstance(value, bool)
-        if is_number and any(is_one_edit_from(name, other) for other in names):
+        is_number = isinstance(value, (int, float, list))
+        is_switch = isinstance(getattr(nn.Module, name, None), bool)
+        if is_number and name in OF_MODULES and not is_switch:
+            owner.refuse_name(name, _DEFINED)
+        is_near = any(is_one_edit_from(name, other) for other in names)
+        if is_near and is_number and not isinstance(value, bool):
             expected, fix = "the name of an argument", did_you_mean(name, names)
             raise owner.error(name, expected, repr(name), fix, code="unknown-name")
 
@@ -201,17 +198,17 @@ def check_namespace(owner: Owner, body: Mapping[str, Any], names: Collection[str
 def check_names(owner: Owner, reserved: Collection[str]) -> None:
     """Refuse names that the module or the distribution needs, and fields that collide."""
     for name, field in owner.fields.items():
-        if name in KEYWORDS or (name in reserved and name not in owner.arguments):
+        is_network = name == "network" and owner.predicts and not field.is_part
+        is_taken = name in KEYWORDS or (name in reserved and name not in owner.arguments)
+        if is_network or is_taken:
             owner.refuse_name(name, _DEFINED)
-        if name == "network" and owner.predicts and not field.is_part:
-            raise owner.error(
-                name, "a module", repr(field), "Choose another name.", code="name-taken"
-            )
         for size in field.shape or ():
             if size in owner.fields or size in KEYWORDS:
                 got = f"{size!r}, the name of a field or keyword"
-                expected = "a size with a name of its own"
-                fix = "Choose another name for the size."
+                expected, fix = (
+                    "a size with a name of its own",
+                    "Choose another name for the size.",
+                )
                 raise owner.error(name, expected, got, fix, code="name-taken")
 
 

@@ -15,7 +15,7 @@ from declarative_dist.display.reading import rows_of
 from declarative_dist.display.rows import Row, name_of_class
 from declarative_dist.display.table import as_html, as_text
 from declarative_dist.errors import DeclarationError, did_you_mean, shorten
-from declarative_dist.fields.fixed import as_module
+from declarative_dist.fields.kinds import as_module
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.guides import NormalGuide

@@ -241,7 +241,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             try:
                 text = field.render(self)
             except Exception as error:  # noqa: BLE001 - repr must not fail
-                text = f"<{type(error).__name__}>{field.describe(self)}"
+                text = f"<{type(error).__name__}>, {field.describe(self)}"
             lines.append(f"({name}): {text}")
         known = {*declaration.fields, *declaration.of_prior}
         for name, part in self.named_children():

@@ -11,7 +11,7 @@ from torch import Tensor
 from declarative_dist.constraints.band import FLOATING, clamp_result
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.families.clipping import clip_gradient
-from declarative_dist.fields.head import Split
+from declarative_dist.fields.context import Split
 
 WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
 """All finite numbers of each dtype."""

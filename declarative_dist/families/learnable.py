@@ -26,7 +26,7 @@ from declarative_dist.errors import (
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.constant import Constant
-from declarative_dist.fields.fixed import FixedTransform, make_constant
+from declarative_dist.fields.kinds import FixedTransform, make_constant
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.plain.arguments import arguments_of, choose_preferred

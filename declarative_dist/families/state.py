@@ -151,7 +151,7 @@ def _check_loaded(module: Any, keys: object) -> None:
         if tensor is not None:
             field.check_stored(module, tensor.detach())
     for field in module.__declaration__.order:  # where the state has brought dtypes or bounds
-        if field.needs_context or (field.is_learned and field.owns_constraint):
+        if field.is_predicted or field.is_given or getattr(field, "owns_constraint", False):
             field.check_dtype(module, field.place_of(module)[0])
     module._check_ties()
 

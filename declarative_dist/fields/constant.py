@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -17,7 +16,6 @@ from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
     ExplainedError,
-    FieldError,
     shorten,
 )
 from declarative_dist.fields import storage
@@ -66,14 +64,11 @@ class Constant(Stored):
         self, init: Any = None, *, shape: int | str | Sequence[int | str] | None = None
     ) -> None:
         self.shape = as_shape(shape, "Constant(shape=)")
-        is_number = isinstance(init, Real) and not isinstance(init, bool)
-        if self.shape is not None and not (init is None or is_number or is_array(init)):
-            expected, got = "a number or a tensor, beside a shape", shorten(init)
-            raise DeclarationError("Constant(init=)", expected, got)
         # What the class holds does not change with the array that it was given.
         if is_array(init):
             init = init.clone() if isinstance(init, Tensor) else copy.deepcopy(init)
         self.init = init
+        self.has_dtype = isinstance(init, Tensor)
 
     @property
     def event_dim(self) -> int:
@@ -89,10 +84,6 @@ class Constant(Stored):
         torch_constraint = self.torch_constraint
         return "a finite number" if torch_constraint is None else f"a value in {torch_constraint}"
 
-    @property
-    def default(self) -> Any:
-        return inspect.Parameter.empty if self.init is None else self.init
-
     def specialize(self, owner: Owner) -> Self:
         constant, argument = copy.copy(self), owner.arguments.get(self.name)
         if argument is not None:
@@ -101,7 +92,7 @@ class Constant(Stored):
             constant.event_names = () if argument is None else argument.event_names()
             return constant
         try:
-            constant.source(self.init, owner.subject(self.name))
+            constant.init = constant.source(self.init, owner.subject(self.name))
         except ExplainedError as error:
             raise DeclarationError(*error.args, code=error.code) from error
         return constant
@@ -112,37 +103,27 @@ class Constant(Stored):
         Raises:
             ConstraintError: if it is no number where one is needed, not finite, or not allowed.
         """
-        source = self._as_source(value, subject)
-        is_number = isinstance(source, (int, float, Tensor)) and not isinstance(source, bool)
+        stated, source = self.torch_constraint, value
+        if isinstance(value, Real) and not isinstance(value, bool):
+            # A count, or an int that no base takes.
+            number = float(storage.to_tensor(value, subject, torch.float64, None, self._expected))
+            is_whole = isinstance(value, Integral) or (stated and number.is_integer())
+            source = int(value) if is_whole and not self._is_continuous else number
+        elif stated is None and isinstance(value, Tensor):
+            source = value.detach()  # of any dtype and layout: other methods of the class read it
+        # A tuple is numbers where the base takes numbers; elsewhere, as in `lims`, it stays one.
+        elif is_array(value) and not (stated is None and isinstance(value, tuple)):
+            source = storage.to_tensor(value, subject, expected=self._expected)
         is_flag = isinstance(source, Tensor) and source.dtype == torch.bool
-        takes_flags = self.torch_constraint in (None, constraints.boolean)
+        takes_flags = stated in (None, constraints.boolean)
+        is_number = isinstance(source, (int, float, Tensor)) and not isinstance(source, bool)
         if is_number and (takes_flags or not is_flag):
             is_spread = self.shape is not None and not getattr(source, "ndim", 0)
             if not (is_spread and self.event_dim):  # else it is checked as a whole event
                 self._check(source, subject)
-        elif self.torch_constraint is not None and value is not None:
+        elif stated is not None and value is not None:
             raise ConstraintError(subject, self._expected, shorten(value), code="wrong-argument")
         return source
-
-    def _as_source(self, value: Any, subject: str) -> Any:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, Integral) and not self._is_continuous:
-            return int(value)  # a count, or an int that no base takes
-        if isinstance(value, Real):
-            try:
-                number = float(value)
-            except OverflowError as error:
-                raise ConstraintError(subject, self._expected, shorten(value)) from error
-            is_count = self.torch_constraint is not None and not self._is_continuous
-            return int(number) if is_count and number.is_integer() else number
-        if self.torch_constraint is None and isinstance(value, Tensor):
-            return value.detach()  # of any dtype and layout: other methods of the class read it
-        # A tuple is numbers where the base takes numbers; elsewhere, as in `lims`, it stays one.
-        is_list = isinstance(value, list if self.torch_constraint is None else (list, tuple))
-        if is_list or isinstance(value, Tensor) or hasattr(value, "__array__"):
-            return storage.to_tensor(value, subject, expected=self._expected)
-        return value
 
     def _check(self, value: Any, subject: str, origin: Any = None) -> None:
         """Refuse numbers that are not finite, or that the base does not take."""
@@ -166,8 +147,8 @@ class Constant(Stored):
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         subject, value = self.subject(module), blueprint.given.get(self.name)
         has_dtype = self.name in blueprint.with_dtype
-        if value is None and self.init is not None:
-            value, has_dtype = self._as_source(self.init, subject), isinstance(self.init, Tensor)
+        if value is None:
+            value, has_dtype = self.init, self.has_dtype
         if value is None:
             fix = f"Write {type(module).__name__}({self.name}=...)."
             raise ConstraintError(subject, "a value", "none", fix, code="missing-value")
@@ -218,9 +199,8 @@ class Constant(Stored):
         if self.name in constants:
             return constants[self.name]
         tensor = storage.find_tensor(module, self.name)
-        if tensor is None:
-            fix = f"It was deleted: set {self.name}, or call reset_parameters()."
-            raise FieldError(self.subject(module), "a value", "none", fix, code="missing-value")
+        if tensor is None:  # as torch finds out whether a buffer is gone
+            raise AttributeError("it was deleted: set it, or call reset_parameters()")
         return tensor
 
     def rebuild(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
@@ -258,10 +238,6 @@ class Constant(Stored):
         else:
             storage.write_tensor(module, self.name, prepared, self)
 
-    @property
-    def stored_name(self) -> str:  # type: ignore[override]
-        return self.name
-
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
         now = storage.find_tensor(module, self.name)
         if now is not None and now.is_floating_point():
@@ -280,10 +256,7 @@ class Constant(Stored):
             return self
         if self.name not in declaration_of(instance, self.name).chains:
             return current_value(instance, self.name)
-        try:
-            return self.value(instance, {})
-        except FieldError as error:  # torch asks with hasattr whether a buffer is gone
-            raise AttributeError(str(error)) from error
+        return self.value(instance, {})
 
     def __delete__(self, instance: Any) -> None:
         if self.name not in instance._buffers:

@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, overload
 
+import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from typing_extensions import Self, TypeVar
 
-from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line
 from declarative_dist.fields.alignment import ndims_of
-from declarative_dist.fields.field import ReadOnly, current_value
-from declarative_dist.fields.mapping import map_method
+from declarative_dist.fields.field import Field, current_value
+from declarative_dist.fields.kinds import built_kind
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.plain.decompose import rebuild
 
 T = TypeVar("T")
 
@@ -84,21 +87,75 @@ def is_about_sizes(error: Exception) -> bool:
     Errors of linear algebra, of compilers and of memory have types of their own, and say more.
     """
     if type(error) in (TypeError, ValueError):
-        return any(words in str(error) for words in ("0-d tensor", "value per channel"))
+        return any(words in str(error) for words in ("0-d tensor", "value per channel", "D input"))
     return type(error) in (RuntimeError, IndexError)
 
 
-class MethodField(ReadOnly):
+def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **arguments: Any) -> Any:
+    """What a method that is written for one gives for everything that stands in front.
+
+    A distribution cannot leave `torch.vmap`, but the tensors that it is made of can: it is taken
+    apart inside and put together outside, so that it draws and scores as any other.
+
+    Args:
+        method: takes values of one draw, copy or context by name.
+        ndims: by name how many dimensions of a value are its own; None stands in front of others.
+        **arguments: tensors of shape `(*lead, *own)`, and whatever else the method takes.
+
+    Returns:
+        A tensor of shape `(*lead, *own)`, or a distribution whose batch shape begins with the
+        lead.
+    """
+    leads = {
+        name: value.shape[: value.ndim - ndims[name]]
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) and value.ndim > ndims.get(name, value.ndim)
+    }
+    lead = torch.broadcast_shapes(*leads.values())
+    if not lead:
+        return method(**arguments)
+    mapped, count = {}, lead.numel()  # in place of none, one stands in
+    for name, own_lead in leads.items():
+        value = arguments.pop(name)
+        own = value.shape[len(own_lead) :]
+        flat = value.expand(*lead, *own).reshape(-1, *own) if count else value.new_ones(1, *own)
+        mapped[name] = flat
+    templates: list[Distribution] = []
+
+    def call_once(mapped: dict[str, Tensor]) -> Any:
+        result = method(**arguments, **mapped)
+        if isinstance(result, nn.Module) and built_kind(result) is not None:
+            result = result()
+        if not isinstance(result, Distribution):
+            return result
+        tensors, rank = [], len(result.batch_shape)
+
+        def stand_in(tensor: Tensor, behind: int) -> Tensor:
+            tensors.append(tensor[(None,) * (rank + behind - tensor.ndim)])
+            ones = torch.ones(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            is_square = behind > 1 and tensor.ndim > 1 and tensor.shape[-1] == tensor.shape[-2]
+            return ones.tril().triu() if is_square else ones  # an identity has a factor
+
+        templates.append(rebuild(result, stand_in))
+        return tensors
+
+    found = torch.vmap(call_once, randomness="different")(mapped)
+    if not templates:
+        return found[:count].reshape(*lead, *found.shape[1:])
+    new = iter([t[:count].reshape(*lead, *t.shape[1:]) for t in found])
+    return rebuild(templates[-1], lambda *_: next(new))
+
+
+class MethodField(Field):
     """A field that a method says, under a decorator: an instance holds nothing of it."""
 
     takes_value = False
+    relation: str
+    """What it has to do with the fields that it needs, in words."""
 
     def __init__(
         self, function: Callable[..., Any], decorator: str, *, vectorize: bool = False
     ) -> None:
-        if not isinstance(vectorize, bool):
-            subject = f"{decorator}(vectorize=)"
-            raise DeclarationError(subject, "True or False", shorten(vectorize))
         self.vectorize = vectorize
         self.function = function
         self.names = names_of(function, f"@{decorator} {function.__name__}")
@@ -112,6 +169,9 @@ class MethodField(ReadOnly):
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         """There is nothing to install."""
 
+    def rule(self, module: nn.Module) -> str:
+        return f"{self.relation} {', '.join(self.needs) or 'nothing'}"
+
     def __repr__(self) -> str:
         return f"{self.decorator}({', '.join(self.needs)})"
 
@@ -120,6 +180,7 @@ class Derived(MethodField, Generic[T]):
     """A value computed from other fields by a method: self, then values by name."""
 
     label = "a derived field"
+    relation = "derived from"
     is_computed = True
 
     def __init__(self, function: Callable[..., T], *, vectorize: bool = False) -> None:
@@ -137,9 +198,6 @@ class Derived(MethodField, Generic[T]):
 
     def advice(self, owner: str) -> str:
         return f"It is computed from {', '.join(self.needs) or 'nothing'}: set these instead."
-
-    def rule(self, module: nn.Module) -> str:
-        return f"derived from {', '.join(self.needs)}" if self.needs else "derived"
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...

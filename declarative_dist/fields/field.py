@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError, did_you_mean
 from declarative_dist.fields.kinds import describe_kind
-from declarative_dist.fields.sizes import Start, sizes_in
+from declarative_dist.fields.sizes import Start
 from declarative_dist.fields.storage import find_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import format_value
@@ -36,23 +36,21 @@ class Field(ABC):
     Attributes:
         name: the attribute's name, known once its class is.
         init: the starting value that the class body declares, if any.
+        label: what it is, in errors about an assignment that it does not take.
         shape: the sizes, and names of sizes, that the class body declares.
         event_names: the names of sizes that the base gives to a field without a shape.
         event_dim: how many rightmost dimensions of a value belong to one event.
         doc: what the field is for, in the words of whoever declared it.
         prior: the module that stands for the distribution of its value, or what makes it.
-        stored_name: under which name an instance, and its state, hold the field's tensor.
         states_range: whether the class body says which values it may take, or leaves that to the
             base.
         takes_value: whether a constructor may be given a value of this field.
         holds_value: whether an instance holds a value of this field, as of parameters.
         is_learned: whether an instance learns it, through unconstrained numbers.
-        has_bounds: whether other fields bound its value.
         is_computed: whether it is computed from other fields, so that nothing constrains it.
         is_predicted: whether a network predicts it from a context.
         is_given: whether it comes with a context.
-        needs_context: whether an instance has it only in a call with a context.
-        is_predicting: whether it is a part that predicts from a context.
+        needs_context: whether it has a value only in a call with a context, or predicts in one.
         is_site: whether it is a distribution of a joint one.
         is_drawn: whether it has no value before earlier sites are drawn.
         is_part: whether instances hold modules for this field, each with fields of its own.
@@ -60,30 +58,28 @@ class Field(ABC):
 
     name: str = ""
     init: Any = None
+    label = "a field"
     shape: tuple[int | str, ...] | None = None
     event_names: tuple[str, ...] = ()
     event_dim: Any = 0
     doc: str | None = None
     prior: Any = None
-    stored_name = ""
     states_range = True
     takes_value = True
     holds_value = False
     is_learned = False
-    has_bounds = False
     is_computed = False
     is_predicted = False
     is_given = False
     needs_context = False
-    is_predicting = False
     is_site = False
     is_drawn = False
     is_part = False
 
     @property
-    def default(self) -> Any:
-        """What the signature of a constructor shows; `inspect.Parameter.empty` for nothing."""
-        return self.init
+    def stored_name(self) -> str:
+        """Under which name an instance, and its state, hold the field's tensor."""
+        return self.name
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -96,23 +92,25 @@ class Field(ABC):
         return self.needs
 
     @property
+    def sizes(self) -> tuple[int | str, ...]:
+        """The sizes of one copy of a value, as far as they are known, or their names."""
+        return self.event_names if self.shape is None else self.shape
+
+    @property
     def size_names(self) -> tuple[str, ...]:
         """The names of sizes that a constructor takes as keywords."""
-        return tuple(n for n in self.shape or self.event_names if isinstance(n, str))
+        return tuple(size for size in self.sizes if isinstance(size, str))
 
     def dims(self, module: nn.Module) -> tuple[str | None, ...]:
         """The names of the sizes of a value's last dimensions, None for those without."""
-        shape = self.event_names if self.shape is None else self.shape
-        return tuple(size if isinstance(size, str) else None for size in shape)
+        return tuple(size if isinstance(size, str) else None for size in self.sizes)
 
-    def known_sizes(self, given: Any) -> Mapping[str, int]:
+    def known_sizes(self, given: Any) -> Iterable[tuple[str, int]]:
         """The sizes of what a constructor was given, or else of `init`, by their names."""
-        shape = self.event_names if self.shape is None else self.shape
-        return sizes_in(shape, self.init if given is None else given)
-
-    def built_sizes(self, given: Any) -> Iterable[tuple[str, int]]:
-        """The sizes of parts that are built already, by name."""
-        return ()
+        value = self.init if given is None else given
+        if isinstance(value, Tensor) and value.ndim >= len(self.sizes):
+            sizes = zip(reversed(self.sizes), reversed(value.shape), strict=False)
+            yield from ((name, size) for name, size in sizes if isinstance(name, str))
 
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:
@@ -174,7 +172,12 @@ class Field(ABC):
 
     def source(self, value: Any, subject: str) -> Any:
         """A value as a constructor was given it, in a form that `bind` takes."""
-        return value
+        expected, fix = f"no assignment to {self.label}", self.advice(subject.partition(".")[0])
+        raise FieldError(subject, expected, "a value", fix, code="no-assignment")
+
+    def advice(self, owner: str) -> str:
+        """What to do in place of an assignment to an instance of the class `owner`."""
+        return ""
 
     @abstractmethod
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
@@ -184,13 +187,13 @@ class Field(ABC):
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         """The current value, computed afresh."""
 
-    @abstractmethod
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         """Check a new value and return what `commit` stores; the instance stays as it was."""
+        return Field.source(self, value, self.subject(module))
 
-    @abstractmethod
     def commit(self, module: nn.Module, prepared: Any) -> None:
         """Store what `prepare` returned."""
+        return
 
     def source_of(self, start: Start) -> Any:
         """What a start is made of: given to the constructor or declared; None for the default."""
@@ -211,12 +214,12 @@ class Field(ABC):
     def render(self, module: nn.Module) -> str:
         """The field in the `repr` of an instance."""
         if self.name in declaration_of(module, self.name).with_given:
-            return f"needs a context{self.describe(module)}"
-        return f"{format_value(current_value(module, self.name))}{self.describe(module)}"
+            return f"needs a context, {self.describe(module)}"
+        return f"{format_value(current_value(module, self.name))}, {self.describe(module)}"
 
     def describe(self, module: nn.Module) -> str:
         """What stands behind the value in `repr`."""
-        return f", {self.rule(module)}"
+        return self.rule(module)
 
     def rule(self, module: nn.Module) -> str:
         """Where the value comes from, or its constraint, for a summary."""
@@ -288,28 +291,6 @@ class Stored(Field):
     def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         value = values[self.name]
         return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-class ReadOnly(Field):
-    """A field that nothing can be assigned to."""
-
-    label: str
-    """What it is, for errors."""
-
-    @abstractmethod
-    def advice(self, owner: str) -> str:
-        """What to do in place of an assignment to an instance of the class `owner`."""
-
-    def source(self, value: Any, subject: str) -> Any:
-        """Refuse a value: nothing can be assigned."""
-        expected, fix = f"no assignment to {self.label}", self.advice(subject.partition(".")[0])
-        raise FieldError(subject, expected, "a value", fix, code="no-assignment")
-
-    def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
-        return ReadOnly.source(self, value, self.subject(module))
-
-    def commit(self, module: nn.Module, prepared: Any) -> None:
-        """There is nothing to store."""
 
 
 def declaration_of(instance: nn.Module, name: str) -> Any:

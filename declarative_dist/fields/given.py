@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from typing_extensions import Self
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.fields.context import CONTEXT, Call, FromContext
-from declarative_dist.fields.field import ReadOnly
+from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.value import REAL
@@ -83,30 +82,18 @@ class Given(FromContext):
     sets: tuple[Any, ...] = ()
     """What torch says of the values: a discrete set, or the base's beside your own."""
 
-    def specialize(self, owner: Owner) -> Self:
-        field, argument = super().specialize(owner), owner.arguments.get(self.name)
-        taken = None if argument is None else argument.torch_constraint
-        field.is_real = argument is not None and argument.is_learnable
-        field.is_open = self.declared_constraint is None and taken is None
-        discrete = self._discrete_set(argument)
-        field.sets = () if discrete is None else (discrete,)
-        if self.states_range and taken is not None and not constraints.is_dependent(taken):
-            field.sets += (taken,)
-        return field
-
-    def _discrete_set(self, argument: Argument | None) -> Any:
-        """The set of whole numbers or flags that it is in, onto which no smooth map leads."""
-        stated: Any = self.declared_constraint
-        if stated is None and argument is not None:
-            stated = argument.torch_constraint
-        return (
-            stated if isinstance(stated, constraints.Constraint) and stated.is_discrete else None
-        )
-
     def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
-        is_stated = self.declared_constraint is not None or argument is not None
-        if not is_stated or self._discrete_set(argument) is not None:
-            return self.constraint  # as for a field without a class: any
+        taken: Any = None if argument is None else argument.torch_constraint
+        stated = self.declared_constraint if self.states_range else taken
+        self.is_real = argument is not None and argument.is_learnable
+        self.is_open = stated is None
+        # Onto whole numbers and flags no smooth map leads.
+        is_discrete = isinstance(stated, constraints.Constraint) and stated.is_discrete
+        self.sets = (stated,) if is_discrete else ()
+        if self.states_range and taken is not None and not constraints.is_dependent(taken):
+            self.sets += (taken,)
+        if is_discrete or (argument is None and self.is_open):
+            return REAL  # as for a field without a class: any
         return super()._constraint_in(owner, argument)
 
     def check(self, owner: Owner) -> None:
@@ -115,7 +102,7 @@ class Given(FromContext):
             owner.refuse_name(self.name, "which objectives take as weights of the data")
 
     def source(self, value: Any, subject: str) -> Any:
-        return ReadOnly.source(self, value, subject)
+        return Field.source(self, value, subject)
 
     def take(self, module: nn.Module, keywords: Mapping[str, Any]) -> Tensor:
         """The value among the keywords of a call, of shape `(*batch, *own)`.
@@ -158,16 +145,18 @@ class Given(FromContext):
         if call is None:
             return self._imagine(module, values)
         value: Tensor = call.own[self.name]
-        if not self.is_open and not is_traced(value):
-            number = value if value.is_floating_point() else value.double()
-            if self.has_map:
-                # A guard keeps what a map makes of raw numbers; here there is none.
-                constraint = self.resolved_constraint(module, values).without_guard()
-                constraint.check(number, self.subject(module))
-            for allowed in self.sets:
-                if not allowed.check(number).all():
-                    expected = f"what the base takes, {allowed}"
-                    raise ConstraintError(self.subject(module), expected, shorten(value))
+        if self.is_open or is_traced(value):
+            return value
+        number = value if value.is_floating_point() else value.double()
+        if self.has_map:
+            # A guard keeps what a map makes of raw numbers; here there is none.
+            constraint = self.resolved_constraint(module, values).without_guard()
+            constraint.check(number, self.subject(module))
+        for allowed in self.sets:
+            if not allowed.check(number).all():
+                is_own = allowed is self.declared_constraint
+                expected = f"{'a value in' if is_own else 'what the base takes,'} {allowed}"
+                raise ConstraintError(self.subject(module), expected, shorten(value))
         return value
 
     @property
@@ -196,9 +185,8 @@ class Given(FromContext):
         if isinstance(entries, type(constraints.boolean)):
             return raw > 0
         low = getattr(entries, "lower_bound", 0)
-        most = getattr(entries, "upper_bound", low + 1) - low
-        whole: Tensor = (raw > 0).long().clamp(max=most) + low
-        return whole
+        high = getattr(entries, "upper_bound", low + 1)
+        return ((raw > 0).long() + low).clamp(max=high)
 
     def signature(self, module: nn.Module) -> None:
         """Nothing: no number in a state depends on it."""
@@ -284,11 +272,8 @@ def check_batches(module: Any, own: Mapping[str, Tensor], raws: Mapping[str, Ten
     try:
         torch.broadcast_shapes(*batches.values())
     except RuntimeError as error:
-        names = ", ".join(own)
-        raise ConstraintError(
-            f"{type(module).__name__}.{names}",
-            "batch shapes that broadcast together",
-            ", ".join(f"{tuple(shape)} of {name}" for name, shape in batches.items()),
-            "Give one value for each context: a batch of the shape of the context's.",
-            code="wrong-shape",
-        ) from error
+        got = ", ".join(f"{tuple(shape)} of {name}" for name, shape in batches.items())
+        expected = "batch shapes that broadcast together"
+        fix = "Give one value for each context: a batch of the shape of the context's."
+        subject = f"{type(module).__name__}.{', '.join(own)}"
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error

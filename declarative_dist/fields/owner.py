@@ -35,7 +35,7 @@ class Owner:
         """Whether instances predict from a context; a joint does if one of its fields does."""
         if self.is_joint:
             fields = self.fields.values()
-            return any(field.is_predicting or field.needs_context for field in fields)
+            return any(field.needs_context for field in fields)
         return predicted_kind(self.kind) is not None
 
     @property

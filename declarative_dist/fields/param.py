@@ -15,7 +15,6 @@ from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
-    first_line,
     shorten,
 )
 from declarative_dist.fields.field import Stored, current_value, needed_values
@@ -28,7 +27,7 @@ from declarative_dist.fields.prior import (
     restrict,
 )
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.fields.sizes import Blueprint, Start
+from declarative_dist.fields.sizes import Blueprint, Start, call_with_shape
 from declarative_dist.fields.storage import check_shape, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
@@ -144,22 +143,15 @@ class Param(Constrained, Stored):
         copies, template, value = blueprint.batch_shape, self.prior, self.value(module, values)
         shape, subject = value.shape[len(copies) :], self.subject(module)
         if self.has_sized_prior:
-            try:
-                made = template(shape)
-            except (TypeError, ValueError, RuntimeError) as error:
-                expected = f"a function that makes a distribution of the shape {tuple(shape)}"
-                fix = "Write prior=lambda shape: dd.Dirichlet(torch.ones(shape)), for instance."
-                subject, got = f"{subject}(prior=)", first_line(error)
-                raise DeclarationError(
-                    subject, expected, got, fix, code="failed-method"
-                ) from error
-            template = as_prior(made, f"{subject}(prior=)")
+            where = f"{subject}(prior=)"
+            fix = "Write prior=lambda shape: dd.Dirichlet(torch.ones(shape)), for instance."
+            template = as_prior(call_with_shape(template, shape, where, fix), where)
         is_learned = any(True for _ in template.parameters())
         prior = copy_template(template, blueprint, value.dtype, is_replicated=is_learned)
         check_fits(prior.to(value.device), shape, subject, copies)
-        if self.has_sized_prior or self.has_bounds:
+        if self.has_sized_prior or self.needs:
             constraint = self.resolved_constraint(module, values)
-            prior = restrict(prior, constraint, subject, has_names=self.has_bounds)
+            prior = restrict(prior, constraint, subject, has_names=bool(self.needs))
         held: nn.Module = prior
         return held
 
@@ -193,11 +185,7 @@ class Param(Constrained, Stored):
         if unconstrained:
             raw = values.get(self.raw_name)
             raw = getattr(module, self.raw_name) if raw is None else raw
-            constraint = self.resolved_constraint(module, values)
-            try:
-                terms.append(constraint.log_volume(raw, value))
-            except NotImplementedError as error:
-                raise NotImplementedError(f"{self.subject(module)}: {error}") from error
+            terms.append(self.resolved_constraint(module, values).log_volume(raw, value))
         sums = [term.flatten(lead).sum(-1) if term.ndim > lead else term for term in terms]
         return sums[0] + sums[1] if unconstrained else sums[0]
 
@@ -228,7 +216,7 @@ class Param(Constrained, Stored):
         write_tensor(module, self.raw_name, prepared, self)
 
     @property
-    def stored_name(self) -> str:  # type: ignore[override]
+    def stored_name(self) -> str:
         return self.raw_name
 
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
@@ -280,7 +268,7 @@ class Param(Constrained, Stored):
         frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
         prior = module._modules.get(self.prior_name)
         shown = "" if prior is None else f", prior={describe_prior(prior)}"
-        return f", {self.constraint_of(module)!r}{shown}{frozen}"
+        return f"{self.constraint_of(module)!r}{shown}{frozen}"
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any
@@ -17,14 +16,13 @@ from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
     FieldError,
-    did_you_mean,
     shorten,
 )
 from declarative_dist.fields import kinds, templates
 from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.field import Field, declaration_of
-from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.given import call_names
+from declarative_dist.fields.kinds import as_module
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import copy_tensors
@@ -61,17 +59,11 @@ class Nested(Field):
         self.is_list = is_list
 
     @property
-    def default(self) -> Any:
-        if not self.is_declared:
-            return inspect.Parameter.empty
-        return self.templates if self.is_list else self.templates[0]
-
-    @property
     def is_site(self) -> bool:  # type: ignore[override]
         return self.part is not None and issubclass(self.part, Distribution)
 
     @property
-    def is_predicting(self) -> bool:  # type: ignore[override]
+    def needs_context(self) -> bool:  # type: ignore[override]
         return any(map(kinds.predicted_kind, self.templates))
 
     def check_place(self, owner: Owner) -> None:
@@ -104,7 +96,7 @@ class Nested(Field):
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
-        if self.part is not None and self.is_predicting:
+        if self.part is not None and self.needs_context:
             owner.require_conditional(self.name)
         built = self._kinds_in(owner)
         is_plain = all(issubclass(kind, (Distribution, Transform)) for kind in built)
@@ -125,17 +117,16 @@ class Nested(Field):
             name for template in self.templates for name in templates.size_names(template)
         )
 
-    def known_sizes(self, given: Any) -> Mapping[str, int]:
-        sizes: dict[str, int] = {}
+    def known_sizes(self, given: Any) -> Iterable[tuple[str, int]]:
         for template, item in self._with_given(given):
             if isinstance(item, Mapping) and kinds.is_declarative_class(template):
                 fields = template.__declaration__.fields
-                for name, value in item.items():
-                    source = fields[name].source(value, f"{template.__name__}.{name}")
-                    sizes |= fields[name].known_sizes(source)
-        return sizes
+                for name in fields.keys() & item.keys():
+                    source = fields[name].source(item[name], f"{template.__name__}.{name}")
+                    yield from fields[name].known_sizes(source)
 
     def built_sizes(self, given: Any) -> Iterable[tuple[str, int]]:
+        """The sizes of parts that are built already, by name."""
         for template, item in self._with_given(given):
             part: Any = item if isinstance(item, nn.Module) else template
             if kinds.is_declarative(part):
@@ -166,7 +157,10 @@ class Nested(Field):
         return self._check_items(value, self.templates, subject)
 
     def _check_items(self, value: Any, now: Sequence[Any], subject: str) -> list[Any]:
-        """What was given for each part, refused if it cannot be one; dicts as nested ones."""
+        """What was given for each part, refused if it cannot be one; dicts as nested ones.
+
+        The names in a dict are checked by the part that takes them.
+        """
         checked: list[Any] = []
         items = self._as_items(value, len(now), subject)
         if len(items) != len(now) and any(isinstance(item, Mapping) for item in items):
@@ -174,16 +168,7 @@ class Nested(Field):
             fix = "Give an empty dict for a part that stays as it is."
             raise DeclarationError(subject, expected, f"{len(items)}", fix, code="wrong-part")
         for item, part in zip(items, chain(now, repeat(None)), strict=False):
-            if isinstance(item, Mapping):
-                owner: Any = part if isinstance(part, type) else type(part)
-                fields = owner.__declaration__.fields if _declares(part) else {}
-                for name in (str(key).partition(".")[0] for key in item):
-                    if name not in fields:
-                        expected = f"the name of a field of {owner.__name__}"
-                        where, fix = f"{subject}.{name}", did_you_mean(name, fields)
-                        raise DeclarationError(
-                            where, expected, repr(name), fix, code="unknown-name"
-                        )
+            if isinstance(item, Mapping) and (_declares(part) or not item):
                 values = {str(name): inner for name, inner in item.items()}
                 checked.append(templates.nest_values(values, subject))
                 continue
@@ -263,14 +248,13 @@ class Nested(Field):
         module: Any = part
         if isinstance(part, kind):  # such as a transform that is a module, too
             return without_cache(copy_if_exchanged(module))
-        subject, name = self.subject(owner), type(part).__name__
         try:
             value = part()
         except TypeError as error:
-            raise FieldError(subject, kinds.describe_kind(kind), f"a {name}: {error}") from error
+            value = error
         if not isinstance(value, kind):
-            got = f"a {name} that returns {shorten(value)}"
-            raise FieldError(subject, kinds.describe_kind(kind), got)
+            got = f"a {type(part).__name__} that gives {shorten(value)}"
+            raise FieldError(self.subject(owner), kinds.describe_kind(kind), got)
         return value
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:

@@ -22,8 +22,14 @@ from declarative_dist.constraints.adapters import FromModule, FromTransform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.alignment import has_copies
-from declarative_dist.fields.fixed import FixedTransform, as_constant, as_module
-from declarative_dist.fields.kinds import built_kind, is_declarative, is_declarative_class
+from declarative_dist.fields.kinds import (
+    FixedTransform,
+    as_constant,
+    as_module,
+    built_kind,
+    is_declarative,
+    is_declarative_class,
+)
 from declarative_dist.plain import supports
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
@@ -54,11 +60,9 @@ def as_prior(prior: Any, subject: str) -> Any:
             return prior
     if isinstance(prior, Distribution) and not isinstance(prior, nn.Module):
         return as_constant(prior, subject, _LEARNED)
-    got, fix = shorten(prior), "Write prior=torch.distributions.LogNormal(0.0, 1.0), for instance."
-    if isinstance(prior, type):
-        got = f"the class {prior.__name__}"
-        fix = f"Write prior={prior.__name__}(...)." if issubclass(prior, Distribution) else fix
-    raise DeclarationError(subject, "a torch distribution or a declared family", got, fix)
+    fix = "Write prior=torch.distributions.LogNormal(0.0, 1.0), for instance."
+    expected = "a torch distribution or a declared family"
+    raise DeclarationError(subject, expected, shorten(prior), fix)
 
 
 def log_density(

@@ -29,6 +29,7 @@ class Site(MethodField):
     """
 
     label = "a site"
+    relation = "given"
     is_site = True
     is_drawn = True
 
@@ -46,14 +47,9 @@ class Site(MethodField):
 
     def check(self, owner: Owner) -> None:
         if not owner.is_joint:
-            fix = f"Write class {owner.kind.__name__}(Joint)."
-            raise owner.error(
-                self.name,
-                "a Joint around a site",
-                owner.kind.__name__,
-                fix,
-                code="misplaced-field",
-            )
+            kind, fix = owner.kind.__name__, f"Write class {owner.kind.__name__}(Joint)."
+            expected = "a Joint around a site"
+            raise owner.error(self.name, expected, kind, fix, code="misplaced-field")
         super().check(owner)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
@@ -65,13 +61,10 @@ class Site(MethodField):
     def advice(self, owner: str) -> str:
         return f"Write {owner}().condition({self.name}=...) to hold it at data."
 
-    def rule(self, module: nn.Module) -> str:
-        return f"given {', '.join(self.needs) or 'nothing'}"
-
     def render(self, module: nn.Module) -> str:
         event = "" if self.event_dim is None else f", event_dim={self.event_dim}"
         shape = f", shape={tuple(vars(module)['_starts'][self.name])}" if self.shape else ""
-        return f"site given {', '.join(self.needs) or 'nothing'}{event}{shape}"
+        return f"site {self.rule(module)}{event}{shape}"
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         if instance is None:
@@ -136,8 +129,4 @@ def site(
     if function is None:
         count = None if event_dim is None else int(event_dim)
         return lambda method: Site(method, count, shape, vectorize=vectorize)
-    if not callable(function):
-        raise DeclarationError(
-            "site", "a method", shorten(function), "Write @site above it.", code="not-a-field"
-        )
     return Site(function)

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
+    ExplainedError,
     first_line,
     is_count,
     shorten,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from declarative_dist.fields.field import Field
 
 Shape = tuple[int | str, ...]
+T = TypeVar("T")
 
 
 def as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Shape | None:
@@ -36,14 +38,6 @@ def as_shape(shape: int | str | Sequence[int | str] | None, subject: str) -> Sha
         if not is_count(size) and not (isinstance(size, str) and size.isidentifier()):
             raise DeclarationError(subject, "sizes (0 or above) and names", shorten(shape))
     return tuple(size if isinstance(size, str) else int(size) for size in sizes)
-
-
-def sizes_in(shape: Shape | None, value: object) -> dict[str, int]:
-    """The sizes of a tensor by their names in the shape of its rightmost dimensions."""
-    if not shape or not isinstance(value, Tensor) or value.ndim < len(shape):
-        return {}
-    sizes = zip(shape, value.shape[-len(shape) :], strict=True)
-    return {name: size for name, size in sizes if isinstance(name, str)}
 
 
 @dataclass(frozen=True)
@@ -84,13 +78,21 @@ def make_value(
         return to_tensor(source, subject, dtype, device).expand(shape)
     is_lost = torch.get_default_device().type == "meta" != device.type
     with device if is_lost else nullcontext():  # where the default device has no numbers
-        try:
-            value = source(shape)
-        except TypeError as error:
-            expected = f"a callable that takes the full shape {tuple(shape)}"
-            fix, got = "Write a number, or for instance torch.randn.", first_line(error)
-            raise DeclarationError(subject, expected, got, fix, code="failed-method") from error
-        return to_tensor(value, subject, dtype, device)
+        fix = "Write a number, or for instance torch.randn."
+        return to_tensor(call_with_shape(source, shape, subject, fix), subject, dtype, device)
+
+
+def call_with_shape(
+    make: Callable[[torch.Size], T], shape: torch.Size, subject: str, fix: str
+) -> T:
+    """What a callable of a class body makes for a shape."""
+    try:
+        return make(shape)
+    except ExplainedError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected, got = f"a callable that takes the shape {tuple(shape)}", first_line(error)
+        raise DeclarationError(subject, expected, got, fix, code="failed-method") from error
 
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -165,21 +167,19 @@ class Blueprint:
         origins = dict.fromkeys(self.sizes, "the keyword")
         built: dict[str, set[int]] = {}
         for field in fields:
-            if not (field.is_part or field.shape or field.event_names):
-                continue
             given = self.given.get(field.name)
-            for name, size in field.built_sizes(given):
+            for name, size in field.built_sizes(given) if field.is_part else ():
                 built.setdefault(name, set()).add(size)
-            for name, size in field.known_sizes(given).items():
+            for name, size in field.known_sizes(given):
                 known = self.sizes.setdefault(name, size)
                 origin = origins.setdefault(name, field.name)
                 if known != size:
                     subject, fix = f"{self.subject}.{field.name}", "Give sizes that agree."
                     expected, got = f"size {name}={known}, as {origin} says", f"{name}={size}"
                     raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
-        self.sizes.update(
-            {n: found.pop() for n, found in built.items() if len(found) == 1 and n not in origins}
-        )
+        for name, found in built.items():
+            if len(found) == 1:
+                self.sizes.setdefault(name, found.pop())
 
     def start(self, field: Field) -> Start:
         """The starting value and the full shape of a field.
@@ -223,11 +223,10 @@ class Blueprint:
 
     def named_shape(self, field: Field) -> torch.Size:
         """The shape that a field declares, with the sizes of this instance for their names."""
-        names = field.event_names if field.shape is None else field.shape
-        missing = [name for name in names if isinstance(name, str) and name not in self.sizes]
+        missing = [name for name in field.size_names if name not in self.sizes]
         if missing:
             subject = f"{self.subject}.{field.name}"
             expected = f"a size for {', '.join(map(repr, missing))}"
             fix = f"Write {self.subject}({missing[0]}=...), or give a value of that size."
             raise ConstraintError(subject, expected, "none", fix, code="missing-value")
-        return torch.Size(self.sizes[n] if isinstance(n, str) else n for n in names)
+        return torch.Size(self.sizes[n] if isinstance(n, str) else n for n in field.sizes)

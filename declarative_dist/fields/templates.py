@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from declarative_dist.errors import DeclarationError, ExplainedError
-from declarative_dist.fields.fixed import as_module
 from declarative_dist.fields.kinds import (
+    as_module,
     is_declarative_class,
     predicted_kind,
 )
@@ -63,13 +63,17 @@ def make_part(template: Any, given: Any, blueprint: Blueprint, subject: str) -> 
         subject: the class and field that an error names.
     """
     if is_declarative_class(given):
-        return _instantiate(given, {}, blueprint, subject)
+        template, given = given, None
     if given is not None and not isinstance(given, Mapping):
         return as_part(given, blueprint.device, blueprint.dtype)
-    if isinstance(template, type):
-        return _instantiate(template, given or {}, blueprint, subject)
     with inside(subject):
-        return copy_template(template, blueprint, blueprint.dtype, given).to(blueprint.place)
+        if not isinstance(template, type):
+            return copy_template(template, blueprint, blueprint.dtype, given).to(blueprint.place)
+        names, settings = size_names(template), ("batch_shape", "device", "dtype")
+        keywords: dict[str, Any] = {n: size for n, size in blueprint.sizes.items() if n in names}
+        keywords |= {s: getattr(blueprint, s) for s in settings if getattr(blueprint, s)}
+        module: nn.Module = template(**{**keywords, **(given or {})})
+        return module
 
 
 def as_part(given: Any, *place: Any) -> nn.Module:
@@ -77,18 +81,6 @@ def as_part(given: Any, *place: Any) -> nn.Module:
     module: Any = as_module(given)
     part: nn.Module = module if module is given else module.to(*place)
     return part
-
-
-def _instantiate(
-    owner: Any, values: Mapping[str, Any], blueprint: Blueprint, subject: str
-) -> nn.Module:
-    names = size_names(owner)
-    keywords: dict[str, Any] = {n: size for n, size in blueprint.sizes.items() if n in names}
-    settings = ("batch_shape", "device", "dtype")
-    keywords |= {name: getattr(blueprint, name) for name in settings if getattr(blueprint, name)}
-    with inside(subject):
-        module: nn.Module = owner(**{**keywords, **values})
-    return module
 
 
 def copy_template(

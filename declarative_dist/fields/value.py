@@ -96,11 +96,10 @@ class Constrained(Field):
     def specialize(self, owner: Owner) -> Self:
         argument = owner.arguments.get(self.name)
         field = copy.copy(self)
-        field.constraint = constraint = self._constraint_in(owner, argument)
+        field.constraint = constraint = field._constraint_in(owner, argument)
         tensors = itertools.chain(constraint.buffers(), constraint.parameters())
         field.owns_constraint = next(tensors, None) is not None
-        field.has_bounds = bool(constraint.names)
-        is_shared = not field.has_bounds and not field.owns_constraint
+        is_shared = not constraint.names and not field.owns_constraint
         field._forward = constraint.forward if is_shared else None
         field._known_raws = {}
         field.event_dim = constraint.event_dim if argument is None else argument.event_dim
@@ -140,10 +139,10 @@ class Constrained(Field):
 
     def check(self, owner: Owner) -> None:
         super().check(owner)
-        for needed in (owner.fields[name] for name in self.needs):
-            if needed.is_part:
-                expected = "bounds that are numbers, tensors or names of such fields"
-                got, fix = f"{needed.name!r}, a part", "Declare the bound as a field of its own."
+        for name in self.needs:
+            if owner.fields[name].is_part:
+                expected, got = "bounds that are numbers", f"the part {name!r}"
+                fix = "Declare the bound as a field of its own."
                 raise owner.error(self.name, expected, got, fix, code="field-order")
 
     def check_dtype(self, module: nn.Module, dtype: torch.dtype) -> None:
@@ -304,11 +303,8 @@ def as_source(value: Any, subject: str) -> Any:
     Raises:
         DeclarationError: if it is none of these.
     """
-    expected = "a number, a list, a tensor or a callable"
-    if isinstance(value, (type, nn.Module, Distribution, Transform)):
-        fix = "Write Param(1.0, Positive())." if subject.endswith("(init=)") else ""
-        raise DeclarationError(subject, expected, shorten(value), fix)
-    if value is None or callable(value):
+    is_object = isinstance(value, (type, nn.Module, Distribution, Transform))
+    if value is None or (callable(value) and not is_object):
         return value
     try:
         if isinstance(value, RealNumber) and not isinstance(value, bool):
@@ -317,8 +313,10 @@ def as_source(value: Any, subject: str) -> Any:
         if tensor.dtype == torch.bool:
             raise TypeError("True and False are no numbers")
     except (TypeError, ValueError, OverflowError) as error:
-        got = f"{shorten(value)} ({error})"
-        raise DeclarationError(subject, expected, got) from error
+        expected = "a number, a list, a tensor or a callable"
+        got = shorten(value) if is_object else f"{shorten(value)} ({error})"
+        fix = "Write Param(1.0, Positive())." if is_object and "(init=)" in subject else ""
+        raise DeclarationError(subject, expected, got, fix) from error
     # Lists, arrays and integers mean no dtype: they keep their digits until the field's is
     # known.
     means_dtype = isinstance(value, Tensor) and tensor.is_floating_point()

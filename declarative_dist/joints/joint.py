@@ -171,7 +171,7 @@ class Joint(Contextual, NamedModule):
         declaration = self.__declaration__
         # Sites are computed later, and from the module that they were frozen with.
         frozen = copy_if_exchanged(self) if is_dynamo_compiling() else copy_module(self)
-        predicting = [field for field in declaration.order if field.is_predicting]
+        predicting = [f for f in declaration.order if f.is_part and f.needs_context]
         values = declaration.run(self, predicting, known)  # here, where networks may keep a state
         rest = [field for field in declaration.order if field not in predicting]
         values = declaration.run(frozen, rest, values)
@@ -197,7 +197,7 @@ class Joint(Contextual, NamedModule):
         shapes: dict[str, torch.Size] = {}
         for name, field in self.__declaration__.fields.items():
             value = values[name]
-            if field.is_predicting:
+            if field.is_part and field.needs_context:
                 shapes[name] = value.batch_shape
             elif field.needs_context:
                 own: tuple[int, ...] = vars(self)["_starts"][name].shape

@@ -13,8 +13,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, with_event_dim
-from declarative_dist.fields.derived import is_about_sizes, refused_sizes
-from declarative_dist.fields.mapping import map_method
+from declarative_dist.fields.derived import is_about_sizes, map_method, refused_sizes
 from declarative_dist.plain.decompose import rebuild
 
 BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."

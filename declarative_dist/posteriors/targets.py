@@ -13,8 +13,7 @@ from declarative_dist.errors import Code, ConstraintError, DeclarationError, Fie
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.variational import Variational
-from declarative_dist.fields.fixed import as_constant
-from declarative_dist.fields.kinds import lacks_forward, predicted_kind
+from declarative_dist.fields.kinds import as_constant, lacks_forward, predicted_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
