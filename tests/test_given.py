@@ -285,6 +285,16 @@ def test_what_the_base_does_not_take_is_refused_in_a_wider_set_too() -> None:
     wide = type(Conditional)("Wide", (Conditional,), body)(in_features=3)
     with pytest.raises(ConstraintError, match=r"Wide\.scale: expected what the base takes"):
         wide(torch.zeros(3), scale=-1.0)
+    body["rank"], body["kind"] = Given(dd.constraints.integer_interval(0, 3)), derived(_pass_rank)
+    ranked = type(Conditional)("Ranked", (Conditional,), body)(in_features=3)
+    with pytest.raises(
+        ConstraintError, match=r"Ranked\.rank: expected a value in IntegerInterval"
+    ):
+        ranked(torch.zeros(3), scale=1.0, rank=7)
+
+
+def _pass_rank(self: Any, rank: Tensor) -> Tensor:
+    return rank
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,22 @@ import torch.distributions as dd
 from torch import Tensor, nn
 
 from declarative_dist import (
+    Conditional,
     Constant,
     ConstraintError,
     DeclarationError,
     Declarative,
+    Exp,
+    FieldError,
     FullRankNormal,
+    Head,
     Interval,
     MeanFieldNormal,
     NotConvergedWarning,
     Param,
     Variational,
     compiled,
+    derived,
     fit,
     learnable,
 )
@@ -179,3 +184,79 @@ def test_numbers_that_a_callback_moves_are_where_the_next_step_begins(count: int
     )
     fit(posterior, callbacks=move)
     assert begun[1] == pytest.approx(3.0**4 * float(weights.sum()), rel=1e-5)
+
+
+def test_a_number_with_two_priors_is_refused_by_both_names() -> None:
+    class Rate(Declarative):
+        rate = Param(1.0, Exp(), prior=dd.Gamma(2.0, 1.0))
+
+    class Scale(Declarative):
+        scale = Param(1.0, Exp(), prior=dd.LogNormal(0.0, 1.0))
+
+    class Tied(Declarative):
+        one, same, other = Rate, Rate, Scale
+
+    tied = Tied()
+    tied.same.raw_rate = tied.one.raw_rate
+    expected = dd.Gamma(2.0, 1.0).log_prob(torch.tensor(1.0))
+    expected = expected + dd.LogNormal(0.0, 1.0).log_prob(torch.tensor(1.0))
+    torch.testing.assert_close(tied.log_prior(), expected)  # what is shared counts once
+    tied.other.raw_scale = tied.one.raw_rate
+    with pytest.raises(FieldError, match=r"Tied\.other\.scale: expected the prior of one\.rate"):
+        tied.log_prior()
+
+
+class AsksItself(Variational):
+    base = dd.Normal
+    loc = Param(0.0)
+
+    @derived
+    def scale(self, loc: Tensor) -> Tensor:
+        return self.stddev + loc
+
+
+class CallsItself(Conditional):
+    base = dd.Normal
+    loc = Head()
+    scale = 1.0
+
+    def forward(self, x: Tensor) -> dd.Distribution:
+        return self(x)  # type: ignore[no-any-return]
+
+
+class Normalised(Conditional):
+    base = dd.Normal
+    event_dim = 1
+    h = Head(shape=(3,))
+    scale = 1.0
+    net = nn.BatchNorm1d(3)
+
+    @derived
+    def loc(self, h: Tensor, net: nn.Module) -> Tensor:
+        return net(h)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("act", "match"),
+    [
+        (AsksItself, r"AsksItself\.scale: expected a value, got RecursionError.*helps to build"),
+        (
+            lambda: CallsItself(in_features=2)(torch.zeros(2)),
+            r"CallsItself\.forward: .* calls itself",
+        ),
+        (lambda: Normalised(in_features=2), r"Normalised\.loc: expected a method that takes"),
+        (
+            lambda: type(Declarative)("Model", (Declarative,), {"training": 1}),
+            r"Model\.training: expected a name that is free",
+        ),
+        (
+            lambda: type(Declarative)("Model", (Declarative,), {"half": [1.0]}),
+            r"Model\.half: expected a name that is free",
+        ),
+    ],
+)
+def test_what_asks_itself_or_takes_a_name_of_modules_is_refused(
+    act: Callable[[], Any], match: str
+) -> None:
+    with pytest.raises((ConstraintError, DeclarationError, FieldError), match=match):
+        act()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,22 @@ from declarative_dist.words import is_one_edit_from
 
 _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "AffineTransform"}
 """A base for each kind of object that a class builds from one."""
+
+
+def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A `forward` of a subclass that does not call what calls it."""
+
+    @wraps(forward)
+    def explaining(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return forward(self, *arguments, **keywords)
+        except RecursionError as error:
+            expected = "a forward that builds the distribution"
+            got = "one that calls itself, as through self.log_prob or self.mean"
+            fix = "Start from distribution = super().forward(), and ask that one."
+            raise FieldError(f"{type(self).__name__}.forward", expected, got, fix) from error
+
+    return explaining
 
 
 class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
@@ -62,6 +79,11 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     __keywords__: ClassVar[tuple[str, ...]] = ()
     """Keywords of the constructor beside the ones that every declarative class takes."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "forward" in vars(cls) and "__framework__" not in vars(cls):
+            cls.forward = _explain_recursion(cls.forward)  # type: ignore[method-assign]
 
     def __init__(
         self,

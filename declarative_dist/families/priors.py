@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.errors import FieldError
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.prior import describe_prior
 from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.latents.named import as_value, check_names, check_shape, is_floating, lead_of
+from declarative_dist.plain.tensors import is_same
 
 Raws = Mapping[str, Tensor]
 """Raw numbers in place of a module's own, by the names of its parameters."""
@@ -38,16 +41,27 @@ def log_prior_of(
 
     Returns:
         A tensor of shape `(*sample, *copies)`.
+
+    Raises:
+        FieldError: for fields that share their number, but not their prior.
     """
     total: Tensor | None = None
-    seen: set[int] = set()
+    seen: dict[int, tuple[str, Any]] = {}
     for path, part in walk(module):
         lead = len(copies) if vars(part)["_copies"][: len(copies)] == copies else 0
         for param in part.__declaration__.of_prior.values():
             raw = part._parameters.get(param.raw_name)
-            if raw is not None and id(raw) in seen:
-                continue  # what two fields share, as tied parameters do, counts once
-            seen.add(id(raw))
+            prior, name = part._modules[param.prior_name], join(path, param.name)
+            first, known = seen.setdefault(id(param) if raw is None else id(raw), (name, prior))
+            if first != name:  # what two fields share, as tied parameters do, counts once
+                if not is_same(known(), prior()):
+                    expected = f"the prior of {first}, whose number it shares"
+                    got, fix = (
+                        describe_prior(prior),
+                        "Give both the same prior, or only one of them.",
+                    )
+                    raise FieldError(f"{type(module).__name__}.{name}", expected, got, fix)
+                continue
             values = _values_of(part, path, part.__declaration__.chains[param.name], raws)
             density: Tensor = param.log_prior(part, values, len(sample) + lead, unconstrained)
             if copies and not lead and sample and density.ndim:  # the same for all copies

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import wraps
 from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
@@ -58,22 +57,6 @@ def _delegate(name: str) -> Any:
         return _ask(self, name, attrgetter(name))
 
     return property(read, doc=getattr(Distribution, name).__doc__)
-
-
-def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A `forward` of a subclass that does not call what calls it."""
-
-    @wraps(forward)
-    def explaining(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        try:
-            return forward(self, *arguments, **keywords)
-        except RecursionError as error:
-            expected = "a forward that builds the distribution"
-            got = "one that calls itself, as through self.log_prob or self.mean"
-            fix = "Start from distribution = super().forward(), and ask that one."
-            raise FieldError(f"{type(self).__name__}.forward", expected, got, fix) from error
-
-    return explaining
 
 
 class Variational(Declarative, Distribution):
@@ -130,11 +113,6 @@ class Variational(Declarative, Distribution):
         @overload
         def __call__(self) -> Distribution: ...
         def __call__(self) -> Distribution: ...
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if "forward" in vars(cls):
-            cls.forward = _explain_recursion(cls.forward)  # type: ignore[method-assign]
 
     def forward(self) -> Distribution:
         """Build the current distribution from the current values."""
