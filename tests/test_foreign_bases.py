@@ -22,6 +22,7 @@ from declarative_dist import (
     kl_divergence,
     learnable,
     register_constraint,
+    select,
 )
 from declarative_dist.errors import FieldError
 from declarative_dist.plain.draws import is_reparametrised
@@ -313,3 +314,39 @@ def test_a_registered_wrapper_stands_for_itself() -> None:
     assert isinstance(learnable(Family).scale.constraint, Positive)
     register_constraint(Half, Exp)
     assert isinstance(learnable(type("Other", (Family,), {})).scale.constraint, Exp)
+
+
+class KeepsBoth(dd.Distribution):
+    """It keeps both of its alternatives, and takes one."""
+
+    arg_constraints: ClassVar = {"probs": constraints.unit_interval, "logits": constraints.real}
+    support = constraints.boolean
+
+    def __init__(
+        self, probs: Any = None, logits: Any = None, validate_args: bool | None = None
+    ) -> None:
+        if (probs is None) == (logits is None):
+            raise ValueError("give one of both")
+        self.probs = logits.sigmoid() if probs is None else probs
+        self.logits = probs.logit() if logits is None else logits
+        super().__init__(self.probs.shape, validate_args=validate_args)
+
+
+def test_rows_of_a_class_that_keeps_all_of_its_alternatives() -> None:
+    plain = KeepsBoth(torch.tensor([0.2, 0.7, 0.5]))
+    for rows in (select(plain, slice(1, None)), learnable(plain)[1:]):
+        assert isinstance(rows, KeepsBoth)
+        torch.testing.assert_close(rows.probs, torch.tensor([0.7, 0.5]))
+
+
+def test_a_forward_that_returns_nothing() -> None:
+    class Silent(Variational):
+        base = dd.Normal
+
+        def forward(self) -> Any:
+            super().forward()
+
+    with pytest.raises(
+        FieldError, match=r"Silent\.forward: .* returns a distribution, got .*None"
+    ):
+        Silent().log_prob(torch.tensor(0.0))

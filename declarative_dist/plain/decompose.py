@@ -174,7 +174,11 @@ def rebuild(plain: Distribution, change: Map, behind: int = 0) -> Distribution:
         torch.Size([2, 1])
     """
     kind, values = decompose(plain)
-    known, new = arguments_of(kind), dict(values)
+    known = arguments_of(kind)
+    optional = [n for n in values if not known[n].required and known[n].default is None]
+    if len(optional) > 1:  # a class of others may keep all, and take one
+        kind, values = recover(plain)
+    new = dict(values)
     added = values["reinterpreted_batch_ndims"] if issubclass(kind, dd.Independent) else 0
     for name, value in values.items():
         if isinstance(value, Tensor):
