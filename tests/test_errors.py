@@ -113,6 +113,7 @@ DTYPES = sorted({each for each in vars(torch).values() if isinstance(each, torch
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
+@pytest.mark.filterwarnings("ignore:BComplex32 support is experimental:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (2,), (8,)])

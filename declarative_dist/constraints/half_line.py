@@ -212,3 +212,24 @@ class Exp(Positive):
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return raw.clamp(*self.raw_limits[raw.dtype])
+
+
+class Negative(LessThan):
+    """Numbers below zero, as far from it and from infinity as `Positive` keeps.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.constraints.half_line import Negative
+        >>> Negative()(torch.tensor(-1e4)) < 0
+        tensor(True)
+    """
+
+    def __init__(self, *, guard: Guard = True) -> None:
+        super().__init__(0.0)
+        self.set_guard(guard)
+
+    def _set_band(self, band: Limits) -> None:
+        self.limits = {dtype: (-high, -low) for dtype, (low, high) in band.items()}
+
+    def describe(self) -> str:
+        return "a finite negative number"

@@ -31,17 +31,24 @@ _EXAMPLES: Mapping[type | None, str] = {Distribution: "Normal", Transform: "Affi
 
 
 def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A `forward` of a subclass that does not call what calls it."""
+    """A `forward` of a subclass that builds something, and does not call what calls it."""
 
     @wraps(forward)
     def explaining(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        subject, expected = (
+            f"{type(self).__name__}.forward",
+            "a forward that builds the distribution",
+        )
         try:
-            return forward(self, *arguments, **keywords)
+            result = forward(self, *arguments, **keywords)
         except RecursionError as error:
-            expected = "a forward that builds the distribution"
             got = "one that calls itself, as through self.log_prob or self.mean"
             fix = "Start from distribution = super().forward(), and ask that one."
-            raise FieldError(f"{type(self).__name__}.forward", expected, got, fix) from error
+            raise FieldError(subject, expected, got, fix) from error
+        if result is None and isinstance(self, Distribution):
+            fix = "Start from distribution = super().forward(), and return that one or another."
+            raise FieldError(subject, expected, "one that returns None", fix)
+        return result
 
     return explaining
 
