@@ -35,7 +35,18 @@ def choose(plain: Distribution, index: Any) -> Distribution:
     parts = index if isinstance(index, tuple) else (index,)
     if not any(part is Ellipsis for part in parts):
         parts = (*parts, Ellipsis)
-    _check_index(plain, index, parts)
+    device = next((tensor.device for _, tensor in tensors_of(plain)), None)
+    try:
+        torch.zeros((), device=device).expand(batch)[parts]  # for its errors
+    except (IndexError, TypeError) as error:
+        subject, expected = (
+            f"{type(plain).__name__}[...]",
+            f"an index of its batch shape, {tuple(batch)}",
+        )
+        fix = f"It says: {error}. Events are not indexed."
+        raise ConstraintError(
+            subject, expected, shorten(index), fix, code="wrong-shape"
+        ) from error
 
     def index_batch(tensor: Tensor, behind: int) -> Tensor:
         if tensor.ndim <= behind:
@@ -45,24 +56,6 @@ def choose(plain: Distribution, index: Any) -> Distribution:
         return chosen
 
     return rebuild(plain, index_batch)
-
-
-def _check_index(plain: Distribution, index: Any, parts: tuple[Any, ...]) -> None:
-    """Index a tensor of the batch's shape, for its errors.
-
-    Raises:
-        ConstraintError: if torch refuses.
-    """
-    device = next((tensor.device for _, tensor in tensors_of(plain)), None)
-    try:
-        torch.zeros((), device=device).expand(plain.batch_shape)[parts]
-    except (IndexError, TypeError) as error:
-        subject = f"{type(plain).__name__}[...]"
-        expected = f"an index of its batch shape, {tuple(plain.batch_shape)}"
-        fix = f"It says: {error}. Events are not indexed."
-        raise ConstraintError(
-            subject, expected, shorten(index), fix, code="wrong-shape"
-        ) from error
 
 
 class Independent(dd.Independent[Any]):

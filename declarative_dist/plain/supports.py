@@ -42,7 +42,7 @@ class PositiveOrderedVector(OrderedVector):
         return super().check(value) & (value > 0).all(-1)
 
 
-class UpTo(type(constraints.less_than(0.0))):  # type: ignore[misc]
+class _UpTo(type(constraints.less_than(0.0))):  # type: ignore[misc]
     """The numbers up to an end, that end included, which torch has no object for."""
 
     def check(self, value: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class UpTo(type(constraints.less_than(0.0))):  # type: ignore[misc]
 
 
 for _registry in (dd.biject_to, dd.transform_to):
-    _registry.register(UpTo, lambda below: dd.biject_to(constraints.less_than(below.upper_bound)))
+    _registry.register(_UpTo, lambda below: dd.biject_to(constraints.less_than(below.upper_bound)))
 
 _WHOLE: tuple[type[Support], ...] = (
     type(constraints.simplex),
@@ -205,23 +205,20 @@ def has_learned_ends(distribution: Distribution) -> bool:
 def push_support(support: Any, transform: Any) -> Any:
     """Where a transform puts a set: all that it reaches, or for an interval, what is between."""
     for step in steps_of(transform):
-        support = _push(support, step)
+        ends = ends_of(entries_of(support))
+        is_elementwise = isinstance(step, dd.AffineTransform) or (
+            step.domain.event_dim == step.codomain.event_dim == 0
+        )
+        if ends is None or not is_elementwise or _is_domain(support, ends, step):
+            support = step.codomain
+            continue
+        one, other = (_move_end(end, step) for end in ends)
+        tensors = [bound for bound in vars(support).values() if isinstance(bound, Tensor)]
+        tensors += [tensor for _, tensor in tensors_of(step)]
+        pair = torch.minimum(one, other), torch.maximum(one, other)
+        # In the dtype of the tensors that the ends come from, if any.
+        support = between(*(e.to(tensors[0].dtype) if tensors else e.item() for e in pair))
     return support
-
-
-def _push(support: Any, transform: Any) -> Any:
-    ends = ends_of(entries_of(support))
-    is_elementwise = isinstance(transform, dd.AffineTransform) or (
-        transform.domain.event_dim == transform.codomain.event_dim == 0
-    )
-    if ends is None or not is_elementwise or _is_domain(support, ends, transform):
-        return transform.codomain
-    one, other = (_move_end(end, transform) for end in ends)
-    tensors = [bound for bound in vars(support).values() if isinstance(bound, Tensor)]
-    tensors += [tensor for _, tensor in tensors_of(transform)]
-    low, high = torch.minimum(one, other), torch.maximum(one, other)
-    # In the dtype of the tensors that the ends come from, if any.
-    return between(*(end.to(tensors[0].dtype) if tensors else end.item() for end in (low, high)))
 
 
 def _is_domain(support: Any, ends: Ends, transform: Any) -> bool:
@@ -242,7 +239,7 @@ def between(low: Any, high: Any) -> Any:
         if not has_high:
             return constraints.greater_than_eq(low) if has_low else constraints.real
         if not has_low:
-            return UpTo(high)
+            return _UpTo(high)
     return constraints.interval(low, high)
 
 

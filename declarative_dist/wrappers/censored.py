@@ -90,9 +90,11 @@ class Censored(BetweenEnds):
     @constraints.dependent_property
     def support(self) -> Any:
         """What is between the ends, these included, and in the support of the base; or pairs."""
+        return self._support(self._base())
+
+    def _support(self, base: Univariate) -> Any:
         if not self.event_shape:
-            return super().support
-        base = self._base()
+            return super()._support(base)
         return _Pairs(base.first, base.last, is_whole=base.is_discrete)
 
     def _score(self, base: Univariate, x: Tensor) -> Tensor:

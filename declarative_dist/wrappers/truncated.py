@@ -76,12 +76,6 @@ class Truncated(BetweenEnds):
         scored = base.log_prob(x, (x >= first) & (x <= last))
         return scored - base.log_mass(*self._ends(base))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Draw samples of shape `(*sample, *batch)` that carry gradients."""
-        if not self.has_rsample:
-            return super().rsample(sample_shape)
-        return self._draw(torch.Size(sample_shape))
-
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         base = self._base()
         shape = self._extended_shape(sample_shape)

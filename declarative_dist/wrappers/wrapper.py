@@ -84,7 +84,9 @@ class Wrapper(Distribution):
     @constraints.dependent_property(event_dim=0)
     def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The numbers, or whole numbers, from the least value that there can be to the last."""
-        base = self._base()
+        return self._support(self._base())
+
+    def _support(self, base: Univariate) -> Any:
         low, high = (end.to(base.dtype) for end in self._hull(base))
         if base.is_discrete:
             return constraints.integer_interval(low, high)
@@ -110,9 +112,9 @@ class Wrapper(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density or probability at values of shape `(*sample, *batch, *event)`."""
-        if self._validate_args:
-            self._validate_sample(value)
         base = self._base()
+        if self._validate_args:
+            self._check_value(base, value)
         result = self._score(base, base.cast(value))
         return result.to(value.dtype if value.is_floating_point() else base.dtype)
 
@@ -129,7 +131,13 @@ class Wrapper(Distribution):
         return icdf(self, value)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Refuse, where a value that has a probability carries no gradients."""
+        """Draw samples of shape `(*sample, *batch)` that carry gradients.
+
+        Raises:
+            NotImplementedError: if values have a probability.
+        """
+        if self.has_rsample:
+            return self._draw(torch.Size(sample_shape))
         said = "counts, and values that have a probability, carry no gradients. Use sample()."
         raise NotImplementedError(f"{type(self).__name__}.rsample: {said}")
 
@@ -137,13 +145,20 @@ class Wrapper(Distribution):
         """The entropy, where it is known in closed form."""
         raise self._unknown("entropy")
 
-    def _validate_sample(self, value: Tensor) -> None:
+    def _check_value(self, base: Univariate, value: Tensor) -> None:
+        """Refuse values that are not in the support, or of a shape that does not go with it."""
+        support = self._support(base)
         try:
-            super()._validate_sample(value)
-        except ValueError as error:
-            subject, expected = f"{type(self).__name__}.log_prob", f"values in {self.support}"
-            said = first_outside(self, value) or first_line(error)
-            raise ConstraintError(subject, expected, said, code="outside-support") from error
+            is_inside = support.check(value)
+            torch.broadcast_shapes(is_inside.shape, self.batch_shape)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            said = f"{shorten(value)} ({first_line(error)})"
+        else:
+            if is_traced(is_inside) or is_inside.all():
+                return
+            said = first_outside(self, value)
+        subject, expected = f"{type(self).__name__}.log_prob", f"values in {support}"
+        raise ConstraintError(subject, expected, said, code="outside-support")
 
     def _unknown(self, member: str) -> NotImplementedError:
         kind, base = type(self).__name__, type(self._base().plain).__name__

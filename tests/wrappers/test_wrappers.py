@@ -506,3 +506,16 @@ def test_pairs_start_at_their_middle() -> None:
     history = fit(NegativeLogLikelihood(q), pairs, progress=False)
     assert history.losses[0] < history.losses[-1] + 0.05
     assert q.base_distribution.concentration.item() == pytest.approx(4.0, rel=0.3)
+
+
+def test_a_half_line_below_an_end_is_a_set_of_its_own() -> None:
+    support = Truncated(dd.Normal(0.0, 1.0), high=2.0).support
+    assert repr(support) == "UpTo(upper_bound=2.0)"
+    assert support.check(tensor([2.0, 2.1])).tolist() == [True, False]
+    assert dd.biject_to(support)(tensor([-3.0, 0.3, 3.0])).lt(2.0).all()
+
+
+def test_a_gate_of_zero_has_its_gradient_where_zeros_are_rare() -> None:
+    gate = d(0.0).requires_grad_()
+    ZeroInflated(dd.Poisson(d(40.0)), gate).log_prob(d(0.0)).backward()
+    assert gate.grad is not None and gate.grad.item() == pytest.approx(math.exp(40.0))  # noqa: PT018
