@@ -184,19 +184,6 @@ def test_a_forward_that_calls_itself() -> None:
         Circle().log_prob(torch.tensor(0.0))
 
 
-def test_a_forward_that_returns_nothing() -> None:
-    class Silent(Variational):
-        base = dd.Normal
-        loc = Param(0.0)
-        scale = Param(1.0)
-
-        def forward(self) -> dd.Distribution:  # type: ignore[return]
-            super().forward()
-
-    with pytest.raises(FieldError, match=r"Silent\.forward: .* one that returns None"):
-        Silent().sample()
-
-
 def test_an_error_about_sizes_shows_the_shapes() -> None:
     class Clash(Variational):
         base = dd.Normal

@@ -37,7 +37,7 @@ def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
     def explaining(self: Any, *arguments: Any, **keywords: Any) -> Any:
         subject, expected = (
             f"{type(self).__name__}.forward",
-            "a forward that builds the distribution",
+            "a forward that returns a distribution",
         )
         try:
             result = forward(self, *arguments, **keywords)
