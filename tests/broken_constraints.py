@@ -38,11 +38,6 @@ class WithEvents(Good):
     event_dim = 1
 
 
-class Silent(Good):
-    def describe(self) -> str:
-        return ""
-
-
 class ShortRaw(Good):
     def raw_shape(self, shape: torch.Size) -> torch.Size:
         return torch.Size((*shape[:-1], shape[-1] - 1))
@@ -70,11 +65,6 @@ class Normalised(Good):
 
     def contains(self, value: Tensor) -> Tensor:
         return (value > 0).all(-1)
-
-
-class InPlace(Good):
-    def forward(self, raw: Tensor) -> Tensor:
-        return super().forward(raw.detach().add_(1))
 
 
 class Noisy(Good):
@@ -314,8 +304,3 @@ class OutsideCompiled(Good):
     def forward(self, raw: Tensor) -> Tensor:
         value = super().forward(raw)
         return -value if torch.compiler.is_compiling() else value
-
-
-class InfiniteJacobian(Good):
-    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        return raw * torch.inf

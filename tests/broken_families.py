@@ -29,12 +29,6 @@ class Good(Variational):
     rate = Param(1.0)
 
 
-class NeedsSizes(Variational):
-    base = dd.Normal
-    loc = Param(0.0, shape=("d",))
-    scale = Param(1.0)
-
-
 class Uncopied(Good):
     """One for all."""
 
@@ -213,15 +207,6 @@ class StaleValues(Stale):
         return dd.Gamma(concentration, kept.rate + self.rate - self.rate.detach())
 
 
-class Shadowed(Good):
-    """Scores by itself, and differently, which only a class of the library may."""
-
-    __framework__ = True
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(value) + 1.0
-
-
 class Unused(OfPlain):
     def __init__(self) -> None:
         super().__init__()
@@ -337,14 +322,6 @@ class Aging(OfPlain):
         copy = type(self)()
         copy.log_scale = nn.Parameter(self.log_scale.detach() + 0.1)
         return copy
-
-
-class WrongMember(Good):
-    """Denies what a call of it has."""
-
-    __framework__ = True
-
-    has_rsample = property(lambda self: False)
 
 
 class ZeroGradient(OfPlain):

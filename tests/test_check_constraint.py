@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -19,9 +18,8 @@ from declarative_dist import (
     Positive,
     Simplex,
 )
-from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_constraint
-from declarative_dist.testing.constraint_promises import PROMISES, SLOW
+from declarative_dist.testing.constraint_promises import PROMISES
 from tests import broken_constraints as broken
 from tests.constraints.cases import CASES, GUARANTEED
 
@@ -45,9 +43,7 @@ def test_maps_for_moderate_numbers_pass_where_they_are_meant_to_work(name: str) 
 
 def test_a_limit_that_is_too_wide_for_a_dtype_is_named() -> None:
     exp = CASES["from-exp-transform"].make()
-    with pytest.raises(
-        BrokenPromiseError, match=r"float16\. .* or check with a smaller raw_limit="
-    ):
+    with pytest.raises(BrokenPromiseError, match=r"in torch\.float16\. "):
         check_constraint(exp, raw_limit=12.0)
     check_constraint(exp, raw_limit=12.0, dtypes=(torch.float32, torch.float64))
 
@@ -117,25 +113,18 @@ def test_a_wide_range_on_a_log_scale_costs_digits() -> None:
     check_constraint(wide, dtypes=[torch.float64, torch.float32], round_trip=60.0)
 
 
-def sentence(error: ExplainedError) -> str:
-    """A message without the size of an error."""
-    return re.sub(r"off by [\d.e-]+", "off by ...", error.sentence)
-
-
-FITTING = (
-    "Batch dimensions come first; raw_shape, value_shape and the support's event_dim must say "
-    "what forward does."
-)
+FITTING = "Batch dimensions come first; the shapes it declares must say what it does."
 MODERATE = "or check with raw_limit= if it is meant for moderate ones."
 CLAMP = "Clamp before exp, log and division, not behind them, "
-HOLD = "Rounding has reached the end: hold the value at the next number of its dtype, "
-DIGITS = "That is off by ...: invert with log1p, expm1 and a wider dtype where digits cancel."
+HOLD = (
+    "Clamp the raw number before it overflows, hold a value that rounding brings to an end at "
+    f"the next number inside, {MODERATE}"
+)
 EVERY = "for every finite raw number, got"
 
 OPTIONS: dict[type, dict[str, Any]] = {
     broken.Redundant: {"dtypes": [torch.float64], "skip": ["round trip"]},
     broken.BreaksGraphs: {"compile": True},
-    broken.InfiniteJacobian: {"skip": ["jacobian"]},
     broken.OtherwiseCompiled: {"compile": True},
     broken.OutsideCompiled: {"compile": True},
 }
@@ -149,31 +138,30 @@ MESSAGES: dict[type[Constraint], str] = {
     broken.Overflowing: (
         "'inside' is broken. Overflowing.forward: expected a value in "
         f"GreaterThan(lower_bound=0.0) {EVERY} inf for the raw number 710.0 in torch.float64. "
-        f"Clamp the raw number before it overflows, {MODERATE}"
+        f"{HOLD}"
     ),
     broken.Sigmoid: (
         "'inside' is broken. Sigmoid.forward: expected a value in Interval(lower_bound=0.0, "
-        f"upper_bound=1.0) {EVERY} 1.0 for the raw number 37.0 in torch.float64. "
-        f"{HOLD}{MODERATE}"
+        f"upper_bound=1.0) {EVERY} 1.0 for the raw number 37.0 in torch.float64. {HOLD}"
     ),
     broken.Infinite: (
         f"'gradient' is broken. Infinite.forward: expected a finite gradient {EVERY} nan for "
         f"the raw number 710.0 in torch.float64. {CLAMP}{MODERATE}"
     ),
     broken.DeadEntry: (
-        "'alive' is broken. DeadEntry.forward: expected an effect of every raw number on the "
-        "value, got no effect of the raw number at [2]. Leave it out in raw_shape, or use it "
-        "in forward."
+        "'gradient' is broken. DeadEntry.forward: expected an effect of every raw number, got "
+        "none of the raw number at [2]. Leave it out in raw_shape, or use it in forward."
     ),
     broken.WrongInverse: (
-        "'round trip' is broken. WrongInverse.inverse: expected forward(inverse(value)) to be "
-        "0.6777038, to a relative error of (2 + |raw|) * eps, got 0.6781962 for the raw "
-        f"number -0.03012896 in torch.float64. {DIGITS}"
+        "'round trip' is broken. WrongInverse.inverse: expected values back to a relative error "
+        "of 1 * (2 + |raw|) * eps, got 0.6781962 for the raw number -0.03012896 in torch.float64. "
+        "Invert with log1p, expm1 and a wider dtype where digits cancel."
     ),
     broken.WrongJacobian: (
-        "'jacobian' is broken. WrongJacobian.log_abs_det_jacobian: expected -0.860856, the "
-        "log of the volume change that autograd finds, got 0.860856 at the raw number "
-        "-0.3112896. Differentiate forward: log |d value / d raw|, summed over an event."
+        "'jacobian' is broken. WrongJacobian.log_abs_det_jacobian: expected [-0.860856, "
+        "-1.111912, -0.4468141], the log of the volume change that autograd finds, got 0.860856 "
+        "for the raw number -0.3112896 in torch.float64. Differentiate forward: log |d value / "
+        "d raw|, summed over an event."
     ),
     broken.Redundant: (
         "'jacobian' is broken. Redundant.log_abs_det_jacobian: expected a map that is one to "
@@ -183,7 +171,7 @@ MESSAGES: dict[type[Constraint], str] = {
     broken.Plain: (
         "'state' is broken. Plain.scale: expected a buffer, which moves, saves and loads with "
         "the constraint, got a tensor as a plain attribute. Write "
-        "self.register_buffer('scale', ...) in __init__."
+        "self.register_buffer(...) in __init__."
     ),
     broken.Refusing: (
         "'shapes' is broken. Refusing: expected raw shapes and value shapes that fit each "
@@ -193,13 +181,11 @@ MESSAGES: dict[type[Constraint], str] = {
 """What is said of some of them, in full."""
 
 BROKEN: dict[type[Constraint], tuple[str, str]] = {
-    broken.WithEvents: ("support", "event_dim"),
-    broken.Silent: ("words", "describe"),
+    broken.WithEvents: ("shapes", "event_dim"),
     broken.ShortRaw: ("shapes", "value_shape"),
     broken.WrongRawEvents: ("shapes", "raw_event_dim"),
     broken.Normalised: ("shapes", "forward"),
-    broken.InPlace: ("pure", "forward"),
-    broken.Noisy: ("pure", "forward"),
+    broken.Noisy: ("shapes", "forward"),
     broken.AtTheEnd: ("inside", "forward"),
     broken.Lenient: ("refusal", "contains"),
     broken.InFloat32: ("inside", "forward"),
@@ -213,10 +199,9 @@ BROKEN: dict[type[Constraint], tuple[str, str]] = {
     broken.ShapelessJacobian: ("jacobian", "log_abs_det_jacobian"),
     broken.Mixed: ("jacobian", "event_dim"),
     broken.OnTheCpu: ("state", "forward"),
-    broken.Unpicklable: ("copies", "__reduce__"),
+    broken.Unpicklable: ("copies", ""),
     broken.Branching: ("vmap", ""),
     broken.BreaksGraphs: ("compile", ""),
-    broken.InfiniteJacobian: ("transform", "log_abs_det_jacobian"),
     broken.WideInverse: ("round trip", "inverse"),
     broken.Aging: ("copies", "forward"),
     broken.OtherwiseMapped: ("vmap", "forward"),
@@ -236,7 +221,7 @@ def test_the_broken_promise_is_named(kind: type[Constraint]) -> None:
     with pytest.raises(BrokenPromiseError) as caught:
         check_constraint(kind(), **OPTIONS.get(kind, {}))
     if kind in MESSAGES:
-        assert sentence(caught.value) == MESSAGES[kind]
+        assert caught.value.sentence == MESSAGES[kind]
         return
     promise, member = BROKEN[kind]
     assert caught.value.promise == promise
@@ -255,24 +240,10 @@ def test_what_was_not_promised_may_be_left_out() -> None:
     check_constraint(broken.WrongJacobian(), skip=["jacobian"])
 
 
-BEHIND = {
-    "transform": (broken.ShapelessJacobian, ["jacobian"]),
-    "parametrization": (broken.WrongInverse, ["round trip", "transform"]),
-}
-"""What a broken constraint breaks beside the promise that is tried first."""
-
-
-@pytest.mark.parametrize("promise", BEHIND)
-def test_later_promises_are_tried_where_the_first_was_not_made(promise: str) -> None:
-    kind, skip = BEHIND[promise]
-    with pytest.raises(BrokenPromiseError, match=f"^'{promise}' is broken"):
-        check_constraint(kind(), skip=skip)
-
-
 def test_every_promise_is_broken_by_some_example() -> None:
     found = {message.split("'")[1] for message in MESSAGES.values()}
     found |= {promise for promise, _ in BROKEN.values()}
-    assert found | set(BEHIND) == {*PROMISES, *SLOW}
+    assert found == set(PROMISES)
 
 
 @pytest.mark.parametrize(
@@ -296,30 +267,21 @@ def test_every_promise_is_broken_by_some_example() -> None:
             ),
         ),
         (
-            GreaterThan("low"),
-            {},
-            (
-                "check_constraint: expected a constraint whose bounds are known, got "
-                "GreaterThan(low='low'). Give them: constraint.resolved({'low': ...})."
-            ),
-        ),
-        (
             Positive(),
             {"skip": ["jacobean"]},
             (
                 "check_constraint(skip=): expected names of promises, got 'jacobean'. Did you "
-                "mean 'jacobian'? Known here: support, words, pure, shapes, inside, gradient, "
-                "alive, refusal, default, round trip, jacobian, transform, parametrization, "
-                "state, copies, vmap."
+                "mean 'jacobian'? Known here: shapes, inside, gradient, refusal, default, round "
+                "trip, jacobian, state, copies, vmap, compile."
             ),
         ),
     ],
-    ids=["no constraint", "no support", "named bounds", "skip"],
+    ids=["no constraint", "no support", "skip"],
 )
 def test_mistakes_are_named(constraint: object, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         check_constraint(constraint, **options)
-    assert sentence(caught.value) == message
+    assert caught.value.sentence == message
 
 
 def test_it_passes_compiled_and_nothing_of_torch_is_changed() -> None:

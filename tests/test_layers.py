@@ -97,8 +97,8 @@ ROWS = [
     [
         f"testing.{name}"
         for name in (
-            "promise", "constraint_trial", "constraint_promises", "constraint",
-            "distribution_promises", "distribution",
+            "promise", "constraint_promises",
+            "distribution_promises", "checks",
         )
     ],
 ]  # fmt: skip

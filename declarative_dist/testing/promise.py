@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +56,6 @@ class Trial:
 
     subject: nn.Module
 
-    fitting: ClassVar[str] = ""
-    """What to do about shapes that do not fit."""
-
     def copy(self) -> Any:
         """A copy that a promise may change."""
         return copy.deepcopy(self.subject)
@@ -77,15 +73,9 @@ class Trial:
         self, member: str, expected: str, got: Tensor, wanted: Tensor, tolerance: float = 0.0,
         fix: str = "",
     ) -> None:  # fmt: skip
-        """Refuse a member that gives other numbers, up to rounding; NaN beside NaN is the same.
+        """Refuse a member that gives other numbers than those `wanted`, `{}` in `expected`.
 
-        Args:
-            member: the member to blame.
-            expected: what was promised; `{}` stands for the numbers wanted.
-            got: the numbers it gave.
-            wanted: the numbers it should give.
-            tolerance: how far they may be apart, as a share and as a number.
-            fix: what to do.
+        The tolerance is a share, and a number; NaN beside NaN is the same.
         """
         bounds: Any = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
         same = got.shape == wanted.shape and got.double().allclose(wanted.double(), **bounds)
@@ -96,25 +86,21 @@ class Trial:
         came = tuple(got) if isinstance(got, tuple) else repr(got)
         of = tuple(of) if isinstance(of, tuple) else of
         expected = f"the shape {tuple(wanted)} for {of}"
-        self.expect(came == tuple(wanted), member, expected, f"{came}", self.fitting)
+        fix = "Batch dimensions come first; the shapes it declares must say what it does."
+        self.expect(came == tuple(wanted), member, expected, f"{came}", fix)
+
+    def expect_dtype(self, member: str, got: Tensor, wanted: torch.dtype, fix: str = "") -> None:
+        """Refuse a member that gives floating-point numbers of another dtype."""
+        is_same = got.dtype == wanted or not got.is_floating_point()
+        self.expect(is_same, member, f"numbers of {wanted}", f"{got.dtype}", fix)
 
     def expect_registered(self, kind: str, fix: str) -> None:
-        """Refuse tensors that do not move, save and load with their module, by their `{name}`."""
+        """Refuse tensors that do not move, save and load with their module."""
         expected = f"a buffer, which moves, saves and loads with the {kind}"
         for path, part in self.subject.named_modules():
             for name, value in vars(part).items():
-                if isinstance(value, Tensor):
-                    where, got = f"{path}.{name}".lstrip("."), "a tensor as a plain attribute"
-                    raise self.broken(where, expected, got, fix.format(name=name))
-
-    def unpickle(self, module: nn.Module, kind: str) -> Any:
-        """The module again, from its pickle."""
-        try:
-            return pickle.loads(pickle.dumps(module))  # noqa: S301 - what was just dumped
-        except Exception as error:
-            fix = "Define its class at the top of a module, and hold no lambda in it."
-            expected, got = f"a {kind} that pickles", describe_error(error)
-            raise self.broken("__reduce__", expected, got, fix) from error
+                where, got = f"{path}.{name}".lstrip("."), "a tensor as a plain attribute"
+                self.expect(not isinstance(value, Tensor), where, expected, got, fix)
 
 
 def check_promises(
@@ -122,18 +108,11 @@ def check_promises(
     trial: Trial,
     skip: Collection[str],
     caller: str,
+    compile: bool,  # noqa: A002 - as the callers call it
 ) -> None:
-    """Try every promise in turn, and stop at the first that is broken.
+    """Try every promise but those in `skip`, in turn, and stop at the first that is broken.
 
-    Args:
-        promises: functions of the trial, by name; their docstrings say what is promised.
-        trial: what is on trial.
-        skip: names of promises that were not made.
-        caller: the function whose `skip=` it is, for messages.
-
-    Raises:
-        BrokenPromiseError: for the first that is not kept, also by an exception of any kind.
-        DeclarationError: for a name in `skip` that is no promise.
+    Promises are functions of the trial; their docstrings say what is promised.
     """
     __tracebackhide__ = True  # pytest shows the line of the test, and the message
     for name in skip:
@@ -141,6 +120,7 @@ def check_promises(
             subject, fix = f"{caller}(skip=)", did_you_mean(name, promises)
             expected = "names of promises"
             raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
+    skip = skip if compile else (*skip, "compile")
     for name, promise in promises.items():
         if name in skip:
             continue
@@ -152,15 +132,10 @@ def check_promises(
         except Exception as error:
             wanted = (promise.__doc__ or "").rstrip(".")
             wanted = wanted[:1].lower() + wanted[1:]
-            subject = type(trial.subject).__name__
-            broken = BrokenPromiseError(subject, wanted, describe_error(error))
+            got = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
+            broken = BrokenPromiseError(type(trial.subject).__name__, wanted, got)
             broken.promise = name
             raise broken from error
-
-
-def describe_error(error: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {first_line(error).rstrip('.')}"
 
 
 def show(tensor: Tensor) -> str:

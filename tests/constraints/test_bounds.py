@@ -244,6 +244,34 @@ def test_a_vector_has_a_dimension(kind: type[Simplex]) -> None:
             use(torch.Size())
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *((kind, shape) for kind in (LowerCholesky, PositiveDefinite) for shape in ((5,), (2,))),
+        (CorrCholesky, (2, 4)),
+        *((kind, ()) for kind in (LowerCholesky, CorrCholesky, Simplex, Ordered, PositiveOrdered)),
+    ],
+    ids=str,
+)
+def test_raw_numbers_that_make_no_value_are_refused(
+    kind: type[Constraint], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(
+        ConstraintError, match=rf"^{kind.__name__}: expected .*\*batch, n"
+    ) as caught:
+        kind()(torch.zeros(shape))
+    assert caught.value.code == "wrong-shape"
+    assert str(shape) in caught.value.got
+
+
+@pytest.mark.parametrize("constraint", [Positive(), Interval(0.0, 1.0), Simplex()], ids=str)
+def test_a_sparse_value_and_a_flat_matrix_are_refused(constraint: Constraint) -> None:
+    with pytest.raises(ConstraintError, match="a dense floating-point tensor"):
+        constraint.right_inverse(torch.full((3,), 0.5).to_sparse())
+    with pytest.raises(ConstraintError, match="lower-triangular"):
+        LowerCholesky().right_inverse(torch.eye(2, 3))
+
+
 @pytest.mark.parametrize("kind", [Positive, Exp])
 @pytest.mark.parametrize("floor", ["1", None, 1j])
 def test_a_floor_is_a_number(kind: type[Positive], floor: Any) -> None:
