@@ -1008,7 +1008,7 @@ def test_a_network_without_heads_and_a_head_in_its_place_are_refused() -> None:
 
     with pytest.raises(ConstraintError, match=r"Free\(network=\): expected none"):
         Free(network=nn.Linear(2, 2))
-    with pytest.raises(DeclarationError, match=r"Bad\.network: expected a module"):
+    with pytest.raises(DeclarationError, match=r"Bad\.network: expected a name that is free"):
 
         class Bad(Conditional):
             network = Head()

@@ -660,7 +660,7 @@ def test_dicts_for_a_list():
     text = refused(
         lambda: Squashed(transforms=[{"lok": 1.0}, {}, {}]),
         DeclarationError,
-        "Squashed.transforms.lok",
+        "Squashed.transforms (Shift(lok=))",
     )
     assert "Did you mean 'loc'?" in text
     refused(

@@ -90,7 +90,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "forward" in vars(cls) and "__framework__" not in vars(cls):
-            cls.forward = _explain_recursion(cls.forward)  # type: ignore[method-assign]
+            cls.forward = _explain_recursion(cls.forward)
 
     def __init__(
         self,

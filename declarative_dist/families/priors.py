@@ -56,10 +56,7 @@ def log_prior_of(
             if first != name:  # what two fields share, as tied parameters do, counts once
                 if not is_same(known(), prior()):
                     expected = f"the prior of {first}, whose number it shares"
-                    got, fix = (
-                        describe_prior(prior),
-                        "Give both the same prior, or only one of them.",
-                    )
+                    got, fix = describe_prior(prior), "Give both one prior, or only one of them."
                     raise FieldError(f"{type(module).__name__}.{name}", expected, got, fix)
                 continue
             values = _values_of(part, path, part.__declaration__.chains[param.name], raws)

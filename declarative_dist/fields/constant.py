@@ -106,9 +106,11 @@ class Constant(Stored):
         stated, source = self.torch_constraint, value
         if isinstance(value, Real) and not isinstance(value, bool):
             # A count, or an int that no base takes.
-            number = float(storage.to_tensor(value, subject, torch.float64, None, self._expected))
-            is_whole = isinstance(value, Integral) or (stated and number.is_integer())
-            source = int(value) if is_whole and not self._is_continuous else number
+            number: Any = value
+            if not isinstance(value, float):  # an int may be too large for one
+                number = storage.to_tensor(value, subject, torch.float64, None, self._expected)
+            is_whole = isinstance(value, Integral) or (stated and float(number).is_integer())
+            source = int(source) if is_whole and not self._is_continuous else float(number)
         elif stated is None and isinstance(value, Tensor):
             source = value.detach()  # of any dtype and layout: other methods of the class read it
         # A tuple is numbers where the base takes numbers; elsewhere, as in `lims`, it stays one.

@@ -156,6 +156,9 @@ class MethodField(Field):
     def __init__(
         self, function: Callable[..., Any], decorator: str, *, vectorize: bool = False
     ) -> None:
+        if not callable(function):
+            got = repr(function)
+            raise DeclarationError(f"@{decorator}", "a method", got, code="not-a-field")
         self.vectorize = vectorize
         self.function = function
         self.names = names_of(function, f"@{decorator} {function.__name__}")

@@ -158,7 +158,7 @@ class Blueprint:
         if self.device is None and len(devices) == 1:
             self.device = devices.pop()
 
-    def read_sizes(self, fields: Iterable[Field]) -> None:
+    def read_sizes(self, fields: Iterable[Any]) -> None:
         """Find the sizes that values and built parts have, where these agree.
 
         Raises:
