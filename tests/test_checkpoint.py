@@ -487,3 +487,28 @@ def test_a_state_that_nobody_could_read_again_is_refused_when_written(tmp_path: 
     with pytest.raises(StateMismatchError, match="got pathlib.PosixPath. Have state_dict"):
         fit(Odd(), X, steps=2, checkpoint=tmp_path / "a")
     assert not list(tmp_path.iterdir())
+
+
+EMPTIED = {
+    "optimizer": (lambda state: state["optimizer"]["state"].clear(), r"\(optimizer state\)"),
+    "an entry": (lambda state: state["optimizer"]["state"][0].clear(), r"\(optimizer state\)"),
+    "groups": (
+        lambda state: state["optimizer"].pop("param_groups"),
+        r"without optimizer\['param_",
+    ),
+    "data": (lambda state: state["data"].clear(), r"without data\['order'\], data\['gener"),
+    "a part": (lambda state: state.pop("random"), "expected a whole checkpoint .* without random"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTIED)
+def test_a_checkpoint_that_lacks_something_is_told(name: str, tmp_path: Path) -> None:
+    spoil, text = EMPTIED[name]
+    whole(tmp_path / "a")
+    state = read_state(tmp_path / "a")
+    spoil(state)
+    checkpoint.write_state(tmp_path / "a", state)
+    objective = Likelihood()
+    with pytest.raises(StateMismatchError, match=text):
+        fit(objective, X, steps=5, checkpoint=tmp_path / "a", resume=True)
+    assert_same(([], objective.state_dict()), ([], Likelihood().state_dict()))

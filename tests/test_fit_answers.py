@@ -406,6 +406,21 @@ def test_a_slope_that_data_leave_open_on_one_side_is_named(
     assert "the loss is flat in projection.weight" in history.verdict
 
 
+@pytest.mark.parametrize(("family", "field", "datum"), [
+    (dd.Poisson(one(1.0)), "rate", 0.0), (dd.Bernoulli(one(0.5)), "probs", 0.0),
+    (dd.Categorical(torch.ones(3, **DOUBLE)), "probs", 1.0),
+])  # fmt: skip
+def test_a_maximum_at_the_end_of_a_range_is_told(
+    family: dd.Distribution, field: str, datum: float
+) -> None:
+    q = learnable(family)
+    history = fit(NegativeLogLikelihood(q), torch.full((50,), datum, **DOUBLE))
+    assert history.converged
+    assert f"the maximum is at the end of the range of {field}" in history.verdict
+    assert "flat" not in history.verdict
+    assert getattr(q, field).min().item() < 1e-6
+
+
 def test_counts_below_poisson_have_no_best_negative_binomial() -> None:
     x = dd.Binomial(20, one(0.8)).sample((500,))
     history = fit(NegativeLogLikelihood(learnable(dd.NegativeBinomial(one(3.0), one(0.5)))), x)

@@ -151,6 +151,7 @@ def test_repr_is_short(interrupted: bool, stopped: bool, end: str) -> None:
     assert repr(history).startswith("History(2 steps, loss 1 to ")
     assert repr(history).endswith(end)
     assert repr(History()) == "History(0 steps)"
+    assert repr(fit(Family_loss(), steps=1)).endswith("): 1 step, too few to tell")
 
 
 @pytest.mark.parametrize("steps", [3, 201])

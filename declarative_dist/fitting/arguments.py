@@ -30,10 +30,6 @@ Callback = Callable[[int, float, nn.Module], object]
 RATE = 1e-2
 """The rate of the default optimizer."""
 
-_FUSED = {"cpu", "cuda"}
-"""Devices for which torch has a kernel of the whole update."""
-
-
 _LEAST = {"steps": 1, "every": 1, "restarts": 0}
 """The counts among the arguments, and how small each may be."""
 
@@ -76,12 +72,11 @@ def check_objective(objective: Any) -> None:
         NonFiniteError: if a parameter is infinite or NaN from the start.
     """
     check_forward(objective, "fit(objective)")
-    parameters = list(objective.parameters())
-    if not any(parameter.requires_grad for parameter in parameters):
+    if not trainable_of(objective):
         raise DeclarationError(
             f"fit({type(objective).__name__})",
             "an objective with parameters to train",
-            "only frozen ones" if parameters else "none",
+            "only frozen ones" if any(True for _ in objective.parameters()) else "none",
             "Are the family and the networks attributes of the objective?",
             code="nothing-to-learn",
         )
@@ -124,10 +119,11 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
     if optimizer is None:
         trainable = trainable_of(objective)
         # The fused kernel goes through memory from end to end, and would take gaps for numbers.
-        fused = {p.device.type for p in trainable} <= _FUSED and all(
+        fused = all(
             type(p) is nn.Parameter and p.is_contiguous() and p.is_floating_point()
+            and p.device.type in ("cpu", "cuda")
             for p in trainable
-        )
+        )  # fmt: skip
         return Adam(trainable, **{"lr": RATE, **options}, fused=fused or None)
     if optimizer is LBFGS:
         options["line_search_fn"] = "strong_wolfe"

@@ -27,7 +27,7 @@ from declarative_dist.fitting.history import History
 from declarative_dist.fitting.snapshot import Snapshot
 
 FORMAT = "declarative_dist.fit"
-VERSION = 3
+VERSION = 4
 
 _SEAL = f"\n{FORMAT} {VERSION} sha256 ".encode()
 """What stands behind the state, in front of its digest."""
@@ -68,6 +68,8 @@ class Checkpoint:
         self._snapshot, self._batches, self._history = snapshot, batches, history
         self._every = every or (1 if batches.is_iterable else None)
         state = None if overwrite else read_state(self._path)
+        if state is not None:
+            _check_whole(path, state, self._state())
         if state is not None and not resume:
             expected = "a new file"
             got = f"{path}, which has {len(state['history']['losses'])} steps of a fit"
@@ -94,9 +96,11 @@ class Checkpoint:
         if not self._history.interrupted:
             batches.fetch()  # only so is it known whether an epoch is at its end
         if batches.position is not None:
-            state = {**self._snapshot.state_dict(), "history": self._history.state_dict()}
-            write_state(self._path, state)
+            write_state(self._path, self._state())
             self._step = step
+
+    def _state(self) -> dict[str, Any]:
+        return {**self._snapshot.state_dict(), "history": self._history.state_dict()}
 
     def close(self) -> None:
         """Write for the last time; warn if the fit ends in its first epoch and has no file."""
@@ -107,6 +111,24 @@ class Checkpoint:
                 "batches it is written at the end of an epoch, and none has ended.",
                 stacklevel=3,
             )
+
+
+def _check_whole(path: Any, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Refuse a state that lacks a part that one of this fit has, or an entry of a part."""
+    parts = [name for name in mine if name not in state]
+    entries = [
+        f"{name}[{key!r}]"
+        for name in ("optimizer", "data", "history")
+        for key in mine[name]
+        if key not in (state.get(name) or ())
+    ]
+    if parts or entries:
+        raise StateMismatchError(
+            f"fit(checkpoint={str(path)!r})",
+            "a whole checkpoint of fit",
+            f"one without {', '.join(parts + entries)}",
+            "It was not touched: give another path, or write overwrite=True to replace it.",
+        )
 
 
 def _partial_of(path: Path) -> Path:

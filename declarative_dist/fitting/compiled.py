@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from declarative_dist.families.clipping import hooks_of_others
 from declarative_dist.fitting.arguments import check_forward
 from declarative_dist.fitting.evaluation import Backward, loss_of
+from declarative_dist.fitting.parameters import trainable_of
 from declarative_dist.plain.batch import call_with
 
 
@@ -106,16 +107,13 @@ class _Compiled:
             self._kind = kind
             whole = self._objective if has_hooks else self._loss_and_gradients()
             self._graph = torch.compile(whole, options={"guard_filter_fn": may_change})
+        loss: Tensor
         if has_hooks:
             for parameter in self._parameters:
                 parameter.grad = None
             loss = loss_of(self._objective, self._graph, batch)
             loss.backward()
             return loss.detach()
-        return self._by_one_graph(batch)
-
-    def _by_one_graph(self, batch: tuple[Any, ...]) -> Tensor:
-        loss: Tensor
         try:
             loss, gradients = self._graph(*batch)
         except Exception:
@@ -123,23 +121,16 @@ class _Compiled:
             raise
         if loss.ndim:
             loss_of(self._objective, self._objective, batch)
-        of = [p for p in self._parameters if p.requires_grad]
-        mine: list[Tensor] = []
-        theirs: list[Tensor] = []
-        for parameter, gradient in zip(of, gradients, strict=True):
+        for parameter, gradient in zip(trainable_of(self._objective), gradients, strict=True):
             parameter.grad = gradient
             if gradient is not None and gradient.layout is torch.strided:
                 # In memory of its own, and laid out as the parameter, as `backward` leaves it.
-                parameter.grad = torch.empty_like(parameter)
-                mine.append(parameter.grad)
-                theirs.append(gradient.detach())
-        if mine:
-            torch._foreach_copy_(mine, theirs)  # pyright: ignore[reportPrivateImportUsage]
+                parameter.grad = torch.empty_like(parameter).copy_(gradient.detach())
         return loss
 
     def _loss_and_gradients(self) -> Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]]:
         objective = self._objective
-        parameters = [p for p in self._parameters if p.requires_grad]
+        parameters = trainable_of(objective)
 
         def loss_and_gradients(*batch: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             loss: Tensor = call_with(objective, batch)

@@ -50,8 +50,6 @@ class Snapshot:
         self._records: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._groups: list[dict[str, Any]] = []
         self._states: dict[Any, dict[str, Any]] = {}
-        self._values: list[Any] = []
-        self._is_settled = True
         self._draws: Any = None
         self._step: int | None = None
         self.parameters: list[Tensor] = []
@@ -60,38 +58,24 @@ class Snapshot:
         """Copy the current state, the one after this step."""
         self._step = None  # an interruption may leave the copy half made
         groups, states = self._optimizer.param_groups, self._optimizer.state
-        parameters = [p for group in groups for p in group["params"]]
-        values = [value for record in (*groups, *states.values()) for value in record.values()]
-        if _are_same(parameters, self.parameters) and _are_same(values, self._values):
-            self._copy_numbers(self._copies, self._live)
-        else:
-            self.parameters = parameters
-            self._groups, self._states = groups[:], dict(states)
-            self._copy_records([*groups, *states.values()])
-            self._values = values if self._is_settled else []
-        if self._batches is not None:
-            self._draws = self._batches.position, random_state()
-        self._step = step
-
-    def _copy_records(self, records: list[dict[str, Any]]) -> None:
-        """Copy all numbers anew, and the optimizer's groups and states with what is in them."""
-        live = self.parameters + self._buffers
-        self._records, self._is_settled = [], True
-        for record in records:
+        self.parameters = [p for group in groups for p in group["params"]]
+        live, self._records = self.parameters + self._buffers, []
+        for record in (*groups, *states.values()):
             copy = record.copy()
             for name, value in record.items():
                 if isinstance(value, Tensor):
                     live.append(value)
-                elif name == "params":
-                    copy[name] = list(value)
                 elif type(value) not in _PLAIN:
-                    copy[name] = deepcopy(value)
-                    self._is_settled = False
+                    copy[name] = list(value) if name == "params" else deepcopy(value)
             self._records.append((record, copy))
-        if _are_same(live, self._live):
+        self._groups, self._states = groups[:], dict(states)
+        if len(live) == len(self._live) and all(map(is_, live, self._live)):
             self._copy_numbers(self._copies, live)
         else:
             self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
+        if self._batches is not None:
+            self._draws = self._batches.position, random_state()
+        self._step = step
 
     def _copy_numbers(self, into: list[Tensor], tensors: list[Tensor]) -> None:
         """Copy the numbers of tensors in one call."""
@@ -118,14 +102,16 @@ class Snapshot:
             position, numbers = self._draws
             self._batches.go_to(position)
             set_random_state(numbers)
-        self._values, self._step = [], None
+        self._step = None
 
     def state_dict(self) -> dict[str, Any]:
         """The current state of a fit, of tensors, numbers and strings, for a file."""
+        optimizer = self._optimizer.state_dict()
         return {
             "signature": self._signature(),
             "module": self._objective.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": optimizer,
+            "entries": _count_entries(optimizer),
             "data": self._batches.position if self._batches is not None else None,
             "random": random_state(),
         }
@@ -134,10 +120,12 @@ class Snapshot:
         """Go on from a state that `state_dict` gave; all of it, or nothing changes.
 
         Raises:
-            StateMismatchError: if it is one of other classes, tensors or data.
+            StateMismatchError: if it is one of other classes, tensors or data, or lacks something.
             NonFiniteError: if it has parameters that are infinite or NaN.
         """
-        saved, mine = state["signature"], self._signature()
+        saved, mine = dict(state["signature"]), self._signature()
+        mine["(optimizer state)"] = f"{state['entries']} entries"
+        saved["(optimizer state)"] = f"{_count_entries(state['optimizer'])} entries"
         for name in {**mine, **saved}:
             if saved.get(name) != mine.get(name):
                 raise StateMismatchError(
@@ -188,5 +176,6 @@ def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
                 yield buffer
 
 
-def _are_same(mine: list[Any], theirs: list[Any]) -> bool:
-    return len(mine) == len(theirs) and all(map(is_, mine, theirs))
+def _count_entries(optimizer: Mapping[str, Any]) -> int:
+    """How many tensors and numbers an optimizer remembers of its steps."""
+    return sum(len(entry) for entry in optimizer["state"].values())

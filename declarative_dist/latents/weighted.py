@@ -97,7 +97,7 @@ class WeightedDraws:
         )  # fmt: skip
         _check_numbers(
             log_weights.isinf() & log_weights.isinf().all(0), "WeightedDraws",
-            "a target with mass where the draws are", "minus infinity",
+            "a target with mass where the draws are", "NaN or minus infinity",
             "The target's support excludes the draws: compare their constraints.",
         )  # fmt: skip
         self.log_weights = log_weights
