@@ -218,7 +218,8 @@ def _leaves_of(plain: Any, sample: Sample, seed: int) -> list[Leaf]:
 
         def apply(inner: Sample) -> list[Leaf]:
             inside = _leaves_of(base, _sample_of_base(inner, part), seed)
-            return [("leaf", part, inner), *((f"base {level}", *rest) for level, *rest in inside)]
+            wrapped = [(f"base {level}", inmost, own) for level, inmost, own in inside]
+            return [("leaf", part, inner), *wrapped]
 
         return apply
 
