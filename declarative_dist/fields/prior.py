@@ -35,7 +35,7 @@ from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
 from declarative_dist.wrappers.truncated import Truncated
-from declarative_dist.wrappers.wrapper import has_atoms
+from declarative_dist.wrappers.cdfs import has_atoms
 
 Refusal = type[ConstraintError | DeclarationError]
 """The kind of error: of a class body, or of an instance."""

@@ -22,7 +22,7 @@ from declarative_dist.latents.named import Values
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.randomness import same_random_numbers
-from declarative_dist.wrappers.wrapper import has_atoms
+from declarative_dist.wrappers.cdfs import has_atoms
 
 _MIXED = constraints.MixtureSameFamilyConstraint
 _PRIOR_DRAWS = 64

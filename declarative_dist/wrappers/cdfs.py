@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError
+from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import ends_of, entries_of, support_of
 from declarative_dist.plain.tensors import map_tensors, tensors_of
 from declarative_dist.wrappers.incomplete import Tails
@@ -91,6 +92,11 @@ def _own_tails(d: Any, x: Tensor) -> Tails:
     return Tails(share.log(), torch.log1p(-share)).outside(below, above)
 
 
+def has_atoms(distribution: Distribution) -> bool:
+    """Whether single values of a plain distribution, among others, have a probability."""
+    return bool(getattr(innermost(distribution), "has_atoms", False))
+
+
 class Univariate(NamedTuple):
     """A plain distribution of single numbers, with what is asked of it again and again.
 
@@ -133,7 +139,8 @@ class Univariate(NamedTuple):
             fill: what stands in for those beyond the ends.
         """
         x = self.cast(x.floor() if self.is_discrete else x)
-        below, above = x < self.first if self.is_discrete else x <= self.first, x >= self.last
+        has_mass = self.is_discrete or has_atoms(self.plain)  # at its lower end, perhaps
+        below, above = x < self.first if has_mass else x <= self.first, x >= self.last
         x = torch.where(below | above, self.middle if fill is None else fill, x)
         return family_of(self.plain).tails(self.plain, x).outside(below, above)
 

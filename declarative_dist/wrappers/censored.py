@@ -136,23 +136,24 @@ class Censored(BetweenEnds):
     @property
     def variance(self) -> Tensor:
         """The variance, where the truncated base's is known."""
-        mean, square = self._moments("var")
-        return (square - mean**2).to(self._base().dtype)
+        return self._moments("variance")[1].to(self._base().dtype)
 
     def _moments(self, member: str) -> tuple[Tensor, Tensor]:
-        """The mean of the value and of its square."""
+        """The mean and the variance."""
         base = self._base()
         if self.event_shape or type(base.plain) not in SMOOTH:
             raise self._unknown(member)
         ends = self._ends(base)
         below, above = base.tails_at(*ends)
         inside = Truncated(base.plain, *ends, validate_args=False)
-        mass, mean = below.log_mass_until(above).exp(), inside.mean
-        first, second = mass * mean, mass * (inside.variance + mean**2)
-        for end, log_share in zip(ends, (below.log_cdf, above.log_sf), strict=True):
-            at = end.nan_to_num(0.0, 0.0, 0.0)
-            first, second = first + log_share.exp() * at, second + log_share.exp() * at**2
-        return first, second
+        mass, middle = below.log_mass_until(above).exp(), inside.mean
+        # Distances from the inner mean, for squares of large values would cancel.
+        far = [torch.where(end.isinf(), middle, end) - middle for end in ends]
+        low, high = (log_share.exp() for log_share in (below.log_cdf, above.log_sf))
+        shift = low * far[0] + high * far[1]
+        variance = mass * (inside.variance + shift**2)
+        variance = variance + low * (far[0] - shift) ** 2 + high * (far[1] - shift) ** 2
+        return middle + shift, variance
 
 
 def _censored_quantile(d: Censored, tails: Tails) -> Tensor:

@@ -10,10 +10,10 @@ import torch.distributions as dd
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from declarative_dist.wrappers.cdfs import Univariate, register_tails
+from declarative_dist.wrappers.cdfs import Univariate, has_atoms, register_tails
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import quantile_of
-from declarative_dist.wrappers.wrapper import BetweenEnds, Ends, has_atoms
+from declarative_dist.wrappers.wrapper import BetweenEnds, Ends
 
 SMOOTH = (dd.Exponential, dd.Normal, dd.Uniform)
 """The families whose moments between two ends are known."""
@@ -158,7 +158,7 @@ def divergence_of(p: Any, q: Any) -> Tensor:
     mine, theirs = (d if isinstance(d, Truncated) else Truncated(d) for d in (p, q))
     base, other = mine._base(), theirs._base()
     if type(other.plain) not in SMOOTH:
-        raise NotImplementedError
+        raise theirs._unknown("kl_divergence")
     start, beyond, share, log_prob = mine._nodes("kl_divergence")
     log_ratio = log_prob - theirs._score(other, start + beyond)
     (low, high), (first, last) = mine._hull(base), theirs._hull(other)

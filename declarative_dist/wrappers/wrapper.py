@@ -11,7 +11,6 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.plain.arguments import register_arguments
-from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import between, first_outside
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
@@ -171,12 +170,6 @@ class Wrapper(Distribution):
         ends = [(n, v) for n, v in vars(self).items() if n in ("low", "high", "gate")]
         shown = [f"{name}={format_value(value)}" for name, value in ends if value is not None]
         return f"{type(self).__name__}({', '.join([repr(self.base_distribution), *shown])})"
-
-
-def has_atoms(distribution: Distribution) -> bool:
-    """Whether single values of a plain distribution, among others, have a probability."""
-    inside = innermost(distribution)
-    return isinstance(inside, Wrapper) and inside.has_atoms
 
 
 class BetweenEnds(Wrapper):

@@ -11,7 +11,12 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.plain.arguments import register_arguments
 from declarative_dist.plain.tracing import is_traced
-from declarative_dist.wrappers.cdfs import Univariate, check_single_numbers, register_tails
+from declarative_dist.wrappers.cdfs import (
+    Univariate,
+    check_single_numbers,
+    has_atoms,
+    register_tails,
+)
 from declarative_dist.wrappers.incomplete import Tails, log1mexp
 from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.wrapper import Ends, Wrapper
@@ -70,6 +75,10 @@ class ZeroInflated(Wrapper):
         is_zero, is_closed = x == 0, gate >= 1
         is_scored = (x >= base.first) & (x <= base.last) & (~is_zero | base.is_discrete)
         density = base.log_prob(x, is_scored)
+        if has_atoms(base.plain):
+            zero = torch.zeros_like(density)
+            at_zero = base.log_mass(zero - torch.finfo(zero.dtype).tiny, zero)
+            density = torch.where(is_zero, at_zero, density)
         others = torch.log1p(-torch.where(is_zero | is_closed, 0.0, gate)) + density
         others = others.masked_fill(is_closed, -torch.inf)
         return torch.where(is_zero, _mix(gate, density), others)
@@ -99,9 +108,9 @@ register_arguments(ZeroInflated, {"base_distribution": Distribution})
 
 def _mix(gate: Tensor, log_share: Tensor) -> Tensor:
     """The logarithm of gate + (1 - gate) * share, with right gradients at gates of 0 and 1."""
-    share = log_share.clamp_min(-500.0)
+    share = log_share.clamp_min(-300.0)
     mixed = share + torch.log1p(gate * torch.expm1(-share))
-    return torch.where((gate > 0) | (log_share > -500.0), mixed, log_share)
+    return torch.where((gate > 0) | (log_share > -300.0), mixed, log_share)
 
 
 def _inflated_tails(d: ZeroInflated, x: Tensor) -> Tails:

@@ -519,3 +519,31 @@ def test_a_gate_of_zero_has_its_gradient_where_zeros_are_rare() -> None:
     gate = d(0.0).requires_grad_()
     ZeroInflated(dd.Poisson(d(40.0)), gate).log_prob(d(0.0)).backward()
     assert gate.grad is not None and gate.grad.item() == pytest.approx(math.exp(40.0))  # noqa: PT018
+
+
+def test_a_mass_at_the_lower_end_counts() -> None:
+    normal, inflated = dd.Normal(0.0, 1.0), ZeroInflated(dd.Exponential(1.0), 0.3)
+    zero = torch.zeros(())
+    close = torch.testing.assert_close
+    close(inflated.cdf(torch.tensor([-1.0, 0.0, 1e-9])), torch.tensor([0.0, 0.3, 0.3]))
+    close(Censored(normal, low=0.0).cdf(zero), torch.tensor(0.5))
+    close(Censored(inflated, low=0.0).log_prob(zero).exp(), torch.tensor(0.3))
+    close(ZeroInflated(inflated, 0.5).log_prob(zero).exp(), torch.tensor(0.65))
+    close(ZeroInflated(Censored(normal, low=0.0), 0.3).log_prob(zero).exp(), torch.tensor(0.65))
+    close(ZeroInflated(Censored(normal, low=-1.0), 0.3).log_prob(zero).exp(), torch.tensor(0.3))
+
+
+def test_second_derivatives_in_the_gate() -> None:
+    def score(gate: Tensor) -> Tensor:
+        return ZeroInflated(dd.Normal(0.0, 1.0), gate).log_prob(torch.tensor([0.0, 0.5])).sum()
+
+    found = torch.autograd.functional.hessian(score, torch.tensor(0.3))
+    torch.testing.assert_close(found, torch.tensor(-1 / 0.3**2 - 1 / 0.7**2))
+
+
+@pytest.mark.parametrize("at", [0.0, 1e6, 1e8])
+def test_the_spread_of_a_censored_normal_does_not_depend_on_its_place(at: float) -> None:
+    place = torch.tensor(at, dtype=torch.float64)
+    half = Censored(dd.Normal(place, torch.ones_like(place)), high=at)
+    exact = 0.5 - 0.5 / math.pi  # as E x^2 = 1/2 and E x = -1/sqrt(2 pi) below the middle
+    assert half.variance.item() == pytest.approx(exact, rel=1e-7)
