@@ -175,7 +175,8 @@ def rebuild(plain: Distribution, change: Map, behind: int = 0) -> Distribution:
     """
     kind, values = decompose(plain)
     known = arguments_of(kind)
-    optional = [n for n in values if not known[n].required and known[n].default is None]
+    tensors = [n for n, value in values.items() if isinstance(value, Tensor)]
+    optional = [n for n in tensors if not known[n].required and known[n].default is None]
     if len(optional) > 1:  # a class of others may keep all, and take one
         kind, values = recover(plain)
     new = dict(values)
