@@ -70,9 +70,9 @@ def test_it_finds_what_scipy_finds(outputs: list[list[Any]]) -> None:
 
 
 def test_it_shows_tables_and_pictures(outputs: list[list[Any]]) -> None:
-    family, table = shown(outputs, "text/html")
-    assert "concentration" in family
+    (table,) = shown(outputs, "text/html")
     assert "concentration" in table
+    assert "GammaFamily" in shown(outputs, "text/plain")[0]
     assert len(shown(outputs, "image/png")) == 3
 
 

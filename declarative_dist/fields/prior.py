@@ -34,8 +34,8 @@ from declarative_dist.plain import supports
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
-from declarative_dist.wrappers.truncated import Truncated
 from declarative_dist.wrappers.cdfs import has_atoms
+from declarative_dist.wrappers.truncated import Truncated
 
 Refusal = type[ConstraintError | DeclarationError]
 """The kind of error: of a class body, or of an instance."""
