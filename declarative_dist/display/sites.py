@@ -143,8 +143,9 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
     name = given.owner if isinstance(given, JointDistribution) else name_of_class(type(given))
     builds = built_kind(given)
     if builds is not None and issubclass(builds, _KINDS) and not isinstance(given, type):
-        with torch.no_grad(), evaluating(given):
-            return name, _draw(given(), name)
+        module: Any = given
+        with torch.no_grad(), evaluating(module):
+            return name, _draw(module(), name)
     if isinstance(given, _KINDS):
         return name, _draw(given, name)
     fixes = (fix for kind, *fix in _FIXES if isinstance(given, kind))

@@ -207,7 +207,7 @@ def _name_dims(
             found: list[str] = []
             for label, size in zip(places, whole, strict=False):
                 is_clear = label not in (None, *found) and sizes.setdefault(label, size) == size
-                found.append(label if is_clear else f"{name}_dim_{len(found)}")
+                found.append(str(label) if is_clear else f"{name}_dim_{len(found)}")
             if (name in own and not {None, *found}.issuperset(last)) or len(last) > len(whole):
                 expected = f"{len(whole)} names or fewer for {name}, of one size and no variable"
                 subject = "to_inference_data(dims=)"
