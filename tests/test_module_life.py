@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from declarative_dist import (
     ConstraintError,
+    DeclarationError,
     Interval,
     Param,
     Positive,
@@ -108,6 +109,18 @@ def test_nothing_is_cached_on_the_instance() -> None:
     assert {k: v for k, v in vars(q).items() if not k.startswith("_parameters")} == {
         k: v for k, v in before.items() if not k.startswith("_parameters")
     }
+
+
+def test_options_of_a_group_are_a_dict() -> None:
+    with pytest.raises(DeclarationError, match=r'parameter_groups\(loc=\).*Write loc=\{"lr"'):
+        learnable(dd.Normal(0.0, 1.0)).parameter_groups(loc=0.1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_a_view_of_a_shape_that_does_not_fit(shape: tuple[int, ...]) -> None:
+    q = learnable(dd.Normal(torch.zeros(3, 2), 1.0))
+    with pytest.raises(ConstraintError, match=r"expand: expected a shape that \(3, 2\)"):
+        q.expand(shape)
 
 
 def test_a_detached_snapshot_stays_as_it_was() -> None:

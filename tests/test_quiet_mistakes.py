@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributions as dd
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 
 from declarative_dist import (
     Conditional,
@@ -204,6 +205,21 @@ def test_a_number_with_two_priors_is_refused_by_both_names() -> None:
     tied.other.raw_scale = tied.one.raw_rate
     with pytest.raises(FieldError, match=r"Tied\.other\.scale: expected the prior of one\.rate"):
         tied.log_prior()
+
+
+@pytest.mark.parametrize("reach", [prune.identity, parametrize.register_parametrization])
+def test_parts_of_one_class_each_count_their_prior(reach: Callable[..., Any]) -> None:
+    class Rate(Declarative):
+        rate = Param(1.0, Exp(), prior=dd.Gamma(2.0, 1.0))
+
+    class Both(Declarative):
+        one, other = Rate, Rate
+
+    both, rates = Both(), torch.tensor([1.0, 3.0])
+    both.one.rate, both.other.rate = rates
+    for part in (both.one, both.other):
+        reach(part, "raw_rate", *([nn.Identity()] if reach is not prune.identity else []))
+    torch.testing.assert_close(both.log_prior(), dd.Gamma(2.0, 1.0).log_prob(rates).sum())
 
 
 class AsksItself(Variational):

@@ -262,7 +262,7 @@ class Constraint(nn.Module, ABC):
             return limits[dtype]
         known = ", ".join(map(str, limits))
         expected, got, fix = f"a guard for {dtype}", f"one for {known}", "Add it to guard=."
-        if self.guard is None:
+        if self.guard is None or not dtype.is_floating_point:
             expected, got, fix = f"one of {known}", str(dtype), ""
         subject = subject or type(self).__name__
         raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")

@@ -205,10 +205,8 @@ def check_names(owner: Owner, reserved: Collection[str]) -> None:
         for size in field.shape or ():
             if size in owner.fields or size in KEYWORDS:
                 got = f"{size!r}, the name of a field or keyword"
-                expected, fix = (
-                    "a size with a name of its own",
-                    "Choose another name for the size.",
-                )
+                expected = "a size with a name of its own"
+                fix = "Choose another name for the size."
                 raise owner.error(name, expected, got, fix, code="name-taken")
 
 

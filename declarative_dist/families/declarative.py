@@ -35,10 +35,8 @@ def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def explaining(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        subject, expected = (
-            f"{type(self).__name__}.forward",
-            "a forward that returns a distribution",
-        )
+        subject = f"{type(self).__name__}.forward"
+        expected = "a forward that returns a distribution"
         try:
             result = forward(self, *arguments, **keywords)
         except RecursionError as error:

@@ -46,13 +46,13 @@ def log_prior_of(
         FieldError: for fields that share their number, but not their prior.
     """
     total: Tensor | None = None
-    seen: dict[int, tuple[str, Any]] = {}
+    seen: dict[Any, tuple[str, Any]] = {}
     for path, part in walk(module):
         lead = len(copies) if vars(part)["_copies"][: len(copies)] == copies else 0
         for param in part.__declaration__.of_prior.values():
             raw = part._parameters.get(param.raw_name)
             prior, name = part._modules[param.prior_name], join(path, param.name)
-            first, known = seen.setdefault(id(param) if raw is None else id(raw), (name, prior))
+            first, known = seen.setdefault(name if raw is None else id(raw), (name, prior))
             if first != name:  # what two fields share, as tied parameters do, counts once
                 if not is_same(known(), prior()):
                     expected = f"the prior of {first}, whose number it shares"

@@ -145,6 +145,11 @@ class DeclaredValues(DeclaredState):
             >>> [group["lr"] for group in optimizer.param_groups]
             [0.1, 0.01]
         """
+        for name, given in options.items():
+            if not isinstance(given, Mapping):
+                subject, got = f"{type(self).__name__}.parameter_groups({name}=)", shorten(given)
+                expected = "a dict of an optimizer's options"
+                raise DeclarationError(subject, expected, got, f'Write {name}={{"lr": 1e-2}}.')
         found = {name: _find_parameters(self, name) for name in options}
         grouped: set[int] = set()
         members: dict[str, list[nn.Parameter]] = {}

@@ -261,12 +261,15 @@ class Variational(Declarative, Distribution):
             current = self()
         try:
             current.expand(shape)
-        except RuntimeError as error:  # also of a class that defines no expand
-            expected = f"a shape that {tuple(current.batch_shape)} broadcasts to, and a base "
-            expected += "that defines expand"
-            got = f"{tuple(shape)}, and from {type(current).__name__}: {error or 'none'}"
-            raise FieldError(
-                f"{type(self).__name__}.expand", expected, got, code="refused-by-torch"
+        except RuntimeError as error:
+            subject = f"{type(self).__name__}.expand"
+            if isinstance(error, NotImplementedError):
+                expected, fix = "a base that defines expand", "Define expand in its class."
+                got = type(current).__name__
+                raise FieldError(subject, expected, got, fix, code="refused-by-torch") from error
+            expected = f"a shape that {tuple(current.batch_shape)} broadcasts to"
+            raise ConstraintError(
+                subject, expected, f"{tuple(shape)}", code="wrong-shape"
             ) from error
         view = copy.copy(self)
         vars(view)["_live_shape"] = shape

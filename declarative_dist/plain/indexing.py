@@ -39,14 +39,10 @@ def choose(plain: Distribution, index: Any) -> Distribution:
     try:
         torch.zeros((), device=device).expand(batch)[parts]  # for its errors
     except (IndexError, TypeError) as error:
-        subject, expected = (
-            f"{type(plain).__name__}[...]",
-            f"an index of its batch shape, {tuple(batch)}",
-        )
+        subject, got = f"{type(plain).__name__}[...]", shorten(index)
+        expected = f"an index of its batch shape, {tuple(batch)}"
         fix = f"It says: {error}. Events are not indexed."
-        raise ConstraintError(
-            subject, expected, shorten(index), fix, code="wrong-shape"
-        ) from error
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
 
     def index_batch(tensor: Tensor, behind: int) -> Tensor:
         if tensor.ndim <= behind:

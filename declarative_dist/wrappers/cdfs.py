@@ -169,9 +169,8 @@ def univariate(distribution: Distribution, like: Tensor | None = None) -> Univar
             that is half precision. None for float64.
     """
     own = like_of(distribution)
-    least = (
-        torch.float64 if like is None and not own.is_mps else torch.float32
-    )  # as Metal has none
+    has_float64 = not own.is_mps  # Metal has none
+    least = torch.float64 if like is None and has_float64 else torch.float32
     like = own.new_empty((), dtype=least) if like is None else like
     plain = plain_of(distribution, least)
     ends = ends_of(entries_of(support_of(plain))) or like.new_tensor([-torch.inf, torch.inf])

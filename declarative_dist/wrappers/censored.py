@@ -35,7 +35,8 @@ class _Pairs(constraints.Constraint):
         """Whether the ends are in order, and some of the support is between them."""
         lower, upper = _split_pairs(value)
         is_some = (lower <= upper) & (upper >= self.low) & (lower <= self.high)
-        return is_some & ((lower < upper) | (lower == lower.floor()) | (not self.is_whole))
+        is_seen = lower.isfinite() & ((lower == lower.floor()) | (not self.is_whole))
+        return is_some & ((lower < upper) | is_seen)
 
 
 def _split_pairs(value: Tensor) -> tuple[Tensor, Tensor]:

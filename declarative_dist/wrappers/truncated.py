@@ -100,7 +100,7 @@ class Truncated(BetweenEnds):
     @property
     def variance(self) -> Tensor:
         """The variance, for some families."""
-        _, beyond, share, _ = self._nodes("var")
+        _, beyond, share, _ = self._nodes("variance")
         spread = (beyond - (share * beyond).sum(0)) ** 2
         return (share * spread).sum(0).to(self._base().dtype)
 

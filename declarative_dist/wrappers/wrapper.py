@@ -148,6 +148,8 @@ class Wrapper(Distribution):
         """Refuse values that are not in the support, or of a shape that does not go with it."""
         support = self._support(base)
         try:
+            if not isinstance(value, Tensor):
+                raise TypeError("it is no tensor")
             is_inside = support.check(value)
             torch.broadcast_shapes(is_inside.shape, self.batch_shape)
         except (RuntimeError, TypeError, AttributeError) as error:

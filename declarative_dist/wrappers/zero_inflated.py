@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -108,9 +109,10 @@ register_arguments(ZeroInflated, {"base_distribution": Distribution})
 
 def _mix(gate: Tensor, log_share: Tensor) -> Tensor:
     """The logarithm of gate + (1 - gate) * share, with right gradients at gates of 0 and 1."""
-    share = log_share.clamp_min(-300.0)
+    least = -0.42 * math.log(torch.finfo(gate.dtype).max)  # its square is finite, for derivatives
+    share = log_share.clamp_min(least)
     mixed = share + torch.log1p(gate * torch.expm1(-share))
-    return torch.where((gate > 0) | (log_share > -300.0), mixed, log_share)
+    return torch.where((gate > 0) | (log_share > least), mixed, log_share)
 
 
 def _inflated_tails(d: ZeroInflated, x: Tensor) -> Tails:

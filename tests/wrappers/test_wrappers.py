@@ -547,3 +547,16 @@ def test_the_spread_of_a_censored_normal_does_not_depend_on_its_place(at: float)
     half = Censored(dd.Normal(place, torch.ones_like(place)), high=at)
     exact = 0.5 - 0.5 / math.pi  # as E x^2 = 1/2 and E x = -1/sqrt(2 pi) below the middle
     assert half.variance.item() == pytest.approx(exact, rel=1e-7)
+
+
+@pytest.mark.parametrize("value", [1.0, [1.0], np.ones(3)])
+def test_values_are_tensors(value: Any) -> None:
+    with pytest.raises(ConstraintError, match=r"Truncated\.log_prob: .*no tensor"):
+        Truncated(dd.Normal(0.0, 1.0), 0.0).log_prob(value)
+
+
+def test_nothing_is_seen_at_infinity() -> None:
+    censored, infinite = Censored(dd.Normal(0.0, 1.0)), tensor([torch.inf, torch.inf])
+    for pair in (infinite, -infinite):
+        with pytest.raises(ConstraintError, match=r"Censored\.log_prob"):
+            censored.log_prob(pair)
