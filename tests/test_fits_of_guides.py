@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,15 @@ def test_a_scale_is_kept() -> None:
     guide = MeanFieldNormal(Pair(), init_scale=0.3)
     fit(NegativeELBO(far, guide), steps=1, lr=1e-6)
     torch.testing.assert_close(guide().scale, torch.full((2,), 0.3))
+
+
+def test_a_second_fit_goes_on() -> None:
+    guide = FullRankNormal(Pair())
+    objective = NegativeELBO(lambda v: dd.Laplace(3.0, 1.0).log_prob(v["x"]).sum(-1), guide)
+    fit(objective, steps=20)
+    before = copy.deepcopy(guide)
+    objective.before_fit()
+    assert is_same(before.state_dict(), guide.state_dict())
 
 
 def test_a_new_guide_again() -> None:
@@ -320,6 +330,20 @@ def test_shares_and_a_rate_in_closed_form() -> None:
             "rate": (gamma.mean, gamma.variance.sqrt()),
         },
     )
+
+
+def test_two_numbers_in_one_line() -> None:
+    covariance = torch.tensor([[1e-6, 0.99], [0.99, 1e6]], dtype=torch.float64)
+    mean = torch.tensor([0.05, -3e3], dtype=torch.float64)
+    precision = torch.linalg.inv(covariance)
+
+    def log_joint(v: dict[str, Tensor]) -> Tensor:
+        centred = v["x"].double() - mean
+        return (-0.5 * ((centred @ precision) * centred).sum(-1)).float()
+
+    guide = FullRankNormal(Pair())
+    fit(NegativeELBO(log_joint, guide), steps=400, lr=0.05)
+    check_moments(guide, {"x": (mean, covariance.diagonal().sqrt())})
 
 
 def test_a_target_without_a_density_at_the_draws_is_told() -> None:
