@@ -23,6 +23,7 @@ from declarative_dist import (
     FullRankNormal,
     Head,
     Interval,
+    Joint,
     MeanFieldNormal,
     NotConvergedWarning,
     Param,
@@ -31,8 +32,13 @@ from declarative_dist import (
     derived,
     fit,
     learnable,
+    site,
 )
-from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
+from declarative_dist.objectives import (
+    NegativeELBO,
+    NegativeLogLikelihood,
+    NegativeLogPosterior,
+)
 
 
 @pytest.mark.parametrize("unit", [1e-5, 2e-4, 2.0])
@@ -276,3 +282,62 @@ def test_what_asks_itself_or_takes_a_name_of_modules_is_refused(
 ) -> None:
     with pytest.raises((ConstraintError, DeclarationError, FieldError), match=match):
         act()
+
+
+class Lag(Joint):
+    a = learnable(dd.Normal(0.0, 1.0))
+
+    @site
+    def y(self, a: torch.Tensor) -> dd.Distribution:
+        return dd.Normal(a, 1.0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1e39,
+        [0.0, -1e39],
+        torch.zeros(2, device="meta"),
+        torch.zeros(2).to_sparse(),
+    ],
+)
+def test_values_that_a_dtype_or_a_device_cannot_hold_are_no_numbers(value: Any) -> None:
+    """Wherever values are given by name: to a joint, a prior, a guide, and to a likelihood."""
+
+    class Latents(Declarative):
+        level = Param(0.0, prior=dd.Normal(0.0, 1.0))
+
+    guide = MeanFieldNormal(Latents())
+    takes: list[Callable[[], Any]] = [
+        lambda: Lag().log_prob({"a": value, "y": value}),
+        lambda: Lag().predict({"a": value}),
+        lambda: Lag().condition(y=value),
+        lambda: Latents().log_prior({"level": value}),
+        lambda: guide.log_prob({"level": value}),
+        lambda: NegativeLogLikelihood(Lag())({"a": value, "y": value}),
+        lambda: NegativeLogLikelihood(learnable(dd.Normal(0.0, 1.0)))(value),
+    ]
+    for take in takes:
+        with pytest.raises(ConstraintError, match=r"expected (numbers|data in|shape)"):
+            take()
+    assert Lag().condition(y=math.inf).observed["y"] == math.inf  # as you wrote it
+
+
+@pytest.mark.parametrize("through", ["to_empty", "meta", "assign", "double"])
+def test_data_of_a_conditioned_joint_outlive_what_empties_its_state(through: str) -> None:
+    posterior = Lag().condition(y=0.1)
+    if through == "double":
+        posterior.double()
+    else:
+        saved = Lag().condition(y=5.0).state_dict()
+        posterior.to_empty(device="cpu" if through == "to_empty" else "meta")
+        if through == "meta":
+            posterior.to_empty(device="cpu")
+        posterior.load_state_dict(saved, assign=through == "assign")
+    dtype = torch.float64 if through == "double" else torch.float32
+    expected = dd.Normal(torch.zeros((), dtype=dtype), 1.0).log_prob(
+        torch.tensor([0.2, -0.1]).to(dtype)
+    )
+    got = posterior({"a": torch.tensor(0.2, dtype=dtype)})
+    torch.testing.assert_close(posterior.observed["y"], torch.tensor(0.1, dtype=dtype))
+    torch.testing.assert_close(got, expected.sum())

@@ -16,7 +16,7 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.prior import describe_prior
 from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat_params import join, trainable
-from declarative_dist.latents.named import as_value, check_names, check_shape, is_floating, lead_of
+from declarative_dist.latents.named import Reader
 from declarative_dist.plain.tensors import is_same
 
 Raws = Mapping[str, Tensor]
@@ -97,28 +97,24 @@ def raws_at(module: nn.Module, values: Mapping[str, Any]) -> tuple[dict[str, Ten
     first: dict[int, str] = {}
     for path, _, field, raw in found:
         first.setdefault(id(raw), join(path, field.name))
-    check_names(owner, values, first.values())
     # All copies are one problem where a part that was given has none.
     has_copies = all(raw.shape[: len(copies)] == copies for *_, raw in found)
     front = copies if has_copies else torch.Size()
-    is_checked, lead = Distribution._validate_args is True, front
+    reader = Reader(owner, values, first.values(), front)
+    is_checked = Distribution._validate_args is True
     raws: dict[str, Tensor] = {}
     known: dict[int, Tensor] = {}
     for path, part, field, raw in found:
         name = join(path, field.name)
         if first[id(raw)] == name:
-            subject, value = f"{owner}.{name}", values[name]
-            if not is_floating(value):
-                value = as_value(value, raw.dtype, raw.device, subject)
             needed = part.__declaration__.chains[field.name][:-1]
             constraint: Constraint = field.resolved_constraint(
                 part, _values_of(part, path, needed, raws)
             )
             event = constraint.value_shape(raw.shape[len(front) :])
-            lead = lead if raws else lead_of(value, front, event, subject)
-            check_shape(value, lead, event, subject)
+            value = reader.read(name, event, raw.detach)
             if is_checked:
-                constraint.check(value, subject)
+                constraint.check(value, f"{owner}.{name}")
             known[id(raw)] = constraint.inverse(value)
         raws[join(path, field.raw_name)] = known[id(raw)]
-    return raws, lead[: len(lead) - len(front)]
+    return raws, reader.lead[: len(reader.lead) - len(front)]

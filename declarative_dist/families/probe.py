@@ -33,6 +33,7 @@ from declarative_dist.families.comparison import (
 from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.kinds import is_declarative, predicted_kind
 from declarative_dist.fields.walk import walk
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import copy_module
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
@@ -243,10 +244,26 @@ def _draw_some(joint: Any) -> dict[str, Tensor] | None:
     return found
 
 
-def check_target(density: See, target: nn.Module, owner: object) -> None:
-    """Refuse a target of an owner whose density of a draw follows the draws beside it."""
-    if not isinstance(attempt(density, block(ALL, 1)), ValueError):  # the loss itself says so
-        _refuse_mixing(density, 1, target, "draws", owner=owner)
+def check_target(
+    begin: Callable[[], Callable[[Any], Tensor]], module: nn.Module, subject: str
+) -> None:
+    """Refuse a target whose density of a draw follows the draws beside it.
+
+    Args:
+        begin: makes `COUNT` draws, and returns what gives the log densities at some of them.
+        module: what is tried.
+        subject: whom an error is about.
+    """
+    with torch.no_grad(), same_random_numbers(), restoring(module, always=True):
+        log_joint = begin()
+
+        def see(index: Index) -> dict[str, Tensor]:
+            at = index[0]
+            log_p = log_joint([at] if isinstance(at, int) else at)
+            return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
+
+        if not isinstance(attempt(see, block(ALL, 1)), ValueError):  # the loss itself says so
+            _refuse_mixing(see, 1, module, "draws", subject)
 
 
 def _check_class(module: Any, what: str, start: Callable[[], tuple[See, int] | None]) -> None:
@@ -271,17 +288,17 @@ def _check_class(module: Any, what: str, start: Callable[[], tuple[See, int] | N
             started = start()
             if started is None:
                 return
-            _refuse_mixing(*started, module, what, groups)
+            _refuse_mixing(*started, module, what, type(module).__name__, groups)
     known.add(key)
 
 
 def _refuse_mixing(
-    see: See, rank: int, module: nn.Module, what: str, groups: Any = TOGETHER, owner: Any = None
+    see: See, rank: int, module: nn.Module, what: str, subject: str, groups: Any = TOGETHER
 ) -> None:
     found = find_difference(see, rank, module, groups)
     if found is None:
         return
-    subject, (name, alone, together) = type(owner or module).__name__, found
+    name, alone, together = found
     raise ConstraintError(
         f"{subject}.{name}" if name else subject,
         f"for each of the {what} a value that does not depend on the {what} beside it",

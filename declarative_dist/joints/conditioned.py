@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
+from typing_extensions import Self
 
-from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
+from declarative_dist.errors import ConstraintError, did_you_mean, shorten
 from declarative_dist.families.comparison import evaluating
 from declarative_dist.families.state import AtomicState
 from declarative_dist.joints.draws import draw_like
@@ -56,23 +57,23 @@ class Conditioned(AtomicState):
     def __init__(self, joint: Joint | JointDistribution, data: Mapping[str, Any]) -> None:
         super().__init__()
         self.joint = joint
-        self.data = nn.Module()
+        self.data = Data()
+        self.register_load_state_dict_post_hook(_follow)  # type: ignore[no-untyped-call]
         current = self.current()
-        for name in data:
+        subjects = {name: f"{current.owner}.condition({name}=)" for name in data}
+        for name, subject in subjects.items():
             if name not in current.sites:
                 is_method = inspect.isfunction(getattr(type(joint), name, None))
-                subject, fix = _subject(current, name), did_you_mean(name, current.sites)
                 got = f"{name!r}, a method without @site" if is_method else repr(name)
-                raise ConstraintError(subject, "the name of a site", got, fix, code="unknown-name")
+                expected, fix = "the name of a site", did_you_mean(name, current.sites)
+                raise ConstraintError(subject, expected, got, fix, code="unknown-name")
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
-            if name not in data:
-                return distribution.sample(shape)
-            # The support of a site that depends on no other is known for good.
-            is_known = isinstance(current.sites[name], Distribution)
-            tensor = _as_data(data[name], distribution, _subject(current, name), is_known)
-            self.data.register_buffer(name, tensor, persistent=False)
-            return tensor.expand(distribution.batch_shape + distribution.event_shape)
+            if name in data:
+                # The support of a site that depends on no other is known for good.
+                is_known = isinstance(current.sites[name], Distribution)
+                self.data.hold(name, _as_data(data[name], distribution, subjects[name], is_known))
+            return self._draw(name, distribution, shape)
 
         with evaluating(self):
             current.one_draw(draw=draw)
@@ -225,19 +226,32 @@ class Conditioned(AtomicState):
         return ", ".join(f"{name}={shorten(value)}" for name, value in self.observed.items())
 
 
-def missing_data_error(owner: str) -> DeclarationError:
-    """The error about a joint that comes in the place of a posterior."""
-    return DeclarationError(
-        owner,
-        "a conditioned joint, or a plain Declarative of latent variables",
-        "a joint without data",
-        f"Write {owner}().condition(y=data); without data, condition() is the prior itself.",
-        code="not-conditioned",
-    )
+class Data(nn.Module):
+    """Data by site, which follow the device and the dtype of what they belong to.
+
+    They are no part of its state. What a move loses, such as `to_empty`, is read again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: dict[str, Tensor] = {}
+
+    def hold(self, name: str, value: Tensor) -> None:
+        """Add the data of a site."""
+        self._given[name] = value
+        self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        for name, value in self._given.items():
+            self._buffers[name] = value.to(fn(self.get_buffer(name)))
+        return self
 
 
-def _subject(joint: JointDistribution, name: str) -> str:
-    return f"{joint.owner}.condition({name}=)"
+def _follow(conditioned: Any, keys: object) -> None:
+    """Bring data to where a loaded state is: `load_state_dict` may assign tensors elsewhere."""
+    held = next(iter(conditioned.joint.state_dict().values()), None)
+    if held is not None:
+        conditioned.data._apply(lambda tensor: tensor.new_empty((), device=held.device))
 
 
 def _as_data(value: Any, distribution: Distribution, subject: str, is_known: bool) -> Tensor:

@@ -16,15 +16,12 @@ from declarative_dist.families.building import require_rsample, with_event_dim
 from declarative_dist.joints import draws
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.rule import BROADCAST, Rule, is_about_arguments
-from declarative_dist.latents.named import (
-    NamedDistribution,
-    Values,
-    check_names,
-    check_shape,
-    lead_of,
-    score_in_support,
+from declarative_dist.latents.named import NamedDistribution, Reader, Values, score_in_support
+from declarative_dist.plain.draws import (
+    is_reparametrised,
+    rsample_and_score,
+    rsample_and_score_detached,
 )
-from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.randomness import same_random_numbers
 
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
@@ -92,18 +89,10 @@ class JointDistribution(NamedDistribution):
         return self._again()
 
     def condition(self, **data: Any) -> Conditioned:
-        """Hold sites at data: what is left is a log density of the other sites.
-
-        Args:
-            **data: by site a value of shape `(*batch, *event)`, or `(*event)` for all of a batch.
-
-        Returns:
-            A callable module that holds this snapshot and the data.
-
-        Raises:
-            ConstraintError: for a name that is no site, or data of another shape.
-        """
+        """As `Joint.condition`, of this snapshot."""
         return Conditioned(self, data)
+
+    predict = draws.predict
 
     @property
     def is_independent(self) -> bool:
@@ -140,14 +129,18 @@ class JointDistribution(NamedDistribution):
         return _values_of(self.draw_in_order(sample_shape, draw))
 
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Values, Tensor]:
-        return self.draw_and_score(sample_shape, rsample_and_score)
+        return self._draw_and_score(sample_shape, rsample_and_score)
 
-    def draw_and_score(self, sample_shape: Any, rule: Scorer) -> tuple[Values, Tensor]:
-        """Draws and their log densities, by a rule that gives both for one distribution.
+    def rsample_and_score_detached(self, sample_shape: Any) -> tuple[Values, Tensor]:
+        """Draws with gradients, and their log densities with detached parameters."""
+        if self.is_independent:
+            return self._draw_and_score(sample_shape, rsample_and_score_detached)
+        values, log_prob = self.rsample_and_log_prob(sample_shape)
+        fixed = self.log_prob({name: value.detach() for name, value in values.items()})
+        return values, log_prob - (fixed - fixed.detach())
 
-        Raises:
-            NotImplementedError: if a site has no reparametrised sampler.
-        """
+    def _draw_and_score(self, sample_shape: Any, rule: Scorer) -> tuple[Values, Tensor]:
+        """Draws and their log densities, by a rule that gives both for one distribution."""
         scores: dict[str, Tensor] = {}
 
         def draw(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
@@ -198,38 +191,31 @@ class JointDistribution(NamedDistribution):
         Raises:
             ConstraintError: for a missing or unknown site, or a shape that does not fit.
         """
-        check_names(self.owner, values, [name for name in self.sites if name not in observed])
+        names = [name for name in self.sites if name not in observed]
+        reader = Reader(self.owner, values, names, self.batch_shape)
         known: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        lead: torch.Size | None = None
         for name, site in self.sites.items():
-            subject = f"{self.owner}.{name}"
-            distribution = self.distribution_of(name, known, lead or self.batch_shape)
+            before = reader.lead
+            distribution = self.distribution_of(name, known, before)
             event_shape = distribution.event_shape
             if name in observed:
-                shape = torch.Size((*(lead or self.batch_shape), *event_shape))
-                value = observed[name].expand(shape)
+                value = observed[name].expand(torch.Size((*before, *event_shape)))
             else:
-                value = draws.like_draws_of(distribution, values[name], subject)
-                if lead is None:
-                    lead = lead_of(value, self.batch_shape, event_shape, subject)
-                    rank = len(self.batch_shape)  # data that came before any draw is repeated
-                    known = {n: v.expand((*lead, *v.shape[rank:])) for n, v in known.items()}
-                check_shape(value, lead, event_shape, subject)
-            whole = None if isinstance(site, Distribution) else lead
-            self._check_batch(name, distribution, whole or self.batch_shape)
+                like = partial(draws.draw_like, distribution, values[name])
+                value = reader.read(name, event_shape, like)
+                if reader.lead != before:  # data above the first draw are repeated
+                    rank = len(before)
+                    known = {
+                        n: v.expand((*reader.lead, *v.shape[rank:])) for n, v in known.items()
+                    }
+            lead = self.batch_shape if isinstance(site, Distribution) else reader.lead
+            self._check_batch(name, distribution, lead)
             known[name] = value
-            scores[name] = self._score(name, distribution, value, is_by_datum)
+            while is_by_datum and isinstance(distribution, Independent):
+                distribution = distribution.base_dist
+            scores[name] = score_in_support(distribution, value, f"{self.owner}.{name}")
         return scores
-
-    predict = draws.predict
-
-    def _score(
-        self, name: str, distribution: Distribution, value: Tensor, is_by_datum: bool
-    ) -> Tensor:
-        while is_by_datum and isinstance(distribution, Independent):
-            distribution = distribution.base_dist
-        return score_in_support(distribution, value, f"{self.owner}.{name}")
 
     def one_draw(self, sample_shape: Any = torch.Size(), draw: Draw | None = None) -> Drawn:
         """As `legal_draw`, without gradients; random numbers stay as they were."""

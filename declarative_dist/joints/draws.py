@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.latents.named import (
-    Values,
-    as_value,
-    check_names,
-    check_shape,
-    is_floating,
-    lead_of,
-)
+from declarative_dist.latents.named import Reader, Values
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import tensors_of
@@ -34,25 +28,22 @@ def predict(
     draws: Mapping[str, Any] | WeightedDraws,
     observed: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Values:
-    """Draw what is not given, from its distribution at draws of the sites above it.
+    """As `Joint.predict`, with data of other sites.
 
     Args:
         joint: the joint distribution.
-        draws: by site numbers of shape `(*sample, *batch, *event)`, with every site that a given
-            one depends on; `WeightedDraws` are resampled, to as many.
-        observed: data of other sites, of shape `(*batch, *event)` or `(*event)`: they stay where a
-            given site depends on them, and are drawn anew elsewhere.
-
-    Returns:
-        Draws of shape `(*sample, *batch, *event)` of the other sites, without gradients.
-
-    Raises:
-        ConstraintError: without draws, for an unknown site or a missing one, for a shape that
-            does not fit, and for values outside their support.
+        draws: by site numbers of shape `(*sample, *batch, *event)`, or `WeightedDraws`.
+        observed: data of shape `(*batch, *event)` or `(*event)`: they stay where a given site
+            depends on them, and are drawn anew elsewhere.
     """
     values = draws.resample(len(draws)) if isinstance(draws, WeightedDraws) else draws
     names = [name for name in joint.sites if name not in observed]
-    check_names(joint.owner, values, names, are_all=False)
+    reader = Reader(joint.owner, values, names, joint.batch_shape, are_all=False)
+
+    def read(name: str, distribution: Distribution) -> Tensor:
+        like = partial(draw_like, distribution, values[name])
+        return reader.read(name, distribution.event_shape, like)
+
     fixed = set(values)
     for name in reversed(joint.sites):
         for parent in joint.parents_of(name) if name in values or name in observed else ():
@@ -62,13 +53,11 @@ def predict(
                 raise ConstraintError(subject, expected, "none", fix, code="missing-value")
         if name in fixed:
             fixed.update(joint.parents_of(name))
-    lead = torch.Size((0,))
     first = next((name for name in joint.sites if name in values), None)
     if first is not None:
-        distribution, subject = joint.distribution_of(first, observed), f"{joint.owner}.{first}"
-        value = like_draws_of(distribution, values[first], subject)
-        lead = lead_of(value, joint.batch_shape, distribution.event_shape, subject)
-    if not lead.numel():
+        read(first, joint.distribution_of(first, observed))
+    lead = reader.lead
+    if first is None or not lead.numel():
         expected, fix = "one draw or more", "Write sample((1000,)) to draw from the prior."
         raise ConstraintError(joint.owner, expected, "none", fix, code="missing-value")
 
@@ -78,12 +67,11 @@ def predict(
         events = distribution.event_shape
         if name in observed:
             return observed[name].expand(torch.Size((*lead, *events)))
-        subject = f"{joint.owner}.{name}"
-        value = like_draws_of(distribution, values[name], subject)
-        check_shape(value, lead, events, subject)
+        value = read(name, distribution)
         outside = first_outside(distribution, value) if distribution._validate_args else ""
         if outside:
             expected = "draws in its support"
+            subject = f"{joint.owner}.{name}"
             raise ConstraintError(subject, expected, outside, code="outside-support")
         return value
 
@@ -92,20 +80,18 @@ def predict(
     return {name: value for name, (_, value) in drawn.items() if name not in fixed}
 
 
-def like_draws_of(distribution: Distribution, value: Any, subject: str) -> Tensor:
-    """Numbers as a tensor like the draws of a distribution, where they are no such tensor yet.
+def draw_like(distribution: Distribution, value: object = None) -> Tensor:
+    """A tensor of the dtype and on the device of draws; random numbers stay as they were.
 
-    Counts become floating-point numbers for a Poisson distribution, whose draws are, and labels
-    stay integers for a categorical one.
+    So counts become floating-point numbers for a Poisson distribution, whose draws are, and
+    labels stay integers for a categorical one.
+
+    Args:
+        distribution: a plain distribution.
+        value: what is asked for; where it is traced, nothing can be drawn, and it is fine itself.
     """
-    if is_floating(value) or (isinstance(value, Tensor) and is_traced(value)):
+    if isinstance(value, Tensor) and is_traced(value) and not value.is_meta:
         return value
-    like = draw_like(distribution)
-    return as_value(value, like.dtype, like.device, subject)
-
-
-def draw_like(distribution: Distribution) -> Tensor:
-    """A tensor of the dtype and on the device of draws; random numbers stay as they were."""
     try:
         with torch.no_grad(), same_random_numbers():
             return distribution.sample()

@@ -158,7 +158,8 @@ class FlatSites(FlatMap):
         is_known = spread.isfinite() & (spread > 0)
         spread = torch.where(is_known, spread, torch.ones_like(spread))
         start = torch.where(start.isfinite(), start, torch.zeros_like(start))
-        self._buffers.update(_start=start.to(self.dtype), _spread=spread.to(self.dtype))
+        dtype = self.get_buffer("_start").dtype
+        self._buffers.update(_start=start.to(dtype), _spread=spread.to(dtype))
 
     def _count_in_units(self, values: Values) -> None:
         for index, name in enumerate(self._held):

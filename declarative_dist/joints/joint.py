@@ -17,7 +17,7 @@ from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.context import CONTEXT_SHAPE
 from declarative_dist.fields.given import call_names, try_kinds
 from declarative_dist.fields.kinds import predicted_kind
-from declarative_dist.joints.conditioned import Conditioned, missing_data_error
+from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.rule import Rule
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -277,4 +277,11 @@ class Joint(Contextual, NamedModule):
         """
         if predicted_kind(self) is not None:
             self._refuse_call(is_called=False)
-        raise missing_data_error(type(self).__name__)
+        owner = type(self).__name__
+        raise DeclarationError(
+            owner,
+            "a conditioned joint, or a plain Declarative of latent variables",
+            "a joint without data",
+            f"Write {owner}().condition(y=data); without data, condition() is the prior itself.",
+            code="not-conditioned",
+        )

@@ -21,14 +21,7 @@ from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.errors import ConstraintError, shorten
-from declarative_dist.latents.named import (
-    Values,
-    as_value,
-    check_names,
-    check_shape,
-    is_floating,
-    lead_of,
-)
+from declarative_dist.latents.named import Reader, Values, is_floating
 
 
 @dataclass(frozen=True)
@@ -92,16 +85,6 @@ class FlatMap(nn.Module, ABC):
         """How many numbers one copy has."""
         return self.slots[-1].offset + self.slots[-1].count if self.slots else 0
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the vector."""
-        return self.start().dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the vector is."""
-        return self.start().device
-
     @abstractmethod
     def start(self) -> Tensor:
         """Where to begin: the vector of the starting values, of shape `(*batch, size)`."""
@@ -147,7 +130,12 @@ class FlatMap(nn.Module, ABC):
         Raises:
             ConstraintError: if it is no floating-point tensor of such a shape.
         """
-        lead = self._lead(vector)
+        wanted = torch.Size((*self.batch_shape, self.size))
+        if not (is_floating(vector) and vector.ndim and vector.shape[-len(wanted) :] == wanted):
+            expected = f"a floating-point vector, with (*batch, size) = {tuple(wanted)}"
+            got = shorten(vector) + f" of {getattr(vector, 'dtype', type(vector).__name__)}"
+            raise ConstraintError(f"{self.owner}.unconstrained", expected, got, code="wrong-shape")
+        lead = vector.shape[:-1]
         constraint_of = self.resolver(lead)
         values: Values = {}
         total = vector.new_zeros(lead)
@@ -176,43 +164,20 @@ class FlatMap(nn.Module, ABC):
             ConstraintError: for a missing or unknown site, a shape that does not fit, or a value
                 outside its support.
         """
-        check_names(self.owner, values, self.names)
-        given: Values = {}
+        reader = Reader(self.owner, values, self.names, self.batch_shape)
+        given = {s.name: reader.read(s.name, s.event_shape, self.start) for s in self.slots}
+        constraint_of = self.resolver(reader.lead)
+        validate = validate and Distribution._validate_args is True
         raws: list[Tensor] = []
         total: Any = 0.0
-        lead = self.batch_shape
-        constraint_of = self.resolver(lead)
-        validate = validate and Distribution._validate_args is True
-        for index, slot in enumerate(self.slots):
-            subject = f"{self.owner}.{slot.name}"
-            value = values[slot.name]
-            if not is_floating(value):
-                value = as_value(value, self.dtype, self.device, subject)
-            own = lead_of(value, self.batch_shape, slot.event_shape, subject)
-            if index == 0 and own != lead:
-                lead = own
-                constraint_of = self.resolver(lead)
-            check_shape(value, lead, slot.event_shape, subject)
-            constraint = constraint_of(slot, given)
+        for slot in self.slots:
+            value, constraint = given[slot.name], constraint_of(slot, given)
             if validate:
-                constraint.check(value, subject)
+                constraint.check(value, f"{self.owner}.{slot.name}")
             raw = constraint.inverse(value)
-            given[slot.name] = value
-            raws.append(raw.reshape((*lead, slot.count)))
-            total = total + volume(constraint, raw, value, len(lead))
+            raws.append(raw.reshape((*reader.lead, slot.count)))
+            total = total + volume(constraint, raw, value, len(reader.lead))
         return torch.cat(raws, -1), total
-
-    def _lead(self, vector: object) -> torch.Size:
-        wanted = torch.Size((*self.batch_shape, self.size))
-        if is_floating(vector) and vector.ndim and vector.shape[-len(wanted) :] == wanted:
-            return vector.shape[:-1]
-        raise ConstraintError(
-            f"{self.owner}.unconstrained",
-            f"a floating-point vector of shape (*sample, *batch, size), with (*batch, size) = "
-            f"{tuple(wanted)}",
-            f"{shorten(vector)}{f' of {vector.dtype}' if isinstance(vector, Tensor) else ''}",
-            code="wrong-shape",
-        )
 
     def extra_repr(self) -> str:
         """The sites with the shapes of their values."""

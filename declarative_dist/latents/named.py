@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from declarative_dist.errors import Code, ConstraintError, did_you_mean, first_line, shorten
 from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import as_tensor
+from declarative_dist.plain.tracing import is_traced
 
 Values = dict[str, Tensor]
 """Values of shape `(*sample, *batch, *event)` by site."""
@@ -102,33 +103,82 @@ class NamedModule(NamedDistribution):
         return self().entropy()
 
 
-def check_names(
-    owner: str, values: object, names: Collection[str], *, are_all: bool = True
-) -> None:
-    """Refuse what is no dict of values for these sites, or with `are_all=False` for some."""
-    if not isinstance(values, Mapping):
-        wanted = ", ".join(f"{name!r}: ..." for name in names)
-        expected, got = "a dict of values by site", shorten(values)
-        raise ConstraintError(owner, expected, got, f"Write {{{wanted}}}.", code="wrong-argument")
-    if len(values) == len(names) and all(name in values for name in names):
-        return
-    for name in names if are_all else ():
-        if name not in values:
-            expected = f"a value for every site ({', '.join(names)})"
-            got = f"none among {', '.join(map(str, values)) or 'none at all'}"
-            fix = f"Add {name!r} to the dict."
-            raise ConstraintError(f"{owner}.{name}", expected, got, fix, code="missing-value")
-    for name in values:
-        if name not in names:
-            subject, fix = f"{owner}.{name}", did_you_mean(str(name), names)
-            expected, got = "the name of a site", repr(name)
-            raise ConstraintError(subject, expected, got, fix, code="unknown-name")
+class Reader:
+    """Reads a dict of values by site as tensors, with one shape in front of all their events.
+
+    Args:
+        owner: the name of the class whose sites these are, for errors.
+        values: numbers of shape `(*sample, *batch, *event)` by site.
+        names: the sites that it may have.
+        batch_shape: the shape of independent copies.
+        are_all: whether it must have all of them.
+
+    Attributes:
+        lead: the shape `(*sample, *batch)`, once a value has been read; before it, `(*batch)`.
+
+    Raises:
+        ConstraintError: for what is no dict, and for a missing or unknown site.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        values: Any,
+        names: Collection[str],
+        batch_shape: torch.Size,
+        *,
+        are_all: bool = True,
+    ) -> None:
+        self.owner, self.values = owner, values
+        self.batch_shape = self.lead = batch_shape
+        self._is_first = True
+        if not isinstance(values, Mapping):
+            fix = f"Write {{{', '.join(f'{name!r}: ...' for name in names)}}}."
+            expected, got = "a dict of values by site", shorten(values)
+            raise ConstraintError(owner, expected, got, fix, code="wrong-argument")
+        for name in names if are_all else ():
+            if name not in values:
+                expected = f"a value for every site ({', '.join(names)})"
+                got = f"none among {', '.join(map(str, values)) or 'none at all'}"
+                fix = f"Add {name!r} to the dict."
+                raise ConstraintError(f"{owner}.{name}", expected, got, fix, code="missing-value")
+        for name in values:
+            if name not in names:
+                subject, fix = f"{owner}.{name}", did_you_mean(str(name), names)
+                expected, got = "the name of a site", repr(name)
+                raise ConstraintError(subject, expected, got, fix, code="unknown-name")
+
+    def read(self, name: str, event_shape: torch.Size, like: Callable[[], Tensor]) -> Tensor:
+        """The value of a site as a tensor; a floating-point one keeps its dtype.
+
+        Args:
+            name: the site.
+            event_shape: the shape of its events.
+            like: gives a tensor of the dtype and on the device of the site.
+
+        Raises:
+            ConstraintError: for what is no numbers, and for another shape in front.
+        """
+        value, subject = self.values[name], f"{self.owner}.{name}"
+        if not is_floating(value) or value.is_meta:
+            found = like()
+            value = as_value(value, found.dtype, found.device, subject)
+        if self._is_first:
+            count = value.ndim - len(self.batch_shape) - len(event_shape)
+            self.lead, self._is_first = value.shape[: max(count, 0)] + self.batch_shape, False
+        check_shape(value, self.lead, event_shape, subject)
+        return value
+
+
+def is_dense(value: object) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor that holds every number."""
+    is_strided = isinstance(value, Tensor) and value.layout is torch.strided
+    return is_strided and isinstance(value, Tensor) and not value.is_nested
 
 
 def is_floating(value: object) -> TypeGuard[Tensor]:
     """Whether a value is a tensor that can be scored as it is."""
-    is_dense = isinstance(value, Tensor) and value.layout is torch.strided
-    return is_dense and isinstance(value, Tensor) and value.is_floating_point()
+    return is_dense(value) and value.is_floating_point()
 
 
 def as_value(
@@ -140,19 +190,21 @@ def as_value(
 ) -> Tensor:
     """The numbers of a site as a tensor, with every digit that the dtype has."""
     try:
-        return as_tensor(value, dtype, device)
+        tensor = as_tensor(value, dtype, device)
+        if getattr(value, "dtype", None) != tensor.dtype and _overflows(tensor, value):
+            raise ValueError(f"too large for {tensor.dtype}")
     except (TypeError, ValueError) as error:
         expected, got = "numbers: one, a list, an array or a tensor", f"{shorten(value)} ({error})"
         raise ConstraintError(subject, expected, got, code=code) from error
+    return tensor
 
 
-def lead_of(
-    value: Tensor, batch_shape: torch.Size, event_shape: torch.Size, subject: str
-) -> torch.Size:
-    """The sample and batch shape that a value has in front of its event."""
-    sample = value.shape[: max(value.ndim - len(batch_shape) - len(event_shape), 0)]
-    check_shape(value, sample + batch_shape, event_shape, subject)
-    return sample + batch_shape
+def _overflows(tensor: Tensor, value: object) -> bool:
+    """Whether numbers became infinite where they were made a tensor."""
+    if is_traced(tensor) or not tensor.is_floating_point() or not tensor.isinf().any():
+        return False
+    exact = as_tensor(value, torch.float64, tensor.device)
+    return bool((tensor.isinf() & exact.isfinite()).any())
 
 
 def check_shape(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:

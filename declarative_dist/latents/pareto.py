@@ -43,7 +43,8 @@ def smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     tail, floor, k_hat, scale = _fit_tail(ordered)
     ranks = (torch.arange(len(tail)).to(tail) + 0.5) / len(tail)
     ranks = ranks.reshape(-1, *[1] * k_hat.ndim)
-    stretch = torch.where(k_hat.abs() < 1e-8, -torch.log1p(-ranks), _quantile(ranks, k_hat))
+    logs = torch.log1p(-ranks)
+    stretch = torch.where(k_hat.abs() < 1e-8, -logs, torch.expm1(-k_hat * logs) / k_hat)
     smoothed = (floor + scale * stretch).log().clamp_max(0.0)
     smoothed = torch.where(k_hat.isfinite() & (scale > 0), smoothed, tail)
     whole = torch.cat([ordered[: -len(tail)], smoothed])
@@ -67,10 +68,6 @@ def tail_shape(log_values: Tensor) -> Tensor:
     return _fit_tail(ordered - ordered[-1])[2].minimum(
         1 + log_share / math.log(max(len(ordered), 2))
     )
-
-
-def _quantile(ranks: Tensor, shape: Tensor) -> Tensor:
-    return torch.expm1(-shape * torch.log1p(-ranks)) / shape
 
 
 def _fit_tail(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,12 +174,9 @@ class WeightedDraws:
         """
         values = dict(self.values)
         for name, function in functions.items():
-            if name in values or not _takes_one(function):
-                subject = f"WeightedDraws.transform({name}=)"
-                expected = "a function of the draws, one dict of values, under a new name"
-                got = repr(name) if name in values else shorten(function)
-                fix = 'Write transform(period=lambda values: 1 / values["rate"]).'
-                raise ConstraintError(subject, expected, got, fix, code="name-taken")
+            if name in values:
+                subject, expected = f"WeightedDraws.transform({name}=)", "a new name"
+                raise ConstraintError(subject, expected, repr(name), code="name-taken")
             values[name] = function(dict(values))
         said = {"doubts": self.doubts, "notes": self.notes}
         return type(self)(values, self.log_weights, dims=self.dims, **said)
@@ -290,17 +285,6 @@ def _places(weights: Tensor, ranks: Tensor) -> Tensor:
     sums = weights.double().cumsum(-1).contiguous()
     asked = (ranks.double() * sums[..., -1:]).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.searchsorted(sums, asked.contiguous()).clamp_max(sums.shape[-1] - 1)
-
-
-def _takes_one(function: Any) -> bool:
-    """Whether a function can be called with one argument, as far as its signature says."""
-    try:
-        inspect.signature(function).bind({})
-    except TypeError:
-        return False
-    except ValueError:  # one without a signature
-        return True
-    return True
 
 
 def _check_numbers(is_bad: Tensor, subject: str, expected: str, what: str, fix: str) -> None:

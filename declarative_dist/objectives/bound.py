@@ -20,7 +20,7 @@ from declarative_dist.errors import (
     first_line,
     shorten,
 )
-from declarative_dist.families.comparison import COUNT, Index
+from declarative_dist.families.comparison import COUNT
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
@@ -31,14 +31,20 @@ from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import describe_learned_ends
 from declarative_dist.latents.density import check_density
-from declarative_dist.objectives.estimators import ESTIMATORS, Pathwise, Score, map_draws
+from declarative_dist.objectives.estimators import (
+    ESTIMATORS,
+    Pathwise,
+    Score,
+    map_draws,
+    one_of,
+)
 from declarative_dist.objectives.likelihood import dims_of_one
 from declarative_dist.objectives.posterior import NegativeLogPosterior
 from declarative_dist.objectives.terms import add_terms, density_of_contexts
 from declarative_dist.objectives.weights import Scores
 from declarative_dist.plain.draws import is_reparametrised
-from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.targets import (
     as_guide,
     as_target,
@@ -97,6 +103,9 @@ class VariationalBound(AtomicState, ABC):
             self.model = owner  # whose method the target is: its parameters are the target's
         self._takes_batch = takes_batch(self.guide)
         self._dims = dims_of_one(self.guide)
+        is_predicted = predicted_kind(self.guide) is not None
+        self._guide_takes = call_names(self.guide) if is_predicted else frozenset[str]()
+        self._is_of_contexts = isinstance(target, Joint) and predicted_kind(target) is not None
         current = self._at_start()
         self._is_known = current is not None
         if self._is_known:
@@ -114,7 +123,7 @@ class VariationalBound(AtomicState, ABC):
 
     def _choose(self, name: str | None, current: Any) -> Pathwise | Score:
         """The estimator of a name, or the one that suits a distribution."""
-        if name is None and isinstance(current, NormalGuide):
+        if name is None and isinstance(current, PushedNormal):
             return ESTIMATORS["stl"]
         if name is None:
             name = "pathwise" if is_reparametrised(current) else "score"
@@ -134,21 +143,6 @@ class VariationalBound(AtomicState, ABC):
             )
         return estimator
 
-    def _draw(self, current: Any) -> tuple[Pathwise | Score, Any, Tensor]:
-        """The estimator, draws of the guide's distribution, and their log densities."""
-        if self.estimator is None or not self._is_known or isinstance(current, Distribution):
-            estimator = self._choose(self.estimator, current)
-        else:
-            estimator = ESTIMATORS[self.estimator]
-        draws, log_q = estimator.draws(current, self.guide, self.num_samples)
-        if self._takes_batch and log_q.numel() == 0:
-            shape = tuple(log_q.shape[1:])
-            subject = f"{type(self).__name__}(batch)"
-            raise ConstraintError(
-                subject, "one context or more", f"a batch of shape {shape}", code="wrong-data"
-            )
-        return estimator, draws, log_q
-
     def forward(self, *batch: Any, **given: Any) -> Tensor:
         """The loss, a scalar.
 
@@ -159,10 +153,22 @@ class VariationalBound(AtomicState, ABC):
                 target too if that names it.
         """
         current = self._current(batch, given)
-        estimator, draws, log_q = self._draw(current)
-        density = self._density(batch, given, log_q, current)
-        losses = self._losses(estimator, density, draws, log_q)
-        return Scores(losses, self._problems(draws, log_q)).mean()
+        if self.estimator is None or not self._is_known or isinstance(current, Distribution):
+            estimator = self._choose(self.estimator, current)
+        else:
+            estimator = ESTIMATORS[self.estimator]
+        draws, log_q = estimator.draws(current, self.num_samples)
+        if self._takes_batch and log_q.numel() == 0:
+            expected, got = "one context or more", f"a batch of shape {tuple(log_q.shape[1:])}"
+            raise ConstraintError(
+                f"{type(self).__name__}(batch)", expected, got, code="wrong-data"
+            )
+        event_dim = one_of(draws).ndim - log_q.ndim
+        density = self._density(batch, given, event_dim, current)
+        problems = log_q.ndim - 1
+        if self._takes_batch:  # sites of a context have no batch of their own
+            problems = 0 if isinstance(draws, Mapping) else max(self._dims - event_dim, 0)
+        return Scores(self._losses(estimator, density, draws, log_q), problems).mean()
 
     @abstractmethod
     def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
@@ -170,43 +176,33 @@ class VariationalBound(AtomicState, ABC):
 
     def _current(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> Any:
         """The guide's distribution for a batch, and for what is given with it."""
-        own = {name: value for name, value in given.items() if name in self._names_of_guide()}
+        own = {name: value for name, value in given.items() if name in self._guide_takes}
         current = current_of(self.guide, batch if self._takes_batch else None, own)
         return current if self.total_size is None else current.weigh(self.total_size)
 
-    def _names_of_guide(self) -> frozenset[str]:
-        return frozenset() if predicted_kind(self.guide) is None else call_names(self.guide)
-
     def _keywords_of_target(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the target takes by keyword: all but what only the guide asks for."""
-        names = self._names_of_guide().intersection(given)
+        names = self._guide_takes.intersection(given)
         if not names:
             return given
         target = self.log_joint
         if self._is_of_contexts:
-            names -= call_names(target) | target.__declaration__.fields.keys()
-            return {name: value for name, value in given.items() if name not in names}
-        takes = inspect.signature(getattr(target, "forward", target)).parameters
+            takes = call_names(target) | target.__declaration__.fields.keys()
+        else:
+            takes = inspect.signature(getattr(target, "forward", target)).parameters.keys()
         return {n: value for n, value in given.items() if n in takes or n not in names}
 
-    @property
-    def _is_of_contexts(self) -> bool:
-        """Whether the target is a joint of a context."""
-        return isinstance(self.log_joint, Joint) and predicted_kind(self.log_joint) is not None
-
-    def _problems(self, draws: Any, log_q: Tensor) -> int:
-        """How many of the last dimensions of densities belong to problems of their own."""
-        if not self._takes_batch:
-            return log_q.ndim - 1
-        if isinstance(draws, Mapping):
-            return 0  # sites of a context have no batch of their own
-        event_dim: int = draws.ndim - log_q.ndim
-        return max(self._dims - event_dim, 0)
-
     def _density(
-        self, batch: tuple[Any, ...], given: Mapping[str, Any], log_q: Tensor, current: Any = None
+        self, batch: tuple[Any, ...], given: Mapping[str, Any], event_dim: int, current: Any = None
     ) -> Callable[[Any], Tensor]:
-        """The target as a function of draws, found to have the shape of the guide's density."""
+        """The target as a function of draws, whose shape is checked.
+
+        Args:
+            batch: what it takes behind the draws.
+            given: what it takes by keyword.
+            event_dim: how many dimensions of its event the first tensor of a draw has.
+            current: the guide's distribution, where the target may give terms for its contexts.
+        """
         log_joint, name = self.log_joint, type(self).__name__
         if (batch or given) and holds_its_data(log_joint):
             if not self._takes_batch:
@@ -218,16 +214,18 @@ class VariationalBound(AtomicState, ABC):
                     code="unused-argument",
                 )
             batch, given = (), {}
+        target: Callable[..., Any] = log_joint
+        if self._is_of_contexts:
+            target = density_of_contexts(log_joint, self.total_size)
+        elif isinstance(log_joint, (Variational, Joint)):
+            target = log_joint.log_prob
         keywords = self._keywords_of_target(given)
+        target = partial(target, **keywords) if keywords else target
+        target = over_draws(target) if self.vectorize else target
 
         def density(draws: Any) -> Tensor:
-            target: Callable[..., Any] = log_joint
-            if self._is_of_contexts:
-                target = density_of_contexts(log_joint, self.total_size)
-            elif isinstance(log_joint, (Variational, Joint)):
-                target = log_joint.log_prob
-            target = partial(target, **keywords) if keywords else target
-            target = over_draws(target) if self.vectorize else target
+            first = one_of(draws)
+            shape = first.shape[: first.ndim - event_dim]
             try:
                 log_p = target(draws, *batch)
             except ValueError as error:
@@ -243,10 +241,18 @@ class VariationalBound(AtomicState, ABC):
             if self.total_size is not None and not self._is_of_contexts:
                 log_p = log_p if isinstance(log_p, tuple) else (log_p,)
             if isinstance(log_p, tuple):
-                log_p = add_terms(log_p, current, log_q, name)
-            return check_density(log_p, log_q.shape, f"{name}.log_joint")
+                log_p = add_terms(log_p, current, shape, name)
+            return check_density(log_p, shape, f"{name}.log_joint")
 
         return density
+
+    def _try(
+        self, batch: tuple[Any, ...], given: Mapping[str, Any], count: int
+    ) -> tuple[Any, Callable[[Any], Tensor]]:
+        """Draws of the guide, without gradients, and the target as a function of them."""
+        current = self._current(batch, given)
+        draws, log_q = ESTIMATORS["score"].draws(current, count)
+        return draws, self._density(batch, given, one_of(draws).ndim - log_q.ndim, current)
 
     def before_fit(self, *batch: Any, **given: Any) -> None:
         """What `fit` calls once, before the first step: an automatic guide finds its start.
@@ -267,18 +273,12 @@ class VariationalBound(AtomicState, ABC):
             return
         is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
-            with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
-                current = self._current(batch, given)
-                draws, log_q = ESTIMATORS["score"].draws(current, guide, COUNT)
 
-                def density_at(index: Index) -> dict[str, Tensor]:
-                    at = index[0]
-                    rows = [at] if isinstance(at, int) else at
-                    density = self._density(batch, given, log_q[rows], current)
-                    log_p = density(map_draws(draws, lambda value: value[rows]))
-                    return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
+            def begin() -> Callable[[Any], Tensor]:
+                draws, density = self._try(batch, given, COUNT)
+                return lambda rows: density(map_draws(draws, lambda value: value[rows]))
 
-                check_target(density_at, self, self)
+            check_target(begin, self, type(self).__name__)
 
     def log_joint_of(self, *batch: Any, **given: Any) -> Callable[[Any], Tensor]:
         """The target of an automatic guide as a function of its draws alone.
@@ -292,14 +292,7 @@ class VariationalBound(AtomicState, ABC):
             `(*sample, *batch)`, as `guide.importance_sample` takes it.
         """
         guide: Any = self.guide
-        first = guide.flat.slots[0]
-
-        def log_joint(draws: Any) -> Tensor:
-            value = draws[first.name]
-            like = value.new_empty(value.shape[: value.ndim - len(first.event_shape)])
-            return self._density(batch, given, like)(draws)
-
-        return log_joint
+        return self._density(batch, given, len(guide.flat.slots[0].event_shape))
 
     def why_not_finite(self, *batch: Any, **given: Any) -> str:
         """Why a loss may have been infinite or NaN: a target without a density at some draws.
@@ -322,11 +315,9 @@ class VariationalBound(AtomicState, ABC):
             >>> objective.why_not_finite()
             'The target has no finite log density at 100 of 100 draws of the guide.'
         """
-        guide = self.guide
         with torch.no_grad(), same_random_numbers():
-            current = self._current(batch, given)
-            draws, log_q = ESTIMATORS["score"].draws(current, guide, 100)
-            log_p = self._density(batch, given, log_q, current)(draws)
+            draws, density = self._try(batch, given, 100)
+            log_p = density(draws)
         count = int(log_p.isfinite().logical_not().reshape(100, -1).any(1).sum())
         where = f"{count} of 100 draws of the guide"
         return f"The target has no finite log density at {where}." if count else ""

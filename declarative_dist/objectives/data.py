@@ -13,7 +13,7 @@ from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.families.comparison import evaluating
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
-from declarative_dist.latents.named import as_value, check_names
+from declarative_dist.latents.named import Reader, as_value, is_dense
 from declarative_dist.objectives.weights import (
     Scores,
     Weights,
@@ -36,42 +36,41 @@ def score_joint(
         subject: whom an error is about.
     """
     has_context, fields = predicted_kind(joint) is not None, joint.__declaration__.fields
+    context: tuple[Any, ...] = batch
     data: dict[str, Any] = {}
     if batch and isinstance(batch[-1], Mapping):
-        *batch, data = *batch[:-1], dict(batch[-1])  # type: ignore[assignment]
-    elif not has_context:
-        got = shorten(batch[-1]) if batch else "none"
-        raise ConstraintError(subject, "a dict of data by site", got, code="wrong-data")
+        context, data = batch[:-1], dict(batch[-1])
     elif any(isinstance(each, Mapping) and each.keys() <= fields.keys() for each in batch):
         expected, got = "the context first, then the value", "them the other way round"
         fix = "Write objective(context, values)."
         raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
     if has_context:
-        sites = [name for name, field in fields.items() if field.is_site]
-        data |= {name: value for name, value in given.items() if name in sites}
-        given = {name: value for name, value in given.items() if name not in sites}
-        if not data:
-            expected, got = "the context, and behind it a dict of data by site", "no such dict"
-            raise ConstraintError(subject, expected, got, code="wrong-data")
+        sites = {name for name, field in fields.items() if field.is_site}
+        data |= {name: given[name] for name in given if name in sites}
+        given = {name: given[name] for name in given if name not in sites}
+    if not data:
+        expected = f"{'the context, and behind it ' * has_context}a dict of data by site"
+        got = shorten(batch[-1]) if batch else "none"
+        raise ConstraintError(subject, expected, got, code="wrong-data")
     if weights is not None:
-        check_contexts((*batch, *given.values()), subject)
-    current = joint(*batch, **given)
+        check_contexts((*context, *given.values()), subject)
+    current = joint(*context, **given)
     if has_context and len(current.local) < len(current.sites):
         shared = ", ".join(name for name in current.sites if name not in current.local)
         expected, got = "sites that all follow from the context", f"also {shared}"
         fix = "Make them Params, or fit them with NegativeELBO(log_joint, guide, total_size=...)."
         raise ConstraintError(subject, expected, got, fix, code="wrong-data")
     for site, value in data.items():
-        if isinstance(value, Tensor):
+        if is_dense(value):
             _check_tensor(value, joint, f"{subject}.{site}")
         elif weights is not None:
             data[site] = as_data(value, joint, f"{subject}.{site}")
     copies = torch.Size() if has_context else vars(joint)["_copies"]
     if weights is not None:
-        check_names(current.owner, data, current.sites)
-        name = next(iter(current.sites))  # which depends on no other
-        own = len(copies + current.distribution_of(name, {}).event_shape)
-        shape = data[name].shape[: data[name].ndim - own]
+        reader = Reader(current.owner, data, current.sites, copies)
+        first = next(iter(current.sites))  # which depends on no other
+        reader.read(first, current.distribution_of(first, {}).event_shape, lambda: data[first])
+        shape = reader.lead[: len(reader.lead) - len(copies)]
         weights = Weights(weights, shape, copies, joint, f"{subject}(weights=)")
         data = {name: weights.replace(value) for name, value in data.items()}
     scores = current.log_prob(data)
@@ -91,7 +90,7 @@ def as_data(value: object, module: nn.Module, subject: str) -> Tensor:
         ConstraintError: if it is no numbers, empty, or in another dtype or on another device.
     """
     like = typical_tensor(module)
-    if not (isinstance(value, Tensor) and value.layout is torch.strided):
+    if not is_dense(value):
         value = as_value(value, like.dtype, like.device, subject, code="wrong-data")
     _check_tensor(value, module, subject)
     is_exact = like.dtype in (torch.float32, torch.float64)
@@ -102,22 +101,20 @@ def _check_tensor(value: Tensor, module: nn.Module, subject: str) -> None:
     """Refuse no data, and data in a dtype or on a device that no tensor of the module has."""
     if value.numel() == 0:
         raise ConstraintError(subject, "one datum or more", shorten(value), code="wrong-data")
-    like = next(floating_tensors(module), value)
-    if value.dtype == like.dtype and value.device == like.device:
+    is_exact = not (value.is_floating_point() or value.is_complex())
+    for tensor in floating_tensors(module):
+        if value.device == tensor.device and (is_exact or value.dtype == tensor.dtype):
+            return
+    like = next(floating_tensors(module), None)
+    if like is None:
         return
-    tensors = list(floating_tensors(module))
-    is_near = any(value.device == tensor.device for tensor in tensors)
-    is_alike = not value.is_complex() and (
-        not value.is_floating_point() or any(value.dtype == tensor.dtype for tensor in tensors)
+    raise ConstraintError(
+        subject,
+        f"data in {like.dtype} on {like.device}",
+        f"data in {value.dtype} on {value.device}",
+        f"Write data.to({like.dtype}) and data.to({str(like.device)!r}), or move the module.",
+        code="dtype-or-device",
     )
-    if not (is_near and is_alike):
-        raise ConstraintError(
-            subject,
-            f"data in {like.dtype} on {like.device}",
-            f"data in {value.dtype} on {value.device}",
-            f"Write data.to({like.dtype}) and data.to({str(like.device)!r}), or move the module.",
-            code="dtype-or-device",
-        )
 
 
 def check_values(
@@ -143,13 +140,10 @@ def check_values(
             "let the network, or what is given, end in squeeze(-1), or write in_features=."
         )
     else:
-        fits = lead >= bool(batch and not is_predicted)
-        sizes = zip(value.shape[max(lead, 0) :], whole, strict=False)
-        ones = len(batch) * (True,) + len(event) * (False,)
-        fits = fits and all(
-            size == full or (size == 1 and is_batch)
-            for (size, full), is_batch in zip(sizes, ones, strict=True)
-        )
+        tail = value.shape[max(lead, 0) :]
+        fits = lead >= bool(batch and not is_predicted) and tail[len(batch) :] == event
+        sizes = zip(tail, batch, strict=False)
+        fits = fits and all(size == 1 or size == full for size, full in sizes)
         expected = f"data of shape (n, *batch, *event) = ({', '.join(('n', *map(str, whole)))})"
         fix = "With 1 in place of batch, all independent problems see the data." * bool(batch)
     if not fits:

@@ -13,10 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
-from torch.distributions import Distribution
 
-from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.plain.draws import (
     center_leave_one_out,
     rsample_and_score,
@@ -24,7 +21,6 @@ from declarative_dist.plain.draws import (
     sample_and_score,
 )
 
-Draws = Tensor | Mapping[str, Tensor]
 Density = Callable[[Any], Tensor]
 
 
@@ -39,14 +35,8 @@ class Pathwise:
     name: ClassVar[str] = "pathwise"
     needs_rsample: ClassVar[bool] = True
 
-    def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
-        """Draws and their log densities.
-
-        Args:
-            current: the guide's current distribution.
-            guide: the guide.
-            count: how many draws.
-        """
+    def draws(self, current: Any, count: int) -> tuple[Any, Tensor]:
+        """Draws of the guide's current distribution, and their log densities."""
         return rsample_and_score(current, torch.Size((count,)))
 
     def losses(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
@@ -73,18 +63,8 @@ class StickingTheLanding(Pathwise):
 
     name: ClassVar[str] = "stl"
 
-    def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
-        shape = torch.Size((count,))
-        if isinstance(current, Distribution):
-            return rsample_and_score_detached(current, shape)
-        if isinstance(current, JointDistribution) and current.is_independent:
-            return current.draw_and_score(shape, rsample_and_score_detached)
-        if isinstance(current, JointDistribution) or is_compiling():
-            draws, log_q = current.rsample_and_log_prob(shape)
-            fixed = current.log_prob(map_draws(draws, Tensor.detach))
-            return draws, log_q - (fixed - fixed.detach())
-        draws = current.rsample(shape)
-        return draws, guide.detach().log_prob(draws)
+    def draws(self, current: Any, count: int) -> tuple[Any, Tensor]:
+        return rsample_and_score_detached(current, torch.Size((count,)))
 
     def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
         with torch.no_grad():
@@ -116,12 +96,9 @@ class Score:
     name: ClassVar[str] = "score"
     needs_rsample: ClassVar[bool] = False
 
-    def draws(self, current: Any, guide: Any, count: int) -> tuple[Any, Tensor]:
+    def draws(self, current: Any, count: int) -> tuple[Any, Tensor]:
         """Draws without gradients, and their log densities."""
-        shape = torch.Size((count,))
-        if isinstance(current, JointDistribution):
-            return current.sample_and_score(shape)
-        return sample_and_score(current, shape)
+        return sample_and_score(current, torch.Size((count,)))
 
     def losses(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
         """Negative log ratios, `(count, *batch)`, whose mean has the gradient of the bound."""
@@ -171,6 +148,11 @@ def bounds_of_the_others(ratios: Tensor) -> Tensor:
     is_own = is_own.reshape(count, count, *[1] * (ratios.ndim - 1))
     replaced = ratios - center_leave_one_out(ratios)
     return log_mean_exp(torch.where(is_own, replaced, ratios[:, None]))
+
+
+def one_of(draws: Any) -> Tensor:
+    """The first tensor of draws."""
+    return draws if isinstance(draws, Tensor) else next(iter(draws.values()))
 
 
 def map_draws(draws: Any, change: Callable[[Tensor], Tensor]) -> Any:

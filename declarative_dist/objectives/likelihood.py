@@ -6,7 +6,6 @@ the gradient of each is what it would be alone.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,38 +23,64 @@ from declarative_dist.objectives.weights import Scores, Weights, check_contexts
 from declarative_dist.randomness import same_random_numbers
 
 
-class DataLoss(AtomicState, ABC):
+class DataLoss(AtomicState):
     """What losses of data share: a loss for each independent copy, and their sum.
 
     Args:
         module: what is held and trained.
-        dims: how many dimensions one prediction of a `Conditional` has.
+        is_any: whether any declared module will do, for it is scored by a function.
+
+    Raises:
+        DeclarationError: if it is of another kind.
     """
 
     if TYPE_CHECKING:
 
         def __call__(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor: ...
 
-    def __init__(self, module: Any, dims: int) -> None:
+    def __init__(self, module: Any, *, is_any: bool = False) -> None:
         super().__init__()
+        if not isinstance(module, Declarative if is_any else (Variational, Joint, Conditional)):
+            kinds = "a declarative module" if is_any else "a Variational, a Joint or a Conditional"
+            is_declared = isinstance(module, Declarative)
+            got = f"a {type(module).__name__}" if is_declared else shorten(module)
+            fix = (
+                "Build a class with (), write learnable(...) around a plain distribution, and for "
+                "other modules NegativeLogPosterior(module, total_size=..., log_likelihood=...)."
+            )
+            subject = type(self).__name__
+            raise DeclarationError(subject, kinds, got, fix, code="not-a-density")
         self.module = module
-        self._dims = dims
+        self._dims = 0 if is_any else dims_of_one(module)
 
-    @abstractmethod
     def losses(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
-        """The loss of each independent copy, a mean over data, of shape `(*copies)`."""
-
-    def forward(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
-        """The loss of a batch, a scalar: the sum of the `losses` of all copies.
+        """The loss of each independent copy, of shape `(*copies)`; `forward` is their sum.
 
         Args:
-            *batch: the arguments.
-            weights: how much each datum counts; None for all alike.
+            *batch: what `forward` takes.
+            weights: how much each datum counts, of shape `(n,)` or `(n, *copies)`.
             **given: what a `Conditional` or a `log_likelihood` takes by keyword.
 
         Raises:
-            ConstraintError: as `losses`.
+            ConstraintError: for data of another shape, dtype or device, or outside the support;
+                for weights that are negative, not finite, or all zero; and for a
+                `log_likelihood` that does not return one number per datum.
+
+        Example:
+            >>> import torch
+            >>> from declarative_dist import Param, Positive, Variational
+            >>> from declarative_dist.objectives import NegativeLogLikelihood
+            >>> class Rate(Variational):
+            ...     base = torch.distributions.Exponential
+            ...     rate = Param(1.0, Positive())
+            >>> objective = NegativeLogLikelihood(Rate(batch_shape=2))
+            >>> objective.losses(torch.tensor([[1.0, 3.0], [2.0, 3.0]]))
+            tensor([1.5000, 3.0000], grad_fn=<NegBackward0>)
         """
+        return -self._scores(batch, weights, given).mean()
+
+    def forward(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
+        """The loss of a batch, a scalar: the sum of the `losses` of all copies, which see."""
         return self.losses(*batch, weights=weights, **given).sum()
 
     def _scores(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Scores:
@@ -128,45 +153,7 @@ class NegativeLogLikelihood(DataLoss):
     """
 
     def __init__(self, module: Variational | Joint | Conditional) -> None:
-        super().__init__(as_scored(module, type(self).__name__), dims_of_one(module))
-
-    def losses(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
-        """The loss of each independent copy, of shape `(*copies)`; `forward` is their sum.
-
-        Args:
-            *batch: what `forward` takes.
-            weights: how much each datum counts, of shape `(n,)` or `(n, *copies)`.
-            **given: what a `Conditional` takes by keyword.
-
-        Raises:
-            ConstraintError: for data of another shape, dtype or device, or outside the support;
-                for weights that are negative, not finite, or all zero.
-
-        Example:
-            >>> import torch
-            >>> from declarative_dist import Param, Positive, Variational
-            >>> from declarative_dist.objectives import NegativeLogLikelihood
-            >>> class Rate(Variational):
-            ...     base = torch.distributions.Exponential
-            ...     rate = Param(1.0, Positive())
-            >>> objective = NegativeLogLikelihood(Rate(batch_shape=2))
-            >>> objective.losses(torch.tensor([[1.0, 3.0], [2.0, 3.0]]))
-            tensor([1.5000, 3.0000], grad_fn=<NegBackward0>)
-        """
-        return -self._scores(batch, weights, given).mean()
-
-
-def as_scored(module: Any, subject: str, *, is_any: bool = False) -> Any:
-    """The module, if it is of a kind that has a likelihood."""
-    if isinstance(module, Declarative if is_any else (Variational, Joint, Conditional)):
-        return module
-    got = f"a {type(module).__name__}" if isinstance(module, Declarative) else shorten(module)
-    kinds = "a declarative module" if is_any else "a Variational, a Joint or a Conditional"
-    fix = (
-        "Build a class with (), write learnable(...) around a plain distribution, and for other "
-        "modules NegativeLogPosterior(module, total_size=..., log_likelihood=...)."
-    )
-    raise DeclarationError(subject, kinds, got, fix, code="not-a-density")
+        super().__init__(module)
 
 
 def dims_of_one(module: Any) -> int:

@@ -12,11 +12,14 @@ from declarative_dist.errors import ConstraintError, DeclarationError, is_count,
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.priors import log_prior_of, raws_at
 from declarative_dist.objectives.data import check_scores
-from declarative_dist.objectives.likelihood import DataLoss, as_scored, dims_of_one
+from declarative_dist.objectives.likelihood import DataLoss
 from declarative_dist.objectives.weights import Scores, Weights
 
 LogLikelihood = Callable[..., Tensor]
 """From a module and a batch to one log likelihood per datum, of shape `(n, *batch_shape)`."""
+
+
+_BY_DATUM = "Return one number per datum, and say how many there are with total_size=."
 
 
 class NegativeLogPosterior(DataLoss):
@@ -75,34 +78,17 @@ class NegativeLogPosterior(DataLoss):
         if log_likelihood is not None and not callable(log_likelihood):
             expected = "a callable from the module and a batch to one number per datum"
             raise DeclarationError(f"{name}(log_likelihood=)", expected, shorten(log_likelihood))
-        is_any = log_likelihood is not None
-        dims = 0 if is_any else dims_of_one(module)
-        super().__init__(as_scored(module, name, is_any=is_any), dims)
+        super().__init__(module, is_any=log_likelihood is not None)
         self.total_size = None if total_size is None else int(total_size)
         self.log_likelihood = log_likelihood
         self.unconstrained = unconstrained
 
     def losses(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
-        """The loss of each independent copy, of shape `(*copies)`; `forward` is their sum.
+        share = self._log_prior(self.unconstrained) / (self.total_size or 1)
+        return super().losses(*batch, weights=weights, **given) - share
 
-        Args:
-            *batch: what `forward` takes.
-            weights: how much each datum counts, of shape `(n,)` or `(n, *copies)`.
-            **given: what a `Conditional` or the `log_likelihood` takes by keyword.
-
-        Raises:
-            ConstraintError: for data of another shape, dtype or device, or outside the support;
-                for weights that are negative, not finite, or all zero; and for a
-                `log_likelihood` that does not return one number per datum.
-        """
-        return self._losses(batch, weights, given, self.unconstrained)
-
-    def _losses(
-        self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any], unconstrained: bool
-    ) -> Tensor:
-        mean = self._scores(batch, weights, given).mean()
-        log_prior = log_prior_of(self, vars(self.module)["_copies"], unconstrained)
-        return -mean - log_prior / (self.total_size or 1)
+    def _log_prior(self, unconstrained: bool) -> Tensor:
+        return log_prior_of(self, vars(self.module)["_copies"], unconstrained)
 
     def log_joint(self, values: Mapping[str, Any], *batch: Any, **given: Any) -> Tensor:
         """The log posterior density of other values than the current ones, up to a constant.
@@ -136,11 +122,11 @@ class NegativeLogPosterior(DataLoss):
             >>> posterior.log_joint({"loc": [0.0, 1.0]}, torch.tensor([1.0, 3.0]))
             tensor([-7.7568, -5.2568])
         """
+        return self._at(values, self._log_joint, batch, given)
 
-        def losses(*batch: Any, weights: Any = None, **given: Any) -> Tensor:
-            return self._losses(batch, weights, given, unconstrained=False)
-
-        return -(self.total_size or 1) * self._at(values, losses, batch, given)
+    def _log_joint(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
+        mean = self._scores(batch, weights, given).mean()
+        return (self.total_size or 1) * mean + self._log_prior(unconstrained=False)
 
     def log_lik(self, values: Mapping[str, Any], *batch: Any, **given: Any) -> Tensor:
         """The log likelihood of each datum, for leave-one-out cross-validation and the like.
@@ -173,14 +159,12 @@ class NegativeLogPosterior(DataLoss):
         """
         if self.total_size is None:
             subject, got = f"{type(self).__name__}.log_lik", "one number for all data"
-            fix = "Return one number per datum, and say how many there are with total_size=."
             expected = "a log_likelihood of each datum"
-            raise ConstraintError(subject, expected, got, fix, code="not-a-density")
+            raise ConstraintError(subject, expected, got, _BY_DATUM, code="not-a-density")
+        return self._at(values, self._by_datum, batch, given)
 
-        def scores(*batch: Any, **given: Any) -> Tensor:
-            return self._scores(batch, None, given).by_datum()
-
-        return self._at(values, scores, batch, given)
+    def _by_datum(self, *batch: Any, **given: Any) -> Tensor:
+        return self._scores(batch, None, given).by_datum()
 
     def _at(
         self,
@@ -207,24 +191,19 @@ class NegativeLogPosterior(DataLoss):
     def _scores(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Scores:
         if self.log_likelihood is None:
             return super()._scores(batch, weights, given)
-        name = f"{type(self).__name__}(log_likelihood=)"
         copies: torch.Size = vars(self.module)["_copies"]
-        is_whole = self.total_size is None
-        if weights is not None and is_whole:
-            raise ConstraintError(
-                f"{type(self).__name__}(weights=)",
-                "none, since the log_likelihood is one number for all data",
-                shorten(weights),
-                "Return one number per datum, and say how many there are with total_size=.",
-                code="unused-argument",
-            )
+        is_whole, name = self.total_size is None, type(self).__name__
         counted = batch
         if weights is not None:
-            where = f"{type(self).__name__}(weights=)"
-            weights = Weights(weights, None, copies, self.module, where)
+            subject = f"{name}(weights=)"
+            if is_whole:
+                expected = "none, since the log_likelihood is one number for all data"
+                got = shorten(weights)
+                raise ConstraintError(subject, expected, got, _BY_DATUM, code="unused-argument")
+            weights = Weights(weights, None, copies, self.module, subject)
             counted, batch = (weights.flat,), tuple(map(weights.replace_rows, batch))
         scores = self.log_likelihood(self.module, *batch, **given)
-        check_scores(scores, counted, copies, is_whole, name)
+        check_scores(scores, counted, copies, is_whole, f"{name}(log_likelihood=)")
         numbers = scores[None] if is_whole else scores
         return Scores(numbers, len(copies), len(copies), weights)
 

@@ -41,29 +41,28 @@ def density_of_contexts(joint: Joint, total_size: int | None) -> Callable[..., T
     return density
 
 
-def add_terms(terms: Any, current: Any, log_q: Tensor, owner: str) -> Tensor:
+def add_terms(terms: Any, current: Any, shape: torch.Size, owner: str) -> Tensor:
     """The log density that the terms of a target add up to, for a guide of contexts.
 
     Args:
         terms: what counts once, of shape `(*sample)`, and what each context adds, of shape
             `(*sample, *contexts)`; the second alone, where contexts share no site.
         current: the guide's distribution, whose contexts are one event.
-        log_q: log densities of its draws, of shape `(*sample)`.
+        shape: the shape of log densities of its draws, `(*sample)`.
         owner: whom an error is about.
 
     Raises:
         ConstraintError: for other shapes, and for a guide without such contexts.
     """
     subject = f"{owner}.log_joint"
-    if not isinstance(current, JointDistribution) or current.batch_shape or log_q.ndim > 1:
+    if not isinstance(current, JointDistribution) or current.batch_shape or len(shape) > 1:
         expected, got = "one tensor of log densities", f"{len(terms)} terms"
         fix = "Give total_size=, and for a guide a Joint with a context: then terms count apart."
         raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
-    if len(terms) == 1 and len(current.local) == len(current.sites):
-        terms = (torch.zeros_like(log_q), *terms)
-    shapes = [tuple(log_q.shape), tuple(log_q.shape + current.contexts)]
+    shapes = [tuple(shape), tuple(shape + current.contexts)]
+    is_local = len(terms) == 1 and len(current.local) == len(current.sites)
     found = [tuple(t.shape) if isinstance(t, Tensor) else shorten(t) for t in terms]
-    if found != shapes:
+    if found != shapes[is_local:]:
         expected = (
             f"two tensors: what counts once, of shape (*sample) = {shapes[0]}, and what each "
             f"context adds, of shape (*sample, *contexts) = {shapes[1]}"
@@ -71,6 +70,5 @@ def add_terms(terms: Any, current: Any, log_q: Tensor, owner: str) -> Tensor:
         got = f"{len(found)} of shape {', '.join(map(str, found))}"
         fix = "Return log_prior_of_shared_sites, log_prior_of_local_ones + log_likelihood."
         raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
-    once, each = terms
-    total: Tensor = once + current.weight * each.reshape(*log_q.shape, -1).sum(-1)
-    return total
+    total: Tensor = current.weight * terms[-1].reshape(*shape, -1).sum(-1)
+    return total if is_local else terms[0] + total

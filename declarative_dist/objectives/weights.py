@@ -60,10 +60,13 @@ class Weights:
             )
         self._data = data
         self.flat = found.reshape(-1, *found.shape[len(data) :])
-        is_known = not is_traced(found)
-        if is_known:
-            _check_numbers(self.flat, subject)
-        self._is_positive = is_known and bool((found > 0).all())
+        self._is_positive = False
+        if not is_traced(found):
+            is_sound = ((found >= 0) & found.isfinite()).all() and self.flat.sum(0).all()
+            if not is_sound:
+                expected = "weights that are finite, zero or above, and not all zero in a copy"
+                raise ConstraintError(subject, expected, shorten(found), code="wrong-data")
+            self._is_positive = bool((found > 0).all())
 
     def replace(self, value: Tensor) -> Tensor:
         """A value `(*data, *batch, *event)` in which nothing of zero weight is left."""
@@ -71,8 +74,6 @@ class Weights:
             return value
         rows = _stand_ins(self.flat)
         flat = value.reshape(len(rows), *value.shape[len(self._data) :])
-        if rows.ndim == 1:
-            return flat[rows].reshape(value.shape)
         rest = flat.shape[rows.ndim :]
         whole = (*rows.shape, *rest)
         index = rows.reshape(*rows.shape, *(1 for _ in rest)).expand(whole)
@@ -119,13 +120,6 @@ def _stand_ins(weights: Tensor) -> Tensor:
     count = torch.arange(len(weights), device=weights.device)
     own = count.reshape(-1, *(1 for _ in weights.shape[1:]))
     return torch.where(weights > 0, own, weights.argmax(0))
-
-
-def _check_numbers(weights: Tensor, subject: str) -> None:
-    is_sound = ((weights >= 0) & weights.isfinite()).all() and weights.sum(0).all()
-    if not is_sound:
-        expected = "weights that are finite, zero or above, and not all zero in a copy"
-        raise ConstraintError(subject, expected, shorten(weights), code="wrong-data")
 
 
 def check_contexts(contexts: Iterable[Any], subject: str) -> None:

@@ -44,12 +44,12 @@ def is_reparametrised(distribution: Any) -> bool:
     return False
 
 
-def rsample_and_score(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+def rsample_and_score(distribution: Any, sample_shape: torch.Size) -> Scored:
     """Reparametrised draws of a plain distribution and their log densities."""
     return _score(distribution, sample_shape, _rsample, lambda _: False)
 
 
-def rsample_and_score_detached(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+def rsample_and_score_detached(distribution: Any, sample_shape: torch.Size) -> Scored:
     """Reparametrised draws, and their log densities with detached parameters.
 
     The gradient of the densities goes through the draws alone (Roeder, Wu and Duvenaud, 2017,
@@ -66,6 +66,10 @@ def sample_and_score(distribution: Any, sample_shape: torch.Size) -> tuple[Any, 
     """
     if isinstance(distribution, Distribution):
         return _score(distribution, sample_shape, _sample, _is_learned)
+    own: Any = getattr(distribution, "sample_and_score", None)
+    if own is not None:
+        scored: Scored = own(sample_shape)
+        return scored
     value = distribution.sample(sample_shape)
     return value, distribution.log_prob(value)
 
@@ -140,6 +144,10 @@ def _rsample(distribution: Distribution, sample_shape: torch.Size) -> Scored:
 
 
 def _rsample_detached(distribution: Distribution, sample_shape: torch.Size) -> Scored:
+    own: Any = getattr(distribution, "rsample_and_score_detached", None)
+    if own is not None:
+        scored: Scored = own(sample_shape)
+        return scored
     value = distribution.rsample(sample_shape)
     if is_of_torch(distribution) and not is_compiling():
         fixed = map_tensors(distribution, lambda _, tensor: tensor.detach())

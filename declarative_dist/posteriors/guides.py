@@ -19,12 +19,12 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.half_line import Exp
 from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
-from declarative_dist.families.comparison import COUNT, Index
+from declarative_dist.families.comparison import COUNT
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import check_target
 from declarative_dist.families.state import AtomicState
 from declarative_dist.fields.sharding import is_shard, register_forward_pre_hook
-from declarative_dist.joints.conditioned import Conditioned, missing_data_error
+from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -33,13 +33,11 @@ from declarative_dist.latents.flat_params import FlatParams
 from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
-from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.gaussian import Gaussian, lower_triangle
 from declarative_dist.posteriors.modes import RESTARTS, Modes, find_modes
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, Mixture, components_of, weigh
 from declarative_dist.posteriors.search import Density, bound_of
-from declarative_dist.randomness import same_random_numbers
 
 _EXP = Exp()
 MOST_TO_BEGIN = 10_000
@@ -141,9 +139,7 @@ class NormalGuide(AtomicState, NamedModule):
     @property
     def supports(self) -> dict[str, Any]:
         """The set that the values of each site lie in."""
-        constraint_of = self.flat.resolver(self.batch_shape)
-        values = self.median
-        return {slot.name: constraint_of(slot, values).support for slot in self.flat.slots}
+        return self().supports
 
     def unconstrained_log_density(self, log_joint: object) -> UnconstrainedLogDensity:
         """A log joint density as one of the vectors that the guide is a Gaussian over."""
@@ -252,15 +248,12 @@ class NormalGuide(AtomicState, NamedModule):
         """A log joint density as one of vectors in float64; refused if it mixes draws."""
         density, dtype = self.unconstrained_log_density(log_joint), self.center.dtype
 
-        def density_at(index: Index) -> dict[str, Tensor]:
-            at = index[0]
-            log_p = density(vectors[[at] if isinstance(at, int) else at])
-            return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
-
-        with torch.no_grad(), same_random_numbers(), restoring(density, always=True):
+        def begin() -> Density:
             start = self.flat.start()
             vectors = start + 0.1 * self.flat.spread() * torch.randn(COUNT, *start.shape).to(start)
-            check_target(density_at, density, self)
+            return lambda rows: density(vectors[rows])
+
+        check_target(begin, density, type(self).__name__)
         return lambda vectors: density(vectors.to(dtype))
 
     def _become(self, found: Gaussian) -> None:
@@ -385,7 +378,7 @@ def _flat_of(latents: object, owner: str) -> FlatMap:
     if isinstance(latents, Conditioned):
         return FlatSites(latents)
     if isinstance(latents, Joint):
-        raise missing_data_error(type(latents).__name__)
+        return latents.unconstrained_log_density().flat  # refused
     if isinstance(latents, Declarative):
         return FlatParams(latents, owns=True)
     expected = "an instance of a Declarative class, or a conditioned joint"

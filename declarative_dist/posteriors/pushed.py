@@ -64,6 +64,16 @@ class PushedNormal(NamedDistribution):
         values, log_det = self.flat.constrain(self.gaussian.move(noise))
         return values, self.gaussian.log_prob_of_noise(noise) - log_det
 
+    def rsample_and_score_detached(self, sample_shape: Any) -> tuple[Values, Tensor]:
+        """Draws with gradients, and their log densities with the Gaussian's numbers detached.
+
+        It does not ask whether its own draws are inside their supports.
+        """
+        values = self.rsample(sample_shape)
+        fixed = PushedNormal(self.flat, self.loc.detach(), self.scale.detach())
+        fixed.validate = False
+        return values, fixed.log_prob(values)
+
     def log_prob(self, values: Mapping[str, Any]) -> Tensor:
         vector, log_det = self.flat.unconstrain(values, validate=self.validate)
         return self.gaussian.log_prob_of_noise(self.gaussian.whiten(vector)) - log_det
@@ -81,6 +91,12 @@ class PushedNormal(NamedDistribution):
         """
         with torch.no_grad():
             return self.flat(self.loc)
+
+    @property
+    def supports(self) -> dict[str, Any]:
+        """The set that the values of each site lie in."""
+        constraint_of, values = self.flat.resolver(self.batch_shape), self.median
+        return {slot.name: constraint_of(slot, values).support for slot in self.flat.slots}
 
     def _noise(self, sample_shape: Any) -> Tensor:
         shape = (*torch.Size(sample_shape), *self.loc.shape)

@@ -17,8 +17,9 @@ from declarative_dist.fields.kinds import as_constant, lacks_forward, predicted_
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
+from declarative_dist.latents.named import NamedModule
 from declarative_dist.plain.supports import lies_within, support_of
-from declarative_dist.posteriors.guides import NormalGuide
+from declarative_dist.posteriors.pushed import PushedNormal
 
 _TARGETS = "a distribution, a joint, a module, or a function of (sample, *batch)"
 _LIVE = (
@@ -101,7 +102,7 @@ def current_of(
         FieldError: if a module that is called with the batch returns no distribution.
     """
     if batch is None:
-        return guide() if isinstance(guide, (Variational, Joint)) else guide
+        return guide() if isinstance(guide, (Variational, NamedModule)) else guide
     current = guide(*batch, **(given or {}))
     if not isinstance(current, (Distribution, JointDistribution)):
         name = type(guide).__name__
@@ -192,7 +193,7 @@ def _supports_of(source: Any) -> dict[str, Any] | None:
     """
     if isinstance(source, Distribution):
         return {"": support_of(source)}
-    if isinstance(source, (NormalGuide, Conditioned)):
+    if isinstance(source, (PushedNormal, Conditioned)):
         return dict(source.supports)
     if not isinstance(source, JointDistribution):
         return None
