@@ -80,7 +80,7 @@ class DataLoss(AtomicState):
         return -self._scores(batch, weights, given).mean()
 
     def forward(self, *batch: Any, weights: Any = None, **given: Any) -> Tensor:
-        """The loss of a batch, a scalar: the sum of the `losses` of all copies, which see."""
+        """The loss of a batch, a scalar: the sum of the `losses` of all copies; see there."""
         return self.losses(*batch, weights=weights, **given).sum()
 
     def _scores(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Scores:
