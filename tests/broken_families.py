@@ -333,6 +333,19 @@ class ZeroGradient(OfPlain):
         return dd.Normal(self.loc + 0 * self.spare, self.log_scale.exp())
 
 
+class Cliff(dd.Normal):
+    def log_prob(self, value: Tensor) -> Tensor:
+        score = super().log_prob(value)
+        return score + 0 * (0 * self.loc).sqrt() if (value > 3).any() else score
+
+
+class NoGradient(OfPlain):
+    """Far out a root at zero, whose slope is infinite, times zero."""
+
+    def forward(self) -> dd.Distribution:
+        return Cliff(self.loc, self.log_scale.exp())
+
+
 class Unmoved(OfPlain):
     """Stays where it is."""
 

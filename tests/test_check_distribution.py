@@ -161,6 +161,7 @@ BROKEN: dict[type[nn.Module], tuple[str, str]] = {
     broken.SwappedShapes: ("shapes", "sample"),
     broken.WrongSupport: ("support", "sample"),
     broken.NarrowDraws: ("score", "log_prob"),
+    broken.NoGradient: ("score", "log_prob"),
     broken.DrawsWithGradients: ("shapes", "sample"),
     broken.DetachedDraws: ("rsample", "rsample"),
     broken.StaleValues: ("step", "log_prob"),

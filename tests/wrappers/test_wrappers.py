@@ -31,7 +31,7 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.objectives import NegativeLogLikelihood
-from declarative_dist.wrappers import Censored, Truncated, ZeroInflated
+from declarative_dist.wrappers import Censored, Truncated, ZeroInflated, zero_inflated
 from tests.cases import WRAPPED
 
 
@@ -560,3 +560,14 @@ def test_nothing_is_seen_at_infinity() -> None:
     for pair in (infinite, -infinite):
         with pytest.raises(ConstraintError, match=r"Censored\.log_prob"):
             censored.log_prob(pair)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("log_share", [-math.inf, -1e4, -60.0, -1.0])
+def test_the_share_of_zeros_in_either_precision(log_share: float, dtype: torch.dtype) -> None:
+    gate = tensor(0.3, dtype=dtype, requires_grad=True)  # Metal computes in float32
+    mixed = zero_inflated._mix(gate, tensor(log_share, dtype=dtype))
+    share = math.exp(log_share)
+    assert mixed.item() == pytest.approx(math.log(0.3 + 0.7 * share), rel=1e-6)
+    (slope,) = torch.autograd.grad(mixed, gate)
+    assert slope.item() == pytest.approx((1 - share) / (0.3 + 0.7 * share), rel=1e-5)
