@@ -50,42 +50,10 @@ COMPILE_SAMPLE = {
 }
 """sample under torch.compile(fullgraph=True)."""
 
-FUNCTION = "torch's Dirichlet draws through an autograd.Function without a rule for transforms"
-FILLED = "the sampler fills a new tensor in place, which vmap refuses for different randomness"
-SCATTER = "the sampler scatters counts into a new tensor in place"
-LOOPS = "the sampler branches on the values of its draws"
-
-VMAP_SAMPLE = {
-    **dict.fromkeys(("Beta", "Dirichlet", "LKJCholesky"), FUNCTION),
-    **dict.fromkeys(
-        (
-            "Cauchy",
-            "Censored",
-            "Exponential",
-            "Geometric-logits",
-            "Geometric-probs",
-            "HalfCauchy",
-            "Laplace",
-            "LowRankMultivariateNormal",
-            "MultivariateNormal-scale_tril",
-            "MultivariateNormal-covariance",
-            "MultivariateNormal-precision",
-            "Pareto",
-            "StudentT",
-            "Weibull",
-            "named shapes",
-            "constant",
-            "nested mixture",
-            "nested batch",
-            "conditional mixture",
-        ),
-        FILLED,
-    ),
-    **dict.fromkeys(("Multinomial-logits", "Multinomial-probs"), SCATTER),
-    **dict.fromkeys(
-        ("VonMises", "Wishart-scale_tril", "Wishart-covariance", "Wishart-precision"), LOOPS
-    ),
-}
+VMAP_SAMPLE = dict.fromkeys(
+    ("named shapes", "constant", "nested mixture", "nested batch", "conditional mixture"),
+    "the sampler fills a new tensor in place, which vmap refuses for different randomness",
+)
 """sample under vmap(randomness="different"); plain torch refuses the same ones.
 
 The supported ensemble of independent draws is `batch_shape=(10,)`.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -81,6 +82,16 @@ DRAWS_ANEW = (
 )
 """Cases with a start that is drawn again, and layers that are."""
 
+OURS = {**DECLARED, **JOINTS}
+"""One case or more for every kind of field; families of torch differ only in their arguments."""
+
+STORED = ("declared", "nested batch", "squashed", "tied", "shared", "conditional", "hierarchy")
+VIEWED = (
+    "method", "bounds", "constant", "nested batch", "squashed", "priors batch", "shared",
+    "conditional", "Dirichlet",
+)  # fmt: skip
+"""Every way to compute arguments."""
+
 FLAT_IN_VALUE = (
     "Uniform",
     "bounds",
@@ -93,17 +104,11 @@ FLAT_IN_VALUE = (
 # The live object.
 
 
-@pytest.mark.parametrize("name", LIVE)
-def test_it_is_a_module_and_a_distribution(q: Variational) -> None:
-    assert isinstance(q, nn.Module)
-    assert isinstance(q, Distribution)
-    assert isinstance(q(), Distribution)
-    assert not isinstance(q(), nn.Module)
-
-
 @pytest.mark.parametrize("name", PLAIN)
 def test_it_agrees_with_plain_torch(name: str) -> None:
     plain, q = PLAIN[name](), LIVE[name]()
+    assert isinstance(q, nn.Module)
+    assert isinstance(q, Distribution)
     assert type(q()) is type(plain)
     assert (q.batch_shape, q.event_shape) == (plain.batch_shape, plain.event_shape)
     assert q.has_rsample == plain.has_rsample
@@ -114,31 +119,32 @@ def test_it_agrees_with_plain_torch(name: str) -> None:
     torch.testing.assert_close(q.log_prob(x), plain.log_prob(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("member", ["mean", "mode", "variance", "stddev"])
-@pytest.mark.parametrize("name", PLAIN)
-def test_moments_agree_with_plain_torch(name: str, member: str) -> None:
-    plain, q = PLAIN[name](), LIVE[name]()
-    try:
-        expected = getattr(plain, member)
-    except NotImplementedError:
-        with pytest.raises(NotImplementedError):
-            getattr(q, member)
-        return
-    torch.testing.assert_close(getattr(q, member), expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+MEMBERS = ("mean", "mode", "variance", "stddev")
+METHODS: dict[str, Callable[[Distribution], tuple[Tensor, ...]]] = {
+    "cdf": lambda plain: (values_of(plain),),
+    "icdf": lambda plain: (torch.full((3, 1), 0.3),),
+    "entropy": lambda plain: (),
+    "perplexity": lambda plain: (),
+    "enumerate_support": lambda plain: (),
+}
 
 
-@pytest.mark.parametrize("method", ["cdf", "icdf", "entropy", "perplexity", "enumerate_support"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_methods_agree_with_plain_torch(name: str, method: str) -> None:
+def test_members_agree_with_plain_torch(name: str) -> None:
     plain, q = PLAIN[name](), LIVE[name]()
-    arguments = {"cdf": (values_of(plain),), "icdf": (torch.full((3, 1), 0.3),)}.get(method, ())
-    try:
-        expected = getattr(plain, method)(*arguments)
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        with pytest.raises(type(error)):
-            getattr(q, method)(*arguments)
-        return
-    torch.testing.assert_close(getattr(q, method)(*arguments), expected, rtol=1e-3, atol=1e-4)
+    for member in (*MEMBERS, *METHODS):
+
+        def ask(distribution: Distribution, member: str = member) -> Tensor:
+            found: Any = getattr(distribution, member)
+            return found(*METHODS[member](plain)) if member in METHODS else found
+
+        try:
+            expected = ask(plain)
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            with pytest.raises(type(error)):
+                ask(q)
+            continue
+        torch.testing.assert_close(ask(q), expected, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 def test_rsample_and_log_prob(q: Variational | Joint, name: str) -> None:
@@ -167,7 +173,7 @@ def test_detach_stops_gradients_to_parameters(q: Variational, name: str) -> None
         assert q.detach().log_prob(x).requires_grad
 
 
-@pytest.mark.parametrize("name", [*DECLARED, "Dirichlet", "Categorical-logits"])
+@pytest.mark.parametrize("name", VIEWED)
 def test_every_promise_holds_for_a_view(q: Variational, name: str) -> None:
     perturb(q)
     x = values_of(q)
@@ -181,22 +187,6 @@ def test_every_promise_holds_for_a_view(q: Variational, name: str) -> None:
     assert all(p.dtype == torch.float64 for p in view.parameters())
 
 
-def test_gradients_are_those_of_finite_differences(q: Variational | Joint, name: str) -> None:
-    """Torch's own check, which also sends gradients that are undefined."""
-    if name in LIMITS["dtype"]:
-        pytest.skip(LIMITS["dtype"][name])
-    q.double()
-    values, parameters = values_of(q, 2), dict(q.named_parameters())
-
-    def score(*raw: Tensor) -> Tensor:
-        built = functional_call(q, dict(zip(parameters, raw, strict=True)), ())
-        log_prob: Tensor = built.log_prob(values)
-        return log_prob
-
-    inputs = [parameter.detach().clone().requires_grad_() for parameter in parameters.values()]
-    assert torch.autograd.gradcheck(score, inputs, atol=1e-4, rtol=1e-3)
-
-
 def test_it_survives_in_plain_wrappers() -> None:
     q = LIVE["Normal"]()
     wrapped = dd.TransformedDistribution(
@@ -207,6 +197,7 @@ def test_it_survives_in_plain_wrappers() -> None:
     assert q.raw_loc.grad is not None
 
 
+@pytest.mark.parametrize("name", OURS)
 def test_repr_shows_values(q: Variational) -> None:
     text = repr(q)
     assert text.startswith(type(q).__name__)
@@ -217,6 +208,7 @@ def test_repr_shows_values(q: Variational) -> None:
 # State.
 
 
+@pytest.mark.parametrize("name", OURS)
 def test_instances_share_nothing(q: Variational, name: str) -> None:
     mine, others = (
         {tensor.data_ptr() for tensor in module.state_dict().values()}
@@ -225,6 +217,7 @@ def test_instances_share_nothing(q: Variational, name: str) -> None:
     assert mine.isdisjoint(others)
 
 
+@pytest.mark.parametrize("name", STORED)
 def test_safetensors_round_trip(q: Variational, name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in q.parameters():
@@ -236,6 +229,7 @@ def test_safetensors_round_trip(q: Variational, name: str, tmp_path: Path) -> No
     assert torch.equal(other.log_prob(x), q.log_prob(x))
 
 
+@pytest.mark.parametrize("name", STORED)
 def test_averaged_model(q: Variational, name: str) -> None:
     average = AveragedModel(q)
     loss_of(q, name).backward()
@@ -249,6 +243,7 @@ def test_averaged_model(q: Variational, name: str) -> None:
         torch.testing.assert_close(parameter, start[key] + 0.5)
 
 
+@pytest.mark.parametrize("name", OURS)
 def test_meta_device_and_reset(q: Variational, name: str) -> None:
     x = values_of(q)
     expected = q.log_prob(x)
@@ -266,6 +261,7 @@ def test_meta_device_and_reset(q: Variational, name: str) -> None:
 # Transforms of functions.
 
 
+@pytest.mark.parametrize("name", OURS)
 def test_jacrev_agrees_with_backward(q: Variational, name: str) -> None:
     x = values_of(q)
     parameters = dict(q.named_parameters())
@@ -303,6 +299,7 @@ def test_ensemble_by_stack_module_state(q: Variational, name: str) -> None:
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", OURS)
 def test_sampling_an_ensemble_under_vmap(q: Variational, name: str) -> None:
     parameters, buffers = stack_module_state([CASES[name]() for _ in range(3)])
 
@@ -334,16 +331,28 @@ def _fresh_compiler(name: str) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-ALIKE = (
-    "Censored", "Truncated", "Truncated without a formula", "ZeroInflated", "truncated batch"
+COMPILED = (
+    "declared batch", "derived", "method", "named shapes", "bounds", "constant", "nested mixture",
+    "nested batch", "squashed", "tied", "shared", "network", "conditional", "conditional mixture",
+    "conditional without a layer", *JOINTS,
+    "Binomial-logits", "Censored pairs", "ContinuousBernoulli-logits", "Dirichlet",
+    "FisherSnedecor", "GeneralizedPareto", "Independent", "LKJCholesky", "Laplace",
+    "LowRankMultivariateNormal", "MixtureSameFamily", "Multinomial-logits",
+    "MultivariateNormal-precision", "NegativeBinomial-logits", "OneHotCategorical-logits",
+    "OneHotCategoricalStraightThrough", "RelaxedBernoulli-logits", "RelaxedOneHotCategorical",
+    "StudentT", "TransformedDistribution", "VonMises", "Wishart-scale_tril", "hurdle",
 )  # fmt: skip
-OTHERWISE = [name for name in CASES if not name.endswith("-probs") and name not in ALIKE]
-"""Without those that differ from another case in the name of an argument, or in their parts."""
+"""Every kind of field, and every family that is built in a way of its own."""
 
-OURS = {**DECLARED, **JOINTS}
+DRAWN = ("bounds", "method", "nested batch", "squashed", "tied", "conditional mixture", *JOINTS)
+EXPORTED = (
+    "constant", "nested batch", "squashed", "shared", "conditional mixture", "joint", "hierarchy"
+)  # fmt: skip
+GENERATED = ("nested batch", "squashed", "conditional mixture", "hierarchy")
+"""Each constraint is compiled by inductor in `tests/constraints/test_compiled.py`."""
 
 
-@pytest.mark.parametrize("name", OTHERWISE)
+@pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiled_log_prob(q: Variational, name: str) -> None:
     x = values_of(q)
@@ -362,7 +371,7 @@ def test_compiled_log_prob(q: Variational, name: str) -> None:
         torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", {**OURS, **COMPILE_SAMPLE})
+@pytest.mark.parametrize("name", [*DRAWN, *COMPILE_SAMPLE])
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiled_sample(q: Variational, name: str) -> None:
     def draw() -> Tensor:
@@ -382,7 +391,7 @@ def test_compiled_sample(q: Variational, name: str) -> None:
     torch.testing.assert_close(value, draw(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", EXPORTED)
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_export(q: Variational, name: str) -> None:
     class Scores(nn.Module):
@@ -399,7 +408,7 @@ def test_export(q: Variational, name: str) -> None:
     assert set(program.state_dict) == {f"q.{key}" for key in q.state_dict()}
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", GENERATED)
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_inductor(q: Variational, name: str) -> None:
     x = values_of(q)

@@ -151,11 +151,11 @@ def _inside(make: Callable[[], Constraint], low: float, high: float) -> Case:
     return Case(make, _between(low, high), middle, outside)
 
 
-def _real(make: Callable[[], Constraint]) -> Case:
-    return Case(make, _between(-INF, INF), torch.zeros(3), [NAN, INF, -INF])
+def _real() -> Case:
+    return Case(Real, _between(-INF, INF), torch.zeros(3), [NAN, INF, -INF])
 
 
-def _simplex(make: Callable[[], Constraint]) -> Case:
+def _simplex() -> Case:
     bad = [
         [0.5, 0.5, 0.0, 0.0],
         [1.5, -0.5, 0.5, -0.5],
@@ -164,7 +164,7 @@ def _simplex(make: Callable[[], Constraint]) -> Case:
         [NAN] * 4,
         [INF] * 4,
     ]
-    return Case(make, _is_simplex, torch.full((4,), 0.25), list(bad), _all_but_last)
+    return Case(Simplex, _is_simplex, torch.full((4,), 0.25), list(bad), _all_but_last)
 
 
 def _lower(make: Callable[[], Constraint], check: Check = _is_lower) -> Case:
@@ -178,7 +178,7 @@ def _lower(make: Callable[[], Constraint], check: Check = _is_lower) -> Case:
     return Case(make, check, torch.eye(3), list(bad), _triangle, (6,))
 
 
-def _positive_definite(make: Callable[[], Constraint]) -> Case:
+def _positive_definite() -> Case:
     bad = [
         [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
         [[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
@@ -186,10 +186,10 @@ def _positive_definite(make: Callable[[], Constraint]) -> Case:
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, NAN]],
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, INF]],
     ]
-    return Case(make, _is_positive_definite, torch.eye(3), list(bad), _triangle, (6,))
+    return Case(PositiveDefinite, _is_positive_definite, torch.eye(3), list(bad), _triangle, (6,))
 
 
-def _corr(make: Callable[[], Constraint]) -> Case:
+def _corr() -> Case:
     bad = [
         [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
         [[1.0, 0.0, 0.0], [0.6, -0.8, 0.0], [0.0, 0.0, 1.0]],
@@ -197,7 +197,7 @@ def _corr(make: Callable[[], Constraint]) -> Case:
         [[1.0, 0.0, 0.0], [NAN, 1.0, 0.0], [0.0, 0.0, 1.0]],
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, INF]],
     ]
-    return Case(make, _is_corr, torch.eye(3), list(bad), _strict_triangle)
+    return Case(CorrCholesky, _is_corr, torch.eye(3), list(bad), _strict_triangle)
 
 
 def _ordered() -> Case:
@@ -219,7 +219,7 @@ CASES: dict[str, Case] = {
     "exp": _above(Exp, 0.0),
     "exp-floor": _above(lambda: Exp(floor=0.1), 0.1),
     "exp-unguarded": _above(lambda: Exp(guard=False), 0.0),
-    "real": _real(Real),
+    "real": _real(),
     "above-1000": _above(lambda: GreaterThan(1000.0), 1000.0),
     "above-minus-3": _above(lambda: GreaterThan(-3.0), -3.0),
     "above-0.1": _above(lambda: GreaterThan(0.1), 0.1),
@@ -253,21 +253,14 @@ CASES: dict[str, Case] = {
         torch.full((3,), 0.1),
         [1e-3, 10.0, 0.0, -1.0, 11.0, NAN, INF, -INF],
     ),
-    "simplex": _simplex(Simplex),
+    "simplex": _simplex(),
     "ordered": _ordered(),
     "positive-ordered": _positive_ordered(),
     "lower-cholesky": _lower(LowerCholesky),
     "lower-cholesky-conditioned": _lower(lambda: LowerCholesky(conditioned=True), _is_conditioned),
-    "positive-definite": _positive_definite(PositiveDefinite),
-    "corr-cholesky": _corr(CorrCholesky),
+    "positive-definite": _positive_definite(),
+    "corr-cholesky": _corr(),
     "from-exp-transform": _above(lambda: as_constraint(ExpTransform()), 0.0, guaranteed=False),
-    "from-torch-positive": _above(lambda: as_constraint(constraints.positive), 0.0),
-    "from-torch-nonnegative": _above(lambda: as_constraint(constraints.nonnegative), 0.0),
-    "from-torch-interval": _inside(
-        lambda: as_constraint(constraints.interval(-1.0, 3.0)), -1.0, 3.0
-    ),
-    "from-torch-simplex": _simplex(lambda: as_constraint(constraints.simplex)),
-    "from-torch-lower-cholesky": _lower(lambda: as_constraint(constraints.lower_cholesky)),
     "users-own": Case(
         Doubled,
         _between(0.0, INF),

@@ -75,13 +75,13 @@ def test_every_finite_raw_number_gives_a_value_inside(name: str, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("power", range(-15, 16, 6))
 @pytest.mark.parametrize("name", STRUCTURED)
-def test_structured_values_at_any_scale(name: str, power: int, dtype: torch.dtype) -> None:
+def test_structured_values_at_any_scale(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
-    generator = torch.Generator().manual_seed(power)
-    raw = torch.randn(500, *case.raw_shape, generator=generator, dtype=torch.float64)
-    assert_guaranteed(case.built(dtype), case, (raw * 10.0**power).to(dtype))
+    powers = torch.arange(-15.0, 16.0, 6.0).repeat_interleave(200)
+    raw = torch.randn(len(powers), math.prod(case.raw_shape), dtype=torch.float64)
+    raw = (raw * 10.0 ** powers.double()[:, None]).reshape(-1, *case.raw_shape)
+    assert_guaranteed(case.built(dtype), case, raw.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -112,7 +112,7 @@ def test_structured_values_of_any_size(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["positive", "exp", "from-torch-positive"])
+@pytest.mark.parametrize("name", ["positive", "exp"])
 def test_guarded_values_stay_in_their_band(name: str, dtype: torch.dtype) -> None:
     low, high = BANDS[dtype]
     eps = torch.finfo(dtype).eps
@@ -122,7 +122,7 @@ def test_guarded_values_stay_in_their_band(name: str, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("name", ["positive", "exp", "from-torch-positive"])
+@pytest.mark.parametrize("name", ["positive", "exp"])
 def test_squares_and_reciprocals_of_guarded_values_are_finite(
     name: str, dtype: torch.dtype
 ) -> None:
@@ -231,13 +231,3 @@ def test_close_cut_points_stay_apart(dtype: torch.dtype) -> None:
     for start in (-100.0, 0.0, 100.0):
         raw[0] = start
         assert (Ordered()(raw).double().diff() > 0).all()
-
-
-@pytest.mark.parametrize("name", GUARANTEED)
-def test_a_batch_is_mapped_as_its_rows_are(name: str) -> None:
-    case = CASES[name]
-    constraint = case.built(torch.float64)
-    raw = torch.randn(4, 2, *case.raw_shape, dtype=torch.float64)
-    value = constraint(raw)
-    assert value.shape == (4, 2, *case.shape)
-    torch.testing.assert_close(value[3, 1], constraint(raw[3, 1]))

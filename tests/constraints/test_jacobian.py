@@ -34,16 +34,13 @@ def free_coordinates(case: Case, value: Tensor) -> Tensor:
     return value if case.free is None else case.free(value)
 
 
-def matrix_of_derivatives(case: Case, raw: Tensor, *, functional: bool) -> Tensor:
+def matrix_of_derivatives(case: Case, raw: Tensor) -> Tensor:
     constraint = case.built()
 
     def coordinates(numbers: Tensor) -> Tensor:
         return free_coordinates(case, constraint(numbers))
 
-    if functional:
-        jacobian: Tensor = torch.func.jacrev(coordinates)(raw)
-    else:
-        jacobian = torch.autograd.functional.jacobian(coordinates, raw)
+    jacobian: Tensor = torch.func.jacrev(coordinates)(raw)
     return jacobian
 
 
@@ -52,13 +49,12 @@ def raw_points(case: Case, count: int = 5) -> Tensor:
     return 2 * torch.randn(count, *case.raw_shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_elementwise_against_autograd(name: str, functional: bool) -> None:
+def test_elementwise_against_autograd(name: str) -> None:
     case = CASES[name]
     constraint = case.built()
     for raw in raw_points(case):
-        jacobian = matrix_of_derivatives(case, raw, functional=functional)
+        jacobian = matrix_of_derivatives(case, raw)
         diagonal = jacobian.diagonal()
         assert torch.equal(jacobian, diagonal.diag())
         log_det = constraint.log_abs_det_jacobian(raw, constraint(raw))
@@ -66,13 +62,12 @@ def test_elementwise_against_autograd(name: str, functional: bool) -> None:
         torch.testing.assert_close(log_det, diagonal.abs().log(), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
 @pytest.mark.parametrize("name", STRUCTURED)
-def test_structured_against_autograd(name: str, functional: bool) -> None:
+def test_structured_against_autograd(name: str) -> None:
     case = CASES[name]
     constraint = case.built()
     for raw in raw_points(case):
-        jacobian = matrix_of_derivatives(case, raw, functional=functional)
+        jacobian = matrix_of_derivatives(case, raw)
         assert jacobian.shape[0] == jacobian.shape[1]
         log_det = constraint.log_abs_det_jacobian(raw, constraint(raw))
         assert log_det.shape == ()
@@ -155,7 +150,7 @@ def test_in_a_transformed_distribution(name: str) -> None:
     log_prob = pushed.log_prob(value)
     for index in ((0, 0), (1, 3)):
         density = -0.5 * raw[index].square() - 0.5 * math.log(2 * math.pi)
-        jacobian = matrix_of_derivatives(case, raw[index], functional=False)
+        jacobian = matrix_of_derivatives(case, raw[index])
         if case.is_elementwise:
             expected = density - jacobian.diagonal().abs().log()
         else:

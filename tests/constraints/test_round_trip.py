@@ -26,7 +26,7 @@ from declarative_dist import (
 from tests.constraints.cases import CASES, DTYPES, GUARANTEED, edges
 
 WIDE = (torch.float64, torch.float32)
-EVERY_KIND = ["positive", "exp", "positive-unguarded", "exp-unguarded", "from-torch-positive"]
+EVERY_KIND = ["positive", "exp", "positive-unguarded", "exp-unguarded"]
 
 
 def relative_error(constraint: Constraint, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,28 +141,6 @@ def test_the_values_nearest_to_the_bounds_of_a_log_interval_come_back(
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
-@pytest.mark.parametrize("spread", [0.1, 1.0, 8.0])
-@pytest.mark.parametrize(
-    "constraint", [Simplex(), Ordered(), LowerCholesky(), CorrCholesky()], ids=repr
-)
-def test_structured_values_come_back(
-    constraint: Constraint, spread: float, dtype: torch.dtype
-) -> None:
-    shape = torch.Size((4,) * constraint.event_dim)
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(100, *constraint.raw_shape(shape), generator=generator)
-    value = constraint(spread * drawn.to(dtype))
-    raw = constraint.right_inverse(value)
-    assert raw.shape == drawn.shape
-    again = constraint(raw)
-    last = tuple(range(1, value.ndim))
-    scale = value.abs().amax(last, keepdim=True)
-    size = raw.abs().amax(tuple(range(1, raw.ndim)))
-    allowed = (2 + size).reshape(-1, *(1 for _ in last)) * 4 * torch.finfo(dtype).eps
-    assert ((again - value).abs() <= allowed * scale).all()
-
-
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
 def test_small_entries_of_a_simplex_come_back_relative_to_themselves(dtype: torch.dtype) -> None:
     value = torch.tensor([1 - 1e-12 - 1e-9 - 1e-6, 1e-12, 1e-9, 1e-6], dtype=dtype)
     raw = Simplex().right_inverse(value)
@@ -191,18 +169,6 @@ def test_a_known_covariance_comes_back() -> None:
     covariance = torch.tensor([[4.0, 1.2], [1.2, 0.81]], dtype=torch.float64)
     constraint = PositiveDefinite()
     torch.testing.assert_close(constraint(constraint.right_inverse(covariance)), covariance)
-
-
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
-@pytest.mark.parametrize("name", CASES)
-def test_raw_numbers_come_back(name: str, dtype: torch.dtype) -> None:
-    case = CASES[name]
-    constraint = case.built(dtype)
-    generator = torch.Generator().manual_seed(0)
-    raw = torch.randn(20, *case.raw_shape, generator=generator, dtype=torch.float64).to(dtype)
-    again = constraint.right_inverse(constraint(raw))
-    tolerance = 1e-9 if dtype is torch.float64 else 5e-3
-    torch.testing.assert_close(again, raw, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -285,12 +251,11 @@ def test_right_inverse_refuses_what_is_outside(name: str, bad: object) -> None:
     assert isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", GUARANTEED)
-def test_one_bad_entry_in_a_batch_is_refused(name: str, dtype: torch.dtype) -> None:
+def test_one_bad_entry_in_a_batch_is_refused(name: str) -> None:
     case = CASES[name]
-    constraint = case.built(dtype)
-    value = constraint(torch.zeros(2, *case.raw_shape, dtype=dtype)).clone()
+    constraint = case.make()
+    value = constraint(torch.zeros(2, *case.raw_shape)).clone()
     constraint.right_inverse(value)
     value.view(-1)[-1] = math.nan
     assert constraint.contains(value).flatten()[:1].all()

@@ -12,20 +12,14 @@ import torch.distributions as dd
 from torch import Tensor
 
 from declarative_dist import (
-    Constraint,
     ConstraintError,
-    Exp,
-    GreaterThan,
-    Interval,
     Param,
     Positive,
-    Real,
     Variational,
     learnable,
 )
 from declarative_dist.plain.decompose import recover
 from tests.cases import PLAIN
-from tests.constraints.cases import CASES
 
 SCALES = {
     torch.float32: [10.0**power for power in (-30, -20, -12, *range(-6, 7), 12, 20, 30)],
@@ -133,31 +127,3 @@ def test_a_bare_number_outside_of_the_band_is_refused_with_the_band() -> None:
     live.concentration = 1e-33
     assert type(live) is type(learnable(dd.Gamma(1e-25, 1.0)))
     assert repr(type(learnable(dd.Gamma(1.0, 1.0))).concentration) == "Param(Positive())"
-
-
-ENDS: dict[str, tuple[Constraint, list[float], list[float]]] = {
-    "positive": (Positive(), [-1e4, 1e30], [-30.0, 0.0, 1e9]),
-    "positive with a floor": (Positive(floor=1.0), [-40.0, 1e30], [-3.0, 0.0]),
-    "exp": (Exp(), [-42.0, 42.0], [-40.0, 0.0, 40.0]),
-    "above": (GreaterThan(1000.0), [-50.0], [0.0, 1e6]),
-    "above a tensor": (GreaterThan(torch.tensor(1000.0)), [-50.0], [0.0, 1e6]),
-    "interval": (Interval(-1.0, 1.0), [-30.0, 30.0], [-5.0, 5.0]),
-    "real": (Real(), [], [-1e30, 1e30]),
-    "real in limits": (Real(limits={torch.float32: (-2.0, 2.0)}), [-3.0, 2.0], [1.0]),
-}
-
-
-@pytest.mark.parametrize("name", ENDS)
-def test_values_at_an_end_are_known(name: str) -> None:
-    constraint, at_end, inside = ENDS[name]
-    assert constraint.is_at_end(torch.tensor(at_end)).all()
-    assert not constraint.is_at_end(torch.tensor(inside)).any()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_starts_are_at_no_end(name: str) -> None:
-    constraint = CASES[name].built()
-    found = constraint.is_at_end(torch.zeros(2, *CASES[name].raw_shape, dtype=torch.float64))
-    assert found.shape == (2, *CASES[name].raw_shape)
-    assert found.dtype == torch.bool
-    assert not found.any()
