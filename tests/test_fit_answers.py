@@ -144,7 +144,7 @@ def test_the_maximum_of_the_likelihood_from_random_numbers(name: str) -> None:
     objective = NegativeLogLikelihood(q)
     history = fit(objective, x)
     assert history.converged, history
-    assert "data do not determine" not in history.verdict  # a shift of logits is no parameter
+    assert "flat" not in history.verdict  # a shift of logits is no parameter
     assert objective(x).item() <= -truth.log_prob(x).mean().item() + 1e-12
 
 
@@ -349,7 +349,7 @@ def test_a_scale_that_runs_away_is_named() -> None:
 
 def test_a_likelihood_without_a_maximum_is_told() -> None:
     objective = NegativeLogLikelihood(learnable(dd.Gamma(one(1.0), one(1.0))))
-    with pytest.warns(NotConvergedWarning, match="concentration runs away"):
+    with pytest.warns(NotConvergedWarning, match="falls without end in concentration"):
         history = fit(objective, torch.full((1,), 3.0, **DOUBLE))
     assert history.converged is False
 
@@ -373,12 +373,10 @@ def test_data_that_are_all_alike_have_no_maximum(
     assert history.converged is (field == "scale")
 
 
-@pytest.mark.filterwarnings("ignore::declarative_dist.NotConvergedWarning")
-def test_fewer_data_than_dimensions_have_no_maximum() -> None:
+def test_fewer_data_than_dimensions_end_at_a_band() -> None:
     family = learnable(dd.MultivariateNormal(torch.zeros(2), torch.eye(2))).double()
     history = fit(NegativeLogLikelihood(family), torch.randn(2, 2, **DOUBLE))
-    assert history.converged is False
-    assert "covariance_matrix is as good as singular" in history.verdict
+    assert "covariance_matrix is held at the end of its band" in history.verdict
 
 
 class Slopes(Conditional):
@@ -416,8 +414,8 @@ def test_a_maximum_at_the_end_of_a_range_is_told(
     q = learnable(family)
     history = fit(NegativeLogLikelihood(q), torch.full((50,), datum, **DOUBLE))
     assert history.converged
-    assert f"the maximum is at the end of the range of {field}" in history.verdict
-    assert "flat" not in history.verdict
+    assert f"flat in {field}: " in history.verdict
+    assert "or its range ends here" in history.verdict
     assert getattr(q, field).min().item() < 1e-6
 
 
@@ -462,7 +460,7 @@ def test_a_flat_direction_is_named() -> None:
     x = dd.Normal(one(3.0), one(1.0)).sample((100,))
     history = fit(NegativeLogLikelihood(Twice(dtype=torch.float64)), x)
     assert history.converged
-    assert "the loss is flat in a, b, which the data do not determine" in history.verdict
+    assert "the loss is flat in a, b: the data do not determine it" in history.verdict
 
 
 def test_a_value_at_the_end_of_its_band_is_named() -> None:

@@ -93,47 +93,10 @@ def held_fields(objective: nn.Module) -> Iterator[str]:
             yield _subject_of(objective, path, field.name).partition(".")[2]
 
 
-def is_at_limit(objective: nn.Module, parameter: Tensor, directions: Tensor) -> bool:
-    """Whether the value of a parameter moves no more in one of some directions `(n, *own)`.
-
-    So it is where its raw numbers run away and it comes nearer and nearer to the end of its range.
-    """
-    for _, module, field in _trainable_params(objective):
-        if getattr(module, field.raw_name) is parameter:
-            constraint = field.resolved_constraint(module, needed_values(module, field.name))
-            raw, lead = parameter.detach(), parameter.ndim - directions.ndim + 1
-            steps = directions.to(raw).reshape(-1, *(1,) * lead, *directions.shape[1:])
-            with torch.no_grad():
-                moves = (constraint.forward(raw + steps) - constraint.forward(raw)).abs()
-                usual = (constraint.forward(0 * raw + steps) - constraint.forward(0 * raw)).abs()
-            sizes = [m.reshape(*steps.shape[:1], *raw.shape[:lead], -1) for m in (moves, usual)]
-            return bool((sizes[0].amax(-1) <= 1e-5 * sizes[1].amax(-1)).any())
-    return False
-
-
 def _trainable_params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:
     for path, module, field in _declared_params(objective):
         if any(p.requires_grad and p.numel() for p in field.parameters_of(module)):
             yield path, module, field
-
-
-def singular_fields(objective: nn.Module) -> Iterator[str]:
-    """The trainable fields whose value is a covariance, or a factor of one, without an inverse.
-
-    A scale of its own for each dimension does not count.
-    """
-    for path, module, field in _trainable_params(objective):
-        value = current_value(module, field.name).detach()
-        if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
-            continue
-        wide = value.double()
-        wide = wide @ wide.mT if torch.equal(wide, wide.tril()) else wide
-        size = wide.diagonal(dim1=-2, dim2=-1)
-        if torch.equal(wide, wide.mT) and (size > 0).all():
-            unit = size.rsqrt()
-            lowest = torch.linalg.eigvalsh(wide * unit[..., None] * unit[..., None, :])
-            if (lowest[..., 0] < 200 * torch.finfo(value.dtype).eps).any():
-                yield _subject_of(objective, path, field.name).partition(".")[2]
 
 
 class FieldValues:

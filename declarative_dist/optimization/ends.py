@@ -23,19 +23,13 @@ class Ends:
     Args:
         newton: what has ended.
         closure: gives the losses of all problems.
-        is_degenerate: whether data are such that there may be no minimum.
-
-    Attributes:
-        coarse: which numbers are so large that the next ones are more than 1 apart, and held, or
-            without a minimum: a mask `(problems, numbers)`.
     """
 
-    def __init__(self, newton: Newton, closure: Closure, *, is_degenerate: bool = False) -> None:
+    def __init__(self, newton: Newton, closure: Closure) -> None:
         self._newton, self._model, self._closure = newton, newton.model, closure
         self._point = newton.rows.read()
         self._size = self._point.abs().double()
         self._scale = 1 + self._model.losses.abs()
-        self.coarse = (self._size > 1 / newton.eps) & (newton.held | is_degenerate)
 
     @cached_property
     def runaways(self) -> Tensor:
@@ -53,8 +47,8 @@ class Ends:
         return mask
 
     @cached_property
-    def is_lost(self) -> Tensor:
-        """Whose losses are lost in rounding, of shape `(problems)`.
+    def lost(self) -> Tensor:
+        """The numbers of problems whose loss is lost in rounding: a mask `(problems, numbers)`.
 
         Numbers move by their rounding, all up, or up and down by turns.
         """
@@ -62,18 +56,7 @@ class Ends:
         signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
         rises = torch.stack([self._rise(nudges), self._rise(signs * nudges)])
         moves = rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)  # outside of the support
-        return (moves > _LOST * self._scale) | self.coarse.any(1)
-
-    @property
-    def lost(self) -> Tensor:
-        """Which numbers are so large that rounding loses the loss: `(problems, numbers)`."""
-        return self.is_lost[:, None] & (self._size > 1e3) & ~self._newton.held | self.coarse
-
-    @property
-    def moving(self) -> Tensor:
-        """Which numbers have a gradient that is not small: a mask `(problems, numbers)`."""
-        least = max(1e-5, 100 * self._newton.eps) * self._scale
-        return self._model.gradient.abs() > least[:, None]
+        return (moves > _LOST * self._scale)[:, None] & ~self._newton.held
 
     @cached_property
     def flat_directions(self) -> Tensor:
