@@ -113,6 +113,49 @@ def test_two_modes_are_both_sampled_and_not_called_good() -> None:
     assert again.std()["x"][0].item() == pytest.approx(7.35, rel=0.05)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_of_one_target_says_nothing_of_another(kind: Any) -> None:
+    """Both have a mode where the guide is, of the same height but for a constant."""
+    one, both = between([0.0], [1.0]), between([0.0, 12.0], [0.5, 0.5])
+    guide = kind(Line()).initialize_(one, restarts=8)
+    assert guide.importance_sample(one, 2000).verdict.startswith("good")
+    draws = guide.importance_sample(both, 2000)
+    assert draws.mean()["x"][0].item() == pytest.approx(6.0, abs=0.3)
+    assert "another mode" in draws.verdict
+    assert not diagnose(guide, both).is_reliable
+
+
+def test_data_that_change_are_another_target() -> None:
+    data = torch.tensor([0.0])
+
+    def log_joint(v: dict[str, Tensor]) -> Tensor:
+        return torch.logaddexp(
+            dd.Normal(0.0, 1.0).log_prob(v["x"]).sum(-1),
+            data + dd.Normal(12.0, 1.0).log_prob(v["x"]).sum(-1),
+        )
+
+    data -= torch.inf
+    guide = FullRankNormal(Line()).initialize_(log_joint, restarts=8)
+    assert guide.importance_sample(log_joint, 2000).mean()["x"][0].abs().item() < 0.1
+    data.zero_()
+    draws = guide.importance_sample(log_joint, 2000)
+    assert draws.mean()["x"][0].item() == pytest.approx(6.0, abs=0.3)
+
+
+def test_a_search_is_used_by_a_new_function_of_the_same_target() -> None:
+    calls = []
+
+    def again() -> Any:
+        target = between([0.0], [1.0])
+        return lambda v: calls.append(len(v["x"])) or target(v)
+
+    guide = FullRankNormal(Line()).initialize_(again(), restarts=8)
+    searched = sum(calls)
+    calls.clear()
+    guide.importance_sample(again(), 1000)
+    assert sum(calls) < searched / 2
+
+
 def test_four_modes_around_a_saddle_are_all_sampled() -> None:
     """The declared start is in the middle, where a wide Gaussian covers them all."""
     corners = torch.tensor([[3.0, 3.0], [-3.0, 3.0], [3.0, -3.0], [-3.0, -3.0]])

@@ -34,7 +34,7 @@ from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.gaussian import Gaussian, lower_triangle
-from declarative_dist.posteriors.modes import RESTARTS, Modes, find_modes
+from declarative_dist.posteriors.modes import RESTARTS, SAME, Modes, find_modes
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, Mixture, components_of, weigh
 from declarative_dist.posteriors.search import Density, bound_of
@@ -228,9 +228,14 @@ class NormalGuide(AtomicState, NamedModule):
         count = check_count("importance_sample(num_samples=)", num_samples, FEWEST)
         density = self._density_of(log_joint)
         now = self.detach().gaussian.double()
-        bound = bound_of(density, now[None])
+        bound = bound_of(density, now[None])[0]
         modes = self.modes
-        is_known = self.is_searched and modes is not None and modes.is_of(bound)
+        is_known = (
+            modes is not None
+            and self.is_searched
+            and abs(modes.lead_of(bound)) < SAME
+            and modes.is_about(density)
+        )
         if not is_known:
             is_small = self.flat.size <= MOST_OF_A_FACTOR
             modes = self._search(density, RESTARTS, 1e-2) if is_small else None

@@ -40,8 +40,11 @@ _APART = 3.0
 
 _WITHIN = 7.0
 _TOLD = 100.0
-_SAME = 1.0
+SAME = 1.0
 """How many nats below the best a mode is sampled, is spoken of, and is the same."""
+
+_ROUNDING = 1e-4
+"""How far log densities of one target may differ, relative to their size or to a nat."""
 
 UNTRIED = "No other start was tried."
 
@@ -60,6 +63,8 @@ class Modes:
             the first always is.
         is_settled: whether the best row is, for every copy.
         losses: minus the best bound after each cycle that had one, summed over copies.
+        points: where the search began, looked and ended, of shape `(points, *copies, size)`.
+        heights: the log density there, by which a target is known again.
         starts: how many other starts there were.
     """
 
@@ -68,6 +73,8 @@ class Modes:
     is_mode: Tensor
     is_settled: Tensor
     losses: list[float]
+    points: Tensor
+    heights: Tensor
     starts: int = 0
 
     @property
@@ -75,9 +82,23 @@ class Modes:
         """Which modes may hold so much that they have to be sampled, the best one too."""
         return self.is_mode & (self.bounds > self.bounds[0] - _WITHIN)
 
-    def is_of(self, bound: Tensor) -> bool:
-        """Whether a guide with this bound is the best row, for the target that was searched."""
-        return bool(((bound - self.bounds[:1]).abs() < _SAME).all())
+    def lead_of(self, bound: Tensor) -> float:
+        """How many nats the best row is above a guide's bound, at most; of copies the largest."""
+        return float((self.bounds[0] - bound).max())
+
+    def is_like(self, guide: Gaussian, bound: Tensor) -> Tensor:
+        """Which rows are where a guide is, and no better: a mask `(count, *copies)`."""
+        near = torch.minimum(*self.rows.distances(guide)) <= _APART
+        return near & ((self.bounds - bound).abs() < SAME)
+
+    def is_about(self, density: Density) -> bool:
+        """Whether a log density is the one that was searched: it is so wherever the search was.
+
+        Functions and data may be new objects with the same values, or the same object with other
+        values, so values decide.
+        """
+        heights = score(density, self.points)[0]
+        return torch.allclose(heights, self.heights, rtol=_ROUNDING, atol=_ROUNDING)
 
     def describe(self) -> str:
         """What the other starts have led to, in a sentence; for copies, the worst of them."""
@@ -117,17 +138,21 @@ def find_modes(
     score(density, start.loc[None])  # a mistake is best told of one draw
     search = Search(density, start[None], tolerance, _FEWER)
     losses, count = _run(search), 0
+    points = [start.loc[None]]
     for _ in range(_ROUNDS if restarts else 0):
         best, level = search.rows[:1], search.bounds[0]
-        centres = torch.cat([_around(around, restarts), _beyond(density, best, around, restarts)])
+        beyond, rays = _beyond(density, best, around, restarts)
+        centres = torch.cat([_around(around, restarts), beyond])
+        points += [centres, rays]
         count += len(centres)
         starts = Gaussian(centres, best.scale.expand(len(centres), *around.scale.shape))
         search = Search(density, stack([search.rows, starts]), tolerance, _FEWER)
         losses += _run(search)
-        if not (search.bounds[0] > level + _SAME).any():
+        if not (search.bounds[0] > level + SAME).any():
             break  # else they have to begin around a better place
     search = Search(density, search.rows, tolerance, 4 * _FEWER)  # the last word, on more draws
     losses += _run(search)
+    seen = torch.cat([*points, search.rows.loc])
     is_mode = _is_apart(search)
     is_mode[1:] &= search.is_settled[1:] & (search.bounds[1:] > search.bounds[0] - _TOLD)
     return Modes(
@@ -136,6 +161,8 @@ def find_modes(
         is_mode=is_mode,
         is_settled=search.is_settled[0],
         losses=[loss for loss in losses if math.isfinite(loss)],
+        points=seen,
+        heights=score(density, seen)[0],
         starts=count,
     )
 
@@ -181,33 +208,44 @@ def _around(start: Gaussian, count: int) -> Tensor:
     return torch.stack([start.loc + steps, start.loc - steps], 1).flatten(0, 1)[:count]
 
 
-def _beyond(density: Density, best: Gaussian, start: Gaussian, count: int) -> Tensor:
+def _beyond(
+    density: Density, best: Gaussian, start: Gaussian, count: int
+) -> tuple[Tensor, Tensor]:
     """The reflected centre of the best row, and starts far around it, in its own units.
 
     These are where the density rises again along the axes, if it does so anywhere.
+
+    Returns:
+        The starts `(count, *copies, size)`, and all points that were looked at.
     """
     noise = sobol_normal(max(count // 2 - 1, 1), best.loc.numel(), 3).to(best.loc)
     far = best[0].move(_FAR * noise.reshape(-1, *best.loc.shape[1:]))
-    peaks, is_peak = _find_peaks(density, best[0], len(far))
+    rays = _rays(best[0])
+    peaks, is_peak = _find_peaks(density, rays, len(far))
     far = torch.where(is_peak[..., None], peaks, far)
-    return torch.cat([-best.loc, 2 * start.loc - best.loc, far])
+    return torch.cat([-best.loc, 2 * start.loc - best.loc, far]), rays.flatten(0, 1)
 
 
-def _find_peaks(density: Density, best: Gaussian, count: int) -> tuple[Tensor, Tensor]:
-    """The highest points where the density rises again on the axes of a Gaussian.
-
-    Returns:
-        Vectors `(count, *copies, size)`, and which of them are such points.
-    """
+def _rays(best: Gaussian) -> Tensor:
+    """Points on the axes of a Gaussian, step by step: `(steps, rays, *copies, size)`."""
     size = best.loc.shape[-1]
     axes = torch.eye(size)[:_RAYS].to(best.loc)
     steps = torch.arange(_STEP, 2 * _FAR, _STEP).to(best.loc)
     noise = steps[:, None, None] * torch.cat([axes, -axes])
-    noise = noise.reshape(-1, *[1] * (best.loc.ndim - 1), size)
-    points = best.move(noise.expand(-1, *best.loc.shape))
-    heights = score(density, points)[0].unflatten(0, (len(steps), -1))
+    noise = noise.reshape(*noise.shape[:2], *[1] * (best.loc.ndim - 1), size)
+    return best.move(noise.expand(-1, -1, *best.loc.shape))
+
+
+def _find_peaks(density: Density, rays: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest points where the density rises again along rays.
+
+    Returns:
+        Vectors `(count, *copies, size)`, and which of them are such points.
+    """
+    points = rays.flatten(0, 1)
+    heights = score(density, points)[0].unflatten(0, rays.shape[:2])
     rises = torch.zeros_like(heights, dtype=torch.bool)
     rises[1:-1] = (heights[1:-1] > heights[:-2]) & (heights[1:-1] >= heights[2:])
     ranked = torch.where(rises, heights, -torch.inf).flatten(0, 1).topk(count, 0)
-    index = ranked.indices[..., None].expand(count, *best.loc.shape)
+    index = ranked.indices[..., None].expand(count, *points.shape[1:])
     return points.gather(0, index), ranked.values.isfinite()

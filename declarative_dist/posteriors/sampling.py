@@ -11,7 +11,7 @@ from torch import Tensor
 from declarative_dist.latents.pareto import smooth
 from declarative_dist.latents.weighted import UNSETTLED
 from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, choose, stack
-from declarative_dist.posteriors.modes import UNTRIED, Modes
+from declarative_dist.posteriors.modes import SAME, UNTRIED, Modes
 from declarative_dist.posteriors.nested import nested_laplace, rank_numbers
 from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.posteriors.search import Density, score
@@ -46,39 +46,40 @@ def components_of(
 
     Args:
         guide: the guide's Gaussian, of shape `(*copies, size)`.
-        bound: its judged bound, of shape `(1, *copies)`.
+        bound: its judged bound, of shape `(*copies)`.
         modes: what a search has found; None if nobody has looked.
 
     Returns:
         The mixture, what stands against its draws whatever their weights are, and what else is to
         be said.
     """
-    guide = guide[None]
     if modes is None or not modes.bounds[0].isfinite().all():
-        return Mixture(guide, (1.0,)), [UNTRIED], [UNSEEN]
+        return Mixture(guide[None], (1.0,)), [UNTRIED], [UNSEEN]
     notes, doubts = [modes.describe(), UNSEEN], []
     if not modes.starts:
         doubts.append(notes.pop(0))
-    is_near = modes.is_near
-    which = is_near.reshape(len(is_near), -1).any(1)
-    if int(which.sum()) > 1:
+    if int(_any_copy(modes.is_near).sum()) > 1:
         doubts.append("Several modes hold mass: there may be more.")
     if not modes.is_settled.all():
         doubts.append(UNSETTLED)
-    if modes.is_of(bound):
-        which[0] = False  # the guide itself
-    else:
-        behind = float((modes.bounds[0] - bound[0]).max())
+    if (behind := modes.lead_of(bound)) >= SAME:
         notes.insert(
             0, f"The guide is {behind:.3g} nats below the best bound found: fit it again."
         )
-    # A copy without a further mode draws from its best one in its place.
-    rows = choose(is_near, modes.rows, modes.rows[:1])
-    rows = rows if guide.is_diagonal else rows.full()
-    bounds = torch.cat([bound, modes.bounds.masked_fill(~is_near, -torch.inf)[which]])
+    is_other = modes.is_near & ~modes.is_like(guide, bound)
+    which = _any_copy(is_other)
+    # A copy without a further mode draws from its guide in its place.
+    rows = modes.rows if guide.is_diagonal else modes.rows.full()
+    rows = stack([guide[None], choose(is_other, rows, guide[None])[which]])
+    bounds = torch.cat([bound[None], modes.bounds.masked_fill(~is_other, -torch.inf)[which]])
     held = bounds.softmax(0).reshape(len(bounds), -1).mean(1)
     shares = 0.8 * held + 0.2 / len(held)
-    return Mixture(stack([guide, rows[which]]), tuple(shares.tolist())), doubts, notes
+    return Mixture(rows, tuple(shares.tolist())), doubts, notes
+
+
+def _any_copy(mask: Tensor) -> Tensor:
+    """Which rows of a mask `(count, *copies)` hold for some copy."""
+    return mask.reshape(len(mask), -1).any(1)
 
 
 @dataclass(frozen=True)
