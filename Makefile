@@ -2,6 +2,9 @@
 
 .DEFAULT_GOAL := help
 
+# Compiled modules are kept, else every process of the tests compiles torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2

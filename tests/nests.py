@@ -81,21 +81,9 @@ class Grid(Variational):
     scale = Param(1.5)
 
 
-class Points(Variational):
-    base = dd.Normal
-    event_dim = 1
-    loc = Param(torch.linspace(-1, 1, 6).reshape(3, 2))
-    scale = Param(1.5)
-
-
 class Logits(Variational):
     base = dd.Categorical
     logits = Param(torch.tensor([0.0, 1.0, 2.0]))
-
-
-class TwoLogits(Variational):
-    base = dd.Categorical
-    logits = Param(torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]))
 
 
 class ByMethod(Variational):

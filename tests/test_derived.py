@@ -26,11 +26,6 @@ from declarative_dist.fields.derived import Derived
 calls: Counter[str] = Counter()
 
 
-@pytest.fixture(autouse=True)
-def no_calls():
-    calls.clear()
-
-
 class Counted(Exp):
     """Exp that counts how often it is computed."""
 

@@ -255,14 +255,11 @@ CORRELATED = torch.full((8, 8), 0.99) + 0.01 * torch.eye(8)
 GAUSSIANS = {
     "scales": (torch.tensor([1500.0, 0.002]), torch.tensor([1e6, 1e-6]).diag()),
     "far": (torch.tensor([1e4, 5.0]), torch.tensor([1e4, 1e-6]).diag()),
-    "correlated": (torch.linspace(-1, 1, 8), CORRELATED),
     "both": (3 * SCALES, CORRELATED * SCALES[:, None] * SCALES),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "lr"), [("scales", 0.1), ("far", 0.01), ("correlated", 0.1), ("both", 0.1)]
-)
+@pytest.mark.parametrize(("name", "lr"), [("far", 0.01), ("both", 0.1)])
 def test_badly_scaled_and_correlated_posteriors(name: str, lr: float) -> None:
     mean, covariance = GAUSSIANS[name]
     latents, log_joint = gaussian(mean, covariance)

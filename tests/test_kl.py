@@ -67,24 +67,6 @@ def test_no_estimate_unless_asked() -> None:
             kl_divergence(p, q, num_samples=count)
 
 
-def test_estimate_against_quadrature() -> None:
-    p, q = dd.Laplace(0.0, 1.0), dd.StudentT(3.0)
-    grid = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
-    log_p, log_q = p.log_prob(grid), q.log_prob(grid)
-    exact = torch.trapezoid(log_p.exp() * (log_p - log_q), grid)
-    estimate = kl_divergence(learnable(p), q, num_samples=200_000)
-    assert estimate.item() == pytest.approx(exact.item(), abs=0.01)
-
-
-def test_estimated_entropy_of_a_mixture_against_quadrature() -> None:
-    q = Mixture(k=2, loc=[-2.0, 2.0])
-    grid = torch.linspace(-12, 12, 100_001)
-    log_q = q.log_prob(grid)
-    exact = -torch.trapezoid(log_q.exp() * log_q, grid)
-    estimate = entropy(q, num_samples=200_000)
-    assert estimate.item() == pytest.approx(exact.item(), abs=0.02)
-
-
 def test_gradient_without_reparametrisation_is_unbiased() -> None:
     q = learnable(dd.Poisson(3.0))
     p = dd.NegativeBinomial(5.0, 0.4)
@@ -117,13 +99,9 @@ def pair(*locs: float) -> dd.MixtureSameFamily:
 
 
 UNKNOWN: dict[str, tuple[Callable[[], dd.Distribution], Callable[[], dd.Distribution]]] = {
-    "mixtures": (lambda: pair(-1.0, 2.0), lambda: pair(0.5, 1.0)),
     "mixture and normal": (lambda: pair(-1.0, 2.0), lambda: dd.Normal(0.0, 2.0)),
     "normal and mixture": (lambda: dd.Normal(0.5, 1.2), lambda: pair(-1.0, 2.0)),
-    "normal and Cauchy": (lambda: dd.Normal(0.5, 1.2), lambda: dd.Cauchy(0.0, 1.0)),
     "gamma and log-normal": (lambda: dd.Gamma(3.0, 2.0), lambda: dd.LogNormal(0.2, 0.7)),
-    "Weibull and gamma": (lambda: dd.Weibull(1.5, 2.0), lambda: dd.Gamma(2.0, 1.5)),
-    "beta and Kumaraswamy": (lambda: dd.Beta(2.0, 3.0), lambda: dd.Kumaraswamy(2.0, 2.5)),
     "squashed and uniform": (
         lambda: dd.TransformedDistribution(dd.Normal(0.2, 0.9), dd.SigmoidTransform()),
         lambda: dd.Beta(1.5, 1.5),

@@ -23,7 +23,6 @@ from declarative_dist import (
     learnable,
 )
 from declarative_dist.testing import check_distribution
-from tests.cases import PLAIN
 from tests.composites import (
     COMPOSITES,
     NO_DENSITY,
@@ -133,47 +132,8 @@ def test_distribution_functions_agree(name: str) -> None:
     torch.testing.assert_close(live(name).cdf(x), plain(name).cdf(x))
 
 
-BATCHED = [name for name, make in PLAIN.items() if make().batch_shape]
-
-
-@pytest.mark.parametrize("name", BATCHED)
-def test_independent_of_every_family(name: str) -> None:
-    reference = dd.Independent(PLAIN[name](), 1)
-    q = learnable(dd.Independent(PLAIN[name](), 1))
-    assert type(q().base_dist) is type(reference.base_dist)
-    assert all(key.startswith("base_distribution.") for key in names_of(q))
-    assert (q.batch_shape, q.event_shape) == (reference.batch_shape, reference.event_shape)
-    x = drawn(q, 4)
-    torch.testing.assert_close(x, drawn(reference, 4), rtol=1e-3, atol=1e-4)
-    # Rounding moves a support that starts at a parameter.
-    if name in ("GeneralizedPareto", "Pareto", "Uniform"):
-        assert q.log_prob(x).isfinite().all()
-    else:
-        torch.testing.assert_close(q.log_prob(x), reference.log_prob(x), rtol=1e-3, atol=1e-3)
-
-
 def raw_names(q: nn.Module) -> list[str]:
     return [name.rpartition(".")[2].removeprefix("raw_") for name in names_of(q)]
-
-
-SCALARS = {
-    name: make
-    for name, make in PLAIN.items()
-    if make().batch_shape and not make().event_shape and make().support.event_dim == 0
-}
-SAME_SUPPORT = [
-    name
-    for name in SCALARS
-    if name.partition("-")[0] not in ("Uniform", "Pareto", "GeneralizedPareto", "Binomial")
-]
-
-
-@pytest.mark.parametrize("name", SAME_SUPPORT)
-def test_mixture_of_every_scalar_family(name: str) -> None:
-    def mixture() -> dd.Distribution:
-        return dd.MixtureSameFamily(dd.Categorical(logits=real(2)), SCALARS[name]())
-
-    assert_agrees(learnable(mixture()), mixture(), 1e-3)
 
 
 # Parameters.

@@ -11,13 +11,10 @@ from declarative_dist import (
     ConstraintError,
     DeclarationError,
     Declarative,
-    GreaterThan,
     Param,
     Positive,
-    Real,
     Variational,
     derived,
-    learnable,
 )
 from tests.nests import (
     MIXED_NAMES,
@@ -25,13 +22,10 @@ from tests.nests import (
     Components,
     Deep,
     Grid,
-    Line,
     Logits,
     Mixture,
-    Points,
     Shift,
     Triple,
-    TwoLogits,
     Weights,
     jitter,
     made,
@@ -166,68 +160,15 @@ def test_a_size_that_is_none():
 # --- independent copies ---------------------------------------------------------------------
 
 
-class Spread(Variational):
-    """A constant of more dimensions than the parameter."""
-
-    base = dd.Normal
-    loc = Param(torch.tensor([-1.0, 0.0, 1.0]))
-    scale = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
-
-
-class Box(Variational):
-    """A bound that is a field of its own, and fewer dimensions than the other's."""
-
-    base = dd.Uniform
-    low = Param(-5.0, Real())
-    high = Param(torch.tensor([3.0, 4.0, 5.0]), GreaterThan("low"))
-
-
 BATCHED = {
     "classes": lambda **keywords: Mixture(k=3, **keywords),
     "instance and class": Triple,
     "instances": mixture_of(Weights(k=3), Components(k=3)),
-    "components with a scalar": mixture_of(Logits, Line),
-    "weights of fewer dimensions": mixture_of(Logits, Grid),
-    "weights of fewer dimensions, instances": mixture_of(Logits(), Grid()),
-    "weights of as many dimensions": mixture_of(TwoLogits, Grid),
-    "an instance with copies of its own": mixture_of(
-        Weights(k=3), Components(k=3, batch_shape=(2,))
-    ),
-    "instances with copies of their own": mixture_of(
-        Weights(k=3, batch_shape=(2,)), Components(k=3, batch_shape=(2,))
-    ),
-    "vector events": mixture_of(Logits, Points),
-    "matrix parameters": mixture_of(
-        Logits, learnable(dd.MultivariateNormal(torch.zeros(3, 2), scale_tril=torch.eye(2)))
-    ),
-    "constant weights": mixture_of(dd.Categorical(logits=torch.tensor([0.0, 1.0, 2.0])), Line),
-    "constant components": mixture_of(Logits, dd.Normal(torch.tensor([-2.0, 0.0, 2.0]), 1.0)),
-    "constant scale": mixture_of(Logits, Spread),
-    "constant scale, instance": mixture_of(Logits(), Spread()),
-    "simplex weights": mixture_of(learnable(dd.Categorical(torch.tensor([0.2, 0.3, 0.5]))), Line),
-    "bounds": made(dd.Independent, base_distribution=Box, reinterpreted_batch_ndims=1),
-    "bounds, instance": made(dd.Independent, base_distribution=Box(), reinterpreted_batch_ndims=1),
-    "instance of a mixture": made(
-        dd.Independent, base_distribution=mixture_of(Logits, Grid)(), reinterpreted_batch_ndims=1
-    ),
-    "instance of a mixture of instances": made(
-        dd.Independent,
-        base_distribution=mixture_of(Logits(), Grid())(),
-        reinterpreted_batch_ndims=1,
-    ),
-    "event_dim": mixture_of(Logits, Grid, event_dim=1),
-    "independent": made(dd.Independent, base_distribution=Line, reinterpreted_batch_ndims=1),
-    "independent of a grid": made(
-        dd.Independent, base_distribution=Grid, reinterpreted_batch_ndims=1
-    ),
-    "independent mixture": made(
-        dd.Independent, base_distribution=mixture_of(Logits, Grid), reinterpreted_batch_ndims=1
-    ),
     "method": lambda **keywords: ByMethod(k=3, **keywords),
 }
 
 
-@pytest.mark.parametrize("name", ["classes", "instance and class", "instances", "method"])
+@pytest.mark.parametrize("name", BATCHED)
 def test_random_starts_differ_between_copies(name):
     q = BATCHED[name](batch_shape=(5,))
     loc = next(p for name, p in q.named_parameters() if name.endswith("raw_loc"))
@@ -337,21 +278,3 @@ def test_derived_values_of_which_the_copies_meet_are_refused(copies):
     assert Rates().batch_shape == (3,)
     with pytest.raises(ConstraintError, match=r"Rates\.rate: .*Index from the right"):
         Rates(batch_shape=copies)
-
-
-def test_derived_values_that_mix_copies_are_refused():
-    class Mixed(Variational):
-        base = dd.Normal
-        loc = Param(0.0)
-        width = Param(torch.rand, Positive())
-
-        @derived
-        def scale(self, width):
-            return width.sum().expand(width.shape)
-
-    assert Mixed().batch_shape == ()
-    refused(
-        lambda: Mixed(batch_shape=(3,)),
-        ConstraintError,
-        "Mixed.scale: expected for each of the copies",
-    )

@@ -301,14 +301,30 @@ class Learned(Declarative):
     kernel = Kernel
 
 
-@pytest.mark.parametrize("batch_shape", [(), (2,), (2, 1)])
-@pytest.mark.parametrize("name", ["Kernel", "Bounded", "Learned"])
+class Inner(Declarative):
+    width = Param(torch.ones(2), Positive(), prior=dd.Gamma(2.0, 1.0))
+
+
+class Layered(Declarative):
+    """Priors of every rank: learned, with a batch of their own, of a part, beyond a bound."""
+
+    low = Param(-1.0, prior=dd.Normal(0.0, 5.0))
+    high = Param(torch.full((2, 3), 9.0), GreaterThan("low"))
+    effect = Param(torch.zeros(2, 3), prior=Spread())
+    rows = Param(torch.zeros(2, 3), prior=dd.Normal(torch.zeros(3), tensor([1.0, 2.0, 3.0])))
+    event = Param(torch.zeros(3), prior=dd.MultivariateNormal(torch.zeros(3), torch.eye(3)))
+    inner = Inner
+
+
+@pytest.mark.parametrize(("name", "batch_shape"), [
+    ("Kernel", (2, 1)), ("Bounded", (2,)), ("Learned", ()), ("Layered", ()), ("Layered", (2, 3)),
+])  # fmt: skip
 @pytest.mark.parametrize("unconstrained", [False, True])
 def test_priors_at_draws_are_those_of_modules_with_these_values(
     name: str, batch_shape: tuple[int, ...], unconstrained: bool
 ) -> None:
     family, sizes = {"Kernel": (Kernel, {"d": 2}), "Bounded": (Bounded, {}),
-                     "Learned": (Learned, {"d": 2})}[name]  # fmt: skip
+                     "Learned": (Learned, {"d": 2}), "Layered": (Layered, {})}[name]  # fmt: skip
     module = family(batch_shape=batch_shape, dtype=torch.float64, **sizes)
     before = module.log_prior()
     draws = drawn(module, 3, 2)
@@ -1001,41 +1017,6 @@ def test_a_tied_parameter_counts_once() -> None:
     for index, density in enumerate(moved):
         pair.assign(**{name: value[index] for name, value in draws.items()})
         torch.testing.assert_close(density, pair.log_prior())
-
-
-class Inner(Declarative):
-    width = Param(torch.ones(2), Positive(), prior=dd.Gamma(2.0, 1.0))
-
-
-class Layered(Declarative):
-    """Priors of every rank: learned, with a batch of their own, of a part, beyond a bound."""
-
-    low = Param(-1.0, prior=dd.Normal(0.0, 5.0))
-    high = Param(torch.full((2, 3), 9.0), GreaterThan("low"))
-    effect = Param(torch.zeros(2, 3), prior=Spread())
-    rows = Param(torch.zeros(2, 3), prior=dd.Normal(torch.zeros(3), tensor([1.0, 2.0, 3.0])))
-    event = Param(torch.zeros(3), prior=dd.MultivariateNormal(torch.zeros(3), torch.eye(3)))
-    inner = Inner
-
-
-@pytest.mark.parametrize("batch_shape", [(), (2,), (3,), (2, 3)])
-@pytest.mark.parametrize("unconstrained", [False, True])
-def test_a_prior_at_many_draws_is_that_at_each(
-    batch_shape: tuple[int, ...], unconstrained: bool
-) -> None:
-    torch.manual_seed(0)
-    latents = Layered(batch_shape=batch_shape)
-    with torch.no_grad():
-        for parameter in latents.parameters():
-            parameter.normal_()
-    draws = MeanFieldNormal(latents, init_scale=0.5).sample((2, 3))
-    found = latents.log_prior(draws, unconstrained=unconstrained)
-    assert found.shape == (2, 3, *batch_shape)
-    for index in itertools.product(range(2), range(3)):
-        latents.assign(**{name: value[index] for name, value in draws.items()})
-        torch.testing.assert_close(
-            found[index], latents.log_prior(unconstrained=unconstrained), rtol=1e-4, atol=1e-4
-        )
 
 
 def twos(shape: torch.Size) -> dd.Distribution:

@@ -49,11 +49,6 @@ def has_rsample(q: Variational | Joint) -> bool:
     return q().has_rsample
 
 
-def shape_of(q: Variational | Joint) -> torch.Size:
-    """The batch shape."""
-    return q().batch_shape
-
-
 def loss_of(q: Variational | Joint, name: str) -> Tensor:
     """A scalar through which every parameter has a gradient."""
     x = values_of(q)

@@ -10,7 +10,6 @@ from torch.distributions import Distribution
 from declarative_dist import (
     Constraint,
     CorrCholesky,
-    GreaterThan,
     Interval,
     LowerCholesky,
     PositiveDefinite,
@@ -22,12 +21,17 @@ pytestmark = pytest.mark.filterwarnings(
     # Raised by a module of torch that inductor imports.
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
 )
-HALF = [
-    (name, dtype)
-    for name in ("exp", "interval", "ordered")
-    for dtype in (torch.bfloat16, torch.float16)
-]
-ALL = [(name, torch.float32) for name in CASES]
+HALF = [("exp", torch.bfloat16), ("interval", torch.float16), ("ordered", torch.bfloat16)]
+ALL = [
+    (name, torch.float32)
+    for name in (
+        "positive", "positive-floor", "exp", "exp-unguarded", "above-1000", "above-0.1",
+        "above-tensor", "below-tensor", "interval", "interval-tensors", "log-interval",
+        "simplex", "ordered", "positive-ordered", "lower-cholesky", "lower-cholesky-conditioned",
+        "positive-definite", "corr-cholesky",
+    )
+]  # fmt: skip
+"""Every map; cases that differ in a number are tried in eager mode."""
 
 
 @pytest.fixture(autouse=True)
@@ -112,19 +116,6 @@ def test_right_inverse_compiles_and_skips_its_check() -> None:
     inside = torch.tensor([-0.5, 0.25])
     torch.testing.assert_close(compiled(inside), constraint.right_inverse(inside))
     assert compiled(torch.tensor([2.0, 0.0])).isnan()[0]
-
-
-def test_a_bound_from_another_field_compiles() -> None:
-    constraint = GreaterThan("low")
-
-    def build(raw: Tensor, low: Tensor) -> Tensor:
-        return constraint.resolved({"low": low}).forward(raw)
-
-    raw = torch.tensor([-1e4, 0.0, 2.0])
-    low = torch.tensor([1000.0, -3.0, 0.1])
-    value = torch.compile(build, fullgraph=True)(raw, low)
-    assert (value > low).all()
-    torch.testing.assert_close(value, build(raw, low))
 
 
 def test_bounds_from_two_other_fields_compile() -> None:
