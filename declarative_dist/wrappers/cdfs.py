@@ -199,9 +199,15 @@ def like_of(distribution: Distribution) -> Tensor:
 
 def tails_of(distribution: Distribution, value: Tensor) -> Tails:
     """The logarithms of P(X <= value) and P(X > value), of shape `(*sample, *batch)`."""
-    wide = value.float() if value.dtype in HALVES else value
+    wide, dtype = widen(distribution, value)
     tails = univariate(distribution, wide).tails(wide)
-    return Tails(*(tail.to(value.dtype) for tail in tails))
+    return Tails(*(tail.to(dtype) for tail in tails))
+
+
+def widen(distribution: Distribution, value: Tensor) -> tuple[Tensor, torch.dtype]:
+    """A value as it is computed with, and the dtype of results: its own, unless it is integer."""
+    dtype = value.dtype if value.is_floating_point() else like_of(distribution).dtype
+    return value.to(torch.float32 if dtype in HALVES else dtype), dtype
 
 
 def cdf(distribution: Distribution, value: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.nests import innermost, steps_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.cdfs import (
-    HALVES,
     Univariate,
     family_of,
     like_of,
     no_cdf,
     plain_of,
     univariate,
+    widen,
 )
 from declarative_dist.wrappers.incomplete import Tails
 
@@ -42,13 +42,13 @@ def icdf(distribution: Distribution, probability: Tensor) -> Tensor:
         >>> icdf(dd.Gamma(1.0, 2.0), torch.tensor(0.5))
         tensor(0.3466)
     """
-    wide = probability.float() if probability.dtype in HALVES else probability
+    wide, dtype = widen(distribution, probability)
     wide = wide.expand(torch.broadcast_shapes(wide.shape, distribution.batch_shape))
     base = univariate(distribution, wide)
     is_between = (wide > 0) & (wide < 1)
     x = quantile_of(base, Tails.of_share(torch.where(is_between, wide, 0.5)))
     x = torch.where(wide == 0, base.first, torch.where(wide == 1, base.last, x))
-    return x.masked_fill(~((wide >= 0) & (wide <= 1)), torch.nan).to(probability.dtype)
+    return x.masked_fill(~((wide >= 0) & (wide <= 1)), torch.nan).to(dtype)
 
 
 def quantile_of(base: Univariate, tails: Tails) -> Tensor:

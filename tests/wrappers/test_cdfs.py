@@ -15,7 +15,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
-from declarative_dist import ConstraintError
+from declarative_dist import ConstraintError, learnable
 from declarative_dist.wrappers import Truncated, cdf, icdf, log_cdf, log_survival_function
 from declarative_dist.wrappers.cdfs import tails_of, univariate
 from declarative_dist.wrappers.incomplete import beta_tails, gamma_tails, log1mexp
@@ -250,3 +250,16 @@ def test_others_are_refused(plain: dd.Distribution) -> None:
         ConstraintError, match="cdf: expected a distribution (of single|with a cum)"
     ):
         cdf(plain, torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_integers_are_counted_in_the_dtype_of_the_distribution(dtype: torch.dtype) -> None:
+    value, share = torch.tensor([0, 1], dtype=dtype), st.poisson(3.0)
+    plain = dd.Poisson(d(3.0))
+    for tail, wanted in ((log_cdf, share.logcdf), (log_survival_function, share.logsf)):
+        torch.testing.assert_close(tail(plain, value), torch.from_numpy(wanted([0, 1])))
+    truncated = st.norm(0.0, 1.0).cdf([0, 1]) * 2 - 1
+    half = Truncated(dd.Normal(0.0, 1.0), low=0.0)
+    torch.testing.assert_close(learnable(half).cdf(value), torch.tensor(truncated).float())
+    torch.testing.assert_close(icdf(half, value), torch.tensor([0.0, torch.inf]))
+    assert cdf(dd.Normal(torch.tensor(0.0).half(), 1.0), value).dtype is torch.float16
