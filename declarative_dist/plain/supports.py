@@ -267,25 +267,36 @@ def shape_of(kind: Any) -> type:
 
 def ends_of(support: Any) -> Ends | None:
     """The lower and upper end of a set of numbers; None for another kind of set."""
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        ends = ends_of(entries_of(support.base_constraint))
-        if ends is None:
-            return None
-        among = -1 - support.base_constraint.event_dim  # where the components are
-        lows, highs = (end if end.ndim >= -among else end.expand((1,) * -among) for end in ends)
-        return lows.amin(among), highs.amax(among)
-    low: Any = getattr(support, "lower_bound", None)
-    high: Any = getattr(support, "upper_bound", None)
-    if isinstance(support, type(constraints.boolean)):
-        low, high = 0, 1
-    elif isinstance(support, constraints.multinomial):
-        low = 0
-    if low is None and high is None and not isinstance(support, type(constraints.real)):
+    bounds = bounds_of(support)
+    if bounds is None:
         return None
-    return (
-        torch.as_tensor(-torch.inf if low is None else low, dtype=torch.float64),
-        torch.as_tensor(torch.inf if high is None else high, dtype=torch.float64),
-    )
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in bounds)
+    return low, high
+
+
+def bounds_of(support: Any) -> tuple[float | Tensor, float | Tensor] | None:
+    """The same as the set states them: numbers, infinite ones for none, or tensors."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        bounds = bounds_of(entries_of(support.base_constraint))
+        if bounds is None:
+            return None
+        low, high = bounds
+        among = -1 - support.base_constraint.event_dim  # where the components are
+        low = _spread(low, -among).amin(among) if isinstance(low, Tensor) else low
+        return low, _spread(high, -among).amax(among) if isinstance(high, Tensor) else high
+    low = getattr(support, "lower_bound", -torch.inf)
+    high = getattr(support, "upper_bound", torch.inf)
+    if isinstance(support, type(constraints.boolean)):
+        return 0, 1
+    if isinstance(support, constraints.multinomial):
+        return 0, high
+    is_stated = hasattr(support, "lower_bound") or hasattr(support, "upper_bound")
+    return (low, high) if is_stated or isinstance(support, type(constraints.real)) else None
+
+
+def _spread(bound: Tensor, ndim: int) -> Tensor:
+    """A bound with so many dimensions at least."""
+    return bound if bound.ndim >= ndim else bound.expand((1,) * ndim)
 
 
 def are_near(ends: Ends, others: Ends) -> bool:

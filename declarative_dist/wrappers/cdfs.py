@@ -8,20 +8,38 @@ here, so that a family says only what its tails are between them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.nests import innermost
-from declarative_dist.plain.supports import ends_of, entries_of, support_of
-from declarative_dist.plain.tensors import map_tensors, tensors_of
+from declarative_dist.plain.supports import bounds_of, entries_of, support_of
+from declarative_dist.plain.tensors import map_tensors, tensors_of, without_cache
 from declarative_dist.wrappers.incomplete import Tails
 
 HALVES = (torch.float16, torch.bfloat16)
+
+Point = float | Tensor
+"""A number, which may be infinite where a support has no end, or a tensor of them."""
+
+
+def smaller(one: Point, other: Point) -> Point:
+    """The smaller one of two points."""
+    if isinstance(one, Tensor):
+        return torch.minimum(one, other) if isinstance(other, Tensor) else one.clamp_max(other)
+    return other.clamp_max(one) if isinstance(other, Tensor) else min(one, other)
+
+
+def larger(one: Point, other: Point) -> Point:
+    """The larger one of two points."""
+    if isinstance(one, Tensor):
+        return torch.maximum(one, other) if isinstance(other, Tensor) else one.clamp_min(other)
+    return other.clamp_min(one) if isinstance(other, Tensor) else max(one, other)
 
 
 class Family(NamedTuple):
@@ -106,58 +124,77 @@ class Univariate(NamedTuple):
         first: the lower end of the support, -inf if there is none.
         last: the upper end.
         middle: a constant between both, which stands in for values where nothing is scored.
+        like: a tensor of the dtype of the computation, where it takes place.
         dtype: the dtype of the distribution that you gave.
+        is_discrete: whether values are whole numbers.
     """
 
     plain: Any
     support: Any
-    first: Tensor
-    last: Tensor
-    middle: Tensor
+    first: Point
+    last: Point
+    middle: Point
+    like: Tensor
     dtype: torch.dtype
-
-    @property
-    def is_discrete(self) -> bool:
-        """Whether values are whole numbers."""
-        return bool(self.support.is_discrete)
+    is_discrete: bool
 
     def cast(self, x: Tensor) -> Tensor:
         """Numbers in the dtype of the computation."""
-        return x.to(self.middle.dtype)
+        return x.to(self.like.dtype)
+
+    def to_tensor(self, point: Point) -> Tensor:
+        """A point as a tensor of the dtype of the computation, also if it is a number."""
+        if isinstance(point, Tensor):
+            return point.to(self.like)
+        return torch.full_like(self.like, point)
 
     def log_prob(self, x: Tensor, is_scored: Tensor) -> Tensor:
         """Log densities at some values in the support, and -inf at others, without gradients."""
-        is_scored = is_scored & self.support.check(x)
+        if self.support is not constraints.real:  # whose ends say all
+            is_scored = is_scored & self.support.check(x)
         scored: Tensor = self.plain.log_prob(torch.where(is_scored, x, self.middle))
         return scored.masked_fill(~is_scored, -torch.inf)
 
-    def tails(self, x: Tensor, fill: Tensor | None = None) -> Tails:
+    def tails(self, x: Tensor, *, are_ends: bool = False) -> Tails:
         """The tails at any points.
 
         Args:
             x: the points.
-            fill: what stands in for those beyond the ends.
+            are_ends: whether they are pairs of ends, in front. Then the other end stands in for
+                one beyond the support, for it has the scale of the data.
         """
         x = self.cast(x.floor() if self.is_discrete else x)
         has_mass = self.is_discrete or has_atoms(self.plain)  # at its lower end, perhaps
         below, above = x < self.first if has_mass else x <= self.first, x >= self.last
-        x = torch.where(below | above, self.middle if fill is None else fill, x)
+        is_beyond, fill = below | above, self.middle
+        if are_ends:
+            fill = torch.where(is_beyond.flip(0), self.middle, x.flip(0)).detach()
+        x = torch.where(is_beyond, fill, x)
         return family_of(self.plain).tails(self.plain, x).outside(below, above)
 
-    def tails_at(self, low: Tensor, high: Tensor) -> tuple[Tails, Tails]:
-        """The tails at two ends, computed at once."""
-        shape = torch.broadcast_shapes(low.shape, high.shape, self.plain.batch_shape)
-        ends = torch.stack([low.expand(shape), high.expand(shape)])
-        is_inside = (ends > self.first) & (ends < self.last)
-        # The other end stands in for one beyond the support, for it has the scale of the data.
-        fill = torch.where(is_inside.flip(0), ends.flip(0), self.middle).detach()
-        log_cdf, log_sf = self.tails(ends, fill)
+    def tails_at(self, low: Point, high: Point) -> tuple[Tails, Tails]:
+        """The tails at two ends, computed at once; those at an end that is a number are known."""
+        if not isinstance(low, Tensor) or not isinstance(high, Tensor):
+            return self._tails_at_end(low), self._tails_at_end(high)
+        ends = torch.stack(torch.broadcast_tensors(low, high))
+        missing = len(self.plain.batch_shape) - ends.ndim + 1
+        if missing > 0:
+            ends = ends.reshape(2, *(1,) * missing, *ends.shape[1:])
+        log_cdf, log_sf = (tail.unbind() for tail in self.tails(ends, are_ends=True))
         return Tails(log_cdf[0], log_sf[0]), Tails(log_cdf[1], log_sf[1])
 
-    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+    def _tails_at_end(self, end: Point) -> Tails:
+        if isinstance(end, Tensor):
+            return self.tails(end)
+        none, everything = self.to_tensor(-torch.inf), self.to_tensor(0.0)
+        return Tails(none, everything).swap(end > 0)
+
+    def log_mass(self, low: Point, high: Point) -> Tensor:
         """The logarithm of P(low < X <= high), whose ends may be infinite."""
         below, above = self.tails_at(low, high)
-        return below.log_mass_until(above)
+        if not isinstance(low, Tensor):
+            return above.log_cdf
+        return below.log_mass_until(above) if isinstance(high, Tensor) else below.log_sf
 
 
 def univariate(distribution: Distribution, like: Tensor | None = None) -> Univariate:
@@ -173,13 +210,20 @@ def univariate(distribution: Distribution, like: Tensor | None = None) -> Univar
     least = torch.float64 if like is None and has_float64 else torch.float32
     like = own.new_empty((), dtype=least) if like is None else like
     plain = plain_of(distribution, least)
-    ends = ends_of(entries_of(support_of(plain))) or like.new_tensor([-torch.inf, torch.inf])
-    first, last = (end.to(like) for end in ends)
-    beside = ((last - first) / 4).clamp_max(1.0)
-    middle = torch.minimum((first + beside).clamp_min(0.0), last - beside).detach()
+    if plain._validate_args:  # of values that are known to be inside
+        plain = without_cache(plain)
+        plain._validate_args = False
+    bounds = bounds_of(entries_of(support_of(plain))) or (-torch.inf, torch.inf)
+    first, last = (b.to(like) if isinstance(b, Tensor) else b for b in bounds)
+    beside = smaller((last - first) / 4, 1.0)
+    middle = smaller(larger(first + beside, 0.0), last - beside)
     support = plain.support
-    middle = middle.floor() if support.is_discrete else middle
-    return Univariate(plain, support, first, last, middle, own.dtype)
+    is_discrete = bool(support.is_discrete)
+    if isinstance(middle, Tensor):
+        middle = (middle.floor() if is_discrete else middle).detach()
+    elif is_discrete:
+        middle = math.floor(middle)
+    return Univariate(plain, support, first, last, middle, like, own.dtype, is_discrete)
 
 
 def plain_of(distribution: Distribution, least: torch.dtype = torch.float32) -> Any:

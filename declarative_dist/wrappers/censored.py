@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.wrappers.cdfs import Univariate, register_tails
+from declarative_dist.wrappers.cdfs import Point, Univariate, larger, register_tails, smaller
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.truncated import SMOOTH, Truncated
@@ -20,14 +20,14 @@ class _Pairs(constraints.Constraint):
     """Pairs of a lower and an upper end between which a value of some support may be.
 
     Args:
-        low: the lower end of the support.
+        low: the lower end of the support, -inf if there is none.
         high: its upper end.
         is_whole: whether values are whole numbers.
     """
 
     event_dim = 1
 
-    def __init__(self, low: Tensor, high: Tensor, *, is_whole: bool) -> None:
+    def __init__(self, low: Point, high: Point, *, is_whole: bool) -> None:
         self.low, self.high, self.is_whole = low, high, is_whole
         super().__init__()
 
@@ -98,7 +98,13 @@ class Censored(BetweenEnds):
             return super()._support(base)
         return _Pairs(base.first, base.last, is_whole=base.is_discrete)
 
-    def _score(self, base: Univariate, x: Tensor) -> Tensor:
+    def _contains(self, base: Univariate, x: Tensor) -> Tensor:
+        if not self.event_shape:
+            return super()._contains(base, x)
+        is_inside: Tensor = self._support(base).check(x)
+        return is_inside
+
+    def _score(self, base: Univariate, x: Tensor, is_inside: Tensor) -> Tensor:
         if self.event_shape:
             lower, upper = _split_pairs(x)
             return self._score_known(base, lower == upper, lower, upper)
@@ -109,8 +115,7 @@ class Censored(BetweenEnds):
         lower = torch.where(is_high, before, torch.where(is_low, -torch.inf, x))
         upper = torch.where(is_high, torch.inf, x)
         result = self._score_known(base, ~(is_low | is_high), lower, upper)
-        first, last = self._hull(base)
-        return result.masked_fill((x < first) | (x > last), -torch.inf)
+        return result.masked_fill(~is_inside, -torch.inf)
 
     def _score_known(
         self, base: Univariate, is_seen: Tensor, lower: Tensor, upper: Tensor
@@ -127,7 +132,9 @@ class Censored(BetweenEnds):
         drawn = self.base_distribution.sample(sample_shape)
         if self.event_shape:
             return torch.stack([drawn, drawn], -1)
-        return drawn.clamp(*self._ends(self._base())).to(drawn.dtype)
+        base = self._base()
+        low, high = self._ends(base)
+        return base.to_tensor(smaller(larger(drawn, low), high)).to(drawn.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -144,9 +151,9 @@ class Censored(BetweenEnds):
         base = self._base()
         if self.event_shape or type(base.plain) not in SMOOTH:
             raise self._unknown(member)
-        ends = self._ends(base)
-        below, above = base.tails_at(*ends)
-        inside = Truncated(base.plain, *ends, validate_args=False)
+        below, above = base.tails_at(*self._ends(base))
+        inside = Truncated(base.plain, self.low, self.high, validate_args=False)
+        ends = map(base.to_tensor, self._ends(base))
         mass, middle = below.log_mass_until(above).exp(), inside.mean
         # Distances from the inner mean, for squares of large values would cancel.
         far = [torch.where(end.isinf(), middle, end) - middle for end in ends]
@@ -160,8 +167,7 @@ class Censored(BetweenEnds):
 def _censored_quantile(d: Censored, tails: Tails) -> Tensor:
     base = d._base()
     low, high = d._ends(base)
-    x = quantile_of(base, tails)
-    return torch.minimum(torch.maximum(x, low), high)
+    return base.to_tensor(smaller(larger(quantile_of(base, tails), low), high))
 
 
 register_tails(Censored, lambda d, x: d._base().tails(x), _censored_quantile)

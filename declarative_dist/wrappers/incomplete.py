@@ -48,10 +48,10 @@ class Tails(NamedTuple):
         is_upper = self.log_sf < above.log_cdf
         large = torch.where(is_upper, self.log_sf, above.log_cdf)
         small = torch.where(is_upper, above.log_sf, self.log_cdf)
-        is_all, is_none = small == -torch.inf, (large == -torch.inf) | (small >= large)
-        is_part = ~(is_all | is_none)
-        rest = log1mexp(torch.where(is_part, small, -2.0) - torch.where(is_part, large, -1.0))
-        return (large + rest.masked_fill(is_all, 0.0)).masked_fill(is_none, -torch.inf)
+        lowest = torch.finfo(large.dtype).min  # for both may be -inf
+        share = -torch.expm1((small - large.clamp_min(lowest)).clamp_max(0.0))
+        is_none = share == 0
+        return (large + share.masked_fill(is_none, 1.0).log()).masked_fill(is_none, -torch.inf)
 
     def swap(self, where: Tensor | bool = True) -> Tails:
         """The tails of a variable that runs the other way, there or everywhere."""
@@ -68,25 +68,33 @@ class Tails(NamedTuple):
 
 def log1mexp(x: Tensor) -> Tensor:
     """The logarithm of `1 - exp(x)` for x at most 0 (Maechler, 2012)."""
-    is_near, is_one = x > -0.6931, x >= 0
-    near = torch.where(is_near & ~is_one, x, -0.5)
-    far = torch.where(is_near, -1.0, x)
-    result = torch.where(is_near, (-torch.expm1(near)).log(), torch.log1p(-far.exp()))
-    return result.masked_fill(is_one, -torch.inf)
+    # Both formulas are computed everywhere, with finite gradients.
+    near = (-torch.expm1(x.clamp(-0.6931, -torch.finfo(x.dtype).tiny))).log()
+    far = torch.log1p(-x.clamp_max(-0.6931).exp())
+    return torch.where(x > -0.6931, near, far).masked_fill(x >= 0, -torch.inf)
 
 
 def from_smaller(small: Tensor, is_lower: Tensor | bool) -> Tails:
     """Both tails from the one that is computed, which is the lower one there or everywhere."""
-    upper = Tails(log1mexp(small), small)
-    return upper.swap(is_lower)
+    return Tails(log1mexp(small), small).swap(is_lower)
+
+
+def from_half(small: Tensor, is_lower: Tensor) -> Tails:
+    """Both tails from the one that is at most a half, which is the lower one there."""
+    return Tails(torch.log1p(-small.exp()), small).swap(is_lower)
+
+
+def log_normal_tail(far: Tensor) -> Tensor:
+    """The logarithm of P(Z > sqrt(2) far) for a standard normal variable Z."""
+    scaled: Tensor = torch.special.erfcx(far) / 2
+    return scaled.log() - far * far
 
 
 def normal_tails(z: Tensor) -> Tails:
     """The tails of a standard normal distribution."""
     is_lower = z < 0
     # The derivative of |z| at 0 is 0, which would be one of the tails there.
-    far = torch.where(is_lower, -z, z) * _ROOT
-    return from_smaller((torch.special.erfcx(far) / 2).log() - far * far, is_lower)
+    return from_half(log_normal_tail(torch.where(is_lower, -z, z) * _ROOT), is_lower)
 
 
 def gamma_tails(a: Tensor, x: Tensor) -> Tails:

@@ -119,7 +119,7 @@ def monotone_steps(d: Any) -> Iterator[Any]:
 @torch.no_grad()
 def _search_counts(base: Univariate, wanted: Tails) -> Tensor:
     """Halves of a bracket, over the logarithm of the distance to the least count."""
-    least = base.first - 1
+    least = base.to_tensor(base.first) - 1
     low, high = torch.full_like(wanted.log_cdf, -2.0), torch.full_like(wanted.log_cdf, 40.0)
     is_lower, found = wanted.log_cdf < wanted.log_sf, least
     for _ in range(10 - math.floor(math.log2(torch.finfo(low.dtype).eps))):
@@ -141,7 +141,8 @@ def _search(base: Univariate, wanted: Tails) -> Tensor:
     Two more steps, with a graph, make first, second and third derivatives right (Christianson,
     Reverse accumulation and implicit functions, 1998).
     """
-    is_lower, bounds = wanted.log_cdf < wanted.log_sf, (base.first, base.last)
+    is_lower = wanted.log_cdf < wanted.log_sf
+    bounds = base.to_tensor(base.first), base.to_tensor(base.last)
 
     def miss(x: Tensor) -> tuple[Tensor, Tensor]:
         """How far the logarithm of the small tail is beyond, and Newton's step towards it."""
@@ -158,7 +159,7 @@ def _search(base: Univariate, wanted: Tails) -> Tensor:
     limits = torch.finfo(wanted.log_cdf.dtype)
     with torch.no_grad():
         high = torch.full_like(wanted.log_cdf, math.log(limits.max) - 2)
-        low, y, move = -high, _guess(base, wanted), high
+        low, y, move = -high, _guess(base, wanted, *bounds), high
         for _ in range(10 - math.floor(math.log2(limits.eps))):
             x, stretch = _stretch(y, *bounds)
             beyond, step = miss(x)
@@ -177,9 +178,9 @@ def _search(base: Univariate, wanted: Tails) -> Tensor:
     return (x + miss(x)[1]).clamp(*bounds)
 
 
-def _guess(base: Univariate, wanted: Tails) -> Tensor:
+def _guess(base: Univariate, wanted: Tails, low: Tensor, high: Tensor) -> Tensor:
     """Where a normal distribution of the same moments has these tails, or 0, as a coordinate."""
-    y, low, high = torch.zeros_like(wanted.log_cdf), base.first, base.last
+    y = torch.zeros_like(wanted.log_cdf)
     if is_traced(y):
         return y  # torch computes moments by masks
     with suppress(NotImplementedError):

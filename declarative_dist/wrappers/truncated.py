@@ -10,7 +10,13 @@ import torch.distributions as dd
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from declarative_dist.wrappers.cdfs import Univariate, has_atoms, register_tails
+from declarative_dist.wrappers.cdfs import (
+    Univariate,
+    has_atoms,
+    larger,
+    register_tails,
+    smaller,
+)
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.wrapper import BetweenEnds, Ends
@@ -67,29 +73,28 @@ class Truncated(BetweenEnds):
 
     def _hull(self, base: Univariate) -> Ends:
         first, last = super()._hull(base)
-        if base.is_discrete:
-            first = first + (first == self._ends(base)[0]).to(first)
+        if base.is_discrete and self.low is not None:
+            first = first + (first == self._ends(base)[0])
         return first, last
 
-    def _score(self, base: Univariate, x: Tensor) -> Tensor:
-        first, last = self._hull(base)
-        scored = base.log_prob(x, (x >= first) & (x <= last))
-        return scored - base.log_mass(*self._ends(base))
+    def _score(self, base: Univariate, x: Tensor, is_inside: Tensor) -> Tensor:
+        return base.log_prob(x, is_inside) - base.log_mass(*self._ends(base))
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         base = self._base()
         shape = self._extended_shape(sample_shape)
-        share = torch.rand(shape, dtype=base.middle.dtype, device=base.middle.device)
+        share = torch.rand(shape, dtype=base.like.dtype, device=base.like.device)
         tails = Tails.of_share(share.clamp_min(torch.finfo(share.dtype).tiny))
         return self._quantile(base, tails).to(base.dtype)
 
     def _quantile(self, base: Univariate, tails: Tails) -> Tensor:
         below, above = base.tails_at(*self._ends(base))
-        inside = (base.cast(tail) + below.log_mass_until(above) for tail in tails)
+        log_mass = below.log_mass_until(above)
+        inside = (base.cast(tail) + log_mass for tail in tails)
         log_cdf, log_sf = map(torch.logaddexp, (below.log_cdf, above.log_sf), inside)
         x = quantile_of(base, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
         first, last = self._hull(base)
-        return torch.minimum(torch.maximum(x, first), last)
+        return base.to_tensor(smaller(larger(x, first), last))
 
     @property
     def mean(self) -> Tensor:
@@ -122,10 +127,10 @@ class Truncated(BetweenEnds):
         base = self._base()
         if type(base.plain) not in SMOOTH:
             raise self._unknown(member)
-        first, last = self._hull(base)
+        first, last = map(base.to_tensor, self._hull(base))
         column = (-1, *[1] * len(self.batch_shape))
         with torch.no_grad():
-            log_cdf = base.middle.new_tensor([-45.0, 0.0]).view(column)
+            log_cdf = base.like.new_tensor([-45.0, 0.0]).view(column)
             begin, end = self._quantile(base, Tails(log_cdf, log_cdf.flip(0)))
             hair = 1e-9 * (end - begin)
         start = torch.where(begin - first > hair, begin, first)
@@ -134,7 +139,8 @@ class Truncated(BetweenEnds):
         odds = math.pi * t.sinh()
         beyond = odds.sigmoid() * width
         log_weight = t.cosh().log() + logsigmoid(odds) + logsigmoid(-odds)
-        log_prob = self._score(base, torch.minimum(start + beyond, last))
+        x = torch.minimum(start + beyond, last)
+        log_prob = self._score(base, x, self._contains(base, x))
         return start, beyond, (log_prob + log_weight).softmax(0), log_prob
 
 
@@ -160,7 +166,8 @@ def divergence_of(p: Any, q: Any) -> Tensor:
     if type(other.plain) not in SMOOTH:
         raise theirs._unknown("kl_divergence")
     start, beyond, share, log_prob = mine._nodes("kl_divergence")
-    log_ratio = log_prob - theirs._score(other, start + beyond)
-    (low, high), (first, last) = mine._hull(base), theirs._hull(other)
+    x = start + beyond
+    log_ratio = log_prob - theirs._score(other, x, theirs._contains(other, x))
+    low, high, first, last = map(other.to_tensor, (*mine._hull(base), *theirs._hull(other)))
     divergence = (share * log_ratio.nan_to_num(0.0, 0.0, 0.0)).sum(0)
     return divergence.masked_fill((low < first) | (high > last), torch.inf).to(base.dtype)

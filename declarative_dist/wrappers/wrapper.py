@@ -15,11 +15,20 @@ from declarative_dist.plain.supports import between, first_outside
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import format_value
-from declarative_dist.wrappers.cdfs import Univariate, family_of, like_of, tails_of, univariate
+from declarative_dist.wrappers.cdfs import (
+    Point,
+    Univariate,
+    family_of,
+    larger,
+    like_of,
+    smaller,
+    tails_of,
+    univariate,
+)
 from declarative_dist.wrappers.quantiles import icdf
 
 End = float | Tensor | None
-Ends = tuple[Tensor, Tensor]
+Ends = tuple[Point, Point]
 
 
 class Wrapper(Distribution):
@@ -86,7 +95,7 @@ class Wrapper(Distribution):
         return self._support(self._base())
 
     def _support(self, base: Univariate) -> Any:
-        low, high = (end.to(base.dtype) for end in self._hull(base))
+        low, high = (e.to(base.dtype) if isinstance(e, Tensor) else e for e in self._hull(base))
         if base.is_discrete:
             return constraints.integer_interval(low, high)
         return between(low, high)
@@ -112,13 +121,18 @@ class Wrapper(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density or probability at values of shape `(*sample, *batch, *event)`."""
         base = self._base()
-        if self._validate_args:
-            self._check_value(base, value)
-        result = self._score(base, base.cast(value))
+        x, is_inside = self._check_value(base, value)
+        result = self._score(base, x, is_inside)
         return result.to(value.dtype if value.is_floating_point() else base.dtype)
 
-    def _score(self, base: Univariate, x: Tensor) -> Tensor:
-        """The log density, -inf outside of the support."""
+    def _contains(self, base: Univariate, x: Tensor) -> Tensor:
+        """Whether values are in the support, of shape `(*sample, *batch)`."""
+        first, last = self._hull(base)
+        is_inside = (x >= first) & (x <= last)
+        return is_inside & (x == x.floor()) if base.is_discrete else is_inside
+
+    def _score(self, base: Univariate, x: Tensor, is_inside: Tensor) -> Tensor:
+        """The log density, -inf where a value is not inside the support."""
         raise NotImplementedError
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -144,21 +158,22 @@ class Wrapper(Distribution):
         """The entropy, where it is known in closed form."""
         raise self._unknown("entropy")
 
-    def _check_value(self, base: Univariate, value: Tensor) -> None:
-        """Refuse values that are not in the support, or of a shape that does not go with it."""
-        support = self._support(base)
+    def _check_value(self, base: Univariate, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Values to compute with, and which are in the support: all, where they are checked."""
         try:
             if not isinstance(value, Tensor):
                 raise TypeError("it is no tensor")
-            is_inside = support.check(value)
-            torch.broadcast_shapes(is_inside.shape, self.batch_shape)
-        except (RuntimeError, TypeError, AttributeError) as error:
+            x = base.cast(value)
+            is_inside = self._contains(base, x)
+            if is_inside.shape != self.batch_shape:
+                torch.broadcast_shapes(is_inside.shape, self.batch_shape)
+        except (RuntimeError, TypeError) as error:
             said = f"{shorten(value)} ({first_line(error)})"
         else:
-            if is_traced(is_inside) or is_inside.all():
-                return
+            if not self._validate_args or is_traced(is_inside) or is_inside.all():
+                return x, is_inside
             said = first_outside(self, value)
-        subject, expected = f"{type(self).__name__}.log_prob", f"values in {support}"
+        subject, expected = f"{type(self).__name__}.log_prob", f"values in {self._support(base)}"
         raise ConstraintError(subject, expected, said, code="outside-support")
 
     def _unknown(self, member: str) -> NotImplementedError:
@@ -201,14 +216,16 @@ class BetweenEnds(Wrapper):
 
     def _ends(self, base: Univariate) -> Ends:
         """The ends, infinite for none; whole numbers for counts."""
-        none = torch.full_like(base.middle, torch.inf)
-        low = -none if self.low is None else torch.as_tensor(self.low).to(none)
-        high = none if self.high is None else torch.as_tensor(self.high).to(none)
-        return (self._round_low(low), high.floor()) if base.is_discrete else (low, high)
+        low = -torch.inf if self.low is None else base.to_tensor(self.low)
+        high = torch.inf if self.high is None else base.to_tensor(self.high)
+        if base.is_discrete:
+            low = self._round_low(low) if isinstance(low, Tensor) else low
+            high = high.floor() if isinstance(high, Tensor) else high
+        return low, high
 
     def _hull(self, base: Univariate) -> Ends:
         low, high = self._ends(base)
-        return torch.maximum(base.first, low), torch.minimum(base.last, high)
+        return larger(base.first, low), smaller(base.last, high)
 
     def _check_arguments(self) -> None:
         kind, base = type(self).__name__, self._base()

@@ -16,7 +16,9 @@ from declarative_dist.wrappers.cdfs import (
     Univariate,
     check_single_numbers,
     has_atoms,
+    larger,
     register_tails,
+    smaller,
 )
 from declarative_dist.wrappers.incomplete import Tails, log1mexp
 from declarative_dist.wrappers.quantiles import quantile_of
@@ -69,12 +71,12 @@ class ZeroInflated(Wrapper):
             )
 
     def _hull(self, base: Univariate) -> Ends:
-        return base.first.clamp_max(0.0), base.last.clamp_min(0.0)
+        return smaller(base.first, 0.0), larger(base.last, 0.0)
 
-    def _score(self, base: Univariate, x: Tensor) -> Tensor:
+    def _score(self, base: Univariate, x: Tensor, is_inside: Tensor) -> Tensor:
         gate = base.cast(self.gate)
         is_zero, is_closed = x == 0, gate >= 1
-        is_scored = (x >= base.first) & (x <= base.last) & (~is_zero | base.is_discrete)
+        is_scored = is_inside & (~is_zero | base.is_discrete)
         density = base.log_prob(x, is_scored)
         if has_atoms(base.plain):
             zero = torch.zeros_like(density)
