@@ -256,7 +256,7 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     moving = describe_learned_ends(p)
     if moving:
         expected = "a support that does not move with parameters, for the gradient to be unbiased"
-        got = f"a {moving}, whose ends are learned and whose draws carry no gradients"
+        got = f"draws without gradients, while {moving}"
         fix = "Freeze the ends, or call it under torch.no_grad() for the value alone."
         raise ConstraintError("num_samples", expected, got, fix, code="biased-gradient")
     x, log_p = sample_and_score(p, torch.Size((count,)))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.distributions as dd
 from torch import Tensor
+from torch.distributions import constraints
 
 from declarative_dist import (
     Conditional,
     ConstraintError,
     Head,
     Joint,
+    Param,
     Positive,
+    Variational,
     entropy,
     kl_divergence,
     learnable,
@@ -135,7 +138,7 @@ def test_a_site_is_named() -> None:
     def target(z: dict[str, Tensor]) -> Tensor:
         return -z["mu"].square() - z["tau"].square()
 
-    with pytest.raises(ConstraintError, match="the guide's Uniform of site tau moves"):
+    with pytest.raises(ConstraintError, match="the support of Uniform of site tau moves"):
         NegativeELBO(target, Guide(), estimator="stl")
     # Given mu the ends stand still: what moves them is a draw and no parameter.
     assert NegativeELBO(target, Chain(), num_samples=2, estimator="score")().isfinite()
@@ -174,6 +177,46 @@ def test_estimates_without_a_reparametrised_sampler() -> None:
             estimate()
         with torch.no_grad():
             assert estimate().isfinite()
+
+
+class UpTo(dd.Distribution):
+    """A uniform distribution from zero that states no support, and has no reparametrised draws."""
+
+    arg_constraints: ClassVar[Any] = {"high": constraints.positive}
+
+    def __init__(self, high: Any, validate_args: bool | None = None) -> None:
+        self.high = torch.as_tensor(high)
+        super().__init__(self.high.shape, validate_args=validate_args)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return torch.rand(*sample_shape, *self.batch_shape) * self.high.detach()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -self.high.log().expand(value.shape)
+
+
+class Counted(UpTo):
+    """One whose support is said, and stands still."""
+
+    support = constraints.real
+
+
+def test_a_support_that_nobody_states_may_move() -> None:
+    class Guide(Variational):
+        base = UpTo
+        high = Param(1.0, Positive())
+
+    guide = Guide()
+    said = "class UpTo states no `support`, so that it may move"
+    for bound in BOUNDS:
+        with pytest.raises(ConstraintError, match=said):
+            bound(TARGET, guide, num_samples=4)
+    with pytest.raises(ConstraintError, match=said):
+        kl_divergence(guide, TARGET, 5)
+    guide.freeze()
+    assert NegativeELBO(TARGET, guide, num_samples=4)().isfinite()
+    assert kl_divergence(guide, TARGET, 5).isfinite()
+    assert has_learned_ends(Counted(learned(1.0))) is False
 
 
 TARGET = dd.Normal(0.0, 1.0)

@@ -14,7 +14,7 @@ from declarative_dist.randomness import same_random_numbers
 
 
 def describe_learned_ends(current: Any) -> str:
-    """The distribution whose support moves with what is learned, in words; "" if there is none.
+    """Whose support moves with what is learned, or may do so, in words; "" if nobody's does.
 
     The identity behind the score function and behind sticking the landing, that the gradient of a
     log density has mean zero, takes the gradient of an integral for the integral of a gradient.
@@ -31,7 +31,10 @@ def describe_learned_ends(current: Any) -> str:
         with same_random_numbers():
             parts = [(name, part) for name, (part, _) in current.legal_draw().items()]
     for name, distribution in parts:
-        if has_learned_ends(distribution):
-            kind = type(distribution).__name__
-            return f"{kind} of site {name}" if name else kind
+        has_ends = has_learned_ends(distribution)
+        kind = f"{type(distribution).__name__}{f' of site {name}' if name else ''}"
+        if has_ends:
+            return f"the support of {kind} moves as it learns"
+        if has_ends is None:
+            return f"the class {kind} states no `support`, so that it may move as it learns"
     return ""

@@ -132,13 +132,13 @@ class VariationalBound(AtomicState, ABC):
         if estimator.needs_rsample and not is_reparametrised(current):
             wanted = "'score', since the guide has no reparametrised sampler"
         elif moving:
-            wanted = f"'pathwise', since the support of the guide's {moving} moves as it learns"
+            wanted = f"'pathwise', since {moving}"
         if wanted:
             raise ConstraintError(
                 f"{type(self).__name__}(estimator=)",
                 wanted,
                 f"{name!r}, whose gradient would be biased",
-                "Leave it out, or freeze the ends of the support.",
+                "Leave it out, freeze the ends of the support, or state a support that is fixed.",
                 code="biased-gradient",
             )
         return estimator

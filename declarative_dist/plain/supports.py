@@ -188,17 +188,21 @@ def lies_within(own: Any, wanted: Any) -> bool:
     return shape_of(outer) is shape_of(inner) or (is_scaled and is_lower)
 
 
-def has_learned_ends(distribution: Distribution) -> bool:
+def has_learned_ends(distribution: Distribution) -> bool | None:
     """Whether its support has ends that carry gradients, at which its density may not vanish.
 
     That of a Gaussian that is squashed into an interval does.
+
+    Returns:
+        None where nobody can tell: something is learned, and no support is stated.
     """
     if isinstance(innermost(distribution), _GAUSSIAN):
         return False
     try:
         ends = ends_of(entries_of(support_of(distribution)))
     except NotImplementedError:
-        return False
+        is_learned = any(tensor.requires_grad for _, tensor in tensors_of(distribution))
+        return None if is_learned else False
     return ends is not None and any(end.requires_grad for end in ends)
 
 
