@@ -529,6 +529,39 @@ def test_a_shape_changing_constraint_without_a_volume_is_refused() -> None:
         Latents().unconstrained_log_density(lambda v: v["weights"].sum(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("batch_shape", [(), (2,)])
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("mixed", [0.0, 1.0, -0.3, 0.05])
+def test_a_volume_is_exact_or_refused(
+    mixed: float, axis: int, batch_shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """A constraint that does not say its volume may not mix its numbers, copies or draws."""
+
+    class Mixing(Constraint):
+        support = constraints.real
+
+        def forward(self, raw: Tensor) -> Tensor:
+            value = raw + raw.exp()
+            return value + mixed * value.roll(1, axis)
+
+        def inverse(self, value: Tensor) -> Tensor:
+            return value - value.exp().log1p()  # near enough for a start
+
+    class Latents(Declarative):
+        x = Param([0.0, 1.0, 2.0], Mixing())
+
+    latents = Latents(batch_shape=batch_shape, dtype=dtype)
+    if mixed:
+        with pytest.raises(ConstraintError, match="Latents.x.*Define log_abs_det_jacobian"):
+            FlatParams(latents)
+        return
+    flat = FlatParams(latents)
+    point = flat.start()
+    expected = (1 + point.exp()).log().sum(-1)
+    torch.testing.assert_close(flat.constrain(point)[1], expected)
+
+
 class Tied(Declarative):
     a = Param(1.0, Positive())
     b = Param(1.0, GreaterThan(0.5))

@@ -102,8 +102,8 @@ class FlatSites(FlatMap):
             still = copy.copy(support)  # with ends that do not learn, to find shapes and kinds by
             vars(still).update({n: end.detach() for n, end in _ends_of(support).items()})
             constraint = as_constraint(still, subject)
-            check_volume(constraint, subject)
             raw_shape = constraint.raw_shape(value.shape)
+            check_volume(constraint, value.new_empty(raw_shape), subject)
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
             bounds = _ends_of(support).values()
             depends = not isinstance(joint.sites[name], Distribution)

@@ -8,6 +8,7 @@ it: the Jacobian of the whole is triangular, and its log determinant the sum ove
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import Reader, Values, is_floating
+from declarative_dist.plain.tracing import is_traced
+
+_ROUNDING = 1e-4
+"""How far derivatives of one map may be from proportional, relative to their size."""
 
 
 @dataclass(frozen=True)
@@ -200,12 +205,46 @@ def volume(constraint: Constraint, raw: Tensor, value: Tensor, lead: int) -> Ten
     return log_det.flatten(lead).sum(-1) if log_det.ndim > lead else log_det
 
 
-def check_volume(constraint: Constraint, subject: str) -> None:
-    """Refuse a constraint of which the volume change is not known and cannot be found."""
-    is_said = type(constraint).log_abs_det_jacobian is not Constraint.log_abs_det_jacobian
+def check_volume(constraint: Constraint, like: Tensor, subject: str) -> None:
+    """Refuse a constraint of which the volume change is not known and cannot be found.
+
+    Args:
+        constraint: the constraint.
+        like: raw numbers of the shape, dtype and device that it will see.
+        subject: whom an error is about.
+
+    Raises:
+        ConstraintError: if it does not say its volume change, and is not elementwise.
+    """
+    if type(constraint).log_abs_det_jacobian is not Constraint.log_abs_det_jacobian:
+        return
     is_elementwise = constraint.event_dim == 0 and constraint.raw_event_dim == 0
     has_shapes = not isinstance(constraint, FromModule)
-    if not (is_said or (is_elementwise and has_shapes)):
-        expected = "a constraint whose log |det J| is known"
-        fix = f"Define log_abs_det_jacobian(self, raw, value) in {type(constraint).__name__}."
+    if not (is_elementwise and has_shapes and not _mixes(constraint, like)):
+        expected = "a constraint whose log |det J| is known, or that maps number by number"
+        fix = f"Define log_abs_det_jacobian(self, raw, value) in {type(constraint).__name__}"
+        fix += ", with the dimensions of one value in support.event_dim."
         raise ConstraintError(subject, expected, repr(constraint), fix, code="no-jacobian")
+
+
+def _mixes(constraint: Constraint, like: Tensor) -> bool:
+    """Whether a value depends on more than the number in its place, in some direction.
+
+    The derivative of a map of single numbers in any direction is the direction times that in the
+    direction of ones.
+    """
+    if like.is_meta and any(True for _ in constraint.buffers()):
+        return False
+    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision sees little
+    device = torch.device("cpu") if like.is_meta else like.device
+    constraint = copy.deepcopy(constraint).to(device, dtype)
+    generator = torch.Generator().manual_seed(0)
+    point, direction = (
+        torch.randn(2, *like.shape, generator=generator).to(device, dtype) for _ in range(2)
+    )
+    ones = torch.ones_like(point)
+    one, other = (torch.func.jvp(constraint.forward, (point,), (d,))[1] for d in (ones, direction))
+    if one.shape != direction.shape or is_traced(one):
+        return one.shape != direction.shape
+    size = (direction * one).abs() + other.abs()
+    return bool(((other - direction * one).abs() > _ROUNDING * size).any())
