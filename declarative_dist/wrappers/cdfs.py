@@ -237,7 +237,8 @@ def plain_of(distribution: Distribution, least: torch.dtype = torch.float32) -> 
 
 def like_of(distribution: Distribution) -> Tensor:
     """A tensor in whose dtype and on whose device a distribution computes."""
-    tensors = (tensor for _, tensor in tensors_of(distribution) if tensor.is_floating_point())
+    found = tensors_of(innermost(distribution))
+    tensors = (tensor for _, tensor in found if tensor.is_floating_point())
     return next(tensors, torch.empty(()))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.plain.nests import innermost, steps_of
+from declarative_dist.plain.nests import steps_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.wrappers.cdfs import (
     Univariate,
@@ -83,7 +83,7 @@ def median_of(plain: Any) -> Tensor:
     except ConstraintError as error:
         fix = "Take it from draws: .sample((1001,)).median(0).values."
         raise NotImplementedError(f"median: none is known for {error.got}. {fix}") from error
-    return median if wide is plain else median.to(like_of(innermost(plain)).dtype)
+    return median if wide is plain else median.to(like_of(plain).dtype)
 
 
 def _median_of_wide(plain: Any) -> Tensor:
@@ -99,7 +99,7 @@ def _median_of_wide(plain: Any) -> Tensor:
             median = step(median)
         return median
     half = like_of(plain).new_full(plain.batch_shape, 0.5)
-    return quantile_of(univariate(plain, half), Tails.of_share(half))
+    return quantile_of(univariate(plain, half), Tails.of_share(half)).to(half.dtype)
 
 
 def monotone_steps(d: Any) -> Iterator[Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.distributions as dd
 
@@ -31,7 +33,7 @@ from declarative_dist import (
     select,
     site,
 )
-from declarative_dist.wrappers import Truncated, cdf
+from declarative_dist.wrappers import Censored, Truncated, ZeroInflated, cdf
 from tests.cases import PLAIN
 
 UNKNOWN = {
@@ -123,6 +125,12 @@ def test_a_policy_of_single_numbers() -> None:
 _OTHERS = {
     "squashed": lambda a, b: dd.TransformedDistribution(dd.Normal(a, b), [dd.TanhTransform()]),
     "truncated": lambda a, b: Truncated(dd.Normal(a, b), 0.0, 1.0),
+    "censored": lambda a, b: Censored(dd.Normal(a, b), 0.0, 1.0),
+    "inflated": lambda a, b: ZeroInflated(dd.Normal(a + b, b), a),
+    "of events": lambda a, b: dd.Independent(Truncated(dd.Normal(a.expand(2), b), 0.0, 1.0), 1),
+    "pushed": lambda a, b: dd.TransformedDistribution(
+        Truncated(dd.Normal(a, b), 0.0, 1.0), dd.AffineTransform(a, b)
+    ),
     "mixture": lambda a, b: dd.MixtureSameFamily(
         dd.Categorical(torch.ones(2)), dd.Normal(torch.stack([a, b]), b)
     ),
@@ -139,10 +147,22 @@ _OTHERS = {
 def test_in_the_dtype_of_the_distribution(build: Callable[..., dd.Distribution]) -> None:
     numbers = torch.tensor([0.25, 2.0])
     expected = median(build(*numbers))
+    assert expected.dtype is torch.float32
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         found = median(build(*numbers.to(dtype)))
         tolerance = max(torch.finfo(dtype).eps, 1e-6)
         torch.testing.assert_close(found, expected.to(dtype), rtol=tolerance, atol=tolerance)
+
+
+def test_quantiles_of_wrappers_with_mass_at_a_point() -> None:
+    share = torch.linspace(0.05, 0.95, 19)
+    held = Censored(dd.Normal(0.3, 1.0), low=-0.5, high=1.0)
+    torch.testing.assert_close(held.icdf(share), dd.Normal(0.3, 1.0).icdf(share).clamp(-0.5, 1.0))
+    counts = ZeroInflated(dd.Poisson(torch.tensor(3.0)), torch.tensor(0.25))
+    reached = 0.25 + 0.75 * scipy.stats.poisson(3.0).cdf(np.arange(20))
+    by_hand = [float((reached < p.item()).sum()) for p in share]
+    torch.testing.assert_close(counts.icdf(share), torch.tensor(by_hand))
+    torch.testing.assert_close(median(counts), torch.tensor(2.0))
 
 
 @pytest.mark.parametrize("shape", [-0.5, 0.0, 0.3])
