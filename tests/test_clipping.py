@@ -76,7 +76,7 @@ def far_from_a_tiny_scale(raw: Tensor) -> Tensor:
     ).exp()  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["eager", "func", "compiled", "dynamic", "vmap", "outside"])
+@pytest.mark.parametrize("kind", ["eager", "func", "compiled", "vmap"])
 def test_a_density_far_from_a_tiny_scale(kind: str) -> None:
     raw = torch.tensor([-40.0, -0.5])
     bare = torch.autograd.functional.jacobian(lambda r: far_from_a_tiny_scale(r).sum(), raw)

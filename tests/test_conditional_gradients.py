@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributions as dd
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacfwd, jacrev, stack_module_state, vmap
+from torch.func import functional_call, grad, jacfwd, stack_module_state, vmap
 
 from declarative_dist import Conditional, Exp, Head, Param, PositiveDefinite, Variational
 
@@ -42,7 +42,6 @@ def per_context(policy: Conditional) -> Callable[..., Any]:
 MAPPED: dict[str, Callable[[Conditional], Callable[..., Any]]] = {
     "contexts": lambda policy: lambda p, x, y: vmap(lambda a, b: policy(a).log_prob(b))(x, y),
     "gradients per context": per_context,
-    "jacrev": lambda policy: jacrev(lambda p, x, y: score(policy, p, x, y)),
     "jacfwd": lambda policy: jacfwd(lambda p, x, y: score(policy, p, x, y)),
 }
 

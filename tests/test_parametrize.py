@@ -24,6 +24,8 @@ from declarative_dist import (
 from declarative_dist.testing import check_distribution
 from tests.constraints.cases import CASES, Case
 
+KINDS = ("exp-floor", "interval-tensors", "simplex", "lower-cholesky", "positive-definite")
+
 
 def holder(case: Case) -> nn.Module:
     """A module with a weight that is constrained, and starts at the constraint's default."""
@@ -36,7 +38,7 @@ def holder(case: Case) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KINDS)
 def test_training_stays_inside(name: str) -> None:
     module = holder(CASES[name])
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
@@ -50,7 +52,7 @@ def test_training_stays_inside(name: str) -> None:
     assert CASES[name].built().contains(module.weight).all()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KINDS)
 def test_state_copies_and_removal(name: str) -> None:
     module = holder(CASES[name])
     with torch.no_grad():

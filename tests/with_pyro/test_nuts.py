@@ -11,7 +11,7 @@ import torch.distributions as dd
 from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
 
-from declarative_dist import Declarative, Interval, Joint, Param, Positive, Simplex, site
+from declarative_dist import Declarative, Joint, Param, Positive, Simplex, site
 from declarative_dist.latents.density import UnconstrainedLogDensity
 
 
@@ -53,21 +53,6 @@ def test_a_gamma_and_a_dirichlet() -> None:
     shares = dd.Dirichlet(1.0 + counts)
     check(draws["rate"], rate.mean, rate.stddev)
     check(draws["shares"], shares.mean, shares.stddev)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_named_bounds() -> None:
-    """A uniform point in the triangle 0 < low < x < 1 has means 1/3 and 2/3."""
-
-    class Latents(Declarative):
-        low = Param(0.3, Interval(0.0, 1.0))
-        x = Param(0.6, Interval("low", 1.0))
-
-    density = Latents(dtype=torch.float64).unconstrained_log_density(lambda v: 0.0 * v["x"])
-    draws = drawn(density)
-    deviation = torch.tensor((1 / 18) ** 0.5)
-    check(draws["low"], torch.tensor(1 / 3), deviation)
-    check(draws["x"], torch.tensor(2 / 3), deviation)
 
 
 class Mean(Joint):
