@@ -492,12 +492,6 @@ def test_a_state_that_nobody_could_read_again_is_refused_when_written(tmp_path: 
 EMPTIED = {
     "optimizer": (lambda state: state["optimizer"]["state"].clear(), r"\(optimizer state\)"),
     "an entry": (lambda state: state["optimizer"]["state"][0].clear(), r"\(optimizer state\)"),
-    "groups": (
-        lambda state: state["optimizer"].pop("param_groups"),
-        r"without optimizer\['param_",
-    ),
-    "data": (lambda state: state["data"].clear(), r"without data\['order'\], data\['gener"),
-    "a part": (lambda state: state.pop("random"), "expected a whole checkpoint .* without random"),
 }
 
 

@@ -68,8 +68,6 @@ class Checkpoint:
         self._snapshot, self._batches, self._history = snapshot, batches, history
         self._every = every or (1 if batches.is_iterable else None)
         state = None if overwrite else read_state(self._path)
-        if state is not None:
-            _check_whole(path, state, self._state())
         if state is not None and not resume:
             expected = "a new file"
             got = f"{path}, which has {len(state['history']['losses'])} steps of a fit"
@@ -111,24 +109,6 @@ class Checkpoint:
                 "batches it is written at the end of an epoch, and none has ended.",
                 stacklevel=3,
             )
-
-
-def _check_whole(path: Any, state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Refuse a state that lacks a part that one of this fit has, or an entry of a part."""
-    parts = [name for name in mine if name not in state]
-    entries = [
-        f"{name}[{key!r}]"
-        for name in ("optimizer", "data", "history")
-        for key in mine[name]
-        if key not in (state.get(name) or ())
-    ]
-    if parts or entries:
-        raise StateMismatchError(
-            f"fit(checkpoint={str(path)!r})",
-            "a whole checkpoint of fit",
-            f"one without {', '.join(parts + entries)}",
-            "It was not touched: give another path, or write overwrite=True to replace it.",
-        )
 
 
 def _partial_of(path: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 import torch
@@ -88,7 +87,7 @@ def check_parameters(
 def error_of_step(
     objective: nn.Module, step: int, loss: float, batch: tuple[Any, ...]
 ) -> NonFiniteError | None:
-    """What went bad in a step, the first of: parameters, gradients, constrained values, the loss.
+    """What went bad in a step, the first of: parameters and gradients, values, the loss.
 
     Returns:
         An error that names the field and the index; None if all is finite and only a sum of large
@@ -105,15 +104,13 @@ def error_of_step(
             "datum: give it a prior, or a floor."
         )
     fix = f"{hint} Everything is as it was before this step."
-    parameters = trainable_of(objective)
-    own = ((p, "", p) for p in parameters)
-    gradients = ((p, "the gradient of ", p.grad) for p in parameters if p.grad is not None)
-    for parameter, what, tensor in chain(own, gradients):
-        found = find_bad(tensor)
-        if found:
-            subject, raw = field_of(objective, parameter, found[0])
-            got = f"{what}{raw}{found[1]} at step {step}"
-            return NonFiniteError(subject, "finite numbers", got, fix)
+    for parameter in trainable_of(objective):
+        for what, tensor in (("", parameter), ("the gradient of ", parameter.grad)):
+            found = None if tensor is None else find_bad(tensor)
+            if found:
+                subject, raw = field_of(objective, parameter, found[0])
+                got = f"{what}{raw}{found[1]} at step {step}"
+                return NonFiniteError(subject, "finite numbers", got, fix)
     for subject, name, value in declared_values(objective):
         found = find_bad(value)
         if found:

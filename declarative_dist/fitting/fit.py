@@ -84,9 +84,9 @@ def fit(
             mixture also with other centres. None for 8 of a guide, to which some far away
             are added, and for no more of the others.
         progress: True for a bar on a terminal (extra `fit`), "always" for one anywhere, or False.
-        compile: compile the objective and its gradients, as one graph. Meanwhile torch's
-            validation of distributions is off by default, as `torch.compile` wants it, and
-            afterwards as it was.
+        compile: compile the objective and its gradients, as one graph, which has no second
+            derivatives: without `steps` Adam goes down then. Meanwhile torch's validation of
+            distributions is off by default, as `torch.compile` wants it, and afterwards as it was.
         checkpoint: a file for the state, written at the end; whole, or not at all. Of an iterable
             of batches, it is written at the ends of epochs.
         every: write it after every so many steps, too; of an iterable, at the end of the epoch.

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.given import call_names
-from declarative_dist.fitting.evaluation import Backward, loss_of
+from declarative_dist.fitting.evaluation import loss_of
 from declarative_dist.fitting.moments import Sample
 from declarative_dist.joints.joint import Joint
 from declarative_dist.plain.batch import split_keywords
 from declarative_dist.plain.supports import has_learned_ends
+
+_GRAIN = 64
+"""How many roundings beyond the data an end of a support may start: a map may round its number."""
 
 
 class Losses:
@@ -29,7 +32,6 @@ class Losses:
     Attributes:
         module: whose parameters they depend on, where the objective tells.
         copies: the shape of the independent problems.
-        backward: what computes the one loss and leaves gradients, where these are one graph.
     """
 
     def __init__(self, objective: nn.Module, batch: tuple[Any, ...]) -> None:
@@ -40,13 +42,10 @@ class Losses:
         if callable(getattr(objective, "losses", None)):
             self.module = self._objective.module
             self.copies = vars(self.module)["_copies"]
-        self.backward: Backward | None = None
         self._known: tuple[list[int], Tensor] | None = None
 
     def __call__(self) -> Tensor:
         """The losses now; where no number has changed, the last call's."""
-        if self.backward is not None:
-            return self.backward(self.batch)
         objective = self._objective
         versions = [t._version for t in (*objective.parameters(), *objective.buffers())]
         if self._known is not None and self._known[0] == versions:
@@ -84,20 +83,15 @@ class Losses:
                 if isinstance(data.module, Variational) and has_learned_ends(data.plain)
             ]
 
-    def find_refused(self, margin: float = 0.0) -> Tensor | None:
+    def find_refused(self) -> Tensor | None:
         """Which copies have data outside of a support with learned ends, of shape `(*copies)`.
 
-        Args:
-            margin: how much further out the data are taken to reach, relative to their size.
-
-        Returns:
-            None if there are no such ends.
+        None if there are no such ends.
         """
         refused = None
         for module, ends in self._ends:
             plain: Any = module()
-            wider = ends + margin * torch.stack([-ends[0].abs(), ends[1].abs()])
-            inside: Tensor = plain.support.check(wider).all(0).expand(plain.batch_shape)
+            inside: Tensor = plain.support.check(ends).all(0).expand(plain.batch_shape)
             outside = ~inside.reshape(*self.copies, -1).all(-1)
             refused = outside if refused is None else refused | outside
         return refused
@@ -148,11 +142,12 @@ def plain_of(module: Any) -> Any:
 
 def _sample_of(plain: Any, value: Tensor, weights: Any) -> Sample:
     batch, event = plain.batch_shape, plain.event_shape
+    grain = _GRAIN * torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
     value = value.double()
     value = value.flatten(0, value.ndim - len(batch) - len(event) - 1)
     if weights is None:
-        return Sample(value, value.new_ones(len(value), *(1,) * len(batch)), len(event))
+        return Sample(value, value.new_ones(len(value), *(1,) * len(batch)), len(event), grain)
     weights = torch.as_tensor(weights, dtype=torch.float64, device=value.device)
     weights = weights.reshape(weights.shape + (1,) * (1 + len(batch) - weights.ndim))
     counts = weights.reshape(weights.shape + (1,) * len(event)) > 0
-    return Sample(torch.where(counts, value, value.new_ones(())), weights, len(event))
+    return Sample(torch.where(counts, value, value.new_ones(())), weights, len(event), grain)

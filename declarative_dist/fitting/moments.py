@@ -44,10 +44,6 @@ class Sample:
         self.event_dim = event_dim
         self.grain = grain
 
-    def with_grain(self, grain: float) -> Sample:
-        """The same data with another grain."""
-        return Sample(self.values, self.weights, self.event_dim, grain)
-
     def first(self) -> Sample:
         """The first datum alone."""
         return Sample(self.values[:1], self.weights[:1], self.event_dim)
@@ -80,12 +76,16 @@ class Sample:
         return (ends[0] + ends[1]).squeeze(0) / 2
 
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Just below the smallest and just above the largest datum with a weight."""
+        """The smallest and the largest datum with a weight."""
         low = high = self.values
         lacks = self.weights == 0
         if lacks.any():
             low, high = low.masked_fill(lacks, torch.inf), high.masked_fill(lacks, -torch.inf)
-        low, high = low.amin(0), high.amax(0)
+        return low.amin(0), high.amax(0)
+
+    def beyond(self) -> tuple[Tensor, Tensor]:
+        """Just below the smallest and just above the largest datum with a weight."""
+        low, high = self.ends()
         return low - self.grain * low.abs(), high + self.grain * high.abs()
 
 
@@ -177,12 +177,12 @@ def _dirichlet(sample: Sample, part: Any) -> Suggestion:
 
 
 def _pareto(sample: Sample, part: Any) -> Suggestion:
-    low, _ = sample.ends()  # the maximum of the likelihood is there
+    low, _ = sample.beyond()  # the maximum of the likelihood is there
     return {"scale": low, "alpha": 1 / sample.mean((sample.values / low).log())}
 
 
 def _generalized_pareto(sample: Sample, part: Any) -> Suggestion:
-    low, _ = sample.ends()
+    low, _ = sample.beyond()
     mean, var = sample.mean() - low, sample.var()
     ratio = mean**2 / var  # Hosking and Wallis, 1987
     return {
@@ -279,7 +279,7 @@ TABLE: Mapping[type[Any], Callable[[Sample, Any], Suggestion]] = {
     dd.Pareto: _pareto,
     dd.Poisson: lambda data, _: {"rate": data.mean()},
     dd.StudentT: _student_t,
-    dd.Uniform: lambda data, _: dict(zip(("low", "high"), data.ends(), strict=True)),
+    dd.Uniform: lambda data, _: dict(zip(("low", "high"), data.beyond(), strict=True)),
     dd.VonMises: _von_mises,
     dd.Weibull: _weibull,
     # The share of zeros, as of a hurdle; where the base has zeros too, it is somewhat high.

@@ -8,6 +8,7 @@ so any way of declaring a family will do, by its base, by a method or by a nest 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -30,9 +31,6 @@ from declarative_dist.wrappers.zero_inflated import ZeroInflated
 
 SEEDINGS = 4
 """How many starts a mixture gets."""
-
-GRAINS = (1, 4, 16, 64)
-"""How many roundings beyond the data an end of a support may start."""
 
 
 class Source(NamedTuple):
@@ -102,31 +100,17 @@ def race(rows: Rows, losses: Losses, others: int) -> bool:
 
 
 def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor:
-    """Set what parts suggest, beyond the ends of the data by as little as their support takes.
-
-    What does not go together changes nothing.
-    """
+    """Set what parts suggest; what does not go together changes nothing."""
     module: Any = losses.module
-    candidate, refused = rows.read(), torch.ones(rows.problems, dtype=torch.bool)
-    eps = torch.finfo(candidate.dtype).eps
-    for grain in GRAINS:
-        values = {}
-        try:
-            with restoring(module):
-                for name, source, value in _suggest_from(parts, seed, grain * eps):
-                    if source.bias is None:
-                        values[name] = value
-                    else:
-                        source.bias.copy_(_constraint_of(source).inverse(value))
-                module.assign(**values)
-        except ConstraintError:
-            break
-        candidate = torch.where(refused[:, None], rows.read(), candidate)
-        found = rows.find_refused(losses, margin=eps)
-        if found is None or not found.any():
-            break
-        refused = found
-    return candidate
+    values: dict[str, Tensor] = {}
+    with suppress(ConstraintError), restoring(module):
+        for name, source, value in _suggest_from(parts, seed):
+            if source.bias is None:
+                values[name] = value
+            else:
+                source.bias.copy_(_constraint_of(source).inverse(value))
+        module.assign(**values)
+    return rows.read()
 
 
 def _sources_of(module: Any) -> list[Source]:
@@ -154,11 +138,9 @@ def _sources_of(module: Any) -> list[Source]:
     return sources
 
 
-def _suggest_from(
-    parts: list[Part], seed: int, grain: float
-) -> Iterator[tuple[str, Source, Tensor]]:
+def _suggest_from(parts: list[Part], seed: int) -> Iterator[tuple[str, Source, Tensor]]:
     for data, places in parts:
-        for level, part, sample in _leaves_of(data.plain, data.sample.with_grain(grain), seed):
+        for level, part, sample in _leaves_of(data.plain, data.sample, seed):
             wanted = {n: source for (at, n), source in places.items() if at == level}
             found = suggest(sample, part) if wanted else {}
             for name in wanted.keys() & found.keys():

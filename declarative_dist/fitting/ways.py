@@ -126,23 +126,18 @@ class DescentWay(Way):
 
     has_steps = False
     optimizer: Newton | LBFGS
-    _backward: Backward | None = None
 
     def __init__(
-        self, objective: nn.Module, losses: Losses, tolerance: float | None, *, compiles: bool
+        self, objective: nn.Module, rows: Rows, losses: Losses, tolerance: float | None
     ) -> None:
-        rows = Rows(trainable_of(objective), torch.Size() if compiles else losses.copies)
-        kind = LBFGS if rows.numbers > NEWTON or compiles else Newton
+        kind = LBFGS if rows.numbers > NEWTON else Newton
         super().__init__(objective, kind(rows, tolerance), BUDGETS[kind])
-        self._losses, self._compiles = losses, compiles
+        self._losses = losses
 
     def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
-        self._backward = backward
         return self._step
 
     def _step(self, batch: tuple[Any, ...]) -> float:
-        self._losses.batch = batch
-        self._losses.backward = self._backward if self._compiles else None
         loss = self.optimizer.step(self._losses).item()
         self._losses.forget()
         return loss if self.optimizer.gradients.isfinite().any() else torch.nan
@@ -272,12 +267,12 @@ def choose_way(
     is_free = optimizer is None and lr is None
     if is_free and batches.whole is not None and can_fit_guide(objective, batches.whole):
         return GuideWay(objective, tolerance)
-    if is_free and batches.whole is not None:
+    if is_free and batches.whole is not None and not compiles:
         losses = Losses(objective, batches.whole)
         rows = Rows(trainable_of(objective), losses.copies)
         with torch.no_grad():
             is_noisy = draws_random_numbers(lambda: rows.attempt(losses, rows.read(), rows.read()))
         if not is_noisy:
-            return DescentWay(objective, losses, tolerance, compiles=compiles)
+            return DescentWay(objective, rows, losses, tolerance)
     made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
     return NoisyWay(objective, made, tolerance)

@@ -86,8 +86,7 @@ class LBFGS(Optimizer):
         """Do a round for all problems that are not done.
 
         Args:
-            closure: gives the losses of all problems, of shape `(*copies,)`; or one loss without a
-                graph, and leaves its gradients.
+            closure: gives the losses of all problems, of shape `(*copies,)`.
 
         Returns:
             The sum of the losses from before the round.
@@ -99,7 +98,7 @@ class LBFGS(Optimizer):
                 losses = rows.attempt(closure, point, fallback)
                 if losses.requires_grad:
                     return losses.detach(), rows.differentiate(losses)
-            return losses, rows.stack([parameter.grad for parameter in rows.parameters])
+            return losses, torch.zeros_like(point)
 
         fallback = rows.read()
         is_begun = self._descent is not None and torch.equal(self._descent.point, fallback)

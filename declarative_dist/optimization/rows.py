@@ -73,10 +73,10 @@ class Rows:
         losses = closure()
         return losses.reshape(-1) if losses.shape == self.copies else losses.sum().reshape(1)
 
-    def find_refused(self, closure: Closure, margin: float = 0.0) -> Tensor | None:
+    def find_refused(self, closure: Closure) -> Tensor | None:
         """Which problems have no loss now, as a method of the same name of the closure says."""
         find = getattr(closure, "find_refused", None)
-        found: Tensor | None = None if find is None else find(margin)
+        found: Tensor | None = None if find is None else find()
         return None if found is None else found.reshape(self.problems, -1).any(1)
 
     def attempt(self, closure: Closure, matrix: Tensor, fallback: Tensor) -> Tensor:
