@@ -52,6 +52,8 @@ def truths() -> dict[str, tuple[Distribution, Peer | None]]:
         "Weibull": (dd.Weibull(3e4 * one, half), (stats.weibull_min, at_zero)),
         "HalfNormal": (dd.HalfNormal(two), (stats.halfnorm, at_zero)),
         "HalfCauchy": (dd.HalfCauchy(two), (stats.halfcauchy, at_zero)),
+        "Uniform": (dd.Uniform(two, 5 * one), (stats.uniform, {})),
+        "Pareto": (dd.Pareto(2e4 * one, three), (stats.pareto, at_zero)),
         "Beta": (dd.Beta(two, half), (stats.beta, {"floc": 0.0, "fscale": 1.0})),
         "Chi2": (dd.Chi2(three), (stats.chi2, {"floc": 0.0, "fscale": 1.0})),
         "VonMises": (dd.VonMises(one, two), (stats.vonmises, {"fscale": 1.0})),
