@@ -193,6 +193,11 @@ def test_quantiles_lie_where_there_is_weight() -> None:
             ConstraintError,
             "expected numbers",
         ),
+        (
+            lambda d: WeightedDraws({"x": torch.zeros(9, device="meta")}, torch.zeros(9)),
+            ConstraintError,
+            r"WeightedDraws\.x: .* on the meta device",
+        ),
         (lambda d: d.transform(f=lambda v: 3.0), ConstraintError, r"WeightedDraws\.f"),
         (lambda d: d.transform(f=lambda v: v["x"][1:]), ConstraintError, r"WeightedDraws\.f"),
         (lambda d: d.transform(x=lambda v: v["x"]), ConstraintError, r"x=\): .* a new name"),

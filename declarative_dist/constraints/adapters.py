@@ -16,7 +16,7 @@ from declarative_dist.constraints.half_line import GreaterThan, LessThan, Positi
 from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.vector import Simplex
-from declarative_dist.errors import DeclarationError, did_you_mean, shorten
+from declarative_dist.errors import DeclarationError, did_you_mean, first_line, shorten
 from declarative_dist.plain.arguments import REGISTERED, unwrap
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import map_tensors, tensors_of
@@ -302,9 +302,14 @@ def _translate(constraint: constraints.Constraint, subject: str) -> Constraint:
             + did_you_mean(kind.__name__.strip("_"), known),
             code="unknown-set",
         )
-    made: object = factory(constraint)
+    cause: Exception | None = None
+    try:
+        made: object = factory(constraint)
+    except (AttributeError, TypeError, ValueError, RuntimeError, LookupError) as error:
+        made, cause = f"{type(error).__name__}: {first_line(error)}", error
     if isinstance(made, Constraint):
         return made
     expected = f"a Constraint from the factory registered for {kind.__name__}"
+    got = f"{made}" if cause else shorten(made)
     fix = f"Mend register_constraint({kind.__name__}, ...)."
-    raise DeclarationError(subject, expected, shorten(made), fix, code="failed-method")
+    raise DeclarationError(subject, expected, got, fix, code="failed-method") from cause

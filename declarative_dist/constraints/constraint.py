@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from typing_extensions import Self, final
 from declarative_dist.constraints.band import Guard, Limits, band_of
 from declarative_dist.constraints.transform import ConstraintTransform
 from declarative_dist.errors import Code, ConstraintError, first_line, shorten
+from declarative_dist.plain.tensors import is_floating
 from declarative_dist.plain.tracing import is_traced
 
 _SHARE = 1e-6
@@ -65,9 +66,18 @@ class Constraint(nn.Module, ABC):
     support: constraints.Constraint
     """The set as a `torch.distributions.constraints` object."""
 
-    if TYPE_CHECKING:
+    def __call__(self, raw: Tensor) -> Tensor:
+        """The values of unconstrained numbers, as `forward` maps them.
 
-        def __call__(self, raw: Tensor) -> Tensor: ...
+        Raises:
+            ConstraintError: for what is no dense tensor of floating-point numbers.
+        """
+        if not is_floating(raw):
+            expected = "unconstrained numbers in a dense floating-point tensor"
+            got = f"{shorten(raw)} of {getattr(raw, 'dtype', type(raw).__name__)}"
+            raise ConstraintError(type(self).__name__, expected, got, code="dtype-or-device")
+        value: Tensor = super().__call__(raw)
+        return value
 
     names: tuple[str, ...] = ()
     """The other fields whose values are bounds of this constraint."""
@@ -114,7 +124,7 @@ class Constraint(nn.Module, ABC):
         """Raise a ConstraintError about `subject` unless every value is inside."""
         if is_traced(value):
             return
-        is_real = value.is_floating_point() and value.layout is torch.strided
+        is_real = is_floating(value)
         fits, error = is_real and value.ndim >= self.event_dim, None
         try:
             inside = self.contains(value) if fits else None
@@ -124,7 +134,8 @@ class Constraint(nn.Module, ABC):
             wanted = f"as a dense floating-point tensor of {self.event_dim} dimensions or more"
             wanted = "of a shape that goes with it" if error else wanted
             expected = f"{self.describe()}, {wanted}"
-            got = shorten(value) if error else f"{shorten(value)} of {value.dtype}"
+            kind = getattr(value, "dtype", type(value).__name__)
+            got = shorten(value) if error else f"{shorten(value)} of {kind}"
             fix = f"torch says: {first_line(error)}." if error else ""
             code: Code = "wrong-shape" if is_real else "dtype-or-device"
             raise ConstraintError(subject, expected, got, fix, code=code) from error
@@ -237,9 +248,10 @@ class Constraint(nn.Module, ABC):
 
     def advice(self, value: Tensor) -> str:
         """What to do about a value that is not inside."""
-        if self.guard is None:
+        if self.limits is None or not Constraint.contains(self, value).all():
             return "Give a finite value strictly inside."
-        wider = "" if self.guard is False else "; guard=False widens this to the dtype's own range"
+        is_widest = self.guard is None or self.guard is False
+        wider = "" if is_widest else "; guard=False widens this to the dtype's own range"
         return f"{self._describe_band(value.dtype)}{wider}."
 
     def _describe_band(self, dtype: torch.dtype) -> str:
@@ -327,24 +339,6 @@ class Constraint(nn.Module, ABC):
     def without_guard(self) -> Constraint:
         """The same set without a guard band: all that the dtype holds."""
         return self if self.guard is None else self.with_guard(False)
-
-    @final
-    def widen_to(self, value: Tensor, others: Mapping[str, Any] | None = None) -> Constraint:
-        """The constraint, or the same set without its guard band where only that holds a value.
-
-        Args:
-            value: a value that the constraint should hold.
-            others: the values of the fields that its bounds name.
-
-        Example:
-            >>> import torch
-            >>> from declarative_dist import Positive
-            >>> Positive().widen_to(torch.tensor(1e-30)), Positive().widen_to(torch.tensor(1.0))
-            (Positive(guard=False), Positive())
-        """
-        candidates = (self, self.without_guard())
-        fits = (c for c in candidates if c.resolved(others or {}).contains(value).all())
-        return next(fits, self)
 
     @final
     def as_transform(self, cache_size: int = 0) -> ConstraintTransform:

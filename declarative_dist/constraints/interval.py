@@ -11,7 +11,7 @@ from torch import Tensor
 
 from declarative_dist.constraints.band import promote
 from declarative_dist.constraints.scalar import Bound, Scalar, as_tensor_like, expand_bound
-from declarative_dist.errors import ConstraintError
+from declarative_dist.errors import ConstraintError, shorten
 
 
 class Interval(Scalar):
@@ -36,9 +36,13 @@ class Interval(Scalar):
         self._check(self.low, self.high, "low below high")
 
     def _check(self, low: Bound, high: Bound, expected: str) -> None:
-        if not _are_ordered(low, high):
-            name, got = type(self).__name__, self.extra_repr()
-            raise ConstraintError(name, expected, got, code="bad-bounds")
+        try:
+            is_fine, got = _are_ordered(low, high), self.extra_repr()
+        except RuntimeError:  # of shapes that do not broadcast
+            is_fine, expected = False, "bounds whose shapes broadcast together"
+            got = f"{shorten(low)} and {shorten(high)}"
+        if not is_fine:
+            raise ConstraintError(type(self).__name__, expected, got, code="bad-bounds")
 
     def link(self, raw: Tensor) -> Tensor:
         return (promote(raw).sigmoid() * (self.high - self.low) + self.low).to(raw.dtype)

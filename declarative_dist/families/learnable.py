@@ -31,7 +31,7 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.plain.arguments import arguments_of, choose_preferred
 from declarative_dist.plain.decompose import recover
-from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.plain.tensors import is_dense, tensors_of
 from declarative_dist.plain.tracing import is_traced
 
 D = TypeVar("D", bound=Distribution)
@@ -88,8 +88,8 @@ def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
     family = _make_live_class(base, tuple(kinds.items()), fixed)
     for name, field in family.__declaration__.fields.items():
         value = given[name]
-        has_numbers = field.is_learned and isinstance(value, Tensor) and not is_traced(value)
-        if has_numbers and field.constraint.widen_to(value, given) is not field.constraint:
+        has_numbers = field.is_learned and is_dense(value) and not is_traced(value)
+        if has_numbers and not field.constraint.resolved(given).contains(value).all():
             kinds[name] = WIDE
     made = _make_live_class(base, tuple(kinds.items()), fixed)(**given)
     if "_validate_args" in vars(plain):

@@ -22,7 +22,8 @@ from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.errors import ConstraintError, shorten
-from declarative_dist.latents.named import Reader, Values, is_floating
+from declarative_dist.latents.named import Reader, Values
+from declarative_dist.plain.tensors import is_floating
 from declarative_dist.plain.tracing import is_traced
 
 _ROUNDING = 1e-4

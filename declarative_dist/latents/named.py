@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import Code, ConstraintError, did_you_mean, first_line, shorten
 from declarative_dist.plain.supports import first_outside
-from declarative_dist.plain.tensors import as_tensor
+from declarative_dist.plain.tensors import as_tensor, is_floating
 from declarative_dist.plain.tracing import is_traced
 
 Values = dict[str, Tensor]
@@ -168,17 +168,6 @@ class Reader:
             self.lead, self._is_first = value.shape[: max(count, 0)] + self.batch_shape, False
         check_shape(value, self.lead, event_shape, subject)
         return value
-
-
-def is_dense(value: object) -> TypeGuard[Tensor]:
-    """Whether a value is a tensor that holds every number."""
-    is_strided = isinstance(value, Tensor) and value.layout is torch.strided
-    return is_strided and isinstance(value, Tensor) and not value.is_nested
-
-
-def is_floating(value: object) -> TypeGuard[Tensor]:
-    """Whether a value is a tensor that can be scored as it is."""
-    return is_dense(value) and value.is_floating_point()
 
 
 def as_value(

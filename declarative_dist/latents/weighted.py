@@ -78,14 +78,14 @@ class WeightedDraws:
         notes: Sequence[str] = (),
         dims: Mapping[str, Sequence[str | None]] | None = None,
     ) -> None:
-        log_weights = as_value(log_weights, None, None, "WeightedDraws.log_weights")
+        log_weights = _as_numbers(log_weights, "WeightedDraws.log_weights")
         if log_weights.ndim == 0 or len(log_weights) < _FEWEST:
             expected, got = f"the weights of {_FEWEST} draws or more", shorten(log_weights)
             raise ConstraintError("WeightedDraws.log_weights", expected, got, code="wrong-shape")
         self.values: Values = {}
         for name, value in values.items():
             subject = f"WeightedDraws.{name}"
-            tensor = self.values[name] = as_value(value, None, None, subject)
+            tensor = self.values[name] = _as_numbers(value, subject)
             check_shape(tensor, log_weights.shape, tensor.shape[log_weights.ndim :], subject)
             said = "draws that are numbers", "NaN", "Look at the values."
             _check_numbers(tensor.isnan(), subject, *said)
@@ -128,7 +128,7 @@ class WeightedDraws:
         Returns:
             By site `(*batch, *event)`, with the shape of the probabilities in front.
         """
-        ranks = as_value(probability, None, None, "WeightedDraws.quantile").double()
+        ranks = _as_numbers(probability, "WeightedDraws.quantile").double()
         if not ((ranks >= 0) & (ranks <= 1)).all():
             raise ConstraintError(
                 "WeightedDraws.quantile", "probabilities from 0 to 1", shorten(probability),
@@ -285,6 +285,15 @@ def _places(weights: Tensor, ranks: Tensor) -> Tensor:
     sums = weights.double().cumsum(-1).contiguous()
     asked = (ranks.double() * sums[..., -1:]).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.searchsorted(sums, asked.contiguous()).clamp_max(sums.shape[-1] - 1)
+
+
+def _as_numbers(value: object, subject: str) -> Tensor:
+    """The numbers of draws or weights as a tensor, in the dtype that they have."""
+    tensor = as_value(value, None, None, subject)
+    if tensor.is_meta:
+        expected, got = "numbers", f"{shorten(tensor)}, without values on the meta device"
+        raise ConstraintError(subject, expected, got, code="wrong-argument")
+    return tensor
 
 
 def _check_numbers(is_bad: Tensor, subject: str, expected: str, what: str, fix: str) -> None:

@@ -13,7 +13,7 @@ from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.families.comparison import evaluating
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
-from declarative_dist.latents.named import Reader, as_value, is_dense
+from declarative_dist.latents.named import Reader, as_value
 from declarative_dist.objectives.weights import (
     Scores,
     Weights,
@@ -21,6 +21,7 @@ from declarative_dist.objectives.weights import (
     floating_tensors,
     typical_tensor,
 )
+from declarative_dist.plain.tensors import is_dense
 
 
 def score_joint(

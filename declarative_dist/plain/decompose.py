@@ -16,7 +16,7 @@ from torch.distributions.transforms import _InverseTransform
 from declarative_dist.errors import DeclarationError
 from declarative_dist.plain.arguments import Argument, alternatives, arguments_of
 from declarative_dist.plain.build import builder_of
-from declarative_dist.plain.tensors import is_same, map_tensors
+from declarative_dist.plain.tensors import is_dense, is_same, map_tensors
 
 Map = Callable[[Tensor, int], Tensor]
 
@@ -139,7 +139,7 @@ def _find(plain: Any, argument: Argument) -> Any:
         except NotImplementedError:
             continue  # a mean, say, that torch asks for and the class does not have
         if isinstance(value, Tensor):
-            return value.contiguous()
+            return value.contiguous() if is_dense(value) else value
         if value is not None and not isinstance(value, MethodType):
             is_chain = isinstance(value, list) and any(isinstance(v, Transform) for v in value)
             return tuple(value) if isinstance(value, list) and value and not is_chain else value

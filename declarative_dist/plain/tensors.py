@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Complex, Integral, Real
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +96,19 @@ def check_real(tensor: Tensor) -> None:
     """
     if tensor.is_complex():
         raise ValueError("complex numbers")
-    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+    if not is_dense(tensor) or tensor.is_quantized:
         raise ValueError("a sparse, nested or quantized tensor")
+
+
+def is_dense(value: object) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor that holds every number."""
+    is_strided = isinstance(value, Tensor) and value.layout is torch.strided
+    return is_strided and isinstance(value, Tensor) and not value.is_nested
+
+
+def is_floating(value: object) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor that can be scored as it is."""
+    return is_dense(value) and value.is_floating_point()
 
 
 def _stack(values: Sequence[Any]) -> Tensor:

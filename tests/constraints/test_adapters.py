@@ -302,6 +302,14 @@ class Rate(dd.Exponential):
 
 
 @pytest.mark.usefixtures("table")
+def test_a_registered_factory_that_fails_is_named() -> None:
+    register_constraint(Percent, lambda percent: Interval(0.0, percent.high))
+    match = r"factory registered for Percent, got AttributeError: .*\. Mend register_constraint"
+    with pytest.raises(DeclarationError, match=match):
+        as_constraint(Percent())
+
+
+@pytest.mark.usefixtures("table")
 def test_a_class_may_be_registered_for_all_objects_of_a_type() -> None:
     register_constraint(Percent, UnitInterval)
     assert repr(as_constraint(Percent())) == "UnitInterval()"

@@ -169,6 +169,13 @@ def test_low_is_below_high(
         kind(low, high)
 
 
+@pytest.mark.parametrize("kind", [Interval, LogInterval])
+def test_bounds_broadcast_together(kind: type[Interval]) -> None:
+    match = f"{kind.__name__}: expected bounds whose shapes broadcast together"
+    with pytest.raises(ConstraintError, match=match):
+        kind(torch.ones(2), 2 * torch.ones(3))
+
+
 @pytest.mark.parametrize("low", [0.0, -1.0, torch.tensor([1.0, 0.0])], ids=str)
 def test_the_low_end_of_a_log_interval_is_positive(low: float | Tensor) -> None:
     with pytest.raises(ConstraintError, match=r"^LogInterval: expected a positive low, got low="):

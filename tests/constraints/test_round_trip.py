@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -317,6 +318,29 @@ def test_messages(constraint: Constraint, bad: object, message: str) -> None:
     with pytest.raises(ConstraintError) as caught:
         constraint.right_inverse(torch.tensor(bad))
     assert caught.value.sentence == message
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        torch.tensor([1, 2, 3]),
+        torch.ones(3) + 1j,
+        torch.ones(3).to_sparse(),
+        [1.0, 2.0, 3.0],
+    ],
+    ids=["int", "complex", "sparse", "list"],
+)
+def test_raw_numbers_are_a_dense_floating_point_tensor(name: str, raw: Any) -> None:
+    constraint = CASES[name].built(torch.float32)
+    match = f"{type(constraint).__name__}: expected unconstrained numbers in a dense floating"
+    with pytest.raises(ConstraintError, match=match):
+        constraint(raw)
+
+
+def test_a_number_between_an_end_and_the_first_normal_one_is_told_the_band() -> None:
+    with pytest.raises(ConstraintError, match=r"got 9\.99.*e-41\. In torch.float32 numbers are"):
+        UnitInterval().right_inverse(torch.tensor(1e-40))
 
 
 def test_a_positive_number_outside_the_guard_band_is_refused_with_the_way_out() -> None:
