@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -90,3 +91,8 @@ def test_angles_in_an_event_stay_on_the_circle() -> None:
     assert support.event_dim == 1
     assert lies_within(support, constraints.interval(-3.2, 3.2))
     assert not lies_within(constraints.real, support)
+
+
+def test_an_end_that_is_no_number_is_still_an_end() -> None:
+    support = support_of(dd.Uniform(torch.tensor(math.nan), 1.0, validate_args=False))
+    assert math.isnan(support.lower_bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,12 @@ from declarative_dist import (
     ConstraintError,
     Declarative,
     FullRankNormal,
+    GreaterThan,
     Head,
+    Interval,
     Joint,
+    LessThan,
+    LogInterval,
     MeanFieldNormal,
     Param,
     Positive,
@@ -105,6 +110,25 @@ def _zeroed(module: Predicted) -> Predicted:
     for parameter in module.projection.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+@pytest.mark.parametrize(
+    ("constraint", "start"),
+    [
+        (Interval(0.1, 0.3), 0.2),
+        (GreaterThan(0.1), 1.1),
+        (LessThan(0.1), -0.9),
+        (LogInterval(0.1, 0.3), math.sqrt(0.03)),
+        (Positive(floor=0.1), 1.1),
+        (dd.AffineTransform(0.1, 1.0), 0.1),
+    ],
+    ids=str,
+)
+def test_a_default_start_has_all_digits(constraint: Any, start: float) -> None:
+    class Started(Declarative):
+        value = Param(constraint=constraint)
+
+    assert math.isclose(Started(dtype=torch.float64).value.item(), start, rel_tol=1e-15)
 
 
 @pytest.mark.parametrize("kind", KINDS)

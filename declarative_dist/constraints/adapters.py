@@ -43,6 +43,11 @@ class FromTransform(Constraint):
         super().__init__()
         self.transform = transform.with_cache(0)
         for name, tensor in tensors_of(self.transform):
+            if tensor.requires_grad:
+                subject, expected = type(transform).__name__, "a transform that does not learn"
+                got = f"a {name.rpartition('_')[-1]} that needs a gradient"
+                fix = "Give .detach(), or write a constraint that names a field as its bound."
+                raise DeclarationError(subject, expected, got, fix, code="bad-bounds")
             self.register_buffer(name, tensor.detach().clone())
 
     def current(self) -> Any:

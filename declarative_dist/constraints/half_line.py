@@ -86,7 +86,7 @@ class GreaterThan(Scalar):
         super().__init__(low=low)
 
     def link(self, raw: Tensor) -> Tensor:
-        return softplus(raw) + self.low
+        return (softplus(raw) + self.low).to(raw.dtype)
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(promote(value) - self.low).to(value.dtype)
@@ -112,7 +112,7 @@ class LessThan(Scalar):
         super().__init__(high=high)
 
     def link(self, raw: Tensor) -> Tensor:
-        return self.high - softplus(raw)
+        return (self.high - softplus(raw)).to(raw.dtype)
 
     def inverse(self, value: Tensor) -> Tensor:
         return inverse_softplus(self.high - promote(value)).to(value.dtype)

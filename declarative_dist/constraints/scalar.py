@@ -187,7 +187,7 @@ def _check_bound(bound: object, subject: str) -> float | Tensor:
         raise DeclarationError(subject, "real numbers", shorten(bound), code="bad-bounds")
     if not own.is_meta and not own.isfinite().all():
         raise ConstraintError(subject, "finite bounds", shorten(bound), code="bad-bounds")
-    return own if own.is_floating_point() else own.to(torch.get_default_dtype())
+    return own if own.is_floating_point() else own.double()
 
 
 def as_number(bound: object, subject: str, expected: str = "") -> float:
@@ -229,12 +229,12 @@ def as_tensor_like(bound: Any, like: Tensor) -> Tensor:
 
 
 def expand_bound(bound: Bound, shape: torch.Size) -> Tensor:
-    """The bound as a tensor of a shape, where names count as 0."""
+    """The bound as a tensor of a shape, with all its digits; names count as 0."""
     if isinstance(bound, Tensor):
         return bound.expand(shape)
     number = 0.0 if isinstance(bound, str) else float(bound)
-    is_large = abs(number) > torch.finfo(torch.get_default_dtype()).max
-    return torch.full(shape, number, dtype=torch.float64 if is_large else None)
+    is_rounded = torch.tensor(number, device="cpu").item() != number
+    return torch.full(shape, number, dtype=torch.float64 if is_rounded else None)
 
 
 def _format_bound(bound: object) -> str:

@@ -238,7 +238,8 @@ class Constrained(Field):
         ndim = ndims[self.name] = self._ndim_among_bounds(module)
         constraint = self.resolved_constraint(module, values)
         with torch.no_grad():
-            if source is None and (own < ndim or self.starts_at_zero):  # as each bound says
+            is_middle = type(constraint).default is Constraint.default
+            if source is None and (own < ndim or self.starts_at_zero or is_middle):
                 zeros = torch.zeros(constraint.raw_shape(start.shape), dtype=dtype, device=device)
                 value = constraint.forward(line_up(zeros, own, ndim))
                 return zeros.new_zeros(constraint.raw_shape(value.shape))

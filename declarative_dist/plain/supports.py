@@ -239,7 +239,7 @@ def _is_domain(support: Any, ends: Ends, transform: Any) -> bool:
 def between(low: Any, high: Any) -> Any:
     """The set between two ends, these included; one whose ends are all infinite is none."""
     if not is_traced(low, high):
-        has_low, has_high = (torch.as_tensor(end).isfinite().any() for end in (low, high))
+        has_low, has_high = (not torch.as_tensor(end).isinf().all() for end in (low, high))
         if not has_high:
             return constraints.greater_than_eq(low) if has_low else constraints.real
         if not has_low:

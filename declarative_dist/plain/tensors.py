@@ -297,8 +297,10 @@ def is_same(one: Any, other: Any, slack: float = 0.0) -> bool:
         return is_like and torch.allclose(one.double(), other.double(), slack, 0.0, equal_nan=True)
     if isinstance(one, Transform) and one == other:
         return True
-    if type(one) is not type(other) or isinstance(one, constraints.Constraint):
-        return type(one) is type(other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, constraints.Constraint):
+        return is_same(vars(one), vars(other), slack)
     if isinstance(one, (list, tuple)):
         pairs = zip(one, other, strict=False)
         return len(one) == len(other) and all(is_same(*pair, slack) for pair in pairs)

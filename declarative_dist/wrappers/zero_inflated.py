@@ -88,22 +88,26 @@ class ZeroInflated(Wrapper):
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         drawn = self.base_distribution.sample(sample_shape)
-        share = torch.rand(drawn.shape, dtype=self.gate.dtype, device=self.gate.device)
+        # In float64: narrower numbers between 0 and 1 are 0 more often than a small gate is met.
+        dtype = torch.float32 if self.gate.is_mps else torch.float64
+        share = torch.rand(drawn.shape, dtype=dtype, device=self.gate.device)
         return torch.where(share < self.gate, torch.zeros_like(drawn), drawn)
 
     @property
     def mean(self) -> Tensor:
         """The mean."""
-        mean: Tensor = (1 - self.gate) * self.base_distribution.mean
-        return mean
+        return self._thin(self.base_distribution.mean)
 
     @property
     def variance(self) -> Tensor:
         """The variance."""
         base = self.base_distribution
         spread = base.variance + self.gate * base.mean**2
-        variance: Tensor = (1 - self.gate) * spread
-        return variance
+        return self._thin(spread)
+
+    def _thin(self, moment: Tensor) -> Tensor:
+        """A moment of the base as far as it counts, zero where nothing of it does."""
+        return torch.where(self.gate == 1, 0.0, (1 - self.gate) * moment)
 
 
 register_arguments(ZeroInflated, {"base_distribution": Distribution})

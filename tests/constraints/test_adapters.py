@@ -272,6 +272,13 @@ def test_a_modules_parameters_are_the_constraints_own() -> None:
     assert constraint.default(torch.Size((2,))).tolist() == [0.0, 0.0]
 
 
+def test_a_transform_that_learns_is_refused() -> None:
+    shift = nn.Parameter(torch.tensor(1.0))
+    match = "AffineTransform: expected a transform that does not learn, got a loc that needs"
+    with pytest.raises(DeclarationError, match=match):
+        as_constraint(AffineTransform(shift, 1.0))
+
+
 def test_a_module_does_not_know_its_raw_shape() -> None:
     with pytest.raises(NotImplementedError, match="Rotation does not say which shape"):
         as_constraint(Rotation()).raw_shape(torch.Size((2,)))

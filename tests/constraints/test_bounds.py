@@ -75,12 +75,13 @@ def test_bounds_move_with_the_module() -> None:
 
 
 @pytest.mark.parametrize("kind", [GreaterThan, LessThan])
+@pytest.mark.parametrize("bound", [LOW, LOW.double()], ids=["float32", "float64"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_values_beside_a_tensor_have_the_dtype_of_the_raw_number(
-    kind: type[GreaterThan] | type[LessThan], dtype: torch.dtype
+    kind: type[GreaterThan] | type[LessThan], bound: Tensor, dtype: torch.dtype
 ) -> None:
-    value = kind(LOW).to(dtype)(torch.zeros(3, dtype=dtype))
-    assert value.dtype == dtype
+    raw = torch.zeros(3, dtype=dtype)
+    assert kind(bound)(raw).dtype == kind(bound).to(dtype)(raw).dtype == dtype
 
 
 def test_the_tensor_given_stays_the_callers() -> None:
@@ -110,8 +111,9 @@ def test_a_copy_has_its_own_bounds(copied: type) -> None:
     assert repr(copied(Interval(0.0, 2.0))) == "Interval(low=0.0, high=2.0)"
 
 
-def test_an_integer_tensor_becomes_floating() -> None:
-    assert GreaterThan(torch.tensor([1, 2])).low.dtype == torch.get_default_dtype()
+def test_an_integer_tensor_becomes_floating_with_all_its_digits() -> None:
+    bound = GreaterThan(torch.tensor([1609459230, 2**40 + 1]))
+    assert bound.low.tolist() == [1609459230.0, 2.0**40 + 1]
 
 
 def test_an_integer_becomes_a_float() -> None:

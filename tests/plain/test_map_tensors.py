@@ -9,7 +9,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor, nn
 
-from declarative_dist.plain.tensors import map_tensors, tensors_of
+from declarative_dist.plain.tensors import is_same, map_tensors, tensors_of
 
 
 class Shift(dd.Transform):
@@ -70,3 +70,18 @@ def test_a_module_in_two_places_stays_one_also_in_a_circle() -> None:
     assert copied.one is not outer.one
     assert copied.one.back is copied
     assert copied.one.weight is outer.one.weight
+
+
+class Onto(dd.Transform):
+    """A map onto the numbers between zero and an end, which only its codomain says."""
+
+    domain = dd.constraints.real
+
+    def __init__(self, high: float) -> None:
+        super().__init__()
+        self.codomain = dd.constraints.independent(dd.constraints.interval(0.0, high), 1)
+
+
+@pytest.mark.parametrize("high", [1.0, 2.0])
+def test_maps_onto_other_sets_are_others(high: float) -> None:
+    assert is_same(Onto(1.0), Onto(high)) is (high == 1.0)

@@ -571,3 +571,17 @@ def test_the_share_of_zeros_in_either_precision(log_share: float, dtype: torch.d
     assert mixed.item() == pytest.approx(math.log(0.3 + 0.7 * share), rel=1e-6)
     (slope,) = torch.autograd.grad(mixed, gate)
     assert slope.item() == pytest.approx((1 - share) / (0.3 + 0.7 * share), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rare_zeros_are_as_rare_as_the_gate_says(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    gate, count = tensor(1e-3, dtype=dtype), 1_000_000
+    drawn = ZeroInflated(dd.Poisson(torch.tensor(50.0)), gate).sample((count,))
+    expected = count * gate.item()
+    assert abs((drawn == 0).sum().item() - expected) < 5 * math.sqrt(expected)
+
+
+def test_nothing_is_left_of_a_base_without_a_mean_where_all_are_zeros() -> None:
+    zeros = ZeroInflated(dd.Pareto(1.0, 0.5), tensor([1.0, 0.5]))
+    assert zeros.mean.tolist() == zeros.variance.tolist() == [0.0, math.inf]
