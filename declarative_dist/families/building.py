@@ -16,6 +16,7 @@ from declarative_dist.fields.derived import call_method
 from declarative_dist.fields.kinds import built_kind, describe_kind
 from declarative_dist.plain.draws import is_reparametrised
 from declarative_dist.plain.indexing import Independent
+from declarative_dist.plain.tensors import with_checks
 from declarative_dist.plain.tracing import is_traced
 
 T = TypeVar("T")
@@ -81,8 +82,10 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
         distribution = declaration.base(**values)
     else:
         distribution = declaration.make(**values, validate_args=False)
-    if declaration.make is not None or switch is not None:
+    if declaration.make is not None:
         distribution._validate_args = checks
+    elif switch is not None:  # a method may return an object of yours
+        distribution = with_checks(distribution, checks)
     if declaration.event_dim is None:
         return distribution
     return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")

@@ -31,6 +31,7 @@ from declarative_dist.fields.kinds import (
     is_declarative_class,
 )
 from declarative_dist.plain import supports
+from declarative_dist.plain.tensors import with_checks
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
@@ -80,7 +81,7 @@ def log_density(
     """
     distribution: Distribution = prior()
     if is_inside:
-        distribution._validate_args = False
+        distribution = with_checks(distribution, False)
     lead = value.ndim - own
     added = own + len(copies) - len(distribution.batch_shape) - len(distribution.event_shape)
     if not copies or not added or not has_copies(prior, copies):

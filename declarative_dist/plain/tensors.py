@@ -258,6 +258,13 @@ def without_cache(part: Any) -> Any:
     return new
 
 
+def with_checks(distribution: Any, checks: bool) -> Any:
+    """A light copy of a distribution that checks values, or does not; yours stays as it is."""
+    new = without_cache(distribution)
+    vars(new)["_validate_args"] = checks
+    return new
+
+
 class Inverse(_InverseTransform):
     """The inverse of a transform, which copies and pickles with what it inverts.
 
