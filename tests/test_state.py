@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch.distributions as dd
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+import declarative_dist
 from declarative_dist import (
     ConstraintError,
     Declarative,
@@ -48,6 +50,24 @@ class BetweenOthers(Variational):
     base = dd.Normal
     loc = Param(0.5, Interval(torch.tensor(0.0), torch.tensor(1.0)))
     scale = Param(2.0, GreaterThan(0.5))
+
+
+CONSTRAINTS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
+    "Real": ((), (5,)),
+    "Positive": ((), (5,)),
+    "Exp": ((), (5,)),
+    "GreaterThan": ((-1.5,), (5,)),
+    "LessThan": ((1.5,), (5,)),
+    "Interval": ((-1.0, 7.0), (5,)),
+    "UnitInterval": ((), (5,)),
+    "LogInterval": ((0.01, 10.0), (5,)),
+    "Simplex": ((), (5,)),
+    "Ordered": ((), (5,)),
+    "PositiveOrdered": ((), (5,)),
+    "LowerCholesky": ((), (3, 3)),
+    "PositiveDefinite": ((), (3, 3)),
+    "CorrCholesky": ((), (3, 3)),
+}
 
 
 def test_names_are_raw_names() -> None:
@@ -237,20 +257,53 @@ def test_a_state_that_a_later_part_refuses_changes_nothing() -> None:
         assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 
-def test_a_move_keeps_numbers_finite_or_is_refused() -> None:
+def test_a_move_that_would_change_values_is_refused() -> None:
     class Heavy(Variational):
         base = dd.StudentT
         df = 1e5
         loc = Param(1e6)
         scale = Param(1e6)
 
-    q = Heavy().half()
-    assert all(tensor.isfinite().all() for tensor in q.state_dict().values())
-    assert q.float().loc.item() == 65504.0
-    narrow = Heavy(df=1e-10)
-    with pytest.raises(ConstraintError, match=r"Heavy\.df: .*0\.0 in torch\.float16"):
-        narrow.half()
-    assert {tensor.dtype for tensor in narrow.state_dict().values()} == {torch.float32}
+    class Outer(Declarative):
+        first = Param(1.0)
+        part = Heavy(df=4.0, loc=0.0, scale=1.0)
+
+    light: dict[str, Any] = {"df": 4.0, "loc": 1e-9, "scale": 2.0}
+    assert Heavy(**light).half().scale == 2.0
+    for name, value, text in (
+        ("df", 1e5, "within reach of torch.float16, got 100000.0"),
+        ("df", 1e-10, "e-10, which is 0.0 in torch.float16"),
+        ("loc", 1e6, "within reach of torch.float16, got 1000000.0"),
+        ("loc", [0.0, -1e6], "within reach of torch.float16"),
+        ("scale", 1e6, "within reach of torch.float16, got 1000000.0"),
+        ("scale", 5e4, "got 50000.0, which would become 10000.0"),
+        ("scale", 1e-5, "which would become 0.001"),
+    ):
+        q = Outer(part=Heavy(**light | {name: value}))
+        before = copy.deepcopy(q.state_dict())
+        with pytest.raises(ConstraintError) as caught:
+            q.half()
+        assert caught.value.subject == f"Heavy.{name}"
+        assert text in str(caught.value)
+        for key, tensor in q.state_dict().items():
+            assert tensor.dtype == torch.float32
+            assert torch.equal(tensor, before[key])
+        assert q.bfloat16().part.loc.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_ordinary_values_of_every_constraint_move(name: str, dtype: torch.dtype) -> None:
+    arguments, shape = CONSTRAINTS[name]
+
+    class One(Declarative):
+        x = Param(None, getattr(declarative_dist, name)(*arguments), shape=shape)
+
+    q = One(dtype=torch.float64)
+    q.raw_x.data.normal_()
+    before = q.x.detach()
+    near = 40 * torch.finfo(dtype).eps
+    assert torch.allclose(q.to(dtype).x.double(), before, near, near)
 
 
 class Digits(Variational):

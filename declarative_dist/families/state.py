@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -18,9 +18,6 @@ from declarative_dist.fields.storage import check_shape, find_tensor, to_tensor
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tracing import is_traced
-
-Move = Callable[[Tensor], Tensor]
-"""What `nn.Module.to` and its like do to each tensor."""
 
 
 class AtomicState(nn.Module):
@@ -108,16 +105,15 @@ class DeclaredState(AtomicState):
             self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        move = _keep_finite(fn)
         for _, part in walk(self) if recurse else (("", self),):
             declaration = part.__declaration__  # checked before anything has moved
             for head in declaration.heads:
-                head.check_dtype(part, move(torch.empty(0, dtype=head.place_of(part)[0])).dtype)
+                head.check_dtype(part, fn(torch.empty(0, dtype=head.place_of(part)[0])).dtype)
             for field in declaration.stored:
                 now = find_tensor(part, field.stored_name)
-                if now is not None and move(now.new_empty(0)).dtype != now.dtype:
-                    field.check_stored(part, move(now))
-        return super()._apply(move, recurse)  # type: ignore[no-untyped-call]
+                if now is not None and fn(now.new_empty(0)).dtype != now.dtype:
+                    field.check_move(part, now.detach(), fn(now.detach()))
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Register a buffer as `nn.Module` does; one that is a field is checked first."""
@@ -154,21 +150,3 @@ def _check_loaded(module: Any, keys: object) -> None:
         if field.is_predicted or field.is_given or getattr(field, "owns_constraint", False):
             field.check_dtype(module, field.place_of(module)[0])
     module._check_ties()
-
-
-def _keep_finite(fn: Move) -> Move:
-    """A move to a narrower dtype that gives its largest numbers in place of infinities."""
-
-    def move(tensor: Tensor) -> Tensor:
-        moved = fn(tensor)
-        if moved.dtype == tensor.dtype or not moved.is_floating_point() or moved.is_meta:
-            return moved
-        largest = [torch.finfo(t.dtype).max for t in (tensor, moved) if t.is_floating_point()]
-        if largest == sorted(largest) or moved.isfinite().all():
-            return moved
-        with torch.no_grad():
-            overflows = moved.isinf() & tensor.isfinite().to(moved.device)
-            moved[overflows] = moved[overflows].sign() * torch.finfo(moved.dtype).max
-        return moved
-
-    return move

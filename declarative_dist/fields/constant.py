@@ -246,6 +246,14 @@ class Constant(Stored):
             storage.check_floating(tensor.dtype, self.subject(module))
         self._check(tensor, self.subject(module))
 
+    def check_move(self, module: nn.Module, now: Tensor, moved: Tensor) -> None:
+        subject = self.subject(module)
+        if now.is_floating_point():
+            storage.check_floating(moved.dtype, subject)
+        if not is_traced(now, moved):
+            storage.check_finite(now, moved, now, subject)
+        self._check(moved, subject, now)
+
     def rule(self, module: nn.Module) -> str:
         return "constant"
 

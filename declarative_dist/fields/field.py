@@ -265,6 +265,16 @@ class Stored(Field):
     def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
         """Refuse a tensor, loaded or moved, in the place of the one that an instance holds."""
 
+    @abstractmethod
+    def check_move(self, module: nn.Module, now: Tensor, moved: Tensor) -> None:
+        """Refuse a dtype in which a value would change by more than rounding.
+
+        Args:
+            module: the instance.
+            now: the tensor that it holds.
+            moved: the same in the new dtype.
+        """
+
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         self.commit(module, self.rebuild(module, values))
 

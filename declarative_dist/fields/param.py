@@ -28,13 +28,16 @@ from declarative_dist.fields.prior import (
 )
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Start, call_with_shape
-from declarative_dist.fields.storage import check_shape, to_tensor, write_tensor
+from declarative_dist.fields.storage import check_finite, check_shape, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.tracing import is_traced
 
 MakePrior = Callable[[torch.Size], Distribution]
 """A prior whose size is the parameter's."""
+
+SLACK = 64
+"""How many roundings a value may be off when it is computed in another dtype."""
 
 
 class Param(Constrained, Stored):
@@ -226,6 +229,27 @@ class Param(Constrained, Stored):
         if not (is_traced(tensor) or is_shard(tensor) or tensor.isfinite().all()):
             expected, got = f"finite unconstrained numbers in {dtype}", shorten(tensor)
             raise ConstraintError(subject, expected, got, "Nothing changed.", code="not-finite")
+
+    def check_move(self, module: nn.Module, now: Tensor, moved: Tensor) -> None:
+        self.check_dtype(module, moved.dtype)
+        is_wider = torch.finfo(moved.dtype).max > torch.finfo(now.dtype).max
+        if is_wider or self.needs or is_traced(now, moved) or is_shard(now):
+            return
+        with torch.no_grad():
+            before, rounded, after = (
+                self.value(module, {self.raw_name: raw}).double().cpu()
+                for raw in (now, moved.to(now), moved)
+            )
+        # Rounding of the raw numbers is not at issue, but the band of the dtype.
+        near = SLACK * max(torch.finfo(dtype).eps for dtype in (now.dtype, moved.dtype))
+        whole = rounded.abs().max().item() if self.event_dim and rounded.numel() else 0.0
+        subject = self.subject(module)
+        check_finite(now, moved, before, subject)
+        if not torch.allclose(after, rounded, near, near * whole):
+            expected = f"a value within the band of {moved.dtype}"
+            got = f"{shorten(before)}, which would become {shorten(after)}"
+            fix = "Nothing changed. Keep a wider dtype, or give its constraint another guard."
+            raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         super().reset(module, values)

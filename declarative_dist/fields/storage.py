@@ -109,6 +109,17 @@ def check_floating(dtype: object, subject: str) -> None:
         raise ConstraintError(subject, expected, repr(dtype), fix, code="dtype-or-device")
 
 
+def check_finite(now: Tensor, moved: Tensor, value: Tensor, subject: str) -> None:
+    """Refuse a dtype that is too narrow for the numbers of a tensor, or of a value behind it."""
+    if (moved.isfinite() | ~now.isfinite().to(moved.device)).all():
+        return
+    expected, fix = (
+        f"a value within reach of {moved.dtype}",
+        "Nothing changed. Keep a wider dtype.",
+    )
+    raise ConstraintError(subject, expected, shorten(value), fix, code="dtype-or-device")
+
+
 def _property_of(module: nn.Module, name: str) -> property | None:
     member = inspect.getattr_static(type(module), name, None)
     return member if isinstance(member, property) else None
