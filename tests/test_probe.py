@@ -37,6 +37,14 @@ def normalize(s: Tensor) -> Tensor:
     return normal.reshape(s.shape)
 
 
+def solve(s: Tensor) -> Tensor:
+    grid = torch.linspace(0.0, 1.0, 12, dtype=s.dtype)
+    kernel = (-(grid[:, None] - grid).square() / (1 + s[..., None, None])).exp()
+    kernel = kernel + 1e-3 * torch.eye(12, dtype=s.dtype)
+    solved: Tensor = torch.linalg.solve(kernel, torch.ones(12, 1, dtype=s.dtype))
+    return solved.square().sum((-1, -2)) + s
+
+
 MIXING: dict[str, Method] = {
     "mean": lambda self, s: s.mean(),
     "mean at equal starts": lambda self, s: 0 * s + s.mean(),
@@ -54,6 +62,7 @@ MIXING: dict[str, Method] = {
     "a batch": lambda self, s: normalize(s).exp() if s.numel() > 1 else s,
     "first": lambda self, s: (s[0] if s.ndim else s) * torch.ones_like(s),
     "a branch": lambda self, s: s + 1 if (s > 1).any() else s + 2,
+    "a hundred-thousandth of the mean": lambda self, s: s + 1e-5 * s.mean().tanh(),
 }
 APART: dict[str, Method] = {
     "own": lambda self, s: s * 2,
@@ -62,6 +71,10 @@ APART: dict[str, Method] = {
     "dropped at random": lambda self, s: nn.functional.dropout(s, 0.5) + 0.1,
     "each by its own branch": lambda self, s: torch.where(s > 1, s + 1, s + 2),
     "steep": lambda self, s: (s * 1e3).sin() + 2.0,
+    "in float32": lambda self, s: (s[..., None].float() @ torch.ones(1)).to(s).exp(),
+    "narrow on its way": lambda self, s: (s.bfloat16() * 1.7).to(s).square() * 3.3 + s,
+    "a long sum": lambda self, s: (s[..., None] * torch.linspace(-1e3, 1e3, 10_001)).sum(-1) + s,
+    "linear algebra": lambda self, s: solve(s),
 }
 RANDOM = ("random", "dropped at random")
 
@@ -107,6 +120,88 @@ def test_what_keeps_apart_is_taken(name: str, kind: type) -> None:
         before = torch.get_rng_state()
         made(kind, APART[name])(**keywords)
         assert name in RANDOM or kind is Conditional or torch.equal(torch.get_rng_state(), before)
+
+
+def branching(constant: object) -> Any:
+    """A class whose method mixes copies once its constant is above zero."""
+
+    class Branching(Variational):
+        base = dd.Normal
+        mu = Param(0.0)
+        scale = Param(1.0)
+        switch = constant
+
+        @derived
+        def loc(self, mu: Tensor, switch: Any) -> Tensor:
+            return mu - mu.mean() if switch > 0 else mu
+
+    return Branching
+
+
+@pytest.mark.parametrize("off", [0, 0.0, torch.tensor(0), torch.tensor([0.0])])
+def test_a_constant_that_switches_to_mixing_is_refused_in_every_way_in(off: Any) -> None:
+    on = off + 1
+    family = branching(off)
+    q = family(batch_shape=(3,))
+    q.mu = [1.0, 2.0, 6.0]
+    saved = family(switch=on).state_dict()
+    ways: list[Callable[[], object]] = [
+        lambda: family(batch_shape=(3,), switch=on),
+        lambda: setattr(q, "switch", on),
+        lambda: q.assign(switch=on, mu=0.0),
+        lambda: branching(on)(batch_shape=(3,)),
+    ]
+    if isinstance(off, Tensor):
+        ways.append(lambda: q.load_state_dict(q.state_dict() | {"switch": saved["switch"]}))
+    for way in ways:
+        with pytest.raises(ConstraintError, match=r"Branching\.loc") as caught:
+            way()
+        assert caught.value.code == "mixed-draws"
+        assert q.loc.tolist() == [1.0, 2.0, 6.0]
+        assert q.switch == off
+    family(switch=on).switch = on  # one copy alone
+    family(batch_shape=(3,)).switch = off - 1
+
+
+def test_flags_of_an_instance_and_constants_of_a_joint_count_too() -> None:
+    class Flagged(Joint):
+        mu = dd.Normal(0.0, 1.0)
+        power = 0
+
+        def __init__(self, *, flag: bool = False, **values: Any) -> None:
+            super().__init__(**values)
+            self.flag = flag
+
+        @site
+        def y(self, mu: Tensor, power: int) -> dd.Distribution:
+            return dd.Normal(mu.mean() if self.flag or power else mu, 1.0)
+
+    joint = Flagged()
+    with pytest.raises(ConstraintError, match=r"Flagged\.y"):
+        Flagged(flag=True)
+    with pytest.raises(ConstraintError, match=r"Flagged\.y"):
+        joint.power = 2
+    assert joint.power == 0
+
+
+def test_an_init_may_set_a_constant_before_the_rest_is_there() -> None:
+    class Late(Variational):
+        base = dd.Normal
+        mu = Param(0.0)
+        scale = Param(1.0)
+        shift = 1.0
+
+        def __init__(self, **values: Any) -> None:
+            super().__init__(**values)
+            self.shift = 2.0
+            self.net = nn.Linear(1, 1)
+
+        @derived
+        def loc(self, mu: Tensor, shift: Tensor) -> Tensor:
+            net = getattr(self, "net", None)
+            return mu * shift if net is None else net(mu[..., None])[..., 0] * shift
+
+    assert Late(batch_shape=(3,)).shift == 2.0
 
 
 def test_one_copy_alone_may_do_what_it_likes() -> None:

@@ -118,12 +118,13 @@ class DeclarativeMeta(ABCMeta):
             instance = super().__call__(*arguments, **keywords)
             if "_is_built" in vars(instance):
                 instance._check_whole()
+                vars(instance)["_is_whole"] = True
             return instance
 
 
 _ON_INSTANCES = {
     "_starts", "_biases", "_constants", "_sizes", "_copies", "_is_built", "_is_loading",
-    "_kinds", "_live_shape", "_ndims", "_padding", "_paddings",
+    "_is_whole", "_kinds", "_live_shape", "_ndims", "_padding", "_paddings",
 }  # fmt: skip
 """Names that instances keep beside what their classes define."""
 

@@ -145,9 +145,20 @@ class Declaration:
         return frozenset(n for n, chain in chains if any(f.needs_context for f in chain))
 
     @cached_property
+    def has_methods(self) -> bool:
+        """Whether methods of the class body compute values, or make what it builds."""
+        is_method = self.base is not None and not isinstance(self.base, type)
+        return is_method or any(field.is_computed or field.is_site for field in self.order)
+
+    @cached_property
     def tied_names(self) -> frozenset[str]:
-        """The fields whose values must go with others: bounds, and what torch takes together."""
+        """The fields whose values must go with others.
+
+        These are bounds, what torch takes together, and constants on which methods may branch.
+        """
         tied = set(self.build if self.is_tied else ())
+        if self.has_methods:
+            tied.update(field for field in self.stored if not field.is_learned)
         for field in self.bounded:
             tied.update(self.chains[field.name][:-1])
         return frozenset([field.name for field in tied])

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from declarative_dist.errors import first_line, shorten
 from declarative_dist.families.building import REFUSALS
@@ -25,7 +27,7 @@ ALL = [*range(COUNT)]
 TOGETHER = ([0, 1], [1, 0], ALL, [2, 1, 0], [0])
 """Which of them are tried together: two and three, in both orders, and a batch of one."""
 
-TOLERANCE = (1e-3, 0.02)
+TOLERANCE = (1e-6, 0.02)
 """How far rounding may take the same value, alone and beside others, at least and at most."""
 
 Index = tuple[Any, ...]
@@ -37,6 +39,28 @@ See = Callable[[Index], Mapping[str, Tensor]]
 
 Difference = tuple[str, str, str]
 """A field or site, its value or error alone, and the same beside others."""
+
+
+class Rounding(TorchDispatchMode):
+    """Watches how coarsely operations round numbers that were finer before.
+
+    Attributes:
+        eps: of the coarsest dtype that they were moved to; 0 if there was none.
+    """
+
+    eps = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        before, after = _eps_of((args, kwargs)), _eps_of(result)
+        if before and after and min(before) < max(after):
+            self.eps = max(self.eps, *after)
+        return result
+
+
+def _eps_of(tree: Any) -> list[float]:
+    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    return [torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point()]
 
 
 @contextmanager
@@ -58,7 +82,8 @@ def find_difference(
     """The first value that depends on how many there are, or on those beside it.
 
     A module that draws random numbers itself, as dropout does, is compared in evaluation mode; if
-    it draws some there too, nothing can be compared.
+    it draws some there too, nothing can be compared. Where a method rounds to a coarser dtype on
+    its way, values may differ as far as that dtype lets them.
 
     Args:
         see: gives the values; they have the dimensions of the index in front.
@@ -70,14 +95,24 @@ def find_difference(
     def is_random() -> bool:
         return draws_random_numbers(lambda: attempt(see, block(ALL, rank)))
 
-    found = _compare_groups(see, rank, groups)
+    def compare() -> Difference | None:
+        found = _compare_groups(see, rank, groups)
+        if found is None:
+            return None
+        with Rounding() as rounding:  # type: ignore[no-untyped-call]
+            attempt(see, block(ALL, rank))
+        return _compare_groups(see, rank, groups, rounding.eps) if rounding.eps else found
+
+    found = compare()
     if found is None or not is_random():
         return found
     with evaluating(module):
-        return None if is_random() else _compare_groups(see, rank, groups)
+        return None if is_random() else compare()
 
 
-def _compare_groups(see: See, rank: int, groups: Iterable[list[int]]) -> Difference | None:
+def _compare_groups(
+    see: See, rank: int, groups: Iterable[list[int]], eps: float = 0.0
+) -> Difference | None:
     batched: set[str] = set()
     for positions in groups:
         many = attempt(see, block(positions, rank))
@@ -86,7 +121,7 @@ def _compare_groups(see: See, rank: int, groups: Iterable[list[int]]) -> Differe
         for place in itertools.product(sorted({0, len(positions) - 1}), repeat=rank):
             one = attempt(see, tuple(positions[at] for at in place))
             lead = torch.Size((len(positions),) * rank)
-            found = _compare(one, many, lead, place, batched)
+            found = _compare(one, many, lead, place, batched, eps)
             if found is not None:
                 return found
     return None
@@ -98,7 +133,12 @@ def block(positions: list[int], rank: int) -> Index:
 
 
 def _compare(
-    one: Any, many: Any, lead: torch.Size, place: tuple[int, ...], batched: set[str]
+    one: Any,
+    many: Any,
+    lead: torch.Size,
+    place: tuple[int, ...],
+    batched: set[str],
+    eps: float,
 ) -> Difference | None:
     """The first value that differs; `batched` collects the names of which each has its own."""
     failed = [seen for seen in (one, many) if isinstance(seen, Exception)]
@@ -112,7 +152,7 @@ def _compare(
                 return name, f"shape {tuple(single.shape)}", f"shape {tuple(value.shape)}"
             batched.add(name)
             value = value[place]
-        if not _agree(value, single):
+        if not _agree(value, single, eps):
             return name, shorten(single), shorten(value)
     return None
 
@@ -140,9 +180,9 @@ def _describe(seen: Any) -> str:
     return f"{type(seen).__name__}: {first_line(seen)}"
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether values are the same but for rounding; a mistake goes further."""
-    rounding = 3 * torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0
+def _agree(one: Tensor, other: Tensor, eps: float) -> bool:
+    """Whether values are the same but for rounding, to a dtype of this `eps` or to their own."""
+    rounding = 3 * max([eps, *_eps_of([one, other])]) ** 0.5
     tolerance = min(max(rounding, TOLERANCE[0]), TOLERANCE[1])
     one, other = one.double(), other.double()
     return torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)

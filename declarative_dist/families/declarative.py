@@ -118,9 +118,12 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             fix = f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body."
             raise DeclarationError(subject, "a class with a base", "none", fix, code="no-base")
 
+    def _check_mixing(self) -> None:
+        check_copies(self)
+
     def _check_whole(self) -> None:
         """Refuse an instance that mixes its copies, once its `__init__` is through."""
-        check_copies(self)
+        self._check_mixing()
 
     def _check_parts(self) -> None:
         """Refuse a new part that does not go with the other fields."""

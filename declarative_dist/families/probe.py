@@ -2,13 +2,14 @@
 
 A method gets the values of many copies, contexts or draws at once. It is tried at random numbers,
 on one, two and three together, and what each of them gets is compared with what it gets alone.
-Modules are tried in the mode that they are in. Nothing of it stays: random numbers and buffers are
-as before.
+Modules are tried in the mode that they are in, and in float64 where their methods allow it, so
+that a little mixing shows above rounding. Nothing of it stays: random numbers and buffers are as
+before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,9 +33,10 @@ from declarative_dist.families.comparison import (
 )
 from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.kinds import is_declarative, predicted_kind
+from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.plain.tensors import copy_module
+from declarative_dist.plain.tensors import copy_module, map_tensors, with_checks
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
@@ -43,6 +45,15 @@ SCALES = (1.0, 0.1, 0.01)
 
 ROUNDS = (TOGETHER, [ALL], [ALL])
 """Who is tried together, each time at other random numbers, for a method may branch on them."""
+
+
+LARGEST = 10_000_000
+"""How many numbers a module may hold to be tried in float64; a larger one is tried as it is."""
+
+
+def widen(module: Any) -> Any:
+    """A light copy of a module in float64."""
+    return map_tensors(module, lambda _, t: t.double() if t.is_floating_point() else t)
 
 
 def copy_apart(module: Any) -> Any:
@@ -61,10 +72,11 @@ class Trial:
     Args:
         module: the module; its copies are tried, or for what predicts from contexts, those.
         scale: how far around the start the raw numbers lie.
+        dtype: of the raw numbers; None for their own.
     """
 
-    def __init__(self, module: Any, scale: float) -> None:
-        self.module, self.scale = module, scale
+    def __init__(self, module: Any, scale: float, dtype: torch.dtype | None = None) -> None:
+        self.module, self.scale, self.dtype = module, scale, dtype
         self.copies: torch.Size = vars(module)["_copies"]
         self.rank = len(self.copies) or 1
         self.whole = torch.Size((COUNT,) * self.rank)
@@ -86,7 +98,6 @@ class Trial:
         if hasattr(self.module, "__joint__"):
             self.draws = {name: value for name, (_, value) in distribution.legal_draw().items()}
             return
-        distribution._validate_args = False
         with suppress(NotImplementedError, ValueError):  # no sampler, or not at these numbers
             draw = distribution.sample()
             leads = (d.batch_shape[: self.rank] for d in (distribution, of_two))
@@ -165,7 +176,7 @@ class Trial:
     def _raw(self, raw: Tensor) -> Tensor:
         """Random numbers around a start in place of all copies of a tensor."""
         if id(raw) not in self.raws:
-            start = raw.detach()[(0,) * len(self.copies)]
+            start = raw.detach()[(0,) * len(self.copies)].to(self.dtype or raw.dtype)
             shape = (*self.whole, *start.shape)
             self.raws[id(raw)] = start + self.scale * torch.randn(shape).to(start)
         return self.raws[id(raw)]
@@ -174,9 +185,9 @@ class Trial:
 def _score(distribution: Distribution, draw: Tensor | None, lead: torch.Size) -> Tensor:
     """The log density at draws that are the same for all, or zeros where there is none."""
     shape = distribution.batch_shape
-    distribution._validate_args = False
     with suppress(NotImplementedError, ValueError):  # a draw on an edge
-        score = torch.zeros(shape) if draw is None else distribution.log_prob(draw)
+        unchecked = with_checks(distribution, False)
+        score = torch.zeros(shape) if draw is None else unchecked.log_prob(draw)
         if score.shape in (shape, torch.Size((*lead, *shape))):
             return score
     return torch.zeros(shape)
@@ -190,15 +201,13 @@ def check_copies(module: Any) -> None:
     """Refuse a module whose methods mix its copies, or the contexts that it predicts from."""
     copies: torch.Size = vars(module)["_copies"]
     declaration = module.__declaration__
-    is_method = declaration.make is None and (declaration.base or hasattr(module, "__joint__"))
-    has_derived = any(field.is_computed for field in declaration.order)
-    has_methods = is_method or has_derived or declaration.has_parts
+    has_methods = declaration.has_methods or declaration.has_parts
     if not has_methods or not copies.numel() or not (copies or predicted_kind(module)):
         return
 
-    def start() -> tuple[See, int]:
+    def start(module: Any, dtype: torch.dtype | None) -> tuple[See, int]:
         """A trial at the largest scale at which the methods take their values."""
-        trials = [Trial(module, scale) for scale in SCALES]
+        trials = [Trial(module, scale, dtype) for scale in SCALES]
         trial = next(filter(Trial.draw, trials), trials[-1])
         return trial.see, trial.rank
 
@@ -208,7 +217,7 @@ def check_copies(module: Any) -> None:
 def check_sites(joint: Any) -> None:
     """Refuse sites of a joint distribution whose densities mix the draws."""
 
-    def start() -> tuple[See, int] | None:
+    def start(joint: Any, dtype: torch.dtype | None) -> tuple[See, int] | None:
         draws = _draw_some(copy_apart(joint).at_start((2,)))
         if draws is None:
             return None  # a site without a sampler may be observed, and no draw need be legal
@@ -266,30 +275,64 @@ def check_target(
             _refuse_mixing(see, 1, module, "draws", subject)
 
 
-def _check_class(module: Any, what: str, start: Callable[[], tuple[See, int] | None]) -> None:
-    """Try the methods of a module, once per class, sizes and modes.
+Start = Callable[[Any, torch.dtype | None], tuple[See, int] | None]
+"""From a module, and the dtype to try it in, to what is seen and the rank of its index.
+
+Each time at new random numbers; None to leave it.
+"""
+
+
+def _check_class(module: Any, what: str, start: Start) -> None:
+    """Try the methods of a module, once per class, sizes, modes, flags and constants.
 
     Args:
         module: the module.
         what: what must stay apart, in a word.
-        start: what to see and the rank of its index, at new random numbers; None to leave it.
+        start: begins a round.
     """
-    parts = [(path, type(part)) for path, part in walk(module)]
+    tensors = [*module.parameters(), *module.buffers()]
+    if is_traced(*tensors) or any(map(is_shard, tensors)):
+        return
     lead = len(vars(module)["_copies"])
     shapes = [(name, tuple(p.shape)[lead:]) for name, p in module.named_parameters()]
     shapes += [(name, tuple(buffer.shape)) for name, buffer in module.named_buffers()]
-    modes = [part.training for part in module.modules()]
-    key = what, lead, tuple(parts), tuple(shapes), tuple(modes)
+    key = what, lead, tuple(shapes), *_branches(module)
     known = _FOUND.setdefault(type(module), set())
-    if key in known or is_traced(*module.parameters(), *module.buffers()):
+    if key in known:
         return
     with torch.no_grad(), same_random_numbers():
+        tried: tuple[Any, torch.dtype | None] = (module, None)
+        if sum(tensor.numel() for tensor in tensors) <= LARGEST and _runs_wide(module, start):
+            tried = (widen(module), torch.float64)
         for groups in ROUNDS:
-            started = start()
+            started = start(*tried)
             if started is None:
                 return
             _refuse_mixing(*started, module, what, type(module).__name__, groups)
     known.add(key)
+
+
+def _branches(module: Any) -> Iterator[Any]:
+    """What methods may branch on: the kinds of all parts, their modes, flags and constants."""
+    for part in module.modules():
+        flags = (item for item in vars(part).items() if isinstance(item[1], (int, float, str)))
+        yield type(part), *flags, repr(vars(part).get("_constants"))
+    for _, part in walk(module):
+        for field in part.__declaration__.stored:
+            value = None if field.is_learned else field.value(part, {})
+            if isinstance(value, Tensor) and value.layout is torch.strided:
+                yield hash(tuple(value.flatten().tolist()))
+
+
+def _runs_wide(module: Any, start: Start) -> bool:
+    """Whether the methods of a module take float64 too."""
+    try:
+        started = start(widen(module), torch.float64)
+    except REFUSALS:
+        return False
+    see, rank = started or (dict, 1)
+    seen = (attempt(see, index) for index in (block(ALL, rank), (0,) * rank))
+    return not any(isinstance(s, Exception) and not is_about_values(s) for s in seen)
 
 
 def _refuse_mixing(

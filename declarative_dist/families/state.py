@@ -134,6 +134,11 @@ class DeclaredState(AtomicState):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # torch warns of samples that may be poor
                     self._check_build(declaration.run(self, declaration.build))
+        if declaration.has_methods and "_is_whole" in vars(self):
+            self._check_mixing()
+
+    def _check_mixing(self) -> None:
+        """A chance to refuse methods that mix copies, contexts or draws."""
 
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""

@@ -219,6 +219,9 @@ class Joint(Contextual, NamedModule):
             with suppress(NotImplementedError), torch.no_grad():  # a site may have no sampler
                 try_kinds(self, lambda: self.at_start((2,)).one_draw())
         super()._check_whole()
+
+    def _check_mixing(self) -> None:
+        super()._check_mixing()
         check_sites(self)
 
     def condition(self, **data: Any) -> Conditioned:
