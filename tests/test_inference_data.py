@@ -27,6 +27,7 @@ from declarative_dist import (
 )
 from declarative_dist.integrations.arviz import GROUPS, to_inference_data
 from declarative_dist.objectives import NegativeLogPosterior
+from declarative_dist.wrappers import Censored
 from tests.test_joint import EFFECT, ERROR, Correlated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -258,3 +259,28 @@ def test_draws_of_another_model_are_refused(posterior: Any) -> None:
         to_inference_data({"mu": torch.zeros(3), "tau": torch.ones(3)}, model=posterior)
     with pytest.raises(ConstraintError, match=r"Schools\.tau: .*support"):
         to_inference_data({**DRAWS, "tau": -DRAWS["tau"]}, model=posterior)
+
+
+def test_names_of_copies_stand_before_the_dimensions_of_their_events() -> None:
+    class Pairs(Joint):
+        scale = dd.Gamma(2.0, 1.0)
+
+        @site(shape=("person",))
+        def t(self, scale: Tensor) -> Censored:
+            return Censored(dd.Exponential(scale))
+
+        @site(shape=("place", "person"))
+        def u(self, scale: Tensor) -> dd.MultivariateNormal:
+            return dd.MultivariateNormal(scale[..., None].expand(*scale.shape, 2), torch.eye(2))
+
+    known = tensor([[1.0, 1.0], [0.5, torch.inf]])  # as many persons as numbers of a pair
+    posterior = Pairs(person=2, place=3).condition(t=known)
+    draws = {"scale": torch.rand(6) + 0.1, "u": torch.randn(6, 3, 2, 2)}
+    found = to_inference_data(draws, model=posterior, coords={"person": ["a", "b"]})
+    assert found.observed_data.t.dims == ("person", "t_dim_1")
+    assert found.posterior.u.dims == ("chain", "draw", "place", "person", "u_dim_2")
+    assert found.log_likelihood.t.dims == ("chain", "draw", "person")
+    np.testing.assert_array_equal(found.observed_data.t.sel(person="b"), known[1])
+    by_hand = -0.5 * draws["scale"]
+    np.testing.assert_allclose(found.log_likelihood.t.sel(person="b")[0], by_hand, 1e-6)
+    assert MeanFieldNormal(posterior).flat.dims["u"] == ("place", "person", None)

@@ -21,6 +21,7 @@ from declarative_dist.latents.named import as_value
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tracing import is_traced
+from declarative_dist.randomness import same_random_numbers
 
 if TYPE_CHECKING:
     from declarative_dist.joints.distribution import JointDistribution
@@ -97,7 +98,12 @@ class Conditioned(AtomicState):
         fields = getattr(self.joint, "__declaration__", None)
         if fields is None:
             return {}
-        return {name: fields.fields[name].dims(self.joint) for name in self.current().sites}
+        with same_random_numbers():
+            drawn: dict[str, Any] = self.one_draw()
+        named = {name: fields.fields[name].dims(self.joint) for name in drawn}
+        # Behind the copies of a site, which have names, are the dimensions of its own events.
+        behind = {n: len(drawn[n][0].event_shape) - len(dims) for n, dims in named.items()}
+        return {n: (*dims, *([None] * behind[n] if dims else ())) for n, dims in named.items()}
 
     @property
     def supports(self) -> dict[str, constraints.Constraint]:
