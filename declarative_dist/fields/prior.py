@@ -160,8 +160,8 @@ def restrict(
     fix = "Write a prior on that set, or give the parameter the constraint of the prior."
     if is_larger:
         why = why or "the ends are other fields, and so is the mass between them"
-        fix += f" It is not truncated, because {why}. Or leave it out, and write a log joint: "
-        fix += "NegativeELBO(log_joint, guide)."
+        fix += f" It is not truncated, because {why}."
+    fix += " Or leave it out, and write a log joint: NegativeELBO(log_joint, guide)."
     raise error(subject, expected, got, fix, code="prior-mismatch")
 
 
