@@ -101,7 +101,7 @@ def _count_draws(subject: str, num_samples: Any, error: Exception, *distribution
     if num_samples is not None:
         return check_count("num_samples", num_samples)
     names = " and ".join(getattr(d, "owner", type(d).__name__) for d in distributions)
-    why = f", because {error}" if str(error) else ""
+    why = f", because {str(error).partition('. ')[0].rstrip('.')}" if str(error) else ""
     said = f"{subject}: torch has no exact formula for {names}{why}."
     raise NotImplementedError(f"{said} Pass num_samples= for a Monte Carlo estimate.") from error
 

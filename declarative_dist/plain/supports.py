@@ -221,8 +221,18 @@ def push_support(support: Any, transform: Any) -> Any:
         tensors += [tensor for _, tensor in tensors_of(step)]
         pair = torch.minimum(one, other), torch.maximum(one, other)
         # In the dtype of the tensors that the ends come from, if any.
-        support = between(*(e.to(tensors[0].dtype) if tensors else e.item() for e in pair))
+        bounds = (end.to(tensors[0].dtype) if tensors else end.item() for end in pair)
+        is_whole = support.is_discrete and _keeps_whole(step)
+        support = (constraints.integer_interval if is_whole else between)(*bounds)
     return support
+
+
+def _keeps_whole(transform: Any) -> bool:
+    """Whether a transform only shifts or turns whole numbers, by whole ones."""
+    if not isinstance(transform, dd.AffineTransform):
+        return False
+    loc, scale = torch.as_tensor(transform.loc), torch.as_tensor(transform.scale)
+    return is_traced(loc, scale) or bool(((loc == loc.floor()) & (scale.abs() == 1)).all())
 
 
 def _is_domain(support: Any, ends: Ends, transform: Any) -> bool:

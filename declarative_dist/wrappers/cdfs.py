@@ -68,14 +68,14 @@ def register_tails(
     _FAMILIES[kind] = Family(tails, quantile)
 
 
-def family_of(distribution: Distribution, subject: str = "cdf") -> Family:
+def family_of(distribution: Distribution) -> Family:
     """What is known of the family of a distribution.
 
     Raises:
         ConstraintError: if it is no univariate distribution, or has no cumulative distribution
             function.
     """
-    check_single_numbers(distribution, subject)
+    check_single_numbers(distribution)
     kind = type(distribution)
     for ancestor in kind.__mro__[: kind.__mro__.index(Distribution)]:
         if ancestor in _FAMILIES:
@@ -84,27 +84,27 @@ def family_of(distribution: Distribution, subject: str = "cdf") -> Family:
             return Family(_own_tails)
         if "log_prob" in vars(ancestor):
             break  # another density than the class's whose cdf it inherits
-    raise no_cdf(kind.__name__, subject)
+    raise no_cdf(kind.__name__)
 
 
-def check_single_numbers(distribution: Distribution, subject: str) -> None:
+def check_single_numbers(distribution: Distribution) -> None:
     """Refuse a distribution of events of several numbers."""
     if distribution.event_shape:
         got = f"{type(distribution).__name__} with events of {tuple(distribution.event_shape)}"
         fix = "Take the distribution of single numbers, and make events of the result."
-        raise ConstraintError(subject, "a distribution of single numbers", got, fix, code="no-cdf")
+        raise ConstraintError("cdf", "a distribution of single numbers", got, fix, code="no-cdf")
 
 
-def no_cdf(name: str, subject: str = "cdf") -> ConstraintError:
+def no_cdf(name: str) -> ConstraintError:
     """The error about a distribution without a cumulative distribution function."""
     expected = "a distribution with a cumulative distribution function: it needs one"
     fix = "Define cdf(value) in its class."
-    return ConstraintError(subject, expected, f"{name}, which has none", fix, code="no-cdf")
+    return ConstraintError("cdf", expected, f"{name}, which has none", fix, code="no-cdf")
 
 
 def _own_tails(d: Any, x: Tensor) -> Tails:
     """The tails of a class that defines a cdf of its own, as far as that is good."""
-    share = d.cdf(x)
+    share = d.cdf(x).to(x)
     below, above = share <= 0, share >= 1
     share = torch.where(below | above, 0.5, share)
     return Tails(share.log(), torch.log1p(-share)).outside(below, above)
@@ -113,6 +113,12 @@ def _own_tails(d: Any, x: Tensor) -> Tails:
 def has_atoms(distribution: Distribution) -> bool:
     """Whether single values of a plain distribution, among others, have a probability."""
     return bool(getattr(innermost(distribution), "has_atoms", False))
+
+
+def gap_at(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """How far the next number is from x in some dtype, or twice as far: a constant."""
+    limits = torch.finfo(dtype)
+    return (x.detach().abs() * limits.eps).clamp(limits.tiny, limits.max)
 
 
 class Univariate(NamedTuple):
@@ -138,6 +144,11 @@ class Univariate(NamedTuple):
     dtype: torch.dtype
     is_discrete: bool
 
+    @property
+    def has_masses(self) -> bool:
+        """Whether single values have a probability, that at an end perhaps."""
+        return self.is_discrete or has_atoms(self.plain)
+
     def cast(self, x: Tensor) -> Tensor:
         """Numbers in the dtype of the computation."""
         return x.to(self.like.dtype)
@@ -148,11 +159,17 @@ class Univariate(NamedTuple):
             return point.to(self.like)
         return torch.full_like(self.like, point)
 
+    def before(self, x: Tensor) -> Tensor:
+        """A point up to which all values are that lie below x, so that P(X >= x) is beyond it."""
+        if self.is_discrete:
+            return x.ceil() - 1
+        return x - gap_at(x, x.dtype) if has_atoms(self.plain) else x
+
     def log_prob(self, x: Tensor, is_scored: Tensor) -> Tensor:
         """Log densities at some values in the support, and -inf at others, without gradients."""
         if self.support is not constraints.real:  # whose ends say all
             is_scored = is_scored & self.support.check(x)
-        scored: Tensor = self.plain.log_prob(torch.where(is_scored, x, self.middle))
+        scored = self.cast(self.plain.log_prob(torch.where(is_scored, x, self.middle)))
         return scored.masked_fill(~is_scored, -torch.inf)
 
     def tails(self, x: Tensor, *, are_ends: bool = False) -> Tails:
@@ -164,8 +181,8 @@ class Univariate(NamedTuple):
                 one beyond the support, for it has the scale of the data.
         """
         x = self.cast(x.floor() if self.is_discrete else x)
-        has_mass = self.is_discrete or has_atoms(self.plain)  # at its lower end, perhaps
-        below, above = x < self.first if has_mass else x <= self.first, x >= self.last
+        below = x < self.first if self.has_masses else x <= self.first
+        above = x >= self.last
         is_beyond, fill = below | above, self.middle
         if are_ends:
             fill = torch.where(is_beyond.flip(0), self.middle, x.flip(0)).detach()
@@ -213,17 +230,32 @@ def univariate(distribution: Distribution, like: Tensor | None = None) -> Univar
     if plain._validate_args:  # of values that are known to be inside
         plain = without_cache(plain)
         plain._validate_args = False
-    bounds = bounds_of(entries_of(support_of(plain))) or (-torch.inf, torch.inf)
+    support = _support_of_counts(plain)
+    bounds = bounds_of(entries_of(support)) or (-torch.inf, torch.inf)
     first, last = (b.to(like) if isinstance(b, Tensor) else b for b in bounds)
     beside = smaller((last - first) / 4, 1.0)
     middle = smaller(larger(first + beside, 0.0), last - beside)
-    support = plain.support
     is_discrete = bool(support.is_discrete)
     if isinstance(middle, Tensor):
         middle = (middle.floor() if is_discrete else middle).detach()
     elif is_discrete:
         middle = math.floor(middle)
     return Univariate(plain, support, first, last, middle, like, own.dtype, is_discrete)
+
+
+def _support_of_counts(plain: Any) -> Any:
+    """The support of a distribution, unless it makes fractions of counts.
+
+    Raises:
+        ConstraintError: if it does, for torch takes them for numbers that have a density.
+    """
+    support = support_of(plain)
+    inside: Any = innermost(plain)
+    if inside is plain or support.is_discrete or not inside.support.is_discrete:
+        return support
+    expected = "counts that are shifted or turned by whole numbers, if they are transformed"
+    got = f"{type(plain).__name__} of a {type(inside).__name__}, whose values are no whole numbers"
+    raise ConstraintError("cdf", expected, got, "Wrap the counts themselves.", code="no-cdf")
 
 
 def plain_of(distribution: Distribution, least: torch.dtype = torch.float32) -> Any:

@@ -34,9 +34,18 @@ class _Pairs(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         """Whether the ends are in order, and some of the support is between them."""
         lower, upper = _split_pairs(value)
-        is_some = (lower <= upper) & (upper >= self.low) & (lower <= self.high)
-        is_seen = lower.isfinite() & ((lower == lower.floor()) | (not self.is_whole))
-        return is_some & ((lower < upper) | is_seen)
+        is_seen = (lower == upper) & lower.isfinite()
+        if self.is_whole:
+            is_seen = is_seen & (lower == lower.floor())
+            lower, upper = lower.floor(), upper.floor()
+        is_some = is_seen | ((lower < upper) & (lower < self.high))
+        return is_some & (upper >= self.low) & (lower <= self.high)
+
+    def __repr__(self) -> str:
+        kind = "a count" if self.is_whole else "a value"
+        return (
+            f"pairs (lower, upper) with {kind} above lower and up to upper, or (x, x) for {kind}"
+        )
 
 
 def _split_pairs(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,9 +119,8 @@ class Censored(BetweenEnds):
             return self._score_known(base, lower == upper, lower, upper)
         low, high = self._ends(base)
         is_low, is_high = x <= low, x >= high
-        # Of counts those at the end lie beyond it too.
-        before = x.ceil() - 1 if base.is_discrete else x
-        lower = torch.where(is_high, before, torch.where(is_low, -torch.inf, x))
+        # What has a probability at the upper end lies beyond it too.
+        lower = torch.where(is_high, base.before(x), torch.where(is_low, -torch.inf, x))
         upper = torch.where(is_high, torch.inf, x)
         result = self._score_known(base, ~(is_low | is_high), lower, upper)
         return result.masked_fill(~is_inside, -torch.inf)

@@ -214,7 +214,10 @@ def _transformed_tails(d: Any, x: Tensor) -> Tails:
             width = base.high - base.low
             return Tails((before / width).log(), (behind / width).log()).swap(is_falling)
         x = step.inv(x)
-    return tails_of(base, x).swap(is_falling)
+    inside = univariate(base, x)
+    if is_falling is not False and inside.has_masses:
+        x = torch.where(torch.as_tensor(is_falling, device=x.device), inside.before(x), x)
+    return inside.tails(x).swap(is_falling)
 
 
 def _push_quantile(d: Any, tails: Tails) -> Tensor:

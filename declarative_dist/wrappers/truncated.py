@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from declarative_dist.wrappers.cdfs import (
     Univariate,
+    gap_at,
     has_atoms,
     larger,
     register_tails,
@@ -32,9 +33,10 @@ class Truncated(BetweenEnds):
 
     .. math:: p(x) = f(x) / (F(high) - F(low)), \quad low < x \le high.
 
-    Counts at `low` are excluded, and those at `high` included: `Truncated(Poisson(3.0), low=0)`
-    has no zeros. Draws come from the quantile function, with gradients to all parameters and ends.
-    Mean, variance, entropy and divergences are known for `Normal`, `Exponential` and `Uniform`.
+    Counts at `low`, or other values there that have a probability, are excluded, and those at
+    `high` included: `Truncated(Poisson(3.0), low=0)` has no zeros. Draws come from the quantile
+    function, with gradients to all parameters and ends. Mean, variance, entropy and divergences
+    are known for `Normal`, `Exponential` and `Uniform`.
 
     Source: Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions, volume 1.
 
@@ -68,13 +70,13 @@ class Truncated(BetweenEnds):
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether draws carry gradients, which counts and values of a probability do not."""
-        base = self._base()
-        return not (base.is_discrete or has_atoms(base.plain))
+        return not self._base().has_masses
 
     def _hull(self, base: Univariate) -> Ends:
         first, last = super()._hull(base)
-        if base.is_discrete and self.low is not None:
-            first = first + (first == self._ends(base)[0])
+        if self.low is not None and base.has_masses:
+            gap = 1 if base.is_discrete else gap_at(base.to_tensor(first), base.dtype)
+            first = first + (first == self._ends(base)[0]) * gap
         return first, last
 
     def _score(self, base: Univariate, x: Tensor, is_inside: Tensor) -> Tensor:

@@ -75,7 +75,16 @@ class Wrapper(Distribution):
         else:
             del self._validate_args
         if self._validate_args:
-            self._check_arguments()
+            try:
+                self._check_arguments()
+            except ConstraintError as error:
+                if error.code != "no-cdf":
+                    raise
+                subject, said = (
+                    f"{kind}(base_distribution=)",
+                    (error.expected, error.got, error.fix),
+                )
+                raise ConstraintError(subject, *said, code="no-cdf") from error
 
     def _check_arguments(self) -> None:
         """Refuse a base, or other arguments, that mean nothing."""
@@ -178,7 +187,8 @@ class Wrapper(Distribution):
 
     def _unknown(self, member: str) -> NotImplementedError:
         kind, base = type(self).__name__, type(self._base().plain).__name__
-        fix = "Take it from draws, or estimate it: entropy(q, num_samples=...)."
+        pair = {"entropy": "q", "kl_divergence": "p, q"}.get(member)
+        fix = f"Estimate it: {member}({pair}, num_samples=...)." if pair else "Take it from draws."
         return NotImplementedError(
             f"{kind}: no {member} is known in closed form of a {base}. {fix}"
         )
@@ -228,8 +238,9 @@ class BetweenEnds(Wrapper):
         return larger(base.first, low), smaller(base.last, high)
 
     def _check_arguments(self) -> None:
-        kind, base = type(self).__name__, self._base()
-        family_of(base.plain, f"{kind}(base_distribution=)")
+        kind = type(self).__name__
+        base = self._base()
+        family_of(base.plain)
         low, high = self._ends(base)
         if is_traced(low, high, base.first):
             return

@@ -63,7 +63,7 @@ class ZeroInflated(Wrapper):
 
     def _check_arguments(self) -> None:
         kind = type(self).__name__
-        check_single_numbers(self._base().plain, f"{kind}(base_distribution=)")
+        check_single_numbers(self._base().plain)
         if not is_traced(self.gate) and not ((self.gate >= 0) & (self.gate <= 1)).all():
             fix = "Learn it as Param(0.5, UnitInterval())."
             raise ConstraintError(
@@ -80,7 +80,7 @@ class ZeroInflated(Wrapper):
         density = base.log_prob(x, is_scored)
         if has_atoms(base.plain):
             zero = torch.zeros_like(density)
-            at_zero = base.log_mass(zero - torch.finfo(zero.dtype).tiny, zero)
+            at_zero = base.log_mass(base.before(zero), zero)
             density = torch.where(is_zero, at_zero, density)
         others = torch.log1p(-torch.where(is_zero | is_closed, 0.0, gate)) + density
         others = others.masked_fill(is_closed, -torch.inf)

@@ -345,6 +345,7 @@ def test_ends_stay_constant_unless_declared() -> None:
     assert learned.raw_low.grad.item() == pytest.approx(st.norm.pdf(-1.0) / mass, 1e-5)
 
 
+HALVE = dd.AffineTransform(0.0, 0.5)
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "crossing": (lambda: Truncated(dd.Normal(0.0, 1.0), 2.0, 1.0), "the lower first, got low=2.0"),
     "NaN": (lambda: Censored(dd.Normal(0.0, 1.0), low=math.nan), "got low=nan"),
@@ -373,7 +374,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "beyond": (lambda: Censored(dd.Normal(0.0, 1.0), high=1.0).log_prob(tensor(2.0)), "got 2.0"),
     "a pair": (
         lambda: Censored(dd.Normal(0.0, 1.0)).log_prob(tensor([2.0, 1.0])),
-        "values in _?Pairs",
+        "values in pairs .*with a value above",
     ),
     "a vector for pairs": (
         lambda: Censored(dd.Exponential(1.0)).log_prob(tensor([1.0, 2.0, 3.0])),
@@ -385,7 +386,19 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a part of a count": (
         lambda: Censored(dd.Poisson(1.0)).log_prob(tensor([1.5, 1.5])),
-        r"values in _?Pairs.*\[1.5, 1.5\]",
+        r"values in pairs .*with a count above.*\[1.5, 1.5\]",
+    ),
+    "no count in a pair": (
+        lambda: Censored(dd.Poisson(1.0)).log_prob(tensor([1.2, 1.8])),
+        r"values in pairs .*with a count above.*\[1.2",
+    ),
+    "a part without a cdf": (
+        lambda: Truncated(dd.RelaxedBernoulli(tensor(0.5), tensor(0.3)), 0.2),
+        r"Truncated\(base_distribution=\).*it needs one, got LogitRelaxedBernoulli",
+    ),
+    "halves of counts": (
+        lambda: ZeroInflated(dd.TransformedDistribution(dd.Poisson(3.0), HALVE), 0.2),
+        r"ZeroInflated\(base_distribution=\): .*by whole numbers.* of a Poisson",
     ),
     "a zero": (lambda: Truncated(dd.Poisson(1.0), 0).log_prob(tensor(0.0)), "got 0.0"),
 }
@@ -438,8 +451,14 @@ def test_what_has_no_closed_form_says_so() -> None:
         NotImplementedError, match="no mean is known in closed form of a Gamma. Take"
     ):
         _ = Truncated(gamma, 1.0).mean
-    with pytest.raises(NotImplementedError, match="Truncated and Normal"):
-        kl_divergence(Truncated(gamma, 1.0), dd.Normal(0.0, 1.0))
+    for pair in (Truncated(gamma, 1.0), dd.Normal(0.0, 1.0)):
+        said = (
+            f"for Truncated and {type(pair).__name__}, because Truncated: no kl_d[^.]*. Pass num"
+        )
+        with pytest.raises(NotImplementedError, match=said):
+            kl_divergence(Truncated(gamma, 1.0), pair)
+    with pytest.raises(NotImplementedError, match=r"p, q, num_samples"):
+        dd.kl_divergence(Truncated(gamma, 1.0), dd.Normal(0.0, 1.0))
     with pytest.raises(NotImplementedError, match=r"entropy\(q, num_samples"):
         Truncated(gamma, 1.0).entropy()
 
