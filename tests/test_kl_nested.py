@@ -71,6 +71,7 @@ BOUNDS = Interval(-1.0, 1.0)
 
 PAIRS: dict[str, tuple[Make, Make]] = {
     "independent": with_sources(lambda d: dd.Independent(d, 1), 3),
+    "independent over two dims": with_sources(lambda d: dd.Independent(d, 2), 4, 3),
     "independent over none": with_sources(lambda d: dd.Independent(d, 0), 3),
     "log-normal": (
         lambda: dd.LogNormal(real(3), spread(3)),
