@@ -9,7 +9,7 @@ import torch.distributions as dd
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declarative_dist import Exp, Param, Positive, Variational, learnable
+from declarative_dist import Exp, Param, Variational, learnable
 from tests.cases import GammaFamily, Mixture
 
 
@@ -144,8 +144,3 @@ def test_scale_never_breaks_at_absurd_rates() -> None:
             optimizer.step()
         assert q.scale.isfinite().all()
         assert (q.scale > 0).all()
-
-
-def test_softplus_is_the_hand_written_one() -> None:
-    raw = torch.linspace(-30, 30, 200, dtype=torch.float64)
-    torch.testing.assert_close(Positive()(raw), raw.exp().log1p(), rtol=1e-12, atol=0)

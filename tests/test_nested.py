@@ -433,22 +433,6 @@ def test_values_for_an_instance_on_meta():
     torch.testing.assert_close(q.component_distribution.scale, torch.full((3,), 2.0))
 
 
-def test_values_for_an_instance_are_refused_before_anything_is_built():
-    family = mixture_of(Weights(k=3), Components(loc=[7.0, 8.0, 9.0]))
-    text = refused(
-        lambda: family(component_distribution={"scale": -1.0}),
-        ConstraintError,
-        "Made.component_distribution",
-    )
-    assert "Components.scale" in text
-    text = refused(
-        lambda: family(component_distribution={"scal": 1.0}),
-        DeclarationError,
-        "Made.component_distribution",
-    )
-    assert "Did you mean 'scale'?" in text
-
-
 def test_values_for_a_tied_part_keep_the_tie():
     q = Pair(left={"logits": [5.0, 6.0]})
     assert q.left is q.right
