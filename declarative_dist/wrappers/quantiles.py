@@ -138,38 +138,40 @@ def _search_counts(base: Univariate, wanted: Tails) -> Tensor:
 def _search(base: Univariate, wanted: Tails) -> Tensor:
     """Newton's method, and halves of a bracket, over a coordinate that runs over all numbers.
 
+    It solves for the log odds of the tails, which are nearly straight lines in that coordinate.
     Two more steps, with a graph, make first, second and third derivatives right (Christianson,
     Reverse accumulation and implicit functions, 1998).
     """
-    is_lower = wanted.log_cdf < wanted.log_sf
     bounds = base.to_tensor(base.first), base.to_tensor(base.last)
+    log_odds = wanted.log_cdf - wanted.log_sf
 
     def miss(x: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the logarithm of the small tail is beyond, and Newton's step towards it."""
+        """How far the log odds of the tails are beyond, and Newton's step towards them."""
         tails = base.tails(x)
-        beyond = torch.where(
-            is_lower, tails.log_cdf - wanted.log_cdf, wanted.log_sf - tails.log_sf
-        )
-        small = torch.where(is_lower, tails.log_cdf, tails.log_sf)
+        beyond = tails.log_cdf - tails.log_sf - log_odds
         # Where a quantile underflows to an end, there is no step from it.
         is_end = (x <= bounds[0]) | (x >= bounds[1])
         log_prob = base.plain.log_prob(torch.where(is_end, base.middle, x))
-        return beyond, -beyond.masked_fill(is_end, 0.0) * (small - log_prob).exp()
+        slope = (tails.log_cdf + tails.log_sf - log_prob).exp()
+        return beyond, -beyond.masked_fill(is_end, 0.0) * slope
 
     limits = torch.finfo(wanted.log_cdf.dtype)
     with torch.no_grad():
-        high = torch.full_like(wanted.log_cdf, math.log(limits.max) - 2)
+        most = math.log(limits.max) - 2
+        high = torch.full_like(log_odds, most)
         low, y, move = -high, _guess(base, wanted, *bounds), high
         for _ in range(10 - math.floor(math.log2(limits.eps))):
             x, stretch = _stretch(y, *bounds)
             beyond, step = miss(x)
             low, high = torch.where(beyond < 0, y, low), torch.where(beyond < 0, high, y)
             step = step / stretch
-            size, before = step.abs(), y
-            is_safe = (y + step > low) & (y + step < high) & (size < move.abs() / 2)
+            size, before, end = step.abs(), y, torch.where(beyond < 0, high, low)
+            # Steps halve at least, unless nothing is known of the end that they go to.
+            is_safe = (size < move.abs() / 2) | (end.abs() == most)
             # Far out the derivative is lost to rounding, and a step may be 0.
             is_near = (size < limits.eps**0.25 * (1 + y.abs())) & (beyond.abs() < 1)
-            y = torch.where(is_safe | is_near, y + step, (low + high) / 2)
+            is_step = (is_safe & (size < (end - y).abs()) & (size > 0)) | is_near
+            y = torch.where(is_step, y + step, (low + high) / 2)
             move = y - before
             if not is_traced(y) and is_near.all():
                 break

@@ -14,11 +14,12 @@ import scipy.stats as st
 import torch
 import torch.distributions as dd
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from declarative_dist import ConstraintError, learnable
 from declarative_dist.wrappers import Truncated, cdf, icdf, log_cdf, log_survival_function
-from declarative_dist.wrappers.cdfs import tails_of, univariate
-from declarative_dist.wrappers.incomplete import beta_tails, gamma_tails, log1mexp
+from declarative_dist.wrappers.cdfs import Univariate, tails_of, univariate
+from declarative_dist.wrappers.incomplete import Tails, beta_tails, gamma_tails, log1mexp
 
 
 def d(number: float) -> Tensor:
@@ -150,6 +151,64 @@ def test_second_derivatives_in_shapes_and_through_quantiles() -> None:
         assert torch.autograd.gradgradcheck(partial(_cdf_by, make, d(0.3)), shapes)
         assert torch.autograd.gradcheck(partial(_icdf_by, make, d(0.3)), shapes)
     assert torch.autograd.gradgradcheck(partial(_icdf_by, dd.Gamma, d(0.3)), shapes)
+
+
+@pytest.mark.parametrize("kind", [dd.Normal, dd.HalfNormal, dd.HalfCauchy])
+def test_second_derivatives_of_quantiles_by_formula(kind: Any) -> None:
+    shares = torch.tensor([1e-4, 0.2, 0.5, 0.7, 0.999], dtype=torch.float64, requires_grad=True)
+    plain = kind(*[d(2.0)] * len(kind.arg_constraints))
+    quantiles = icdf(plain, shares)
+    (slopes,) = torch.autograd.grad(quantiles.sum(), shares, create_graph=True)
+    torch.testing.assert_close(slopes, (-plain.log_prob(quantiles)).exp())
+    (bends,) = torch.autograd.grad(slopes.sum(), shares)
+    x = quantiles.detach().requires_grad_()
+    (steepness,) = torch.autograd.grad(plain.log_prob(x).sum(), x)  # x'' = -f'(x) / f(x)^3
+    torch.testing.assert_close(bends, -steepness * (-2 * plain.log_prob(x)).exp())
+
+
+SEARCHED = {
+    "Beta": dd.Beta(d(0.3), d(0.4)),
+    "FisherSnedecor": dd.FisherSnedecor(d(5.0), d(7.0)),
+    "Gamma of a small shape": dd.Gamma(d(0.1), d(1.0)),
+    "Gamma of a large shape": dd.Gamma(d(1e4), d(1.0)),
+    "StudentT": dd.StudentT(d(3.0)),
+    "StudentT of heavy tails": dd.StudentT(d(0.3)),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_quantiles_are_found_in_a_few_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tails, points = Univariate.tails, []
+
+    def count(self: Univariate, x: Tensor) -> Tails:
+        points.append(x)
+        return tails(self, x)
+
+    monkeypatch.setattr(Univariate, "tails", count)
+    for share in (1e-12, 1e-6, 0.01, 0.3, 0.5, 0.6, 0.9, 0.999):
+        points.clear()
+        icdf(SEARCHED[name], d(share))
+        assert 0 < len(points) <= 9, share
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch computes."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("low", "high", "at_most"), [(-1.0, 2.0, 80), (-1.0, None, 57)])
+def test_a_truncated_normal_takes_few_operations(
+    low: float, high: float | None, at_most: int
+) -> None:
+    plain = Truncated(dd.Normal(torch.zeros(6), torch.ones(6)), low, high, validate_args=True)
+    with Operations() as operations:
+        plain.log_prob(torch.zeros(6))
+    assert 0 < operations.count <= at_most
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
