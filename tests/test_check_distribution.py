@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 from typing import Any
 
@@ -19,11 +21,14 @@ from declarative_dist import (
     Interval,
     MeanFieldNormal,
     Param,
+    Variational,
     learnable,
 )
 from declarative_dist.errors import ExplainedError
 from declarative_dist.testing import BrokenPromiseError, check_distribution
 from declarative_dist.testing.distribution_promises import PROMISES
+from declarative_dist.testing.mass import mass_of
+from declarative_dist.wrappers import Censored, ZeroInflated
 from tests import broken_families as broken
 from tests.cases import CASES, PLAIN, MixtureDensity, Policy
 from tests.limits import LIMITS
@@ -114,6 +119,75 @@ def test_hand_written_modules_pass() -> None:
     check_distribution(broken.OfPlain)
 
 
+class Coin(Variational):
+    base = dd.Bernoulli
+    probs = Param(0.5)
+
+
+class FairLogits(Variational):
+    base = dd.Bernoulli
+    logits = Param(0.0)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        dd.Bernoulli(0.5),
+        Coin,
+        FairLogits,
+        dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), dd.Normal(torch.zeros(2), 1.0)),
+    ],
+    ids=["bernoulli", "probs", "logits", "equal parts"],
+)
+def test_gradients_that_cancel_by_symmetry_pass(family: Any) -> None:
+    check_distribution(family)
+
+
+def in_float64(*numbers: float) -> list[torch.Tensor]:
+    return [torch.tensor(number, dtype=torch.float64) for number in numbers]
+
+
+ZERO, ONE, HALF, TENTH = in_float64(0.0, 1.0, 0.5, 0.1)
+
+SINGLE_NUMBERS: dict[str, Distribution] = {
+    "light at an end": dd.Beta(HALF, TENTH),
+    "near zero": dd.Gamma(TENTH / 10, ONE),
+    "heavy tails": dd.StudentT(TENTH),
+    "heavy tail": dd.Pareto(ONE, TENTH),
+    "wide counts": dd.Geometric(1e-3 * ONE),
+    "very wide counts": dd.Poisson(1e7 * ONE),
+    "few counts": dd.Binomial(torch.tensor([3.0, 10.0]).double(), HALF),
+    "far and narrow": dd.Normal(1e6 * ONE, TENTH),
+    "copies": dd.Uniform(torch.stack([ZERO, 5 * ONE]), torch.stack([ONE, 5.1 * ONE])),
+    "an atom": ZeroInflated(dd.Gamma(ONE, ONE), HALF),
+    "atoms at both ends": Censored(dd.Normal(ZERO, ONE), low=-HALF, high=HALF),
+}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1, 0.9])
+@pytest.mark.parametrize("name", SINGLE_NUMBERS)
+def test_masses_are_those_of_draws(name: str, factor: float) -> None:
+    """A factor of a tenth shows, and that of one passes."""
+    built = copy.copy(SINGLE_NUMBERS[name])
+    plain = built.log_prob
+    built.log_prob = lambda value: plain(value) + math.log(factor)  # type: ignore[method-assign]
+    torch.manual_seed(0)
+    mass = mass_of(built)
+    assert mass is not None
+    assert mass.tolerance < 0.06
+    assert (abs(mass.found - mass.share) <= mass.tolerance) == (factor == 1.0)
+
+
+def test_masses_are_those_of_a_closed_form() -> None:
+    torch.manual_seed(0)
+    mass = mass_of(dd.Exponential(2 * ONE))
+    assert mass is not None
+    assert mass.found == pytest.approx(
+        math.exp(-2 * mass.low) - math.exp(-2 * mass.high), abs=1e-3
+    )
+    assert mass_of(dd.MultivariateNormal(torch.zeros(2), torch.eye(2))) is None
+
+
 DRAWN = "Batch dimensions come first; the shapes it declares must say what it does."
 UNNORMALISED = (
     "expected a mean gradient by log_scale of 0.0 over its own draws .... Let sample and "
@@ -185,6 +259,7 @@ BROKEN: dict[type[nn.Module], tuple[str, str]] = {
     broken.OtherwiseCompiled: ("compile", "log_prob"),
     broken.Silent: ("parameters", ""),
     broken.Tensors: ("parameters", ""),
+    broken.TooHigh: ("mass", "log_prob"),
 }
 """The promise that each of the others breaks, and the member that is to blame."""
 
@@ -213,7 +288,7 @@ def test_the_broken_promise_is_named(kind: Any) -> None:
 def test_no_broken_family_is_left_out() -> None:
     kinds = {kind for kind in vars(broken).values() if isinstance(kind, type)}
     named = {kind for kind in kinds if kind.__module__ == broken.__name__}
-    families = {kind for kind in named if not issubclass(kind, dd.Normal)}
+    families = {kind for kind in named if issubclass(kind, nn.Module)}
     assert families == {*MESSAGES, *BROKEN, broken.Good, broken.OfPlain, broken.Policy}
 
 
@@ -246,7 +321,7 @@ def test_mistakes_are_named() -> None:
     assert sentence(caught.value) == (
         "check_distribution(skip=): expected names of promises, got 'pickles'. Did you mean "
         "'pickle'? Known here: copies, parameters, shapes, support, rsample, gradient, "
-        "step, score, state, pickle, dtype, meta, functional_call, vmap, compile."
+        "step, score, state, pickle, dtype, mass, meta, functional_call, vmap, compile."
     )
 
 

@@ -98,7 +98,7 @@ ROWS = [
         f"testing.{name}"
         for name in (
             "promise", "constraint_promises",
-            "distribution_promises", "checks",
+            "mass", "distribution_promises", "checks",
         )
     ],
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call as call_with
 
+from declarative_dist.testing.mass import mass_of
 from declarative_dist.testing.promise import Trial, call_compiled, show
 
 BATCHES, BATCH_SIZE, DEVIATIONS = 64, 64, 6.0
@@ -52,12 +53,27 @@ class FamilyTrial(Trial):
 
     def differentiate(self, family: Any) -> None:
         """Leave a gradient on every parameter that log densities, or draws, depend on."""
-        loss = -self.score(family, self.draw(family)).mean()
+        loss = self.loss(family, self.draw(family))
         if self.is_pathwise(family):
             draws = by_site(self.build(family).rsample((4,))).values()
             loss = loss + torch.stack([draw.square().mean() for draw in draws]).sum()
         if loss.requires_grad:
             loss.backward()
+
+    def loss(self, family: Any, values: Values) -> Tensor:
+        """A negative log density in which each draw has another weight, so that none cancel."""
+        scores = self.score(family, values)
+        generator = torch.Generator().manual_seed(3)
+        weights = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
+        return -(scores * (1.0 + weights).to(scores)).mean()
+
+    def in_float64(self) -> tuple[FamilyTrial, Any]:
+        """The trial and a copy of the family in float64."""
+        context = tuple(
+            part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
+            for part in self.context
+        )
+        return replace(self, context=context), self.copy().double()
 
     def is_pathwise(self, family: Any) -> bool:
         """Whether gradients are promised to flow through draws."""
@@ -70,11 +86,12 @@ def by_site(values: Values) -> Mapping[str, Tensor]:
 
 
 def perturb(family: nn.Module) -> nn.Module:
-    """Move every parameter of a family, each entry by its own amount."""
+    """Move every parameter of a family, each entry by an amount of its own, from 0.05 to 0.15."""
+    generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in family.parameters():
-            step = torch.linspace(0.05, 0.15, parameter.numel(), dtype=parameter.dtype)
-            parameter.sub_(step.to(parameter.device).reshape(parameter.shape))
+            step = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.sub_((0.05 + 0.1 * step).to(parameter))
     return family
 
 
@@ -161,15 +178,18 @@ def rsample(trial: FamilyTrial) -> None:
 
 def gradient(trial: FamilyTrial) -> None:
     """A finite gradient that is not zero for every parameter."""
-    family = trial.copy()
-    trial.differentiate(family)
-    for name, parameter in trainable_parameters(family).items():
-        expected = "a gradient from the log density"
-        if parameter.grad is None:
-            raise trial.broken(name, expected, "none", KEEP_TO_TORCH)
-        is_finite = parameter.grad.isfinite().all()
-        trial.expect(is_finite, name, f"a finite {expected[2:]}", show(parameter.grad))
-        trial.expect(parameter.grad.any(), name, expected, "zeros", KEEP_TO_TORCH)
+    expected, moved = "a gradient from the log density", set()
+    # Two equal parts of a mixture have a gradient of zero in its weights, until they differ.
+    for family in (trial.copy(), perturb(trial.copy())):
+        trial.differentiate(family)
+        for name, parameter in trainable_parameters(family).items():
+            if parameter.grad is None:
+                raise trial.broken(name, expected, "none", KEEP_TO_TORCH)
+            is_finite = parameter.grad.isfinite().all()
+            trial.expect(is_finite, name, f"a finite {expected[2:]}", show(parameter.grad))
+            moved |= {name} if parameter.grad.any() else set()
+    for name in trainable_parameters(trial.subject):
+        trial.expect(name in moved, name, expected, "zeros", KEEP_TO_TORCH)
 
 
 def step(trial: FamilyTrial) -> None:
@@ -183,7 +203,7 @@ def step(trial: FamilyTrial) -> None:
     optimizer = torch.optim.SGD(learned, lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
-        (-trial.score(family, values).mean()).backward()
+        trial.loss(family, values).backward()
         optimizer.step()
     moves = not torch.equal(trial.score(family, values), before)
     fix = "Build the distribution in each call, and keep nothing computed from parameters."
@@ -242,17 +262,27 @@ def pickle(trial: FamilyTrial) -> None:
 
 def dtype(trial: FamilyTrial) -> None:
     """Everything in float64 after .double()."""
-    family = trial.copy().double()
-    context = tuple(
-        part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
-        for part in trial.context
-    )
-    moved = replace(trial, context=context)
+    moved, family = trial.in_float64()
     values = moved.draw(family)
     scores = {"log_prob": moved.score(family, values)}
     fix = "Make constants buffers, and new tensors in the dtype of the parameters."
     for name, tensor in {**dict(tensors_in(family)), **by_site(values), **scores}.items():
         trial.expect_dtype(name or "sample", tensor, torch.float64, fix)
+
+
+def mass(trial: FamilyTrial) -> None:
+    """A density of single numbers that adds up to one."""
+    if "dtype" in trial.skip:  # rounding in float32 would count for too much
+        return
+    moved, family = trial.in_float64()
+    built = moved.build(family)
+    checked = mass_of(built) if isinstance(built, Distribution) else None
+    if checked is not None:
+        low, high, found, share, tolerance = checked
+        expected = f"{share:.4g} between {low:.4g} and {high:.4g}, where this share of draws is"
+        is_close = abs(found - share) <= tolerance
+        fix = "Normalise it: the integral, or the sum, of exp(log_prob) over the support is 1."
+        trial.expect(is_close, "log_prob", expected, f"a probability of {found:.4g}", fix)
 
 
 def meta(trial: FamilyTrial) -> None:
@@ -303,7 +333,7 @@ PROMISES: Mapping[str, Callable[[FamilyTrial], None]] = {
     promise.__name__.replace("compiled", "compile"): promise
     for promise in (
         copies, parameters, shapes, support, rsample, gradient, step, score, state, pickle, dtype,
-        meta, functional_call, vmap, compiled,
+        mass, meta, functional_call, vmap, compiled,
     )
 }  # fmt: skip
 """The promises by name, in the order in which they build on each other."""
