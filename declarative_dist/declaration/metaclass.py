@@ -8,12 +8,13 @@ from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from declarative_dist.declaration import collect, rules
-from declarative_dist.declaration.record import Declaration, declare
+from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.owner import Owner
@@ -75,8 +76,9 @@ class DeclarativeMeta(ABCMeta):
         event_dim = None if "event_dim" in fields else getattr(cls, "event_dim", None)
         event_dim = None if event_dim is None else int(event_dim)
         validates = getattr(cls, "validate_args", None)
-        declaration = declare(cls.__name__, owner.base, fields, inputs, event_dim, validates)
-        cls.__declaration__ = declaration
+        frozen = MappingProxyType(fields)
+        record = Declaration(cls.__name__, owner.base, frozen, inputs, event_dim, validates)
+        cls.__declaration__ = record
         for field in fields.values():
             field.check(owner)
         if owner.is_joint:
@@ -122,25 +124,14 @@ class DeclarativeMeta(ABCMeta):
             return instance
 
 
-_ON_INSTANCES = {
-    "_starts", "_biases", "_constants", "_sizes", "_copies", "_is_built", "_is_loading",
-    "_is_whole", "_kinds", "_live_shape", "_ndims", "_padding", "_paddings",
-}  # fmt: skip
-"""Names that instances keep beside what their classes define."""
-
-_ON_CONDITIONALS = {
-    "in_features", "projection", "_has_parts", "_sharers", "_splits", "_split_sizes",
-    "_takes_infinity",
-}  # fmt: skip
-"""Names that those keep that predict from a context."""
-
-
 @cache
 def _reserved_names(framework: tuple[type, ...], predicts: bool) -> frozenset[str]:
     """The names that the library's and torch's own classes define, or keep on instances."""
     defined = {name for klass in framework for name in dir(klass)}
-    kept = _ON_INSTANCES | (_ON_CONDITIONALS if predicts else set())
-    return frozenset(defined | set(vars(nn.Module())) | kept)
+    for klass in framework:
+        if predicts or not vars(klass).get("__keywords__"):  # of those who take a context
+            defined.update(vars(klass).get("__annotations__", ()))
+    return frozenset(defined | set(vars(nn.Module())))
 
 
 def _reduce(cls: DeclarativeMeta) -> Any:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, FieldError
-from declarative_dist.fields.context import Head
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.given import Given
 from declarative_dist.fields.param import Param
 from declarative_dist.plain.arguments import arguments_of, depends_on_values
 from declarative_dist.plain.build import builder_of
@@ -32,38 +29,22 @@ class Declaration:
         base: a distribution or transform class, a method that makes one, or None.
         fields: all fields by name, in the order in which they were declared.
         inputs: the names of the fields that the base takes.
-        order: all fields, each behind those that it needs.
-        chains: for each field what must be computed to know it, itself last.
-        build: what must be computed for the base.
-        of_prior: the parameters that have a prior, by the name of their prior.
         event_dim: the total number of event dimensions asked for, or None for the base's own.
         validates: the class body's `validate_args`, or None.
-        make: for a class base, what builds it without checking values that are valid already.
-        heads: the fields that are predicted from a context.
-        givens: the fields that come with a context.
-        with_given: the fields that have no value before something is given, but for what is given.
-        has_derived_input: whether a value that nothing constrains goes to the base.
-        has_parts: whether distributions or transforms go to the base.
-        is_direct: whether all that is computed for a build goes to the base.
     """
 
     owner: str
     base: Base
     fields: Mapping[str, Field]
     inputs: tuple[str, ...]
-    order: tuple[Field, ...]
-    chains: Mapping[str, tuple[Field, ...]]
-    build: tuple[Field, ...]
-    of_prior: Mapping[str, Param]
-    event_dim: int | None
-    validates: bool | None
-    make: Callable[..., Any] | None
-    heads: tuple[Head, ...]
-    givens: tuple[Given, ...]
-    with_given: frozenset[str]
-    has_derived_input: bool
-    has_parts: bool
-    is_direct: bool
+    event_dim: int | None = None
+    validates: bool | None = None
+
+    def __post_init__(self) -> None:
+        # At once: a circle is refused, and dynamo, which cannot compute them, finds them there.
+        for name, member in vars(Declaration).items():
+            if isinstance(member, cached_property):
+                getattr(self, name)
 
     def run(
         self,
@@ -114,6 +95,88 @@ class Declaration:
         return {name: computed[name] for name in self.inputs}
 
     @cached_property
+    def chains(self) -> Mapping[str, tuple[Field, ...]]:
+        """For each field what must be computed to know it, itself last.
+
+        Raises:
+            DeclarationError: if fields need each other in a circle.
+        """
+        chains: dict[str, tuple[Field, ...]] = {}
+
+        def visit(name: str, path: tuple[str, ...]) -> tuple[Field, ...]:
+            if name in path:
+                circle = " -> ".join((*path[path.index(name) :], name))
+                subject, fix = f"{self.owner}.{name}", "Cut it at one field."
+                raise DeclarationError(subject, "no circle", circle, fix, code="field-order")
+            if name not in chains:
+                field = self.fields[name]
+                needed = [each for need in field.needs for each in visit(need, (*path, name))]
+                chains[name] = tuple(dict.fromkeys((*needed, field)))
+            return chains[name]
+
+        for name in self.fields:
+            visit(name, ())
+        return chains
+
+    def _chain_of(self, names: Iterable[str]) -> tuple[Field, ...]:
+        """What must be computed to know some fields, each behind those that it needs."""
+        return tuple(dict.fromkeys(field for name in names for field in self.chains[name]))
+
+    @cached_property
+    def order(self) -> tuple[Field, ...]:
+        """All fields, each behind those that it needs."""
+        return self._chain_of(self.fields)
+
+    @cached_property
+    def build(self) -> tuple[Field, ...]:
+        """What must be computed for the base, and what is given: it is checked, used or not."""
+        return self._chain_of((*self.inputs, *(field.name for field in self.givens)))
+
+    @cached_property
+    def make(self) -> Callable[..., Any] | None:
+        """For a class base, what builds it without checking values that are valid already."""
+        if not isinstance(self.base, type):
+            return None
+        return builder_of(self.base) if issubclass(self.base, Distribution) else self.base
+
+    @cached_property
+    def of_prior(self) -> Mapping[str, Param]:
+        """The parameters that have a prior, by the name of their prior."""
+        fields: list[Any] = [field for field in self.fields.values() if field.prior is not None]
+        return {field.prior_name: field for field in fields}
+
+    @cached_property
+    def heads(self) -> tuple[Any, ...]:
+        """The fields that are predicted from a context."""
+        return tuple(field for field in self.fields.values() if field.is_predicted)
+
+    @cached_property
+    def givens(self) -> tuple[Any, ...]:
+        """The fields that come with a context."""
+        return tuple(field for field in self.fields.values() if field.is_given)
+
+    @cached_property
+    def with_given(self) -> frozenset[str]:
+        """The fields that have no value before something is given, but for what is given."""
+        chains = self.chains.items()
+        return frozenset(n for n, chain in chains if any(f.is_given for f in chain[:-1]))
+
+    @cached_property
+    def has_derived_input(self) -> bool:
+        """Whether a value that nothing constrains goes to the base."""
+        return any(self.fields[name].is_computed for name in self.inputs)
+
+    @cached_property
+    def has_parts(self) -> bool:
+        """Whether distributions or transforms go to the base."""
+        return any(self.fields[name].is_part for name in self.inputs)
+
+    @cached_property
+    def is_direct(self) -> bool:
+        """Whether all that is computed for a build goes to the base."""
+        return len(self.build) == len(self.inputs)
+
+    @cached_property
     def stored(self) -> tuple[Any, ...]:
         """The fields of which instances hold a value, each behind those that it needs."""
         return tuple(field for field in self.order if field.holds_value)
@@ -121,8 +184,7 @@ class Declaration:
     @cached_property
     def value_order(self) -> tuple[Field, ...]:
         """What must be computed to know all parameters and constants."""
-        needed = {field for stored in self.stored for field in self.chains[stored.name]}
-        return tuple(field for field in self.order if field in needed)
+        return self._chain_of(field.name for field in self.stored)
 
     @cached_property
     def event_dims(self) -> Mapping[str, int]:
@@ -182,58 +244,6 @@ class Declaration:
         """The names of sizes that a constructor takes as keywords."""
         names = [name for field in self.fields.values() for name in field.size_names]
         return tuple(dict.fromkeys(names))
-
-
-def declare(
-    owner: str,
-    base: Base,
-    fields: Mapping[str, Field],
-    inputs: tuple[str, ...],
-    event_dim: int | None = None,
-    validates: bool | None = None,
-) -> Declaration:
-    """Order the fields and make the record; refused if fields need each other in a circle."""
-    chains: dict[str, tuple[Field, ...]] = {}
-
-    def visit(name: str, path: tuple[str, ...]) -> tuple[Field, ...]:
-        if name in path:
-            circle = " -> ".join((*path[path.index(name) :], name))
-            subject, fix = f"{owner}.{name}", "Cut it at one field."
-            raise DeclarationError(subject, "no circle", circle, fix, code="field-order")
-        if name not in chains:
-            needed = [field for need in fields[name].needs for field in visit(need, (*path, name))]
-            chains[name] = tuple(dict.fromkeys((*needed, fields[name])))
-        return chains[name]
-
-    order = tuple(dict.fromkeys(field for name in fields for field in visit(name, ())))
-    # What is given is checked, also where nothing uses it.
-    givens: list[Any] = [field for field in fields.values() if field.is_given]
-    needed = (*inputs, *(field.name for field in givens))
-    build = tuple(dict.fromkeys(field for name in needed for field in chains[name]))
-    with_prior: list[Any] = [field for field in fields.values() if field.prior is not None]
-    heads: list[Any] = [field for field in fields.values() if field.is_predicted]
-    make: Callable[..., Any] | None = None
-    if isinstance(base, type):
-        make = builder_of(base) if issubclass(base, Distribution) else base
-    return Declaration(
-        owner,
-        base,
-        MappingProxyType(dict(fields)),
-        inputs,
-        order,
-        chains,
-        build,
-        {field.prior_name: field for field in with_prior},
-        event_dim,
-        validates,
-        make,
-        tuple(heads),
-        tuple(givens),
-        frozenset(n for n, chain in chains.items() if any(f.is_given for f in chain[:-1])),
-        has_derived_input=any(fields[name].is_computed for name in inputs),
-        has_parts=any(fields[name].is_part for name in inputs),
-        is_direct=len(build) == len(inputs),
-    )
 
 
 def fields_of(declared: Any) -> Mapping[str, Field]:

@@ -20,7 +20,7 @@ from declarative_dist.families.building import call_detached
 from declarative_dist.families.clipping import clip_gradient
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.features import predict_raws
-from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
+from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call, Split
 from declarative_dist.fields.given import call_names, check_batches, take_call
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import spread_like
@@ -45,6 +45,14 @@ class Contextual(Declarative):
 
     __framework__ = True
     __keywords__: ClassVar[tuple[str, ...]] = ("in_features", "network")
+
+    in_features: int | None
+    projection: nn.Linear | None
+    _has_parts: bool
+    _sharers: frozenset[str]
+    _splits: tuple[Split, ...]
+    _split_sizes: list[int]
+    _takes_infinity: bool
 
     def __init__(
         self,
@@ -86,7 +94,7 @@ class Contextual(Declarative):
         splits = tuple(head.split(self) for head in self.__declaration__.heads)
         vars(self).update(_splits=splits, _split_sizes=[split.size for split in splits])
         vars(self)["_takes_infinity"] = all(split.takes_infinity for split in splits)
-        self.projection: nn.Linear | None = None
+        self.projection = None
         if in_features is not None and self.__declaration__.heads:
             biases, heads = vars(self)["_biases"], self.__declaration__.heads
             starts = torch.cat([biases[head.name].flatten() for head in heads])

@@ -20,6 +20,7 @@ from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_of, raws_at
 from declarative_dist.families.probe import check_copies
 from declarative_dist.families.values import DeclaredValues
+from declarative_dist.fields.alignment import Padding
 from declarative_dist.fields.kinds import built_kind, predicted_kind
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -84,6 +85,18 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
 
     __keywords__: ClassVar[tuple[str, ...]] = ()
     """Keywords of the constructor beside the ones that every declarative class takes."""
+
+    _starts: dict[str, Any]
+    _biases: dict[str, Tensor]
+    _constants: dict[str, Any]
+    _kinds: dict[str, int]
+    _sizes: Mapping[str, int]
+    _copies: torch.Size
+    _ndims: dict[str, int]
+    _padding: int
+    _paddings: Sequence[Padding]
+    _is_built: bool
+    _is_whole: bool
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

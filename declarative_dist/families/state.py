@@ -51,6 +51,7 @@ class DeclaredState(AtomicState):
     """
 
     __declaration__: ClassVar[Declaration]
+    _is_loading: bool
 
     def _signatures(self) -> dict[str, str]:
         """By field what a saved state must agree on: constraints, number bounds, counts."""

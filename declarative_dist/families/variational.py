@@ -104,6 +104,7 @@ class Variational(Declarative, Distribution):
     """
 
     __framework__ = True
+    _live_shape: torch.Size
     __builds__: ClassVar[type | None] = Distribution
 
     if TYPE_CHECKING:
