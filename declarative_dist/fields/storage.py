@@ -95,10 +95,12 @@ def to_tensor(
         raise ConstraintError(subject, expected, got, code="wrong-argument") from error
 
 
-def check_shape(tensor: Tensor, shape: torch.Size, subject: str, fix: str = "") -> None:
-    """Refuse a tensor of another shape."""
+def check_shape(
+    tensor: Tensor, shape: torch.Size, subject: str, fix: str = "", meaning: str = ""
+) -> None:
+    """Refuse a tensor of another shape; `meaning` says what the dimensions are."""
     if tensor.shape != shape:
-        expected = f"shape {tuple(shape)}"
+        expected = f"shape {meaning}{tuple(shape)}"
         raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
 
 

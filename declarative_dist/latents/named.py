@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.errors import Code, ConstraintError, did_you_mean, first_line, shorten
+from declarative_dist.fields.storage import check_shape
 from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import as_tensor, is_floating
 from declarative_dist.plain.tracing import is_traced
@@ -166,7 +167,7 @@ class Reader:
         if self._is_first:
             count = value.ndim - len(self.batch_shape) - len(event_shape)
             self.lead, self._is_first = value.shape[: max(count, 0)] + self.batch_shape, False
-        check_shape(value, self.lead, event_shape, subject)
+        check_lead(value, self.lead, event_shape, subject)
         return value
 
 
@@ -196,13 +197,13 @@ def _overflows(tensor: Tensor, value: object) -> bool:
     return bool((tensor.isinf() & exact.isfinite()).any())
 
 
-def check_shape(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:
+def check_lead(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:
     """Refuse a value with another shape in front than the sites above it have."""
-    shape = torch.Size((*lead, *event_shape))
-    if value.shape != shape:
-        expected = f"shape (*sample, *batch, *event), here {tuple(shape)}"
-        fix = "Give every site the same sample shape in front."
-        raise ConstraintError(subject, expected, shorten(value), fix, code="wrong-shape")
+    shape, fix = (
+        torch.Size((*lead, *event_shape)),
+        "Give every site the same sample shape in front.",
+    )
+    check_shape(value, shape, subject, fix, "(*sample, *batch, *event), here ")
 
 
 def score_in_support(distribution: Distribution, value: Tensor, subject: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, NonFiniteError, check_count, shorten
-from declarative_dist.latents.named import Values, as_value, check_shape
+from declarative_dist.latents.named import Values, as_value, check_lead
 from declarative_dist.latents.pareto import smooth, tail_shape
 
 UNSETTLED = "The search for the best guide did not settle."
@@ -86,7 +86,7 @@ class WeightedDraws:
         for name, value in values.items():
             subject = f"WeightedDraws.{name}"
             tensor = self.values[name] = _as_numbers(value, subject)
-            check_shape(tensor, log_weights.shape, tensor.shape[log_weights.ndim :], subject)
+            check_lead(tensor, log_weights.shape, tensor.shape[log_weights.ndim :], subject)
             said = "draws that are numbers", "NaN", "Look at the values."
             _check_numbers(tensor.isnan(), subject, *said)
         _check_numbers(
