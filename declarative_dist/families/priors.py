@@ -17,7 +17,7 @@ from declarative_dist.fields.prior import describe_prior
 from declarative_dist.fields.walk import walk
 from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.latents.named import Reader
-from declarative_dist.plain.tensors import is_same
+from declarative_dist.plain.tensors import floating_tensors, is_same
 
 Raws = Mapping[str, Tensor]
 """Raw numbers in place of a module's own, by the names of its parameters."""
@@ -65,8 +65,7 @@ def log_prior_of(
                 density = density.reshape(density.shape + (1,) * len(copies))
             total = density if total is None else total + density
     if total is None:
-        tensors = [*module.parameters(), *module.buffers()]
-        like = next((t for t in tensors if t.is_floating_point()), torch.empty(()))
+        like = next(floating_tensors(module), torch.empty(()))
         total = torch.zeros((), dtype=like.dtype, device=like.device)
     return total if total.shape == sample + copies else total.expand(sample + copies)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from declarative_dist.fields.field import declaration_of
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.value import Constrained, Init, as_source
+from declarative_dist.plain.tensors import floating_tensors
 from declarative_dist.plain.tracing import is_autocasting
 
 CONTEXT = "*context"
@@ -95,8 +95,7 @@ class FromContext(Constrained):
     def place_of(self, module: nn.Module) -> tuple[torch.dtype, torch.device]:
         layer = module._modules.get("projection") or module
         bias: Tensor = vars(module)["_biases"][self.name]
-        tensors = itertools.chain(layer.parameters(), layer.buffers())
-        like = next((t for t in tensors if t.is_floating_point()), bias)
+        like = next(floating_tensors(layer), bias)
         return like.dtype, like.device
 
     def shape_of(self, module: nn.Module) -> tuple[int, ...]:

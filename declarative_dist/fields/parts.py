@@ -28,7 +28,7 @@ from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import copy_tensors
 from declarative_dist.fields.walk import own_modules
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.plain.tensors import copy_if_exchanged, without_cache
+from declarative_dist.plain.tensors import copy_if_exchanged, floating_tensors, without_cache
 
 
 class Nested(Field):
@@ -330,7 +330,6 @@ def _as_new_part(given: Any, now: nn.Module | None, subject: str) -> nn.Module:
     if isinstance(given, type):
         got, fix = f"the class {given.__name__}", f"Write {given.__name__}(...)."
         raise DeclarationError(subject, "an instance", got, fix, code="class-not-instance")
-    tensors = [] if now is None else [*now.parameters(), *now.buffers()]
-    like = next((t for t in tensors if t.is_floating_point()), None)
+    like = None if now is None else next(floating_tensors(now), None)
     place = () if like is None else (like.device, like.dtype)
     return templates.as_part(given, *place)

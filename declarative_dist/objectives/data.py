@@ -18,10 +18,9 @@ from declarative_dist.objectives.weights import (
     Scores,
     Weights,
     check_contexts,
-    floating_tensors,
     typical_tensor,
 )
-from declarative_dist.plain.tensors import is_dense
+from declarative_dist.plain.tensors import floating_tensors, is_dense
 
 
 def score_joint(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.distributions import Distribution
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import as_value
 from declarative_dist.plain.decompose import rebuild
+from declarative_dist.plain.tensors import floating_tensors
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -139,12 +139,6 @@ def check_contexts(contexts: Iterable[Any], subject: str) -> None:
 def typical_tensor(module: nn.Module) -> Tensor:
     """A tensor of the dtype and on the device of what a module computes."""
     return next(floating_tensors(module), torch.zeros(()))
-
-
-def floating_tensors(module: nn.Module) -> Iterator[Tensor]:
-    """All parameters and buffers that are real numbers."""
-    every = itertools.chain(module.parameters(), module.buffers())
-    return (tensor for tensor in every if tensor.is_floating_point())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ asks for a copy with the current buffers when the transform is needed. Copies ha
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Complex, Integral, Real
 from typing import Any, TypeGuard, TypeVar
@@ -256,6 +257,15 @@ def without_cache(part: Any) -> Any:
         if _is_remembered(part, name):
             vars(new)[name] = (None, None) if name == "_cached_x_y" else None
     return new
+
+
+def floating_tensors(part: Any) -> Iterator[Tensor]:
+    """The tensors of real numbers in a module or a plain object: others follow the first one."""
+    if isinstance(part, nn.Module):
+        every: Iterable[Tensor] = itertools.chain(part.parameters(), part.buffers())
+    else:
+        every = (tensor for _, tensor in tensors_of(part))
+    return (tensor for tensor in every if tensor.is_floating_point())
 
 
 def with_checks(distribution: Any, checks: bool) -> Any:

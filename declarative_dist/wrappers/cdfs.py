@@ -19,7 +19,7 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import bounds_of, entries_of, support_of
-from declarative_dist.plain.tensors import map_tensors, tensors_of, without_cache
+from declarative_dist.plain.tensors import floating_tensors, map_tensors, tensors_of, without_cache
 from declarative_dist.wrappers.incomplete import Tails
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -269,9 +269,7 @@ def plain_of(distribution: Distribution, least: torch.dtype = torch.float32) -> 
 
 def like_of(distribution: Distribution) -> Tensor:
     """A tensor in whose dtype and on whose device a distribution computes."""
-    found = tensors_of(innermost(distribution))
-    tensors = (tensor for _, tensor in found if tensor.is_floating_point())
-    return next(tensors, torch.empty(()))
+    return next(floating_tensors(innermost(distribution)), torch.empty(()))
 
 
 def tails_of(distribution: Distribution, value: Tensor) -> Tails:
