@@ -257,11 +257,18 @@ class Param(Constrained, Stored):
             module._modules[self.prior_name].reset_parameters()  # type: ignore[union-attr, operator]
 
     def parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
+        raw = module._parameters.get(self.raw_name)
+        if raw is not None:
+            return [raw]
         # Torch may have replaced it: by a parametrization, by pruning, or by a weight norm.
-        names = [self.raw_name, *(f"{self.raw_name}_{end}" for end in ("orig", "g", "v"))]
+        names = [f"{self.raw_name}_{end}" for end in ("orig", "g", "v")]
         inside = f"parametrizations.{self.raw_name}."
         found = module.named_parameters(remove_duplicate=False)
         return [value for name, value in found if name in names or name.startswith(inside)]
+
+    def is_trained(self, module: nn.Module) -> bool:
+        """Whether steps of an optimizer change the value now."""
+        return any(parameter.requires_grad for parameter in self.parameters_of(module))
 
     def replicate(self, module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:
         """Give the numbers independent copies, which stand in front.
@@ -289,7 +296,7 @@ class Param(Constrained, Stored):
         return not isinstance(self.constraint, FromModule) and super().is_at_start(module)
 
     def describe(self, module: nn.Module) -> str:
-        frozen = "" if getattr(module, self.raw_name).requires_grad else ", frozen"
+        frozen = "" if self.is_trained(module) else ", frozen"
         prior = module._modules.get(self.prior_name)
         shown = "" if prior is None else f", prior={describe_prior(prior)}"
         return f"{self.constraint_of(module)!r}{shown}{frozen}"

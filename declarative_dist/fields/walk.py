@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.fields.field import needed_values
+from declarative_dist.plain.tensors import floating_tensors
+
+if TYPE_CHECKING:
+    from declarative_dist.fields.param import Param
 
 
 def walk(
@@ -37,10 +41,22 @@ def walk(
             yield from walk(child, priors=priors, path=inner, seen=seen)
 
 
+def walk_params(module: nn.Module, *, priors: bool = True) -> Iterator[tuple[str, Any, Param]]:
+    """The parameters of the declared modules in a module: path of the part, the part, the field.
+
+    Args:
+        module: a declared module, or any around some.
+        priors: whether to visit the priors of parameters too.
+    """
+    for path, part in walk(module, priors=priors):
+        for field in part.__declaration__.order:
+            if field.is_learned:
+                yield path, part, field
+
+
 def convert(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """Move a copy to a dtype, in which the numbers it was built with get all their digits."""
-    tensors = (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point())
-    if dtype is None or all(tensor.dtype == dtype for tensor in tensors):
+    if dtype is None or all(tensor.dtype == dtype for tensor in floating_tensors(module)):
         return module
     fields = [(part, field) for _, part in walk(module) for field in part.__declaration__.stored]
     untouched = [(part, field) for part, field in fields if field.is_at_start(part)]

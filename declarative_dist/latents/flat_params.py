@@ -13,7 +13,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.walk import walk
+from declarative_dist.fields.walk import walk, walk_params
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
 
@@ -121,12 +121,9 @@ def trainable(latents: nn.Module) -> Iterator[tuple[str, Any, Param, Tensor]]:
 
     Tied ones come once for each field that has them; the first of these is their site.
     """
-    for path, part in walk(latents, priors=False):
-        for field in part.__declaration__.order:
-            if field.is_learned:
-                raw: Tensor = getattr(part, field.raw_name)
-                if raw.requires_grad:
-                    yield path, part, field, raw
+    for path, part, field in walk_params(latents, priors=False):
+        if field.is_trained(part):
+            yield path, part, field, getattr(part, field.raw_name)
 
 
 def join(path: str, name: str) -> str:
