@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
@@ -29,6 +30,7 @@ from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.kinds import FixedTransform, make_constant
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
+from declarative_dist.fields.sizes import Start
 from declarative_dist.plain.arguments import arguments_of, choose_preferred
 from declarative_dist.plain.decompose import recover
 from declarative_dist.plain.tensors import is_dense, tensors_of
@@ -94,6 +96,9 @@ def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
     made = _make_live_class(base, tuple(kinds.items()), fixed)(**given)
     if "_validate_args" in vars(plain):
         made._validate_args = vars(plain)["_validate_args"]
+    for name, number in getattr(plain, "exact_numbers", {}).items():
+        if (given[name] == torch.full_like(given[name], number)).all():
+            vars(made)["_starts"][name] = Start(number, torch.Size())
     return made
 
 

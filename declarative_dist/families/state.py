@@ -84,12 +84,14 @@ class DeclaredState(AtomicState):
                 raise StateMismatchError(subject, expected, got, self._way_over(name))
         declaration = self.__declaration__
         is_assigned = local_metadata.get("assign_to_params_buffers")
+        exact = []
         for field in declaration.stored:
             tensor = state_dict.get(f"{prefix}{field.stored_name}")
             now = find_tensor(self, field.stored_name)
             if isinstance(tensor, Tensor) and now is not None:
                 is_changed = tensor.dtype != now.dtype and not is_assigned
                 if is_changed and not (is_traced(tensor) or is_shard(tensor)):
+                    exact += [field] if field.is_start(self, tensor) else []
                     tensor = to_tensor(tensor, field.subject(self), now.dtype)
                 field.check_stored(self, tensor)
         is_all = declaration.tied_names and not self._modules  # nothing of it is loaded later
@@ -99,6 +101,8 @@ class DeclaredState(AtomicState):
                 super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
             finally:
                 del vars(self)["_is_loading"]
+            for field in exact:
+                field.reset(self, {})
             if is_all:
                 self._check_ties()
         # Torch calls it once the parts and bounds are loaded too.
@@ -106,6 +110,7 @@ class DeclaredState(AtomicState):
             self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        exact = []
         for _, part in walk(self) if recurse else (("", self),):
             declaration = part.__declaration__  # checked before anything has moved
             for head in declaration.heads:
@@ -114,7 +119,11 @@ class DeclaredState(AtomicState):
                 now = find_tensor(part, field.stored_name)
                 if now is not None and fn(now.new_empty(0)).dtype != now.dtype:
                     field.check_move(part, now.detach(), fn(now.detach()))
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+                    exact += [(part, field)] if field.is_start(part, now) else []
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for part, field in exact:
+            field.reset(part, {})
+        return self
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Register a buffer as `nn.Module` does; one that is a field is checked first."""

@@ -254,6 +254,12 @@ class Constant(Stored):
             storage.check_finite(now, moved, now, subject)
         self._check(moved, subject, now)
 
+    def is_start(self, module: nn.Module, tensor: Tensor) -> bool:
+        source = vars(module)["_starts"][self.name].source
+        if not isinstance(source, float) or is_traced(tensor) or tensor.is_meta:
+            return False
+        return torch.equal(tensor, torch.full_like(tensor, source))
+
     def rule(self, module: nn.Module) -> str:
         return "constant"
 

@@ -288,6 +288,10 @@ class Stored(Field):
         except ConstraintError:  # a bound has moved past it
             return False
 
+    def is_start(self, module: nn.Module, tensor: Tensor) -> bool:
+        """Whether a tensor is a constant's number, rounded to its dtype: then `reset` is exact."""
+        return False
+
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         """Make the current value the one that `reset` goes back to.
 

@@ -22,6 +22,9 @@ from declarative_dist.plain.supports import bounds_of, entries_of, support_of
 from declarative_dist.plain.tensors import floating_tensors, map_tensors, tensors_of, without_cache
 from declarative_dist.wrappers.incomplete import Tails
 
+LOST = 1e-9
+"""Below which probability one minus a cdf has lost more than half of its digits."""
+
 HALVES = (torch.float16, torch.bfloat16)
 
 Point = float | Tensor
@@ -103,11 +106,27 @@ def no_cdf(name: str) -> ConstraintError:
 
 
 def _own_tails(d: Any, x: Tensor) -> Tails:
-    """The tails of a class that defines a cdf of its own, as far as that is good."""
+    """The tails of a class that defines a cdf of its own, and perhaps the upper tail too."""
     share = d.cdf(x).to(x)
     below, above = share <= 0, share >= 1
     share = torch.where(below | above, 0.5, share)
-    return Tails(share.log(), torch.log1p(-share)).outside(below, above)
+    tails = Tails(share.log(), torch.log1p(-share)).outside(below, above)
+    return tails if (log_sf := own_log_sf(d)) is None else Tails(tails.log_cdf, log_sf(x).to(x))
+
+
+def own_log_sf(distribution: Distribution) -> Callable[[Tensor], Tensor] | None:
+    """The method of a class of your own that gives its upper tail, if there is one."""
+    method: Callable[[Tensor], Tensor] | None
+    method = getattr(distribution, "log_survival_function", None)
+    return method
+
+
+def loses_tail(base: Univariate, end: Point) -> bool:
+    """Whether P(X > end) is one minus a cdf that is nearly 1, of a class of your own."""
+    if not isinstance(end, Tensor) or family_of(base.plain).tails is not _own_tails:
+        return False
+    is_lost = (base.tails(end).log_sf < math.log(LOST)) & (end < base.last)
+    return own_log_sf(base.plain) is None and bool(is_lost.any())
 
 
 def has_atoms(distribution: Distribution) -> bool:
@@ -152,6 +171,21 @@ class Univariate(NamedTuple):
     def cast(self, x: Tensor) -> Tensor:
         """Numbers in the dtype of the computation."""
         return x.to(self.like.dtype)
+
+    def place(self, value: Tensor, *ends: Point) -> Tensor:
+        """A value in the dtype of the computation; one that is an end but for rounding, is there.
+
+        A value and an end are compared in the narrower dtype of a value and the distribution, for
+        0.1 is another number in each.
+        """
+        x = self.cast(value)
+        if value.dtype == self.dtype or not value.is_floating_point():
+            return x
+        dtype = max(value.dtype, self.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        for end in ends:
+            if isinstance(end, Tensor):
+                x = torch.where(x.to(dtype) == end.to(dtype), end.detach(), x)
+        return x
 
     def to_tensor(self, point: Point) -> Tensor:
         """A point as a tensor of the dtype of the computation, also if it is a number."""
@@ -275,7 +309,8 @@ def like_of(distribution: Distribution) -> Tensor:
 def tails_of(distribution: Distribution, value: Tensor) -> Tails:
     """The logarithms of P(X <= value) and P(X > value), of shape `(*sample, *batch)`."""
     wide, dtype = widen(distribution, value)
-    tails = univariate(distribution, wide).tails(wide)
+    base = univariate(distribution, wide)
+    tails = base.tails(base.place(value, base.first, base.last))
     return Tails(*(tail.to(dtype) for tail in tails))
 
 

@@ -61,6 +61,7 @@ class Truncated(BetweenEnds):
     """
 
     _round_low = staticmethod(torch.floor)
+    _tail_at = 0
 
     @property
     def has_atoms(self) -> bool:  # type: ignore[override]

@@ -21,6 +21,7 @@ from declarative_dist.wrappers.cdfs import (
     family_of,
     larger,
     like_of,
+    loses_tail,
     smaller,
     tails_of,
     univariate,
@@ -57,6 +58,7 @@ class Wrapper(Distribution):
             subject, got = f"{kind}(base_distribution=)", shorten(base_distribution)
             raise DeclarationError(subject, "a distribution", got, code="wrong-part")
         shape, dtype = base_distribution.batch_shape, like_of(base_distribution).dtype
+        self.exact_numbers: dict[str, float] = {}  # with the digits that a wider dtype has
         for name, value in tensors.items():
             try:
                 number = as_tensor(value, dtype)
@@ -67,6 +69,8 @@ class Wrapper(Distribution):
                 subject = f"{kind}({name}=)"
                 raise ConstraintError(subject, expected, got, code="wrong-argument") from error
             setattr(self, name, number)
+            if isinstance(value, float):
+                self.exact_numbers[name] = value
         is_wide = shape == base_distribution.batch_shape
         self.base_distribution = base_distribution if is_wide else base_distribution.expand(shape)
         super().__init__(torch.Size(shape), event_shape, validate_args=False)
@@ -172,7 +176,7 @@ class Wrapper(Distribution):
         try:
             if not isinstance(value, Tensor):
                 raise TypeError("it is no tensor")
-            x = base.cast(value)
+            x = base.place(value, *(() if self.event_shape else self._hull(base)))
             is_inside = self._contains(base, x)
             if is_inside.shape != self.batch_shape:
                 torch.broadcast_shapes(is_inside.shape, self.batch_shape)
@@ -206,6 +210,8 @@ class BetweenEnds(Wrapper):
     high: End
     _shape_without_ends = torch.Size()
     _round_low = staticmethod(torch.ceil)
+    _tail_at = 1
+    """Beyond which of the ends, 0 for `low`, the mass counts for itself."""
 
     def __init__(
         self,
@@ -245,7 +251,12 @@ class BetweenEnds(Wrapper):
         if is_traced(low, high, base.first):
             return
         with torch.no_grad():
-            mass = base.log_mass(low, high)
+            mass, is_lost = base.log_mass(low, high), loses_tail(base, (low, high)[self._tail_at])
+        if is_lost:
+            expected = f"a {type(base.plain).__name__} whose upper tail is known beyond the ends"
+            got = "1 - cdf(value), which has no digits left there"
+            fix = "Define log_survival_function(value) in its class."
+            raise ConstraintError(f"{kind}(base_distribution=)", expected, got, fix, code="no-cdf")
         if not (mass > -torch.inf).all():
             ends = [(n, e) for n, e in vars(self).items() if n in ("low", "high")]
             got = ", ".join(f"{n}={shorten(e)}" for n, e in ends if e is not None)
