@@ -373,6 +373,42 @@ def test_data_that_are_all_alike_have_no_maximum(
     assert history.converged is (field == "scale")
 
 
+class Shifted(Variational):
+    """A log-normal from an end on: its likelihood is infinite where the end nears a datum."""
+
+    low = Param(0.1)
+    loc = Param(0.0)
+    scale = Param(1.0, Positive())
+
+    def base(self, low: Tensor, loc: Tensor, scale: Tensor) -> dd.Distribution:
+        shift = dd.AffineTransform(low, 1.0)
+        return dd.TransformedDistribution(dd.LogNormal(loc, scale), [shift])
+
+
+NEAR = [0.35, 0.36, 0.38, 0.41, 0.5, 0.52, 0.6, 0.9, 1.4]
+
+
+@pytest.mark.parametrize(("make", "data", "field"), [
+    (Shifted, torch.tensor(NEAR), "low"),
+    (lambda: Shifted(dtype=torch.float64), torch.tensor(NEAR, **DOUBLE), "low"),
+    (lambda: learnable(dd.Gamma(1.0, 1.0)), torch.tensor([0.0, 0.7, 1.2, 1.9]), "concentration"),
+    (lambda: learnable(dd.Beta(1.0, 1.0)), torch.tensor([1.0, 0.3, 0.5, 0.6]), "concentration0"),
+])  # fmt: skip
+def test_an_infinite_density_is_no_corner(
+    make: Callable[[], Variational], data: Tensor, field: str
+) -> None:
+    """Of data at an end of the support, or that the end may reach, rounding stops the climb."""
+    with pytest.warns(NotConvergedWarning, match=f"falls without end in {field}"):
+        history = fit(NegativeLogLikelihood(make()), data)
+    assert history.converged is False
+
+
+def test_a_datum_without_a_density_at_the_start_is_named() -> None:
+    data = torch.tensor([1.0, 2.0, 0.0, 3.0])
+    with pytest.raises(NonFiniteError, match=r"log density is -inf at index 2 of the data, one"):
+        fit(NegativeLogLikelihood(learnable(dd.Gamma(2.0, 1.0))), data)
+
+
 def test_fewer_data_than_dimensions_end_at_a_band() -> None:
     family = learnable(dd.MultivariateNormal(torch.zeros(2), torch.eye(2))).double()
     history = fit(NegativeLogLikelihood(family), torch.randn(2, 2, **DOUBLE))

@@ -84,6 +84,10 @@ def check_parameters(
             raise NonFiniteError(subject, "finite numbers to start from", f"{raw}{bad[1]} {when}")
 
 
+ADVICE = "Check the data and try a smaller lr."
+"""What to do about a loss that is not finite, where nothing more is known."""
+
+
 def error_of_step(
     objective: nn.Module, step: int, loss: float, batch: tuple[Any, ...]
 ) -> NonFiniteError | None:
@@ -95,7 +99,7 @@ def error_of_step(
     """
     bad = bad_data(batch)
     collapsed = ", ".join(held_fields(objective))
-    hint = "Check the data and try a smaller lr."
+    hint = ADVICE
     if bad:
         hint = f"The batch has {bad}."
     elif collapsed:

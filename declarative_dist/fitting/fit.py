@@ -18,7 +18,7 @@ from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.checkpoint import Checkpoint
 from declarative_dist.fitting.compiled import compiling
 from declarative_dist.fitting.evaluation import Backward, backward_of
-from declarative_dist.fitting.finite import are_finite, error_of_step, reason_of
+from declarative_dist.fitting.finite import ADVICE, are_finite, error_of_step, reason_of
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import FieldValues
 from declarative_dist.fitting.progress import Progress
@@ -205,7 +205,7 @@ def _steps(
             if error is not None:  # else only a sum of large numbers was not finite
                 snapshot.restore(step - 1)
                 why = "" if math.isfinite(loss) else reason_of(way.objective, batch)
-                fix = f"{why} {error.fix}".strip()
+                fix = error.fix.replace(ADVICE, why) if why else error.fix
                 raise NonFiniteError(error.subject, error.expected, error.got, fix)
         is_over = way.observe(loss)
         if is_over and step == first and history.losses[-1:] == [loss]:

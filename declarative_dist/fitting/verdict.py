@@ -11,7 +11,7 @@ from declarative_dist.optimization.ends import Ends
 from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 
-_ENDLESS = "data that are all alike, or too few, need a prior or a floor"
+_ENDLESS = "data all alike, too few or at an end of the support need a prior or a floor"
 
 
 class NotConvergedWarning(UserWarning):
@@ -41,18 +41,21 @@ def judge_descent(
     rest = f"gradient {search.gradients.max().item():.1g}, {search.evaluations} evaluations"
     failed, notes = ~search.converged, list[str]()
     if isinstance(search, Newton):
-        corners = [n for n in _names(objective, search, search.held) if n not in held]
+        known, closed = list(held), search.is_closed
+        if not closed:
+            ends = Ends(search, losses)
+            # At the end of a band rounding may hide the loss, and the band is said.
+            falls = ends.runaways if held else ends.runaways | ends.lost | ends.edges
+            endless = _names(objective, search, falls)
+            known += endless
+        corners = [n for n in _names(objective, search, search.held) if n not in known]
         notes = [f"{name} is at a corner of the loss, where no step gains" for name in corners]
-        if search.is_closed:
+        if closed:
             return True, [f"settled: {rest.partition(',')[0]}, in closed form", *notes]
-        ends = Ends(search, losses)
-        # At the end of a band rounding may hide the loss, and the band is said.
-        falls = ends.runaways if held else ends.runaways | ends.lost
-        endless = _names(objective, search, falls)
         failed |= falls.any(1)
         if endless:
             notes.append(f"the loss falls without end in {', '.join(endless)}: {_ENDLESS}")
-        flat = [n for n in _flat_fields(objective, search, ends) if n not in held + endless]
+        flat = [n for n in _flat_fields(objective, search, ends) if n not in known]
         if flat and search.is_done:
             why = "the data do not determine it, or its range ends here"
             notes.append(f"the loss is flat in {', '.join(flat)}: {why}")

@@ -83,6 +83,27 @@ class DataLoss(AtomicState):
         """The loss of a batch, a scalar: the sum of the `losses` of all copies; see there."""
         return self.losses(*batch, weights=weights, **given).sum()
 
+    def why_not_finite(self, *batch: Any, weights: Any = None, **given: Any) -> str:
+        """Why a loss was infinite or NaN: the first datum without a finite log density.
+
+        Args:
+            *batch: the batch of that loss.
+            weights: its weights.
+            **given: its keywords.
+
+        Returns:
+            A sentence; "" where all data have one.
+        """
+        scores = self._scores(batch, weights, given).by_datum()
+        bad = scores.isfinite().logical_not().nonzero().tolist()
+        if not bad:
+            return ""
+        index = tuple(bad[0])
+        return (
+            f"The log density is {scores[index].item()} at index {', '.join(map(str, index))} of "
+            f"the data, one of {len(bad)} such: at an end of the support, say."
+        )
+
     def _scores(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Scores:
         """The log likelihood of each datum."""
         module = self.module

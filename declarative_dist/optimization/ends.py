@@ -59,6 +59,23 @@ class Ends:
         return (moves > _LOST * self._scale)[:, None] & ~self._newton.held
 
     @cached_property
+    def edges(self) -> Tensor:
+        """The walls at which there is no answer: a mask of shape `(problems, numbers)`.
+
+        Behind one the loss is minus infinity, or it falls towards it so fast that rounding decides
+        where it ends. At a corner, or at the end of a uniform's support, it does neither.
+        """
+        newton, found = self._newton, torch.zeros_like(self._newton.held)
+        nudges = 8 * newton.eps * self._size.clamp_min(torch.finfo(self._point.dtype).tiny)
+        for number in newton.held.any(0).nonzero().flatten().tolist():
+            nudge = torch.zeros_like(nudges)
+            nudge[:, number] = nudges[:, number]
+            rises = torch.stack([self._rise(nudge), self._rise(-nudge)])
+            moves = rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)
+            found[:, number] = moves > _LOST * self._scale
+        return found & newton.held
+
+    @cached_property
     def flat_directions(self) -> Tensor:
         """Directions of length one in which the loss is level, of shape `(directions, numbers)`.
 
@@ -94,7 +111,8 @@ class Ends:
     def _rise(self, step: Tensor) -> Tensor:
         """How much higher the losses are a step `(problems, numbers)` away."""
         at = (self._point.double() + step).to(self._point)
-        losses = self._newton.rows.attempt(self._closure, at, self._point).double()
+        attempt = self._newton.rows.attempt
+        losses = attempt(self._closure, at, self._point, is_step=False).double()
         self._newton.rows.write(self._point)
         rise: Tensor = losses - self._model.losses
         return rise

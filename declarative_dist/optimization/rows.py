@@ -79,10 +79,13 @@ class Rows:
         found: Tensor | None = None if find is None else find()
         return None if found is None else found.reshape(self.problems, -1).any(1)
 
-    def attempt(self, closure: Closure, matrix: Tensor, fallback: Tensor) -> Tensor:
+    def attempt(
+        self, closure: Closure, matrix: Tensor, fallback: Tensor, *, is_step: bool = True
+    ) -> Tensor:
         """The losses at other numbers; infinite where there is none. The numbers stay there.
 
-        Problems that `find_refused` names stay at `fallback`, so that the others get theirs.
+        Problems that `find_refused` names stay at `fallback`, so that the others get theirs. Minus
+        infinity is no loss that a step may lead to.
         """
         self.write(matrix)
         nowhere = torch.full_like(matrix[:, 0], torch.inf)
@@ -93,7 +96,7 @@ class Rows:
             losses = self.losses(closure)
         except REFUSALS:
             return nowhere
-        is_lost = ~losses.isfinite()
+        is_lost = ~losses.isfinite() if is_step else losses.isnan()
         return losses.masked_fill(is_lost if refused is None else is_lost | refused, torch.inf)
 
     def differentiate(self, output: Tensor, *, create_graph: bool = False) -> Tensor:
