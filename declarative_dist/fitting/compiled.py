@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any
 
@@ -55,36 +54,32 @@ def compiled(objective: nn.Module) -> Callable[..., Tensor]:
         True
     """
     check_forward(objective, "compiled(objective)")
-    graph = _Compiled(objective)
+    backward = compiled_backward_of(objective)
 
     def loss_and_gradients(*batch: Any, **given: Any) -> Tensor:
-        with _tracing():
-            return graph((*batch, given) if given else batch)
+        return backward((*batch, given) if given else batch)
 
     return loss_and_gradients
 
 
-@contextmanager
-def compiling(objective: nn.Module) -> Iterator[Backward]:
-    """What `compiled` gives, for many calls in a row."""
-    with _tracing():
-        yield _Compiled(objective)
+def compiled_backward_of(objective: nn.Module) -> Backward:
+    """Evaluate the objective and its gradients as one graph."""
+    graph = _Compiled(objective)
+    # As a function of its own the backward pass costs twice: guards, and autograd's engine.
+    tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
 
+    def backward(batch: tuple[Any, ...]) -> Tensor:
+        before = Distribution._validate_args
+        Distribution.set_default_validate_args(
+            False
+        )  # the first graph would leave it off for good
+        try:
+            with tracing:
+                return graph(batch)
+        finally:
+            Distribution.set_default_validate_args(before)
 
-@contextmanager
-def _tracing() -> Iterator[None]:
-    """Let dynamo trace gradients, and leave torch's default of validation as it is.
-
-    The first `torch.compile` of a process would leave it off for good.
-    """
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        # As a function of its own the backward pass costs twice: guards, and autograd's engine.
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
-            yield
-    finally:
-        Distribution.set_default_validate_args(before)
+    return backward
 
 
 class _Compiled:

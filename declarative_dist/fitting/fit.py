@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,7 @@ from declarative_dist.errors import NonFiniteError
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.checkpoint import Checkpoint
-from declarative_dist.fitting.compiled import compiling
+from declarative_dist.fitting.compiled import compiled_backward_of
 from declarative_dist.fitting.evaluation import Backward, backward_of
 from declarative_dist.fitting.finite import ADVICE, are_finite, error_of_step, reason_of
 from declarative_dist.fitting.history import History
@@ -85,8 +84,8 @@ def fit(
             are added, and for no more of the others.
         progress: True for a bar on a terminal (extra `fit`), "always" for one anywhere, or False.
         compile: compile the objective and its gradients, as one graph, which has no second
-            derivatives: without `steps` Adam goes down then. Meanwhile torch's validation of
-            distributions is off by default, as `torch.compile` wants it, and afterwards as it was.
+            derivatives: without `steps` Adam goes down then. In it torch's validation of
+            distributions is off by default, as `torch.compile` wants it.
         checkpoint: a file for the state, written at the end; whole, or not at all. Of an iterable
             of batches, it is written at the ends of epochs.
         every: write it after every so many steps, too; of an iterable, at the end of the epoch.
@@ -155,14 +154,13 @@ def fit(
         if checkpoint is not None:
             files.append(Checkpoint(checkpoint, snapshot, batches, history, **writing))
         calls = (bar, *calls, *files)
-        backwards = compiling(objective) if compile else nullcontext(backward_of(objective))
+        backward = (compiled_backward_of if compile else backward_of)(objective)
         try:
-            with backwards as backward:
-                for step, loss in _steps(way, backward, batches, snapshot, history, restarts):
-                    history.add(loss, fields.read() if history.is_due(step) else None)
-                    history.stopped = arguments.stops(calls, step, loss, objective)
-                    if history.stopped:
-                        break
+            for step, loss in _steps(way, backward, batches, snapshot, history, restarts):
+                history.add(loss, fields.read() if history.is_due(step) else None)
+                history.stopped = arguments.stops(calls, step, loss, objective)
+                if history.stopped:
+                    break
         except BaseException as error:
             snapshot.restore(history.step)
             if not isinstance(error, KeyboardInterrupt):
