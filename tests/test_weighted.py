@@ -237,3 +237,10 @@ def test_a_log_posterior_is_drawn_from() -> None:
     )
     with pytest.raises(TypeError, match="argument: 'x'"):
         guide.importance_sample(each, 100)
+
+
+def test_what_is_no_function_of_draws() -> None:
+    draws = WeightedDraws({"rate": torch.rand(100)}, torch.zeros(100))
+    said = r"transform\(x=\): expected a function of the draws, got 3.0\. Write x=lambda values"
+    with pytest.raises(ConstraintError, match=said):
+        draws.transform(x=3.0)  # type: ignore[arg-type]

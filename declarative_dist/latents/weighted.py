@@ -162,7 +162,7 @@ class WeightedDraws:
                 in order, so that each finds those before it in the dict.
 
         Raises:
-            ConstraintError: if a name is taken, or a result has another shape.
+            ConstraintError: if a name is taken, or a result has another shape, or for no function.
             NonFiniteError: if a result is NaN somewhere.
 
         Example:
@@ -177,6 +177,12 @@ class WeightedDraws:
             if name in values:
                 subject, expected = f"WeightedDraws.transform({name}=)", "a new name"
                 raise ConstraintError(subject, expected, repr(name), code="name-taken")
+            if not callable(function):
+                subject, expected = f"WeightedDraws.transform({name}=)", "a function of the draws"
+                fix = f"Write {name}=lambda values: ..., where values is the dict of draws."
+                raise ConstraintError(
+                    subject, expected, shorten(function), fix, code="wrong-argument"
+                )
             values[name] = function(dict(values))
         said = {"doubts": self.doubts, "notes": self.notes}
         return type(self)(values, self.log_weights, dims=self.dims, **said)
