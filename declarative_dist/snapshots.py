@@ -28,7 +28,7 @@ def snapshot(distribution: Any) -> Any:
 
 
 def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
-    """The distributions of a batch that an index chooses: the same class with sliced arguments.
+    """Pick distributions out of a batch by an index: the same class with sliced arguments.
 
     Use it for the rows of a mini-batch, or for one of many copies. Gradients flow to the
     parameters that were chosen.

@@ -62,8 +62,8 @@ class Censored(BetweenEnds):
     """A distribution seen between two ends: what lies beyond counts as at the end.
 
     A value at an end carries the probability of all beyond it, P(X <= low) or P(X >= high); one
-    between them has the density of the base. For data of survival let `high` be the time after
-    which each datum was not seen any more, and infinite where the event was.
+    between them has the density of the base. For survival times give each datum its
+    own `high`: when you stopped watching, or infinity if you saw the event.
 
     Without ends events are *pairs* (lower, upper) that say what is known of each datum: (x, x) a
     value, (c, inf) one beyond c, (-inf, c) one up to c, (a, b) one between them. The log
