@@ -98,7 +98,10 @@ def test_paths_that_are_the_same_are_drawn_once_and_every_field_has_some() -> No
     for line in values.get_lines():
         label = labels[line.get_label()]
         assert label.get_color() == line.get_color()
-        assert label.get_position()[0] > line.get_xdata()[-1]
+        left, _ = label.get_transform().transform(label.get_position())
+        end, _ = values.transData.transform((line.get_xdata()[-1], 0.0))
+        assert left > end
+    assert values.get_xlim()[1] == 3
     heights = sorted(label.get_position()[1] for label in labels.values())
     assert min(high - low for low, high in itertools.pairwise(heights)) > 0.08
 

@@ -11,11 +11,11 @@ from declarative_dist.errors import DeclarationError, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-"""Of Okabe and Ito, "Color universal design", 2008; without yellow, too faint on white paper, and
-with grey in place of black, which you would not see on a dark page."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#7F7F7F")
+"""Of Okabe and Ito, "Color universal design", 2008; without yellow, too faint on white paper, with
+grey in place of black, which you would not see on a dark page, and with a stronger purple."""
 
-STYLES = ("-", "--", "-.", ":")
+STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 class Look(NamedTuple):
@@ -23,7 +23,7 @@ class Look(NamedTuple):
 
     label: str
     color: str
-    style: str
+    style: Any
     is_target: bool = False
 
     @property

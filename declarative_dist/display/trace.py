@@ -49,7 +49,9 @@ def plot_history(history: History, ax: Axes | Sequence[Axes] | None) -> tuple[Ax
 def _draw_loss(axes: Axes, losses: Tensor) -> None:
     """The loss; where it goes up and down all the time faintly, below its moving average."""
     line = look_of("", 0).line
-    turns = (losses.diff().sign().diff() != 0).double().mean()
+    moves = losses.diff()
+    moves = moves.where(moves.abs() > 1e-5 * (losses.max() - losses.min()), 0.0)  # not rounding's
+    turns = (moves.sign().diff() != 0).double().mean()
     is_noisy = len(losses) >= _FEWEST and bool(losses.isfinite().all()) and float(turns) > _NOISY
     drawn = [(losses, {**line, "alpha": 0.35, "linewidth": 0.6} if is_noisy else line)]
     if is_noisy:
@@ -66,7 +68,7 @@ def _draw_loss(axes: Axes, losses: Tensor) -> None:
 
 
 def _draw_paths(axes: Axes, steps: list[int], paths: dict[str, list[float]]) -> None:
-    """Some paths that differ, each with its name at its end."""
+    """Some paths that differ, each with its name at its end, beside the axes."""
     different = {tuple(path): name for name, path in reversed(paths.items())}
     names = [name for name in paths if name in set(different.values())]
     fields = [list(group) for _, group in itertools.groupby(names, lambda n: n.partition("[")[0])]
@@ -77,18 +79,16 @@ def _draw_paths(axes: Axes, steps: list[int], paths: dict[str, list[float]]) -> 
         axes.plot(steps, paths[name], label=name, **look_of(name, at).line)
     few = f" ({len(chosen)} of {len(paths)})" if len(chosen) < len(paths) else ""
     axes.set_ylabel(f"value{few}")
-    extent = axes.get_window_extent()
-    wide, high = (72 * size / axes.figure.dpi for size in (extent.width, extent.height))
-    share = min((0.65 * max(map(len, chosen)) + 1) * _LETTER / wide, 0.6)
     span = steps[-1] - steps[0] or 1
-    axes.set_xlim(steps[0] - 0.03 * span, steps[-1] + span * share / (1 - share))
+    axes.set_xlim(steps[0] - 0.03 * span, steps[-1])
+    high = 72 * axes.get_window_extent().height / axes.figure.dpi
     bottom, top = axes.get_ylim()
     ends = [(paths[name][-1] - bottom) / (top - bottom) for name in chosen]
-    place: Any = {"transform": axes.get_xaxis_transform(), "va": "center", "fontsize": _LETTER}
+    place: Any = {"transform": axes.transAxes, "va": "center", "fontsize": _LETTER}
     heights = _spread(ends, 1.3 * _LETTER / high)
     for at, (name, height) in enumerate(zip(chosen, heights, strict=True)):
         color = look_of(name, at).color
-        axes.text(steps[-1] + 0.01 * span, height, name, color=color, **place)
+        axes.text(1.01, height, name, color=color, **place)
 
 
 def _spread(heights: Sequence[float], apart: float) -> list[float]:
