@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from numbers import Integral
-from typing import ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
+import torch
 from torch import Tensor
 
 from declarative_dist.words import describe_absence
@@ -181,7 +183,7 @@ def check_count(subject: str, count: object, least: int = 1) -> int:
 
 
 def shorten(value: object) -> str:
-    """Describe a value in at most a line: a number as itself, a tensor by shape and values.
+    """Describe a value in at most a line: a number as itself, an array by shape and values.
 
     Example:
         >>> import torch
@@ -190,11 +192,19 @@ def shorten(value: object) -> str:
         'a tensor of shape (2, 3) with values from 0.0 to 0.0'
     """
     if not isinstance(value, Tensor):
+        array: Any = value
+        if hasattr(value, "__array__") and hasattr(value, "shape"):
+            with suppress(TypeError, ValueError):  # of text, or of Python objects
+                return _shorten(torch.as_tensor(array.__array__()), "an array")
         text = " ".join(repr(value).split())
         return text if len(text) <= 80 else f"{text[:77]}..."
-    shape = "a tensor"
+    return _shorten(value, "a tensor")
+
+
+def _shorten(value: Tensor, noun: str) -> str:
+    shape = noun
     try:
-        shape = f"a tensor of shape {tuple(value.shape)}"
+        shape = f"{noun} of shape {tuple(value.shape)}"
         if describe_absence(value):
             return shape
         if value.ndim == 0:

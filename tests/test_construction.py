@@ -483,8 +483,12 @@ def test_constants_that_do_not_broadcast():
 @pytest.mark.parametrize(
     ("event_dim", "loc", "expected"),
     [
-        (2, torch.zeros(3), "between 0 (the base's own) and 1 (with its batch shape), got 2."),
-        (1, 0.0, "between 0 (the base's own) and 0 (with its batch shape), got 1."),
+        (
+            2,
+            torch.zeros(3),
+            "event_dim between 0 (the base's own) and 1 (with its batch shape), got 2.",
+        ),
+        (1, 0.0, "event_dim between 0 (the base's own) and 0 (with its batch shape), got 1."),
     ],
 )
 def test_event_dim_too_large(event_dim, loc, expected):

@@ -169,6 +169,11 @@ def test_export() -> None:
     )
 
 
+def test_lists_keep_their_digits() -> None:
+    seconds = [1609459230.0, 1609459231.0]
+    assert to_inference_data({"t": seconds}).posterior["t"].values.tolist() == [seconds]
+
+
 def test_bad_exports() -> None:
     with pytest.raises(ConstraintError, match=r"to_inference_data.b: expected shape \(draw,"):
         to_inference_data({"a": torch.zeros(3), "b": torch.zeros(4)})

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributions as dd
 from matplotlib.collections import PathCollection
+from matplotlib.patches import StepPatch
 from torch import Tensor, nn, tensor
 
 from declarative_dist import (
@@ -28,6 +29,7 @@ from declarative_dist import (
     Positive,
     Real,
     Variational,
+    WeightedDraws,
     learnable,
     plot,
     site,
@@ -274,7 +276,7 @@ def test_entries_of_an_event_are_curves_in_one_picture() -> None:
     wide = plot(dd.MultivariateNormal(torch.zeros(40), torch.eye(40)))
     assert wide.get_legend().get_title().get_text() == "8 of 40"
     data = plot(q, against=q.sample((200,)))
-    assert labels(data)[-1] == "target: data"
+    assert labels(data)[-1] == "data"
     assert len(data.patches) == 3
 
 
@@ -342,7 +344,7 @@ def test_joints_beside_each_other_and_beside_draws() -> None:
 def test_data_below_a_density() -> None:
     data = torch.randn(1000)
     axes = plot(learnable(dd.Normal(0.0, 1.0)), against=data)
-    assert labels(axes) == ["q: learnable Normal", "target: data"]
+    assert labels(axes) == ["q: learnable Normal", "data"]
     (steps,) = axes.patches
     assert steps.get_fill()
     assert steps.get_alpha() < 0.5
@@ -357,7 +359,7 @@ def test_data_below_a_density() -> None:
 def test_lists_and_arrays_are_data() -> None:
     for data in ([0.0, 1.0, 5.0], tensor([0.0, 1.0, 5.0]).numpy(), tensor([0.0, 1.0, math.nan])):
         axes = plot(dd.Normal(0.0, 1.0), against=data)
-        assert labels(axes) == ["q: Normal", "target: data"]
+        assert labels(axes) == ["q: Normal", "data"]
 
 
 def test_half_precision() -> None:
@@ -541,3 +543,19 @@ def test_many_names_leave_room_for_the_picture() -> None:
     axes[0].figure.canvas.draw()
     assert all(each.get_position().height > 0.2 for each in axes)
     assert len(labels(axes[1])) == 9
+
+
+def test_weighted_draws_are_those_of_the_target() -> None:
+    """Of a wide normal, weighted to be those of a narrow one: you see the latter."""
+    torch.manual_seed(0)
+    wide, narrow = dd.Normal(0.0, 3.0), dd.Normal(1.0, 0.5)
+    values = wide.sample((20_000,))
+    draws = WeightedDraws({"a": values}, narrow.log_prob(values) - wide.log_prob(values))
+    (axes,) = plot(draws)
+    (histogram,) = [each for each in axes.patches if isinstance(each, StepPatch)]
+    heights, edges, _ = histogram.get_data()
+    middles = tensor(edges[1:] + edges[:-1]) / 2
+    assert torch.allclose(tensor(heights), narrow.log_prob(middles).exp().double(), atol=0.1)
+    assert float(axes.get_xlim()[1]) < 4.0
+    (again,) = plot(draws, against={"a": values})
+    assert labels(again) == ["q: draws", "target: draws"]

@@ -46,8 +46,8 @@ def plot(q: Any, *, against: Any = None, ax: Any = None) -> Any:
     values that differ, each with its name at its end.
 
     Args:
-        q: a declared or plain distribution, a joint, a guide, draws (a tensor or array, or
-            a dict of such by site), or the `History` that `fit` returned.
+        q: a declared or plain distribution, a joint, a guide, draws (a tensor or array, a dict of
+            such by site, or `WeightedDraws`), or the `History` that `fit` returned.
         against: another one of the same kind to draw over it, dashed: the target of a fit, data,
             or draws of a sampler.
         ax: where to draw: one axes, or as many as there are pictures; None for a new figure. For
@@ -72,7 +72,7 @@ def plot(q: Any, *, against: Any = None, ax: Any = None) -> Any:
         ['loc', 'scale']
         >>> axes = plot(q, against=data)
         >>> [text.get_text() for text in axes.get_legend().get_texts()]
-        ['q: learnable Normal', 'target: data']
+        ['q: learnable Normal', 'data']
     """
     if isinstance(q, History):
         if against is not None:
@@ -89,7 +89,7 @@ def _draw(given: Any, against: Any, ax: Any) -> Any:
     names, groups = [name], {n: [site] for n, site in sites.items()}
     if against is not None:
         target, others = source_of(against, "plot(against=)")
-        names = [f"q: {name}", f"target: {target}"]
+        names = [f"q: {name}", target if target == "data" else f"target: {target}"]
         for n, site in _sites_to_compare(name, sites, others).items():
             groups[n].append(site)
     count = len(groups)

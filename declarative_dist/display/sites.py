@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
+from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.indexing import choose
 from declarative_dist.plain.supports import is_whole, support_of
 from declarative_dist.plain.tensors import as_tensor
@@ -127,7 +128,8 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
     """Find out what is to be drawn of an object.
 
     Args:
-        given: a distribution, a joint, a guide, or draws: a tensor, or a dict of tensors by site.
+        given: a distribution, a joint, a guide, or draws: a tensor, a dict of tensors by site, or
+            `WeightedDraws`, which are resampled.
         subject: which argument an error is about.
 
     Returns:
@@ -140,6 +142,8 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
         return "data" if subject != "plot" else "draws", {"": _site_of_draws(given)}
     if isinstance(given, Mapping) and given and all(map(_are_numbers, given.values())):
         return "draws", {str(name): _site_of_draws(draws) for name, draws in given.items()}
+    if isinstance(given, WeightedDraws):
+        return "draws", _sites_of_weighted(given)
     name = given.owner if isinstance(given, JointDistribution) else name_of_class(type(given))
     builds = built_kind(given)
     if builds is not None and issubclass(builds, _KINDS) and not isinstance(given, type):
@@ -207,6 +211,16 @@ def _draw_guide(guide: PushedNormal, shape: torch.Size) -> dict[str, Site]:
         dims = len(slot.event_shape)
         sites[slot.name] = Site(draws[slot.name], dims, is_discrete=False, density=known)
     return sites
+
+
+def _sites_of_weighted(draws: WeightedDraws) -> dict[str, Site]:
+    """As many draws of equal weight as a picture needs, the same every time."""
+    size = sum(value[0].numel() for value in draws.values.values())
+    with same_random_numbers(seed=0):
+        equal = draws.resample(min(DRAWS, max(4_000_000 // size, 100)))
+    copies = draws.weights.ndim
+    sites = {name: _site_of_draws(value) for name, value in equal.items()}
+    return {name: replace(s, event_dim=s.draws.ndim - copies) for name, s in sites.items()}
 
 
 def _marginals_of(distribution: Any) -> Any:

@@ -124,7 +124,7 @@ def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> 
     added = event_dim - len(event)
     if not 0 <= added <= len(batch):
         own, most = len(event), len(batch) + len(event)
-        expected = f"between {own} (the base's own) and {most} (with its batch shape)"
+        expected = f"event_dim between {own} (the base's own) and {most} (with its batch shape)"
         fix = "Give the parameters more dimensions." if added > 0 else "Raise event_dim."
         raise ConstraintError(subject, expected, str(event_dim), fix, code="wrong-shape")
     if not added:

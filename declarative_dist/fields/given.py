@@ -114,7 +114,8 @@ class Given(FromContext):
         if self.name not in keywords:
             expected = "a value by keyword, for it comes with each context"
             got = f"only {', '.join(keywords)}" if keywords else "none"
-            fix = f"Write {type(module).__name__.lower()}(context, {self.name}=...)."
+            call = f"{type(module).__name__.lower()}(context, {self.name}=...)"
+            fix = f"Write {call}; in a fit, (context, value, {{{self.name!r}: ...}}) are the data."
             raise ConstraintError(subject, expected, got, fix, code="missing-value")
         value = keywords[self.name]
         try:

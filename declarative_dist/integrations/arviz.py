@@ -24,6 +24,7 @@ from declarative_dist.latents.named import Values
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.objectives.posterior import NegativeLogPosterior
 from declarative_dist.plain.batch import split_keywords
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.posteriors.diagnosis import Diagnosis, diagnose
 
 __all__ = ["Diagnosis", "diagnose", "to_inference_data"]
@@ -150,7 +151,7 @@ def _draw(draws: Any, num_samples: int | None, num_chains: int, has_chains: bool
             raise DeclarationError("to_inference_data(draws)", expected, shorten(draws))
         return found
     own: Any = slice(None) if has_chains else None
-    found = {str(name): torch.as_tensor(value)[own] for name, value in draws.items()}
+    found = {str(name): as_tensor(value)[own] for name, value in draws.items()}
     for name, tensor in found.items():
         if tensor.ndim < 2 or tensor.shape[:2] != next(iter(found.values())).shape[:2]:
             subject = f"to_inference_data.{name}"
@@ -217,5 +218,5 @@ def _name_dims(
 
 
 def _as_array(value: Any) -> Any:
-    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+    tensor = as_tensor(value).detach().cpu().contiguous()
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()

@@ -272,7 +272,7 @@ def _as_data(value: Any, distribution: Distribution, subject: str, is_known: boo
     if tensor.shape not in (distribution.event_shape, whole):
         expected = f"shape (*batch, *event) = {tuple(whole)}"
         fix = "Declare what belongs to one event with event_dim."
-        raise ConstraintError(subject, expected, shorten(value), fix, code="wrong-shape")
+        raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
     if is_known and distribution._validate_args and not is_traced(tensor):
         support: Any = distribution.support
         if not support.check(tensor).all():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from declarative_dist.errors import Code, ConstraintError, did_you_mean, first_line, shorten
+from declarative_dist.errors import Code, ConstraintError, did_you_mean, shorten
 from declarative_dist.fields.storage import check_shape
 from declarative_dist.plain.supports import first_outside
 from declarative_dist.plain.tensors import as_tensor, is_floating
@@ -219,7 +219,8 @@ def score_in_support(distribution: Distribution, value: Tensor, subject: str) ->
             subject,
             f"a value in the support of {type(distribution).__name__}, "
             f"{shorten(distribution.support)}",
-            first_outside(distribution, value) or first_line(error),
+            first_outside(distribution, value)
+            or f"{shorten(value)}, some of which a part of it refuses",
             "Remove such values, or choose a distribution that has a density there.",
             code="outside-support",
         ) from error
