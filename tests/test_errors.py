@@ -112,6 +112,14 @@ def test_first_lines_of_other_errors() -> None:
 DTYPES = sorted({each for each in vars(torch).values() if isinstance(each, torch.dtype)}, key=str)
 
 
+def test_arrays_are_described_as_tensors_are() -> None:
+    table = np.arange(12).reshape(3, 4)
+    assert shorten(table) == "an array of shape (3, 4) with values from 0 to 11"
+    assert shorten(np.array([1.5, np.nan])) == "an array of shape (2,) with values [1.5, nan]"
+    assert shorten(np.float32(2.0)) == "2.0"
+    assert shorten(np.array(["a"])).startswith("array(['a']")
+
+
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 @pytest.mark.filterwarnings("ignore:BComplex32 support is experimental:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.adapters import as_constraint
@@ -26,8 +26,6 @@ def check_constraint(
     shape: Sequence[int] | None = None,
     dtypes: Sequence[torch.dtype] = ALL,
     raw_limit: float = float("inf"),
-    round_trip: float = 1.0,
-    coordinates: Callable[[Tensor], Tensor] | None = None,
     compile: bool = False,  # noqa: A002 - what torch calls it
     skip: Collection[str] = (),
 ) -> None:
@@ -42,7 +40,8 @@ def check_constraint(
     * `round trip`: `forward(inverse(value))` gives the value back, to a relative error of
       `(2 + |raw|) * eps`, and where there is a Jacobian `inverse(forward(raw))` the raw number;
     * `default`: the starting value has the shape asked for and is inside;
-    * `jacobian`: `log_abs_det_jacobian`, where it is defined, is what autograd finds;
+    * `jacobian`: `log_abs_det_jacobian`, where it is defined, is what autograd finds for the first
+      numbers of a value that determine it;
     * `state`: its tensors move with it, and it works on the meta device;
     * `copies`: `copy.deepcopy` and `pickle` give the same map;
     * `vmap`: it works under `torch.func.vmap` and `torch.func.grad`;
@@ -56,10 +55,6 @@ def check_constraint(
         dtypes: the dtypes that it works in.
         raw_limit: the largest raw number that it is meant for, where it promises less than every
             finite one.
-        round_trip: how many times the error above a round trip may have, for maps of a worse
-            condition.
-        coordinates: picks the numbers of a value in which its density is meant; None for the
-            first ones that determine it.
         compile: whether to compile it too, which takes seconds.
         skip: names of promises that it does not make.
 
@@ -89,9 +84,7 @@ moderate ones. (python -m declarative_dist.explain broken-promise)
     __tracebackhide__ = True
     found = as_constraint(constraint, "check_constraint")
     tried = _shape_of(found) if shape is None else torch.Size(shape)
-    trial = constraint_promises.ConstraintTrial(
-        found, tried, tuple(dtypes), raw_limit, round_trip, coordinates
-    )
+    trial = constraint_promises.ConstraintTrial(found, tried, tuple(dtypes), raw_limit)
     with same_random_numbers():
         check_promises(constraint_promises.PROMISES, trial, skip, "check_constraint", compile)
 
