@@ -42,7 +42,8 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         A plain distribution. What a live one gives does not follow later updates.
 
     Raises:
-        ConstraintError: if the index does not go with the batch shape.
+        ConstraintError: if the index does not go with the batch shape, or it is that of a joint
+            whose contexts share a site.
         DeclarationError: if it is no distribution, or does not keep one of its arguments.
 
     Example:
@@ -52,7 +53,8 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         >>> select(q, torch.tensor([True, False, True])).mean.tolist()
         [1.0, 3.0]
     """
-    return choose(_current(distribution, "select", (Distribution, JointDistribution)), index)
+    current = _current(distribution, "select", (Distribution, JointDistribution))
+    return current[index] if isinstance(current, JointDistribution) else choose(current, index)
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:

@@ -51,7 +51,7 @@ ROWS = [
     [
         f"families.{name}"
         for name in (
-            "building", "comparison", "probe", "copies",
+            "building", "comparison", "copies", "probe",
             "keywords", "priors", "state", "values",
             "declarative", "variational", "transform", "clipping", "features", "contextual",
             "conditional",
@@ -61,7 +61,8 @@ ROWS = [
     [
         f"joints.{name}"
         for name in (
-            "rule", "draws", "flat_sites", "conditioned", "distribution", "learned_ends", "joint",
+            "rule", "draws", "choosing", "flat_sites", "conditioned", "distribution",
+            "learned_ends", "joint",
         )
     ],
     ["snapshots", "divergence"],

@@ -9,7 +9,7 @@ Methods get the values as they are, and index from the right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.given import try_kinds
 from declarative_dist.fields.kinds import built_kind, is_declarative, predicted_kind
 from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.plain.indexing import Pick
+from declarative_dist.plain.tensors import copy_module
 
 
 def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
@@ -148,6 +150,58 @@ def _pad_live_shape(module: Any, padding: int) -> None:
     if shape is not None and copies and shape[:count] == copies:
         own = shape[count + vars(module)["_padding"] :]
         vars(module)["_live_shape"] = torch.Size((*copies, *(1,) * padding, *own))
+
+
+def choose_copies(module: Any, pick: Pick, lead: torch.Size) -> Any:
+    """A light copy of an instance that has some of its copies only.
+
+    Args:
+        module: the instance.
+        pick: chooses them in a tensor.
+        lead: the shape of what is chosen.
+    """
+    new, copies = copy_module(module), vars(module)["_copies"]
+    originals = dict(module.named_modules())
+
+    def choose(tensor: Tensor) -> Tensor:
+        return pick(tensor, tensor.ndim - len(copies))
+
+    for path, part in new.named_modules():
+        if is_declarative(part) and has_copies(originals[path], copies):
+            set_copies(part, originals[path], copies, lead, choose, choose)
+    return new
+
+
+def set_copies(
+    part: Any,
+    original: Any,
+    copies: torch.Size,
+    lead: torch.Size,
+    choose_raw: Callable[[Tensor], Tensor],
+    choose_constant: Callable[[Tensor], Tensor],
+) -> None:
+    """Give a light copy of a part other copies than the original has.
+
+    Args:
+        part: the light copy.
+        original: the part.
+        copies: the shape of its copies.
+        lead: the shape in their place.
+        choose_raw: makes their raw numbers from those of the original.
+        choose_constant: makes a constant from one that has copies in front.
+    """
+    count = len(copies)
+    for name in ("_copies", "_live_shape"):
+        shape = vars(original).get(name)
+        if shape is not None and shape[:count] == copies:
+            vars(part)[name] = torch.Size((*lead, *shape[count:]))
+    for name, raw in original._parameters.items():
+        if raw is not None:
+            part._parameters[name] = choose_raw(raw)
+    ndims = ndims_of(original)
+    for name, buffer in original._buffers.items():
+        if name in ndims and buffer is not None and buffer.ndim > ndims[name]:
+            part._buffers[name] = choose_constant(buffer)
 
 
 def all_lack(module: Any, copies: torch.Size, values: dict[str, Any]) -> bool:

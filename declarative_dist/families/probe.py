@@ -31,6 +31,7 @@ from declarative_dist.families.comparison import (
     find_difference,
     is_about_values,
 )
+from declarative_dist.families.copies import set_copies
 from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.kinds import is_declarative, predicted_kind
 from declarative_dist.fields.sharding import is_shard
@@ -147,6 +148,10 @@ class Trial:
     def _copy(self, index: Index) -> Any:
         new = copy_apart(self.module)
         originals = dict(self.module.named_modules())
+
+        def choose_raw(raw: Tensor) -> Tensor:
+            return self._raw(raw)[index]
+
         for path, part in new.named_modules():
             original = originals[path]
             if not is_declarative(part):
@@ -155,28 +160,18 @@ class Trial:
                 biases = vars(original)["_biases"]
                 vars(part)["_biases"] = {n: self._raw(raw)[index] for n, raw in biases.items()}
             elif self.copies and has_copies(original, self.copies):
-                self._set_copies(part, original, index)
+                lead = self._lead_of(index)
+                set_copies(part, original, self.copies, lead, choose_raw, self._first)
         return new
 
-    def _set_copies(self, part: Any, original: Any, index: Index) -> None:
-        count = len(self.copies)
-        for name in ("_copies", "_live_shape"):
-            shape = vars(original).get(name)
-            if shape is not None and shape[:count] == self.copies:
-                vars(part)[name] = torch.Size((*self._lead_of(index), *shape[count:]))
-        for name, raw in original._parameters.items():
-            if raw is not None:
-                part._parameters[name] = self._raw(raw)[index]
-        ndims = vars(original)["_ndims"]
-        for name, buffer in original._buffers.items():
-            if name in ndims and buffer is not None and buffer.ndim > ndims[name]:
-                own = buffer[(0,) * (buffer.ndim - ndims[name])]  # constants do not differ here
-                part._buffers[name] = own
+    def _first(self, constant: Tensor) -> Tensor:
+        """A constant of one copy for all of them, for constants do not differ here."""
+        return constant[(0,) * len(self.copies)]
 
     def _raw(self, raw: Tensor) -> Tensor:
         """Random numbers around a start in place of all copies of a tensor."""
         if id(raw) not in self.raws:
-            start = raw.detach()[(0,) * len(self.copies)].to(self.dtype or raw.dtype)
+            start = self._first(raw.detach()).to(self.dtype or raw.dtype)
             shape = (*self.whole, *start.shape)
             self.raws[id(raw)] = start + self.scale * torch.randn(shape).to(start)
         return self.raws[id(raw)]

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Independent
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import require_rsample, with_event_dim
 from declarative_dist.joints import draws
+from declarative_dist.joints.choosing import choose
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.rule import BROADCAST, Rule, is_about_arguments
 from declarative_dist.latents.named import NamedDistribution, Reader, Values, score_in_support
@@ -68,7 +69,7 @@ class JointDistribution(NamedDistribution):
         self.batch_shape = torch.Size() if is_one else batch_shape
         self.contexts = batch_shape if is_one else torch.Size()
         self.weight = 1.0 if weight is None else weight
-        self._values = dict(values)
+        self.values = dict(values)
         for name, site in sites.items():
             if isinstance(site, Distribution):
                 self.sites[name] = self._as_one_event(name, site)
@@ -93,6 +94,17 @@ class JointDistribution(NamedDistribution):
         return Conditioned(self, data)
 
     predict = draws.predict
+
+    __iter__ = None  # Python would index without end
+
+    def __getitem__(self, index: Any) -> JointDistribution:
+        """The joint distribution of the copies, or the contexts, that an index chooses.
+
+        Raises:
+            ConstraintError: if the index does not go with the batch shape, or contexts share a
+                site, which is drawn once for all of them.
+        """
+        return JointDistribution(self.owner, **choose(self, index), local=self.local or None)
 
     @property
     def is_independent(self) -> bool:
@@ -278,7 +290,7 @@ class JointDistribution(NamedDistribution):
         site = self.sites[name]
         if isinstance(site, Distribution):
             return site
-        arguments = {n: known[n] if n in known else self._values[n] for n in site.field.names}
+        arguments = {n: known[n] if n in known else self.values[n] for n in site.field.names}
         ranks = {n: len(lead) for n in site.field.names if n in known}
         if self.contexts and name in self.local:
             ranks = dict.fromkeys(ranks, len(lead) + len(self.contexts))

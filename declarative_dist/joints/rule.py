@@ -25,13 +25,13 @@ class Rule:
 
     Args:
         field: the site.
-        method: its method, which takes the values by name.
+        method: its method, bound to the instance, which takes the values by name.
         shape: the shape of independent copies of it, in one event.
         ndims: by field how many dimensions of a value are its own.
     """
 
     field: Any  # a Site, which checkers take for a descriptor of this class
-    method: Callable[..., Distribution]
+    method: partial[Distribution]
     shape: torch.Size
     ndims: Mapping[str, int]
 
@@ -48,7 +48,8 @@ class Rule:
         Raises:
             ConstraintError: for values that the method does not take, and for shapes.
         """
-        method, event_dim = self.method, self.field.event_dim
+        event_dim = self.field.event_dim
+        method: Callable[..., Distribution] = self.method
         if self.field.vectorize:
             method = partial(map_method, method, {**self.ndims, **events})
         try:
