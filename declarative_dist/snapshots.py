@@ -54,7 +54,10 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         [1.0, 3.0]
     """
     current = _current(distribution, "select", (Distribution, JointDistribution))
-    return current[index] if isinstance(current, JointDistribution) else choose(current, index)
+    if isinstance(current, JointDistribution):
+        chosen: Any = current[index]
+        return chosen  # type: ignore[no-any-return]
+    return choose(current, index)
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:

@@ -46,7 +46,9 @@ def choose(joint: JointDistribution, index: Any) -> dict[str, Any]:
     device = next((tensor.device for _, tensor in tensors_of(everything)), None)
     pick, shape = indexer(joint.batch_shape, index, joint.owner, device)
     rules = {name: site for name, site in sites.items() if isinstance(site, Rule)}
-    chosen: dict[str, Any] = {n: rebuild(s, pick) for n, s in sites.items() if n not in rules}
+    chosen: dict[str, Any] = {
+        n: rebuild(s, pick) for n, s in sites.items() if isinstance(s, Distribution)
+    }
     values: dict[str, Any] = {}  # nothing but rules takes them, which all are of one module
     module: Any = next((rule.method.args[0] for rule in rules.values()), None)
     if module is not None:
