@@ -26,6 +26,7 @@ from declarative_dist import (
     GreaterThan,
     Head,
     Interval,
+    Joint,
     LogInterval,
     Param,
     Positive,
@@ -35,6 +36,7 @@ from declarative_dist import (
     derived,
     fields_of,
     fit,
+    site,
     summary,
 )
 from declarative_dist.objectives import (
@@ -44,8 +46,9 @@ from declarative_dist.objectives import (
     NegativeLogPosterior,
 )
 from declarative_dist.testing import check_distribution
+from declarative_dist.wrappers import Censored, Truncated
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 
 
 class Counts(Conditional):
@@ -183,10 +186,10 @@ class Seen(Conditional):
         ((tensor(1), tensor(1), tensor(1), tensor(1)), "int64 int64 int64 int64"),
         ((tensor(True), np.float32(2), np.int32(3), np.bool_(1)), "bool float64 int64 bool"),
         (([1.0, 2.0], [1, 2], [1, 2], [True, False]), "float64 int64 int64 bool"),
-        ((tensor(1.0).half(), tensor(1.0), tensor(1).short(), 1), "float64 float64 int16 int64"),
+        ((tensor(1.0).half(), tensor(1.0), tensor(1).short(), 1), "float64 float64 int64 int64"),
     ],
 )
-def test_numbers_take_the_dtype_of_the_module_and_integers_keep_theirs(
+def test_numbers_take_the_dtype_of_the_module_and_integers_are_int64(
     given: Any, dtypes: str
 ) -> None:
     seen = Seen(dtype=torch.float64)
@@ -405,6 +408,125 @@ class Blend(Conditional):
 def test_a_method_that_mixes_what_is_given_is_refused() -> None:
     with pytest.raises(ConstraintError, match=r"Blend\.scale: .*beside"):
         Blend(in_features=3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_raw_number_that_a_scale_refuses_hides_a_mean_over_contexts(seed: int) -> None:
+    class Centred(Conditional):
+        event_dim = 1
+        a = Head(shape=("k",))
+        b = Given()
+
+        def base(self, a: Tensor, b: Tensor) -> dd.Distribution:
+            return dd.Normal(a - a.mean(), b[..., None])
+
+    torch.manual_seed(seed)
+    with pytest.raises(ConstraintError, match="beside"):
+        Centred(in_features=3, k=4)
+
+
+def test_an_open_value_may_be_a_factor_of_a_scale() -> None:
+    class Product(Conditional):
+        base = dd.Normal
+        loc = Head()
+        s = Param(2.0, Exp())
+        g = Given()
+
+        @derived
+        def scale(self, s: Tensor, g: Tensor) -> Tensor:
+            return s * g
+
+    product: Any = Product(in_features=3)
+    assert product(torch.zeros(2, 3), g=tensor([1.0, 3.0])).scale.tolist() == [2.0, 6.0]
+
+    class Site(Joint):
+        a = Product
+        h = Given()
+
+        @site
+        def y(self, a: Tensor, h: Tensor) -> dd.Distribution:
+            return dd.Normal(a, h)
+
+    joint: Any = Site(in_features=3)
+    draw = joint(torch.zeros(2, 3), g=tensor([1.0, 3.0]), h=tensor([1e-9, 1.0])).sample()
+    assert (draw["y"] - draw["a"])[0].abs() < 1e-6
+
+    class Angle(Conditional):
+        base = dd.Normal
+        loc = Head()
+        g = Given()
+
+        @derived
+        def scale(self, g: Tensor) -> Tensor:
+            return -1.0 - g.double() ** 2
+
+    with pytest.raises(ConstraintError, match=r"Angle\.g: .*g = Given\(Positive\(\)\)"):
+        Angle(in_features=3)
+
+
+CLOSED: list[tuple[dict[str, Any], str, list[float], list[float]]] = [
+    ({"base": dd.Poisson, "rate": Given()}, "rate", [0.0, 1.0], [-1.0, 1.0]),
+    ({"base": dd.Bernoulli, "probs": Given()}, "probs", [0.0, 1.0], [0.0, 1.5]),
+    ({"base": Truncated, "base_distribution": dd.Normal(0.0, 1.0), "low": Given()},
+     "low", [-INF, 0.0], [NAN, 0.0]),
+    ({"base": Censored, "base_distribution": dd.Normal(0.0, 1.0), "high": Given()},
+     "high", [INF, 0.0], [NAN, 0.0]),
+    ({"base": dd.Normal, "loc": Given(constraints.nonnegative), "scale": 1.0},
+     "loc", [0.0, 1.0], [-1e-9, 1.0]),
+    ({"base": dd.Normal, "loc": Given(constraints.unit_interval), "scale": 1.0},
+     "loc", [0.0, 1.0], [0.0, 1.1]),
+    ({"base": dd.Normal, "loc": Given(constraints.half_open_interval(0.0, 1.0)), "scale": 1.0},
+     "loc", [0.0, 0.5], [0.0, 1.0]),
+    ({"base": dd.Normal, "loc": Given(Positive()), "scale": 1.0}, "loc", [0.5, 1.0], [0.0, 1.0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "name", "good", "bad"), CLOSED)
+def test_ends_of_a_set_that_are_its_own_may_be_given(
+    body: dict[str, Any], name: str, good: list[float], bad: list[float]
+) -> None:
+    kind = type(Conditional)("Ends", (Conditional,), dict(body))
+    plain = kind()(**{name: tensor(good)})
+    assert getattr(plain, name).tolist() == good
+    by_hand = {n: v for n, v in body.items() if n not in ("base", name)} | {name: tensor(good)}
+    value = tensor([0.0, 0.0])
+    torch.testing.assert_close(plain.log_prob(value), body["base"](**by_hand).log_prob(value))
+    with pytest.raises(ConstraintError, match=rf"Ends\.{name}: "):
+        kind()(**{name: tensor(bad)})
+
+
+def test_shares_in_half_precision_that_add_up_but_for_rounding() -> None:
+    kind: Any = type(Conditional)(
+        "Kinds", (Conditional,), {"base": dd.Categorical, "probs": Given(shape=("k",))}
+    )
+    torch.manual_seed(0)
+    probs = (3 * torch.randn(500, 5)).softmax(-1).half()
+    assert not constraints.simplex.check(probs).all()
+    assert kind(k=5, dtype=torch.float16)(probs=probs).probs.dtype is torch.float16
+
+
+def test_labels_of_any_width_are_indices_and_others_are_named() -> None:
+    class Labels(Conditional):
+        base = dd.Normal
+        effect = Param([0.0, 10.0, 20.0])
+        label = Given()
+        scale = 1.0
+
+        @derived
+        def loc(self, effect: Tensor, label: Tensor) -> Tensor:
+            return effect[label]
+
+    labels: Any = Labels()
+    for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
+        assert labels(label=tensor([2, 1, 0], dtype=dtype)).loc.tolist() == [20.0, 10.0, 0.0]
+    assert labels(label=np.array([2, 1, 0], dtype=np.int8)).loc.tolist() == [20.0, 10.0, 0.0]
+    assert labels(label=tensor([True, False, True])).loc.tolist() == [0.0, 20.0]
+    for bad, match in (
+        (tensor([0.0, 1.0]), r"integers as indices.*label"),
+        (tensor([3]), "indices of entries"),
+    ):
+        with pytest.raises(ConstraintError, match=rf"Labels\.loc: expected {match}"):
+            labels(label=bad)
 
 
 def test_features_from_outside() -> None:

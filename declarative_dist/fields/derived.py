@@ -61,7 +61,13 @@ def refused_sizes(
 ) -> ConstraintError:
     """Our error for torch's about sizes: the shapes that a method got, and the ways out."""
     shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}
-    if "data-dependent" in str(error):  # of vmap
+    said = str(error)
+    if "used as indices" in said or "Long, Int" in said:
+        expected, fix = "integers as indices", "Write labels.long() where they are numbers."
+    elif any(words in said for words in ("is out of bounds for", "index out of range")):
+        expected = "indices of entries that there are"
+        fix = "Give numbers from 0 to the size less one: see the shapes."
+    elif "data-dependent" in said:  # of vmap
         fix = "Leave such a check out: validate_args=False of a distribution, where it is one."
         expected = "a method without a choice that depends on numbers, since it is mapped"
     else:

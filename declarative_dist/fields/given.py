@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.errors import ConstraintError, first_line, shorten
 from declarative_dist.fields.context import CONTEXT, Call, FromContext
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import predicted_kind
@@ -33,13 +33,15 @@ class Given(FromContext):
     beside the context, and the base, `@derived` fields, bounds and nested parts use it by name.
 
     On an instance it reads as the Given itself, and it is in no state: it has a value only in a
-    call. That has the dtype and device of the module, but for integers and flags, which keep their
-    dtype; gradients flow through it. NaN is refused.
+    call. That has the dtype and device of the module, but for integers, which become int64, to be
+    indices, and flags; gradients flow through it. NaN is refused.
 
     Args:
         constraint: the set that values must lie in: anything that `as_constraint` takes, or a
             discrete set such as `torch.distributions.constraints.nonnegative_integer`. None for
-            what the argument of the base that bears the field's name takes, or else any value.
+            what the argument of the base that bears the field's name takes, or else any value. Of
+            a set of torch's you may give the ends too, for what is given is not learned: 0 in
+            `nonnegative`, a `rate` of 0, an infinite `low` of `Truncated`.
         shape: sizes and names of sizes of the value for one context; a name becomes a keyword of
             the constructor. In a call the value has shape `(*batch, *shape)`, and its batch
             broadcasts with the context's. A plain number counts for the whole shape.
@@ -79,19 +81,23 @@ class Given(FromContext):
     is_real = False
     """Whether integers become real numbers: all of them, where the base takes such."""
 
+    is_torch = False
+    """Whether one of torch's sets says which values may be given."""
+
     sets: tuple[Any, ...] = ()
-    """What torch says of the values: a discrete set, or the base's beside your own."""
+    """Torch's sets that values lie in: the one you stated, and what the base takes. A value that
+    is given is not learned, so ends of a set that are its own may be given."""
 
     def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
         taken: Any = None if argument is None else argument.torch_constraint
         stated = self.declared_constraint if self.states_range else taken
         self.is_real = argument is not None and argument.is_learnable
         self.is_open = stated is None
+        sets = [s for s in (stated, taken) if isinstance(s, constraints.Constraint)]
+        self.sets = tuple(s for s in dict.fromkeys(sets) if not constraints.is_dependent(s))
         # Onto whole numbers and flags no smooth map leads.
-        is_discrete = isinstance(stated, constraints.Constraint) and stated.is_discrete
-        self.sets = (stated,) if is_discrete else ()
-        if self.states_range and taken is not None and not constraints.is_dependent(taken):
-            self.sets += (taken,)
+        self.is_torch = stated is not None and stated in self.sets[:1]
+        is_discrete = self.is_torch and stated.is_discrete
         if is_discrete or (argument is None and self.is_open):
             return REAL  # as for a field without a class: any
         return super()._constraint_in(owner, argument)
@@ -123,6 +129,8 @@ class Given(FromContext):
             dtype, device = self.place_of(module)
             is_number = isinstance(value, RealNumber) and not isinstance(value, bool)
             is_real = self.is_real or (is_number and self.has_map) or tensor.is_floating_point()
+            if not (is_real or tensor.dtype is torch.bool):
+                dtype, is_real = torch.int64, True
             tensor = as_tensor(tensor, dtype if is_real else None, device)
         except (TypeError, ValueError) as error:
             got, expected = f"{shorten(value)} ({error})", "numbers or flags"
@@ -148,16 +156,21 @@ class Given(FromContext):
         value: Tensor = call.own[self.name]
         if self.is_open or is_traced(value):
             return value
+        subject = self.subject(module)
         number = value if value.is_floating_point() else value.double()
-        if self.has_map:
-            # A guard keeps what a map makes of raw numbers; here there is none.
-            constraint = self.resolved_constraint(module, values).without_guard()
-            constraint.check(number, self.subject(module))
+        # A guard keeps what a map makes of raw numbers; here there is none.
+        constraint = self.resolved_constraint(module, values).without_guard()
+        if self.has_map and not self.is_torch:
+            constraint.check(number, subject)
         for allowed in self.sets:
-            if not allowed.check(number).all():
+            # In half precision, torch's check refuses what adds up to 1 but for rounding.
+            is_inside = allowed.check(number).all() or (
+                self.has_map and self.is_torch and constraint.contains(number).all()
+            )
+            if not is_inside:
                 is_own = allowed is self.declared_constraint
                 expected = f"{'a value in' if is_own else 'what the base takes,'} {allowed}"
-                raise ConstraintError(self.subject(module), expected, shorten(value))
+                raise ConstraintError(subject, expected, shorten(value))
         return value
 
     @property
@@ -202,12 +215,15 @@ class Given(FromContext):
 
 
 KINDS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda raw: raw,
+    torch.exp,
     lambda raw: (raw > 0).long(),
     lambda raw: raw > 0,
     lambda raw: torch.zeros_like(raw, dtype=torch.long),
+    torch.sigmoid,
+    lambda raw: raw,
 )
-"""What may stand in for a given value that may be anything: real numbers, indices or flags."""
+"""What may stand in for a given value that may be anything: positive numbers, which go for a scale
+and for a mean, indices, flags, shares, numbers of either sign."""
 
 
 def try_kinds(module: Any, attempt: Callable[[], T]) -> T:
@@ -221,7 +237,8 @@ def try_kinds(module: Any, attempt: Callable[[], T]) -> T:
         attempt: does what needs stand-ins.
 
     Raises:
-        Exception: what the attempt raises with real numbers, if it fails with all.
+        ConstraintError: if torch refuses all of them as arguments of what methods build.
+        Exception: what the attempt raises with positive numbers, if it fails with all otherwise.
     """
     fields = [field for field in module.__declaration__.givens if field.is_open]
     if not fields:
@@ -234,6 +251,12 @@ def try_kinds(module: Any, attempt: Callable[[], T]) -> T:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             first = first or error
     kinds.clear()
+    if first is not None and "satisfy the constraint" in str(first):
+        names = ", ".join(field.name for field in fields)
+        expected = "methods that take one of: positive numbers, shares, indices, flags"
+        fix = f"Say which values there may be, as in {names} = Given(Positive())."
+        got = f"{type(first).__name__}: {first_line(first)}"
+        raise ConstraintError(f"{type(module).__name__}.{names}", expected, got, fix) from first
     raise first or RuntimeError
 
 
