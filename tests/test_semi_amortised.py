@@ -183,6 +183,10 @@ def unsummed(values: dict[str, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
     return once, each[..., None]
 
 
+def without_dots(values: dict[str, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+    return log_joint(values, y)[0], dd.Normal(values["mu"], 1.0).log_prob(values["theta"])
+
+
 def target(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return z.sum((-1, -2)), z.sum(-1)
 
@@ -203,6 +207,24 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "terms for such a guide": (
         lambda: NegativeELBO(target, Policy(in_features=1, actions=2))(data().float()),
         r"expected one tensor of log densities, got 2 terms",
+    ),
+    "draws that meet contexts": (
+        lambda: NegativeELBO(without_dots, exact(data()), total_size=N, num_samples=7)(data()),
+        r"got ValueError for \{'mu': \(7,\), 'theta': \(7, 12\)\}.*mu\[\.\.\., None\]",
+    ),
+    "as many draws as contexts": (
+        lambda: NegativeELBO(without_dots, exact(data()), total_size=N, num_samples=N)(data()),
+        r"got ValueError for .*'theta': \(3, 12\)\}.*mu\[\.\.\., None\]",
+    ),
+    "two draws of two contexts": (
+        lambda: ImportanceWeightedELBO(without_dots, exact(data()[:2]), num_samples=2)(data()[:2]),
+        r"mu\[\.\.\., None\]",
+    ),
+    "three draws of three contexts": (
+        lambda: NegativeELBO(without_dots, exact(data()[:3]), total_size=N, num_samples=3)(
+            data()[:3]
+        ),
+        r"mu\[\.\.\., None\]",
     ),
     "no count": (
         lambda: NegativeELBO(log_joint, exact(data()), total_size=0),
@@ -241,6 +263,18 @@ def test_refusals(name: str) -> None:
     make, said = REFUSED[name]
     with pytest.raises((ConstraintError, DeclarationError), match=said):
         make()
+
+
+def test_as_many_draws_as_contexts_change_no_random_number_of_a_target_that_keeps_them() -> None:
+    y = data()
+    losses = []
+    for is_known in (True, False):
+        objective = NegativeELBO(log_joint, exact(y), total_size=N, num_samples=N)
+        if is_known:
+            objective(y)
+        torch.manual_seed(3)
+        losses.append(objective(y))
+    assert losses[0] == losses[1]
 
 
 def test_likelihoods_of_contexts() -> None:

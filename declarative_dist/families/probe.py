@@ -249,7 +249,11 @@ def _draw_some(joint: Any) -> dict[str, Tensor] | None:
 
 
 def check_target(
-    begin: Callable[[], Callable[[Any], Tensor]], module: nn.Module, subject: str
+    begin: Callable[[], Callable[[Any], Tensor]],
+    module: nn.Module,
+    subject: str,
+    *,
+    may_hide: bool = False,
 ) -> None:
     """Refuse a target whose density of a draw follows the draws beside it.
 
@@ -257,6 +261,7 @@ def check_target(
         begin: makes `COUNT` draws, and returns what gives the log densities at some of them.
         module: what is tried.
         subject: whom an error is about.
+        may_hide: whether a loss of as many draws as there are contexts hides an error of shapes.
     """
     with torch.no_grad(), same_random_numbers(), restoring(module, always=True):
         log_joint = begin()
@@ -266,7 +271,10 @@ def check_target(
             log_p = log_joint([at] if isinstance(at, int) else at)
             return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
 
-        if not isinstance(attempt(see, block(ALL, 1)), ValueError):  # the loss itself says so
+        whole = attempt(see, block(ALL, 1))
+        if may_hide and getattr(whole, "code", "") == "wrong-shape":
+            raise whole
+        if not isinstance(whole, ValueError):  # the loss itself says so
             _refuse_mixing(see, 1, module, "draws", subject)
 
 

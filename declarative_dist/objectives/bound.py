@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution
 
 from declarative_dist.errors import (
@@ -30,6 +31,7 @@ from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import describe_learned_ends
+from declarative_dist.joints.rule import BROADCAST
 from declarative_dist.latents.density import check_density
 from declarative_dist.objectives.estimators import (
     ESTIMATORS,
@@ -112,6 +114,7 @@ class VariationalBound(AtomicState, ABC):
             check_match(target, current, f"{name}(guide=)")
             estimator = self._choose(estimator, current).name
         self.estimator = estimator
+        self._checked: set[torch.Size] = set()
 
     def _at_start(self) -> Any:
         """The guide's distribution, as far as it is known before there is a batch."""
@@ -157,6 +160,8 @@ class VariationalBound(AtomicState, ABC):
             estimator = self._choose(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]
+        if self.num_samples in getattr(current, "contexts", ()) and not is_dynamo_compiling():
+            self._check_target(batch, given)
         draws, log_q = estimator.draws(current, self.num_samples)
         if self._takes_batch and log_q.numel() == 0:
             expected, got = "one context or more", f"a batch of shape {tuple(log_q.shape[1:])}"
@@ -231,13 +236,7 @@ class VariationalBound(AtomicState, ABC):
             except ValueError as error:
                 if isinstance(error, ExplainedError):
                     raise
-                raise ConstraintError(
-                    f"{name}.log_joint",
-                    "a log density at every draw of the guide",
-                    first_line(error).removesuffix(", but found invalid values:"),
-                    "Choose a guide whose draws lie inside the support of the target.",
-                    code="guide-mismatch",
-                ) from error
+                raise _refused(error, draws, f"{name}.log_joint") from error
             if self.total_size is not None and not self._is_of_contexts:
                 log_p = log_p if isinstance(log_p, tuple) else (log_p,)
             if isinstance(log_p, tuple):
@@ -271,14 +270,27 @@ class VariationalBound(AtomicState, ABC):
         if isinstance(guide, NormalGuide) and guide.awaits_density:
             guide.initialize_(self.log_joint_of(*batch, **given))  # looks at the target by itself
             return
-        is_whole = not any(map(is_shard, self.parameters()))  # shards build no distribution
-        if is_whole and not self.vectorize and not holds_its_data(self.log_joint):
+        self._check_target(batch, given)
 
-            def begin() -> Callable[[Any], Tensor]:
-                draws, density = self._try(batch, given, COUNT)
-                return lambda rows: density(map_draws(draws, lambda value: value[rows]))
+    def _check_target(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> None:
+        """Refuse a target that mixes draws, or takes them for contexts, of which are as many.
 
-            check_target(begin, self, type(self).__name__)
+        Once for all batches of one size.
+        """
+        is_sharded = any(map(is_shard, self.parameters()))  # shards build no distribution
+        if is_sharded or self.vectorize or holds_its_data(self.log_joint):
+            return
+        contexts = getattr(self._current(batch, given), "contexts", torch.Size())
+        if contexts in self._checked:
+            return
+        may_hide = self.num_samples in contexts
+
+        def begin() -> Callable[[Any], Tensor]:
+            draws, density = self._try(batch, given, COUNT)
+            return lambda rows: density(map_draws(draws, lambda value: value[rows]))
+
+        check_target(begin, self, type(self).__name__, may_hide=may_hide)
+        self._checked.add(contexts)
 
     def log_joint_of(self, *batch: Any, **given: Any) -> Callable[[Any], Tensor]:
         """The target of an automatic guide as a function of its draws alone.
@@ -328,3 +340,16 @@ class VariationalBound(AtomicState, ABC):
         if not isinstance(self.log_joint, nn.Module):
             parts.insert(0, f"log_joint={getattr(self.log_joint, '__name__', 'function')}")
         return ", ".join(parts)
+
+
+def _refused(error: ValueError, draws: Any, subject: str) -> ConstraintError:
+    """Our error for torch's about draws that a target does not take."""
+    said, expected = first_line(error), "a log density at every draw of the guide"
+    if "broadcast" not in said:
+        fix = "Choose a guide whose draws lie inside the support of the target."
+        got = said.removesuffix(", but found invalid values:")
+        return ConstraintError(subject, expected, got, fix, code="guide-mismatch")
+    named = draws if isinstance(draws, Mapping) else {"draws": draws}
+    shapes = {name: tuple(value.shape) for name, value in named.items()}
+    got = f"{type(error).__name__} for {shapes}: {said.rstrip('.')}"
+    return ConstraintError(subject, expected, got, BROADCAST, code="wrong-shape")
