@@ -226,6 +226,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         r"mu\[\.\.\., None\]",
     ),
+    "batches of nobody says how many": (
+        lambda: fit(
+            NegativeELBO(log_joint, exact(data())), data(), batch_size=4, steps=1, progress=False
+        ),
+        r"NegativeELBO\(total_size=\): expected the number of contexts.*Write .*total_size=12\)",
+    ),
+    "fewer in all than in a batch": (
+        lambda: NegativeELBO(log_joint, exact(data()), total_size=3)(data()),
+        r"NegativeELBO\(total_size=\): expected 12 or more.*got 3",
+    ),
     "no count": (
         lambda: NegativeELBO(log_joint, exact(data()), total_size=0),
         r"NegativeELBO\(total_size=\)",

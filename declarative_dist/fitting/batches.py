@@ -36,6 +36,8 @@ class Batches:
     Attributes:
         whole: the batch of every step, where all have the same; else None.
         is_iterable: whether these are batches of an iterable, which only begins at its beginning.
+        rows: how many rows batches are drawn from; 0 where none are drawn.
+        size: how many rows such a batch has.
 
     Raises:
         ConstraintError: if the sizes do not go together.
@@ -45,16 +47,16 @@ class Batches:
     def __init__(self, data: Any, batch_size: int | None = None) -> None:
         is_whole = _check_data(data)
         self._data = data
-        self._rows = self._size = 0
+        self.rows = self.size = 0
         if batch_size is not None:
-            self._rows = _count_rows(data)
-            if not is_count(batch_size, 1) or batch_size > self._rows:
-                expected, got = f"an int from 1 to {self._rows}, the rows", shorten(batch_size)
+            self.rows = _count_rows(data)
+            if not is_count(batch_size, 1) or batch_size > self.rows:
+                expected, got = f"an int from 1 to {self.rows}, the rows", shorten(batch_size)
                 raise ConstraintError("fit(batch_size=)", expected, got, code="wrong-argument")
-            self._size = int(batch_size)
+            self.size = int(batch_size)
         self.is_iterable = not is_whole
         self.whole: Batch | None = None
-        if is_whole and not self._rows:
+        if is_whole and not self.rows:
             self.whole = () if data is None else as_batch(data)
         samplers = (getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
         holders = (data, *samplers, getattr(samplers[1], "sampler", None))
@@ -65,8 +67,8 @@ class Batches:
         self._ahead: Batch | None = None
 
     def __repr__(self) -> str:
-        if self._rows:
-            return f"batch_size={self._size} of {self._rows} rows"
+        if self.rows:
+            return f"batch_size={self.size} of {self.rows} rows"
         kind, count = type(self._data).__name__, len(self._generators)
         return f"a {kind} with {count} generators" if self.is_iterable else "no batch_size"
 
@@ -78,10 +80,10 @@ class Batches:
         """
         if self.whole is not None:
             return self.whole
-        if self._rows:
+        if self.rows:
             if not len(self._order):
-                self._order = torch.randperm(self._rows, device="cpu")
-            rows, self._order = self._order[: self._size], self._order[self._size :]
+                self._order = torch.randperm(self.rows, device="cpu")
+            rows, self._order = self._order[: self.size], self._order[self.size :]
             return tuple(_rows_of(item, rows) for item in as_batch(self._data))
         batch = self.fetch()
         if batch is None:
@@ -118,6 +120,13 @@ class Batches:
         for generator, state in zip(self._generators, position["generators"], strict=True):
             generator.set_state(state)
         self._order, self._epoch, self._ahead = position["order"], None, None
+
+
+def check_rows(objective: Any, batches: Batches) -> None:
+    """Let an objective refuse batches out of so many rows, if it must know how many there are."""
+    check = getattr(objective, "check_total_size", None)
+    if 0 < batches.size < batches.rows and callable(check):
+        check(batches.rows)
 
 
 def as_batch(item: Any) -> Batch:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fitting import arguments
-from declarative_dist.fitting.batches import Batches
+from declarative_dist.fitting.batches import Batches, check_rows
 from declarative_dist.fitting.checkpoint import Checkpoint
 from declarative_dist.fitting.compiled import compiled_backward_of
 from declarative_dist.fitting.evaluation import Backward, backward_of
@@ -196,6 +196,7 @@ def _steps(
         snapshot.take(step - 1)
         batch = batches.next()
         if step == 1:
+            check_rows(way.objective, batches)
             way.begin(batch, restarts)
         loss = take_step(batch)
         if not (math.isfinite(loss) and are_finite(snapshot.parameters)):

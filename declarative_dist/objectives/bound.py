@@ -183,7 +183,14 @@ class VariationalBound(AtomicState, ABC):
         """The guide's distribution for a batch, and for what is given with it."""
         own = {name: value for name, value in given.items() if name in self._guide_takes}
         current = current_of(self.guide, batch if self._takes_batch else None, own)
-        return current if self.total_size is None else current.weigh(self.total_size)
+        if self.total_size is None:
+            return current
+        count = (current.contexts or current.batch_shape).numel()
+        if count > self.total_size:
+            subject = f"{type(self).__name__}(total_size=)"
+            expected = f"{count} or more, for a batch has as many contexts"
+            raise ConstraintError(subject, expected, str(self.total_size), code="wrong-argument")
+        return current.weigh(self.total_size)
 
     def _keywords_of_target(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the target takes by keyword: all but what only the guide asks for."""
@@ -271,6 +278,24 @@ class VariationalBound(AtomicState, ABC):
             guide.initialize_(self.log_joint_of(*batch, **given))  # looks at the target by itself
             return
         self._check_target(batch, given)
+
+    def check_total_size(self, rows: int) -> None:
+        """What `fit` calls before it draws batches from some rows: they stand for all contexts.
+
+        Args:
+            rows: how many there are in all.
+
+        Raises:
+            ConstraintError: if contexts share a site, and no `total_size` says how many there are.
+        """
+        guide = self.guide
+        if self.total_size is not None or not isinstance(guide, Joint) or not self._takes_batch:
+            return
+        if guide.at_start((1,)).contexts:
+            subject = f"{type(self).__name__}(total_size=)"
+            expected = "the number of contexts in all, for batches of them, which share a site"
+            fix = f"Write NegativeELBO(..., total_size={rows})."
+            raise ConstraintError(subject, expected, "none", fix, code="missing-value")
 
     def _check_target(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> None:
         """Refuse a target that mixes draws, or takes them for contexts, of which are as many.
