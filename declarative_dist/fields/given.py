@@ -90,14 +90,14 @@ class Given(FromContext):
 
     def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
         taken: Any = None if argument is None else argument.torch_constraint
-        stated = self.declared_constraint if self.states_range else taken
+        stated: Any = self.declared_constraint if self.states_range else taken
         self.is_real = argument is not None and argument.is_learnable
         self.is_open = stated is None
         sets = [s for s in (stated, taken) if isinstance(s, constraints.Constraint)]
         self.sets = tuple(s for s in dict.fromkeys(sets) if not constraints.is_dependent(s))
         # Onto whole numbers and flags no smooth map leads.
         self.is_torch = stated is not None and stated in self.sets[:1]
-        is_discrete = self.is_torch and stated.is_discrete
+        is_discrete = self.is_torch and bool(stated.is_discrete)
         if is_discrete or (argument is None and self.is_open):
             return REAL  # as for a field without a class: any
         return super()._constraint_in(owner, argument)
