@@ -529,6 +529,20 @@ def test_labels_of_any_width_are_indices_and_others_are_named() -> None:
             labels(label=bad)
 
 
+def test_a_given_value_may_be_called_features() -> None:
+    class Shifted(Conditional):
+        loc = Head()
+        features = Given()
+
+        def base(self, loc: Tensor, features: Tensor) -> dd.Distribution:
+            return dd.Normal(loc + features, 1.0)
+
+    shifted: Any = Shifted(in_features=3)
+    x, features = torch.randn(6, 3), torch.arange(6.0)
+    outside = shifted.from_features(x, features=features)
+    torch.testing.assert_close(outside.loc, shifted(x, features=features).loc)
+
+
 def test_features_from_outside() -> None:
     network = nn.LSTM(3, 5, batch_first=True)
     x, n = torch.randn(2, 6, 3), torch.rand(2, 6) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -210,3 +210,59 @@ def test_a_choice_by_numbers_cannot_be_mapped() -> None:
 
     with pytest.raises(ConstraintError, match="mapped"):
         Choice(batch_shape=(2,))
+
+
+class Optional(dd.Distribution):
+    """A class whose arguments are all optional, as those with several parametrisations are."""
+
+    arg_constraints: ClassVar[Any] = {"mu": dd.constraints.real, "theta": dd.constraints.positive}
+    support = dd.constraints.real
+
+    def __init__(self, mu: Any = None, theta: Any = None, validate_args: Any = None) -> None:
+        self.mu, self.theta = torch.broadcast_tensors(mu, theta)
+        super().__init__(self.mu.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Optional:
+        return Optional(self.mu.expand(batch_shape), self.theta.expand(batch_shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        return self.mu + self.theta * torch.randn(shape, dtype=self.mu.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return dd.Normal(self.mu, self.theta).log_prob(value)
+
+
+def test_a_class_with_optional_arguments_is_put_together_outside() -> None:
+    class Sites(Joint):
+        z = dd.Normal(0.0, 1.0)
+
+        @site(event_dim=1, vectorize=True)
+        def y(self, z: Tensor) -> dd.Distribution:
+            return Optional(mu=z.expand(3), theta=z.exp() * torch.ones(3))
+
+    joint: Any = Sites()
+    draw = joint.sample((4,))
+    z = draw["z"][:, None]
+    by_hand = dd.Normal(z, z.exp()).log_prob(draw["y"]).sum(-1)
+    expected = by_hand + dd.Normal(0.0, 1.0).log_prob(draw["z"])
+    torch.testing.assert_close(joint.log_prob(draw), expected)
+
+
+@pytest.mark.parametrize("copies", [(), (2,)])
+def test_what_a_mapped_method_may_return(copies: tuple[int, ...]) -> None:
+    def scaled(result: Any) -> Any:
+        class Scaled(Variational):
+            base = dd.Normal
+            loc = Param(0.0)
+
+            @derived(vectorize=True)
+            def scale(self, loc: Tensor) -> Any:
+                return result
+
+        return Scaled(batch_shape=copies)
+
+    assert scaled(3.0).scale.tolist() == (3.0 if copies == () else [3.0, 3.0])
+    for bad, got in ((None, "None"), ((1.0, 2.0), "a tuple")):
+        with pytest.raises(ConstraintError, match=rf"Scaled\.scale: expected a tensor.*got {got}"):
+            scaled(bad)

@@ -154,7 +154,7 @@ class Contextual(Declarative):
             self._refuse_keywords(call.keywords)
         return self._build(call, None)
 
-    def from_features(self, features: Any, **given: Any) -> Any:
+    def from_features(self, features: Any, /, **given: Any) -> Any:
         """Build the distribution from features that you computed outside.
 
         For a recurrent network, which returns a state too, or one whose features serve several

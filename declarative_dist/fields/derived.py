@@ -22,6 +22,7 @@ from declarative_dist.fields.kinds import built_kind
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.plain.decompose import rebuild
+from declarative_dist.plain.tensors import as_tensor
 
 T = TypeVar("T")
 
@@ -119,7 +120,9 @@ def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **argume
     }
     lead = torch.broadcast_shapes(*leads.values())
     if not lead:
-        return method(**arguments)
+        result = method(**arguments)
+        is_live = isinstance(result, nn.Module)
+        return result if is_live else _check_result(method, result, arguments)
     mapped, count = {}, lead.numel()  # in place of none, one stands in
     for name, own_lead in leads.items():
         value = arguments.pop(name)
@@ -132,7 +135,8 @@ def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **argume
         result = method(**arguments, **mapped)
         if isinstance(result, nn.Module) and built_kind(result) is not None:
             result = result()
-        if not isinstance(result, Distribution):
+        result = _check_result(method, result, mapped)
+        if isinstance(result, Tensor):
             return result
         tensors, rank = [], len(result.batch_shape)
 
@@ -150,6 +154,21 @@ def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **argume
         return found[:count].reshape(*lead, *found.shape[1:])
     new = iter([t[:count].reshape(*lead, *t.shape[1:]) for t in found])
     return rebuild(templates[-1], lambda *_: next(new))
+
+
+def _check_result(method: Any, result: Any, arguments: Mapping[str, Any]) -> Any:
+    """What a mapped method of an instance returns, where it can be mapped; numbers as tensors."""
+    if isinstance(result, (bool, int, float)):  # the same for all
+        tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+        dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
+        return as_tensor(result, dtype, next((t.device for t in tensors), None))
+    if isinstance(result, (Tensor, Distribution)):
+        return result
+    subject = f"{type(method.args[0]).__name__}.{method.func.__name__}"
+    expected = "a tensor, a number or a distribution of a method that is mapped"
+    got = "None" if result is None else f"a {type(result).__name__}"
+    fix = "Return one, and declare a field for each of several values."
+    raise ConstraintError(subject, expected, got, fix, code="wrong-argument")
 
 
 class MethodField(Field):

@@ -97,7 +97,7 @@ class Given(FromContext):
         self.sets = tuple(s for s in dict.fromkeys(sets) if not constraints.is_dependent(s))
         # Onto whole numbers and flags no smooth map leads.
         self.is_torch = stated is not None and stated in self.sets[:1]
-        is_discrete = self.is_torch and bool(stated.is_discrete)
+        is_discrete = self.is_torch and getattr(stated, "is_discrete", False)
         if is_discrete or (argument is None and self.is_open):
             return REAL  # as for a field without a class: any
         return super()._constraint_in(owner, argument)

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
-from declarative_dist.plain.tracing import is_traced
+from declarative_dist.plain.tracing import is_traced, unmap
 
 
 def as_tensor(
@@ -310,6 +310,7 @@ def is_same(one: Any, other: Any, slack: float = 0.0) -> bool:
     if one is other:
         return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):
+        one, other = unmap(one), unmap(other)  # a site may be built where it is mapped
         is_like = one.shape == other.shape and one.device == other.device
         return is_like and torch.allclose(one.double(), other.double(), slack, 0.0, equal_nan=True)
     if isinstance(one, Transform) and one == other:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch._C import _len_torch_dispatch_stack
-from torch._C._functorch import maybe_current_level
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    maybe_current_level,
+    maybe_get_bdim,
+)
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling, is_dynamo_compiling
 
@@ -29,6 +34,13 @@ def is_mapped() -> bool:
 # What torch.compiler.assume_constant_result does, which imports the whole compiler: dynamo calls
 # the function while it traces.
 is_mapped._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def unmap(tensor: Tensor) -> Tensor:
+    """A tensor with the numbers of all that `torch.vmap` maps over in front."""
+    while is_batchedtensor(tensor):
+        tensor = get_unwrapped(tensor).movedim(maybe_get_bdim(tensor), 0)
+    return tensor
 
 
 def is_autocasting(tensor: Tensor) -> bool:
