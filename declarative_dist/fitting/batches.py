@@ -124,7 +124,7 @@ class Batches:
 
 def check_rows(objective: Any, batches: Batches) -> None:
     """Let an objective refuse batches out of so many rows, if it must know how many there are."""
-    check = getattr(objective, "check_total_size", None)
+    check = getattr(objective, "_check_total_size", None)
     if 0 < batches.size < batches.rows and callable(check):
         check(batches.rows)
 

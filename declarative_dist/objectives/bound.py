@@ -279,7 +279,7 @@ class VariationalBound(AtomicState, ABC):
             return
         self._check_target(batch, given)
 
-    def check_total_size(self, rows: int) -> None:
+    def _check_total_size(self, rows: int) -> None:
         """What `fit` calls before it draws batches from some rows: they stand for all contexts.
 
         Args:
