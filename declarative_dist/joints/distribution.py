@@ -333,8 +333,8 @@ class JointDistribution(NamedDistribution):
             )
         raise ConstraintError(
             f"{self.owner}.{name}",
-            f"a batch shape that broadcasts to (*sample, *batch) = {tuple(lead)} without adding "
-            "dimensions",
+            f"a batch shape that broadcasts to (*sample, *batch) = {tuple(lead)}, as the draws "
+            "of the other sites have, without adding dimensions",
             f"{tuple(own)}",
             fix,
             code="wrong-shape",
