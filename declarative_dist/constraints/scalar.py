@@ -118,7 +118,10 @@ class Scalar(Constraint):
         if not self._has_room(dtype):
             expected = f"bounds with numbers of {dtype} strictly between"
             fix = "Use a wider dtype or a wider interval."
-            raise ConstraintError(subject, expected, repr(self), fix, code="bad-bounds")
+            bounds = ((name, getattr(self, name)) for name in self._bounds)
+            many = [f"{n}={shorten(b)}" for n, b in bounds if isinstance(b, Tensor) and b.ndim]
+            got = " with ".join([repr(self), ", ".join(many)] if many else [repr(self)])
+            raise ConstraintError(subject, expected, got, fix, code="bad-bounds")
 
     def _has_room(self, dtype: torch.dtype) -> bool:
         """Whether numbers of a dtype are between the ends, and the distance between these too."""

@@ -328,9 +328,14 @@ def test_bounds_without_room_in_a_dtype_are_refused(
     constraint.check_dtype(torch.float64, "Family.rate")
     with pytest.raises(ConstraintError) as caught:
         constraint.check_dtype(dtype, "Family.rate")
+    numbers = (
+        " with low=a tensor of shape (2,) with values [0.0, 1000.0], "
+        "high=a tensor of shape (2,) with values [1.0, 1001.0]"
+    )
     assert caught.value.sentence == (
         f"Family.rate: expected bounds with numbers of {dtype} strictly between, "
-        f"got {constraint!r}. Use a wider dtype or a wider interval."
+        f"got {constraint!r}{numbers if 'a tensor' in repr(constraint) else ''}. "
+        "Use a wider dtype or a wider interval."
     )
 
 
