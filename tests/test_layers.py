@@ -46,7 +46,7 @@ ROWS = [
     [f"optimization.{name}" for name in ("rows", "lbfgs", "quadratic", "newton", "ends")],
     [
         f"latents.{name}"
-        for name in ("named", "flat", "flat_params", "density", "pareto", "weighted")
+        for name in ("named", "flat", "flat_params", "density", "pareto", "ladder", "weighted")
     ],
     [
         f"families.{name}"

@@ -143,6 +143,38 @@ def test_a_heavy_tail_of_one_quantity_is_named() -> None:
     assert "make more draws" in few.verdict
 
 
+@pytest.mark.parametrize("infinite", [math.inf, -math.inf])
+@pytest.mark.parametrize("is_weighted", [True, False])
+def test_an_infinite_draw_is_never_good(infinite: float, is_weighted: bool) -> None:
+    """Its mean and sd are infinite or no numbers; its quantiles are."""
+    x, log_weights = ratios(4000, 0.9, 2)
+    log_weights = log_weights[:, 0] if is_weighted else torch.zeros(4000)
+    assert WeightedDraws({"x": x}, log_weights).verdict.startswith("good")
+    x[7, 1] = infinite
+    draws = WeightedDraws({"pair": x, "z": x[:, 0]}, log_weights)
+    assert not draws.mean()["pair"][1].isfinite()
+    assert draws.verdict.startswith("unreliable: ")
+    assert "pair[1] has no finite mean and sd: trust its quantiles." in draws.verdict
+    assert draws.quantile(0.5)["pair"].abs().max() < 0.1
+
+
+def test_a_derived_quantity_that_overflows_is_named() -> None:
+    draws = WeightedDraws({"p": torch.rand(4000)}, torch.zeros(4000))
+    far = draws.transform(r=lambda values: (1000 * values["p"]).exp())
+    assert not far.std()["r"].isfinite()
+    assert far.verdict.startswith("unreliable: ")
+    assert "r has no finite mean and sd" in far.verdict
+
+
+def test_exact_draws_miss_nothing_of_a_target_whatever_is_derived() -> None:
+    draws = WeightedDraws({"x": torch.randn(4000)}, torch.zeros(4000))
+    inverse = draws.transform(r=lambda values: 1 / values["x"])
+    assert "The spread of r has a heavy tail" in inverse.verdict
+    assert "miss part" not in inverse.verdict
+    none = WeightedDraws({"x": torch.randn(4000), "c": torch.zeros(4000, 0)}, torch.zeros(4000))
+    assert none.verdict.startswith("good")
+
+
 @pytest.mark.parametrize(
     ("family", "is_heavy"),
     [(stats.t(3), True), (stats.gamma(1.0), False), (stats.beta(0.5, 5.0), False)],

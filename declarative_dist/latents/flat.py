@@ -245,7 +245,7 @@ def _mixes(constraint: Constraint, like: Tensor) -> bool:
     )
     ones = torch.ones_like(point)
     one, other = (torch.func.jvp(constraint.forward, (point,), (d,))[1] for d in (ones, direction))
-    if one.shape != direction.shape or is_traced(one):
-        return one.shape != direction.shape
+    if is_traced(one) or one.shape != direction.shape:
+        return bool(one.shape != direction.shape)
     size = (direction * one).abs() + other.abs()
     return bool(((other - direction * one).abs() > _ROUNDING * size).any())

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, NonFiniteError, check_count, shorten
+from declarative_dist.latents.ladder import ERROR, HEAVY, STEPS, step_of, step_of_weights
 from declarative_dist.latents.named import Values, as_value, check_lead
 from declarative_dist.latents.pareto import smooth, tail_shape
 
@@ -18,17 +19,6 @@ UNSETTLED = "The search for the best guide did not settle."
 """A doubt that leaves no trust in draws, whatever their weights are."""
 
 _FEWEST = 2
-_GOOD_SHAPE = 0.5
-_BAD_SHAPE = 0.6
-"""A little below the 0.7 of the literature: a smooth weight hides a missing part just below it."""
-
-_HEAVY_SQUARES = 0.55
-_SURE = 0.025
-"""A standard error, of a mean in units of its sd or of an sd relative to it, to be called good."""
-
-_ROUGH = 0.1
-_FEW = 0.1
-"""The share of draws that few is: below it their weights may hide what they miss."""
 
 
 class WeightedDraws:
@@ -194,33 +184,33 @@ class WeightedDraws:
         It begins with "good" where k-hat is below 0.5, and below 0.55 for the squares of every
         quantity, and all means and standard deviations are known to 2.5 %; with "usable, not
         good"; or with "unreliable", where k-hat is above 0.6, an error above 10 %, few draws
-        count, or the search for a guide has not settled.
+        count, a quantity is infinite, or the search for a guide has not settled.
         """
-        tail, means, sds = self._worst()
-        figures = (
-            f"k-hat {self.k_hat:.2f}, worth {self.ess:.0f} of {self.num_samples} draws, means to "
-            f"{means[0]:.2g} sd, sds to {sds[0]:.1%}"
-        )
-        limit = min(1 - 1 / math.log10(max(self.num_samples, 11)), _BAD_SHAPE)
-        rough, worst = max(means, sds)
-        said = list(self.doubts)
-        misses = self.k_hat >= limit or self.ess < _FEW * self.num_samples
-        is_bad = misses or not rough < _ROUGH or UNSETTLED in said
-        if tail[0] >= _HEAVY_SQUARES and self.k_hat < limit:
-            said.append(
-                f"The spread of {tail[1]} has a heavy tail (k-hat {tail[0]:.2f} of its squares): "
-                "trust its quantiles, not its mean and sd."
-            )
-        if is_bad and (misses or UNSETTLED not in said):
+        tail, mean, sd = self._worst()
+        of_weights = step_of_weights(self.k_hat, self.ess, self.num_samples)
+        of_errors = step_of(max(mean[0], sd[0]), ERROR)
+        said, worst = list(self.doubts), max(mean, sd)[1]
+        step = 2 if UNSETTLED in said else max(of_weights, of_errors, int(bool(said)))
+        if of_weights > 1:
             said.append(
                 "The draws miss part of the target: use other coordinates, more draws, or a "
                 "sampler."
             )
-        elif not is_bad and rough > _SURE:
+        elif max(mean[0], sd[0]) == math.inf:
+            said.append(f"{worst} has no finite mean and sd: trust its quantiles.")
+        elif tail[0] >= HEAVY:
+            step = max(step, 1)
+            said.append(
+                f"The spread of {tail[1]} has a heavy tail (k-hat {tail[0]:.2f} of its squares): "
+                "trust its quantiles, not its mean and sd."
+            )
+        elif of_errors:
             said.append(f"{worst} is known least: make more draws.")
-        word = "usable, not good" if said or self.k_hat >= _GOOD_SHAPE else "good"
-        word = "unreliable" if is_bad else word
-        return " ".join([f"{word}: {figures}.", *said, *self.notes])
+        figures = (
+            f"k-hat {self.k_hat:.2f}, worth {self.ess:.0f} of {self.num_samples} draws; standard "
+            f"errors: of means {mean[0]:.2g} sd, of sds {sd[0]:.1%}"
+        )
+        return " ".join([f"{STEPS[step]}: {figures}.", *said, *self.notes])
 
     def __len__(self) -> int:
         return self.num_samples
@@ -260,13 +250,16 @@ class WeightedDraws:
         """The heaviest tail of squares, the largest errors of mean and sd, and whose they are.
 
         Weighted squares have heavy tails where draws are too narrow, and squares of as many draws
-        of equal weight where the target has. Errors are in sds, and relative to them.
+        of equal weight where the target has. Errors are in sds, and relative to them; of a
+        quantity that is infinite somewhere they are infinite.
         """
         found = [[(0.0, "")], [(0.0, "")], [(0.0, "")]]
         count = self.num_samples
         middles = (torch.arange(count) + 0.5).expand(*self.weights.shape[1:], count) / count
         index = self._draw_at(middles)[..., None]
         for name, value in self._floating():
+            if not value.numel():
+                continue
             wide = value.detach().double()
             centred = (wide - self._sum(wide)).reshape(*self.weights.shape, -1)
             weights, squares = self.weights[..., None].to(wide), centred.square()
@@ -276,11 +269,14 @@ class WeightedDraws:
             error = (weights * centred).square().sum(0).sqrt() / variance.sqrt()
             error_of_sd = (weights * (squares - variance)).square().sum(0).sqrt() / (2 * variance)
             moves = variance.sqrt() > 1e-12 * wide.abs().amax(0).reshape(variance.shape)
-            for best, each in zip(
-                found, (tail_shape(logs).amax(0), error, error_of_sd), strict=True
-            ):
-                size, at = each.where(moves, 0.0).flatten().max(0) if moves.any() else (0.0, 0)
-                event = value.shape[1:]
+            is_known = variance.isfinite()
+            shape = tail_shape(logs).amax(0).where(is_known & moves, 0.0)
+            errors = [
+                each.where(moves, 0.0).where(is_known, torch.inf) for each in (error, error_of_sd)
+            ]
+            event = value.shape[1:]
+            for best, each in zip(found, (shape, *errors), strict=True):
+                size, at = each.flatten().max(0)
                 place = [int(i) for i in torch.unravel_index(torch.as_tensor(at), event)]
                 best.append((float(size), f"{name}{place}" if place else name))
         return [max(each) for each in found]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from declarative_dist.errors import NonFiniteError
 from declarative_dist.fields.sharding import is_shard
+from declarative_dist.latents.ladder import is_trusted, judge_plain
 from declarative_dist.plain.batch import call_with
-from declarative_dist.posteriors.diagnosis import CLOSE, compare
+from declarative_dist.posteriors.diagnosis import compare
 from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.posteriors.modes import RESTARTS, Modes
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR
@@ -110,14 +111,10 @@ def fit_guide(
     with same_random_numbers(seed=0):
         draws = guide.importance_sample(log_joint, _DRAWS)
         shift, stretch = compare(guide.sample((_DRAWS,)), draws)
-    is_trusted = not draws.verdict.startswith("unreliable")
-    advice = "close to weighted ones"
-    if max(shift, stretch) >= CLOSE:
-        advice = "use weighted ones" if is_trusted else "trust neither kind"
-    plain = f"Plain draws: {advice} (means off by up to {shift:.2g} sd, sds by {stretch:.0%})."
-    settled = "settled" if is_trusted else "settled, not to be trusted"
-    verdict = f"{settled}: {head}. Weighted draws: {draws.verdict} {plain}"
-    return GuideFit(modes.losses, is_trusted, verdict)
+    settled = "settled" if is_trusted(draws.verdict) else "settled, not to be trusted"
+    plain = judge_plain(shift, stretch, draws.verdict)
+    verdict = f"{settled}: {head}. Weighted draws: {draws.verdict} Plain draws: {plain}"
+    return GuideFit(modes.losses, is_trusted(draws.verdict), verdict)
 
 
 def _describe_rise(guide: NormalGuide, modes: Modes) -> str:

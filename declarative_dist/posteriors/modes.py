@@ -113,9 +113,9 @@ class Modes:
         ]
         starts = f"{self.starts} other starts"
         if not shown:
-            return f"{starts} led to no other mode."
+            return f"{starts} found no other mode."
         count = "another mode" if len(shown) == 1 else f"{len(shown)} other modes"
-        return f"{starts} led to {count}: {', '.join(shown)}."
+        return f"{starts} found {count}: {', '.join(shown)}."
 
 
 def find_modes(

@@ -8,8 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from declarative_dist.latents.pareto import smooth
-from declarative_dist.latents.weighted import UNSETTLED
+from declarative_dist.latents.weighted import UNSETTLED, WeightedDraws
 from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, choose, stack
 from declarative_dist.posteriors.modes import SAME, UNTRIED, Modes
 from declarative_dist.posteriors.nested import nested_laplace, rank_numbers
@@ -35,7 +34,7 @@ _MOST_OF_A_GRID = 100
 MOST_OF_A_FACTOR = 400
 """Above so many numbers Gaussians have no correlations."""
 
-UNSEEN = "A mode where no draw and no start has been would go unnoticed."
+UNSEEN = "A mode that no draw and no start has visited would not show."
 """What every verdict on draws leaves open."""
 
 
@@ -163,8 +162,8 @@ def weigh(
     for leading in (1, 2, 0):
         count = max(num_samples, _FEWEST)
         vectors, log_weights = mixture.weigh(density, count, seed + len(found))
-        smoothed, k_hat = smooth(log_weights)
-        tail, share = max(float(k_hat.max()), 0.0), _share(smoothed)
+        draws = WeightedDraws({"": vectors}, log_weights)
+        tail, share = max(draws.k_hat, 0.0), draws.ess / count
         # A target that does not end where the grid does looks well covered, but is not.
         quality = share / (1 + tail) ** 2 if rim < _RIM else 0.0
         least, most = _GOOD[min(len(found), 1)]
@@ -172,14 +171,13 @@ def weigh(
         found.append((quality, vectors, log_weights, mixture))
         is_fine = quality and share > least and tail <= most
         is_costly = leading > 1 and size > _MOST_OF_A_GRID
-        if is_fine or not leading or is_costly or not share:
+        if is_fine or not leading or is_costly:
             break
         order = order or rank_numbers(density, rows[0]).tolist()
-        mean, deviation = _moments(vectors, smoothed)
         # Few draws with a weight are too narrow a cloud to put a grid around.
-        deviation = torch.maximum(deviation, rows.deviations[0] / 2)
+        deviation = torch.maximum(draws.std()[""], rows.deviations[0] / 2)
         led = order[: min(leading, max(size - 1, 1))]
-        grid, held, rim = nested_laplace(density, led, rows[0], mean, deviation)
+        grid, held, rim = nested_laplace(density, led, rows[0], draws.mean()[""], deviation)
         if not len(grid):
             break
         kept = [_KEPT * share for share in shares]
@@ -188,16 +186,3 @@ def weigh(
     if num_samples < _FEWEST:
         vectors, log_weights = mixture.weigh(density, num_samples, seed)
     return vectors, log_weights, mixture
-
-
-def _share(log_weights: Tensor) -> float:
-    """What share of the draws counts, of copies the smallest; 0 where one has no weight."""
-    worth = (-(2 * log_weights).logsumexp(0)).exp().nan_to_num(0.0)
-    return float(worth.min()) / len(log_weights)
-
-
-def _moments(vectors: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of weighted vectors, of shape `(*copies, size)`."""
-    weights = log_weights.exp()[..., None]
-    mean = (weights * vectors).sum(0)
-    return mean, (weights * (vectors - mean).square()).sum(0).sqrt()
