@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypeGuard
 
 import torch
@@ -180,6 +181,28 @@ def check_count(subject: str, count: object, least: int = 1) -> int:
         return int(count)
     expected = f"an int, {least} or more"
     raise ConstraintError(subject, expected, shorten(count), code="wrong-argument")
+
+
+def check_positive(subject: str, number: Any) -> float:
+    """Refuse what is not a positive, finite number, of Python, NumPy or a tensor.
+
+    Args:
+        subject: whom an error is about.
+        number: what was given.
+
+    Returns:
+        It as a float.
+
+    Raises:
+        ConstraintError: if it is none.
+    """
+    is_number = isinstance(number, Real) and not isinstance(number, bool)
+    is_scalar = isinstance(number, Tensor) and number.numel() == 1 and not number.is_meta
+    if (is_number or is_scalar) and 0 < number < math.inf:
+        with suppress(OverflowError):  # an int beyond all floats
+            return float(number)
+    expected = "a positive, finite number"
+    raise ConstraintError(subject, expected, shorten(number), code="wrong-argument")
 
 
 def shorten(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributions as dd
@@ -405,10 +406,16 @@ def test_latents_of_the_wrong_kind(latents: Any, message: str) -> None:
         MeanFieldNormal(latents() if is_function else latents)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "1", True])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 10**400, "1", True])
 def test_a_bad_init_scale(scale: Any) -> None:
     with pytest.raises(ConstraintError, match=r"FullRankNormal\(init_scale=\): expected a pos"):
         FullRankNormal(Line(), init_scale=scale)
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.25), np.float64(0.25), np.int64(1), Tensor([0.5])])
+def test_numbers_of_numpy_are_numbers(scale: Any) -> None:
+    guide = MeanFieldNormal(Line(), init_scale=scale)
+    assert guide().scale.tolist() == [float(scale)] * 2
 
 
 def test_bad_values() -> None:

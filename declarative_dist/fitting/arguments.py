@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import LBFGS, Adam, Optimizer
 
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
     check_count,
+    check_positive,
     first_line,
     shorten,
 )
@@ -61,7 +60,7 @@ def check_options(checkpoint: Any, given: Mapping[str, Any]) -> None:
         if name in _LEAST:
             check_count(f"fit({name}=)", value, _LEAST[name])
     if given["tolerance"] is not None:
-        _as_positive("fit(tolerance=)", given["tolerance"])
+        check_positive("fit(tolerance=)", given["tolerance"])
 
 
 def check_objective(objective: Any) -> None:
@@ -115,7 +114,7 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
         ConstraintError: if the rate is not a positive number, or nothing would take it.
         DeclarationError: if it is no optimizer, or one of other parameters.
     """
-    options: dict[str, Any] = {} if lr is None else {"lr": _as_positive("fit(lr=)", lr)}
+    options: dict[str, Any] = {} if lr is None else {"lr": check_positive("fit(lr=)", lr)}
     if optimizer is None:
         trainable = trainable_of(objective)
         # The fused kernel goes through memory from end to end, and would take gaps for numbers.
@@ -135,16 +134,6 @@ def optimizer_of(objective: nn.Module, optimizer: Any, lr: Any) -> Optimizer:
     if not isinstance(made, Optimizer):
         raise optimizer_error("fit(optimizer=)", made)
     return made
-
-
-def _as_positive(subject: str, given: Any) -> float:
-    number: Any = given
-    is_number = isinstance(given, Real) and not isinstance(given, bool)
-    is_scalar = isinstance(given, Tensor) and given.numel() == 1 and not given.is_meta
-    if not (is_number or is_scalar) or not (math.isfinite(number) and number > 0):
-        expected = "a positive, finite number"
-        raise ConstraintError(subject, expected, shorten(given), code="wrong-argument")
-    return float(number)
 
 
 def make_optimizer(optimizer: Any, objective: nn.Module, subject: str, **options: Any) -> Any:

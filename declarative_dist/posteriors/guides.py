@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from declarative_dist.constraints.half_line import Exp
-from declarative_dist.errors import ConstraintError, DeclarationError, check_count, shorten
+from declarative_dist.errors import (
+    DeclarationError,
+    check_count,
+    check_positive,
+    shorten,
+)
 from declarative_dist.families.comparison import COUNT
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import check_target
@@ -76,11 +81,8 @@ class NormalGuide(AtomicState, NamedModule):
         self.modes: Modes | None = None
         self.is_searched = False  # whether `modes` has all that anybody wants to look for
         self._mixture: Mixture | None = None
-        self._init_scale = scale = 0.1 if init_scale is None else init_scale
-        is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-        if not (is_number and 0 < scale < math.inf):
-            subject, got = f"{name}(init_scale=)", shorten(init_scale)
-            raise ConstraintError(subject, "a positive number", got, code="wrong-argument")
+        scale = 0.1 if init_scale is None else init_scale
+        self._init_scale = check_positive(f"{name}(init_scale=)", scale)
         (start, factor), size = self._declared(), self.flat.size
         self.register_buffer("center", start)
         self.register_buffer("factor", factor)
