@@ -98,9 +98,9 @@ class LowerCholesky(Packed):
         if self.conditioned:
             room = high / (4 * size)
             below = below.clamp(-room, room)
-            beside = _lower(torch.zeros_like(raw_diagonal), below.detach())
+            beside = unpack_lower(torch.zeros_like(raw_diagonal), below.detach())
             least = self._share(beside).clamp_min(low)
-        return _lower(clamp_result(softplus(raw_diagonal), least, high), below)
+        return unpack_lower(clamp_result(softplus(raw_diagonal), least, high), below)
 
     def _share(self, value: Tensor) -> Tensor:
         """What the diagonal must exceed: the rounding of the length of the row beside it."""
@@ -112,7 +112,7 @@ class LowerCholesky(Packed):
     def inverse(self, value: Tensor) -> Tensor:
         diagonal = promote(value).diagonal(dim1=-2, dim2=-1)
         raw = inverse_softplus(diagonal.clamp_min(self.limits_in(value.dtype)[0]))
-        return torch.cat([raw.to(value.dtype), _pack_strictly_lower(value)], -1)
+        return torch.cat([raw.to(value.dtype), pack_strictly_lower(value)], -1)
 
     def contains(self, value: Tensor) -> Tensor:
         low, high = self.limits_in(value.dtype)
@@ -169,7 +169,7 @@ class PositiveDefinite(Packed):
         raw_diagonal, below = raw.split_with_sizes([size, raw.shape[-1] - size], -1)
         floor, ceiling = self._factor_limits(size, raw.dtype)
         diagonal = clamp_result(softplus(raw_diagonal), floor, ceiling)
-        factor = _lower(diagonal, below.clamp(-ceiling, ceiling))
+        factor = unpack_lower(diagonal, below.clamp(-ceiling, ceiling))
         if is_autocasting(factor):  # in the dtype of the factor there too
             with torch.autocast(factor.device.type, enabled=False):
                 matrix = factor @ factor.mT
@@ -193,7 +193,7 @@ class PositiveDefinite(Packed):
         nearest = torch.linalg.cholesky_ex(wide).L
         factor = torch.where((failed == 0)[..., None, None], exact, nearest)
         diagonal = inverse_softplus(factor.diagonal(dim1=-2, dim2=-1))
-        return torch.cat([diagonal, _pack_strictly_lower(factor)], -1).to(value.dtype)
+        return torch.cat([diagonal, pack_strictly_lower(factor)], -1).to(value.dtype)
 
     def contains(self, value: Tensor) -> Tensor:
         finite = value.isfinite().flatten(-2).all(-1)
@@ -239,7 +239,7 @@ class CorrCholesky(Packed):
     has_diagonal = False
 
     def forward(self, raw: Tensor) -> Tensor:
-        rows = _lower(raw.new_ones(*raw.shape[:-1], self._size_of(raw.shape)), raw)
+        rows = unpack_lower(raw.new_ones(*raw.shape[:-1], self._size_of(raw.shape)), raw)
         rows = rows / rows.abs().amax(-1, keepdim=True).detach()
         value = rows / rows.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(raw.dtype).tiny
@@ -250,7 +250,7 @@ class CorrCholesky(Packed):
     def inverse(self, value: Tensor) -> Tensor:
         wide = promote(value)
         ratio = wide / wide.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-        return _pack_strictly_lower(ratio).to(value.dtype)
+        return pack_strictly_lower(ratio).to(value.dtype)
 
     def contains(self, value: Tensor) -> Tensor:
         size = value.shape[-1]
@@ -278,7 +278,7 @@ def _raise(size: int, dtype: torch.dtype) -> float:
     return 4 * size**2 * torch.finfo(dtype).eps
 
 
-def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
+def unpack_lower(diagonal: Tensor, below: Tensor) -> Tensor:
     """Unpack a triangle: its diagonal, and what is below it, row by row."""
     size = diagonal.shape[-1]
     is_stored = size <= 128 and not is_traced(below)  # at most 64 KiB a size
@@ -303,7 +303,8 @@ def _stored_places(size: int, device: torch.device) -> Tensor:
         return _places(size, device)
 
 
-def _pack_strictly_lower(matrix: Tensor) -> Tensor:
+def pack_strictly_lower(matrix: Tensor) -> Tensor:
+    """Pack what is below the diagonal, row by row."""
     size = matrix.shape[-1]
     rows, columns = torch.tril_indices(size, size, -1, device=matrix.device)
     return matrix[..., rows, columns]

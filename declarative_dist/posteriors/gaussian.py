@@ -131,12 +131,3 @@ def choose(which: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
         torch.where(which[..., None], first.loc, second.loc),
         torch.where(which[(..., *extra)], first.scale, second.scale),
     )
-
-
-def lower_triangle(packed: Tensor, diagonal: Tensor) -> Tensor:
-    """A lower triangle of a diagonal, and of the entries below it, row by row."""
-    size = diagonal.shape[-1]
-    rows, columns = torch.tril_indices(size, size, -1, device=packed.device)
-    lower = diagonal.diag_embed()
-    lower[..., rows, columns] = packed
-    return lower

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from declarative_dist.constraints.half_line import Exp
+from declarative_dist.constraints.matrix import unpack_lower
 from declarative_dist.errors import (
     DeclarationError,
     check_count,
@@ -38,7 +39,7 @@ from declarative_dist.latents.flat_params import FlatParams
 from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.pareto import FEWEST
 from declarative_dist.latents.weighted import WeightedDraws
-from declarative_dist.posteriors.gaussian import Gaussian, lower_triangle
+from declarative_dist.posteriors.gaussian import Gaussian
 from declarative_dist.posteriors.modes import RESTARTS, SAME, Modes, find_modes
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, Mixture, components_of, weigh
@@ -115,7 +116,7 @@ class NormalGuide(AtomicState, NamedModule):
         # A row of many entries must not move faster than one number does.
         size = self.raw_loc.shape[-1]
         packed = getattr(self, "raw_tril", self.raw_loc[..., :0]) / math.sqrt(size)
-        lower = lower_triangle(packed, torch.ones_like(self.raw_loc))
+        lower = unpack_lower(torch.ones_like(self.raw_loc), packed)
         triangle = scale[..., None, :] * lower
         moved = triangle.norm(dim=-1) * self.raw_loc
         loc = self.center + (self.factor @ moved[..., None]).squeeze(-1)

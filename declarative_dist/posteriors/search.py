@@ -16,10 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from declarative_dist.constraints.matrix import pack_strictly_lower, unpack_lower
 from declarative_dist.errors import ConstraintError
 from declarative_dist.optimization.lbfgs import Descent
 from declarative_dist.optimization.rows import LinAlgError
-from declarative_dist.posteriors.gaussian import Gaussian, choose, lower_triangle
+from declarative_dist.posteriors.gaussian import Gaussian, choose
 from declarative_dist.posteriors.noise import balanced_normal
 
 Density = Callable[[Tensor], Tensor]
@@ -168,9 +169,8 @@ class Search:
         turned, stretch = self.rows.pull_back(slopes), point[..., size : 2 * size].exp()
         parts = [-turned.mean(0), -(turned * noise).mean(0) * stretch - 1]
         if not rows.is_diagonal:
-            below, left = torch.tril_indices(size, size, -1, device=point.device)
             by_entry = -torch.einsum("s...i,s...j->...ij", turned, noise) / len(noise)
-            parts.append(by_entry[..., below, left])
+            parts.append(pack_strictly_lower(by_entry))
         return values - self._level, torch.cat(parts, -1)
 
     def _rows_at(self, point: Tensor) -> Gaussian:
@@ -180,7 +180,7 @@ class Search:
         if self.rows.is_diagonal:
             scale = scale * stretch
         else:
-            scale = scale @ lower_triangle(point[..., 2 * size :], stretch)
+            scale = scale @ unpack_lower(stretch, point[..., 2 * size :])
         return Gaussian(self.rows.move(point[..., :size]), scale)
 
     def _shrink(self) -> None:
