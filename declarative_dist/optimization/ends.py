@@ -50,11 +50,11 @@ class Ends:
     def lost(self) -> Tensor:
         """The numbers of problems whose loss is lost in rounding: a mask `(problems, numbers)`.
 
-        Numbers move by their rounding, all up, or up and down by turns.
+        Numbers move by a few roundings, all up, or up and down by turns.
         """
-        nudges = (2 * self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
+        nudges = (self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
         signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
-        rises = torch.stack([self._rise(nudges), self._rise(signs * nudges)])
+        rises = torch.stack([self._rise(n * s * nudges) for n in (2, 5) for s in (1, signs)])
         moves = rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)  # outside of the support
         return (moves > _LOST * self._scale)[:, None] & ~self._newton.held
 
