@@ -198,9 +198,11 @@ def check_positive(subject: str, number: Any) -> float:
     """
     is_number = isinstance(number, Real) and not isinstance(number, bool)
     is_scalar = isinstance(number, Tensor) and number.numel() == 1 and not number.is_meta
-    if (is_number or is_scalar) and 0 < number < math.inf:
+    if is_number or is_scalar:
         with suppress(OverflowError):  # an int beyond all floats
-            return float(number)
+            found = float(number)
+            if 0 < found < math.inf:
+                return found
     expected = "a positive, finite number"
     raise ConstraintError(subject, expected, shorten(number), code="wrong-argument")
 

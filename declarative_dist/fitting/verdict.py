@@ -40,22 +40,19 @@ def judge_descent(
     """
     rest = f"gradient {search.gradients.max().item():.1g}, {search.evaluations} evaluations"
     failed, notes = ~search.converged, list[str]()
-    if isinstance(search, Newton):
-        known, closed = list(held), search.is_closed
-        if not closed:
-            ends = Ends(search, losses)
-            # At the end of a band rounding may hide the loss, and the band is said.
-            falls = ends.runaways if held else ends.runaways | ends.lost | ends.edges
-            endless = _names(objective, search, falls)
-            known += endless
-        corners = [n for n in _names(objective, search, search.held) if n not in known]
-        notes = [f"{name} is at a corner of the loss, where no step gains" for name in corners]
-        if closed:
-            return True, [f"settled: {rest.partition(',')[0]}, in closed form", *notes]
+    if isinstance(search, Newton) and search.is_closed:
+        rest = f"{rest.partition(',')[0]}, in closed form"
+        notes = _describe_corners(objective, search, held)
+    elif isinstance(search, Newton):
+        ends = Ends(search, losses)
+        # At the end of a band rounding may hide the loss, and the band is said.
+        falls = ends.runaways if held else ends.runaways | ends.lost | ends.edges
+        endless = _names(objective, search, falls)
         failed |= falls.any(1)
+        notes = _describe_corners(objective, search, held + endless)
         if endless:
             notes.append(f"the loss falls without end in {', '.join(endless)}: {_ENDLESS}")
-        flat = [n for n in _flat_fields(objective, search, ends) if n not in known]
+        flat = [n for n in _flat_fields(objective, search, ends) if n not in held + endless]
         if flat and search.is_done:
             why = "the data do not determine it, or its range ends here"
             notes.append(f"the loss is flat in {', '.join(flat)}: {why}")
@@ -69,6 +66,12 @@ def judge_descent(
         shown = ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
         head = f"{len(failed) - len(names)} of {len(failed)} copies settled, not {shown}: {rest}"
     return False, [head, *notes]
+
+
+def _describe_corners(objective: nn.Module, newton: Newton, known: list[str]) -> list[str]:
+    """Sentences about fields at corners of the loss, but for those that have one already."""
+    names = [name for name in _names(objective, newton, newton.held) if name not in known]
+    return [f"{name} is at a corner of the loss, where no step gains" for name in names]
 
 
 def _names(objective: nn.Module, newton: Newton, mask: Tensor) -> list[str]:
