@@ -211,6 +211,19 @@ def test_it_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert is_same(whole.state_dict(), rest.state_dict())
 
 
+def test_a_resumed_guide_keeps_its_verdict(tmp_path: Path) -> None:
+    def run(guide: Any, **options: Any) -> Any:
+        target = NegativeELBO(lambda z: dd.Normal(1.0, 2.0).log_prob(z["x"]).sum(-1), guide)
+        return fit(target, checkpoint=tmp_path / "fit.pt", **options)
+
+    class Two(Declarative):
+        x = Param([0.0, 0.0])
+
+    first, again = run(FullRankNormal(Two())), run(FullRankNormal(Two()), resume=True)
+    assert first.converged is again.converged is True
+    assert first.verdict == again.verdict
+
+
 def test_a_failed_first_step_leaves_a_new_guide() -> None:
     calls = []
 

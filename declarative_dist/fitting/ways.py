@@ -27,7 +27,7 @@ from declarative_dist.fitting.verdict import NotConvergedWarning, judge_descent
 from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
-from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide
+from declarative_dist.posteriors.fits import can_fit_guide, fit_guide
 from declarative_dist.randomness import draws_random_numbers
 
 NEWTON = 100
@@ -220,16 +220,17 @@ class GuideWay(Way):
     def __init__(self, objective: nn.Module, tolerance: float | None) -> None:
         super().__init__(objective, optimizer_of(objective, None, None), BUDGETS[Optimizer])
         self._tolerance = tolerance
-        self._found = GuideFit([], None, "a checkpoint of a guide that was fitted before")
+        self._losses: list[float] = []
 
     def replay(self, losses: list[float]) -> bool:
         return bool(losses)
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
-        self._found = fit_guide(
-            self.objective, batch, restarts=restarts, tolerance=self._tolerance
-        )
-        self._losses = list(self._found.losses)
+        found = fit_guide(self.objective, batch, restarts=restarts, tolerance=self._tolerance)
+        self._losses = list(found.losses)
+        # In a group of the optimizer, which a checkpoint has.
+        said = {"converged": found.converged, "verdict": found.verdict.rstrip(".")}
+        self.optimizer.param_groups[0].update(said)
 
     def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
         return lambda batch: self._losses.pop(0)  # the loss of the next cycle of the search
@@ -238,7 +239,8 @@ class GuideWay(Way):
         return not self._losses
 
     def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
-        return self._found.converged, [self._found.verdict.rstrip(".")]
+        found = self.optimizer.param_groups[0]
+        return found["converged"], [found["verdict"]]
 
 
 def choose_way(
