@@ -247,7 +247,7 @@ def test_features_of_zeros_give_init(constraint: str, dtype: torch.dtype) -> Non
 def test_without_init_the_default_of_the_constraint(constraint: str) -> None:
     case = CASES[constraint]
     one = by_constraint(case)(in_features=3)
-    expected = case.make().default(case.shape)
+    expected = case.make().default(case.shape).float()
     torch.testing.assert_close(one(torch.zeros(3)).loc, expected, rtol=1e-5, atol=1e-6)
     assert one.projection.out_features == case.make().raw_shape(case.shape).numel()
 

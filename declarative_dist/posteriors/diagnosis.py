@@ -47,7 +47,7 @@ class Diagnosis:
 
     @property
     def is_reliable(self) -> bool:
-        """Whether plain draws can be used: they agree with weighted ones that can be trusted."""
+        """Whether plain draws agree with weighted ones, and these can be trusted."""
         return is_trusted(self.verdict)
 
     @property
