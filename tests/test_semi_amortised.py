@@ -287,6 +287,37 @@ def test_as_many_draws_as_contexts_change_no_random_number_of_a_target_that_keep
     assert losses[0] == losses[1]
 
 
+class Counted(nn.Linear):
+    """A layer that counts how often it runs."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class Networked(Joint):
+    mu = learnable(dd.Normal(0.3, 0.5))
+    theta = Speed
+
+
+def test_a_target_is_tried_once_and_the_network_then_runs_once_in_a_step() -> None:
+    network, x = Counted(3, 4), torch.rand(5, 3)
+    guide = Networked(in_features=4, network=network)
+
+    def log_joint(values: dict[str, Tensor], _: Tensor) -> tuple[Tensor, Tensor]:
+        theta = dd.Exponential(1.0).log_prob(values["theta"])
+        return dd.Normal(0.0, 1.0).log_prob(values["mu"]), theta
+
+    objective = NegativeELBO(log_joint, guide, total_size=50, num_samples=5)
+    objective(x)
+    network.calls = 0
+    for _ in range(3):
+        objective(x).backward()
+    assert network.calls == 3
+
+
 def test_likelihoods_of_contexts() -> None:
     torch.manual_seed(0)
     pair, x = Pair(in_features=2), torch.randn(30, 2)

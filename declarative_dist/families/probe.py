@@ -48,6 +48,9 @@ ROUNDS = (TOGETHER, [ALL], [ALL])
 """Who is tried together, each time at other random numbers, for a method may branch on them."""
 
 
+MOST = 32
+"""How often a class is tried at most: a constant may take another value in every step."""
+
 LARGEST = 10_000_000
 """How many numbers a module may hold to be tried in float64; a larger one is tried as it is."""
 
@@ -301,7 +304,7 @@ def _check_class(module: Any, what: str, start: Start) -> None:
     shapes += [(name, tuple(buffer.shape)) for name, buffer in module.named_buffers()]
     key = what, lead, tuple(shapes), *_branches(module)
     known = _FOUND.setdefault(type(module), set())
-    if key in known:
+    if key in known or len(known) >= MOST:
         return
     with torch.no_grad(), same_random_numbers():
         tried: tuple[Any, torch.dtype | None] = (module, None)

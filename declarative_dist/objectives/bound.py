@@ -45,6 +45,7 @@ from declarative_dist.objectives.posterior import NegativeLogPosterior
 from declarative_dist.objectives.terms import add_terms, density_of_contexts
 from declarative_dist.objectives.weights import Scores
 from declarative_dist.plain.draws import is_reparametrised
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.posteriors.pushed import PushedNormal
 from declarative_dist.posteriors.targets import (
@@ -160,8 +161,10 @@ class VariationalBound(AtomicState, ABC):
             estimator = self._choose(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]
-        if self.num_samples in getattr(current, "contexts", ()) and not is_dynamo_compiling():
-            self._check_target(batch, given)
+        contexts: torch.Size = getattr(current, "contexts", torch.Size())
+        is_new = self.num_samples in contexts and contexts not in self._checked
+        if is_new and not is_dynamo_compiling():
+            self._check_target(batch, given, contexts)
         draws, log_q = estimator.draws(current, self.num_samples)
         if self._takes_batch and log_q.numel() == 0:
             expected, got = "one context or more", f"a batch of shape {tuple(log_q.shape[1:])}"
@@ -297,16 +300,23 @@ class VariationalBound(AtomicState, ABC):
             fix = f"Write NegativeELBO(..., total_size={rows})."
             raise ConstraintError(subject, expected, "none", fix, code="missing-value")
 
-    def _check_target(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> None:
+    def _check_target(
+        self,
+        batch: tuple[Any, ...],
+        given: Mapping[str, Any],
+        contexts: torch.Size | None = None,
+    ) -> None:
         """Refuse a target that mixes draws, or takes them for contexts, of which are as many.
 
-        Once for all batches of one size.
+        Once for all batches of as many contexts; nothing of it stays, as statistics of a network.
         """
         is_sharded = any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_sharded or self.vectorize or holds_its_data(self.log_joint):
             return
-        contexts = getattr(self._current(batch, given), "contexts", torch.Size())
-        if contexts in self._checked:
+        if contexts is None:
+            with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
+                contexts = getattr(self._current(batch, given), "contexts", torch.Size())
+        if contexts and contexts in self._checked:
             return
         may_hide = self.num_samples in contexts
 
