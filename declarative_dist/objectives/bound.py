@@ -161,7 +161,7 @@ class VariationalBound(AtomicState, ABC):
             estimator = self._choose(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]
-        contexts: torch.Size = getattr(current, "contexts", torch.Size())
+        contexts = _contexts_of(current)
         is_new = self.num_samples in contexts and contexts not in self._checked
         if is_new and not is_dynamo_compiling():
             self._check_target(batch, given, contexts)
@@ -313,19 +313,20 @@ class VariationalBound(AtomicState, ABC):
         is_sharded = any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_sharded or self.vectorize or holds_its_data(self.log_joint):
             return
-        if contexts is None:
+        found = contexts
+        if found is None:
             with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
-                contexts = getattr(self._current(batch, given), "contexts", torch.Size())
-        if contexts and contexts in self._checked:
+                found = _contexts_of(self._current(batch, given))
+        if found and found in self._checked:
             return
-        may_hide = self.num_samples in contexts
+        may_hide = self.num_samples in found
 
         def begin() -> Callable[[Any], Tensor]:
             draws, density = self._try(batch, given, COUNT)
             return lambda rows: density(map_draws(draws, lambda value: value[rows]))
 
         check_target(begin, self, type(self).__name__, may_hide=may_hide)
-        self._checked.add(contexts)
+        self._checked.add(found)
 
     def log_joint_of(self, *batch: Any, **given: Any) -> Callable[[Any], Tensor]:
         """The target of an automatic guide as a function of its draws alone.
@@ -375,6 +376,12 @@ class VariationalBound(AtomicState, ABC):
         if not isinstance(self.log_joint, nn.Module):
             parts.insert(0, f"log_joint={getattr(self.log_joint, '__name__', 'function')}")
         return ", ".join(parts)
+
+
+def _contexts_of(current: Any) -> torch.Size:
+    """The contexts that share a site of a guide, if it is a joint with such."""
+    contexts: torch.Size = getattr(current, "contexts", torch.Size())
+    return contexts
 
 
 def _refused(error: ValueError, draws: Any, subject: str) -> ConstraintError:
