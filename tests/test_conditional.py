@@ -699,7 +699,9 @@ def test_base_as_a_method_and_event_dim() -> None:
     class Deep(Policy):
         event_dim = 2
 
-    with pytest.raises(ConstraintError, match=r"Deep\.event_dim: expected event_dim between 0 .*and 1"):
+    with pytest.raises(
+        ConstraintError, match=r"Deep\.event_dim: expected event_dim between 0 .*and 1"
+    ):
         Deep(in_features=3, actions=2)(torch.zeros(3))
     d = Policy(in_features=3, actions=2)(torch.zeros(4, 5, 3))
     assert (d.batch_shape, d.event_shape) == ((4, 5), (2,))
