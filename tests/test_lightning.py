@@ -52,7 +52,8 @@ def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def lbfgs(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe")
+    # After more iterations a search branches on the last digits of sums.
+    return torch.optim.LBFGS(parameters, max_iter=5, line_search_fn="strong_wolfe")
 
 
 def loader(name: str, batch_size: int = 8) -> DataLoader[Any]:
@@ -413,14 +414,9 @@ def test_line_searches_of_two_processes_agree_with_those_of_one(
     trainer(max_epochs=EPOCHS).fit(ObjectiveModule(objective, lbfgs), loader("mixture", 16))
     first, second = (found["ddp_mixture"] for found in results)
     assert first[1] == second[1]
-    for key, value in first[0].items():
-        assert torch.equal(second[0][key], value)
-    # A line search branches on the last digits of sums, which two processes form otherwise.
-    other, rows = OBJECTIVES["mixture"](), rows_for("mixture")
-    before = other(*rows).item()
-    other.load_state_dict(first[0])
-    gained = before - objective(*rows).item()
-    assert other(*rows).item() == pytest.approx(objective(*rows).item(), abs=1e-5 * gained)
+    for key, value in values_of(objective).items():
+        torch.testing.assert_close(first[0][key], value, rtol=1e-9, atol=1e-9)
+        assert torch.equal(second[0][key], first[0][key])
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
