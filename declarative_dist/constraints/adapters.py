@@ -307,14 +307,13 @@ def _translate(constraint: constraints.Constraint, subject: str) -> Constraint:
             + did_you_mean(kind.__name__.strip("_"), known),
             code="unknown-set",
         )
-    cause: Exception | None = None
+    expected = f"a Constraint from the factory registered for {kind.__name__}"
+    fix = f"Mend register_constraint({kind.__name__}, ...)."
     try:
         made: object = factory(constraint)
     except (AttributeError, TypeError, ValueError, RuntimeError, LookupError) as error:
-        made, cause = f"{type(error).__name__}: {first_line(error)}", error
+        got = f"{type(error).__name__}: {first_line(error)}"
+        raise DeclarationError(subject, expected, got, fix, code="failed-method") from error
     if isinstance(made, Constraint):
         return made
-    expected = f"a Constraint from the factory registered for {kind.__name__}"
-    got = f"{made}" if cause else shorten(made)
-    fix = f"Mend register_constraint({kind.__name__}, ...)."
-    raise DeclarationError(subject, expected, got, fix, code="failed-method") from cause
+    raise DeclarationError(subject, expected, shorten(made), fix, code="failed-method")

@@ -225,7 +225,7 @@ class Constraint(nn.Module, ABC):
         return torch.Size(raw_shape)
 
     def default(self, shape: torch.Size) -> Tensor:
-        """A starting value of this shape, in float64 if the default dtype would round it."""
+        """A starting value of this shape."""
         return self.forward(torch.zeros(self.raw_shape(torch.Size(shape))))
 
     def signature(self) -> str:

@@ -232,7 +232,10 @@ def as_tensor_like(bound: Any, like: Tensor) -> Tensor:
 
 
 def expand_bound(bound: Bound, shape: torch.Size) -> Tensor:
-    """The bound as a tensor of a shape, with all its digits; names count as 0."""
+    """The bound as a tensor of a shape; names count as 0.
+
+    A number is in float64 where the default dtype would round it.
+    """
     if isinstance(bound, Tensor):
         return bound.expand(shape)
     number = 0.0 if isinstance(bound, str) else float(bound)

@@ -27,10 +27,10 @@ class Conditional(Contextual):
 
     Calling an instance gives a plain torch distribution. The arguments of the call go unchanged to
     `network`; one linear layer maps its output, or the context itself, to the unconstrained
-    numbers of all heads, which are split, reshaped and constrained. Without a network you
-    pass the context as the only argument. The bias of that layer starts at the heads' `init`, its
-    weights small. Whatever the numbers are, infinities included, the parameters are
-    valid; only NaN passes through.
+    numbers of all heads, which are split, reshaped and constrained. Without a network you pass the
+    context as the only argument. The bias of that layer starts at the heads' `init`, its weights
+    small. Whatever the numbers are, infinities included, the parameters are valid; only NaN passes
+    through.
 
     What goes back to the unconstrained numbers is finite too, so that no learning rate breaks
     them: NaN, which a density far from a tiny scale makes of zero times infinity, counts as zero,

@@ -49,7 +49,7 @@ ROUNDS = (TOGETHER, [ALL], [ALL])
 
 
 MOST = 32
-"""How often a class is tried at most: a constant may take another value in every step."""
+"""For how many flags and constants a class is tried at most: they may change in every step."""
 
 LARGEST = 10_000_000
 """How many numbers a module may hold to be tried in float64; a larger one is tried as it is."""
@@ -191,8 +191,8 @@ def _score(distribution: Distribution, draw: Tensor | None, lead: torch.Size) ->
     return torch.zeros(shape)
 
 
-_FOUND: WeakKeyDictionary[type, set[Any]] = WeakKeyDictionary()
-"""By class what was tried already and found to keep all apart."""
+_FOUND: WeakKeyDictionary[type, dict[Any, set[Any]]] = WeakKeyDictionary()
+"""By class and sizes, for which flags and constants it was found to keep all apart."""
 
 
 def check_copies(module: Any) -> None:
@@ -302,9 +302,9 @@ def _check_class(module: Any, what: str, start: Start) -> None:
     lead = len(vars(module)["_copies"])
     shapes = [(name, tuple(p.shape)[lead:]) for name, p in module.named_parameters()]
     shapes += [(name, tuple(buffer.shape)) for name, buffer in module.named_buffers()]
-    key = what, lead, tuple(shapes), *_branches(module)
-    known = _FOUND.setdefault(type(module), set())
-    if key in known or len(known) >= MOST:
+    sizes, branches = (what, lead, tuple(shapes)), tuple(_branches(module))
+    known = _FOUND.setdefault(type(module), {}).setdefault(sizes, set())
+    if branches in known or len(known) >= MOST:
         return
     with torch.no_grad(), same_random_numbers():
         tried: tuple[Any, torch.dtype | None] = (module, None)
@@ -315,7 +315,7 @@ def _check_class(module: Any, what: str, start: Start) -> None:
             if started is None:
                 return
             _refuse_mixing(*started, module, what, type(module).__name__, groups)
-    known.add(key)
+    known.add(branches)
 
 
 def _branches(module: Any) -> Iterator[Any]:

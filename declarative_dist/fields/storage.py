@@ -115,10 +115,8 @@ def check_finite(now: Tensor, moved: Tensor, value: Tensor, subject: str) -> Non
     """Refuse a dtype that is too narrow for the numbers of a tensor, or of a value behind it."""
     if (moved.isfinite() | ~now.isfinite().to(moved.device)).all():
         return
-    expected, fix = (
-        f"a value within reach of {moved.dtype}",
-        "Nothing changed. Keep a wider dtype.",
-    )
+    expected = f"a value within reach of {moved.dtype}"
+    fix = "Nothing changed. Keep a wider dtype."
     raise ConstraintError(subject, expected, shorten(value), fix, code="dtype-or-device")
 
 

@@ -70,9 +70,8 @@ def compiled_backward_of(objective: nn.Module) -> Backward:
 
     def backward(batch: tuple[Any, ...]) -> Tensor:
         before = Distribution._validate_args
-        Distribution.set_default_validate_args(
-            False
-        )  # the first graph would leave it off for good
+        # The first graph of a process would leave it off for good.
+        Distribution.set_default_validate_args(False)
         try:
             with tracing:
                 return graph(batch)

@@ -199,10 +199,8 @@ def _overflows(tensor: Tensor, value: object) -> bool:
 
 def check_lead(value: Tensor, lead: torch.Size, event_shape: torch.Size, subject: str) -> None:
     """Refuse a value with another shape in front than the sites above it have."""
-    shape, fix = (
-        torch.Size((*lead, *event_shape)),
-        "Give every site the same sample shape in front.",
-    )
+    shape = torch.Size((*lead, *event_shape))
+    fix = "Give every site the same sample shape in front."
     check_shape(value, shape, subject, fix, "(*sample, *batch, *event), here ")
 
 

@@ -99,10 +99,9 @@ class DataLoss(AtomicState):
         if not bad:
             return ""
         index = tuple(bad[0])
-        return (
-            f"The log density is {scores[index].item()} at index {', '.join(map(str, index))} of "
-            f"the data, one of {len(bad)} such: at an end of the support, say."
-        )
+        where = f"at index {', '.join(map(str, index))} of the data" if index else "of all data"
+        said = f"The log density is {scores[index].item()} {where}"
+        return f"{said}, one of {len(bad)} such: at an end of the support, say."
 
     def _scores(self, batch: tuple[Any, ...], weights: Any, given: dict[str, Any]) -> Scores:
         """The log likelihood of each datum."""

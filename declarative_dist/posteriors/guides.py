@@ -202,11 +202,11 @@ class NormalGuide(AtomicState, NamedModule):
 
         Half of the draws come from the guide, half from a multivariate t distribution of 5
         degrees of freedom with its centre and factor, so that far tails are reached; other modes
-        that may hold much are drawn from, too. `fit` without `steps` has looked for them. If
-        you haven't fitted, it searches for modes itself, up to 400 numbers, which takes a while.
-        Where weights are
-        uneven, Gaussians join on a grid of the one or two numbers that shape the others, such as
-        the scale of a hierarchy. Draws are scrambled Sobol points, and weights Pareto smoothed.
+        that may hold much are drawn from, too. `fit` without `steps` has looked for them. If you
+        haven't fitted, it searches for modes itself, up to 400 numbers, which takes a while. Where
+        weights are uneven, Gaussians join on a grid of the one or two numbers that shape the
+        others, such as the scale of a hierarchy. Draws are scrambled Sobol points, and weights
+        Pareto smoothed.
 
         Args:
             log_joint: as for `initialize_`.

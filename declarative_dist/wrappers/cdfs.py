@@ -33,16 +33,24 @@ Point = float | Tensor
 
 def smaller(one: Point, other: Point) -> Point:
     """The smaller one of two points."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.minimum(one, other)
+    if isinstance(other, Tensor):
+        one, other = other, one
     if isinstance(one, Tensor):
-        return torch.minimum(one, other) if isinstance(other, Tensor) else one.clamp_max(other)
-    return other.clamp_max(one) if isinstance(other, Tensor) else min(one, other)
+        return one if other == math.inf else one.clamp_max(other)
+    return min(one, other)
 
 
 def larger(one: Point, other: Point) -> Point:
     """The larger one of two points."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.maximum(one, other)
+    if isinstance(other, Tensor):
+        one, other = other, one
     if isinstance(one, Tensor):
-        return torch.maximum(one, other) if isinstance(other, Tensor) else one.clamp_min(other)
-    return other.clamp_min(one) if isinstance(other, Tensor) else max(one, other)
+        return one if other == -math.inf else one.clamp_min(other)
+    return max(one, other)
 
 
 class Family(NamedTuple):
@@ -242,10 +250,12 @@ class Univariate(NamedTuple):
 
     def log_mass(self, low: Point, high: Point) -> Tensor:
         """The logarithm of P(low < X <= high), whose ends may be infinite."""
-        below, above = self.tails_at(low, high)
         if not isinstance(low, Tensor):
-            return above.log_cdf
-        return below.log_mass_until(above) if isinstance(high, Tensor) else below.log_sf
+            return self._tails_at_end(high).log_cdf
+        if not isinstance(high, Tensor):
+            return self.tails(low).log_sf
+        below, above = self.tails_at(low, high)
+        return below.log_mass_until(above)
 
 
 def univariate(distribution: Distribution, like: Tensor | None = None) -> Univariate:
