@@ -184,6 +184,29 @@ def test_flags_of_an_instance_and_constants_of_a_joint_count_too() -> None:
     assert joint.power == 0
 
 
+def test_a_constant_that_changes_in_every_step_is_soon_left_alone() -> None:
+    calls = []
+
+    class Annealed(Variational):
+        base = dd.Normal
+        mu = Param(0.0)
+        scale = 1.0
+        warmth = 1.0
+
+        @derived
+        def loc(self, mu: Tensor, warmth: Tensor) -> Tensor:
+            calls.append(round(float(warmth), 2))
+            return mu * warmth
+
+    q = Annealed(batch_shape=3)
+    for step in range(100):
+        q.warmth = 1.0 + step / 100
+    assert calls.count(1.1) > 10 * calls.count(1.99)
+    calls.clear()
+    Annealed(batch_shape=(3, 2))  # other sizes are tried
+    assert len(calls) > 10
+
+
 def test_an_init_may_set_a_constant_before_the_rest_is_there() -> None:
     class Late(Variational):
         base = dd.Normal
