@@ -316,3 +316,21 @@ def test_an_error_about_sizes_shows_the_shapes() -> None:
         ConstraintError, match=r"Clash\.scale: .*\(3,\).*\(2,\).*mu\[\.\.\., None\]"
     ):
         Clash()
+
+
+def test_sites_beside_a_derived_distribution_are_tried_too() -> None:
+    class Beside(Joint):
+        s = Param(1.0, Positive())
+        mu = dd.Normal(0.0, 1.0)
+
+        @derived
+        def other(self, s: Tensor) -> dd.Normal:
+            return dd.Normal(torch.zeros_like(s), s)
+
+        @site
+        def y(self, mu: Tensor, s: Tensor) -> dd.Normal:
+            return dd.Normal(mu, s.mean())
+
+    with pytest.raises(ConstraintError, match=r"Beside\.y") as caught:
+        Beside(batch_shape=(3,))
+    assert caught.value.code == "mixed-draws"

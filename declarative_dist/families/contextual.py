@@ -25,9 +25,6 @@ from declarative_dist.fields.given import call_names, check_batches, take_call
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import spread_like
 
-_HEADS = "heads (in order)"
-"""What a state says of the layer that all heads share."""
-
 WEIGHT_SCALE = 0.1
 """The starting weights are normal with this scale over the root of the number of features."""
 
@@ -240,6 +237,9 @@ class Contextual(Declarative):
         """
         return self._predict({CONTEXT_SHAPE: torch.Size(shape)})
 
+    def _build_apart(self) -> Any:
+        return self.at_start()
+
     def detach(self, *args: Any, **kwargs: Any) -> Any:
         """The distribution for a context, with detached parameters.
 
@@ -273,9 +273,4 @@ class Contextual(Declarative):
         shapes = [f"{h.name}: {tuple(h.split(self).shape)}" for h in self.__declaration__.heads]
         if self.projection is None:  # then their names tell them apart
             return {**super()._signatures(), "heads": ", ".join(sorted(shapes))}
-        return {**super()._signatures(), _HEADS: ", ".join(shapes)}
-
-    def _way_over(self, name: str) -> str:
-        if name == _HEADS:
-            return "Declare the heads in that order, or take the saved projection apart by head."
-        return super()._way_over(name)
+        return {**super()._signatures(), "heads (in order)": ", ".join(shapes)}

@@ -15,10 +15,9 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.rules import check_setting, check_spelling
 from declarative_dist.errors import DeclarationError, FieldError
-from declarative_dist.families.copies import arrange, install_fields, measure
+from declarative_dist.families.copies import arrange, install_fields
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_of, raws_at
-from declarative_dist.families.probe import check_copies
 from declarative_dist.families.values import DeclaredValues
 from declarative_dist.fields.alignment import Padding
 from declarative_dist.fields.kinds import built_kind, predicted_kind
@@ -131,20 +130,6 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             fix = f"Write base = torch.distributions.{_EXAMPLES[builds]} in the class body."
             raise DeclarationError(subject, "a class with a base", "none", fix, code="no-base")
 
-    def _check_mixing(self) -> None:
-        check_copies(self)
-
-    def _check_whole(self) -> None:
-        """Refuse an instance that mixes its copies, once its `__init__` is through."""
-        self._check_mixing()
-
-    def _check_parts(self) -> None:
-        """Refuse a new part that does not go with the other fields."""
-        with torch.no_grad():
-            measure(self)
-            self._check_build(self.__declaration__.run(self, self.__declaration__.order))
-            self._check_whole()
-
     def log_prior(
         self, values: Mapping[str, Tensor] | None = None, *, unconstrained: bool = False
     ) -> Tensor:
@@ -255,6 +240,10 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             return ""
         return f" has no field {name!r}. {kind.__name__} may compute it: read {call}.{name}."
 
+    def _build_apart(self) -> Any:
+        """The distribution that an instance stands for, with each copy or context for itself."""
+        return None
+
     def _restart(self) -> None:
         """Make the current values those that `reset_parameters` goes back to."""
         for field in self.__declaration__.stored:
@@ -268,7 +257,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
             if field.is_learned:
                 field.replicate(self, copies, done)
         arrange(self, vars(self)["_padding"], is_owned=True)
-        check_copies(self)
+        self._check_mixing()
 
     register_forward_pre_hook = register_forward_pre_hook
 

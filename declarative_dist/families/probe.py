@@ -92,21 +92,21 @@ class Trial:
         try:
             two, whole = (self._look(block(p, self.rank))[1] for p in ([0, 1], ALL))
             for name, distribution in whole.items():
-                self._draw_from(name, distribution, two[name])
+                self.draws |= self._draw_from(name, distribution, two[name])
         except REFUSALS as error:
             return not is_about_values(error)
         return True
 
-    def _draw_from(self, name: str, distribution: Any, of_two: Any) -> None:
+    def _draw_from(self, name: str, distribution: Any, of_two: Any) -> dict[str, Tensor]:
         """A draw for each, or where the sizes of both are not in front, one for all."""
-        if hasattr(self.module, "__joint__"):
-            self.draws = {name: value for name, (_, value) in distribution.legal_draw().items()}
-            return
+        if not isinstance(distribution, Distribution):  # a joint one
+            return {site: value for site, (_, value) in distribution.legal_draw().items()}
         with suppress(NotImplementedError, ValueError):  # no sampler, or not at these numbers
             draw = distribution.sample()
             leads = (d.batch_shape[: self.rank] for d in (distribution, of_two))
             has_lead = (*leads,) == (self.whole, torch.Size((2,) * self.rank))
-            self.draws[name] = draw if has_lead else draw.expand(*self.whole, *draw.shape)
+            return {name: draw if has_lead else draw.expand(*self.whole, *draw.shape)}
+        return {}
 
     def see(self, index: Index) -> dict[str, Tensor]:
         """The derived values, and densities of draws, of some of the copies or contexts."""
@@ -123,10 +123,11 @@ class Trial:
         seen, distributions = self._look(index)
         draws = {name: draw[index] for name, draw in self.draws.items()}
         for name, distribution in distributions.items():
-            if hasattr(self.module, "__joint__"):
-                seen |= distribution.scores(draws, {}) if draws else {}
-            else:
+            if isinstance(distribution, Distribution):
                 seen[name] = _score(distribution, draws.get(name), self._lead_of(index))
+            else:
+                sites = {site: draws[site] for site in distribution.sites if site in draws}
+                seen |= distribution.scores(sites, {}) if sites else {}
         return seen
 
     def _look(self, index: Index) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -137,13 +138,8 @@ class Trial:
         derived = {n: values[n] for n, field in declaration.fields.items() if field.is_computed}
         tensors = {name: value for name, value in derived.items() if isinstance(value, Tensor)}
         built = {n: value for n, value in derived.items() if isinstance(value, Distribution)}
-        if hasattr(copy, "__joint__"):
-            built["base"] = copy.at_start().split()
-        elif predicted_kind(copy) is not None:
-            built["base"] = copy.at_start()
-        elif isinstance(copy, Distribution):
-            built["base"] = copy.forward()  # type: ignore[attr-defined]
-        return tensors, built
+        base = copy._build_apart()
+        return tensors, built if base is None else {**built, "base": base}
 
     def _lead_of(self, index: Index) -> torch.Size:
         return torch.empty(self.whole)[index].shape
@@ -159,7 +155,7 @@ class Trial:
             original = originals[path]
             if not is_declarative(part):
                 continue
-            if predicted_kind(part) is not None and not self.copies:
+            if not self.copies:
                 biases = vars(original)["_biases"]
                 vars(part)["_biases"] = {n: self._raw(raw)[index] for n, raw in biases.items()}
             elif self.copies and has_copies(original, self.copies):
@@ -234,21 +230,19 @@ def check_sites(joint: Any) -> None:
 
 
 def _draw_some(joint: Any) -> dict[str, Tensor] | None:
-    """Three draws of a joint distribution, one by one where each is legal, or None."""
-    found = None
-    for shapes in ([(COUNT,)], [()] * COUNT):
+    """Three draws of a joint distribution, together or else one by one, or None."""
+    for shape, count in (((COUNT,), 1), ((), COUNT)):
         try:
-            drawn = [{n: v for n, (_, v) in joint.legal_draw(s).items()} for s in shapes]
+            drawn = [joint.legal_draw(shape) for _ in range(count)]
         except NotImplementedError:
             return None
         except ValueError as error:
             if not is_about_values(error):
                 raise
         else:
-            found = drawn[0]
-            if len(drawn) > 1:
-                found = {n: torch.stack([draw[n] for draw in drawn]) for n in drawn[0]}
-    return found
+            stacked = {n: torch.stack([draw[n][1] for draw in drawn]) for n in drawn[0]}
+            return {name: values.flatten(0, len(shape)) for name, values in stacked.items()}
+    return None
 
 
 def check_target(

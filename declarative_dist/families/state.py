@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import StateMismatchError
+from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.field import Stored, needed_values
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.storage import check_shape, find_tensor, to_tensor
@@ -60,13 +61,6 @@ class DeclaredState(AtomicState):
         }
         return {name: written for name, written in signatures.items() if written is not None}
 
-    def _way_over(self, name: str) -> str:
-        """How you get at the values of a state of another class."""
-        return (
-            "Load it into the class that saved it and carry the values over: "
-            "new.assign(**old.constrained_values())."
-        )
-
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", None)
@@ -81,7 +75,11 @@ class DeclaredState(AtomicState):
             if saved.get(name, mine) != mine:
                 subject, expected = f"{type(self).__name__}.{name}", f"a state saved under {mine}"
                 got = f"one saved under {saved[name]}"
-                raise StateMismatchError(subject, expected, got, self._way_over(name))
+                fix = "Load it into the class that saved it and carry the values over: "
+                fix += "new.assign(**old.constrained_values())."
+                if name not in self.__declaration__.fields:  # the layer of all heads
+                    fix = "Declare the heads in that order, or take the saved layer apart by head."
+                raise StateMismatchError(subject, expected, got, fix)
         declaration = self.__declaration__
         is_assigned = local_metadata.get("assign_to_params_buffers")
         exact = []
@@ -148,7 +146,12 @@ class DeclaredState(AtomicState):
             self._check_mixing()
 
     def _check_mixing(self) -> None:
-        """A chance to refuse methods that mix copies, contexts or draws."""
+        """Refuse methods that mix copies, contexts or draws."""
+        check_copies(self)
+
+    def _check_whole(self) -> None:
+        """Refuse an instance that mixes its copies, once its `__init__` is through."""
+        self._check_mixing()
 
     def _check_build(self, values: dict[str, Any]) -> None:
         """A chance to refuse values that do not go together."""

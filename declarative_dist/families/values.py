@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
+from declarative_dist.families.copies import measure
 from declarative_dist.families.state import DeclaredState
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import is_declarative
@@ -93,7 +94,11 @@ class DeclaredValues(DeclaredState):
         return changes
 
     def _check_parts(self) -> None:
-        """A chance to refuse a new part that does not go with the other fields."""
+        """Refuse a new part that does not go with the other fields."""
+        with torch.no_grad():
+            measure(self)
+            self._check_build(self.__declaration__.run(self, self.__declaration__.order))
+            self._check_whole()
 
     def reset_parameters(self) -> None:
         """Go back to what this instance was built with, constants and bounds too.

@@ -145,6 +145,9 @@ class Variational(Declarative, Distribution):
         except REFUSALS as error:
             raise refused_by_torch(self, arguments, error) from error
 
+    def _build_apart(self) -> Distribution:
+        return self.forward()
+
     def _expand_to(self, copies: torch.Size) -> None:
         """Put the independent copies in front of a distribution of which nothing has them."""
         declaration = self.__declaration__

@@ -173,6 +173,9 @@ class Joint(Contextual, NamedModule):
         """
         return super().at_start(shape) if predicted_kind(self) is not None else self()
 
+    def _build_apart(self) -> JointDistribution:
+        return self.at_start().split()
+
     def _predict(self, known: dict[str, Any]) -> JointDistribution:
         declaration = self.__declaration__
         # Sites are computed later, and from the module that they were frozen with.
