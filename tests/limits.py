@@ -45,8 +45,6 @@ NO_PATHWISE_BACKWARD = {
 COMPILE_SAMPLE = {
     "VonMises": "the rejection sampler loops on values (pytorch/pytorch#194764, open)",
     "Wishart-scale_tril": BRANCHES,
-    "Wishart-covariance": BRANCHES,
-    "Wishart-precision": BRANCHES,
 }
 """sample under torch.compile(fullgraph=True)."""
 

@@ -117,10 +117,6 @@ def plain_mixture(logits, loc, scale):
     return dd.MixtureSameFamily(dd.Categorical(logits=logits), dd.Normal(loc, scale))
 
 
-def addresses(q):
-    return {tensor.data_ptr() for tensor in q.state_dict().values()}
-
-
 def flags(q):
     return {name: parameter.requires_grad for name, parameter in q.named_parameters()}
 

@@ -329,32 +329,6 @@ def test_a_head_of_a_matrix_without_a_shape_is_explained() -> None:
 # Beside the same head written by hand.
 
 
-def by_hand(projection: nn.Linear, x: Tensor) -> dd.MultivariateNormal:
-    """Five outputs for d=2: two means, then a packed lower triangle."""
-    raw = F.linear(x, projection.weight, projection.bias)
-    loc, packed = raw[..., :2], raw[..., 2:]
-    return dd.MultivariateNormal(loc, scale_tril=LowerCholesky()(packed), validate_args=False)
-
-
-@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)], ids=str)
-def test_a_full_rank_head_equals_one_by_hand(shape: tuple[int, ...]) -> None:
-    p = FullRank(in_features=3, d=2)
-    with torch.no_grad():
-        p.projection.weight.normal_()
-    other = copy.deepcopy(p.projection)
-    x = torch.randn(shape)
-    y = torch.randn(*shape[:-1], 2)
-    mine, theirs = p(x), by_hand(other, x)
-    assert type(mine) is dd.MultivariateNormal
-    assert mine.batch_shape == shape[:-1]
-    assert torch.equal(mine.loc, theirs.loc)
-    assert torch.equal(mine.scale_tril, theirs.scale_tril)
-    mine.log_prob(y).sum().backward()
-    theirs.log_prob(y).sum().backward()
-    assert torch.equal(p.projection.weight.grad, other.weight.grad)
-    assert torch.equal(p.projection.bias.grad, other.bias.grad)
-
-
 def test_an_empty_batch_of_contexts() -> None:
     assert Policy(in_features=3, actions=2)(torch.zeros(0, 3)).sample().shape == (0, 2)
     d = Regression(in_features=3)(torch.zeros(0, 3))
@@ -1286,9 +1260,6 @@ def test_autocast_of_a_network_that_predicts_directly() -> None:
     assert wide(context().double()).logits.dtype == torch.float64
 
 
-# Transforms of functions.
-
-
 # Compilation.
 
 
@@ -1364,14 +1335,6 @@ def test_hooks_fire_once_per_call() -> None:
     torch.testing.assert_close(q(context()).mean, q.projection(2 * context()))
     q.register_forward_hook(lambda module, args, output: output.expand((7, 5)))
     assert q(context()).batch_shape == (7, 5)
-
-
-def test_freeze_without_names_freezes_all() -> None:
-    p = Policy(in_features=4, actions=2, network=nn.Linear(3, 4))
-    p.freeze()  # "without names, all of them"
-    assert not any(q.requires_grad for q in p.parameters())
-    p.unfreeze()
-    assert all(q.requires_grad for q in p.parameters())
 
 
 def test_repr() -> None:

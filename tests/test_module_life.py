@@ -10,16 +10,10 @@ import pytest
 import torch
 import torch.distributed
 import torch.distributions as dd
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from declarative_dist import (
     ConstraintError,
     DeclarationError,
-    Interval,
-    Param,
-    Positive,
-    Variational,
     learnable,
 )
 from tests.cases import GammaFamily
@@ -41,40 +35,6 @@ def test_a_hook_may_replace_the_distribution() -> None:
     q.register_forward_hook(lambda module, args, output: dd.Independent(output.expand((3,)), 1))
     assert q.event_shape == (3,)
     assert q.sample().shape == (3,)
-
-
-def test_a_parametrization_of_the_raw_parameter() -> None:
-    class Doubled(nn.Module):
-        def forward(self, raw: Tensor) -> Tensor:
-            return 2 * raw
-
-        def right_inverse(self, value: Tensor) -> Tensor:
-            return value / 2
-
-    q = GammaFamily(rate=3.0)
-    parametrize.register_parametrization(q, "raw_rate", Doubled())
-    torch.testing.assert_close(q.rate, torch.tensor(3.0))
-    q.rate = 5.0
-    torch.testing.assert_close(q.mean, q.concentration / 5)
-
-
-class Narrow(Variational):
-    base = dd.Normal
-    loc = Param(1000.5, Interval(1000.0, 1001.0))
-    scale = Param(1.0, Positive(floor=0.25))
-
-
-def test_a_dtype_without_room_is_refused_and_nothing_moves() -> None:
-    with pytest.raises(ConstraintError, match=r"Narrow\.loc: expected bounds.*bfloat16"):
-        Narrow(dtype=torch.bfloat16)
-    q = Narrow()
-    before = {name: (p.dtype, p.clone()) for name, p in q.named_parameters()}
-    with pytest.raises(ConstraintError, match=r"Narrow\.loc"):
-        q.to(torch.bfloat16)
-    for name, parameter in q.named_parameters():
-        assert parameter.dtype == before[name][0]
-        assert torch.equal(parameter, before[name][1])
-    assert q.double().loc.dtype == torch.float64
 
 
 COMPILE_IN_A_FRESH_PROCESS = """
@@ -121,16 +81,6 @@ def test_a_view_of_a_shape_that_does_not_fit(shape: tuple[int, ...]) -> None:
     q = learnable(dd.Normal(torch.zeros(3, 2), 1.0))
     with pytest.raises(ConstraintError, match=r"expand: expected a shape that \(3, 2\)"):
         q.expand(shape)
-
-
-def test_a_detached_snapshot_stays_as_it_was() -> None:
-    q = learnable(dd.Normal(0.0, 1.0))
-    old = q.detach()
-    with torch.no_grad():
-        for parameter in q.parameters():
-            parameter.add_(3.0)
-    assert (old.loc.item(), q.loc.item()) == (0.0, 3.0)
-    torch.testing.assert_close(old.scale, torch.tensor(1.0))
 
 
 def test_what_only_the_base_has_is_on_the_snapshot() -> None:

@@ -31,7 +31,6 @@ from tests.nests import (
     Shift,
     Triple,
     Weights,
-    addresses,
     flags,
     jitter,
     made,
@@ -81,39 +80,6 @@ def test_on_the_class_it_is_a_field():
     assert not isinstance(Triple.mixture_distribution, nn.Module)
 
 
-def test_every_level_is_live():
-    q = Deep(k=2)
-    x = torch.tensor([0.5, 1.0, 2.0])
-    optimizer = torch.optim.SGD(q.parameters(), lr=0.1)
-    for _ in range(2):
-        before = q.log_prob(x).detach()
-        optimizer.zero_grad()
-        q.log_prob(x).sum().neg().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in q.parameters())
-        assert len(list(q.parameters())) == 5
-        optimizer.step()
-        assert not torch.allclose(q.log_prob(x), before)
-    parts = q.base_distribution
-    inner = plain_mixture(
-        parts.mixture_distribution.logits,
-        parts.component_distribution.loc,
-        parts.component_distribution.scale,
-    )
-    shift = q.transforms[0]
-    plain = dd.TransformedDistribution(
-        inner, [dd.AffineTransform(shift.loc, shift.scale), dd.ExpTransform()]
-    )
-    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
-
-
-def test_a_write_into_a_part_goes_into_the_same_parameter():
-    q = Triple()
-    raw = q.component_distribution.raw_scale
-    q.component_distribution.scale = 3.0
-    assert q.component_distribution.raw_scale is raw
-    torch.testing.assert_close(q().component_distribution.scale, torch.full((3,), 3.0))
-
-
 def test_any_module_may_stand_in_a_class_body():
     encoder = Encoder()
     assert [name for name, _ in encoder.named_children()] == ["net"]
@@ -142,25 +108,7 @@ def test_a_list_of_modules(kind):
     assert shapes(model)["parts.2.weight"] == (2, 2)
 
 
-def test_a_plain_distribution_is_constant_but_moves_and_saves():
-    q = mixture_of(dd.Categorical(logits=torch.zeros(3)), Components(k=3))()
-    assert [name for name, _ in q.named_parameters()] == MIXED_NAMES[1:]
-    assert any(name.startswith("mixture_distribution.") for name in q.state_dict())
-    q.double()
-    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
-    assert q.sample().dtype == torch.float64
-
-
 # --- copies ---------------------------------------------------------------------------------
-
-
-def test_instances_of_foreign_modules_share_nothing():
-    one, two = Encoder(), Encoder()
-    assert not addresses(one) & addresses(two)
-    assert torch.equal(one.net[0].weight, two.net[0].weight)
-    one.net(torch.randn(8, 2))
-    assert one.net[1].num_batches_tracked.item() == 1
-    assert two.net[1].num_batches_tracked.item() == 0
 
 
 def test_later_changes_of_what_the_body_holds_change_nothing():
@@ -303,22 +251,6 @@ def test_none_means_what_the_class_says():
     assert q.mixture_distribution.logits.tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0], (1, 2), torch.tensor([1, 2])])
-def test_values_in_a_dict_come_in_many_guises(values):
-    q = Mixture(component_distribution={"loc": values})
-    assert q.component_distribution.loc.tolist() == [1.0, 2.0]
-    assert q.mixture_distribution.logits.shape == (2,)
-
-
-def test_values_in_a_dict_are_copied():
-    loc = torch.zeros(2)
-    values = {"loc": loc}
-    q = Mixture(component_distribution=values)
-    loc.fill_(9.0)
-    values["scale"] = -1.0
-    assert q.component_distribution.loc.tolist() == [0.0, 0.0]
-
-
 def test_a_callable_in_a_dict_gets_the_full_shape():
     given = []
 
@@ -328,12 +260,6 @@ def test_a_callable_in_a_dict_gets_the_full_shape():
 
     Mixture(k=3, batch_shape=(2,), component_distribution={"loc": start})
     assert given == [torch.Size([2, 3])]
-
-
-def test_values_three_levels_deep():
-    values = {"component_distribution": {"loc": [1.0, 2.0]}}
-    q = Deep(base_distribution=values)
-    assert q.base_distribution.component_distribution.loc.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -378,12 +304,6 @@ def test_values_for_an_instance_keep_its_batch():
     components = Components(k=3, batch_shape=(2,))
     family = mixture_of(Weights(k=3), components)
     assert family(component_distribution={"scale": 2.0}).batch_shape == (2,)
-
-
-def test_values_for_an_instance_do_not_reach_the_class():
-    family = mixture_of(Weights(k=3), Components(loc=[1.0, 2.0, 3.0]))
-    family(component_distribution={"loc": [4.0, 5.0, 6.0]})
-    assert family().component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
 
 
 def test_values_for_an_instance_are_those_that_a_reset_goes_back_to():

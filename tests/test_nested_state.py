@@ -20,7 +20,6 @@ from declarative_dist import (
     StateMismatchError,
     Variational,
 )
-from declarative_dist.testing import check_distribution
 from tests.nests import (
     Components,
     Deep,
@@ -76,13 +75,6 @@ def test_a_device_reaches_plain_distributions_that_are_given():
     assert all(tensor.is_meta for tensor in q.state_dict().values())
 
 
-def test_default_device():
-    with torch.device("meta"):
-        q, encoder = Deep(k=2), Encoder()
-    assert all(tensor.is_meta for tensor in q.state_dict().values())
-    assert all(tensor.is_meta for tensor in encoder.state_dict().values())
-
-
 def test_a_dtype_without_room_in_a_part_is_refused_and_nothing_moves():
     class Narrow(Variational):
         base = dd.Normal
@@ -97,13 +89,6 @@ def test_a_dtype_without_room_in_a_part_is_refused_and_nothing_moves():
         with pytest.raises(ConstraintError, match=r"Narrow\.loc.*bfloat16"):
             q.to(torch.bfloat16)
         assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float32}
-
-
-def test_reset_draws_random_starts_again():
-    q = Triple()
-    before = q.component_distribution.loc.detach().clone()
-    q.reset_parameters()
-    assert not torch.equal(q.component_distribution.loc, before)
 
 
 def test_reset_of_a_foreign_module():
@@ -363,14 +348,6 @@ def reloaded(state):
     return torch.load(file, weights_only=True)
 
 
-def test_a_state_with_missing_and_foreign_names():
-    q = Triple()
-    state = q.state_dict()
-    state["component_distribution.raw_rate"] = state.pop("component_distribution.raw_scale")
-    with pytest.raises(RuntimeError, match=r"component_distribution\.raw_scale"):
-        q.load_state_dict(state)
-
-
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_state_saved_under_another_constraint_inside_a_part(depth):
     class Sharp(Components):
@@ -395,11 +372,6 @@ def test_a_state_saved_under_another_constraint_inside_a_part(depth):
 
 
 # --- what else torch users do ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [Triple, lambda: Deep(k=3)])
-def test_every_promise(make):
-    check_distribution(make())
 
 
 def test_a_hook_on_a_part_may_replace_its_distribution():
@@ -430,6 +402,3 @@ def test_a_parametrization_of_a_raw_parameter_in_a_part():
     torch.testing.assert_close(q().component_distribution.loc, torch.full((3,), 5.0))
     q.freeze("component_distribution.loc")
     assert not q.component_distribution.parametrizations.raw_loc.original.requires_grad
-
-
-# --- validation -----------------------------------------------------------------------------

@@ -326,41 +326,49 @@ def _fresh_compiler(name: str) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-COMPILED = (
-    "declared batch", "derived", "method", "named shapes", "bounds", "constant", "nested mixture",
-    "nested batch", "squashed", "tied", "shared", "network", "conditional", "conditional mixture",
-    "conditional without a layer", *JOINTS,
-    "Binomial-logits", "Censored pairs", "ContinuousBernoulli-logits", "Dirichlet",
-    "FisherSnedecor", "LKJCholesky", "LowRankMultivariateNormal", "Multinomial-logits",
-    "NegativeBinomial-logits", "OneHotCategorical-logits", "RelaxedBernoulli-logits",
-    "RelaxedOneHotCategorical", "StudentT", "Wishart-scale_tril", "hurdle",
-)  # fmt: skip
-"""Every kind of field, and every family that is built in a way of its own."""
+COMPILED = {
+    name: (name,)
+    for name in (
+        "derived", "method", "named shapes", "bounds", "constant", "nested batch", "squashed",
+        "tied", "shared", "conditional mixture", "conditional without a layer", "joint batch",
+        "hierarchy", "joint of contexts that share a site", "Censored pairs", "hurdle",
+    )
+} | {
+    "families": (
+        "Binomial-logits", "ContinuousBernoulli-logits", "Dirichlet", "FisherSnedecor",
+        "LKJCholesky", "LowRankMultivariateNormal", "Multinomial-logits",
+        "NegativeBinomial-logits", "OneHotCategorical-logits", "RelaxedBernoulli-logits",
+        "RelaxedOneHotCategorical", "StudentT", "Wishart-scale_tril",
+    )
+}  # fmt: skip
+"""Every kind of field, and in one graph every family that is built in a way of its own."""
 
-DRAWN = ("bounds", "method", "nested batch", "squashed", "tied", "conditional mixture", *JOINTS)
-EXPORTED = (
-    "constant", "nested batch", "squashed", "shared", "conditional mixture", "joint", "hierarchy"
+DRAWN = (
+    "bounds", "method", "nested batch", "squashed", "tied", "conditional mixture", "joint batch",
+    "hierarchy", "joint of contexts that share a site",
 )  # fmt: skip
-GENERATED = ("squashed", "conditional mixture", "hierarchy")
+EXPORTED = ("constant", "shared", "conditional mixture", "hierarchy")
+GENERATED = ("conditional mixture", "hierarchy")
 """Mixtures are in `test_compiled.py`, and constraints in `tests/constraints/test_compiled.py`."""
 
 
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_compiled_log_prob(q: Variational, name: str) -> None:
-    x = values_of(q)
+def test_compiled_log_prob(name: str) -> None:
+    together = nn.ModuleDict({part: CASES[part]() for part in COMPILED[name]})
+    data = [values_of(q) for q in together.values()]
 
-    def loss(x: Tensor) -> Tensor:
-        return -q.log_prob(x).mean()
+    def losses(data: list[Values]) -> list[Tensor]:
+        return [-q.log_prob(x).mean() for q, x in zip(together.values(), data, strict=True)]
 
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    value = compiled(x)
-    torch.testing.assert_close(value, loss(x), rtol=1e-4, atol=1e-5)
-    value.backward()
-    gradients = {key: p.grad.clone() for key, p in q.named_parameters()}
-    q.zero_grad()
-    loss(x).backward()
-    for key, parameter in q.named_parameters():
+    compiled = torch.compile(losses, fullgraph=True, backend="aot_eager")
+    values = compiled(data)
+    torch.testing.assert_close(values, losses(data), rtol=1e-4, atol=1e-5)
+    sum(values).backward()
+    gradients = {key: p.grad.clone() for key, p in together.named_parameters()}
+    together.zero_grad()
+    sum(losses(data)).backward()
+    for key, parameter in together.named_parameters():
         torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-3, atol=1e-4)
 
 

@@ -28,7 +28,6 @@ from declarative_dist import (
 from declarative_dist.plain.draws import rsample_and_score
 from tests.composites import (
     COMPOSITES,
-    NO_DENSITY,
     SinhArcsinh,
     Skewed,
     affine,
@@ -210,23 +209,6 @@ def test_gradients_agree_with_the_way_back(name: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 
-WITH_RSAMPLE = [n for n in COMPOSITES if n not in NO_DENSITY and plain(n).has_rsample][::2]
-
-
-@pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
-@pytest.mark.parametrize("name", WITH_RSAMPLE)
-@pytest.mark.usefixtures("float64")
-def test_live_nests_agree_with_torch(name: str) -> None:
-    q = learnable(plain(name))
-    torch.manual_seed(1)
-    x, log_prob = q.rsample_and_log_prob((4,))
-    torch.manual_seed(1)
-    torch.testing.assert_close(x, plain(name).rsample((4,)), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(log_prob, plain(name).log_prob(x), rtol=1e-7, atol=1e-7)
-    again = rsample_and_log_prob(plain(name), (4,))
-    assert again[1].shape == log_prob.shape
-
-
 @pytest.mark.parametrize("name", [n for n in COMPOSITES if not plain(n).has_rsample][::3])
 def test_without_a_sampler_with_gradients_it_is_refused(name: str) -> None:
     kind = type(plain(name)).__name__
@@ -297,13 +279,6 @@ def test_a_squashed_normal_is_exact_at_saturation(name: str, dtype: torch.dtype)
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=2e4 * eps)
 
 
-def test_the_way_back_is_not_finite_there() -> None:
-    """What the tests of this file are about: naive scoring fails."""
-    distribution = squashed(LOCS, torch.full_like(LOCS, 3.0), dd.TanhTransform())
-    dd.Distribution.set_default_validate_args(False)
-    assert not distribution.log_prob(distribution.rsample((50,))).isfinite().all()
-
-
 def test_many_saturated_dimensions_in_one_event() -> None:
     loc = torch.tensor([[40.0, -40.0, 0.5], [30.0, 30.0, 30.0]])
     policy = dd.Independent(squashed(loc, torch.ones(2, 3), dd.TanhTransform()), 1)
@@ -330,14 +305,6 @@ def test_saturation_in_the_middle_of_a_chain() -> None:
     torch.testing.assert_close(log_prob, expected)
 
 
-def test_saturation_before_nested_transforms() -> None:
-    inner = squashed(torch.full((3,), 25.0), torch.ones(3), dd.TanhTransform())
-    twice = dd.Independent(Transformed(inner, dd.AffineTransform(1.0, 3.0)), 1)
-    _, log_prob = rsample_and_log_prob(twice, (4,))
-    assert log_prob.isfinite().all()
-    assert log_prob.shape == (4,)
-
-
 def test_an_overflowing_exponential() -> None:
     distribution = Transformed(dd.Normal(torch.tensor(1000.0), 1.0), dd.ExpTransform())
     torch.manual_seed(1)
@@ -346,19 +313,6 @@ def test_an_overflowing_exponential() -> None:
     before = dd.Normal(torch.tensor(1000.0), 1.0).rsample()
     assert x == torch.inf
     torch.testing.assert_close(log_prob, dd.Normal(1000.0, 1.0).log_prob(before) - before)
-
-
-def test_learned_squashed_policies_train_at_saturation() -> None:
-    q = learnable(squashed(torch.full((3,), 15.0), torch.ones(3), dd.TanhTransform()))
-    optimizer = torch.optim.SGD(q.parameters(), lr=1.0)
-    before = q.base_distribution.loc.clone()
-    for _ in range(20):
-        optimizer.zero_grad()
-        _, log_prob = q.rsample_and_log_prob((32,))
-        log_prob.mean(0).sum().backward()  # towards more entropy, which is in the middle
-        assert all(p.grad.isfinite().all() for p in q.parameters())
-        optimizer.step()
-    assert (q.base_distribution.loc < before - 1.0).all()
 
 
 # Families of other people.
@@ -463,36 +417,6 @@ def test_declared_transforms_with_events() -> None:
 # The recipe for actions: an interval never returns its ends.
 
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-def recipe(loc: Tensor, scale: Tensor, low: float, high: float) -> dd.Distribution:
-    squash = Interval(low, high).as_transform(cache_size=1)
-    return dd.Independent(Transformed(dd.Normal(loc, scale), squash), 1)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_learned_policies_keep_the_recipe(dtype: torch.dtype) -> None:
-    class Policy(Variational):
-        base = Transformed
-        event_dim = 1
-        base_distribution = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
-        transforms = [Interval(-1.0, 1.0).as_transform(cache_size=1)]  # noqa: RUF012
-
-    policy = Policy(dtype=dtype)
-    with torch.no_grad():
-        policy.base_distribution.raw_loc.copy_(torch.tensor([-50.0, 0.0, 50.0]))
-    action = policy.rsample((20,)).detach().clone()
-    assert action.dtype == dtype
-    assert (action.abs() < 1).all()
-    for _ in range(20):
-        with torch.no_grad():
-            policy.base_distribution.raw_loc.copy_(3 * torch.randn(3))
-        policy.zero_grad()
-        log_prob = policy.log_prob(action)
-        assert log_prob.shape == (20,)
-        assert log_prob.isfinite().all()
-        log_prob.float().sum().backward()
-        assert all(p.grad.isfinite().all() for p in policy.parameters())
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from declarative_dist import (
     Positive,
     StateMismatchError,
     Variational,
-    learnable,
 )
 from declarative_dist.objectives import NegativeELBO, NegativeLogPosterior
 from tests.cases import GammaFamily
@@ -132,30 +131,6 @@ def test_tensor_bounds_are_loaded() -> None:
     old.raw_loc_constraint.high.fill_(2.0)
     new.load_state_dict(old.state_dict())
     assert new.loc.item() == pytest.approx(1.0)
-
-
-def test_optimizer_state_resumes_the_same_trajectory() -> None:
-    def run(q: Variational, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            (-q.log_prob(torch.tensor([1.0, 2.0]))).mean().backward()
-            optimizer.step()
-
-    q = GammaFamily()
-    optimizer = torch.optim.Adam(q.parameters(), lr=0.1)
-    run(q, optimizer, 5)
-    other = GammaFamily()
-    other_optimizer = torch.optim.Adam(other.parameters(), lr=0.1)
-    other.load_state_dict(q.state_dict())
-    other_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    run(q, optimizer, 5)
-    run(other, other_optimizer, 5)
-    assert torch.equal(q.rate, other.rate)
-
-
-def test_learnable_classes_are_cached_and_importable() -> None:
-    assert learnable(dd.Gamma) is learnable(dd.Gamma)
-    assert type(learnable(dd.Gamma(1.0, 2.0))) is type(learnable(dd.Gamma(3.0, 4.0)))
 
 
 def test_a_state_saved_under_exp_with_another_floor_is_refused() -> None:

@@ -191,28 +191,6 @@ def test_it_agrees_with_plain_torch():
     assert shift().sign.item() == 1
 
 
-def test_it_is_live_and_learns():
-    shift = Shift(loc=0.0, scale=1.0)
-    optimizer = torch.optim.LBFGS(shift.parameters(), line_search_fn="strong_wolfe")
-    x = torch.linspace(-1, 1, 9)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (shift()(x) - (3 * x + 2)).square().mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    torch.testing.assert_close(shift.loc, torch.tensor(2.0), rtol=0, atol=0.05)
-    torch.testing.assert_close(shift.scale, torch.tensor(3.0), rtol=0, atol=0.05)
-
-
-def test_repr():
-    text = repr(Shift())
-    assert text.startswith("Shift(AffineTransform")
-    assert "(scale): 2.0, Positive()" in text
-
-
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_keeps_its_sign(value):
     refused(lambda: Shift(scale=value), ConstraintError, "Shift.scale: expected a finite positive")
@@ -669,17 +647,6 @@ def test_dicts_for_a_list():
         "Squashed.transforms",
     )
     refused(lambda: Squashed(transforms={7: {}}), DeclarationError, "Squashed.transforms")
-
-
-def test_values_go_back_into_a_list():
-    q = Squashed()
-    jitter(q)
-    x = torch.tensor([-0.5, 0.5])
-    values = q.constrained_values()
-    torch.testing.assert_close(Squashed(**values).log_prob(x), q.log_prob(x))
-    twin = Squashed()
-    twin.assign(**values)
-    torch.testing.assert_close(twin.log_prob(x), q.log_prob(x))
 
 
 # --- plain transforms -----------------------------------------------------------------------
