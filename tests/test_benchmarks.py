@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,39 @@ import torch
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
-def test_one_problem_beside_all_peers_that_are_installed(tmp_path: Path) -> None:
-    only = "Normal, 1 dims, 1 samples"
-    command = [sys.executable, FOLDER / "run.py", "--blocks", "3", "--only", only]
-    done = subprocess.run(
-        [*command, "--output", tmp_path], capture_output=True, text=True, check=True
-    )
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("script", "said"), [("loop", "same Adam"), ("step", "/ hand-written")])
+def test_paired_times_are_told(
+    script: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    steps = ["--steps", "5"] if script == "loop" else []
+    monkeypatch.setattr(sys, "argv", [script, "--blocks", "2", *steps])
+    runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+    assert capsys.readouterr().out.count(said) == {"loop": 2, "step": 4}[script]
+
+
+def test_problems_and_one_of_them_beside_all_peers_that_are_installed(tmp_path: Path) -> None:
+    """By hand, declared and through the peers, the same numbers go in and come out."""
+    code = """
+import runpy, sys, torch, peers, problems
+found, _ = peers.installed()
+for problem in problems.problems():
+    if problem.samples > 1000 or "10000 dims" in problem.name:
+        continue
+    made = {name: peer(problem) for name, peer in found.items()}
+    built = [("ours", problem.declared())]
+    built += [(name, peer[1]()) for name, peer in made.items() if peer is not None]
+    x = problem.make(**problem.values).sample((3,))
+    expected = problem.make(**problem.values).log_prob(x)
+    for name, distribution in built:
+        torch.testing.assert_close(distribution.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+        assert problem.loss()(distribution).requires_grad, name
+runpy.run_path("run.py", run_name="__main__")
+"""
+    only = ["--blocks", "3", "--only", "Normal, 1 dims, 1 samples", "--output", tmp_path]
+    command = [sys.executable, "-c", code, *only]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=FOLDER)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["cores"] >= 1
     assert results["processor"]
@@ -34,30 +62,6 @@ def test_one_problem_beside_all_peers_that_are_installed(tmp_path: Path) -> None
         assert ratio["microseconds"] > 0.0
     rows = [line for line in (tmp_path / "results.md").read_text().splitlines() if "|" in line]
     assert len(rows) == 2 + len(results["ratios"])
-
-
-def test_every_problem_has_one_loss_in_all_spellings() -> None:
-    """By hand, declared and through the peers, the same numbers go in and come out."""
-    code = """
-import torch, peers, problems
-found, _ = peers.installed()
-for problem in problems.problems():
-    if problem.samples > 1000 or "10000 dims" in problem.name:
-        continue
-    made = {name: peer(problem) for name, peer in found.items()}
-    built = [("ours", problem.declared())]
-    built += [(name, peer[1]()) for name, peer in made.items() if peer is not None]
-    x = problem.make(**problem.values).sample((3,))
-    expected = problem.make(**problem.values).log_prob(x)
-    for name, distribution in built:
-        torch.testing.assert_close(distribution.log_prob(x), expected, rtol=1e-4, atol=1e-4)
-        assert problem.loss()(distribution).requires_grad, name
-print("same")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=FOLDER
-    )
-    assert done.stdout == "same\n"
 
 
 def test_policies_declared_and_by_hand_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

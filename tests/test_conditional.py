@@ -34,7 +34,6 @@ from declarative_dist import (
     Ordered,
     Param,
     Positive,
-    PositiveDefinite,
     Real,
     Simplex,
     StateMismatchError,
@@ -1313,14 +1312,6 @@ def test_export_of_the_mean(p: Conditional) -> None:
 # As a module among modules.
 
 
-def test_training_mode_reaches_the_network() -> None:
-    p = Policy(in_features=3, actions=2, network=nn.Dropout(0.5))
-    x = context()
-    assert not torch.equal(p(x).mean, p(x).mean)
-    p.eval()
-    assert torch.equal(p(x).mean, p(x).mean)
-
-
 def test_hooks_fire_once_per_call() -> None:
     p = Nest(in_features=3, k=2)
     calls: list[str] = []
@@ -1410,19 +1401,6 @@ def test_values_are_validated_by_torch_default_and_the_class_switch() -> None:
         Strict(in_features=3)(x).log_prob(grey)
     with pytest.raises(ValueError, match="support"):
         GammaByMean(in_features=3)(x).log_prob(torch.tensor([-1.0, 1.0]))
-
-
-def test_parameters_that_a_positive_definite_head_gives_are_usable() -> None:
-    class Covariance(Conditional):
-        base = dd.MultivariateNormal
-        loc = Param(0.0, shape=(3,))
-        covariance_matrix = Head(PositiveDefinite(), shape=(3, 3))
-
-    p = Covariance(in_features=2)
-    assert p.projection.out_features == 6
-    assert p(torch.randn(4, 2)).rsample().shape == (4, 3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert p(torch.randn(4, 2)).log_prob(torch.zeros(4, 3)).isfinite().all()
 
 
 def test_names_that_only_a_conditional_keeps() -> None:

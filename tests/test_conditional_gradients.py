@@ -40,7 +40,6 @@ def per_context(policy: Conditional) -> Callable[..., Any]:
 
 
 MAPPED: dict[str, Callable[[Conditional], Callable[..., Any]]] = {
-    "contexts": lambda policy: lambda p, x, y: vmap(lambda a, b: policy(a).log_prob(b))(x, y),
     "gradients per context": per_context,
     "jacfwd": lambda policy: jacfwd(lambda p, x, y: score(policy, p, x, y)),
 }

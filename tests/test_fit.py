@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import runpy
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -813,16 +811,6 @@ def test_ctrl_c_in_the_middle_of_an_update(name: str) -> None:
     )
     assert history.losses == fit(theirs, torch.ones(3), steps=3, optimizer=kind).losses
     assert_same(mine, theirs)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_the_benchmark_runs(monkeypatch, capsys) -> None:
-    folder = Path(__file__).parent.parent / "benchmarks"
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(sys, "argv", ["loop.py", "--blocks", "2", "--steps", "5"])
-    runpy.run_path(str(folder / "loop.py"), run_name="__main__")
-    out = capsys.readouterr().out
-    assert out.count("same Adam") == out.count("default") == 2
 
 
 class Counts(Variational):

@@ -6,7 +6,6 @@ import pickle
 from typing import Any
 
 import pytest
-import scipy.optimize
 import torch
 import torch.distributions as dd
 from torch import Tensor, nn
@@ -33,7 +32,6 @@ from declarative_dist import (
     Real,
     Simplex,
     UnitInterval,
-    Variational,
     derived,
     learnable,
     register_constraint,
@@ -405,22 +403,6 @@ def test_it_integrates_to_the_evidence() -> None:
     assert total.item() == pytest.approx(120 * (a + b - c - d - e + f).exp().item(), rel=1e-5)
 
 
-def test_scipy_finds_the_mode() -> None:
-    density = Coin(dtype=torch.float64).unconstrained_log_density(coin)
-
-    def loss(x: Any) -> tuple[float, Any]:
-        vector = torch.tensor(x).requires_grad_()
-        value = -density(vector)
-        value.backward()
-        return value.item(), vector.grad.numpy()
-
-    start = density.start().numpy()
-    found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", tol=1e-12)
-    # With the volume the mode in the unconstrained space is (a + 7) / (a + b + 10).
-    bias = density.constrain(torch.tensor(found.x))["bias"]
-    assert bias.item() == pytest.approx(9 / 14, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -469,19 +451,6 @@ def test_a_module_keeps_its_parameters() -> None:
     density = Coin().unconstrained_log_density(Model())
     density(torch.zeros(1)).backward()
     assert density.log_joint.scale.grad.item() == -0.5
-
-
-def test_a_declared_distribution_has_parameters_too() -> None:
-    class Gaussian(Variational):
-        base = dd.Normal
-        loc = Param(0.0)
-        scale = Param(1.0, Exp())
-
-    data = torch.randn(20)
-    density = Gaussian().unconstrained_log_density(
-        lambda v: dd.Normal(v["loc"][..., None], v["scale"][..., None]).log_prob(data).sum(-1)
-    )
-    assert density(torch.zeros(3, 2)).shape == (3,)
 
 
 @pytest.mark.parametrize(

@@ -827,24 +827,6 @@ def site_returning(make: Callable[[Tensor], object], event_dim: int | None = Non
     return Returns
 
 
-def test_a_live_distribution_of_another_field() -> None:
-    class Borrows(Joint):
-        mu = dd.Normal(0.0, 1.0)
-        prior = GammaFamily(rate=2.0)
-
-        @site
-        def y(self, mu: Tensor) -> Distribution:
-            return self.prior
-
-    joint = Borrows()
-    x = joint.sample((3,))
-    gamma = dd.Gamma(1.0, 2.0)
-    expected = (
-        dd.Normal(0.0, 1.0).log_prob(x["mu"]) + gamma.log_prob(x["prior"]) + gamma.log_prob(x["y"])
-    )
-    torch.testing.assert_close(joint.log_prob(x), expected)
-
-
 RETURNS: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor, Tensor], Tensor]]] = {
     "live": (
         lambda mu: learnable(dd.Normal(mu, 2.0)),

@@ -14,7 +14,7 @@ from torch import Tensor
 from declarative_dist import Joint, entropy, kl_divergence, learnable
 from declarative_dist.errors import ConstraintError
 from tests.cases import Mixture
-from tests.test_elbo import ByHand, NormalFamily
+from tests.test_elbo import ByHand
 
 PAIRS = {
     "Normal": (lambda: dd.Normal(0.5, 2.0), lambda: dd.Normal(0.0, 1.0)),
@@ -215,11 +215,3 @@ def test_guides_with_draws_by_site() -> None:
         entropy(guide)
     own = guide.flat().entropy().sum() + guide.loc[1]
     assert entropy(guide, num_samples=100_000).item() == pytest.approx(own.item(), abs=0.02)
-
-
-def test_an_expected_log_ratio_of_live_copies() -> None:
-    q = NormalFamily(batch_shape=(3,))
-    estimate = kl_divergence(q, dd.Laplace(0.0, 1.0), num_samples=5)
-    assert estimate.shape == (3,)
-    estimate.sum().backward()
-    assert q.raw_loc.grad.shape == (3,)

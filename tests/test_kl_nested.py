@@ -142,6 +142,8 @@ def test_both_ways_with_plain_torch(name: str, live: tuple[bool, bool]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             torch.testing.assert_close(divergence(p, q), expected)
+    # Draws that are allowed are not taken where there is a formula.
+    torch.testing.assert_close(kl_divergence(p, q, num_samples=1), expected)
 
 
 BY_IDENTITY = {
@@ -163,20 +165,6 @@ def test_one_transform_that_is_equal_only_to_itself(name: str) -> None:
         left, right = (learnable(d) if x else d for d, x in zip((p, q), live, strict=True))
         torch.testing.assert_close(kl_divergence(left, right), expected)
         torch.testing.assert_close(dd.kl_divergence(left, right), expected)
-
-
-@pytest.mark.parametrize("name", ["chain", "stick breaking", "everything", "simplex"])
-@pytest.mark.usefixtures("float64")
-def test_against_monte_carlo(name: str) -> None:
-    p, q = (learnable(make()) for make in PAIRS[name])
-    count = 10_000
-    x, log_p = p.rsample_and_log_prob((count,))
-    difference = (log_p - q.log_prob(x)).detach()
-    error = difference.std(0) / count**0.5
-    exact = kl_divergence(p, q).detach()
-    assert ((difference.mean(0) - exact).abs() < 5 * error).all()
-    estimate = kl_divergence(p, q, num_samples=1)  # exact where it can be
-    torch.testing.assert_close(estimate, exact)
 
 
 def test_gradient_against_a_closed_form() -> None:
@@ -368,19 +356,6 @@ def test_expanded_views() -> None:
 # Estimates.
 
 
-def test_an_estimate_between_different_transforms() -> None:
-    """Against quadrature: a tanh-squashed and a sigmoid-squashed normal on one interval."""
-    p = learnable(Transformed(dd.Normal(0.3, 0.6), dd.TanhTransform()))
-    q = Transformed(dd.Normal(-0.2, 1.5), Interval(-1.0, 1.0).as_transform())
-    grid = torch.linspace(-1, 1, 200_001, dtype=torch.float64)[1:-1]
-    log_p, log_q = (d.log_prob(grid) for d in (p().expand(()), q))
-    exact = torch.trapezoid(log_p.exp() * (log_p - log_q), grid)
-    estimate = kl_divergence(p, q, num_samples=100_000)
-    assert estimate.item() == pytest.approx(exact.item(), abs=0.02)
-    estimate.backward()
-    assert p.base_distribution.raw_loc.grad.isfinite()
-
-
 def test_estimates_at_saturation() -> None:
     """A draw rounded onto the edge has its density from the point before, here too."""
     p = learnable(
@@ -408,11 +383,6 @@ def test_entropy_of_a_transformed_one_needs_draws() -> None:
     q = learnable(Transformed(first(3), BOUNDS_T))
     with pytest.raises(NotImplementedError, match="num_samples="):
         entropy(q)
-    grid = torch.linspace(-1, 1, 100_001, dtype=torch.float64)[1:-1, None]
-    log_q = Transformed(dd.Normal(real(3).double(), spread(3).double()), BOUNDS_T).log_prob(grid)
-    exact = -torch.trapezoid(log_q.exp() * log_q, grid, dim=0)
-    estimate = entropy(q, num_samples=50_000).double()
-    torch.testing.assert_close(estimate, exact, rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed
@@ -35,30 +31,6 @@ def test_a_hook_may_replace_the_distribution() -> None:
     q.register_forward_hook(lambda module, args, output: dd.Independent(output.expand((3,)), 1))
     assert q.event_shape == (3,)
     assert q.sample().shape == (3,)
-
-
-COMPILE_IN_A_FRESH_PROCESS = """
-import torch
-from torch.distributions import Distribution
-from tests.cases import GammaFamily, Mixture
-for q in (GammaFamily(), Mixture(k=3)):
-    x = q.sample((4,))
-    expected = q.log_prob(x).mean()
-    value = torch.compile(lambda x: q.log_prob(x).mean(), fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(value, expected)
-print("equal")
-"""
-
-
-def test_compiling_needs_no_flag_in_a_fresh_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE_IN_A_FRESH_PROCESS],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == "equal", done.stderr[-2000:]
 
 
 def test_nothing_is_cached_on_the_instance() -> None:

@@ -533,18 +533,6 @@ def test_a_wide_prior_over_the_plane_follows_the_range_of_the_posterior() -> Non
     assert -1.0 < axes.get_ylim()[0] < -0.2
 
 
-def test_many_names_leave_room_for_the_picture() -> None:
-    class Wide(Joint):
-        one = dd.Normal(0.0, 1.0)
-        many = dd.Independent(dd.Normal(torch.zeros(8), torch.ones(8)), 1)
-
-    _, small = plt.subplots(2, 2, figsize=(3.0, 2.0), layout="constrained")
-    axes = plot(Wide(), against=Wide(), ax=small[0])
-    axes[0].figure.canvas.draw()
-    assert all(each.get_position().height > 0.2 for each in axes)
-    assert len(labels(axes[1])) == 9
-
-
 def test_weighted_draws_are_those_of_the_target() -> None:
     """Of a wide normal, weighted to be those of a narrow one: you see the latter."""
     torch.manual_seed(0)

@@ -24,7 +24,6 @@ from declarative_dist import (
     Head,
     Interval,
     Joint,
-    LearnableTransform,
     MeanFieldNormal,
     Param,
     Positive,
@@ -358,31 +357,6 @@ def test_priors_that_are_learned_have_rows() -> None:
     assert table["effect_prior.scale"].raw_name == "effect_prior.raw_scale"
 
 
-def test_transforms() -> None:
-    class Shift(LearnableTransform):
-        base = dd.AffineTransform
-        loc = Param(1.0)
-        scale = 2.0
-
-    class Squashed(Variational):
-        base = dd.TransformedDistribution
-        base_distribution = Family
-        transforms = [Shift, dd.TanhTransform()]  # noqa: RUF012
-
-    table = summary(Squashed())
-    assert table["transforms.0.loc"].raw_name == "transforms.0.raw_loc"
-    assert table["transforms.1"].shown == "FixedTransform(TanhTransform())"
-    assert summary(Shift())["scale"].value == 2.0
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_every_dtype(dtype: torch.dtype) -> None:
-    for q in (Family(dtype=dtype), Latents(dtype=dtype), Between(dtype=dtype)):
-        text = str(summary(q))
-        assert str(dtype).removeprefix("torch.") in text
-        assert "Error" not in text
-
-
 def test_the_meta_device() -> None:
     table = summary(Family(device="meta"))
     assert table["scale"].shown == "on the meta device"
@@ -539,16 +513,6 @@ def test_html_is_escaped() -> None:
     assert "<b>" not in page
     assert "&lt;script&gt;" in page
     assert "&lt;b&gt;Holder" in page
-
-
-def test_repr_shows_values_shortly() -> None:
-    assert repr(Family()) == (
-        "Family(StudentT\n"
-        "  (df): 4.0, constant\n"
-        "  (loc): 0.25, Real(), prior=Normal(loc=0.0, scale=2.0)\n"
-        "  (scale): 0.1, Positive()\n"
-        ")"
-    )
 
 
 class Tables:

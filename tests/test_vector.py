@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributions as dd
-from scipy import optimize
-from torch import Tensor, nn, tensor
+from torch import nn, tensor
 
 from declarative_dist import (
     Conditional,
@@ -18,12 +17,9 @@ from declarative_dist import (
     Exp,
     Head,
     Param,
-    Positive,
     Simplex,
-    Variational,
     learnable,
 )
-from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
 
 
 class Model(Declarative):
@@ -124,62 +120,6 @@ def test_networks_copies_and_dtypes() -> None:
     assert torch.equal(q.from_vector_(vector).raw_rate.flatten(), vector[6:])
     with torch.device("meta"):
         assert learnable(dd.Gamma)().to_vector().is_meta
-
-
-class Gaussian(Variational):
-    base = dd.Normal
-    loc = Param(0.0)
-    scale = Param(1.0, Positive())
-
-
-class Slope(Declarative):
-    """Linear regression with known noise, whose posterior is normal."""
-
-    coefficients = Param(torch.zeros, shape=("d",), prior=dd.Normal(0.0, 2.0))
-
-
-def minimised(objective: nn.Module, module: Declarative, *batch: Tensor) -> Any:
-    """What L-BFGS-B of scipy makes of an objective, left in the module."""
-
-    def value_and_grad(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        module.from_vector_(vector)
-        objective.zero_grad()
-        loss = objective(*batch)
-        loss.backward()
-        grads = [p.grad for p in module.parameters() if p.requires_grad]
-        return loss.item(), nn.utils.parameters_to_vector(grads).double().numpy()
-
-    start = module.to_vector().double().numpy()
-    result = optimize.minimize(
-        value_and_grad, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 1e-15}
-    )
-    module.from_vector_(result.x)
-    return result
-
-
-def test_scipy_finds_the_maximum_likelihood_in_closed_form() -> None:
-    torch.manual_seed(0)
-    x = dd.Normal(3.0, 2.5).sample((500,)).double()
-    q = Gaussian(dtype=torch.float64)
-    assert minimised(NegativeLogLikelihood(q), q, x).success
-    torch.testing.assert_close(q.loc.detach(), x.mean(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(q.scale.detach(), x.std(correction=0), rtol=1e-6, atol=1e-6)
-
-
-def test_scipy_finds_the_posterior_mean_of_a_linear_model() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(60, 3, dtype=torch.float64)
-    y = x @ tensor([1.0, -2.0, 0.5], dtype=torch.float64) + 0.7 * torch.randn(60).double()
-
-    def log_likelihood(model: Slope, x: Tensor, y: Tensor) -> Tensor:
-        return dd.Normal(x @ model.coefficients, 0.7).log_prob(y)
-
-    q = Slope(d=3, dtype=torch.float64)
-    objective = NegativeLogPosterior(q, total_size=60, log_likelihood=log_likelihood)
-    minimised(objective, q, x, y)
-    precision = x.T @ x / 0.49 + torch.eye(3).double() / 4
-    expected = torch.linalg.solve(precision, x.T @ y / 0.49)
-    torch.testing.assert_close(q.coefficients.detach(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_vector_without_numbers_is_refused():
