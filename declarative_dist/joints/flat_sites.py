@@ -103,7 +103,7 @@ class FlatSites(FlatMap):
             vars(still).update({n: end.detach() for n, end in _ends_of(support).items()})
             constraint = as_constraint(still, subject)
             raw_shape = constraint.raw_shape(value.shape)
-            check_volume(constraint, value.new_empty(raw_shape), subject)
+            check_volume(constraint, subject)
             shapes[name] = (raw_shape[copies:], value.shape[copies:])
             bounds = _ends_of(support).values()
             depends = not isinstance(joint.sites[name], Distribution)

@@ -65,7 +65,7 @@ class FlatParams(FlatMap):
             name = join(path, field.name)
             value = getattr(part, field.name)
             shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
-            check_volume(field.constraint_of(part), raw, f"{owner}.{name}")
+            check_volume(field.constraint_of(part), f"{owner}.{name}")
             paths[name] = [(path, field.name) for path, _, field in places]
             dims[name] = field.dims(part)
         super().__init__(owner, shapes, copies)
