@@ -25,7 +25,7 @@ from declarative_dist import (
     WeightedDraws,
     site,
 )
-from declarative_dist.integrations.arviz import GROUPS, to_inference_data
+from declarative_dist.integrations.arviz import to_inference_data
 from declarative_dist.objectives import NegativeLogPosterior
 from declarative_dist.wrappers import Censored
 from tests.test_joint import EFFECT, ERROR, Correlated
@@ -70,9 +70,10 @@ def test_eight_schools_with_all_groups(posterior: Any, draws: WeightedDraws) -> 
     torch.manual_seed(1)
     data = to_inference_data(
         derived, num_chains=2, model=posterior,
-        dims={"y": ["school"], "effect": ["school"]}, coords={"school": NAMES},
-    )  # fmt: skip
-    assert set(data.groups()) == {"posterior", *GROUPS}
+        dims={"y": ["school"], "effect": ["school"]},
+    ).assign_coords(school=NAMES)  # fmt: skip
+    added = {"posterior_predictive", "log_likelihood", "prior", "prior_predictive"}
+    assert set(data.groups()) == {"posterior", *added, "observed_data"}
     assert dict(data.posterior.z.sizes) == {"chain": 2, "draw": 1000, "school": 8}
     assert data.posterior.effect.dims == data.log_likelihood.y.dims == ("chain", "draw", "school")
     assert data.observed_data.y.dims == ("school",)
@@ -127,8 +128,7 @@ def test_dimensions_of_guides_weighted_draws_and_dicts(
     assert to_inference_data(FullRankNormal(posterior), 20).posterior.z.dims[2:] == ("school",)
     assert to_inference_data(draws, 20).posterior.z.dims[2:] == ("school",)
     assert to_inference_data(draws.values).posterior.z.dims[2:] == ("z_dim_0",)
-    named = to_inference_data(draws.values, model=posterior, groups=["prior"])
-    assert named.groups() == ["posterior", "prior"]
+    named = to_inference_data(draws.values, model=posterior)
     assert named.posterior.z.dims[2:] == named.prior.z.dims[2:] == ("school",)
 
 
@@ -237,13 +237,6 @@ DRAWS = {
         ({"dims": {"z": ["chain"]}}, ConstraintError, r"1 names or fewer for z, .*\['chain'\]"),
         ({"dims": {"z": ["a"], "m": ["a"]}}, ConstraintError, "for m, of one size"),
         ({"dims": {"z": ["mu"]}}, ConstraintError, "no variable, got"),
-        (
-            {"coords": {"pupil": NAMES}},
-            ConstraintError,
-            r"coords=\): expected known names",
-        ),
-        ({"coords": {"z_dim_0": [1]}}, ValueError, "conflicting sizes for dimension 'z"),
-        ({"groups": ["predictions"]}, ConstraintError, "known names, got 'predictions'"),
         ({"model": Schools()}, DeclarationError, r"joint\.condition\(y=data\), or a"),
         ({"num_chains": 0}, ConstraintError, "num_chains"),
     ],
@@ -276,7 +269,8 @@ def test_names_of_copies_stand_before_the_dimensions_of_their_events() -> None:
     known = tensor([[1.0, 1.0], [0.5, torch.inf]])  # as many persons as numbers of a pair
     posterior = Pairs(person=2, place=3).condition(t=known)
     draws = {"scale": torch.rand(6) + 0.1, "u": torch.randn(6, 3, 2, 2)}
-    found = to_inference_data(draws, model=posterior, coords={"person": ["a", "b"]})
+    found = to_inference_data(draws, model=posterior)
+    found = found.assign_coords(person=["a", "b"])
     assert found.observed_data.t.dims == ("person", "t_dim_1")
     assert found.posterior.u.dims == ("chain", "draw", "place", "person", "u_dim_2")
     assert found.log_likelihood.t.dims == ("chain", "draw", "person")

@@ -6,7 +6,7 @@ ArviZ comes with the extra `diagnose`; it is imported when a function here is ca
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,11 +29,6 @@ from declarative_dist.posteriors.diagnosis import Diagnosis, diagnose
 
 __all__ = ["Diagnosis", "diagnose", "to_inference_data"]
 
-GROUPS = (
-    "posterior_predictive", "log_likelihood", "prior", "prior_predictive", "observed_data",
-)  # fmt: skip
-"""What a model adds to the posterior."""
-
 Dims = Mapping[str, Sequence[str | None]]
 """By variable the names of its last dimensions, None for those without."""
 
@@ -46,14 +41,13 @@ def to_inference_data(
     has_chains: bool = False,
     model: Conditioned | NegativeLogPosterior | None = None,
     data: Any = (),
-    groups: Collection[str] = GROUPS,
     dims: Dims | None = None,
-    coords: Mapping[str, Sequence[Any]] | None = None,
 ) -> Any:
     """Draws as ArviZ InferenceData, for its tables, plots, checks and comparisons.
 
     Sizes that shapes name are the dimensions: a field of `shape=("school",)` has the dimension
-    `school`. Independent copies are dimensions in front of these.
+    `school`. Independent copies are dimensions in front of these. `assign_coords` of what you get
+    labels their entries.
 
     With a conditioned joint as the `model`, its data, what it predicts in their place, what it
     predicted before it saw them, and the log likelihood of each datum are groups beside the
@@ -69,9 +63,7 @@ def to_inference_data(
         has_chains: whether a dict's draws have shape `(chain, draw, *event)`.
         model: whose draws these are.
         data: what the `forward` of a `NegativeLogPosterior` takes: one argument, or a tuple.
-        groups: which of `GROUPS` to add.
         dims: by variable the names of its last dimensions, where no shape names them.
-        coords: by dimension the labels of its entries, in place of 0, 1, 2 and so on.
 
     Returns:
         An `arviz.InferenceData` whose group `posterior` has dimensions `(chain, draw, *event)`.
@@ -81,7 +73,6 @@ def to_inference_data(
         DeclarationError: for a model of another kind.
         ConstraintError: for draws that have no such shape, or do not go with the model; and for
             names that mean nothing, or two things.
-        ValueError: of xarray, for more or fewer labels than a dimension has entries.
 
     Example:
         >>> from declarative_dist import Declarative, MeanFieldNormal, Param, Positive
@@ -97,7 +88,6 @@ def to_inference_data(
     except ImportError as error:
         fix = 'pip install "declarative-dist[diagnose]"'
         raise ImportError(f"ArviZ is needed here: {fix}") from error
-    _check_names("groups", groups, GROUPS)
     values = _draw(draws, num_samples, num_chains, has_chains)
     names = dict(getattr(getattr(draws, "flat", draws), "dims", {}))
     wholes: dict[str, torch.Size] = {}
@@ -112,28 +102,14 @@ def to_inference_data(
         raise DeclarationError("to_inference_data(model=)", expected, shorten(model))
     # A model is asked about its own sites, not about what is derived of them.
     latent = {name: value for name, value in values.items() if name in (wholes or names)}
-    found = {"posterior": values, **(_ask(model, latent, data, groups) if model else {})}
+    found = {"posterior": values, **(_ask(model, latent, data) if model else {})}
     arrays = {g: {n: _as_array(v) for n, v in each.items()} for g, each in found.items() if each}
-    _check_names("dims", dims or {}, {name for values in arrays.values() for name in values})
     labels = _name_dims(arrays, names, wholes, dims or {})
-    _check_names(
-        "coords", coords or {}, {x for g in labels.values() for f in g.values() for x in f}
-    )
     datasets = {}
     for group, each in arrays.items():
         lead = [] if group == "observed_data" else ["chain", "draw"]
-        options = {"coords": dict(coords or {}), "default_dims": lead}
-        datasets[group] = arviz.dict_to_dataset(each, dims=labels[group], **options)
+        datasets[group] = arviz.dict_to_dataset(each, dims=labels[group], default_dims=lead)
     return arviz.InferenceData(**datasets)
-
-
-def _check_names(argument: str, names: Collection[str], known: Collection[Any]) -> None:
-    """Refuse the names of groups, variables or dimensions that are not there."""
-    for name in names:
-        if name not in known:
-            subject = f"to_inference_data({argument}=)"
-            fix = did_you_mean(str(name), sorted(known))
-            raise ConstraintError(subject, "known names", repr(name), fix, code="unknown-name")
 
 
 def _draw(draws: Any, num_samples: int | None, num_chains: int, has_chains: bool) -> Values:
@@ -160,28 +136,24 @@ def _draw(draws: Any, num_samples: int | None, num_chains: int, has_chains: bool
     return found
 
 
-def _ask(model: Any, draws: Values, data: Any, groups: Collection[str]) -> dict[str, Values]:
+def _ask(model: Any, draws: Values, data: Any) -> dict[str, Any]:
     """What a model adds to draws of its sites or parameters, by group."""
     batch, keywords = split_keywords(data if isinstance(data, tuple) else (data,))
     found: dict[str, Any] = {}
     if isinstance(model, Conditioned):
         observed: Any = model.observed
-        if "posterior_predictive" in groups:
-            predicted = model.predict(draws)
-            found["posterior_predictive"] = {n: v for n, v in predicted.items() if n in observed}
-        if not {"prior", "prior_predictive"}.isdisjoint(groups):
-            prior = model.current().sample(next(iter(draws.values())).shape[:2])
-            found["prior"] = {n: v for n, v in prior.items() if n not in observed}
-            found["prior_predictive"] = {n: v for n, v in prior.items() if n in observed}
+        predicted = model.predict(draws)
+        found["posterior_predictive"] = {n: v for n, v in predicted.items() if n in observed}
+        prior = model.current().sample(next(iter(draws.values())).shape[:2])
+        found["prior"] = {n: v for n, v in prior.items() if n not in observed}
+        found["prior_predictive"] = {n: v for n, v in prior.items() if n in observed}
     else:
         observed = batch[-1] if batch else {}
         observed = observed if isinstance(observed, Mapping) else {"data": observed}
-    if "log_likelihood" in groups:
-        scores = model.log_lik(draws, *batch, **keywords)
-        scores = scores if isinstance(scores, Mapping) else {"data": scores}
-        found["log_likelihood"] = {n: v.double() for n, v in scores.items()}
-    found["observed_data"] = observed
-    return {group: values for group, values in found.items() if group in groups}
+    scores = model.log_lik(draws, *batch, **keywords)
+    scores = scores if isinstance(scores, Mapping) else {"data": scores}
+    found["log_likelihood"] = {n: v.double() for n, v in scores.items()}
+    return {**found, "observed_data": observed}
 
 
 def _name_dims(
@@ -197,7 +169,12 @@ def _name_dims(
         wholes: the shapes of whole values; log likelihoods have their first dimensions.
         own: those that you give in their place.
     """
-    sizes = dict.fromkeys(["chain", "draw", *(n for each in arrays.values() for n in each)], -1)
+    known = {name for values in arrays.values() for name in values}
+    for name in own.keys() - known:
+        fix = did_you_mean(str(name), sorted(known))
+        subject = "to_inference_data(dims=)"
+        raise ConstraintError(subject, "known names", repr(name), fix, code="unknown-name")
+    sizes = dict.fromkeys(["chain", "draw", *known], -1)
     labels: dict[str, dict[str, list[str]]] = {group: {} for group in arrays}
     for group, values in arrays.items():
         for name, array in values.items():
