@@ -466,7 +466,7 @@ def test_a_guide_outside_the_support_of_a_site_is_refused() -> None:
         ConstraintError, match=r"tau: expected a guide with a support inside .*GreaterThanEq"
     ):
         NegativeELBO(target, MeanFieldNormal(Real()))
-    with pytest.raises(
-        ConstraintError, match="dicts of tau, got one with draws that are dicts of ta"
-    ):
-        NegativeELBO(target, MeanFieldNormal(Other()))
+    objective = NegativeELBO(target, MeanFieldNormal(Other()))
+    for call in (objective, objective.before_fit):
+        with pytest.raises(ConstraintError, match="Scale.tau: expected a value for every site"):
+            call()
