@@ -197,12 +197,9 @@ def unwrap(stated: Any) -> Any:
     is_torchs = type(stated).__module__.startswith("torch.distributions")
     if is_torchs or not REGISTERED.isdisjoint(type(stated).__mro__):
         return stated
-    held = [v for v in getattr(stated, "__dict__", {}).values() if _is_constraint(v)]
-    return unwrap(held[0]) if len(held) == 1 else stated
-
-
-def _is_constraint(value: object) -> bool:
-    return isinstance(value, constraints.Constraint)
+    entries = getattr(stated, "__dict__", {}).values()
+    inner = [entry for entry in entries if isinstance(entry, constraints.Constraint)]
+    return unwrap(inner[0]) if len(inner) == 1 else stated
 
 
 def hides_arguments(base: Any) -> bool:

@@ -22,6 +22,7 @@ from torch.distributions import Distribution, Independent, Transform, Transforme
 from declarative_dist.plain.tensors import is_of_torch, map_tensors, tensors_of
 
 Scored = tuple[Tensor, Tensor]
+Own = Callable[[torch.Size], Scored]
 Rule = Callable[[Distribution, torch.Size], Scored]
 
 
@@ -66,10 +67,9 @@ def sample_and_score(distribution: Any, sample_shape: torch.Size) -> tuple[Any, 
     """
     if isinstance(distribution, Distribution):
         return _score(distribution, sample_shape, _sample, _is_learned)
-    own: Any = getattr(distribution, "sample_and_score", None)
+    own: Own | None = getattr(distribution, "sample_and_score", None)
     if own is not None:
-        scored: Scored = own(sample_shape)
-        return scored
+        return own(sample_shape)
     value = distribution.sample(sample_shape)
     return value, distribution.log_prob(value)
 
@@ -135,19 +135,17 @@ def _score(
 
 
 def _rsample(distribution: Distribution, sample_shape: torch.Size) -> Scored:
-    own: Any = getattr(distribution, "rsample_and_log_prob", None)
+    own: Own | None = getattr(distribution, "rsample_and_log_prob", None)
     if own is not None:
-        scored: Scored = own(sample_shape)
-        return scored
+        return own(sample_shape)
     value = distribution.rsample(sample_shape)
     return value, distribution.log_prob(value)
 
 
 def _rsample_detached(distribution: Distribution, sample_shape: torch.Size) -> Scored:
-    own: Any = getattr(distribution, "rsample_and_score_detached", None)
+    own: Own | None = getattr(distribution, "rsample_and_score_detached", None)
     if own is not None:
-        scored: Scored = own(sample_shape)
-        return scored
+        return own(sample_shape)
     value = distribution.rsample(sample_shape)
     if is_of_torch(distribution) and not is_compiling():
         fixed = map_tensors(distribution, lambda _, tensor: tensor.detach())

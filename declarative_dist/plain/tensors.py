@@ -85,26 +85,18 @@ def _as_exact_tensor(value: Any) -> Tensor:
         tensor = torch.as_tensor(copied, device="cpu")
     else:
         raise TypeError(f"no number: {type(value).__name__}")
-    check_real(tensor)
-    return tensor
-
-
-def check_real(tensor: Tensor) -> None:
-    """Refuse a tensor that does not hold one real number per entry; on the meta device it may.
-
-    Raises:
-        ValueError: if it is complex, sparse, nested or quantized. It says which.
-    """
     if tensor.is_complex():
         raise ValueError("complex numbers")
     if not is_dense(tensor) or tensor.is_quantized:
         raise ValueError("a sparse, nested or quantized tensor")
+    return tensor
 
 
 def is_dense(value: object) -> TypeGuard[Tensor]:
     """Whether a value is a tensor that holds every number."""
-    is_strided = isinstance(value, Tensor) and value.layout is torch.strided
-    return is_strided and isinstance(value, Tensor) and not value.is_nested
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and not value.is_nested
 
 
 def is_floating(value: object) -> TypeGuard[Tensor]:
@@ -252,10 +244,9 @@ def without_cache(part: Any) -> Any:
     What was drawn without gradients would otherwise be scored without them.
     """
     new: Any = object.__new__(Inverse if isinstance(part, _InverseTransform) else type(part))
-    vars(new).update(vars(part))
-    for name in vars(part):
-        if _is_remembered(part, name):
-            vars(new)[name] = (None, None) if name == "_cached_x_y" else None
+    empty = {"_cached_x_y": (None, None)}
+    for name, value in vars(part).items():
+        vars(new)[name] = empty.get(name) if _is_remembered(part, name) else value
     return new
 
 
