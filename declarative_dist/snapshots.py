@@ -54,10 +54,9 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         [1.0, 3.0]
     """
     current = _current(distribution, "select", (Distribution, JointDistribution))
-    if isinstance(current, JointDistribution):
-        chosen: Any = current[index]
-        return chosen  # type: ignore[no-any-return]
-    return choose(current, index)
+    is_joint = isinstance(current, JointDistribution)
+    chosen: Any = current[index] if is_joint else choose(current, index)
+    return chosen  # type: ignore[no-any-return]
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:

@@ -15,8 +15,8 @@ ROWS = [
     [
         f"plain.{name}"
         for name in (
-            "tracing", "tensors", "arguments", "nests", "supports", "build", "decompose",
-            "indexing", "draws", "restoring", "batch",
+            "tracing", "refusals", "tensors", "arguments", "nests", "supports", "build",
+            "decompose", "indexing", "draws", "restoring", "batch",
         )
     ],
     [

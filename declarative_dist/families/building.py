@@ -21,16 +21,6 @@ from declarative_dist.plain.tracing import is_traced
 
 T = TypeVar("T")
 
-REFUSALS = (
-    RuntimeError,
-    ValueError,
-    IndexError,
-    TypeError,
-    AssertionError,
-    AttributeError,
-)
-"""What torch and Python raise at values and shapes that do not go together."""
-
 
 def build_by_method(
     method: Callable[..., Any],

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from declarative_dist.errors import first_line, shorten
-from declarative_dist.families.building import REFUSALS
+from declarative_dist.plain.refusals import REFUSALS, is_about_values
 from declarative_dist.randomness import draws_random_numbers
 
 COUNT = 3
@@ -155,15 +155,6 @@ def _compare(
         if not _agree(value, single, eps):
             return name, shorten(single), shorten(value)
     return None
-
-
-def is_about_values(seen: object) -> bool:
-    """Whether torch refused values, and not shapes."""
-    if not isinstance(seen, BaseException):
-        return False
-    said = str(seen)
-    is_told = any(words in said for words in ("satisfy the constraint", "within the support"))
-    return is_told or is_about_values(seen.__cause__)
 
 
 def attempt(see: See, index: Index) -> Any:

@@ -9,10 +9,11 @@ import torch
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, FieldError
-from declarative_dist.families.building import REFUSALS, distribution_of, refused_by_torch
+from declarative_dist.families.building import distribution_of, refused_by_torch
 from declarative_dist.families.contextual import Contextual
 from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.given import try_kinds
+from declarative_dist.plain.refusals import REFUSALS
 
 
 class Conditional(Contextual):

@@ -27,8 +27,6 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.given import try_kinds
 from declarative_dist.fields.kinds import built_kind, is_declarative, predicted_kind
 from declarative_dist.fields.sizes import Blueprint
-from declarative_dist.plain.indexing import Pick
-from declarative_dist.plain.tensors import copy_module
 
 
 def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
@@ -152,56 +150,38 @@ def _pad_live_shape(module: Any, padding: int) -> None:
         vars(module)["_live_shape"] = torch.Size((*copies, *(1,) * padding, *own))
 
 
-def choose_copies(module: Any, pick: Pick, lead: torch.Size) -> Any:
-    """A light copy of an instance that has some of its copies only.
-
-    Args:
-        module: the instance.
-        pick: chooses them in a tensor.
-        lead: the shape of what is chosen.
-    """
-    new, copies = copy_module(module), vars(module)["_copies"]
-    originals = dict(module.named_modules())
-
-    def choose(tensor: Tensor) -> Tensor:
-        return pick(tensor, tensor.ndim - len(copies))
-
-    for path, part in new.named_modules():
-        if is_declarative(part) and has_copies(originals[path], copies):
-            set_copies(part, originals[path], copies, lead, choose, choose)
-    return new
-
-
 def set_copies(
-    part: Any,
-    original: Any,
-    copies: torch.Size,
+    new: nn.Module,
+    module: nn.Module,
     lead: torch.Size,
     choose_raw: Callable[[Tensor], Tensor],
     choose_constant: Callable[[Tensor], Tensor],
 ) -> None:
-    """Give a light copy of a part other copies than the original has.
+    """Give a light copy of an instance other independent copies than the instance has.
 
     Args:
-        part: the light copy.
-        original: the part.
-        copies: the shape of its copies.
-        lead: the shape in their place.
-        choose_raw: makes their raw numbers from those of the original.
+        new: the light copy.
+        module: the instance.
+        lead: the shape in place of its copies.
+        choose_raw: makes raw numbers from those of the instance.
         choose_constant: makes a constant from one that has copies in front.
     """
+    copies: torch.Size = vars(module)["_copies"]
     count = len(copies)
-    for name in ("_copies", "_live_shape"):
-        shape = vars(original).get(name)
-        if shape is not None and shape[:count] == copies:
-            vars(part)[name] = torch.Size((*lead, *shape[count:]))
-    for name, raw in original._parameters.items():
-        if raw is not None:
-            part._parameters[name] = choose_raw(raw)
-    ndims = ndims_of(original)
-    for name, buffer in original._buffers.items():
-        if name in ndims and buffer is not None and buffer.ndim > ndims[name]:
-            part._buffers[name] = choose_constant(buffer)
+    for part, original in zip(new.modules(), module.modules(), strict=True):
+        if not (is_declarative(original) and has_copies(original, copies)):
+            continue
+        for name in ("_copies", "_live_shape"):
+            shape = vars(original).get(name)
+            if shape is not None and shape[:count] == copies:
+                vars(part)[name] = torch.Size((*lead, *shape[count:]))
+        for name, raw in original._parameters.items():
+            if raw is not None:
+                part._parameters[name] = choose_raw(raw)  # type: ignore[assignment]
+        ndims = ndims_of(original)
+        for name, buffer in original._buffers.items():
+            if name in ndims and buffer is not None and buffer.ndim > ndims[name]:
+                part._buffers[name] = choose_constant(buffer)
 
 
 def all_lack(module: Any, copies: torch.Size, values: dict[str, Any]) -> bool:
@@ -223,5 +203,4 @@ def _parts_of(module: Any, *, is_owned: bool) -> Iterator[tuple[str, nn.Module]]
     starts = vars(module)["_starts"]
     for name, field in module.__declaration__.fields.items():
         if field.is_part and (is_owned or starts[name] is True):
-            part = module._modules[name]
-            yield from ((name, p) for p in (part if isinstance(part, nn.ModuleList) else [part]))
+            yield from ((name, part) for part in field.parts_of(module))

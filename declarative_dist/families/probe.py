@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.families.building import REFUSALS
 from declarative_dist.families.comparison import (
     ALL,
     COUNT,
@@ -29,13 +28,12 @@ from declarative_dist.families.comparison import (
     attempt,
     block,
     find_difference,
-    is_about_values,
 )
 from declarative_dist.families.copies import set_copies
-from declarative_dist.fields.alignment import has_copies
 from declarative_dist.fields.kinds import is_declarative, predicted_kind
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.walk import walk
+from declarative_dist.plain.refusals import FROM_THE_RIGHT, REFUSALS, is_about_values
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import copy_module, map_tensors, with_checks
 from declarative_dist.plain.tracing import is_traced
@@ -146,21 +144,13 @@ class Trial:
 
     def _copy(self, index: Index) -> Any:
         new = copy_apart(self.module)
-        originals = dict(self.module.named_modules())
-
-        def choose_raw(raw: Tensor) -> Tensor:
-            return self._raw(raw)[index]
-
-        for path, part in new.named_modules():
-            original = originals[path]
-            if not is_declarative(part):
-                continue
-            if not self.copies:
-                biases = vars(original)["_biases"]
-                vars(part)["_biases"] = {n: self._raw(raw)[index] for n, raw in biases.items()}
-            elif self.copies and has_copies(original, self.copies):
-                lead = self._lead_of(index)
-                set_copies(part, original, self.copies, lead, choose_raw, self._first)
+        if self.copies:
+            lead = self._lead_of(index)
+            set_copies(new, self.module, lead, lambda raw: self._raw(raw)[index], self._first)
+            return new
+        for part in filter(is_declarative, new.modules()):
+            biases = vars(part)["_biases"].items()
+            vars(part)["_biases"] = {name: self._raw(raw)[index] for name, raw in biases}
         return new
 
     def _first(self, constant: Tensor) -> Tensor:
@@ -346,7 +336,6 @@ def _refuse_mixing(
         f"{subject}.{name}" if name else subject,
         f"for each of the {what} a value that does not depend on the {what} beside it",
         f"{alone} alone, and {together} beside others",
-        "Index from the right, as in mu[..., None], and sum, sort and index over the dimensions "
-        "of one event only, as in .sum(-1) and not .sum().",
+        f"{FROM_THE_RIGHT} and not .sum().",
         code="mixed-draws",
     )

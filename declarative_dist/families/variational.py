@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError
 from declarative_dist.families.building import (
-    REFUSALS,
     call_detached,
     distribution_of,
     refused_by_torch,
@@ -26,6 +25,7 @@ from declarative_dist.families.declarative import Declarative
 from declarative_dist.plain.arguments import depends_on_values
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.plain.indexing import choose
+from declarative_dist.plain.refusals import REFUSALS
 from declarative_dist.plain.tracing import is_traced
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)

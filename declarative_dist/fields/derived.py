@@ -22,6 +22,7 @@ from declarative_dist.fields.kinds import built_kind
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.plain.decompose import rebuild
+from declarative_dist.plain.refusals import FROM_THE_RIGHT, is_about_sizes
 from declarative_dist.plain.tensors import as_tensor
 
 T = TypeVar("T")
@@ -76,26 +77,12 @@ def refused_sizes(
             "a method that takes values with copies, contexts or draws in front of their own "
             "dimensions"
         )
-        fix = (
-            "Index from the right, as in mu[..., None], and sum, sort and index over the "
-            "dimensions of one event only, as in .sum(-1). "
-        )
+        way = "Or compute what it needs in a field for one: @derived(vectorize=True)."
         if decorator:
-            fix += f"Or write it for one, with none in front: @{decorator}(vectorize=True)."
-        else:
-            fix += "Or compute what it needs in a field for one: @derived(vectorize=True)."
+            way = f"Or write it for one, with none in front: @{decorator}(vectorize=True)."
+        fix = f"{FROM_THE_RIGHT}. {way}"
     got = f"{type(error).__name__} for {shapes}: {first_line(error)}"
     return ConstraintError(subject, expected, got, fix, code="wrong-shape")
-
-
-def is_about_sizes(error: Exception) -> bool:
-    """Whether torch complains about shapes, such as a loop over a tensor without dimensions.
-
-    Errors of linear algebra, of compilers and of memory have types of their own, and say more.
-    """
-    if type(error) in (TypeError, ValueError):
-        return any(words in str(error) for words in ("0-d tensor", "value per channel", "D input"))
-    return type(error) in (RuntimeError, IndexError)
 
 
 def map_method(method: Callable[..., Any], ndims: Mapping[str, int], /, **arguments: Any) -> Any:

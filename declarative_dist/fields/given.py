@@ -19,6 +19,7 @@ from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.value import REAL
 from declarative_dist.plain.arguments import Argument
+from declarative_dist.plain.refusals import is_about_values
 from declarative_dist.plain.supports import entries_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
@@ -251,7 +252,7 @@ def try_kinds(module: Any, attempt: Callable[[], T]) -> T:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             first = first or error
     kinds.clear()
-    if first is not None and "satisfy the constraint" in str(first):
+    if is_about_values(first):
         names = ", ".join(field.name for field in fields)
         expected = "methods that take one of: positive numbers, shares, indices, flags"
         fix = f"Say which values there may be, as in {names} = Given(Positive())."

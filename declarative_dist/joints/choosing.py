@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.families.copies import choose_copies
+from declarative_dist.families.copies import set_copies
 from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import current_value
 from declarative_dist.joints.rule import Rule
 from declarative_dist.plain.decompose import rebuild
 from declarative_dist.plain.indexing import Pick, indexer
-from declarative_dist.plain.tensors import tensors_of
+from declarative_dist.plain.tensors import copy_module, tensors_of
 
 if TYPE_CHECKING:
     from declarative_dist.joints.distribution import JointDistribution
@@ -53,7 +53,13 @@ def choose(joint: JointDistribution, index: Any) -> dict[str, Any]:
     module: Any = next((rule.method.args[0] for rule in rules.values()), None)
     if module is not None:
         if not joint.local:  # a method may read copies from self
-            module = choose_copies(module, pick, shape)
+            count, new = len(vars(module)["_copies"]), copy_module(module)
+
+            def choose_some(tensor: Tensor) -> Tensor:
+                return pick(tensor, tensor.ndim - count)
+
+            set_copies(new, module, shape, choose_some, choose_some)
+            module = new
         values = {n: _choose_value(module, n, value, pick) for n, value in joint.values.items()}
     for name, rule in rules.items():
         chosen[name] = replace(rule, method=rule.field.value(module, {}))

@@ -16,13 +16,14 @@ from declarative_dist.families.building import require_rsample, with_event_dim
 from declarative_dist.joints import draws
 from declarative_dist.joints.choosing import choose
 from declarative_dist.joints.conditioned import Conditioned
-from declarative_dist.joints.rule import BROADCAST, Rule, is_about_arguments
+from declarative_dist.joints.rule import Rule
 from declarative_dist.latents.named import NamedDistribution, Reader, Values, score_in_support
 from declarative_dist.plain.draws import (
     is_reparametrised,
     rsample_and_score,
     rsample_and_score_detached,
 )
+from declarative_dist.plain.refusals import BROADCAST, is_about_sizes
 from declarative_dist.randomness import same_random_numbers
 
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
@@ -275,7 +276,7 @@ class JointDistribution(NamedDistribution):
                 told = said if said.startswith(where) else f"{where}: {said}"
                 raise NotImplementedError(told) from error
             except (RuntimeError, ValueError, IndexError) as error:
-                if not is_about_arguments(error):
+                if not (type(error) is ValueError or is_about_sizes(error)):
                     raise
                 subject, expected = f"{self.owner}.{name}", "a distribution that can be drawn from"
                 got = f"{type(error).__name__} of {distribution}: {first_line(error)}"

@@ -13,10 +13,9 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import build_by_method, with_event_dim
-from declarative_dist.fields.derived import is_about_sizes, map_method, refused_sizes
+from declarative_dist.fields.derived import map_method, refused_sizes
 from declarative_dist.plain.decompose import rebuild
-
-BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
+from declarative_dist.plain.refusals import is_about_values
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Rule:
         except ValueError as error:
             if type(error) is not ValueError:
                 raise
-            if "to satisfy the constraint" not in str(error):
+            if not is_about_values(error):
                 raise refused_sizes(error, arguments, subject, "site") from error
             shapes = {n: tuple(a.shape) for n, a in arguments.items() if isinstance(a, Tensor)}
             raise ConstraintError(
@@ -82,8 +81,3 @@ def repeat(distribution: Distribution, shape: torch.Size, subject: str) -> Distr
 
     copies = rebuild(distribution, add_dims).expand((*distribution.batch_shape, *shape))
     return with_event_dim(copies, len(shape) + len(distribution.event_shape), subject)
-
-
-def is_about_arguments(error: Exception) -> bool:
-    """Whether torch complains about values or shapes; its other errors have types of their own."""
-    return type(error) is ValueError or is_about_sizes(error)

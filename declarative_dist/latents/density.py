@@ -12,6 +12,7 @@ from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.kinds import lacks_forward
 from declarative_dist.latents.flat import FlatMap
 from declarative_dist.latents.named import Values
+from declarative_dist.plain.refusals import BROADCAST
 
 LogJoint = Callable[[Values], Tensor]
 """From values `(*sample, *batch, *event)` by site to log densities `(*sample, *batch)`."""
@@ -50,9 +51,8 @@ def check_density(log_p: object, shape: torch.Size, subject: str = "log_joint") 
         subject,
         f"log densities of shape (*sample, *batch) = {tuple(shape)}",
         f"shape {tuple(log_p.shape)}" if isinstance(log_p, Tensor) else shorten(log_p),
-        "Sum over the last dimensions only, of data and events: .sum(-1), not .sum(). Let "
-        "values broadcast over what stands in front: mu[..., None], not mu. For a function of a "
-        "single draw there is NegativeELBO(vectorize=True).",
+        "Sum over the last dimensions only, of data and events: .sum(-1), not .sum(). "
+        f"{BROADCAST} For a function of a single draw there is NegativeELBO(vectorize=True).",
         code="wrong-shape",
     )
 

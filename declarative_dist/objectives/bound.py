@@ -31,7 +31,6 @@ from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import describe_learned_ends
-from declarative_dist.joints.rule import BROADCAST
 from declarative_dist.latents.density import check_density
 from declarative_dist.objectives.estimators import (
     ESTIMATORS,
@@ -45,6 +44,7 @@ from declarative_dist.objectives.posterior import NegativeLogPosterior
 from declarative_dist.objectives.terms import add_terms, density_of_contexts
 from declarative_dist.objectives.weights import Scores
 from declarative_dist.plain.draws import is_reparametrised
+from declarative_dist.plain.refusals import BROADCAST
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.posteriors.pushed import PushedNormal
