@@ -17,7 +17,6 @@ from declarative_dist.declaration.rules import SETTINGS, is_framework
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.context import Head
-from declarative_dist.fields.derived import names_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import as_constant, as_module, is_declarative_class
 from declarative_dist.fields.param import Param
@@ -87,9 +86,7 @@ def copy_body(owner: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def collect_fields(
-    cls: type, base: Base, arguments: Mapping[str, Argument] | Iterable[str], line: Iterable[type]
-) -> dict[str, Field]:
+def collect_fields(record: Declaration, line: Iterable[type]) -> dict[str, Field]:
     """The fields of a class by name, in order; later ones override inherited ones.
 
     Numbers count as constants where something uses their name: an argument of the base, a derived
@@ -97,16 +94,17 @@ def collect_fields(
     with its base.
 
     Args:
-        cls: the class.
-        base: its base.
-        arguments: what the base takes; only names, if it is a method.
+        record: the class and its base, still without fields.
         line: the classes and mixins whose bodies count, the first one first.
     """
     fields: dict[str, Field] = {}
-    known = arguments if isinstance(arguments, Mapping) else {}
+    base, known = record.base, record.arguments
     declared = {k: vars(k).get("__declared__") for k in line}  # before it was specialised
     bodies = {k: b or copy_body(k.__name__, vars(k)) for k, b in declared.items()}
-    used, switches = set(arguments), {n for n, a in known.items() if isinstance(a.default, bool)}
+    used, switches = (
+        set(record.takes),
+        {n for n, a in known.items() if isinstance(a.default, bool)},
+    )
     for body in bodies.values():
         used.update(*(v.declared_needs for v in body.values() if isinstance(v, Field)))
     for klass, body in bodies.items():
@@ -116,7 +114,7 @@ def collect_fields(
             is_unused = isinstance(base, type) and isinstance(value, type) and name not in used
             if is_unused and value.__qualname__ == f"{klass.__qualname__}.{name}":
                 continue  # a class for another field, whose statement stands in the body
-            subject, argument = f"{cls.__name__}.{name}", known.get(name)
+            subject, argument = record.subject(name), known.get(name)
             is_used = name in (switches if isinstance(value, bool) else used)
             field = _as_field(subject, name, value, is_used, argument)
             if field is not None:
@@ -155,14 +153,14 @@ def _as_field(
     return None
 
 
-def needed_arguments(owner: str, arguments: Mapping[str, Argument]) -> dict[str, Argument]:
+def needed_arguments(record: Declaration) -> dict[str, Argument]:
     """The arguments of a base that a class without fields declares; some are required."""
-    chosen = choose_preferred(arguments)
-    if arguments and not chosen:
-        expected = f"fields for the arguments that you mean: {', '.join(arguments)}"
+    chosen = choose_preferred(record.arguments)
+    if not chosen:
+        expected = f"fields for the arguments that you mean: {', '.join(record.arguments)}"
         got = "none, and all are optional"
         fix = "Declare a class with this base, and a Param or a constant for each."
-        raise DeclarationError(f"{owner}.base", expected, got, fix, code="base-arguments")
+        raise record.error("base", expected, got, fix, code="base-arguments")
     return chosen
 
 
@@ -187,17 +185,6 @@ def infer_fields(arguments: Mapping[str, Argument], *, predicts: bool = False) -
         else:
             fields[name] = Constant(argument.default).with_name(name)
     return fields
-
-
-def inputs_of(
-    owner: str, base: Base, arguments: Mapping[str, Argument], fields: Mapping[str, Field]
-) -> tuple[str, ...]:
-    """The names of the fields that go to the base."""
-    if base is None:
-        return ()
-    if isinstance(base, type):
-        return tuple(name for name in arguments if name in fields)
-    return names_of(base, f"{owner}.base")
 
 
 def signature_of(cls: type) -> inspect.Signature:

@@ -17,7 +17,6 @@ from declarative_dist.declaration import collect, rules
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.owner import Owner
 from declarative_dist.plain.arguments import arguments_of
 
 
@@ -42,49 +41,41 @@ class DeclarativeMeta(ABCMeta):
         # The base and what it takes.
         base = collect.base_of(cls)
         arguments = arguments_of(base) if isinstance(base, type) else {}
-        rules.check_base(name, base, arguments)
-        rules.check_settings(name, own)
+        empty = Declaration(cls, base, arguments, {})
+        rules.check_base(empty)
+        rules.check_settings(empty, own)
 
         # The fields, declared here or inherited.
-        names = arguments or collect.inputs_of(name, base, {}, {})
         framework = tuple(kind for kind in cls.__mro__ if rules.is_framework(kind))
         line = [kind for kind in reversed(cls.__mro__) if kind not in framework]
-        declared = collect.collect_fields(cls, base, names, line)
-        owner = Owner(cls, base, arguments, declared)
-        reserved = _reserved_names(framework, owner.predicts)
-        rules.check_namespace(owner, own, names)
-        if arguments and not declared:
-            needed = collect.needed_arguments(name, arguments)
-            cls.__auto__ = collect.infer_fields(needed, predicts=owner.predicts)
-            owner = replace(owner, fields=cls.__auto__)
+        record = replace(empty, fields=collect.collect_fields(empty, line))
+        rules.check_namespace(record, own)
+        if arguments and not record.fields:
+            needed = collect.needed_arguments(record)
+            cls.__auto__ = collect.infer_fields(needed, predicts=record.predicts)
+            record = replace(record, fields=cls.__auto__)
 
         # What they may not say, as a whole and each for itself.
-        rules.check_names(owner, reserved)
-        rules.check_members(owner, framework)
-        for field in owner.fields.values():
-            field.check_place(owner)
-        rules.check_arguments(owner)
-        return cls._finish(owner)
+        rules.check_names(record, _reserved_names(framework, record.predicts))
+        rules.check_members(record, framework)
+        for field in record.fields.values():
+            field.check_place(record)
+        rules.check_arguments(record)
+        return cls._finish(record)
 
-    def _finish(cls, owner: Owner) -> DeclarativeMeta:
+    def _finish(cls, record: Declaration) -> DeclarativeMeta:
         """Specialise the fields, make the record, and install the fields as descriptors."""
-        fields = {name: field.specialize(owner) for name, field in owner.fields.items()}
-        owner = replace(owner, fields=fields)
-        inputs = collect.inputs_of(cls.__name__, owner.base, owner.arguments, fields)
-        rules.check_needs(owner, inputs)
-        # A transform has an event_dim of its own.
-        event_dim = None if "event_dim" in fields else getattr(cls, "event_dim", None)
-        event_dim = None if event_dim is None else int(event_dim)
-        validates = getattr(cls, "validate_args", None)
-        frozen = MappingProxyType(fields)
-        record = Declaration(cls.__name__, owner.base, frozen, inputs, event_dim, validates)
+        fields = {name: field.specialize(record) for name, field in record.fields.items()}
+        record = replace(record, fields=MappingProxyType(fields))
+        rules.check_needs(record)
+        record.settle()
         cls.__declaration__ = record
         for field in fields.values():
-            field.check(owner)
-        if owner.is_joint:
-            builds = getattr(cls, "__builds__", None) if owner.predicts else None
+            field.check(record)
+        if record.is_joint:
+            builds = getattr(cls, "__builds__", None) if record.predicts else None
             type.__setattr__(cls, "__predicts__", builds)
-            rules.check_joint(owner, vars(cls)["__declared__"])
+            rules.check_joint(record, vars(cls)["__declared__"])
         for field in fields.values():
             type.__setattr__(cls, field.name, field)
         return cls

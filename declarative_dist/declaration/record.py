@@ -9,11 +9,14 @@ from typing import Any
 
 from torch import nn
 from torch.distributions import Distribution
+from typing_extensions import Never
 
-from declarative_dist.errors import DeclarationError, FieldError
+from declarative_dist.errors import Code, DeclarationError, FieldError
+from declarative_dist.fields.derived import names_of
 from declarative_dist.fields.field import Field
+from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.param import Param
-from declarative_dist.plain.arguments import arguments_of, depends_on_values
+from declarative_dist.plain.arguments import Argument, depends_on_values
 from declarative_dist.plain.build import builder_of
 
 Base = Any
@@ -24,27 +27,100 @@ Base = Any
 class Declaration:
     """The frozen record of a class body.
 
+    It is made in steps: first of what the class body has, then of its specialised fields.
+
     Args:
-        owner: the name of the class.
+        kind: the class.
         base: a distribution or transform class, a method that makes one, or None.
+        arguments: what a class base takes, by name.
         fields: all fields by name, in the order in which they were declared.
-        inputs: the names of the fields that the base takes.
-        event_dim: the total number of event dimensions asked for, or None for the base's own.
-        validates: the class body's `validate_args`, or None.
     """
 
-    owner: str
+    kind: Any
     base: Base
+    arguments: Mapping[str, Argument]
     fields: Mapping[str, Field]
-    inputs: tuple[str, ...]
-    event_dim: int | None = None
-    validates: bool | None = None
 
-    def __post_init__(self) -> None:
-        # At once: a circle is refused, and dynamo, which cannot compute them, finds them there.
+    def settle(self) -> None:
+        """Compute all at once: a circle is refused, and dynamo, which can't, finds them there."""
         for name, member in vars(Declaration).items():
             if isinstance(member, cached_property):
                 getattr(self, name)
+
+    @cached_property
+    def owner(self) -> str:
+        """The name of the class."""
+        return str(self.kind.__name__)
+
+    def subject(self, name: str) -> str:
+        """What an error about a field names: `Class.field`."""
+        return f"{self.owner}.{name}"
+
+    def error(
+        self, name: str, expected: str, got: str, fix: str = "", *, code: Code | None = None
+    ) -> DeclarationError:
+        """An error about what the class body has under a name."""
+        return DeclarationError(self.subject(name), expected, got, fix, code=code)
+
+    def refuse_name(self, name: str, user: str) -> Never:
+        """Say that a name is not free, and what it is the name of."""
+        got, fix = f"{name!r}, {user}", "Choose another name."
+        raise self.error(name, "a name that is free", got, fix, code="name-taken")
+
+    def require_conditional(self, name: str) -> None:
+        """Refuse a field that comes from a context, where there is none."""
+        if not self.predicts:
+            expected = "a Conditional around what comes from a context"
+            fix = f"Write class {self.owner}(Conditional)."
+            raise self.error(name, expected, self.owner, fix, code="misplaced-field")
+
+    @cached_property
+    def is_joint(self) -> bool:
+        """Whether it is made of sites."""
+        return hasattr(self.kind, "__joint__")
+
+    @cached_property
+    def predicts(self) -> bool:
+        """Whether instances predict from a context; a joint does if one of its fields does."""
+        if self.is_joint:
+            return any(field.needs_context for field in self.fields.values())
+        return predicted_kind(self.kind) is not None
+
+    @cached_property
+    def takes(self) -> tuple[str, ...]:
+        """The names of what the base takes."""
+        if self.base is None or isinstance(self.base, type):
+            return tuple(self.arguments)
+        return names_of(self.base, self.subject("base"))
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the fields that the base takes."""
+        return tuple(name for name in self.takes if name in self.fields)
+
+    @cached_property
+    def event_dim(self) -> int | None:
+        """The total number of event dimensions asked for, or None for the base's own."""
+        # A transform has an event_dim of its own.
+        stated = None if "event_dim" in self.fields else getattr(self.kind, "event_dim", None)
+        return None if stated is None else int(stated)
+
+    @cached_property
+    def validates(self) -> bool | None:
+        """The class body's `validate_args`, or None."""
+        switch: bool | None = getattr(self.kind, "validate_args", None)
+        return switch
+
+    def needs_of(self, name: str) -> set[str]:
+        """The names that a field is computed from, and these in turn, as the class body has it."""
+        needed: set[str] = set()
+        waiting = [name]
+        while waiting:
+            field = self.fields.get(waiting.pop())
+            new = set() if field is None else set(field.declared_needs) - needed
+            needed |= new
+            waiting += new
+        return needed
 
     def run(
         self,
@@ -106,8 +182,8 @@ class Declaration:
         def visit(name: str, path: tuple[str, ...]) -> tuple[Field, ...]:
             if name in path:
                 circle = " -> ".join((*path[path.index(name) :], name))
-                subject, fix = f"{self.owner}.{name}", "Cut it at one field."
-                raise DeclarationError(subject, "no circle", circle, fix, code="field-order")
+                fix = "Cut it at one field."
+                raise self.error(name, "no circle", circle, fix, code="field-order")
             if name not in chains:
                 field = self.fields[name]
                 needed = [each for need in field.needs for each in visit(need, (*path, name))]
@@ -189,8 +265,7 @@ class Declaration:
     @cached_property
     def event_dims(self) -> Mapping[str, int]:
         """How many rightmost dimensions of what the base takes belong to one event, by name."""
-        arguments = arguments_of(self.base) if isinstance(self.base, type) else {}
-        stated = {name: argument.event_dim for name, argument in arguments.items()}
+        stated = {name: argument.event_dim for name, argument in self.arguments.items()}
         return {n: self.fields[n].event_dim or stated.get(n, 0) for n in self.inputs}
 
     @cached_property

@@ -10,12 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution, ExponentialFamily, Transform
 
-from declarative_dist.declaration.record import Base
+from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, is_count, shorten
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import describe_kind
-from declarative_dist.fields.owner import Owner
 from declarative_dist.plain.arguments import Argument, alternatives, hides_arguments
 from declarative_dist.words import is_one_edit_from
 
@@ -31,8 +30,9 @@ OF_MODULES = frozenset(dir(nn.Module()))
 _DEFINED = "which nn.Module, Distribution or this library defines"
 
 
-def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> None:
+def check_base(record: Declaration) -> None:
     """Refuse a base that cannot be instantiated, or whose arguments collide with ours."""
+    base = record.base
     if not isinstance(base, type):
         return
     way = "Write a method instead: def base(self, ...): return "
@@ -42,25 +42,25 @@ def check_base(owner: str, base: Base, arguments: Mapping[str, Argument]) -> Non
         expected = f"a concrete torch {kind} class"
         got = f"{base.__name__}{inspect.signature(base)}"
         fix = f"{way}{base.__name__}(...), or give its __init__ named arguments."
-        raise DeclarationError(f"{owner}.base", expected, got, fix, code="no-base")
+        raise record.error("base", expected, got, fix, code="no-base")
     # A transform's event_dim is an argument like any other.
     ours = {*KEYWORDS, "base", *(() if issubclass(base, Transform) else ("event_dim",))}
-    colliding = [name for name in arguments if name in ours or name in OF_MODULES]
+    colliding = [name for name in record.takes if name in ours or name in OF_MODULES]
     if colliding:
         expected = "a base whose arguments have names of their own"
         fix = f"{way}{base.__name__}(...), with fields under other names."
         got = f"{base.__name__} with {', '.join(colliding)}"
-        raise DeclarationError(f"{owner}.base", expected, got, fix, code="name-taken")
+        raise record.error("base", expected, got, fix, code="name-taken")
 
 
-def check_settings(owner: str, namespace: Mapping[str, Any]) -> None:
+def check_settings(record: Declaration, namespace: Mapping[str, Any]) -> None:
     """Refuse an `event_dim` that is no size and a `validate_args` that is no switch."""
     event_dim = namespace.get("event_dim")
     if not (event_dim is None or is_count(event_dim) or isinstance(event_dim, Constant)):
-        raise DeclarationError(f"{owner}.event_dim", "an int, 0 or above", shorten(event_dim))
+        raise record.error("event_dim", "an int, 0 or above", shorten(event_dim))
     validates = namespace.get("validate_args")
     if not (validates is None or isinstance(validates, bool)):
-        raise DeclarationError(f"{owner}.validate_args", "True or False", shorten(validates))
+        raise record.error("validate_args", "True or False", shorten(validates))
 
 
 def check_setting(instance: nn.Module, name: str) -> None:
@@ -109,15 +109,15 @@ def _shared_members(kind: type, library: type) -> frozenset[str]:
     return frozenset(name for name in names if hasattr(library, name))
 
 
-def check_members(owner: Owner, framework: Collection[type]) -> None:
+def check_members(record: Declaration, framework: Collection[type]) -> None:
     """Refuse methods of a distribution or a transform in the body of a class or a mixin."""
-    members = _members_of(owner.kind).difference(owner.fields)
-    for kind in owner.kind.__mro__:
+    members = _members_of(record.kind).difference(record.fields)
+    for kind in record.kind.__mro__:
         own = members.intersection(vars(kind))
         members -= own
         for name in sorted(() if kind in framework else own):
             if vars(kind)[name] is not None:
-                raise _ignored_error(owner.kind, name, f"one in the body of {kind.__name__}")
+                raise _ignored_error(record.kind, name, f"one in the body of {kind.__name__}")
 
 
 def _ignored_error(cls: type, name: str, got: str) -> DeclarationError:
@@ -158,92 +158,86 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
         raise _ignored_error(cls, name, shorten(value))
 
 
-def check_namespace(owner: Owner, body: Mapping[str, Any], names: Collection[str]) -> None:
-    """Refuse what stands where a field should, and numbers under names that are no field's.
-
-    Args:
-        owner: the class.
-        body: what its body says.
-        names: what the base takes.
-    """
+def check_namespace(record: Declaration, body: Mapping[str, Any]) -> None:
+    """Refuse what stands where a field should, and numbers under names that are no field's."""
     for name, annotation in body.get("__annotations__", {}).items():
         if isinstance(annotation, Field):
             expected, got = f"{name} = {annotation}", f"{name}: {annotation}"
-            raise owner.error(name, expected, got, code="not-a-field")
+            raise record.error(name, expected, got, code="not-a-field")
     for name, value in body.items():
         is_parameter = isinstance(value, nn.Parameter)
-        if name in SETTINGS or name[0] == "_" or (name in owner.fields and not is_parameter):
+        if name in SETTINGS or name[0] == "_" or (name in record.fields and not is_parameter):
             continue
         if is_parameter:
             got, fix = "a torch Parameter", f"Write {name} = Param(...)."
-            raise owner.error(name, "a Param", got, fix, code="not-a-field")
-        if name in names and value is not None:
-            argument = owner.arguments.get(name)
+            raise record.error(name, "a Param", got, fix, code="not-a-field")
+        if name in record.takes and value is not None:
+            argument = record.arguments.get(name)
             expected, fix = "a Param, a number, a tensor or @derived", ""
             if argument is not None and argument.part is not None:
                 expected = describe_kind(argument.part)
                 if isinstance(value, type):
                     fix = f"Write {value.__name__}(...), or learnable({value.__name__})."
-            raise owner.error(name, expected, shorten(value), fix, code="not-a-field")
+            raise record.error(name, expected, shorten(value), fix, code="not-a-field")
         is_number = isinstance(value, (int, float, list))
         is_switch = isinstance(getattr(nn.Module, name, None), bool)
         if is_number and name in OF_MODULES and not is_switch:
-            owner.refuse_name(name, _DEFINED)
-        is_near = any(is_one_edit_from(name, other) for other in names)
+            record.refuse_name(name, _DEFINED)
+        is_near = any(is_one_edit_from(name, other) for other in record.takes)
         if is_near and is_number and not isinstance(value, bool):
-            expected, fix = "the name of an argument", did_you_mean(name, names)
-            raise owner.error(name, expected, repr(name), fix, code="unknown-name")
+            expected, fix = "the name of an argument", did_you_mean(name, record.takes)
+            raise record.error(name, expected, repr(name), fix, code="unknown-name")
 
 
-def check_names(owner: Owner, reserved: Collection[str]) -> None:
+def check_names(record: Declaration, reserved: Collection[str]) -> None:
     """Refuse names that the module or the distribution needs, and fields that collide."""
-    for name, field in owner.fields.items():
-        is_network = name == "network" and owner.predicts and not field.is_part
-        is_taken = name in KEYWORDS or (name in reserved and name not in owner.arguments)
+    for name, field in record.fields.items():
+        is_network = name == "network" and record.predicts and not field.is_part
+        is_taken = name in KEYWORDS or (name in reserved and name not in record.arguments)
         if is_network or is_taken:
-            owner.refuse_name(name, _DEFINED)
+            record.refuse_name(name, _DEFINED)
         for size in field.shape or ():
-            if size in owner.fields or size in KEYWORDS:
+            if size in record.fields or size in KEYWORDS:
                 got = f"{size!r}, the name of a field or keyword"
                 expected = "a size with a name of its own"
                 fix = "Choose another name for the size."
-                raise owner.error(name, expected, got, fix, code="name-taken")
+                raise record.error(name, expected, got, fix, code="name-taken")
 
 
-def check_joint(owner: Owner, body: Mapping[str, Any]) -> None:
+def check_joint(record: Declaration, body: Mapping[str, Any]) -> None:
     """Refuse what looks like a site of a joint distribution and is none."""
     for name, value in body.items():
         if name in ("event_dim", "validate_args") and value is not None:
             expected, got = f"{name} of single sites", f"{name} of a Joint"
             fix = "Write @site(event_dim=...), or declare it in the class of a site."
-            raise owner.error(name, expected, got, fix, code="misplaced-field")
-        is_field = name in owner.fields
+            raise record.error(name, expected, got, fix, code="misplaced-field")
+        is_field = name in record.fields
         if isinstance(value, type) and issubclass(value, Distribution) and not is_field:
             expected, got = "a distribution or a declared class", f"the class {value.__name__}"
             fix = f"Write {name} = {value.__name__}(...), or learnable({value.__name__})."
-            raise owner.error(name, expected, got, fix, code="class-not-instance")
+            raise record.error(name, expected, got, fix, code="class-not-instance")
 
 
-def check_arguments(owner: Owner) -> None:
+def check_arguments(record: Declaration) -> None:
     """Refuse a class base without all that it requires, or with the same thing said twice."""
-    if not isinstance(owner.base, type):
+    if not isinstance(record.base, type):
         return
-    base = owner.base.__name__
-    for group in alternatives(owner.arguments):
-        given = [name for name in group if name in owner.fields]
+    base = record.base.__name__
+    for group in alternatives(record.arguments):
+        given = [name for name in group if name in record.fields]
         if len(given) != 1:
             expected = f"exactly one of {', '.join(group)}, as {base} takes it"
             got = " and ".join(given) or "none of them"
             fix = f"Keep {given[0]}." if given else f"Write {group[0]} = Param()."
             name = given[1] if given else group[0]
-            raise owner.error(name, expected, got, fix, code="base-arguments")
-    required = [name for name, argument in owner.arguments.items() if argument.required]
+            raise record.error(name, expected, got, fix, code="base-arguments")
+    required = [name for name, argument in record.arguments.items() if argument.required]
     for name in required:
-        if name not in owner.fields:
+        if name not in record.fields:
             expected = f"every required argument of {base} ({', '.join(required)})"
-            got = f"none of that name among {', '.join(owner.fields)}"
-            fix = f"Write {name} = {_example_of(owner.arguments[name])}."
-            raise owner.error(name, expected, got, fix, code="base-arguments")
+            got = f"none of that name among {', '.join(record.fields)}"
+            fix = f"Write {name} = {_example_of(record.arguments[name])}."
+            raise record.error(name, expected, got, fix, code="base-arguments")
 
 
 def _example_of(argument: Argument) -> str:
@@ -252,12 +246,13 @@ def _example_of(argument: Argument) -> str:
     return "Param()" if argument.is_learnable or argument.torch_constraint is not None else "1"
 
 
-def check_needs(owner: Owner, inputs: Collection[str]) -> None:
+def check_needs(record: Declaration) -> None:
     """Refuse bounds, methods of fields and a base method that name no field."""
-    needs = {name: field.needs for name, field in owner.fields.items()} | {"base": inputs}
+    needs = {name: field.needs for name, field in record.fields.items()}
+    needs["base"] = () if isinstance(record.base, type) else record.takes
     for user, names in needs.items():
         for name in names:
-            if name not in owner.fields:
-                others = [n for n in owner.fields if n != user]
+            if name not in record.fields:
+                others = [n for n in record.fields if n != user]
                 got, fix = repr(name), did_you_mean(name, others)
-                raise owner.error(user, "names of fields", got, fix, code="unknown-name")
+                raise record.error(user, "names of fields", got, fix, code="unknown-name")

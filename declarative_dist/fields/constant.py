@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,13 @@ from declarative_dist.errors import (
 )
 from declarative_dist.fields import storage
 from declarative_dist.fields.field import Stored, current_value, declaration_of
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Start, as_shape
 from declarative_dist.plain.arguments import ExtendedReal
 from declarative_dist.plain.tensors import is_array
 from declarative_dist.plain.tracing import is_traced
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 
 class Constant(Stored):
@@ -84,7 +86,7 @@ class Constant(Stored):
         torch_constraint = self.torch_constraint
         return "a finite number" if torch_constraint is None else f"a value in {torch_constraint}"
 
-    def specialize(self, owner: Owner) -> Self:
+    def specialize(self, owner: Declaration) -> Self:
         constant, argument = copy.copy(self), owner.arguments.get(self.name)
         if argument is not None:
             constant.torch_constraint = argument.torch_constraint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ from typing_extensions import Self
 from declarative_dist.constraints.band import HALF
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import declaration_of
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.value import Constrained, Init, as_source
 from declarative_dist.plain.tensors import floating_tensors
 from declarative_dist.plain.tracing import is_autocasting
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 CONTEXT = "*context"
 """Among the values of an evaluation: the `Call` that it is for."""
@@ -69,7 +71,7 @@ class FromContext(Constrained):
     origin: str
     """How it comes about, in a word."""
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         owner.require_conditional(self.name)
         super().check(owner)
         if len(self.shape or ()) < self.event_dim:
@@ -172,9 +174,9 @@ class Head(FromContext):
     ) -> None:
         super().__init__(init, constraint, shape, "Head")
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         super().check(owner)
-        chain = owner.kind.__declaration__.chains[self.name]
+        chain = owner.chains[self.name]
         bound = next((field for field in chain if field.is_given), None)
         self.starts_at_zero = bound is not None
         self.source(self.init, owner.subject(self.name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from declarative_dist.errors import ConstraintError, DeclarationError, first_lin
 from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Field, current_value
 from declarative_dist.fields.kinds import built_kind
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.plain.decompose import rebuild
 from declarative_dist.plain.refusals import FROM_THE_RIGHT, is_about_sizes
 from declarative_dist.plain.tensors import as_tensor
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 T = TypeVar("T")
 
@@ -201,7 +203,7 @@ class Derived(MethodField, Generic[T]):
     def __init__(self, function: Callable[..., T], *, vectorize: bool = False) -> None:
         super().__init__(function, "derived", vectorize=vectorize)
 
-    def check_place(self, owner: Owner) -> None:
+    def check_place(self, owner: Declaration) -> None:
         """It may stand for anything that a base takes: what it returns is seen at a build."""
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> T:

@@ -26,7 +26,7 @@ from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import format_value
 
 if TYPE_CHECKING:
-    from declarative_dist.fields.owner import Owner
+    from declarative_dist.declaration.record import Declaration
     from declarative_dist.fields.sizes import Blueprint
 
 
@@ -128,7 +128,7 @@ class Field(ABC):
         """The field for another class body, with copies of the modules that it holds."""
         return self
 
-    def check_place(self, owner: Owner) -> None:
+    def check_place(self, owner: Declaration) -> None:
         """Refuse a field that its class has no use for, before anything is inferred.
 
         That is so where the base takes another kind of field under this name, or nothing uses it.
@@ -141,14 +141,16 @@ class Field(ABC):
             fix = f"Write {self.name} = a declared class, an instance, or a plain {word}."
             raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
 
-    def check_use(self, owner: Owner) -> None:
+    def check_use(self, owner: Declaration) -> None:
         """Refuse a name that neither the class base nor another field uses."""
-        if isinstance(owner.base, type) and self.name not in owner.used_names:
+        needed = (field.declared_needs for field in owner.fields.values())
+        used = set(owner.arguments).union(*needed)
+        if isinstance(owner.base, type) and self.name not in used:
             expected = f"an argument of {owner.base.__name__}, or a name that another field uses"
             fix = did_you_mean(self.name, owner.arguments)
             raise owner.error(self.name, expected, repr(self.name), fix, code="unknown-name")
 
-    def specialize(self, owner: Owner) -> Self:
+    def specialize(self, owner: Declaration) -> Self:
         """A copy with what the class says of it: its constraint, its event dimensions, its kind.
 
         The field of the class body stays as it is, so that a subclass with another base infers
@@ -156,7 +158,7 @@ class Field(ABC):
         """
         return self
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         """Refuse a field that does not go with the others, once all are specialised.
 
         It may have no meaning in this class, or need a field without a value.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real as RealNumber
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,15 @@ from declarative_dist.errors import ConstraintError, first_line, shorten
 from declarative_dist.fields.context import CONTEXT, Call, FromContext
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import predicted_kind
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.value import REAL
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.refusals import is_about_values
 from declarative_dist.plain.supports import entries_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 T = TypeVar("T")
 
@@ -89,7 +91,7 @@ class Given(FromContext):
     """Torch's sets that values lie in: the one you stated, and what the base takes. A value that
     is given is not learned, so ends of a set that are its own may be given."""
 
-    def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
+    def _constraint_in(self, owner: Declaration, argument: Argument | None) -> Constraint:
         taken: Any = None if argument is None else argument.torch_constraint
         stated: Any = self.declared_constraint if self.states_range else taken
         self.is_real = argument is not None and argument.is_learnable
@@ -103,7 +105,7 @@ class Given(FromContext):
             return REAL  # as for a field without a class: any
         return super()._constraint_in(owner, argument)
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         super().check(owner)
         if self.name == "weights":
             owner.refuse_name(self.name, "which objectives take as weights of the data")

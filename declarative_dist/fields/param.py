@@ -18,7 +18,6 @@ from declarative_dist.errors import (
     shorten,
 )
 from declarative_dist.fields.field import Stored, current_value, needed_values
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.prior import (
     as_prior,
     check_fits,
@@ -32,6 +31,9 @@ from declarative_dist.fields.storage import check_finite, check_shape, to_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.tracing import is_traced
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 MakePrior = Callable[[torch.Size], Distribution]
 """A prior whose size is the parameter's."""
@@ -117,10 +119,10 @@ class Param(Constrained, Stored):
         field.prior = copy_value(self.prior)
         return field
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         super().check(owner)
         subject = owner.subject(self.name)
-        for bound in owner.kind.__declaration__.chains[self.name]:
+        for bound in owner.chains[self.name]:
             if bound.is_given or (bound.is_predicted and self.prior is not None):
                 expected = "bounds that an instance has, also where there is no context"
                 got = f"a bound that needs {bound.name!r}, {bound!r}"

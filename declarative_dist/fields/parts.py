@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,12 +23,14 @@ from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.given import call_names
 from declarative_dist.fields.kinds import as_module
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import copy_tensors
 from declarative_dist.fields.walk import own_modules
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import copy_if_exchanged, floating_tensors, without_cache
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 
 class Nested(Field):
@@ -66,7 +68,7 @@ class Nested(Field):
     def needs_context(self) -> bool:  # type: ignore[override]
         return any(map(kinds.predicted_kind, self.templates))
 
-    def check_place(self, owner: Owner) -> None:
+    def check_place(self, owner: Declaration) -> None:
         if any(map(_declares, self.templates)):
             self.check_use(owner)
         argument = owner.arguments.get(self.name)
@@ -80,7 +82,7 @@ class Nested(Field):
             return
         raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
 
-    def specialize(self, owner: Owner) -> Self:
+    def specialize(self, owner: Declaration) -> Self:
         """A copy for an argument of the base, once its templates are found to fit.
 
         A part that is no argument stays what its template stands for.
@@ -94,7 +96,7 @@ class Nested(Field):
             field.part = next((k for k in built if issubclass(k, (Distribution, Transform))), None)
         return field
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         super().check(owner)
         if self.part is not None and self.needs_context:
             owner.require_conditional(self.name)
@@ -104,7 +106,7 @@ class Nested(Field):
             fix, expected = "Declare each site here.", "one distribution"
             raise owner.error(self.name, expected, repr(self), fix, code="misplaced-field")
 
-    def _kinds_in(self, owner: Owner) -> list[type]:
+    def _kinds_in(self, owner: Declaration) -> list[type]:
         """What the templates stand for; in a joint, what they predict is a site."""
         found = list(map(kinds.built_kind, self.templates))
         if owner.is_joint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 from torch.distributions import Distribution
@@ -12,8 +12,10 @@ from torch.distributions import Distribution
 from declarative_dist.errors import DeclarationError, is_count, shorten
 from declarative_dist.fields.derived import MethodField
 from declarative_dist.fields.field import declaration_of
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, as_shape
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 
 class Site(MethodField):
@@ -45,9 +47,9 @@ class Site(MethodField):
         self.event_dim = event_dim
         self.shape = as_shape(shape, "site(shape=)")
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         if not owner.is_joint:
-            kind, fix = owner.kind.__name__, f"Write class {owner.kind.__name__}(Joint)."
+            kind, fix = owner.owner, f"Write class {owner.owner}(Joint)."
             expected = "a Joint around a site"
             raise owner.error(self.name, expected, kind, fix, code="misplaced-field")
         super().check(owner)

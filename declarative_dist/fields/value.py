@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real as RealNumber
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,15 @@ from declarative_dist.constraints.inferred import inferred_constraint, narrow
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.owner import Owner
 from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape, make_value
 from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import spell_constraint
+
+if TYPE_CHECKING:
+    from declarative_dist.declaration.record import Declaration
 
 REAL = Real()
 """The constraint of a field that belongs to no class yet."""
@@ -79,7 +81,7 @@ class Constrained(Field):
     def states_range(self) -> bool:  # type: ignore[override]
         return self.declared_constraint is not None
 
-    def check_place(self, owner: Owner) -> None:
+    def check_place(self, owner: Declaration) -> None:
         super().check_place(owner)
         self.check_use(owner)
         prior = () if self.prior is None else (f"{self.name}_prior",)
@@ -93,7 +95,7 @@ class Constrained(Field):
             fix = f"Write {self.name} = 10, or give the constructor a value."
             raise owner.error(self.name, expected, repr(self), fix, code="unlearnable-argument")
 
-    def specialize(self, owner: Owner) -> Self:
+    def specialize(self, owner: Declaration) -> Self:
         argument = owner.arguments.get(self.name)
         field = copy.copy(self)
         field.constraint = constraint = field._constraint_in(owner, argument)
@@ -107,7 +109,7 @@ class Constrained(Field):
         field.event_names = () if argument is None or has_shape else argument.event_names()
         return field
 
-    def _constraint_in(self, owner: Owner, argument: Argument | None) -> Constraint:
+    def _constraint_in(self, owner: Declaration, argument: Argument | None) -> Constraint:
         """The declared constraint, or the one that the base's argument asks for."""
         base, subject = owner.base, owner.subject(self.name)
         if self.declared_constraint is not None:
@@ -137,7 +139,7 @@ class Constrained(Field):
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
 
-    def check(self, owner: Owner) -> None:
+    def check(self, owner: Declaration) -> None:
         super().check(owner)
         for name in self.needs:
             if owner.fields[name].is_part:
