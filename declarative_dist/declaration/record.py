@@ -166,8 +166,6 @@ class Declaration:
     ) -> dict[str, Any]:
         """Compute what the base takes, by name; `values` are known already, as for `run`."""
         computed = self.run(module, self.build, values)
-        if self.is_direct and values is None:
-            return computed
         return {name: computed[name] for name in self.inputs}
 
     @cached_property
@@ -246,11 +244,6 @@ class Declaration:
     def has_parts(self) -> bool:
         """Whether distributions or transforms go to the base."""
         return any(self.fields[name].is_part for name in self.inputs)
-
-    @cached_property
-    def is_direct(self) -> bool:
-        """Whether all that is computed for a build goes to the base."""
-        return len(self.build) == len(self.inputs)
 
     @cached_property
     def stored(self) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from declarative_dist.fields.alignment import Padding, has_copies, ndims_of, own_ndim
+from declarative_dist.fields.alignment import has_copies, ndims_of, own_ndim
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.given import try_kinds
 from declarative_dist.fields.kinds import built_kind, is_declarative, predicted_kind
@@ -91,7 +91,7 @@ def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
     ndims, fields = ndims_of(module), module.__declaration__.fields
     vars(module)["_padding"] = padding
     vars(module)["_paddings"] = [
-        Padding(name, ndims[name], ndims[name] + depth - ndim)
+        (name, ndims[name], ndims[name] + depth - ndim)
         for name, ndim in own.items()
         if ndim < depth and name in ndims and not fields[name].is_part
     ]

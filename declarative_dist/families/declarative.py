@@ -19,7 +19,6 @@ from declarative_dist.families.copies import arrange, install_fields
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_of, raws_at
 from declarative_dist.families.values import DeclaredValues
-from declarative_dist.fields.alignment import Padding
 from declarative_dist.fields.kinds import built_kind, predicted_kind
 from declarative_dist.fields.sharding import register_forward_pre_hook
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -93,7 +92,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     _copies: torch.Size
     _ndims: dict[str, int]
     _padding: int
-    _paddings: Sequence[Padding]
+    _paddings: Sequence[tuple[str, int, int]]
     _is_built: bool
     _is_whole: bool
 

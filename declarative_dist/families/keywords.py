@@ -51,7 +51,7 @@ def blueprint_of(
     if given:
         needed = {name for name, field in fields.items() if field.holds_value or field.is_part}
         blueprint.follow(keywords, is_whole=needed <= given.keys())
-    blueprint.read_sizes(field for field in declaration.order if field.takes_value)
+    blueprint.read_sizes(declaration.order)
     return blueprint
 
 

@@ -88,7 +88,8 @@ class DeclaredState(AtomicState):
             if isinstance(tensor, Tensor) and now is not None:
                 is_changed = tensor.dtype != now.dtype and not is_assigned
                 if is_changed and not (is_traced(tensor) or is_shard(tensor)):
-                    exact += [field] if field.is_start(self, tensor) else []
+                    is_exact = not field.is_learned and field.is_at_start(self, tensor)
+                    exact += [field] if is_exact else []
                     tensor = to_tensor(tensor, field.subject(self), now.dtype)
                 field.check_stored(self, tensor)
         vars(self)["_is_loading"] = True
@@ -111,8 +112,9 @@ class DeclaredState(AtomicState):
             for field in declaration.stored:
                 now = find_tensor(part, field.stored_name)
                 if now is not None and fn(now.new_empty(0)).dtype != now.dtype:
-                    field.check_move(part, now.detach(), fn(now.detach()))
-                    exact += [(part, field)] if field.is_start(part, now) else []
+                    field.check_stored(part, fn(now.detach()), now.detach())
+                    is_exact = not field.is_learned and field.is_at_start(part)
+                    exact += [(part, field)] if is_exact else []
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for part, field in exact:
             field.reset(part, {})

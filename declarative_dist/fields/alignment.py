@@ -10,23 +10,15 @@ is counted from the right, and holds for whatever stands in front.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 
-class Padding(NamedTuple):
-    """A field, the dimensions of its value behind the lead, and how many these should be."""
-
-    name: str
-    own: int
-    ndim: int
-
-
-def line_up_all(values: dict[str, Any], paddings: Iterable[Padding]) -> None:
-    """Line up the values of several fields, in their place."""
+def line_up_all(values: dict[str, Any], paddings: Iterable[tuple[str, int, int]]) -> None:
+    """Line up values in their place, by name, dimensions behind the lead, and as many to be."""
     for name, own, ndim in paddings:
         values[name] = line_up(values[name], own, ndim)
 

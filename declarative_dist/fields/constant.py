@@ -149,33 +149,21 @@ class Constant(Stored):
             raise ConstraintError(subject, self._expected, got)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
-        subject, value = self.subject(module), blueprint.given.get(self.name)
-        has_dtype = self.name in blueprint.with_dtype
-        if value is None:
-            value, has_dtype = self.init, self.has_dtype
-        if value is None:
+        subject = self.subject(module)
+        if self.init is None and self.name not in blueprint.given:
             fix = f"Write {type(module).__name__}({self.name}=...)."
             raise ConstraintError(subject, "a value", "none", fix, code="missing-value")
-        if self.shape is not None:
-            value = self._spread(value, blueprint, subject)
-        start = vars(module)["_starts"][self.name] = Start.of(value, has_dtype=has_dtype)
+        start = blueprint.start(self)
+        source, own = self.source_of(start), start.shape[len(blueprint.batch_shape) :]
+        if self.shape is not None and not getattr(source, "ndim", 0):
+            source = storage.to_tensor(source, subject, expected=self._expected).expand(own)
+            self._check(source, subject)
+        start = Start.of(source, has_dtype=start.has_dtype)
+        vars(module)["_starts"][self.name] = start
         stored = self._build(start, blueprint.dtype, blueprint.place, subject)
         if isinstance(stored, Tensor):
-            own = blueprint.own_shape(self, stored) if self.shape is None else self.shape
             vars(module)["_ndims"][self.name] = len(own)
         self.commit(module, stored)
-
-    def _spread(self, value: Any, blueprint: Blueprint, subject: str) -> Tensor:
-        """The value in the declared shape, or for all copies with theirs in front."""
-        own = blueprint.named_shape(self)
-        tensor = storage.to_tensor(value, subject, expected=self._expected)
-        full = torch.Size((*blueprint.batch_shape, *own))
-        if tensor.ndim and tensor.shape != full:
-            storage.check_shape(tensor, own, subject)
-        if not tensor.ndim:
-            tensor = tensor.expand(own)
-            self._check(tensor, subject)
-        return tensor
 
     def _build(
         self, start: Start, dtype: torch.dtype | None, device: torch.device, subject: str
@@ -224,10 +212,8 @@ class Constant(Stored):
             dtype = _dtype_beside(module)
             return self._build(start, dtype, torch.get_default_device(), subject)
         tensor = storage.to_tensor(new, subject, now.dtype, now.device, self._expected)
-        own = now.shape[now.ndim - vars(module)["_ndims"].get(self.name, 0) :]
-        if tensor.ndim and tensor.shape != own:
-            storage.check_shape(tensor, now.shape, subject)
-        whole = tensor.expand(now.shape).clone()
+        own = vars(module)["_ndims"].get(self.name, 0)
+        whole = storage.spread(tensor, now, own, subject).clone()
         if tensor is not new or not tensor.ndim:  # in another dtype, or spread
             self._check(whole, subject, new)
         return whole
@@ -242,25 +228,13 @@ class Constant(Stored):
         else:
             storage.write_tensor(module, self.name, prepared, self)
 
-    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        now = storage.find_tensor(module, self.name)
-        if now is not None and now.is_floating_point():
-            storage.check_floating(tensor.dtype, self.subject(module))
-        self._check(tensor, self.subject(module))
-
-    def check_move(self, module: nn.Module, now: Tensor, moved: Tensor) -> None:
-        subject = self.subject(module)
-        if now.is_floating_point():
-            storage.check_floating(moved.dtype, subject)
-        if not is_traced(now, moved):
-            storage.check_finite(now, moved, now, subject)
-        self._check(moved, subject, now)
-
-    def is_start(self, module: nn.Module, tensor: Tensor) -> bool:
-        source = vars(module)["_starts"][self.name].source
-        if not isinstance(source, float) or is_traced(tensor) or tensor.is_meta:
-            return False
-        return torch.equal(tensor, torch.full_like(tensor, source))
+    def check_stored(self, module: nn.Module, tensor: Tensor, now: Tensor | None = None) -> None:
+        held, subject = storage.find_tensor(module, self.name), self.subject(module)
+        if held is not None and held.is_floating_point():
+            storage.check_floating(tensor.dtype, subject)
+        if now is not None and not is_traced(now, tensor):
+            storage.check_finite(now, tensor, now, subject)
+        self._check(tensor, subject, now)
 
     def rule(self, module: nn.Module) -> str:
         return "constant"

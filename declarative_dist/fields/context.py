@@ -172,7 +172,7 @@ class Head(FromContext):
         shape: int | str | Sequence[int | str] = (),
         init: Init | None = None,
     ) -> None:
-        super().__init__(init, constraint, shape, "Head")
+        super().__init__(init, constraint, shape)
 
     def check(self, owner: Declaration) -> None:
         super().check(owner)

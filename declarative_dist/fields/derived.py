@@ -46,7 +46,7 @@ def names_of(method: Callable[..., Any], subject: str) -> tuple[str, ...]:
 
 
 def call_method(
-    method: Callable[..., T], arguments: Mapping[str, Any], subject: str, decorator: str = ""
+    method: Callable[..., T], arguments: Mapping[str, Any], subject: str, decorator: str
 ) -> T:
     """What a method of a class body, bound to its instance, makes of values by name.
 
@@ -61,7 +61,7 @@ def call_method(
 
 
 def refused_sizes(
-    error: Exception, arguments: Mapping[str, Any], subject: str, decorator: str = ""
+    error: Exception, arguments: Mapping[str, Any], subject: str, decorator: str
 ) -> ConstraintError:
     """Our error for torch's about sizes: the shapes that a method got, and the ways out."""
     shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, Tensor)}

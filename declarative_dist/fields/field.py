@@ -22,6 +22,7 @@ from declarative_dist.errors import ConstraintError, FieldError, did_you_mean
 from declarative_dist.fields.kinds import describe_kind
 from declarative_dist.fields.sizes import Start
 from declarative_dist.fields.storage import find_tensor
+from declarative_dist.plain.tensors import is_dense
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import format_value
 
@@ -41,6 +42,7 @@ class Field(ABC):
         event_names: the names of sizes that the base gives to a field without a shape.
         event_dim: how many rightmost dimensions of a value belong to one event.
         doc: what the field is for, in the words of whoever declared it.
+        has_dtype: whether `init` is a tensor whose dtype was meant.
         prior: the module that stands for the distribution of its value, or what makes it.
         states_range: whether the class body says which values it may take, or leaves that to the
             base.
@@ -63,6 +65,7 @@ class Field(ABC):
     event_names: tuple[str, ...] = ()
     event_dim: Any = 0
     doc: str | None = None
+    has_dtype = False
     prior: Any = None
     states_range = True
     takes_value = True
@@ -236,16 +239,14 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        declaration = getattr(type(instance), "__declaration__", None)
-        declaration = declaration or declaration_of(instance, self.name)
-        chain = declaration.chains.get(self.name)
-        if chain is None:
+        declaration = declaration_of(instance, self.name)
+        if self.name not in declaration.chains:
             # The field of an ancestor with another base is no field here.
             instance.__dict__[self.name] = value
         elif self.name in declaration.tied_names:
             instance.assign(**{self.name: value})
         else:
-            needed = declaration.run(instance, chain[:-1]) if len(chain) > 1 else {}
+            needed = needed_values(instance, self.name)
             self.commit(instance, self.prepare(instance, value, needed))
 
     def __delete__(self, instance: Any) -> None:
@@ -264,35 +265,30 @@ class Stored(Field):
         """What the instance held at its start, where it is now and in the dtype of now."""
 
     @abstractmethod
-    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
-        """Refuse a tensor, loaded or moved, in the place of the one that an instance holds."""
-
-    @abstractmethod
-    def check_move(self, module: nn.Module, now: Tensor, moved: Tensor) -> None:
-        """Refuse a dtype in which a value would change by more than rounding.
+    def check_stored(self, module: nn.Module, tensor: Tensor, now: Tensor | None = None) -> None:
+        """Refuse a tensor, loaded or moved, in the place of the one that an instance holds.
 
         Args:
             module: the instance.
-            now: the tensor that it holds.
-            moved: the same in the new dtype.
+            tensor: the new one.
+            now: the one that it holds, if the new one is the same in another dtype: then a value
+                that would change by more than rounding is refused.
         """
 
     def reset(self, module: nn.Module, values: Mapping[str, Any]) -> None:
         self.commit(module, self.rebuild(module, values))
 
-    def is_at_start(self, module: nn.Module) -> bool:
-        """Whether `reset` would change nothing, and draw nothing."""
-        now, start = find_tensor(module, self.stored_name), vars(module)["_starts"][self.name]
-        if now is None or is_traced(now) or callable(self.source_of(start)):
+    def is_at_start(self, module: nn.Module, tensor: Tensor | None = None) -> bool:
+        """Whether a tensor, or the one held now, is the start, rounded to its dtype."""
+        now = find_tensor(module, self.stored_name) if tensor is None else tensor
+        is_drawn = callable(self.source_of(vars(module)["_starts"][self.name]))
+        if is_drawn or not is_dense(now) or is_traced(now):
             return False
         try:
-            return torch.equal(now, self.rebuild(module, needed_values(module, self.name)))
+            start = self.rebuild(module, needed_values(module, self.name))
         except ConstraintError:  # a bound has moved past it
             return False
-
-    def is_start(self, module: nn.Module, tensor: Tensor) -> bool:
-        """Whether a tensor is a constant's number, rounded to its dtype: then `reset` is exact."""
-        return False
+        return torch.equal(now, start.to(now))
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         """Make the current value the one that `reset` goes back to.

@@ -14,7 +14,6 @@ from torch.distributions import constraints
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, first_line, shorten
 from declarative_dist.fields.context import CONTEXT, Call, FromContext
-from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.value import REAL
 from declarative_dist.plain.arguments import Argument
@@ -76,16 +75,10 @@ class Given(FromContext):
     def __init__(
         self, constraint: object = None, *, shape: int | str | Sequence[int | str] = ()
     ) -> None:
-        super().__init__(None, constraint, shape, "Given")
-
-    is_open = False
-    """Whether any value may be given, of any dtype."""
+        super().__init__(None, constraint, shape)
 
     is_real = False
     """Whether integers become real numbers: all of them, where the base takes such."""
-
-    is_torch = False
-    """Whether one of torch's sets says which values may be given."""
 
     sets: tuple[Any, ...] = ()
     """Torch's sets that values lie in: the one you stated, and what the base takes. A value that
@@ -95,13 +88,11 @@ class Given(FromContext):
         taken: Any = None if argument is None else argument.torch_constraint
         stated: Any = self.declared_constraint if self.states_range else taken
         self.is_real = argument is not None and argument.is_learnable
-        self.is_open = stated is None
         sets = [s for s in (stated, taken) if isinstance(s, constraints.Constraint)]
         self.sets = tuple(s for s in dict.fromkeys(sets) if not constraints.is_dependent(s))
         # Onto whole numbers and flags no smooth map leads.
-        self.is_torch = stated is not None and stated in self.sets[:1]
-        is_discrete = self.is_torch and getattr(stated, "is_discrete", False)
-        if is_discrete or (argument is None and self.is_open):
+        is_discrete = self.is_of_torch and stated.is_discrete
+        if is_discrete or (argument is None and stated is None):
             return REAL  # as for a field without a class: any
         return super()._constraint_in(owner, argument)
 
@@ -109,9 +100,6 @@ class Given(FromContext):
         super().check(owner)
         if self.name == "weights":
             owner.refuse_name(self.name, "which objectives take as weights of the data")
-
-    def source(self, value: Any, subject: str) -> Any:
-        return Field.source(self, value, subject)
 
     def take(self, module: nn.Module, keywords: Mapping[str, Any]) -> Tensor:
         """The value among the keywords of a call, of shape `(*batch, *own)`.
@@ -163,12 +151,12 @@ class Given(FromContext):
         number = value if value.is_floating_point() else value.double()
         # A guard keeps what a map makes of raw numbers; here there is none.
         constraint = self.resolved_constraint(module, values).without_guard()
-        if self.has_map and not self.is_torch:
+        if self.has_map and not self.is_of_torch:
             constraint.check(number, subject)
         for allowed in self.sets:
             # In half precision, torch's check refuses what adds up to 1 but for rounding.
             is_inside = allowed.check(number).all() or (
-                self.has_map and self.is_torch and constraint.contains(number).all()
+                self.has_map and self.is_of_torch and constraint.contains(number).all()
             )
             if not is_inside:
                 is_own = allowed is self.declared_constraint
@@ -180,6 +168,16 @@ class Given(FromContext):
     def has_map(self) -> bool:
         """Whether a smooth map leads onto its set."""
         return self.constraint is not REAL
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any value may be given, of any dtype."""
+        return not (self.has_map or self.sets)
+
+    @property
+    def is_of_torch(self) -> bool:
+        """Whether one of torch's sets says which values may be given."""
+        return bool(self.sets) and self.declared_constraint in (None, self.sets[0])
 
     def stand_in(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         """Raw numbers that differ from context to context."""

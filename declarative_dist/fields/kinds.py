@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError
-from declarative_dist.plain.tensors import has_parts, map_tensors, tensors_of
+from declarative_dist.plain.tensors import has_parts, map_tensors, tensors_of, without_cache
 
 _WORDS = {"Distribution": "a distribution", "Transform": "a transform"}
 
@@ -25,8 +25,8 @@ def is_declarative_class(value: object) -> bool:
 
 
 def is_declarative(value: object) -> bool:
-    """Whether this is an instance of a class with a declaration."""
-    return isinstance(value, nn.Module) and hasattr(type(value), "__declaration__")
+    """Whether this is a class with a declaration, or an instance of one."""
+    return hasattr(value if isinstance(value, type) else type(value), "__declaration__")
 
 
 def lacks_forward(value: object) -> bool:
@@ -63,7 +63,7 @@ def check_kind(value: Any, kind: type | None, subject: str) -> None:
     if kind is Transform and isinstance(value, Constraint):
         got, fix = f"the constraint {value!r}", f"Write {value!r}.as_transform()."
         raise DeclarationError(subject, "a transform", got, fix, code="wrong-part")
-    declares = is_declarative_class(value) or is_declarative(value)
+    declares = is_declarative(value)
     if kind is None or not (declares or built_kind(value) is not None):
         return
     found = built_kind(value) or predicted_kind(value)
@@ -125,26 +125,25 @@ class FixedTransform(nn.Module):
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
-        self._starts = {name: t.detach().clone() for name, t in tensors_of(transform)}
-        for name, tensor in self._starts.items():
-            self.register_buffer(name, tensor.clone())
-        self._template = map_tensors(transform, lambda *_: torch.empty(0))
+        self._start = map_tensors(transform, lambda _, tensor: tensor.detach().clone())
+        for name, tensor in tensors_of(transform):
+            self.register_buffer(name, tensor.detach().clone())
         self._has_parts = has_parts(transform)
 
     def forward(self) -> Transform:
         """The transform; a copy whose cache is empty."""
         transform: Transform
         if self._has_parts:
-            transform = map_tensors(self._template, lambda name, _: self._buffers[name])
+            transform = map_tensors(self._start, lambda name, _: self._buffers[name])
         else:
-            transform = object.__new__(type(self._template))
-            vars(transform).update(vars(self._template), **self._buffers)
+            transform = without_cache(self._start)
+            vars(transform).update(self._buffers)
         return transform
 
     def reset_parameters(self) -> None:
         """Go back to the tensors that were given."""
         with torch.no_grad():
-            for name, start in self._starts.items():
+            for name, start in tensors_of(self._start):
                 self.get_buffer(name).copy_(start)
 
     def extra_repr(self) -> str:

@@ -27,7 +27,7 @@ from declarative_dist.fields.prior import (
 )
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Start, call_with_shape
-from declarative_dist.fields.storage import check_finite, check_shape, to_tensor, write_tensor
+from declarative_dist.fields.storage import check_finite, spread, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.tracing import is_traced
@@ -96,7 +96,7 @@ class Param(Constrained, Stored):
         prior: Distribution | type[Distribution] | MakePrior | None = None,
         doc: str | None = None,
     ) -> None:
-        super().__init__(init, constraint, shape, "Param")
+        super().__init__(init, constraint, shape)
         self.trainable = trainable
         kinds = (type, nn.Module, Transform)
         self.has_sized_prior = not isinstance(prior, kinds) and callable(prior)
@@ -204,18 +204,18 @@ class Param(Constrained, Stored):
             return self._forward(raw)
         return self.resolved_constraint(module, values).forward(raw)
 
+    def source(self, value: Any, subject: str) -> Any:
+        return as_source(value, subject)
+
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Tensor:
         subject = self.subject(module)
         source = as_source(value, subject)
         with torch.no_grad():
             now = self.value(module, values)
             new = to_tensor(source, subject, now.dtype, now.device)
-            own = now.shape[now.ndim - vars(module)["_ndims"][self.name] :]
-            if new.ndim and new.shape != own:  # else for all copies alike
-                fix = "A parameter keeps its shape: build a new object for another."
-                check_shape(new, now.shape, subject, fix)
-            constraint = self.resolved_constraint(module, values)
-            return to_raw(constraint, new.expand(now.shape), source, subject)
+            fix = "A parameter keeps its shape: build a new object for another."
+            new = spread(new, now, vars(module)["_ndims"][self.name], subject, fix)
+            return to_raw(self.resolved_constraint(module, values), new, source, subject)
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:
         write_tensor(module, self.raw_name, prepared, self)
@@ -224,18 +224,21 @@ class Param(Constrained, Stored):
     def stored_name(self) -> str:
         return self.raw_name
 
-    def check_stored(self, module: nn.Module, tensor: Tensor) -> None:
+    def check_stored(self, module: nn.Module, tensor: Tensor, now: Tensor | None = None) -> None:
         dtype, subject = tensor.dtype, self.subject(module)
         if dtype != self.place_of(module)[0]:
             self.check_dtype(module, dtype)
-        if not (is_traced(tensor) or is_shard(tensor) or tensor.isfinite().all()):
+        if is_traced(tensor) or is_shard(tensor):
+            return
+        if now is not None:
+            self._check_band(module, now, tensor)
+        elif not tensor.isfinite().all():
             expected, got = f"finite unconstrained numbers in {dtype}", shorten(tensor)
             raise ConstraintError(subject, expected, got, "Nothing changed.", code="not-finite")
 
-    def check_move(self, module: nn.Module, now: Tensor, moved: Tensor) -> None:
-        self.check_dtype(module, moved.dtype)
-        is_wider = torch.finfo(moved.dtype).max > torch.finfo(now.dtype).max
-        if is_wider or self.needs or is_traced(now, moved) or is_shard(now):
+    def _check_band(self, module: nn.Module, now: Tensor, moved: Tensor) -> None:
+        """Refuse a narrower dtype in which the value would change by more than rounding."""
+        if self.needs or torch.finfo(moved.dtype).max > torch.finfo(now.dtype).max:
             return
         with torch.no_grad():
             before, rounded, after = (
@@ -293,9 +296,9 @@ class Param(Constrained, Stored):
             done[id(raw)] = (raw, new)
         module._parameters[self.raw_name] = new
 
-    def is_at_start(self, module: nn.Module) -> bool:
+    def is_at_start(self, module: nn.Module, tensor: Tensor | None = None) -> bool:
         # Behind a base point that moves, raw numbers do not tell.
-        return not isinstance(self.constraint, FromModule) and super().is_at_start(module)
+        return not isinstance(self.constraint, FromModule) and super().is_at_start(module, tensor)
 
     def describe(self, module: nn.Module) -> str:
         frozen = "" if self.is_trained(module) else ", frozen"

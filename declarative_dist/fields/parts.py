@@ -69,7 +69,7 @@ class Nested(Field):
         return any(map(kinds.predicted_kind, self.templates))
 
     def check_place(self, owner: Declaration) -> None:
-        if any(map(_declares, self.templates)):
+        if any(map(kinds.is_declarative, self.templates)):
             self.check_use(owner)
         argument = owner.arguments.get(self.name)
         if argument is None:
@@ -131,7 +131,7 @@ class Nested(Field):
         """The sizes of parts that are built already, by name."""
         for template, item in self._with_given(given):
             part: Any = item if isinstance(item, nn.Module) else template
-            if kinds.is_declarative(part):
+            if kinds.is_declarative(part) and not isinstance(part, type):
                 known, sizes = part.__declaration__.declared_sizes, vars(part)["_sizes"]
                 yield from ((name, size) for name, size in sizes.items() if name in known)
 
@@ -170,7 +170,7 @@ class Nested(Field):
             fix = "Give an empty dict for a part that stays as it is."
             raise DeclarationError(subject, expected, f"{len(items)}", fix, code="wrong-part")
         for item, part in zip(items, chain(now, repeat(None)), strict=False):
-            if isinstance(item, Mapping) and (_declares(part) or not item):
+            if isinstance(item, Mapping) and (kinds.is_declarative(part) or not item):
                 values = {str(name): inner for name, inner in item.items()}
                 checked.append(templates.nest_values(values, subject))
                 continue
@@ -321,10 +321,6 @@ class Nested(Field):
         classes = (t if isinstance(t, type) else type(t) for t in self.templates or (None,))
         names = ", ".join(kind.__name__ for kind in classes)
         return f"Nested([{names}])" if self.is_list else f"Nested({names})"
-
-
-def _declares(template: object) -> bool:
-    return kinds.is_declarative(template) or kinds.is_declarative_class(template)
 
 
 def _as_new_part(given: Any, now: nn.Module | None, subject: str) -> nn.Module:

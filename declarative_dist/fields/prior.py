@@ -91,9 +91,7 @@ def log_density(
     return distribution.log_prob(value.movedim(behind, front)).movedim(front, behind)
 
 
-def check_fits(
-    prior: Any, shape: torch.Size, subject: str, copies: torch.Size = torch.Size()
-) -> None:
+def check_fits(prior: Any, shape: torch.Size, subject: str, copies: torch.Size) -> None:
     """Refuse a prior whose events or batch do not fit into a shape.
 
     Args:

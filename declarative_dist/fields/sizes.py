@@ -139,7 +139,7 @@ class Blueprint:
         """The device to build on, where no value says another."""
         return self.device or torch.get_default_device()
 
-    def follow(self, values: Mapping[str, Any], *, is_whole: bool = False) -> None:
+    def follow(self, values: Mapping[str, Any], *, is_whole: bool) -> None:
         """Take the dtype and the device of given tensors where they agree, unless told others.
 
         Lists and numbers say nothing of either. Tensors on the meta device have no numbers: the
@@ -206,7 +206,7 @@ class Blueprint:
             raise ConstraintError(subject, expected, shorten(source), code="wrong-shape")
         # What the constructor was given may change later; what the class holds does not.
         if given is None:
-            return Start(None, full)
+            return Start(None, full, field.has_dtype)
         return Start(given.detach().clone(), full, field.name in self.with_dtype)
 
     def own_shape(self, field: Field, value: Tensor) -> torch.Size:

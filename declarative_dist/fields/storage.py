@@ -104,6 +104,16 @@ def check_shape(
         raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
 
 
+def spread(new: Tensor, now: Tensor, own: int, subject: str, fix: str = "") -> Tensor:
+    """A value for one copy or for all of them, in the shape of the value now.
+
+    One copy has the last `own` dimensions.
+    """
+    if new.ndim and new.shape != now.shape[now.ndim - own :]:
+        check_shape(new, now.shape, subject, fix)
+    return new.expand(now.shape)
+
+
 def check_floating(dtype: object, subject: str) -> None:
     """Refuse a dtype that is not floating-point."""
     if dtype not in FLOATING:

@@ -21,7 +21,7 @@ from declarative_dist.errors import ConstraintError, DeclarationError, first_lin
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape, make_value
-from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors
+from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors, find_tensor
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
@@ -42,7 +42,7 @@ Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
 class Constrained(Field):
     """A value that a constraint keeps inside its set, and that starts somewhere.
 
-    Its arguments are as in `Param` and `Head`; `owner` is what errors call it.
+    Its arguments are as in `Param` and `Head`.
     """
 
     event_dim = 0
@@ -57,8 +57,8 @@ class Constrained(Field):
         init: Init | None,
         constraint: object,
         shape: int | str | Sequence[int | str] | None,
-        owner: str,
     ) -> None:
+        owner = type(self).__name__
         # What the class holds does not change with the tensor that it was given.
         source = as_source(init, f"{owner}(init=)")
         self.init = source.clone() if isinstance(source, Tensor) else source
@@ -188,12 +188,9 @@ class Constrained(Field):
         bounds = {n: line_up(values[n], ndims.get(n, 0), ndim) for n in constraint.names}
         return constraint.resolved(bounds)
 
-    def source(self, value: Any, subject: str) -> Any:
-        return as_source(value, subject)
-
     def place_of(self, module: nn.Module) -> tuple[torch.dtype, torch.device]:
         """The dtype of the unconstrained numbers, and where they are."""
-        raw: Tensor = getattr(module, self.raw_name)
+        raw: Any = find_tensor(module, self.raw_name)
         return raw.dtype, raw.device
 
     def build_raw(
@@ -204,8 +201,7 @@ class Constrained(Field):
         dtype = blueprint.dtype
         if dtype is None:
             source = self.source_of(start)
-            is_meant = self.has_dtype if start.source is None else start.has_dtype
-            dtype = source.dtype if is_meant else torch.get_default_dtype()
+            dtype = source.dtype if start.has_dtype else torch.get_default_dtype()
         if self.owns_constraint:
             own = copy.deepcopy(self.constraint).to(device=blueprint.place, dtype=dtype)
             module.add_module(f"{self.raw_name}_constraint", own)
