@@ -93,7 +93,7 @@ def kl_divergence(
     if isinstance(one, Distribution) and isinstance(other, Distribution):
         shape = _shape_together("kl_divergence", one, other)
         one = one if shape == one.batch_shape else one.expand(shape)
-    return _mean_under(one, count, lambda x, log_p: log_p - _log_prob_anywhere(other, x))
+    return _mean_under(one, count, lambda x, log_p: log_p - log_prob_anywhere(other, x))
 
 
 def _count_draws(subject: str, num_samples: Any, error: Exception, *distributions: Any) -> int:
@@ -267,8 +267,8 @@ def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) 
     return (weight + center_leave_one_out(finite) * (log_p - fixed)).mean(0)
 
 
-def _log_prob_anywhere(q: Any, value: Any) -> Tensor:
-    """Log densities of q, and minus infinity where it has none."""
+def log_prob_anywhere(q: Any, value: Any) -> Tensor:
+    """Log densities of a plain distribution or a guide, and minus infinity where it has none."""
     outside = find_outside(q, value) if isinstance(q, Distribution) else None
     if outside is None:
         return q.log_prob(value)  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import normalize
 
 from declarative_dist.constraints.constraint import Constraint
+from declarative_dist.plain.supports import bounds_of
 from declarative_dist.testing.promise import Trial, call_compiled, show
 
 LESS = "or check with raw_limit= if it is meant for moderate ones."
@@ -100,13 +101,6 @@ class ConstraintTrial(Trial):
             raise self.broken(member, expected, found, fix)
 
 
-def ends_of(constraint: Constraint) -> dict[str, Any]:
-    """The bounds of single numbers that the support of a constraint names."""
-    ends = () if constraint.event_dim else ("lower_bound", "upper_bound")
-    bounds = {end: getattr(constraint.support, end, None) for end in ends}
-    return {end: bound for end, bound in bounds.items() if bound is not None}
-
-
 def first_coordinates(matrix: Tensor) -> Tensor:
     """The rows that are independent of those above them: the coordinates that determine a value.
 
@@ -156,9 +150,8 @@ def inside(trial: ConstraintTrial) -> None:
         trial.expect_dtype("forward", value, dtype)
         is_in = value.isfinite().reshape(*constraint.contains(value).shape, -1).all(-1)
         is_in = is_in & constraint.contains(value)
-        for end, bound in ends_of(constraint).items():  # strictly between them, judged apart
-            beyond = value.double() - bound
-            is_in = is_in & (beyond > 0 if end == "lower_bound" else beyond < 0)
+        if ends := bounds_of(constraint.support):  # strictly between them, judged apart
+            is_in = is_in & (value.double() > ends[0]) & (value.double() < ends[1])
         fix = "Clamp the raw number before it overflows, hold a value that rounding brings to an "
         fix += f"end at the next number inside, {LESS}"
         trial.expect_all(is_in, "forward", expected, raw, value, fix)
@@ -196,7 +189,7 @@ def _gradient_of(trial: ConstraintTrial, raw: Tensor) -> Tensor:
 
 def refusal(trial: ConstraintTrial) -> None:
     """Values refused that are not finite, or at an end of the support."""
-    ends = [bound for bound in ends_of(trial.subject).values() if not isinstance(bound, Tensor)]
+    ends = [e for e in bounds_of(trial.subject.support) or () if not isinstance(e, Tensor)]
     for dtype in trial.dtypes:
         constraint = trial.build(dtype)
         value = constraint(trial.moderate(dtype, count=2)).detach()
@@ -237,8 +230,8 @@ def round_trip(trial: ConstraintTrial) -> None:
                 )
                 steps = 4 * steps.reshape(-1, *(1 for _ in value.shape[1:]))
                 size = size.flatten(1).amax(1).reshape(steps.shape)
-            for bound in ends_of(constraint).values():
-                size = size.maximum(torch.as_tensor(bound).double().abs())
+            for end in bounds_of(constraint.support) or ():
+                size = size.maximum(torch.as_tensor(end).double().abs().nan_to_num(posinf=0.0))
             again = constraint(raw)
             error = (again.double() - value.double()).abs()
             close = error <= steps * torch.finfo(value.dtype).eps * size

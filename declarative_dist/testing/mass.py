@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from declarative_dist.plain.supports import find_outside
+from declarative_dist.divergence import log_prob_anywhere
 
 COUNT, TRIMMED, MOST = 10_000, 100, 200_000
 """How many draws there are, which share of them at each end is left out (one in a hundred), and
@@ -38,48 +38,28 @@ def mass_of(built: Distribution) -> Mass | None:
     """
     if built.event_shape or not built.batch_shape.numel():
         return None
-    draws = built.sample((COUNT,)).reshape(COUNT, -1)
-    is_whole = bool((draws == draws.round()).all())
-    is_counted = is_whole and float(draws.max() - draws.min()) <= MOST
-    points = _every_count(draws) if is_counted else _between(draws.sort(0).values)
-    heights = _density(built, points)
-    checked = [
-        _add_up(*columns) if is_counted else _integrate(*columns)
-        for columns in zip(draws.double().T, points.double().T, heights.double().T, strict=True)
-    ]
+    ordered = built.sample((COUNT,)).reshape(COUNT, -1).sort(0).values
+    low, high = map(float, ordered.aminmax())
+    is_counted = high - low <= MOST and bool((ordered == ordered.round()).all())
+    if is_counted:
+        counts = torch.arange(low, high + 1, dtype=ordered.dtype, device=ordered.device)
+        points = counts[:, None].expand(-1, ordered.shape[1])
+    else:
+        halfway = ordered[:-1] + ordered.diff(dim=0) / 2
+        points = torch.cat([ordered, halfway]).sort(0).values
+    values = points.reshape(-1, *built.batch_shape)
+    heights = log_prob_anywhere(built, values).double().exp().reshape(points.shape)
+    if is_counted:
+        checked = [Mass(low, high, found, 1.0, 0.02) for found in heights.sum(0).tolist()]
+    else:
+        columns = zip(ordered.double().T, points.double().T, heights.T, strict=True)
+        checked = [_integrate(*each) for each in columns]
     return max(checked, key=lambda mass: abs(mass.found - mass.share) - mass.tolerance)
 
 
-def _every_count(draws: Tensor) -> Tensor:
-    low, high = draws.aminmax()
-    numbers = torch.arange(float(low), float(high) + 1, device=draws.device).to(draws.dtype)
-    return numbers[:, None].expand(-1, draws.shape[1])
-
-
-def _between(ordered: Tensor) -> Tensor:
-    halfway = ordered[:-1] + ordered.diff(dim=0) / 2
-    return torch.cat([ordered, halfway]).sort(0).values
-
-
-def _density(built: Distribution, points: Tensor) -> Tensor:
-    """Densities of points `(m, copies)`, which are zero outside of the support."""
-    values = points.reshape(-1, *built.batch_shape)
-    is_bad = find_outside(built, values)
-    if is_bad is None:
-        return built.log_prob(values).exp().reshape(points.shape)
-    scores = built.log_prob(values.where(~is_bad, built.sample()))
-    return scores.exp().where(~is_bad, 0.0).reshape(points.shape)
-
-
-def _add_up(draws: Tensor, points: Tensor, heights: Tensor) -> Mass:
-    low, high = (float(end) for end in points.aminmax())
-    return Mass(low, high, float(heights.sum()), 1.0, 0.02)
-
-
 def _integrate(draws: Tensor, points: Tensor, heights: Tensor) -> Mass:
-    ordered = draws.sort().values
     cut = len(draws) // TRIMMED
-    low, high = ordered[cut], ordered[-1 - cut]
+    low, high = draws[cut], draws[-1 - cut]
     numbers, counts = draws[(draws > low) & (draws < high)].unique(return_counts=True)
     atoms = numbers[counts > ATOM * len(draws)]
     share = counts.sum() / len(draws)

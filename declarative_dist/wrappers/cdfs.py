@@ -33,24 +33,22 @@ Point = float | Tensor
 
 def smaller(one: Point, other: Point) -> Point:
     """The smaller one of two points."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.minimum(one, other)
-    if isinstance(other, Tensor):
+    if not isinstance(one, Tensor):
         one, other = other, one
-    if isinstance(one, Tensor):
-        return one if other == math.inf else one.clamp_max(other)
-    return min(one, other)
+    if not isinstance(one, Tensor):
+        return min(one, other)
+    is_open = not isinstance(other, Tensor) and other == math.inf
+    return one if is_open else one.clamp_max(other)
 
 
 def larger(one: Point, other: Point) -> Point:
     """The larger one of two points."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.maximum(one, other)
-    if isinstance(other, Tensor):
+    if not isinstance(one, Tensor):
         one, other = other, one
-    if isinstance(one, Tensor):
-        return one if other == -math.inf else one.clamp_min(other)
-    return max(one, other)
+    if not isinstance(one, Tensor):
+        return max(one, other)
+    is_open = not isinstance(other, Tensor) and other == -math.inf
+    return one if is_open else one.clamp_min(other)
 
 
 class Family(NamedTuple):
@@ -119,14 +117,8 @@ def _own_tails(d: Any, x: Tensor) -> Tails:
     below, above = share <= 0, share >= 1
     share = torch.where(below | above, 0.5, share)
     tails = Tails(share.log(), torch.log1p(-share)).outside(below, above)
-    return tails if (log_sf := own_log_sf(d)) is None else Tails(tails.log_cdf, log_sf(x).to(x))
-
-
-def own_log_sf(distribution: Distribution) -> Callable[[Tensor], Tensor] | None:
-    """The method of a class of your own that gives its upper tail, if there is one."""
-    method: Callable[[Tensor], Tensor] | None
-    method = getattr(distribution, "log_survival_function", None)
-    return method
+    log_sf = getattr(d, "log_survival_function", None)
+    return tails if log_sf is None else Tails(tails.log_cdf, log_sf(x).to(x))
 
 
 def loses_tail(base: Univariate, end: Point) -> bool:
@@ -134,7 +126,7 @@ def loses_tail(base: Univariate, end: Point) -> bool:
     if not isinstance(end, Tensor) or family_of(base.plain).tails is not _own_tails:
         return False
     is_lost = (base.tails(end).log_sf < math.log(LOST)) & (end < base.last)
-    return own_log_sf(base.plain) is None and bool(is_lost.any())
+    return not hasattr(base.plain, "log_survival_function") and bool(is_lost.any())
 
 
 def has_atoms(distribution: Distribution) -> bool:

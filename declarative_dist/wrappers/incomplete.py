@@ -74,7 +74,7 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.where(x > -0.6931, near, far).masked_fill(x >= 0, -torch.inf)
 
 
-def from_smaller(small: Tensor, is_lower: Tensor | bool) -> Tails:
+def from_smaller(small: Tensor, is_lower: Tensor | bool = False) -> Tails:
     """Both tails from the one that is computed, which is the lower one there or everywhere."""
     return Tails(log1mexp(small), small).swap(is_lower)
 
@@ -112,7 +112,8 @@ def gamma_tails(a: Tensor, x: Tensor) -> Tails:
     a_, x_, side = a[..., None], x[..., None], is_upper[..., None]
     slopes = torch.where(side, (a_ - 1) * s.log1p() - x_ * s, -a_ * s - x_ * torch.expm1(-s))
     front = (a / (2 * math.pi)).log() / 2 - _stirling(a) - a * _deviance(x, a, x - a)
-    return from_smaller(_integrate(slopes, log_weight) + front, ~is_upper).outside(below, above)
+    small = (slopes + log_weight).logsumexp(-1) + front
+    return from_smaller(small, ~is_upper).outside(below, above)
 
 
 def beta_tails(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tails:
@@ -132,7 +133,8 @@ def beta_tails(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tails:
     front = (a / (2 * math.pi)).log() / 2 + (b.log() - n.log()) / 2
     front = front - _stirling(a) - _stirling(b) + _stirling(n)
     front = front - a * _deviance(n * x, a, apart) - b * _deviance(n * y, b, -apart)
-    return from_smaller(_integrate(slopes, log_weight) + front, is_lower).outside(below, above)
+    small = (slopes + log_weight).logsumexp(-1) + front
+    return from_smaller(small, is_lower).outside(below, above)
 
 
 def _is_cut(shape: Tensor, rest: Tensor) -> Tensor:
@@ -153,10 +155,6 @@ def _nodes(rate: Tensor, count: int = NODES) -> tuple[Tensor, Tensor]:
     log_node = t - squeezed
     log_weight = log_node + squeezed.log1p() + math.log(step)
     return log_node.exp() / rate[..., None], log_weight - rate.log()[..., None]
-
-
-def _integrate(log_values: Tensor, log_weight: Tensor) -> Tensor:
-    return (log_values + log_weight).logsumexp(-1)
 
 
 def _deviance(x: Tensor, mean: Tensor, apart: Tensor) -> Tensor:

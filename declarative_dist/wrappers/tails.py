@@ -116,10 +116,6 @@ register_tails(dd.StudentT, _student_tails)
 # Half lines and intervals.
 
 
-def _from_survival(log_sf: Tensor) -> Tails:
-    return from_smaller(log_sf, is_lower=False)
-
-
 def _half_normal_tails(d: Any, x: Tensor) -> Tails:
     """The lower tail is an error function, which is right near 0, where the upper one is not."""
     far = x / d.scale * math.sqrt(0.5)
@@ -156,7 +152,7 @@ def _fisher_tails(d: Any, x: Tensor) -> Tails:
 def _pareto_tails(d: Any, x: Tensor) -> Tails:
     shape, z = d.concentration, (x - d.loc) / d.scale
     bend = torch.where(shape == 0, 1.0, shape)
-    return _from_survival(torch.where(shape == 0, -z, -torch.log1p(bend * z) / bend))
+    return from_smaller(torch.where(shape == 0, -z, -torch.log1p(bend * z) / bend))
 
 
 def _pareto_quantile(d: Any, tails: Tails) -> Tensor:
@@ -171,7 +167,7 @@ def _uniform_tails(d: Any, x: Tensor) -> Tails:
 
 
 register_tails(
-    dd.Exponential, lambda d, x: _from_survival(-d.rate * x), lambda d, t: -t.log_sf / d.rate
+    dd.Exponential, lambda d, x: from_smaller(-d.rate * x), lambda d, t: -t.log_sf / d.rate
 )
 register_tails(dd.HalfNormal, _half_normal_tails, _half_normal_quantile)
 register_tails(dd.HalfCauchy, _half_cauchy_tails, _half_cauchy_quantile)
@@ -192,7 +188,7 @@ register_tails(
 register_tails(
     dd.Binomial, lambda d, k: beta_tails(d.total_count - k, k + 1, 1 - d.probs, d.probs)
 )
-register_tails(dd.Geometric, lambda d, k: _from_survival((k + 1) * torch.log1p(-d.probs)))
+register_tails(dd.Geometric, lambda d, k: from_smaller((k + 1) * torch.log1p(-d.probs)))
 register_tails(dd.Bernoulli, lambda d, _: Tails(logsigmoid(-d.logits), logsigmoid(d.logits)))
 
 

@@ -82,13 +82,9 @@ class Wrapper(Distribution):
             try:
                 self._check_arguments()
             except ConstraintError as error:
-                if error.code != "no-cdf":
-                    raise
-                subject, said = (
-                    f"{kind}(base_distribution=)",
-                    (error.expected, error.got, error.fix),
-                )
-                raise ConstraintError(subject, *said, code="no-cdf") from error
+                if error.code == "no-cdf":
+                    error.subject = f"{kind}(base_distribution=)"
+                raise
 
     def _check_arguments(self) -> None:
         """Refuse a base, or other arguments, that mean nothing."""
