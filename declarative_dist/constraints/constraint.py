@@ -124,21 +124,17 @@ class Constraint(nn.Module, ABC):
         """Raise a ConstraintError about `subject` unless every value is inside."""
         if is_traced(value):
             return
-        is_real = is_floating(value)
-        fits, error = is_real and value.ndim >= self.event_dim, None
+        if not is_floating(value) or value.ndim < self.event_dim:
+            wanted = f"a dense floating-point tensor of {self.event_dim} dimensions or more"
+            got = f"{shorten(value)} of {getattr(value, 'dtype', type(value).__name__)}"
+            code: Code = "wrong-shape" if is_floating(value) else "dtype-or-device"
+            raise ConstraintError(subject, f"{self.describe()}, as {wanted}", got, code=code)
         try:
-            inside = self.contains(value) if fits else None
-        except RuntimeError as caught:
-            inside, error = None, caught
-        if inside is None:
-            wanted = f"as a dense floating-point tensor of {self.event_dim} dimensions or more"
-            wanted = "of a shape that goes with it" if error else wanted
-            expected = f"{self.describe()}, {wanted}"
-            kind = getattr(value, "dtype", type(value).__name__)
-            got = shorten(value) if error else f"{shorten(value)} of {kind}"
-            fix = f"torch says: {first_line(error)}." if error else ""
-            code: Code = "wrong-shape" if is_real else "dtype-or-device"
-            raise ConstraintError(subject, expected, got, fix, code=code) from error
+            inside = self.contains(value)
+        except RuntimeError as error:
+            expected, got = f"{self.describe()}, of a shape that goes with it", shorten(value)
+            fix = f"torch says: {first_line(error)}."
+            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
         if not inside.all():
             got = shorten(value)
             if value.ndim and not self.event_dim:

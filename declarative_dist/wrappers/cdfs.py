@@ -19,7 +19,7 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import bounds_of, entries_of, support_of
-from declarative_dist.plain.tensors import floating_tensors, map_tensors, tensors_of, without_cache
+from declarative_dist.plain.tensors import floating_tensors, map_tensors, tensors_of, with_checks
 from declarative_dist.wrappers.incomplete import Tails
 
 LOST = 1e-9
@@ -206,14 +206,16 @@ class Univariate(NamedTuple):
         scored = self.cast(self.plain.log_prob(torch.where(is_scored, x, self.middle)))
         return scored.masked_fill(~is_scored, -torch.inf)
 
-    def tails(self, x: Tensor, *, are_ends: bool = False) -> Tails:
+    def tails(self, x: Point, *, are_ends: bool = False) -> Tails:
         """The tails at any points.
 
         Args:
-            x: the points.
+            x: the points; a number is infinite, and stands for no end.
             are_ends: whether they are pairs of ends, in front. Then the other end stands in for
                 one beyond the support, for it has the scale of the data.
         """
+        if not isinstance(x, Tensor):
+            return Tails(self.to_tensor(-torch.inf), self.to_tensor(0.0)).swap(x > 0)
         x = self.cast(x.floor() if self.is_discrete else x)
         below = x < self.first if self.has_masses else x <= self.first
         above = x >= self.last
@@ -224,9 +226,9 @@ class Univariate(NamedTuple):
         return family_of(self.plain).tails(self.plain, x).outside(below, above)
 
     def tails_at(self, low: Point, high: Point) -> tuple[Tails, Tails]:
-        """The tails at two ends, computed at once; those at an end that is a number are known."""
+        """The tails at two ends, computed at once if there are both."""
         if not isinstance(low, Tensor) or not isinstance(high, Tensor):
-            return self._tails_at_end(low), self._tails_at_end(high)
+            return self.tails(low), self.tails(high)
         ends = torch.stack(torch.broadcast_tensors(low, high))
         missing = len(self.plain.batch_shape) - ends.ndim + 1
         if missing > 0:
@@ -234,16 +236,10 @@ class Univariate(NamedTuple):
         log_cdf, log_sf = (tail.unbind() for tail in self.tails(ends, are_ends=True))
         return Tails(log_cdf[0], log_sf[0]), Tails(log_cdf[1], log_sf[1])
 
-    def _tails_at_end(self, end: Point) -> Tails:
-        if isinstance(end, Tensor):
-            return self.tails(end)
-        none, everything = self.to_tensor(-torch.inf), self.to_tensor(0.0)
-        return Tails(none, everything).swap(end > 0)
-
     def log_mass(self, low: Point, high: Point) -> Tensor:
         """The logarithm of P(low < X <= high), whose ends may be infinite."""
         if not isinstance(low, Tensor):
-            return self._tails_at_end(high).log_cdf
+            return self.tails(high).log_cdf
         if not isinstance(high, Tensor):
             return self.tails(low).log_sf
         below, above = self.tails_at(low, high)
@@ -264,8 +260,7 @@ def univariate(distribution: Distribution, like: Tensor | None = None) -> Univar
     like = own.new_empty((), dtype=least) if like is None else like
     plain = plain_of(distribution, least)
     if plain._validate_args:  # of values that are known to be inside
-        plain = without_cache(plain)
-        plain._validate_args = False
+        plain = with_checks(plain, False)
     support = _support_of_counts(plain)
     bounds = bounds_of(entries_of(support)) or (-torch.inf, torch.inf)
     first, last = (b.to(like) if isinstance(b, Tensor) else b for b in bounds)

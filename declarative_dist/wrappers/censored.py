@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from declarative_dist.errors import ConstraintError
-from declarative_dist.wrappers.cdfs import Point, Univariate, larger, register_tails, smaller
+from declarative_dist.wrappers.cdfs import Point, Univariate, register_tails
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.truncated import SMOOTH, Truncated
@@ -140,9 +140,7 @@ class Censored(BetweenEnds):
         drawn = self.base_distribution.sample(sample_shape)
         if self.event_shape:
             return torch.stack([drawn, drawn], -1)
-        base = self._base()
-        low, high = self._ends(base)
-        return base.to_tensor(smaller(larger(drawn, low), high)).to(drawn.dtype)
+        return self._clamp(self._base(), drawn).to(drawn.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -174,8 +172,7 @@ class Censored(BetweenEnds):
 
 def _censored_quantile(d: Censored, tails: Tails) -> Tensor:
     base = d._base()
-    low, high = d._ends(base)
-    return base.to_tensor(smaller(larger(quantile_of(base, tails), low), high))
+    return d._clamp(base, quantile_of(base, tails))
 
 
 register_tails(Censored, lambda d, x: d._base().tails(x), _censored_quantile)

@@ -10,14 +10,7 @@ import torch.distributions as dd
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from declarative_dist.wrappers.cdfs import (
-    Univariate,
-    gap_at,
-    has_atoms,
-    larger,
-    register_tails,
-    smaller,
-)
+from declarative_dist.wrappers.cdfs import Univariate, gap_at, has_atoms, register_tails
 from declarative_dist.wrappers.incomplete import Tails
 from declarative_dist.wrappers.quantiles import quantile_of
 from declarative_dist.wrappers.wrapper import BetweenEnds, Ends
@@ -96,8 +89,7 @@ class Truncated(BetweenEnds):
         inside = (base.cast(tail) + log_mass for tail in tails)
         log_cdf, log_sf = map(torch.logaddexp, (below.log_cdf, above.log_sf), inside)
         x = quantile_of(base, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
-        first, last = self._hull(base)
-        return base.to_tensor(smaller(larger(x, first), last))
+        return self._clamp(base, x)
 
     @property
     def mean(self) -> Tensor:

@@ -73,11 +73,9 @@ class Wrapper(Distribution):
                 self.exact_numbers[name] = value
         is_wide = shape == base_distribution.batch_shape
         self.base_distribution = base_distribution if is_wide else base_distribution.expand(shape)
-        super().__init__(torch.Size(shape), event_shape, validate_args=False)
+        self._batch_shape, self._event_shape = torch.Size(shape), event_shape
         if validate_args is not None:
             self._validate_args = validate_args
-        else:
-            del self._validate_args
         if self._validate_args:
             try:
                 self._check_arguments()
@@ -238,6 +236,11 @@ class BetweenEnds(Wrapper):
     def _hull(self, base: Univariate) -> Ends:
         low, high = self._ends(base)
         return larger(base.first, low), smaller(base.last, high)
+
+    def _clamp(self, base: Univariate, x: Tensor) -> Tensor:
+        """Values at the nearest one that there can be."""
+        first, last = self._hull(base)
+        return base.to_tensor(smaller(larger(x, first), last))
 
     def _check_arguments(self) -> None:
         kind = type(self).__name__
