@@ -83,5 +83,4 @@ class ConstraintTransform(Transform):
         """A shape of elementwise values, with tensor bounds beside it."""
         if self.constraint.event_dim or self.constraint.raw_event_dim:
             return shape
-        bounds = [bound.shape for bound in self.constraint.buffers()]
-        return torch.broadcast_shapes(shape, *bounds) if bounds else shape
+        return torch.broadcast_shapes(shape, *(b.shape for b in self.constraint.buffers()))
