@@ -13,7 +13,6 @@ from declarative_dist import (
     ConstraintError,
     DeclarationError,
     Exp,
-    FieldError,
     Joint,
     LearnableTransform,
     Param,
@@ -68,19 +67,6 @@ def test_assigning_a_part_leaves_the_others_as_they_were() -> None:
     assert before.shape == (3, 2)
 
 
-def test_assign_refuses_parts_that_do_not_fit_and_changes_nothing() -> None:
-    q = Mixture(m=1, k=2)
-    part, logits = q.component_distribution, q.mixture_distribution.logits.clone()
-    with pytest.raises(ConstraintError):
-        q.assign(component_distribution=Rows(m=1, k=5), mixture_distribution={"logits": 3.0})
-    assert q.component_distribution is part
-    assert torch.equal(q.mixture_distribution.logits, logits)
-    new = Rows(m=1, k=2)
-    q.assign(component_distribution=new, mixture_distribution={"logits": 3.0})
-    assert q.component_distribution is new
-    assert q.mixture_distribution.logits.tolist() == [3.0, 3.0]
-
-
 # Divergence through transforms that are learned.
 
 
@@ -102,21 +88,6 @@ def test_learned_transforms_have_no_formula_at_any_depth() -> None:
             kl_divergence(*pair)
     with torch.no_grad():
         torch.testing.assert_close(kl_divergence(p, q), torch.tensor(1.0))
-
-
-def test_sites_have_the_divergence_of_their_families() -> None:
-    class Pair(Joint):
-        a = learnable(
-            dd.TransformedDistribution(
-                dd.Normal(torch.zeros(3), 1.0),
-                dd.IndependentTransform(dd.AffineTransform(0.0, 2.0), 1),
-            )
-        )
-
-    one, other = Pair(), Pair()
-    other.a.base_distribution.base_distribution.loc = 1.0
-    torch.testing.assert_close(kl_divergence(one, other), kl_divergence(one.a, other.a))
-    torch.testing.assert_close(kl_divergence(one, other), torch.tensor(1.5))
 
 
 # Joints.
@@ -219,14 +190,6 @@ def test_a_value_outside_names_its_site() -> None:
         Wait().log_prob({"a": torch.tensor(0.0), "y": torch.tensor(-1.0)})
 
 
-def test_lists_are_values() -> None:
-    class Line(Joint):
-        x = dd.Independent(dd.Normal(torch.zeros(2), 1.0), 1)
-
-    expected = dd.Normal(0.0, 1.0).log_prob(torch.tensor([1.0, 2.0])).sum()
-    torch.testing.assert_close(Line().log_prob({"x": [1.0, 2.0]}), expected)
-
-
 # Parts that nothing uses.
 
 
@@ -253,13 +216,3 @@ def test_a_part_that_nothing_uses_is_refused() -> None:
             loc = Param(0.0)
             scale = Param(1.0)
             weights = Weights(k=2)
-
-
-def test_a_foreign_module_without_arguments_is_told_what_it_must_return() -> None:
-    class Wrong(Variational):
-        base = dd.Independent
-        base_distribution = nn.Identity()
-        reinterpreted_batch_ndims = 0
-
-    with pytest.raises(FieldError, match=r"Wrong\.base_distribution: expected a distribution"):
-        Wrong()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import itertools
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -907,39 +906,6 @@ def test_a_conditional_is_a_helper_where_sites_call_it() -> None:
     assert sorted(name for name, _ in model.named_parameters()) == [
         "decoder.projection.bias", "decoder.projection.weight",
     ]  # fmt: skip
-
-
-RAGGED = {
-    "scalar beside a vector": (dd.Normal, {"loc": Head(shape=(2,)), "scale": Head()}),
-    "free vector beside a scalar": (dd.Normal, {"loc": Head(), "scale": Param([1.0, 2.0])}),
-    "scalar bound": (dd.Uniform, {"low": Head(), "high": Head(GreaterThan("low"), shape=2)}),
-    "free value above a scalar": (
-        dd.Uniform,
-        {"low": Head(), "high": Param([1.0, 2.0], GreaterThan("low"))},
-    ),
-    "vector beside a matrix": (
-        dd.Normal,
-        {"loc": Head(shape=(3, 2)), "scale": Head(shape=2)},
-    ),
-}
-
-
-@pytest.mark.parametrize("batch", [(3,), (2, 3)])
-@pytest.mark.parametrize("name", RAGGED)
-def test_values_of_different_length_line_up_behind_the_contexts(
-    name: str, batch: tuple[int, ...]
-) -> None:
-    base, body = RAGGED[name]
-    p = type(Conditional)("Ranks", (Conditional,), {"base": base, **body})(in_features=3)
-    nn.init.normal_(p.projection.weight)
-    x = torch.randn(*batch, 3)
-    together = p(x)
-    one = p(x[(0,) * len(batch)])
-    assert together.batch_shape == torch.Size((*batch, *one.batch_shape))
-    for index in itertools.product(*map(range, batch)):
-        alone = p(x[index])
-        torch.testing.assert_close(together.mean[index], alone.mean)
-        torch.testing.assert_close(together.stddev[index], alone.stddev)
 
 
 def test_dtypes_of_the_layer() -> None:

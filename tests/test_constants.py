@@ -391,29 +391,6 @@ def test_an_array_in_a_class_body_is_copied():
     assert Body().df.tolist() == [1.0, 2.0]
 
 
-NO_NUMBERS = {
-    "flag": torch.tensor(True),
-    "numpy flag": np.bool_(True),
-    "too large": 10**400,
-    "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged),
-    "meta": torch.empty((), device="meta"),
-}
-
-
-@pytest.mark.parametrize("value", NO_NUMBERS.values(), ids=NO_NUMBERS)
-def test_what_is_no_number_gives_our_error_in_constants_and_parameters(value):
-    for build in (
-        lambda: Heavy(df=value),
-        lambda: Heavy(scale=value),
-        lambda: Count(total_count=value),
-        lambda: Heavy().assign(df=value),
-        lambda: Heavy().assign(scale=value),
-        lambda: Count().assign(total_count=value),
-    ):
-        with pytest.raises((ConstraintError, DeclarationError), match=r"expected .*, got "):
-            build()
-
-
 def test_values_on_meta_decide_where_to_build_only_if_they_are_all():
     nothing = torch.empty((), device="meta")
     assert Heavy(df=nothing, loc=nothing, scale=nothing).scale.is_meta

@@ -36,7 +36,7 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.latents.flat_params import FlatParams
-from tests.cases import CASES, Bounded, FullRank, GammaByMean, NestedMixture, Squashed, TiedScale
+from tests.cases import Bounded, FullRank, GammaByMean, NestedMixture, Squashed, TiedScale
 
 SHAPES = [(3,), (2, 3)]
 
@@ -352,17 +352,6 @@ def test_assignment_refuses_what_a_single_copy_refuses(copies: tuple[int, ...]) 
     with pytest.raises(ConstraintError):
         q.high = below
     assert (q.high > q.low[..., None]).all()
-
-
-NAMES = [name for name, make in CASES.items() if "batch" in name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_cases_with_copies_keep_them_in_front(name: str) -> None:
-    q: nn.Module = CASES[name]()
-    copies: torch.Size = vars(q)["_copies"]
-    for raw_name, raw in q.named_parameters():
-        assert raw.shape[: len(copies)] == copies, raw_name
 
 
 class Predicted(Conditional):

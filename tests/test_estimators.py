@@ -30,28 +30,9 @@ class NormalFamily(Variational):
     scale = Param(0.8, Exp())
 
 
-class Coin(Variational):
-    base = dd.Bernoulli
-    logits = Param(0.4)
-
-
 class Die(Variational):
     base = dd.Categorical
     logits = Param(lambda shape: torch.tensor([0.2, -0.5, 0.7]).expand(shape), shape=(3,))
-
-
-class Pair(Variational):
-    logits = Param(0.5)
-    shift = Param(0.7)
-
-    def base(self, logits: Tensor, shift: Tensor) -> dd.MixtureSameFamily:
-        weights = dd.Categorical(logits=torch.stack([logits, -logits], -1))
-        return dd.MixtureSameFamily(weights, dd.Normal(torch.stack([shift, -shift], -1), 0.9))
-
-
-def unnormalised(z: Tensor) -> Tensor:
-    """Log density of a target that is no Gaussian."""
-    return -0.5 * z**2 + torch.sin(2 * z)
 
 
 def gradients(objective: torch.nn.Module) -> dict[str, Tensor]:
@@ -161,21 +142,6 @@ def test_stl_of_a_joint_has_no_variance_where_the_guide_is_exact() -> None:
     assert all(gradient.abs() < 1e-5 for gradient in found.values())
 
 
-def test_a_coin_against_enumeration() -> None:
-    table = torch.tensor([-0.2, 1.3])
-    guide = Coin(batch_shape=(COPIES,))
-    objective = NegativeELBO(lambda z: table[z.long()], guide, num_samples=2)
-    assert objective.estimator == "score"
-    logits = torch.tensor(0.4, requires_grad=True)
-    exact = dd.Bernoulli(logits=logits)
-    loss = sum(
-        exact.log_prob(z).exp() * (exact.log_prob(z) - table[int(z)])
-        for z in torch.tensor([0.0, 1.0])
-    )
-    (expected,) = torch.autograd.grad(loss, logits)
-    assert_mean(gradients(objective)["guide.raw_logits"], expected)
-
-
 @pytest.mark.parametrize("bound", [NegativeELBO, ImportanceWeightedELBO])
 def test_a_die_against_enumeration(bound: Any) -> None:
     table = torch.tensor([-0.2, 1.3, 0.4])
@@ -188,19 +154,6 @@ def test_a_die_against_enumeration(bound: Any) -> None:
     loss = -((log_q[:, None] + log_q).exp() * means).sum()
     (expected,) = torch.autograd.grad(loss, logits)
     assert_mean(gradients(objective)["guide.raw_logits"], expected)
-
-
-def test_a_mixture_against_quadrature() -> None:
-    objective = NegativeELBO(unnormalised, Pair(batch_shape=(COPIES,)), num_samples=3)
-    assert objective.estimator == "score"
-    found = gradients(objective)
-    z = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
-    q = Pair(dtype=torch.float64)
-    log_q = q.log_prob(z)
-    loss = torch.trapezoid(log_q.exp() * (log_q - unnormalised(z)), z)
-    loss.backward()
-    assert_mean(found["guide.raw_logits"], q.raw_logits.grad)
-    assert_mean(found["guide.raw_shift"], q.raw_shift.grad)
 
 
 def test_the_baseline_lowers_the_variance() -> None:

@@ -29,7 +29,6 @@ from declarative_dist import (
 from declarative_dist.testing import check_distribution
 from tests.nests import (
     Components,
-    Grid,
     Line,
     Logits,
     Mixture,
@@ -744,15 +743,12 @@ def test_tensors_in_a_list_of_a_plain_transform():
 # --- independent copies ---------------------------------------------------------------------
 
 COPIED = {
-    "scalars": transformed(Shift),
     "constant vector events": transformed(
         Shift,
         base_distribution=dd.Independent(dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), 1.0), 1),
     ),
     "vectors": transformed(Shift, base_distribution=Line),
-    "instance and class": transformed(Shift(), Shift, base_distribution=Line),
     "shifts of vector events": transformed(ShiftEvent, Shift, base_distribution=Vector),
-    "vector shift of a scalar": transformed(ShiftVector),
     "matrix shift of a vector": transformed(ShiftMatrix, base_distribution=Line),
     "plain bounds": transformed(
         Interval(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([5.0, 6.0, 7.0])).as_transform(),
@@ -770,17 +766,6 @@ COPIED = {
     "planar without its inverse": lambda **keywords: transformed(
         PlanarLayer, base_distribution=Vector
     )(d=3, **keywords),
-    "instance of a transformed family of instances": transformed(
-        dd.SoftplusTransform(),
-        base_distribution=transformed(Shift(), Shift(), base_distribution=Vector())(),
-    ),
-    "independent family": made(
-        dd.Independent,
-        base_distribution=transformed(Shift, base_distribution=Grid),
-        reinterpreted_batch_ndims=1,
-    ),
-    "of a batch of mixtures": transformed(Shift, base_distribution=mixture_of(Logits, Grid)),
-    "in a mixture": mixture_of(Logits, transformed(Shift, base_distribution=Line)),
     "vector shift in a mixture": mixture_of(Logits, transformed(ShiftVector)),
     "with copies of its own": transformed(Shift(batch_shape=(2,)), base_distribution=Scalar),
     "tied": (lambda shift: transformed(shift, dd.ExpTransform(), shift, base_distribution=Line))(

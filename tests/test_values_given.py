@@ -209,6 +209,9 @@ def test_refused_by_a_simplex(value):
 NO_NUMBERS = [
     "one",
     True,
+    np.bool_(True),
+    torch.tensor(True),
+    torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged),
     1j,
     object(),
     {"a": 1},
