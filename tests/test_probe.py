@@ -334,3 +334,44 @@ def test_sites_beside_a_derived_distribution_are_tried_too() -> None:
     with pytest.raises(ConstraintError, match=r"Beside\.y") as caught:
         Beside(batch_shape=(3,))
     assert caught.value.code == "mixed-draws"
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, dict, float], ids=lambda wrap: wrap.__name__)
+def test_all_numbers_that_a_method_returns_are_compared(wrap: type) -> None:
+    def returned(own: Tensor, mixed: Tensor) -> Any:
+        if wrap is float:
+            return mixed.square().sum().item()
+        return {"own": own, "mixed": mixed} if wrap is dict else wrap([own, mixed])
+
+    class Mixing(Variational):
+        base = dd.Normal
+        loc = Param(0.0)
+        scale = Param(1.0, Positive())
+
+        @derived
+        def both(self, loc: Tensor, scale: Tensor) -> Any:
+            return returned(loc, scale - scale.mean())
+
+    class Apart(Mixing):
+        @derived
+        def both(self, loc: Tensor, scale: Tensor) -> Any:
+            return 2.5 if wrap is float else returned(loc, 2 * scale)
+
+    assert Apart(batch_shape=(3,)).both is not None
+    with pytest.raises(ConstraintError, match=r"Mixing\.both") as caught:
+        Mixing(batch_shape=(3,))
+    assert caught.value.code == "mixed-draws"
+
+
+def test_a_method_that_returns_a_value_for_each_copy_in_a_list_is_refused() -> None:
+    class Listed(Variational):
+        base = dd.Normal
+        loc = Param(torch.zeros(2))
+        scale = 1.0
+
+        @derived
+        def each(self, loc: Tensor) -> list[Tensor]:
+            return list(loc)
+
+    with pytest.raises(ConstraintError, match=r"Listed\.each"):
+        Listed(batch_shape=(3,))

@@ -145,6 +145,8 @@ def _compare(
     if failed:
         name = str(getattr(failed[0], "subject", "")).rpartition(".")[2]
         return None if len(failed) == 2 else (name, _describe(one), _describe(many))
+    if one.keys() != many.keys():  # of a dict or a list that a method returns
+        return next(iter(one.keys() ^ many.keys())), _describe(one), _describe(many)
     for name, value in many.items():
         single = one[name]
         if value.shape != single.shape or name in batched:

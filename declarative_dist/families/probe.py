@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.comparison import (
@@ -134,10 +135,9 @@ class Trial:
         declaration = copy.__declaration__
         values = declaration.run(copy, declaration.order)
         derived = {n: values[n] for n, field in declaration.fields.items() if field.is_computed}
-        tensors = {name: value for name, value in derived.items() if isinstance(value, Tensor)}
         built = {n: value for n, value in derived.items() if isinstance(value, Distribution)}
         base = copy._build_apart()
-        return tensors, built if base is None else {**built, "base": base}
+        return _numbers_in(derived), built if base is None else {**built, "base": base}
 
     def _lead_of(self, index: Index) -> torch.Size:
         return torch.empty(self.whole)[index].shape
@@ -164,6 +164,18 @@ class Trial:
             shape = (*self.whole, *start.shape)
             self.raws[id(raw)] = start + self.scale * torch.randn(shape).to(start)
         return self.raws[id(raw)]
+
+
+def _numbers_in(values: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors and numbers in values, which may be dicts, lists or tuples of them."""
+    return {
+        name if leaf is value else f"{name}[{index}]": (
+            leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.float64)
+        )
+        for name, value in values.items()
+        for index, leaf in enumerate(tree_leaves(value))
+        if isinstance(leaf, (Tensor, float, int))
+    }
 
 
 def _score(distribution: Distribution, draw: Tensor | None, lead: torch.Size) -> Tensor:
