@@ -83,4 +83,5 @@ class ConstraintTransform(Transform):
         """A shape of elementwise values, with tensor bounds beside it."""
         if self.constraint.event_dim or self.constraint.raw_event_dim:
             return shape
-        return torch.broadcast_shapes(shape, *(b.shape for b in self.constraint.buffers()))
+        bounds = (bound.shape for bound in self.constraint.buffers())
+        return torch.Size(torch.broadcast_shapes(shape, *bounds))
