@@ -15,8 +15,6 @@ from declarative_dist.errors import NonFiniteError
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches, check_rows
 from declarative_dist.fitting.checkpoint import Checkpoint
-from declarative_dist.fitting.compiled import compiled_backward_of
-from declarative_dist.fitting.evaluation import Backward, backward_of
 from declarative_dist.fitting.finite import ADVICE, are_finite, error_of_step, reason_of
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import FieldValues
@@ -154,9 +152,8 @@ def fit(
         if checkpoint is not None:
             files.append(Checkpoint(checkpoint, snapshot, batches, history, **writing))
         calls = (bar, *calls, *files)
-        backward = (compiled_backward_of if compile else backward_of)(objective)
         try:
-            for step, loss in _steps(way, backward, batches, snapshot, history, restarts):
+            for step, loss in _steps(way, batches, snapshot, history, restarts):
                 history.add(loss, fields.read() if history.is_due(step) else None)
                 history.stopped = arguments.stops(calls, step, loss, objective)
                 if history.stopped:
@@ -177,12 +174,7 @@ def fit(
 
 
 def _steps(
-    way: Way,
-    backward: Backward,
-    batches: Batches,
-    snapshot: Snapshot,
-    history: History,
-    restarts: int | None,
+    way: Way, batches: Batches, snapshot: Snapshot, history: History, restarts: int | None
 ) -> Iterator[tuple[int, float]]:
     """Take steps until the way or the number of steps ends it; each is checked, then yielded.
 
@@ -190,7 +182,6 @@ def _steps(
         NonFiniteError: naming the field and the index; everything is as before the step.
     """
     limit = 0 if way.replay(history.losses) else way.limit
-    take_step = way.step_with(backward)
     first = history.step + 1
     for step in range(first, limit + 1):
         snapshot.take(step - 1)
@@ -198,7 +189,7 @@ def _steps(
         if step == 1:
             check_rows(way.objective, batches)
             way.begin(batch, restarts)
-        loss = take_step(batch)
+        loss = way.step(batch)
         if not (math.isfinite(loss) and are_finite(snapshot.parameters)):
             error = error_of_step(way.objective, step, loss, batch)
             if error is not None:  # else only a sum of large numbers was not finite

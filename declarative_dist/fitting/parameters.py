@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.kinds import is_declarative
-from declarative_dist.fields.param import Param
-from declarative_dist.fields.walk import walk
+from declarative_dist.fields.walk import walk_params
 from declarative_dist.posteriors.guides import NormalGuide
 
 LARGEST = 100
@@ -38,7 +37,7 @@ def field_of(
             raw = "raw_loc" if parameter is guide.raw_loc else "raw_scale"
             site = next(s.name for s in reversed(guide.flat.slots) if s.offset <= index[-1])
             return f"{type(guide).__name__}.{site}", raw
-    for path, module, field in _declared_params(objective):
+    for path, module, field in walk_params(objective):
         if any(parameter is mine for mine in field.parameters_of(module)):
             return _subject_of(objective, path, field.name), field.raw_name
     names = (name for name, other in objective.named_parameters() if other is parameter)
@@ -53,17 +52,9 @@ def short_name(objective: nn.Module, parameter: Tensor) -> str:
 
 def declared_values(objective: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     """Of all declared parameters `Class.field`, the field, and the current constrained value."""
-    for path, module, field in _declared_params(objective):
+    for path, module, field in walk_params(objective):
         value: Tensor = current_value(module, field.name)
         yield _subject_of(objective, path, field.name), field.name, value.detach()
-
-
-def _declared_params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:
-    """The `Param`s of all declarative modules in an objective, with the path of their module."""
-    for path, module in walk(objective):
-        for field in module.__declaration__.fields.values():
-            if field.is_learned:
-                yield path, module, field
 
 
 def _guides(objective: nn.Module) -> Iterator[tuple[str, NormalGuide]]:
@@ -84,19 +75,14 @@ def _subject_of(objective: nn.Module, path: str, name: str) -> str:
 
 def held_fields(objective: nn.Module) -> Iterator[str]:
     """The trainable fields with a value at the end of its band, or as near as makes no odds."""
-    for path, module, field in _trainable_params(objective):
+    for path, module, field in walk_params(objective):
+        if not field.is_trained(module):
+            continue
         constraint = field.resolved_constraint(module, needed_values(module, field.name))
         with torch.no_grad():
-            raw = getattr(module, field.raw_name)
-            is_held = constraint.is_at_end(raw).any()
+            is_held = constraint.is_at_end(getattr(module, field.raw_name)).any()
         if is_held:
             yield _subject_of(objective, path, field.name).partition(".")[2]
-
-
-def _trainable_params(objective: nn.Module) -> Iterator[tuple[str, Any, Param]]:
-    for path, module, field in _declared_params(objective):
-        if any(p.requires_grad and p.numel() for p in field.parameters_of(module)):
-            yield path, module, field
 
 
 class FieldValues:
@@ -121,40 +107,27 @@ class FieldValues:
     def __init__(self, objective: nn.Module) -> None:
         self._guides = list(_guides(objective))
         short = {(path, s.name): s.name for path, guide in self._guides for s in guide.flat.slots}
-        modules: dict[str, Any] = {}
-        for path, module, field in _trainable_params(objective):
-            if sum(parameter.numel() for parameter in field.parameters_of(module)) <= LARGEST:
-                modules[path] = module
+        self._fields: list[tuple[str, Any, str]] = []
+        for path, module, field in walk_params(objective):
+            count = sum(parameter.numel() for parameter in field.parameters_of(module))
+            if field.is_trained(module) and 0 < count <= LARGEST:
                 subject = _subject_of(objective, path, field.name)
                 short[path, field.name] = subject.partition(".")[2]
+                self._fields.append((path, module, field.name))
         counts = Counter(short.values())
         self._names = {
             key: name if counts[name] == 1 else ".".join(filter(None, key))
             for key, name in short.items()
         }
-        self._fields = [
-            (module, _order_of(module, names), names)
-            for path, module in modules.items()
-            for names in [{key[1]: n for key, n in self._names.items() if key[0] == path}]
-        ]
 
     def read(self) -> dict[str, Any]:
         """The values by name, as numbers and nested lists."""
         values: dict[str, Any] = {}
         with torch.no_grad():
-            for module, order, names in self._fields:
-                known = module.__declaration__.run(module, order)
-                for field, name in names.items():
-                    values[name] = known[field].tolist()
+            for path, module, name in self._fields:
+                values[self._names[path, name]] = current_value(module, name).tolist()
             for path, guide in self._guides:
                 for site, median in guide.median.items():
                     if median.numel() <= LARGEST:
                         values[self._names[path, site]] = median.tolist()
         return values
-
-
-def _order_of(module: Any, names: dict[str, str]) -> tuple[Any, ...]:
-    """The fields that some fields need, themselves included, in the order of computation."""
-    declaration = module.__declaration__
-    needed = {field.name for name in names for field in declaration.chains[name]}
-    return tuple(field for field in declaration.order if field.name in needed)

@@ -17,10 +17,10 @@ from torch import Tensor
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.field import current_value, needed_values
-from declarative_dist.fields.walk import walk
 from declarative_dist.fitting.clusters import cluster
 from declarative_dist.fitting.losses import Data, Losses, plain_of
 from declarative_dist.fitting.moments import Sample, suggest
+from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.optimization.rows import Rows
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold
@@ -116,11 +116,8 @@ def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor
 def _sources_of(module: Any) -> list[Source]:
     """The trainable parameters, and the heads of a `Conditional` that one layer serves."""
     sources = [
-        Source(f"{path}.{field.name}" if path else field.name, part, field, value)
-        for path, part in walk(module, priors=False)
-        for field in part.__declaration__.order
-        if field.is_learned and all(p.requires_grad for p in field.parameters_of(part))
-        for value in [current_value(part, field.name)]
+        Source(join(path, field.name), part, field, current_value(part, field.name))
+        for path, part, field, _ in trainable(module)
     ]
     layer: Any = getattr(module, "projection", None)
     if isinstance(module, Conditional) and layer.bias.requires_grad:

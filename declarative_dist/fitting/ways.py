@@ -8,7 +8,6 @@ Adam with a rate that decays where the loss is noisy, or where you choose the op
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from torch.optim import Optimizer
 
 from declarative_dist.fitting.arguments import optimizer_of
 from declarative_dist.fitting.batches import Batches
-from declarative_dist.fitting.evaluation import Backward, Closure, begin, gradient_of
+from declarative_dist.fitting.compiled import compiled_backward_of
+from declarative_dist.fitting.evaluation import Closure, backward_of, begin, gradient_of
 from declarative_dist.fitting.history import History, spell_steps
 from declarative_dist.fitting.losses import Losses
 from declarative_dist.fitting.parameters import held_fields, trainable_of
@@ -50,6 +50,7 @@ class Way:
         objective: what is fitted.
         optimizer: what takes the steps.
         limit: how many steps there may be.
+        compiles: whether loss and gradient are one graph.
 
     Attributes:
         has_steps: whether the number of steps was given.
@@ -57,21 +58,20 @@ class Way:
 
     has_steps = True
 
-    def __init__(self, objective: nn.Module, optimizer: Optimizer, limit: int) -> None:
-        self.objective = objective
-        self.optimizer = optimizer
-        self.limit = limit
+    def __init__(
+        self, objective: nn.Module, optimizer: Optimizer, limit: int, *, compiles: bool = False
+    ) -> None:
+        self.objective, self.optimizer, self.limit = objective, optimizer, limit
+        backward = (compiled_backward_of if compiles else backward_of)(objective)
+        self._closure = Closure(objective, backward, optimizer)
 
-    def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
-        """What does a step on a batch, and gives the loss from before it."""
-        return Closure(self.objective, backward, self.optimizer).step
+    def step(self, batch: tuple[Any, ...]) -> float:
+        """Do a step on a batch; the loss from before it."""
+        return self._closure.step(batch)
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         """Find where to start, before the first step: with `steps`, at the values as they are."""
         begin(self.objective, batch)
-        if not self.has_steps:
-            losses = Losses(self.objective, batch)
-            race(Rows(trainable_of(self.objective), losses.copies), losses, restarts or 0)
 
     def observe(self, loss: float) -> bool:
         """Take note of a step that is done, and say whether it was the last one."""
@@ -134,10 +134,7 @@ class DescentWay(Way):
         super().__init__(objective, kind(rows, tolerance), BUDGETS[kind])
         self._losses = losses
 
-    def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
-        return self._step
-
-    def _step(self, batch: tuple[Any, ...]) -> float:
+    def step(self, batch: tuple[Any, ...]) -> float:
         loss = self.optimizer.step(self._losses).item()
         self._losses.forget()
         return loss if self.optimizer.gradients.isfinite().any() else torch.nan
@@ -163,12 +160,22 @@ class NoisyWay(Way):
     has_steps = False
 
     def __init__(
-        self, objective: nn.Module, optimizer: Optimizer, tolerance: float | None
+        self,
+        objective: nn.Module,
+        optimizer: Optimizer,
+        tolerance: float | None,
+        *,
+        compiles: bool,
     ) -> None:
-        super().__init__(objective, optimizer, BUDGETS[Optimizer])
+        super().__init__(objective, optimizer, BUDGETS[Optimizer], compiles=compiles)
         self._phases = Phases() if tolerance is None else Phases(tolerance)
         self._is_settled = False
         self._gradients = GradientSums(objective)
+
+    def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
+        begin(self.objective, batch)
+        losses = Losses(self.objective, batch)
+        race(Rows(trainable_of(self.objective), losses.copies), losses, restarts or 0)
 
     def replay(self, losses: list[float]) -> bool:
         for loss in losses:
@@ -232,8 +239,8 @@ class GuideWay(Way):
         said = {"converged": found.converged, "verdict": found.verdict.rstrip(".")}
         self.optimizer.param_groups[0].update(said)
 
-    def step_with(self, backward: Backward) -> Callable[[tuple[Any, ...]], float]:
-        return lambda batch: self._losses.pop(0)  # the loss of the next cycle of the search
+    def step(self, batch: tuple[Any, ...]) -> float:
+        return self._losses.pop(0)  # the loss of the next cycle of the search
 
     def observe(self, loss: float) -> bool:
         return not self._losses
@@ -265,7 +272,7 @@ def choose_way(
         compiles: whether loss and gradient are one graph, which has no second derivatives.
     """
     if steps is not None:
-        return Way(objective, optimizer_of(objective, optimizer, lr), steps)
+        return Way(objective, optimizer_of(objective, optimizer, lr), steps, compiles=compiles)
     is_free = optimizer is None and lr is None
     if is_free and batches.whole is not None and can_fit_guide(objective, batches.whole):
         return GuideWay(objective, tolerance)
@@ -277,4 +284,4 @@ def choose_way(
         if not is_noisy:
             return DescentWay(objective, rows, losses, tolerance)
     made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
-    return NoisyWay(objective, made, tolerance)
+    return NoisyWay(objective, made, tolerance, compiles=compiles)
