@@ -94,11 +94,9 @@ class Checkpoint:
         if not self._history.interrupted:
             batches.fetch()  # only so is it known whether an epoch is at its end
         if batches.position is not None:
-            write_state(self._path, self._state())
+            state = {**self._snapshot.state_dict(), "history": self._history.state_dict()}
+            write_state(self._path, state)
             self._step = step
-
-    def _state(self) -> dict[str, Any]:
-        return {**self._snapshot.state_dict(), "history": self._history.state_dict()}
 
     def close(self) -> None:
         """Write for the last time; warn if the fit ends in its first epoch and has no file."""

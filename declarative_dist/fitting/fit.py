@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from declarative_dist.errors import NonFiniteError
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches, check_rows
 from declarative_dist.fitting.checkpoint import Checkpoint
@@ -195,8 +194,8 @@ def _steps(
             if error is not None:  # else only a sum of large numbers was not finite
                 snapshot.restore(step - 1)
                 why = "" if math.isfinite(loss) else reason_of(way.objective, batch)
-                fix = error.fix.replace(ADVICE, why) if why else error.fix
-                raise NonFiniteError(error.subject, error.expected, error.got, fix)
+                error.fix = error.fix.replace(ADVICE, why or ADVICE)
+                raise error
         is_over = way.observe(loss)
         if is_over and step == first and history.losses[-1:] == [loss]:
             return  # the checkpoint was of a fit that was over

@@ -43,7 +43,7 @@ from declarative_dist.objectives.likelihood import dims_of_one
 from declarative_dist.objectives.posterior import NegativeLogPosterior
 from declarative_dist.objectives.terms import add_terms, density_of_contexts
 from declarative_dist.objectives.weights import Scores
-from declarative_dist.plain.draws import is_reparametrised
+from declarative_dist.plain.draws import is_reparametrised, sample_and_score
 from declarative_dist.plain.refusals import BROADCAST
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.guides import NormalGuide
@@ -110,8 +110,7 @@ class VariationalBound(AtomicState, ABC):
         self._guide_takes = call_names(self.guide) if is_predicted else frozenset[str]()
         self._is_of_contexts = isinstance(target, Joint) and predicted_kind(target) is not None
         current = self._at_start()
-        self._is_known = current is not None
-        if self._is_known:
+        if current is not None:
             check_match(target, current, f"{name}(guide=)")
             estimator = self._choose(estimator, current).name
         self.estimator = estimator
@@ -157,15 +156,14 @@ class VariationalBound(AtomicState, ABC):
                 target too if that names it.
         """
         current = self._current(batch, given)
-        if self.estimator is None or not self._is_known or isinstance(current, Distribution):
-            estimator = self._choose(self.estimator, current)
-        else:
-            estimator = ESTIMATORS[self.estimator]
+        # The sites of a dict, which take longer to look at, were looked at when this was made.
+        is_new = self.estimator is None or isinstance(current, Distribution)
+        estimator = self._choose(self.estimator, current) if is_new else ESTIMATORS[self.estimator]
         contexts = _contexts_of(current)
         is_new = self.num_samples in contexts and contexts not in self._checked
         if is_new and not is_dynamo_compiling():
             self._check_target(batch, given, contexts)
-        draws, log_q = estimator.draws(current, self.num_samples)
+        draws, log_q = estimator.draw(current, torch.Size((self.num_samples,)))
         if self._takes_batch and log_q.numel() == 0:
             expected, got = "one context or more", f"a batch of shape {tuple(log_q.shape[1:])}"
             raise ConstraintError(
@@ -260,7 +258,7 @@ class VariationalBound(AtomicState, ABC):
     ) -> tuple[Any, Callable[[Any], Tensor]]:
         """Draws of the guide, without gradients, and the target as a function of them."""
         current = self._current(batch, given)
-        draws, log_q = ESTIMATORS["score"].draws(current, count)
+        draws, log_q = sample_and_score(current, torch.Size((count,)))
         return draws, self._density(batch, given, one_of(draws).ndim - log_q.ndim, current)
 
     def before_fit(self, *batch: Any, **given: Any) -> None:

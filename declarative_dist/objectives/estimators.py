@@ -34,10 +34,7 @@ class Pathwise:
 
     name: ClassVar[str] = "pathwise"
     needs_rsample: ClassVar[bool] = True
-
-    def draws(self, current: Any, count: int) -> tuple[Any, Tensor]:
-        """Draws of the guide's current distribution, and their log densities."""
-        return rsample_and_score(current, torch.Size((count,)))
+    draw = staticmethod(rsample_and_score)
 
     def losses(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
         """Negative log ratios, `(count, *batch)`, whose mean has the gradient of the bound."""
@@ -62,9 +59,7 @@ class StickingTheLanding(Pathwise):
     """
 
     name: ClassVar[str] = "stl"
-
-    def draws(self, current: Any, count: int) -> tuple[Any, Tensor]:
-        return rsample_and_score_detached(current, torch.Size((count,)))
+    draw = staticmethod(rsample_and_score_detached)
 
     def bound(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
         with torch.no_grad():
@@ -95,10 +90,7 @@ class Score:
 
     name: ClassVar[str] = "score"
     needs_rsample: ClassVar[bool] = False
-
-    def draws(self, current: Any, count: int) -> tuple[Any, Tensor]:
-        """Draws without gradients, and their log densities."""
-        return sample_and_score(current, torch.Size((count,)))
+    draw = staticmethod(sample_and_score)
 
     def losses(self, log_joint: Density, draws: Any, log_q: Tensor) -> Tensor:
         """Negative log ratios, `(count, *batch)`, whose mean has the gradient of the bound."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import as_value
-from declarative_dist.plain.decompose import rebuild
+from declarative_dist.plain.indexing import choose
 from declarative_dist.plain.tensors import floating_tensors
 from declarative_dist.plain.tracing import is_traced
 
@@ -74,10 +73,9 @@ class Weights:
             return value
         rows = _stand_ins(self.flat)
         flat = value.reshape(len(rows), *value.shape[len(self._data) :])
-        rest = flat.shape[rows.ndim :]
-        whole = (*rows.shape, *rest)
-        index = rows.reshape(*rows.shape, *(1 for _ in rest)).expand(whole)
-        return flat.expand(whole).gather(0, index).reshape(*self._data, *whole[1:])
+        index = rows.reshape(*rows.shape, *(1 for _ in flat.shape[rows.ndim :]))
+        found = flat.take_along_dim(index, 0)
+        return found.reshape(*self._data, *found.shape[1:])
 
     def replace_rows(self, item: Any) -> Any:
         """An argument of a batch, or a dict of some, without rows of which no copy sees any."""
@@ -92,19 +90,10 @@ class Weights:
 
         A graph cannot take them apart, and validates nothing.
         """
-        data = self._data
         if self._is_positive or len(predicted.batch_shape) == own or is_compiling():
             return predicted
-        rows = _stand_ins(self.flat)
-
-        def change(tensor: Tensor, behind: int) -> Tensor:
-            rest = tensor.shape[max(tensor.ndim - behind - own, 0) :]
-            if math.prod(tensor.shape[: tensor.ndim - len(rest)]) == 1:
-                return tensor  # the same for all data
-            whole = data + rest
-            return tensor.expand(whole).reshape(-1, *rest)[rows].reshape(whole)
-
-        return rebuild(predicted, change)
+        rows = _stand_ins(self.flat).reshape(self._data)
+        return choose(predicted, torch.unravel_index(rows, self._data))
 
     def mean(self, scores: Tensor) -> Tensor:
         """The weighted mean over data of scores `(*data, *copies)`, of shape `(*copies)`."""
