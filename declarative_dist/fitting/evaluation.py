@@ -26,56 +26,41 @@ Backward = Callable[[tuple[Any, ...]], Tensor]
 """From a batch to the loss; gradients are left in the parameters."""
 
 
-class Closure:
-    """What an optimizer calls, once or more in a step, for the loss and its gradients.
+def step_of(backward: Backward, optimizer: Optimizer) -> Callable[[tuple[Any, ...]], float]:
+    """What does a step of an optimizer on a batch, and gives the loss from before the update.
 
-    Where it searches along a line, a place without a finite loss and gradient counts as very high.
+    Where the optimizer searches along a line, a place without a finite loss and gradient counts as
+    very high. One that does not ask for the loss is a `DeclarationError`.
 
     Args:
-        objective: whose loss it is.
-        backward: what computes it and its gradients.
+        backward: what computes a loss and its gradients.
         optimizer: whose parameters get the gradients.
     """
+    searches = any(g.get("line_search_fn") is not None for g in optimizer.param_groups)
 
-    def __init__(self, objective: nn.Module, backward: Backward, optimizer: Optimizer) -> None:
-        self._objective = objective
-        self._backward = backward
-        self._optimizer = optimizer
-        lines = (group.get("line_search_fn") for group in optimizer.param_groups)
-        self._searches = any(line is not None for line in lines)
-        self._loss: Tensor | None = None
-        self.batch: tuple[Any, ...] = ()
+    def step(batch: tuple[Any, ...]) -> float:
+        losses: list[Tensor] = []
 
-    def step(self, batch: tuple[Any, ...]) -> float:
-        """Do a step on a batch.
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            if not (losses and searches):
+                losses.append(backward(batch))
+                return losses[-1]
+            with suppress(*REFUSALS):
+                loss = backward(batch)
+                if loss.isfinite() and math.isfinite(gradient_of(optimizer)):
+                    return loss
+            optimizer.zero_grad(set_to_none=False)
+            return losses[0].detach() + 1e6 * (1 + losses[0].detach().abs())
 
-        Returns:
-            The loss from before the update.
-
-        Raises:
-            DeclarationError: if the optimizer does not ask for it.
-        """
-        self.batch, self._loss = batch, None
-        self._optimizer.step(self)  # type: ignore[arg-type]
-        if self._loss is None:
-            got = f"a {type(self._optimizer).__name__} that did not"
+        optimizer.step(closure)  # type: ignore[arg-type]
+        if not losses:
+            got = f"a {type(optimizer).__name__} that did not"
             expected = "one whose step calls its closure"
             raise DeclarationError("fit(optimizer=)", expected, got, code="wrong-optimizer")
-        return self._loss.item()
+        return losses[0].item()
 
-    def __call__(self) -> Tensor:
-        self._optimizer.zero_grad()
-        if self._loss is None:
-            self._loss = self._backward(self.batch)
-            return self._loss
-        if not self._searches:
-            return self._backward(self.batch)
-        with suppress(*REFUSALS):
-            loss = self._backward(self.batch)
-            if loss.isfinite() and math.isfinite(gradient_of(self._optimizer)):
-                return loss
-        self._optimizer.zero_grad(set_to_none=False)
-        return self._loss.detach() + 1e6 * (1 + self._loss.detach().abs())
+    return step
 
 
 def gradient_of(optimizer: Optimizer) -> float:

@@ -19,19 +19,14 @@ from declarative_dist.fitting.parameters import (
 from declarative_dist.optimization.rows import REFUSALS
 from declarative_dist.plain.batch import call_with
 
-FEW = 8
-"""Up to how many tensors it is cheaper to look at one after another."""
-
 
 def are_finite(tensors: list[Tensor]) -> bool:
     """Whether sums of the tensors are finite, as they are of finite numbers but for overflow."""
-    if len(tensors) <= FEW and tensors[0].is_cpu:
-        sums = [tensor.sum() if tensor.ndim else tensor for tensor in tensors]
-        return all(math.isfinite(abs(one.item())) for one in sums)
-    norms = torch._foreach_norm(tensors, 1)  # pyright: ignore[reportPrivateImportUsage]
-    place = norms[0].device
-    total = torch.stack([norm.to(place, torch.float32) for norm in norms]).sum()
-    return math.isfinite(total.item())
+    sums = [tensor.sum() if tensor.ndim else tensor for tensor in tensors]
+    place = sums[0].device
+    if place.type != "cpu":  # where each number is waited for
+        sums = [torch.stack([one.abs().to(place, torch.float32) for one in sums]).sum()]
+    return all(math.isfinite(abs(one.item())) for one in sums)
 
 
 def find_bad(tensor: Tensor) -> tuple[tuple[int, ...], str] | None:
@@ -108,22 +103,25 @@ def error_of_step(
             "datum: give it a prior, or a floor."
         )
     fix = f"{hint} Everything is as it was before this step."
+
+    def error(subject: str, got: str, expected: str = "finite numbers") -> NonFiniteError:
+        return NonFiniteError(subject, expected, f"{got} at step {step}", fix)
+
     for parameter in trainable_of(objective):
         for what, tensor in (("", parameter), ("the gradient of ", parameter.grad)):
             found = None if tensor is None else find_bad(tensor)
             if found:
                 subject, raw = field_of(objective, parameter, found[0])
-                got = f"{what}{raw}{found[1]} at step {step}"
-                return NonFiniteError(subject, "finite numbers", got, fix)
+                return error(subject, f"{what}{raw}{found[1]}")
     for subject, name, value in declared_values(objective):
         found = find_bad(value)
         if found:
-            got = f"{name}{found[1]} at step {step}"
-            return NonFiniteError(subject, "finite numbers", got, fix)
-    if math.isfinite(loss):
-        return None
-    got = f"{loss} at step {step}"
-    return NonFiniteError(type(objective).__name__, "a finite loss", got, fix)
+            return error(subject, f"{name}{found[1]}")
+    return (
+        None
+        if math.isfinite(loss)
+        else error(type(objective).__name__, f"{loss}", "a finite loss")
+    )
 
 
 def reason_of(objective: nn.Module, batch: tuple[Any, ...]) -> str:

@@ -45,7 +45,6 @@ class Snapshot:
     ) -> None:
         self._objective, self._optimizer, self._batches = objective, optimizer, batches
         self._buffers = list(_changing_buffers(objective))
-        self._seen: list[Any] = []
         self._live: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._records: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -58,40 +57,26 @@ class Snapshot:
     def take(self, step: int) -> None:
         """Copy the current state, the one after this step."""
         self._step = None  # an interruption may leave the copy half made
-        groups, states = self._optimizer.param_groups, self._optimizer.state
-        seen = [p for group in groups for p in group["params"]]
-        self.parameters = seen[:]
-        for record in (*groups, *states.values()):
-            seen.append(record)
-            seen += record
-            seen += record.values()
-        if len(seen) == len(self._seen) and all(map(is_, seen, self._seen)):
-            self._copy_numbers(self._copies, self._live)  # only numbers in tensors are others
-        else:
-            self._groups, self._states = groups[:], dict(states)
-            self._seen = seen if self._copy_records() else []
-        if self._batches is not None:
-            self._draws = self._batches.position, random_state()
-        self._step = step
-
-    def _copy_records(self) -> bool:
-        """Copy the optimizer's groups and states, and the numbers of all tensors.
-
-        Returns:
-            Whether all else in them cannot change in place.
-        """
-        can_tell, live, self._records = True, self.parameters + self._buffers, []
+        self._groups, self._states = self._optimizer.param_groups[:], dict(self._optimizer.state)
+        self.parameters = [p for group in self._groups for p in group["params"]]
+        self._records, live = [], self.parameters + self._buffers
         for record in (*self._groups, *self._states.values()):
             copy = record.copy()
             for name, value in record.items():
+                if type(value) in _PLAIN:
+                    continue
                 if isinstance(value, Tensor):
                     live.append(value)
-                elif type(value) not in _PLAIN:
-                    can_tell &= name == "params"
+                else:
                     copy[name] = list(value) if name == "params" else deepcopy(value)
             self._records.append((record, copy))
-        self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
-        return can_tell
+        if len(live) == len(self._live) and all(map(is_, live, self._live)):
+            self._copy_numbers(self._copies, live)
+        else:
+            self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
+        if self._batches is not None:
+            self._draws = self._batches.position, random_state()
+        self._step = step
 
     def _copy_numbers(self, into: list[Tensor], tensors: list[Tensor]) -> None:
         """Copy the numbers of tensors in one call."""

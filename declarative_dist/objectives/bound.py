@@ -157,8 +157,10 @@ class VariationalBound(AtomicState, ABC):
         """
         current = self._current(batch, given)
         # The sites of a dict, which take longer to look at, were looked at when this was made.
-        is_new = self.estimator is None or isinstance(current, Distribution)
-        estimator = self._choose(self.estimator, current) if is_new else ESTIMATORS[self.estimator]
+        if self.estimator is None or isinstance(current, Distribution):
+            estimator = self._choose(self.estimator, current)
+        else:
+            estimator = ESTIMATORS[self.estimator]
         contexts = _contexts_of(current)
         is_new = self.num_samples in contexts and contexts not in self._checked
         if is_new and not is_dynamo_compiling():

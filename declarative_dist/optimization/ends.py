@@ -54,9 +54,8 @@ class Ends:
         """
         nudges = (self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
         signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
-        rises = torch.stack([self._rise(n * s * nudges) for n in (2, 5) for s in (1, signs)])
-        moves = rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)  # outside of the support
-        return (moves > _LOST * self._scale)[:, None] & ~self._newton.held
+        is_lost = self._is_lost([n * s * nudges for n in (2, 5) for s in (1, signs)])
+        return is_lost[:, None] & ~self._newton.held
 
     @cached_property
     def edges(self) -> Tensor:
@@ -70,10 +69,13 @@ class Ends:
         for number in newton.held.any(0).nonzero().flatten().tolist():
             nudge = torch.zeros_like(nudges)
             nudge[:, number] = nudges[:, number]
-            rises = torch.stack([self._rise(nudge), self._rise(-nudge)])
-            moves = rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)
-            found[:, number] = moves > _LOST * self._scale
+            found[:, number] = self._is_lost([nudge, -nudge])
         return found & newton.held
+
+    def _is_lost(self, nudges: list[Tensor]) -> Tensor:
+        """For which problems the loss is another one a few roundings away, inside its support."""
+        rises = torch.stack([self._rise(nudge) for nudge in nudges])
+        return rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0) > _LOST * self._scale
 
     @cached_property
     def flat_directions(self) -> Tensor:
