@@ -45,18 +45,16 @@ class Batches:
     """
 
     def __init__(self, data: Any, batch_size: int | None = None) -> None:
-        is_whole = _check_data(data)
-        self._data = data
-        self.rows = self.size = 0
+        self.is_iterable = not _check_data(data)
+        self._data, self.rows, self.size = data, 0, 0
+        self.whole: Batch | None = None
         if batch_size is not None:
             self.rows = _count_rows(data)
             if not is_count(batch_size, 1) or batch_size > self.rows:
                 expected, got = f"an int from 1 to {self.rows}, the rows", shorten(batch_size)
                 raise ConstraintError("fit(batch_size=)", expected, got, code="wrong-argument")
             self.size = int(batch_size)
-        self.is_iterable = not is_whole
-        self.whole: Batch | None = None
-        if is_whole and not self.rows:
+        elif not self.is_iterable:
             self.whole = () if data is None else as_batch(data)
         samplers = (getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
         holders = (data, *samplers, getattr(samplers[1], "sampler", None))

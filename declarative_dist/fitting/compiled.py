@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from declarative_dist.families.clipping import hooks_of_others
 from declarative_dist.fitting.arguments import check_forward
-from declarative_dist.fitting.evaluation import Backward, loss_of
+from declarative_dist.fitting.evaluation import loss_of
 from declarative_dist.fitting.parameters import trainable_of
 from declarative_dist.plain.batch import call_with
 
@@ -54,7 +54,7 @@ def compiled(objective: nn.Module) -> Callable[..., Tensor]:
         True
     """
     check_forward(objective, "compiled(objective)")
-    backward = compiled_backward_of(objective)
+    backward = CompiledBackward(objective)
 
     def loss_and_gradients(*batch: Any, **given: Any) -> Tensor:
         return backward((*batch, given) if given else batch)
@@ -62,35 +62,32 @@ def compiled(objective: nn.Module) -> Callable[..., Tensor]:
     return loss_and_gradients
 
 
-def compiled_backward_of(objective: nn.Module) -> Backward:
-    """Evaluate the objective and its gradients as one graph."""
-    graph = _Compiled(objective)
-    # As a function of its own the backward pass costs twice: guards, and autograd's engine.
-    tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
+class CompiledBackward:
+    """One graph of loss and gradients, or where those go through hooks, one of the loss.
 
-    def backward(batch: tuple[Any, ...]) -> Tensor:
-        before = Distribution._validate_args
-        # The first graph of a process would leave it off for good.
-        Distribution.set_default_validate_args(False)
-        try:
-            with tracing:
-                return graph(batch)
-        finally:
-            Distribution.set_default_validate_args(before)
-
-    return backward
-
-
-class _Compiled:
-    """One graph of loss and gradients, or where those go through hooks, one of the loss."""
+    Args:
+        objective: whose loss it is.
+    """
 
     def __init__(self, objective: nn.Module) -> None:
         self._objective = objective
         self._parameters = list(objective.parameters())
         self._kind: tuple[bool, ...] = ()
         self._graph: Callable[..., Any] = objective
+        # As a function of its own the backward pass costs twice: guards, and autograd's engine.
+        self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
+        before = Distribution._validate_args
+        # The first graph of a process would leave it off for good.
+        Distribution.set_default_validate_args(False)
+        try:
+            with self._tracing:
+                return self._run(batch)
+        finally:
+            Distribution.set_default_validate_args(before)
+
+    def _run(self, batch: tuple[Any, ...]) -> Tensor:
         parameters = list(self._objective.parameters())
         if not all(map(is_, parameters, self._parameters)):  # a state may bring its own
             self._parameters, self._kind = parameters, ()

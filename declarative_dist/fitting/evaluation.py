@@ -107,15 +107,12 @@ def loss_of(
         NonFiniteError: if it fails on data that is infinite or NaN.
     """
     loss: Tensor = _evaluate(objective, forward, batch)
-    is_real = isinstance(loss, Tensor) and loss.is_floating_point() and not loss.is_meta
-    if (
-        is_real
-        and (loss.ndim == 0 or not is_one)
-        and (loss.requires_grad or not torch.is_grad_enabled())
-    ):
-        return loss
     got = f"a {type(loss).__name__}"
     if isinstance(loss, Tensor):
+        has_gradient = loss.requires_grad or not torch.is_grad_enabled()
+        is_real = loss.is_floating_point() and not loss.is_meta
+        if is_real and has_gradient and (loss.ndim == 0 or not is_one):
+            return loss
         lack = "" if loss.requires_grad else ", without a gradient"
         got = f"one of shape {tuple(loss.shape)} and {loss.dtype} on {loss.device}{lack}"
     raise DeclarationError(

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from declarative_dist.fitting.arguments import optimizer_of
 from declarative_dist.fitting.batches import Batches
-from declarative_dist.fitting.compiled import compiled_backward_of
+from declarative_dist.fitting.compiled import CompiledBackward
 from declarative_dist.fitting.evaluation import backward_of, begin, gradient_of, step_of
 from declarative_dist.fitting.history import History, spell_steps
 from declarative_dist.fitting.losses import Losses
@@ -62,7 +62,7 @@ class Way:
         self, objective: nn.Module, optimizer: Optimizer, limit: int, *, compiles: bool = False
     ) -> None:
         self.objective, self.optimizer, self.limit = objective, optimizer, limit
-        backward = (compiled_backward_of if compiles else backward_of)(objective)
+        backward = CompiledBackward(objective) if compiles else backward_of(objective)
         self._step = step_of(backward, optimizer)
 
     def step(self, batch: tuple[Any, ...]) -> float:

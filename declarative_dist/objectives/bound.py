@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -34,6 +33,7 @@ from declarative_dist.joints.learned_ends import describe_learned_ends
 from declarative_dist.latents.density import check_density
 from declarative_dist.objectives.estimators import (
     ESTIMATORS,
+    Density,
     Pathwise,
     Score,
     map_draws,
@@ -60,7 +60,7 @@ from declarative_dist.posteriors.targets import (
 from declarative_dist.randomness import same_random_numbers
 
 
-class VariationalBound(AtomicState, ABC):
+class VariationalBound(AtomicState):
     """What the variational objectives share: a target, a guide, and how draws are made.
 
     Args:
@@ -70,6 +70,9 @@ class VariationalBound(AtomicState, ABC):
         estimator: the name of an estimator, or None.
         vectorize: whether the target is written for a single draw.
     """
+
+    _is_weighted = False
+    """Whether draws are weighed, and their mean is inside of the logarithm."""
 
     total_size: int | None = None
     """How many contexts there are in all, of which a batch has some; None if these are all."""
@@ -161,10 +164,10 @@ class VariationalBound(AtomicState, ABC):
             estimator = self._choose(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]
-        contexts = _contexts_of(current)
+        contexts = getattr(current, "contexts", ())  # those that share a site
         is_new = self.num_samples in contexts and contexts not in self._checked
         if is_new and not is_dynamo_compiling():
-            self._check_target(batch, given, contexts)
+            self._check_target(batch, given)
         draws, log_q = estimator.draw(current, torch.Size((self.num_samples,)))
         if self._takes_batch and log_q.numel() == 0:
             expected, got = "one context or more", f"a batch of shape {tuple(log_q.shape[1:])}"
@@ -176,11 +179,11 @@ class VariationalBound(AtomicState, ABC):
         problems = log_q.ndim - 1
         if self._takes_batch:  # sites of a context have no batch of their own
             problems = 0 if isinstance(draws, Mapping) else max(self._dims - event_dim, 0)
-        return Scores(self._losses(estimator, density, draws, log_q), problems).mean()
-
-    @abstractmethod
-    def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
-        """The losses of draws, of shape `(count, *batch)`, or already their means `(*batch)`."""
+        if self._is_weighted:
+            losses = -estimator.bound(density, draws, log_q)
+        else:
+            losses = estimator.losses(density, draws, log_q)
+        return Scores(losses, problems).mean()
 
     def _current(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> Any:
         """The guide's distribution for a batch, and for what is given with it."""
@@ -209,7 +212,7 @@ class VariationalBound(AtomicState, ABC):
 
     def _density(
         self, batch: tuple[Any, ...], given: Mapping[str, Any], event_dim: int, current: Any = None
-    ) -> Callable[[Any], Tensor]:
+    ) -> Density:
         """The target as a function of draws, whose shape is checked.
 
         Args:
@@ -257,7 +260,7 @@ class VariationalBound(AtomicState, ABC):
 
     def _try(
         self, batch: tuple[Any, ...], given: Mapping[str, Any], count: int
-    ) -> tuple[Any, Callable[[Any], Tensor]]:
+    ) -> tuple[Any, Density]:
         """Draws of the guide, without gradients, and the target as a function of them."""
         current = self._current(batch, given)
         draws, log_q = sample_and_score(current, torch.Size((count,)))
@@ -300,12 +303,7 @@ class VariationalBound(AtomicState, ABC):
             fix = f"Write NegativeELBO(..., total_size={rows})."
             raise ConstraintError(subject, expected, "none", fix, code="missing-value")
 
-    def _check_target(
-        self,
-        batch: tuple[Any, ...],
-        given: Mapping[str, Any],
-        contexts: torch.Size | None = None,
-    ) -> None:
+    def _check_target(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> None:
         """Refuse a target that mixes draws, or takes them for contexts, of which are as many.
 
         Once for all batches of as many contexts; nothing of it stays, as statistics of a network.
@@ -313,20 +311,16 @@ class VariationalBound(AtomicState, ABC):
         is_sharded = any(map(is_shard, self.parameters()))  # shards build no distribution
         if is_sharded or self.vectorize or holds_its_data(self.log_joint):
             return
-        found = contexts
-        if found is None:
-            with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
-                found = _contexts_of(self._current(batch, given))
-        if found and found in self._checked:
-            return
-        may_hide = self.num_samples in found
+        with torch.no_grad(), same_random_numbers(), restoring(self, always=True):
+            contexts = getattr(self._current(batch, given), "contexts", torch.Size())
 
         def begin() -> Callable[[Any], Tensor]:
             draws, density = self._try(batch, given, COUNT)
             return lambda rows: density(map_draws(draws, lambda value: value[rows]))
 
+        may_hide = self.num_samples in contexts
         check_target(begin, self, type(self).__name__, may_hide=may_hide)
-        self._checked.add(found)
+        self._checked.add(contexts)
 
     def log_joint_of(self, *batch: Any, **given: Any) -> Callable[[Any], Tensor]:
         """The target of an automatic guide as a function of its draws alone.
@@ -376,12 +370,6 @@ class VariationalBound(AtomicState, ABC):
         if not isinstance(self.log_joint, nn.Module):
             parts.insert(0, f"log_joint={getattr(self.log_joint, '__name__', 'function')}")
         return ", ".join(parts)
-
-
-def _contexts_of(current: Any) -> torch.Size:
-    """The contexts that share a site of a guide, if it is a joint with such."""
-    contexts: torch.Size = getattr(current, "contexts", torch.Size())
-    return contexts
 
 
 def _refused(error: ValueError, draws: Any, subject: str) -> ConstraintError:

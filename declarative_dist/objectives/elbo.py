@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from declarative_dist.errors import ConstraintError, check_count
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
@@ -144,10 +142,6 @@ class NegativeELBO(VariationalBound):
                 code="unused-argument",
             )
 
-    def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
-        losses: Tensor = estimator.losses(density, draws, log_q)
-        return losses
-
 
 class ImportanceWeightedELBO(VariationalBound):
     """The negative importance-weighted bound, `-E[log 1/K sum_k p(z_k, data) / q(z_k)]`.
@@ -184,6 +178,4 @@ class ImportanceWeightedELBO(VariationalBound):
         0.0
     """
 
-    def _losses(self, estimator: Any, density: Any, draws: Any, log_q: Tensor) -> Tensor:
-        bound: Tensor = estimator.bound(density, draws, log_q)
-        return -bound
+    _is_weighted = True

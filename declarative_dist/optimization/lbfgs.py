@@ -39,6 +39,9 @@ class LBFGS(Optimizer):
         tolerance: how small a gradient is to be, relative to one plus the loss; None for 1e-7, or
             what the dtype holds.
 
+    Attributes:
+        evaluations: how often the closure was called, since a step found the numbers moved.
+
     Example:
         >>> import torch
         >>> from declarative_dist.optimization.lbfgs import LBFGS
@@ -51,35 +54,30 @@ class LBFGS(Optimizer):
         tensor([1., 2.], dtype=torch.float64)
     """
 
+    _descent: Descent
+
     def __init__(self, rows: Rows, tolerance: float | None = None) -> None:
         super().__init__(rows.parameters, {})
         self.rows = rows
         self._eps = torch.finfo(rows.parameters[0].dtype).eps
         self._tolerance = max(1e-7, 100 * self._eps) if tolerance is None else tolerance
-        self._descent: Descent | None = None
-
-    @property
-    def evaluations(self) -> int:
-        """How often the closure was called."""
-        return 0 if self._descent is None else self._descent.evaluations
+        self.evaluations = 0
 
     @property
     def is_done(self) -> bool:
         """Whether every problem is settled, or finds no step that lowers its loss."""
-        return self._descent is not None and not self._descent.is_active.any()
+        return self.evaluations > 0 and not bool(self._descent.is_active.any())
 
     @property
     def gradients(self) -> Tensor:
         """The largest gradient of each problem."""
-        if self._descent is None:
-            return torch.full((self.rows.problems,), torch.inf)
         return self._descent.gradient.abs().amax(-1)
 
     @property
     def converged(self) -> Tensor:
         """For which problems the gradient is small, relative to one plus the loss."""
-        scale = 1.0 if self._descent is None else 1 + self._descent.value.abs()
-        return self.gradients.le(max(1e-5, self._eps**0.5) * scale)
+        scale = 1 + self._descent.value.abs()
+        return self.gradients <= max(1e-5, self._eps**0.5) * scale
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
@@ -101,14 +99,15 @@ class LBFGS(Optimizer):
             return losses, torch.zeros_like(point)
 
         fallback = rows.read()
-        is_begun = self._descent is not None and torch.equal(self._descent.point, fallback)
-        if self._descent is None or not is_begun:  # new, or somebody has moved the numbers
+        is_begun = self.evaluations > 0 and torch.equal(self._descent.point, fallback)
+        if not is_begun:  # new, or somebody has moved the numbers
             with torch.enable_grad():
                 rows.losses(closure)  # what is wrong with the first one is an error
             self._descent = Descent(evaluate, fallback, self._tolerance)
         before = self._descent.value.sum()
         self._descent.function = evaluate
-        self._descent.run(self.evaluations + _ROUND)
+        self._descent.run(self._descent.evaluations + _ROUND)
+        self.evaluations = self._descent.evaluations
         rows.write(self._descent.point)
         return before
 
