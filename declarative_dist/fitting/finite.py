@@ -13,7 +13,7 @@ from declarative_dist.errors import NonFiniteError, first_line
 from declarative_dist.fitting.parameters import (
     declared_values,
     field_of,
-    held_fields,
+    saturated_fields,
     trainable_of,
 )
 from declarative_dist.optimization.rows import REFUSALS
@@ -93,7 +93,7 @@ def error_of_step(
         numbers was not.
     """
     bad = bad_data(batch)
-    collapsed = ", ".join(held_fields(objective))
+    collapsed = ", ".join(saturated_fields(objective))
     hint = ADVICE
     if bad:
         hint = f"The batch has {bad}."

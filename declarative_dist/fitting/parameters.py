@@ -73,15 +73,15 @@ def _subject_of(objective: nn.Module, path: str, name: str) -> str:
     return ".".join([type(objective).__name__, *steps, name])
 
 
-def held_fields(objective: nn.Module) -> Iterator[str]:
+def saturated_fields(objective: nn.Module) -> Iterator[str]:
     """The trainable fields with a value at the end of its band, or as near as makes no odds."""
     for path, module, field in walk_params(objective):
         if not field.is_trained(module):
             continue
         constraint = field.resolved_constraint(module, needed_values(module, field.name))
         with torch.no_grad():
-            is_held = constraint.is_at_end(getattr(module, field.raw_name)).any()
-        if is_held:
+            is_saturated = constraint.is_at_end(getattr(module, field.raw_name)).any()
+        if is_saturated:
             yield _subject_of(objective, path, field.name).partition(".")[2]
 
 

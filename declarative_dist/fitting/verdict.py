@@ -27,7 +27,7 @@ class NotConvergedWarning(UserWarning):
 
 
 def judge_descent(
-    objective: nn.Module, search: Newton | LBFGS, losses: Losses, held: list[str], count: int
+    objective: nn.Module, search: Newton | LBFGS, losses: Losses, saturated: list[str], count: int
 ) -> tuple[bool, list[str]]:
     """Whether a descent has converged, and sentences about it.
 
@@ -35,24 +35,24 @@ def judge_descent(
         objective: what is fitted.
         search: what went down.
         losses: gives the losses of all problems.
-        held: the fields at the end of their band.
+        saturated: the fields at the end of their band.
         count: how many steps were done.
     """
     rest = f"gradient {search.gradients.max().item():.1g}, {search.evaluations} evaluations"
     failed, notes = ~search.converged, list[str]()
     if isinstance(search, Newton) and search.is_closed:
         rest = f"{rest.partition(',')[0]}, in closed form"
-        notes = _describe_corners(objective, search, held)
+        notes = _describe_corners(objective, search, saturated)
     elif isinstance(search, Newton):
         ends = Ends(search, losses)
         # At the end of a band rounding may hide the loss, and the band is said.
-        falls = ends.runaways if held else ends.runaways | ends.lost | ends.edges
+        falls = ends.runaways if saturated else ends.runaways | ends.lost | ends.edges
         endless = _names(objective, search, falls)
         failed |= falls.any(1)
-        notes = _describe_corners(objective, search, held + endless)
+        notes = _describe_corners(objective, search, saturated + endless)
         if endless:
             notes.append(f"the loss falls without end in {', '.join(endless)}: {_ENDLESS}")
-        flat = [n for n in _flat_fields(objective, search, ends) if n not in held + endless]
+        flat = [n for n in _flat_fields(objective, search, ends) if n not in saturated + endless]
         if flat and search.is_done:
             why = "the data do not determine it, or its range ends here"
             notes.append(f"the loss is flat in {', '.join(flat)}: {why}")

@@ -20,7 +20,7 @@ from declarative_dist.fitting.compiled import CompiledBackward
 from declarative_dist.fitting.evaluation import backward_of, begin, gradient_of, step_of
 from declarative_dist.fitting.history import History, spell_steps
 from declarative_dist.fitting.losses import Losses
-from declarative_dist.fitting.parameters import held_fields, trainable_of
+from declarative_dist.fitting.parameters import saturated_fields, trainable_of
 from declarative_dist.fitting.phases import DECAY, GradientSums, Phases, fall_of
 from declarative_dist.fitting.starts import race
 from declarative_dist.fitting.verdict import NotConvergedWarning, judge_descent
@@ -81,12 +81,12 @@ class Way:
         """Take note of the steps that were done before, and say whether nothing is left to do."""
         return False
 
-    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
         """Whether the fit has converged, and sentences about it.
 
         Args:
             history: the record, of a step at least.
-            held: the fields at the end of their band.
+            saturated: the fields at the end of their band.
         """
         losses, count = history.losses, history.step
         gradient = gradient_of(self.optimizer)
@@ -109,13 +109,13 @@ class Way:
         if not history.step:
             history.verdict = "no step was done"
             return
-        held = list(held_fields(self.objective))
-        converged, (verdict, *notes) = self.judge(history, held)
+        saturated = list(saturated_fields(self.objective))
+        converged, (verdict, *notes) = self.judge(history, saturated)
         if not converged and (history.interrupted or history.stopped):
             who = "Ctrl-C" if history.interrupted else "a callback"
             converged, verdict = None, f"ended by {who}: {verdict}"
         history.converged = converged
-        bands = [f"{name} is held at the end of its band" for name in held]
+        bands = [f"{name} is held at the end of its band" for name in saturated]
         history.verdict = "; ".join([verdict, *bands, *notes])
         if converged is False and not self.has_steps:
             warnings.warn(NotConvergedWarning(history.verdict), stacklevel=3)
@@ -148,10 +148,10 @@ class DescentWay(Way):
     def observe(self, loss: float) -> bool:
         return self.optimizer.is_done
 
-    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
         if not self.optimizer.evaluations:  # a checkpoint has used up all steps
-            return super().judge(history, held)
-        return judge_descent(self.objective, self.optimizer, self._losses, held, history.step)
+            return super().judge(history, saturated)
+        return judge_descent(self.objective, self.optimizer, self._losses, saturated, history.step)
 
 
 class NoisyWay(Way):
@@ -207,9 +207,9 @@ class NoisyWay(Way):
             first.update({f"average {at}": p.clone() for at, p in enumerate(members)}, averaged=0)
         return [first[f"average {at}"].to(p) for at, p in enumerate(members)], members
 
-    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
         if not self._is_settled:
-            return super().judge(history, held)
+            return super().judge(history, saturated)
         phases = self._phases
         level = f"loss {phases.level:.5g}, known to {max(phases.noise, 0.0):.1g}"
         moving = self._gradients.find_moving(SMALL * (1 + abs(phases.level)))
@@ -245,7 +245,7 @@ class GuideWay(Way):
     def observe(self, loss: float) -> bool:
         return not self._losses
 
-    def judge(self, history: History, held: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
         found = self.optimizer.param_groups[0]
         return found["converged"], [found["verdict"]]
 

@@ -77,7 +77,7 @@ class LBFGS(Optimizer):
     def converged(self) -> Tensor:
         """For which problems the gradient is small, relative to one plus the loss."""
         scale = 1 + self._descent.value.abs()
-        return self.gradients <= max(1e-5, self._eps**0.5) * scale
+        return self.gradients.le(max(1e-5, self._eps**0.5) * scale)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
