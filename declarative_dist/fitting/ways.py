@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from declarative_dist.fitting.arguments import optimizer_of
@@ -185,27 +185,22 @@ class NoisyWay(Way):
     def observe(self, loss: float) -> bool:
         event = self._phases.observe(loss)
         self._gradients.add(event)
-        averages, members = self._averages()
-        group = self.optimizer.param_groups[0]
-        group["averaged"] = count = group["averaged"] + 1
-        with torch.no_grad():  # later steps weigh more (Shamir and Zhang, 2013)
-            torch._foreach_lerp_(averages, members, 2 / (count + 1))  # pyright: ignore[reportPrivateImportUsage]
-            if event is not None:
-                torch._foreach_copy_(members, averages)  # pyright: ignore[reportPrivateImportUsage]
-                group["averaged"] = 0
-                for each in self.optimizer.param_groups:
-                    each["lr"] = each["lr"] * DECAY
-        self._is_settled = event == "settled"
-        return self._is_settled
-
-    def _averages(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The averages, in the optimizer's first group, and what they are averages of."""
         groups = self.optimizer.param_groups
         members = [p.detach() for group in groups for p in group["params"]]
-        first = groups[0]
+        first = groups[0]  # where a checkpoint has the averages, too
         if "averaged" not in first:
             first.update({f"average {at}": p.clone() for at, p in enumerate(members)}, averaged=0)
-        return [first[f"average {at}"].to(p) for at, p in enumerate(members)], members
+        averages = [first[f"average {at}"].to(p) for at, p in enumerate(members)]
+        first["averaged"] += 1
+        with torch.no_grad():  # later steps weigh more (Shamir and Zhang, 2013)
+            torch._foreach_lerp_(averages, members, 2 / (first["averaged"] + 1))  # pyright: ignore[reportPrivateImportUsage]
+            if event is not None:
+                torch._foreach_copy_(members, averages)  # pyright: ignore[reportPrivateImportUsage]
+                first["averaged"] = 0
+                for group in groups:
+                    group["lr"] = group["lr"] * DECAY
+        self._is_settled = event == "settled"
+        return self._is_settled
 
     def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
         if not self._is_settled:
