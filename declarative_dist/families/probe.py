@@ -201,19 +201,18 @@ def check_copies(module: Any) -> None:
     if not has_methods or not copies.numel() or not (copies or predicted_kind(module)):
         return
 
-    def start(module: Any, dtype: torch.dtype | None) -> tuple[See, int]:
+    def start(module: Any, dtype: torch.dtype | None) -> See:
         """A trial at the largest scale at which the methods take their values."""
         trials = [Trial(module, scale, dtype) for scale in SCALES]
-        trial = next(filter(Trial.draw, trials), trials[-1])
-        return trial.see, trial.rank
+        return next(filter(Trial.draw, trials), trials[-1]).see
 
-    _check_class(module, "copies" if copies else "contexts", start)
+    _check_class(module, "copies" if copies else "contexts", start, len(copies) or 1)
 
 
 def check_sites(joint: Any) -> None:
     """Refuse sites of a joint distribution whose densities mix the draws."""
 
-    def start(joint: Any, dtype: torch.dtype | None) -> tuple[See, int] | None:
+    def start(joint: Any, dtype: torch.dtype | None) -> See | None:
         draws = _draw_some(copy_apart(joint).at_start((2,)))
         if draws is None:
             return None  # a site without a sampler may be observed, and no draw need be legal
@@ -226,9 +225,9 @@ def check_sites(joint: Any) -> None:
         whole = attempt(see, block(ALL, 1))
         if isinstance(whole, Exception) and not is_about_values(whole):
             raise whole
-        return see, 1
+        return see
 
-    _check_class(joint, "draws", start)
+    _check_class(joint, "draws", start, 1)
 
 
 def _draw_some(joint: Any) -> dict[str, Tensor] | None:
@@ -277,20 +276,18 @@ def check_target(
             _refuse_mixing(see, 1, module, "draws", subject)
 
 
-Start = Callable[[Any, torch.dtype | None], tuple[See, int] | None]
-"""From a module, and the dtype to try it in, to what is seen and the rank of its index.
-
-Each time at new random numbers; None to leave it.
-"""
+Start = Callable[[Any, torch.dtype | None], See | None]
+"""From a module, and the dtype to try it in, to what is seen at new random numbers, if any."""
 
 
-def _check_class(module: Any, what: str, start: Start) -> None:
+def _check_class(module: Any, what: str, start: Start, rank: int) -> None:
     """Try the methods of a module, once per class, sizes, modes, flags and constants.
 
     Args:
         module: the module.
         what: what must stay apart, in a word.
         start: begins a round.
+        rank: how many dimensions an index of what is seen has.
     """
     tensors = [*module.parameters(), *module.buffers()]
     if is_traced(*tensors) or any(map(is_shard, tensors)):
@@ -304,13 +301,15 @@ def _check_class(module: Any, what: str, start: Start) -> None:
         return
     with torch.no_grad(), same_random_numbers():
         tried: tuple[Any, torch.dtype | None] = (module, None)
-        if sum(tensor.numel() for tensor in tensors) <= LARGEST and _runs_wide(module, start):
+        if sum(tensor.numel() for tensor in tensors) <= LARGEST and _runs_wide(
+            module, start, rank
+        ):
             tried = (widen(module), torch.float64)
         for groups in ROUNDS:
-            started = start(*tried)
-            if started is None:
+            see = start(*tried)
+            if see is None:
                 return
-            _refuse_mixing(*started, module, what, type(module).__name__, groups)
+            _refuse_mixing(see, rank, module, what, type(module).__name__, groups)
     known.add(branches)
 
 
@@ -326,13 +325,12 @@ def _branches(module: Any) -> Iterator[Any]:
                 yield hash(tuple(value.flatten().tolist()))
 
 
-def _runs_wide(module: Any, start: Start) -> bool:
+def _runs_wide(module: Any, start: Start, rank: int) -> bool:
     """Whether the methods of a module take float64 too."""
     try:
-        started = start(widen(module), torch.float64)
+        see = start(widen(module), torch.float64) or dict
     except REFUSALS:
         return False
-    see, rank = started or (dict, 1)
     seen = (attempt(see, index) for index in (block(ALL, rank), (0,) * rank))
     return not any(isinstance(s, Exception) and not is_about_values(s) for s in seen)
 

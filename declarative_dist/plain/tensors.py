@@ -244,9 +244,10 @@ def without_cache(part: Any) -> Any:
     What was drawn without gradients would otherwise be scored without them.
     """
     new: Any = object.__new__(Inverse if isinstance(part, _InverseTransform) else type(part))
-    empty = {"_cached_x_y": (None, None)}
-    for name, value in vars(part).items():
-        vars(new)[name] = empty.get(name) if _is_remembered(part, name) else value
+    vars(new).update(vars(part))
+    for name in vars(part):
+        if _is_remembered(part, name):
+            vars(new)[name] = (None, None) if name == "_cached_x_y" else None
     return new
 
 
