@@ -88,21 +88,12 @@ def refused_by_torch(module: Any, values: Mapping[str, Any], error: Exception) -
     if issubclass(declaration.base, MixtureSameFamily):  # torch does not say what to do
         fix += " Components lie along the last batch dimension, behind which event_dim = 1 puts "
         fix += "the dimensions of one event."
-    shapes = []
-    for name in declaration.inputs:
-        value = values[name]
-        if isinstance(value, Tensor):
-            shapes.append(f"{name} {tuple(value.shape)}")
-        elif isinstance(value, Distribution):
-            batch, event = tuple(value.batch_shape), tuple(value.event_shape)
-            kind = type(value).__name__
-            shapes.append(f"{name} {kind} of batch_shape {batch} and event_shape {event}")
-        else:
-            shapes.append(f"{name} {value!r}")
+    taken = {name: values[name] for name in declaration.inputs}
+    shapes = {n: tuple(v.shape) if isinstance(v, Tensor) else v for n, v in taken.items()}
     return ConstraintError(
         type(module).__name__,
         f"arguments that {declaration.base.__name__} takes together",
-        ", ".join(shapes),
+        ", ".join(f"{name} {shape!r}" for name, shape in shapes.items()),
         fix,
         code="refused-by-torch",
     )

@@ -275,7 +275,7 @@ def learnable(x: Any, *, fixed: Iterable[str] = ()) -> Any:
     chosen = choose_preferred(arguments_of(base))
     _check_names(base, names, chosen)
     for name, argument in chosen.items():
-        if argument.part is None and not argument.is_sequence:
+        if argument.part is None:
             _as_part(None, tuple(f for f in _names_in(names, name) if f != ALL))
     kinds = tuple((name, "constant" if name in names else "argument") for name in chosen)
     return _make_live_class(base, kinds, names)
