@@ -12,9 +12,6 @@ from declarative_dist import (
     DeclarationError,
     Declarative,
     Param,
-    Positive,
-    Variational,
-    derived,
 )
 from tests.nests import (
     MIXED_NAMES,
@@ -256,25 +253,3 @@ def test_a_batch_on_meta():
     q.reset_parameters()
     expected = mixture_of(Logits(), Grid)(batch_shape=(4,))
     assert_unchanged(q, state_of(expected))
-
-
-# --- derived values --------------------------------------------------------------------------
-
-
-class Rates(Variational):
-    """A method that lets its values broadcast, and so the copies of one meet those of another."""
-
-    base = dd.Gamma
-    concentration = Param(torch.tensor([1.0, 2.0, 3.0]))
-    location = Param(4.0, Positive())
-
-    @derived
-    def rate(self, concentration, location):
-        return concentration / location
-
-
-@pytest.mark.parametrize("copies", [(4,), (3,), (2, 3)], ids=str)
-def test_derived_values_of_which_the_copies_meet_are_refused(copies):
-    assert Rates().batch_shape == (3,)
-    with pytest.raises(ConstraintError, match=r"Rates\.rate: .*Index from the right"):
-        Rates(batch_shape=copies)

@@ -108,45 +108,64 @@ def test_a_missing_part():
         "Made.mixture_distribution: expected every required argument of MixtureSameFamily",
     )
     assert "Param()" not in text
-
-
-def test_a_part_in_place_of_a_raw_parameter():
-    refused(
-        lambda: type(Declarative)("Made", (Declarative,), {"x": Param(1.0), "raw_x": nn.ReLU()}),
-        DeclarationError,
-        "Made.raw_x: expected a name that is free",
-    )
+    for parent, body, start in (
+        (
+            Declarative,
+            {"x": Param(1.0), "raw_x": nn.ReLU()},
+            "Made.raw_x: expected a name that is",
+        ),
+        (
+            Triple,
+            {"component_distribution": Param(1.0)},
+            "Made.component_distribution: expected a",
+        ),
+    ):
+        refused(lambda p=parent, b=body: type(p)("Made", (p,), b), DeclarationError, start)
 
 
 # --- what the constructor refuses -----------------------------------------------------------
 
 
-def test_a_value_that_a_part_refuses():
-    text = refused(
-        lambda: Triple(component_distribution={"scale": -1.0}),
-        ConstraintError,
-        "Triple.component_distribution",
-    )
-    assert "Components.scale" in text
-    assert "positive" in text
-    assert "-1.0" in text
+class Zeros(nn.Module):
+    """A module that returns no distribution."""
+
+    def forward(self):
+        return torch.zeros(3)
 
 
-def test_a_key_that_is_no_field():
-    text = refused(
-        lambda: Triple(component_distribution={"scal": 1.0}),
+def triple(**part):
+    return lambda: Triple(component_distribution=part.get("given", part))
+
+
+WHOLE, PART = "Triple", "Triple.component_distribution"
+REFUSED = [
+    (triple(scale=-1.0), ConstraintError, f"{PART} (Components.scale): expected a finite positi"),
+    (
+        triple(scal=1.0),
         DeclarationError,
-        "Triple.component_distribution (Components(scal=)): expected the name of a field",
-    )
-    assert "Did you mean 'scale'?" in text
+        (
+            f"{PART} (Components(scal=)): expected the name of a field or of a size, got 'scal'. "
+            "Did you mean 'scale'?"
+        ),
+    ),
+    (triple(given={0: 1.0}), DeclarationError, PART),
+    (triple(given=dd.Normal(torch.zeros(2), 1.0)), ConstraintError, f"{WHOLE}: expected"),
+    (triple(given=dd.Normal(0.0, 1.0)), ConstraintError, WHOLE),
+    (lambda: Encoder(net={"weight": 1.0}), DeclarationError, "Encoder.net: expected"),
+    (lambda: Encoder(net=nn.Linear), DeclarationError, "Encoder.net: expected a module"),
+]
+ALSO = {3: ("(3)", "(2)"), 4: ("MixtureSameFamily",)}
 
 
-def test_a_key_that_is_no_string():
-    refused(
-        lambda: Triple(component_distribution={0: 1.0}),
-        DeclarationError,
-        "Triple.component_distribution",
-    )
+@pytest.mark.parametrize("at", range(len(REFUSED)))
+def test_what_does_not_fit_is_named(at):
+    text = refused(*REFUSED[at])
+    assert all(word in text for word in ALSO.get(at, ()))
+
+
+def test_a_foreign_module_that_returns_no_distribution():
+    kinds = (DeclarationError, ConstraintError, FieldError)
+    assert "component_distribution" in refused(triple(given=Zeros()), kinds, WHOLE)
 
 
 @pytest.mark.parametrize("given", [3, 2.0, "weights", torch.zeros(3), [1.0, 2.0], object()])
@@ -177,19 +196,6 @@ def test_a_part_of_the_wrong_kind(given):
     )
 
 
-def test_a_foreign_module_that_returns_no_distribution():
-    class Zeros(nn.Module):
-        def forward(self):
-            return torch.zeros(3)
-
-    text = refused(
-        lambda: Triple(component_distribution=Zeros()),
-        (DeclarationError, ConstraintError, FieldError),
-        "Triple",
-    )
-    assert "component_distribution" in text
-
-
 def test_a_foreign_module_that_returns_a_distribution():
     class Foreign(nn.Module):
         def __init__(self):
@@ -204,33 +210,6 @@ def test_a_foreign_module_that_returns_a_distribution():
     assert q.component_distribution.loc.grad is not None
 
 
-def test_a_dict_for_a_foreign_module():
-    refused(lambda: Encoder(net={"weight": 1.0}), DeclarationError, "Encoder.net: expected")
-
-
-def test_a_class_for_a_foreign_module():
-    refused(lambda: Encoder(net=nn.Linear), DeclarationError, "Encoder.net: expected a module")
-
-
-def test_parts_that_do_not_fit_together():
-    text = refused(
-        lambda: Triple(component_distribution=dd.Normal(torch.zeros(2), 1.0)),
-        ConstraintError,
-        "Triple: expected",
-    )
-    assert "(3)" in text
-    assert "(2)" in text
-
-
-def test_components_without_a_batch():
-    text = refused(
-        lambda: Triple(component_distribution=dd.Normal(0.0, 1.0)),
-        ConstraintError,
-        "Triple",
-    )
-    assert "MixtureSameFamily" in text
-
-
 # --- inheritance ----------------------------------------------------------------------------
 
 
@@ -241,14 +220,6 @@ def test_a_subclass_overrides_a_part():
     q = Sub()
     assert type(q().component_distribution) is dd.Laplace
     assert type(Triple()().component_distribution) is dd.Normal
-
-
-def test_a_subclass_replaces_a_part_by_a_parameter():
-    refused(
-        lambda: type(Triple)("Sub", (Triple,), {"component_distribution": Param(1.0)}),
-        DeclarationError,
-        "Sub.component_distribution: expected a distribution",
-    )
 
 
 def test_none_removes_a_part():

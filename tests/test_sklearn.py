@@ -11,9 +11,7 @@ import torch.distributions as dd
 from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.datasets import make_blobs
 from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -96,14 +94,6 @@ def test_a_clone_is_not_fitted_and_fits_alike(blobs: Any) -> None:
     assert copy.get_params() == {"n_components": 2, "steps": 5, "random_state": 0}
     assert not hasattr(copy, "distribution_")
     assert copy.fit(blobs).score(blobs) == estimator.score(blobs)
-
-
-def test_cross_validation_in_a_pipeline(blobs: Any) -> None:
-    pipeline = make_pipeline(StandardScaler(), MixtureEstimator(3, steps=100, random_state=1))
-    normal = make_pipeline(StandardScaler(), MixtureEstimator(1, steps=100))
-    scores = cross_val_score(pipeline, blobs, cv=3)
-    assert scores.shape == (3,)
-    assert (scores > cross_val_score(normal, blobs, cv=3)).all()
 
 
 def test_a_grid_search_finds_the_number_of_components(blobs: Any) -> None:
