@@ -119,6 +119,10 @@ class Skewed(dd.TransformedDistribution):
         return super().expand(batch_shape, _instance=self._get_checked_instance(Skewed, _instance))
 
 
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def normal(t: Learned, *shape: int) -> dd.Normal:
     return dd.Normal(t(real(*shape)), t(spread(*shape)))
 
@@ -276,7 +280,7 @@ NO_DENSITY = ("absolute", "softmax", "positive definite", "stacked")
 
 def plain(name: str) -> dd.Distribution:
     """The nest of plain torch objects."""
-    return COMPOSITES[name](lambda tensor: tensor)
+    return COMPOSITES[name](same)
 
 
 @cache

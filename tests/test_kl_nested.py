@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,21 +23,10 @@ from declarative_dist import (
     kl_divergence,
     learnable,
 )
-from tests.composites import SinhArcsinh, affine, logits, normal, real, spread, tril
+from tests.composites import SinhArcsinh, affine, logits, normal, real, same, spread, tril
 
 Transformed = dd.TransformedDistribution
 Make = Callable[[], dd.Distribution]
-
-
-def same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def first(*shape: int) -> dd.Normal:

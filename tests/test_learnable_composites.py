@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -32,6 +31,7 @@ from tests.composites import (
     normal,
     plain,
     real,
+    same,
     spread,
     with_leaves,
 )
@@ -43,17 +43,6 @@ pytestmark = [
 ]
 
 WITH_DENSITY = [name for name in COMPOSITES if name not in NO_DENSITY]
-
-
-def same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def drawn(distribution: dd.Distribution, *sample_shape: int, seed: int = 1) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,22 +34,12 @@ from tests.composites import (
     normal,
     plain,
     real,
+    same,
     spread,
     tril,
 )
 
 Transformed = dd.TransformedDistribution
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def leaf(tensor: Tensor) -> Tensor:
