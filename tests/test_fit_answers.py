@@ -264,6 +264,25 @@ def test_a_noisy_fit_that_is_still_on_its_way_says_so() -> None:
     assert history.converged is False
 
 
+def test_random_numbers_of_a_generator_of_its_own_make_a_loss_noisy() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    class Divergence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = learnable(dd.Normal(0.0, 1.0))
+
+        def forward(self) -> Tensor:
+            x = self.q.loc + self.q.scale * torch.randn(64, generator=generator)
+            loss: Tensor = (self.q.log_prob(x) - dd.Normal(3.0, 2.0).log_prob(x)).mean()
+            return loss
+
+    objective = Divergence()
+    assert fit(objective).converged
+    assert objective.q.loc.item() == pytest.approx(3.0, abs=0.1)
+    assert objective.q.scale.item() == pytest.approx(2.0, abs=0.1)
+
+
 def test_a_mixture_written_as_a_method_starts_apart_too() -> None:
     class Mixture(Variational):
         logits = Param(0.0, shape=("k",))

@@ -232,6 +232,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         r"NegativeELBO\(total_size=\): expected the number of contexts.*Write .*total_size=12\)",
     ),
+    "batches of a list without their number": (
+        lambda: fit(NegativeELBO(log_joint, exact(data())), [*data().split(4)], steps=1),
+        r"NegativeELBO\(total_size=\): expected the number .*Write .*total_size=len\(dataset\)\)",
+    ),
     "fewer in all than in a batch": (
         lambda: NegativeELBO(log_joint, exact(data()), total_size=3)(data()),
         r"NegativeELBO\(total_size=\): expected 12 or more.*got 3",
@@ -273,6 +277,10 @@ def test_refusals(name: str) -> None:
     make, said = REFUSED[name]
     with pytest.raises((ConstraintError, DeclarationError), match=said):
         make()
+
+
+def test_a_list_of_one_batch_has_all_contexts() -> None:
+    fit(NegativeELBO(log_joint, exact(data())), [data()], steps=2)
 
 
 def test_as_many_draws_as_contexts_change_no_random_number_of_a_target_that_keeps_them() -> None:

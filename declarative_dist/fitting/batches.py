@@ -102,6 +102,10 @@ class Batches:
                 self._epoch = None
         return self._ahead
 
+    def has_more(self) -> bool:
+        """Whether the first batch has a part of the data only."""
+        return self.size < self.rows or (self.is_iterable and self.fetch() is not None)
+
     @property
     def position(self) -> dict[str, Any] | None:
         """What `go_to` takes, of tensors; None inside of an epoch of an iterable."""
@@ -121,10 +125,10 @@ class Batches:
 
 
 def check_rows(objective: Any, batches: Batches) -> None:
-    """Let an objective refuse batches out of so many rows, if it must know how many there are."""
+    """Let an objective refuse batches of more data, if it must know how many there are."""
     check = getattr(objective, "_check_total_size", None)
-    if 0 < batches.size < batches.rows and callable(check):
-        check(batches.rows)
+    if callable(check):
+        check(batches.rows, batches.has_more)
 
 
 def as_batch(item: Any) -> Batch:

@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from declarative_dist.fitting.arguments import optimizer_of
@@ -274,9 +274,23 @@ def choose_way(
     if is_free and batches.whole is not None and not compiles:
         losses = Losses(objective, batches.whole)
         rows = Rows(trainable_of(objective), losses.copies)
-        with torch.no_grad():
-            is_noisy = draws_random_numbers(lambda: rows.attempt(losses, rows.read(), rows.read()))
-        if not is_noisy:
+        if not _is_noisy(rows, losses):
             return DescentWay(objective, rows, losses, tolerance)
     made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
     return NoisyWay(objective, made, tolerance, compiles=compiles)
+
+
+def _is_noisy(rows: Rows, losses: Losses) -> bool:
+    """Whether losses draw random numbers, or are others at the same numbers, but for rounding."""
+    seen: list[Tensor] = []
+
+    def look() -> None:
+        losses.forget()
+        seen.append(rows.attempt(losses, rows.read(), rows.read()))
+
+    with torch.no_grad():
+        if draws_random_numbers(look):
+            return True
+        look()  # a generator of its own shows in what it gives
+    first, second = seen
+    return not torch.allclose(first, second, rtol=1e-4, atol=0.0, equal_nan=True)

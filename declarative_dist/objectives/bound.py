@@ -285,11 +285,12 @@ class VariationalBound(AtomicState):
             return
         self._check_target(batch, given)
 
-    def _check_total_size(self, rows: int) -> None:
-        """What `fit` calls before it draws batches from some rows: they stand for all contexts.
+    def _check_total_size(self, rows: int, has_more: Callable[[], bool]) -> None:
+        """What `fit` calls with its first batch, which may stand for all contexts.
 
         Args:
-            rows: how many there are in all.
+            rows: how many there are in all; 0 if nobody knows.
+            has_more: whether there are more than in the batch.
 
         Raises:
             ConstraintError: if contexts share a site, and no `total_size` says how many there are.
@@ -297,10 +298,10 @@ class VariationalBound(AtomicState):
         guide = self.guide
         if self.total_size is not None or not isinstance(guide, Joint) or not self._takes_batch:
             return
-        if guide.at_start((1,)).contexts:
+        if guide.at_start((1,)).contexts and has_more():
             subject = f"{type(self).__name__}(total_size=)"
             expected = "the number of contexts in all, for batches of them, which share a site"
-            fix = f"Write NegativeELBO(..., total_size={rows})."
+            fix = f"Write NegativeELBO(..., total_size={rows or 'len(dataset)'})."
             raise ConstraintError(subject, expected, "none", fix, code="missing-value")
 
     def _check_target(self, batch: tuple[Any, ...], given: Mapping[str, Any]) -> None:

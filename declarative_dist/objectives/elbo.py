@@ -64,7 +64,7 @@ class NegativeELBO(VariationalBound):
         vectorize: whether `log_joint` is written for one draw, of shape `(*batch, *event)`: it is
             mapped over draws with `torch.func.vmap`.
         total_size: for a guide that is a `Joint` with a context, how many contexts there are in
-            all; None if a batch has all of them. `fit(batch_size=)` asks for it.
+            all; None if a batch has all of them. `fit` asks for it.
 
     Raises:
         DeclarationError: if the target or the guide is nothing of the kind.
