@@ -65,7 +65,7 @@ def next_above(bound: float, dtype: torch.dtype) -> float:
         return info.tiny if bound >= 0 else 0.0
     spacing = math.ldexp(info.eps, math.frexp(bound)[1] - 1)
     nearest = round(bound / spacing) * spacing
-    return min(nearest + spacing, math.inf)
+    return nearest + spacing
 
 
 def limits_between(low: float, high: float) -> Limits:

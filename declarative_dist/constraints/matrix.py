@@ -21,7 +21,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import inverse_softplus, softplus
 from declarative_dist.constraints.vector import event_size
 from declarative_dist.errors import ConstraintError
-from declarative_dist.plain.tracing import is_autocasting, is_mapped, is_traced
+from declarative_dist.plain.tracing import is_autocasting, is_traced
 
 
 class Packed(Constraint):
@@ -284,8 +284,7 @@ def unpack_lower(diagonal: Tensor, below: Tensor) -> Tensor:
     is_stored = size <= 128 and not is_traced(below)  # at most 64 KiB a size
     places = (_stored_places if is_stored else _places)(size, below.device)
     flat = below.new_zeros(*below.shape[:-1], size * size)
-    fill = flat.index_add_ if is_mapped() else flat.index_copy_  # vmap copies one by one
-    fill(-1, places, torch.cat([diagonal, below], -1))
+    flat.index_add_(-1, places, torch.cat([diagonal, below], -1))
     matrix: Tensor = flat.unflatten(-1, (size, size))
     return matrix
 

@@ -16,12 +16,8 @@ from declarative_dist.constraints.scalar import Scalar
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.supports import OrderedVector, PositiveOrderedVector
 
-INTEGERS = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-}
+INTEGERS = {64: torch.int64, 32: torch.int32, 16: torch.int16}
+"""The integers by how many bits they have."""
 
 
 class Simplex(Constraint):
@@ -169,7 +165,7 @@ def _increase_strictly(value: Tensor) -> Tensor:
     Bit patterns of floating-point numbers, read as integers, count them in order; there the rule
     is `key[k] >= key[k - 1] + 1`. The gradient passes straight through.
     """
-    integer = INTEGERS[value.dtype]
+    integer = INTEGERS[torch.finfo(value.dtype).bits]
     bits = value.detach().view(integer).to(torch.int64)
     lowest = torch.iinfo(integer).min
     key = torch.where(bits < 0, lowest - bits, bits)
