@@ -94,7 +94,7 @@ class Scalar(Constraint):
 
     def contains(self, value: Tensor) -> Tensor:
         if self.limits is not None:
-            lowest, highest = self.limits.get(value.dtype) or self.limits_in(value.dtype)
+            lowest, highest = self.limits_in(value.dtype)
             return (value >= lowest) & (value <= highest)
         inside = value.isfinite()
         if not is_open(self.low):
