@@ -19,7 +19,7 @@ from declarative_dist.errors import (
     shorten,
 )
 from declarative_dist.fields import storage
-from declarative_dist.fields.field import Stored, current_value, declaration_of
+from declarative_dist.fields.field import Stored, declaration_of
 from declarative_dist.fields.sizes import Blueprint, Start, as_shape
 from declarative_dist.plain.arguments import ExtendedReal
 from declarative_dist.plain.tensors import is_array
@@ -246,8 +246,7 @@ class Constant(Stored):
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         if instance is None:
             return self
-        if self.name not in declaration_of(instance, self.name).chains:
-            return current_value(instance, self.name)
+        declaration_of(instance, self.name)
         return self.value(instance, {})
 
     def __delete__(self, instance: Any) -> None:

@@ -239,11 +239,7 @@ class Field(ABC):
         return f"{type(module).__name__}.{self.name}"
 
     def __set__(self, instance: Any, value: Any) -> None:
-        declaration = declaration_of(instance, self.name)
-        if self.name not in declaration.chains:
-            # The field of an ancestor with another base is no field here.
-            instance.__dict__[self.name] = value
-        elif self.name in declaration.tied_names:
+        if self.name in declaration_of(instance, self.name).tied_names:
             instance.assign(**{self.name: value})
         else:
             needed = needed_values(instance, self.name)
@@ -314,23 +310,20 @@ def declaration_of(instance: nn.Module, name: str) -> Any:
         got, fix = f"{kind.__name__}, which does not", f"Write class {kind.__name__}(Declarative)."
         subject = f"{kind.__name__}.{name}"
         raise FieldError(subject, expected, got, fix, code="misplaced-field")
+    if name not in declaration.fields:  # the field of an ancestor with another base
+        raise AttributeError(f"{kind.__name__} has no field {name!r}")
     return declaration
 
 
 def current_value(instance: nn.Module, name: str) -> Any:
     """The value of one field of an instance, computed afresh with all that it needs."""
     declaration = declaration_of(instance, name)
-    chain = declaration.chains.get(name)
+    chain = declaration.chains[name]
     if name in declaration.with_given:
         expected, got = "a context first, for what comes with it is needed", "none"
         fix = "Call the instance with a context, and read the distribution."
         raise FieldError(chain[-1].subject(instance), expected, got, fix, code="no-context")
-    if chain is not None:
-        return declaration.run(instance, chain)[name]
-    # The field of an ancestor with another base is no field here.
-    if name in instance.__dict__:
-        return instance.__dict__[name]
-    raise AttributeError(f"{type(instance).__name__} has no field {name!r}")
+    return declaration.run(instance, chain)[name]
 
 
 def needed_values(instance: nn.Module, name: str) -> dict[str, Any]:

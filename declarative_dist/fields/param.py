@@ -283,9 +283,7 @@ class Param(Constrained, Stored):
         """
         start: Start = vars(module)["_starts"][self.name].repeat(copies)
         vars(module)["_starts"][self.name] = start
-        raw = module._parameters[self.raw_name]
-        if raw is None:
-            return
+        raw: Any = module._parameters[self.raw_name]
         _, new = done.get(id(raw), (raw, None))
         if new is None:
             if callable(self.source_of(start)) and any(size != 1 for size in copies):

@@ -219,10 +219,7 @@ def describe_prior(prior: Any) -> str:
     declaration, shown = type(prior).__declaration__, []
     for name, field in declaration.fields.items():
         if field.is_part:
-            part: Any = field.module_of(prior)
-            inner = [
-                describe_prior(p) for p in (part if isinstance(part, nn.ModuleList) else [part])
-            ]
+            inner = [describe_prior(part) for part in field.parts_of(prior)]
             shown.append(f"[{', '.join(inner)}]" if field.is_list else inner[0])
         elif field.holds_value:
             value = getattr(prior, name)
