@@ -1263,7 +1263,7 @@ class Act(nn.Module):
         return self.policy(x).mean
 
 
-@pytest.mark.parametrize("name", ["policy", "nest"])
+@pytest.mark.parametrize("name", ["policy"])
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_export_of_the_mean(p: Conditional) -> None:
     x = context()

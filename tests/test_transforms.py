@@ -28,12 +28,9 @@ from declarative_dist import (
 )
 from declarative_dist.testing import check_distribution
 from tests.nests import (
-    Components,
     Line,
     Logits,
-    Mixture,
     Shift,
-    Weights,
     assert_is_a_loop,
     jitter,
     made,
@@ -423,16 +420,6 @@ def test_a_family_is_the_distribution_one_builds_by_hand():
     assert type(q.support) is type(plain.support)
 
 
-def test_transforms_are_resolved_afresh():
-    q = Squashed()
-    one, two = q().transforms, q().transforms
-    assert all(a is not b for a, b in zip(one, two, strict=True))
-    assert [type(t) for t in one] == [dd.AffineTransform, dd.AffineTransform, dd.TanhTransform]
-    before = q.log_prob(torch.tensor(0.5)).item()
-    q.transforms[0].loc = 3.0
-    assert q.log_prob(torch.tensor(0.5)).item() != before
-
-
 @pytest.mark.parametrize(
     "transforms", [Shift, Shift(loc=0.5), (Shift,), [Shift], nn.ModuleList([Shift()])]
 )
@@ -806,14 +793,6 @@ def test_values_for_one_copy_or_for_all_in_a_list():
 # --- what else torch users do ---------------------------------------------------------------
 
 
-def test_hooks_on_transforms_fire():
-    q, calls = Squashed(), []
-    for part in q.transforms:
-        part.register_forward_hook(lambda module, args, output: calls.append(type(output)))
-    q.log_prob(torch.tensor(0.1))
-    assert calls == [dd.AffineTransform, dd.AffineTransform, dd.TanhTransform]
-
-
 def test_compiled_log_prob():
     plain = Interval(torch.tensor(-1.0), torch.tensor(2.0)).as_transform()
     torch._dynamo.reset()
@@ -821,12 +800,3 @@ def test_compiled_log_prob():
     x = q.sample((4,))
     compiled = torch.compile(lambda x: q.log_prob(x), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), q.log_prob(x), rtol=1e-4, atol=1e-4)
-
-
-def test_mixtures_of_transformed_families_from_one_constructor():
-    family = mixture_of(Weights, transformed(Shift, base_distribution=Components))
-    q = family(k=3)
-    assert q.component_distribution.base_distribution.loc.shape == (3,)
-    assert q.log_prob(torch.tensor(0.5)).shape == ()
-    deep = transformed(Shift, base_distribution=Mixture)(k=2)
-    assert deep.log_prob(torch.tensor([0.5])).shape == (1,)
