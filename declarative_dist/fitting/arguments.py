@@ -150,6 +150,8 @@ def make_optimizer(optimizer: Any, objective: nn.Module, subject: str, **options
     """
     made = optimizer
     if not isinstance(optimizer, Optimizer):
+        if not callable(optimizer) or isinstance(optimizer, nn.Module):
+            raise optimizer_error(subject, optimizer)
         try:
             made = optimizer(trainable_of(objective), **options)
         except TypeError as error:
