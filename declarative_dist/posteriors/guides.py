@@ -126,13 +126,10 @@ class NormalGuide(AtomicState, NamedModule):
         """A snapshot with detached parameters: gradients flow to values, not to parameters.
 
         The density of "Sticking the landing" (Roeder, Wu and Duvenaud, 2017,
-        https://arxiv.org/abs/1703.09194). It is meant for the guide's own draws, and does not ask
-        whether values are inside their supports.
+        https://arxiv.org/abs/1703.09194).
         """
         with torch.no_grad():
-            current = self()
-        current.validate = False
-        return current
+            return self()
 
     @property
     def median(self) -> Values:

@@ -27,9 +27,6 @@ class PushedNormal(NamedDistribution):
             covariance, of shape `(*batch, size, size)`.
     """
 
-    validate = True
-    """Whether `log_prob` refuses values outside their support."""
-
     def __init__(self, flat: FlatMap, loc: Tensor, scale: Tensor) -> None:
         self.flat = flat
         self.gaussian = Gaussian(loc, scale)
@@ -65,17 +62,14 @@ class PushedNormal(NamedDistribution):
         return values, self.gaussian.log_prob_of_noise(noise) - log_det
 
     def rsample_and_score_detached(self, sample_shape: Any) -> tuple[Values, Tensor]:
-        """Draws with gradients, and their log densities with the Gaussian's numbers detached.
-
-        It does not ask whether its own draws are inside their supports.
-        """
-        values = self.rsample(sample_shape)
-        fixed = PushedNormal(self.flat, self.loc.detach(), self.scale.detach())
-        fixed.validate = False
-        return values, fixed.log_prob(values)
+        """Draws with gradients, and their log densities with the Gaussian's numbers detached."""
+        vector = self.gaussian.move(self._noise(sample_shape))
+        values, log_det = self.flat.constrain(vector)
+        fixed = Gaussian(self.loc.detach(), self.scale.detach())
+        return values, fixed.log_prob_of_noise(fixed.whiten(vector)) - log_det
 
     def log_prob(self, values: Mapping[str, Any]) -> Tensor:
-        vector, log_det = self.flat.unconstrain(values, validate=self.validate)
+        vector, log_det = self.flat.unconstrain(values)
         return self.gaussian.log_prob_of_noise(self.gaussian.whiten(vector)) - log_det
 
     def entropy(self) -> Tensor:
