@@ -123,7 +123,7 @@ class JointDistribution(NamedDistribution):
 
     def entropy(self) -> Tensor:
         if not self.is_independent:
-            raise NotImplementedError
+            return super().entropy()
         sites: dict[str, Any] = self.sites
         total = self._total({name: site.entropy() for name, site in sites.items()})
         return total.expand(self.batch_shape)

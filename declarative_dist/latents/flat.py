@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import Real
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import Reader, Values
 from declarative_dist.plain.tensors import is_floating
@@ -95,16 +94,6 @@ class FlatMap(nn.Module, ABC):
     def spread(self) -> Tensor:
         """How far around the start values may lie, of shape `(*batch, size)`; ones if unknown."""
         return torch.ones_like(self.start())
-
-    @property
-    def keeps_volume(self) -> bool:
-        """Whether all values are the numbers of the vector themselves."""
-        constraint_of = self.resolver(self.batch_shape)
-        values = self.forward(self.start())
-        return all(
-            isinstance(c := constraint_of(slot, values), Real) and c.limits is None
-            for slot in self.slots
-        )
 
     @abstractmethod
     def resolver(self, lead: torch.Size) -> Callable[[Slot, Values], Constraint]:

@@ -62,7 +62,6 @@ class NamedDistribution(ABC):
                 outside its support.
         """
 
-    @abstractmethod
     def entropy(self) -> Tensor:
         """The entropy, of shape `(*batch)`, in nats, where it is known.
 
@@ -70,6 +69,7 @@ class NamedDistribution(ABC):
             NotImplementedError: if it is not; `declarative_dist.entropy(q, num_samples=...)`
                 estimates it.
         """
+        raise NotImplementedError
 
 
 class NamedModule(NamedDistribution):

@@ -72,11 +72,6 @@ class PushedNormal(NamedDistribution):
         vector, log_det = self.flat.unconstrain(values)
         return self.gaussian.log_prob_of_noise(self.gaussian.whiten(vector)) - log_det
 
-    def entropy(self) -> Tensor:
-        if not self.flat.keeps_volume:
-            raise NotImplementedError("the mean volume change of constraints has no closed form.")
-        return self.gaussian.entropy
-
     @property
     def median(self) -> Values:
         """The values at the mean vector: medians of sites whose numbers are mapped one by one.

@@ -82,10 +82,8 @@ def _refusal(value: Any, expected: str, fix: str, subject: str) -> DeclarationEr
 
 def takes_batch(guide: nn.Module) -> bool:
     """Whether a guide gives a distribution for each batch."""
-    if predicted_kind(guide) is not None:
-        return True
     has_draws = hasattr(type(guide), "sample") and hasattr(type(guide), "log_prob")
-    return not has_draws
+    return predicted_kind(guide) is not None or not has_draws
 
 
 def current_of(
@@ -121,13 +119,12 @@ def holds_its_data(target: Any) -> bool:
 def over_draws(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A density of one draw as one of many, each with random numbers of its own."""
 
-    def one(draws: Any, *batch: Any) -> Tensor:  # vmap would write out a module at every call
-        return density(draws, *batch)
-
     def many(draws: Any, *batch: Any) -> Tensor:
-        dims = (0, *(None for _ in batch))
-        mapped: Callable[..., Tensor] = torch.func.vmap(one, dims, randomness="different")
-        return mapped(draws, *batch)
+        def one(draw: Any) -> Tensor:
+            return density(draw, *batch)
+
+        mapped: Callable[[Any], Tensor] = torch.func.vmap(one, randomness="different")
+        return mapped(draws)
 
     return many
 
