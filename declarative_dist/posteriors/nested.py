@@ -40,7 +40,7 @@ _EVEN = 0.2
 
 _PROBES = 8
 _NUDGE = 0.01
-_EVALUATIONS = 60
+_EVALUATIONS = 50
 
 _FLAT = 1e-8
 """The least curvature that a direction counts with, in units of the guide."""
@@ -140,18 +140,18 @@ def _conditional_modes(
         there by all numbers, from differences of gradients.
     """
 
-    def look(noise: Tensor) -> tuple[Tensor, Tensor]:
-        heights, slopes = score(density, turned.move(noise), with_slopes=True)
-        return heights, turned.pull_back(slopes)
-
     def evaluate(noise: Tensor) -> tuple[Tensor, Tensor]:
-        heights, slopes = look(noise)
-        return -heights, F.pad(-slopes[..., held:], (held, 0))
+        heights, slopes = score(density, turned.move(noise), with_slopes=True)
+        return -heights, F.pad(-turned.pull_back(slopes)[..., held:], (held, 0))
 
     found = Descent(evaluate, start, tolerance=1e-5)
     found.run(_EVALUATIONS)
-    nudges = _NUDGE * torch.eye(start.shape[-1]).to(start)
-    nudges = nudges.reshape(-1, *[1] * (start.ndim - 1), start.shape[-1])
-    ends = [look((found.point + nudge).flatten(0, 1))[1] for nudge in (-nudges, nudges)]
-    bends = (ends[0] - ends[1]).reshape(-1, *start.shape).movedim(0, -2) / (2 * _NUDGE)
-    return found.point, -found.value, ((bends + bends.mT) / 2).nan_to_num(0.0)
+    place = turned.move(found.point)
+    nudges = _NUDGE * turned.scale.movedim(-1, 0)[:, None]
+    ends = [
+        score(density, (place + nudge).flatten(0, 1), with_slopes=True)[1]
+        for nudge in (-nudges, nudges)
+    ]
+    bends = turned.pull_back(ends[0] - ends[1]).reshape(-1, *start.shape).movedim(0, -2)
+    bends = (bends + bends.mT).nan_to_num(0.0) / (4 * _NUDGE)
+    return found.point, -found.value, bends
