@@ -385,11 +385,18 @@ def test_data_that_are_all_alike_have_no_maximum(
     family: dd.Distribution, field: str, dtype: torch.dtype
 ) -> None:
     """The loss falls without end, until rounding hides it or a band ends."""
-    datum = torch.tensor([0.4, 0.6] if family.event_shape else 0.4, dtype=dtype)
-    data = datum.expand(20, *datum.shape)
-    history = fit(NegativeLogLikelihood(learnable(family).to(dtype)), data)
-    assert field in history.verdict
-    assert history.converged is (field == "scale")
+    for number in (0.4, 0.7, 0.9):
+        datum = torch.tensor([number, 1 - number] if family.event_shape else number, dtype=dtype)
+        data = datum.expand(20, *datum.shape)
+        history = fit(NegativeLogLikelihood(learnable(family).to(dtype)), data)
+        assert field in history.verdict
+        assert history.converged is (field == "scale")
+
+
+def test_equal_data_in_single_precision_are_no_answer_of_an_inverse_gamma() -> None:
+    """At most numbers nearby rounding leaves the loss where it is; not at all of them."""
+    with pytest.warns(NotConvergedWarning, match="falls without end in concentration"):
+        fit(NegativeLogLikelihood(learnable(dd.InverseGamma(1.0, 1.0))), torch.full((20,), 3.0))
 
 
 class Shifted(Variational):

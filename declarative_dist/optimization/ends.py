@@ -54,7 +54,7 @@ class Ends:
         """
         nudges = (self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
         signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
-        is_lost = self._is_lost([n * s * nudges for n in (2, 5) for s in (1, signs)])
+        is_lost = self._is_lost([n * s * nudges for n in (1, 2, 3, 5) for s in (1, signs)])
         return is_lost[:, None] & ~self._newton.held
 
     @cached_property
