@@ -166,6 +166,8 @@ class Declaration:
     ) -> dict[str, Any]:
         """Compute what the base takes, by name; `values` are known already, as for `run`."""
         computed = self.run(module, self.build, values)
+        if len(computed) == len(self.inputs):  # then they are the same
+            return computed
         return {name: computed[name] for name in self.inputs}
 
     @cached_property

@@ -200,7 +200,6 @@ class Nested(Field):
 
     def module_of(self, instance: nn.Module) -> nn.Module:
         """The module that an instance holds, or the list of them."""
-        declaration_of(instance, self.name)
         return instance._modules[self.name]  # type: ignore[return-value]
 
     def parts_of(self, instance: nn.Module) -> list[Any]:
@@ -311,7 +310,10 @@ class Nested(Field):
             instance._check_parts()
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
-        return self if instance is None else self.module_of(instance)
+        if instance is None:
+            return self
+        declaration_of(instance, self.name)
+        return self.module_of(instance)
 
     def __repr__(self) -> str:
         classes = (t if isinstance(t, type) else type(t) for t in self.templates or (None,))
