@@ -121,16 +121,14 @@ def _exact_kl(p: Any, q: Any) -> Tensor:
     for name in mine:
         _shape_together(f"kl_divergence.{name}", mine[name], theirs[name])
     total: Any = sum(_kl_through_nests(mine[name], theirs[name]) for name in mine)
-    whole: Tensor = total.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
-    return whole
+    return total.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
 def _shape_together(subject: str, one: Any, other: Any) -> torch.Size:
     """The batch shape of two distributions over events of one shape."""
     with suppress(RuntimeError):
         if one.event_shape == other.event_shape:
-            shape: torch.Size = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
-            return shape
+            return torch.broadcast_shapes(one.batch_shape, other.batch_shape)
     event, batch = tuple(one.event_shape), tuple(one.batch_shape)
     expected = f"events of shape {event} and batch shapes that broadcast with {batch}"
     got = f"events {tuple(other.event_shape)} and a batch {tuple(other.batch_shape)}"
@@ -208,7 +206,7 @@ def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> T
         leaf = innermost(current) if isinstance(current, Distribution) else None
         if leaf is not None and "entropy" not in vars(type(leaf)):
             _check_formula(leaf)
-        return current.entropy()  # type: ignore[no-any-return]
+        return current.entropy()
     except NotImplementedError as error:
         count = _count_draws("entropy", num_samples, error, current)
     return _mean_under(current, count, lambda _, log_q: -log_q)
@@ -251,8 +249,7 @@ def rsample_and_log_prob(
 def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """The mean of a statistic of draws and their log densities, with an unbiased gradient."""
     if is_reparametrised(p):
-        mean: Tensor = statistic(*rsample_and_log_prob(p, (count,))).mean(0)
-        return mean
+        return statistic(*rsample_and_log_prob(p, (count,))).mean(0)
     moving = describe_learned_ends(p)
     if moving:
         expected = "a support that does not move with parameters, for the gradient to be unbiased"
@@ -271,7 +268,7 @@ def log_prob_anywhere(q: Any, value: Any) -> Tensor:
     """Log densities of a plain distribution or a guide, and minus infinity where it has none."""
     outside = find_outside(q, value) if isinstance(q, Distribution) else None
     if outside is None:
-        return q.log_prob(value)  # type: ignore[no-any-return]
+        return q.log_prob(value)
     with torch.no_grad(), same_random_numbers():
         inside = q.sample().expand_as(value).to(value)
     whole = outside[(..., *(None,) * len(q.event_shape))]

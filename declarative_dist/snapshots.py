@@ -55,8 +55,7 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
     """
     current = _current(distribution, "select", (Distribution, JointDistribution))
     is_joint = isinstance(current, JointDistribution)
-    chosen: Any = current[index] if is_joint else choose(current, index)
-    return chosen  # type: ignore[no-any-return]
+    return current[index] if is_joint else choose(current, index)
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:

@@ -51,7 +51,7 @@ class History(nn.Module):
         self.lstm = nn.LSTM(3, 16, batch_first=True)
 
     def forward(self, seen: Tensor) -> Tensor:
-        return self.lstm(seen)[0]  # type: ignore[no-any-return]
+        return self.lstm(seen)[0]
 
 
 def encode(gap: Tensor, kind: Tensor) -> Tensor:

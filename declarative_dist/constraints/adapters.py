@@ -58,27 +58,23 @@ class FromTransform(Constraint):
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        codomain: constraints.Constraint = self.current().codomain
-        return codomain
+        return self.current().codomain
 
     @property
     def raw_event_dim(self) -> int:
         return int(self.current().domain.event_dim)
 
     def forward(self, raw: Tensor) -> Tensor:
-        value: Tensor = self.current()(raw)
-        return value
+        return self.current()(raw)
 
     def inverse(self, value: Tensor) -> Tensor:
-        raw: Tensor = self.current().inv(value)
-        return raw
+        return self.current().inv(value)
 
     def contains(self, value: Tensor) -> Tensor:
         return super().contains(value) & _comes_back(self, value)
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
-        log_det: Tensor = self.current().log_abs_det_jacobian(raw, value)
-        return log_det
+        return self.current().log_abs_det_jacobian(raw, value)
 
     def raw_shape(self, shape: torch.Size) -> torch.Size:
         return torch.Size(self.current().inverse_shape(torch.Size(shape)))
@@ -108,12 +104,10 @@ class FromModule(Constraint):
         self.module = module
 
     def forward(self, raw: Tensor) -> Tensor:
-        value: Tensor = self.module(raw)
-        return value
+        return self.module(raw)
 
     def inverse(self, value: Tensor) -> Tensor:
-        raw: Tensor = self.module.right_inverse(value)  # type: ignore[operator]
-        return raw
+        return self.module.right_inverse(value)  # type: ignore[operator]
 
     def contains(self, value: Tensor) -> Tensor:
         try:

@@ -76,8 +76,7 @@ class Constraint(nn.Module, ABC):
             expected = "unconstrained numbers in a dense floating-point tensor"
             got = f"{shorten(raw)} of {getattr(raw, 'dtype', type(raw).__name__)}"
             raise ConstraintError(type(self).__name__, expected, got, code="dtype-or-device")
-        value: Tensor = super().__call__(raw)
-        return value
+        return super().__call__(raw)
 
     names: tuple[str, ...] = ()
     """The other fields whose values are bounds of this constraint."""

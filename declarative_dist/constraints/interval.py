@@ -142,5 +142,4 @@ def _log_of_quotient(over: Any, under: Any) -> Tensor:
 def _apply(function: str, bound: float | Tensor) -> float | Tensor:
     """A function of a bound, of the same name for tensors and for numbers."""
     module = torch if isinstance(bound, Tensor) else math
-    result: float | Tensor = getattr(module, function)(bound)
-    return result
+    return getattr(module, function)(bound)

@@ -206,8 +206,7 @@ class PositiveDefinite(Packed):
         smallest = self._factor_limits(value.shape[-1], value.dtype)[0] * 0.99
         large_enough = (factor.diagonal(dim1=-2, dim2=-1) >= smallest).all(-1)
         small_enough = (largest <= self.limits_in(value.dtype)[1])[..., 0, 0]
-        inside: Tensor = finite & symmetric & (failed == 0) & large_enough & small_enough
-        return inside
+        return finite & symmetric & (failed == 0) & large_enough & small_enough
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         size = value.shape[-1]
@@ -244,8 +243,7 @@ class CorrCholesky(Packed):
         value = rows / rows.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(raw.dtype).tiny
         diagonal = value.diagonal(dim1=-2, dim2=-1)
-        factor: Tensor = value.tril(-1) + diagonal.clamp_min(tiny).diag_embed()
-        return factor
+        return value.tril(-1) + diagonal.clamp_min(tiny).diag_embed()
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = promote(value)
@@ -258,8 +256,7 @@ class CorrCholesky(Packed):
         slack = 4 * eps if value.dtype in HALF else (4 + size) * eps
         unit = ((promote(value).norm(dim=-1) - 1).abs() <= slack).all(-1)
         positive = (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
-        inside: Tensor = _is_lower(value) & positive & unit
-        return inside
+        return _is_lower(value) & positive & unit
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         size = value.shape[-1]
@@ -285,8 +282,7 @@ def unpack_lower(diagonal: Tensor, below: Tensor) -> Tensor:
     places = (_stored_places if is_stored else _places)(size, below.device)
     flat = below.new_zeros(*below.shape[:-1], size * size)
     flat.index_add_(-1, places, torch.cat([diagonal, below], -1))
-    matrix: Tensor = flat.unflatten(-1, (size, size))
-    return matrix
+    return flat.unflatten(-1, (size, size))
 
 
 def _places(size: int, device: torch.device) -> Tensor:

@@ -108,8 +108,7 @@ class Declaration:
     @cached_property
     def validates(self) -> bool | None:
         """The class body's `validate_args`, or None."""
-        switch: bool | None = getattr(self.kind, "validate_args", None)
-        return switch
+        return getattr(self.kind, "validate_args", None)
 
     def needs_of(self, name: str) -> set[str]:
         """The names that a field is computed from, and these in turn, as the class body has it."""

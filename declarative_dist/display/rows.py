@@ -81,8 +81,7 @@ def name_of_class(kind: Any) -> str:
     """The name of a class of modules; of one that `learnable` made the name of its base."""
     if "__recipe__" in vars(kind):  # such as LiveNormal
         return f"learnable {kind.__declaration__.base.__name__}"
-    name: str = kind.__name__
-    return name
+    return kind.__name__
 
 
 def read_value(value: Any) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def with_event_dim(distribution: Distribution, event_dim: int, subject: str) -> 
     wrapped.base_dist, wrapped.reinterpreted_batch_ndims = distribution, added
     shape, at = batch + event, len(batch) - added
     Distribution.__init__(wrapped, shape[:at], shape[at:], validate_args=False)
-    return wrapped  # type: ignore[no-any-return]
+    return wrapped
 
 
 def require_rsample(distribution: Distribution, subject: str) -> Distribution:

@@ -33,7 +33,7 @@ def clip_gradient(raw: Tensor) -> Tensor:
         if is_exporting():
             return raw
         if not is_dynamo_compiling():
-            return _WithTangent.apply(raw)  # type: ignore[no-untyped-call, no-any-return]
+            return _WithTangent.apply(raw)  # type: ignore[no-untyped-call]
         # Where dynamo traces a transform of torch.func it takes no function of its own.
         is_clipped = raw.requires_grad and not is_mapped()
         return _Clip.apply(raw) if is_clipped else raw  # type: ignore[no-untyped-call]

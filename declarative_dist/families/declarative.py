@@ -218,7 +218,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
                 raise AttributeError(said, name=name, obj=self) from None
         # A property whose own code raised: nn.Module would report that there is no such name.
         try:
-            return member.__get__(self)  # type: ignore[no-any-return]
+            return member.__get__(self)
         except AttributeError as error:
             raise FieldError(
                 f"{type(self).__name__}.{name}", "a value", f"AttributeError: {error}"

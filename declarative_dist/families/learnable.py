@@ -105,8 +105,7 @@ def _make_live(plain: Distribution | Transform, fixed: Names) -> Any:
 @make_constant.register(Distribution)
 def _hold(value: Distribution) -> nn.Module:
     """A plain distribution whose tensors move, save and load with a module, and do not learn."""
-    module: nn.Module = _make_live(value, (CONSTANT,))
-    return module
+    return _make_live(value, (CONSTANT,))
 
 
 def _as_part(value: Any, fixed: Names) -> Any:

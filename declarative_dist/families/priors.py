@@ -74,8 +74,7 @@ def _values_of(part: Any, path: str, fields: Iterable[Field], raws: Raws) -> dic
     """The values of fields of a part, each behind those that it needs, at other raw numbers."""
     names = [f"raw_{field.name}" for field in fields] if raws else []
     known = {name: raws[join(path, name)] for name in names if join(path, name) in raws}
-    values: dict[str, Any] = part.__declaration__.run(part, fields, known)
-    return values
+    return part.__declaration__.run(part, fields, known)
 
 
 def raws_at(module: nn.Module, values: Mapping[str, Any]) -> tuple[dict[str, Tensor], torch.Size]:

@@ -219,8 +219,7 @@ def check_sites(joint: Any) -> None:
 
         def see(index: Index) -> dict[str, Tensor]:
             picked = {name: draw[index] for name, draw in draws.items()}
-            scores: dict[str, Tensor] = copy_apart(joint).at_start((2,)).scores(picked, {})
-            return scores
+            return copy_apart(joint).at_start((2,)).scores(picked, {})
 
         whole = attempt(see, block(ALL, 1))
         if isinstance(whole, Exception) and not is_about_values(whole):

@@ -216,7 +216,7 @@ def _find_parameters(module: nn.Module, name: str) -> list[nn.Parameter]:
     fields = part.__declaration__.fields if is_declarative(part) else {}
     field, inner = fields.get(last), part._modules.get(last)
     if field is not None and (field.is_learned or field.is_part):
-        return field.parameters_of(part)  # type: ignore[no-any-return]
+        return field.parameters_of(part)
     if inner is not None:
         return list(inner.parameters())
     own = {} if fields else part._parameters

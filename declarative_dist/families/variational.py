@@ -189,8 +189,7 @@ class Variational(Declarative, Distribution):
             >>> q.detach().log_prob(q.rsample()).requires_grad
             True
         """
-        snapshot: Distribution = call_detached(self)
-        return snapshot
+        return call_detached(self)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draw samples of shape `(*sample, *batch, *event)`, without gradients."""
@@ -244,7 +243,7 @@ class Variational(Declarative, Distribution):
             NotImplementedError: if torch does not know it; `declarative_dist.entropy` estimates.
         """
         fix = "Estimate it: declarative_dist.entropy(q, num_samples=...)."
-        return _ask(self, "entropy", methodcaller("entropy"), fix)  # type: ignore[no-any-return]
+        return _ask(self, "entropy", methodcaller("entropy"), fix)
 
     def perplexity(self) -> Tensor:
         """The exponential of the entropy, of shape `(*batch)`."""

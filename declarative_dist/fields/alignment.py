@@ -48,8 +48,7 @@ def own_ndim(value: Any, copies: torch.Size) -> int:
 
 def ndims_of(module: nn.Module) -> dict[str, int]:
     """By field of an instance how many dimensions of one copy its value has."""
-    ndims: dict[str, int] = vars(module)["_ndims"]
-    return ndims
+    return vars(module)["_ndims"]
 
 
 def has_copies(part: nn.Module, copies: torch.Size) -> bool:

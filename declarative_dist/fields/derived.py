@@ -223,8 +223,7 @@ class Derived(MethodField, Generic[T]):
     def __get__(self, instance: nn.Module | None, owner: type) -> Self | T:
         if instance is None:
             return self
-        value: T = current_value(instance, self.name)
-        return value
+        return current_value(instance, self.name)
 
 
 @overload

@@ -329,5 +329,4 @@ def current_value(instance: nn.Module, name: str) -> Any:
 def needed_values(instance: nn.Module, name: str) -> dict[str, Any]:
     """The values of all fields that one field of an instance needs."""
     declaration: Any = instance.__declaration__
-    values: dict[str, Any] = declaration.run(instance, declaration.chains[name][:-1])
-    return values
+    return declaration.run(instance, declaration.chains[name][:-1])

@@ -157,8 +157,7 @@ class Param(Constrained, Stored):
         if self.has_sized_prior or self.needs:
             constraint = self.resolved_constraint(module, values)
             prior = restrict(prior, constraint, subject, has_names=bool(self.needs))
-        held: nn.Module = prior
-        return held
+        return prior
 
     def log_prior(
         self, module: nn.Module, values: Mapping[str, Any], lead: int, unconstrained: bool
@@ -311,8 +310,7 @@ class Param(Constrained, Stored):
     def __get__(self, instance: nn.Module | None, owner: type) -> Self | Tensor:
         if instance is None:
             return self
-        value: Tensor = current_value(instance, self.name)
-        return value
+        return current_value(instance, self.name)
 
     if TYPE_CHECKING:
 

@@ -34,10 +34,7 @@ def spread_like(parameter: Tensor, value: Tensor) -> Tensor:
         return value
     tensors: Any = sys.modules["torch.distributed.tensor"]  # not for all who import this
     like: Any = parameter
-    spread: Tensor = tensors.distribute_tensor(
-        value, like.device_mesh, like.placements, src_data_rank=None
-    )
-    return spread
+    return tensors.distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def register_forward_pre_hook(

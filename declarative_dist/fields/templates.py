@@ -72,15 +72,13 @@ def make_part(template: Any, given: Any, blueprint: Blueprint, subject: str) -> 
         names, settings = size_names(template), ("batch_shape", "device", "dtype")
         keywords: dict[str, Any] = {n: size for n, size in blueprint.sizes.items() if n in names}
         keywords |= {s: getattr(blueprint, s) for s in settings if getattr(blueprint, s)}
-        module: nn.Module = template(**{**keywords, **(given or {})})
-        return module
+        return template(**{**keywords, **(given or {})})
 
 
 def as_part(given: Any, *place: Any) -> nn.Module:
     """A module as it is; a plain object as a constant in one, on a device and in a dtype."""
     module: Any = as_module(given)
-    part: nn.Module = module if module is given else module.to(*place)
-    return part
+    return module if module is given else module.to(*place)
 
 
 def copy_template(
@@ -104,8 +102,7 @@ def copy_template(
         field.commit(changed, ready)
         if field.holds_value:
             field.restart(changed, is_new=True)
-    part: nn.Module = module
-    return part
+    return module
 
 
 def replicate(module: nn.Module, copies: torch.Size, done: dict[int, Any]) -> None:

@@ -132,8 +132,7 @@ class Constrained(Field):
 
     @property
     def declared_needs(self) -> tuple[str, ...]:
-        names: tuple[str, ...] = getattr(self.declared_constraint, "names", ())
-        return names
+        return getattr(self.declared_constraint, "names", ())
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -170,8 +169,7 @@ class Constrained(Field):
         """The constraint as it is on an instance."""
         if not self.owns_constraint:
             return self.constraint
-        own: Constraint = getattr(module, f"{self.raw_name}_constraint")
-        return own
+        return getattr(module, f"{self.raw_name}_constraint")
 
     def rule(self, module: nn.Module) -> str:
         return spell_constraint(self.constraint_of(module))

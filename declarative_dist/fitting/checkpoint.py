@@ -167,5 +167,4 @@ def read_state(path: Path) -> dict[str, Any] | None:
             "a file that is damaged, of an earlier version, or something else",
             "It was not touched: give another path, or write overwrite=True to replace it.",
         )
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

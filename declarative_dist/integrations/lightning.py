@@ -95,8 +95,7 @@ class ObjectiveModule(LightningModule):
 
     def forward(self, *batch: Any) -> Tensor:
         """The loss of a batch."""
-        loss: Tensor = self.objective(*batch)
-        return loss
+        return self.objective(*batch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let an objective with a `before_fit` prepare on the first batch, as `fit` does."""

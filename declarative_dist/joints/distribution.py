@@ -183,8 +183,7 @@ class JointDistribution(NamedDistribution):
         if self.weight != 1.0:
             local, weight = self.local, self.weight
             scores = {n: weight * s if n in local else s for n, s in scores.items()}
-        total: Any = sum(scores.values())
-        return total  # type: ignore[no-any-return]
+        return sum(scores.values())  # type: ignore[return-value]
 
     def scores(
         self,

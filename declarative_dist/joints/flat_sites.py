@@ -189,7 +189,7 @@ class FlatSites(FlatMap):
 
         def constraint_of(slot: Slot, values: Values) -> Constraint:
             if slot.name in fixed:
-                return fixed[slot.name]  # type: ignore[no-any-return]
+                return fixed[slot.name]
             distribution = joint.distribution_of(slot.name, {**observed, **values}, lead)
             support = _simplify(support_of(distribution))
             ends = {n: getattr(support, end, None) for n, end in _ENDS.items()}

@@ -143,7 +143,7 @@ class Joint(Contextual, NamedModule):
         if is_called is (predicted_kind(self) is None):
             self._refuse_call(is_called)
         if is_called:
-            return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
+            return super().forward(*args, **kwargs)
         return self._predict({})
 
     def _refuse_call(self, is_called: bool) -> NoReturn:
@@ -212,8 +212,7 @@ class Joint(Contextual, NamedModule):
                 own: tuple[int, ...] = vars(self)["_starts"][name].shape
                 shapes[name] = value.shape[: value.ndim - len(own)]
         try:
-            contexts: torch.Size = torch.broadcast_shapes(*shapes.values())
-            return contexts
+            return torch.broadcast_shapes(*shapes.values())
         except RuntimeError as error:
             raise ConstraintError(
                 type(self).__name__,

@@ -180,8 +180,7 @@ class NegativeLogPosterior(DataLoss):
 
         def one(raws: dict[str, Tensor]) -> Tensor:
             named = {f"posterior.module.{name}": raw for name, raw in raws.items()}
-            result: Tensor = torch.func.functional_call(at, named, batch, given)
-            return result
+            return torch.func.functional_call(at, named, batch, given)
 
         mapped = one
         for _ in sample:

@@ -116,5 +116,4 @@ class Ends:
         attempt = self._newton.rows.attempt
         losses = attempt(self._closure, at, self._point, is_step=False).double()
         self._newton.rows.write(self._point)
-        rise: Tensor = losses - self._model.losses
-        return rise
+        return losses - self._model.losses

@@ -48,8 +48,7 @@ def indexer(
         if tensor.ndim <= behind:
             return tensor
         own = tensor.shape[tensor.ndim - behind :]
-        found: Tensor = tensor.expand(*batch, *own)[(*parts, *(slice(None),) * behind)]
-        return found
+        return tensor.expand(*batch, *own)[(*parts, *(slice(None),) * behind)]
 
     return pick, chosen.shape
 

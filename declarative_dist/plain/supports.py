@@ -47,7 +47,7 @@ class _UpTo(type(constraints.less_than(0.0))):  # type: ignore[misc]
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each number is at most the end."""
-        return value <= self.upper_bound  # type: ignore[no-any-return]
+        return value <= self.upper_bound
 
 
 for _registry in (dd.biject_to, dd.transform_to):
@@ -263,7 +263,7 @@ def _move_end(end: Tensor, transform: Any) -> Tensor:
     if is_scaled and not _finite(end).any():
         scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
         return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
-    return transform(end)  # type: ignore[no-any-return]
+    return transform(end)
 
 
 def entries_of(support: Any) -> Any:

@@ -341,8 +341,7 @@ def copy_module(module: M) -> M:
     again. What is built within such a call and used after it must keep them: a flow that has its
     network, or a site that reads from its module.
     """
-    copied: M = map_tensors(module, lambda _, tensor: tensor)
-    return copied
+    return map_tensors(module, lambda _, tensor: tensor)
 
 
 def copy_if_exchanged(module: M) -> M:

@@ -133,6 +133,5 @@ def _draw(guide: Any, num_samples: int) -> tuple[Any, Tensor]:
         )  # fmt: skip
     shape = torch.Size((num_samples,))
     if hasattr(guide, "rsample_and_log_prob") and guide.has_rsample:
-        scored: tuple[Any, Tensor] = guide.rsample_and_log_prob(shape)
-        return scored
+        return guide.rsample_and_log_prob(shape)
     return sample_and_score(guide, shape)

@@ -19,8 +19,7 @@ def sobol_normal(count: int, size: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(count, size, dtype=torch.float64, generator=generator)
     points = SobolEngine(size, scramble=True, seed=seed).draw(count, dtype=torch.float64)
-    normal: Tensor = torch.special.ndtri(points.clamp(_EDGE, 1 - _EDGE))
-    return normal
+    return torch.special.ndtri(points.clamp(_EDGE, 1 - _EDGE))
 
 
 def balanced_normal(size: int, seed: int, least: int = 64) -> Tensor:

@@ -59,8 +59,7 @@ def as_guide(guide: Any, subject: str) -> nn.Module:
         DeclarationError: if nothing can be drawn from it.
     """
     if isinstance(guide, Distribution):
-        held: nn.Module = as_constant(guide, subject, _LIVE)
-        return held
+        return as_constant(guide, subject, _LIVE)
     has_draws = isinstance(guide, (Joint, Conditional)) or not isinstance(guide, Declarative)
     if isinstance(guide, nn.Module) and has_draws and not isinstance(guide, Conditioned):
         return guide

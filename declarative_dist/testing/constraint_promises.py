@@ -46,8 +46,7 @@ class ConstraintTrial(Trial):
 
     def build(self, dtype: torch.dtype = torch.float64) -> Constraint:
         """A copy in a dtype, on the CPU."""
-        constraint: Constraint = self.copy().to("cpu", dtype)
-        return constraint
+        return self.copy().to("cpu", dtype)
 
     def extreme(self, dtype: torch.dtype) -> Tensor:
         """Raw numbers at which careless maps break, of shape `(count, *raw_shape)`.

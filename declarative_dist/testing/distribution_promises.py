@@ -43,13 +43,11 @@ class FamilyTrial(Trial):
     def draw(self, family: Any, count: int = 4) -> Values:
         """Draws, always from the same random numbers."""
         torch.manual_seed(1)
-        values: Values = self.build(family).sample((count,))
-        return values
+        return self.build(family).sample((count,))
 
     def score(self, family: Any, values: Values) -> Tensor:
         """The log densities of values."""
-        scores: Tensor = self.build(family).log_prob(values)
-        return scores
+        return self.build(family).log_prob(values)
 
     def differentiate(self, family: Any) -> None:
         """Leave a gradient on every parameter that log densities, or draws, depend on."""

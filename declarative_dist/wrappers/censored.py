@@ -110,8 +110,7 @@ class Censored(BetweenEnds):
     def _contains(self, base: Univariate, x: Tensor) -> Tensor:
         if not self.event_shape:
             return super()._contains(base, x)
-        is_inside: Tensor = self._support(base).check(x)
-        return is_inside
+        return self._support(base).check(x)
 
     def _score(self, base: Univariate, x: Tensor, is_inside: Tensor) -> Tensor:
         if self.event_shape:

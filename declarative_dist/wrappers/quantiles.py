@@ -91,7 +91,7 @@ def _median_of_wide(plain: Any) -> Tensor:
     if isinstance(plain, dd.Independent):
         return _median_of_wide(plain.base_dist)
     if type(plain) in _SYMMETRIC:
-        return plain.loc  # type: ignore[no-any-return]
+        return plain.loc
     is_pushed = isinstance(plain, dd.TransformedDistribution)
     if is_pushed and (plain.event_shape or type(plain) is dd.TransformedDistribution):
         median = _median_of_wide(plain.base_dist)

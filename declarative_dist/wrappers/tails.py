@@ -130,7 +130,7 @@ def _half_normal_quantile(d: Any, tails: Tails) -> Tensor:
     is_lower = tails.log_cdf < tails.log_sf
     near = torch.special.erfinv(torch.where(is_lower, tails.log_cdf, -1.0).exp())
     far = _normal_quantile(torch.where(is_lower, -1.0, tails.log_sf) - math.log(2))
-    return d.scale * torch.where(is_lower, near * math.sqrt(2), -far)  # type: ignore[no-any-return]
+    return d.scale * torch.where(is_lower, near * math.sqrt(2), -far)
 
 
 def _half_cauchy_tails(d: Any, x: Tensor) -> Tails:
@@ -141,7 +141,7 @@ def _half_cauchy_tails(d: Any, x: Tensor) -> Tails:
 def _half_cauchy_quantile(d: Any, tails: Tails) -> Tensor:
     is_lower = tails.log_cdf < tails.log_sf
     slope = (torch.where(is_lower, tails.log_cdf, tails.log_sf).exp() * math.pi / 2).tan()
-    return d.scale * torch.where(is_lower, slope, 1 / slope)  # type: ignore[no-any-return]
+    return d.scale * torch.where(is_lower, slope, 1 / slope)
 
 
 def _fisher_tails(d: Any, x: Tensor) -> Tails:
@@ -159,7 +159,7 @@ def _pareto_quantile(d: Any, tails: Tails) -> Tensor:
     shape, depth = d.concentration, -tails.log_sf
     bend = torch.where(shape == 0, 1.0, shape)
     z = torch.where(shape == 0, depth, torch.expm1(bend * depth) / bend)
-    return d.loc + d.scale * z  # type: ignore[no-any-return]
+    return d.loc + d.scale * z
 
 
 def _uniform_tails(d: Any, x: Tensor) -> Tails:
@@ -228,8 +228,7 @@ def _is_falling(d: Any) -> Tensor | bool:
     sign: Any = 1
     for step in monotone_steps(d):
         sign = sign * step.sign
-    is_falling: Tensor | bool = sign < 0
-    return is_falling
+    return sign < 0
 
 
 register_tails(

@@ -115,7 +115,7 @@ class Wrapper(Distribution):
             is_wide = isinstance(value, (Tensor, Distribution))
             vars(new)[name] = value.expand(shape) if is_wide else value
         new._batch_shape = shape
-        return new  # type: ignore[no-any-return]
+        return new
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draw samples of shape `(*sample, *batch, *event)`, without gradients."""
