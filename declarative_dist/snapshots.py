@@ -55,7 +55,8 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
     """
     current = _current(distribution, "select", (Distribution, JointDistribution))
     is_joint = isinstance(current, JointDistribution)
-    return current[index] if is_joint else choose(current, index)
+    chosen: Any = current[index] if is_joint else choose(current, index)
+    return chosen
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -92,13 +93,17 @@ class DeclaredState(AtomicState):
                     exact += [field] if is_exact else []
                     tensor = to_tensor(tensor, field.subject(self), now.dtype)
                 field.check_stored(self, tensor)
-        vars(self)["_is_loading"] = True
-        try:
-            super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
-        finally:
-            del vars(self)["_is_loading"]
-        for field in exact:
-            field.reset(self, {})
+        is_all = declaration.tied_names and not self._modules  # nothing of it is loaded later
+        with restoring(self, recurse=False) if is_all else nullcontext():
+            vars(self)["_is_loading"] = True
+            try:
+                super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+            finally:
+                del vars(self)["_is_loading"]
+            for field in exact:
+                field.reset(self, {})
+            if is_all:
+                self._check_ties()
         # Torch calls it once the parts and bounds are loaded too.
         if _check_loaded not in self._load_state_dict_post_hooks.values():
             self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ def as_log_joint(log_joint: Any, subject: str) -> LogJoint:
             "Write def log_joint(values): return latents.log_prior(values) + log_likelihood(...).",
             code="not-a-density",
         )
-    return function
+    return function  # type: ignore[return-value, unused-ignore]
 
 
 def check_density(log_p: object, shape: torch.Size, subject: str = "log_joint") -> Tensor:

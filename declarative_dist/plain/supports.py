@@ -263,7 +263,8 @@ def _move_end(end: Tensor, transform: Any) -> Tensor:
     if is_scaled and not _finite(end).any():
         scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
         return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
-    return transform(end)
+    moved: Any = transform(end)
+    return moved
 
 
 def entries_of(support: Any) -> Any:
