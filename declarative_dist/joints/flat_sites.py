@@ -109,7 +109,7 @@ class FlatSites(FlatMap):
             depends = not isinstance(joint.sites[name], Distribution)
             has_tensors = bounds or any(True for _ in constraint.buffers())
             if has_tensors and (depends or any(bound.requires_grad for bound in bounds)):
-                moving[name] = _as_movable(constraint, support, subject)
+                moving[name] = _with_named_ends(constraint, support, subject)
             else:
                 fixed[name] = copy.deepcopy(constraint).to(value)
             dtypes.append(value.dtype)
@@ -192,10 +192,10 @@ class FlatSites(FlatMap):
                 return fixed[slot.name]
             distribution = joint.distribution_of(slot.name, {**observed, **values}, lead)
             support = _simplify(support_of(distribution))
-            ends = {n: getattr(support, end, None) for n, end in _ENDS.items()}
+            bounded = self._moving[slot.name]
+            ends = {name: getattr(support, _ENDS[name]) for name in bounded.names}
             dtype = self.get_buffer("_start").dtype
-            known = {n: as_tensor(end, dtype) for n, end in ends.items() if end is not None}
-            return self._moving[slot.name].with_bounds(known)
+            return bounded.with_bounds({n: as_tensor(end, dtype) for n, end in ends.items()})
 
         return constraint_of
 
@@ -238,12 +238,13 @@ def _ends_of(support: constraints.Constraint) -> dict[str, Tensor]:
     return {name: end for name, end in vars(support).items() if isinstance(end, Tensor)}
 
 
-def _as_movable(constraint: Constraint, support: Any, subject: str) -> Scalar:
-    """The constraint of an interval or half line, whose ends will be known later."""
-    if isinstance(constraint, Scalar) and all(
-        is_open(getattr(constraint, name)) or hasattr(support, end) for name, end in _ENDS.items()
-    ):
-        return constraint
+def _with_named_ends(constraint: Constraint, support: Any, subject: str) -> Scalar:
+    """The constraint of an interval or half line whose ends will be known later."""
+    if isinstance(constraint, Scalar):
+        names = [name for name in _ENDS if not is_open(getattr(constraint, name))]
+        if all(hasattr(support, _ENDS[name]) for name in names):
+            kind: Any = type(constraint)
+            return kind(*names)  # type: ignore[no-any-return]
     expected = "a support that does not depend on other sites, or an interval or half line"
     fix = "Declare the site in a fixed set, and compute the rest from it."
     raise DeclarationError(subject, expected, shorten(support), fix, code="moving-support")
