@@ -421,34 +421,34 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "support inside the target's",
     ),
     "a site too few": (
-        lambda: NegativeELBO(Regression(), MeanField())(),
+        lambda: NegativeELBO(Regression(), MeanField()),
         ConstraintError,
-        r"Regression.y: expected a value for every site \(mu, tau, y\), got none",
+        r"draws that are dicts of mu, tau, y, got one with .* of mu, tau\.",
     ),
     "a site too many": (
-        lambda: NegativeELBO(Regression().condition(y=1.0, tau=1.0), MeanField())(),
+        lambda: NegativeELBO(Regression().condition(y=1.0, tau=1.0), MeanField()),
         ConstraintError,
-        "Regression.tau: expected the name of a site",
+        "dicts of mu, got one with draws that are dicts of mu, tau",
     ),
     "a tensor for a joint": (
-        lambda: NegativeELBO(Regression().condition(y=1.0), NormalFamily())(),
+        lambda: NegativeELBO(Regression().condition(y=1.0), NormalFamily()),
         ConstraintError,
-        "expected a dict of values by site, got a tensor",
+        "draws that are dicts of mu, tau, got one with draws that are a tensor",
     ),
     "a dict for a distribution": (
-        lambda: NegativeELBO(dd.Normal(0.0, 1.0), MeanField())(),
+        lambda: NegativeELBO(dd.Normal(0.0, 1.0), MeanField()),
         ConstraintError,
-        "value argument to log_prob must be a Tensor",
+        "draws that are a tensor, got one with draws that are dicts of mu, tau",
     ),
     "events": (
         lambda: NegativeELBO(dd.Dirichlet(torch.ones(3)), NormalFamily()),
         ConstraintError,
-        "inside the target's, Simplex",
+        r"events of shape \(3,\) in a batch \(\), .*, got one with events of shape \(\)",
     ),
     "a batch of targets": (
-        lambda: NegativeELBO(dd.Normal(torch.zeros(3), 1.0), NormalFamily())(),
+        lambda: NegativeELBO(dd.Normal(torch.zeros(3), 1.0), NormalFamily()),
         ConstraintError,
-        r"log densities of shape \(\*sample, \*batch\) = \(1,\), got shape \(3,\)",
+        r"in a batch \(3,\), as the target has, got one with events of shape \(\) in a batch \(\)",
     ),
     "a class for a target": (
         lambda: NegativeELBO(dd.Gamma, NormalFamily()),
@@ -581,9 +581,8 @@ def test_a_refusal_draws_no_random_numbers() -> None:
     expected = torch.rand(2)
     torch.manual_seed(0)
     NegativeELBO(Regression().condition(y=1.0), MeanField())
-    loose = type("Loose", (MeanField,), {"tau": learnable(dd.Normal(0.0, 1.0))})
     with pytest.raises(ConstraintError):
-        NegativeELBO(Regression().condition(y=1.0), loose())
+        NegativeELBO(Regression(), MeanField())
     assert torch.equal(torch.rand(2), expected)
 
 

@@ -381,3 +381,28 @@ def test_one_number_has_no_triangle() -> None:
     draw, log_prob = guide.rsample_and_log_prob((5,))
     torch.testing.assert_close(log_prob, dd.Normal(0.5, 0.3).log_prob(draw["x"]))
     log_prob.sum().backward()
+
+
+def test_a_guide_outside_the_support_of_a_site_is_refused() -> None:
+    class Scale(Joint):
+        tau = dd.HalfNormal(1.0)
+
+        @site
+        def y(self, tau: Tensor) -> dd.Normal:
+            return dd.Normal(0.0, tau)
+
+    class Real(Declarative):
+        tau = Param(0.5)
+
+    class Other(Declarative):
+        ta = Param(0.5, Positive())
+
+    target = Scale().condition(y=1.0)
+    with pytest.raises(
+        ConstraintError, match=r"tau: expected a guide with a support inside .*GreaterThanEq"
+    ):
+        NegativeELBO(target, MeanFieldNormal(Real()))
+    with pytest.raises(
+        ConstraintError, match="dicts of tau, got one with draws that are dicts of ta"
+    ):
+        NegativeELBO(target, MeanFieldNormal(Other()))

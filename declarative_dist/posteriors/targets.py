@@ -129,7 +129,7 @@ def over_draws(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def check_match(target: Any, current: Any, subject: str) -> None:
-    """Refuse a guide with draws where a target has no density.
+    """Refuse a guide with draws that a target has no density for.
 
     Args:
         target: the target; of functions and other modules nothing is known.
@@ -137,7 +137,7 @@ def check_match(target: Any, current: Any, subject: str) -> None:
         subject: whom an error is about.
 
     Raises:
-        ConstraintError: if the supports of a site differ.
+        ConstraintError: if sites, shapes or supports differ.
     """
     if isinstance(target, (Variational, Joint)) and predicted_kind(target) is None:
         target = target() if isinstance(target, Variational) else target.condition()
@@ -145,20 +145,45 @@ def check_match(target: Any, current: Any, subject: str) -> None:
         wanted, own = _supports_of(target), _supports_of(current)
     except NotImplementedError:
         return  # a support that nobody states, or a site without a sampler
-    for name, support in wanted.items():
-        found = own.get(name)
-        if found is not None and not lies_within(found, support):
+    if wanted is None or own is None:
+        return
+    expected = got = fix = ""
+    if wanted.keys() != own.keys():
+        expected, got = (
+            "draws that are " + ("a tensor" if "" in each else f"dicts of {', '.join(each)}")
+            for each in (wanted, own)
+        )
+        fix = "Declare the guide as a Joint of just these sites." * ("" not in wanted)
+    elif isinstance(target, Distribution) and not _fits(target, current):
+        expected, got = (
+            f"events of shape {tuple(each.event_shape)} in a batch {tuple(each.batch_shape)}"
+            for each in (target, current)
+        )
+        expected += ", as the target has"
+        fix = "Declare dimensions of the event with event_dim; others are independent copies."
+    for name, support in () if expected else wanted.items():
+        if own[name] is not None and not lies_within(own[name], support):
             subject = f"{subject}.{name}" if name else subject
-            expected = f"a guide with a support inside the target's, {support}"
+            expected, got = f"a support inside the target's, {support}", f"{own[name]}"
             fix = "Choose a family with that support, or transform it: "
             fix += "torch.distributions.TransformedDistribution."
-            raise ConstraintError(
-                subject, expected, f"one with {found}", fix, code="guide-mismatch"
-            )
+            break
+    if expected:
+        expected = f"a guide with {expected}"
+        raise ConstraintError(subject, expected, f"one with {got}", fix, code="guide-mismatch")
 
 
-def _supports_of(source: Any) -> dict[str, Any]:
-    """The support of every site that is known, "" for draws without names.
+def _fits(target: Distribution, current: Any) -> bool:
+    """Whether a target has one density for every draw of a guide."""
+    try:
+        both = torch.broadcast_shapes(target.batch_shape, current.batch_shape)
+    except RuntimeError:
+        return False
+    return bool(both == current.batch_shape and target.event_shape == current.event_shape)
+
+
+def _supports_of(source: Any) -> dict[str, Any] | None:
+    """The support of every site, "" for draws without names; None where no site is known.
 
     What follows from other sites of a guide has a support of its own at every draw.
     """
@@ -166,5 +191,7 @@ def _supports_of(source: Any) -> dict[str, Any]:
         return {"": support_of(source)}
     if isinstance(source, (PushedNormal, Conditioned)):
         return dict(source.supports)
-    sites: Any = source.sites.items() if isinstance(source, JointDistribution) else ()
-    return {n: support_of(s) for n, s in sites if isinstance(s, Distribution)}
+    if not isinstance(source, JointDistribution):
+        return None
+    sites = source.sites.items()
+    return {n: support_of(s) if isinstance(s, Distribution) else None for n, s in sites}
