@@ -22,11 +22,13 @@ from declarative_dist import (
     Joint,
     MeanFieldNormal,
     Param,
+    Positive,
     Simplex,
     entropy,
     rsample_and_log_prob,
     site,
 )
+from declarative_dist.objectives import NegativeELBO
 from declarative_dist.testing import check_distribution
 from tests.test_flat import Bounds, Everything, Moving, Supports
 

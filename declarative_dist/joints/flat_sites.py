@@ -244,7 +244,7 @@ def _with_named_ends(constraint: Constraint, support: Any, subject: str) -> Scal
         names = [name for name in _ENDS if not is_open(getattr(constraint, name))]
         if all(hasattr(support, _ENDS[name]) for name in names):
             kind: Any = type(constraint)
-            return kind(*names)  # type: ignore[no-any-return]
+            return kind(*names)
     expected = "a support that does not depend on other sites, or an interval or half line"
     fix = "Declare the site in a fixed set, and compute the rest from it."
     raise DeclarationError(subject, expected, shorten(support), fix, code="moving-support")
