@@ -10,7 +10,7 @@ import torch
 
 from declarative_dist.display.curves import Reach, reach_of, view_of
 from declarative_dist.display.looks import Look
-from declarative_dist.display.sites import Site
+from declarative_dist.display.sites import Marginal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ _SIDE = 101
 _MOST_DOTS = 500
 
 
-def draw_plane(axes: Axes, pairs: Sequence[tuple[Site, Look]], *, is_filled: bool) -> None:
+def draw_plane(axes: Axes, pairs: Sequence[tuple[Marginal, Look]], *, is_filled: bool) -> None:
     """Draw pairs into one picture: contours, or dots where no density is known."""
     reaches = [
         _draw_pair(axes, site, look, is_filled=is_filled and not look.is_target)
@@ -35,7 +35,7 @@ def draw_plane(axes: Axes, pairs: Sequence[tuple[Site, Look]], *, is_filled: boo
     axes.set(xlabel="value[0]", ylabel="value[1]")
 
 
-def _draw_pair(axes: Axes, site: Site, look: Look, *, is_filled: bool) -> tuple[Reach, Reach]:
+def _draw_pair(axes: Axes, site: Marginal, look: Look, *, is_filled: bool) -> tuple[Reach, Reach]:
     """Draw one pair, and return the ranges of both numbers."""
     left, up = site.column(0), site.column(1)
     reaches = reach_of(left), reach_of(up)

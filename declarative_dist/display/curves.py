@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from declarative_dist.display.looks import Look
-from declarative_dist.display.sites import Site
+from declarative_dist.display.sites import Marginal
 from declarative_dist.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _MOST_BINS = 60
 _MOST_BARS = 60
 
 
-def draw_curves(axes: Axes, curves: Sequence[tuple[Site, Look]], name: str) -> None:
+def draw_curves(axes: Axes, curves: Sequence[tuple[Marginal, Look]], name: str) -> None:
     """Draw numbers into one picture, with their name below it."""
     axes.set_xlabel(name)
     reaches = [reach_of(site.column(), is_discrete=site.is_discrete) for site, _ in curves]
@@ -76,7 +76,9 @@ def view_of(reaches: Sequence[Reach], looks: Sequence[Look]) -> Reach:
     return left, right
 
 
-def _draw_density(axes: Axes, site: Site, look: Look, view: Reach, *, is_filled: bool) -> float:
+def _draw_density(
+    axes: Axes, site: Marginal, look: Look, view: Reach, *, is_filled: bool
+) -> float:
     """Draw one curve, or a histogram of draws; how high the picture must be for it."""
     draws = site.column()
     margin = 0.02 * (view[1] - view[0])
@@ -103,7 +105,7 @@ def _draw_density(axes: Axes, site: Site, look: Look, view: Reach, *, is_filled:
     return min(float(heights.max()), 1.5 * float(middle.max()))
 
 
-def _draw_bars(axes: Axes, curves: Sequence[tuple[Site, Look]], view: Reach) -> None:
+def _draw_bars(axes: Axes, curves: Sequence[tuple[Marginal, Look]], view: Reach) -> None:
     """Draw masses at all values in the range; of many values as lines."""
     values = torch.cat([site.column() for site, _ in curves]).unique()
     values = values[(values >= view[0]) & (values <= view[1])]

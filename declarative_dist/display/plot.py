@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 from declarative_dist.display.contours import draw_plane
 from declarative_dist.display.curves import draw_curves
 from declarative_dist.display.looks import Look, add_legend, axes_on, look_of
-from declarative_dist.display.sites import Site, source_of
+from declarative_dist.display.sites import Marginal, source_of
 from declarative_dist.display.trace import plot_history
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fitting.history import History
@@ -117,8 +117,8 @@ def _draw(given: Any, against: Any, ax: Any) -> Any:
 
 
 def _sites_to_compare(
-    name: str, sites: Mapping[str, Site], others: Mapping[str, Site]
-) -> dict[str, Site]:
+    name: str, sites: Mapping[str, Marginal], others: Mapping[str, Marginal]
+) -> dict[str, Marginal]:
     """The sites of a target that the source has, too, with events of the same shape."""
     subject = "plot(against=)"
     both = {name: site for name, site in others.items() if name in sites}
@@ -138,8 +138,8 @@ def _sites_to_compare(
 
 
 def _pick(
-    group: Sequence[Site], most: int, names: Sequence[str], *, event_dim: int
-) -> list[tuple[Site, Look]]:
+    group: Sequence[Marginal], most: int, names: Sequence[str], *, event_dim: int
+) -> list[tuple[Marginal, Look]]:
     """The numbers, or the events, of one picture, and how they look.
 
     Args:

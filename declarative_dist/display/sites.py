@@ -43,7 +43,7 @@ _FIXES: tuple[tuple[type, str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Site:
+class Marginal:
     """Draws of a distribution, and its density where that is known.
 
     Args:
@@ -79,7 +79,7 @@ class Site:
         is_plane = self.event == (2,) and not self.is_discrete
         return is_plane and not (self.density and is_whole(_support_of(self.density)))
 
-    def pick(self, index: tuple[int, ...]) -> Site:
+    def pick(self, index: tuple[int, ...]) -> Marginal:
         """One number, or one event of the batch, with the density of it alone if that is known."""
         at: Any = (slice(None), *index)
         draws = self.draws[at]
@@ -92,7 +92,7 @@ class Site:
                 density = choose(density, index[: len(density.batch_shape)])
             except DeclarationError:  # it doesn't keep its arguments
                 density = None
-        return Site(draws, draws.ndim - 1, self.is_discrete, density)
+        return Marginal(draws, draws.ndim - 1, self.is_discrete, density)
 
     def column(self, *index: int) -> Tensor:
         """The draws of one number that are finite, in float64."""
@@ -124,7 +124,7 @@ class Site:
         return found.cpu().double()
 
 
-def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
+def source_of(given: Any, subject: str) -> tuple[str, dict[str, Marginal]]:
     """Find out what is to be drawn of an object.
 
     Args:
@@ -158,7 +158,7 @@ def source_of(given: Any, subject: str) -> tuple[str, dict[str, Site]]:
     raise DeclarationError(subject, expected, shorten(given), fix, code=code)
 
 
-def _draw(built: Any, name: str) -> dict[str, Site]:
+def _draw(built: Any, name: str) -> dict[str, Marginal]:
     """The sites of what a module built, or of a plain object, with the same draws every time."""
     make = _draw_guide if isinstance(built, PushedNormal) else _draw_sites
     with torch.no_grad(), same_random_numbers(seed=0), warnings.catch_warnings():
@@ -174,7 +174,7 @@ def _draw(built: Any, name: str) -> dict[str, Site]:
     return sites
 
 
-def _draw_sites(built: Any, shape: torch.Size) -> dict[str, Site]:
+def _draw_sites(built: Any, shape: torch.Size) -> dict[str, Marginal]:
     """The sites of a joint; a distribution is one site."""
     if isinstance(built, dd.OneHotCategorical):
         built = dd.Categorical(logits=built.logits)
@@ -189,11 +189,11 @@ def _draw_sites(built: Any, shape: torch.Size) -> dict[str, Site]:
             known = known.expand(built.batch_shape)
         support = _support_of(distribution)  # one that does not say has densities
         is_discrete = support is not None and bool(support.is_discrete)
-        sites[name] = Site(draws, len(distribution.event_shape), is_discrete, known)
+        sites[name] = Marginal(draws, len(distribution.event_shape), is_discrete, known)
     return sites
 
 
-def _draw_guide(guide: PushedNormal, shape: torch.Size) -> dict[str, Site]:
+def _draw_guide(guide: PushedNormal, shape: torch.Size) -> dict[str, Marginal]:
     """Sites with the densities of numbers that are mapped one by one, whatever the others are."""
     draws, median = guide.sample(shape), guide.median
     constraint_of = guide.flat.resolver(guide.batch_shape)
@@ -209,11 +209,11 @@ def _draw_guide(guide: PushedNormal, shape: torch.Size) -> dict[str, Site]:
             normal = dd.Normal(loc.reshape(own), scale.reshape(own))
             known = dd.TransformedDistribution(normal, constraint.as_transform())
         dims = len(slot.event_shape)
-        sites[slot.name] = Site(draws[slot.name], dims, is_discrete=False, density=known)
+        sites[slot.name] = Marginal(draws[slot.name], dims, is_discrete=False, density=known)
     return sites
 
 
-def _sites_of_weighted(draws: WeightedDraws) -> dict[str, Site]:
+def _sites_of_weighted(draws: WeightedDraws) -> dict[str, Marginal]:
     """As many draws of equal weight as a picture needs, the same every time."""
     size = sum(value[0].numel() for value in draws.values.values())
     with same_random_numbers(seed=0):
@@ -250,14 +250,14 @@ def _are_numbers(given: object) -> bool:
     return isinstance(given, Tensor) or hasattr(given, "__array__")
 
 
-def _site_of_draws(numbers: Any) -> Site:
+def _site_of_draws(numbers: Any) -> Marginal:
     """Draws `(n, *event)` of something else, or data."""
     try:
         draws = torch.atleast_1d(as_tensor(numbers).detach())
     except (TypeError, ValueError) as error:
         raise DeclarationError("plot", "numbers to draw", f"draws, {first_line(error)}") from error
     _check_readable(draws, "draws")
-    return Site(draws, draws.ndim - 1, not draws.is_floating_point())
+    return Marginal(draws, draws.ndim - 1, not draws.is_floating_point())
 
 
 def _check_readable(draws: Tensor, name: str) -> None:

@@ -69,7 +69,7 @@ def copy_apart(module: Any) -> Any:
     return new
 
 
-class Trial:
+class Probe:
     """Light copies of a declared module, at random raw numbers, as what is tried.
 
     Args:
@@ -203,8 +203,8 @@ def check_copies(module: Any) -> None:
 
     def start(module: Any, dtype: torch.dtype | None) -> See:
         """A trial at the largest scale at which the methods take their values."""
-        trials = [Trial(module, scale, dtype) for scale in SCALES]
-        return next(filter(Trial.draw, trials), trials[-1]).see
+        probes = [Probe(module, scale, dtype) for scale in SCALES]
+        return next(filter(Probe.draw, probes), probes[-1]).see
 
     _check_class(module, "copies" if copies else "contexts", start, len(copies) or 1)
 

@@ -62,7 +62,7 @@ class Losses:
         self._known = None
 
     @cached_property
-    def data(self) -> list[Data]:
+    def data(self) -> list[FamilyData]:
         """The distributions in the module, each with its data."""
         with torch.enable_grad():
             return list(split_data(self.module, self.batch))
@@ -97,7 +97,7 @@ class Losses:
         return refused
 
 
-class Data(NamedTuple):
+class FamilyData(NamedTuple):
     """A distribution with its data.
 
     Attributes:
@@ -113,7 +113,7 @@ class Data(NamedTuple):
     sample: Sample
 
 
-def split_data(module: Any, batch: tuple[Any, ...], prefix: str = "") -> Iterator[Data]:
+def split_data(module: Any, batch: tuple[Any, ...], prefix: str = "") -> Iterator[FamilyData]:
     """A distribution, or the sites of a `Joint`, with the data of each; nothing of others."""
     items, given = split_keywords(batch)
     if isinstance(module, Joint) and items and isinstance(items[0], Mapping):
@@ -125,7 +125,7 @@ def split_data(module: Any, batch: tuple[Any, ...], prefix: str = "") -> Iterato
         if plain is None or not isinstance(value, Tensor):
             return
         if weights is None or torch.as_tensor(weights).shape[:1] == value.shape[:1]:
-            yield Data(prefix, module, plain, _sample_of(plain, value, weights))
+            yield FamilyData(prefix, module, plain, _sample_of(plain, value, weights))
 
 
 def plain_of(module: Any) -> Any:

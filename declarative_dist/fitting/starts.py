@@ -18,7 +18,7 @@ from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fitting.clusters import cluster
-from declarative_dist.fitting.losses import Data, Losses, plain_of
+from declarative_dist.fitting.losses import FamilyData, Losses, plain_of
 from declarative_dist.fitting.moments import Sample, suggest
 from declarative_dist.latents.flat_params import join, trainable
 from declarative_dist.optimization.rows import Rows
@@ -56,7 +56,7 @@ class Source(NamedTuple):
 Places = dict[tuple[str, str], Source]
 """The trainable parameters that arguments of a distribution are, by the argument."""
 
-Part = tuple[Data, Places]
+Part = tuple[FamilyData, Places]
 
 Leaf = tuple[str, Any, Sample]
 """Where a distribution stands in a nest, itself, and its data."""
@@ -150,7 +150,7 @@ def _over_event(tensor: Tensor, event_dim: int) -> Tensor:
     return tensor.reshape(tensor.shape + (1,) * event_dim)
 
 
-def _find_places(data: Data) -> Places:
+def _find_places(data: FamilyData) -> Places:
     """The trainable parameters that arguments of the plain distribution are, by the argument."""
     module, places = data.module, Places()
     sources = {source.name: source for source in _sources_of(module)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from declarative_dist.joints.distribution import JointDistribution
 
 
-def choose(joint: JointDistribution, index: Any) -> dict[str, Any]:
+def choose_sites(joint: JointDistribution, index: Any) -> dict[str, Any]:
     """What makes the joint distribution of the copies, or contexts, that an index chooses.
 
     Args:

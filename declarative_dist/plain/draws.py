@@ -23,7 +23,7 @@ from declarative_dist.plain.tensors import is_of_torch, map_tensors, tensors_of
 
 Scored = tuple[Tensor, Tensor]
 Own = Callable[[torch.Size], Scored]
-Rule = Callable[[Distribution, torch.Size], Scored]
+Scorer = Callable[[Distribution, torch.Size], Scored]
 
 
 def is_reparametrised(distribution: Any) -> bool:
@@ -100,31 +100,31 @@ def center_leave_one_out(values: Tensor) -> Tensor:
 def _score(
     distribution: Any,
     shape: torch.Size,
-    rule: Rule,
+    score: Scorer,
     is_inverted: Callable[[Transform], bool],
 ) -> Scored:
-    """Draws and densities by a rule, pushed through the transforms around what it draws from.
+    """Draws and densities by a function, pushed through the transforms around what it draws from.
 
     Args:
         distribution: a plain distribution.
         shape: the sample shape.
-        rule: draws and scores what is inside of nests.
+        score: draws and scores what is inside of nests.
         is_inverted: which transforms a draw has to go back through, for what they do to a draw
-            that stays is learned. These and all inside of them are left to the rule.
+            that stays is learned. These and all inside of them are left to it.
     """
     if _is_plain(distribution, Independent):
-        value, log_prob = _score(distribution.base_dist, shape, rule, is_inverted)
+        value, log_prob = _score(distribution.base_dist, shape, score, is_inverted)
         return value, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
     if not _is_plain(distribution, TransformedDistribution):
-        return rule(distribution, shape)
+        return score(distribution, shape)
     base, transforms = distribution.base_dist, distribution.transforms
     inverted = [index for index, part in enumerate(transforms, 1) if is_inverted(part)]
     count = inverted[-1] if inverted else 0
     if count == len(transforms) > 0:
-        return rule(distribution, shape)
+        return score(distribution, shape)
     if count:
         base = TransformedDistribution(base, transforms[:count], validate_args=False)
-    value, log_prob = _score(base, shape, rule, is_inverted)
+    value, log_prob = _score(base, shape, score, is_inverted)
     event_dim = len(base.event_shape)
     for transform in transforms[count:]:
         before, value = value, transform(value)

@@ -124,7 +124,7 @@ def stack(gaussians: list[Gaussian]) -> Gaussian:
     return Gaussian(torch.cat([g.loc for g in gaussians]), torch.cat([g.scale for g in gaussians]))
 
 
-def choose(which: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
+def pick_where(which: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
     """The first Gaussian where a mask `(*rows)` says so, else the second."""
     extra = (None,) * (first.scale.ndim - which.ndim)
     return Gaussian(

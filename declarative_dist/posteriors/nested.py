@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from declarative_dist.optimization.lbfgs import Descent
-from declarative_dist.posteriors.gaussian import Gaussian, choose
+from declarative_dist.posteriors.gaussian import Gaussian, pick_where
 from declarative_dist.posteriors.noise import sobol_normal
 from declarative_dist.posteriors.search import Density, score
 
@@ -122,7 +122,7 @@ def nested_laplace(
     rows = Gaussian(turned.move(modes), factor)
     best = rows.pick(masses.argmax(0, keepdim=True))[0]
     has_any = masses.amax(0).isfinite()
-    rows = choose(is_deep, rows, choose(has_any, best, guide)[None])
+    rows = pick_where(is_deep, rows, pick_where(has_any, best, guide)[None])
     held = held.reshape(len(held), -1)
     is_rim = (axes.abs().amax(-1) > axis.max() - _STRETCH / 2).reshape(-1)
     shares = held.mean(1)[uses]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from declarative_dist.latents.weighted import UNSETTLED, WeightedDraws
-from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, choose, stack
+from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, pick_where, stack
 from declarative_dist.posteriors.modes import SAME, UNTRIED, Modes
 from declarative_dist.posteriors.nested import nested_laplace, rank_numbers
 from declarative_dist.posteriors.noise import sobol_normal
@@ -69,7 +69,7 @@ def components_of(
     which = _any_copy(is_other)
     # A copy without a further mode draws from its guide in its place.
     rows = modes.rows if guide.is_diagonal else modes.rows.full()
-    rows = stack([guide[None], choose(is_other, rows, guide[None])[which]])
+    rows = stack([guide[None], pick_where(is_other, rows, guide[None])[which]])
     bounds = torch.cat([bound[None], modes.bounds.masked_fill(~is_other, -torch.inf)[which]])
     held = bounds.softmax(0).reshape(len(bounds), -1).mean(1)
     shares = 0.8 * held + 0.2 / len(held)

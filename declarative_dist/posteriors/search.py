@@ -20,7 +20,7 @@ from declarative_dist.constraints.matrix import pack_strictly_lower, unpack_lowe
 from declarative_dist.errors import ConstraintError
 from declarative_dist.optimization.lbfgs import Descent
 from declarative_dist.optimization.rows import LinAlgError
-from declarative_dist.posteriors.gaussian import Gaussian, choose
+from declarative_dist.posteriors.gaussian import Gaussian, pick_where
 from declarative_dist.posteriors.noise import balanced_normal
 
 Density = Callable[[Tensor], Tensor]
@@ -109,7 +109,7 @@ class Search:
         better = bounds > self.bounds
         self.gains = torch.where(better, bounds - self.bounds, 0.0)
         self.slopes = descent.gradient.abs().amax(-1)
-        self.rows = choose(better, found, before)
+        self.rows = pick_where(better, found, before)
         self.bounds = torch.where(better, bounds, self.bounds)
         self._sort()
 
@@ -134,7 +134,7 @@ class Search:
             new_values, new_slopes = self._look(found)
             better = new_values < values
             gained = torch.where(better, values - new_values, 0.0)
-            self.rows = choose(better, found, self.rows)
+            self.rows = pick_where(better, found, self.rows)
             values = torch.where(better, new_values, values)
             slopes = torch.where(better[..., None], new_slopes, slopes)
             if not (gained > self.tolerance).any():
@@ -192,7 +192,7 @@ class Search:
             if is_sound.all():
                 return
             narrow = Gaussian(self.rows.loc, self.rows.scale / 4)
-            self.rows = choose(is_sound, self.rows, narrow)
+            self.rows = pick_where(is_sound, self.rows, narrow)
 
 
 def bound_of(density: Density, rows: Gaussian, num_samples: int = 256) -> Tensor:
