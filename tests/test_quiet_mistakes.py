@@ -27,6 +27,7 @@ from declarative_dist import (
     MeanFieldNormal,
     NotConvergedWarning,
     Param,
+    Positive,
     Variational,
     compiled,
     derived,
@@ -39,6 +40,7 @@ from declarative_dist.objectives import (
     NegativeLogLikelihood,
     NegativeLogPosterior,
 )
+from declarative_dist.wrappers import Censored
 
 
 @pytest.mark.parametrize("unit", [1e-5, 2e-4, 2.0])
@@ -341,3 +343,99 @@ def test_data_of_a_conditioned_joint_outlive_what_empties_its_state(through: str
     got = posterior({"a": torch.tensor(0.2, dtype=dtype)})
     torch.testing.assert_close(posterior.observed["y"], torch.tensor(0.1, dtype=dtype))
     torch.testing.assert_close(got, expected.sum())
+
+
+class Moving(Joint):
+    high = Head(Positive())
+
+    @site
+    def u(self, high: Tensor) -> dd.Uniform:
+        return dd.Uniform(torch.zeros_like(high), high)
+
+
+class Wrapped(nn.Module):
+    """Whose sites show only when it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guide = Moving(in_features=1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.guide(x)
+
+
+@pytest.mark.parametrize("estimator", ["stl", "score"])
+def test_a_biased_estimator_is_refused_where_a_guide_shows_at_its_call(estimator: Any) -> None:
+    objective = NegativeELBO(
+        lambda z, x: -z["u"].square(), Wrapped(), num_samples=2, estimator=estimator
+    )
+    with pytest.raises(ConstraintError, match="moves as it learns"):
+        objective(torch.ones(3, 1))
+
+
+def test_a_count_that_became_a_tensor_moves_and_loads() -> None:
+    class Coins(Variational):
+        base = dd.Binomial
+        total_count = 10
+        probs = Param(0.5)
+
+    coins, other = Coins(), Coins()
+    coins.total_count = torch.tensor(5.0)
+    saved = coins.double().state_dict()
+    assert coins.total_count.item() == 5.0
+    other.total_count = torch.tensor(3.0)
+    other.load_state_dict(saved)
+    assert other.total_count.item() == 5.0
+
+
+def test_censored_draws_lie_at_the_cut_also_outside_of_the_support() -> None:
+    uniform = dd.Uniform(0.0, 1.0)
+    assert Censored(uniform, 2.0, 3.0, validate_args=False).sample().item() == 2.0
+    assert Censored(uniform, 1.5, validate_args=False).sample().item() == 1.5
+
+
+def test_sizes_and_counts_are_no_mixing() -> None:
+    class Sized(Declarative):
+        loc = Param(0.0, shape=("k",))
+
+        @derived
+        def size(self, loc: Tensor) -> tuple[torch.Size, int, int]:
+            return loc.shape, loc.ndim, 10**400
+
+    assert Sized(k=3, batch_shape=(2,)).size[0] == (2, 3)
+
+
+def test_a_part_that_is_not_there_and_bounds_of_another_shape_are_told() -> None:
+    class Pair(Variational):
+        base = dd.Independent
+        base_distribution = learnable(dd.Normal(torch.zeros(2), 1.0))
+        reinterpreted_batch_ndims = 1
+
+    class Bounded(Declarative):
+        x = Param(constraint=Interval(torch.zeros(3), torch.ones(3)), shape=(2,))
+
+    pair = Pair()
+    pair._modules["base_distribution"] = None
+    with pytest.raises(FieldError, match="Pair.base_distribution: expected a distribution"):
+        _ = pair.base_distribution
+    with pytest.raises(ConstraintError, match=r"Bounded.x: expected bounds that broadcast"):
+        Bounded()
+    with pytest.raises(ConstraintError, match="expected one of torch.float64.*got torch.int64"):
+        Positive().contains(torch.tensor(1))
+
+
+def test_a_loss_whose_state_changes_by_call_is_looked_at_in_one_state() -> None:
+    class Annealed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = nn.Parameter(torch.tensor(3.0))
+            self.norm, self.calls = nn.BatchNorm1d(1), 0
+
+        def forward(self) -> Tensor:
+            self.calls += 1
+            return self.x.square() * (1 + 1 / self.calls) + 0 * self.norm(torch.ones(2, 1)).sum()
+
+    objective = Annealed()
+    history = fit(objective)
+    assert history.converged
+    assert len(history.losses) < 50

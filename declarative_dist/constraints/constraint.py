@@ -267,8 +267,11 @@ class Constraint(nn.Module, ABC):
         limits = self.limits or {}
         if dtype in limits:
             return limits[dtype]
-        expected, got = f"a guard for {dtype}", f"one for {', '.join(map(str, limits))}"
-        subject, fix = subject or type(self).__name__, "Add it to guard=."
+        known = ", ".join(map(str, limits))
+        expected, got, fix = f"a guard for {dtype}", f"one for {known}", "Add it to guard=."
+        if self.guard is None or not dtype.is_floating_point:
+            expected, got, fix = f"one of {known}", str(dtype), ""
+        subject = subject or type(self).__name__
         raise ConstraintError(subject, expected, got, fix, code="dtype-or-device")
 
     def is_at_end(self, raw: Tensor) -> Tensor:

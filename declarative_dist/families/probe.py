@@ -36,7 +36,7 @@ from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.refusals import FROM_THE_RIGHT, REFUSALS, is_about_values
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.plain.tensors import copy_module, map_tensors, with_checks
+from declarative_dist.plain.tensors import copy_module, is_dense, map_tensors, with_checks
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
@@ -167,14 +167,17 @@ class Probe:
 
 
 def _numbers_in(values: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors and numbers in values, which may be dicts, lists or tuples of them."""
+    """The tensors and real numbers in values, which may be dicts, lists or tuples of them.
+
+    Integers outside of tensors are sizes, and may follow from how many copies there are.
+    """
     return {
         name if leaf is value else f"{name}[{index}]": (
             leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.float64)
         )
         for name, value in values.items()
         for index, leaf in enumerate(tree_leaves(value))
-        if isinstance(leaf, (Tensor, float, int))
+        if is_dense(leaf) or isinstance(leaf, float)
     }
 
 

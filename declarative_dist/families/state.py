@@ -77,7 +77,7 @@ class DeclaredState(AtomicState):
                 got = f"one saved under {saved[name]}"
                 fix = "Load it into the class that saved it and carry the values over: "
                 fix += "new.assign(**old.constrained_values())."
-                if name not in self.__declaration__.fields:  # the layer of all heads
+                if name == "heads (in order)":  # of one layer
                     fix = "Declare the heads in that order, or take the saved layer apart by head."
                 raise StateMismatchError(subject, expected, got, fix)
         declaration = self.__declaration__

@@ -284,7 +284,7 @@ class Stored(Field):
             start = self.rebuild(module, needed_values(module, self.name))
         except ConstraintError:  # a bound has moved past it
             return False
-        return torch.equal(now, start.to(now))
+        return isinstance(start, Tensor) and torch.equal(now, start.to(now))
 
     def restart(self, module: nn.Module, *, is_new: bool = False) -> None:
         """Make the current value the one that `reset` goes back to.

@@ -199,8 +199,12 @@ class Nested(Field):
         return items
 
     def module_of(self, instance: nn.Module) -> nn.Module:
-        """The module that an instance holds, or the list of them."""
-        return instance._modules[self.name]  # type: ignore[return-value]
+        """The module that an instance holds, or the list of them; refused if there is none."""
+        module = instance._modules.get(self.name)
+        if module is None:
+            subject, expected = self.subject(instance), kinds.describe_kind(self.part)
+            raise FieldError(subject, expected, "none", code="missing-value")
+        return module
 
     def parts_of(self, instance: nn.Module) -> list[Any]:
         """The modules that an instance holds, one by one."""
@@ -256,7 +260,7 @@ class Nested(Field):
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
-        now = self.parts_of(module)
+        now = [] if module._modules.get(self.name) is None else self.parts_of(module)
         given = self._check_items(value, now, subject)
         each = list(zip(given, chain(now, repeat(None)), strict=False))
         are_values = [isinstance(item, Mapping) for item in given]

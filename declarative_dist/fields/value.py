@@ -17,7 +17,7 @@ from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.inferred import inferred_constraint, narrow
-from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape, make_value
@@ -273,6 +273,10 @@ def _default_of(constraint: Constraint, subject: str) -> Callable[[torch.Size], 
         except ConstraintError as error:
             parts = (error.expected, error.got, error.fix)
             raise ConstraintError(subject, *parts, code=error.code) from None
+        except RuntimeError as error:
+            expected = f"bounds that broadcast to its shape {tuple(shape)}"
+            fix, got = "Give it the shape of its bounds, or init.", first_line(error)
+            raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
 
     return make
 

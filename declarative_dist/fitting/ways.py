@@ -27,6 +27,7 @@ from declarative_dist.fitting.verdict import NotConvergedWarning, judge_descent
 from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
+from declarative_dist.plain.restoring import restoring
 from declarative_dist.posteriors.fits import can_fit_guide, fit_guide
 from declarative_dist.randomness import draws_random_numbers
 
@@ -274,23 +275,24 @@ def choose_way(
     if is_free and batches.whole is not None and not compiles:
         losses = Losses(objective, batches.whole)
         rows = Rows(trainable_of(objective), losses.copies)
-        if not _is_noisy(rows, losses):
+        if not _is_noisy(objective, rows, losses):
             return DescentWay(objective, rows, losses, tolerance)
     made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
     return NoisyWay(objective, made, tolerance, compiles=compiles)
 
 
-def _is_noisy(rows: Rows, losses: Losses) -> bool:
-    """Whether losses draw random numbers, or are others at the same numbers, but for rounding."""
+def _is_noisy(objective: nn.Module, rows: Rows, losses: Losses) -> bool:
+    """Whether losses draw random numbers, or are others in the same state, but for rounding."""
     seen: list[Tensor] = []
 
     def look() -> None:
-        losses.forget()
-        seen.append(rows.attempt(losses, rows.read(), rows.read()))
+        with restoring(objective, always=True):  # such as running statistics
+            losses.forget()
+            seen.append(rows.attempt(losses, rows.read(), rows.read()))
 
     with torch.no_grad():
         if draws_random_numbers(look):
             return True
         look()  # a generator of its own shows in what it gives
     first, second = seen
-    return not torch.allclose(first, second, rtol=1e-4, atol=0.0, equal_nan=True)
+    return not torch.allclose(first, second, rtol=1e-4, equal_nan=True)

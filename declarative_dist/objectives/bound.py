@@ -113,7 +113,8 @@ class VariationalBound(AtomicState):
         self._guide_takes = call_names(self.guide) if is_predicted else frozenset[str]()
         self._is_of_contexts = isinstance(target, Joint) and predicted_kind(target) is not None
         current = self._at_start()
-        if current is not None:
+        self._is_known = current is not None
+        if self._is_known:
             check_match(target, current, f"{name}(guide=)")
             estimator = self._choose(estimator, current).name
         self.estimator = estimator
@@ -159,8 +160,7 @@ class VariationalBound(AtomicState):
                 target too if that names it.
         """
         current = self._current(batch, given)
-        # The sites of a dict, which take longer to look at, were looked at when this was made.
-        if self.estimator is None or isinstance(current, Distribution):
+        if self.estimator is None or not self._is_known or isinstance(current, Distribution):
             estimator = self._choose(self.estimator, current)
         else:
             estimator = ESTIMATORS[self.estimator]

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from declarative_dist.optimization.lbfgs import Descent
@@ -40,10 +39,7 @@ _EVEN = 0.2
 
 _PROBES = 8
 _NUDGE = 0.01
-_EVALUATIONS = 50
-
-_FLAT = 1e-8
-"""The least curvature that a direction counts with, in units of the guide."""
+_EVALUATIONS = 60
 
 
 def rank_numbers(density: Density, guide: Gaussian) -> Tensor:
@@ -92,34 +88,28 @@ def nested_laplace(
         much of the draws each should get, of shape `(count)`; and how much of the target lies at
         the outermost points, for which the grid may be too small.
     """
-    led, most = list(leading), len(leading)
-    count, step = GRIDS[most]
+    led, size = list(leading), mean.shape[-1]
+    count, step = GRIDS[len(led)]
     axis = _STRETCH * torch.arange(-count, count + 1).to(mean)
-    axes = torch.cartesian_prod(*[axis] * most).reshape(-1, *[1] * (mean.ndim - 1), most)
+    axes = torch.cartesian_prod(*[axis] * len(led)).reshape(-1, *[1] * (mean.ndim - 1), len(led))
     grid = mean[..., led] + deviation[..., led] * axes.sinh() * (step / _STRETCH)
     distance = deviation[..., led] * axes.cosh() * step
-    # The guide's noise, turned so that its first numbers alone decide on the leading ones.
-    turn, lower = torch.linalg.qr(guide.scale[..., led, :].mT, mode="complete")
-    turned = Gaussian(guide.loc, guide.scale @ turn)
-    unit = lower[..., :most, :].mT.inverse()
-    start = (unit @ (grid - guide.loc[..., led])[..., None]).squeeze(-1)
-    start = F.pad(start, (0, guide.loc.shape[-1] - most))
-    modes, heights, curvature = _conditional_modes(density, turned, start, most)
-    values, vectors = torch.linalg.eigh(curvature[..., most:, most:])
-    values = values.abs().clamp_min(_FLAT)
-    inverse = (vectors / values[..., None, :]) @ vectors.mT
-    masses = heights - values.log().sum(-1) / 2 + distance.log().sum(-1)
+    is_led = torch.zeros(size, dtype=torch.bool, device=mean.device)
+    is_led[led] = True
+    modes, heights = _conditional_modes(density, guide, grid, is_led)
+    curvature = _curvature(density, modes, _unit(guide))
+    inverse, log_det = _invert(curvature.masked_fill(is_led | is_led[:, None], 0.0), is_led)
+    masses = heights - log_det / 2 + distance.log().sum(-1)
     masses = masses.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-    along = unit * _OVERLAP * distance[..., None, :]
-    along = torch.cat([along, -inverse @ curvature[..., most:, :most] @ along], -2)
-    covariance = along @ along.mT
-    covariance[..., most:, most:] += inverse
-    factor, info = torch.linalg.cholesky_ex(turned.scale @ covariance @ turned.scale.mT)
+    follow = -inverse @ curvature[..., led]
+    follow[..., led, :] = torch.eye(len(led)).to(mean)
+    follow = _OVERLAP * follow * distance[..., None, :]
+    factor, info = torch.linalg.cholesky_ex(follow @ follow.mT + inverse)
     masses = masses.masked_fill(info != 0, -torch.inf)
     held = masses.softmax(0).nan_to_num(0.0)
     is_deep = masses > masses.amax(0) - _DEEPEST
     uses = is_deep.reshape(len(is_deep), -1).any(1)
-    rows = Gaussian(turned.move(modes), factor)
+    rows = Gaussian(modes, factor)
     best = rows.pick(masses.argmax(0, keepdim=True))[0]
     has_any = masses.amax(0).isfinite()
     rows = pick_where(is_deep, rows, pick_where(has_any, best, guide)[None])
@@ -130,28 +120,55 @@ def nested_laplace(
     return rows[uses], shares, float(held[is_rim].sum(0).max())
 
 
+def _unit(guide: Gaussian) -> Tensor:
+    """The deviation of every number where all others are known, of shape `(*copies, size)`."""
+    return torch.cholesky_inverse(guide.scale).diagonal(dim1=-2, dim2=-1).rsqrt()
+
+
 def _conditional_modes(
-    density: Density, turned: Gaussian, start: Tensor, held: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The highest points in all but the first numbers of a Gaussian's noise.
+    density: Density, guide: Gaussian, grid: Tensor, is_led: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The highest points `(count, *copies, size)` at the values of a grid, and how high."""
+    covariance = guide.scale @ guide.scale.mT
+    taken = covariance[..., is_led, :]
+    slope = torch.linalg.solve(taken[..., is_led], taken)
+    moved = ((grid - guide.loc[..., is_led])[..., None, :] @ slope).squeeze(-2)
+    start, unit = guide.loc + moved, _unit(guide)
 
-    Returns:
-        The points `(count, *copies, size)`, how high they are, and minus the second derivatives
-        there by all numbers, from differences of gradients.
-    """
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+        heights, slopes = score(density, start + unit * point, with_slopes=True)
+        return -heights, (-slopes * unit).masked_fill(is_led, 0.0)
 
-    def evaluate(noise: Tensor) -> tuple[Tensor, Tensor]:
-        heights, slopes = score(density, turned.move(noise), with_slopes=True)
-        return -heights, F.pad(-turned.pull_back(slopes)[..., held:], (held, 0))
-
-    found = Descent(evaluate, start, tolerance=1e-5)
+    found = Descent(evaluate, torch.zeros_like(start), tolerance=1e-5)
     found.run(_EVALUATIONS)
-    place = turned.move(found.point)
-    nudges = _NUDGE * turned.scale.movedim(-1, 0)[:, None]
+    return start + unit * found.point, -found.value
+
+
+def _curvature(density: Density, point: Tensor, unit: Tensor) -> Tensor:
+    """Minus the second derivatives `(count, *copies, size, size)`, by differences of gradients."""
+    size = point.shape[-1]
+    nudges = _NUDGE * torch.diag_embed(unit).movedim(-2, 0)[:, None]
     ends = [
-        score(density, (place + nudge).flatten(0, 1), with_slopes=True)[1]
-        for nudge in (-nudges, nudges)
+        score(density, (point + sign * nudges).flatten(0, 1), with_slopes=True)[1]
+        for sign in (1.0, -1.0)
     ]
-    bends = turned.pull_back(ends[0] - ends[1]).reshape(-1, *start.shape).movedim(0, -2)
-    bends = (bends + bends.mT).nan_to_num(0.0) / (4 * _NUDGE)
-    return found.point, -found.value, bends
+    rows = (ends[1] - ends[0]).reshape(size, *point.shape).movedim(0, -2)
+    found = rows / (2 * _NUDGE * unit[..., None])
+    return (found + found.mT) / 2
+
+
+def _invert(curvature: Tensor, is_led: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of a curvature by the magnitude of eigenvalues, and its log determinant.
+
+    Led numbers have no part in either.
+    """
+    size = curvature.diagonal(dim1=-2, dim2=-1).abs().clamp_min(1e-12)
+    unit = size.rsqrt().masked_fill(is_led, 1.0)
+    both = unit[..., None] * unit[..., None, :]
+    # A number that is led counts as one of curvature one, and is taken out again.
+    filled = curvature.nan_to_num(0.0) * both + torch.diag_embed(is_led.to(curvature))
+    values, vectors = torch.linalg.eigh(filled)
+    values = values.abs().clamp_min(1e-4)
+    inverse = (vectors / values[..., None, :]) @ vectors.mT * both
+    log_det = values.log().sum(-1) - 2 * unit.log().sum(-1)
+    return inverse.masked_fill(is_led | is_led[:, None], 0.0), log_det

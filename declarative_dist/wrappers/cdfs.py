@@ -236,6 +236,10 @@ class Univariate(NamedTuple):
         log_cdf, log_sf = (tail.unbind() for tail in self.tails(ends, are_ends=True))
         return Tails(log_cdf[0], log_sf[0]), Tails(log_cdf[1], log_sf[1])
 
+    def clamp(self, x: Tensor, ends: tuple[Point, Point]) -> Tensor:
+        """The values between two ends that are nearest to some."""
+        return self.to_tensor(smaller(larger(x, ends[0]), ends[1]))
+
     def log_mass(self, low: Point, high: Point) -> Tensor:
         """The logarithm of P(low < X <= high), whose ends may be infinite."""
         if not isinstance(low, Tensor):

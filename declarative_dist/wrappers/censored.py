@@ -139,7 +139,8 @@ class Censored(BetweenEnds):
         drawn = self.base_distribution.sample(sample_shape)
         if self.event_shape:
             return torch.stack([drawn, drawn], -1)
-        return self._clamp(self._base(), drawn).to(drawn.dtype)
+        base = self._base()
+        return base.clamp(drawn, self._ends(base)).to(drawn.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -171,7 +172,7 @@ class Censored(BetweenEnds):
 
 def _censored_quantile(d: Censored, tails: Tails) -> Tensor:
     base = d._base()
-    return d._clamp(base, quantile_of(base, tails))
+    return base.clamp(quantile_of(base, tails), d._ends(base))
 
 
 register_tails(Censored, lambda d, x: d._base().tails(x), _censored_quantile)

@@ -89,7 +89,7 @@ class Truncated(BetweenEnds):
         inside = (base.cast(tail) + log_mass for tail in tails)
         log_cdf, log_sf = map(torch.logaddexp, (below.log_cdf, above.log_sf), inside)
         x = quantile_of(base, Tails(log_cdf.clamp_max(0.0), log_sf.clamp_max(0.0)))
-        return self._clamp(base, x)
+        return base.clamp(x, self._hull(base))
 
     @property
     def mean(self) -> Tensor:

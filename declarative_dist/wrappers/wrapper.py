@@ -237,11 +237,6 @@ class BetweenEnds(Wrapper):
         low, high = self._ends(base)
         return larger(base.first, low), smaller(base.last, high)
 
-    def _clamp(self, base: Univariate, x: Tensor) -> Tensor:
-        """Values at the nearest one that there can be."""
-        first, last = self._hull(base)
-        return base.to_tensor(smaller(larger(x, first), last))
-
     def _check_arguments(self) -> None:
         kind = type(self).__name__
         base = self._base()
