@@ -79,9 +79,12 @@ def to_inference_data(
         >>> from declarative_dist.integrations.arviz import to_inference_data
         >>> class Latents(Declarative):
         ...     scale = Param([1.0, 2.0], Positive(), shape=("group",))
-        >>> data = to_inference_data(MeanFieldNormal(Latents()), 50, coords={"group": ["a", "b"]})
+        >>> data = to_inference_data(MeanFieldNormal(Latents()), 50)
         >>> dict(data.posterior["scale"].sizes)
         {'chain': 1, 'draw': 50, 'group': 2}
+        >>> labelled = data.assign_coords(group=["a", "b"])
+        >>> labelled.posterior["scale"].sel(group="b").shape
+        (1, 50)
     """
     try:
         arviz = importlib.import_module("arviz")
