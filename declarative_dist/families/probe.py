@@ -203,6 +203,8 @@ def check_copies(module: Any) -> None:
     has_methods = declaration.has_methods or declaration.has_parts
     if not has_methods or not copies.numel() or not (copies or predicted_kind(module)):
         return
+    if "_is_view" in vars(module):  # its copies are those of the instance that it looks at
+        return
 
     def start(module: Any, dtype: torch.dtype | None) -> See:
         """A trial at the largest scale at which the methods take their values."""

@@ -105,6 +105,7 @@ class Variational(Declarative, Distribution):
 
     __framework__ = True
     _live_shape: torch.Size
+    _is_view: bool
     __builds__: ClassVar[type | None] = Distribution
 
     if TYPE_CHECKING:
@@ -275,7 +276,7 @@ class Variational(Declarative, Distribution):
                 subject, expected, f"{tuple(shape)}", code="wrong-shape"
             ) from error
         view = copy.copy(self)
-        vars(view)["_live_shape"] = shape
+        vars(view)["_live_shape"], vars(view)["_is_view"] = shape, True
         return view
 
     if not TYPE_CHECKING:  # checkers know these from Distribution
