@@ -101,10 +101,8 @@ def collect_fields(record: Declaration, line: Iterable[type]) -> dict[str, Field
     base, known = record.base, record.arguments
     declared = {k: vars(k).get("__declared__") for k in line}  # before it was specialised
     bodies = {k: b or copy_body(k.__name__, vars(k)) for k, b in declared.items()}
-    used, switches = (
-        set(record.takes),
-        {n for n, a in known.items() if isinstance(a.default, bool)},
-    )
+    used = set(record.takes)
+    switches = {name for name, a in known.items() if isinstance(a.default, bool)}
     for body in bodies.values():
         used.update(*(v.declared_needs for v in body.values() if isinstance(v, Field)))
     for klass, body in bodies.items():

@@ -117,11 +117,9 @@ def error_of_step(
         found = find_bad(value)
         if found:
             return error(subject, f"{name}{found[1]}")
-    return (
-        None
-        if math.isfinite(loss)
-        else error(type(objective).__name__, f"{loss}", "a finite loss")
-    )
+    if math.isfinite(loss):
+        return None
+    return error(type(objective).__name__, f"{loss}", "a finite loss")
 
 
 def reason_of(objective: nn.Module, batch: tuple[Any, ...]) -> str:
