@@ -439,3 +439,21 @@ def test_contexts_equal_one_after_the_other(
         assert together.batch_shape == torch.Size((*batch, *alone.batch_shape))
         score = together.log_prob(value)[index]
         torch.testing.assert_close(score, alone.log_prob(value[index]), rtol=1e-3, atol=1e-3)
+
+
+def test_a_state_with_another_constant_loads_into_a_view() -> None:
+    class Shifted(Variational):
+        base = dd.TransformedDistribution
+        base_distribution = learnable(dd.Normal(0.0, 1.0))
+        shift = 1.0
+
+        @derived
+        def transforms(self, shift: Tensor) -> dd.AffineTransform:
+            return dd.AffineTransform(shift, 2.0)
+
+    q = Shifted(batch_shape=(2,))
+    view, saved = q.expand((7, 2)), Shifted(batch_shape=(2,), shift=3.0).state_dict()
+    q.shift = 2.0
+    view.load_state_dict(saved)
+    assert view.batch_shape == (7, 2)
+    assert q.shift.item() == 3.0

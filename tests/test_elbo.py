@@ -704,3 +704,44 @@ def test_a_decoder_with_dropout_or_batch_norm_is_tried_without_them() -> None:
     assert torch.equal(model.norm.running_mean, before)
     assert model.norm.training
     fit(objective, torch.randn(5, 3), steps=2)
+
+
+def test_bounds_tighten_with_draws_and_meet_the_evidence() -> None:
+    evidence = 1.7
+    posterior = dd.Normal(1.0, 2.0)
+
+    def log_joint(z: Tensor) -> Tensor:
+        return posterior.log_prob(z) + evidence
+
+    torch.manual_seed(0)
+    guide = NormalFamily(batch_shape=(20_000,), loc=0.0, scale=1.5)
+    means = [
+        -ImportanceWeightedELBO(log_joint, guide, num_samples=count)().item() / 20_000
+        for count in (1, 2, 8, 32)
+    ]
+    assert means == sorted(means)
+    kl = dd.kl_divergence(dd.Normal(0.0, 1.5), posterior).item()
+    assert means[0] == pytest.approx(evidence - kl, abs=0.02)
+    assert evidence - kl + 0.03 < means[1] < means[-1] < evidence + 0.005
+    exact = NormalFamily(loc=1.0, scale=2.0)
+    for count in (1, 5):
+        for bound in BOUNDS:
+            loss = bound(log_joint, exact, num_samples=count)()
+            assert loss.item() == pytest.approx(-evidence, abs=1e-5)
+
+
+def test_mini_batches_are_unbiased() -> None:
+    data = torch.tensor([0.5, -1.0, 2.0, 0.1])
+
+    def log_joint(z: Tensor, x: Tensor) -> Tensor:
+        likelihood = dd.Normal(z[..., None], 1.0).log_prob(x).sum(-1)
+        return dd.Normal(0.0, 1.0).log_prob(z) + likelihood * (len(data) / len(x))
+
+    objective = NegativeELBO(log_joint, NormalFamily(), num_samples=3, estimator="stl")
+
+    def gradient(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return torch.autograd.grad(objective(x), objective.guide.raw_loc)[0]
+
+    parts = torch.stack([gradient(part) for part in data.split(2)])
+    torch.testing.assert_close(parts.mean(0), gradient(data))

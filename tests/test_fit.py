@@ -178,7 +178,7 @@ def test_a_loader_against_the_loop_by_hand() -> None:
     x = dd.Gamma(2.0, 3.0).sample((10,))
 
     def loader():
-        return DataLoader(TensorDataset(x), 4, shuffle=True, num_workers=0)
+        return DataLoader(TensorDataset(x), 4, shuffle=True, num_workers=1)
 
     mine, theirs = Likelihood(), Likelihood()
     torch.manual_seed(1)

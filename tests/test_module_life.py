@@ -10,6 +10,10 @@ import torch.distributions as dd
 from declarative_dist import (
     ConstraintError,
     DeclarationError,
+    Interval,
+    Param,
+    Positive,
+    Variational,
     learnable,
 )
 from tests.cases import GammaFamily
@@ -69,3 +73,22 @@ def test_what_torch_leaves_unsaid_is_said() -> None:
         _ = q.mean
     with pytest.raises(NotImplementedError, match=r"entropy\(q, num_samples="):
         q.entropy()
+
+
+class Narrow(Variational):
+    base = dd.Normal
+    loc = Param(1000.5, Interval(1000.0, 1001.0))
+    scale = Param(1.0, Positive(floor=0.25))
+
+
+def test_a_dtype_without_room_is_refused_and_nothing_moves() -> None:
+    with pytest.raises(ConstraintError, match=r"Narrow\.loc: expected bounds.*bfloat16"):
+        Narrow(dtype=torch.bfloat16)
+    q = Narrow()
+    before = {name: (p.dtype, p.clone()) for name, p in q.named_parameters()}
+    with pytest.raises(ConstraintError, match=r"Narrow\.loc"):
+        q.to(torch.bfloat16)
+    for name, parameter in q.named_parameters():
+        assert parameter.dtype == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+    assert q.double().loc.dtype == torch.float64

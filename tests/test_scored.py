@@ -437,3 +437,41 @@ def test_a_module_of_bounds_moves_with_the_policy() -> None:
         assert (x < high.to(dtype)).all()
         assert log_prob.isfinite().all()
         assert q.log_prob(x.detach().clone()).isfinite().all()
+
+
+def test_learned_squashed_policies_train_at_saturation() -> None:
+    q = learnable(squashed(torch.full((3,), 15.0), torch.ones(3), dd.TanhTransform()))
+    optimizer = torch.optim.SGD(q.parameters(), lr=1.0)
+    before = q.base_distribution.loc.clone()
+    for _ in range(20):
+        optimizer.zero_grad()
+        _, log_prob = q.rsample_and_log_prob((32,))
+        log_prob.mean(0).sum().backward()  # towards more entropy, which is in the middle
+        assert all(p.grad.isfinite().all() for p in q.parameters())
+        optimizer.step()
+    assert (q.base_distribution.loc < before - 1.0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_learned_policies_keep_the_recipe(dtype: torch.dtype) -> None:
+    class Policy(Variational):
+        base = Transformed
+        event_dim = 1
+        base_distribution = learnable(dd.Normal(torch.zeros(3), torch.ones(3)))
+        transforms = [Interval(-1.0, 1.0).as_transform(cache_size=1)]  # noqa: RUF012
+
+    policy = Policy(dtype=dtype)
+    with torch.no_grad():
+        policy.base_distribution.raw_loc.copy_(torch.tensor([-50.0, 0.0, 50.0]))
+    action = policy.rsample((20,)).detach().clone()
+    assert action.dtype == dtype
+    assert (action.abs() < 1).all()
+    for _ in range(20):
+        with torch.no_grad():
+            policy.base_distribution.raw_loc.copy_(3 * torch.randn(3))
+        policy.zero_grad()
+        log_prob = policy.log_prob(action)
+        assert log_prob.shape == (20,)
+        assert log_prob.isfinite().all()
+        log_prob.float().sum().backward()
+        assert all(p.grad.isfinite().all() for p in policy.parameters())
