@@ -148,6 +148,8 @@ def is_one_edit_from(name: str, other: str) -> bool:
         (True, False)
     """
     longer, shorter = (name, other) if len(name) >= len(other) else (other, name)
+    if len(longer) > len(shorter) + 1:
+        return False
     pairs = enumerate(zip(longer, shorter, strict=False))
     start = next((index for index, (one, two) in pairs if one != two), len(shorter))
     rest, other_rest = longer[start:], shorter[start:]

@@ -128,11 +128,11 @@ class Scalar(Constraint):
         if self.names or any(bound.is_meta for bound in self.buffers()):
             return True
         ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))
-        low, high = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in ends)
-        fits = (low <= high) & low.isfinite() & high.isfinite()
+        low, high = (end.double().cpu() if isinstance(end, Tensor) else end for end in ends)
+        fits = (low <= high) & (abs(low) < math.inf) & (abs(high) < math.inf)
         if len(self._bounds) == 2:
             fits = fits & (high - low <= torch.finfo(dtype).max)
-        return bool(fits.all())
+        return bool(torch.as_tensor(fits, device="cpu").all())
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]

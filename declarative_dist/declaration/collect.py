@@ -22,7 +22,7 @@ from declarative_dist.fields.kinds import as_constant, as_module, is_declarative
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
 from declarative_dist.fields.walk import walk
-from declarative_dist.plain.arguments import Argument, choose_preferred
+from declarative_dist.plain.arguments import Argument, choose_preferred, parameters_of
 from declarative_dist.plain.tensors import is_array
 
 
@@ -191,11 +191,11 @@ def signature_of(cls: type) -> inspect.Signature:
     An `__init__` of the user's own comes first; where it passes keywords on, they follow.
     """
     line = [kind for kind in cls.__mro__ if "__init__" in vars(kind)]
-    own = _parameters_of(line[0])
+    own = parameters_of(vars(line[0])["__init__"])
     passes_on = bool(own) and own[-1].kind is inspect.Parameter.VAR_KEYWORD
     if "__framework__" in vars(cls) or not passes_on:
         return inspect.Signature(own)
-    named = (_parameters_of(kind)[:-1] for kind in line if is_framework(kind))
+    named = (parameters_of(vars(k)["__init__"])[:-1] for k in line if is_framework(k))
     keywords = {p.name: p.replace(annotation=p.empty) for p in next(filter(None, named))}
     if not is_framework(line[0]):
         by_name = {n: p.replace(kind=p.KEYWORD_ONLY) for n, p in keywords.items()}
@@ -208,8 +208,3 @@ def signature_of(cls: type) -> inspect.Signature:
         parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         keywords.setdefault(name, parameter)
     return inspect.Signature(list(keywords.values()))
-
-
-def _parameters_of(cls: type) -> list[inspect.Parameter]:
-    """The parameters of a constructor behind self."""
-    return list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]

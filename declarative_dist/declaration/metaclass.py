@@ -17,7 +17,7 @@ from declarative_dist.declaration import collect, rules
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.field import Field
-from declarative_dist.plain.arguments import arguments_of
+from declarative_dist.plain.arguments import arguments_of, parameters_of
 
 
 class DeclarativeMeta(ABCMeta):
@@ -95,7 +95,7 @@ class DeclarativeMeta(ABCMeta):
 
     def _check_positions(cls, arguments: tuple[Any, ...]) -> None:
         """Refuse values without names, as torch takes them; your own constructor may."""
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+        own = parameters_of(cls.__init__)  # type: ignore[misc]
         if any(p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in own):
             return
         values = ", ".join(f"{field.name}=..." for field in cls.__declaration__.stored)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ClassVar
@@ -209,7 +208,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            member: Any = inspect.getattr_static(type(self), name, None)
+            member: Any = getattr(type(self), name, None)
             if not isinstance(member, property):
                 said = self._hint(name)
                 if not said:

@@ -7,7 +7,6 @@ anew. What you assign arrives, or is refused: it never vanishes.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,5 +130,5 @@ def check_finite(now: Tensor, moved: Tensor, value: Tensor, subject: str) -> Non
 
 
 def _property_of(module: nn.Module, name: str) -> property | None:
-    member = inspect.getattr_static(type(module), name, None)
+    member = getattr(type(module), name, None)
     return member if isinstance(member, property) else None

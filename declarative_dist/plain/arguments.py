@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch.distributions as dd
@@ -160,10 +161,11 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
     kinds = (k for k in base.__mro__ if k not in (Distribution, dd.ExponentialFamily))
     is_torch_family = any(k.__module__.startswith("torch.distributions") for k in kinds)
     arguments = {}
-    for name, parameter in list(inspect.signature(base.__init__).parameters.items())[1:]:
+    for parameter in parameters_of(base.__init__):
         is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if is_open or name == "validate_args":
+        if is_open or parameter.name == "validate_args":
             continue
+        name = parameter.name
         required, constraint = parameter.default is parameter.empty, unwrap(known.get(name))
         arguments[name] = Argument(
             name,
@@ -174,6 +176,12 @@ def arguments_of(base: type[Distribution | Transform]) -> dict[str, Argument]:
             part=parts.get(name),
         )
     return arguments
+
+
+@lru_cache(maxsize=512)
+def parameters_of(constructor: Any) -> tuple[inspect.Parameter, ...]:
+    """The parameters of an `__init__` behind self."""
+    return tuple(inspect.signature(constructor).parameters.values())[1:]
 
 
 REGISTERED: set[type] = set()
@@ -204,7 +212,7 @@ def unwrap(stated: Any) -> Any:
 
 def hides_arguments(base: Any) -> bool:
     """Whether a constructor takes values without names: as `*args`, `**kwargs`, or before `/`."""
-    given = list(inspect.signature(base.__init__).parameters.values())[1:]
+    given = parameters_of(base.__init__)
     if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in given):
         return True
     named = {p.name for p in given if p.kind is not p.VAR_KEYWORD}

@@ -8,7 +8,6 @@ which are built most often.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import broadcast_all, clamp_probs
 
+from declarative_dist.plain.arguments import parameters_of
 from declarative_dist.plain.tracing import is_transforming
 
 D = TypeVar("D", bound=Distribution)
@@ -47,7 +47,7 @@ def builder_of(base: type[D]) -> Callable[..., D]:
     for kind, fill in _FILLERS.items():
         if issubclass(base, kind) and base.__init__ is kind.__init__:
             return partial(_build_by, base, fill)
-    if "validate_args" in inspect.signature(base.__init__).parameters:
+    if any(p.name == "validate_args" for p in parameters_of(base.__init__)):
         return base
     return partial(_without_switch, base)
 
