@@ -127,7 +127,7 @@ class Scalar(Constraint):
         """Whether numbers of a dtype are between the ends, and the distance between these too."""
         if self.names or any(bound.is_meta for bound in self.buffers()):
             return True
-        ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))
+        ends: Any = self._range(torch.zeros((), dtype=dtype, device="cpu"))
         low, high = (end.double().cpu() if isinstance(end, Tensor) else end for end in ends)
         fits = (low <= high) & (abs(low) < math.inf) & (abs(high) < math.inf)
         if len(self._bounds) == 2:
