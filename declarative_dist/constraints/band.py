@@ -61,11 +61,11 @@ def next_above(bound: float, dtype: torch.dtype) -> float:
     Computed in Python because `torch.nextafter` is wrong under inductor in half precision.
     """
     info = torch.finfo(dtype)
-    if abs(bound) < info.tiny:
-        return info.tiny if bound >= 0 else 0.0
+    if abs(bound) < info.tiny:  # a distance of a quarter, or of 0, is too small to divide by
+        return info.tiny if bound >= -info.tiny / 4 else 0.0
     spacing = math.ldexp(info.eps, math.frexp(bound)[1] - 1)
     nearest = round(bound / spacing) * spacing
-    return nearest + spacing
+    return nearest + math.ldexp(info.eps, math.frexp(nearest)[1] - 1)
 
 
 def limits_between(low: float, high: float) -> Limits:

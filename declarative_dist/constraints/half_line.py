@@ -156,9 +156,9 @@ class Positive(GreaterThan):
         return value + self.floor if self.floor else value
 
     def _set_band(self, band: Limits) -> None:
-        self.limits = {
-            d: (max(low, next_above(self.floor, d)), top) for d, (low, top) in band.items()
-        }
+        self._set_limits(
+            {d: (max(low, next_above(self.floor, d)), top) for d, (low, top) in band.items()}
+        )
 
     def advice(self, value: Tensor) -> str:
         is_above = ((value > self.floor) & value.isfinite()).all()
@@ -198,7 +198,7 @@ class Exp(Positive):
             rounding = 8 * torch.finfo(dtype).eps  # a few units more than what exp gives
             lowest = max(math.exp(low) * (1 - rounding), next_above(self.floor, dtype))
             limits[dtype] = lowest, (math.exp(high) + self.floor) * (1 + rounding)
-        self.limits = limits
+        self._set_limits(limits)
 
     def forward(self, raw: Tensor) -> Tensor:
         low, high = self.raw_limits.get(raw.dtype) or self.limits_in(raw.dtype)
@@ -229,7 +229,7 @@ class Negative(LessThan):
         self.set_guard(guard)
 
     def _set_band(self, band: Limits) -> None:
-        self.limits = {dtype: (-high, -low) for dtype, (low, high) in band.items()}
+        self._set_limits({dtype: (-high, -low) for dtype, (low, high) in band.items()})
 
     def describe(self) -> str:
         return "a finite negative number"

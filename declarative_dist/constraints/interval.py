@@ -9,8 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from declarative_dist.constraints.band import promote
-from declarative_dist.constraints.scalar import Bound, Scalar, as_tensor_like, expand_bound
+from declarative_dist.constraints.band import HALF, promote
+from declarative_dist.constraints.scalar import (
+    Bound,
+    Scalar,
+    as_tensor_like,
+    expand_bound,
+    is_true,
+)
 from declarative_dist.errors import ConstraintError, shorten
 
 
@@ -49,7 +55,8 @@ class Interval(Scalar):
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = promote(value)
-        return ((wide - self.low).log() - (self.high - wide).log()).to(value.dtype)
+        above, below = (wide - self.low).sqrt(), (self.high - wide).sqrt()
+        return (2 * (above / below).log()).to(value.dtype)  # at the middle of any scale 0
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         width = as_tensor_like(self.high - self.low, raw)
@@ -102,11 +109,17 @@ class LogInterval(Interval):
         exponent = (promote(raw) / 2).tanh() * (self._log_width() / 2)
         return (exponent.exp() * middle).to(raw.dtype)
 
-    def _has_room(self, dtype: torch.dtype) -> bool:
-        return super()._has_room(dtype) and _are_ordered(0.0, self.low)
+    def _has_room(
+        self, dtype: torch.dtype, lowest: float | Tensor, highest: float | Tensor
+    ) -> bool:
+        info = torch.finfo(torch.float32 if dtype in HALF else dtype)
+        if not is_true(self.low >= info.tiny):
+            return False
+        steepest = self._log_width() * self.high  # in backward, on the way to the gradient
+        return is_true(steepest <= info.max) and super()._has_room(dtype, lowest, highest)
 
     def _log_width(self) -> float | Tensor:
-        return _apply("log", self.high) - _apply("log", self.low)
+        return _log_of_quotient(self.high, self.low)
 
     def inverse(self, value: Tensor) -> Tensor:
         wide = promote(value)
@@ -132,14 +145,17 @@ def _are_ordered(low: Bound, high: Bound) -> bool:
     return ordered.is_meta or bool(ordered.all())
 
 
-def _log_of_quotient(over: Any, under: Any) -> Tensor:
+def _log_of_quotient(over: Any, under: Any) -> Any:
     """`log(over / under)`, where the quotient is near one and where it leaves the dtype."""
-    excess: Tensor = (over - under) / under
-    far = torch.as_tensor(_apply("log", over) - _apply("log", under)).to(excess)
+    excess = (over - under) / under
+    far = 2 * _apply("log", _apply("sqrt", over) / _apply("sqrt", under))
+    if not isinstance(excess, Tensor):
+        return math.log1p(excess) if excess < 1 else far
     return torch.where(excess < 1, excess.log1p(), far)
 
 
-def _apply(function: str, bound: float | Tensor) -> float | Tensor:
+def _apply(function: str, bound: Any) -> Any:
     """A function of a bound, of the same name for tensors and for numbers."""
-    module = torch if isinstance(bound, Tensor) else math
-    return getattr(module, function)(bound)
+    if isinstance(bound, Tensor):
+        return getattr(torch, function)(promote(bound))
+    return getattr(math, function)(bound)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from typing_extensions import Self
 
-from declarative_dist.constraints.band import clamp_result, limits_between
+from declarative_dist.constraints.band import WIDEST, Limits, clamp_result, limits_between
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.plain.tracing import is_transforming
@@ -50,7 +50,7 @@ class Scalar(Constraint):
             else:
                 setattr(self, name, bound)
         if isinstance(self.low, float) and isinstance(self.high, float):
-            self.limits = limits_between(self.low, self.high)
+            self._set_limits(limits_between(self.low, self.high))
 
     @property
     def event_dim(self) -> int:
@@ -115,24 +115,43 @@ class Scalar(Constraint):
 
     def check_dtype(self, dtype: torch.dtype, subject: str) -> None:
         super().check_dtype(dtype, subject)
-        if not self._has_room(dtype):
-            expected = f"bounds with numbers of {dtype} strictly between"
-            fix = "Use a wider dtype or a wider interval."
-            bounds = ((name, getattr(self, name)) for name in self._bounds)
-            many = [f"{n}={shorten(b)}" for n, b in bounds if isinstance(b, Tensor) and b.ndim]
-            got = " with ".join([repr(self), ", ".join(many)] if many else [repr(self)])
-            raise ConstraintError(subject, expected, got, fix, code="bad-bounds")
+        if self.limits is not None or self.names or any(b.is_meta for b in self.buffers()):
+            return
+        ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))
+        if not self._has_room(dtype, *ends):
+            self._refuse(dtype, subject)
 
-    def _has_room(self, dtype: torch.dtype) -> bool:
-        """Whether numbers of a dtype are between the ends, and the distance between these too."""
-        if self.names or any(bound.is_meta for bound in self.buffers()):
-            return True
-        ends: Any = self._range(torch.zeros((), dtype=dtype, device="cpu"))
+    def limits_in(self, dtype: torch.dtype, subject: str = "") -> tuple[float, float]:
+        names = self.guard if isinstance(self.guard, Mapping) else WIDEST
+        if self.limits is not None and dtype in names and dtype not in self.limits:
+            self._refuse(dtype, subject or type(self).__name__)
+        return super().limits_in(dtype, subject)
+
+    def _refuse(self, dtype: torch.dtype, subject: str) -> None:
+        expected = f"bounds with numbers of {dtype} strictly between"
+        fix = "Use a wider dtype or a wider interval."
+        bounds = ((name, getattr(self, name)) for name in self._bounds)
+        many = [f"{n}={shorten(b)}" for n, b in bounds if isinstance(b, Tensor) and b.ndim]
+        got = " with ".join([repr(self), ", ".join(many)] if many else [repr(self)])
+        raise ConstraintError(subject, expected, got, fix, code="bad-bounds")
+
+    def _set_limits(self, limits: Limits) -> None:
+        """Hold numbers between these ends, in every dtype that has numbers there."""
+        self.limits = {
+            dtype: ends for dtype, ends in limits.items() if self._has_room(dtype, *ends)
+        }
+
+    def _has_room(
+        self, dtype: torch.dtype, lowest: float | Tensor, highest: float | Tensor
+    ) -> bool:
+        """Whether a dtype has numbers from the lowest to the highest, and all that maps need."""
+        ends: Any = (lowest, highest)
         low, high = (end.double().cpu() if isinstance(end, Tensor) else end for end in ends)
-        fits = (low <= high) & (abs(low) < math.inf) & (abs(high) < math.inf)
+        top = torch.finfo(dtype).max
+        fits = (low <= high) & (abs(low) <= top) & (abs(high) <= top)
         if len(self._bounds) == 2:
-            fits = fits & (high - low <= torch.finfo(dtype).max)
-        return bool(torch.as_tensor(fits, device="cpu").all())
+            fits = fits & (high - low <= top)
+        return is_true(fits)
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -217,6 +236,11 @@ def _step(bound: Tensor, sign: int) -> Tensor:
     """Numbers of the dtype strictly above a tensor of bounds, or below for a sign of -1."""
     info = torch.finfo(bound.dtype)
     return bound + sign * (bound.abs() * info.eps).clamp_min(info.tiny)
+
+
+def is_true(comparison: Any) -> bool:
+    """Whether a comparison of bounds holds, of numbers or of all entries of tensors."""
+    return bool(comparison.all() if isinstance(comparison, Tensor) else comparison)
 
 
 def is_open(bound: Any) -> bool:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +10,12 @@ from torch import Tensor
 
 from declarative_dist import (
     Constraint,
+    ConstraintError,
     CorrCholesky,
+    Exp,
     GreaterThan,
     Interval,
+    LessThan,
     LogInterval,
     LowerCholesky,
     Ordered,
@@ -190,3 +195,49 @@ def test_close_cut_points_stay_apart(dtype: torch.dtype) -> None:
     for start in (-100.0, 0.0, 100.0):
         raw[0] = start
         assert (Ordered()(raw).double().diff() > 0).all()
+
+
+ENDS = (0.0, 1.0, 1 - 2**-53, 1 / 3, 1000.3, 1e10, 1e38, 1e300, 1e-8, 2.0**-24, 1e-39, 5e-324)
+
+
+def constraints_with_ends(dtype: torch.dtype) -> Iterator[tuple[Constraint, float]]:
+    """Those that the dtype has room for, with the size of their ends; others are refused."""
+    ends = sorted({sign * end for sign in (-1, 1) for end in ENDS})
+    makes: list[tuple[Callable[..., Constraint], tuple[Any, ...]]] = []
+    for low in ends:
+        makes += [(GreaterThan, (low,)), (LessThan, (low,))]
+        makes += [(lambda f, k=k: k(floor=f), (low,)) for k in (Positive, Exp) if low >= 0]
+        for high in (end for end in ends if end > low):
+            kinds = (Interval, LogInterval) if low > 0 else (Interval,)
+            double = torch.tensor([low, high], dtype=torch.float64).unbind()
+            makes += [(kind, pair) for kind in kinds for pair in ((low, high), double)]
+    for make, bounds in makes:
+        try:
+            constraint = make(*bounds).to(dtype)
+            constraint(torch.zeros((), dtype=dtype))  # by itself, beside the check of fields
+            constraint.check_dtype(dtype, "a field")
+        except ConstraintError:
+            continue
+        yield constraint, max(abs(float(bound)) for bound in bounds)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ends_of_every_size_hold_and_values_between_them_come_back(dtype: torch.dtype) -> None:
+    info, count = torch.finfo(dtype), 0
+    raw = torch.tensor([*edges(dtype), 1e-3, 12.0, -17.0], dtype=dtype).requires_grad_()
+    for constraint, size in constraints_with_ends(dtype):
+        value = constraint(raw)
+        assert constraint.contains(value).all(), constraint
+        (gradient,) = torch.autograd.grad(value.sum(), raw)
+        assert gradient.isfinite().all(), constraint
+        inverse = constraint.right_inverse(value.detach())
+        assert inverse.isfinite().all(), constraint
+        error = (constraint(inverse).double() - value.double()).abs()
+        scale = value.double().abs()
+        if isinstance(constraint, LogInterval):
+            scale = scale * (1 + math.log(constraint.high) - math.log(constraint.low))
+        else:
+            scale = scale + size
+        assert (error <= (2 + inverse.double().abs()) * info.eps * scale).all(), constraint
+        count += 1
+    assert count > 250
