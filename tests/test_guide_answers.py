@@ -243,6 +243,53 @@ def test_a_centred_hierarchy_is_right_for_both_kinds_of_latents(
         assert draws.std()["tau"].item() == pytest.approx(deviation, rel=0.04)
 
 
+class VagueVariance(Joint):
+    mu = dd.Normal(0.0, 100.0)
+    size = dd.InverseGamma(1e-3, 1e-3)
+
+    @site(event_dim=1)
+    def effect(self, mu: Tensor, size: Tensor) -> dd.Normal:
+        return dd.Normal(mu[..., None].expand(*mu.shape, 8), self.deviation_of(size)[..., None])
+
+    @site(event_dim=1)
+    def y(self, effect: Tensor) -> dd.Normal:
+        return dd.Normal(effect, 1.0)
+
+    def deviation_of(self, size: Tensor) -> Tensor:
+        return size.sqrt()
+
+
+class VaguePrecision(VagueVariance):
+    size = dd.Gamma(1e-3, 1e-3)
+
+    def deviation_of(self, size: Tensor) -> Tensor:
+        return size.rsqrt()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [VagueVariance, VaguePrecision])
+def test_a_prior_whose_draws_have_no_size_gives_a_start(kind: Any, dtype: torch.dtype) -> None:
+    y = torch.tensor([-3.1, -0.4, 0.2, 1.0, 1.9, 2.6, 4.0, 6.3], dtype=torch.float64)
+    posterior = kind(dtype=dtype).condition(y=y)
+    guide, found = fitted(posterior, posterior)
+    assert found.converged, found.verdict
+    draws = guide.importance_sample(posterior, 4000)
+    # Given the size, all else is normal: what is left is one integral.
+    log_size = torch.linspace(-12.0, 14.0, 4001, dtype=torch.float64)[:, None]
+    size, variance = log_size.exp(), kind().deviation_of(log_size.exp()).square()
+    precision = len(y) / (variance + 1.0) + 1e-4
+    centre = (y / (variance + 1.0)).sum(-1, keepdim=True) / precision
+    log_p = dd.Normal(centre, (variance + 1.0).sqrt()).log_prob(y).sum(-1, keepdim=True)
+    log_p += dd.Normal(0.0, 100.0).log_prob(centre) - precision.log() / 2
+    weight = (log_p + kind().get_submodule("size").log_prob(size) + log_size).softmax(0)
+    share = variance / (variance + 1.0)
+    effect = (weight * (share * y + (1.0 - share) * centre)).sum(0)
+    torch.testing.assert_close(draws.mean()["effect"].double(), effect, atol=0.06, rtol=0.0)
+    middle = (weight * log_size).sum()
+    ours = draws.transform(log_size=lambda values: values["size"].log()).mean()["log_size"]
+    torch.testing.assert_close(ours.double(), middle, atol=0.05, rtol=0.0)
+
+
 def test_weights_of_a_funnel_add_up_to_its_mass() -> None:
     """The density is normalised, so weights have a mean of one: no part is missed."""
 

@@ -28,6 +28,7 @@ _MIXED = constraints.MixtureSameFamilyConstraint
 _PRIOR_DRAWS = 64
 _ENDS = {"low": "lower_bound", "high": "upper_bound"}
 _UNITS = (1e-9, 1e9)
+_SIZES, _WIDEST = 1e6, 1e15
 _LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
 
 
@@ -151,13 +152,16 @@ class FlatSites(FlatMap):
                 continue  # no draw is legal, or to be had, or one is on the edge of its support
             vectors = found if shape else found[None]
             break
-        ranks = torch.tensor([0.25, 0.5, 0.75], dtype=vectors.dtype, device=vectors.device)
-        low, start, high = vectors.quantile(ranks, 0)
+        ranks = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]).to(vectors)
+        _, low, start, high, _ = vectors.quantile(ranks, 0)
+        smallest, *_, largest = vectors.abs().quantile(ranks, 0)
         # The quartiles of a normal distribution are 1.349 standard deviations apart.
         spread = (high - low) / 1.349
-        is_known = spread.isfinite() & (spread > 0)
+        # Draws of all sizes, as with a variance from InverseGamma(1e-3, 1e-3), have no middle.
+        is_known = (spread > 0) & (spread < _WIDEST) & (largest < _SIZES * smallest)
         spread = torch.where(is_known, spread, torch.ones_like(spread))
-        start = torch.where(start.isfinite(), start, torch.zeros_like(start))
+        is_still = start.isfinite() & (low == high)
+        start = torch.where(is_known | is_still, start, torch.zeros_like(start))
         dtype = self.get_buffer("_start").dtype
         self._buffers.update(_start=start.to(dtype), _spread=spread.to(dtype))
 
@@ -165,9 +169,11 @@ class FlatSites(FlatMap):
         for index, name in enumerate(self._held):
             own = self.held[index]
             if type(own) is Positive and not own.floor and values[name].numel():
-                unit = values[name].median().clamp(*_UNITS)
-                if unit.isfinite():
-                    self.held[index] = InUnits(unit)
+                unit = values[name].median()
+                if 1 / _WIDEST < unit < _WIDEST:
+                    self.held[index] = InUnits(unit.clamp(*_UNITS))
+                else:  # so vague a prior, as Gamma(1e-3, 1e-3), knows no size
+                    values[name] = torch.ones_like(values[name])
 
     def start(self) -> Tensor:
         """The middle of draws from the prior, of shape `(*batch, size)`."""

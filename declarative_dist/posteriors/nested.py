@@ -116,7 +116,7 @@ def nested_laplace(
     held = held.reshape(len(held), -1)
     is_rim = (axes.abs().amax(-1) > axis.max() - _STRETCH / 2).reshape(-1)
     shares = held.mean(1)[uses]
-    shares = (1 - _EVEN) * shares / shares.sum() + _EVEN / len(shares)
+    shares = (1 - _EVEN) * shares / shares.sum() + _EVEN / max(len(shares), 1)
     return rows[uses], shares, float(held[is_rim].sum(0).max())
 
 
@@ -166,7 +166,7 @@ def _invert(curvature: Tensor, is_led: Tensor) -> tuple[Tensor, Tensor]:
     unit = size.rsqrt().masked_fill(is_led, 1.0)
     both = unit[..., None] * unit[..., None, :]
     # A number that is led counts as one of curvature one, and is taken out again.
-    filled = curvature.nan_to_num(0.0) * both + torch.diag_embed(is_led.to(curvature))
+    filled = (curvature * both).nan_to_num(0.0, 0.0, 0.0) + torch.diag_embed(is_led.to(curvature))
     values, vectors = torch.linalg.eigh(filled)
     values = values.abs().clamp_min(1e-4)
     inverse = (vectors / values[..., None, :]) @ vectors.mT * both
