@@ -25,8 +25,8 @@ from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.prior import describe_prior
+from declarative_dist.fields.walk import join
 from declarative_dist.joints.conditioned import Conditioned
-from declarative_dist.latents.flat_params import join
 from declarative_dist.plain.tensors import copy_module
 from declarative_dist.posteriors.guides import NormalGuide
 from declarative_dist.randomness import same_random_numbers

@@ -14,8 +14,8 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import FieldError
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.prior import describe_prior
-from declarative_dist.fields.walk import walk
-from declarative_dist.latents.flat_params import join, trainable
+from declarative_dist.fields.walk import join, walk
+from declarative_dist.latents.flat_params import trainable
 from declarative_dist.latents.named import Reader
 from declarative_dist.plain.tensors import floating_tensors, is_same
 

@@ -37,8 +37,12 @@ def walk(
     skipped = () if priors or declaration is None else declaration.of_prior
     for name, child in module._modules.items():
         if child is not None and name not in skipped:
-            inner = f"{path}.{name}" if path else name
-            yield from walk(child, priors=priors, path=inner, seen=seen)
+            yield from walk(child, priors=priors, path=join(path, name), seen=seen)
+
+
+def join(path: str, name: str) -> str:
+    """The dotted name of what a module at a path has under a name."""
+    return f"{path}.{name}" if path else name
 
 
 def walk_params(module: nn.Module, *, priors: bool = True) -> Iterator[tuple[str, Any, Param]]:

@@ -17,10 +17,11 @@ from torch import Tensor
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.field import current_value, needed_values
+from declarative_dist.fields.walk import join
 from declarative_dist.fitting.clusters import cluster
 from declarative_dist.fitting.losses import FamilyData, Losses, plain_of
 from declarative_dist.fitting.moments import Sample, suggest
-from declarative_dist.latents.flat_params import join, trainable
+from declarative_dist.latents.flat_params import trainable
 from declarative_dist.optimization.rows import Rows
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold

@@ -18,8 +18,9 @@ from declarative_dist.errors import (
     did_you_mean,
     shorten,
 )
+from declarative_dist.fields.walk import join
 from declarative_dist.joints.conditioned import Conditioned
-from declarative_dist.latents.flat_params import join, trainable
+from declarative_dist.latents.flat_params import trainable
 from declarative_dist.latents.named import Values
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.objectives.posterior import NegativeLogPosterior

@@ -13,7 +13,7 @@ from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import DeclarationError
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.param import Param
-from declarative_dist.fields.walk import walk, walk_params
+from declarative_dist.fields.walk import join, walk, walk_params
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
 
@@ -124,11 +124,6 @@ def trainable(latents: nn.Module) -> Iterator[tuple[str, Any, Param, Tensor]]:
     for path, part, field in walk_params(latents, priors=False):
         if field.is_trained(part):
             yield path, part, field, getattr(part, field.raw_name)
-
-
-def join(path: str, name: str) -> str:
-    """The dotted name of a field of a part."""
-    return f"{path}.{name}" if path else name
 
 
 def _without_parameters(latents: nn.Module) -> nn.Module:
