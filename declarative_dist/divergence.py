@@ -27,6 +27,7 @@ from declarative_dist.plain.draws import (
     is_reparametrised,
     rsample_and_score,
     sample_and_score,
+    sum_rightmost,
 )
 from declarative_dist.plain.nests import innermost, is_nest
 from declarative_dist.plain.supports import find_outside
@@ -147,8 +148,7 @@ def _kl_through_nests(p: Any, q: Any) -> Tensor:
         count = p.reinterpreted_batch_ndims
         if count != q.reinterpreted_batch_ndims:
             raise NotImplementedError("their events have different dimensions")
-        inner = _kl_through_nests(p.base_dist, q.base_dist)
-        return inner.flatten(-count).sum(-1) if count else inner
+        return sum_rightmost(_kl_through_nests(p.base_dist, q.base_dist), count)
     for one in (p, q):
         if not any(type(one) in pair for pair in _KL_REGISTRY):
             _check_formula(one)

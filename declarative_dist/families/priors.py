@@ -17,7 +17,7 @@ from declarative_dist.fields.prior import describe_prior
 from declarative_dist.fields.walk import join, walk
 from declarative_dist.latents.flat_params import trainable
 from declarative_dist.latents.named import Reader
-from declarative_dist.plain.tensors import floating_tensors, is_same
+from declarative_dist.plain.tensors import is_same, typical_tensor
 
 Raws = Mapping[str, Tensor]
 """Raw numbers in place of a module's own, by the names of its parameters."""
@@ -65,7 +65,7 @@ def log_prior_of(
                 density = density.reshape(density.shape + (1,) * len(copies))
             total = density if total is None else total + density
     if total is None:
-        like = next(floating_tensors(module), torch.empty(()))
+        like = typical_tensor(module)
         total = torch.zeros((), dtype=like.dtype, device=like.device)
     return total if total.shape == sample + copies else total.expand(sample + copies)
 

@@ -30,6 +30,7 @@ from declarative_dist.fields.sizes import Blueprint, Start, call_with_shape
 from declarative_dist.fields.storage import check_finite, spread, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
+from declarative_dist.plain.draws import sum_rightmost
 from declarative_dist.plain.tracing import is_traced
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class Param(Constrained, Stored):
             raw = values.get(self.raw_name)
             raw = getattr(module, self.raw_name) if raw is None else raw
             terms.append(self.resolved_constraint(module, values).log_volume(raw, value))
-        sums = [term.flatten(lead).sum(-1) if term.ndim > lead else term for term in terms]
+        sums = [sum_rightmost(term, term.ndim - lead) for term in terms]
         return sums[0] + sums[1] if unconstrained else sums[0]
 
     def value(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:

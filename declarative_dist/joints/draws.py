@@ -15,7 +15,7 @@ from declarative_dist.errors import ConstraintError
 from declarative_dist.latents.named import Reader, Values
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.supports import first_outside
-from declarative_dist.plain.tensors import floating_tensors
+from declarative_dist.plain.tensors import typical_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
@@ -96,4 +96,4 @@ def draw_like(distribution: Distribution, value: object = None) -> Tensor:
         with torch.no_grad(), same_random_numbers():
             return distribution.sample()
     except NotImplementedError:  # no sampler
-        return next(floating_tensors(distribution), torch.zeros(()))
+        return typical_tensor(distribution)

@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import Reader, Values
+from declarative_dist.plain.draws import sum_rightmost
 from declarative_dist.plain.tensors import is_floating
 
 
@@ -178,7 +179,7 @@ class FlatMap(nn.Module, ABC):
 def volume(constraint: Constraint, raw: Tensor, value: Tensor, lead: int) -> Tensor:
     """The log of the volume change of one site, summed over all but the first dimensions."""
     log_det = constraint.log_volume(raw, value)
-    return log_det.flatten(lead).sum(-1) if log_det.ndim > lead else log_det
+    return sum_rightmost(log_det, log_det.ndim - lead)
 
 
 def check_volume(constraint: Constraint, subject: str) -> None:

@@ -13,8 +13,9 @@ from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.latents.named import as_value
+from declarative_dist.plain.draws import sum_rightmost
 from declarative_dist.plain.indexing import choose
-from declarative_dist.plain.tensors import floating_tensors
+from declarative_dist.plain.tensors import typical_tensor
 from declarative_dist.plain.tracing import is_traced
 
 
@@ -125,11 +126,6 @@ def check_contexts(contexts: Iterable[Any], subject: str) -> None:
             raise ConstraintError(subject, expected, got, fix, code="wrong-data")
 
 
-def typical_tensor(module: nn.Module) -> Tensor:
-    """A tensor of the dtype and on the device of what a module computes."""
-    return next(floating_tensors(module), torch.zeros(()))
-
-
 @dataclass(frozen=True)
 class Scores:
     """A number for each datum.
@@ -148,9 +144,7 @@ class Scores:
 
     def by_datum(self) -> Tensor:
         """The sum over problems but those that stay apart, of shape `(*data, *copies)`."""
-        if self.problems > self.copies:
-            return self.numbers.flatten(self.copies - self.problems).sum(-1)
-        return self.numbers
+        return sum_rightmost(self.numbers, self.problems - self.copies)
 
     def mean(self) -> Tensor:
         """The mean over data, of shape `(*copies)`."""

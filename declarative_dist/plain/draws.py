@@ -114,7 +114,7 @@ def _score(
     """
     if _is_plain(distribution, Independent):
         value, log_prob = _score(distribution.base_dist, shape, score, is_inverted)
-        return value, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
+        return value, sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
     if not _is_plain(distribution, TransformedDistribution):
         return score(distribution, shape)
     base, transforms = distribution.base_dist, distribution.transforms
@@ -129,7 +129,7 @@ def _score(
     for transform in transforms[count:]:
         before, value = value, transform(value)
         rest = event_dim - transform.domain.event_dim  # torch gives the base enough events
-        log_prob = log_prob - _sum_rightmost(transform.log_abs_det_jacobian(before, value), rest)
+        log_prob = log_prob - sum_rightmost(transform.log_abs_det_jacobian(before, value), rest)
         event_dim = transform.codomain.event_dim + rest
     return value, log_prob
 
@@ -171,5 +171,6 @@ def _is_plain(distribution: Any, kind: type[Distribution]) -> bool:
     return own.rsample is kind.rsample and own.log_prob is kind.log_prob
 
 
-def _sum_rightmost(value: Tensor, count: int) -> Tensor:
-    return value.flatten(-count).sum(-1) if count else value
+def sum_rightmost(value: Tensor, count: int) -> Tensor:
+    """The sum over the last dimensions, or the value itself for a count of none."""
+    return value.flatten(-count).sum(-1) if count > 0 else value

@@ -260,6 +260,11 @@ def floating_tensors(part: Any) -> Iterator[Tensor]:
     return (tensor for tensor in every if tensor.is_floating_point())
 
 
+def typical_tensor(part: Any) -> Tensor:
+    """A tensor of the dtype and on the device of what a module or a plain object computes."""
+    return next(floating_tensors(part), torch.zeros(()))
+
+
 def with_checks(distribution: Any, checks: bool) -> Any:
     """A light copy of a distribution that checks values, or does not; yours stays as it is."""
     new = without_cache(distribution)

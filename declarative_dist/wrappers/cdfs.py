@@ -19,7 +19,7 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import bounds_of, entries_of, support_of
-from declarative_dist.plain.tensors import floating_tensors, map_tensors, tensors_of, with_checks
+from declarative_dist.plain.tensors import map_tensors, tensors_of, typical_tensor, with_checks
 from declarative_dist.wrappers.incomplete import Tails
 
 LOST = 1e-9
@@ -304,7 +304,7 @@ def plain_of(distribution: Distribution, least: torch.dtype = torch.float32) -> 
 
 def like_of(distribution: Distribution) -> Tensor:
     """A tensor in whose dtype and on whose device a distribution computes."""
-    return next(floating_tensors(innermost(distribution)), torch.empty(()))
+    return typical_tensor(innermost(distribution))
 
 
 def tails_of(distribution: Distribution, value: Tensor) -> Tails:
