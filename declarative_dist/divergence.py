@@ -53,9 +53,7 @@ register_kl(Truncated, Truncated)(divergence_of)
 
 
 def kl_divergence(
-    p: AnyDistribution | nn.Module,
-    q: AnyDistribution | nn.Module,
-    num_samples: int | None = None,
+    p: AnyDistribution | nn.Module, q: AnyDistribution | nn.Module, num_samples: int | None = None
 ) -> Tensor:
     """The Kullback-Leibler divergence of q from p, in nats.
 

@@ -133,12 +133,7 @@ def block(positions: list[int], rank: int) -> Index:
 
 
 def _compare(
-    one: Any,
-    many: Any,
-    lead: torch.Size,
-    place: tuple[int, ...],
-    batched: set[str],
-    eps: float,
+    one: Any, many: Any, lead: torch.Size, place: tuple[int, ...], batched: set[str], eps: float
 ) -> Difference | None:
     """The first value that differs; `batched` collects the names of which each has its own."""
     failed = [seen for seen in (one, many) if isinstance(seen, Exception)]

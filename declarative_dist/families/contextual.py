@@ -9,13 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from declarative_dist.errors import (
-    ConstraintError,
-    FieldError,
-    check_count,
-    did_you_mean,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, FieldError, check_count, did_you_mean, shorten
 from declarative_dist.families.building import call_detached
 from declarative_dist.families.clipping import clip_gradient
 from declarative_dist.families.declarative import Declarative

@@ -18,12 +18,7 @@ from torch.distributions import AffineTransform, Distribution, PowerTransform, T
 from declarative_dist.constraints.half_line import Negative, Real
 from declarative_dist.declaration.collect import infer_fields
 from declarative_dist.declaration.metaclass import DeclarativeMeta
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    did_you_mean,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
 from declarative_dist.fields.constant import Constant

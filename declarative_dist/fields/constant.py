@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from typing_extensions import Self
 
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    ExplainedError,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, DeclarationError, ExplainedError, shorten
 from declarative_dist.fields import storage
 from declarative_dist.fields.field import Stored, declaration_of
 from declarative_dist.fields.sizes import Blueprint, Start, as_shape

@@ -12,11 +12,7 @@ from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import FromModule
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.field import Stored, current_value, needed_values
 from declarative_dist.fields.prior import (
     as_prior,

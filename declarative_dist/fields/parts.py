@@ -12,12 +12,7 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 from typing_extensions import Self
 
-from declarative_dist.errors import (
-    ConstraintError,
-    DeclarationError,
-    FieldError,
-    shorten,
-)
+from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.fields import kinds, templates
 from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.field import Field, declaration_of

@@ -53,10 +53,7 @@ class Constrained(Field):
     """Whether the unconstrained numbers start at zero, for nothing is known of their bounds."""
 
     def __init__(
-        self,
-        init: Init | None,
-        constraint: object,
-        shape: int | str | Sequence[int | str] | None,
+        self, init: Init | None, constraint: object, shape: int | str | Sequence[int | str] | None
     ) -> None:
         owner = type(self).__name__
         # What the class holds does not change with the tensor that it was given.

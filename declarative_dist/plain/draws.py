@@ -98,10 +98,7 @@ def center_leave_one_out(values: Tensor) -> Tensor:
 
 
 def _score(
-    distribution: Any,
-    shape: torch.Size,
-    score: Scorer,
-    is_inverted: Callable[[Transform], bool],
+    distribution: Any, shape: torch.Size, score: Scorer, is_inverted: Callable[[Transform], bool]
 ) -> Scored:
     """Draws and densities by a function, pushed through the transforms around what it draws from.
 

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-REFUSALS = (
-    RuntimeError,
-    ValueError,
-    IndexError,
-    TypeError,
-    AssertionError,
-    AttributeError,
-)
+REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError)
 """What torch and Python raise at values and shapes that do not go together."""
 
 BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
