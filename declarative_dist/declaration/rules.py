@@ -15,14 +15,12 @@ from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, 
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import describe_kind
+from declarative_dist.fields.sizes import KEYWORDS
 from declarative_dist.plain.arguments import Argument, alternatives, hides_arguments
 from declarative_dist.words import is_one_edit_from
 
 SETTINGS = ("base", "event_dim", "validate_args")
 """Names in a class body that are no fields."""
-
-KEYWORDS = ("batch_shape", "device", "dtype")
-"""The constructor's own keywords."""
 
 OF_MODULES = frozenset(dir(nn.Module()))
 """What `nn.Module` defines and keeps on instances."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from declarative_dist.declaration.record import Declaration
-from declarative_dist.declaration.rules import KEYWORDS
 from declarative_dist.errors import (
     ConstraintError,
     DeclarationError,
@@ -16,7 +15,7 @@ from declarative_dist.errors import (
     is_count,
     shorten,
 )
-from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.sizes import KEYWORDS, Blueprint
 from declarative_dist.fields.storage import check_floating
 from declarative_dist.fields.templates import nest_values
 

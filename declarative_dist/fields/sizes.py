@@ -25,6 +25,9 @@ from declarative_dist.fields.storage import to_tensor
 if TYPE_CHECKING:
     from declarative_dist.fields.field import Field
 
+KEYWORDS = ("batch_shape", "device", "dtype")
+"""The keywords of every constructor, which a `Blueprint` has under the same names."""
+
 Shape = tuple[int | str, ...]
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from declarative_dist.errors import DeclarationError, ExplainedError
 from declarative_dist.fields.kinds import as_module, is_declarative_class, predicted_kind
-from declarative_dist.fields.sizes import Blueprint
+from declarative_dist.fields.sizes import KEYWORDS, Blueprint
 from declarative_dist.fields.walk import convert, walk
 
 
@@ -65,9 +65,9 @@ def make_part(template: Any, given: Any, blueprint: Blueprint, subject: str) -> 
     with inside(subject):
         if not isinstance(template, type):
             return copy_template(template, blueprint, blueprint.dtype, given).to(blueprint.place)
-        names, settings = size_names(template), ("batch_shape", "device", "dtype")
+        names = size_names(template)
         keywords: dict[str, Any] = {n: size for n, size in blueprint.sizes.items() if n in names}
-        keywords |= {s: getattr(blueprint, s) for s in settings if getattr(blueprint, s)}
+        keywords |= {k: getattr(blueprint, k) for k in KEYWORDS if getattr(blueprint, k)}
         return template(**{**keywords, **(given or {})})
 
 
