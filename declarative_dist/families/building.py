@@ -64,18 +64,17 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
         if declaration.has_parts:
             parts = (value for value in values.values() if isinstance(value, Distribution))
             checks = checks and all(part._validate_args for part in parts)
-    distribution: Distribution
     if declaration.make is None:
         method, subject = partial(declaration.base, module), f"{declaration.owner}.base"
         distribution = build_by_method(method, values, Distribution, subject)
-    elif checks and declaration.has_derived_input:
-        distribution = declaration.base(**values)
+        if switch is not None:  # the method may return an object of yours
+            distribution = with_checks(distribution, checks)
     else:
-        distribution = declaration.make(**values, validate_args=False)
-    if declaration.make is not None:
+        if checks and declaration.has_derived_input:
+            distribution = declaration.base(**values)
+        else:
+            distribution = declaration.make(**values, validate_args=False)
         distribution._validate_args = checks
-    elif switch is not None:  # a method may return an object of yours
-        distribution = with_checks(distribution, checks)
     if declaration.event_dim is None:
         return distribution
     return with_event_dim(distribution, declaration.event_dim, f"{declaration.owner}.event_dim")
