@@ -82,15 +82,15 @@ class DeclaredState(AtomicState):
                 raise StateMismatchError(subject, expected, got, fix)
         declaration = self.__declaration__
         is_assigned = local_metadata.get("assign_to_params_buffers")
-        exact = []
+        exact = []  # constants at their start, which has digits that another dtype has lost
         for field in declaration.stored:
             tensor = state_dict.get(f"{prefix}{field.stored_name}")
             now = find_tensor(self, field.stored_name)
             if isinstance(tensor, Tensor) and now is not None:
                 is_changed = tensor.dtype != now.dtype and not is_assigned
                 if is_changed and not (is_traced(tensor) or is_shard(tensor)):
-                    is_exact = not field.is_learned and field.is_at_start(self, tensor)
-                    exact += [field] if is_exact else []
+                    if not field.is_learned and field.is_at_start(self, tensor):
+                        exact.append(field)
                     tensor = to_tensor(tensor, field.subject(self), now.dtype)
                 field.check_stored(self, tensor)
         is_all = declaration.tied_names and not self._modules  # nothing of it is loaded later
@@ -118,8 +118,8 @@ class DeclaredState(AtomicState):
                 now = find_tensor(part, field.stored_name)
                 if now is not None and fn(now.new_empty(0)).dtype != now.dtype:
                     field.check_stored(part, fn(now.detach()), now.detach())
-                    is_exact = not field.is_learned and field.is_at_start(part)
-                    exact += [(part, field)] if is_exact else []
+                    if not field.is_learned and field.is_at_start(part):
+                        exact.append((part, field))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for part, field in exact:
             field.reset(part, {})
