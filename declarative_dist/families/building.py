@@ -52,9 +52,8 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
     """The distribution that a declared family's base makes of the values that it takes."""
     owner: Any = module
     declaration = owner.__declaration__
-    paddings = owner.__dict__["_paddings"]
-    if paddings:
-        line_up_all(values, paddings)
+    if owner.__dict__["_alignment"]:
+        line_up_all(values, owner.__dict__["_alignment"])
     # What the instance says about checks, or else its class body; None to follow torch.
     switch: bool | None = owner.__dict__.get("_validate_args")
     switch = declaration.validates if switch is None else switch

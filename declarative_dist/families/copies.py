@@ -31,7 +31,7 @@ from declarative_dist.fields.sizes import Blueprint
 
 def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:
     """Install all fields on a new instance, and return their values."""
-    vars(module).update(_copies=blueprint.batch_shape, _ndims={}, _padding=0, _paddings=())
+    vars(module).update(_copies=blueprint.batch_shape, _ndims={}, _padding=0, _alignment=())
 
     def install(field: Field, values: dict[str, Any]) -> Any:
         field.bind(module, blueprint, values)
@@ -90,7 +90,7 @@ def arrange(module: Any, padding: int = 0, *, is_owned: bool = False) -> None:
     depth = max([*own.values(), *mapped.values()], default=0) + padding
     ndims, fields = ndims_of(module), module.__declaration__.fields
     vars(module)["_padding"] = padding
-    vars(module)["_paddings"] = [
+    vars(module)["_alignment"] = [
         (name, ndims[name], ndims[name] + depth - ndim)
         for name, ndim in own.items()
         if ndim < depth and name in ndims and not fields[name].is_part

@@ -83,6 +83,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     __keywords__: ClassVar[tuple[str, ...]] = ()
     """Keywords of the constructor beside the ones that every declarative class takes."""
 
+    # Entries of `vars(self)`, whose names no field may take: docs/inside.md says what each holds.
     _starts: dict[str, Any]
     _biases: dict[str, Tensor]
     _constants: dict[str, Any]
@@ -91,7 +92,7 @@ class Declarative(DeclaredValues, metaclass=DeclarativeMeta):
     _copies: torch.Size
     _ndims: dict[str, int]
     _padding: int
-    _paddings: Sequence[tuple[str, int, int]]
+    _alignment: Sequence[tuple[str, int, int]]
     _is_built: bool
     _is_whole: bool
 

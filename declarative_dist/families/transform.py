@@ -58,7 +58,7 @@ class LearnableTransform(Declarative):
         """Build the current transform from the current values."""
         declaration = self.__declaration__
         values = declaration.base_values(self)
-        line_up_all(values, self.__dict__["_paddings"])
+        line_up_all(values, self.__dict__["_alignment"])
         subject = f"{type(self).__name__}.base"
         make: Any = declaration.make or partial(declaration.base, self)
         transform = build_by_method(make, values, Transform, subject)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 
-def line_up_all(values: dict[str, Any], paddings: Iterable[tuple[str, int, int]]) -> None:
+def line_up_all(values: dict[str, Any], alignment: Iterable[tuple[str, int, int]]) -> None:
     """Line up values in their place, by name, dimensions behind the lead, and as many to be."""
-    for name, own, ndim in paddings:
+    for name, own, ndim in alignment:
         values[name] = line_up(values[name], own, ndim)
 
 
