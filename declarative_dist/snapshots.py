@@ -23,7 +23,7 @@ def snapshot(distribution: Any) -> Any:
         FieldError: for a conditional, which is none before there is a context.
     """
     if isinstance(distribution, Conditional):
-        distribution.entropy()
+        distribution.entropy()  # which raises it
     return distribution() if isinstance(distribution, (Variational, Joint)) else distribution
 
 
