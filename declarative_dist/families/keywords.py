@@ -37,7 +37,7 @@ def blueprint_of(
         if name not in fields:
             sizes[name] = _as_size(declaration, name, value, others)
         elif value is not None:
-            given[name] = fields[name].source(value, f"{subject}.{name}")
+            given[name] = fields[name].as_source(value, f"{subject}.{name}")
     if dtype is not None:
         check_floating(dtype, f"{subject}(dtype=)")
     place = None if device is None else torch.device(device)

@@ -89,12 +89,12 @@ class Constant(Stored):
             constant.event_names = () if argument is None else argument.event_names()
             return constant
         try:
-            constant.init = constant.source(self.init, owner.subject(self.name))
+            constant.init = constant.as_source(self.init, owner.subject(self.name))
         except ExplainedError as error:
             raise DeclarationError(*error.args, code=error.code) from error
         return constant
 
-    def source(self, value: Any, subject: str) -> Any:
+    def as_source(self, value: Any, subject: str) -> Any:
         """A value with all its digits: a number, a tensor, or a Python object as you gave it.
 
         Raises:
@@ -198,7 +198,7 @@ class Constant(Stored):
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
-        new = self.source(value, subject)
+        new = self.as_source(value, subject)
         if new is None:
             raise ConstraintError(subject, self._expected, "None", code="wrong-argument")
         now = storage.find_tensor(module, self.name)

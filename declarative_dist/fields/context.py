@@ -179,9 +179,9 @@ class Head(FromContext):
         chain = owner.chains[self.name]
         bound = next((field for field in chain if field.is_given), None)
         self.starts_at_zero = bound is not None
-        self.source(self.init, owner.subject(self.name))
+        self.as_source(self.init, owner.subject(self.name))
 
-    def source(self, value: Any, subject: str) -> Any:
+    def as_source(self, value: Any, subject: str) -> Any:
         if self.starts_at_zero and value is not None:
             expected = "no init, for its bounds come with each call"
             fix = "Leave it out: its unconstrained numbers start at 0, as of a midpoint."

@@ -175,7 +175,7 @@ class Field(ABC):
                 got = f"the site {needed.name!r}"
                 raise owner.error(self.name, expected, got, fix, code="field-order")
 
-    def source(self, value: Any, subject: str) -> Any:
+    def as_source(self, value: Any, subject: str) -> Any:
         """A value as a constructor was given it, in a form that `bind` takes."""
         expected, fix = f"no assignment to {self.label}", self.advice(subject.partition(".")[0])
         raise FieldError(subject, expected, "a value", fix, code="no-assignment")
@@ -194,7 +194,7 @@ class Field(ABC):
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         """Check a new value and return what `commit` stores; the instance stays as it was."""
-        return Field.source(self, value, self.subject(module))
+        return Field.as_source(self, value, self.subject(module))
 
     def commit(self, module: nn.Module, prepared: Any) -> None:
         """Store what `prepare` returned."""

@@ -200,7 +200,7 @@ class Param(Constrained, Stored):
             return self._forward(raw)
         return self.resolved_constraint(module, values).forward(raw)
 
-    def source(self, value: Any, subject: str) -> Any:
+    def as_source(self, value: Any, subject: str) -> Any:
         return as_source(value, subject)
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Tensor:

@@ -119,7 +119,7 @@ class Nested(Field):
             if isinstance(item, Mapping) and kinds.is_declarative_class(template):
                 fields = template.__declaration__.fields
                 for name in fields.keys() & item.keys():
-                    source = fields[name].source(item[name], f"{template.__name__}.{name}")
+                    source = fields[name].as_source(item[name], f"{template.__name__}.{name}")
                     yield from fields[name].known_sizes(source)
 
     def built_sizes(self, given: Any) -> Iterable[tuple[str, int]]:
@@ -148,7 +148,7 @@ class Nested(Field):
             return zip(self.templates, repeat(None), strict=False)
         return zip(chain(self.templates, repeat(None)), given, strict=False)
 
-    def source(self, value: Any, subject: str) -> list[Any] | None:
+    def as_source(self, value: Any, subject: str) -> list[Any] | None:
         if value is None:
             return None
         return self._check_items(value, self.templates, subject)
