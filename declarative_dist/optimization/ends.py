@@ -50,11 +50,12 @@ class Ends:
     def lost(self) -> Tensor:
         """The numbers of problems whose loss is lost in rounding: a mask `(problems, numbers)`.
 
-        Numbers move by a few roundings, all up, or up and down by turns.
+        Numbers move by a few roundings, all up, or, where there are several, up and down by turns.
         """
         nudges = (self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
         signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
-        is_lost = self._is_lost([n * s * nudges for n in (1, 2, 3, 5) for s in (1, signs)])
+        ways = (torch.ones_like(signs), signs)[: nudges.shape[1]]
+        is_lost = self._is_lost([n * way * nudges for n in (1, 2, 3, 5) for way in ways])
         return is_lost[:, None] & ~self._newton.held
 
     @cached_property

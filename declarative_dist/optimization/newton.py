@@ -151,23 +151,14 @@ class Newton(Optimizer):
         return 4 * self.eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
 
     def _find_model(self, closure: Closure) -> Model:
-        is_first, rows = self.evaluations == 0, self.rows
-        walls = self._find_walls(closure) if is_first else None
+        rows, point = self.rows, self.rows.read()
         with torch.enable_grad():
+            known = None if self.evaluations else self._look(closure, point)
             self.evaluations += 1
-            losses = rows.losses(closure)
-            gradient = rows.differentiate(losses, create_graph=True)
-            if walls is not None:
-                self.held = walls[0] & (gradient < 0) | walls[1] & (gradient > 0)
-            # The largest number knows the units: in large ones all gradients are small.
-            point, free = rows.read(), gradient.detach().masked_fill(self.held, 0.0)
-            gain = free.abs().amax(1) * (1 + point.abs().amax(1))
-            is_small = (gain <= self._tolerance * (1 + losses.abs())).all()
-            self.is_closed = bool(self.trusts_start and is_first and is_small)
+            losses = rows.losses(closure) if known is None else known[0]
+            gradient = rows.differentiate(losses, create_graph=True) if known is None else known[1]
             columns = [
-                rows.differentiate(column)
-                if column.requires_grad and not self.is_closed
-                else torch.zeros_like(gradient)
+                rows.differentiate(column) if column.requires_grad else torch.zeros_like(gradient)
                 for column in gradient.unbind(1)
             ]
         hessian = torch.stack(columns, 2).double()
@@ -176,22 +167,50 @@ class Newton(Optimizer):
             self.held, self.eps,
         )  # fmt: skip
 
-    def _find_walls(self, closure: Closure) -> Tensor:
+    def _look(self, closure: Closure, point: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Look for walls around the start; loss and gradient there, if it is the answer already.
+
+        That is where all gradients of a problem are small, or some are, and the others point back
+        four roundings further down.
+        """
+        walls, rows = self._find_walls(closure), self.rows
+        if walls is None and not self.trusts_start:
+            return None
+        losses = rows.losses(closure)
+        gradient = rows.differentiate(losses)
+        if walls is not None:
+            self.held = walls[0] & (gradient < 0) | walls[1] & (gradient > 0)
+        free, scale = gradient.masked_fill(self.held, 0.0), 1 + losses.detach().abs()
+        # The largest number knows the units: in large ones all gradients are small.
+        gain = free.abs() * (1 + point.abs().amax(1, keepdim=True))
+        is_small = gain <= self._tolerance * scale[:, None]
+        if self.trusts_start and is_small.any(1).all() and not is_small.all():
+            self.evaluations += 1
+            rows.write(point - 4 * self.eps * point.abs() * free.sign())
+            nudged = rows.losses(closure)
+            is_level = (nudged - losses).abs() <= self.eps**0.5 * scale
+            is_small |= (rows.differentiate(nudged) * free < 0) & is_level[:, None]
+            rows.write(point)
+        self.is_closed = bool(self.trusts_start and is_small.all())
+        return (losses, gradient) if self.is_closed else None
+
+    def _find_walls(self, closure: Closure) -> Tensor | None:
         """Which numbers can't rise, and which can't fall, for there data are outside of a support.
 
-        A mask of shape `(2, problems, numbers)`.
+        A mask of shape `(2, problems, numbers)`; None where supports have no learned ends.
         """
+        if self.rows.find_refused(closure) is None:
+            return None
         point = self.rows.read()
         walls = torch.zeros((2, *point.shape), dtype=torch.bool, device=point.device)
-        if self.rows.find_refused(closure) is not None:
-            step = self.eps**0.5 * (1 + point.abs())
-            for side, sign in enumerate((1, -1)):
-                for number in range(self.rows.numbers):
-                    moved = point.clone()
-                    moved[:, number] += sign * step[:, number]
-                    self.rows.write(moved)
-                    walls[side, :, number] = torch.as_tensor(self.rows.find_refused(closure))
-            self.rows.write(point)
+        step = self.eps**0.5 * (1 + point.abs())
+        for side, sign in enumerate((1, -1)):
+            for number in range(self.rows.numbers):
+                moved = point.clone()
+                moved[:, number] += sign * step[:, number]
+                self.rows.write(moved)
+                walls[side, :, number] = torch.as_tensor(self.rows.find_refused(closure))
+        self.rows.write(point)
         return walls
 
     def _search(

@@ -92,6 +92,8 @@ class Rows:
         try:
             refused = self.find_refused(closure)
             if refused is not None:
+                if refused.all():
+                    return nowhere
                 self.write(torch.where(refused[:, None], fallback, matrix))
             losses = self.losses(closure)
         except REFUSALS:
