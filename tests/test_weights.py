@@ -278,3 +278,20 @@ def test_one_number_for_all_data_has_no_weights() -> None:
     )
     with pytest.raises(ConstraintError, match=r"for all data, as total_size=None says"):
         each(X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("end", ["max", "tiny"])
+def test_weights_whose_sum_is_beyond_the_dtype(dtype: torch.dtype, end: str) -> None:
+    x = tensor([1.0, 2.0, 4.0, 8.0, 3.0], dtype=dtype)
+    shares = tensor([1.0, 0.5, 0.0, 1.0, 0.25], dtype=torch.float64)
+    weights = (getattr(torch.finfo(dtype), end) * shares).to(dtype)
+    shares = weights.double() / weights.double().max()
+    shares = shares / shares.sum()
+    objective = NegativeLogLikelihood(learnable(dd.Normal(tensor(0.0, dtype=dtype), 1.0)))
+    expected = -(shares * dd.Normal(0.0, 1.0).log_prob(x.double())).sum()
+    close = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 0.0}
+    torch.testing.assert_close(objective(x, weights=weights).double(), expected, **close)
+    fit(objective, (x, {"weights": weights}), progress=False)
+    found = next(iter(objective.parameters()))
+    torch.testing.assert_close(found.double(), (shares * x.double()).sum(), **close)

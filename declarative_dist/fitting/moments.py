@@ -40,7 +40,8 @@ class Sample:
         self, values: Tensor, weights: Tensor, event_dim: int = 0, grain: float = 0.0
     ) -> None:
         self.values = values
-        self.weights = weights / weights.sum(0).clamp_min(_LEAST)
+        shares = weights / weights.amax(0).clamp_min(_LEAST)
+        self.weights = shares / shares.sum(0).clamp_min(_LEAST)
         self.event_dim = event_dim
         self.grain = grain
 

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, constraints
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.constraints.half_line import Positive
+from declarative_dist.constraints.half_line import Exp, Positive
 from declarative_dist.constraints.scalar import Scalar, is_open
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
@@ -29,6 +29,9 @@ _PRIOR_DRAWS = 64
 _ENDS = {"low": "lower_bound", "high": "upper_bound"}
 _UNITS = (1e-9, 1e9)
 _SIZES, _WIDEST = 1e6, 1e15
+_WIDE = 1e3
+"""The upper over the lower quartile of a prior from where on positive numbers are logarithms."""
+
 _LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
 
 
@@ -58,11 +61,23 @@ class InUnits(Positive):
         return super().log_abs_det_jacobian(raw, value) + self.unit.to(raw.dtype).log()
 
 
+class InLogs(Exp):
+    """Positive numbers through their logarithm, with less and less mass beyond those of a dtype.
+
+    There the value moves no more, so that a density of values alone would go on without end.
+    """
+
+    def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
+        inside = super().log_abs_det_jacobian(raw, value)
+        return inside - (raw - inside).abs()
+
+
 class FlatSites(FlatMap):
     """The map from vectors to values of the sites of a joint distribution held at data.
 
     Supports are read from one draw, and a constraint is inferred for each; positive numbers are
-    counted in units of the middle of their prior. A support with bounds that depend on the values
+    counted in units of the middle of their prior, or learned through their logarithm where that
+    prior spans several orders of magnitude. A support with bounds that depend on the values
     of other sites, or on parameters in training, is read again for every vector. The start is the
     middle of draws from the prior, and the spread theirs.
 
@@ -169,11 +184,15 @@ class FlatSites(FlatMap):
         for index, name in enumerate(self._held):
             own = self.held[index]
             if type(own) is Positive and not own.floor and values[name].numel():
-                unit = values[name].median()
-                if 1 / _WIDEST < unit < _WIDEST:
-                    self.held[index] = InUnits(unit.clamp(*_UNITS))
-                else:  # so vague a prior, as Gamma(1e-3, 1e-3), knows no size
+                ordered, unit = values[name].sort(0).values, values[name].median()
+                low, high = ordered[len(ordered) // 4], ordered[-len(ordered) // 4]
+                if not 1 / _WIDEST < unit < _WIDEST:
+                    # So vague a prior, as Gamma(1e-3, 1e-3), knows no size.
                     values[name] = torch.ones_like(values[name])
+                elif (high > _WIDE * low).any():
+                    self.held[index] = InLogs(guard=False)
+                else:
+                    self.held[index] = InUnits(unit.clamp(*_UNITS))
 
     def start(self) -> Tensor:
         """The middle of draws from the prior, of shape `(*batch, size)`."""

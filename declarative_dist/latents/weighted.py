@@ -16,7 +16,8 @@ from declarative_dist.latents.named import Values, as_value, check_lead
 from declarative_dist.latents.pareto import smooth, tail_shape
 
 UNSETTLED = "The search for the best guide did not settle."
-"""A doubt that leaves no trust in draws, whatever their weights are."""
+TOO_COARSE = "is too coarse there: use a wider one, or other units."
+"""Ends of doubts that leave no trust in draws, whatever their weights are."""
 
 _FEWEST = 2
 
@@ -107,7 +108,13 @@ class WeightedDraws:
 
     def std(self) -> Values:
         """The standard deviation by site, of shape `(*batch, *event)`."""
-        return {n: self._variance(v.double()).sqrt().to(v.dtype) for n, v in self._floating()}
+        found: Values = {}
+        for name, value in self._floating():
+            centred, unit = self._centre(value.double())
+            left = 1 - self._like(self.weights.square().sum(0)[None], value)[0]
+            variance = self._sum(centred.square()) / left.clamp_min(1e-12)
+            found[name] = (unit * variance.sqrt()).to(value.dtype)
+        return found
 
     def quantile(self, probability: float | Sequence[float] | Tensor) -> Values:
         """Quantiles by site.
@@ -184,13 +191,15 @@ class WeightedDraws:
         It begins with "good" where k-hat is below 0.5, and below 0.55 for the squares of every
         quantity, and all means and standard deviations are known to 2.5 %; with "usable, not
         good"; or with "unreliable", where k-hat is above 0.6, an error above 10 %, few draws
-        count, a quantity is infinite, or the search for a guide has not settled.
+        count, a quantity is infinite, the search for a guide has not settled, or the dtype is too
+        coarse.
         """
         tail, mean, sd = self._worst()
         of_weights = step_of_weights(self.k_hat, self.ess, self.num_samples)
         of_errors = step_of(max(mean[0], sd[0]), ERROR)
         said, worst = list(self.doubts), max(mean, sd)[1]
-        step = 2 if UNSETTLED in said else max(of_weights, of_errors, int(bool(said)))
+        is_hopeless = any(doubt.endswith((UNSETTLED, TOO_COARSE)) for doubt in said)
+        step = 2 if is_hopeless else max(of_weights, of_errors, int(bool(said)))
         if of_weights > 1:
             said.append(
                 "The draws miss part of the target: use other coordinates, more draws, or a "
@@ -234,10 +243,14 @@ class WeightedDraws:
     def _sum(self, value: Tensor) -> Tensor:
         return (self._like(self.weights, value) * value).sum(0)
 
-    def _variance(self, value: Tensor) -> Tensor:
-        share = 1 - self._like(self.weights.square().sum(0)[None], value)[0]
-        centred = value - self._sum(value)
-        return self._sum(centred.square()) / share.clamp_min(1e-12)
+    def _centre(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """How far draws of any weight are from the mean, and in which unit: the largest is one.
+
+        So the squares of very large and very small numbers are numbers, too.
+        """
+        centred = (value - self._sum(value)).where(self._like(self.weights, value) > 0, 0.0)
+        unit = centred.abs().amax(0)
+        return centred / unit.where(unit > 0, 1.0), unit
 
     def _quantile(self, value: Tensor, ranks: Tensor) -> Tensor:
         ordered, order = value.sort(0)
@@ -260,15 +273,15 @@ class WeightedDraws:
         for name, value in self._floating():
             if not value.numel():
                 continue
-            wide = value.detach().double()
-            centred = (wide - self._sum(wide)).reshape(*self.weights.shape, -1)
+            wide = value.detach().double().reshape(*self.weights.shape, -1)
+            centred, unit = self._centre(wide)
             weights, squares = self.weights[..., None].to(wide), centred.square()
             variance = (weights * squares).sum(0)
             equal = squares.gather(0, index.to(wide.device).expand_as(squares))
             logs = torch.stack([(weights * squares).log(), equal.log()], 1)
             error = (weights * centred).square().sum(0).sqrt() / variance.sqrt()
             error_of_sd = (weights * (squares - variance)).square().sum(0).sqrt() / (2 * variance)
-            moves = variance.sqrt() > 1e-12 * wide.abs().amax(0).reshape(variance.shape)
+            moves = unit * variance.sqrt() > 1e-12 * self._sum(wide.abs())
             is_known = variance.isfinite()
             shape = tail_shape(logs).amax(0).where(is_known & moves, 0.0)
             errors = [

@@ -67,6 +67,7 @@ class Weights:
                 expected = "weights that are finite, zero or above, and not all zero in a copy"
                 raise ConstraintError(subject, expected, shorten(found), code="wrong-data")
             self._is_positive = bool((found > 0).all())
+        self.flat = self.flat / self.flat.amax(0)  # or their sum may be beyond the dtype
 
     def replace(self, value: Tensor) -> Tensor:
         """A value `(*data, *batch, *event)` in which nothing of zero weight is left."""

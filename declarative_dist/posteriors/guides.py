@@ -19,12 +19,7 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.half_line import Exp
 from declarative_dist.constraints.matrix import unpack_lower
-from declarative_dist.errors import (
-    DeclarationError,
-    check_count,
-    check_positive,
-    shorten,
-)
+from declarative_dist.errors import DeclarationError, check_count, check_positive, shorten
 from declarative_dist.families.comparison import COUNT
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.probe import check_target
@@ -42,7 +37,13 @@ from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.posteriors.gaussian import Gaussian
 from declarative_dist.posteriors.modes import RESTARTS, SAME, Modes, find_modes
 from declarative_dist.posteriors.pushed import PushedNormal
-from declarative_dist.posteriors.sampling import MOST_OF_A_FACTOR, Mixture, components_of, weigh
+from declarative_dist.posteriors.sampling import (
+    MOST_OF_A_FACTOR,
+    Mixture,
+    components_of,
+    describe_losses,
+    weigh,
+)
 from declarative_dist.posteriors.search import Density, bound_of
 
 _EXP = Exp()
@@ -248,6 +249,7 @@ class NormalGuide(AtomicState, NamedModule):
             else:
                 vectors, log_weights, self._mixture = weigh(density, components, count, seed)
             values = self.flat(vectors.to(self.center.dtype))
+        doubts += describe_losses(density, vectors, values, log_weights)
         return WeightedDraws(values, log_weights, doubts=doubts, notes=notes, dims=self.flat.dims)
 
     def _density_of(self, log_joint: object) -> Density:

@@ -48,8 +48,8 @@ _ROUNDING = 1e-4
 
 UNTRIED = "No other start was tried."
 
-_WIDEST = 1e9
-"""Deviations beyond this have run away."""
+_WIDEST = 1e10
+"""Deviations beyond this have run away, in units of the declared start's."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def find_modes(
         tolerance: a search is settled where a cycle gains fewer nats than this.
     """
     score(density, start.loc[None])  # a mistake is best told of one draw
-    search = Search(density, start[None], tolerance, _FEWER)
-    losses, count = _run(search), 0
+    search, widest = Search(density, start[None], tolerance, _FEWER), _WIDEST * around.deviations
+    losses, count = _run(search, widest), 0
     points = [start.loc[None]]
     for _ in range(_ROUNDS if restarts else 0):
         best, level = search.rows[:1], search.bounds[0]
@@ -147,11 +147,11 @@ def find_modes(
         count += len(centres)
         starts = Gaussian(centres, best.scale.expand(len(centres), *around.scale.shape))
         search = Search(density, stack([search.rows, starts]), tolerance, _FEWER)
-        losses += _run(search)
+        losses += _run(search, widest)
         if not (search.bounds[0] > level + SAME).any():
             break  # else they have to begin around a better place
     search = Search(density, search.rows, tolerance, 4 * _FEWER)  # the last word, on more draws
-    losses += _run(search)
+    losses += _run(search, widest)
     seen = torch.cat([*points, search.rows.loc])
     is_mode = _is_apart(search)
     is_mode[1:] &= search.is_settled[1:] & (search.bounds[1:] > search.bounds[0] - _TOLD)
@@ -167,15 +167,19 @@ def find_modes(
     )
 
 
-def _run(search: Search) -> list[float]:
+def _run(search: Search, widest: Tensor) -> list[float]:
     """Go on with the best rows that are apart, fewer and fewer, until no cycle gains anything.
+
+    Args:
+        search: the rows.
+        widest: deviations `(*copies, size)` beyond which a row has run away.
 
     Returns:
         Minus the best bound after each cycle, summed over copies.
     """
     losses, most = [-float(search.bounds[0].sum())], len(search.rows)
     for _ in range(_LONGEST):
-        is_wide = (search.rows.deviations > _WIDEST).any(-1)
+        is_wide = (search.rows.deviations > widest).any(-1)
         if is_wide[0].any() or search.is_over.all():
             break
         search.cycle()

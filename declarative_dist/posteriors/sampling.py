@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from declarative_dist.latents.weighted import UNSETTLED, WeightedDraws
+from declarative_dist.latents.named import Values
+from declarative_dist.latents.weighted import TOO_COARSE, UNSETTLED, WeightedDraws
 from declarative_dist.posteriors.gaussian import DEGREES, Gaussian, pick_where, stack
 from declarative_dist.posteriors.modes import SAME, UNTRIED, Modes
 from declarative_dist.posteriors.nested import nested_laplace, rank_numbers
@@ -33,6 +34,12 @@ _MOST_OF_A_GRID = 100
 
 MOST_OF_A_FACTOR = 400
 """Above so many numbers Gaussians have no correlations."""
+
+_ROUNDED, _CRUDE, _AT_END, _WITHOUT = 0.05, 0.2, 0.005, 0.02
+"""The most weight on draws of one number, where means still hold and where they don't, the most on
+the last number of a dtype, and the largest share of draws at which a log density is NaN."""
+
+_COARSE = TOO_COARSE.replace("too ", "")
 
 UNSEEN = "A mode that no draw and no start has visited would not show."
 """What every verdict on draws leaves open."""
@@ -134,6 +141,48 @@ class Mixture:
             both = torch.logaddexp(row.log_prob_of_noise(noise), row.log_prob_of_twin(noise))
             parts.append(both + torch.tensor(share / 2, dtype=both.dtype).log())
         return torch.stack(parts).logsumexp(0)
+
+
+def describe_losses(
+    density: Density, vectors: Tensor, values: Values, log_weights: Tensor
+) -> list[str]:
+    """Where a dtype or a density has no numbers for what may hold much, in sentences.
+
+    Draws differ. Where their values don't, they are rounded to one number, or held at the last
+    one, beyond which nobody knows how much there is.
+
+    Args:
+        density: the log density of vectors.
+        vectors: draws, of shape `(num_samples, *copies, size)`.
+        values: the same by site, of shape `(num_samples, *copies, *event)`.
+        log_weights: of shape `(num_samples, *copies)`.
+    """
+    said, shares = [], log_weights.softmax(0)[..., None]
+    for name, value in values.items():
+        ordered, order = value.reshape(*log_weights.shape, -1).sort(0)
+        held = shares.expand_as(ordered).gather(0, order)
+        is_new = torch.ones_like(ordered, dtype=torch.bool)
+        is_new[1:] = ordered[1:] != ordered[:-1]
+        group = is_new.cumsum(0) - 1
+        count = torch.zeros_like(held).scatter_add_(0, group, torch.ones_like(held))
+        tied = torch.zeros_like(held).scatter_add_(0, group, held).where(count > 1, 0.0)
+        # Some entries never move, such as the diagonal of a correlation matrix.
+        tied = tied.where(group[-1:] > 0, 0.0)
+        ends = [tied[0], tied.gather(0, group[-1:])[0]]
+        inside = tied.scatter(0, group[-1:], 0.0)[1:]
+        at_ends, within = (float(each.max()) for each in (ends[0] + ends[1], inside))
+        if within > _ROUNDED:
+            what = f"{within:.0%} of the weight has {name} at one number: {value.dtype}"
+            said.append(f"{what} {TOO_COARSE if within > _CRUDE else _COARSE}")
+        elif at_ends > _AT_END:
+            what = f"{at_ends:.1%} of the weight has {name} at the last number"
+            said.append(f"{what} of {value.dtype}: what lies beyond is lost.")
+    missing = vectors[log_weights.isinf().reshape(len(vectors), -1).any(1)]
+    if len(missing):
+        is_nan = score(lambda each: density(each).isnan().double(), missing)[0] > 0
+        if (lost := float(is_nan.sum(0).max()) / len(vectors)) > _WITHOUT:
+            said.append(f"The log density is NaN at {lost:.0%} of the draws: it is lost there.")
+    return said
 
 
 def weigh(

@@ -39,8 +39,9 @@ _JUMPS = 8
 _STEPS = 20
 """How many steps of Newton's method, and evaluations of L-BFGS, a cycle has at most."""
 
-_FIRM, _LONG = 100.0, 30.0
-"""How much a step of Newton's method may change a precision, and how far it may go."""
+_FIRM, _LONG, _LONGER = 100.0, 30.0, 10.0
+"""How much a step of Newton's method may change a precision, how far the first one may go, and how
+much further each one may that follows a better one."""
 
 _SMALL = 3e-3
 """A gradient, in nats per unit of the row, where L-BFGS has nothing left to do."""
@@ -129,8 +130,8 @@ class Search:
     def _jump(self) -> Tensor:
         """Go where slope and curvature point to while that is better; minus the bounds there."""
         values, slopes = self._look(self.rows)
-        for _ in range(_JUMPS):
-            found = self._newton(slopes)
+        for jump in range(_JUMPS):
+            found = self._newton(slopes, _LONG * _LONGER**jump)
             new_values, new_slopes = self._look(found)
             better = new_values < values
             gained = torch.where(better, values - new_values, 0.0)
@@ -141,16 +142,17 @@ class Search:
                 break
         return values
 
-    def _newton(self, slopes: Tensor) -> Gaussian:
+    def _newton(self, slopes: Tensor, reach: float) -> Gaussian:
         """The Gaussian whose mean gradient is zero, if the curvature is everywhere as it is here.
 
-        The mean curvature is that of gradients against the noise, by Stein's lemma.
+        The mean curvature is that of gradients against the noise, by Stein's lemma. No number goes
+        further than the reach, in units of the rows.
         """
         noise = _for_all_rows(self._noise, self.rows.loc)
         turned = self.rows.pull_back(slopes)
         slope = turned.mean(0).nan_to_num(0.0)[..., None]
         if self.rows.is_diagonal:
-            values = -(turned * noise).mean(0).nan_to_num(0.0).abs().clamp(1 / _FIRM, _FIRM)
+            values = (turned * noise).mean(0).nan_to_num(0.0).abs().clamp(1 / _FIRM, _FIRM)
             step, scale = slope[..., 0] / values, self.rows.scale * values.rsqrt()
         else:
             both = torch.einsum("s...i,s...j->...ij", turned, noise).nan_to_num(0.0)
@@ -159,7 +161,7 @@ class Search:
             axes = axes * values.rsqrt()
             step, axes = (axes @ (axes.mT @ slope)).squeeze(-1), self.rows.scale @ axes
             scale = torch.linalg.cholesky_ex(axes @ axes.mT).L
-        return Gaussian(self.rows.move(step.clamp(-_LONG, _LONG)), scale)
+        return Gaussian(self.rows.move(step.clamp(-reach, reach)), scale)
 
     def _objective(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """What the bound on the fixed draws has lost, and its gradient, in today's units."""
