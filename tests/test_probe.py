@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from declarative_dist import (
     Conditional,
     ConstraintError,
+    Declarative,
     FieldError,
     Head,
     Joint,
+    LearnableTransform,
     Param,
     Positive,
     Variational,
@@ -87,6 +89,13 @@ def made(kind: type, method: Method) -> Any:
     if kind is Conditional:
         fields = {"loc": Head(), "s": Head(Positive())}
         return type(kind)("Made", (kind,), {"base": dd.Normal, "scale": derived(method), **fields})
+    if kind in (Declarative, LearnableTransform):
+
+        def base(self: Any, s: Tensor) -> dd.Transform:
+            return dd.ComposeTransform([dd.AffineTransform(0.0, method(self, s))])
+
+        name, member = ("t", derived(base)) if kind is Declarative else ("base", base)
+        return type(kind)("Made", (kind,), {"s": Param(1.0, Positive()), name: member})
 
     def y(self: Any, s: Tensor) -> dd.Distribution:
         return dd.Normal(0.0, method(self, s))
@@ -96,6 +105,8 @@ def made(kind: type, method: Method) -> Any:
 
 KEYWORDS: dict[type, list[dict[str, Any]]] = {
     Variational: [{"batch_shape": shape} for shape in [(1,), (2,), (3,), (2, 3)]],
+    LearnableTransform: [{"batch_shape": (2,)}],
+    Declarative: [{"batch_shape": (3,)}],
     Conditional: [{"in_features": 2}],
     Joint: [{}, {"batch_shape": (2,)}],
 }
@@ -109,7 +120,9 @@ REFUSED.remove(("lost sizes", Joint))
 @pytest.mark.parametrize(("name", "kind"), REFUSED)
 def test_what_mixes_is_refused(name: str, kind: type) -> None:
     for keywords in KEYWORDS[kind]:
-        with pytest.raises(ConstraintError, match=r"Made\.(scale|base|y): expected .*Index|Let"):
+        with pytest.raises(
+            ConstraintError, match=r"Made\.(scale|base|t|y)[^:]*: expected .*Index|Let"
+        ):
             made(kind, MIXING[name])(**keywords)
 
 
@@ -245,7 +258,7 @@ def test_what_has_a_value_beside_others_only_is_refused(kind: type) -> None:
 
 @pytest.mark.parametrize("kind", KEYWORDS)
 def test_the_length_of_a_single_value_is_an_error_of_ours(kind: type) -> None:
-    with pytest.raises(ConstraintError, match=r"Made\.(scale|y): expected .*0-d tensor"):
+    with pytest.raises(ConstraintError, match=r"Made\.(scale|base|t|y): expected .*0-d tensor"):
         made(kind, lambda self, s: s * len(s))(**KEYWORDS[kind][0] if kind is Conditional else {})
 
 

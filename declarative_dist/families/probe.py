@@ -16,8 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
-from torch.utils._pytree import tree_leaves
+from torch.distributions import Distribution, Transform
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.comparison import (
@@ -137,7 +136,11 @@ class Probe:
         derived = {n: values[n] for n, field in declaration.fields.items() if field.is_computed}
         built = {n: value for n, value in derived.items() if isinstance(value, Distribution)}
         base = copy._build_apart()
-        return _numbers_in(derived), built if base is None else {**built, "base": base}
+        if isinstance(base, Transform):
+            derived["base"] = base
+        elif base is not None:
+            built["base"] = base
+        return _numbers_in(derived), built
 
     def _lead_of(self, index: Index) -> torch.Size:
         return torch.empty(self.whole)[index].shape
@@ -167,18 +170,34 @@ class Probe:
 
 
 def _numbers_in(values: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors and real numbers in values, which may be dicts, lists or tuples of them.
+    """The tensors and real numbers in values, or in dicts, lists and transforms of them.
 
     Integers outside of tensors are sizes, and may follow from how many copies there are.
     """
     return {
-        name if leaf is value else f"{name}[{index}]": (
-            leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.float64)
-        )
+        path: leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.float64)
         for name, value in values.items()
-        for index, leaf in enumerate(tree_leaves(value))
+        for path, leaf in _leaves(name, value)
         if is_dense(leaf) or isinstance(leaf, float)
     }
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value holds, each under the path that you would write."""
+    if isinstance(value, Transform):
+        held = [(f"{path}.{n}", v) for n, v in vars(value).items() if "_cached" not in n]
+    elif isinstance(value, nn.Module):
+        tensors = (*value.named_parameters(), *value.named_buffers())
+        held = [(f"{path}.{name}", tensor) for name, tensor in tensors]
+    elif isinstance(value, dict):
+        held = [(f"{path}[{key!r}]", v) for key, v in value.items()]
+    elif isinstance(value, (list, tuple)):
+        held = [(f"{path}[{index}]", v) for index, v in enumerate(value)]
+    else:
+        yield path, value
+        return
+    for name, inner in held:
+        yield from _leaves(name, inner)
 
 
 def _score(distribution: Distribution, draw: Tensor | None, lead: torch.Size) -> Tensor:

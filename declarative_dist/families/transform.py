@@ -73,3 +73,7 @@ class LearnableTransform(Declarative):
 
     def _check_build(self, values: dict[str, Any]) -> None:
         self.forward()
+
+    def _build_apart(self) -> Transform | None:
+        # A class lines its arguments up, so that their shapes differ; a method mixes or not.
+        return self.forward() if self.__declaration__.make is None else None
