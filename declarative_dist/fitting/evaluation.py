@@ -26,8 +26,8 @@ Backward = Callable[[tuple[Any, ...]], Tensor]
 """From a batch to the loss; gradients are left in the parameters."""
 
 
-def step_of(backward: Backward, optimizer: Optimizer) -> Callable[[tuple[Any, ...]], float]:
-    """What does a step of an optimizer on a batch, and gives the loss from before the update.
+def take_step(backward: Backward, optimizer: Optimizer, batch: tuple[Any, ...]) -> float:
+    """Do a step of an optimizer on a batch; the loss from before the update.
 
     Where the optimizer searches along a line, a place without a finite loss and gradient counts as
     very high. One that does not ask for the loss is a `DeclarationError`.
@@ -35,32 +35,29 @@ def step_of(backward: Backward, optimizer: Optimizer) -> Callable[[tuple[Any, ..
     Args:
         backward: what computes a loss and its gradients.
         optimizer: whose parameters get the gradients.
+        batch: the data.
     """
     searches = any(g.get("line_search_fn") is not None for g in optimizer.param_groups)
+    losses: list[Tensor] = []
 
-    def step(batch: tuple[Any, ...]) -> float:
-        losses: list[Tensor] = []
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        if not (losses and searches):
+            losses.append(backward(batch))
+            return losses[-1]
+        with suppress(*REFUSALS):
+            loss = backward(batch)
+            if loss.isfinite() and math.isfinite(gradient_of(optimizer)):
+                return loss
+        optimizer.zero_grad(set_to_none=False)
+        return losses[0].detach() + 1e6 * (1 + losses[0].detach().abs())
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            if not (losses and searches):
-                losses.append(backward(batch))
-                return losses[-1]
-            with suppress(*REFUSALS):
-                loss = backward(batch)
-                if loss.isfinite() and math.isfinite(gradient_of(optimizer)):
-                    return loss
-            optimizer.zero_grad(set_to_none=False)
-            return losses[0].detach() + 1e6 * (1 + losses[0].detach().abs())
-
-        optimizer.step(closure)  # type: ignore[arg-type]
-        if not losses:
-            got = f"a {type(optimizer).__name__} that did not"
-            expected = "one whose step calls its closure"
-            raise DeclarationError("fit(optimizer=)", expected, got, code="wrong-optimizer")
-        return losses[0].item()
-
-    return step
+    optimizer.step(closure)  # type: ignore[arg-type]
+    if not losses:
+        got = f"a {type(optimizer).__name__} that did not"
+        expected = "one whose step calls its closure"
+        raise DeclarationError("fit(optimizer=)", expected, got, code="wrong-optimizer")
+    return losses[0].item()
 
 
 def gradient_of(optimizer: Optimizer) -> float:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from declarative_dist.fitting.arguments import optimizer_of
 from declarative_dist.fitting.batches import Batches
 from declarative_dist.fitting.compiled import CompiledBackward
-from declarative_dist.fitting.evaluation import backward_of, begin, gradient_of, step_of
+from declarative_dist.fitting.evaluation import backward_of, begin, gradient_of, take_step
 from declarative_dist.fitting.history import History, spell_steps
 from declarative_dist.fitting.losses import Losses
 from declarative_dist.fitting.parameters import saturated_fields, trainable_of
@@ -63,12 +63,11 @@ class Way:
         self, objective: nn.Module, optimizer: Optimizer, limit: int, *, compiles: bool = False
     ) -> None:
         self.objective, self.optimizer, self.limit = objective, optimizer, limit
-        backward = CompiledBackward(objective) if compiles else backward_of(objective)
-        self._step = step_of(backward, optimizer)
+        self._backward = CompiledBackward(objective) if compiles else backward_of(objective)
 
     def step(self, batch: tuple[Any, ...]) -> float:
         """Do a step on a batch; the loss from before it."""
-        return self._step(batch)
+        return take_step(self._backward, self.optimizer, batch)
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
         """Find where to start, before the first step: with `steps`, at the values as they are."""
