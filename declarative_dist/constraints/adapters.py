@@ -17,7 +17,7 @@ from declarative_dist.constraints.interval import Interval, UnitInterval
 from declarative_dist.constraints.matrix import CorrCholesky, LowerCholesky, PositiveDefinite
 from declarative_dist.constraints.vector import Simplex
 from declarative_dist.errors import DeclarationError, did_you_mean, first_line, shorten
-from declarative_dist.plain.arguments import REGISTERED, unwrap
+from declarative_dist.plain.arguments import REGISTERED, look_up, unwrap
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import map_tensors, tensors_of
 
@@ -290,7 +290,7 @@ def _construct(kind: type[Constraint], subject: str) -> Constraint:
 def _translate(constraint: constraints.Constraint, subject: str) -> Constraint:
     constraint = unwrap(constraint)
     kind = type(constraint)
-    factory = next((_FACTORIES[k] for k in kind.__mro__ if k in _FACTORIES), None)
+    factory = look_up(_FACTORIES, kind)
     if factory is None:
         known = sorted(each.__name__.strip("_") for each in _FACTORIES)
         raise DeclarationError(

@@ -17,6 +17,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
+from declarative_dist.plain.arguments import look_up
 from declarative_dist.wrappers.zero_inflated import ZeroInflated
 
 Suggestion = dict[str, Tensor]
@@ -308,6 +309,5 @@ def suggest(sample: Sample, part: Any) -> Suggestion:
         >>> suggest(Sample(data, torch.ones(2).double()), dd.Normal(0.0, 1.0))["loc"].item()
         2.0
     """
-    known = (TABLE[kind] for kind in type(part).__mro__ if kind in TABLE)
-    formula = next(known, None)
+    formula = look_up(TABLE, type(part))
     return {} if formula is None else formula(sample, part)

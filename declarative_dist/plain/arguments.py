@@ -227,6 +227,11 @@ def _known_of(table: Mapping[type, Mapping[str, Any]], base: type) -> dict[str, 
     return known
 
 
+def look_up(table: Mapping[type, Any], kind: type, default: Any = None) -> Any:
+    """What a table says of a class, or of the nearest one that it derives from."""
+    return next((table[ancestor] for ancestor in kind.__mro__ if ancestor in table), default)
+
+
 def alternatives(arguments: Mapping[str, Argument]) -> list[tuple[str, ...]]:
     """The groups of optional arguments of which a family of torch's takes exactly one.
 

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
 from declarative_dist.errors import DeclarationError
-from declarative_dist.plain.arguments import Argument, alternatives, arguments_of
+from declarative_dist.plain.arguments import Argument, alternatives, arguments_of, look_up
 from declarative_dist.plain.build import builder_of
 from declarative_dist.plain.tensors import is_dense, is_same, map_tensors
 
@@ -119,20 +119,15 @@ def _makes_the_same(kind: type[Any], arguments: Mapping[str, Any], plain: Any) -
 
 def _given_among(distribution: Any, group: tuple[str, ...]) -> str:
     """Which of the arguments that exclude each other the distribution was built with."""
-    holder = _look_up(_HOLDERS, distribution, lambda own: own)(distribution)
+    holder = look_up(_HOLDERS, type(distribution), lambda own: own)(distribution)
     present = [name for name in group if name in vars(holder)]
     parameter = getattr(holder, "_param", None)
     same = [name for name in present if vars(holder)[name] is parameter]
     return (same or present or list(group))[0]
 
 
-def _look_up(table: Mapping[type, Any], plain: Any, default: Any) -> Any:
-    """What a table says of the class of an object, or of the nearest one that it derives from."""
-    return next((table[kind] for kind in type(plain).__mro__ if kind in table), default)
-
-
 def _find(plain: Any, argument: Argument) -> Any:
-    name = _look_up(_ATTRIBUTES, plain, {}).get(argument.name, argument.name)
+    name = look_up(_ATTRIBUTES, type(plain), {}).get(argument.name, argument.name)
     for attribute in (name, f"_{name}"):
         try:
             value = getattr(plain, attribute, None)
