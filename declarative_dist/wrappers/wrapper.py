@@ -192,8 +192,7 @@ class Wrapper(Distribution):
         )
 
     def __repr__(self) -> str:
-        ends = [(n, v) for n, v in vars(self).items() if n in ("low", "high", "gate")]
-        shown = [f"{name}={format_value(value)}" for name, value in ends if value is not None]
+        shown = [f"{name}={format_value(vars(self)[name])}" for name in self.arg_constraints]
         return f"{type(self).__name__}({', '.join([repr(self.base_distribution), *shown])})"
 
 
@@ -252,8 +251,7 @@ class BetweenEnds(Wrapper):
             fix = "Define log_survival_function(value) in its class."
             raise ConstraintError(f"{kind}(base_distribution=)", expected, got, fix, code="no-cdf")
         if not (mass > -torch.inf).all():
-            ends = [(n, e) for n, e in vars(self).items() if n in ("low", "high")]
-            got = ", ".join(f"{n}={shorten(e)}" for n, e in ends if e is not None)
+            got = ", ".join(f"{name}={shorten(vars(self)[name])}" for name in self.arg_constraints)
             name = type(base.plain).__name__
             expected = f"ends that leave mass of a {name} between them, the lower first"
             raise ConstraintError(f"{kind}(low=, high=)", expected, got, code="bad-bounds")
