@@ -15,7 +15,7 @@ from declarative_dist.fields.field import current_value
 from declarative_dist.joints.rule import Rule
 from declarative_dist.plain.decompose import rebuild
 from declarative_dist.plain.indexing import Pick, indexer
-from declarative_dist.plain.tensors import copy_module, tensors_of
+from declarative_dist.plain.tensors import copy_module
 
 if TYPE_CHECKING:
     from declarative_dist.joints.distribution import JointDistribution
@@ -43,8 +43,7 @@ def choose_sites(joint: JointDistribution, index: Any) -> dict[str, Any]:
         subject = f"{joint.owner}[...]"
         raise ConstraintError(subject, expected, got, fix, code="mixed-contexts")
     sites, everything = joint.sites, [*joint.sites.values(), *joint.values.values()]
-    device = next((tensor.device for _, tensor in tensors_of(everything)), None)
-    pick, shape = indexer(joint.batch_shape, index, joint.owner, device)
+    pick, shape = indexer(joint.batch_shape, index, joint.owner, everything)
     rules = {name: site for name, site in sites.items() if isinstance(site, Rule)}
     chosen: dict[str, Any] = {
         n: rebuild(s, pick) for n, s in sites.items() if isinstance(s, Distribution)

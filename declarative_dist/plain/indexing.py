@@ -18,9 +18,7 @@ Pick = Callable[[Tensor, int], Tensor]
 """From a tensor `(*batch, *own)`, and how many dimensions are its own, to the part chosen."""
 
 
-def indexer(
-    batch: torch.Size, index: Any, subject: str, device: torch.device | None = None
-) -> tuple[Pick, torch.Size]:
+def indexer(batch: torch.Size, index: Any, subject: str, of: Any) -> tuple[Pick, torch.Size]:
     """What an index of a batch does to tensors, and the batch shape that it leaves.
 
     A tensor without dimensions in front of its own is the same for all of the batch, and stays.
@@ -29,7 +27,7 @@ def indexer(
         batch: the batch shape.
         index: what a tensor of that shape takes in square brackets.
         subject: whom an error is about.
-        device: where masks and indices may lie.
+        of: what holds the tensors, on whose device masks and indices may lie.
 
     Raises:
         ConstraintError: if the index does not go with the batch shape.
@@ -37,6 +35,7 @@ def indexer(
     parts = index if isinstance(index, tuple) else (index,)
     if not any(part is Ellipsis for part in parts):
         parts = (*parts, Ellipsis)
+    device = next((tensor.device for _, tensor in tensors_of(of)), None)
     try:
         chosen = torch.zeros((), device=device).expand(batch)[parts]  # for its errors
     except (IndexError, TypeError) as error:
@@ -70,8 +69,7 @@ def choose(plain: Distribution, index: Any) -> Distribution:
         >>> choose(dd.Normal(torch.tensor([1.0, 2.0, 3.0]), 1.0), slice(1, None)).mean
         tensor([2., 3.])
     """
-    device = next((tensor.device for _, tensor in tensors_of(plain)), None)
-    pick, _ = indexer(plain.batch_shape, index, type(plain).__name__, device)
+    pick, _ = indexer(plain.batch_shape, index, type(plain).__name__, plain)
     return rebuild(plain, pick)
 
 
