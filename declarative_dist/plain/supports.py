@@ -222,8 +222,8 @@ def push_support(support: Any, transform: Any) -> Any:
         pair = torch.minimum(one, other), torch.maximum(one, other)
         # In the dtype of the tensors that the ends come from, if any.
         bounds = (end.to(tensors[0].dtype) if tensors else end.item() for end in pair)
-        is_whole = support.is_discrete and _keeps_whole(step)
-        support = (constraints.integer_interval if is_whole else between)(*bounds)
+        is_counted = support.is_discrete and _keeps_whole(step)
+        support = (constraints.integer_interval if is_counted else between)(*bounds)
     return support
 
 
@@ -260,7 +260,7 @@ def between(low: Any, high: Any) -> Any:
 def _move_end(end: Tensor, transform: Any) -> Tensor:
     """Where a transform puts an end. A scale moves neither zero nor infinity, learned or not."""
     is_scaled = isinstance(transform, dd.AffineTransform) and not is_traced(end)
-    if is_scaled and not _finite(end).any():
+    if is_scaled and not end.nan_to_num(0.0, 0.0, 0.0).any():
         scale = torch.as_tensor(transform.scale, dtype=end.dtype).detach()
         return torch.as_tensor(transform.loc, dtype=end.dtype) + scale * end
     moved: Any = transform(end)
@@ -332,7 +332,7 @@ def _is_inside(ends: Ends, others: Ends, floor: float = 0.0) -> bool:
     low, high, their_low, their_high = (end.detach().cpu() for end in (*ends, *others))
     parts = (low, high, their_low, their_high, high - low, their_high - their_low)
     try:
-        sizes = torch.broadcast_tensors(*(_finite(part).abs() for part in parts))
+        sizes = torch.broadcast_tensors(*(part.nan_to_num(0.0, 0.0, 0.0).abs() for part in parts))
     except RuntimeError:
         return False  # the shapes of bounds do not go together
     size = torch.stack(sizes).amax(0)
@@ -341,7 +341,3 @@ def _is_inside(ends: Ends, others: Ends, floor: float = 0.0) -> bool:
         torch.where(far.isfinite(), size * ROUNDING, wide) for far in (their_high, their_low)
     )
     return bool(((low >= their_low - below) & (high <= their_high + above)).all())
-
-
-def _finite(numbers: Tensor) -> Tensor:
-    return torch.where(numbers.isfinite(), numbers, torch.zeros_like(numbers))
