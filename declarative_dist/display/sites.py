@@ -14,13 +14,13 @@ from torch.distributions import Distribution
 
 from declarative_dist.display.rows import name_of_class
 from declarative_dist.errors import DeclarationError, first_line, shorten
-from declarative_dist.families.comparison import evaluating
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.kinds import built_kind
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.indexing import choose
+from declarative_dist.plain.restoring import evaluating
 from declarative_dist.plain.supports import is_whole, support_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.posteriors.pushed import PushedNormal

@@ -6,8 +6,7 @@ A size that equals one of one, two and three cannot equal the others, so it hide
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from declarative_dist.errors import first_line, shorten
 from declarative_dist.plain.refusals import REFUSALS, is_about_values
+from declarative_dist.plain.restoring import evaluating
 from declarative_dist.randomness import draws_random_numbers
 
 COUNT = 3
@@ -61,19 +61,6 @@ class Rounding(TorchDispatchMode):
 def _eps_of(tree: Any) -> list[float]:
     tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
     return [torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point()]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Try a module without dropout, and without changes of running means."""
-    modes = {part: part.training for part in module.modules()}
-    for part in modes:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def find_difference(

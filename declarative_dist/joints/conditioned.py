@@ -12,13 +12,13 @@ from torch.distributions import Distribution, constraints
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, did_you_mean, shorten
-from declarative_dist.families.comparison import evaluating
 from declarative_dist.families.state import AtomicState
 from declarative_dist.joints.draws import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import as_value
 from declarative_dist.latents.weighted import WeightedDraws
+from declarative_dist.plain.restoring import evaluating
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers

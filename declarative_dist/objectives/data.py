@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import ConstraintError, shorten
-from declarative_dist.families.comparison import evaluating
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import Reader, as_value
 from declarative_dist.objectives.weights import Scores, Weights, check_contexts
+from declarative_dist.plain.restoring import evaluating
 from declarative_dist.plain.tensors import floating_tensors, is_dense, typical_tensor
 
 

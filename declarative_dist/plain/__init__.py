@@ -1,1 +1,1 @@
-"""Torch's own distributions and transforms: read, taken apart, built, drawn from."""
+"""Torch's own objects: distributions and transforms read, taken apart, built; modules put back."""

@@ -1,4 +1,4 @@
-"""All or nothing: modules get back everything that they held when a change to them is refused."""
+"""All or nothing: modules get back what they held when a change is refused, or a trial ends."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def restoring(*modules: nn.Module, recurse: bool = True, always: bool = False) -
         raise
     if always:
         _restore(holdings, values)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Try a module without dropout, and without changes of running means."""
+    modes = {part: part.training for part in module.modules()}
+    for part in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 _CONTAINERS = (dict, set)
