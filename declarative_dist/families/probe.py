@@ -230,7 +230,7 @@ def check_copies(module: Any) -> None:
         probes = [Probe(module, scale, dtype) for scale in SCALES]
         return next(filter(Probe.draw, probes), probes[-1]).see
 
-    _check_class(module, "copies" if copies else "contexts", start, len(copies) or 1)
+    _try_methods(module, "copies" if copies else "contexts", start, len(copies) or 1)
 
 
 def check_sites(joint: Any) -> None:
@@ -250,7 +250,7 @@ def check_sites(joint: Any) -> None:
             raise whole
         return see
 
-    _check_class(joint, "draws", start, 1)
+    _try_methods(joint, "draws", start, 1)
 
 
 def _draw_some(joint: Any) -> dict[str, Tensor] | None:
@@ -303,7 +303,7 @@ Start = Callable[[Any, torch.dtype | None], See | None]
 """From a module, and the dtype to try it in, to what is seen at new random numbers, if any."""
 
 
-def _check_class(module: Any, what: str, start: Start, rank: int) -> None:
+def _try_methods(module: Any, what: str, start: Start, rank: int) -> None:
     """Try the methods of a module, once per class, sizes, modes, flags and constants.
 
     Args:

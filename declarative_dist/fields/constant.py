@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, ExplainedError, shorten
 from declarative_dist.fields import storage
+from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Stored, declaration_of
 from declarative_dist.fields.sizes import Blueprint, Start, as_shape
 from declarative_dist.plain.arguments import ExtendedReal
@@ -157,7 +158,7 @@ class Constant(Stored):
         vars(module)["_starts"][self.name] = start
         stored = self._build(start, blueprint.dtype, blueprint.place, subject)
         if isinstance(stored, Tensor):
-            vars(module)["_ndims"][self.name] = len(own)
+            ndims_of(module)[self.name] = len(own)
         self.commit(module, stored)
 
     def _build(
@@ -207,8 +208,8 @@ class Constant(Stored):
             dtype = _dtype_beside(module)
             return self._build(start, dtype, torch.get_default_device(), subject)
         tensor = storage.to_tensor(new, subject, now.dtype, now.device, self._expected)
-        own = vars(module)["_ndims"].get(self.name, 0)
-        whole = storage.spread(tensor, now, own, subject).clone()
+        own = ndims_of(module).get(self.name, 0)
+        whole = storage.expand_to_copies(tensor, now, own, subject).clone()
         if tensor is not new or not tensor.ndim:  # in another dtype, or spread
             self._check(whole, subject, new)
         return whole

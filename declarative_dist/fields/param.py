@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.field import Stored, current_value, needed_values
 from declarative_dist.fields.prior import (
     as_prior,
@@ -23,7 +24,7 @@ from declarative_dist.fields.prior import (
 )
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.sizes import Blueprint, Start, call_with_shape
-from declarative_dist.fields.storage import check_finite, spread, to_tensor, write_tensor
+from declarative_dist.fields.storage import check_finite, expand_to_copies, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.draws import sum_rightmost
@@ -174,7 +175,7 @@ class Param(Constrained, Stored):
         value = values[self.name]
         prior = module._modules[self.prior_name]
         try:
-            own, copies = vars(module)["_ndims"][self.name], vars(module)["_copies"]
+            own, copies = ndims_of(module)[self.name], vars(module)["_copies"]
             # Where its set is known, and stays as it was when it was checked.
             is_inside = not self.needs and not isinstance(self.constraint, FromModule)
             terms = [log_density(prior, value, copies, own, is_inside=is_inside)]
@@ -210,7 +211,7 @@ class Param(Constrained, Stored):
             now = self.value(module, values)
             new = to_tensor(source, subject, now.dtype, now.device)
             fix = "A parameter keeps its shape: build a new object for another."
-            new = spread(new, now, vars(module)["_ndims"][self.name], subject, fix)
+            new = expand_to_copies(new, now, ndims_of(module)[self.name], subject, fix)
             return to_raw(self.resolved_constraint(module, values), new, source, subject)
 
     def commit(self, module: nn.Module, prepared: Tensor) -> None:

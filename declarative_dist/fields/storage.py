@@ -103,7 +103,7 @@ def check_shape(
         raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
 
 
-def spread(new: Tensor, now: Tensor, own: int, subject: str, fix: str = "") -> Tensor:
+def expand_to_copies(new: Tensor, now: Tensor, own: int, subject: str, fix: str = "") -> Tensor:
     """A value for one copy or for all of them, in the shape of the value now.
 
     One copy has the last `own` dimensions.

@@ -178,7 +178,7 @@ class Constrained(Field):
         constraint = self.constraint_of(module)
         if not constraint.names:
             return constraint
-        ndims = vars(module)["_ndims"]
+        ndims = ndims_of(module)
         ndim = ndims[self.name] + constraint.dims_behind
         bounds = {n: line_up(values[n], ndims.get(n, 0), ndim) for n in constraint.names}
         return constraint.resolved(bounds)
@@ -222,7 +222,7 @@ class Constrained(Field):
         """The unconstrained numbers of a starting value; without a place, where they are now."""
         if dtype is None or device is None:
             dtype, device = self.place_of(module)
-        key, ndims = (start.shape, dtype, device), vars(module)["_ndims"]
+        key, ndims = (start.shape, dtype, device), ndims_of(module)
         own = ndims[self.name] = len(start.shape) - len(vars(module)["_copies"])
         if start.source is None and key in self._known_raws:
             return torch.tensor(self._known_raws[key], dtype=dtype, device=device)

@@ -19,7 +19,7 @@ from declarative_dist.errors import (
 )
 from declarative_dist.fitting.finite import bad_data
 from declarative_dist.fitting.parameters import declared_values
-from declarative_dist.optimization.rows import REFUSALS, LinAlgError
+from declarative_dist.optimization.rows import NO_LOSS, LinAlgError
 from declarative_dist.plain.batch import call_with
 
 Backward = Callable[[tuple[Any, ...]], Tensor]
@@ -45,7 +45,7 @@ def take_step(backward: Backward, optimizer: Optimizer, batch: tuple[Any, ...]) 
         if not (losses and searches):
             losses.append(backward(batch))
             return losses[-1]
-        with suppress(*REFUSALS):
+        with suppress(*NO_LOSS):
             loss = backward(batch)
             if loss.isfinite() and math.isfinite(gradient_of(optimizer)):
                 return loss

@@ -16,7 +16,7 @@ from declarative_dist.fitting.parameters import (
     saturated_fields,
     trainable_of,
 )
-from declarative_dist.optimization.rows import REFUSALS
+from declarative_dist.optimization.rows import NO_LOSS
 from declarative_dist.plain.batch import call_with
 
 
@@ -128,5 +128,5 @@ def reason_of(objective: nn.Module, batch: tuple[Any, ...]) -> str:
     try:
         with torch.no_grad():
             return str(call_with(ask, batch)) if callable(ask) else ""
-    except REFUSALS as error:
+    except NO_LOSS as error:
         return f"{first_line(error).rstrip('.')}."

@@ -19,6 +19,7 @@ from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.rule import Rule
 from declarative_dist.latents.named import NamedDistribution, Reader, Values, score_in_support
 from declarative_dist.plain.draws import (
+    Scorer,
     is_reparametrised,
     rsample_and_score,
     rsample_and_score_detached,
@@ -28,7 +29,6 @@ from declarative_dist.randomness import same_random_numbers
 
 Draw = Callable[[str, Distribution, torch.Size], Tensor]
 Drawn = dict[str, tuple[Distribution, Tensor]]
-Scorer = Callable[[Distribution, torch.Size], tuple[Tensor, Tensor]]
 TRIES = 50
 """How often values are drawn again that a later site does not take."""
 

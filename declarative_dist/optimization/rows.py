@@ -14,7 +14,7 @@ Closure = Callable[[], Tensor]
 LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
 """What torch raises for a matrix that it cannot decompose."""
 
-REFUSALS: tuple[type[Exception], ...] = (ValueError, ArithmeticError, LinAlgError)
+NO_LOSS: tuple[type[Exception], ...] = (ValueError, ArithmeticError, LinAlgError)
 """What a closure may raise at numbers that it has no loss for: they count as infinitely bad."""
 
 
@@ -96,7 +96,7 @@ class Rows:
                     return nowhere
                 self.write(torch.where(refused[:, None], fallback, matrix))
             losses = self.losses(closure)
-        except REFUSALS:
+        except NO_LOSS:
             return nowhere
         is_lost = ~losses.isfinite() if is_step else losses.isnan()
         return losses.masked_fill(is_lost if refused is None else is_lost | refused, torch.inf)
