@@ -37,7 +37,7 @@ ROWS = [
         f"fields.{name}"
         for name in (
             "sharding",
-            "storage", "sizes", "alignment", "kinds", "field",
+            "storage", "blueprint", "alignment", "kinds", "field",
             "value", "context", "given", "constant", "derived", "walk", "templates",
             "parts", "prior", "param", "site",
         )

@@ -12,10 +12,10 @@ from torch.distributions import Distribution, ExponentialFamily, Transform
 
 from declarative_dist.declaration.record import Declaration
 from declarative_dist.errors import DeclarationError, FieldError, did_you_mean, is_count, shorten
+from declarative_dist.fields.blueprint import KEYWORDS
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.kinds import describe_kind
-from declarative_dist.fields.sizes import KEYWORDS
 from declarative_dist.plain.arguments import Argument, alternatives, hides_arguments
 from declarative_dist.words import is_one_edit_from
 

@@ -23,10 +23,10 @@ from torch.distributions import (
 )
 
 from declarative_dist.fields.alignment import has_copies, ndims_of, own_ndim
+from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.given import try_kinds
 from declarative_dist.fields.kinds import built_kind, is_declarative, predicted_kind
-from declarative_dist.fields.sizes import Blueprint
 
 
 def install_fields(module: Any, blueprint: Blueprint) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from declarative_dist.errors import (
     is_count,
     shorten,
 )
-from declarative_dist.fields.sizes import KEYWORDS, Blueprint
+from declarative_dist.fields.blueprint import KEYWORDS, Blueprint
 from declarative_dist.fields.storage import check_floating
 from declarative_dist.fields.templates import nest_values
 

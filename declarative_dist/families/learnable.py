@@ -21,11 +21,11 @@ from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
 from declarative_dist.families.transform import LearnableTransform
 from declarative_dist.families.variational import Variational
+from declarative_dist.fields.blueprint import Start
 from declarative_dist.fields.constant import Constant
 from declarative_dist.fields.kinds import FixedTransform, make_constant
 from declarative_dist.fields.param import Param
 from declarative_dist.fields.parts import Nested
-from declarative_dist.fields.sizes import Start
 from declarative_dist.plain.arguments import arguments_of, choose_preferred
 from declarative_dist.plain.decompose import recover
 from declarative_dist.plain.tensors import is_dense, tensors_of

@@ -15,8 +15,8 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, DeclarationError, ExplainedError, shorten
 from declarative_dist.fields import storage
 from declarative_dist.fields.alignment import ndims_of
+from declarative_dist.fields.blueprint import Blueprint, Start, as_shape
 from declarative_dist.fields.field import Stored, declaration_of
-from declarative_dist.fields.sizes import Blueprint, Start, as_shape
 from declarative_dist.plain.arguments import ExtendedReal
 from declarative_dist.plain.tensors import is_array
 from declarative_dist.plain.tracing import is_traced

@@ -17,9 +17,9 @@ from typing_extensions import Self, TypeVar
 
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line
 from declarative_dist.fields.alignment import ndims_of
+from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import Field, current_value
 from declarative_dist.fields.kinds import built_kind
-from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.plain.decompose import rebuild
 from declarative_dist.plain.refusals import FROM_THE_RIGHT, is_about_sizes
 from declarative_dist.plain.tensors import as_tensor

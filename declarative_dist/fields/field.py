@@ -19,8 +19,8 @@ from torch.distributions import Transform
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, FieldError, did_you_mean
+from declarative_dist.fields.blueprint import Start
 from declarative_dist.fields.kinds import describe_kind
-from declarative_dist.fields.sizes import Start
 from declarative_dist.fields.storage import find_tensor
 from declarative_dist.plain.tensors import is_dense
 from declarative_dist.plain.tracing import is_traced
@@ -28,7 +28,7 @@ from declarative_dist.words import format_value
 
 if TYPE_CHECKING:
     from declarative_dist.declaration.record import Declaration
-    from declarative_dist.fields.sizes import Blueprint
+    from declarative_dist.fields.blueprint import Blueprint
 
 
 class Field(ABC):

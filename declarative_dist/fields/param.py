@@ -14,6 +14,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.adapters import FromModule
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.fields.alignment import ndims_of
+from declarative_dist.fields.blueprint import Blueprint, Start, call_with_shape
 from declarative_dist.fields.field import Stored, current_value, needed_values
 from declarative_dist.fields.prior import (
     as_prior,
@@ -23,7 +24,6 @@ from declarative_dist.fields.prior import (
     restrict,
 )
 from declarative_dist.fields.sharding import is_shard
-from declarative_dist.fields.sizes import Blueprint, Start, call_with_shape
 from declarative_dist.fields.storage import check_finite, expand_to_copies, to_tensor, write_tensor
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw

@@ -14,11 +14,11 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, DeclarationError, FieldError, shorten
 from declarative_dist.fields import kinds, templates
+from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.given import call_names
 from declarative_dist.fields.kinds import as_module
-from declarative_dist.fields.sizes import Blueprint
 from declarative_dist.fields.storage import copy_tensors
 from declarative_dist.fields.walk import own_modules
 from declarative_dist.plain.restoring import restoring

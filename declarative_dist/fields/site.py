@@ -10,9 +10,9 @@ from torch import nn
 from torch.distributions import Distribution
 
 from declarative_dist.errors import DeclarationError, is_count, shorten
+from declarative_dist.fields.blueprint import Blueprint, as_shape
 from declarative_dist.fields.derived import MethodField
 from declarative_dist.fields.field import declaration_of
-from declarative_dist.fields.sizes import Blueprint, as_shape
 
 if TYPE_CHECKING:
     from declarative_dist.declaration.record import Declaration

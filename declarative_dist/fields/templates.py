@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from declarative_dist.errors import DeclarationError, ExplainedError
+from declarative_dist.fields.blueprint import KEYWORDS, Blueprint
 from declarative_dist.fields.kinds import as_module, is_declarative_class, predicted_kind
-from declarative_dist.fields.sizes import KEYWORDS, Blueprint
 from declarative_dist.fields.walk import convert, walk
 
 

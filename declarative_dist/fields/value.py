@@ -19,8 +19,8 @@ from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.inferred import inferred_constraint, narrow
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of
+from declarative_dist.fields.blueprint import Blueprint, Shape, Start, as_shape, make_value
 from declarative_dist.fields.field import Field
-from declarative_dist.fields.sizes import Blueprint, Shape, Start, as_shape, make_value
 from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors, find_tensor
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.tensors import as_tensor
