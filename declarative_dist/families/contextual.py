@@ -139,8 +139,7 @@ class Contextual(Declarative):
         if network is not None and (own["_splits"] or own["_has_parts"]):
             return self._build(call, network(*call.args, **call.keywords), is_made=True)
         if own["_splits"]:
-            is_one = len(call.args) == 1 and not call.keywords
-            return self._build(call, call.args[0] if is_one else self._context(call))
+            return self._build(call, self._context(call))
         if call.keywords and not any(map(predicted_kind, [*self.modules()][1:])):
             self._refuse_keywords(call.keywords)
         return self._build(call, None)

@@ -13,7 +13,7 @@ from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.families.clipping import clip_gradient
 from declarative_dist.fields.context import Split
 
-WIDEST = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
+FINITE = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
 """All finite numbers of each dtype."""
 
 
@@ -23,7 +23,7 @@ def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
     layer = module._modules.get("projection")
     if layer is None:
         given = zip(splits, _as_returned(module, features), strict=True)
-        return {s.raw_name: clip_gradient(raw.clamp(*WIDEST[raw.dtype])) for s, raw in given}
+        return {s.raw_name: clip_gradient(raw.clamp(*FINITE[raw.dtype])) for s, raw in given}
     try:
         fused: Any = layer(features)
     except (RuntimeError, TypeError, AttributeError, IndexError):
@@ -32,7 +32,7 @@ def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
     if torch.is_grad_enabled():
         fused = clip_gradient(fused)
     if not module.__dict__["_takes_infinity"]:
-        fused = clamp_result(fused, *WIDEST[fused.dtype])
+        fused = clamp_result(fused, *FINITE[fused.dtype])
     parts = fused.split_with_sizes(module.__dict__["_split_sizes"], -1) if splits[1:] else [fused]
     raws = {}
     for split, part in zip(splits, parts, strict=True):

@@ -126,10 +126,11 @@ def _draw(draws: Any, num_samples: int | None, num_chains: int, has_chains: bool
         equal = draws.resample(torch.Size(lead).numel())
         return {name: value.unflatten(0, lead) for name, value in equal.items()}
     if not isinstance(draws, Mapping):
-        if not isinstance(found := draws.sample(lead) if hasattr(draws, "sample") else 0, dict):
+        made: Any = draws.sample(lead) if hasattr(draws, "sample") else None
+        if not isinstance(made, dict):
             expected = "a guide, weighted draws, or a dict of draws by site"
             raise DeclarationError("to_inference_data(draws)", expected, shorten(draws))
-        return found
+        return made
     own: Any = slice(None) if has_chains else None
     found = {str(name): as_tensor(value)[own] for name, value in draws.items()}
     for name, tensor in found.items():

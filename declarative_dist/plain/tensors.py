@@ -100,7 +100,7 @@ def is_dense(value: object) -> TypeGuard[Tensor]:
 
 
 def is_floating(value: object) -> TypeGuard[Tensor]:
-    """Whether a value is a tensor that can be scored as it is."""
+    """Whether a value is a dense tensor of floating-point numbers."""
     return is_dense(value) and value.is_floating_point()
 
 
