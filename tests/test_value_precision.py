@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from declarative_dist import (
     Conditional,
     ConstraintError,
+    DeclarationError,
     Declarative,
     FullRankNormal,
     GreaterThan,
@@ -75,6 +77,15 @@ def _loss_of_a_joint(y: Any) -> Tensor:
     return NegativeLogLikelihood(joint)({"shift": y[0], "counts": [3, 2, 1], "y": y})
 
 
+def _between(constraint: Interval) -> Tensor:
+    class Between(Declarative):
+        value = Param(
+            EXACT / 2 if isinstance(constraint, LogInterval) else EXACT * 1.5, constraint
+        )
+
+    return Between(dtype=torch.float64).value
+
+
 WAYS: dict[str, Callable[[Any], Tensor]] = {
     "condition": lambda y: Times(dtype=torch.float64).condition(y=y).observed["y"],
     "conditioned": lambda y: _posterior()({"y": y}),
@@ -89,6 +100,8 @@ WAYS: dict[str, Callable[[Any], Tensor]] = {
     ),
     "guide of a joint": lambda y: MeanFieldNormal(_posterior(), init_scale=0.1).log_prob({"y": y}),
     "guide in another dtype": lambda y: MeanFieldNormal(Latents()).double().log_prob({"times": y}),
+    "bounds": lambda y: _between(Interval(y, 2 * EXACT)),
+    "other bounds": lambda y: _between(LogInterval(EXACT / 3, y)),
     "log_prior": lambda y: Latents(dtype=torch.float64).log_prior({"times": y}),
     "likelihood": lambda y: NegativeLogLikelihood(Family(dtype=torch.float64))(y),
     "likelihood of a joint": _loss_of_a_joint,
@@ -102,6 +115,7 @@ KINDS: dict[str, Callable[[list[float]], Any]] = {
     "NumPy scalars": lambda numbers: [np.float64(number) for number in numbers],
     "array": np.array,
     "series": pd.Series,
+    "decimals": lambda numbers: [Decimal(repr(number)) for number in numbers],
     "tensors": lambda numbers: [torch.tensor(n, dtype=torch.float64) for n in numbers],
 }
 
@@ -180,6 +194,12 @@ def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
         guide.log_prob({"times": value})
     with pytest.raises(ConstraintError, match=r"\(Family\): expected "):
         NegativeLogLikelihood(Family())(value)
+
+
+@pytest.mark.parametrize("value", [["a"], [1j, 2.0], np.ma.array([1.0, 2.0], mask=True)])
+def test_bounds_that_are_no_numbers_are_refused_by_name(value: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"Interval\(low=\): expected real numbers"):
+        Interval(value, 3.0)
 
 
 def test_a_label_is_no_fraction() -> None:

@@ -73,7 +73,7 @@ class GreaterThan(Scalar):
     """Numbers above a bound: `low + softplus(raw)`, strictly above in every dtype.
 
     Args:
-        low: a number, a tensor that broadcasts with the value, or the name of another field.
+        low: a number, an array or a tensor that broadcasts with the value, or a field's name.
 
     Example:
         >>> import torch

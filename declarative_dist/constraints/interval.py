@@ -24,7 +24,7 @@ class Interval(Scalar):
     """Numbers between two bounds: `low + (high - low) * sigmoid(raw)`, never a bound itself.
 
     Args:
-        low: a number, a tensor that broadcasts with the value, or the name of another field.
+        low: a number, an array or a tensor that broadcasts with the value, or a field's name.
         high: likewise, above `low`.
 
     Raises:

@@ -20,6 +20,7 @@ from typing_extensions import Self
 from declarative_dist.constraints.band import WIDEST, Limits, clamp_result, limits_between
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
+from declarative_dist.plain.tensors import as_tensor, is_array
 from declarative_dist.plain.tracing import is_transforming
 
 Bound = float | Tensor | str
@@ -198,6 +199,12 @@ def _check_bound(bound: object, subject: str) -> float | Tensor:
         DeclarationError: if it is none, learns, or holds no real numbers.
         ConstraintError: if a number is infinite or NaN.
     """
+    if is_array(bound) and not isinstance(bound, Tensor):
+        try:
+            bound = as_tensor(bound)
+        except (TypeError, ValueError) as error:
+            got = f"{shorten(bound)} ({error})"
+            raise DeclarationError(subject, "real numbers", got, code="bad-bounds") from error
     if not isinstance(bound, Tensor):
         return as_number(bound, subject)
     if bound.requires_grad:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from numbers import Complex, Integral, Real
 from typing import Any, TypeGuard, TypeVar
 
@@ -73,13 +74,17 @@ def _as_exact_tensor(value: Any) -> Tensor:
         tensor = _stack(value)
     elif isinstance(value, bool):
         tensor = torch.tensor(value, device="cpu")
-    elif isinstance(value, Real):
+    elif isinstance(value, (Real, Decimal)):
         tensor = _stack([int(value) if isinstance(value, Integral) else float(value)])[0]
     elif isinstance(value, Complex):
         raise ValueError("a complex number")
     elif hasattr(value, "__array__"):
         source: Any = value
+        if getattr(getattr(source, "mask", None), "any", bool)():  # NumPy's masked arrays
+            raise ValueError("an array with masked entries")
         array = source.__array__()
+        if array.dtype == object:  # of Python's numbers, as in a column of decimals
+            return _as_exact_tensor(array.tolist())
         # Torch takes none that runs backwards, is read-only, or of another machine.
         copied = array.astype(array.dtype.newbyteorder("="), order="C")
         tensor = torch.as_tensor(copied, device="cpu")

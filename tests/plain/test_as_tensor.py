@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -33,6 +34,11 @@ WAYS: dict[str, Any] = {
     "tensor": torch.tensor([DIGITS], dtype=torch.float64),
     "list of tensors": [torch.tensor(DIGITS, dtype=torch.float64), 0.1, 3],
     "list of arrays": [np.array([DIGITS, 0.1]), [1, 2]],
+    "decimal": Decimal("1609459230.123456"),
+    "list of decimals": [Decimal("1609459230.123456"), 1.0],
+    "series of decimals": pd.Series([Decimal("1609459230.123456"), Decimal("0.1")]),
+    "array of objects": np.array([Fraction(1609459230123456, 10**6), 1], dtype=object),
+    "nothing masked": np.ma.array([DIGITS, 0.1]),
     "list of numpy scalars": [np.float64(DIGITS), np.float32(1.0), np.int64(3)],
 }
 
@@ -82,6 +88,8 @@ def test_the_dtype_that_loses_nothing(value: Any, dtype: torch.dtype) -> None:
      (1 + 2j, ValueError),
      ([1 + 2j], ValueError), (np.complex64(1), ValueError), (torch.tensor(1j), ValueError),
      ([[1.0], [1.0, 2.0]], ValueError), ([1.0, [2.0]], ValueError),
+     (np.ma.array([1.0, 2.0], mask=[False, True]), ValueError), (np.ma.masked, ValueError),
+     (pd.Series([True, None], dtype="boolean"), TypeError),
      (torch.eye(2).to_sparse(), ValueError)],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )  # fmt: skip
