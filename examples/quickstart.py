@@ -63,10 +63,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     print("One loop, two families:")
-    for q, target in (
-        (NormalFamily(), dd.Normal(5.0, 5.0)),
-        (GammaFamily(), dd.Gamma(5.0, 5.0)),
-    ):
+    for q, target in ((NormalFamily(), dd.Normal(5.0, 5.0)), (GammaFamily(), dd.Gamma(5.0, 5.0))):
         approach(q, target)
         values = {name: round(v.item(), 2) for name, v in q.constrained_values().items()}
         print(f"  {target} -> {values}")

@@ -157,8 +157,7 @@ MIXTURES: dict[str, Callable[[Learned], dd.Distribution]] = {
         logits(t, 3), dd.Independent(normal(t, 3, 2), 1)
     ),
     "mixture by covariances": lambda t: dd.MixtureSameFamily(
-        logits(t, 2),
-        dd.MultivariateNormal(t(real(2, 2)), t(tril(2, 2, 2) @ tril(2, 2, 2).mT)),
+        logits(t, 2), dd.MultivariateNormal(t(real(2, 2)), t(tril(2, 2, 2) @ tril(2, 2, 2).mT))
     ),
     "mixture of Wishart": lambda t: dd.MixtureSameFamily(
         logits(t, 2), dd.Wishart(scale_tril=t(tril(2, 2, 2)), df=t(4 + spread(2)))
@@ -261,8 +260,7 @@ DEEP: dict[str, Callable[[Learned], dd.Distribution]] = {
             dd.MixtureSameFamily(
                 logits(t, 4, 3),
                 Transformed(
-                    dd.Independent(normal(t, 4, 3, 2), 1),
-                    [affine(t, 2), dd.SoftplusTransform()],
+                    dd.Independent(normal(t, 4, 3, 2), 1), [affine(t, 2), dd.SoftplusTransform()]
                 ),
             ),
             [dd.ComposeTransform([affine(t, 2, sign=-1)]), SinhArcsinh(t(real(2)))],

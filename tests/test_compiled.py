@@ -151,10 +151,7 @@ def squares(module: Any, x: Tensor) -> Tensor:
     return -(x[:, None] - module.value.flatten()).square().sum(-1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["interval-tensors", "ordered", "users-own"],
-)
+@pytest.mark.parametrize("name", ["interval-tensors", "ordered", "users-own"])
 def test_a_constraint_compiles_once(name: str) -> None:
     case = CONSTRAINTS[name]
 

@@ -261,11 +261,7 @@ SIZES = [
         (GammaFamily, {"batch_shape": copies}, {"rate": (4,), "concentration": (4,)})
         for copies in ((4,), [4], torch.Size([4]))
     ),
-    (
-        Gaussian,
-        {"loc": torch.zeros(3), "batch_shape": (10,)},
-        {"loc": (10, 3), "scale": (10,)},
-    ),
+    (Gaussian, {"loc": torch.zeros(3), "batch_shape": (10,)}, {"loc": (10, 3), "scale": (10,)}),
 ]
 
 
@@ -324,11 +320,7 @@ def test_sizes(cls, keywords, shapes):
             {"loc": torch.zeros(2, 3), "d": 3},
             "Diagonal.loc: expected shape (3,), got a tensor of shape (2, 3)",
         ),
-        (
-            Fixed,
-            {"x": torch.zeros(4)},
-            "Fixed.x: expected shape (3,), got a tensor of shape (4,)",
-        ),
+        (Fixed, {"x": torch.zeros(4)}, "Fixed.x: expected shape (3,), got a tensor of shape (4,)"),
         (
             Diagonal,
             {"loc": lambda shape: torch.zeros(7), "d": 4},

@@ -660,9 +660,7 @@ def one_at_a_time(z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-def test_a_target_that_sums_over_draws_is_refused_by_fit(
-    bound: type[nn.Module],
-) -> None:
+def test_a_target_that_sums_over_draws_is_refused_by_fit(bound: type[nn.Module]) -> None:
     objective = bound(over_all_draws, FullRank(d=3, batch_shape=(2,)), num_samples=2)
     before = copy.deepcopy(objective.state_dict())
     state = torch.get_rng_state()

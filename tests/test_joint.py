@@ -514,10 +514,7 @@ LIES: dict[str, tuple[Callable[..., Distribution], int | None]] = {
     "a new axis in front": (lambda self, mu: dd.Normal(mu[None], 1.0), 1),
     "expanded in front": (lambda self, mu: dd.Normal(mu.expand(3, *mu.shape), 1.0), 1),
     "stacked in front": (lambda self, mu, tau: dd.Normal(torch.stack([mu, tau]), 1.0), 1),
-    "joined in front": (
-        lambda self, mu, tau: dd.Normal(torch.cat([mu[None], tau[None]]), 1.0),
-        1,
-    ),
+    "joined in front": (lambda self, mu, tau: dd.Normal(torch.cat([mu[None], tau[None]]), 1.0), 1),
     "matrix on the left": (lambda self, beta, tall: dd.Normal(tall @ beta, 1.0), 1),
     "square matrix on the left": (lambda self, beta, square: dd.Normal(square @ beta, 1.0), 1),
     "dot": (lambda self, beta, x: dd.Normal(beta.dot(x), 1.0), None),
@@ -988,10 +985,7 @@ def test_reserved_names(name: str) -> None:
 
 
 def test_sites_outside_a_joint() -> None:
-    for base in (
-        Declarative,
-        Variational,
-    ):
+    for base in (Declarative, Variational):
         body = {"x": site(lambda self: normal())}
         if base is Variational:
             body |= {"base": dd.Normal, "loc": Param(0.0), "scale": Param(1.0)}

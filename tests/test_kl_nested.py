@@ -86,8 +86,7 @@ PAIRS: dict[str, tuple[Make, Make]] = {
     "everything": with_sources(
         lambda d: dd.Independent(
             Transformed(
-                dd.Independent(Transformed(d, dd.TanhTransform()), 1),
-                [NUMBERS, dd.ExpTransform()],
+                dd.Independent(Transformed(d, dd.TanhTransform()), 1), [NUMBERS, dd.ExpTransform()]
             ),
             1,
         ),

@@ -465,18 +465,12 @@ def test_a_class_with_a_wrong_dotted_name() -> None:
         (dd.MixtureSameFamily, {"mixture_distribution": logits(same, 3)}, "component_distr"),
         (
             dd.MixtureSameFamily,
-            {
-                "mixture_distribution": normal(same, 3),
-                "component_distribution": normal(same, 3),
-            },
+            {"mixture_distribution": normal(same, 3), "component_distribution": normal(same, 3)},
             "a Categorical",
         ),
         (
             dd.MixtureSameFamily,
-            {
-                "mixture_distribution": logits(same, 2),
-                "component_distribution": normal(same, 3),
-            },
+            {"mixture_distribution": logits(same, 2), "component_distribution": normal(same, 3)},
             r"mixture_distribution.*component_distribution",
         ),
         (

@@ -116,8 +116,7 @@ def test_the_pathwise_gradient_is_that_of_the_closed_form() -> None:
     a, b = ends
     exact = torch.autograd.grad(-(b - a).log() + (a * a + a * b + b * b) / 6, ends)
     found = torch.autograd.grad(
-        sum(torch.stack([guide.low, guide.high]) * torch.stack(exact)),
-        list(guide.parameters()),
+        sum(torch.stack([guide.low, guide.high]) * torch.stack(exact)), list(guide.parameters())
     )
     for parameter, gradient in zip(guide.parameters(), found, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=0.02, rtol=0.02)

@@ -22,13 +22,7 @@ from declarative_dist.errors import first_line
 from declarative_dist.integrations.lightning import ObjectiveModule
 from declarative_dist.objectives import NegativeELBO
 from tests.processes import in_processes
-from tests.sharing import (
-    OBJECTIVES,
-    NegativeLogLikelihood,
-    gamma,
-    rows_for,
-    values_of,
-)
+from tests.sharing import OBJECTIVES, NegativeLogLikelihood, gamma, rows_for, values_of
 
 pytestmark = [
     # One process alone is one of the cases.

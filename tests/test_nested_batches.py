@@ -7,12 +7,7 @@ import torch
 import torch.distributions as dd
 from torch import nn
 
-from declarative_dist import (
-    ConstraintError,
-    DeclarationError,
-    Declarative,
-    Param,
-)
+from declarative_dist import ConstraintError, DeclarationError, Declarative, Param
 from tests.nests import (
     MIXED_NAMES,
     ByMethod,

@@ -85,11 +85,7 @@ def test_a_part_where_the_base_wants_a_tensor(value):
 
 @pytest.mark.parametrize("value", [[Weights], [Weights, Weights], [nn.Linear(1, 1)]])
 def test_a_list_where_the_base_wants_one_part(value):
-    refused(
-        lambda: mixture_of(value, Components),
-        DeclarationError,
-        "Made.mixture_distribution",
-    )
+    refused(lambda: mixture_of(value, Components), DeclarationError, "Made.mixture_distribution")
 
 
 @pytest.mark.parametrize("name", ["forward", "to", "children", "device", "batch_shape", "mean"])

@@ -316,9 +316,7 @@ def test_constrained_values_follow_the_nest():
         lambda **values: Deep(**{"k": 3, **values}),
         mixture_of(dd.Categorical(logits=torch.zeros(3)), Components(k=3)),
         made(
-            dd.Independent,
-            base_distribution=mixture_of(Logits, Grid),
-            reinterpreted_batch_ndims=1,
+            dd.Independent, base_distribution=mixture_of(Logits, Grid), reinterpreted_batch_ndims=1
         ),
     ],
 )

@@ -47,10 +47,7 @@ def test_it_draws_the_loss_and_every_number(history: History) -> None:
     assert list(line.get_xdata()) == list(range(1, 31))
     assert list(line.get_ydata()) == history.losses
     paths = drawn(values)
-    assert set(paths) == {
-        *(f"loc[{i}, {j}]" for i in (0, 1) for j in (0, 1)),
-        "scale",
-    }
+    assert set(paths) == {*(f"loc[{i}, {j}]" for i in (0, 1) for j in (0, 1)), "scale"}
     assert paths["scale"] == history.values["scale"]
     assert paths["loc[1, 0]"] == [each[1][0] for each in history.values["loc"]]
     assert list(values.get_lines()[0].get_xdata()) == history.steps
@@ -133,10 +130,7 @@ def test_a_noisy_loss_is_smoothed() -> None:
 def test_nothing_to_draw() -> None:
     with pytest.raises(DeclarationError, match="plot: expected a History with steps"):
         plot(History())
-    with pytest.raises(
-        DeclarationError,
-        match=r"plot: expected a distribution, .*, got 3\.",
-    ):
+    with pytest.raises(DeclarationError, match=r"plot: expected a distribution, .*, got 3\."):
         plot(3)  # type: ignore[arg-type]
 
 

@@ -77,8 +77,7 @@ def test_the_density_at_values_is_the_one_by_hand() -> None:
     weights = [1, 0, 2, 1]
     spoiled = X.where(tensor(weights) > 0, math.nan)
     torch.testing.assert_close(
-        posterior.log_joint(z, spoiled, weights=weights),
-        posterior.log_joint(z, X[[0, 2, 2, 3]]),
+        posterior.log_joint(z, spoiled, weights=weights), posterior.log_joint(z, X[[0, 2, 2, 3]])
     )
     one = {name: value[0, 0] for name, value in z.items()}
     torch.testing.assert_close(posterior.log_joint(one, X), gaussian_by_hand(one, X))

@@ -82,10 +82,7 @@ def test_new_groups_from_the_upper_levels() -> None:
     draws = {"mu": torch.full((50_000,), 7.0), "tau": torch.full((50_000,), 3.0)}
     schools = Schools()
     found = schools.predict(draws)
-    assert {name: x.shape for name, x in found.items()} == {
-        "theta": (50_000, 8),
-        "y": (50_000, 8),
-    }
+    assert {name: x.shape for name, x in found.items()} == {"theta": (50_000, 8), "y": (50_000, 8)}
     torch.testing.assert_close(found["theta"].std(0), torch.full((8,), 3.0), atol=0.1, rtol=0.0)
     spread = (9 + schools.error.square()).sqrt()
     torch.testing.assert_close(found["y"].std(0), spread, atol=0.3, rtol=0.0)

@@ -35,11 +35,7 @@ from declarative_dist import (
     learnable,
     site,
 )
-from declarative_dist.objectives import (
-    NegativeELBO,
-    NegativeLogLikelihood,
-    NegativeLogPosterior,
-)
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.wrappers import Censored
 
 
@@ -295,13 +291,7 @@ class Lag(Joint):
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        1e39,
-        [0.0, -1e39],
-        torch.zeros(2, device="meta"),
-        torch.zeros(2).to_sparse(),
-    ],
+    "value", [1e39, [0.0, -1e39], torch.zeros(2, device="meta"), torch.zeros(2).to_sparse()]
 )
 def test_values_that_a_dtype_or_a_device_cannot_hold_are_no_numbers(value: Any) -> None:
     """Wherever values are given by name: to a joint, a prior, a guide, and to a likelihood."""

@@ -95,10 +95,7 @@ STRUCTURED: dict[str, tuple[Constraint, list[tuple[Raw, list[bool]]]]] = {
         PositiveDefinite(),
         [([-5.0, -5.0, 0.0], [False] * 3), ([-200.0, 0.0, 1.0], [True, False, False])],
     ),
-    "corr cholesky": (
-        CorrCholesky(),
-        [([0.0] * 3, [False] * 3), ([20.0, 0.0, 0.0], [False] * 3)],
-    ),
+    "corr cholesky": (CorrCholesky(), [([0.0] * 3, [False] * 3), ([20.0, 0.0, 0.0], [False] * 3)]),
 }
 
 

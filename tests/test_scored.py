@@ -262,9 +262,7 @@ def test_a_squashed_normal_is_exact_at_saturation(name: str, dtype: torch.dtype)
     linear = 0.0 if "interval" in name else 2 * math.exp(-20.0)
     torch.testing.assert_close(log_prob.double(), expected, rtol=8 * eps, atol=200 * eps + linear)
     for one, other in zip(
-        gradients,
-        torch.autograd.grad(expected.sum(), (by_hand_loc, by_hand_scale)),
-        strict=True,
+        gradients, torch.autograd.grad(expected.sum(), (by_hand_loc, by_hand_scale)), strict=True
     ):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=2e4 * eps)
 

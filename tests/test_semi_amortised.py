@@ -26,11 +26,7 @@ from declarative_dist import (
     learnable,
     site,
 )
-from declarative_dist.objectives import (
-    ImportanceWeightedELBO,
-    NegativeELBO,
-    NegativeLogLikelihood,
-)
+from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO, NegativeLogLikelihood
 from tests.cases import Policy, Speed
 
 PRIOR, NOISE, N = 3.0, 0.8, 12

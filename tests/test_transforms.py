@@ -731,8 +731,7 @@ def test_tensors_in_a_list_of_a_plain_transform():
 
 COPIED = {
     "constant vector events": transformed(
-        Shift,
-        base_distribution=dd.Independent(dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), 1.0), 1),
+        Shift, base_distribution=dd.Independent(dd.Normal(torch.tensor([-1.0, 0.0, 1.0]), 1.0), 1)
     ),
     "vectors": transformed(Shift, base_distribution=Line),
     "shifts of vector events": transformed(ShiftEvent, Shift, base_distribution=Vector),

@@ -116,10 +116,7 @@ def test_derived_quantities() -> None:
 
 
 def test_the_table_of_a_posterior() -> None:
-    x, log_weights = ratios(
-        4000,
-        0.8,
-    )
+    x, log_weights = ratios(4000, 0.8)
     draws = WeightedDraws({"x": x, "pair": torch.stack([x, 2 * x], -1)}, log_weights)
     table = summary(draws)
     assert table["pair[1]"].sd == pytest.approx(1.6, rel=0.05)

@@ -248,10 +248,7 @@ def test_a_jacobian_counts_the_same_everywhere_or_is_refused(name: str) -> None:
     base = Normal(torch.zeros(2, 3), 1.0)
     ways = {
         "prior": (lambda: model.log_prior(unconstrained=True), 6 * (score + LOG_2)),
-        "guide": (
-            lambda: MeanFieldNormal(model).log_prob({"x": torch.zeros(2, 3)}).sum(),
-            None,
-        ),
+        "guide": (lambda: MeanFieldNormal(model).log_prob({"x": torch.zeros(2, 3)}).sum(), None),
         "transform": (
             lambda: (
                 TransformedDistribution(base, [Twice(log_det, event_dim).as_transform()])

@@ -318,12 +318,7 @@ def test_messages(constraint: Constraint, bad: object, message: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     "raw",
-    [
-        torch.tensor([1, 2, 3]),
-        torch.ones(3) + 1j,
-        torch.ones(3).to_sparse(),
-        [1.0, 2.0, 3.0],
-    ],
+    [torch.tensor([1, 2, 3]), torch.ones(3) + 1j, torch.ones(3).to_sparse(), [1.0, 2.0, 3.0]],
     ids=["int", "complex", "sparse", "list"],
 )
 def test_raw_numbers_are_a_dense_floating_point_tensor(name: str, raw: Any) -> None:

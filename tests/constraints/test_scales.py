@@ -11,13 +11,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
-from declarative_dist import (
-    ConstraintError,
-    Param,
-    Positive,
-    Variational,
-    learnable,
-)
+from declarative_dist import ConstraintError, Param, Positive, Variational, learnable
 from declarative_dist.plain.decompose import recover
 from tests.cases import PLAIN
 

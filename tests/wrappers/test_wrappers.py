@@ -241,10 +241,7 @@ def test_the_gradient_of_draws_is_that_of_the_quantile() -> None:
 
 
 def test_a_gate_has_right_gradients_at_its_ends() -> None:
-    for value, zero, other in (
-        (0.0, math.exp(2.0) - 1, -1.0),
-        (1.0, 1 - math.exp(-2.0), 0.0),
-    ):
+    for value, zero, other in ((0.0, math.exp(2.0) - 1, -1.0), (1.0, 1 - math.exp(-2.0), 0.0)):
         gate = d(value).requires_grad_()
         scores = ZeroInflated(dd.Poisson(d(2.0)), gate).log_prob(d([0.0, 1.0]))
         slope = torch.autograd.grad(scores[0], gate, retain_graph=True)[0]
@@ -352,10 +349,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no mass": (lambda: Truncated(dd.Gamma(1.0, 1.0), high=-1.0), "leave mass of a Gamma"),
     "no count": (lambda: Truncated(dd.Poisson(1.0), 3, 3.5), "leave mass of a Poisson"),
     "no cdf": (lambda: Truncated(dd.VonMises(0.0, 1.0), 0.0), "it needs one, got VonMises"),
-    "events": (
-        lambda: Censored(dd.Dirichlet(torch.ones(2)), 0.0),
-        "numbers, got Dirichlet",
-    ),
+    "events": (lambda: Censored(dd.Dirichlet(torch.ones(2)), 0.0), "numbers, got Dirichlet"),
     "a gate": (lambda: ZeroInflated(dd.Poisson(1.0), 1.5), "between 0 and 1, got 1.5"),
     "inflated events": (
         lambda: ZeroInflated(dd.Dirichlet(torch.ones(2)), 0.5),
@@ -363,10 +357,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no distribution": (lambda: Truncated(3.0), "a distribution, got 3.0"),  # type: ignore[arg-type]
     "text": (lambda: Truncated(dd.Normal(0.0, 1.0), "a"), "a number or a"),  # type: ignore[arg-type]
-    "no gate": (
-        lambda: ZeroInflated(dd.Poisson(1.0), None),
-        "a number or a tensor.* None",
-    ),  # type: ignore[arg-type]
+    "no gate": (lambda: ZeroInflated(dd.Poisson(1.0), None), "a number or a tensor.* None"),  # type: ignore[arg-type]
     "a shape": (
         lambda: Truncated(dd.Normal(torch.zeros(2), 1.0), torch.zeros(3)),
         r"with \(2,\), got \(3,\)",
