@@ -80,6 +80,7 @@ class NoiseFloor(GreaterThan):
 _COUNTED = Real(limits=_limits((-1e290, 1e290), (-1e30, 1e30)))
 _RELAXED = Real(limits=_limits((-600.0, 600.0), (-70.0, 70.0)))
 _POWER = Positive(guard=_limits((1e-13, 1e10), (1e-4, 1e5)))
+_SHAPE = Positive(guard=_limits((1e-150, 1e10), (1e-18, 1e5)))
 _FACTOR = LowerCholesky(conditioned=True)
 
 BANDS: Mapping[tuple[type[Distribution], str], Constraint] = {
@@ -93,6 +94,12 @@ BANDS: Mapping[tuple[type[Distribution], str], Constraint] = {
     # x**a rounds to 0 or 1 for ordinary x, whose log_prob is then infinite.
     (dd.Kumaraswamy, "concentration0"): _POWER,
     (dd.Kumaraswamy, "concentration1"): _POWER,
+    # log_prob takes the difference of two lgamma, which is rounding beyond: data that want the
+    # limit, a normal or a Poisson distribution, would end at a density that is wrong.
+    (dd.StudentT, "df"): _SHAPE,
+    (dd.FisherSnedecor, "df1"): _SHAPE,
+    (dd.FisherSnedecor, "df2"): _SHAPE,
+    (dd.NegativeBinomial, "total_count"): _SHAPE,
     # Building adds half of the dimensions and subtracts them again, which leaves 0.
     (dd.LKJCholesky, "concentration"): Positive(guard=_limits((1e-12, 1e150), (1e-5, 1e18))),
     # Beyond, gradients of log_prob are NaN in float32; at 1e18 the sampler does not end.

@@ -12,6 +12,8 @@ from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 
 _ENDLESS = "data all alike, too few or at an end of the support need a prior or a floor"
+_STUCK = "no step gains: the loss has corners, or its rounding hides the rest (float64 has less)"
+_COARSE = "the loss is lost in its own rounding: use float64, or counts and values of another size"
 
 
 class NotConvergedWarning(UserWarning):
@@ -28,7 +30,7 @@ class NotConvergedWarning(UserWarning):
 
 def judge_descent(
     objective: nn.Module, search: Newton | LBFGS, losses: Losses, saturated: list[str], count: int
-) -> tuple[bool, list[str]]:
+) -> tuple[bool | None, list[str]]:
     """Whether a descent has converged, and sentences about it.
 
     Args:
@@ -40,13 +42,17 @@ def judge_descent(
     """
     rest = f"gradient {search.gradients.max().item():.1g}, {search.evaluations} evaluations"
     failed, notes = ~search.converged, list[str]()
+    is_stuck = search.is_done & failed
+    is_coarse = torch.zeros_like(failed)
     if isinstance(search, Newton) and search.is_closed:
         rest = f"{rest.partition(',')[0]}, in closed form"
         notes = _describe_corners(objective, search, saturated)
     elif isinstance(search, Newton):
         ends = Ends(search, losses)
         # At the end of a band rounding may hide the loss, and the band is said.
-        falls = ends.runaways if saturated else ends.runaways | ends.lost | ends.edges
+        is_coarse = ends.is_coarse & (not (saturated or losses.has_equal_data))
+        lost = ends.lost & ~is_coarse[:, None]
+        falls = ends.runaways if saturated else ends.runaways | lost | ends.edges
         endless = _names(objective, search, falls)
         failed |= falls.any(1)
         notes = _describe_corners(objective, search, saturated + endless)
@@ -56,6 +62,13 @@ def judge_descent(
         if flat and search.is_done:
             why = "the data do not determine it, or its range ends here"
             notes.append(f"the loss is flat in {', '.join(flat)}: {why}")
+        is_stuck &= ~falls.any(1)
+    if (is_stuck & ~is_coarse).any():
+        notes.append(_STUCK)
+    if is_coarse.any():
+        notes.append(_COARSE)
+    if not (failed & ~is_coarse).any() and is_coarse.any():
+        return None, [f"level: {rest}", *notes]
     if not failed.any():
         return True, [f"settled: {rest}", *notes]
     if not search.is_done:

@@ -132,7 +132,7 @@ class DescentWay(Way):
     ) -> None:
         kind = LBFGS if rows.numbers > NEWTON else Newton
         super().__init__(objective, kind(rows, tolerance), BUDGETS[kind])
-        self._losses = losses
+        self._losses, self._tolerance = losses, tolerance
 
     def step(self, batch: tuple[Any, ...]) -> float:
         loss = self.optimizer.step(self._losses).item()
@@ -146,6 +146,8 @@ class DescentWay(Way):
             self.optimizer.trusts_start = is_suggested
 
     def observe(self, loss: float) -> bool:
+        if isinstance(newton := self.optimizer, Newton) and newton.is_cornered:
+            self.optimizer = LBFGS(newton.rows, self._tolerance)
         return self.optimizer.is_done
 
     def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:

@@ -48,15 +48,29 @@ class Ends:
 
     @cached_property
     def lost(self) -> Tensor:
-        """The numbers of problems whose loss is lost in rounding: a mask `(problems, numbers)`.
+        """The numbers of problems whose loss is lost in rounding: a mask `(problems, numbers)`."""
+        is_lost = self._noise > _LOST * self._scale
+        return is_lost[:, None] & ~self._newton.held
 
-        Numbers move by a few roundings, all up, or, where there are several, up and down by turns.
+    @cached_property
+    def is_coarse(self) -> Tensor:
+        """For which problems the loss is lost in its own rounding, and not in that of numbers.
+
+        It changes no more where numbers move by many roundings than by few: `(problems)`.
         """
-        nudges = (self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
+        is_lost = self.lost.any(1)
+        return is_lost & (self._rises_by(40) <= 4 * self._noise) if is_lost.any() else is_lost
+
+    @cached_property
+    def _noise(self) -> Tensor:
+        return torch.stack([self._rises_by(count) for count in (1, 2, 3, 5)]).amax(0)
+
+    def _rises_by(self, count: int) -> Tensor:
+        """The largest change where numbers, by so many roundings, move all up, or by turns."""
+        nudges = (count * self._newton.eps * self._size).masked_fill(self._newton.held, 0.0)
         signs = 1.0 - 2.0 * (torch.arange(nudges.shape[1], device=nudges.device) % 2)
         ways = (torch.ones_like(signs), signs)[: nudges.shape[1]]
-        is_lost = self._is_lost([n * way * nudges for n in (1, 2, 3, 5) for way in ways])
-        return is_lost[:, None] & ~self._newton.held
+        return self._largest_rise([way * nudges for way in ways])
 
     @cached_property
     def edges(self) -> Tensor:
@@ -70,13 +84,13 @@ class Ends:
         for number in newton.held.any(0).nonzero().flatten().tolist():
             nudge = torch.zeros_like(nudges)
             nudge[:, number] = nudges[:, number]
-            found[:, number] = self._is_lost([nudge, -nudge])
+            found[:, number] = self._largest_rise([nudge, -nudge]) > _LOST * self._scale
         return found & newton.held
 
-    def _is_lost(self, nudges: list[Tensor]) -> Tensor:
-        """For which problems the loss is another one a few roundings away, inside its support."""
+    def _largest_rise(self, nudges: list[Tensor]) -> Tensor:
+        """The largest change of each problem's loss, inside its support."""
         rises = torch.stack([self._rise(nudge) for nudge in nudges])
-        return rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0) > _LOST * self._scale
+        return rises.masked_fill(rises == torch.inf, 0.0).abs().amax(0)
 
     @cached_property
     def flat_directions(self) -> Tensor:
@@ -103,6 +117,12 @@ class Ends:
         for at in is_flat.any(0).nonzero().flatten().tolist():
             rises = torch.stack([self._rise(length * steps[:, at]) for length in (-0.01, 0.01)])
             is_level = (rises.abs() <= level).all(0)
+            # A number near zero is small for its unit; where data say nothing, any step is free.
+            along = directions[:, at]
+            alone = (along.square() * model.hessian.diagonal(dim1=1, dim2=2).abs()).sum(1)
+            bend = (along * (model.hessian @ along[..., None]).squeeze(-1)).sum(1)
+            far = torch.stack([self._rise(length * steps[:, at]) for length in (-1e4, 1e4)])
+            is_level &= (far <= level).any(0) | (bend < 1e-3 * alone)
             if at == last:
                 ahead = torch.stack([self._rise(length * steps[:, at]) for length in (0.3, 1.0)])
                 is_level |= (ahead <= level).all(0)

@@ -24,6 +24,9 @@ Function = Callable[[Tensor], tuple[Tensor, Tensor]]
 _DESCENT = 1e-4
 _TURN = 0.9
 _SHORTEST = 1e-10
+_IDLE = 50
+"""After how many steps in a row without a visible gain a row has ended, as at a corner."""
+
 _MEMORY = 12
 """How many steps of a row shape the next one."""
 
@@ -153,6 +156,7 @@ class Descent:
         self.steps = point.new_zeros((_MEMORY, *point.shape))
         self.turns = torch.zeros_like(self.steps)
         self.is_active = torch.ones_like(self.value, dtype=torch.bool)
+        self.lowest, self.idle = self.value, torch.zeros_like(self.value)
         self.low, self.high = torch.zeros_like(self.value), torch.full_like(self.value, torch.inf)
         self.length = torch.ones_like(self.value)
         self.direction = torch.zeros_like(point)
@@ -185,6 +189,10 @@ class Descent:
             self.gradient = torch.where(takes[..., None], gradient, self.gradient)
             self.value = torch.where(takes, value, self.value)
             self.is_active &= takes | ~forgets | had_memory
+            gains = self.value < self.lowest - noise
+            self.lowest = torch.where(gains, self.value, self.lowest)
+            self.idle = torch.where(gains, 0.0, self.idle + takes)
+            self.is_active &= self.idle < _IDLE
             self._begin_lines(takes | forgets)
 
     def _is_exhausted(self) -> Tensor:

@@ -14,6 +14,8 @@ SUFFICIENT = 1e-4
 
 LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
 """The shares of a step that are tried, until one is good."""
+_PATIENCE = 50
+"""For how many evaluations corners are tried, before something else is."""
 
 
 class Newton(Optimizer):
@@ -78,6 +80,15 @@ class Newton(Optimizer):
         """For which problems the gradient, or what a step would gain, is at its floor."""
         gains = self.model.decrement <= 16 * self.eps * (1 + self.model.losses.abs())
         return self._done & (gains | self._is_small(self.model, 1e-5) | self.is_closed)
+
+    @property
+    def is_cornered(self) -> bool:
+        """Whether a problem gets no further amid corners: its loss is a plane between them."""
+        model = self.model
+        if not self.is_done and self.evaluations < _PATIENCE:
+            return False
+        is_plane = (model.hessian.diagonal(dim1=1, dim2=2) == 0) & (model.gradient != 0)
+        return bool((is_plane.any(1) & ~self.held.any(1) & ~self.converged).any())
 
     @property
     def gradients(self) -> Tensor:

@@ -1,0 +1,147 @@
+"""What a fit says of itself, on regressions whose answers others compute too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import torch
+import torch.distributions as dd
+from torch import Tensor
+
+from declarative_dist import Conditional, Exp, Head, NotConvergedWarning, Param, derived, fit
+from declarative_dist.objectives import NegativeLogLikelihood
+
+
+def features(rows: int = 300, columns: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+
+
+class Robust(Conditional):
+    base = dd.StudentT
+    df = Param(5.0, Exp())
+    loc = Head()
+    scale = Param(1.0, Exp())
+
+
+class Counts(Conditional):
+    base = dd.NegativeBinomial
+    total_count = Param(1.0, Exp())
+    mean = Head(Exp())
+
+    @derived
+    def logits(self, mean: Tensor, total_count: Tensor) -> Tensor:
+        return mean.log() - total_count.log()
+
+
+@pytest.mark.filterwarnings("ignore::declarative_dist.NotConvergedWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_t_distribution_of_light_tails_is_no_better_than_scipy_says(dtype: torch.dtype) -> None:
+    """Far up torch's density is rounding alone, and may look better than any."""
+    torch.manual_seed(0)
+    x = features()
+    y = x[:, 0] + dd.Uniform(-1.7, 1.7).sample((300,)).double()
+    model = Robust(in_features=2, dtype=dtype)
+    history = fit(NegativeLogLikelihood(model), (x.to(dtype), y.to(dtype)))
+    with torch.no_grad():
+        t = model(x.to(dtype))
+    exact = scipy.stats.t.logpdf(y.numpy(), *(a.double().numpy() for a in (t.df, t.loc, t.scale)))
+    rounding = 5e-3 if dtype == torch.float32 else 1e-4
+    assert history.losses[-1] == pytest.approx(-exact.mean(), abs=rounding)
+    # The limit is least squares.
+    design = np.column_stack([x.numpy(), np.ones(300)])
+    squares = np.linalg.lstsq(design, y.numpy(), rcond=None)[1][0]
+    normal = 0.5 * np.log(2 * np.pi * squares / 300) + 0.5
+    assert -exact.mean() == pytest.approx(normal, abs=1e-3)
+    assert history.converged or "rounding hides the rest" in history.verdict
+
+
+@pytest.mark.filterwarnings("ignore::declarative_dist.NotConvergedWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts_below_poisson_have_the_likelihood_that_scipy_says(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = features()
+    y = dd.Binomial(20, torch.sigmoid(x[:, 0])).sample()
+    model = Counts(in_features=2, dtype=dtype)
+    history = fit(NegativeLogLikelihood(model), (x.to(dtype), y.to(dtype)))
+    with torch.no_grad():
+        d: Any = model(x.to(dtype))
+    count, mean = d.total_count.double().numpy(), d.mean.double().numpy()
+    exact = scipy.stats.nbinom.logpmf(y.numpy(), count, count / (count + mean)).mean()
+    assert history.losses[-1] == pytest.approx(-exact, abs=2e-3)
+
+
+class Events(Conditional):
+    base = dd.Poisson
+    rate = Head(Exp())
+
+
+def test_a_loss_lost_in_its_own_rounding_does_not_fall_without_end() -> None:
+    torch.manual_seed(0)
+    x = features().float()
+    y = torch.poisson((12.5 + 0.5 * x[:, 0]).exp())
+    model = Events(in_features=2)
+    history = fit(NegativeLogLikelihood(model), (x, y))
+    assert history.converged is not False, history.verdict
+    assert "without end" not in history.verdict
+    # Iterated least squares, in double precision.
+    design = torch.cat([x, torch.ones(300, 1)], 1).double()
+    weights = torch.tensor([0.0, 0.0, 12.0], dtype=torch.float64)
+    for _ in range(50):
+        rate = (design @ weights).exp()
+        gradient = design.mT @ (y.double() - rate)
+        weights = weights + torch.linalg.solve(design.mT * rate @ design, gradient)
+    ours = torch.cat([model.projection.weight[0], model.projection.bias]).double()
+    torch.testing.assert_close(ours, weights, atol=2e-6, rtol=0.0)
+
+
+class Dollars(Conditional):
+    base = dd.Normal
+    loc = Head()
+    scale = Param(1.0, Exp())
+
+
+def test_a_weight_near_zero_is_not_called_flat() -> None:
+    """Beside its standard error it is small, as by chance; the data determine it all the same."""
+    x = features(200)
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    design = torch.cat([x, torch.ones(200, 1, dtype=torch.float64)], 1)
+    noise = noise - design @ torch.linalg.lstsq(design, noise[:, None]).solution[:, 0]
+    y = 1e5 * (3.0 + x[:, 0] + noise) + x[:, 1]
+    model = Dollars(in_features=2, dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(model), (x, y))
+    assert history.converged
+    assert model.projection.weight[0, 1].item() == pytest.approx(1.0, abs=0.1)
+    assert "flat" not in history.verdict
+    same = torch.cat([x, x[:, :1]], 1)
+    model = Dollars(in_features=3, dtype=torch.float64)
+    history = fit(NegativeLogLikelihood(model), (same, y))
+    assert "the loss is flat in projection.weight" in history.verdict
+
+
+class Median(Conditional):
+    base = dd.Laplace
+    loc = Head()
+    scale = Param(1.0, Exp())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_least_absolute_deviations_against_a_linear_program(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = features()
+    y = x[:, 0] + dd.Laplace(0.0, 1.0).sample((300,)).double()
+    model = Median(in_features=2, dtype=dtype)
+    with pytest.warns(NotConvergedWarning, match="the loss has corners"):
+        history = fit(NegativeLogLikelihood(model), (x.to(dtype), y.to(dtype)))
+    assert len(history.losses) < 40
+    design = np.column_stack([x.numpy(), np.ones(300)])
+    sides = np.block([[design, -np.eye(300)], [-design, -np.eye(300)]])
+    cost = np.concatenate([np.zeros(3), np.full(300, 1 / 300)])
+    limits = [(None, None)] * 3 + [(0, None)] * 300
+    ends = np.concatenate([y.numpy(), -y.numpy()])
+    least = scipy.optimize.linprog(cost, sides, ends, bounds=limits).fun
+    assert history.losses[-1] == pytest.approx(np.log(2 * least) + 1, abs=1e-5)
