@@ -73,9 +73,13 @@ def test_a_wrong_mode_is_left_and_told() -> None:
     guide, found = fitted(Line(), between([0.0, 20.0], [1e-4, 1.0]))
     assert guide.median["x"][0].item() == pytest.approx(20.0, abs=0.1)
     assert found.converged
-    assert "another mode: 9.21 nats lower." in found.verdict
+    assert "another mode: 9.21 nats lower (sampled)." in found.verdict
     draws = guide.importance_sample(between([0.0, 20.0], [1e-4, 1.0]), 4000)
     assert draws.verdict.startswith("good")
+    # A ten thousandth, forty deviations away, adds a twelfth to the deviation.
+    share = 1 / 1.0001
+    exact = math.sqrt(0.25 + 400.0 * share * (1 - share))
+    assert draws.std()["x"][0].item() == pytest.approx(exact, rel=0.01)
 
 
 def test_a_guide_in_a_wrong_mode_is_never_called_good() -> None:

@@ -204,3 +204,60 @@ def test_deviations_of_numbers_whose_squares_are_none(scale: float) -> None:
     assert draws.std()["x"].item() == pytest.approx(scale * x[1:].std().item(), rel=1e-6)
     assert draws.verdict.startswith("good")
     assert "of means 0.016 sd" in draws.verdict
+
+
+@pytest.mark.parametrize(("height", "place", "width"), [
+    (0.5, 100.0, 0.2), (0.02, 100.0, 0.2), (1e-4, 40.0, 1.0),
+])  # fmt: skip
+def test_modes_a_hundred_deviations_away(height: float, place: float, width: float) -> None:
+    heights = tensor([1 - height, height], dtype=torch.float64)
+    places = tensor([0.0, place], dtype=torch.float64)
+    modes = dd.Normal(places, tensor([1.0, width], dtype=torch.float64))
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        x = values["x"]
+        mixed = (heights.log() + modes.log_prob(x[..., :1])).logsumexp(-1)
+        return mixed + dd.Normal(0.0, 1.0).log_prob(x[..., 1])
+
+    mixture = dd.MixtureSameFamily(dd.Categorical(heights), modes)
+    draws = drawn(Line(dtype=torch.float64), log_joint)
+    deviation = mixture.stddev.item()
+    assert draws.mean()["x"][0].item() == pytest.approx(mixture.mean.item(), abs=0.05 * deviation)
+    assert draws.std()["x"][0].item() == pytest.approx(deviation, rel=0.03)
+    assert ("Several modes hold mass" in draws.verdict) == (height > 1e-3)
+    assert draws.verdict.startswith("good" if height < 1e-3 else "usable")
+
+
+def test_five_modes_of_equal_mass_are_all_sampled() -> None:
+    class Place(Declarative):
+        x = Param(0.0)
+
+    modes = dd.Normal(tensor([-8.0, -4.0, 0.0, 4.0, 8.0]), 0.4)
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        return modes.log_prob(values["x"][..., None]).logsumexp(-1)
+
+    draws = drawn(Place(), log_joint)
+    assert "found 4 other modes" in draws.verdict
+    assert "Several modes hold mass: there may be more." in draws.verdict
+    assert draws.mean()["x"].item() == pytest.approx(0.0, abs=0.05)
+    assert draws.std()["x"].item() == pytest.approx(math.sqrt(32.0 + 0.16), rel=0.01)
+
+
+def test_names_of_components_are_exchanged_or_there_may_be_more() -> None:
+    class Centres(Declarative):
+        mu = Param(torch.zeros(3))
+
+    y = torch.cat([place + torch.linspace(-1.5, 1.5, 20) for place in (-4.0, 0.0, 4.0)])
+
+    def log_joint(values: dict[str, Tensor]) -> Tensor:
+        mu = values["mu"]
+        each = dd.Normal(mu[..., None, :], 1.0).log_prob(y[:, None]).logsumexp(-1)
+        return each.sum(-1) + dd.Normal(0.0, 10.0).log_prob(mu).sum(-1)
+
+    draws = drawn(Centres(), log_joint)
+    assert "Several modes hold mass: there may be more." in draws.verdict
+    orders = draws.resample(6000)["mu"].argsort(-1) @ tensor([9, 3, 1])
+    counts = orders.unique(return_counts=True)[1]
+    assert len(counts) >= 5
+    assert counts.max() - counts.min() < 200

@@ -21,19 +21,20 @@ _SPREADS = (1.0, 5.0, 25.0, 25.0)
 _FAR = 10.0
 """How far starts are from the best place found, in its own units."""
 
-_STEP = 0.5
+_STEP, _FACTOR, _FURTHER = 0.5, 1.3, 12
 _RAYS = 32
-"""How far apart the points of a ray are, in these units, and along how many numbers rays go."""
+"""How far apart the points of a ray are, in these units; by how much, and how often, they go on
+further out; and along how many numbers rays go."""
 
 _FEWER = 16
 """How many draws a search begins with."""
 
 _LONGEST = 30
-_FINALISTS = 4
+_FINALISTS = 8
 """How many cycles a search has at most, and how many places are searched to the end."""
 
-_ROUNDS = 2
-"""How often others begin, at most: again where they have led to a better place."""
+_BETTER, _MORE = 2, 4
+"""How often others begin, at most: where they led to a better place, and to more modes."""
 
 _APART = 3.0
 """How many standard deviations another mode is away."""
@@ -41,7 +42,7 @@ _APART = 3.0
 _WITHIN = 7.0
 _TOLD = 100.0
 SAME = 1.0
-"""How many nats below the best a mode is sampled, is spoken of, and is the same."""
+"""How many nats below the best a mode holds mass, is spoken of, and is the same."""
 
 _ROUNDING = 1e-4
 """How far log densities of one target may differ, relative to their size or to a nat."""
@@ -79,8 +80,14 @@ class Modes:
 
     @property
     def is_near(self) -> Tensor:
-        """Which modes may hold so much that they have to be sampled, the best one too."""
+        """Which modes may hold much, the best one too."""
         return self.is_mode & (self.bounds > self.bounds[0] - _WITHIN)
+
+    @property
+    def is_sampled(self) -> Tensor:
+        """Which modes have to be sampled: the further away, the more they add to deviations."""
+        units = self.rows[0].whiten(self.rows.loc).norm(dim=-1).clamp_min(1.0)
+        return self.is_mode & (self.bounds + 2 * units.log() > self.bounds[0] - _WITHIN)
 
     def lead_of(self, bound: Tensor) -> float:
         """How many nats the best row is above a guide's bound, at most; of copies the largest."""
@@ -105,10 +112,11 @@ class Modes:
         if not self.starts:
             return UNTRIED
         depths = (self.bounds[0] - self.bounds).masked_fill(~self.is_mode, torch.inf)
-        nearest = depths.reshape(len(depths), -1).amin(1)[1:].tolist()
+        nearest = depths.reshape(len(depths), -1).amin(1).tolist()
+        is_sampled = self.is_sampled.reshape(len(depths), -1).any(1).tolist()
         shown = [
-            f"{depth:.3g} nats lower{' (sampled)' if depth < _WITHIN else ''}"
-            for depth in nearest
+            f"{depth:.3g} nats lower{' (sampled)' * sampled}"
+            for depth, sampled in zip(nearest[1:], is_sampled[1:], strict=True)
             if depth < torch.inf
         ]
         starts = f"{self.starts} other starts"
@@ -139,17 +147,18 @@ def find_modes(
     search, widest = Search(density, start[None], tolerance, _FEWER), _WIDEST * around.deviations
     losses, count = _run(search, widest), 0
     points = [start.loc[None]]
-    for _ in range(_ROUNDS if restarts else 0):
-        best, level = search.rows[:1], search.bounds[0]
+    for turn in range(1, 1 + _MORE if restarts else 1):
+        best, level, known = search.rows[:1], search.bounds[0], _count_near(search)
         beyond, rays = _beyond(density, best, around, restarts)
-        centres = torch.cat([_around(around, restarts), beyond])
+        centres = torch.cat([_around(around, restarts, 2 * turn), beyond])
         points += [centres, rays]
         count += len(centres)
         starts = Gaussian(centres, best.scale.expand(len(centres), *around.scale.shape))
         search = Search(density, stack([search.rows, starts]), tolerance, _FEWER)
         losses += _run(search, widest)
-        if not (search.bounds[0] > level + SAME).any():
-            break  # else they have to begin around a better place
+        is_better = bool((search.bounds[0] > level + SAME).any())
+        if not (is_better and turn < _BETTER) and _count_near(search) == known:
+            break  # else they have to begin around a better place, or there may be more modes
     search = Search(density, search.rows, tolerance, 4 * _FEWER)  # the last word, on more draws
     losses += _run(search, widest)
     seen = torch.cat([*points, search.rows.loc])
@@ -202,9 +211,15 @@ def _is_apart(search: Search) -> Tensor:
     return is_apart
 
 
-def _around(start: Gaussian, count: int) -> Tensor:
+def _count_near(search: Search) -> int:
+    """How many rows may hold much."""
+    is_near = search.bounds > search.bounds[0] - _WITHIN
+    return int(is_near.reshape(len(is_near), -1).any(1).sum())
+
+
+def _around(start: Gaussian, count: int, seed: int) -> Tensor:
     """Pairs of starts around the declared one, wider and wider: `(count, *copies, size)`."""
-    noise = sobol_normal((count + 1) // 2, start.loc.numel(), 2).to(start.loc)
+    noise = sobol_normal((count + 1) // 2, start.loc.numel(), seed).to(start.loc)
     noise = noise.reshape(-1, *start.loc.shape)
     spreads = torch.tensor(_SPREADS).to(noise)[torch.arange(len(noise)) % len(_SPREADS)]
     # The scale of the start is a tenth of its unit.
@@ -234,7 +249,8 @@ def _rays(best: Gaussian) -> Tensor:
     """Points on the axes of a Gaussian, step by step: `(steps, rays, *copies, size)`."""
     size = best.loc.shape[-1]
     axes = torch.eye(size)[:_RAYS].to(best.loc)
-    steps = torch.arange(_STEP, 2 * _FAR, _STEP).to(best.loc)
+    near = torch.arange(_STEP, 2 * _FAR, _STEP)
+    steps = torch.cat([near, 2 * _FAR * _FACTOR ** torch.arange(_FURTHER)]).to(best.loc)
     noise = steps[:, None, None] * torch.cat([axes, -axes])
     noise = noise.reshape(*noise.shape[:2], *[1] * (best.loc.ndim - 1), size)
     return best.move(noise.expand(-1, -1, *best.loc.shape))

@@ -72,7 +72,7 @@ def components_of(
         notes.insert(
             0, f"The guide is {behind:.3g} nats below the best bound found: fit it again."
         )
-    is_other = modes.is_near & ~modes.is_like(guide, bound)
+    is_other = modes.is_sampled & ~modes.is_like(guide, bound)
     which = _any_copy(is_other)
     # A copy without a further mode draws from its guide in its place.
     rows = modes.rows if guide.is_diagonal else modes.rows.full()
