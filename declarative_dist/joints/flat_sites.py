@@ -19,6 +19,7 @@ from declarative_dist.constraints.scalar import Scalar, is_open
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
+from declarative_dist.optimization.rows import LinAlgError
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.randomness import same_random_numbers
@@ -31,8 +32,6 @@ _UNITS = (1e-9, 1e9)
 _SIZES, _WIDEST = 1e6, 1e15
 _WIDE = 1e3
 """The upper over the lower quartile of a prior from where on positive numbers are logarithms."""
-
-_LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
 
 
 class InUnits(Positive):
@@ -163,7 +162,7 @@ class FlatSites(FlatMap):
                     if shape:
                         self._count_in_units(values)
                     found = self.unconstrain(values, validate=False)[0].double()
-            except (ConstraintError, ValueError, NotImplementedError, _LinAlgError):
+            except (ConstraintError, ValueError, NotImplementedError, LinAlgError):
                 continue  # no draw is legal, or to be had, or one is on the edge of its support
             vectors = found if shape else found[None]
             break
