@@ -193,19 +193,19 @@ class Declaration:
             visit(name, ())
         return chains
 
-    def _chain_of(self, names: Iterable[str]) -> tuple[Field, ...]:
+    def chain_of(self, names: Iterable[str]) -> tuple[Field, ...]:
         """What must be computed to know some fields, each behind those that it needs."""
         return tuple(dict.fromkeys(field for name in names for field in self.chains[name]))
 
     @cached_property
     def order(self) -> tuple[Field, ...]:
         """All fields, each behind those that it needs."""
-        return self._chain_of(self.fields)
+        return self.chain_of(self.fields)
 
     @cached_property
     def build(self) -> tuple[Field, ...]:
         """What must be computed for the base, and what is given: it is checked, used or not."""
-        return self._chain_of((*self.inputs, *(field.name for field in self.givens)))
+        return self.chain_of((*self.inputs, *(field.name for field in self.givens)))
 
     @cached_property
     def make(self) -> Callable[..., Any] | None:
@@ -254,7 +254,7 @@ class Declaration:
     @cached_property
     def value_order(self) -> tuple[Field, ...]:
         """What must be computed to know all parameters and constants."""
-        return self._chain_of(field.name for field in self.stored)
+        return self.chain_of(field.name for field in self.stored)
 
     @cached_property
     def event_dims(self) -> Mapping[str, int]:

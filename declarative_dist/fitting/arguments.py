@@ -201,4 +201,5 @@ def stops(callbacks: tuple[Callback, ...], step: int, loss: float, module: nn.Mo
     return any(
         answer is True or ("bool" in str(getattr(answer, "dtype", "")) and bool(answer))
         for answer in answers
+        if answer is not None
     )

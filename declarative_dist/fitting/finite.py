@@ -23,10 +23,10 @@ from declarative_dist.plain.batch import call_with
 def are_finite(tensors: list[Tensor]) -> bool:
     """Whether sums of the tensors are finite, as they are of finite numbers but for overflow."""
     sums = [tensor.sum() if tensor.ndim else tensor for tensor in tensors]
-    place = sums[0].device
-    if place.type != "cpu":  # where each number is waited for
+    if not sums[0].is_cpu:  # where each number is waited for
+        place = sums[0].device
         sums = [torch.stack([one.abs().to(place, torch.float32) for one in sums]).sum()]
-    return all(math.isfinite(abs(one.item())) for one in sums)
+    return math.isfinite(abs(sum([one.item() for one in sums])))
 
 
 def find_bad(tensor: Tensor) -> tuple[tuple[int, ...], str] | None:

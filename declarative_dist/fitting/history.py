@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-LIMIT = 200
+LIMIT = 100
 """How many points of the values' paths are kept before every other one is dropped."""
 
 
@@ -20,7 +20,7 @@ class History:
     """The record of a fit, filled step by step.
 
     Losses are kept of every step. Values are kept after every step at first; when there are more
-    than 200 points, every other one is dropped and only every second step is recorded from then
+    than 100 points, every other one is dropped and only every second step is recorded from then
     on, and so forth, so that a record of any length stays small. Which steps are kept depends on
     the number of the step alone; beside those, the values at the end are.
 

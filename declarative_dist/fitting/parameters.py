@@ -107,25 +107,31 @@ class FieldValues:
     def __init__(self, objective: nn.Module) -> None:
         self._guides = list(_guides(objective))
         short = {(path, s.name): s.name for path, guide in self._guides for s in guide.flat.slots}
-        self._fields: list[tuple[str, Any, str]] = []
+        members: dict[tuple[str, Any], list[str]] = {}
         for path, module, field in walk_params(objective):
             count = sum(parameter.numel() for parameter in field.parameters_of(module))
             if field.is_trained(module) and 0 < count <= LARGEST:
                 subject = _subject_of(objective, path, field.name)
                 short[path, field.name] = subject.partition(".")[2]
-                self._fields.append((path, module, field.name))
+                members.setdefault((path, module), []).append(field.name)
         counts = Counter(short.values())
         self._names = {
             key: name if counts[name] == 1 else ".".join(filter(None, key))
             for key, name in short.items()
         }
+        self._parts = [
+            (module, module.__declaration__.chain_of(own), {n: self._names[path, n] for n in own})
+            for (path, module), own in members.items()
+        ]
 
     def read(self) -> dict[str, Any]:
         """The values by name, as numbers and nested lists."""
         values: dict[str, Any] = {}
         with torch.no_grad():
-            for path, module, name in self._fields:
-                values[self._names[path, name]] = current_value(module, name).tolist()
+            for module, chain, names in self._parts:
+                found = module.__declaration__.run(module, chain)
+                for own, name in names.items():
+                    values[name] = found[own].tolist()
             for path, guide in self._guides:
                 for site, median in guide.median.items():
                     if median.numel() <= LARGEST:
