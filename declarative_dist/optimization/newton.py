@@ -200,7 +200,8 @@ class Newton(Optimizer):
             rows.write(point - 4 * self.eps * point.abs() * free.sign())
             nudged = rows.losses(closure)
             is_level = (nudged - losses).abs() <= self.eps**0.5 * scale
-            is_small |= (rows.differentiate(nudged) * free < 0) & is_level[:, None]
+            ahead = rows.differentiate(nudged, mask=~is_small)
+            is_small |= (ahead * free < 0) & is_level[:, None]
             rows.write(point)
         self.is_closed = bool(self.trusts_start and is_small.all())
         return (losses, gradient) if self.is_closed else None

@@ -101,13 +101,22 @@ class Rows:
         is_lost = ~losses.isfinite() if is_step else losses.isnan()
         return losses.masked_fill(is_lost if refused is None else is_lost | refused, torch.inf)
 
-    def differentiate(self, output: Tensor, *, create_graph: bool = False) -> Tensor:
-        """The gradient of the sum of a tensor, as a matrix; zero for what is frozen."""
-        members = [p for p in self.parameters if p.requires_grad]
+    def differentiate(
+        self, output: Tensor, *, create_graph: bool = False, mask: Tensor | None = None
+    ) -> Tensor:
+        """The gradient of the sum of a tensor, as a matrix; zero for what is frozen.
+
+        Also for parameters that have no marked number in a mask `(problems, numbers)`.
+        """
+        wanted = [p.requires_grad for p in self.parameters]
+        if mask is not None:
+            pieces = zip(wanted, self.split(mask), strict=True)
+            wanted = [is_free and bool(piece.any()) for is_free, piece in pieces]
+        members = [p for p, one in zip(self.parameters, wanted, strict=True) if one]
         found = iter(
             torch.autograd.grad(
                 output.sum(), members, create_graph=create_graph, retain_graph=True,
                 allow_unused=True,
             )
         )  # fmt: skip
-        return self.stack([next(found) if p.requires_grad else None for p in self.parameters])
+        return self.stack([next(found) if one else None for one in wanted])
