@@ -406,6 +406,14 @@ def test_data_that_are_all_alike_have_no_maximum(
         assert history.converged is (field == "scale")
 
 
+def test_data_that_are_all_alike_but_for_some_without_weight_have_no_maximum() -> None:
+    data, weights = torch.full((30,), 0.7), torch.ones(30)
+    data[:5], weights[:5] = 0.4, 0.0
+    objective = NegativeLogLikelihood(learnable(dd.Gamma)())
+    with pytest.warns(NotConvergedWarning, match="falls without end in concentration"):
+        fit(objective, (data, {"weights": weights}))
+
+
 def test_equal_data_in_single_precision_are_no_answer_of_an_inverse_gamma() -> None:
     """At most numbers nearby rounding leaves the loss where it is; not at all of them."""
     with pytest.warns(NotConvergedWarning, match="falls without end in concentration"):

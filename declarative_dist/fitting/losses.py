@@ -69,8 +69,9 @@ class Losses:
 
     @cached_property
     def has_equal_data(self) -> bool:
-        """Whether all data of a distribution are the same."""
-        return any(bool((d.sample.values == d.sample.values[:1]).all()) for d in self.data)
+        """Whether all data of a copy that have a weight are the same."""
+        ends = (data.sample.ends() for data in self.data)
+        return any(bool((low == high).any()) for low, high in ends)
 
     @cached_property
     def _ends(self) -> list[tuple[Any, Tensor]]:
