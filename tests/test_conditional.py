@@ -494,12 +494,17 @@ class Above(Conditional):
 def test_a_parameter_bounded_by_a_head() -> None:
     p = Above(in_features=3)
     with torch.no_grad():
-        p.projection.weight.normal_(0.0, 3.0)
+        p.projection.weight.normal_(0.0, 0.3)
+        p.projection.bias.fill_(9.0)
     d = p(context())
     assert d.scale.shape == (5, 2)
     torch.testing.assert_close(d.scale, GreaterThan(d.loc.detach())(p.raw_scale).expand(5, 2))
     p(context()).scale.sum().backward()
     assert p.projection.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        p.projection.bias.fill_(-9.0)
+    with pytest.raises(ValueError, match="scale"):  # below which no scale may be
+        p(context())
 
 
 def test_values_before_a_context_follow_a_dtype() -> None:

@@ -17,15 +17,19 @@ from torch.nn.utils import parametrize, prune
 import declarative_dist
 from declarative_dist import (
     ConstraintError,
+    DeclarationError,
     Declarative,
     Exp,
     FieldError,
     GreaterThan,
     Interval,
     Joint,
+    LessThan,
+    LogInterval,
     MeanFieldNormal,
     Param,
     Positive,
+    Real,
     StateMismatchError,
     Variational,
 )
@@ -320,3 +324,60 @@ def test_numbers_keep_all_their_digits_in_every_way_in() -> None:
         assert (part.loc.item(), part.df.item()) == (many, many)
     part.from_vector_([0.1, 0.2, 0.3])
     assert part.raw_loc.item() == 0.1
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("make", [Between, lambda: MeanFieldNormal(Between())])
+def test_a_state_of_other_than_real_numbers_changes_nothing(make: Any, assign: bool) -> None:
+    module = make()
+    before = {n: (t, t.clone()) for n, t in module.state_dict(keep_vars=True).items()}
+    for name in before:
+        for change in (torch.Tensor.to_sparse, lambda t: t + 1j, lambda t: t * torch.nan):
+            state = make().state_dict()
+            with pytest.raises(
+                (ConstraintError, DeclarationError), match=r"expected .*(real|fini)"
+            ):
+                module.load_state_dict(state | {name: change(state[name])}, assign=assign)
+            for key, tensor in module.state_dict(keep_vars=True).items():
+                assert tensor is before[key][0]
+                assert torch.equal(tensor, before[key][1])
+
+
+MOVING = (GreaterThan(torch.tensor(0.5)), GreaterThan("loc"))
+WIDER = [Real(), GreaterThan(-5.0), LessThan(5.0), *MOVING]
+
+
+@pytest.mark.parametrize("constraint", WIDER, ids=repr)
+def test_values_that_a_base_does_not_take_are_never_scored(constraint: Any) -> None:
+    class Family(Variational):
+        base = dd.Normal
+        loc = Param(0.5)
+        scale = Param(1.0, constraint)
+
+    q, other = Family(), Family()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.fill_(50.0 if isinstance(constraint, LessThan) else -50.0)
+        for bound in other.buffers():
+            bound.fill_(-4.0)
+    assert other.scale.item() < 0
+    value = torch.tensor(0.0)
+    with pytest.raises(ValueError, match="scale"):
+        other.log_prob(value)
+    ways = [lambda: q.load_state_dict(other.state_dict())]
+    if constraint not in MOVING:
+        ways += [lambda: setattr(q, "scale", -0.5), lambda: q.assign(scale=-0.5)]
+    for way in ways:
+        with pytest.raises(ConstraintError, match="Normal takes"):
+            way()
+        torch.testing.assert_close(q.log_prob(value), dd.Normal(0.5, 1.0).log_prob(value))
+
+
+@pytest.mark.parametrize("constraint", [Positive, Exp, LogInterval(0.1, 9.0), Interval(0.0, 9.0)])
+def test_values_that_a_base_always_takes_are_built_without_its_checks(constraint: Any) -> None:
+    class Family(Variational):
+        base = dd.Normal
+        loc = Param(0.0, LessThan(5.0))
+        scale = Param(1.0, constraint)
+
+    assert not Family.__declaration__.has_free_input

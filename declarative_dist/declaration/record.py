@@ -237,9 +237,9 @@ class Declaration:
         return frozenset(n for n, chain in chains if any(f.is_given for f in chain[:-1]))
 
     @cached_property
-    def has_derived_input(self) -> bool:
-        """Whether a value that nothing constrains goes to the base."""
-        return any(self.fields[name].is_computed for name in self.inputs)
+    def has_free_input(self) -> bool:
+        """Whether a value that the base may refuse goes to it."""
+        return any(self.fields[name].may_leave for name in self.inputs)
 
     @cached_property
     def has_parts(self) -> bool:
@@ -296,8 +296,11 @@ class Declaration:
 
     @cached_property
     def is_tied(self) -> bool:
-        """Whether what the base takes for one argument depends on the value of another."""
-        return isinstance(self.base, type) and not self.heads and depends_on_values(self.base)
+        """Whether the base refuses values that each field takes by itself."""
+        inputs = [self.fields[name] for name in self.inputs]
+        is_free = any(field.may_leave and not field.is_computed for field in inputs)
+        is_class = isinstance(self.base, type) and not self.heads
+        return is_class and (is_free or depends_on_values(self.base))
 
     @cached_property
     def declared_sizes(self) -> frozenset[Any]:

@@ -69,7 +69,7 @@ def distribution_of(module: nn.Module, values: dict[str, Any]) -> Distribution:
         if switch is not None:  # the method may return an object of yours
             distribution = with_checks(distribution, checks)
     else:
-        if checks and declaration.has_derived_input:
+        if checks and declaration.has_free_input:
             distribution = declaration.base(**values)
         else:
             distribution = declaration.make(**values, validate_args=False)

@@ -11,18 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.declaration.record import Declaration
-from declarative_dist.errors import StateMismatchError
+from declarative_dist.errors import ConstraintError, StateMismatchError, shorten
 from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.field import Stored, needed_values
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.storage import check_shape, find_tensor, to_tensor
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.tensors import is_dense, is_floating
 from declarative_dist.plain.tracing import is_traced
 
 
 class AtomicState(nn.Module):
     """A module that loads a state as a whole, or not at all."""
+
+    _is_finite: ClassVar[bool] = False
+    """Whether all its own numbers are finite; fields say so for themselves."""
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -41,6 +45,24 @@ class AtomicState(nn.Module):
         """
         with restoring(self):
             return super().load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
+    ) -> None:
+        for name, now in (*self._parameters.items(), *self._buffers.items()):
+            loaded = state_dict.get(f"{prefix}{name}")
+            if isinstance(loaded, Tensor) and is_floating(now):
+                self._check_loaded(f"{type(self).__name__}.{name}", loaded)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+    def _check_loaded(self, subject: str, loaded: Tensor) -> None:
+        """Refuse a tensor of a state in the place of one with real numbers."""
+        expected, code = "real numbers in a dense tensor", "wrong-argument"
+        if is_dense(loaded) and not loaded.is_complex():
+            expected, code = "finite numbers", "not-finite"
+            if not self._is_finite or is_traced(loaded) or loaded.isfinite().all():
+                return
+        raise ConstraintError(subject, expected, shorten(loaded), "Nothing changed.", code=code)
 
 
 class DeclaredState(AtomicState):
@@ -67,7 +89,7 @@ class DeclaredState(AtomicState):
         if metadata is not None:
             metadata.setdefault(prefix[:-1], {})["constraints"] = self._signatures()
 
-    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
     ) -> None:
         saved = local_metadata.get("constraints", {})
@@ -87,6 +109,8 @@ class DeclaredState(AtomicState):
             tensor = state_dict.get(f"{prefix}{field.stored_name}")
             now = find_tensor(self, field.stored_name)
             if isinstance(tensor, Tensor) and now is not None:
+                if is_floating(now):
+                    self._check_loaded(field.subject(self), tensor)
                 is_changed = tensor.dtype != now.dtype and not is_assigned
                 if is_changed and not (is_traced(tensor) or is_shard(tensor)):
                     if not field.is_learned and field.is_at_start(self, tensor):

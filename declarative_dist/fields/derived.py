@@ -199,6 +199,7 @@ class Derived(MethodField, Generic[T]):
     label = "a derived field"
     relation = "derived from"
     is_computed = True
+    may_leave = True
 
     def __init__(self, function: Callable[..., T], *, vectorize: bool = False) -> None:
         super().__init__(function, "derived", vectorize=vectorize)

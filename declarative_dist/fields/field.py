@@ -50,6 +50,7 @@ class Field(ABC):
         holds_value: whether an instance holds a value of this field, as of parameters.
         is_learned: whether an instance learns it, through unconstrained numbers.
         is_computed: whether it is computed from other fields, so that nothing constrains it.
+        may_leave: whether values may leave what the base's argument takes.
         is_predicted: whether a network predicts it from a context.
         is_given: whether it comes with a context.
         needs_context: whether it has a value only in a call with a context, or predicts in one.
@@ -72,6 +73,7 @@ class Field(ABC):
     holds_value = False
     is_learned = False
     is_computed = False
+    may_leave = False
     is_predicted = False
     is_given = False
     needs_context = False

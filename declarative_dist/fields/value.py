@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
+from torch.distributions import Distribution, Transform, constraints
 from typing_extensions import Self
 
 from declarative_dist.constraints.adapters import as_constraint
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Real
 from declarative_dist.constraints.inferred import inferred_constraint, narrow
+from declarative_dist.constraints.scalar import Scalar
 from declarative_dist.errors import ConstraintError, DeclarationError, first_line, shorten
 from declarative_dist.fields.alignment import line_up, ndims_of
 from declarative_dist.fields.blueprint import Blueprint, Shape, Start, as_shape, make_value
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.storage import check_floating, check_shape, copy_tensors, find_tensor
 from declarative_dist.plain.arguments import Argument
+from declarative_dist.plain.supports import lies_within
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.words import spell_constraint
@@ -101,6 +103,8 @@ class Constrained(Field):
         is_shared = not constraint.names and not field.owns_constraint
         field._forward = constraint.forward if is_shared else None
         field._known_raws = {}
+        if argument is not None and self.declared_constraint is not None:
+            field.may_leave = _may_leave(constraint, argument.torch_constraint)
         field.event_dim = constraint.event_dim if argument is None else argument.event_dim
         has_shape = self.shape is not None or not (self.init is None or callable(self.init))
         field.event_names = () if argument is None or has_shape else argument.event_names()
@@ -315,3 +319,13 @@ def as_source(value: Any, subject: str) -> Any:
     # known.
     means_dtype = isinstance(value, Tensor) and tensor.is_floating_point()
     return tensor if means_dtype else tensor.to(torch.float64)
+
+
+def _may_leave(constraint: Constraint, wanted: Any) -> bool:
+    """Whether values of a constraint may be none that an argument takes.
+
+    Ends that are tensors, or other fields, may move anywhere.
+    """
+    is_moving = isinstance(constraint, Scalar) and constraint.limits is None
+    own = constraints.real if is_moving else constraint.support
+    return wanted is not None and not lies_within(own, wanted)

@@ -63,6 +63,7 @@ class NormalGuide(AtomicState, NamedModule):
     """
 
     is_diagonal: ClassVar[bool]
+    _is_finite = True
     __builds__: ClassVar[type] = PushedNormal
     register_forward_pre_hook = register_forward_pre_hook
 

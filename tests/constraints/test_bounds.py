@@ -98,7 +98,7 @@ def test_a_bound_is_finite(kind: type[GreaterThan] | type[LessThan], bad: float)
     assert str(caught.value).startswith(f"{kind.__name__}({name}=): expected finite bounds, got ")
 
 
-@pytest.mark.parametrize("bad", [None, True, [0.0, 1.0], 1j, b"low"])
+@pytest.mark.parametrize("bad", [None, True, 1j, b"low"])
 def test_a_bound_is_a_number_a_tensor_or_a_name(bad: object) -> None:
     with pytest.raises(DeclarationError) as caught:
         Interval(0.0, bad)  # type: ignore[arg-type]
