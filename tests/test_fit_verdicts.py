@@ -12,8 +12,17 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
-from declarative_dist import Conditional, Exp, Head, NotConvergedWarning, Param, derived, fit
-from declarative_dist.objectives import NegativeLogLikelihood
+from declarative_dist import (
+    Conditional,
+    Exp,
+    Head,
+    NotConvergedWarning,
+    Param,
+    Variational,
+    derived,
+    fit,
+)
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood
 
 
 def features(rows: int = 300, columns: int = 2) -> Tensor:
@@ -145,3 +154,36 @@ def test_least_absolute_deviations_against_a_linear_program(dtype: torch.dtype) 
     ends = np.concatenate([y.numpy(), -y.numpy()])
     least = scipy.optimize.linprog(cost, sides, ends, bounds=limits).fun
     assert history.losses[-1] == pytest.approx(np.log(2 * least) + 1, abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e5])
+def test_mini_batches_are_settled_only_near_the_maximum(unit: float) -> None:
+    """In dollars all gradients are small, and so are the steps beside the way to go."""
+    torch.manual_seed(0)
+    x = features(2000, 3).float()
+    y = unit * (3.0 + x @ torch.tensor([1.0, -2.0, 0.5]) + 0.5 * torch.randn(2000))
+    model = Dollars(in_features=3)
+    if unit == 1.0:
+        assert fit(NegativeLogLikelihood(model), (x, y), batch_size=100).converged
+    else:
+        with pytest.warns(NotConvergedWarning, match="projection.weight still goes one way"):
+            fit(NegativeLogLikelihood(model), (x, y), batch_size=100)
+    design = torch.cat([x, torch.ones(2000, 1)], 1)
+    best = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
+    ours = torch.cat([model.projection.weight[0], model.projection.bias])
+    error = (ours - best).abs().max() / (0.5 * unit / 2000**0.5)
+    assert (error < 0.5) == (unit == 1.0)
+
+
+def test_a_score_estimate_without_noise_at_the_answer_settles_there() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log() + torch.tensor([-1.0, -2.0, -0.5, -4.0])
+
+    class Kind(Variational):
+        base = dd.Categorical
+        logits = Param(0.0, shape=(4,))
+
+    guide = Kind()
+    history = fit(NegativeELBO(lambda kind: logits[kind], guide, num_samples=16))
+    assert history.converged, history.verdict
+    torch.testing.assert_close(guide().probs, logits.softmax(0), atol=0.01, rtol=0.0)

@@ -53,7 +53,7 @@ class Phases:
     """
 
     def __init__(self, tolerance: float = 1e-4) -> None:
-        self._tolerance = tolerance
+        self.tolerance = tolerance
         self._losses: list[float] = []
         self._next = SHORTEST
         self._ended = 0
@@ -67,7 +67,7 @@ class Phases:
         fall, noise = fall_of(self._losses, len(self._losses) // 4)
         quarter = self._losses[-(len(self._losses) // 4) :]
         level = math.fsum(quarter) / len(quarter)
-        scale = self._tolerance * (1 + abs(level))
+        scale = self.tolerance * (1 + abs(level))
         is_vague = noise > 30 * scale and len(self._losses) < LONGEST
         if fall > max(noise, 0.01 * scale) or is_vague:
             self._next += self._next // 2
@@ -121,15 +121,17 @@ class GradientSums:
 
     def _begin(self) -> None:
         self._count = 0
+        self._losses: list[float] = []
         self._sums: dict[str, Tensor] = {}
         self._squares: dict[str, Tensor] = {}
 
-    def add(self, event: str | None) -> None:
-        """Add the gradients of a step; after a step that ended a phase, begin anew."""
+    def add(self, event: str | None, loss: float) -> None:
+        """Add the gradients of a step and its loss; after one that ended a phase, begin anew."""
         if event == "decay":
             self._begin()
             return
         self._count += 1
+        self._losses.append(loss)
         for name, parameter in self._named:
             gradient = parameter.grad
             if gradient is None or gradient.layout is not torch.strided:
@@ -141,15 +143,24 @@ class GradientSums:
             self._sums[name] += gradient
             self._squares[name] += gradient.square().sum()
 
-    def find_moving(self, least: float) -> str | None:
-        """A parameter whose gradient goes one way; where all agree, only if that is not small."""
+    def find_moving(self, least: float, gain: float) -> str | None:
+        """A parameter whose gradient goes one way.
+
+        It counts if there is something to gain: for a likelihood the squared mean of gradients
+        over their variance, times the variance of the loss, is about what a Newton step gains,
+        whatever the units and the size of batches are. Where all agree, they have no variance.
+
+        Args:
+            least: a gradient that is small.
+            gain: a gain of the loss that is small.
+        """
+        spread = torch.tensor(self._losses, dtype=torch.float64).var(correction=0).item()
         for name, total in self._sums.items():
             mean = total / self._count
-            rounding = 4e5 * torch.finfo(mean.dtype).eps * least
             square = self._squares[name] / self._count
             share = mean.square().sum() / square
-            is_noisy = share < _AGREED and square.sqrt() > rounding
-            is_large = is_noisy or mean.abs().max() > least
-            if self._count >= _ENOUGH and share > _ONE_WAY and is_large:
+            promises = spread * share > gain * (1 - share)
+            agrees = share > _AGREED and mean.abs().max() > least
+            if self._count >= _ENOUGH and share > _ONE_WAY and (promises or agrees):
                 return name
         return None

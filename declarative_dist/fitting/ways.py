@@ -186,7 +186,7 @@ class NoisyWay(Way):
 
     def observe(self, loss: float) -> bool:
         event = self._phases.observe(loss)
-        self._gradients.add(event)
+        self._gradients.add(event, loss)
         groups = self.optimizer.param_groups
         members = [p.detach() for group in groups for p in group["params"]]
         first = groups[0]  # where a checkpoint has the averages, too
@@ -209,7 +209,8 @@ class NoisyWay(Way):
             return super().judge(history, saturated)
         phases = self._phases
         level = f"loss {phases.level:.5g}, known to {max(phases.noise, 0.0):.1g}"
-        moving = self._gradients.find_moving(SMALL * (1 + abs(phases.level)))
+        scale = 1 + abs(phases.level)
+        moving = self._gradients.find_moving(SMALL * scale, phases.tolerance * scale)
         if moving:
             advice = "steps are too small for the way it has to go: scale the data, or raise lr"
             return False, [f"not settled: {moving} still goes one way, {advice}; {level}"]
