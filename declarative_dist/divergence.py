@@ -22,6 +22,7 @@ from declarative_dist.families.variational import Variational
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import describe_learned_ends
+from declarative_dist.latents.named import NamedModule
 from declarative_dist.plain.draws import (
     center_leave_one_out,
     is_reparametrised,
@@ -33,10 +34,11 @@ from declarative_dist.plain.nests import innermost, is_nest
 from declarative_dist.plain.supports import find_outside
 from declarative_dist.plain.tensors import is_same, tensors_of
 from declarative_dist.randomness import same_random_numbers
-from declarative_dist.snapshots import snapshot
+from declarative_dist.snapshots import current_of, snapshot
 from declarative_dist.wrappers.truncated import SMOOTH, Truncated, divergence_of
 
 AnyDistribution = Distribution | Joint | JointDistribution
+KINDS = (Distribution, JointDistribution, NamedModule)
 
 
 @register_kl(Variational, Variational)
@@ -84,7 +86,9 @@ def kl_divergence(
         >>> kl_divergence(learnable(dd.Normal(0.0, 1.0)), dd.Normal(0.0, 1.0)).item()
         0.0
     """
-    one, other = snapshot(p), snapshot(q)
+    one, other = (current_of(each, "kl_divergence", KINDS) for each in (p, q))
+    if getattr(one, "event_shape", 1) == getattr(other, "event_shape", 2):
+        _shape_together("kl_divergence", one, other)
     try:
         return _exact_kl(one, other)
     except NotImplementedError as error:
@@ -197,7 +201,7 @@ def entropy(q: AnyDistribution | nn.Module, num_samples: int | None = None) -> T
         >>> round(entropy(learnable(dd.Exponential(1.0))).item(), 4)
         1.0
     """
-    current = snapshot(q)
+    current = current_of(q, "entropy", KINDS)
     try:
         if not hasattr(type(current), "entropy"):
             raise NotImplementedError
@@ -240,8 +244,9 @@ def rsample_and_log_prob(
     """
     if isinstance(distribution, (Variational, Joint, JointDistribution)):
         return distribution.rsample_and_log_prob(sample_shape)
-    require_rsample(distribution, "rsample_and_log_prob")
-    return rsample_and_score(distribution, torch.Size(sample_shape))
+    subject = "rsample_and_log_prob"
+    current = require_rsample(current_of(distribution, subject, KINDS), subject)
+    return rsample_and_score(current, torch.Size(sample_shape))
 
 
 def _mean_under(p: Any, count: int, statistic: Callable[[Any, Tensor], Tensor]) -> Tensor:

@@ -53,7 +53,7 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         >>> select(q, torch.tensor([True, False, True])).mean.tolist()
         [1.0, 3.0]
     """
-    current = _current(distribution, "select", (Distribution, JointDistribution))
+    current = current_of(distribution, "select", (Distribution, JointDistribution))
     is_joint = isinstance(current, JointDistribution)
     chosen: Any = current[index] if is_joint else choose(current, index)
     return chosen
@@ -81,10 +81,10 @@ def median(distribution: Distribution | nn.Module) -> Tensor:
         >>> round(median(learnable(dd.LogNormal(1.0, 2.0))).item(), 4)
         2.7183
     """
-    return median_of(_current(distribution, "median", Distribution))
+    return median_of(current_of(distribution, "median", Distribution))
 
 
-def _current(given: Any, subject: str, kinds: type | tuple[type, ...]) -> Any:
+def current_of(given: Any, subject: str, kinds: type | tuple[type, ...]) -> Any:
     """The plain distribution that a question is about.
 
     Raises:

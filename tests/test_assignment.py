@@ -353,6 +353,12 @@ def test_round_trip_to_another_constraint_and_back():
 # --- training or not ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", [None, 1, 2.0])
+def test_freeze_takes_names(name):
+    with pytest.raises(DeclarationError, match="expected the name of a parameter, in quotes, got"):
+        GammaFamily().freeze(name)
+
+
 def test_freeze_one_and_all():
     q = GammaFamily()
     q.freeze("rate")

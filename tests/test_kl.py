@@ -11,8 +11,8 @@ import torch.distributions as dd
 from scipy import integrate
 from torch import Tensor
 
-from declarative_dist import Joint, entropy, kl_divergence, learnable
-from declarative_dist.errors import ConstraintError
+from declarative_dist import Joint, entropy, kl_divergence, learnable, rsample_and_log_prob
+from declarative_dist.errors import ConstraintError, DeclarationError
 from tests.cases import Mixture
 from tests.test_elbo import ByHand
 
@@ -215,3 +215,17 @@ def test_guides_with_draws_by_site() -> None:
         entropy(guide)
     own = guide.flat().entropy().sum() + guide.loc[1]
     assert entropy(guide, num_samples=100_000).item() == pytest.approx(own.item(), abs=0.02)
+
+
+@pytest.mark.parametrize("ask", [entropy, rsample_and_log_prob, lambda d: kl_divergence(d, d)])
+@pytest.mark.parametrize("given", [3, None, torch.ones(2), dd.Normal, torch.nn.Linear(1, 1)])
+def test_what_is_no_distribution_is_refused(
+    ask: Callable[[object], object], given: object
+) -> None:
+    with pytest.raises(DeclarationError, match="expected a distribution, plain or live, got"):
+        ask(given)
+
+
+def test_batches_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ConstraintError, match=r"kl_divergence: .*broadcast with \(2,\)"):
+        kl_divergence(learnable(dd.Normal(torch.zeros(2), 1.0)), dd.Normal(torch.zeros(3), 1.0))

@@ -188,17 +188,16 @@ class Exp(Positive):
     """
 
     def _set_band(self, band: Limits) -> None:
-        # Whole numbers, exact in every dtype.
-        self.raw_limits: Limits = {
-            dtype: (math.ceil(math.log(low)), math.floor(math.log(high)))
-            for dtype, (low, high) in band.items()
-        }
+        logs = {}
+        for dtype, (low, high) in band.items():
+            logs[dtype] = -_round_down(-math.log(low)), _round_down(math.log(high))
         limits = {}
-        for dtype, (low, high) in self.raw_limits.items():
+        for dtype, (low, high) in logs.items():
             rounding = 8 * torch.finfo(dtype).eps  # a few units more than what exp gives
             lowest = max(math.exp(low) * (1 - rounding), next_above(self.floor, dtype))
             limits[dtype] = lowest, (math.exp(high) + self.floor) * (1 + rounding)
         self._set_limits(limits)
+        self.raw_limits: Limits = {dtype: logs[dtype] for dtype in self.limits or ()}
 
     def forward(self, raw: Tensor) -> Tensor:
         low, high = self.raw_limits.get(raw.dtype) or self.limits_in(raw.dtype)
@@ -212,6 +211,12 @@ class Exp(Positive):
 
     def log_abs_det_jacobian(self, raw: Tensor, value: Tensor) -> Tensor:
         return raw.clamp(*self.raw_limits[raw.dtype])
+
+
+def _round_down(number: float) -> float:
+    """A number at or below this one that is exact in every dtype, 1 below at most."""
+    spacing = min(math.ldexp(1.0, math.frexp(number)[1] - 8), 1.0)
+    return math.floor(number / spacing) * spacing
 
 
 class Negative(LessThan):

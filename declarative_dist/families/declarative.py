@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Transform
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.declaration.rules import check_setting, check_spelling
-from declarative_dist.errors import DeclarationError, FieldError
+from declarative_dist.errors import DeclarationError, FieldError, shorten
 from declarative_dist.families.copies import arrange, install_fields
 from declarative_dist.families.keywords import blueprint_of
 from declarative_dist.families.priors import log_prior_of, raws_at
@@ -41,9 +41,9 @@ def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
             got = "one that calls itself, as through self.log_prob or self.mean"
             fix = "Start from distribution = super().forward(), and ask that one."
             raise FieldError(subject, expected, got, fix) from error
-        if result is None and isinstance(self, Distribution):
+        if isinstance(self, Distribution) and not isinstance(result, Distribution):
             fix = "Start from distribution = super().forward(), and return that one or another."
-            raise FieldError(subject, expected, "one that returns None", fix)
+            raise FieldError(subject, expected, f"one that returns {shorten(result)}", fix)
         return result
 
     return explaining

@@ -208,6 +208,9 @@ class DeclaredValues(DeclaredState):
 
 def _find_parameters(module: nn.Module, name: str) -> list[nn.Parameter]:
     """The parameters behind a name, dotted where it is one of a nested part."""
+    if not isinstance(name, str):
+        expected = "the name of a parameter, in quotes"
+        raise DeclarationError(type(module).__name__, expected, shorten(name), code="unknown-name")
     path, _, last = name.rpartition(".")
     try:
         part: Any = module.get_submodule(path)

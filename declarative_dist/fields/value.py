@@ -103,7 +103,7 @@ class Constrained(Field):
         is_shared = not constraint.names and not field.owns_constraint
         field._forward = constraint.forward if is_shared else None
         field._known_raws = {}
-        if argument is not None and self.declared_constraint is not None:
+        if argument is not None and self.declared_constraint is not None and not self.is_given:
             field.may_leave = _may_leave(constraint, argument.torch_constraint)
         field.event_dim = constraint.event_dim if argument is None else argument.event_dim
         has_shape = self.shape is not None or not (self.init is None or callable(self.init))

@@ -124,6 +124,27 @@ def test_guarded_values_stay_in_their_band(name: str, dtype: torch.dtype) -> Non
     assert value.double().max() <= high * (1 + eps)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("band", [(2.0, 2.1), (0.5, 1.5), (0.1, 10.0), (1e-3, 1.0), (5.0, 900.0)])
+@pytest.mark.parametrize("kind", [Positive, Exp])
+def test_a_guard_of_your_own_leaves_all_of_its_band(
+    kind: type[Positive], band: tuple[float, float], dtype: torch.dtype
+) -> None:
+    constraint = kind(guard={dtype: band})
+    found = constraint(torch.tensor([-1e4, 1e4], dtype=dtype)).double().tolist()
+    for end, value in zip(band, found, strict=True):
+        assert value == pytest.approx(end, rel=0.04)
+        assert band[0] * (1 - 0.01) <= value <= band[1] * (1 + 0.01)
+
+
+@pytest.mark.parametrize("kind", [Positive, Exp])
+def test_a_guard_without_numbers_is_refused(kind: type[Positive]) -> None:
+    narrow = kind(floor=5.0, guard={torch.float32: (2.0, 2.1)})
+    for use in (lambda: narrow(torch.zeros(())), lambda: narrow.check_dtype(torch.float32, "a")):
+        with pytest.raises(ConstraintError, match=r"float32"):
+            use()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("raw", [17.0, 40.0, 49.0, 50.0, 51.0])
 def test_a_large_gradient_from_outside_stays_finite(raw: float, dtype: torch.dtype) -> None:
