@@ -22,7 +22,6 @@ from declarative_dist.families.variational import Variational
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.joints.learned_ends import describe_learned_ends
-from declarative_dist.latents.named import NamedModule
 from declarative_dist.plain.draws import (
     center_leave_one_out,
     is_reparametrised,
@@ -38,7 +37,7 @@ from declarative_dist.snapshots import current_of, snapshot
 from declarative_dist.wrappers.truncated import SMOOTH, Truncated, divergence_of
 
 AnyDistribution = Distribution | Joint | JointDistribution
-KINDS = (Distribution, JointDistribution, NamedModule)
+KINDS = (Distribution, JointDistribution, nn.Module)  # guides of your own, too
 
 
 @register_kl(Variational, Variational)
