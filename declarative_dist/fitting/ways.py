@@ -37,7 +37,7 @@ NEWTON = 100
 FIRST_RATE = 0.03
 """The rate that a noisy fit begins with, and that decays."""
 
-BUDGETS: dict[type[Optimizer], int] = {Newton: 300, LBFGS: 1000, Optimizer: 30_000}
+BUDGETS: dict[type[Optimizer], int] = {Newton: 300, LBFGS: 200, Optimizer: 30_000}
 """How many steps a fit without `steps` may take at most, by what takes them."""
 
 SMALL = 1e-5
