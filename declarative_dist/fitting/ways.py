@@ -115,7 +115,8 @@ class Way:
             who = "Ctrl-C" if history.interrupted else "a callback"
             converged, verdict = None, f"ended by {who}: {verdict}"
         history.converged = converged
-        bands = [f"{name} is held at the end of its band" for name in saturated]
+        advice = "give its constraint more room, or a prior"
+        bands = [f"{name} is held at the end of its band: {advice}" for name in saturated]
         history.verdict = "; ".join([verdict, *bands, *notes])
         if converged is False and not self.has_steps:
             warnings.warn(NotConvergedWarning(history.verdict), stacklevel=3)
