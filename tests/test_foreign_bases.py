@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.distributions as dd
 from torch.distributions import constraints
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from declarative_dist import (
     ConstraintError,
@@ -350,3 +352,15 @@ def test_a_forward_that_returns_nothing() -> None:
         FieldError, match=r"Silent\.forward: .* returns a distribution, got .*None"
     ):
         Silent().log_prob(torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("name", ["logits", "probs"])
+@pytest.mark.parametrize("base", [LogitRelaxedBernoulli, ExpRelaxedCategorical])
+def test_the_distributions_inside_of_relaxed_ones_are_learned_too(base: Any, name: str) -> None:
+    temperature, chances = torch.tensor(0.7), torch.tensor([0.2, 0.8])
+    plain = base(temperature, **{name: chances.log() if name == "logits" else chances})
+    value = plain.rsample((5,))
+    q = learnable(plain)
+    torch.testing.assert_close(q.log_prob(value), plain.log_prob(value))
+    q.log_prob(value).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in q.parameters())

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch.distributions as dd
 from torch.distributions import Distribution, Transform, constraints
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.transforms import _InverseTransform
 
 EXCLUSIVE = (
@@ -36,6 +38,8 @@ _UNSTATED: dict[type, Mapping[str, constraints.Constraint]] = {
     dd.Multinomial: {"total_count": constraints.nonnegative_integer},
     dd.RelaxedBernoulli: {"temperature": constraints.positive},
     dd.RelaxedOneHotCategorical: {"temperature": constraints.positive},
+    LogitRelaxedBernoulli: {"temperature": constraints.positive},
+    ExpRelaxedCategorical: {"temperature": constraints.positive},
     dd.AffineTransform: {"loc": constraints.real, "scale": constraints.positive},
     dd.PowerTransform: {"exponent": constraints.positive},
 }
