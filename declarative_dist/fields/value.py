@@ -321,11 +321,19 @@ def as_source(value: Any, subject: str) -> Any:
     return tensor if means_dtype else tensor.to(torch.float64)
 
 
+_HALF_LINES = constraints.positive, constraints.nonnegative
+
+
 def _may_leave(constraint: Constraint, wanted: Any) -> bool:
     """Whether values of a constraint may be none that an argument takes.
 
     Ends that are tensors, or other fields, may move anywhere.
     """
-    is_moving = isinstance(constraint, Scalar) and constraint.limits is None
-    own = constraints.real if is_moving else constraint.support
+    own: Any = constraints.real
+    if not isinstance(constraint, Scalar):
+        own = constraint.support
+    elif constraint.limits is not None:
+        if constraint.low >= 0 and wanted in _HALF_LINES:
+            return False  # the common case, in a fraction of the time
+        own = constraint.support
     return wanted is not None and not lies_within(own, wanted)
