@@ -244,6 +244,14 @@ class CallsItself(Conditional):
         return self(x)  # type: ignore[no-any-return]
 
 
+class GivesANumber(Variational):
+    base = dd.Normal
+    loc, scale = 0.0, Param(1.0)
+
+    def forward(self) -> Any:
+        return super().forward().mean
+
+
 class Normalised(Conditional):
     base = dd.Normal
     event_dim = 1
@@ -263,6 +271,10 @@ class Normalised(Conditional):
         (
             lambda: CallsItself(in_features=2)(torch.zeros(2)),
             r"CallsItself\.forward: .* calls itself",
+        ),
+        (
+            lambda: GivesANumber().sample(),
+            r"GivesANumber\.forward: expected a forward that returns",
         ),
         (lambda: Normalised(in_features=2), r"Normalised\.loc: expected a method that takes"),
         (

@@ -41,7 +41,8 @@ def _explain_recursion(forward: Callable[..., Any]) -> Callable[..., Any]:
             got = "one that calls itself, as through self.log_prob or self.mean"
             fix = "Start from distribution = super().forward(), and ask that one."
             raise FieldError(subject, expected, got, fix) from error
-        if isinstance(self, Distribution) and not isinstance(result, Distribution):
+        builds = result is None or not (arguments or keywords)  # else it may be a loss of data
+        if builds and isinstance(self, Distribution) and not isinstance(result, Distribution):
             fix = "Start from distribution = super().forward(), and return that one or another."
             raise FieldError(subject, expected, f"one that returns {shorten(result)}", fix)
         return result
