@@ -19,6 +19,7 @@ from declarative_dist import (
     LowerCholesky,
     Param,
     Positive,
+    Real,
     Variational,
     derived,
     learnable,
@@ -139,6 +140,24 @@ class GammaFamily(Variational):
     base = dd.Gamma
     concentration = Param(1.0, Positive())
     rate = Param(1.0, Exp())
+
+
+class Gaussian(Variational):
+    base = dd.Normal
+    loc = Param(0.0)
+    scale = Param(1.0, Exp())
+
+
+class Count(Variational):
+    base = dd.Binomial
+    total_count = 10
+    logits = Param(0.0)
+
+
+class Box(Variational):
+    base = dd.Uniform
+    low = Param(0.0, Real())
+    high = Param(1.0, GreaterThan("low"))
 
 
 class GammaByMean(Variational):
