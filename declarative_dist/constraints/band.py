@@ -42,14 +42,13 @@ def band_of(guard: Any, subject: str) -> Limits:
     if isinstance(guard, bool):
         return GUARD if guard else WIDEST
     try:
-        band = {
-            dtype: (float(low), min(float(high), torch.finfo(dtype).max))
-            for dtype, (low, high) in guard.items()
-        }
+        band = {dtype: (float(low), float(high)) for dtype, (low, high) in guard.items()}
     except (AttributeError, TypeError, ValueError):
         band = {}
-    if band and all(0 < low < high for low, high in band.values()):
-        return band
+    if band and all(d in FLOATING and 0 < low < high for d, (low, high) in band.items()):
+        return {
+            d: (max(low, WIDEST[d][0]), min(top, WIDEST[d][1])) for d, (low, top) in band.items()
+        }
     expected = "True, False, or for each dtype a pair of positive numbers in order"
     fix = "Write guard={torch.float32: (1e-6, 1e6)}, for instance."
     raise DeclarationError(subject, expected, shorten(guard), fix, code="bad-bounds")

@@ -190,11 +190,15 @@ class Exp(Positive):
     def _set_band(self, band: Limits) -> None:
         logs = {}
         for dtype, (low, high) in band.items():
-            logs[dtype] = -_round_down(-math.log(low)), _round_down(math.log(high))
+            nearest = min(low, next_above(self.floor, dtype) - self.floor)
+            least, most = max(low - self.floor, nearest), high - self.floor
+            if least < most:
+                logs[dtype] = -_round_down(-math.log(least)), _round_down(math.log(most))
         limits = {}
         for dtype, (low, high) in logs.items():
             rounding = 8 * torch.finfo(dtype).eps  # a few units more than what exp gives
-            lowest = max(math.exp(low) * (1 - rounding), next_above(self.floor, dtype))
+            lowest = (math.exp(low) + self.floor) * (1 - rounding)
+            lowest = max(lowest, next_above(self.floor, dtype))
             limits[dtype] = lowest, (math.exp(high) + self.floor) * (1 + rounding)
         self._set_limits(limits)
         self.raw_limits: Limits = {dtype: logs[dtype] for dtype in self.limits or ()}

@@ -126,15 +126,32 @@ def test_guarded_values_stay_in_their_band(name: str, dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("band", [(2.0, 2.1), (0.5, 1.5), (0.1, 10.0), (1e-3, 1.0), (5.0, 900.0)])
+@pytest.mark.parametrize("floor", [0.0, 0.4, 1.8])
 @pytest.mark.parametrize("kind", [Positive, Exp])
 def test_a_guard_of_your_own_leaves_all_of_its_band(
-    kind: type[Positive], band: tuple[float, float], dtype: torch.dtype
+    kind: type[Positive], floor: float, band: tuple[float, float], dtype: torch.dtype
 ) -> None:
-    constraint = kind(guard={dtype: band})
+    constraint = kind(floor=floor, guard={dtype: band})
+    low, high = max(band[0], floor), band[1]
+    if low >= high:
+        with pytest.raises(ConstraintError, match="strictly between"):
+            constraint.limits_in(dtype)
+        return
     found = constraint(torch.tensor([-1e4, 1e4], dtype=dtype)).double().tolist()
-    for end, value in zip(band, found, strict=True):
+    for end, value in zip((low, high), found, strict=True):
         assert value == pytest.approx(end, rel=0.04)
-        assert band[0] * (1 - 0.01) <= value <= band[1] * (1 + 0.01)
+        assert low * (1 - 0.01) <= value <= high * (1 + 0.01)
+    value = torch.linspace(*found, 50, dtype=torch.float64).to(dtype)
+    raw = constraint.right_inverse(value)
+    error = (constraint(raw).double() - value.double()).abs() / value.double()
+    assert (error <= (2 + raw.double().abs()) * torch.finfo(dtype).eps).all()
+
+
+def test_a_guard_ends_where_its_dtype_does() -> None:
+    constraint = Exp(guard={torch.float16: (1e-30, 1e30)})
+    value = constraint(torch.tensor([-1e4, 1e4], dtype=torch.float16))
+    assert constraint.contains(value).all()
+    assert value.log().isfinite().all()
 
 
 @pytest.mark.parametrize(
