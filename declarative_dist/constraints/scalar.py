@@ -17,7 +17,13 @@ from torch import Tensor
 from torch.distributions import constraints
 from typing_extensions import Self
 
-from declarative_dist.constraints.band import WIDEST, Limits, clamp_result, limits_between
+from declarative_dist.constraints.band import (
+    WIDEST,
+    Limits,
+    clamp_result,
+    limits_between,
+    promote,
+)
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.plain.tensors import as_tensor, is_array
@@ -80,9 +86,9 @@ class Scalar(Constraint):
     def forward(self, raw: Tensor) -> Tensor:
         band = self.limits.get(raw.dtype) if self.limits else None
         ends = band or self._range(raw)
+        if not band or is_transforming():  # wide, for a gradient is lost where half overflows
+            return clamp_result(self.link(promote(raw)), *ends).to(raw.dtype)
         value = self.link(raw)
-        if not band or is_transforming():
-            return clamp_result(value, *ends)
         value.data.clamp_(*band)  # as in `clamp_result`, one call less where it is read most
         return value
 

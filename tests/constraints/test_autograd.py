@@ -51,6 +51,9 @@ def test_gradients_are_the_same_and_finite_however_autograd_saves(
             weights = torch.linspace(0.25, 1.0, value.numel()).reshape(value.shape).to(dtype)
             found.append(torch.autograd.grad(value, x, weights)[0])
             assert constraint.contains(value).all()
+        mapped, pull = torch.func.vjp(constraint, raw)
+        torch.testing.assert_close(mapped, value)
+        torch.testing.assert_close(pull(weights)[0], found[0])
         assert all(torch.equal(gradient, found[0]) for gradient in found)
         assert found[0].isfinite().all()
 
