@@ -19,7 +19,7 @@ import torch
 import torch.distributions as dd
 from torch import nn
 
-from declarative_dist import fit, learnable
+from declarative_dist import ConstraintError, fit, learnable
 from declarative_dist.fitting.checkpoint import read_state
 
 ROOT = Path(__file__).parent.parent
@@ -286,8 +286,8 @@ def below_a_file(tmp_path: Path) -> Path:
 
 
 PLACES = {
-    "below a file": (below_a_file, NotADirectoryError),
-    "no such folder": (lambda tmp_path: tmp_path / "none" / "fit.pt", FileNotFoundError),
+    "below a file": (below_a_file, ConstraintError),
+    "no such folder": (lambda tmp_path: tmp_path / "none" / "fit.pt", ConstraintError),
     "a system of the kernel": (lambda tmp_path: Path("/proc/fit.pt"), OSError),
 }
 

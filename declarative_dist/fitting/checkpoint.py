@@ -46,7 +46,8 @@ class Checkpoint:
         overwrite: whether to replace a file that is there.
 
     Raises:
-        ConstraintError: if the file is there, without `resume` and `overwrite`.
+        ConstraintError: if the file is there, without `resume` and `overwrite`, or its folder is
+            not.
         StateMismatchError: if it is no checkpoint of `fit`, or one of another objective, optimizer
             or data.
         NonFiniteError: if it has parameters that are infinite or NaN.
@@ -67,6 +68,10 @@ class Checkpoint:
         self._path = Path(path).resolve()
         self._snapshot, self._batches, self._history = snapshot, batches, history
         self._every = every or (1 if batches.is_iterable else None)
+        if not self._path.parent.is_dir():
+            expected, got = "a file in a folder that is there", str(path)
+            fix = f"Write Path({str(self._path.parent)!r}).mkdir(parents=True) first."
+            raise ConstraintError("fit(checkpoint=)", expected, got, fix, code="wrong-argument")
         state = None if overwrite else read_state(self._path)
         if state is not None and not resume:
             expected = "a new file"
