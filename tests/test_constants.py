@@ -16,6 +16,7 @@ from declarative_dist import (
     ConstraintError,
     DeclarationError,
     Declarative,
+    FieldError,
     GreaterThan,
     Interval,
     LogInterval,
@@ -428,6 +429,24 @@ def test_registering_a_buffer_in_place_of_a_constant_checks_it(tensor):
         q.register_buffer("df", tensor)
     q.register_buffer("df", torch.tensor(7.0))
     assert q().df == q.df == 7.0
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        ("register_buffer", "loc"),
+        ("register_parameter", "loc"),
+        ("register_parameter", "df"),
+        ("add_module", "loc"),
+        ("add_module", "df"),
+    ],
+)
+def test_what_no_field_would_read_is_not_registered_under_its_name(way, name):
+    q = Heavy()
+    held = nn.Linear(1, 1) if way == "add_module" else nn.Parameter(torch.tensor(3.0))
+    with pytest.raises((FieldError, ConstraintError, DeclarationError), match=rf"Heavy\.{name}: "):
+        getattr(q, way)(name, held)
+    assert (q.df, q.loc) == (4.0, 0.0)
 
 
 class Ends(Variational):

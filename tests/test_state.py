@@ -16,12 +16,15 @@ from torch.nn.utils import parametrize, prune
 
 import declarative_dist
 from declarative_dist import (
+    Conditional,
     ConstraintError,
     DeclarationError,
     Declarative,
     Exp,
     FieldError,
+    FullRankNormal,
     GreaterThan,
+    Head,
     Interval,
     Joint,
     LessThan,
@@ -326,8 +329,24 @@ def test_numbers_keep_all_their_digits_in_every_way_in() -> None:
     assert part.raw_loc.item() == 0.1
 
 
+class Mapped(Variational):
+    base = dd.TransformedDistribution
+    base_distribution = dd.Normal(torch.tensor(0.0), 1.0)
+    transforms = (dd.AffineTransform(torch.tensor(0.3), torch.tensor(2.0)), dd.ExpTransform())
+
+
+class Predicted(Conditional):
+    base = dd.Normal
+    loc = Head()
+    scale = 1.0
+
+
+def predicted() -> Predicted:
+    return Predicted(in_features=2, network=nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2)))
+
+
 @pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("make", [Between, lambda: MeanFieldNormal(Between())])
+@pytest.mark.parametrize("make", [Between, lambda: MeanFieldNormal(Between()), Mapped, predicted])
 def test_a_state_of_other_than_real_numbers_changes_nothing(make: Any, assign: bool) -> None:
     module = make()
     before = {n: (t, t.clone()) for n, t in module.state_dict(keep_vars=True).items()}
@@ -335,12 +354,32 @@ def test_a_state_of_other_than_real_numbers_changes_nothing(make: Any, assign: b
         for change in (torch.Tensor.to_sparse, lambda t: t + 1j, lambda t: t * torch.nan):
             state = make().state_dict()
             with pytest.raises(
-                (ConstraintError, DeclarationError), match=r"expected .*(real|fini)"
+                (ConstraintError, DeclarationError), match=r"expected .*(real|fini|NaN|value in)"
             ):
                 module.load_state_dict(state | {name: change(state[name])}, assign=assign)
             for key, tensor in module.state_dict(keep_vars=True).items():
                 assert tensor is before[key][0]
                 assert torch.equal(tensor, before[key][1])
+
+
+@pytest.mark.parametrize("kind", [MeanFieldNormal, FullRankNormal])
+def test_a_guide_has_positive_scales(kind: Any) -> None:
+    guide = kind(Between())
+    before = guide.factor.clone()
+    state = {**guide.state_dict(), "factor": -before}
+    with pytest.raises(ConstraintError, match=r"factor: expected .*positive"):
+        guide.load_state_dict(state)
+    assert torch.equal(guide.factor, before)
+
+
+def test_numbers_that_are_not_known_yet_are_loaded() -> None:
+    network = nn.Linear(1, 2)
+    network.register_buffer("mean", torch.tensor(torch.nan))
+    q = Predicted(in_features=2, network=network)
+    q.load_state_dict(q.state_dict())
+    network.get_buffer("mean").fill_(1.0)
+    with pytest.raises(ConstraintError, match=r"Predicted\.network\.mean: expected .* no NaN"):
+        q.load_state_dict({**q.state_dict(), "network.mean": torch.tensor(torch.nan)})
 
 
 MOVING = (GreaterThan(torch.tensor(0.5)), GreaterThan("loc"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.declaration.record import Declaration
-from declarative_dist.errors import ConstraintError, StateMismatchError, shorten
+from declarative_dist.errors import ConstraintError, FieldError, StateMismatchError, shorten
 from declarative_dist.families.probe import check_copies
 from declarative_dist.fields.field import Stored, needed_values
 from declarative_dist.fields.sharding import is_shard
@@ -24,9 +24,6 @@ from declarative_dist.plain.tracing import is_traced
 
 class AtomicState(nn.Module):
     """A module that loads a state as a whole, or not at all."""
-
-    _is_finite: ClassVar[bool] = False
-    """Whether all its own numbers are finite; fields say so for themselves."""
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -49,20 +46,36 @@ class AtomicState(nn.Module):
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
     ) -> None:
-        for name, now in (*self._parameters.items(), *self._buffers.items()):
+        for name, now in _tensors_of(self):
             loaded = state_dict.get(f"{prefix}{name}")
             if isinstance(loaded, Tensor) and is_floating(now):
-                self._check_loaded(f"{type(self).__name__}.{name}", loaded)
+                subject = f"{type(self).__name__}.{name}"
+                _check_real(loaded, subject)
+                if not (is_traced(loaded) or is_shard(loaded)):
+                    self._check_numbers(name, loaded, now, subject)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
-    def _check_loaded(self, subject: str, loaded: Tensor) -> None:
-        """Refuse a tensor of a state in the place of one with real numbers."""
-        expected, code = "real numbers in a dense tensor", "wrong-argument"
-        if is_dense(loaded) and not loaded.is_complex():
-            expected, code = "finite numbers", "not-finite"
-            if not self._is_finite or is_traced(loaded) or loaded.isfinite().all():
-                return
-        raise ConstraintError(subject, expected, shorten(loaded), "Nothing changed.", code=code)
+    def _check_numbers(self, name: str, loaded: Tensor, now: Tensor, subject: str) -> None:
+        """Refuse NaN in a state, unless it stands for what is not known yet here too."""
+        if loaded.isnan().any() and not now.isnan().any():
+            expected, fix = "numbers, and no NaN", "Nothing changed."
+            raise ConstraintError(subject, expected, shorten(loaded), fix, code="not-finite")
+
+
+def _check_real(loaded: Tensor, subject: str) -> None:
+    """Refuse a tensor of a state in the place of one with real numbers."""
+    if not is_dense(loaded) or loaded.is_complex():
+        expected, fix = "real numbers in a dense tensor", "Nothing changed."
+        raise ConstraintError(subject, expected, shorten(loaded), fix, code="wrong-argument")
+
+
+def _tensors_of(module: nn.Module, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The tensors of a module, and of all in it that does not check its own state."""
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        yield f"{path}{name}", tensor
+    for name, part in module._modules.items():
+        if part is not None and not isinstance(part, AtomicState):
+            yield from _tensors_of(part, f"{path}{name}.")
 
 
 class DeclaredState(AtomicState):
@@ -110,7 +123,7 @@ class DeclaredState(AtomicState):
             now = find_tensor(self, field.stored_name)
             if isinstance(tensor, Tensor) and now is not None:
                 if is_floating(now):
-                    self._check_loaded(field.subject(self), tensor)
+                    _check_real(tensor, field.subject(self))
                 is_changed = tensor.dtype != now.dtype and not is_assigned
                 if is_changed and not (is_traced(tensor) or is_shard(tensor)):
                     if not field.is_learned and field.is_at_start(self, tensor):
@@ -151,12 +164,33 @@ class DeclaredState(AtomicState):
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Register a buffer as `nn.Module` does; one that is a field is checked first."""
+        self._check_free(name, self._buffers)
         field = self.__declaration__.fields.get(name)
         if isinstance(field, Stored) and isinstance(tensor, Tensor):
             field.check_stored(self, tensor)
             now = find_tensor(self, name)
             check_shape(tensor, tensor.shape if now is None else now.shape, field.subject(self))
         super().register_buffer(name, tensor, persistent)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter as `nn.Module` does, under a name that is no field's."""
+        self._check_free(name, self._parameters)
+        super().register_parameter(name, param)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Register a module as `nn.Module` does; in the place of a part it is assigned."""
+        if name not in self.__declaration__.fields:
+            super().add_module(name, module)
+        else:
+            setattr(self, name, module)
+
+    def _check_free(self, name: str, held: Mapping[str, Any]) -> None:
+        """Refuse to register a tensor under the name of a field, which would not read it."""
+        field = self.__declaration__.fields.get(name)
+        if field is not None and name not in held and hasattr(self, name):
+            expected, fix = "a value by assignment", f"Write q.{name} = value."
+            got = "a tensor to register under this name"
+            raise FieldError(field.subject(self), expected, got, fix, code="no-assignment")
 
     def _check_ties(self) -> None:
         """Refuse values that each field takes, but that do not go together."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.constraints.half_line import Exp
-from declarative_dist.constraints.matrix import unpack_lower
+from declarative_dist.constraints.half_line import Exp, Real
+from declarative_dist.constraints.matrix import LowerCholesky, unpack_lower
 from declarative_dist.errors import DeclarationError, check_count, check_positive, shorten
 from declarative_dist.families.comparison import COUNT
 from declarative_dist.families.declarative import Declarative
@@ -63,7 +63,6 @@ class NormalGuide(AtomicState, NamedModule):
     """
 
     is_diagonal: ClassVar[bool]
-    _is_finite = True
     __builds__: ClassVar[type] = PushedNormal
     register_forward_pre_hook = register_forward_pre_hook
 
@@ -294,6 +293,10 @@ class NormalGuide(AtomicState, NamedModule):
         self.modes, self.is_searched, self._mixture = None, False, None
         for parameter in self.parameters(recurse=False):
             parameter.zero_()
+
+    def _check_numbers(self, name: str, loaded: Tensor, now: Tensor, subject: str) -> None:
+        scales = Exp(guard=False) if self.is_diagonal else LowerCholesky(guard=False)
+        (scales if name == "factor" else Real()).check(loaded, subject)
 
     def extra_repr(self) -> str:
         """The sites with the shapes of their values."""
