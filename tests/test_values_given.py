@@ -24,24 +24,8 @@ from declarative_dist import (
     Simplex,
     Variational,
 )
-from tests.cases import GammaFamily
+from tests.cases import Count, FixedTail, GammaFamily
 from tests.states import assert_unchanged, state_of
-
-
-class Heavy(Variational):
-    """A constant, a field that is its parameter, and one that is computed from its own."""
-
-    base = dd.StudentT
-    df = 4
-    loc = Param(0.0)
-    scale = Param(1.0, Exp())
-
-
-class Count(Variational):
-    base = dd.Binomial
-    total_count = 10
-    logits = Param(0.0)
-
 
 FIELDS = ["df", "loc", "scale"]
 NUMBERS = [
@@ -83,8 +67,8 @@ def test_in_the_constructor_and_on_assignment(value, name):
     wanted = (
         torch.tensor(2.0) if any(value is one for one in NUMBERS) else torch.tensor([1.0, 2.0])
     )
-    given = Heavy(**{name: value}, dtype=torch.float32)
-    assigned = Heavy(**{name: torch.full_like(wanted, 3.0)})
+    given = FixedTail(**{name: value}, dtype=torch.float32)
+    assigned = FixedTail(**{name: torch.full_like(wanted, 3.0)})
     tensor = tensor_of(assigned, name)
     address = tensor.data_ptr()
     setattr(assigned, name, value)
@@ -103,7 +87,7 @@ def test_in_the_constructor_and_on_assignment(value, name):
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("value", [2, 2.0, torch.tensor(2.0)])
 def test_a_number_fills_a_vector(value, name):
-    q = Heavy(**{name: [1.0, 3.0, 5.0]})
+    q = FixedTail(**{name: [1.0, 3.0, 5.0]})
     setattr(q, name, value)
     torch.testing.assert_close(getattr(q, name).detach(), torch.full((3,), 2.0))
 
@@ -120,8 +104,8 @@ def test_what_was_given_is_copied():
         y = Param(array)
         z = start
 
-    model, given = Model(), Heavy(df=start, loc=parameter, scale=array)
-    assigned = Heavy(**dict.fromkeys(FIELDS, torch.full((2,), 3.0)))
+    model, given = Model(), FixedTail(df=start, loc=parameter, scale=array)
+    assigned = FixedTail(**dict.fromkeys(FIELDS, torch.full((2,), 3.0)))
     assigned.df, assigned.loc, assigned.scale = start, parameter, array
     with torch.no_grad():
         start.fill_(9.0)
@@ -230,15 +214,16 @@ NO_NUMBERS = [
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_what_is_no_number_is_refused_by_name(value, name):
-    q = Heavy()
+    q = FixedTail()
     before = state_of(q)
     for give in (
-        lambda value: Heavy(**{name: value}),
+        lambda value: FixedTail(**{name: value}),
         lambda value: setattr(q, name, value),
         lambda value: q.assign(**{name: value}),
     ):
         with pytest.raises(
-            (ConstraintError, DeclarationError), match=rf"^Heavy\.{name}: expected a (nu|val|fin)"
+            (ConstraintError, DeclarationError),
+            match=rf"^FixedTail\.{name}: expected a (nu|val|fin)",
         ):
             give(value)
         assert_unchanged(q, before)
@@ -247,9 +232,11 @@ def test_what_is_no_number_is_refused_by_name(value, name):
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("value", [torch.randn, None, torch.ones((), device="meta")])
 def test_what_only_a_constructor_takes(value, name):
-    q = Heavy()
+    q = FixedTail()
     before = state_of(q)
-    with pytest.raises((ConstraintError, DeclarationError), match=rf"^Heavy\.{name}: expected"):
+    with pytest.raises(
+        (ConstraintError, DeclarationError), match=rf"^FixedTail\.{name}: expected"
+    ):
         setattr(q, name, value)
     assert_unchanged(q, before)
 
@@ -257,8 +244,8 @@ def test_what_only_a_constructor_takes(value, name):
 @pytest.mark.parametrize(
     ("cls", "name", "value"),
     [
-        *((Heavy, "df", value) for value in (0, 0.0, -1, -2.5, "four", True, [3.0, -1.0])),
-        *((Heavy, "df", value) for value in NOT_FINITE),
+        *((FixedTail, "df", value) for value in (0, 0.0, -1, -2.5, "four", True, [3.0, -1.0])),
+        *((FixedTail, "df", value) for value in NOT_FINITE),
         *((Count, "total_count", value) for value in (-1, 2.5, "three", True, [3, -1])),
         *((Count, "total_count", value) for value in (math.nan, math.inf, torch.tensor([2.5]))),
     ],
