@@ -21,19 +21,18 @@ from declarative_dist import (
     Param,
     Positive,
     StateMismatchError,
-    Variational,
     fit,
 )
 from declarative_dist.fitting import checkpoint
 from declarative_dist.fitting.checkpoint import read_state
+from tests.cases import GammaFamily
+from tests.states import assert_unchanged, state_of
 
 X = dd.Gamma(2.0, 3.0).sample((10,))
 
 
-class Family(Variational):
-    base = dd.Gamma
+class Family(GammaFamily):
     concentration = Param(1.0, Positive(), shape=("d",))
-    rate = Param(1.0, Exp())
 
 
 class Likelihood(nn.Module):
@@ -96,6 +95,13 @@ def assert_same(mine, theirs) -> None:
         assert torch.equal(tensor, theirs[1][name]), name
 
 
+def trained(objective, path, data=lambda: {"data": X}, optimizer="Adam", **options):
+    """The objective and its history, from what the checkpoint has on."""
+    make = OPTIMIZERS.get(optimizer, optimizer)
+    settings = {"optimizer": make, "checkpoint": path, "resume": True}
+    return objective, fit(objective, **{**settings, **data(), **options})
+
+
 def undisturbed(kind, data, steps, optimizer="Adam"):
     seed()
     objective = kind()
@@ -110,18 +116,9 @@ def test_more_steps_are_as_if_never_ended(name: str, cut: int, tmp_path: Path) -
     kind = Named if name == "dict" else Likelihood
     expected, *numbers = undisturbed(kind, DATA[name], 11)
     seed()
-    fit(kind(), **DATA[name](), steps=cut, optimizer=OPTIMIZERS["Adam"], checkpoint=tmp_path / "a")
+    trained(kind(), tmp_path / "a", DATA[name], steps=cut)
     torch.rand(7), random.random(), np.random.rand()
-    objective = kind()
-    history = fit(
-        objective,
-        **DATA[name](),
-        steps=11,
-        optimizer=OPTIMIZERS["Adam"],
-        checkpoint=tmp_path / "a",
-        resume=True,
-    )
-    assert_same(state(objective, history), expected)
+    assert_same(state(*trained(kind(), tmp_path / "a", DATA[name], steps=11)), expected)
     assert torch.equal(torch.rand(3), numbers[0])
     assert random.random() == numbers[1]
     assert (np.random.rand(3) == numbers[2]).all()
@@ -148,15 +145,7 @@ def test_ctrl_c_in_any_step_and_resume(name: str, optimizer: str, tmp_path: Path
 
     Interrupted.__qualname__ = Likelihood.__qualname__
     for turn in range(20):
-        objective = Interrupted()
-        history = fit(
-            objective,
-            **DATA[name](),
-            steps=9,
-            optimizer=OPTIMIZERS[optimizer],
-            checkpoint=path,
-            resume=True,
-        )
+        objective, history = trained(Interrupted(), path, DATA[name], optimizer, steps=9)
         if not history.interrupted:
             break
         torch.rand(turn), random.random()
@@ -172,18 +161,8 @@ def test_ctrl_c_in_a_callback_or_a_write_saves_the_step(tmp_path: Path, monkeypa
             raise KeyboardInterrupt
 
     def go(callbacks=()):
-        objective = Likelihood()
-        history = fit(
-            objective,
-            **DATA["mini-batches"](),
-            steps=9,
-            optimizer=OPTIMIZERS["Adam"],
-            checkpoint=tmp_path / "a",
-            every=2,
-            resume=True,
-            callbacks=callbacks,
-        )
-        return objective, history
+        options = {"steps": 9, "every": 2, "callbacks": callbacks}
+        return trained(Likelihood(), tmp_path / "a", DATA["mini-batches"], **options)
 
     seed()
     assert go(stop)[1].step == 4
@@ -287,15 +266,8 @@ def test_a_checkpoint_has_what_a_callback_changed(tmp_path: Path) -> None:
         def halve(step, loss, module):
             optimizer.param_groups[0]["lr"] /= 2
 
-        fit(
-            objective,
-            X,
-            steps=steps,
-            optimizer=optimizer,
-            checkpoint=tmp_path / "a",
-            resume=resume,
-            callbacks=halve,
-        )
+        options = {"steps": steps, "resume": resume, "callbacks": halve}
+        trained(objective, tmp_path / "a", **options, optimizer=optimizer)
         return optimizer.param_groups[0]["lr"]
 
     go(2, resume=False)
@@ -318,10 +290,8 @@ class Other(Likelihood):
     pass
 
 
-class OtherFamily(Variational):
-    base = dd.Gamma
+class OtherFamily(Family):
     concentration = Param(1.0, Exp(), shape=("d",))
-    rate = Param(1.0, Exp())
 
 
 def with_family(family: nn.Module) -> nn.Module:
@@ -369,15 +339,13 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(name: str, tmp_path:
     fit(Likelihood(), **common)
     written = path.read_bytes()
     objective = make()
-    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
-    random_numbers = torch.get_rng_state()
+    before, random_numbers = state_of(objective), torch.get_rng_state()
     with pytest.raises(StateMismatchError) as caught:
         fit(objective, **{**common, "steps": 5, "resume": True, **options})
     assert text in str(caught.value)
     assert path.read_bytes() == written
     assert torch.equal(torch.get_rng_state(), random_numbers)
-    for name, tensor in objective.state_dict().items():
-        assert torch.equal(tensor, before[name])
+    assert_unchanged(objective, before)
 
 
 def whole(path: Path) -> bytes:
@@ -422,32 +390,24 @@ def test_a_foreign_file_is_refused_and_kept(name: str, resume: bool, tmp_path: P
     assert [one.name for one in tmp_path.iterdir()] == ["fit.pt"]
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_link_stays_a_link_and_a_path_may_be_a_string(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    fit(Likelihood(), X, steps=2, checkpoint=tmp_path / "link")
+    fit(Likelihood(), X, steps=2, checkpoint=str(tmp_path / "link"))
     assert (tmp_path / "link").is_symlink()
     assert read_state(tmp_path / "real") is not None
-
-
-def test_paths_are_strings_too(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    fit(Likelihood(), X, steps=2, checkpoint="fit.pt")
-    assert read_state(tmp_path / "fit.pt") is not None
 
 
 def test_a_flipped_byte_anywhere_is_noticed_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "fit.pt"
     written = whole(path)
     objective = Likelihood()
-    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
-    numbers = torch.get_rng_state()
+    before, numbers = state_of(objective), torch.get_rng_state()
     for at in range(0, len(written), max(1, len(written) // 50)):
         path.write_bytes(written[:at] + bytes([written[at] ^ 1]) + written[at + 1 :])
         with pytest.raises(StateMismatchError, match="got a file that is damaged"):
             fit(objective, X, steps=5, checkpoint=path, resume=True)
     assert torch.equal(torch.get_rng_state(), numbers)
-    for name, tensor in objective.state_dict().items():
-        assert torch.equal(tensor, before[name])
+    assert_unchanged(objective, before)
 
 
 def test_a_checkpoint_of_numbers_that_are_not_finite_changes_nothing(tmp_path: Path) -> None:
