@@ -227,24 +227,25 @@ def exact_tau(y: Tensor) -> tuple[float, float]:
     return mean.item(), (weight * (tau - mean).square()).sum().sqrt().item()
 
 
-@pytest.mark.parametrize(("count", "true", "kind"), [
-    (20, 2.2, FullRankNormal), (8, 0.5, FullRankNormal), (8, 0.5, MeanFieldNormal),
+@pytest.mark.parametrize(("count", "true", "kind", "is_joint"), [
+    (20, 2.2, FullRankNormal, True), (8, 0.5, FullRankNormal, False),
+    (8, 0.5, MeanFieldNormal, True),
 ])  # fmt: skip
 def test_a_centred_hierarchy_is_right_for_both_kinds_of_latents(
-    count: int, true: float, kind: Any
+    count: int, true: float, kind: Any, is_joint: bool
 ) -> None:
     """Of eight groups tau may be near zero: there the others are in a narrow neck."""
     generator = torch.Generator().manual_seed(4)
     y = 1.0 + true * torch.randn(count, generator=generator, dtype=torch.float64)
     posterior = groups(count)(dtype=torch.float64).condition(y=y)
     mean, deviation = exact_tau(y)
-    for latents in (posterior, GroupParams(groups=count, dtype=torch.float64)):
-        guide, found = fitted(latents, posterior, kind)
-        assert found.converged
-        draws = guide.importance_sample(posterior, 4000)
-        assert not draws.verdict.startswith("unreliable")
-        assert draws.mean()["tau"].item() == pytest.approx(mean, abs=0.05 * deviation)
-        assert draws.std()["tau"].item() == pytest.approx(deviation, rel=0.04)
+    latents = posterior if is_joint else GroupParams(groups=count, dtype=torch.float64)
+    guide, found = fitted(latents, posterior, kind)
+    assert found.converged
+    draws = guide.importance_sample(posterior, 4000)
+    assert not draws.verdict.startswith("unreliable")
+    assert draws.mean()["tau"].item() == pytest.approx(mean, abs=0.05 * deviation)
+    assert draws.std()["tau"].item() == pytest.approx(deviation, rel=0.04)
 
 
 class VagueVariance(Joint):
@@ -270,8 +271,9 @@ class VaguePrecision(VagueVariance):
         return size.rsqrt()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", [VagueVariance, VaguePrecision])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(VagueVariance, torch.float32), (VaguePrecision, torch.float64)]
+)
 def test_a_prior_whose_draws_have_no_size_gives_a_start(kind: Any, dtype: torch.dtype) -> None:
     y = torch.tensor([-3.1, -0.4, 0.2, 1.0, 1.9, 2.6, 4.0, 6.3], dtype=torch.float64)
     posterior = kind(dtype=dtype).condition(y=y)
@@ -315,7 +317,7 @@ def test_a_guide_may_start_where_there_is_no_density() -> None:
     objective = NegativeELBO(
         lambda v: dd.Gamma(9.0, 1.0).log_prob(v["x"]).sum(-1), FullRankNormal(Line())
     )
-    history = fit(objective, progress=False)
+    history = fit(objective, restarts=1, progress=False)
     assert math.isfinite(history.losses[0])
     assert objective.guide.median["x"].sub(8.5).abs().max() < 1.0
 

@@ -211,7 +211,7 @@ class Same(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sorted(KINDS))
 def test_constants_are_buffers_to_torch(name: str) -> None:
     q = moved(name)
     for part, key in list(constants(q)):
@@ -248,7 +248,7 @@ class Reads(nn.Module):
         return self.part.__declaration__.run(self.part, self.part.__declaration__.order)[self.key]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sorted(KINDS))
 def test_a_state_that_a_field_refuses_is_not_loaded(name: str) -> None:
     """Neither the number itself, nor anything of the state around it."""
     q = moved(name)

@@ -11,7 +11,6 @@ from declarative_dist import (
     Constraint,
     CorrCholesky,
     Interval,
-    LowerCholesky,
     PositiveDefinite,
     Simplex,
 )
@@ -91,9 +90,7 @@ def test_compiled_with_inductor(name: str, dtype: torch.dtype) -> None:
     assert_close_to(reference, gradient[: len(near)])
 
 
-@pytest.mark.parametrize(
-    "constraint", [LowerCholesky(), PositiveDefinite(), CorrCholesky(), Simplex()], ids=repr
-)
+@pytest.mark.parametrize("constraint", [PositiveDefinite(), CorrCholesky(), Simplex()], ids=repr)
 def test_compiled_for_events_of_two_sizes(constraint: Constraint) -> None:
     compiled = torch.compile(constraint, fullgraph=True, backend="aot_eager")
     for size in (3, 4, 5):  # the second time with dynamic shapes
