@@ -145,22 +145,3 @@ def test_copies_and_given_values_come_before_what_the_class_keeps() -> None:
     torch.testing.assert_close(copy.deepcopy(Kept()).rate, torch.tensor(3.0))
     with pytest.raises(ConstraintError):
         Kept(rate=-1.0)
-
-
-def test_a_field_with_another_constraint_in_a_subclass_starts_anew() -> None:
-    Kept()
-
-    class Other(Kept):
-        rate = Param(3.0, Positive())
-
-    torch.testing.assert_close(Other().raw_rate, torch.tensor(3.0).expm1().log())
-    torch.testing.assert_close(Kept().raw_rate, torch.tensor(3.0).log())
-
-
-def test_a_callable_start_is_drawn_for_every_instance() -> None:
-    class Drawn(Variational):
-        base = dd.Normal
-        loc = Param(torch.randn, shape=(2,))
-        scale = Param(1.0)
-
-    assert not torch.equal(Drawn().loc, Drawn().loc)

@@ -26,7 +26,6 @@ from declarative_dist import (
     Exp,
     GreaterThan,
     Interval,
-    LessThan,
     LogInterval,
     LowerCholesky,
     Param,
@@ -94,30 +93,15 @@ def test_a_class_is_constructed(kind: type[Constraint]) -> None:
     assert type(as_constraint(kind)) is kind
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (
-            Interval,
-            (
-                "q.rate: expected Interval with its arguments, got the class Interval. "
-                "Write Interval(low, high)."
-            ),
-        ),
-        (
-            GreaterThan,
-            (
-                "q.rate: expected GreaterThan with its arguments, got the class GreaterThan. "
-                "Write GreaterThan(low)."
-            ),
-        ),
-    ],
-    ids=["interval", "above"],
-)
-def test_a_class_that_needs_arguments_is_refused(kind: type[Constraint], message: str) -> None:
+@pytest.mark.parametrize(("kind", "written"), [(Interval, "low, high"), (GreaterThan, "low")])
+def test_a_class_that_needs_arguments_is_refused(kind: type[Constraint], written: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         as_constraint(kind, "q.rate")
-    assert caught.value.sentence == message
+    name = kind.__name__
+    assert caught.value.sentence == (
+        f"q.rate: expected {name} with its arguments, got the class {name}. "
+        f"Write {name}({written})."
+    )
 
 
 TRANSLATED = [
@@ -188,12 +172,8 @@ def test_torchs_other_constraints_are_refused(foreign: constraints.Constraint) -
     )
     assert "Declare a constant, give the field a constraint, or call register_constraint." in text
     assert "Simplex" in text
+    assert "got Percent" in text or not isinstance(foreign, Percent)
     assert isinstance(caught.value, TypeError)
-
-
-def test_a_users_torch_constraint_that_is_refused_is_named_in_full() -> None:
-    with pytest.raises(DeclarationError, match=r"got Percent"):
-        as_constraint(Percent())
 
 
 @pytest.mark.parametrize(
@@ -220,6 +200,8 @@ def test_a_transform_becomes_a_constraint() -> None:
     log_det = constraint.log_abs_det_jacobian(raw, value)
     torch.testing.assert_close(log_det, (3 * raw.exp()).log())
     torch.testing.assert_close(constraint.default(torch.Size((2,))), torch.full((2,), 4.0))
+    with pytest.raises(ConstraintError):
+        constraint.right_inverse(torch.tensor([0.5, 2.0]))
 
 
 def test_a_transform_that_changes_shape() -> None:
@@ -285,10 +267,10 @@ def test_a_module_does_not_know_its_raw_shape() -> None:
 
 
 @pytest.mark.usefixtures("table")
-@pytest.mark.parametrize("factory", [lambda _: Interval(0.0, 100.0), Interval(0.0, 100.0)])
+@pytest.mark.parametrize("factory", [lambda _: UnitInterval(), UnitInterval(), UnitInterval])
 def test_register_constraint(factory: object) -> None:
     register_constraint(Percent, factory)
-    assert repr(as_constraint(Percent())) == "Interval(low=0.0, high=100.0)"
+    assert repr(as_constraint(Percent())) == "UnitInterval()"
 
 
 @pytest.mark.usefixtures("table")
@@ -308,18 +290,20 @@ class Rate(dd.Exponential):
     arg_constraints = MappingProxyType({"rate": Tenth()})
 
 
+def family() -> type[Variational]:
+    class Family(Variational):
+        base = Rate
+        rate = Param(1.0)
+
+    return Family
+
+
 @pytest.mark.usefixtures("table")
 def test_a_registered_factory_that_fails_is_named() -> None:
     register_constraint(Percent, lambda percent: Interval(0.0, percent.high))
     match = r"factory registered for Percent, got AttributeError: .*\. Mend register_constraint"
     with pytest.raises(DeclarationError, match=match):
         as_constraint(Percent())
-
-
-@pytest.mark.usefixtures("table")
-def test_a_class_may_be_registered_for_all_objects_of_a_type() -> None:
-    register_constraint(Percent, UnitInterval)
-    assert repr(as_constraint(Percent())) == "UnitInterval()"
 
 
 @pytest.mark.usefixtures("table")
@@ -333,33 +317,21 @@ def test_an_entry_serves_subclasses_until_they_have_their_own() -> None:
 
 @pytest.mark.usefixtures("table")
 def test_fields_are_inferred_from_the_table_as_it_is_when_their_class_is_declared() -> None:
-    register_constraint(Percent, Interval(0.0, 100.0))
-
-    class Before(Variational):
-        base = Rate
-        rate = Param(1.0)
-
-    register_constraint(Percent, Interval(0.0, 50.0))
-
-    class After(Variational):
-        base = Rate
-        rate = Param(1.0)
-
-    with pytest.raises(ConstraintError, match="strictly between 0.0 and 100.0, got 200.0"):
-        Before(rate=200.0)
-    with pytest.raises(ConstraintError, match="strictly between 0.0 and 50.0, got 200.0"):
-        After(rate=200.0)
+    families = {}
+    for high in (100.0, 50.0):
+        register_constraint(Percent, Interval(0.0, high))
+        families[high] = family()
+    for high, cls in families.items():
+        with pytest.raises(ConstraintError, match=f"between 0.0 and {high}, got 200.0"):
+            cls(rate=200.0)
 
 
 @pytest.mark.usefixtures("table")
 def test_a_registered_constraint_with_tensors_is_copied_per_instance() -> None:
     register_constraint(Percent, Interval(torch.tensor(0.0), torch.tensor(100.0)))
 
-    class Family(Variational):
-        base = Rate
-        rate = Param(1.0)
-
-    one, other = Family(), Family()
+    cls = family()
+    one, other = cls(), cls()
     assert one.raw_rate_constraint is not other.raw_rate_constraint
 
 
@@ -374,46 +346,19 @@ def test_what_a_factory_makes_is_looked_at() -> None:
     )
 
 
-def test_the_table_is_as_it_was() -> None:
-    assert Percent not in adapters._FACTORIES
-    assert isinstance(as_constraint(constraints.less_than(3.0)), LessThan)
+KIND = "expected a subclass of torch.distributions.constraints.Constraint, got "
 
 
 @pytest.mark.usefixtures("table")
-@pytest.mark.parametrize(
-    ("kind", "factory", "message"),
-    [
-        (
-            Percent(),
-            Positive,
-            "expected a subclass of torch.distributions.constraints.Constraint, got ",
-        ),
-        (
-            Positive,
-            Positive,
-            "expected a subclass of torch.distributions.constraints.Constraint, got <class",
-        ),
-        (
-            constraints.positive,
-            Positive,
-            (
-                "expected a subclass of torch.distributions.constraints"
-                ".Constraint, got GreaterThan(lower_bound=0.0). Write type(...) of that object."
-            ),
-        ),
-        (Percent, 3.0, "expected a callable factory or a constraint, got 3.0"),
-        (Percent, "Positive", "expected a callable factory or a constraint, got 'Positive'"),
-        (
-            Percent,
-            Interval,
-            (
-                "expected Interval with its arguments, got the class Interval. "
-                "Write Interval(low, high)."
-            ),
-        ),
-    ],
-    ids=["object", "ours", "torch's", "number", "name", "class"],
-)
+@pytest.mark.parametrize(("kind", "factory", "message"), [
+    (Percent(), Positive, KIND),
+    (Positive, Positive, f"{KIND}<class"),
+    (constraints.positive, Positive,
+        f"{KIND}GreaterThan(lower_bound=0.0). Write type(...) of that object."),
+    (Percent, 3.0, "expected a callable factory or a constraint, got 3.0"),
+    (Percent, "Positive", "expected a callable factory or a constraint, got 'Positive'"),
+    (Percent, Interval, "expected Interval with its arguments, got the class Interval. Write Int"),
+], ids=["object", "ours", "torch's", "number", "name", "class"])  # fmt: skip
 def test_register_constraint_refuses(kind: object, factory: object, message: str) -> None:
     before = dict(adapters._FACTORIES)
     with pytest.raises(DeclarationError) as caught:
@@ -458,13 +403,10 @@ def test_a_parametrization_refuses_values_outside() -> None:
 
 
 def test_tensors_of_a_transform_move_load_and_belong_to_the_instance() -> None:
-    shift = torch.distributions.AffineTransform(torch.tensor([1.0, 2.0]), torch.tensor(2.0))
+    shift = AffineTransform(torch.tensor([1.0, 2.0]), torch.tensor(2.0))
 
     class Model(Declarative):
-        x = Param(
-            torch.tensor([3.0, 4.0]),
-            torch.distributions.ComposeTransform([torch.distributions.ExpTransform(), shift]),
-        )
+        x = Param(torch.tensor([3.0, 4.0]), ComposeTransform([ExpTransform(), shift]))
 
     one, two = Model(), Model()
     torch.testing.assert_close(one.x, torch.tensor([3.0, 4.0]))
@@ -477,11 +419,3 @@ def test_tensors_of_a_transform_move_load_and_belong_to_the_instance() -> None:
     two.load_state_dict(one.state_dict())
     torch.testing.assert_close(two.x, torch.tensor([4.0, 5.0]))
     assert Model(device="meta").x.is_meta
-
-
-def test_values_that_a_transform_cannot_reach_are_refused() -> None:
-    above_one = torch.distributions.ComposeTransform(
-        [torch.distributions.ExpTransform(), torch.distributions.AffineTransform(1.0, 2.0)]
-    )
-    with pytest.raises(ConstraintError):
-        as_constraint(above_one).right_inverse(torch.tensor([0.5, 2.0]))

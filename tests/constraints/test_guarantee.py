@@ -110,7 +110,7 @@ def test_structured_values_of_any_size(
     for scale in (1.0, 1e5, 1e15, torch.finfo(dtype).max / 8):
         raw = torch.randn(batch, generator=generator, dtype=torch.float64).clamp(-8, 8) * scale
         value = constraint(raw.to(dtype))
-        assert value.shape == (200, *shape)
+        assert value.shape == constraint.value_shape(raw.shape) == (200, *shape)
         assert constraint.contains(value).all()
 
 

@@ -18,7 +18,6 @@ from declarative_dist import (
     LessThan,
     LogInterval,
     LowerCholesky,
-    Ordered,
     Positive,
     PositiveDefinite,
     Simplex,
@@ -27,7 +26,10 @@ from declarative_dist import (
 from tests.constraints.cases import CASES, DTYPES, GUARANTEED, edges
 
 WIDE = (torch.float64, torch.float32)
-EVERY_KIND = ["positive", "exp", "positive-unguarded", "exp-unguarded"]
+EVERY_KIND = [
+    ("positive", 0.0), ("exp", 0.0), ("positive-unguarded", 0.0), ("exp-unguarded", 0.0),
+    ("positive-floor", 0.125), ("exp-floor", 0.125),
+]  # fmt: skip
 
 
 def relative_error(constraint: Constraint, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,17 +48,12 @@ def positive_values(dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", EVERY_KIND)
-def test_positive_numbers_come_back_to_the_last_digits(name: str, dtype: torch.dtype) -> None:
-    error, allowed = relative_error(CASES[name].built(dtype), positive_values(dtype))
-    assert (error <= allowed).all()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("constraint", [Positive(floor=0.1), Exp(floor=0.1)], ids=repr)
-def test_numbers_above_a_floor_come_back(constraint: Constraint, dtype: torch.dtype) -> None:
-    value = 0.125 + positive_values(dtype)
-    error, allowed = relative_error(constraint, value)
+@pytest.mark.parametrize(("name", "start"), EVERY_KIND)
+def test_positive_numbers_come_back_to_the_last_digits(
+    name: str, start: float, dtype: torch.dtype
+) -> None:
+    value = start + positive_values(dtype)
+    error, allowed = relative_error(CASES[name].built(dtype), value)
     assert (error <= allowed).all()
 
 
@@ -114,19 +111,6 @@ def test_numbers_of_a_log_interval_come_back(dtype: torch.dtype) -> None:
     error, allowed = relative_error(constraint, value[constraint.contains(value)])
     log_width = math.log(10.0 / 1e-3)
     assert (error <= allowed * (1 + log_width)).all()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "name", ["above-1000", "below-2", "interval", "interval-1000-2000", "unit-interval"]
-)
-def test_the_values_nearest_to_the_bounds_come_back(name: str, dtype: torch.dtype) -> None:
-    constraint = CASES[name].built(dtype)
-    top = torch.finfo(dtype).max
-    nearest = constraint(torch.tensor([-top, top], dtype=dtype))
-    raw = constraint.right_inverse(nearest)
-    assert raw.isfinite().all()
-    torch.testing.assert_close(constraint(raw), nearest)
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
@@ -209,27 +193,6 @@ def test_shapes_of_raw_numbers_and_values_agree(name: str) -> None:
     assert constraint.raw_event_dim == (0 if case.is_elementwise else 1)
 
 
-@pytest.mark.parametrize(
-    ("constraint", "shape", "raw_shape"),
-    [
-        (Simplex(), (2, 5), (2, 4)),
-        (Ordered(), (2, 5), (2, 5)),
-        (LowerCholesky(), (2, 5, 5), (2, 15)),
-        (PositiveDefinite(), (2, 5, 5), (2, 15)),
-        (CorrCholesky(), (2, 5, 5), (2, 10)),
-        (CorrCholesky(), (1, 1), (0,)),
-        (Simplex(), (1,), (0,)),
-    ],
-    ids=str,
-)
-def test_shapes_of_structured_values(
-    constraint: Constraint, shape: tuple[int, ...], raw_shape: tuple[int, ...]
-) -> None:
-    assert constraint.raw_shape(torch.Size(shape)) == raw_shape
-    assert constraint.value_shape(torch.Size(raw_shape)) == shape
-    assert constraint(torch.zeros(raw_shape)).shape == shape
-
-
 OUTSIDE = [(name, bad) for name, case in CASES.items() for bad in case.outside]
 
 
@@ -259,60 +222,24 @@ def test_one_bad_entry_in_a_batch_is_refused(name: str) -> None:
         constraint.right_inverse(value)
 
 
-@pytest.mark.parametrize(
-    ("constraint", "bad", "message"),
-    [
-        (
-            Positive(),
-            -1.0,
-            "Positive: expected a finite positive number, got -1.0. Give a number above 0.",
-        ),
-        (
-            Exp(floor=0.5),
-            0.5,
-            "Exp: expected a finite number above 0.5, got 0.5. Give a number above 0.5.",
-        ),
-        (
-            GreaterThan(1000.0),
-            math.inf,
-            (
-                "GreaterThan: expected a finite number above 1000.0, got inf. "
-                "Give a finite value strictly inside."
-            ),
-        ),
-        (
-            LessThan(2.0),
-            2.0,
-            (
-                "LessThan: expected a finite number below 2.0, got 2.0. "
-                "Give a finite value strictly inside."
-            ),
-        ),
-        (
-            Interval(-1.0, 1.0),
-            [0.0, math.nan],
-            (
-                "Interval: expected a number strictly between -1.0 and 1.0, "
-                "got nan at [1] of a tensor of shape (2,) with values [0.0, nan]. "
-                "Give a finite value strictly inside."
-            ),
-        ),
-        (
-            Simplex(),
-            [0.5, 0.25],
-            (
-                "Simplex: expected positive numbers that sum to 1 along the last dimension, "
-                "got a tensor of shape (2,) with values [0.5, 0.25]. "
-                "Give a finite value strictly inside."
-            ),
-        ),
-    ],
-    ids=lambda part: type(part).__name__,
-)
-def test_messages(constraint: Constraint, bad: object, message: str) -> None:
+@pytest.mark.parametrize(("constraint", "bad", "expected", "got"), [
+    (Positive(), -1.0, "a finite positive number", "-1.0"),
+    (Exp(floor=0.5), 0.5, "a finite number above 0.5", "0.5"),
+    (GreaterThan(1000.0), math.inf, "a finite number above 1000.0", "inf"),
+    (LessThan(2.0), 2.0, "a finite number below 2.0", "2.0"),
+    (Interval(-1.0, 1.0), [0.0, math.nan], "a number strictly between -1.0 and 1.0",
+        "nan at [1] of a tensor of shape (2,) with values [0.0, nan]"),
+    (Simplex(), [0.5, 0.25], "positive numbers that sum to 1 along the last dimension",
+        "a tensor of shape (2,) with values [0.5, 0.25]"),
+], ids=lambda part: type(part).__name__)  # fmt: skip
+def test_messages(constraint: Constraint, bad: object, expected: str, got: str) -> None:
     with pytest.raises(ConstraintError) as caught:
         constraint.right_inverse(torch.tensor(bad))
-    assert caught.value.sentence == message
+    fix = "Give a finite value strictly inside."
+    if isinstance(constraint, (Positive, Exp)):
+        fix = f"Give a number above {constraint.floor:g}."
+    name = type(constraint).__name__
+    assert caught.value.sentence == f"{name}: expected {expected}, got {got}. {fix}"
 
 
 @pytest.mark.parametrize("name", CASES)
