@@ -69,60 +69,11 @@ class Frozen(nn.Module):
         return dd.Normal(torch.zeros(2), torch.ones(2))
 
 
-class Summed(dd.Normal):
-    def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(value).sum(-1)
-
-
-class Swapped(dd.Normal):
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return super().sample((2,)).expand(*sample_shape, 2, 2)
-
-
-class Signed(dd.Normal):
-    """Positive numbers, it says."""
-
-    support = dd.constraints.positive
-
-
-class Infinite(dd.Normal):
-    def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(value) / 0.0
-
-
-class Halved(dd.Normal):
-    """Draws from a narrower distribution than it scores."""
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.loc.detach() + (super().sample(sample_shape) - self.loc.detach()) / 2
-
-
-class Differentiable(dd.Normal):
-    """Draws with a gradient where none is meant."""
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.rsample(sample_shape)
-
-
-class Unnormalised(dd.Normal):
-    """Forgets the logarithm of the scale."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return -((value - self.loc) ** 2) / (2 * self.scale**2)
-
-
 class Raised(dd.Exponential):
     """A density times 1.35, whose gradients are those of the right one."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value) + math.log(1.35)
-
-
-class Drawn(dd.Normal):
-    """Detaches what it draws."""
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return super().rsample(sample_shape).detach()
 
 
 class OfPlain(nn.Module):
@@ -144,31 +95,52 @@ class OfPlain(nn.Module):
 
 
 class SummedDensity(OfPlain):
-    kind = Summed
+    class kind(dd.Normal):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value).sum(-1)
 
 
 class SwappedShapes(OfPlain):
-    kind = Swapped
+    class kind(dd.Normal):
+        def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+            return super().sample((2,)).expand(*sample_shape, 2, 2)
 
 
 class WrongSupport(OfPlain):
-    kind = Signed
+    """Positive numbers, it says."""
+
+    class kind(dd.Normal):
+        support = dd.constraints.positive
 
 
 class InfiniteDensity(OfPlain):
-    kind = Infinite
+    class kind(dd.Normal):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value) / 0.0
 
 
 class NarrowDraws(OfPlain):
-    kind = Halved
+    """Draws from a narrower distribution than it scores."""
+
+    class kind(dd.Normal):
+        def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+            return self.loc.detach() + (super().sample(sample_shape) - self.loc.detach()) / 2
 
 
 class DrawsWithGradients(OfPlain):
-    kind = Differentiable
+    """Draws with a gradient where none is meant."""
+
+    class kind(dd.Normal):
+        def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+            return self.rsample(sample_shape)
 
 
 class NoNormaliser(OfPlain):
-    kind = Unnormalised
+    """Forgets the logarithm of the scale."""
+
+    class kind(dd.Normal):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return -((value - self.loc) ** 2) / (2 * self.scale**2)
 
 
 class TooHigh(OfPlain):
@@ -177,7 +149,11 @@ class TooHigh(OfPlain):
 
 
 class DetachedDraws(OfPlain):
-    kind = Drawn
+    """Detaches what it draws."""
+
+    class kind(dd.Normal):
+        def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+            return super().rsample(sample_shape).detach()
 
 
 class Tensors(OfPlain):
@@ -289,11 +265,9 @@ class Closure(OfPlain):
 class Branching(OfPlain):
     """Looks at the numbers of a value."""
 
-    class Normal(dd.Normal):
+    class kind(dd.Normal):
         def log_prob(self, value: Tensor) -> Tensor:
             return super().log_prob(value + 1 if value.sum() > 1e9 else value)
-
-    kind = Normal
 
 
 class BreaksGraphs(Good):

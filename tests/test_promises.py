@@ -238,21 +238,6 @@ def test_averaged_model(q: Variational, name: str) -> None:
         torch.testing.assert_close(parameter, start[key] + 0.5)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_meta_device_and_reset(q: Variational, name: str) -> None:
-    x = values_of(q)
-    expected = q.log_prob(x)
-    moved = q.to("meta")
-    assert all(p.is_meta for p in moved.parameters())
-    moved.to_empty(device="cpu")
-    for tensor in [*moved.parameters(), *moved.buffers()]:
-        tensor.data.fill_(0)
-    torch.manual_seed(0)
-    moved.reset_parameters()
-    if name not in DRAWS_ANEW:
-        torch.testing.assert_close(moved.log_prob(x), expected, rtol=1e-4, atol=1e-5)
-
-
 # Transforms of functions.
 
 

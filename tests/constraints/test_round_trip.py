@@ -178,21 +178,6 @@ def test_default_of_a_log_interval_of_extreme_bounds_is_inside(
     assert default.item() == pytest.approx(middle, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_shapes_of_raw_numbers_and_values_agree(name: str) -> None:
-    case = CASES[name]
-    constraint = case.make()
-    shape, raw_shape = torch.Size((5, *case.shape)), torch.Size((5, *case.raw_shape))
-    assert constraint.raw_shape(shape) == raw_shape
-    assert constraint.value_shape(raw_shape) == shape
-    value = constraint(torch.zeros(raw_shape))
-    assert value.shape == shape
-    assert constraint.right_inverse(value).shape == raw_shape
-    assert constraint.contains(value).shape == shape[: len(shape) - constraint.event_dim]
-    assert constraint.event_dim == (0 if case.is_elementwise else len(case.shape))
-    assert constraint.raw_event_dim == (0 if case.is_elementwise else 1)
-
-
 OUTSIDE = [(name, bad) for name, case in CASES.items() for bad in case.outside]
 
 
