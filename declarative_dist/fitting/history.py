@@ -7,9 +7,6 @@ from typing import Any
 
 import torch
 
-LIMIT = 100
-"""How many points of the values' paths are kept before every other one is dropped."""
-
 
 def spell_steps(count: int) -> str:
     """A number of steps in words."""
@@ -19,10 +16,9 @@ def spell_steps(count: int) -> str:
 class History:
     """The record of a fit, filled step by step.
 
-    Losses are kept of every step. Values are kept after every step at first; when there are more
-    than 100 points, every other one is dropped and only every second step is recorded from then
-    on, and so forth, so that a record of any length stays small. Which steps are kept depends on
-    the number of the step alone; beside those, the values at the end are.
+    Losses are kept of every step. Values are kept after each of the first 31 steps, and then after
+    16 more whenever the number of steps doubles: every second step, from 64 on every fourth, and
+    so forth, so that a record of any length stays small. The values at the end are kept, too.
 
     Attributes:
         losses: the loss of each step, computed before its update.
@@ -48,7 +44,6 @@ class History:
         self.stopped = False
         self.converged: bool | None = None
         self.verdict = ""
-        self._stride = 1
         self._records: dict[int, dict[str, Any]] = {}
 
     @property
@@ -74,16 +69,13 @@ class History:
 
     def is_due(self, step: int) -> bool:
         """Whether the values after this step are to be recorded."""
-        return step % self._stride == 0
+        return step % 2 ** max(step.bit_length() - 5, 0) == 0
 
     def add(self, loss: float, values: dict[str, Any] | None = None) -> None:
         """Record a step that is done; that it counts is the last thing to happen."""
         if values is not None:
             self._records[self.step + 1] = values
         self.losses.append(loss)
-        if len(self._records) > LIMIT:
-            self._stride *= 2
-            self._records = {s: kept for s, kept in self._records.items() if self.is_due(s)}
 
     def end(self, values: dict[str, Any]) -> None:
         """Record the values after the last step, unless they are there already."""
@@ -106,7 +98,6 @@ class History:
         """What `load_state_dict` takes; of tensors, numbers and lists."""
         return {
             "losses": torch.tensor(self.losses, dtype=torch.float64, device="cpu"),
-            "stride": self._stride,
             "steps": self.steps,
             "values": self.values,
         }
@@ -115,7 +106,6 @@ class History:
         """Continue a record, as one that was neither interrupted nor stopped."""
         steps, values = state["steps"], state["values"]
         self.losses = state["losses"].tolist()
-        self._stride = state["stride"]
         self._records = {
             step: {name: path[at] for name, path in values.items()}
             for at, step in enumerate(steps)
