@@ -197,9 +197,5 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
 
 def stops(callbacks: tuple[Callback, ...], step: int, loss: float, module: nn.Module) -> bool:
     """Call all callbacks, and tell whether one returned True, also NumPy's or a tensor's."""
-    answers = [callback(step, loss, module) for callback in callbacks]
-    return any(
-        answer is True or ("bool" in str(getattr(answer, "dtype", "")) and bool(answer))
-        for answer in answers
-        if answer is not None
-    )
+    answers = [a for call in callbacks if (a := call(step, loss, module)) is not None]
+    return any(a is True or ("bool" in str(getattr(a, "dtype", "")) and bool(a)) for a in answers)

@@ -37,20 +37,19 @@ def take_step(backward: Backward, optimizer: Optimizer, batch: tuple[Any, ...]) 
         optimizer: whose parameters get the gradients.
         batch: the data.
     """
-    searches = any(g.get("line_search_fn") is not None for g in optimizer.param_groups)
     losses: list[Tensor] = []
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        if not (losses and searches):
-            losses.append(backward(batch))
-            return losses[-1]
-        with suppress(*NO_LOSS):
-            loss = backward(batch)
-            if loss.isfinite() and math.isfinite(gradient_of(optimizer)):
-                return loss
-        optimizer.zero_grad(set_to_none=False)
-        return losses[0].detach() + 1e6 * (1 + losses[0].detach().abs())
+        if losses and any(g.get("line_search_fn") is not None for g in optimizer.param_groups):
+            with suppress(*NO_LOSS):
+                loss = backward(batch)
+                if loss.isfinite() and math.isfinite(gradient_of(optimizer)):
+                    return loss
+            optimizer.zero_grad(set_to_none=False)
+            return losses[0].detach() + 1e6 * (1 + losses[0].detach().abs())
+        losses.append(backward(batch))
+        return losses[-1]
 
     optimizer.step(closure)  # type: ignore[arg-type]
     if not losses:
