@@ -6,7 +6,7 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,8 +26,8 @@ from declarative_dist import (
     GreaterThan,
     Head,
     Interval,
-    Joint,
     LearnableTransform,
+    LessThan,
     LogInterval,
     LowerCholesky,
     Ordered,
@@ -41,10 +41,11 @@ from declarative_dist import (
     entropy,
     fields_of,
     kl_divergence,
-    site,
 )
 from declarative_dist.testing import check_distribution
+from tests.cases import Shares
 from tests.constraints.cases import CASES, Case
+from tests.sharing import Policy
 
 INF, NAN = math.inf, math.nan
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -54,15 +55,6 @@ class Regression(Conditional):
     base = dd.Normal
     loc = Head(init=0.25)
     scale = Head(Exp(), init=0.5)
-
-
-class Policy(Conditional):
-    """A predicted mean and a free scale."""
-
-    base = dd.Normal
-    event_dim = 1
-    loc = Head(shape=("actions",))
-    scale = Param(1.0, LogInterval(1e-3, 10.0), shape=("actions",))
 
 
 class FullRank(Conditional):
@@ -107,11 +99,6 @@ class GammaByMean(Conditional):
     @derived
     def rate(self, concentration: Tensor, location: Tensor, unit: Tensor) -> Tensor:
         return concentration / (location * unit)
-
-
-class Shares(Conditional):
-    base = dd.Categorical
-    logits = Head(shape=("k",))
 
 
 class Parts(Conditional):
@@ -296,34 +283,6 @@ def test_an_init_of_the_wrong_shape(init: Any) -> None:
         Odd(in_features=2)
 
 
-def test_an_init_outside_its_constraint() -> None:
-    class Odd(Conditional):
-        base = dd.Normal
-        loc = Head()
-        scale = Head(init=-1.0)
-
-    with pytest.raises(ConstraintError, match=r"Odd\.scale: expected .*got -1\.0"):
-        Odd(in_features=2)
-    with pytest.raises(ConstraintError, match=r"Regression\.scale: expected .*got 0\.0"):
-        Regression(in_features=2, scale=0.0)
-
-
-def test_conflicting_and_missing_sizes() -> None:
-    with pytest.raises(ConstraintError, match=r"Policy\.loc: expected a size for 'actions'"):
-        Policy(in_features=3)
-    with pytest.raises(ConstraintError, match=r"actions=2"):
-        Policy(in_features=3, actions=2, loc=torch.zeros(3))
-
-
-def test_a_head_of_a_matrix_without_a_shape_is_explained() -> None:
-    with pytest.raises(DeclarationError, match=r"Flat\.scale_tril: .*Write shape=\("):
-
-        class Flat(Conditional):
-            base = dd.MultivariateNormal
-            loc = Head(shape=(2,))
-            scale_tril = Head()
-
-
 # Beside the same head written by hand.
 
 
@@ -473,14 +432,6 @@ def test_named_bounds_by_heads_and_parameters() -> None:
     torch.testing.assert_close(p(torch.zeros(3)).high, torch.tensor(4.0))
     p.reset_parameters()
     torch.testing.assert_close(p(torch.zeros(3)).high, torch.tensor(2.0))
-    with pytest.raises(ConstraintError, match=r"FloorRange\.high"):
-        FloorRange(in_features=3, low=5.0)
-    with pytest.raises(DeclarationError, match="circle"):
-
-        class Circle(Conditional):
-            base = dd.Uniform
-            low = Head(Interval(-5.0, "high"))
-            high = Head(GreaterThan("low"))
 
 
 class Above(Conditional):
@@ -672,14 +623,6 @@ def test_base_as_a_method_and_event_dim() -> None:
         dd.Categorical(logits=raw[:, :3]), dd.Normal(raw[:, 3:6], F.softplus(raw[:, 6:]))
     )
     torch.testing.assert_close(p(x).log_prob(torch.ones(5)), expected.log_prob(torch.ones(5)))
-
-    class Deep(Policy):
-        event_dim = 2
-
-    with pytest.raises(
-        ConstraintError, match=r"Deep\.event_dim: expected event_dim between 0 .*and 1"
-    ):
-        Deep(in_features=3, actions=2)(torch.zeros(3))
     d = Policy(in_features=3, actions=2)(torch.zeros(4, 5, 3))
     assert (d.batch_shape, d.event_shape) == ((4, 5), (2,))
 
@@ -762,55 +705,14 @@ def test_a_network_that_returns_another_shape(shape: tuple[int, ...]) -> None:
         p(None)
 
 
-def test_a_raw_triangle_is_asked_for_packed() -> None:
-    class Shape(Conditional):
-        base = dd.MultivariateNormal
-        loc = Param(0.0, shape=(3,))
-        scale_tril = Head(LowerCholesky(), shape=(3, 3))
-
-    d = Shape(network=Returns(torch.zeros(5, 6)))(None)
-    assert d.batch_shape == (5,)
-    with pytest.raises(ConstraintError, match=r"Shape\.scale_tril: expected .*\(\*batch, 6\)"):
-        Shape(network=Returns(torch.zeros(5, 3, 3)))(None)
+class Triangle(Conditional):
+    base = dd.MultivariateNormal
+    loc = Param(0.0, shape=(3,))
+    scale_tril = Head(LowerCholesky(), shape=(3, 3))
 
 
-def test_wrong_widths_name_the_class_and_the_fix() -> None:
-    with pytest.raises(ConstraintError, match=r"Regression\.context: .*\(\*batch, 3\).*\(5, 4\)"):
-        Regression(in_features=3)(torch.zeros(5, 4))
-    p = Policy(in_features=3, actions=2, network=nn.Linear(3, 4))
-    with pytest.raises(ConstraintError, match=r"Policy\.network: .*Write in_features=4"):
-        p(torch.zeros(5, 3))
-    with pytest.raises(ConstraintError, match=r"Regression\.context"):
-        Regression(in_features=3)(torch.tensor(1.0))
-    with pytest.raises((ConstraintError, FieldError), match=r"Regression"):
-        Regression(in_features=3)([1.0, 2.0, 3.0])
-    with pytest.raises((ConstraintError, FieldError), match=r"Policy\.network"):
-        Policy(in_features=3, actions=2, network=Returns((torch.zeros(3), 1)))(None)
-    with pytest.raises(FieldError, match=r"Regression: expected one tensor of features, got 0"):
-        Regression(in_features=3)()
-    with pytest.raises(ConstraintError, match=r"Regression\.mask: .*Given.*no network"):
-        Regression(in_features=3)(torch.zeros(3), mask=None)
-
-
-def test_in_features_where_it_is_needed() -> None:
-    with pytest.raises(ConstraintError, match=r"Regression\(in_features=\): .*loc, scale.*Write"):
-        Regression()
-    for bad in (0, -1, 2.0, True, "3"):
-        with pytest.raises(ConstraintError, match=r"Regression\(in_features=\): expected an int"):
-            Regression(in_features=bad)
-
-
-@pytest.mark.parametrize(
-    "network", ["trunk", nn.Linear, torch.tanh, 3], ids=["name", "class", "function", "number"]
-)
-def test_a_network_that_is_no_module(network: Any) -> None:
-    with pytest.raises((ConstraintError, DeclarationError), match=r"Policy\(?\.?network"):
-        Policy(in_features=3, actions=2, network=network)
-
-
-def test_a_misspelt_in_features_is_told() -> None:
-    with pytest.raises(DeclarationError, match=r"Did you mean 'in_features'"):
-        Regression(infeatures=3)
+def test_a_raw_triangle_is_packed() -> None:
+    assert Triangle(network=Returns(torch.zeros(5, 6)))(None).batch_shape == (5,)
 
 
 def test_a_network_in_the_class_body() -> None:
@@ -834,37 +736,11 @@ def test_a_network_in_the_class_body() -> None:
 # What is refused.
 
 
-def test_a_head_outside_a_conditional() -> None:
-    with pytest.raises(DeclarationError, match=r"Bad\.loc: .*Write class Bad\(Conditional\)"):
-
-        class Bad(Variational):
-            base = dd.Normal
-            loc = Head()
-            scale = Param(1.0)
-
-    with pytest.raises(DeclarationError, match=r"Kernel\.width"):
-
-        class Kernel(Declarative):
-            width = Head(Positive())
-
-    with pytest.raises(DeclarationError, match=r"Shift\.loc"):
-
-        class Shift(LearnableTransform):
-            base = dd.AffineTransform
-            loc = Head()
-            scale = Param(1.0)
+class Predicted:
+    loc = Head()
 
 
-def test_an_inherited_head_outside_a_conditional() -> None:
-    class Predicted:
-        loc = Head()
-
-    with pytest.raises(DeclarationError, match=r"Bad\.loc"):
-
-        class Bad(Predicted, Variational):
-            base = dd.Normal
-            scale = Param(1.0)
-
+def test_an_inherited_head_is_a_field() -> None:
     class Good(Predicted, Conditional):
         base = dd.Normal
         scale = Param(1.0)
@@ -872,14 +748,106 @@ def test_an_inherited_head_outside_a_conditional() -> None:
     assert list(fields_of(Good)) == ["loc", "scale"]
 
 
-def test_a_conditional_inside_what_has_no_context() -> None:
-    for part in (Parts, Parts(in_features=3, k=2)):
-        with pytest.raises(DeclarationError, match=r"Bad\.component_distribution"):
+def made(*kinds: Any, **body: Any) -> Any:
+    """A family of this body, by default a conditional normal of scale 1."""
+    kinds = kinds or (Conditional,)
+    normal = {} if "base" in body else {"base": dd.Normal, "scale": Param(1.0)}
+    return type(kinds[-1])("Made", kinds, {**normal, **body})
 
-            class Bad(Variational):
-                base = dd.MixtureSameFamily
-                mixture_distribution = dd.Categorical(torch.ones(2))
-                component_distribution = part
+
+def of_mixture(kind: Any, part: Any) -> Any:
+    weights = dd.Categorical(torch.ones(2))
+    parts = {"mixture_distribution": weights, "component_distribution": part}
+    return made(kind, base=dd.MixtureSameFamily, **parts)
+
+
+def regression(*arguments: Any, **keywords: Any) -> Any:
+    return Regression(in_features=3)(*arguments, **keywords)
+
+
+def policy(**keywords: Any) -> Any:
+    return Policy(**{"in_features": 3, "actions": 2, **keywords})
+
+
+NARROW = {"loc": Head(Interval(1000.0, 1001.0))}
+INT = r"Regression\(in_features=\): expected an int"
+CONTEXT = r"Regression: expected a context first"
+REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: made(loc=Head(), scale=Head(init=-1.0))(2), ConstraintError,
+     r"Made\.scale: expected .*got -1\.0"),
+    (lambda: Regression(2, scale=0.0), ConstraintError, r"Regression\.scale: expected .*got 0\.0"),
+    (lambda: Policy(in_features=3), ConstraintError, r"Policy\.loc: expected a size for 'actio"),
+    (lambda: policy(loc=torch.zeros(3)), ConstraintError, r"actions=2"),
+    (lambda: FloorRange(in_features=3, low=5.0), ConstraintError, r"FloorRange\.high"),
+    (lambda: made(base=dd.MultivariateNormal, loc=Head(shape=2), scale_tril=Head()),
+     DeclarationError, r"Made\.scale_tril: .*Write shape=\("),
+    (lambda: made(base=dd.Uniform, low=Head(LessThan("high")), high=Head(GreaterThan("low"))),
+     DeclarationError, "circle"),
+    (lambda: made(Policy, event_dim=2)(3, actions=2)(torch.zeros(3)), ConstraintError,
+     r"Made\.event_dim: expected event_dim between 0 .*and 1"),
+    # Contexts.
+    (lambda: regression(torch.zeros(5, 4)), ConstraintError,
+     r"Regression\.context: .*\(\*batch, 3\).*\(5, 4\)"),
+    (lambda: regression(torch.tensor(1.0)), ConstraintError, r"Regression\.context"),
+    (lambda: regression([1.0, 2.0, 3.0]), (ConstraintError, FieldError), "Regression"),
+    (lambda: regression(), FieldError, r"Regression: expected one tensor of features, got 0"),
+    (lambda: regression(torch.zeros(3), mask=None), ConstraintError,
+     r"Regression\.mask: .*Given.*no network"),
+    (lambda: regression(torch.zeros(2, 3, dtype=torch.int64)), ConstraintError,
+     r"Regression\.context: expected features of torch.float32"),
+    (lambda: kl_divergence(Regression(3), dd.Normal(0.0, 1.0)), FieldError, CONTEXT),
+    (lambda: entropy(Regression(3)), FieldError, CONTEXT),
+    # Networks, and the width of what they return.
+    (lambda: policy(network=nn.Linear(3, 4))(torch.zeros(5, 3)), ConstraintError,
+     r"Policy\.network: .*Write in_features=4"),
+    (lambda: policy(network=Returns((torch.zeros(3), 1)))(None), (ConstraintError, FieldError),
+     r"Policy\.network"),
+    (lambda: policy(in_features=4, network=nn.Linear(3, 4).double(), dtype=torch.float32)(
+        torch.zeros(5, 3, dtype=torch.float64)), ConstraintError,
+     r"Policy\.network: expected features"),
+    (lambda: Triangle(network=Returns(torch.zeros(5, 3, 3)))(None), ConstraintError,
+     r"Triangle\.scale_tril: expected .*\(\*batch, 6\)"),
+    *((lambda x=x: policy(network=x), (ConstraintError, DeclarationError),
+       r"Policy\(?\.?network") for x in ("trunk", nn.Linear, torch.tanh, 3)),
+    (lambda: made(loc=Param(0.0))(network=nn.Linear(2, 2)), ConstraintError,
+     r"Made\(network=\): expected none"),
+    (lambda: made(loc=Param(0.0))(in_features=9), ConstraintError,
+     r"Made\(in_features=\): expected none.*got 9"),
+    (Regression, ConstraintError, r"Regression\(in_features=\): .*loc, scale.*Write"),
+    *((lambda x=x: Regression(in_features=x), ConstraintError, INT)
+      for x in (0, -1, 2.0, True, "3")),
+    (lambda: Regression(infeatures=3), DeclarationError, r"Did you mean 'in_features'"),
+    *((lambda x=x: policy(batch_shape=x), ConstraintError, r"Policy\(batch_shape=\).*context")
+      for x in ((4,), 4)),
+    (lambda: made(**NARROW)(2, dtype=torch.bfloat16), ConstraintError,
+     r"Made\.loc: expected bounds.*bfloat16"),
+    # Class bodies.
+    (lambda: made(Variational, loc=Head()), DeclarationError,
+     r"Made\.loc: .*Write class Made\(Conditional\)"),
+    (lambda: made(Predicted, Variational), DeclarationError, r"Made\.loc"),
+    (lambda: type(Declarative)("Made", (Declarative,), {"width": Head(Positive())}),
+     DeclarationError, r"Made\.width"),
+    (lambda: made(LearnableTransform, base=dd.AffineTransform, loc=Head(), scale=1.0),
+     DeclarationError, r"Made\.loc"),
+    (lambda: of_mixture(Variational, Parts), DeclarationError, r"Made\.component_distribution"),
+    (lambda: of_mixture(Variational, Parts(in_features=3, k=2)), DeclarationError,
+     r"Made\.component_distribution"),
+    *((lambda x=x: made(base=lambda self: dd.Normal(0.0, 1.0), **{x: Head()}), DeclarationError,
+       rf"Made\.{x}: expected a name that is free") for x in ("network", "projection")),
+    (lambda: made(base=dd.Normal, loc=Head()), DeclarationError, r"Made.*scale"),
+    (lambda: made(base=dd.Bernoulli, logits=Head(), probs=Head()), DeclarationError,
+     r"Made.*(logits|probs)"),
+    (lambda: type(Conditional)("NoBase", (Conditional,), {"loc": Head()})(in_features=3),
+     DeclarationError, r"NoBase: expected a class with a base"),
+    (lambda: made(loc=Head(1.0)), DeclarationError, r"Made\.loc: expected .*constraint"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(len(REFUSED)))
+def test_refused(at: int) -> None:
+    make, kind, said = REFUSED[at]
+    with pytest.raises(kind, match=said):
+        make()
 
 
 class Decoder(Conditional):
@@ -889,44 +857,11 @@ class Decoder(Conditional):
     scale = Head(shape=("out",), init=0.5)
 
 
-def test_a_conditional_is_a_helper_where_sites_call_it() -> None:
-    class Model(Joint):
-        z = dd.Independent(dd.Normal(torch.zeros(2), 1.0), 1)
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.decoder = Decoder(in_features=2, out=3)
-
-        @site
-        def y(self, z: Tensor) -> dd.Distribution:
-            return self.decoder(z)
-
-    model = Model()
-    x = model.sample((4,))
-    assert x["y"].shape == (4, 3)
-    expected = dd.Normal(0.0, 1.0).log_prob(x["z"]).sum(-1) + model.decoder(x["z"]).log_prob(
-        x["y"]
-    )
-    torch.testing.assert_close(model.log_prob(x), expected)
-    assert sorted(name for name, _ in model.named_parameters()) == [
-        "decoder.projection.bias", "decoder.projection.weight",
-    ]  # fmt: skip
-
-
 def test_dtypes_of_the_layer() -> None:
-    class Plain(Conditional):
-        base = dd.Normal
-        loc = Head()
-        scale = Head()
-
     net = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16), nn.Linear(4, 16))
-    assert Plain(in_features=16, network=net).projection.weight.dtype == torch.float32
-    wide = Plain(in_features=16, network=nn.Linear(4, 16), dtype=torch.float64)
+    assert Regression(in_features=16, network=net).projection.weight.dtype == torch.float32
+    wide = Regression(in_features=16, network=nn.Linear(4, 16), dtype=torch.float64)
     assert wide.projection.weight.dtype == torch.float64
-    with pytest.raises(
-        ConstraintError, match=r"Plain\.context: expected features of torch.float32"
-    ):
-        Plain(in_features=3)(torch.zeros(2, 3, dtype=torch.int64))
 
 
 def test_a_bound_that_only_a_head_uses() -> None:
@@ -946,23 +881,6 @@ def test_compiled_detach() -> None:
     x = torch.randn(4, 2)
     compiled = torch.compile(lambda x: p.detach(x).mean, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), p(x).mean)
-
-
-def test_a_network_without_heads_and_a_head_in_its_place_are_refused() -> None:
-    class Free(Conditional):
-        base = dd.Normal
-        loc = Param(0.0)
-        scale = 1.0
-
-    with pytest.raises(ConstraintError, match=r"Free\(network=\): expected none"):
-        Free(network=nn.Linear(2, 2))
-    with pytest.raises(DeclarationError, match=r"Bad\.network: expected a name that is free"):
-
-        class Bad(Conditional):
-            network = Head()
-
-            def base(self, network: Tensor) -> dd.Normal:
-                return dd.Normal(network, 1.0)
 
 
 def test_heads_have_no_parameters_of_their_own() -> None:
@@ -992,36 +910,6 @@ def test_overriding_in_subclasses() -> None:
     torch.testing.assert_close(p(torch.zeros(3)).stddev, torch.tensor([0.5, 0.5]))
 
 
-def test_arguments_that_are_missing_or_exclusive() -> None:
-    with pytest.raises(DeclarationError, match=r"Half.*scale"):
-
-        class Half(Conditional):
-            base = dd.Normal
-            loc = Head()
-
-    with pytest.raises(DeclarationError, match=r"Both.*(logits|probs)"):
-
-        class Both(Conditional):
-            base = dd.Bernoulli
-            logits = Head()
-            probs = Head()
-
-    class NoBase(Conditional):
-        loc = Head()
-
-    with pytest.raises(DeclarationError, match=r"NoBase: expected a class with a base"):
-        NoBase(in_features=3)
-    with pytest.raises(DeclarationError, match=r"Bad\.loc: expected .*constraint"):
-        type(Conditional)("Bad", (Conditional,), {"base": dd.Normal, "loc": Head(1.0), "scale": 1})
-
-
-def test_batch_shape_is_refused() -> None:
-    with pytest.raises(ConstraintError, match=r"Policy\(batch_shape=\).*context"):
-        Policy(in_features=3, actions=2, batch_shape=(4,))
-    with pytest.raises(ConstraintError, match=r"Policy\(batch_shape=\)"):
-        Policy(in_features=3, actions=2, batch_shape=4)
-
-
 def test_a_head_takes_no_value() -> None:
     p = Policy(in_features=3, actions=2)
     assert p.loc is Policy.loc
@@ -1042,16 +930,9 @@ def test_methods_of_a_distribution_ask_for_a_context(method: str) -> None:
             getattr(Policy(in_features=3, actions=2), method)(*arguments)
 
 
-def test_a_dtype_without_room_is_refused() -> None:
-    class Narrow(Conditional):
-        base = dd.Normal
-        loc = Head(Interval(1000.0, 1001.0))
-        scale = Head()
-
-    with pytest.raises(ConstraintError, match=r"Narrow\.loc: expected bounds.*bfloat16"):
-        Narrow(in_features=2, dtype=torch.bfloat16)
-    p = Narrow(in_features=2)
-    with pytest.raises(ConstraintError, match=r"Narrow\.loc"):
+def test_a_dtype_without_room_moves_nothing() -> None:
+    p = made(**NARROW)(in_features=2)
+    with pytest.raises(ConstraintError, match=r"Made\.loc"):
         p.to(torch.bfloat16)
     assert p.projection.weight.dtype == torch.float32
 
@@ -1096,8 +977,7 @@ def test_detach_is_a_snapshot_and_takes_all_arguments() -> None:
 
 
 def mean_and_noise(heads: dict[str, Head]) -> type[Conditional]:
-    namespace = {"base": dd.Normal, **heads}
-    return type(Conditional)("Family", (Conditional,), namespace)
+    return type(Conditional)("Family", (Conditional,), {"base": dd.Normal, **heads})
 
 
 def test_the_state_refuses_other_heads() -> None:
@@ -1202,8 +1082,9 @@ def test_dtype_and_device_come_from_the_network() -> None:
 # Autocast.
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("constraint", KINDS)
+@pytest.mark.parametrize(
+    ("constraint", "dtype"), list(zip(KINDS, 5 * (torch.bfloat16, torch.float16), strict=True))
+)
 def test_under_autocast_constraints_are_computed_in_float32(
     constraint: str, dtype: torch.dtype
 ) -> None:
@@ -1233,15 +1114,7 @@ def test_autocast_of_a_network_that_predicts_directly() -> None:
 # Compilation.
 
 
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    dd.Distribution.set_default_validate_args(False)
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiling_under_autocast() -> None:
     p = FullRank(in_features=3, d=2)
 
@@ -1269,7 +1142,7 @@ class Act(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["policy"])
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_export_of_the_mean(p: Conditional) -> None:
     x = context()
     batch = torch.export.Dim("batch", min=2, max=64)
@@ -1382,13 +1255,6 @@ def test_names_that_only_a_conditional_keeps() -> None:
             return dd.Normal(projection, 1.0)
 
     assert Free().mean.item() == 0.5
-    with pytest.raises(DeclarationError, match=r"Taken\.projection: expected a name that is free"):
-
-        class Taken(Conditional):
-            projection = Head()
-
-            def base(self, projection: Tensor) -> dd.Normal:
-                return dd.Normal(projection, 1.0)
 
 
 def test_a_class_without_fields_predicts_all_arguments() -> None:
@@ -1406,17 +1272,6 @@ def test_a_class_without_fields_predicts_all_arguments() -> None:
     ]
 
 
-def test_in_features_where_nothing_is_predicted() -> None:
-    class Free(Conditional):
-        base = dd.Normal
-        loc = Param(0.0)
-        scale = Param(1.0)
-
-    with pytest.raises(ConstraintError, match=r"Free\(in_features=\): expected none.*got 9"):
-        Free(in_features=9)
-    assert Free()(torch.zeros(4, 7)).batch_shape == ()
-
-
 def test_the_order_of_heads_matters_only_for_a_layer() -> None:
     class Turned(Conditional):
         base = dd.Normal
@@ -1427,18 +1282,3 @@ def test_the_order_of_heads_matters_only_for_a_layer() -> None:
     Turned(network=Two()).load_state_dict(saved)
     with pytest.raises(StateMismatchError, match=r"Declare the heads in that order"):
         Turned(in_features=3).load_state_dict(Regression(in_features=3).state_dict())
-
-
-def test_a_network_of_another_dtype() -> None:
-    network = nn.Linear(3, 4, dtype=torch.float64)
-    policy = Policy(in_features=4, actions=2, network=network, dtype=torch.float32)
-    with pytest.raises(ConstraintError, match=r"Policy\.network: expected features"):
-        policy(torch.zeros(5, 3, dtype=torch.float64))
-
-
-def test_divergences_ask_for_a_context() -> None:
-    policy = Regression(in_features=3)
-    with pytest.raises(FieldError, match="Regression: expected a context first"):
-        kl_divergence(policy, dd.Normal(0.0, 1.0))
-    with pytest.raises(FieldError, match="Regression: expected a context first"):
-        entropy(policy)
