@@ -10,7 +10,7 @@ import torch
 import torch.distributions as dd
 from torch import Tensor
 
-from declarative_dist import Exp, Joint, Param, Positive, Variational, learnable
+from declarative_dist import Joint, Param, Positive, Variational, learnable
 from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
 from declarative_dist.objectives.estimators import bounds_of_the_others
 from declarative_dist.plain.draws import (
@@ -19,15 +19,10 @@ from declarative_dist.plain.draws import (
     sample_and_score,
 )
 from tests.cases import GammaFamily
+from tests.test_elbo import NormalFamily
 
 COPIES = 20_000
 """Independent problems of one loss: their gradients are draws of the estimate."""
-
-
-class NormalFamily(Variational):
-    base = dd.Normal
-    loc = Param(0.3)
-    scale = Param(0.8, Exp())
 
 
 class Die(Variational):
@@ -232,37 +227,31 @@ LEAVES["foreign"] = Foreign
 
 
 @pytest.mark.parametrize("name", LEAVES)
+@pytest.mark.usefixtures("float64")
 def test_a_stopped_score_has_the_gradient_of_draws_alone(name: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    try:
-        parameters = [
-            torch.tensor([0.5, -0.8], requires_grad=True),
-            torch.tensor([0.6, 0.9], requires_grad=True),
-        ]
+    parameters = [
+        torch.tensor([0.5, -0.8], requires_grad=True), torch.tensor([0.6, 0.9], requires_grad=True)
+    ]  # fmt: skip
 
-        def grads(score: Tensor) -> list[Tensor]:
-            found = torch.autograd.grad(
-                score.sum(), parameters, allow_unused=True, retain_graph=True
-            )
-            pairs = zip(found, parameters, strict=True)
-            return [torch.zeros_like(p) if g is None else g for g, p in pairs]
+    def grads(score: Tensor) -> list[Tensor]:
+        found = torch.autograd.grad(score.sum(), parameters, allow_unused=True, retain_graph=True)
+        pairs = zip(found, parameters, strict=True)
+        return [torch.zeros_like(p) if g is None else g for g, p in pairs]
 
-        torch.manual_seed(0)
-        value, stopped = rsample_and_score_detached(LEAVES[name](*parameters), torch.Size((4,)))
-        fresh = LEAVES[name](*parameters)
-        clone = value.detach()
-        plain = fresh.log_prob(value.view_as(value))
-        torch.testing.assert_close(stopped, plain)
-        sums = zip(grads(stopped), grads(fresh.log_prob(clone)), strict=True)
-        torch.testing.assert_close([a + b for a, b in sums], grads(plain))
+    torch.manual_seed(0)
+    value, stopped = rsample_and_score_detached(LEAVES[name](*parameters), torch.Size((4,)))
+    fresh = LEAVES[name](*parameters)
+    clone = value.detach()
+    plain = fresh.log_prob(value.view_as(value))
+    torch.testing.assert_close(stopped, plain)
+    sums = zip(grads(stopped), grads(fresh.log_prob(clone)), strict=True)
+    torch.testing.assert_close([a + b for a, b in sums], grads(plain))
 
-        drawn, score = sample_and_score(LEAVES[name](*parameters), torch.Size((4,)))
-        assert not drawn.requires_grad
-        again = LEAVES[name](*parameters).log_prob(drawn.clone())
-        torch.testing.assert_close(score, again)
-        torch.testing.assert_close(grads(score), grads(again))
-    finally:
-        torch.set_default_dtype(torch.float32)
+    drawn, score = sample_and_score(LEAVES[name](*parameters), torch.Size((4,)))
+    assert not drawn.requires_grad
+    again = LEAVES[name](*parameters).log_prob(drawn.clone())
+    torch.testing.assert_close(score, again)
+    torch.testing.assert_close(grads(score), grads(again))
 
 
 @pytest.mark.parametrize("estimator", ["pathwise", "stl", "score"])
