@@ -331,13 +331,13 @@ PART = {"mixture_distribution": logits(same, 3), "component_distribution": norma
     # A name that nothing has must not pass for one that is held.
     (mixture, "component_distribution.scale.value", "scale.value|'value'"),
     (mixture, ("component_distribution", "component_distribution.scle"), "scle"),
-    *((flow, name, "") for name in (
+    *((flow, name, "fixed") for name in (
         "transforms.0.lok", "transforms.1.loc", "transforms.3.loc", "transforms.2.parts.1.scale",
         "transforms.0.loc.0",
     )),
-    *((mixture, no_text, "") for no_text in (3, None, (3,), (None,))),
+    *((mixture, no_text, "fixed") for no_text in (3, None, (3,), (None,))),
     (lambda: dd.MixtureSameFamily, ("component_distribution.scle",), "scle"),
-    (lambda: dd.Normal, ("loc.value",), ""),
+    (lambda: dd.Normal, ("loc.value",), "fixed"),
 ])  # fmt: skip
 def test_wrong_names_are_refused(make: Any, fixed: Any, message: str) -> None:
     with pytest.raises(DeclarationError, match=message) as caught:

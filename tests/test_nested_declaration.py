@@ -35,66 +35,43 @@ from tests.nests import (
 # --- what a class body refuses --------------------------------------------------------------
 
 
+def sub(parent, **body):
+    return type(parent)("Sub", (parent,), body)
+
+
 def test_the_same_part_again_in_a_subclass_is_no_second_one():
-    class Sub(Triple):
-        component_distribution = Components(loc=[1.0, 2.0, 3.0])
-
-    assert Sub().component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
+    q = sub(Triple, component_distribution=Components(loc=[1.0, 2.0, 3.0]))()
+    assert q.component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        lambda: 3,
-        lambda: 1.0,
-        lambda: torch.zeros(3),
-        lambda: [1.0, 2.0],
-        lambda: Param(1.0),
-        lambda: Param(torch.zeros(3), Positive()),
-    ],
-)
+@pytest.mark.parametrize("value", [
+    3, 1.0, torch.zeros(3), [1.0, 2.0], Param(1.0), Param(torch.zeros(3), Positive()),
+])  # fmt: skip
 def test_a_tensor_where_the_base_wants_a_part(value):
     text = refused(
-        lambda: mixture_of(value(), Components),
+        lambda: mixture_of(value, Components),
         DeclarationError,
         "Made.mixture_distribution: expected a Categorical",
     )
     assert "Write mixture_distribution = " in text
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        lambda: Components,
-        lambda: Components(k=3),
-        lambda: nn.Linear(1, 1),
-        lambda: dd.Normal(0.0, 1.0),
-        lambda: dd.TanhTransform(),
-        lambda: Shift,
-        lambda: [Components],
-    ],
-)
+@pytest.mark.parametrize("value", [
+    Components, Components(k=3), nn.Linear(1, 1), dd.Normal(0.0, 1.0), dd.TanhTransform(), Shift,
+    [Components],
+])  # fmt: skip
 def test_a_part_where_the_base_wants_a_tensor(value):
     text = refused(
-        lambda: made(dd.Normal, loc=value(), scale=Param(1.0)),
+        lambda: made(dd.Normal, loc=value, scale=Param(1.0)),
         DeclarationError,
         "Made.loc: expected a tensor",
     )
     assert "Write loc = Param()" in text
 
 
-@pytest.mark.parametrize("value", [[Weights], [Weights, Weights], [nn.Linear(1, 1)]])
-def test_a_list_where_the_base_wants_one_part(value):
-    refused(lambda: mixture_of(value, Components), DeclarationError, "Made.mixture_distribution")
-
-
 @pytest.mark.parametrize("name", ["forward", "to", "children", "device", "batch_shape", "mean"])
 def test_reserved_names(name):
-    refused(
-        lambda: type(Variational)("Made", (Variational,), {"base": dd.Normal, name: Weights}),
-        DeclarationError,
-        f"Made.{name}",
-    )
+    refused(lambda: made(dd.Normal, **{name: Weights}), DeclarationError, f"Made.{name}")
 
 
 def test_a_missing_part():
@@ -104,19 +81,17 @@ def test_a_missing_part():
         "Made.mixture_distribution: expected every required argument of MixtureSameFamily",
     )
     assert "Param()" not in text
-    for parent, body, start in (
-        (
-            Declarative,
-            {"x": Param(1.0), "raw_x": nn.ReLU()},
-            "Made.raw_x: expected a name that is",
-        ),
-        (
-            Triple,
-            {"component_distribution": Param(1.0)},
-            "Made.component_distribution: expected a",
-        ),
-    ):
-        refused(lambda p=parent, b=body: type(p)("Made", (p,), b), DeclarationError, start)
+
+
+@pytest.mark.parametrize(("parent", "body", "start"), [
+    (Declarative, {"x": Param(1.0), "raw_x": nn.ReLU()}, "raw_x: expected a name that is"),
+    (Triple, {"component_distribution": Param(1.0)}, "component_distribution: expected a"),
+    (Triple, {"component_distribution": None}, "component_distribution: expected every required"),
+    *((Triple, {"mixture_distribution": value}, "mixture_distribution")
+      for value in ([Weights], [Weights, Weights], [nn.Linear(1, 1)])),
+])  # fmt: skip
+def test_bodies_that_are_refused(parent, body, start):
+    refused(lambda: sub(parent, **body), DeclarationError, f"Sub.{start}")
 
 
 # --- what the constructor refuses -----------------------------------------------------------
@@ -134,62 +109,30 @@ def triple(**part):
 
 
 WHOLE, PART = "Triple", "Triple.component_distribution"
+ANY = (DeclarationError, ConstraintError, FieldError)
 REFUSED = [
-    (triple(scale=-1.0), ConstraintError, f"{PART} (Components.scale): expected a finite positi"),
-    (
-        triple(scal=1.0),
-        DeclarationError,
-        (
-            f"{PART} (Components(scal=)): expected the name of a field or of a size, got 'scal'. "
-            "Did you mean 'scale'?"
-        ),
-    ),
-    (triple(given={0: 1.0}), DeclarationError, PART),
-    (triple(given=dd.Normal(torch.zeros(2), 1.0)), ConstraintError, f"{WHOLE}: expected"),
-    (triple(given=dd.Normal(0.0, 1.0)), ConstraintError, WHOLE),
-    (lambda: Encoder(net={"weight": 1.0}), DeclarationError, "Encoder.net: expected"),
-    (lambda: Encoder(net=nn.Linear), DeclarationError, "Encoder.net: expected a module"),
-]
-ALSO = {3: ("(3)", "(2)"), 4: ("MixtureSameFamily",)}
+    (triple(scale=-1.0), ConstraintError, f"{PART} (Components.scale): expected a finite pos", ()),
+    (triple(scal=1.0), DeclarationError, f"{PART} (Components(scal=)): expected the name of a",
+     ("field or of a size, got 'scal'. Did you mean 'scale'?",)),
+    (triple(given={0: 1.0}), DeclarationError, PART, ()),
+    (triple(given=dd.Normal(torch.zeros(2), 1.0)), ConstraintError, f"{WHOLE}: expected",
+     ("(3)", "(2)")),
+    (triple(given=dd.Normal(0.0, 1.0)), ConstraintError, WHOLE, ("MixtureSameFamily",)),
+    (triple(given=Zeros()), ANY, WHOLE, ("component_distribution",)),
+    (lambda: Encoder(net={"weight": 1.0}), DeclarationError, "Encoder.net: expected", ()),
+    (lambda: Encoder(net=nn.Linear), DeclarationError, "Encoder.net: expected a module", ()),
+    *((lambda given=given: Triple(mixture_distribution=given), DeclarationError,
+       "Triple.mixture_distribution: expected a Categorical", ()) for given in (
+        3, 2.0, "weights", torch.zeros(3), [1.0, 2.0], object(), Components(k=3), Components,
+        dd.Normal(0.0, 1.0), Shift(), Shift, dd.TanhTransform(),
+    )),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("at", range(len(REFUSED)))
-def test_what_does_not_fit_is_named(at):
-    text = refused(*REFUSED[at])
-    assert all(word in text for word in ALSO.get(at, ()))
-
-
-def test_a_foreign_module_that_returns_no_distribution():
-    kinds = (DeclarationError, ConstraintError, FieldError)
-    assert "component_distribution" in refused(triple(given=Zeros()), kinds, WHOLE)
-
-
-@pytest.mark.parametrize("given", [3, 2.0, "weights", torch.zeros(3), [1.0, 2.0], object()])
-def test_what_is_no_part(given):
-    refused(
-        lambda: Triple(mixture_distribution=given),
-        DeclarationError,
-        "Triple.mixture_distribution: expected a Categorical",
-    )
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        lambda: Components(k=3),
-        lambda: Components,
-        lambda: dd.Normal(0.0, 1.0),
-        lambda: Shift(),
-        lambda: Shift,
-        lambda: dd.TanhTransform(),
-    ],
-)
-def test_a_part_of_the_wrong_kind(given):
-    refused(
-        lambda: Triple(mixture_distribution=given()),
-        DeclarationError,
-        "Triple.mixture_distribution: expected a Categorical",
-    )
+@pytest.mark.parametrize(("make", "error", "start", "words"), REFUSED)
+def test_what_does_not_fit_is_named(make, error, start, words):
+    text = refused(make, error, start)
+    assert all(word in text for word in words)
 
 
 def test_a_foreign_module_that_returns_a_distribution():
@@ -210,43 +153,26 @@ def test_a_foreign_module_that_returns_a_distribution():
 
 
 def test_a_subclass_overrides_a_part():
-    class Sub(Triple):
-        component_distribution = dd.Laplace(torch.zeros(3), 1.0)
-
-    q = Sub()
+    q = sub(Triple, component_distribution=dd.Laplace(torch.zeros(3), 1.0))()
     assert type(q().component_distribution) is dd.Laplace
     assert type(Triple()().component_distribution) is dd.Normal
 
 
 def test_none_removes_a_part():
-    refused(
-        lambda: type(Triple)("Sub", (Triple,), {"component_distribution": None}),
-        DeclarationError,
-        "Sub.component_distribution: expected every required argument",
-    )
-
-    class Bare(Encoder):
-        net = None
-
-    assert [name for name, _ in Bare().named_parameters()] == ["raw_gain"]
-    assert Bare().net is None
+    bare = sub(Encoder, net=None)()
+    assert [name for name, _ in bare.named_parameters()] == ["raw_gain"]
+    assert bare.net is None
     assert Encoder().net is not None
 
 
 def test_a_part_gives_way_to_another_field_where_the_base_does_not_mind():
-    class Sub(Encoder):
-        net = Param(2.0)
-
-    assert Sub().net.item() == 2.0
-    assert [name for name, _ in Sub().named_children()] == []
+    q = sub(Encoder, net=Param(2.0))()
+    assert q.net.item() == 2.0
+    assert [name for name, _ in q.named_children()] == []
 
 
 def test_a_subclass_with_another_base_takes_the_parts():
-    class Alone(Triple):
-        def base(self, component_distribution):
-            return component_distribution
-
-    q = Alone()
+    q = sub(Triple, base=lambda self, component_distribution: component_distribution)()
     assert type(q()) is dd.Normal
     assert [name for name, _ in q.named_parameters()] == MIXED_NAMES
 
@@ -292,23 +218,11 @@ def test_a_method_base_is_the_mixture_one_builds_by_hand():
     torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
 
 
-def test_a_method_may_return_a_part():
-    class Plain(Variational):
-        part = Components
-
-        def base(self, part):
-            return part
-
-    class Live(Variational):
-        part = Components
-
-        def base(self, part):
-            return self.part
-
-    for kind in (Plain, Live):
-        q = kind(k=3)
-        assert type(q()) is dd.Normal
-        torch.testing.assert_close(q.mean, q.part.loc)
+@pytest.mark.parametrize("base", [lambda self, part: part, lambda self, part: self.part])
+def test_a_method_may_return_a_part(base):
+    q = made(base, part=Components)(k=3)
+    assert type(q()) is dd.Normal
+    torch.testing.assert_close(q.mean, q.part.loc)
 
 
 def test_derived_fields_use_parts():
@@ -354,8 +268,6 @@ def test_a_derived_field_may_be_the_part():
 
 
 def test_a_plain_part_that_is_computed_from_a_parameter_is_refused() -> None:
-    raw = torch.tensor(0.5, requires_grad=True)
-    with pytest.raises(DeclarationError, match=r"Held\.prior: expected constants in a plain Nor"):
-
-        class Held(Declarative):
-            prior = dd.Normal(0.0, raw.exp())
+    prior = dd.Normal(0.0, torch.tensor(0.5, requires_grad=True).exp())
+    said = "Sub.prior: expected constants in a plain Nor"
+    refused(lambda: sub(Declarative, prior=prior), DeclarationError, said)
