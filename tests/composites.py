@@ -240,6 +240,9 @@ TRANSFORMED: dict[str, Callable[[Learned], dd.Distribution]] = {
     "own family": lambda t: Skewed(t(real(3)), t(spread(3))),
     "interval": lambda t: Transformed(normal(t, 3), Interval(-1.0, 1.0).as_transform(1)),
     # A bound of a constraint says which values are allowed; it is not learned.
+    "interval of tensors": lambda t: Transformed(
+        normal(t, 3), Interval(-spread(3), spread(3)).as_transform()
+    ),
     "simplex": lambda t: Transformed(normal(t, 2, 3), Simplex().as_transform()),
 }
 

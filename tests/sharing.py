@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from declarative_dist import (
     Conditional,
-    Exp,
     GreaterThan,
     Head,
     LogInterval,
@@ -23,14 +22,9 @@ from declarative_dist import (
     learnable,
 )
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood
+from tests.cases import GammaFamily
 
 ROWS = 32
-
-
-class GammaFamily(Variational):
-    base = dd.Gamma
-    concentration = Param(1.0, Positive())
-    rate = Param(1.0, Exp())
 
 
 class Weights(Variational):

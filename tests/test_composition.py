@@ -22,11 +22,7 @@ from declarative_dist import (
     learnable,
     site,
 )
-
-
-class Weights(Variational):
-    base = dd.Categorical
-    logits = Param(0.0, shape=("k",))
+from tests.nests import Weights
 
 
 class Rows(Variational):
@@ -172,20 +168,18 @@ def test_sites_that_depend_on_no_other_are_independent() -> None:
     torch.testing.assert_close(entropy(one), expected)
 
 
+class Wait(Joint):
+    a = dd.Normal(0.0, 1.0)
+    y = dd.Exponential(1.0)
+
+
 @pytest.mark.parametrize(("data", "said"), [(-1.0, "in its support"), (float("nan"), "numbers")])
 def test_impossible_data_is_refused_at_once(data: float, said: str) -> None:
-    class Wait(Joint):
-        y = dd.Exponential(1.0)
-
     with pytest.raises(ConstraintError, match=rf"Wait\.condition\(y=\): expected.*{said}"):
         Wait().condition(y=data)
 
 
 def test_a_value_outside_names_its_site() -> None:
-    class Wait(Joint):
-        a = dd.Normal(0.0, 1.0)
-        y = dd.Exponential(1.0)
-
     with pytest.raises(ConstraintError, match=r"Wait\.y: expected a value in the support"):
         Wait().log_prob({"a": torch.tensor(0.0), "y": torch.tensor(-1.0)})
 

@@ -413,13 +413,8 @@ class AboveMatrix(Conditional):
 
 
 CONTEXTUAL = [
-    PredictedMixture,
-    FreeWeights,
-    AboveMatrix,
-    PredictedBounds,
-    PredictedRate,
-    PredictedShift,
-]
+    PredictedMixture, FreeWeights, AboveMatrix, PredictedBounds, PredictedRate, PredictedShift,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("batch", SHAPES, ids=str)

@@ -172,17 +172,14 @@ class Seen(Conditional):
         return dd.Normal(0.0 * open, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("given", "dtypes"),
-    [
-        ((1, 1, 1, True), "int64 float64 int64 bool"),
-        ((1.5, 1.5, 1.0, 1.0), "float64 float64 float64 float64"),
-        ((tensor(1), tensor(1), tensor(1), tensor(1)), "int64 int64 int64 int64"),
-        ((tensor(True), np.float32(2), np.int32(3), np.bool_(1)), "bool float64 int64 bool"),
-        (([1.0, 2.0], [1, 2], [1, 2], [True, False]), "float64 int64 int64 bool"),
-        ((tensor(1.0).half(), tensor(1.0), tensor(1).short(), 1), "float64 float64 int64 int64"),
-    ],
-)
+@pytest.mark.parametrize(("given", "dtypes"), [
+    ((1, 1, 1, True), "int64 float64 int64 bool"),
+    ((1.5, 1.5, 1.0, 1.0), "float64 float64 float64 float64"),
+    ((tensor(1), tensor(1), tensor(1), tensor(1)), "int64 int64 int64 int64"),
+    ((tensor(True), np.float32(2), np.int32(3), np.bool_(1)), "bool float64 int64 bool"),
+    (([1.0, 2.0], [1, 2], [1, 2], [True, False]), "float64 int64 int64 bool"),
+    ((tensor(1.0).half(), tensor(1.0), tensor(1).short(), 1), "float64 float64 int64 int64"),
+])  # fmt: skip
 def test_numbers_take_the_dtype_of_the_module_and_integers_are_int64(
     given: Any, dtypes: str
 ) -> None:
@@ -289,35 +286,29 @@ def test_what_the_base_does_not_take_is_refused_in_a_wider_set_too() -> None:
         ranked(torch.zeros(3), scale=1.0, rank=7)
 
 
-@pytest.mark.parametrize(
-    ("kind", "body", "match"),
-    [
-        (Variational, {"base": dd.Normal, "loc": Given(), "scale": 1.0}, r"Write class Bad\(Cond"),
-        (Declarative, {"loc": Given()}, r"Bad\.loc: .*Write class Bad\(Conditional\)"),
-        (
-            Conditional,
-            {"base": dd.Normal, "loc": Head(GreaterThan("low"), init=2.0), "low": Given()},
-            r"Bad\.loc: expected no init, for its bounds come with each call",
-        ),
-        (
-            Conditional,
-            {"base": dd.Normal, "loc": Param(2.0, GreaterThan("low")), "low": Given()},
-            r"Bad\.loc: expected bounds that an instance has",
-        ),
-        (
-            Conditional,
-            {"base": dd.Normal, "loc": Head(), "unused": Given()},
-            r"Bad\.unused: expected an argument of Normal",
-        ),
-        (
-            Conditional,
-            {"base": dd.Normal, "loc": Given(shape=("weights",)), "weights": Given()},
-            r"Bad\.loc: .*name of its own",
-        ),
-        (Conditional, {"base": dd.MixtureSameFamily, "mixture_distribution": Given()}, r"Bad\.mi"),
-        (Conditional, {"base": dd.Normal, "loc": Given(), "network": Given()}, r"Bad\.network"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "body", "match"), [
+    (Variational, {"base": dd.Normal, "loc": Given(), "scale": 1.0}, r"Write class Bad\(Cond"),
+    (Declarative, {"loc": Given()}, r"Bad\.loc: .*Write class Bad\(Conditional\)"),
+    (
+        Conditional,
+        {"base": dd.Normal, "loc": Head(GreaterThan("low"), init=2.0), "low": Given()},
+        r"Bad\.loc: expected no init, for its bounds come with each call",
+    ),
+    (
+        Conditional, {"base": dd.Normal, "loc": Param(2.0, GreaterThan("low")), "low": Given()},
+        r"Bad\.loc: expected bounds that an instance has",
+    ),
+    (
+        Conditional, {"base": dd.Normal, "loc": Head(), "unused": Given()},
+        r"Bad\.unused: expected an argument of Normal",
+    ),
+    (
+        Conditional, {"base": dd.Normal, "loc": Given(shape=("weights",)), "weights": Given()},
+        r"Bad\.loc: .*name of its own",
+    ),
+    (Conditional, {"base": dd.MixtureSameFamily, "mixture_distribution": Given()}, r"Bad\.mi"),
+    (Conditional, {"base": dd.Normal, "loc": Given(), "network": Given()}, r"Bad\.network"),
+])  # fmt: skip
 def test_classes_that_are_refused(kind: Any, body: dict[str, Any], match: str) -> None:
     spread = {"scale": 1.0} if body.get("base") is dd.Normal else {}
     with pytest.raises(DeclarationError, match=match):
@@ -354,7 +345,7 @@ def test_a_start_for_a_head_between_given_bounds_is_refused() -> None:
 
 def test_life_as_a_module(counts: Any) -> None:
     x, n = torch.randn(5, 3), (10 * torch.rand(5) + 1).requires_grad_()
-    check_distribution(counts, x, library=n.detach())
+    check_distribution(counts, x, library=n.detach(), compile=True)
     y = counts(x, library=n).sample()
     (gradient,) = torch.autograd.grad(counts.detach(x, library=n).log_prob(y).sum(), n)
     assert (gradient != 0).all()

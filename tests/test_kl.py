@@ -1,9 +1,11 @@
-"""Divergence and entropy, live and plain, exact and estimated."""
+"""Divergence and entropy, live and plain, through nests too, exact and estimated."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,22 @@ import torch.distributions as dd
 from scipy import integrate
 from torch import Tensor
 
-from declarative_dist import Joint, entropy, kl_divergence, learnable, rsample_and_log_prob
+from declarative_dist import (
+    Exp,
+    Interval,
+    Joint,
+    LearnableTransform,
+    Positive,
+    Simplex,
+    Variational,
+    entropy,
+    kl_divergence,
+    learnable,
+    rsample_and_log_prob,
+)
 from declarative_dist.errors import ConstraintError, DeclarationError
 from tests.cases import Mixture
+from tests.composites import SinhArcsinh, affine, logits, normal, real, same, spread, tril
 from tests.test_elbo import ByHand
 
 PAIRS = {
@@ -34,13 +49,12 @@ def test_exact_both_ways_without_warnings(name: str, live: tuple[bool, bool]) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.testing.assert_close(dd.kl_divergence(left, right), expected)
-        torch.testing.assert_close(kl_divergence(left, right), expected)
-
-
-def test_gradients_reach_the_parameters() -> None:
-    q = learnable(dd.Normal(0.5, 2.0))
-    kl_divergence(q, dd.Normal(0.0, 1.0)).backward()
-    assert q.raw_loc.grad.item() == pytest.approx(0.5)
+        found = kl_divergence(left, right)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    module = left if live[0] else right
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    assert entropy(learnable(p), num_samples=1) == p.entropy()
 
 
 def test_no_estimate_unless_asked() -> None:
@@ -66,11 +80,6 @@ def test_gradient_without_reparametrisation_is_unbiased() -> None:
     (by_rate,) = torch.autograd.grad(exact, rate)
     assert estimate.item() == pytest.approx(exact.item(), abs=0.01)
     assert gradient.item() == pytest.approx((by_rate * q.raw_rate.sigmoid()).item(), abs=0.02)
-
-
-def test_entropy_is_exact_where_torch_knows_it() -> None:
-    plain = dd.Gamma(2.0, 3.0)
-    assert entropy(learnable(plain), num_samples=1) == plain.entropy()
 
 
 def pair(*locs: float) -> dd.MixtureSameFamily:
@@ -174,8 +183,8 @@ def test_batch_shapes_broadcast_in_estimates() -> None:
             assert estimate[i, 1].item() == pytest.approx(by_quadrature(*pair), abs=0.08)
 
 
-def test_events_that_differ_are_refused() -> None:
-    """They would broadcast where the number of draws is the size of an event."""
+def test_shapes_that_differ_are_refused() -> None:
+    """Events would broadcast where the number of draws is the size of one."""
     p, q = dd.Normal(0.0, 1.0), dd.MultivariateNormal(torch.zeros(3), torch.eye(3))
     mixture = dd.MixtureSameFamily(
         dd.Categorical(torch.ones(2)), dd.Independent(dd.Normal(torch.zeros(2, 3), 1.0), 1)
@@ -183,6 +192,9 @@ def test_events_that_differ_are_refused() -> None:
     for one, other in ((p, mixture), (mixture, p), (p, q)):
         with pytest.raises(ConstraintError, match="Give both the same event shape"):
             kl_divergence(one, other, num_samples=3)
+    two, three = dd.Normal(torch.zeros(2), 1.0), dd.Normal(torch.zeros(3), 1.0)
+    with pytest.raises(ConstraintError, match=r"kl_divergence: .*broadcast with \(2,\)"):
+        kl_divergence(learnable(two), three)
 
 
 class Prior(Joint):
@@ -226,6 +238,359 @@ def test_what_is_no_distribution_is_refused(
         ask(given)
 
 
-def test_batches_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(ConstraintError, match=r"kl_divergence: .*broadcast with \(2,\)"):
-        kl_divergence(learnable(dd.Normal(torch.zeros(2), 1.0)), dd.Normal(torch.zeros(3), 1.0))
+# Through nests.
+
+Transformed = dd.TransformedDistribution
+Make = Callable[[], dd.Distribution]
+
+
+def first(*shape: int) -> dd.Normal:
+    return dd.Normal(real(*shape), spread(*shape))
+
+
+def second(*shape: int) -> dd.Normal:
+    return dd.Normal(0.5 - real(*shape), 1.5 * spread(*shape))
+
+
+def with_sources(build: Callable[[dd.Distribution], dd.Distribution], *shape: int) -> Any:
+    return lambda: build(first(*shape)), lambda: build(second(*shape))
+
+
+def gammas(build: Callable[[dd.Distribution], dd.Distribution]) -> Any:
+    return (
+        lambda: build(dd.Gamma(spread(3), 1 + spread(3))),
+        lambda: build(dd.Gamma(2 * spread(3), spread(3))),
+    )
+
+
+def full_ranks(build: Callable[[dd.Distribution], dd.Distribution]) -> Any:
+    return (
+        lambda: build(dd.MultivariateNormal(real(2, 3), scale_tril=tril(2, 3, 3))),
+        lambda: build(dd.MultivariateNormal(real(3), scale_tril=2 * torch.eye(3))),
+    )
+
+
+NUMBERS = dd.AffineTransform(1.5, -2.0)
+BOUNDS = Interval(-1.0, 1.0)
+
+NESTS: dict[str, tuple[Make, Make]] = {
+    "independent": with_sources(lambda d: dd.Independent(d, 1), 3),
+    "independent over two dims": with_sources(lambda d: dd.Independent(d, 2), 4, 3),
+    "independent over none": with_sources(lambda d: dd.Independent(d, 0), 3),
+    "log-normal": (
+        lambda: dd.LogNormal(real(3), spread(3)),
+        lambda: dd.LogNormal(real(3) / 2, 2 * spread(3)),
+    ),
+    "chain": with_sources(
+        lambda d: Transformed(d, [dd.AffineTransform(0.5, 2.0), dd.TanhTransform(), NUMBERS]), 3
+    ),
+    "composed": with_sources(
+        lambda d: Transformed(d, dd.ComposeTransform([NUMBERS, dd.SoftplusTransform()])), 3
+    ),
+    "inverse of a composed": gammas(
+        lambda d: Transformed(d, dd.ComposeTransform([NUMBERS, dd.ExpTransform()]).inv)
+    ),
+    "stick breaking": with_sources(lambda d: Transformed(d, dd.StickBreakingTransform()), 2, 3),
+    "full rank": full_ranks(lambda d: Transformed(d, dd.ExpTransform())),
+    "transformed independent": with_sources(
+        lambda d: Transformed(dd.Independent(d, 1), dd.ExpTransform()), 4, 3
+    ),
+    "transformed twice": with_sources(
+        lambda d: Transformed(Transformed(d, dd.ExpTransform()), NUMBERS), 3
+    ),
+    "everything": with_sources(
+        lambda d: dd.Independent(
+            Transformed(
+                dd.Independent(Transformed(d, dd.TanhTransform()), 1), [NUMBERS, dd.ExpTransform()]
+            ),
+            1,
+        ),
+        5,
+        4,
+        3,
+    ),
+    "interval built anew": with_sources(
+        lambda d: Transformed(d, Interval(-1.0, 1.0).as_transform()), 3
+    ),
+    "interval of tensors": with_sources(
+        lambda d: Transformed(d, Interval(-spread(3), spread(3)).as_transform()), 3
+    ),
+    "simplex": with_sources(lambda d: Transformed(d, Simplex().as_transform()), 2, 3),
+}
+
+SIDES = [(True, False), (False, True), (True, True)]
+
+
+def as_asked(make: Make, is_live: bool) -> dd.Distribution:
+    return learnable(make()) if is_live else make()
+
+
+def of_plain(p: Any, q: Any) -> Tensor:
+    """Torch's own formula; where it takes two equal constraints for two maps, by hand."""
+    try:
+        return dd.kl_divergence(p, q)
+    except NotImplementedError:
+        assert [repr(t) for t in p.transforms] == [repr(t) for t in q.transforms]
+        return of_plain(p.base_dist, q.base_dist)
+
+
+@pytest.mark.parametrize("live", SIDES)
+@pytest.mark.parametrize("name", NESTS)
+def test_both_ways_with_plain_torch(name: str, live: tuple[bool, bool]) -> None:
+    expected = of_plain(*(make() for make in NESTS[name]))
+    assert expected.shape == NESTS[name][0]().batch_shape
+    assert (expected > 0).all()
+    p, q = (as_asked(make, is_live) for make, is_live in zip(NESTS[name], live, strict=True))
+    for divergence in (dd.kl_divergence, kl_divergence):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.testing.assert_close(divergence(p, q), expected)
+    # Draws that are allowed are not taken where there is a formula.
+    torch.testing.assert_close(kl_divergence(p, q, num_samples=1), expected)
+
+
+BY_IDENTITY = {
+    "independent": dd.IndependentTransform(dd.TanhTransform(), 1),
+    "reshaping": dd.ReshapeTransform((3,), (3, 1)),
+    "cat": dd.CatTransform([dd.ExpTransform(), dd.TanhTransform()], -1, [1, 2]),
+    "correlation": dd.CorrCholeskyTransform(),
+    "own": SinhArcsinh(0.5, 2.0),
+}
+
+
+@pytest.mark.parametrize("name", BY_IDENTITY)
+def test_one_transform_that_is_equal_only_to_itself(name: str) -> None:
+    """Torch compares few transforms by value; one object in both is the same for all of them."""
+    transform = BY_IDENTITY[name]
+    p, q = Transformed(first(3), transform), Transformed(second(3), transform)
+    expected = dd.kl_divergence(p, q)
+    for live in SIDES:
+        left, right = (learnable(d) if x else d for d, x in zip((p, q), live, strict=True))
+        torch.testing.assert_close(kl_divergence(left, right), expected)
+        torch.testing.assert_close(dd.kl_divergence(left, right), expected)
+
+
+def test_gradient_against_a_closed_form() -> None:
+    p = learnable(Transformed(dd.Normal(torch.tensor(0.5), torch.tensor(2.0)), BOUNDS_T))
+    kl_divergence(p, Transformed(dd.Normal(0.0, 1.0), BOUNDS_T)).backward()
+    # The transform drops out: what is left is log(1/s) + (s^2 + m^2 - 1) / 2.
+    assert p.base_distribution.raw_loc.grad.item() == pytest.approx(0.5)
+    slope = p.base_distribution.raw_scale.detach().sigmoid().item()
+    by_raw = (2.0 - 1 / 2.0) * slope
+    assert p.base_distribution.raw_scale.grad.item() == pytest.approx(by_raw)
+
+
+BOUNDS_T = BOUNDS.as_transform(cache_size=1)
+
+
+# Plain wrappers around live distributions.
+
+
+def test_plain_wrappers_around_live_ones() -> None:
+    expected = dd.kl_divergence(first(3), second(3))
+    for wrap in (
+        lambda d: dd.Independent(d, 1),
+        lambda d: Transformed(d, BOUNDS_T),
+        lambda d: dd.Independent(Transformed(d, [NUMBERS, dd.TanhTransform()]), 1),
+        lambda d: Transformed(dd.Independent(d, 1), dd.ExpTransform()),
+    ):
+        total = expected if wrap(second(3)).batch_shape else expected.sum()
+        for live in SIDES:
+            p, o = as_asked(lambda: first(3), live[0]), as_asked(lambda: second(3), live[1])
+            torch.testing.assert_close(kl_divergence(wrap(p), wrap(o)), total)
+            torch.testing.assert_close(dd.kl_divergence(wrap(p), wrap(o)), total)
+            torch.testing.assert_close(kl_divergence(learnable(wrap(p)), wrap(o)), total)
+
+
+def test_mixed_with_a_declared_class() -> None:
+    class Policy(Variational):
+        base = Transformed
+        event_dim = 1
+        base_distribution = first(3)
+        transforms = [Interval(-1.0, 1.0).as_transform()]  # noqa: RUF012
+
+    plain = dd.Independent(Transformed(second(3), Interval(-1.0, 1.0).as_transform(1)), 1)
+    expected = dd.kl_divergence(first(3), second(3)).sum()
+    torch.testing.assert_close(kl_divergence(Policy(), plain), expected)
+    torch.testing.assert_close(kl_divergence(Policy(), learnable(plain)), expected)
+    torch.testing.assert_close(kl_divergence(Policy(), Policy()), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        affine(same, 3),
+        affine(same, 3, sign=-1),
+        dd.ComposeTransform([affine(same, 3), dd.TanhTransform()]),
+        affine(same, 3).inv,
+        dd.AffineTransform(1.0, spread(3)),
+    ],
+    ids=["affine", "negative", "composed", "inverse", "of a number"],
+)
+def test_transforms_with_tensors_held_constant(transform: Any) -> None:
+    p, o = Transformed(first(3), transform), Transformed(second(3), transform)
+    expected = dd.kl_divergence(p, o)
+    torch.testing.assert_close(expected, dd.kl_divergence(first(3), second(3)))
+    live = learnable(p, fixed="transforms")
+    torch.testing.assert_close(kl_divergence(live, o), expected)
+    torch.testing.assert_close(kl_divergence(o, live), dd.kl_divergence(o, p))
+    torch.testing.assert_close(kl_divergence(live, learnable(o, fixed="transforms")), expected)
+
+
+@pytest.mark.parametrize("live", SIDES)
+def test_learned_transforms_that_happen_to_be_equal(live: tuple[bool, bool]) -> None:
+    """Dropping them would hide their gradient: one moves without the other."""
+
+    def shifted(loc: float) -> dd.Distribution:
+        shift = dd.AffineTransform(torch.tensor(0.0), torch.tensor(1.0))
+        return Transformed(dd.Normal(torch.tensor(loc), torch.tensor(1.0)), shift)
+
+    p, q = as_asked(lambda: shifted(2.0), live[0]), as_asked(lambda: shifted(0.0), live[1])
+    with pytest.raises(NotImplementedError, match="are learned"):
+        kl_divergence(p, q)
+    with torch.no_grad():
+        assert kl_divergence(p, q) == 2.0
+
+
+def test_a_declared_transform_with_events_is_the_same_as_itself() -> None:
+    class Squash(LearnableTransform):
+        base = dd.TanhTransform
+        event_dim = 1
+
+    family = learnable(Transformed)
+    p = family(base_distribution=first(3), transforms=[Squash()])
+    q = family(base_distribution=second(3), transforms=p.transforms)
+    torch.testing.assert_close(kl_divergence(p, p), torch.tensor(0.0))
+    expected = dd.kl_divergence(first(3), second(3)).sum()
+    torch.testing.assert_close(kl_divergence(p, q), expected)
+
+
+# What is refused.
+
+DIFFERENT: dict[str, tuple[Any, Any]] = {
+    "numbers": (dd.AffineTransform(1.0, 2.0), dd.AffineTransform(1.0, 3.0)),
+    "kinds": (dd.ExpTransform(), dd.SoftplusTransform()),
+    "lengths": ([dd.TanhTransform()], [dd.TanhTransform(), dd.ExpTransform()]),
+    "order": ([NUMBERS, dd.TanhTransform()], [dd.TanhTransform(), NUMBERS]),
+    "bounds": (Interval(-1.0, 1.0).as_transform(), Interval(-1.0, 2.0).as_transform()),
+    "bounds in tensors": (
+        Interval(-spread(3), spread(3)).as_transform(),
+        Interval(-spread(3), 2 * spread(3)).as_transform(),
+    ),
+    "bounds in tensors of other shapes": (
+        Interval(-spread(3), spread(3)).as_transform(),
+        Interval(torch.tensor(-1.0), torch.tensor(1.0)).as_transform(),
+    ),
+    "constraints": (Positive().as_transform(), Exp().as_transform()),
+    "floors": (Positive().as_transform(), Positive(floor=0.5).as_transform()),
+    "a constraint and torch's": (Exp().as_transform(), dd.ExpTransform()),
+    "tensors": (affine(same, 3), dd.AffineTransform(real(3), 2 * spread(3))),
+    "signs": (affine(same, 3), affine(same, 3, sign=-1)),
+}
+
+
+@pytest.mark.parametrize("live", [(True, True), (False, False)])
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_different_transforms_are_refused(name: str, live: tuple[bool, bool]) -> None:
+    one, other = DIFFERENT[name]
+    p = as_asked(lambda: Transformed(first(3), one), live[0])
+    q = as_asked(lambda: Transformed(second(3), other), live[1])
+    with pytest.raises(NotImplementedError, match=r"transforms.*num_samples="):
+        kl_divergence(p, q)
+    with pytest.raises(NotImplementedError):
+        dd.kl_divergence(p, q)
+
+
+MIXTURE = dd.MixtureSameFamily(logits(same, 3), normal(same, 3))
+NO_FORMULA: dict[str, tuple[Callable[[], Any], str]] = {
+    "mixtures": (lambda: kl_divergence(learnable(MIXTURE), MIXTURE), "MixtureSameFamily.*"),
+    "a mixture": (lambda: kl_divergence(dd.Normal(0.0, 1.0), learnable(MIXTURE)), ""),
+    "an entropy": (lambda: entropy(learnable(Transformed(first(3), BOUNDS_T))), ""),
+    **{
+        f"event dims, {live}": (
+            lambda live=live: kl_divergence(
+                as_asked(lambda: dd.Independent(first(4, 3), 1), live[0]),
+                as_asked(lambda: dd.Independent(second(4, 3), 2), live[1]),
+            ),
+            "",
+        )
+        for live in SIDES
+    },
+}
+
+
+@pytest.mark.parametrize("name", NO_FORMULA)
+def test_no_formula_is_known(name: str) -> None:
+    ask, said = NO_FORMULA[name]
+    with pytest.raises(NotImplementedError, match=f"{said}num_samples="):
+        ask()
+
+
+# Batch shapes.
+
+
+def test_batch_shapes_of_nests_broadcast() -> None:
+    shapes = [(), (3,), (4, 1), (4, 3), (2, 1, 3)]
+    for left, right in itertools.product(shapes, shapes):
+        p, q = Transformed(first(*left), NUMBERS), Transformed(second(*right), NUMBERS)
+        expected = dd.kl_divergence(first(*left), second(*right))
+        assert expected.shape == torch.broadcast_shapes(left, right)
+        torch.testing.assert_close(kl_divergence(learnable(p), q), expected)
+        torch.testing.assert_close(kl_divergence(p, learnable(q)), expected)
+
+
+def test_expanded_views() -> None:
+    q = learnable(dd.Independent(Transformed(first(4, 3), BOUNDS_T), 1))
+    other = dd.Independent(Transformed(second(4, 3), BOUNDS_T), 1)
+    there = dd.kl_divergence(first(4, 3), second(4, 3)).sum(-1).expand(5, 4)
+    back = dd.kl_divergence(second(4, 3), first(4, 3)).sum(-1).expand(5, 4)
+    view = q.expand((5, 4))
+    torch.testing.assert_close(kl_divergence(view, other), there)
+    torch.testing.assert_close(kl_divergence(view, other.expand((5, 4))), there)
+    torch.testing.assert_close(kl_divergence(other, view), back)
+    with torch.no_grad():
+        q.base_distribution.base_distribution.raw_loc.zero_()
+    moved = dd.kl_divergence(dd.Normal(torch.zeros(4, 3), spread(4, 3)), second(4, 3)).sum(-1)
+    torch.testing.assert_close(kl_divergence(view, other), moved.expand(5, 4))
+
+
+# Estimates.
+
+
+def test_estimates_at_saturation() -> None:
+    """A draw rounded onto the edge has its density from the point before, here too."""
+    p = learnable(
+        Transformed(dd.Normal(torch.tensor(12.0), torch.tensor(1.0)), dd.TanhTransform())
+    )
+    torch.manual_seed(1)
+    _, log_p = p.rsample_and_log_prob((1000,))
+    torch.manual_seed(1)
+    estimate = entropy(p, num_samples=1000)
+    torch.testing.assert_close(estimate, -log_p.mean(0))
+    estimate.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in p.parameters())
+
+
+# Entropy.
+
+
+def test_entropy_of_independent_is_exact() -> None:
+    q = learnable(dd.Independent(first(4, 3), 1))
+    torch.testing.assert_close(entropy(q), first(4, 3).entropy().sum(-1))
+    torch.testing.assert_close(q.entropy(), first(4, 3).entropy().sum(-1))
+
+
+@pytest.mark.parametrize(
+    "family", [dd.Gumbel, dd.LogNormal, dd.HalfNormal, dd.Pareto, dd.Kumaraswamy, dd.Weibull]
+)
+def test_families_that_torch_builds_from_transforms_keep_torchs_formulas(family: Any) -> None:
+    arguments = [torch.tensor(1.5), torch.tensor(2.5)]
+    count = 1 if family is dd.HalfNormal else 2
+    p, q = family(*arguments[:count]), family(*reversed(arguments[:count]))
+    try:
+        expected = dd.kl_divergence(p, q)
+    except NotImplementedError:
+        with pytest.raises(NotImplementedError, match="num_samples="):
+            kl_divergence(learnable(p), learnable(q))
+        return
+    torch.testing.assert_close(kl_divergence(learnable(p), learnable(q)), expected)

@@ -1,9 +1,9 @@
-"""Losses of maximum likelihood and maximum a posteriori: values, reductions, and bad input."""
+"""Losses of maximum likelihood and maximum a posteriori, and log likelihoods of each datum."""
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from declarative_dist import (
     Declarative,
     Exp,
     Head,
+    Interval,
     Joint,
     Param,
     Positive,
@@ -27,6 +28,7 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
+from tests.test_joint import EFFECT, ERROR, Correlated, Schools
 
 
 class Gaussian(Variational):
@@ -148,21 +150,14 @@ def test_a_conditional_takes_its_context_first() -> None:
     torch.testing.assert_close(one, -q(context[0]).log_prob(value[0]))
 
 
-def test_dimensions_of_a_prediction_sum_whether_events_or_not() -> None:
-    class Plain(Conditional):
-        base = dd.Normal
-        loc = Head(shape=("k",))
-        scale = Param(0.5, Positive(), shape=("k",))
+class Plain(Conditional):
+    base = dd.Normal
+    loc = Head(shape=(3,))
+    scale = Param(0.7, Positive(), shape=(3,))
 
-    class Events(Plain):
-        event_dim = 1
 
-    plain, events = Plain(in_features=2, k=3), Events(in_features=2, k=3)
-    events.load_state_dict(plain.state_dict())
-    context, value = torch.randn(5, 2), torch.randn(5, 3)
-    losses = [NegativeLogLikelihood(q)(context, value) for q in (plain, events)]
-    torch.testing.assert_close(*losses)
-    torch.testing.assert_close(losses[0], -plain(context).log_prob(value).sum(-1).mean())
+class Events(Plain):
+    event_dim = 1
 
 
 class ByMethod(Conditional):
@@ -183,45 +178,28 @@ class NeedsMore(ByMethod):
         return dd.Normal(torch.stack(loc.unbind(-4), -4), scale)
 
 
-@pytest.mark.parametrize("kind", [ByMethod, NeedsABatch])
-def test_a_method_that_needs_a_batch_has_the_loss_of_its_twin(kind: type[Conditional]) -> None:
-    class Twin(Conditional):
-        base = dd.Normal
-        loc = Head(shape=(3,))
-        scale = Param(0.7, Positive(), shape=(3,))
+class MakesEvents(ByMethod):
+    def forward(self, *args: Any, **kwargs: Any) -> dd.Distribution:
+        return dd.Independent(super().forward(*args, **kwargs), 1)
 
-    twin, q = Twin(in_features=2), kind(in_features=2)
+
+@pytest.mark.parametrize("kind", [Plain, Events, ByMethod, NeedsABatch, MakesEvents])
+def test_dimensions_of_a_prediction_sum_whether_events_or_not(kind: type[Conditional]) -> None:
+    twin, q = Plain(in_features=2), kind(in_features=2)
     q.load_state_dict(twin.state_dict())
     x, y = torch.randn(5, 2), torch.randn(5, 3)
     expected = -twin(x).log_prob(y).sum(-1).mean()
-    assert torch.equal(NegativeLogLikelihood(q)(x, y), NegativeLogLikelihood(twin)(x, y))
     torch.testing.assert_close(NegativeLogLikelihood(q)(x, y), expected)
+    dims = (-1,) * (kind in (Events, MakesEvents))
 
+    def target(z: Tensor, x: Tensor) -> Tensor:
+        return -z.square().sum(dims) if dims else -z.square()
 
-def test_a_forward_that_makes_events_has_the_loss_of_its_twin() -> None:
-    class Events(ByMethod):
-        def forward(self, *args: Any, **kwargs: Any) -> dd.Distribution:
-            return dd.Independent(super().forward(*args, **kwargs), 1)
-
-    plain, events = ByMethod(in_features=2), Events(in_features=2)
-    events.load_state_dict(plain.state_dict())
-    x, y = torch.randn(5, 2), torch.randn(5, 3)
-    one, other = (NegativeLogLikelihood(q)(x, y) for q in (plain, events))
-    torch.testing.assert_close(one, other)
-
-    losses = []
-    for q, target in (
-        (plain, lambda z, x: -z.square()),
-        (events, lambda z, x: -z.square().sum(-1)),
-    ):
-        torch.manual_seed(0)
-        losses.append(NegativeELBO(target, q)(x))
-    torch.testing.assert_close(*losses)
-
-
-def test_dimensions_that_cannot_be_found_out_are_refused() -> None:
-    with pytest.raises(ConstraintError, match=r"NeedsMore\.base: expected a method that takes"):
-        NegativeLogLikelihood(NeedsMore(in_features=2))
+    torch.manual_seed(0)
+    z = twin(x).rsample((1,))
+    torch.manual_seed(0)
+    bound = (twin(x).log_prob(z) + z.square()).sum(-1).mean()
+    torch.testing.assert_close(NegativeELBO(target, q)(x), bound)
 
 
 def test_a_joint_takes_a_dict_by_site() -> None:
@@ -283,51 +261,36 @@ def test_a_log_likelihood_that_is_a_module_is_trained_too() -> None:
     assert all(p.grad is not None for p in objective.parameters())
 
 
-# Modules like others.
-
-
-def test_they_compile_whole_copy_and_save() -> None:
-    objective = NegativeLogPosterior(Regression(in_features=2), total_size=9)
-    batch = torch.randn(5, 2), torch.randn(5)
-    expected = objective(*batch)
-    compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*batch), expected)
-    twin = copy.deepcopy(objective)
-    for parameter in twin.parameters():
-        nn.init.constant_(parameter, 0.1)
-    twin.load_state_dict(objective.state_dict())
-    torch.testing.assert_close(twin(*batch), expected)
-    assert twin.double().module.log_prior().dtype == torch.float64
-
-
 # Bad input.
 
 
-@pytest.mark.parametrize("module", [
-    dd.Normal(0.0, 1.0), Gaussian, nn.Linear(1, 1), None, Pair().condition(y=1.0),
-])  # fmt: skip
-def test_what_has_no_likelihood_is_refused(module: Any) -> None:
-    for make in (NegativeLogLikelihood, lambda m: NegativeLogPosterior(m, total_size=1)):
-        with pytest.raises(DeclarationError, match="expected a Variational, a Joint or a Cond"):
-            make(module)
+NO_DATA = type(Declarative)("Plain", (Declarative,), {"loc": Param(0.0)})
+OTHERS = (dd.Normal(0.0, 1.0), Gaussian, nn.Linear(1, 1), None, Pair().condition(y=1.0))
+NO_COUNTS = (0, -3, 2.0, True, None, "5")
+REFUSED: list[tuple[Callable[..., Any], type[Exception], str]] = [
+    *((lambda m=m: NegativeLogLikelihood(m), DeclarationError,
+       "expected a Variational, a Joint or a Cond") for m in OTHERS),
+    *((lambda m=m: NegativeLogPosterior(m, total_size=1), DeclarationError,
+       "expected a Variational, a Joint or a Cond") for m in OTHERS),
+    *((lambda n=n: NegativeLogPosterior(Gaussian(), total_size=n), ConstraintError,
+       r"NegativeLogPosterior\(total_size=\): .*int, 1") for n in NO_COUNTS),
+    (lambda: NegativeLogPosterior(NO_DATA(), total_size=1), DeclarationError,
+     r"log_likelihood=\.\.\."),
+    (lambda: NegativeLogPosterior(NO_DATA(), total_size=1, log_likelihood=3), DeclarationError,
+     r"\(log_likelihood=\): expected a callable"),
+    (lambda: NegativeLogPosterior(nn.Linear(1, 1), total_size=1, log_likelihood=len),
+     DeclarationError, "a declarative module"),
+    (lambda: NegativeLogLikelihood(NeedsMore(in_features=2)), ConstraintError,
+     r"NeedsMore\.base: expected a method that takes"),
+]  # fmt: skip
 
 
-def test_a_plain_declarative_needs_a_log_likelihood() -> None:
-    class Plain(Declarative):
-        loc = Param(0.0)
-
-    with pytest.raises(DeclarationError, match=r"log_likelihood=\.\.\."):
-        NegativeLogPosterior(Plain(), total_size=1)
-    with pytest.raises(DeclarationError, match=r"\(log_likelihood=\): expected a callable"):
-        NegativeLogPosterior(Plain(), total_size=1, log_likelihood=3)  # type: ignore[arg-type]
-    with pytest.raises(DeclarationError, match="a declarative module"):
-        NegativeLogPosterior(nn.Linear(1, 1), total_size=1, log_likelihood=len)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("total_size", [0, -3, 2.0, True, None, "5"])
-def test_a_size_that_is_no_count_is_refused(total_size: Any) -> None:
-    with pytest.raises(ConstraintError, match=r"NegativeLogPosterior\(total_size=\): .*int, 1"):
-        NegativeLogPosterior(Gaussian(), total_size=total_size)
+@pytest.mark.parametrize(("make", "kind", "said"), REFUSED)
+def test_what_has_no_likelihood_is_refused(
+    make: Callable[[], Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        make()
 
 
 @pytest.mark.parametrize(("q", "batch", "said"), [
@@ -387,11 +350,6 @@ def test_a_log_likelihood_of_another_shape_is_refused(score: Any, said: str) -> 
 
 @pytest.mark.parametrize("has_network", [False, True])
 def test_context_and_value_the_other_way_round(has_network: bool) -> None:
-    class Regression(Conditional):
-        base = dd.Normal
-        loc = Head()
-        scale = Param(1.0, Exp())
-
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     regression = Regression(4, network=network) if has_network else Regression(3)
     objective, x, y = NegativeLogLikelihood(regression), torch.randn(7, 3), torch.randn(7)
@@ -402,3 +360,117 @@ def test_context_and_value_the_other_way_round(has_network: bool) -> None:
     with pytest.raises((RuntimeError, ConstraintError)) as caught:
         objective(y, torch.randn(6, 3))  # no order would do
     assert "objective(context" not in str(caught.value)
+
+
+# Log likelihoods of each datum.
+
+
+def test_the_entries_of_an_event_are_one_datum_each() -> None:
+    posterior = Schools().condition(y=EFFECT)
+    draws = {n: v for n, v in Schools().sample((2, 3)).items() if n != "y"}
+    found = posterior.log_lik(draws)
+    assert found.keys() == {"y"}
+    expected = dd.Normal(draws["theta"], ERROR).log_prob(tensor(EFFECT))
+    assert expected.shape == (2, 3, 8)
+    torch.testing.assert_close(found["y"], expected)
+    one = {name: value[0, 0] for name, value in draws.items()}
+    torch.testing.assert_close(posterior.log_lik(one)["y"], expected[0, 0])
+
+
+def test_an_event_that_is_correlated_is_one_datum() -> None:
+    joint = Correlated()
+    draws = joint.sample((3,))
+    x = draws.pop("x")[0]
+    scale = draws["tau"][..., None] * draws["chol"]
+    expected = dd.MultivariateNormal(torch.zeros(2), scale_tril=scale).log_prob(x)
+    torch.testing.assert_close(joint.condition(x=x).log_lik(draws)["x"], expected)
+
+
+def test_several_sites_and_copies() -> None:
+    class Group(Joint):
+        mu = learnable(dd.Normal(0.0, 1.0))
+
+        @site(event_dim=1)
+        def y(self, mu: Tensor) -> dd.Normal:
+            return dd.Normal(mu[..., None].expand(*mu.shape, 3), 2.0)
+
+        @site
+        def z(self, mu: Tensor) -> dd.Normal:
+            return dd.Normal(mu, 1.0)
+
+    mu, y, z = torch.randn(2, 2), torch.randn(2, 3), torch.randn(2)
+    found = Group(batch_shape=2).condition(y=y, z=z).log_lik({"mu": mu})
+    torch.testing.assert_close(found["y"], dd.Normal(mu[..., None], 2.0).log_prob(y))
+    torch.testing.assert_close(found["z"], dd.Normal(mu, 1.0).log_prob(z))
+    every = Group().condition(mu=0.0, z=1.0, y=[1.0, 2.0, 3.0]).log_lik({})
+    assert {name: value.shape for name, value in every.items()} == {"mu": (), "z": (), "y": (3,)}
+
+
+class Line(Declarative):
+    low = Param(0.0)
+    slope = Param(1.0, Interval("low", 5.0))
+
+
+def posterior_of(module: Any, **keywords: Any) -> NegativeLogPosterior:
+    return NegativeLogPosterior(module, total_size=len(X), **keywords)
+
+
+def test_of_families_and_of_copies() -> None:
+    z = {"loc": torch.randn(3, 2, 5).double(), "scale": torch.rand(3, 2, 5).double() + 0.1}
+    expected = dd.Normal(z["loc"][..., None, :], z["scale"][..., None, :])
+    copies = posterior_of(Gaussian(batch_shape=5, dtype=torch.float64))
+    data = torch.randn(4, 5).double()
+    torch.testing.assert_close(copies.log_lik(z, data), expected.log_prob(data))
+    one = {name: value[..., 0] for name, value in z.items()}
+    found = posterior_of(Gaussian(dtype=torch.float64)).log_lik(one, data)
+    torch.testing.assert_close(
+        found, dd.Normal(one["loc"][..., None, None], one["scale"][..., None, None]).log_prob(data)
+    )
+    rows, loc, scale = torch.randn(4, 3), torch.randn(7, 3), torch.rand(7) + 0.1
+    found = posterior_of(Vector()).log_lik({"loc": loc, "scale": scale}, rows)
+    by_hand = dd.Normal(loc[:, None], scale[:, None, None])
+    torch.testing.assert_close(found, by_hand.log_prob(rows).sum(-1))
+
+
+def test_of_a_likelihood_of_ones_own_and_of_predictions() -> None:
+    def score(line: Line, x: Tensor, y: Tensor) -> Tensor:
+        return dd.Normal(line.slope * x + line.low, 1.0).log_prob(y)
+
+    z = {"low": torch.zeros(3), "slope": tensor([1.0, 2.0, 3.0])}
+    found = posterior_of(Line(), log_likelihood=score).log_lik(z, X, X)
+    expected = dd.Normal(z["slope"][:, None] * X, 1.0).log_prob(X)
+    torch.testing.assert_close(found, expected)
+    regression = Regression(in_features=2, network=nn.Identity())
+    x, y, scale = torch.randn(4, 2), torch.randn(4), tensor([0.5, 2.0])
+    found = posterior_of(regression).log_lik({"scale": scale}, x, y)
+    loc = regression(x).loc
+    torch.testing.assert_close(found, dd.Normal(loc, scale[:, None]).log_prob(y))
+
+
+def test_of_a_joint_with_data_of_all_sites() -> None:
+    z = {name: torch.rand(3) + 0.1 for name in ("mu.loc", "mu.scale", "noise")}
+    found = posterior_of(Pair()).log_lik(z, {"mu": X, "y": X + 1})
+    expected = dd.Normal(z["mu.loc"][:, None], z["mu.scale"][:, None]).log_prob(X)
+    expected = expected + dd.Normal(X, z["noise"][:, None]).log_prob(X + 1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_has_no_log_likelihood_of_each() -> None:
+    whole = NegativeLogPosterior(
+        Line(), total_size=None, log_likelihood=lambda line: -line.slope.square()
+    )
+    z = {"low": torch.zeros(3), "slope": torch.ones(3)}
+    with pytest.raises(ConstraintError, match=r"log_lik: expected a log_likelihood of each datum"):
+        whole.log_lik(z)
+    gaussian = posterior_of(Gaussian())
+    good = {"loc": torch.zeros(3), "scale": torch.ones(3)}
+    for values, batch, keywords, message in (
+        ({"loc": torch.zeros(3)}, (X,), {}, r"Gaussian\.scale"),
+        (good, (X.double(),), {}, r"expected data in torch\.float32"),
+        (good, (X,), {"weights": torch.ones(5)}, "no keywords"),
+        ({**good, "scale": -torch.ones(3)}, (X,), {}, r"Gaussian\.scale"),
+    ):
+        with pytest.raises(ConstraintError, match=message):
+            gaussian.log_lik(values, *batch, **keywords)
+    with pytest.raises(ConstraintError, match=r"Schools\.tau: expected a value for every site"):
+        Schools().condition(y=EFFECT).log_lik({"mu": torch.zeros(3)})

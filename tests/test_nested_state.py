@@ -50,13 +50,10 @@ def test_a_dtype_reaches_every_part(dtype):
     assert encoder.net[1].num_batches_tracked.dtype == torch.int64
 
 
-@pytest.mark.parametrize(
-    "keywords",
-    [
-        {"mixture_distribution": {"logits": torch.zeros(3, dtype=torch.float64)}},
-        {"mixture_distribution": Weights(k=3, dtype=torch.float64)},
-    ],
-)
+@pytest.mark.parametrize("keywords", [
+    {"mixture_distribution": {"logits": torch.zeros(3, dtype=torch.float64)}},
+    {"mixture_distribution": Weights(k=3, dtype=torch.float64)},
+])  # fmt: skip
 def test_the_dtype_is_that_of_what_is_given(keywords):
     q = Mixture(**keywords)
     assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}

@@ -17,11 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from declarative_dist import Declarative, Exp, FullRankNormal, Joint, LearnableTransform, Param
 from declarative_dist.errors import first_line
+from tests.cases import GammaFamily
 from tests.processes import in_processes
 from tests.running_examples import EXAMPLES, example, numbers_in, printed_by, process
 from tests.sharing import (
     OBJECTIVES,
-    GammaFamily,
     Mixture,
     NegativeLogLikelihood,
     Policy,

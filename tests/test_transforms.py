@@ -201,16 +201,12 @@ def test_a_scale_of_any_sign_is_declared():
     assert free().sign.item() == -1
 
 
-@pytest.mark.parametrize(
-    ("base", "fields", "names"),
-    [
-        (dd.AffineTransform, {}, ["raw_loc", "raw_scale"]),
-        (dd.PowerTransform, {}, ["raw_exponent"]),
-        (dd.PowerTransform, {"exponent": Param(3.0)}, ["raw_exponent"]),
-        (dd.TanhTransform, {}, []),
-        (dd.StickBreakingTransform, {}, []),
-    ],
-)
+@pytest.mark.parametrize(("base", "fields", "names"), [
+    (dd.AffineTransform, {}, ["raw_loc", "raw_scale"]),
+    (dd.PowerTransform, {}, ["raw_exponent"]),
+    (dd.PowerTransform, {"exponent": Param(3.0)}, ["raw_exponent"]), (dd.TanhTransform, {}, []),
+    (dd.StickBreakingTransform, {}, []),
+])  # fmt: skip
 def test_arguments_without_fields_are_declared(base, fields, names):
     q = transform_of(base, **fields)()
     assert [name for name, _ in q.named_parameters()] == names
@@ -356,16 +352,13 @@ def test_a_transform_is_no_base_of_a_distribution():
     assert "Distribution" in text
 
 
-@pytest.mark.parametrize(
-    ("fields", "start"),
-    [
-        ({"loc": Param(1.0)}, "Made.scale: expected every required argument"),
-        ({"loc": Param(1.0), "scale": Param(1.0), "scal": Param(1.0)}, "Made.scal"),
-        ({"loc": Param(1.0), "scale": Param(1.0), "cache_size": Param(1.0)}, "Made.cache_size"),
-        ({"loc": Shift, "scale": Param(1.0)}, "Made.loc: expected a tensor"),
-        ({"loc": dd.ExpTransform(), "scale": Param(1.0)}, "Made.loc: expected a tensor"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "start"), [
+    ({"loc": Param(1.0)}, "Made.scale: expected every required argument"),
+    ({"loc": Param(1.0), "scale": Param(1.0), "scal": Param(1.0)}, "Made.scal"),
+    ({"loc": Param(1.0), "scale": Param(1.0), "cache_size": Param(1.0)}, "Made.cache_size"),
+    ({"loc": Shift, "scale": Param(1.0)}, "Made.loc: expected a tensor"),
+    ({"loc": dd.ExpTransform(), "scale": Param(1.0)}, "Made.loc: expected a tensor"),
+])  # fmt: skip
 def test_fields_that_do_not_fit_the_base(fields, start):
     refused(lambda: transform_of(dd.AffineTransform, **fields), DeclarationError, start)
 
@@ -757,3 +750,11 @@ def test_values_for_one_copy_or_for_all_in_a_list():
         at = torch.tensor([0.1, 0.2, 0.3])
         single = family(transforms=[{"loc": float(index)}])
         torch.testing.assert_close(many.log_prob(at.expand(4, 3))[index], single.log_prob(at))
+
+
+def test_compiled_log_prob():
+    torch._dynamo.reset()
+    q = transformed(Shift, Interval(torch.tensor(-1.0), torch.tensor(2.0)).as_transform())()
+    x = q.sample((4,))
+    compiled = torch.compile(lambda x: q.log_prob(x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), q.log_prob(x), rtol=1e-4, atol=1e-4)

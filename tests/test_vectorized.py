@@ -199,17 +199,23 @@ def test_an_error_about_sizes_shows_them_and_both_ways_out(kind: str) -> None:
     assert "(vectorize=True)" in said
 
 
-def test_a_choice_by_numbers_cannot_be_mapped() -> None:
-    class Choice(Variational):
+def scaled(of: Any, *copies: int) -> Any:
+    """A normal whose scale a mapped method returns."""
+
+    class Scaled(Variational):
         base = dd.Normal
-        scale = Param(1.0)
+        loc = Param(0.5)
 
         @derived(vectorize=True)
-        def loc(self, scale: Tensor) -> Tensor:
-            return scale if scale > 1 else -scale
+        def scale(self, loc: Tensor) -> Any:
+            return of(loc)
 
+    return Scaled(batch_shape=copies)
+
+
+def test_a_choice_by_numbers_cannot_be_mapped() -> None:
     with pytest.raises(ConstraintError, match="mapped"):
-        Choice(batch_shape=(2,))
+        scaled(lambda loc: loc if loc > 1 else -loc, 2)
 
 
 class Optional(dd.Distribution):
@@ -251,18 +257,8 @@ def test_a_class_with_optional_arguments_is_put_together_outside() -> None:
 
 @pytest.mark.parametrize("copies", [(), (2,)])
 def test_what_a_mapped_method_may_return(copies: tuple[int, ...]) -> None:
-    def scaled(result: Any) -> Any:
-        class Scaled(Variational):
-            base = dd.Normal
-            loc = Param(0.0)
-
-            @derived(vectorize=True)
-            def scale(self, loc: Tensor) -> Any:
-                return result
-
-        return Scaled(batch_shape=copies)
-
-    assert scaled(3.0).scale.tolist() == (3.0 if copies == () else [3.0, 3.0])
+    number = scaled(lambda loc: 3.0, *copies).scale
+    assert number.tolist() == (3.0 if copies == () else [3.0, 3.0])
     for bad, got in ((None, "None"), ((1.0, 2.0), "a tuple")):
         with pytest.raises(ConstraintError, match=rf"Scaled\.scale: expected a tensor.*got {got}"):
-            scaled(bad)
+            scaled(lambda loc, bad=bad: bad, *copies)

@@ -30,6 +30,7 @@ from declarative_dist.plain.decompose import decompose
 from declarative_dist.testing import check_distribution
 from tests.cases import PLAIN
 from tests.composites import real, spread
+from tests.test_promises import EDGES
 
 # torch warns at the first draw of every Wishart, singular or not.
 pytestmark = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
@@ -46,9 +47,6 @@ SOME = (
     "Wishart-covariance",
 )  # fmt: skip
 """One for each way to build an inner distribution, or a shape."""
-
-EDGES = ("GeneralizedPareto", "Pareto", "Uniform")
-"""Cases whose support starts at a parameter, so that a rounded draw may lie outside."""
 
 
 def twin(name: str) -> Any:
@@ -90,28 +88,32 @@ def test_it_agrees_with_pyro_and_torch(name: str) -> None:
         torch.testing.assert_close(q.log_prob(x), other.log_prob(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SOME)
-def test_every_parameter_has_a_gradient(name: str) -> None:
-    q = learnable(twin(name))
-    assert len(names_of(q)) == len(names_of(learnable(PLAIN[name]())))
-    q.log_prob(drawn(q, 4)).sum().backward()
-    for key, parameter in q.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.abs().sum() > 0, key
-
-
-@pytest.mark.parametrize("name", SOME)
-def test_it_is_a_site(name: str) -> None:
-    q = learnable(twin(name))
-
-    def model() -> Tensor:
-        return pyro.sample("x", q())
-
-    trace = poutine.trace(model).get_trace()
-    x = trace.nodes["x"]["value"]
-    torch.testing.assert_close(trace.log_prob_sum(), q.log_prob(x).sum())
-    trace.log_prob_sum().backward()
+def assert_is_a_site(q: Any, tolerance: float = 1e-5) -> None:
+    trace = poutine.trace(lambda: pyro.sample("x", q())).get_trace()
+    score, x = trace.log_prob_sum(), trace.nodes["x"]["value"]
+    torch.testing.assert_close(score, q.log_prob(x).sum(), rtol=tolerance, atol=tolerance)
+    score.backward()
     assert all(parameter.grad is not None for parameter in q.parameters())
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_it_is_a_site_and_keeps_its_class(name: str) -> None:
+    q = learnable(twin(name))
+    assert names_of(q) == names_of(learnable(PLAIN[name]()))
+    q.log_prob(drawn(q, 4)).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in q.parameters())
+    assert_is_a_site(q)
+    x = drawn(q, 3)
+    for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        assert type(other()) is type(q())
+        assert torch.equal(other.log_prob(x), q.log_prob(x))
+    view = q.expand((5, *q.batch_shape))
+    with torch.no_grad():
+        next(q.parameters()).add_(0.1)
+    assert type(view()) is type(q())
+    x = drawn(q, 3)
+    expected = q.log_prob(x)[:, None].expand(-1, 5, *q.batch_shape)
+    torch.testing.assert_close(view.log_prob(x[:, None]), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [n for n in SOME if PLAIN[n]().batch_shape])
@@ -128,9 +130,8 @@ def test_event_dim_keeps_it_a_site(name: str) -> None:
     assert isinstance(q(), TorchDistributionMixin)
     assert (q.batch_shape, len(q.event_shape)) == ((), total)
     torch.manual_seed(1)
-    trace = poutine.trace(lambda: pyro.sample("x", q())).get_trace()
-    x = trace.nodes["x"]["value"]
-    torch.testing.assert_close(trace.log_prob_sum(), q.log_prob(x))
+    assert_is_a_site(q)
+    x = drawn(q)
     expected = theirs.to_event(len(theirs.batch_shape)).log_prob(x)
     torch.testing.assert_close(q.log_prob(x), expected, rtol=1e-4, atol=1e-4)
 
@@ -144,23 +145,6 @@ def test_a_switch_of_the_base_in_a_class_body() -> None:
         is_sparse = True
 
     assert Sparse()().is_sparse
-
-
-@pytest.mark.parametrize("name", SOME)
-def test_copies_pickles_and_expands(name: str) -> None:
-    q = learnable(twin(name))
-    x = drawn(q, 3)
-    for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
-        assert type(other()) is type(q())
-        assert torch.equal(other.log_prob(x), q.log_prob(x))
-    view = q.expand((5, *q.batch_shape))
-    assert type(view()) is type(q())
-    assert view.batch_shape == (5, *q.batch_shape)
-    with torch.no_grad():
-        next(q.parameters()).add_(0.1)
-    y = drawn(q, 3)
-    expected = q.log_prob(y)[:, None].expand(-1, 5, *q.batch_shape)
-    torch.testing.assert_close(view.log_prob(y[:, None]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_class_of_pyros_in_a_class_and_by_learnable() -> None:
@@ -272,10 +256,7 @@ def test_nests(name: str) -> None:
     torch.testing.assert_close(q.log_prob(x), theirs.log_prob(x), rtol=1e-4, atol=1e-4)
     q.log_prob(x).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in q.parameters())
-    trace = poutine.trace(lambda: pyro.sample("x", q())).get_trace()
-    torch.testing.assert_close(
-        trace.log_prob_sum(), q.log_prob(trace.nodes["x"]["value"]).sum(), rtol=1e-4, atol=1e-4
-    )
+    assert_is_a_site(q, 1e-4)
     again = pickle.loads(pickle.dumps(copy.deepcopy(q)))
     assert torch.equal(again.log_prob(x), q.log_prob(x))
 
@@ -313,10 +294,8 @@ def test_nested_parts_in_a_class_body() -> None:
     x = drawn(expected, 4)
     torch.testing.assert_close(flow.log_prob(x), expected.log_prob(x), rtol=1e-4, atol=1e-4)
     for q in (flow, family):
-        trace = poutine.trace(lambda q=q: pyro.sample("x", q())).get_trace()
-        value = trace.nodes["x"]["value"]
-        assert value.shape == (2,)
-        torch.testing.assert_close(trace.log_prob_sum(), q.log_prob(value))
+        assert q.event_shape == (2,)
+        assert_is_a_site(q)
 
 
 def test_fixed_names_in_pyros_nests() -> None:

@@ -19,15 +19,12 @@ from declarative_dist.wrappers import Censored, Truncated, ZeroInflated, cdf, ic
 NORMAL = dd.Normal(-1.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("plain", "expected"),
-    [
-        (Censored(ZeroInflated(NORMAL, 0.3), high=0.0), 0.3 + 0.7 * st.norm.sf(1.0)),
-        (Censored(Censored(NORMAL, high=0.0), high=0.0), st.norm.sf(1.0)),
-        (Censored(Truncated(Censored(NORMAL, high=0.0), -1.0), high=0.0), 2 * st.norm.sf(1.0)),
-        (Censored(ZeroInflated(NORMAL, 0.3), low=0.0), 0.3 + 0.7 * st.norm.cdf(1.0)),
-    ],
-)
+@pytest.mark.parametrize(("plain", "expected"), [
+    (Censored(ZeroInflated(NORMAL, 0.3), high=0.0), 0.3 + 0.7 * st.norm.sf(1.0)),
+    (Censored(Censored(NORMAL, high=0.0), high=0.0), st.norm.sf(1.0)),
+    (Censored(Truncated(Censored(NORMAL, high=0.0), -1.0), high=0.0), 2 * st.norm.sf(1.0)),
+    (Censored(ZeroInflated(NORMAL, 0.3), low=0.0), 0.3 + 0.7 * st.norm.cdf(1.0)),
+])  # fmt: skip
 def test_a_mass_of_the_base_at_an_end_counts(plain: Censored, expected: float) -> None:
     found = plain.log_prob(tensor(0.0)).exp()
     torch.testing.assert_close(found, tensor(expected, dtype=torch.float32))
