@@ -54,6 +54,7 @@ def float64() -> Iterator[None]:
 def fresh_compiler() -> Iterator[None]:
     """Nothing compiled yet, and torch's validation off, as its first compilation leaves it."""
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     Distribution.set_default_validate_args(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)

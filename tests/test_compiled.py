@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ import torch.distributions as dd
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.testing import assert_close
 
 from declarative_dist import (
@@ -41,7 +40,7 @@ from tests.constraints.cases import CASES as CONSTRAINTS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Singular sample:UserWarning"),
-    pytest.mark.usefixtures("_fresh_compiler", "one_thread"),
+    pytest.mark.usefixtures("fresh_compiler", "one_thread"),
 ]
 STEPS = 12
 """Half at one rate, half at another: a guard that fails does so at the second step, or there."""
@@ -51,17 +50,6 @@ FREE = {name: make for name, make in JOINTS.items() if "contexts" not in name}
 
 OURS = ("bounds", "squashed", "conditional mixture", "hierarchy")
 """One for each way to compute fields; `test_promises.py` compiles all families."""
-
-
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    Distribution.set_default_validate_args(False)  # as the first compilation of a process does
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        yield
-    torch._dynamo.reset()
 
 
 class Run:
@@ -117,21 +105,16 @@ def test_a_likelihood_compiles_once_and_once_more_for_all_batch_sizes(name: str)
     assert any(changed)
 
 
-def square_target(q: Variational) -> Callable[[Tensor], Tensor]:
+def square(z: Tensor) -> Tensor:
     """An unnormalised density of any draws, also of counts and indices."""
-    events = tuple(range(-len(q.event_shape), 0))
-
-    def log_density(z: Tensor) -> Tensor:
-        squares = -z.to(torch.get_default_dtype()).square()
-        return squares.sum(events) if events else squares
-
-    return log_density
+    squares = -z.to(torch.get_default_dtype()).square()
+    return squares.sum(-1) if z.ndim > 1 else squares
 
 
 @pytest.mark.parametrize("name", ["nested mixture", "squashed"])
 def test_an_elbo_compiles_once(name: str) -> None:
     q = LIVE[name]()
-    run = Run(NegativeELBO(square_target(q), q, num_samples=4))
+    run = Run(NegativeELBO(square, q, num_samples=4))
     losses = run.steps()
     assert run.graphs == 1
     assert run.objective.estimator == ("pathwise" if q.has_rsample else "score")

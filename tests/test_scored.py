@@ -319,14 +319,6 @@ OVERRIDING = {
     ),
     "rsample": lambda: Shifted(normal(same, 3), [dd.ExpTransform()]),
     "independent": lambda: Halved(normal(same, 3), 1),
-    "half-normal": lambda: dd.HalfNormal(spread(3)),
-    "half-Cauchy": lambda: dd.HalfCauchy(spread(3)),
-    "Gumbel": lambda: dd.Gumbel(real(3), spread(3)),
-    "inverse gamma": lambda: dd.InverseGamma(1 + spread(3), spread(3)),
-    "log-normal": lambda: dd.LogNormal(real(3), spread(3)),
-    "Weibull": lambda: dd.Weibull(spread(3), spread(3)),
-    "Pareto": lambda: dd.Pareto(spread(3), spread(3)),
-    "relaxed Bernoulli": lambda: dd.RelaxedBernoulli(torch.tensor(0.7), logits=real(3)),
     "own family": lambda: Skewed(real(3), spread(3)),
 }
 
