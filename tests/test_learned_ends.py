@@ -38,6 +38,7 @@ def moved(base: dd.Distribution, *args: Any) -> dd.Distribution:
     return dd.TransformedDistribution(base, dd.AffineTransform(*args))
 
 
+SQUASH = dd.SigmoidTransform()
 CASES: dict[str, tuple[Callable[[], Any], bool]] = {
     "uniform": (lambda: dd.Uniform(0.0, learned(1.0)), True),
     "fixed uniform": (lambda: dd.Uniform(0.0, torch.tensor(1.0)), False),
@@ -50,33 +51,17 @@ CASES: dict[str, tuple[Callable[[], Any], bool]] = {
     "scaled about a point": (lambda: moved(dd.HalfNormal(1.0), 3.0, learned(2.0)), False),
     "scaled interval": (lambda: moved(dd.Beta(1.0, 1.0), 0.0, learned(2.0)), True),
     "moved line": (lambda: moved(dd.Cauchy(0.0, 1.0), learned(1.0), learned(2.0)), False),
-    "squashed normal": (
-        lambda: moved(
-            dd.TransformedDistribution(dd.Normal(0.0, 1.0), dd.SigmoidTransform()),
-            learned(1.0),
-            learned(2.0),
-        ),
-        False,
-    ),
-    "squashed logistic": (
-        lambda: dd.TransformedDistribution(
-            dd.Uniform(0.0, 1.0),
-            [
-                dd.SigmoidTransform().inv,
-                dd.SigmoidTransform(),
-                dd.AffineTransform(0.0, learned(2.0)),
-            ],
-        ),
-        True,
-    ),
-    "a mixture": (
-        lambda: dd.MixtureSameFamily(
-            dd.Categorical(torch.ones(2)), dd.Uniform(torch.zeros(2), learned(1.0))
-        ),
-        True,
-    ),
+    "squashed normal": (lambda: moved(
+        dd.TransformedDistribution(dd.Normal(0.0, 1.0), SQUASH), learned(1.0), learned(2.0)
+    ), False),
+    "squashed logistic": (lambda: dd.TransformedDistribution(
+        dd.Uniform(0.0, 1.0), [SQUASH.inv, SQUASH, dd.AffineTransform(0.0, learned(2.0))]
+    ), True),
+    "a mixture": (lambda: dd.MixtureSameFamily(
+        dd.Categorical(torch.ones(2)), dd.Uniform(torch.zeros(2), learned(1.0))
+    ), True),
     "counts": (lambda: dd.Poisson(learned(1.0)), False),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)

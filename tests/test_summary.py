@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
@@ -35,7 +36,8 @@ from declarative_dist import (
     summary,
 )
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood
-from tests.cases import CASES
+from tests.cases import CASES, GammaByMean
+from tests.states import assert_unchanged, state_of
 
 
 class Family(Variational):
@@ -45,19 +47,13 @@ class Family(Variational):
     scale = Param(0.1, Positive())
 
 
-class ByMean(Variational):
-    base = dd.Gamma
-    concentration = Param(2.0, Positive())
-    location = Param(4.0, Positive())
-
-    @derived
-    def rate(self, concentration: Tensor, location: Tensor) -> Tensor:
-        return concentration / location
-
-
 class Between(Declarative):
     low = Param(0.0)
-    high = Param(1.0, GreaterThan("low"))
+    high = Param(1.0, GreaterThan("low"), shape=())
+
+
+class Above(Between):
+    high = Param(20.0, GreaterThan("low"), shape=("d",))
 
 
 class Policy(Conditional):
@@ -208,7 +204,7 @@ def test_rows_are_data() -> None:
 
 
 def test_derived_values_bounds_and_constants() -> None:
-    table = summary(ByMean())
+    table = summary(GammaByMean())
     assert table["rate"].value == pytest.approx(0.5)
     assert table["rate"].constraint == "derived from concentration, location"
     between = Between(low=2.0, high=5.0)
@@ -216,11 +212,6 @@ def test_derived_values_bounds_and_constants() -> None:
     assert summary(between)["high"].value == pytest.approx(5.0)
     between.raw_high.data.fill_(-40.0)
     assert summary(between).saturated == ["high"]
-
-
-class Above(Declarative):
-    low = Param(0.0)
-    high = Param(20.0, GreaterThan("low"), shape=("d",))
 
 
 def test_every_copy_is_measured_beside_its_own_bound() -> None:
@@ -396,23 +387,23 @@ def test_reading_leaves_no_trace() -> None:
     for module in q.modules():
         module.register_forward_hook(lambda *_: calls.append("forward"))
         module.register_forward_pre_hook(lambda *_: calls.append("before"))
-    state = {name: value.clone() for name, value in q.state_dict().items()}
-    grads = [None if p.grad is None else p.grad.clone() for p in q.parameters()]
-    flags = [p.requires_grad for p in q.parameters()]
-    attributes = {name: set(vars(part)) for name, part in q.named_modules()}
-    random = torch.get_rng_state()
+
+    def traces() -> list[Any]:
+        flags = [
+            (p.requires_grad, p.grad if p.grad is None else p.grad.tolist())
+            for p in q.parameters()
+        ]
+        attributes = {name: set(vars(part)) for name, part in q.named_modules()}
+        return [flags, attributes, torch.get_rng_state().tolist()]
+
+    state, before = state_of(q), traces()
     text, page = str(summary(q)), summary(q)._repr_html_()
     assert "loc" in text
     assert "loc" in page
     assert calls == []
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(value, state[name]) for name, value in q.state_dict().items())
-    assert flags == [p.requires_grad for p in q.parameters()]
-    assert attributes == {name: set(vars(part)) for name, part in q.named_modules()}
+    assert_unchanged(q, state)
+    assert traces() == before
     assert all(part.training for part in q.modules())
-    for parameter, grad in zip(q.parameters(), grads, strict=True):
-        assert (parameter.grad is None) == (grad is None)
-        assert grad is None or torch.equal(parameter.grad, grad)
 
 
 def test_a_field_that_fails_does_not_take_the_table_with_it() -> None:
@@ -515,56 +506,44 @@ def test_html_is_escaped() -> None:
     assert "&lt;b&gt;Holder" in page
 
 
-class Tables:
-    """Modules that nobody thinks of, by what is odd about them."""
+def circle() -> nn.Module:
+    one = nn.ModuleDict({"q": Family(), "inner": nn.ModuleDict()})
+    one["inner"]["outer"] = one
+    return one
 
-    @staticmethod
-    def lazy() -> nn.Module:
-        return nn.ModuleDict({"q": Family(), "net": nn.LazyLinear(3)})
 
-    @staticmethod
-    def circle() -> nn.Module:
-        one = nn.ModuleDict({"q": Family(), "inner": nn.ModuleDict()})
-        one["inner"]["outer"] = one  # type: ignore[index]
-        return one
+def numbers_of_all_kinds() -> nn.Module:
+    module = nn.ModuleDict({"q": Family(), "table": nn.Embedding(5, 2, sparse=True)})
+    module.c = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    module.i = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+    (module["table"](torch.tensor([1])).sum() + module.c.abs().sum()).backward()
+    return module
 
-    @staticmethod
-    def inference() -> nn.Module:
-        with torch.inference_mode():
-            return Latents()
 
-    @staticmethod
-    def numbers_of_all_kinds() -> nn.Module:
-        module = nn.ModuleDict({"q": Family(), "table": nn.Embedding(5, 2, sparse=True)})
-        module.c = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
-        module.i = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
-        (module["table"](torch.tensor([1])).sum() + module.c.abs().sum()).backward()  # type: ignore[operator]
-        return module
+def parametrized() -> nn.Module:
+    q = Family()
+    nn.utils.parametrize.register_parametrization(q, "raw_scale", nn.Identity())
+    return q
 
-    @staticmethod
-    def parametrized() -> nn.Module:
-        q = Family()
-        nn.utils.parametrize.register_parametrization(q, "raw_scale", nn.Identity())
-        return q
 
-    @staticmethod
-    def compiled() -> nn.Module:
-        return torch.compile(NegativeLogLikelihood(Family()))  # type: ignore[return-value]
-
-    @staticmethod
-    def empty() -> nn.Module:
-        return nn.Module()
-
-    @staticmethod
-    def huge() -> nn.Module:
-        return learnable(dd.MultivariateNormal(torch.zeros(100), torch.eye(100)))
+ODD: dict[str, Callable[[], Any]] = {
+    "lazy": lambda: nn.ModuleDict({"q": Family(), "net": nn.LazyLinear(3)}),
+    "circle": circle,
+    "inference": torch.inference_mode()(lambda: Latents()),
+    "numbers of all kinds": numbers_of_all_kinds,
+    "parametrized": parametrized,
+    "compiled": lambda: torch.compile(NegativeLogLikelihood(Family())),
+    "empty": nn.Module,
+    "huge": lambda: learnable(dd.MultivariateNormal(torch.zeros(100), torch.eye(100))),
+}
+"""Modules that nobody thinks of, by what is odd about them."""
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
-@pytest.mark.parametrize("name", [name for name in vars(Tables) if name[0] != "_"])
+@pytest.mark.parametrize("name", ODD)
 def test_odd_modules(name: str) -> None:
-    table = summary(getattr(Tables, name)())
+    table = summary(ODD[name]())
     assert "Error" not in str(table)
     assert table.saturated == []
     json.dumps(table.to_dict())

@@ -184,25 +184,12 @@ def test_a_spread_without_an_error_is_not_called_good(family: Any, is_heavy: boo
     assert ("trust its quantiles, not its mean and sd" in verdict) is is_heavy
 
 
-@pytest.mark.parametrize(
-    ("values", "weights", "error", "message"),
-    [
-        ({"x": torch.zeros(3)}, torch.zeros(4), ConstraintError, r"WeightedDraws\.x: expected"),
-        ({"x": torch.zeros(4)}, torch.full((4,), math.nan), NonFiniteError, "infinity at 4 of 4"),
-        ({"x": torch.zeros(4)}, torch.full((4,), -math.inf), NonFiniteError, "infinity at 4 of 4"),
-    ],
-)
-def test_bad_weights(values: Any, weights: Tensor, error: Any, message: str) -> None:
-    with pytest.raises(error, match=message):
-        WeightedDraws(values, weights)
+NOTHING = torch.zeros(9, device="meta")
+UNNAMED = r"transform\(y=\): expected a function of the draws, got 3.0\. Write y=lambda values"
 
 
-def test_bad_questions() -> None:
-    draws = WeightedDraws({"x": torch.zeros(40)}, torch.zeros(40))
-    with pytest.raises(ConstraintError, match="probabilities from 0 to 1"):
-        draws.quantile(5.0)
-    with pytest.raises(ConstraintError, match=r"resample\(num_samples\)"):
-        draws.resample(0)
+def weigh(values: Any, weights: Any) -> WeightedDraws:
+    return WeightedDraws({"x": values}, weights)
 
 
 def test_quantiles_lie_where_there_is_weight() -> None:
@@ -215,18 +202,16 @@ def test_quantiles_lie_where_there_is_weight() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda d: WeightedDraws({"x": [1.0]}, [0.0]), ConstraintError, "weights of 2 draws"),
-        (lambda d: WeightedDraws({"x": 1.0}, 0.0), ConstraintError, "weights of 2 draws"),
-        (
-            lambda d: WeightedDraws({"x": "one"}, torch.zeros(9)),
-            ConstraintError,
-            "expected numbers",
-        ),
-        (
-            lambda d: WeightedDraws({"x": torch.zeros(9, device="meta")}, torch.zeros(9)),
-            ConstraintError,
-            r"WeightedDraws\.x: .* on the meta device",
-        ),
+        (lambda d: weigh([1.0], [0.0]), ConstraintError, "weights of 2 draws"),
+        (lambda d: weigh(1.0, 0.0), ConstraintError, "weights of 2 draws"),
+        (lambda d: weigh("one", torch.zeros(9)), ConstraintError, "expected numbers"),
+        (lambda d: weigh(NOTHING, torch.zeros(9)), ConstraintError, r"\.x: .* on the meta device"),
+        (lambda d: weigh(torch.zeros(3), torch.zeros(4)), ConstraintError, r"\.x: expected"),
+        (lambda d: weigh(torch.zeros(4), 4 * [math.nan]), NonFiniteError, "infinity at 4 of 4"),
+        (lambda d: weigh(torch.zeros(4), 4 * [-math.inf]), NonFiniteError, "infinity at 4 of 4"),
+        (lambda d: d.quantile(5.0), ConstraintError, "probabilities from 0 to 1"),
+        (lambda d: d.resample(0), ConstraintError, r"resample\(num_samples\)"),
+        (lambda d: d.transform(y=3.0), ConstraintError, UNNAMED),
         (lambda d: d.transform(f=lambda v: 3.0), ConstraintError, r"WeightedDraws\.f"),
         (lambda d: d.transform(f=lambda v: v["x"][1:]), ConstraintError, r"WeightedDraws\.f"),
         (lambda d: d.transform(x=lambda v: v["x"]), ConstraintError, r"x=\): .* a new name"),
@@ -266,10 +251,3 @@ def test_a_log_posterior_is_drawn_from() -> None:
     )
     with pytest.raises(TypeError, match="argument: 'x'"):
         guide.importance_sample(each, 100)
-
-
-def test_what_is_no_function_of_draws() -> None:
-    draws = WeightedDraws({"rate": torch.rand(100)}, torch.zeros(100))
-    said = r"transform\(x=\): expected a function of the draws, got 3.0\. Write x=lambda values"
-    with pytest.raises(ConstraintError, match=said):
-        draws.transform(x=3.0)  # type: ignore[arg-type]
