@@ -264,16 +264,16 @@ def test_a_checkpoint_under_another_constraint_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: ObjectiveModule(3),
-        "ObjectiveModule(objective=): expected an objective: a module whose forward is a "
-         "loss, got 3. Use one of declarative_dist.objectives: "),
+        ("ObjectiveModule(objective=): expected an objective: a module whose forward is a "
+         "loss, got 3. Use one of declarative_dist.objectives: ")),
     (lambda: ObjectiveModule(gamma(), 0.1).configure_optimizers(),
-        "ObjectiveModule(optimizer=): expected an optimizer, or a callable from parameters to "
-         "one, got 0.1. Write lambda parameters: torch.optim.SGD(parameters, lr=0.1)."),
+        ("ObjectiveModule(optimizer=): expected an optimizer, or a callable from parameters to "
+         "one, got 0.1. Write lambda parameters: torch.optim.SGD(parameters, lr=0.1).")),
     (lambda: ObjectiveModule(gamma(), steps_per_epoch=0),
         "ObjectiveModule(steps_per_epoch=): expected an int, 1 or more, got 0."),
     (lambda: ObjectiveModule(nn.Linear(2, 3)).training_step(torch.zeros(4, 2), 0),
-        "Linear.forward: expected a loss, a real tensor of shape () that depends on the "
-         "parameters, got one of shape (4, 3)"),
+        ("Linear.forward: expected a loss, a real tensor of shape () that depends on the "
+         "parameters, got one of shape (4, 3)")),
 ])  # fmt: skip
 def test_mistakes_are_told(make: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError)) as seen:
@@ -315,7 +315,6 @@ def refusals() -> dict[str, str]:
 
 
 RUNS = [
-    ("ddp", "gamma", sgd),
     ("ddp", "policy", sgd),
     ("ddp", "mixture", lbfgs),
     ("fsdp", "mixture", sgd),
