@@ -10,6 +10,7 @@ from torch import Tensor, tensor
 
 from declarative_dist import (
     Conditional,
+    Declarative,
     Exp,
     GreaterThan,
     Head,
@@ -158,6 +159,12 @@ class Box(Variational):
     base = dd.Uniform
     low = Param(0.0, Real())
     high = Param(1.0, GreaterThan("low"))
+
+
+class Numbers(Declarative):
+    """Latents of which a density knows more."""
+
+    x = Param(0.0, shape=("size",))
 
 
 class GammaByMean(Variational):

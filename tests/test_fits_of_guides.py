@@ -24,6 +24,7 @@ from declarative_dist import (
     fit,
 )
 from declarative_dist.objectives import ImportanceWeightedELBO, NegativeELBO
+from tests.cases import Numbers
 from tests.states import assert_unchanged, state_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,8 +33,7 @@ BOUNDS: list[Any] = [NegativeELBO, ImportanceWeightedELBO]
 MEAN, DEVIATION = torch.tensor([2000.0, 0.003]), torch.tensor([100.0, 0.0005])
 
 
-class Pair(Declarative):
-    x = Param([0.0, 0.0])
+Pair = partial(Numbers, size=2)
 
 
 def far(values: dict[str, Tensor]) -> Tensor:
@@ -159,10 +159,7 @@ def test_a_joint_has_begun_by_itself() -> None:
 
 
 def test_many_numbers_are_left_alone() -> None:
-    class Many(Declarative):
-        x = Param(torch.zeros(10_001))
-
-    guide = MeanFieldNormal(Many())
+    guide = MeanFieldNormal(Numbers(size=10_001))
     before = state_of(guide)
     NegativeELBO(lambda v: -v["x"].square().sum(-1), guide).before_fit()
     assert_unchanged(guide, before)

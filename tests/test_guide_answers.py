@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,14 +25,14 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.objectives import NegativeELBO
+from tests.cases import Numbers
 from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS: list[Any] = [MeanFieldNormal, FullRankNormal]
 
 
-class Line(Declarative):
-    x = Param([0.0, 0.0])
+Line = partial(Numbers, size=2)
 
 
 def fitted(latents: Any, log_joint: Any, kind: Any = FullRankNormal) -> tuple[Any, GuideFit]:
@@ -388,9 +389,7 @@ def test_which_objectives_it_fits() -> None:
     def plain(values: dict[str, Tensor]) -> Tensor:
         return -values["x"].square().sum(-1)
 
-    class Many(Declarative):
-        x = Param(torch.zeros(500))
-
+    many = Numbers(size=500)
     class Own(Declarative):
         x = Param([1.0, 2.0], prior=dd.Normal(0.0, 1.0))
         width = Param(1.0, Positive(), prior=dd.Gamma(2.0, 1.0))
@@ -402,6 +401,6 @@ def test_which_objectives_it_fits() -> None:
     assert can_fit_guide(NegativeELBO(own.log_joint, FullRankNormal(own)))
     assert can_fit_guide(NegativeELBO(plain, FullRankNormal(Line())))
     assert not can_fit_guide(NegativeELBO(Target(), FullRankNormal(Line())))
-    assert not can_fit_guide(NegativeELBO(plain, FullRankNormal(Many())))
-    assert can_fit_guide(NegativeELBO(plain, MeanFieldNormal(Many())))
+    assert not can_fit_guide(NegativeELBO(plain, FullRankNormal(many)))
+    assert can_fit_guide(NegativeELBO(plain, MeanFieldNormal(many)))
     assert not can_fit_guide(torch.nn.Linear(1, 1))

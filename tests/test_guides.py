@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from declarative_dist import (
 )
 from declarative_dist.objectives import NegativeELBO
 from declarative_dist.testing import check_distribution
+from tests.cases import Numbers
 from tests.test_flat import Bounds, Everything, Moving, Supports
 
 pytestmark = [
@@ -53,8 +55,7 @@ class Scaled(Declarative):
     weights = Param([0.2, 0.3, 0.5], Simplex())
 
 
-class Line(Declarative):
-    x = Param([0.0, 0.0])
+Line = partial(Numbers, size=2)
 
 
 def unsettled(guide: Any, spread: float = 0.3) -> Any:
@@ -236,16 +237,13 @@ def check_moments(guide: Any, mean: Tensor, deviation: Tensor, name: str = "x") 
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> tuple[Declarative, Any]:
-    class Latents(Declarative):
-        x = Param(torch.zeros(len(mean)))
-
     precision = torch.linalg.inv(covariance.double()).float()
 
     def log_joint(values: dict[str, Tensor]) -> Tensor:
         centred = values["x"] - mean
         return -0.5 * ((centred @ precision) * centred).sum(-1)
 
-    return Latents(), log_joint
+    return Numbers(size=len(mean)), log_joint
 
 
 SCALES = torch.logspace(-3, 3, 8)
@@ -275,14 +273,11 @@ def test_badly_scaled_and_correlated_posteriors(name: str, kind: Any, lr: float)
 def test_initialising_copies_one_by_one() -> None:
     mean, deviation = torch.tensor([[1.0], [500.0], [-3.0]]), torch.tensor([[1e-3], [50.0], [1.0]])
 
-    class Latents(Declarative):
-        x = Param([0.0])
-
     def log_joint(values: dict[str, Tensor]) -> Tensor:
         return dd.Normal(mean, deviation).log_prob(values["x"]).sum(-1)
 
     for kind in KINDS:
-        guide = kind(Latents(batch_shape=(3,))).initialize_(log_joint)
+        guide = kind(Numbers(size=1, batch_shape=(3,))).initialize_(log_joint)
         torch.testing.assert_close(guide.median["x"], mean, rtol=1e-3, atol=1e-3)
         check_moments(guide, mean, deviation)
 
@@ -307,10 +302,7 @@ def test_initialising_keeps_what_is_better_and_draws_nothing() -> None:
 def test_many_numbers_take_the_diagonal() -> None:
     deviation = torch.logspace(-2, 2, 300)
 
-    class Latents(Declarative):
-        x = Param(torch.zeros(300))
-
-    guide = MeanFieldNormal(Latents()).initialize_(
+    guide = MeanFieldNormal(Numbers(size=300)).initialize_(
         lambda v: dd.Normal(5.0 * deviation, deviation).log_prob(v["x"]).sum(-1)
     )
     check_moments(guide, 5.0 * deviation, deviation)

@@ -56,8 +56,12 @@ extras = {
 print(sorted(new & extras))
 import declarative_dist.objectives
 print(declarative_dist.median(dd.Exponential(1.0)).item() > 0.69)
+class Latents(declarative_dist.Declarative):
+    x = declarative_dist.Param(0.0)
+declarative_dist.diagnose(declarative_dist.MeanFieldNormal(Latents()), lambda v: -v["x"].square())
+print(sorted({"arviz", "numba", "scipy"} & set(sys.modules)))
 """
-    assert python(code).split() == ["[]", "True"]
+    assert python(code).split() == ["[]", "True", "[]"]
 
 
 def test_live_objects_survive_a_spawned_process_and_compile_there_without_a_flag() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from declarative_dist import (
 )
 from declarative_dist.joints.flat_sites import InLogs
 from declarative_dist.objectives import NegativeELBO
+from tests.cases import Numbers
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -30,8 +32,7 @@ pytestmark = [
 ]
 
 
-class Line(Declarative):
-    x = Param([0.0, 0.0])
+Line = partial(Numbers, size=2)
 
 
 def drawn(latents: Any, log_joint: Any, kind: Any = FullRankNormal) -> WeightedDraws:
@@ -59,8 +60,9 @@ def test_mass_beyond_the_last_number_is_told(distribution: dd.Distribution) -> N
     assert "of the weight has x at the last number of torch.float32: what lies beyond" in verdict
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("a", [0.3, 1.0, 20.0])
+@pytest.mark.parametrize(("a", "dtype"), [
+    (0.3, torch.float32), (0.3, torch.float64), (1.0, torch.float32), (20.0, torch.float64),
+])  # fmt: skip
 def test_mass_that_a_dtype_holds_is_not_complained_of(a: float, dtype: torch.dtype) -> None:
     draws = of_prior(dd.Beta(tensor(a), tensor(a)), dtype)
     assert draws.verdict.startswith("good")
@@ -121,9 +123,10 @@ def test_a_dtype_that_is_too_coarse_is_told() -> None:
     assert draws.std()["t"].item() == pytest.approx(35.0, rel=0.03)
 
 
-@pytest.mark.parametrize("kind", [MeanFieldNormal, FullRankNormal])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("far", [1e5, 3.4e6])
+@pytest.mark.parametrize(("far", "dtype", "kind"), [
+    (1e5, torch.float32, MeanFieldNormal), (1e5, torch.float64, FullRankNormal),
+    (3.4e6, torch.float32, FullRankNormal), (3.4e6, torch.float64, MeanFieldNormal),
+])  # fmt: skip
 def test_a_posterior_millions_of_deviations_away(
     far: float, dtype: torch.dtype, kind: Any
 ) -> None:
@@ -154,12 +157,8 @@ def test_a_wide_prior_is_no_posterior_that_runs_away() -> None:
     assert draws.std()["t"].item() == pytest.approx(100.0 / math.sqrt(20), rel=0.03)
 
 
-@pytest.mark.parametrize("size", [2, 10])
-@pytest.mark.parametrize("correlation", [0.99999, 0.9999999])
+@pytest.mark.parametrize(("size", "correlation"), [(2, 0.9999999), (10, 0.99999)])
 def test_narrow_ridges(size: int, correlation: float) -> None:
-    class Numbers(Declarative):
-        x = Param(torch.zeros(size))
-
     covariance = torch.full((size, size), correlation, dtype=torch.float64)
     covariance.fill_diagonal_(1.0)
     mean = torch.linspace(1.0, 3.0, size, dtype=torch.float64)
@@ -169,7 +168,7 @@ def test_narrow_ridges(size: int, correlation: float) -> None:
         centred = values["x"].double() - mean
         return (-0.5 * ((centred @ precision) * centred).sum(-1)).float()
 
-    draws = drawn(Numbers(), log_joint)
+    draws = drawn(Numbers(size=size), log_joint)
     assert draws.verdict.startswith("good")
     torch.testing.assert_close(draws.mean()["x"].double(), mean, atol=0.05, rtol=0.0)
     torch.testing.assert_close(draws.std()["x"], torch.ones(size), atol=0.0, rtol=0.03)
