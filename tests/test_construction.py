@@ -129,14 +129,9 @@ def test_dtype_that_is_not_floating(dtype):
     assert text.startswith("GammaFamily(dtype=): expected a floating-point type")
 
 
+@pytest.mark.usefixtures("float64")
 def test_default_dtype_of_torch():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        q = FixedTail()
-    finally:
-        torch.set_default_dtype(before)
-    assert {tensor.dtype for tensor in q.state_dict().values()} == {torch.float64}
+    assert {tensor.dtype for tensor in FixedTail().state_dict().values()} == {torch.float64}
 
 
 @pytest.mark.parametrize("device", ["meta", torch.device("meta")])

@@ -34,13 +34,9 @@ from declarative_dist.words import format_value
 
 PACKAGE = Path(declarative_dist.__file__).parent
 KINDS = (
-    BrokenPromiseError,
-    ConstraintError,
-    DeclarationError,
-    FieldError,
-    NonFiniteError,
+    BrokenPromiseError, ConstraintError, DeclarationError, FieldError, NonFiniteError,
     StateMismatchError,
-)
+)  # fmt: skip
 CODES = list(MEANINGS)
 
 
@@ -180,13 +176,7 @@ def test_a_part_keeps_the_code_of_its_error() -> None:
 
 def test_a_class_body_keeps_the_code_of_what_it_refuses() -> None:
     with pytest.raises(DeclarationError) as caught:
-
-        class Wrong(Variational):
-            base = torch.distributions.StudentT
-            df = -1.0
-            loc = Param()
-            scale = Param()
-
+        type("Wrong", (Variational,), {"base": torch.distributions.StudentT, "df": -1.0})
     assert caught.value.code == "outside-constraint"
 
 

@@ -7,7 +7,6 @@ import inspect
 import pickle
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributions as dd
@@ -216,15 +215,3 @@ def test_a_base_must_name_its_arguments() -> None:
         plain = kind() if kind is Open else kind(torch.zeros(2), torch.ones(2))
         with pytest.raises(DeclarationError, match=kind.__name__):
             learnable(plain)
-
-
-def test_integers_of_numpy_are_sizes() -> None:
-    class Family(Variational):
-        base = dd.Normal
-        event_dim = np.int64(1)
-        loc = Param(0.0, shape=np.int64(2))
-        scale = Param(1.0, shape=(np.int32(2),))
-
-    assert Family().event_shape == (2,)
-    assert type(Family.__declaration__.event_dim) is int
-    assert type(site(event_dim=np.int64(1))(lambda self: None).event_dim) is int

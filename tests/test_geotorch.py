@@ -54,39 +54,31 @@ def is_positive(value: Tensor) -> bool:
     return bool((torch.linalg.eigvalsh(value) > -1e-5).all())
 
 
+def is_skew(value: Tensor) -> bool:
+    return torch.equal(value, -value.mT)
+
+
+def is_one(measure: Callable[[Tensor], Tensor]) -> Callable[[Tensor], bool]:
+    return lambda value: measure(value).item() == pytest.approx(1.0, abs=1e-5)
+
+
 MANIFOLDS: dict[str, tuple[Callable[[], nn.Module], Tensor, Callable[[Tensor], bool]]] = {
-    "Sphere": (
-        lambda: geotorch.Sphere((5,)),
-        F.normalize(drawn(5), dim=0),
-        lambda x: torch.isclose(x.norm(), torch.tensor(1.0)).item(),
-    ),
+    "Sphere": (lambda: geotorch.Sphere((5,)), F.normalize(drawn(5), dim=0), is_one(Tensor.norm)),
     "SO": (lambda: geotorch.SO((4, 4)), rotation(0), is_orthogonal),
     "Stiefel": (lambda: geotorch.Stiefel((5, 3)), rotation(0, 5)[:, :3], is_orthogonal),
     "Grassmannian": (lambda: geotorch.Grassmannian((5, 3)), rotation(0, 5)[:, :3], is_orthogonal),
     "AlmostOrthogonal": (
-        lambda: geotorch.AlmostOrthogonal((4, 4), lam=0.3),
-        rotation(0),
-        lambda x: bool((torch.linalg.svdvals(x) - 1).abs().max() < 0.31),
-    ),
-    "Skew": (
-        lambda: geotorch.Skew((4, 4)),
-        drawn(4, 4) - drawn(4, 4).mT,
-        lambda x: torch.equal(x, -x.mT),
-    ),
+        lambda: geotorch.AlmostOrthogonal((4, 4), lam=0.3), rotation(0),
+        lambda x: bool((torch.linalg.svdvals(x) - 1).abs().max() < 0.31)),
+    "Skew": (lambda: geotorch.Skew((4, 4)), drawn(4, 4) - drawn(4, 4).mT, is_skew),
     "PSD": (lambda: geotorch.PSD((4, 4)), torch.eye(4) + 0.1, is_positive),
     "PSSDLowRank": (
-        lambda: geotorch.PSSDLowRank((5, 5), rank=2),
-        drawn(5, 2) @ drawn(5, 2).mT,
-        lambda x: has_rank_two(x) and is_positive(x),
-    ),
+        lambda: geotorch.PSSDLowRank((5, 5), rank=2), drawn(5, 2) @ drawn(5, 2).mT,
+        lambda x: has_rank_two(x) and is_positive(x)),
     "LowRank": (lambda: geotorch.LowRank((5, 4), rank=2), low_rank(), has_rank_two),
     "FixedRank": (lambda: geotorch.FixedRank((5, 4), rank=2), low_rank(), has_rank_two),
-    "SL": (
-        lambda: geotorch.SL((4, 4)),
-        rotation(0),
-        lambda x: torch.isclose(x.det(), torch.tensor(1.0), atol=1e-4).item(),
-    ),
-}
+    "SL": (lambda: geotorch.SL((4, 4)), rotation(0), is_one(Tensor.det)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MANIFOLDS)

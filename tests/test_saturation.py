@@ -36,16 +36,10 @@ ELEMENTWISE: dict[str, tuple[Constraint, Raw, Raw]] = {
     "exp": (Exp(), [-50.0, 50.0, 1e4], [-40.0, -5.0, 0.0, 40.0]),
     "exp with a floor": (Exp(floor=0.1), [-20.0, -50.0, 60.0], [-4.0, 0.0, 30.0]),
     "real": (Real(), [], [-1e30, 0.0, 1e30]),
-    "real in limits": (
-        Real(limits={torch.float32: (-40.0, 40.0)}),
-        [-45.0, 45.0, 1e6],
-        [-38.0, 0.0, 38.0],
-    ),
-    "degrees of freedom": (
-        Positive(guard={torch.float32: (0.25, 1e6)}),
-        [-3.0, -50.0, 2e6],
-        [-0.5, 0.0, 9e5],
-    ),
+    "real in limits":
+        (Real(limits={torch.float32: (-40.0, 40.0)}), [-45.0, 45.0, 1e6], [-38.0, 0.0, 38.0]),
+    "degrees of freedom":
+        (Positive(guard={torch.float32: (0.25, 1e6)}), [-3.0, -50.0, 2e6], [-0.5, 0.0, 9e5]),
     "above": (GreaterThan(1000.0), [-9.0, -50.0], [0.0, 5.0, 1e6]),
     "above zero": (GreaterThan(0.0), [-100.0], [-20.0, 0.0, 1e6]),
     "below": (LessThan(2.0), [-20.0, -50.0], [-4.0, 0.0, 100.0]),
@@ -53,17 +47,14 @@ ELEMENTWISE: dict[str, tuple[Constraint, Raw, Raw]] = {
     "interval": (Interval(-5.0, 5.0), [-20.0, 20.0, -1e4, 1e4], [-9.0, 0.0, 9.0]),
     "interval of large numbers": (Interval(1000.0, 1010.0), [-10.0, 10.0], [-4.0, 0.0, 4.0]),
     "interval from zero": (Interval(0.0, 5.0), [-150.0, 20.0, -1e4], [-12.0, 0.0, 6.0]),
-    "interval from a tensor": (
-        Interval(torch.tensor(0.0), torch.tensor(5.0)),
-        [-150.0, 20.0],
-        [-12.0, 0.0, 6.0],
-    ),
+    "interval from a tensor":
+        (Interval(torch.tensor(0.0), torch.tensor(5.0)), [-150.0, 20.0], [-12.0, 0.0, 6.0]),
     "probability": (UnitInterval(), [-150.0, 20.0, 1e4], [-20.0, 0.0, 10.0]),
     "log interval": (LogInterval(1e-3, 10.0), [-20.0, 20.0, 50.0], [-8.0, 0.0, 8.0]),
     "wide log interval": (LogInterval(1e-8, 1e8), [-22.0, 22.0], [-8.0, 0.0, 8.0]),
     "sigmoid of torch": (as_constraint(SigmoidTransform()), [-150.0, 20.0], [-10.0, 0.0, 10.0]),
     "tanh of torch": (as_constraint(TanhTransform()), [-8.0, 8.0], [-3.0, 0.0, 3.0]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -75,28 +66,18 @@ def test_numbers_by_themselves(name: str) -> None:
 
 # Raw numbers of one event, and which are marked, in float32.
 STRUCTURED: dict[str, tuple[Constraint, list[tuple[Raw, list[bool]]]]] = {
-    "simplex": (
-        Simplex(),
-        [([0.0, 0.0], [False] * 2), ([10.0, 0.0], [False] * 2), ([1000.0, 0.0], [True] * 2)],
-    ),
-    "ordered": (
-        Ordered(),
-        [([0.0, 0.0], [False] * 2), ([-200.0, 5.0], [False] * 2), ([1.0, -200.0], [False, True])],
-    ),
-    "lower cholesky": (
-        LowerCholesky(),
-        [([0.0] * 3, [False] * 3), ([-200.0, 0.0, 1e6], [True, False, False])],
-    ),
-    "conditioned": (
-        LowerCholesky(conditioned=True),
-        [([0.0, 0.0, 1.0], [False] * 3), ([0.0, -20.0, 100.0], [False, True, False])],
-    ),
-    "positive definite": (
-        PositiveDefinite(),
-        [([-5.0, -5.0, 0.0], [False] * 3), ([-200.0, 0.0, 1.0], [True, False, False])],
-    ),
+    "simplex": (Simplex(), [
+        ([0.0, 0.0], [False] * 2), ([10.0, 0.0], [False] * 2), ([1000.0, 0.0], [True] * 2)]),
+    "ordered": (Ordered(), [
+        ([0.0, 0.0], [False] * 2), ([-200.0, 5.0], [False] * 2), ([1.0, -200.0], [False, True])]),
+    "lower cholesky": (LowerCholesky(), [
+        ([0.0] * 3, [False] * 3), ([-200.0, 0.0, 1e6], [True, False, False])]),
+    "conditioned": (LowerCholesky(conditioned=True), [
+        ([0.0, 0.0, 1.0], [False] * 3), ([0.0, -20.0, 100.0], [False, True, False])]),
+    "positive definite": (PositiveDefinite(), [
+        ([-5.0, -5.0, 0.0], [False] * 3), ([-200.0, 0.0, 1.0], [True, False, False])]),
     "corr cholesky": (CorrCholesky(), [([0.0] * 3, [False] * 3), ([20.0, 0.0, 0.0], [False] * 3)]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STRUCTURED)

@@ -18,29 +18,18 @@ PAIRS: dict[str, tuple[Any, Any, bool]] = {
     "a larger interval": (constraints.interval(0.0, 1.1), constraints.unit_interval, False),
     "one entry of a larger one": (
         constraints.interval(torch.zeros(2), torch.tensor([1.0, 1.1])),
-        constraints.unit_interval,
-        False,
-    ),
+        constraints.unit_interval, False),
     "single precision": (
         constraints.interval(torch.tensor(0.1), torch.tensor(0.7)),
-        constraints.interval(0.1, 0.7),
-        True,
-    ),
+        constraints.interval(0.1, 0.7), True),
     "shapes that do not go together": (
         constraints.interval(torch.zeros(2), 1.0),
-        constraints.interval(torch.zeros(3), 0.5),
-        False,
-    ),
+        constraints.interval(torch.zeros(3), 0.5), False),
     "events of a half line": (
         constraints.independent(constraints.positive, 1),
-        constraints.independent(constraints.greater_than(1.0), 1),
-        False,
-    ),
+        constraints.independent(constraints.greater_than(1.0), 1), False),
     "a simplex around a cube": (
-        constraints.independent(constraints.unit_interval, 1),
-        constraints.simplex,
-        False,
-    ),
+        constraints.independent(constraints.unit_interval, 1), constraints.simplex, False),
     "a simplex in a cube": (constraints.simplex, constraints.unit_interval, True),
     "correlations are factors": (constraints.corr_cholesky, constraints.lower_cholesky, True),
     "factors are no correlations": (constraints.lower_cholesky, constraints.corr_cholesky, False),
@@ -51,7 +40,7 @@ PAIRS: dict[str, tuple[Any, Any, bool]] = {
     "shares of counts": (constraints.multinomial(3), constraints.nonnegative_integer, True),
     "counts of a density": (constraints.nonnegative_integer, constraints.nonnegative, False),
     "unknown": (constraints.positive, constraints.dependent, True),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -142,6 +142,8 @@ def test_integers_of_numpy_are_sizes_and_counts(size: Any) -> None:
     assert counts.sample().sum() == 3
     assert dist.entropy(counts, num_samples=size).shape == ()
     assert is_count(size)
+    one = dist.site(event_dim=size)(lambda self: None)
+    assert type(Family.__declaration__.event_dim) is type(one.event_dim) is int
 
 
 @pytest.mark.parametrize("size", [True, np.bool_(True), 1.0, np.float64(1.0), -1, "1", None])
