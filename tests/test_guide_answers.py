@@ -390,6 +390,7 @@ def test_which_objectives_it_fits() -> None:
         return -values["x"].square().sum(-1)
 
     many = Numbers(size=500)
+
     class Own(Declarative):
         x = Param([1.0, 2.0], prior=dd.Normal(0.0, 1.0))
         width = Param(1.0, Positive(), prior=dd.Gamma(2.0, 1.0))

@@ -10,100 +10,39 @@ import pytest
 import declarative_dist
 
 ROOT = Path(declarative_dist.__file__).parent
-ROWS = [
-    ["words", "errors", "randomness"],
-    [
-        f"plain.{name}"
-        for name in (
-            "tracing", "refusals", "tensors", "arguments", "nests", "supports", "build",
-            "decompose", "indexing", "draws", "restoring", "batch",
-        )
-    ],
-    [
-        f"wrappers.{name}"
-        for name in (
-            "incomplete", "cdfs", "quantiles", "tails", "wrapper", "truncated", "censored",
-            "zero_inflated",
-        )
-    ],
-    [
-        f"constraints.{name}"
-        for name in (
-            "band", "transform", "constraint", "scalar", "half_line",
-            "interval", "vector", "matrix", "adapters", "inferred",
-        )
-    ],
-    [
-        f"fields.{name}"
-        for name in (
-            "sharding",
-            "storage", "blueprint", "alignment", "kinds", "field",
-            "value", "context", "given", "constant", "derived", "walk", "templates",
-            "parts", "prior", "param", "site",
-        )
-    ],
-    [f"declaration.{name}" for name in ("record", "rules", "collect", "metaclass")],
-    [f"optimization.{name}" for name in ("rows", "lbfgs", "quadratic", "newton", "ends")],
-    [
-        f"latents.{name}"
-        for name in ("named", "flat", "flat_params", "density", "pareto", "ladder", "weighted")
-    ],
-    [
-        f"families.{name}"
-        for name in (
-            "building", "comparison", "copies", "probe",
-            "keywords", "priors", "state", "values",
-            "declarative", "variational", "transform", "clipping", "features", "contextual",
-            "conditional",
-            "learnable",
-        )
-    ],
-    [
-        f"joints.{name}"
-        for name in (
-            "rule", "draws", "choosing", "flat_sites", "conditioned", "distribution",
-            "learned_ends", "joint",
-        )
-    ],
-    ["snapshots", "divergence"],
-    [
-        f"posteriors.{name}"
-        for name in (
-            "noise", "gaussian", "search", "modes", "nested", "sampling", "pushed", "guides",
-            "diagnosis", "fits", "targets",
-        )
-    ],
-    [
-        f"objectives.{name}"
-        for name in (
-            "weights", "data", "likelihood", "posterior", "estimators", "terms", "bound", "elbo",
-        )
-    ],
-    [
-        f"fitting.{name}"
-        for name in (
-            "history", "parameters", "progress", "batches", "finite", "evaluation", "arguments",
-            "compiled", "snapshot", "checkpoint", "moments", "losses", "clusters",
-            "starts", "phases", "verdict", "ways", "fit",
-        )
-    ],
-    [
-        f"display.{name}"
-        for name in (
-            "rows", "reading", "posterior", "table", "summary",
-            "looks", "sites", "curves", "contours", "trace", "plot",
-        )
-    ],
-    ["integrations.arviz", "integrations.lightning", "explain"],
-    [
-        f"testing.{name}"
-        for name in (
-            "promise", "constraint_promises",
-            "mass", "distribution_promises", "checks",
-        )
-    ],
-]  # fmt: skip
-ORDER = [name for row in ROWS for name in row]
+ROWS = (
+    ("", "words errors randomness"),
+    ("plain",
+     ("tracing refusals tensors arguments nests supports build decompose indexing draws "
+      "restoring batch")),
+    ("wrappers", "incomplete cdfs quantiles tails wrapper truncated censored zero_inflated"),
+    ("constraints",
+     ("band transform constraint scalar half_line interval vector matrix adapters inferred")),
+    ("fields",
+     ("sharding storage blueprint alignment kinds field value context given constant derived "
+      "walk templates parts prior param site")),
+    ("declaration", "record rules collect metaclass"),
+    ("optimization", "rows lbfgs quadratic newton ends"),
+    ("latents", "named flat flat_params density pareto ladder weighted"),
+    ("families",
+     ("building comparison copies probe keywords priors state values declarative variational "
+      "transform clipping features contextual conditional learnable")),
+    ("joints", "rule draws choosing flat_sites conditioned distribution learned_ends joint"),
+    ("", "snapshots divergence"),
+    ("posteriors",
+     ("noise gaussian search modes nested sampling pushed guides diagnosis fits targets")),
+    ("objectives", "weights data likelihood posterior estimators terms bound elbo"),
+    ("fitting",
+     ("history parameters progress batches finite evaluation arguments compiled snapshot "
+      "checkpoint moments losses clusters starts phases verdict ways fit")),
+    ("display", "rows reading posterior table summary looks sites curves contours trace plot"),
+    ("integrations", "arviz lightning"),
+    ("", "explain"),
+    ("testing", "promise constraint_promises mass distribution_promises checks"),
+)  # fmt: skip
+"""Folders and their files from the first row to the last, and from left to right."""
+
+ORDER = [f"{folder}.{name}".lstrip(".") for folder, row in ROWS for name in row.split()]
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in ROOT.rglob("*.py")
