@@ -157,11 +157,11 @@ def test_advantages_are_sums_of_discounted_errors() -> None:
 
 @pytest.mark.parametrize("passes", [1, 10])
 def test_no_learning_rate_breaks_the_scale_as_it_breaks_a_bare_exponential(passes: int) -> None:
-    count, low, high = stress(declared(), 10.0, passes, steps=500)
-    assert count == 500
+    count, low, high = stress(declared(), 10.0, passes, steps=150)
+    assert count == 150
     assert 1e-18 <= low <= high <= 1e18
-    count, _, _ = stress(ByHand(), 10.0, passes, steps=500)
-    assert count < 500
+    count, _, _ = stress(ByHand(), 10.0, passes, steps=150)
+    assert count < 150
 
 
 def test_an_actor_stays_in_its_bounds_copied_and_in_double_precision() -> None:

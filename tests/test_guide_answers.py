@@ -25,8 +25,8 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.objectives import NegativeELBO
-from tests.cases import Numbers
 from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide
+from tests.cases import Numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS: list[Any] = [MeanFieldNormal, FullRankNormal]
