@@ -25,6 +25,7 @@ from declarative_dist import (
     learnable,
     site,
 )
+from declarative_dist.families.comparison import find_difference
 from declarative_dist.objectives import NegativeELBO
 
 Method = Callable[[Any, Tensor], Tensor]
@@ -47,6 +48,13 @@ def solve(s: Tensor) -> Tensor:
     return solved.square().sum((-1, -2)) + s
 
 
+def factor(s: Tensor) -> Tensor:
+    """A number that a matrix has as long as it is positive definite."""
+    off, one = 0.2 * s, torch.ones_like(s)
+    matrix = torch.stack([one, off, off, one], -1).unflatten(-1, (2, 2))
+    return torch.linalg.cholesky(matrix)[..., 1, 1] + s
+
+
 MIXING: dict[str, Method] = {
     "mean": lambda self, s: s.mean(),
     "mean at equal starts": lambda self, s: 0 * s + s.mean(),
@@ -64,6 +72,8 @@ MIXING: dict[str, Method] = {
     "a batch": lambda self, s: normalize(s).exp() if s.numel() > 1 else s,
     "first": lambda self, s: (s[0] if s.ndim else s) * torch.ones_like(s),
     "a branch": lambda self, s: s + 1 if (s > 1).any() else s + 2,
+    "no larger than the others": lambda self, s: s.clamp(max=s.median() + 3),
+    "a branch far out": lambda self, s: s + (s.max() > 5) * s.mean(),
     "a hundred-thousandth of the mean": lambda self, s: s + 1e-5 * s.mean().tanh(),
 }
 APART: dict[str, Method] = {
@@ -72,11 +82,13 @@ APART: dict[str, Method] = {
     "random": lambda self, s: s * (1.0 + torch.rand_like(s)),
     "dropped at random": lambda self, s: nn.functional.dropout(s, 0.5) + 0.1,
     "each by its own branch": lambda self, s: torch.where(s > 1, s + 1, s + 2),
+    "no larger than a number": lambda self, s: s.clamp(0.1, 3.0),
     "steep": lambda self, s: (s * 1e3).sin() + 2.0,
     "in float32": lambda self, s: (s[..., None].float() @ torch.ones(1)).to(s).exp(),
     "narrow on its way": lambda self, s: (s.bfloat16() * 1.7).to(s).square() * 3.3 + s,
     "a long sum": lambda self, s: (s[..., None] * torch.linspace(-1e3, 1e3, 10_001)).sum(-1) + s,
     "linear algebra": lambda self, s: solve(s),
+    "a matrix that need not have a factor": lambda self, s: factor(s),
 }
 RANDOM = ("random", "dropped at random")
 
@@ -388,3 +400,14 @@ def test_a_method_that_returns_a_value_for_each_copy_in_a_list_is_refused() -> N
 
     with pytest.raises(ConstraintError, match=r"Listed\.each"):
         Listed(batch_shape=(3,))
+
+
+@pytest.mark.parametrize(("steepness", "is_found"), [(1.0, True), (1e13, False)])
+def test_a_value_that_is_rounding_is_not_compared(steepness: float, is_found: bool) -> None:
+    numbers = torch.linspace(0.1, 2.0, 3, dtype=torch.float64)
+
+    def see(index: Any, change: Callable[[Tensor], Tensor] = lambda numbers: numbers) -> Any:
+        value = (change(numbers[index]) * steepness).sin()
+        return {"value": value + 0.01 if value.ndim else value}
+
+    assert (find_difference(see, 1, nn.Identity()) is not None) is is_found

@@ -18,16 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from declarative_dist.constraints.scalar import is_open
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.comparison import (
     ALL,
     COUNT,
     TOGETHER,
+    Change,
     Index,
     See,
     attempt,
     block,
     find_difference,
+    keep,
 )
 from declarative_dist.families.copies import set_copies
 from declarative_dist.fields.kinds import is_declarative, predicted_kind
@@ -35,6 +38,7 @@ from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.refusals import FROM_THE_RIGHT, REFUSALS, is_about_values
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.supports import bounds_of, entries_of, support_of
 from declarative_dist.plain.tensors import copy_module, is_dense, map_tensors, with_checks
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
@@ -42,9 +46,9 @@ from declarative_dist.randomness import same_random_numbers
 SCALES = (1.0, 0.1, 0.01)
 """How far around the start raw numbers are tried, until a method takes them."""
 
-ROUNDS = (TOGETHER, [ALL], [ALL])
-"""Who is tried together, each time at other random numbers, for a method may branch on them."""
-
+ROUNDS = ((TOGETHER, 0.0), ([ALL], 7.0), ([ALL], -7.0))
+"""Who is tried together, and how far the first of them lies from the others, for a method may
+branch on numbers or clamp them. The random numbers are others each time."""
 
 MOST = 32
 """For how many flags and constants a class is tried at most: they may change in every step."""
@@ -75,13 +79,17 @@ class Probe:
         module: the module; its copies are tried, or for what predicts from contexts, those.
         scale: how far around the start the raw numbers lie.
         dtype: of the raw numbers; None for their own.
+        shift: how many scales the first copy lies further.
     """
 
-    def __init__(self, module: Any, scale: float, dtype: torch.dtype | None = None) -> None:
-        self.module, self.scale, self.dtype = module, scale, dtype
+    def __init__(
+        self, module: Any, scale: float, dtype: torch.dtype | None = None, shift: float = 0.0
+    ) -> None:
+        self.module, self.scale, self.dtype, self.shift = module, scale, dtype, shift
         self.copies: torch.Size = vars(module)["_copies"]
         self.rank = len(self.copies) or 1
         self.whole = torch.Size((COUNT,) * self.rank)
+        self.change: Change = keep
         self.raws: dict[int, Tensor] = {}
         self.draws: dict[str, Tensor] = {}
 
@@ -106,8 +114,9 @@ class Probe:
             return {name: draw if has_lead else draw.expand(*self.whole, *draw.shape)}
         return {}
 
-    def see(self, index: Index) -> dict[str, Tensor]:
+    def see(self, index: Index, change: Change = keep) -> dict[str, Tensor]:
         """The derived values, and densities of draws, of some of the copies or contexts."""
+        self.change = change
         try:
             return self._see(index)
         except REFUSALS:
@@ -164,9 +173,10 @@ class Probe:
         """Random numbers around a start in place of all copies of a tensor."""
         if id(raw) not in self.raws:
             start = self._first(raw.detach()).to(self.dtype or raw.dtype)
-            shape = (*self.whole, *start.shape)
-            self.raws[id(raw)] = start + self.scale * torch.randn(shape).to(start)
-        return self.raws[id(raw)]
+            noise = torch.randn((*self.whole, *start.shape))
+            noise[0] += self.shift
+            self.raws[id(raw)] = start + self.scale * noise.to(start)
+        return self.change(self.raws[id(raw)])
 
 
 def _numbers_in(values: dict[str, Any]) -> dict[str, Tensor]:
@@ -225,9 +235,9 @@ def check_copies(module: Any) -> None:
     if "_is_view" in vars(module):  # its copies are those of the instance that it looks at
         return
 
-    def start(module: Any, dtype: torch.dtype | None) -> See:
+    def start(module: Any, dtype: torch.dtype | None, shift: float = 0.0) -> See:
         """A trial at the largest scale at which the methods take their values."""
-        probes = [Probe(module, scale, dtype) for scale in SCALES]
+        probes = [Probe(module, scale, dtype, shift) for scale in SCALES]
         return next(filter(Probe.draw, probes), probes[-1]).see
 
     _try_methods(module, "copies" if copies else "contexts", start, len(copies) or 1)
@@ -236,13 +246,13 @@ def check_copies(module: Any) -> None:
 def check_sites(joint: Any) -> None:
     """Refuse sites of a joint distribution whose densities mix the draws."""
 
-    def start(joint: Any, dtype: torch.dtype | None) -> See | None:
-        draws = _draw_some(copy_apart(joint).at_start((2,)))
+    def start(joint: Any, dtype: torch.dtype | None, shift: float = 0.0) -> See | None:
+        draws = _draw_some(copy_apart(joint).at_start((2,)), shift)
         if draws is None:
             return None  # a site without a sampler may be observed, and no draw need be legal
 
-        def see(index: Index) -> dict[str, Tensor]:
-            picked = {name: draw[index] for name, draw in draws.items()}
+        def see(index: Index, change: Change = keep) -> dict[str, Tensor]:
+            picked = {name: change(draw[index]) for name, draw in draws.items()}
             return copy_apart(joint).at_start((2,)).scores(picked, {})
 
         whole = attempt(see, block(ALL, 1))
@@ -253,14 +263,25 @@ def check_sites(joint: Any) -> None:
     _try_methods(joint, "draws", start, 1)
 
 
-def _draw_some(joint: Any) -> dict[str, Tensor] | None:
-    """Three draws of a joint distribution, together or else one by one, or None."""
+def _draw_some(joint: Any, shift: float) -> dict[str, Tensor] | None:
+    """Three draws of a joint distribution, together or else one by one, or None.
+
+    The first of them is moved by a shift where a site has room for it.
+    """
+
+    def draw_far(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
+        value = distribution.sample(shape).clone()
+        low, high = bounds_of(entries_of(support_of(distribution))) or (0.0, 0.0)
+        if shape and shift and is_open(high):
+            value[0] += shift if is_open(low) else abs(shift)
+        return value
+
     for shape, count in (((COUNT,), 1), ((), COUNT)):
         try:
-            drawn = [joint.legal_draw(shape) for _ in range(count)]
+            drawn = [joint.legal_draw(shape, draw_far) for _ in range(count)]
         except NotImplementedError:
             return None
-        except ValueError as error:
+        except REFUSALS as error:
             if not is_about_values(error):
                 raise
         else:
@@ -287,7 +308,7 @@ def check_target(
     with torch.no_grad(), same_random_numbers(), restoring(module, always=True):
         log_joint = begin()
 
-        def see(index: Index) -> dict[str, Tensor]:
+        def see(index: Index, change: Change = keep) -> dict[str, Tensor]:
             at = index[0]
             log_p = log_joint([at] if isinstance(at, int) else at)
             return {"log_joint": log_p[0] if isinstance(at, int) else log_p}
@@ -299,8 +320,8 @@ def check_target(
             _refuse_mixing(see, 1, module, "draws", subject)
 
 
-Start = Callable[[Any, torch.dtype | None], See | None]
-"""From a module, and the dtype to try it in, to what is seen at new random numbers, if any."""
+Start = Callable[..., See | None]
+"""From a module, the dtype to try it in and a shift to what is seen at new random numbers."""
 
 
 def _try_methods(module: Any, what: str, start: Start, rank: int) -> None:
@@ -328,8 +349,8 @@ def _try_methods(module: Any, what: str, start: Start, rank: int) -> None:
             module, start, rank
         ):
             tried = (widen(module), torch.float64)
-        for groups in ROUNDS:
-            see = start(*tried)
+        for groups, shift in ROUNDS:
+            see = start(*tried, shift)
             if see is None:
                 return
             _refuse_mixing(see, rank, module, what, type(module).__name__, groups)

@@ -19,8 +19,9 @@ from declarative_dist.errors import (
 )
 from declarative_dist.fitting.finite import bad_data
 from declarative_dist.fitting.parameters import declared_values
-from declarative_dist.optimization.rows import NO_LOSS, LinAlgError
+from declarative_dist.optimization.rows import NO_LOSS
 from declarative_dist.plain.batch import call_with
+from declarative_dist.plain.refusals import LinAlgError
 
 Backward = Callable[[tuple[Any, ...]], Tensor]
 """From a batch to the loss; gradients are left in the parameters."""

@@ -19,7 +19,7 @@ from declarative_dist.constraints.scalar import Scalar, is_open
 from declarative_dist.errors import ConstraintError, DeclarationError, shorten
 from declarative_dist.latents.flat import FlatMap, Slot, check_volume
 from declarative_dist.latents.named import Values
-from declarative_dist.optimization.rows import LinAlgError
+from declarative_dist.plain.refusals import LinAlgError
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.randomness import same_random_numbers

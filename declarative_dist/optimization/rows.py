@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from declarative_dist.plain.refusals import LinAlgError
+
 Closure = Callable[[], Tensor]
 """Gives the losses at the current numbers, one for each problem, of shape `(*copies,)`."""
-
-LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
-"""What torch raises for a matrix that it cannot decompose."""
 
 NO_LOSS: tuple[type[Exception], ...] = (ValueError, ArithmeticError, LinAlgError)
 """What a closure may raise at numbers that it has no loss for: they count as infinitely bad."""

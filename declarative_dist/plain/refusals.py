@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
+import torch
+
 REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError)
 """What torch and Python raise at values and shapes that do not go together."""
+
+LinAlgError: type[Exception] = vars(torch.linalg)["LinAlgError"]
+"""What torch raises for a matrix that it cannot decompose."""
 
 BROADCAST = "Let values broadcast over what stands in front: mu[..., None], not mu."
 
@@ -21,6 +26,7 @@ def is_about_values(error: object) -> TypeGuard[Exception]:
         return False
     said = str(error)
     is_said = any(words in said for words in ("satisfy the constraint", "within the support"))
+    is_said = is_said or isinstance(error, LinAlgError)
     return is_said or is_about_values(error.__cause__)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from declarative_dist.constraints.matrix import pack_strictly_lower, unpack_lower
 from declarative_dist.errors import ConstraintError
 from declarative_dist.optimization.lbfgs import Descent
-from declarative_dist.optimization.rows import LinAlgError
+from declarative_dist.plain.refusals import LinAlgError
 from declarative_dist.posteriors.gaussian import Gaussian, pick_where
 from declarative_dist.posteriors.noise import balanced_normal
 
