@@ -677,17 +677,13 @@ WRONG = {
     "a tuple": ((torch.zeros(5), torch.zeros(5)), r"numbers .* in a dict of loc, scale"),
     "none": (None, r"numbers .* in a dict of loc, scale, got None"),
     "a name missing": ({"loc": torch.zeros(5)}, r"got a dict of loc"),
-    "a name too many": (
-        {"loc": torch.zeros(5), "scale": torch.zeros(5), "x": torch.zeros(5)},
-        r"got a dict of loc, scale, x",
-    ),
+    "a name too many": ({"loc": torch.zeros(5), "scale": torch.zeros(5), "x": torch.zeros(5)},
+        r"got a dict of loc, scale, x"),
     "a number": ({"loc": 1.0, "scale": torch.zeros(5)}, r"Regression\.(loc|network): expected"),
     "a list": ({"loc": [1.0], "scale": torch.zeros(5)}, r"Regression\.(loc|network): expected"),
-    "integers": (
-        {"loc": torch.zeros(5, dtype=torch.long), "scale": torch.zeros(5)},
-        r"Regression\.(loc|network): expected",
-    ),
-}
+    "integers": ({"loc": torch.zeros(5, dtype=torch.long), "scale": torch.zeros(5)},
+        r"Regression\.(loc|network): expected"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -353,35 +353,25 @@ class Latents(Declarative):
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "unknown estimator": (
-        lambda: NegativeELBO(quadratic, NormalFamily(), estimator="pathwize"), ConstraintError,
-        r"NegativeELBO\(estimator=\).*Did you mean 'pathwise'",
-    ),
-    "no rsample": (
-        lambda: NegativeELBO(quadratic, Mixture(k=2), estimator="pathwise"), ConstraintError,
-        "'score', since the guide has no reparametrised sampler, got 'pathwise'",
-    ),
+    "unknown estimator": (lambda: NegativeELBO(quadratic, NormalFamily(), estimator="pathwize"),
+        ConstraintError, r"NegativeELBO\(estimator=\).*Did you mean 'pathwise'"),
+    "no rsample": (lambda: NegativeELBO(quadratic, Mixture(k=2), estimator="pathwise"),
+        ConstraintError, "'score', since the guide has no reparametrised sampler, got 'pathwise'"),
     "stl without rsample": (
         lambda: ImportanceWeightedELBO(quadratic, Mixture(k=2), num_samples=2, estimator="stl"),
         ConstraintError, r"ImportanceWeightedELBO\(estimator=\): expected 'score'",
     ),
-    "no draws": (
-        lambda: NegativeELBO(quadratic, NormalFamily(), num_samples=0), ConstraintError,
-        r"NegativeELBO\(num_samples=\): expected an int, 1 or more, got 0",
-    ),
+    "no draws": (lambda: NegativeELBO(quadratic, NormalFamily(), num_samples=0), ConstraintError,
+        r"NegativeELBO\(num_samples=\): expected an int, 1 or more, got 0"),
     "half a draw": (
         lambda: NegativeELBO(quadratic, NormalFamily(), num_samples=2.5),  # type: ignore[arg-type]
         ConstraintError,
         "an int, 1 or more, got 2.5",
     ),
-    "true draws": (
-        lambda: NegativeELBO(quadratic, NormalFamily(), num_samples=True), ConstraintError,
-        "an int, 1 or more, got True",
-    ),
-    "support": (
-        lambda: NegativeELBO(dd.Gamma(2.0, 2.0), NormalFamily()), ConstraintError,
-        r"inside the target's, GreaterThanEq\(lower_bound=0.0\), got one with Real\(\)",
-    ),
+    "true draws": (lambda: NegativeELBO(quadratic, NormalFamily(), num_samples=True),
+        ConstraintError, "an int, 1 or more, got True"),
+    "support": (lambda: NegativeELBO(dd.Gamma(2.0, 2.0), NormalFamily()), ConstraintError,
+        r"inside the target's, GreaterThanEq\(lower_bound=0.0\), got one with Real\(\)"),
     "support of a site": (
         lambda: NegativeELBO(
             Regression().condition(y=1.0),
@@ -394,71 +384,41 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: NegativeELBO(dd.Dirichlet(torch.ones(2)), Encoder(in_features=3)),
         ConstraintError, "inside the target's, Simplex",
     ),
-    "a discrete guide": (
-        lambda: NegativeELBO(dd.Normal(0.0, 1.0), learnable(dd.Poisson(2.0))), ConstraintError,
-        "support inside the target's",
-    ),
-    "a site too few": (
-        lambda: NegativeELBO(Regression(), MeanField()), ConstraintError,
-        r"draws that are dicts of mu, tau, y, got one with .* of mu, tau\.",
-    ),
-    "a site too many": (
-        lambda: NegativeELBO(Regression().condition(y=1.0, tau=1.0), MeanField()),
-        ConstraintError, "dicts of mu, got one with draws that are dicts of mu, tau",
-    ),
-    "a tensor for a joint": (
-        lambda: NegativeELBO(Regression().condition(y=1.0), NormalFamily()), ConstraintError,
-        "draws that are dicts of mu, tau, got one with draws that are a tensor",
-    ),
-    "a dict for a distribution": (
-        lambda: NegativeELBO(dd.Normal(0.0, 1.0), MeanField()), ConstraintError,
-        "draws that are a tensor, got one with draws that are dicts of mu, tau",
-    ),
-    "events": (
-        lambda: NegativeELBO(dd.Dirichlet(torch.ones(3)), NormalFamily()), ConstraintError,
-        r"events of shape \(3,\) in a batch \(\), .*, got one with events of shape \(\)",
-    ),
+    "a discrete guide": (lambda: NegativeELBO(dd.Normal(0.0, 1.0), learnable(dd.Poisson(2.0))),
+        ConstraintError, "support inside the target's"),
+    "a site too few": (lambda: NegativeELBO(Regression(), MeanField()), ConstraintError,
+        r"draws that are dicts of mu, tau, y, got one with .* of mu, tau\."),
+    "a site too many": (lambda: NegativeELBO(Regression().condition(y=1.0, tau=1.0), MeanField()),
+        ConstraintError, "dicts of mu, got one with draws that are dicts of mu, tau"),
+    "a tensor for a joint": (lambda: NegativeELBO(Regression().condition(y=1.0), NormalFamily()),
+        ConstraintError, "draws that are dicts of mu, tau, got one with draws that are a tensor"),
+    "a dict for a distribution": (lambda: NegativeELBO(dd.Normal(0.0, 1.0), MeanField()),
+        ConstraintError, "draws that are a tensor, got one with draws that are dicts of mu, tau"),
+    "events": (lambda: NegativeELBO(dd.Dirichlet(torch.ones(3)), NormalFamily()), ConstraintError,
+        r"events of shape \(3,\) in a batch \(\), .*, got one with events of shape \(\)"),
     "a batch of targets": (
         lambda: NegativeELBO(dd.Normal(torch.zeros(3), 1.0), NormalFamily()),
         ConstraintError,
         r"in a batch \(3,\), as the target has, got one with events of shape \(\) in a batch \(\)",
     ),
-    "a class for a target": (
-        lambda: NegativeELBO(dd.Gamma, NormalFamily()), DeclarationError,
-        r"the class Gamma. Build one: Gamma\(...\)",
-    ),
-    "no target": (
-        lambda: NegativeELBO(None, NormalFamily()), DeclarationError,
-        r"NegativeELBO\(log_joint=\): expected a distribution, a joint, a module",
-    ),
-    "a snapshot for a target": (
-        lambda: NegativeELBO(Regression()(), MeanField()), DeclarationError,
-        "Pass the Regression itself, without calling it",
-    ),
-    "a snapshot of parameters": (
-        lambda: NegativeELBO(NormalFamily()(), NormalFamily()), DeclarationError,
-        "a loc that is a parameter",
-    ),
-    "a guide of one step": (
-        lambda: NegativeELBO(quadratic, NormalFamily()()), DeclarationError,
-        r"NegativeELBO\(guide=\): expected constants in a plain Normal",
-    ),
-    "a class for a guide": (
-        lambda: NegativeELBO(quadratic, NormalFamily), DeclarationError,
-        r"Build one: NormalFamily\(...\)",
-    ),
-    "latents for a guide": (
-        lambda: NegativeELBO(quadratic, Latents()), DeclarationError,
-        r"NegativeELBO\(guide=\).*a Latents. Latents have no distribution of their own",
-    ),
-    "a target for a guide": (
-        lambda: NegativeELBO(quadratic, Regression().condition(y=1.0)), DeclarationError,
-        "a joint with data is a log_joint",
-    ),
-    "a guide that returns a tensor": (
-        lambda: NegativeELBO(Model(), Wrong())(torch.ones(4, 3)), FieldError,
-        r"a distribution from Wrong\(\*batch\)",
-    ),
+    "a class for a target": (lambda: NegativeELBO(dd.Gamma, NormalFamily()), DeclarationError,
+        r"the class Gamma. Build one: Gamma\(...\)"),
+    "no target": (lambda: NegativeELBO(None, NormalFamily()), DeclarationError,
+        r"NegativeELBO\(log_joint=\): expected a distribution, a joint, a module"),
+    "a snapshot for a target": (lambda: NegativeELBO(Regression()(), MeanField()),
+        DeclarationError, "Pass the Regression itself, without calling it"),
+    "a snapshot of parameters": (lambda: NegativeELBO(NormalFamily()(), NormalFamily()),
+        DeclarationError, "a loc that is a parameter"),
+    "a guide of one step": (lambda: NegativeELBO(quadratic, NormalFamily()()), DeclarationError,
+        r"NegativeELBO\(guide=\): expected constants in a plain Normal"),
+    "a class for a guide": (lambda: NegativeELBO(quadratic, NormalFamily), DeclarationError,
+        r"Build one: NormalFamily\(...\)"),
+    "latents for a guide": (lambda: NegativeELBO(quadratic, Latents()), DeclarationError,
+        r"NegativeELBO\(guide=\).*a Latents. Latents have no distribution of their own"),
+    "a target for a guide": (lambda: NegativeELBO(quadratic, Regression().condition(y=1.0)),
+        DeclarationError, "a joint with data is a log_joint"),
+    "a guide that returns a tensor": (lambda: NegativeELBO(Model(), Wrong())(torch.ones(4, 3)),
+        FieldError, r"a distribution from Wrong\(\*batch\)"),
     "data for a distribution": (
         lambda: NegativeELBO(dd.Normal(0.0, 1.0), NormalFamily())(torch.ones(3)),
         ConstraintError,
@@ -469,21 +429,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ConstraintError,
         r"NegativeELBO.log_joint: expected log dens.* = \(5,\), got shape \(\). .*vectorize=True",
     ),
-    "too many dimensions": (
-        lambda: NegativeELBO(quadratic, FullRank(d=3), num_samples=5)(), ConstraintError,
-        r"= \(5,\), got shape \(5, 3\). Sum over the last dimensions only",
-    ),
-    "no tensor": (
-        lambda: NegativeELBO(lambda z: 1.0, NormalFamily())(), ConstraintError, r"got 1.0. Sum",
-    ),
+    "too many dimensions": (lambda: NegativeELBO(quadratic, FullRank(d=3), num_samples=5)(),
+        ConstraintError, r"= \(5,\), got shape \(5, 3\). Sum over the last dimensions only"),
+    "no tensor": (lambda: NegativeELBO(lambda z: 1.0, NormalFamily())(), ConstraintError,
+        r"got 1.0. Sum"),
     "data of another dtype": (
         lambda: NegativeELBO(Model(), Encoder(in_features=3))(torch.ones(4, 3).double()),
         ConstraintError, "features of torch.float32.*torch.float64",
     ),
-    "an empty batch": (
-        lambda: NegativeELBO(Model(), Encoder(in_features=3))(torch.ones(0, 3)), ConstraintError,
-        "one context or more",
-    ),
+    "an empty batch": (lambda: NegativeELBO(Model(), Encoder(in_features=3))(torch.ones(0, 3)),
+        ConstraintError, "one context or more"),
 }  # fmt: skip
 
 

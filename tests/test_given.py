@@ -289,23 +289,14 @@ def test_what_the_base_does_not_take_is_refused_in_a_wider_set_too() -> None:
 @pytest.mark.parametrize(("kind", "body", "match"), [
     (Variational, {"base": dd.Normal, "loc": Given(), "scale": 1.0}, r"Write class Bad\(Cond"),
     (Declarative, {"loc": Given()}, r"Bad\.loc: .*Write class Bad\(Conditional\)"),
-    (
-        Conditional,
-        {"base": dd.Normal, "loc": Head(GreaterThan("low"), init=2.0), "low": Given()},
-        r"Bad\.loc: expected no init, for its bounds come with each call",
-    ),
-    (
-        Conditional, {"base": dd.Normal, "loc": Param(2.0, GreaterThan("low")), "low": Given()},
-        r"Bad\.loc: expected bounds that an instance has",
-    ),
-    (
-        Conditional, {"base": dd.Normal, "loc": Head(), "unused": Given()},
-        r"Bad\.unused: expected an argument of Normal",
-    ),
-    (
-        Conditional, {"base": dd.Normal, "loc": Given(shape=("weights",)), "weights": Given()},
-        r"Bad\.loc: .*name of its own",
-    ),
+    (Conditional, {"base": dd.Normal, "loc": Head(GreaterThan("low"), init=2.0), "low": Given()},
+        r"Bad\.loc: expected no init, for its bounds come with each call"),
+    (Conditional, {"base": dd.Normal, "loc": Param(2.0, GreaterThan("low")), "low": Given()},
+        r"Bad\.loc: expected bounds that an instance has"),
+    (Conditional, {"base": dd.Normal, "loc": Head(), "unused": Given()},
+        r"Bad\.unused: expected an argument of Normal"),
+    (Conditional, {"base": dd.Normal, "loc": Given(shape=("weights",)), "weights": Given()},
+        r"Bad\.loc: .*name of its own"),
     (Conditional, {"base": dd.MixtureSameFamily, "mixture_distribution": Given()}, r"Bad\.mi"),
     (Conditional, {"base": dd.Normal, "loc": Given(), "network": Given()}, r"Bad\.network"),
 ])  # fmt: skip

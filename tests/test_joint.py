@@ -656,17 +656,11 @@ class Degrees(Joint):
 NORMAL = dd.Normal(0.0, 1.0)
 SOMETIMES: dict[str, tuple[type[Joint], dict[str, Tensor], list[Distribution]]] = {
     "scales": (Scale, {"s": tensor(2.0), "x": tensor(1.0)}, [NORMAL, dd.Normal(0.0, 2.0)]),
-    "ends": (
-        Crossing,
-        {"low": tensor(-1.0), "high": tensor(3.0), "u": tensor(2.0)},
-        [NORMAL, NORMAL, dd.Uniform(-1.0, 3.0)],
-    ),
-    "degrees of freedom": (
-        Degrees,
-        {"df": tensor(4.0), "w": 2.0 * torch.eye(2)},
-        [dd.Gamma(3.0, 1.0), dd.Wishart(tensor(4.0), torch.eye(2))],
-    ),
-}
+    "ends": (Crossing, {"low": tensor(-1.0), "high": tensor(3.0), "u": tensor(2.0)},
+        [NORMAL, NORMAL, dd.Uniform(-1.0, 3.0)]),
+    "degrees of freedom": (Degrees, {"df": tensor(4.0), "w": 2.0 * torch.eye(2)},
+        [dd.Gamma(3.0, 1.0), dd.Wishart(tensor(4.0), torch.eye(2))]),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOMETIMES)
@@ -794,10 +788,8 @@ def site_returning(make: Callable[[Tensor], object], event_dim: int | None = Non
 
 
 RETURNS: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor, Tensor], Tensor]]] = {
-    "live": (
-        lambda mu: learnable(dd.Normal(mu, 2.0)),
-        lambda mu, y: dd.Normal(mu, 2.0).log_prob(y),
-    ),
+    "live": (lambda mu: learnable(dd.Normal(mu, 2.0)),
+        lambda mu, y: dd.Normal(mu, 2.0).log_prob(y)),
     "Independent": (
         lambda mu: dd.Independent(dd.Normal(mu[..., None].expand(*mu.shape, 3), 1.0), 1),
         lambda mu, y: dd.Normal(mu[..., None], 1.0).log_prob(y).sum(-1),
@@ -816,11 +808,9 @@ RETURNS: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor, Tensor], 
             + dd.Normal(mu[..., None] + tensor([-1.0, 1.0]), 0.5).log_prob(y[..., None])
         ).logsumexp(-1),
     ),
-    "a batch of one": (
-        lambda mu: dd.Normal(torch.zeros(1) if mu.ndim else torch.zeros(()), 1.0),
-        lambda mu, y: dd.Normal(0.0, 1.0).log_prob(y),
-    ),
-}
+    "a batch of one": (lambda mu: dd.Normal(torch.zeros(1) if mu.ndim else torch.zeros(()), 1.0),
+        lambda mu, y: dd.Normal(0.0, 1.0).log_prob(y)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", RETURNS)

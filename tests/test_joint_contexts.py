@@ -259,50 +259,33 @@ class MixingDraws(Joint):
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "other batches": (
-        lambda: Halved(in_features=3)(contexts(5)), ConstraintError,
-        r"Halved: expected one batch of contexts .*, got \(2,\) for one, \(5,\) for two",
-    ),
-    "no event_dim": (
-        lambda: TooWide(in_features=3, k=2), ConstraintError,
-        r"TooWide\.wide: .*got \(2, 2\)\. If .*, or event_dim = 1 in its class",
-    ),
+    "other batches": (lambda: Halved(in_features=3)(contexts(5)), ConstraintError,
+        r"Halved: expected one batch of contexts .*, got \(2,\) for one, \(5,\) for two"),
+    "no event_dim": (lambda: TooWide(in_features=3, k=2), ConstraintError,
+        r"TooWide\.wide: .*got \(2, 2\)\. If .*, or event_dim = 1 in its class"),
     "mixed contexts": (lambda: Mixing(in_features=3), ConstraintError, r"each of the contexts"),
     "mixed draws": (lambda: MixingDraws(in_features=3), ConstraintError, r"MixingDraws\.y"),
-    "no context": (
-        lambda: arms().sample(), FieldError,
-        r"Arms: expected a context first.* Write arms\(context, load=\.\.\.\)\.sample\(\)",
-    ),
-    "condition without one": (
-        lambda: arms().condition(turn=0.0), FieldError,
-        r"arms\(context, load=\.\.\.\)\.condition\(",
-    ),
-    "a context for nothing": (
-        lambda: Plain()(torch.zeros(3)), ConstraintError, r"Plain: expected no context",
-    ),
-    "a network for nothing": (
-        lambda: Plain(network=nn.Linear(3, 3)), DeclarationError,
-        r"Plain\(network=\): expected the name of a field",
-    ),
-    "copies": (
-        lambda: Level(in_features=3, batch_shape=2), ConstraintError,
-        r"Level\(batch_shape=\): expected no batch_shape",
-    ),
+    "no context": (lambda: arms().sample(), FieldError,
+        r"Arms: expected a context first.* Write arms\(context, load=\.\.\.\)\.sample\(\)"),
+    "condition without one": (lambda: arms().condition(turn=0.0), FieldError,
+        r"arms\(context, load=\.\.\.\)\.condition\("),
+    "a context for nothing": (lambda: Plain()(torch.zeros(3)), ConstraintError,
+        r"Plain: expected no context"),
+    "a network for nothing": (lambda: Plain(network=nn.Linear(3, 3)), DeclarationError,
+        r"Plain\(network=\): expected the name of a field"),
+    "copies": (lambda: Level(in_features=3, batch_shape=2), ConstraintError,
+        r"Level\(batch_shape=\): expected no batch_shape"),
     "no width": (lambda: Robot(actions=2), ConstraintError, r"in_features=\).*neither that nor"),
     "no given": (lambda: arms()(contexts(5)), ConstraintError, r"Arms\.load: expected a value"),
-    "another given": (
-        lambda: arms()(contexts(5), load=torch.ones(4)), ConstraintError,
-        r"Arms\.load: expected batch shapes",
-    ),
+    "another given": (lambda: arms()(contexts(5), load=torch.ones(4)), ConstraintError,
+        r"Arms\.load: expected batch shapes"),
     "the value first": (
         lambda: NegativeLogLikelihood(arms())({"turn": torch.zeros(5, 2)}, contexts(5)),
         ConstraintError,
         r"expected the context first, then the value, got them the other way round",
     ),
-    "an attribute of this name": (
-        lambda: type("Bad", (Joint,), {"projection": Head()}), DeclarationError,
-        r"Bad\.projection: expected a name that is free",
-    ),
+    "an attribute of this name": (lambda: type("Bad", (Joint,), {"projection": Head()}),
+        DeclarationError, r"Bad\.projection: expected a name that is free"),
 }  # fmt: skip
 
 

@@ -473,20 +473,16 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "lengths": ([dd.TanhTransform()], [dd.TanhTransform(), dd.ExpTransform()]),
     "order": ([NUMBERS, dd.TanhTransform()], [dd.TanhTransform(), NUMBERS]),
     "bounds": (Interval(-1.0, 1.0).as_transform(), Interval(-1.0, 2.0).as_transform()),
-    "bounds in tensors": (
-        Interval(-spread(3), spread(3)).as_transform(),
-        Interval(-spread(3), 2 * spread(3)).as_transform(),
-    ),
-    "bounds in tensors of other shapes": (
-        Interval(-spread(3), spread(3)).as_transform(),
-        Interval(torch.tensor(-1.0), torch.tensor(1.0)).as_transform(),
-    ),
+    "bounds in tensors": (Interval(-spread(3), spread(3)).as_transform(),
+        Interval(-spread(3), 2 * spread(3)).as_transform()),
+    "bounds in tensors of other shapes": (Interval(-spread(3), spread(3)).as_transform(),
+        Interval(torch.tensor(-1.0), torch.tensor(1.0)).as_transform()),
     "constraints": (Positive().as_transform(), Exp().as_transform()),
     "floors": (Positive().as_transform(), Positive(floor=0.5).as_transform()),
     "a constraint and torch's": (Exp().as_transform(), dd.ExpTransform()),
     "tensors": (affine(same, 3), dd.AffineTransform(real(3), 2 * spread(3))),
     "signs": (affine(same, 3), affine(same, 3, sign=-1)),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("live", [(True, True), (False, False)])

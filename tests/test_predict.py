@@ -191,29 +191,24 @@ POSTERIOR = SCHOOLS.condition(y=EFFECT)
 UPPER = {"mu": torch.zeros(3), "tau": torch.ones(3)}
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: SCHOOLS.predict({}), r"Schools: expected one draw or more, got none. Write sa"),
-        (lambda: SCHOOLS.predict({"mu": torch.zeros(0)}), "Schools: expected one draw or more"),
-        (lambda: SCHOOLS.predict(torch.zeros(3)), "Schools: expected a dict of values by site"),
-        (lambda: SCHOOLS.predict({"nu": [1.0]}), "name of a site, got .nu.. Known here: mu"),
-        (lambda: SCHOOLS.predict({0: [1.0]}), "Schools.0: expected the name of a site"),
-        (lambda: SCHOOLS.predict({"mu": "a"}), "Schools.mu: expected numbers"),
-        (lambda: SCHOOLS.predict({**UPPER, "tau": torch.ones(4)}), r"Schools.tau: .*here \(3,\)"),
-        (lambda: SCHOOLS.predict({**UPPER, "theta": torch.ones(3)}), r"theta: .*here \(3, 8\)"),
-        (lambda: SCHOOLS.predict({"mu": [0.0], "tau": [-1.0]}), r"tau: .*support, got -1.0 at"),
-        (lambda: SCHOOLS.predict({"mu": [torch.nan], "tau": [1.0]}), r"mu: .*support, got nan at"),
-        (
-            lambda: SCHOOLS.predict({"mu": [0.0], "theta": torch.ones(1, 8)}),
-            "Schools.tau: expected draws of it, as theta depends on it, got none. Add 'tau'",
-        ),
-        (lambda: SCHOOLS.predict({"theta": torch.ones(1, 8)}), "Schools.mu: expected draws of it"),
-        (lambda: POSTERIOR.predict({"mu": [0.0], "y": [EFFECT]}), "Schools.y: .*name of a site"),
-        (lambda: POSTERIOR.predict(UPPER), "Schools.theta: .*as y depends on it, got none"),
-        (lambda: POSTERIOR.predict({}), "Schools.theta: expected draws of it, as y"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: SCHOOLS.predict({}), r"Schools: expected one draw or more, got none. Write sa"),
+    (lambda: SCHOOLS.predict({"mu": torch.zeros(0)}), "Schools: expected one draw or more"),
+    (lambda: SCHOOLS.predict(torch.zeros(3)), "Schools: expected a dict of values by site"),
+    (lambda: SCHOOLS.predict({"nu": [1.0]}), "name of a site, got .nu.. Known here: mu"),
+    (lambda: SCHOOLS.predict({0: [1.0]}), "Schools.0: expected the name of a site"),
+    (lambda: SCHOOLS.predict({"mu": "a"}), "Schools.mu: expected numbers"),
+    (lambda: SCHOOLS.predict({**UPPER, "tau": torch.ones(4)}), r"Schools.tau: .*here \(3,\)"),
+    (lambda: SCHOOLS.predict({**UPPER, "theta": torch.ones(3)}), r"theta: .*here \(3, 8\)"),
+    (lambda: SCHOOLS.predict({"mu": [0.0], "tau": [-1.0]}), r"tau: .*support, got -1.0 at"),
+    (lambda: SCHOOLS.predict({"mu": [torch.nan], "tau": [1.0]}), r"mu: .*support, got nan at"),
+    (lambda: SCHOOLS.predict({"mu": [0.0], "theta": torch.ones(1, 8)}),
+        "Schools.tau: expected draws of it, as theta depends on it, got none. Add 'tau'"),
+    (lambda: SCHOOLS.predict({"theta": torch.ones(1, 8)}), "Schools.mu: expected draws of it"),
+    (lambda: POSTERIOR.predict({"mu": [0.0], "y": [EFFECT]}), "Schools.y: .*name of a site"),
+    (lambda: POSTERIOR.predict(UPPER), "Schools.theta: .*as y depends on it, got none"),
+    (lambda: POSTERIOR.predict({}), "Schools.theta: expected draws of it, as y"),
+])  # fmt: skip
 def test_what_cannot_be_predicted_from(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConstraintError, match=message):
         make()

@@ -145,26 +145,18 @@ LINE: dict[str, tuple[Any, dd.Distribution]] = {
     "Exp": (Exp(), dd.LogNormal(0.3, 0.6)),
     "Positive, floor": (Positive(floor=1e-3), dd.LogNormal(0.0, 1.0)),
     "Interval, inexact": (Interval(1000.1, 1000.7), dd.Uniform(1000.1, 1000.7)),
-    "LessThan": (
-        LessThan(2.0),
-        dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(2.0, -1.0)),
-    ),
-    "GreaterThan, moved": (
-        GreaterThan(1.0),
-        dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(1.0, 1.0)),
-    ),
+    "LessThan": (LessThan(2.0),
+        dd.TransformedDistribution(dd.HalfNormal(1.0), dd.AffineTransform(2.0, -1.0))),
+    "GreaterThan, moved": (GreaterThan(1.0),
+        dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(1.0, 1.0))),
     "Interval, angle": (Interval(-math.pi, math.pi), dd.VonMises(0.5, 2.0)),
     "UnitInterval": (UnitInterval(), dd.Beta(2.0, 3.0)),
     "LogInterval": (LogInterval(0.1, 10.0), dd.Uniform(0.1, 10.0)),
-    "Positive, mixture": (
-        Positive(),
-        dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), dd.Gamma(tensor([1.0, 3.0]), 2.0)),
-    ),
-    "transforms": (
-        dd.ComposeTransform([dd.ExpTransform(), dd.AffineTransform(2.0, 1.0)]),
-        dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(2.0, 1.0)),
-    ),
-}
+    "Positive, mixture": (Positive(),
+        dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), dd.Gamma(tensor([1.0, 3.0]), 2.0))),
+    "transforms": (dd.ComposeTransform([dd.ExpTransform(), dd.AffineTransform(2.0, 1.0)]),
+        dd.TransformedDistribution(dd.Gamma(2.0, 3.0), dd.AffineTransform(2.0, 1.0))),
+}  # fmt: skip
 
 
 def at_raw(q: Declarative, raw: Tensor) -> Tensor:
@@ -589,66 +581,41 @@ def test_the_distribution_itself_does_not_know_its_priors() -> None:
 # What is refused.
 
 REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
-    "without a cdf": (
-        (0.5, Interval(-1.0, 1.0)), {"prior": dd.VonMises(0.0, 1.0)}, r"is not known\. Or leave",
-    ),
-    "events that have no cdf": (
-        (torch.ones(2), Positive()),
-        {"prior": dd.MultivariateNormal(torch.zeros(2), torch.eye(2))},
-        r"how much mass a Multi",
-    ),
+    "without a cdf": ((0.5, Interval(-1.0, 1.0)), {"prior": dd.VonMises(0.0, 1.0)},
+        r"is not known\. Or leave"),
+    "events that have no cdf": ((torch.ones(2), Positive()),
+        {"prior": dd.MultivariateNormal(torch.zeros(2), torch.eye(2))}, r"how much mass a Multi"),
     "narrower": ((1.0,), {"prior": dd.LogNormal(0.0, 1.0)}, r"a finite number"),
     "bounded": ((1.0, Positive()), {"prior": dd.Beta(1.0, 1.0)}, r"Model\.theta"),
-    "an end that is nearly the same": (
-        (500.0, Interval(0.0, 1000.0)), {"prior": dd.Uniform(0.5, 1000.0)}, r"Uniform",
-    ),
-    "a half line that starts later": (
-        (2.0, GreaterThan(1.0)), {"prior": dd.Pareto(1.0005, 1.0)}, r"Pareto",
-    ),
+    "an end that is nearly the same": ((500.0, Interval(0.0, 1000.0)),
+        {"prior": dd.Uniform(0.5, 1000.0)}, r"Uniform"),
+    "a half line that starts later": ((2.0, GreaterThan(1.0)), {"prior": dd.Pareto(1.0005, 1.0)},
+        r"Pareto"),
     "sign": ((-1.0, LessThan(0.0)), {"prior": dd.HalfNormal(1.0)}, r"LessThan"),
     "angle": ((0.0,), {"prior": dd.VonMises(0.0, 1.0)}, r"Interval"),
-    "a half line that was moved": (
-        (1.0, Positive()),
+    "a half line that was moved": ((1.0, Positive()),
         {"prior": dd.TransformedDistribution(dd.Gamma(1.0, 1.0), dd.ExpTransform())},
-        r"lower_bound=1\.0",
-    ),
-    "entries of a simplex": (
-        (None, Simplex()), {"shape": 3, "prior": dd.Beta(1.0, 1.0)}, r"Simplex",
-    ),
-    "simplex for entries": (
-        (0.5, UnitInterval()), {"shape": 3, "prior": dd.Dirichlet(torch.ones(3))}, r"UnitInterval",
-    ),
-    "normal for a matrix": (
-        (None, PositiveDefinite()), {"shape": (2, 2), "prior": dd.Normal(0.0, 1.0)}, r"Definite",
-    ),
-    "unordered": (
-        (None, Ordered()),
-        {"shape": 3, "prior": dd.MultivariateNormal(torch.zeros(3), torch.eye(3))},
-        r"Ordered",
-    ),
-    "correlations": (
-        (None, LowerCholesky()), {"shape": (3, 3), "prior": dd.LKJCholesky(3)}, r"LowerCholesky",
-    ),
+        r"lower_bound=1\.0"),
+    "entries of a simplex": ((None, Simplex()), {"shape": 3, "prior": dd.Beta(1.0, 1.0)},
+        r"Simplex"),
+    "simplex for entries": ((0.5, UnitInterval()),
+        {"shape": 3, "prior": dd.Dirichlet(torch.ones(3))}, r"UnitInterval"),
+    "normal for a matrix": ((None, PositiveDefinite()),
+        {"shape": (2, 2), "prior": dd.Normal(0.0, 1.0)}, r"Definite"),
+    "unordered": ((None, Ordered()),
+        {"shape": 3, "prior": dd.MultivariateNormal(torch.zeros(3), torch.eye(3))}, r"Ordered"),
+    "correlations": ((None, LowerCholesky()), {"shape": (3, 3), "prior": dd.LKJCholesky(3)},
+        r"LowerCholesky"),
     "discrete": ((1.0, Positive()), {"prior": dd.Poisson(1.0)}, r"discrete"),
-    "discrete events": (
-        (None, Simplex()), {"shape": 2, "prior": dd.OneHotCategorical(torch.ones(2))}, r"discrete",
-    ),
-    "a batch that enlarges": (
-        (0.0,), {"prior": dd.Normal(torch.zeros(3), 1.0)}, r"shape=\(3,\)",
-    ),
-    "another size": (
-        (torch.zeros(2),), {"prior": dd.Normal(torch.zeros(3), 1.0)}, r"shape \(2,\)",
-    ),
-    "events of another size": (
-        (torch.zeros(2),),
-        {"prior": dd.MultivariateNormal(torch.zeros(3), torch.eye(3))},
-        r"event_shape \(3,\)",
-    ),
-    "events that would repeat": (
-        (torch.zeros(3),),
-        {"prior": dd.MultivariateNormal(torch.zeros(1), torch.eye(1))},
-        r"event_shape \(1,\)",
-    ),
+    "discrete events": ((None, Simplex()),
+        {"shape": 2, "prior": dd.OneHotCategorical(torch.ones(2))}, r"discrete"),
+    "a batch that enlarges": ((0.0,), {"prior": dd.Normal(torch.zeros(3), 1.0)}, r"shape=\(3,\)"),
+    "another size": ((torch.zeros(2),), {"prior": dd.Normal(torch.zeros(3), 1.0)},
+        r"shape \(2,\)"),
+    "events of another size": ((torch.zeros(2),),
+        {"prior": dd.MultivariateNormal(torch.zeros(3), torch.eye(3))}, r"event_shape \(3,\)"),
+    "events that would repeat": ((torch.zeros(3),),
+        {"prior": dd.MultivariateNormal(torch.zeros(1), torch.eye(1))}, r"event_shape \(1,\)"),
 }  # fmt: skip
 
 

@@ -201,16 +201,12 @@ SQUASHES: dict[str, tuple[Callable[[], Any], Callable[[Tensor], Tensor]]] = {
     "tanh": (dd.TanhTransform, tanh_volume),
     "cached tanh": (lambda: dd.TanhTransform(cache_size=1), tanh_volume),
     "sigmoid": (dd.SigmoidTransform, sigmoid_volume),
-    "interval": (
-        lambda: Interval(-1.0, 1.0).as_transform(),
-        lambda x: math.log(2.0) + sigmoid_volume(x),
-    ),
-    "cached interval": (
-        lambda: Interval(-1.0, 1.0).as_transform(cache_size=1),
-        lambda x: math.log(2.0) + sigmoid_volume(x),
-    ),
+    "interval": (lambda: Interval(-1.0, 1.0).as_transform(),
+        lambda x: math.log(2.0) + sigmoid_volume(x)),
+    "cached interval": (lambda: Interval(-1.0, 1.0).as_transform(cache_size=1),
+        lambda x: math.log(2.0) + sigmoid_volume(x)),
     "unit interval": (lambda: UnitInterval().as_transform(), sigmoid_volume),
-}
+}  # fmt: skip
 
 LOCS = torch.tensor([-1000.0, -60.0, -20.0, -9.0, 0.0, 9.0, 20.0, 60.0, 1000.0])
 

@@ -261,28 +261,22 @@ def test_a_method_may_build_the_transform():
 
 
 NESTED = {
-    "composed": (
-        {"base": dd.ComposeTransform, "parts": [Shift, dd.ExpTransform()]},
-        lambda shift: dd.ComposeTransform([shift, dd.ExpTransform()]),
-    ),
+    "composed": ({"base": dd.ComposeTransform, "parts": [Shift, dd.ExpTransform()]},
+        lambda shift: dd.ComposeTransform([shift, dd.ExpTransform()])),
     "independent": (
         {"base": dd.IndependentTransform, "base_transform": Shift, "reinterpreted_batch_ndims": 1},
         lambda shift: dd.IndependentTransform(shift, 1),
     ),
-    "stacked": (
-        {"base": dd.StackTransform, "tseq": [Shift, Shift, dd.ExpTransform()]},
-        lambda shift: dd.StackTransform([shift, shift, dd.ExpTransform()]),
-    ),
+    "stacked": ({"base": dd.StackTransform, "tseq": [Shift, Shift, dd.ExpTransform()]},
+        lambda shift: dd.StackTransform([shift, shift, dd.ExpTransform()])),
     "side by side": (
         {"base": dd.CatTransform, "tseq": [Shift, dd.ExpTransform()], "lengths": [1, 2]},
         lambda shift: dd.CatTransform([shift, dd.ExpTransform()], lengths=[1, 2]),
     ),
     "inverse": ({"base": _InverseTransform, "transform": Shift}, lambda shift: shift.inv),
-    "distribution function": (
-        {"base": dd.CumulativeDistributionTransform, "distribution": Scalar},
-        lambda shift: dd.CumulativeDistributionTransform(dd.Normal(0.3, 1.5)),
-    ),
-}
+    "distribution function": ({"base": dd.CumulativeDistributionTransform, "distribution": Scalar},
+        lambda shift: dd.CumulativeDistributionTransform(dd.Normal(0.3, 1.5))),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NESTED)

@@ -44,14 +44,9 @@ def test_the_order_is_that_of_the_parameters_without_frozen_ones() -> None:
 
 
 @pytest.mark.parametrize("make", [
-    lambda v: v,
-    lambda v: v.double(),
-    lambda v: v.numpy(),
-    lambda v: v.double().numpy(),
-    lambda v: v.numpy().astype(np.float16),
-    lambda v: v.tolist(),
-    lambda v: v.numpy()[::-1].copy()[::-1],
-    lambda v: v.clone().requires_grad_(),
+    lambda v: v, lambda v: v.double(), lambda v: v.numpy(), lambda v: v.double().numpy(),
+    lambda v: v.numpy().astype(np.float16), lambda v: v.tolist(),
+    lambda v: v.numpy()[::-1].copy()[::-1], lambda v: v.clone().requires_grad_(),
 ])  # fmt: skip
 def test_a_vector_is_written_into_the_same_parameters(make: Any) -> None:
     q = Model()

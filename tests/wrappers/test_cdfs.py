@@ -106,18 +106,12 @@ def test_quantiles_at_the_ends(name: str) -> None:
 
 NAMES = ("concentration", "rate", "concentration1", "concentration0", "df", "loc", "scale")
 TAILS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...], Any]] = {
-    "gamma below": (
-        lambda a, x: gamma_tails(a, x).log_cdf, (1e4, 6e3),
-        lambda a, x: mpmath.gammainc(a, 0, x, regularized=True),
-    ),
-    "gamma above": (
-        lambda a, x: gamma_tails(a, x).log_sf, (4.0, 84.0),
-        lambda a, x: mpmath.gammainc(a, x, mpmath.inf, regularized=True),
-    ),
-    "beta": (
-        lambda a, b, x: beta_tails(a, b, x, 1 - x).log_cdf, (300.0, 200.0, 0.1),
-        lambda a, b, x: mpmath.betainc(a, b, 0, x, regularized=True),
-    ),
+    "gamma below": (lambda a, x: gamma_tails(a, x).log_cdf, (1e4, 6e3),
+        lambda a, x: mpmath.gammainc(a, 0, x, regularized=True)),
+    "gamma above": (lambda a, x: gamma_tails(a, x).log_sf, (4.0, 84.0),
+        lambda a, x: mpmath.gammainc(a, x, mpmath.inf, regularized=True)),
+    "beta": (lambda a, b, x: beta_tails(a, b, x, 1 - x).log_cdf, (300.0, 200.0, 0.1),
+        lambda a, b, x: mpmath.betainc(a, b, 0, x, regularized=True)),
 }  # fmt: skip
 
 

@@ -45,16 +45,12 @@ TRUNCATED: dict[str, tuple[Truncated, Any]] = {
     "Normal far out": (Truncated(dd.Normal(d(0.0), d(1.0)), 40.0), st.truncnorm(40, np.inf)),
     "Exponential": (Truncated(dd.Exponential(d(2.0)), 1.0, 4.0), st.truncexpon(6, 1, 0.5)),
     "Exponential above": (Truncated(dd.Exponential(d(2.0)), 1.0), st.expon(1, 0.5)),
-    "Exponential, thin": (
-        Truncated(dd.Exponential(d(2.0)), 1.0, 1.002),
-        st.truncexpon(4e-3, 1, 0.5),
-    ),
+    "Exponential, thin": (Truncated(dd.Exponential(d(2.0)), 1.0, 1.002),
+        st.truncexpon(4e-3, 1, 0.5)),
     "Uniform": (Truncated(dd.Uniform(d(0.0), d(3.0)), -1.0, 2.0), st.uniform(0, 2)),
-    "StudentT": (
-        Truncated(dd.StudentT(d(3.0)), 0.0, 2.0),
-        st.truncate(st.make_distribution(st.t)(df=3), 0, 2),
-    ),
-}
+    "StudentT": (Truncated(dd.StudentT(d(3.0)), 0.0, 2.0),
+        st.truncate(st.make_distribution(st.t)(df=3), 0, 2)),
+}  # fmt: skip
 
 
 def _integrate(p: Any, statistic: Callable[[Tensor], Tensor]) -> float:
@@ -351,48 +347,34 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no cdf": (lambda: Truncated(dd.VonMises(0.0, 1.0), 0.0), "it needs one, got VonMises"),
     "events": (lambda: Censored(dd.Dirichlet(torch.ones(2)), 0.0), "numbers, got Dirichlet"),
     "a gate": (lambda: ZeroInflated(dd.Poisson(1.0), 1.5), "between 0 and 1, got 1.5"),
-    "inflated events": (
-        lambda: ZeroInflated(dd.Dirichlet(torch.ones(2)), 0.5),
-        "of single numbers",
-    ),
-    "no distribution": (lambda: Truncated(3.0), "a distribution, got 3.0"),  # type: ignore[arg-type]
-    "text": (lambda: Truncated(dd.Normal(0.0, 1.0), "a"), "a number or a"),  # type: ignore[arg-type]
-    "no gate": (lambda: ZeroInflated(dd.Poisson(1.0), None), "a number or a tensor.* None"),  # type: ignore[arg-type]
-    "a shape": (
-        lambda: Truncated(dd.Normal(torch.zeros(2), 1.0), torch.zeros(3)),
-        r"with \(2,\), got \(3,\)",
-    ),
+    "inflated events": (lambda: ZeroInflated(dd.Dirichlet(torch.ones(2)), 0.5),
+        "of single numbers"),
+    "no distribution": (lambda: Truncated(3.0), "a distribution, got 3.0"),
+    "text": (lambda: Truncated(dd.Normal(0.0, 1.0), "a"), "a number or a"),
+    "no gate": (lambda: ZeroInflated(dd.Poisson(1.0), None), "a number or a tensor.* None"),
+    "a shape": (lambda: Truncated(dd.Normal(torch.zeros(2), 1.0), torch.zeros(3)),
+        r"with \(2,\), got \(3,\)"),
     "beyond": (lambda: Censored(dd.Normal(0.0, 1.0), high=1.0).log_prob(tensor(2.0)), "got 2.0"),
-    "a pair": (
-        lambda: Censored(dd.Normal(0.0, 1.0)).log_prob(tensor([2.0, 1.0])),
-        "values in pairs .*with a value above",
-    ),
-    "a vector for pairs": (
-        lambda: Censored(dd.Exponential(1.0)).log_prob(tensor([1.0, 2.0, 3.0])),
-        r"log_prob: expected pairs.*got a tensor of shape \(3,\)",
-    ),
+    "a pair": (lambda: Censored(dd.Normal(0.0, 1.0)).log_prob(tensor([2.0, 1.0])),
+        "values in pairs .*with a value above"),
+    "a vector for pairs": (lambda: Censored(dd.Exponential(1.0)).log_prob(tensor([1.0, 2.0, 3.0])),
+        r"log_prob: expected pairs.*got a tensor of shape \(3,\)"),
     "a number for pairs": (
         lambda: Censored(dd.Exponential(1.0), validate_args=False).log_prob(tensor(1.0)),
         r"log_prob: expected pairs.*got a tensor of shape \(\)",
     ),
-    "a part of a count": (
-        lambda: Censored(dd.Poisson(1.0)).log_prob(tensor([1.5, 1.5])),
-        r"values in pairs .*with a count above.*\[1.5, 1.5\]",
-    ),
-    "no count in a pair": (
-        lambda: Censored(dd.Poisson(1.0)).log_prob(tensor([1.2, 1.8])),
-        r"values in pairs .*with a count above.*\[1.2",
-    ),
-    "a part without a cdf": (
-        lambda: Truncated(dd.RelaxedBernoulli(tensor(0.5), tensor(0.3)), 0.2),
-        r"Truncated\(base_distribution=\).*it needs one, got LogitRelaxedBernoulli",
-    ),
+    "a part of a count": (lambda: Censored(dd.Poisson(1.0)).log_prob(tensor([1.5, 1.5])),
+        r"values in pairs .*with a count above.*\[1.5, 1.5\]"),
+    "no count in a pair": (lambda: Censored(dd.Poisson(1.0)).log_prob(tensor([1.2, 1.8])),
+        r"values in pairs .*with a count above.*\[1.2"),
+    "a part without a cdf": (lambda: Truncated(dd.RelaxedBernoulli(tensor(0.5), tensor(0.3)), 0.2),
+        r"Truncated\(base_distribution=\).*it needs one, got LogitRelaxedBernoulli"),
     "halves of counts": (
         lambda: ZeroInflated(dd.TransformedDistribution(dd.Poisson(3.0), HALVE), 0.2),
         r"ZeroInflated\(base_distribution=\): .*by whole numbers.* of a Poisson",
     ),
     "a zero": (lambda: Truncated(dd.Poisson(1.0), 0).log_prob(tensor(0.0)), "got 0.0"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -484,17 +466,12 @@ def test_no_density_is_taken_where_values_have_a_probability() -> None:
 
 
 STARTED: dict[str, tuple[dd.Distribution, dd.Distribution]] = {
-    "far from the start": (
-        Truncated(dd.Normal(1010.0, 30.0), low=1000.0),
-        Truncated(dd.Normal(0.0, 1.0), low=1000.0),
-    ),
-    "a hurdle": (
-        ZeroInflated(Truncated(dd.Poisson(40.0), low=0), tensor(0.3)),
-        ZeroInflated(Truncated(dd.Poisson(1.0), low=0), tensor(0.5)),
-    ),
-    "censored": (
-        Censored(dd.Weibull(3e4, 2.0), high=5e4), Censored(dd.Weibull(1.0, 1.0), high=5e4)
-    ),
+    "far from the start": (Truncated(dd.Normal(1010.0, 30.0), low=1000.0),
+        Truncated(dd.Normal(0.0, 1.0), low=1000.0)),
+    "a hurdle": (ZeroInflated(Truncated(dd.Poisson(40.0), low=0), tensor(0.3)),
+        ZeroInflated(Truncated(dd.Poisson(1.0), low=0), tensor(0.5))),
+    "censored": (Censored(dd.Weibull(3e4, 2.0), high=5e4),
+        Censored(dd.Weibull(1.0, 1.0), high=5e4)),
 }  # fmt: skip
 
 
