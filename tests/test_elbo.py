@@ -359,8 +359,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ConstraintError, "'score', since the guide has no reparametrised sampler, got 'pathwise'"),
     "stl without rsample": (
         lambda: ImportanceWeightedELBO(quadratic, Mixture(k=2), num_samples=2, estimator="stl"),
-        ConstraintError, r"ImportanceWeightedELBO\(estimator=\): expected 'score'",
-    ),
+        ConstraintError, r"ImportanceWeightedELBO\(estimator=\): expected 'score'"),
     "no draws": (lambda: NegativeELBO(quadratic, NormalFamily(), num_samples=0), ConstraintError,
         r"NegativeELBO\(num_samples=\): expected an int, 1 or more, got 0"),
     "half a draw": (
@@ -381,9 +380,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"NegativeELBO\(guide=\).tau: expected a guide with a support inside",
     ),
     "support of an encoder": (
-        lambda: NegativeELBO(dd.Dirichlet(torch.ones(2)), Encoder(in_features=3)),
-        ConstraintError, "inside the target's, Simplex",
-    ),
+        lambda: NegativeELBO(dd.Dirichlet(torch.ones(2)), Encoder(in_features=3)), ConstraintError,
+        "inside the target's, Simplex"),
     "a discrete guide": (lambda: NegativeELBO(dd.Normal(0.0, 1.0), learnable(dd.Poisson(2.0))),
         ConstraintError, "support inside the target's"),
     "a site too few": (lambda: NegativeELBO(Regression(), MeanField()), ConstraintError,
@@ -420,23 +418,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a guide that returns a tensor": (lambda: NegativeELBO(Model(), Wrong())(torch.ones(4, 3)),
         FieldError, r"a distribution from Wrong\(\*batch\)"),
     "data for a distribution": (
-        lambda: NegativeELBO(dd.Normal(0.0, 1.0), NormalFamily())(torch.ones(3)),
-        ConstraintError,
-        "none, since LiveNormal is a density of the draws alone, got 1 arguments",
-    ),
+        lambda: NegativeELBO(dd.Normal(0.0, 1.0), NormalFamily())(torch.ones(3)), ConstraintError,
+        "none, since LiveNormal is a density of the draws alone, got 1 arguments"),
     "too few dimensions": (
         lambda: NegativeELBO(lambda z: quadratic(z).sum(), NormalFamily(), num_samples=5)(),
         ConstraintError,
-        r"NegativeELBO.log_joint: expected log dens.* = \(5,\), got shape \(\). .*vectorize=True",
-    ),
+        r"NegativeELBO.log_joint: expected log dens.* = \(5,\), got shape \(\). .*vectorize=True"),
     "too many dimensions": (lambda: NegativeELBO(quadratic, FullRank(d=3), num_samples=5)(),
         ConstraintError, r"= \(5,\), got shape \(5, 3\). Sum over the last dimensions only"),
     "no tensor": (lambda: NegativeELBO(lambda z: 1.0, NormalFamily())(), ConstraintError,
         r"got 1.0. Sum"),
     "data of another dtype": (
         lambda: NegativeELBO(Model(), Encoder(in_features=3))(torch.ones(4, 3).double()),
-        ConstraintError, "features of torch.float32.*torch.float64",
-    ),
+        ConstraintError, "features of torch.float32.*torch.float64"),
     "an empty batch": (lambda: NegativeELBO(Model(), Encoder(in_features=3))(torch.ones(0, 3)),
         ConstraintError, "one context or more"),
 }  # fmt: skip

@@ -464,22 +464,16 @@ def joint_with(method: Callable[..., Distribution], event_dim: int | None) -> ty
 
 
 LIES: dict[str, tuple[Callable[..., Distribution], int | None]] = {
-    "an event without event_dim": (
-        lambda self, mu: dd.Normal(mu[..., None] + torch.zeros(3), 1.0),
-        None,
-    ),
+    "an event without event_dim": (lambda self, mu: dd.Normal(mu[..., None] + torch.zeros(3), 1.0),
+        None),
     "a larger event than event_dim": (
-        lambda self, mu: dd.Normal(mu[..., None, None] + torch.zeros(2, 3), 1.0),
-        1,
-    ),
+        lambda self, mu: dd.Normal(mu[..., None, None] + torch.zeros(2, 3), 1.0), 1),
     "an event from a constant alone": (lambda self, x: dd.Normal(x, 1.0), None),
     "an event of a vector": (lambda self, beta: dd.Normal(beta, 1.0), None),
     "no new axis": (lambda self, mu: dd.Normal(mu * torch.ones(3), 1.0), 1),
     "no new axis for a constant": (lambda self, mu, x: dd.Normal(mu * x, 1.0), 1),
     "no new axis for the scale": (
-        lambda self, mu, tau: dd.Normal(mu[..., None].expand(*mu.shape, 3), tau),
-        1,
-    ),
+        lambda self, mu, tau: dd.Normal(mu[..., None].expand(*mu.shape, 3), tau), 1),
     "no new axis beside a vector": (lambda self, beta, tau: dd.Normal(beta, tau), 1),
     "a scalar plus a vector": (lambda self, mu, beta: dd.Normal(mu + beta, 1.0), 1),
     "a new axis in front": (lambda self, mu: dd.Normal(mu[None], 1.0), 1),
@@ -495,11 +489,9 @@ LIES: dict[str, tuple[Callable[..., Distribution], int | None]] = {
     "flattened": (lambda self, beta: dd.Normal(beta.flatten(), 1.0), 1),
     "unpacked in front": (lambda self, beta: dd.Normal(sum(beta), 1.0), None),
     "a matrix event without its own axes": (
-        lambda self, mu: dd.MultivariateNormal(mu * torch.ones(2), torch.eye(2)),
-        None,
-    ),
+        lambda self, mu: dd.MultivariateNormal(mu * torch.ones(2), torch.eye(2)), None),
     "no value kept of the wrong shape": (lambda self: dd.Normal(torch.zeros(3), 1.0), None),
-}
+}  # fmt: skip
 
 
 FIXES = {

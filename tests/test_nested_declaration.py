@@ -305,13 +305,10 @@ TWO, TABLE = {"loc": [1.0, 2.0]}, torch.zeros(3, 2)
 
 
 @pytest.mark.parametrize("keywords", [
-    {"component_distribution": TWO},
-    {"component_distribution": {"scale": torch.ones(2)}},
-    {"mixture_distribution": {"logits": [0.0, 1.0]}},
-    {"mixture_distribution": Weights(k=2)},
+    {"component_distribution": TWO}, {"component_distribution": {"scale": torch.ones(2)}},
+    {"mixture_distribution": {"logits": [0.0, 1.0]}}, {"mixture_distribution": Weights(k=2)},
     {"mixture_distribution": Weights(logits=[0.0, 1.0])},
-    {"component_distribution": Components(k=2)},
-    {"component_distribution": TWO, "k": 2},
+    {"component_distribution": Components(k=2)}, {"component_distribution": TWO, "k": 2},
     {"component_distribution": TWO, "mixture_distribution": Weights(k=2)},
     {"component_distribution": {"loc": torch.zeros(5, 2)}, "batch_shape": (5,)},
 ])  # fmt: skip

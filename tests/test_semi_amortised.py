@@ -181,8 +181,7 @@ def target(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "one term": (
         lambda: NegativeELBO(lambda v, y: log_joint(v, y)[1], exact(data()), total_size=N)(data()),
-        r"expected two tensors: what counts once, of shape \(\*sample\) = \(1,\)",
-    ),
+        r"expected two tensors: what counts once, of shape \(\*sample\) = \(1,\)"),
     "a term by datum and dimension": (
         lambda: NegativeELBO(
             lambda v, y: (log_joint(v, y)[0], log_joint(v, y)[1][..., None]), exact(data())
@@ -191,24 +190,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a guide without global sites": (
         lambda: NegativeELBO(target, Policy(in_features=1, actions=2), total_size=N),
-        r"NegativeELBO\(total_size=\): expected a Joint with a context for a guide.*a Policy",
-    ),
+        r"NegativeELBO\(total_size=\): expected a Joint with a context for a guide.*a Policy"),
     "terms for such a guide": (
         lambda: NegativeELBO(target, Policy(in_features=1, actions=2))(data().float()),
-        r"expected one tensor of log densities, got 2 terms",
-    ),
+        r"expected one tensor of log densities, got 2 terms"),
     "draws that meet contexts": (
         lambda: NegativeELBO(without_dots, exact(data()), total_size=N, num_samples=7)(data()),
-        r"got ValueError for \{'mu': \(7,\), 'theta': \(7, 12\)\}.*mu\[\.\.\., None\]",
-    ),
+        r"got ValueError for \{'mu': \(7,\), 'theta': \(7, 12\)\}.*mu\[\.\.\., None\]"),
     "as many draws as contexts": (
         lambda: NegativeELBO(without_dots, exact(data()), total_size=N, num_samples=N)(data()),
-        r"got ValueError for .*'theta': \(3, 12\)\}.*mu\[\.\.\., None\]",
-    ),
+        r"got ValueError for .*'theta': \(3, 12\)\}.*mu\[\.\.\., None\]"),
     "two draws of two contexts": (
         lambda: ImportanceWeightedELBO(without_dots, exact(data()[:2]), num_samples=2)(data()[:2]),
-        r"mu\[\.\.\., None\]",
-    ),
+        r"mu\[\.\.\., None\]"),
     "three draws of three contexts": (
         lambda: NegativeELBO(without_dots, exact(data()[:3]), total_size=N, num_samples=3)(
             data()[:3]
@@ -223,16 +217,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "batches of a list without their number": (
         lambda: fit(NegativeELBO(log_joint, exact(data())), [*data().split(4)], steps=1),
-        r"NegativeELBO\(total_size=\): expected the number .*Write .*total_size=len\(dataset\)\)",
-    ),
+        r"NegativeELBO\(total_size=\): expected the number .*Write .*total_size=len\(dataset\)\)"),
     "fewer in all than in a batch": (
         lambda: NegativeELBO(log_joint, exact(data()), total_size=3)(data()),
-        r"NegativeELBO\(total_size=\): expected 12 or more.*got 3",
-    ),
-    "no count": (
-        lambda: NegativeELBO(log_joint, exact(data()), total_size=0),
-        r"NegativeELBO\(total_size=\)",
-    ),
+        r"NegativeELBO\(total_size=\): expected 12 or more.*got 3"),
+    "no count": (lambda: NegativeELBO(log_joint, exact(data()), total_size=0),
+        r"NegativeELBO\(total_size=\)"),
     "data of no site": (
         lambda: NegativeELBO(Model().double(), exact(data()))(
             data(), y=data()[:, 0], z=1.0, noise=NOISES
@@ -247,9 +237,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "data of other contexts": (
         lambda: NegativeLogLikelihood(Pair(in_features=2))(torch.zeros(3, 2), speed=1.0, way=0.0),
-        r"Pair.*expected",
-    ),
-}
+        r"Pair.*expected"),
+}  # fmt: skip
 
 
 class Pair(Joint):

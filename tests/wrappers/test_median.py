@@ -137,13 +137,10 @@ _OTHERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        dd.LogNormal, dd.Gumbel, dd.Weibull, dd.Uniform, dd.Pareto, dd.Gamma, *_OTHERS.values(),
-        lambda _, b: dd.Exponential(b), lambda a, b: dd.GeneralizedPareto(a, b, a),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("build", [
+    dd.LogNormal, dd.Gumbel, dd.Weibull, dd.Uniform, dd.Pareto, dd.Gamma, *_OTHERS.values(),
+    lambda _, b: dd.Exponential(b), lambda a, b: dd.GeneralizedPareto(a, b, a),
+])  # fmt: skip
 def test_in_the_dtype_of_the_distribution(build: Callable[..., dd.Distribution]) -> None:
     numbers = torch.tensor([0.25, 2.0])
     expected = median(build(*numbers))
