@@ -458,21 +458,15 @@ def test_a_parameter_bounded_by_a_head() -> None:
         p(context())
 
 
-def test_values_before_a_context_follow_a_dtype() -> None:
+def test_values_before_a_context_follow_a_dtype_and_a_device() -> None:
     assert Above(in_features=3).double().at_start().loc.dtype == torch.float64
-
-
-def test_values_before_a_context_follow_a_device() -> None:
-    p = Above(in_features=3).to("meta")
-    assert p.scale.is_meta  # reading it needs the head that bounds it
-    assert p.at_start().loc.is_meta
-
-
-def test_values_before_a_context_keep_a_wider_dtype_after_a_reset() -> None:
     p = Regression(in_features=3).double()
     p.reset_parameters()
     expected = torch.tensor(0.5, dtype=torch.float64).log()
     torch.testing.assert_close(p.projection.bias[1], expected, rtol=1e-14, atol=0)
+    p = Above(in_features=3).to("meta")
+    assert p.scale.is_meta  # reading it needs the head that bounds it
+    assert p.at_start().loc.is_meta
 
 
 def test_derived_parameter_constant_and_head_together() -> None:
@@ -667,11 +661,6 @@ def test_an_image_keeps_its_shape() -> None:
     assert torch.equal(d.base_dist.logits, network(context()))
 
 
-def test_a_dict_for_one_head() -> None:
-    p = Shares(network=Returns({"logits": torch.zeros(5, 4)}), k=4)
-    assert p(None).logits.shape == (5, 4)
-
-
 WRONG = {
     "a tensor for two": (torch.zeros(5, 2), r"numbers .* in a dict of loc, scale"),
     "a tuple": ((torch.zeros(5), torch.zeros(5)), r"numbers .* in a dict of loc, scale"),
@@ -709,6 +698,8 @@ class Triangle(Conditional):
 
 def test_a_raw_triangle_is_packed() -> None:
     assert Triangle(network=Returns(torch.zeros(5, 6)))(None).batch_shape == (5,)
+    named = Shares(network=Returns({"logits": torch.zeros(5, 4)}), k=4)
+    assert named(None).logits.shape == (5, 4)
 
 
 def test_a_network_in_the_class_body() -> None:
@@ -848,13 +839,6 @@ class Decoder(Conditional):
     event_dim = 1
     loc = Head(shape=("out",))
     scale = Head(shape=("out",), init=0.5)
-
-
-def test_dtypes_of_the_layer() -> None:
-    net = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16), nn.Linear(4, 16))
-    assert Regression(in_features=16, network=net).projection.weight.dtype == torch.float32
-    wide = Regression(in_features=16, network=nn.Linear(4, 16), dtype=torch.float64)
-    assert wide.projection.weight.dtype == torch.float64
 
 
 def test_a_bound_that_only_a_head_uses() -> None:
@@ -1070,6 +1054,10 @@ def test_dtype_and_device_come_from_the_network() -> None:
     assert all(q.is_meta for q in p.parameters())
     p = Regression(in_features=3, dtype=torch.bfloat16)
     assert p(context().bfloat16()).scale.dtype == torch.bfloat16
+    net = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16), nn.Linear(4, 16))
+    assert Regression(in_features=16, network=net).projection.weight.dtype == torch.float32
+    wide = Regression(in_features=16, network=nn.Linear(4, 16), dtype=torch.float64)
+    assert wide.projection.weight.dtype == torch.float64
 
 
 # Autocast.

@@ -241,40 +241,50 @@ def test_a_squashed_normal_is_exact_at_saturation(name: str, dtype: torch.dtype)
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=2e4 * eps)
 
 
-def test_many_saturated_dimensions_in_one_event() -> None:
-    loc = torch.tensor([[40.0, -40.0, 0.5], [30.0, 30.0, 30.0]])
-    policy = dd.Independent(squashed(loc, torch.ones(2, 3), dd.TanhTransform()), 1)
+class Squash(LearnableTransform):
+    base = dd.TanhTransform
+    event_dim = 1
+
+
+class Declared(Variational):
+    base = Transformed
+    base_distribution = dd.Normal(torch.full((3,), 20.0), torch.ones(3))
+    transforms = [Squash]  # noqa: RUF012
+
+
+MANY = torch.tensor([[40.0, -40.0, 0.5], [30.0, 30.0, 30.0]])
+CHAIN = [dd.TanhTransform(), dd.AffineTransform(5.0, 2.0), dd.ExpTransform()]
+SATURATED: dict[str, tuple[Any, Tensor, Callable[[Tensor], Tensor], float]] = {
+    "many dimensions in one event": (
+        dd.Independent(squashed(MANY, torch.ones(2, 3), dd.TanhTransform()), 1), MANY,
+        tanh_volume, 1.0,
+    ),
+    # What comes behind the squashing cannot bring the lost digits back.
+    "in the middle of a chain": (
+        squashed(torch.full((3,), 25.0), torch.ones(3), CHAIN), torch.full((3,), 25.0),
+        lambda x: tanh_volume(x) + math.log(2.0) + 5.0 + 2 * x.tanh(), math.exp(7.0),
+    ),
+    "an overflowing exponential": (
+        squashed(torch.tensor(1000.0), torch.ones(()), dd.ExpTransform()), torch.tensor(1000.0),
+        lambda x: x, math.inf,
+    ),
+    "a declared transform with events": (Declared(), torch.full((3,), 20.0), tanh_volume, 1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SATURATED)
+def test_other_chains_at_saturation(name: str) -> None:
+    distribution, loc, volume, edge = SATURATED[name]
     torch.manual_seed(1)
-    x, log_prob = rsample_and_log_prob(policy, (5,))
+    x, log_prob = rsample_and_log_prob(distribution, (5,))
     torch.manual_seed(1)
     before = dd.Normal(loc, 1.0).rsample((5,))
-    expected = (dd.Normal(loc, 1.0).log_prob(before) - tanh_volume(before)).sum(-1)
-    assert log_prob.shape == (5, 2)
-    torch.testing.assert_close(log_prob, expected)
-    assert x.abs().max() == 1.0
-
-
-def test_saturation_in_the_middle_of_a_chain() -> None:
-    """What comes behind the squashing cannot bring the lost digits back."""
-    chain = [dd.TanhTransform(), dd.AffineTransform(5.0, 2.0), dd.ExpTransform()]
-    distribution = Transformed(dd.Normal(torch.full((3,), 25.0), 1.0), chain)
-    torch.manual_seed(1)
-    _, log_prob = rsample_and_log_prob(distribution, (4,))
-    torch.manual_seed(1)
-    before = dd.Normal(torch.full((3,), 25.0), 1.0).rsample((4,))
-    expected = dd.Normal(25.0, 1.0).log_prob(before) - tanh_volume(before)
-    expected = expected - math.log(2.0) - (5.0 + 2 * before.tanh())
-    torch.testing.assert_close(log_prob, expected)
-
-
-def test_an_overflowing_exponential() -> None:
-    distribution = Transformed(dd.Normal(torch.tensor(1000.0), 1.0), dd.ExpTransform())
-    torch.manual_seed(1)
-    x, log_prob = rsample_and_log_prob(distribution)
-    torch.manual_seed(1)
-    before = dd.Normal(torch.tensor(1000.0), 1.0).rsample()
-    assert x == torch.inf
-    torch.testing.assert_close(log_prob, dd.Normal(1000.0, 1.0).log_prob(before) - before)
+    expected = dd.Normal(loc, 1.0).log_prob(before) - volume(before)
+    torch.testing.assert_close(
+        log_prob, expected.sum(-1) if distribution.event_shape else expected
+    )
+    assert log_prob.shape == (5, *distribution.batch_shape)
+    assert x.abs().max().item() == pytest.approx(edge)
 
 
 # Families of other people.
@@ -346,26 +356,6 @@ def test_live_bases_inside_plain_wrappers() -> None:
     torch.testing.assert_close(log_prob, wrapped.log_prob(x), rtol=1e-4, atol=1e-4)
     log_prob.sum().backward()
     assert all(p.grad is not None for p in q.parameters())
-
-
-def test_declared_transforms_with_events() -> None:
-    class Squash(LearnableTransform):
-        base = dd.TanhTransform
-        event_dim = 1
-
-    class Policy(Variational):
-        base = Transformed
-        base_distribution = dd.Normal(torch.full((3,), 20.0), torch.ones(3))
-        transforms = [Squash]  # noqa: RUF012
-
-    q = Policy()
-    assert (q.batch_shape, q.event_shape) == ((), (3,))
-    torch.manual_seed(1)
-    _, log_prob = q.rsample_and_log_prob((4,))
-    torch.manual_seed(1)
-    before = dd.Normal(torch.full((3,), 20.0), torch.ones(3)).rsample((4,))
-    expected = (dd.Normal(20.0, 1.0).log_prob(before) - tanh_volume(before)).sum(-1)
-    torch.testing.assert_close(log_prob, expected)
 
 
 # The recipe for actions: an interval never returns its ends.
