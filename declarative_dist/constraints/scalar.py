@@ -200,7 +200,7 @@ class Scalar(Constraint):
 
     def signature(self) -> str:
         if not self._buffers:
-            return repr(self)
+            return f"{type(self).__name__}({self.extra_repr()})"
         # A tensor bound is part of the state itself.
         bounds = [(name, getattr(self, name)) for name in self._bounds]
         texts = [f"{n}={'tensor' if isinstance(b, Tensor) else repr(b)}" for n, b in bounds]

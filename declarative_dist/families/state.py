@@ -46,7 +46,7 @@ class AtomicState(nn.Module):
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
     ) -> None:
-        for name, now in _tensors_of(self):
+        for name, now in self._tensors_to_check():
             loaded = state_dict.get(f"{prefix}{name}")
             if isinstance(loaded, Tensor) and is_floating(now):
                 subject = f"{type(self).__name__}.{name}"
@@ -54,6 +54,10 @@ class AtomicState(nn.Module):
                 if not (is_traced(loaded) or is_shard(loaded)):
                     self._check_numbers(name, loaded, now, subject)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+    def _tensors_to_check(self) -> Iterator[tuple[str, Any]]:
+        """The tensors of which a state is checked number by number, by name."""
+        return _tensors_of(self)
 
     def _check_numbers(self, name: str, loaded: Tensor, now: Tensor, subject: str) -> None:
         """Refuse NaN in a state, unless it stands for what is not known yet here too."""
@@ -88,6 +92,10 @@ class DeclaredState(AtomicState):
 
     __declaration__: ClassVar[Declaration]
     _is_loading: bool
+
+    def _tensors_to_check(self) -> Iterator[tuple[str, Any]]:
+        by_fields = {field.stored_name for field in self.__declaration__.stored}
+        return ((name, t) for name, t in super()._tensors_to_check() if name not in by_fields)
 
     def _signatures(self) -> dict[str, str]:
         """By field what a saved state must agree on: constraints, number bounds, counts."""

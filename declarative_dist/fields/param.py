@@ -28,6 +28,7 @@ from declarative_dist.fields.storage import check_finite, expand_to_copies, to_t
 from declarative_dist.fields.templates import copy_template
 from declarative_dist.fields.value import Constrained, Init, as_source, to_raw
 from declarative_dist.plain.draws import sum_rightmost
+from declarative_dist.plain.tensors import are_finite
 from declarative_dist.plain.tracing import is_traced
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class Param(Constrained, Stored):
             return
         if now is not None:
             self._check_band(module, now, tensor)
-        elif not tensor.isfinite().all():
+        elif not (are_finite([tensor]) or tensor.isfinite().all()):
             expected, got = f"finite unconstrained numbers in {dtype}", shorten(tensor)
             raise ConstraintError(subject, expected, got, "Nothing changed.", code="not-finite")
 

@@ -20,15 +20,6 @@ from declarative_dist.optimization.rows import NO_LOSS
 from declarative_dist.plain.batch import call_with
 
 
-def are_finite(tensors: list[Tensor]) -> bool:
-    """Whether sums of the tensors are finite, as they are of finite numbers but for overflow."""
-    sums = [tensor.sum() if tensor.ndim else tensor for tensor in tensors]
-    if not sums[0].is_cpu:  # where each number is waited for
-        place = sums[0].device
-        sums = [torch.stack([one.abs().to(place, torch.float32) for one in sums]).sum()]
-    return math.isfinite(abs(sum([one.item() for one in sums])))
-
-
 def find_bad(tensor: Tensor) -> tuple[tuple[int, ...], str] | None:
     """The first index at which a tensor is infinite or NaN, and what stands there, in words.
 

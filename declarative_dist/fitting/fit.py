@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from declarative_dist.fitting import arguments
 from declarative_dist.fitting.batches import Batches, check_rows
 from declarative_dist.fitting.checkpoint import Checkpoint
-from declarative_dist.fitting.finite import ADVICE, are_finite, error_of_step, reason_of
+from declarative_dist.fitting.finite import ADVICE, error_of_step, reason_of
 from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import FieldValues
 from declarative_dist.fitting.progress import Progress
 from declarative_dist.fitting.snapshot import Snapshot
 from declarative_dist.fitting.ways import Way, choose_way
+from declarative_dist.plain.tensors import are_finite
 
 
 def fit(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from numbers import Complex, Integral, Real
@@ -107,6 +108,15 @@ def is_dense(value: object) -> TypeGuard[Tensor]:
 def is_floating(value: object) -> TypeGuard[Tensor]:
     """Whether a value is a dense tensor of floating-point numbers."""
     return is_dense(value) and value.is_floating_point()
+
+
+def are_finite(tensors: list[Tensor]) -> bool:
+    """Whether sums of the tensors are finite, as they are of finite numbers but for overflow."""
+    sums = [tensor.sum() if tensor.ndim else tensor for tensor in tensors]
+    if not sums[0].is_cpu:  # where each number is waited for
+        place = sums[0].device
+        sums = [torch.stack([one.abs().to(place, torch.float32) for one in sums]).sum()]
+    return math.isfinite(abs(sum([one.item() for one in sums])))
 
 
 def _stack(values: Sequence[Any]) -> Tensor:
