@@ -109,14 +109,12 @@ class LogInterval(Interval):
         exponent = (promote(raw) / 2).tanh() * (self._log_width() / 2)
         return (exponent.exp() * middle).to(raw.dtype)
 
-    def _has_room(
-        self, dtype: torch.dtype, lowest: float | Tensor, highest: float | Tensor
-    ) -> bool:
+    def _has_room(self, dtype: torch.dtype, low: Any, high: Any) -> bool:
         info = torch.finfo(torch.float32 if dtype in HALF else dtype)
         if not is_true(self.low >= info.tiny):
             return False
         steepest = self._log_width() * self.high  # in backward, on the way to the gradient
-        return is_true(steepest <= info.max) and super()._has_room(dtype, lowest, highest)
+        return is_true(steepest <= info.max) and super()._has_room(dtype, low, high)
 
     def _log_width(self) -> float | Tensor:
         return _log_of_quotient(self.high, self.low)

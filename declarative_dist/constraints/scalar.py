@@ -134,7 +134,8 @@ class Scalar(Constraint):
         if self.limits is not None or self.names or any(b.is_meta for b in self.buffers()):
             return
         ends = self._range(torch.zeros((), dtype=dtype, device="cpu"))
-        if not self._has_room(dtype, *ends):
+        low, high = (end.double().cpu() if isinstance(end, Tensor) else end for end in ends)
+        if not self._has_room(dtype, low, high):
             self._refuse(dtype, subject)
 
     def limits_in(self, dtype: torch.dtype, subject: str = "") -> tuple[float, float]:
@@ -157,12 +158,8 @@ class Scalar(Constraint):
             dtype: ends for dtype, ends in limits.items() if self._has_room(dtype, *ends)
         }
 
-    def _has_room(
-        self, dtype: torch.dtype, lowest: float | Tensor, highest: float | Tensor
-    ) -> bool:
+    def _has_room(self, dtype: torch.dtype, low: Any, high: Any) -> bool:
         """Whether a dtype has numbers from the lowest to the highest, and all that maps need."""
-        ends: Any = (lowest, highest)
-        low, high = (end.double().cpu() if isinstance(end, Tensor) else end for end in ends)
         top = torch.finfo(dtype).max
         fits = (low <= high) & (abs(low) <= top) & (abs(high) <= top)
         if len(self._bounds) == 2:
