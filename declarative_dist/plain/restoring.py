@@ -36,8 +36,7 @@ def restoring(*modules: nn.Module, recurse: bool = True, always: bool = False) -
         modules = tuple({part: None for module in modules for part in module.modules()})
     holdings = [_Holding(part) for part in modules]
     tensors = {id(tensor): tensor for holding in holdings for tensor in holding.tensors()}
-    with torch.no_grad():
-        values = [(t, t.clone(), t.requires_grad) for t in tensors.values()]
+    values = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
     try:
         yield
     except BaseException:
