@@ -239,38 +239,19 @@ def test_every_promise_is_broken_by_some_example() -> None:
     assert found == set(PROMISES)
 
 
-@pytest.mark.parametrize(
-    ("constraint", "options", "message"),
-    [
-        (
-            "positive",
-            {},
-            (
-                "check_constraint: expected a Constraint, a torch constraint, a Transform, or a "
-                "module with right_inverse, got 'positive'."
-            ),
-        ),
-        (
-            broken.WithoutSupport(),
-            {},
-            (
-                "check_constraint: expected WithoutSupport.support, a "
-                "torch.distributions.constraints object, got 'positive'. Write support = "
-                "torch.distributions.constraints.positive in WithoutSupport, for instance."
-            ),
-        ),
-        (
-            Positive(),
-            {"skip": ["jacobean"]},
-            (
-                "check_constraint(skip=): expected names of promises, got 'jacobean'. Did you "
-                "mean 'jacobian'? Known here: shapes, inside, gradient, refusal, default, round "
-                "trip, jacobian, state, copies, vmap, compile."
-            ),
-        ),
-    ],
-    ids=["no constraint", "no support", "skip"],
-)
+@pytest.mark.parametrize(("constraint", "options", "message"), [
+    ("positive", {},
+        ("check_constraint: expected a Constraint, a torch constraint, a Transform, or a "
+         "module with right_inverse, got 'positive'.")),
+    (broken.WithoutSupport(), {},
+        ("check_constraint: expected WithoutSupport.support, a torch.distributions.constraints "
+         "object, got 'positive'. Write support = torch.distributions.constraints.positive in "
+         "WithoutSupport, for instance.")),
+    (Positive(), {"skip": ["jacobean"]},
+        ("check_constraint(skip=): expected names of promises, got 'jacobean'. Did you "
+         "mean 'jacobian'? Known here: shapes, inside, gradient, refusal, default, round "
+         "trip, jacobian, state, copies, vmap, compile.")),
+], ids=["no constraint", "no support", "skip"])  # fmt: skip
 def test_mistakes_are_named(constraint: object, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         check_constraint(constraint, **options)

@@ -273,13 +273,8 @@ def test_switch_for_values(base):
 
 
 NUMBERS = (
-    np.int64(10),
-    np.uint8(10),
-    np.float32(10),
-    np.float16(10),
-    np.array(10),
-    np.array([10.0]),
-)
+    np.int64(10), np.uint8(10), np.float32(10), np.float16(10), np.array(10), np.array([10.0]),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=repr)

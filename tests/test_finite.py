@@ -21,24 +21,9 @@ from tests.limits import EXTREME, SOLVED
 
 DRAWS = 40
 EXTREMES = (
-    0.0,
-    1.0,
-    -1.0,
-    5.0,
-    -5.0,
-    17.0,
-    -17.0,
-    40.0,
-    -40.0,
-    89.0,
-    -104.0,
-    700.0,
-    -700.0,
-    1e3,
-    -1e3,
-    1e4,
-    -1e4,
-)
+    0.0, 1.0, -1.0, 5.0, -5.0, 17.0, -17.0, 40.0, -40.0, 89.0, -104.0, 700.0, -700.0, 1e3, -1e3,
+    1e4, -1e4,
+)  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
 

@@ -68,13 +68,9 @@ BUILDS_ITSELF = ("method", "tied", "shared", "network", "hierarchy", *CONTEXTS)
 """Cases with a method that builds distributions."""
 
 DRAWS_ANEW = (
-    "method",
-    "network",
-    "conditional",
-    "conditional mixture",
-    "conditional without a layer",
+    "method", "network", "conditional", "conditional mixture", "conditional without a layer",
     *CONTEXTS,
-)
+)  # fmt: skip
 """Cases with a start that is drawn again, and layers that are."""
 
 OURS = {**DECLARED, **JOINTS}

@@ -37,6 +37,7 @@ from declarative_dist import (
 )
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.wrappers import Censored
+from tests.cases import Count, Numbers
 
 
 @pytest.mark.parametrize("unit", [1e-5, 2e-4, 2.0])
@@ -110,30 +111,24 @@ def test_bounds_that_cross_are_refused_inside_a_plain_module(
 
 @pytest.mark.parametrize("guide", [MeanFieldNormal, FullRankNormal])
 @pytest.mark.parametrize("density", [
-    lambda v: -(v["z"] ** 2).sum(-1) * len(v["z"]),
-    lambda v: -((v["z"] - v["z"].mean(0)) ** 2).sum(-1) - 0.01 * (v["z"] ** 2).sum(-1),
+    lambda v: -(v["x"] ** 2).sum(-1) * len(v["x"]),
+    lambda v: -((v["x"] - v["x"].mean(0)) ** 2).sum(-1) - 0.01 * (v["x"] ** 2).sum(-1),
 ])  # fmt: skip
 def test_a_target_that_mixes_draws_is_not_sampled(guide: Any, density: Any) -> None:
-    class Two(Declarative):
-        z = Param(torch.zeros(2))
-
     named = rf"^{guide.__name__}\.log_joint: .*draws beside it"
     with pytest.raises(ConstraintError, match=named):
-        guide(Two()).importance_sample(density, 100)
+        guide(Numbers(size=2)).importance_sample(density, 100)
     with pytest.raises(ConstraintError, match=named):
-        fit(NegativeELBO(density, guide(Two())), progress=False)
+        fit(NegativeELBO(density, guide(Numbers(size=2))), progress=False)
 
 
 def test_no_other_start_is_tried_where_a_fit_was_told_so() -> None:
-    class One(Declarative):
-        x = Param([0.0, 0.0])
-
     def log_joint(values: dict[str, Tensor]) -> Tensor:
         calls.append(len(values["x"]))
         return dd.Normal(2.0, 1.0).log_prob(values["x"]).sum(-1)
 
     calls: list[int] = []
-    guide = FullRankNormal(One())
+    guide = FullRankNormal(Numbers(size=2))
     history = fit(NegativeELBO(log_joint, guide), restarts=0, progress=False)
     assert "No other start was tried." in history.verdict
     calls.clear()
@@ -191,10 +186,11 @@ def test_numbers_that_a_callback_moves_are_where_the_next_step_begins(count: int
     assert begun[1] == pytest.approx(3.0**4 * float(weights.sum()), rel=1e-5)
 
 
-def test_a_number_with_two_priors_is_refused_by_both_names() -> None:
-    class Rate(Declarative):
-        rate = Param(1.0, Exp(), prior=dd.Gamma(2.0, 1.0))
+class Rate(Declarative):
+    rate = Param(1.0, Exp(), prior=dd.Gamma(2.0, 1.0))
 
+
+def test_a_number_with_two_priors_is_refused_by_both_names() -> None:
     class Scale(Declarative):
         scale = Param(1.0, Exp(), prior=dd.LogNormal(0.0, 1.0))
 
@@ -213,9 +209,6 @@ def test_a_number_with_two_priors_is_refused_by_both_names() -> None:
 
 @pytest.mark.parametrize("reach", [prune.identity, parametrize.register_parametrization])
 def test_parts_of_one_class_each_count_their_prior(reach: Callable[..., Any]) -> None:
-    class Rate(Declarative):
-        rate = Param(1.0, Exp(), prior=dd.Gamma(2.0, 1.0))
-
     class Both(Declarative):
         one, other = Rate, Rate
 
@@ -264,29 +257,16 @@ class Normalised(Conditional):
         return net(h)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(
-    ("act", "match"),
-    [
-        (AsksItself, r"AsksItself\.scale: expected a value, got RecursionError.*helps to build"),
-        (
-            lambda: CallsItself(in_features=2)(torch.zeros(2)),
-            r"CallsItself\.forward: .* calls itself",
-        ),
-        (
-            lambda: GivesANumber().sample(),
-            r"GivesANumber\.forward: expected a forward that returns",
-        ),
-        (lambda: Normalised(in_features=2), r"Normalised\.loc: expected a method that takes"),
-        (
-            lambda: type(Declarative)("Model", (Declarative,), {"training": 1}),
-            r"Model\.training: expected a name that is free",
-        ),
-        (
-            lambda: type(Declarative)("Model", (Declarative,), {"half": [1.0]}),
-            r"Model\.half: expected a name that is free",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("act", "match"), [
+    (AsksItself, r"AsksItself\.scale: expected a value, got RecursionError.*helps to build"),
+    (lambda: CallsItself(in_features=2)(torch.zeros(2)), r"CallsItself\.forward: .* calls itself"),
+    (lambda: GivesANumber().sample(), r"GivesANumber\.forward: expected a forward that returns"),
+    (lambda: Normalised(in_features=2), r"Normalised\.loc: expected a method that takes"),
+    (lambda: type(Declarative)("Model", (Declarative,), {"training": 1}),
+        r"Model\.training: expected a name that is free"),
+    (lambda: type(Declarative)("Model", (Declarative,), {"half": [1.0]}),
+        r"Model\.half: expected a name that is free"),
+])  # fmt: skip
 def test_what_asks_itself_or_takes_a_name_of_modules_is_refused(
     act: Callable[[], Any], match: str
 ) -> None:
@@ -376,12 +356,7 @@ def test_a_biased_estimator_is_refused_where_a_guide_shows_at_its_call(estimator
 
 
 def test_a_count_that_became_a_tensor_moves_and_loads() -> None:
-    class Coins(Variational):
-        base = dd.Binomial
-        total_count = 10
-        probs = Param(0.5)
-
-    coins, other = Coins(), Coins()
+    coins, other = Count(), Count()
     coins.total_count = torch.tensor(5.0)
     saved = coins.double().state_dict()
     assert coins.total_count.item() == 5.0

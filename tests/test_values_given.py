@@ -29,28 +29,15 @@ from tests.states import assert_unchanged, state_of
 
 FIELDS = ["df", "loc", "scale"]
 NUMBERS = [
-    2,
-    2.0,
-    np.float64(2.0),
-    np.float32(2.0),
-    np.int64(2),
-    np.array(2.0),
-    torch.tensor(2),
-    torch.tensor(2.0, dtype=torch.float64),
-    nn.Parameter(torch.tensor(2.0)),
+    2, 2.0, np.float64(2.0), np.float32(2.0), np.int64(2), np.array(2.0), torch.tensor(2),
+    torch.tensor(2.0, dtype=torch.float64), nn.Parameter(torch.tensor(2.0)),
     torch.tensor(1.0, requires_grad=True) * 2,
-]
+]  # fmt: skip
 VECTORS = [
-    [1.0, 2.0],
-    (1.0, 2.0),
-    [1, 2],
-    np.array([1.0, 2.0], dtype=np.float32),
-    np.array([1, 2]),
-    torch.tensor([1.0, 2.0]),
-    torch.tensor([1, 2]),
-    nn.Parameter(torch.tensor([1.0, 2.0])),
+    [1.0, 2.0], (1.0, 2.0), [1, 2], np.array([1.0, 2.0], dtype=np.float32), np.array([1, 2]),
+    torch.tensor([1.0, 2.0]), torch.tensor([1, 2]), nn.Parameter(torch.tensor([1.0, 2.0])),
     torch.tensor([1.0, 2.0], requires_grad=True) * 1,
-]
+]  # fmt: skip
 
 
 def tensor_of(q, name):
@@ -191,24 +178,11 @@ def test_refused_by_a_simplex(value):
 
 
 NO_NUMBERS = [
-    "one",
-    True,
-    np.bool_(True),
-    torch.tensor(True),
-    torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged),
-    1j,
-    object(),
-    {"a": 1},
-    [[1.0], [1.0, 2.0]],
-    [1.0, [2.0]],
-    10**400,
-    1e39,
-    torch.tensor(1j),
-    torch.eye(2).to_sparse(),
-    np.array(["one"]),
-    nn.Linear(1, 1),
-    lambda shape: None,
-]
+    "one", True, np.bool_(True), torch.tensor(True),
+    torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged), 1j,
+    object(), {"a": 1}, [[1.0], [1.0, 2.0]], [1.0, [2.0]], 10**400, 1e39, torch.tensor(1j),
+    torch.eye(2).to_sparse(), np.array(["one"]), nn.Linear(1, 1), lambda shape: None,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIELDS)
