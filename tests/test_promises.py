@@ -67,12 +67,6 @@ CONTEXTS = ("joint of contexts", "joint of contexts that share a site")
 BUILDS_ITSELF = ("method", "tied", "shared", "network", "hierarchy", *CONTEXTS)
 """Cases with a method that builds distributions."""
 
-DRAWS_ANEW = (
-    "method", "network", "conditional", "conditional mixture", "conditional without a layer",
-    *CONTEXTS,
-)  # fmt: skip
-"""Cases with a start that is drawn again, and layers that are."""
-
 OURS = {**DECLARED, **JOINTS}
 """One case or more for every kind of field; families of torch differ only in their arguments."""
 

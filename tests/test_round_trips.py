@@ -24,11 +24,16 @@ from declarative_dist.fields.param import Param
 from declarative_dist.fields.walk import walk
 from declarative_dist.plain.restoring import restoring
 from tests.cases import CASES, DECLARED, JOINTS, WRAPPED
-from tests.test_promises import DRAWS_ANEW, perturb, values_of
+from tests.test_promises import CONTEXTS, perturb, values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
 
 Module = Any
+DRAWS_ANEW = (
+    "method", "network", "conditional", "conditional mixture", "conditional without a layer",
+    *CONTEXTS,
+)  # fmt: skip
+"""Cases with a start that is drawn again, and layers that are."""
 
 
 def moved(name: str) -> Module:
