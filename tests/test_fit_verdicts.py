@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,18 @@ from torch import Tensor
 
 from declarative_dist import (
     Conditional,
+    Declarative,
     Exp,
     Head,
     NotConvergedWarning,
     Param,
+    Positive,
+    UnitInterval,
     Variational,
     derived,
     fit,
 )
-from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood
+from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 
 
 def features(rows: int = 300, columns: int = 2) -> Tensor:
@@ -187,3 +191,45 @@ def test_a_score_estimate_without_noise_at_the_answer_settles_there() -> None:
     history = fit(NegativeELBO(lambda kind: logits[kind], guide, num_samples=16))
     assert history.converged, history.verdict
     torch.testing.assert_close(guide().probs, logits.softmax(0), atol=0.01, rtol=0.0)
+
+
+class Sparse(Declarative):
+    """Far from the data their noise is large, so that the prior's corner at zero draws first."""
+
+    weights = Param(0.2, shape=(2,), prior=dd.Laplace(0.0, 0.3))
+    noise = Param(100.0, Positive(), prior=dd.HalfCauchy(1.0))
+
+    def score(self, x: Tensor, y: Tensor) -> Tensor:
+        return dd.Normal(x @ self.weights, self.noise).log_prob(y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_number_leaves_a_corner_that_the_others_have_moved_away_from(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 2, dtype=torch.float64)
+    y = x @ torch.tensor([2.0, -1.0], dtype=torch.float64) + 0.3 * torch.randn(60)
+
+    def density(numbers: Any) -> float:
+        a, b, log_noise = numbers
+        noise = math.exp(log_noise)
+        residuals = (y - a * x[:, 0] - b * x[:, 1]).numpy() / noise
+        prior = (abs(a) + abs(b)) / 0.3 + math.log1p(noise**2)
+        return float((residuals**2).sum() / 2 + 60 * log_noise + prior)
+
+    options = {"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-11}
+    best = scipy.optimize.minimize(density, [1.0, 0.0, 0.0], method="Nelder-Mead", options=options)
+    model = Sparse(dtype=dtype)
+    objective = NegativeLogPosterior(model, total_size=60, log_likelihood=Sparse.score)
+    history = fit(objective, (x.to(dtype), y.to(dtype)))
+    assert history.converged, history.verdict
+    found = [*model.weights.tolist(), model.noise.log().item()]
+    assert found == pytest.approx(best.x.tolist(), abs=1e-3)
+
+
+def test_a_mode_at_the_end_of_a_unit_interval_has_no_density() -> None:
+    class Coin(Variational):
+        base = dd.Bernoulli
+        probs = Param(0.5, UnitInterval(), prior=dd.Beta(0.5, 0.5))
+
+    with pytest.warns(NotConvergedWarning, match="probs is held at the end of its band"):
+        fit(NegativeLogPosterior(Coin(), total_size=20), torch.zeros(20))

@@ -132,6 +132,13 @@ class Newton(Optimizer):
                 held = self._find_held(closure, point, model, stuck)
                 done = done | (stuck & ~held.any(1))
                 self.held = self.held | held
+        ends = done & ~self._done & self.held.any(1)
+        if ends.any():  # where the others have been since, numbers that were held may gain
+            lower = model.losses - self._visible(model)
+            mask, longest = self.held & ends[:, None], 1 + point.abs().double()
+            freed = mask & self._can_gain(closure, new, self._slopes, longest, lower, mask)
+            self.held = self.held & ~freed
+            done = done & ~freed.any(1)
         new = torch.where(tentative[:, None], (point + model.step).to(point), new)
         self._before, self._trying, self._decrement = point, tentative, model.decrement
         self._done = done
@@ -173,6 +180,7 @@ class Newton(Optimizer):
                 for column in gradient.unbind(1)
             ]
         hessian = torch.stack(columns, 2).double()
+        self._slopes = gradient.detach()
         return solve(
             losses.detach().double(), gradient.detach().double(), hessian, point.double(),
             self.held, self.eps,
@@ -263,17 +271,35 @@ class Newton(Optimizer):
         size = model.hessian.diagonal(dim1=1, dim2=2).abs()
         reach = 1 + point.abs().double()
         longest = torch.minimum(model.gradient.abs() / size, reach).nan_to_num(0.0)
-        visible = 64 * self.eps * (1 + model.losses.abs())
+        visible = self._visible(model)
         can_gain = model.gradient.abs() * longest > visible[:, None]
         held = stuck[:, None] & can_gain & ~self.held
-        for number in held.any(0).nonzero().flatten().tolist():
+        lower = model.losses - visible
+        return held & ~self._can_gain(closure, point, model.gradient, longest, lower, held)
+
+    def _visible(self, model: Model) -> Tensor:
+        """The least gain of a loss that counts: one that is nearer to its corner is at it."""
+        return max(64 * self.eps, 1e-6) * (1 + model.losses.abs())
+
+    def _can_gain(
+        self,
+        closure: Closure,
+        point: Tensor,
+        gradient: Tensor,
+        longest: Tensor,
+        lower: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """Which numbers of a mask reach a loss lower than one, each on its own, by three steps."""
+        gains = torch.zeros_like(mask)
+        for number in mask.any(0).nonzero().flatten().tolist():
             for share in (1.0, 1e-3, 1e-6):
                 at = point.double().clone()
-                at[:, number] -= share * model.gradient[:, number].sign() * longest[:, number]
+                at[:, number] -= share * gradient[:, number].sign() * longest[:, number]
                 self.evaluations += 1
                 losses = self.rows.attempt(closure, at.to(point), point).double()
-                held[:, number] &= ~(losses < model.losses)
-        return held
+                gains[:, number] |= losses < lower
+        return gains
 
 
 def _choose(mask: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:
