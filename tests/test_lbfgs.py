@@ -80,3 +80,18 @@ def test_evaluations_are_counted_and_limited() -> None:
     assert found.evaluations == len(calls) == 7
     assert found.is_active.all()
     assert (found.value < valley(torch.full((2, 10), 3.0))).all()
+
+
+def test_a_large_sum_of_many_numbers_goes_on_while_a_step_promises_something() -> None:
+    """Beside a loss of 1e4 a gradient of 0.01 is small; times 200 numbers it is not."""
+    curvature = torch.linspace(1e-4, 1.0, 200, dtype=torch.float64)
+
+    def bowl(x: Tensor) -> Tensor:
+        return 1e4 + (curvature * (x - 3) ** 2).sum(-1)
+
+    start = torch.zeros(200, dtype=torch.float64)
+    early = minimize(bowl, start, tolerance=1e-5)
+    late = minimize(bowl, start, tolerance=1e-5, least=1e-9)
+    assert not (early.is_active | late.is_active)
+    assert early.value - 1e4 > 1e-2
+    assert late.value - 1e4 < 2e-3

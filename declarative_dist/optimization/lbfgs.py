@@ -64,6 +64,7 @@ class LBFGS(Optimizer):
         self.rows = rows
         self._eps = torch.finfo(rows.parameters[0].dtype).eps
         self._tolerance = max(1e-7, 100 * self._eps) if tolerance is None else tolerance
+        self._gain = max(1e-9, 2 * self._eps) if tolerance is None else torch.inf
         self.evaluations = 0
 
     @property
@@ -78,9 +79,10 @@ class LBFGS(Optimizer):
 
     @property
     def converged(self) -> Tensor:
-        """For which problems the gradient is small, relative to one plus the loss."""
+        """For which problems gradient and gain are small, relative to one plus the loss."""
         scale = 1 + self._descent.value.abs()
-        return self.gradients.le(max(1e-5, self._eps**0.5) * scale)
+        is_small = self.gradients.le(max(1e-5, self._eps**0.5) * scale)
+        return is_small & self._descent.gain.le(10 * self._gain * scale)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
@@ -106,7 +108,7 @@ class LBFGS(Optimizer):
         if not is_begun:  # new, or somebody has moved the numbers
             with torch.enable_grad():
                 rows.losses(closure)  # what is wrong with the first one is an error
-            self._descent = Descent(evaluate, fallback, self._tolerance)
+            self._descent = Descent(evaluate, fallback, self._tolerance, self._gain)
         before = self._descent.value.sum()
         self._descent.function = evaluate
         self._descent.run(self._descent.evaluations + _ROUND)
@@ -129,12 +131,15 @@ class Descent:
             the value counts as infinitely large.
         point: where rows start; one without a finite value stays where it is.
         tolerance: a row is settled where no entry of its gradient is larger than this times one
-            plus the magnitude of the value.
+            plus the magnitude of the value,
+        least: and where a step promises no more than this share of it: of a large sum of many
+            numbers a gradient is small by comparison, though there is something to gain.
 
     Attributes:
         point: the best point of every row.
         value: the value there, of shape `(*rows)`.
         gradient: the gradient there.
+        gain: what a whole step along the next direction promises.
         is_active: which rows are not settled, and may find a step that lowers their value.
         evaluations: how often the function was called.
 
@@ -149,8 +154,15 @@ class Descent:
                 [3., 3.]])
     """
 
-    def __init__(self, function: Function, point: Tensor, tolerance: float = 1e-8) -> None:
-        self.function, self.point, self.tolerance = function, point.detach(), tolerance
+    def __init__(
+        self,
+        function: Function,
+        point: Tensor,
+        tolerance: float = 1e-8,
+        least: float = torch.inf,
+    ) -> None:
+        self.function, self.point = function, point.detach()
+        self.tolerance, self.least = tolerance, least
         self.value, self.gradient = _finite(*function(point))
         self.evaluations = 1
         self.steps = point.new_zeros((_MEMORY, *point.shape))
@@ -224,9 +236,12 @@ class Descent:
     def _begin_lines(self, rows: Tensor) -> None:
         largest = self.gradient.abs().amax(-1)
         self.is_active &= self.value.isfinite()
-        self.is_active &= largest > self.tolerance * (1 + self.value.abs())
+        direction, scale = self._direction(), 1 + self.value.abs()
+        self.gain = -(self.gradient * direction).sum(-1) / 2
+        is_steep = largest > self.tolerance * scale
+        self.is_active &= is_steep | (self.gain > self.least * scale)
         # A row that is settled stays, whatever its length.
-        direction = self._direction().masked_fill(~self.is_active[..., None], 0.0)
+        direction = direction.masked_fill(~self.is_active[..., None], 0.0)
         self.direction = torch.where(rows[..., None], direction, self.direction)
         self.low = self.low.masked_fill(rows, 0.0)
         self.high = self.high.masked_fill(rows, torch.inf)
