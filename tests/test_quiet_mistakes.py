@@ -61,6 +61,44 @@ def test_a_gamma_on_equal_data_has_no_answer(data: list[float], dtype: torch.dty
     assert history.converged is False
 
 
+class Counted(Conditional):
+    base = dd.Poisson
+    rate = Head(Exp())
+
+
+class Waited(Conditional):
+    mean = Head(Exp())
+    shape = Param(1.0, Exp())
+
+    def base(self, mean: Tensor, shape: Tensor) -> dd.Distribution:
+        return dd.Gamma(shape, shape / mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", [Counted, Waited])
+def test_a_context_in_dollars_seconds_and_metres_is_no_obstacle(
+    family: type[Conditional], dtype: torch.dtype
+) -> None:
+    """The same maximum as of the standardised context, where Newton's steps by hand end."""
+    torch.manual_seed(0)
+    z = torch.randn(400, 3, dtype=torch.float64)
+    x = torch.tensor([5e4, 1.7e9, 2e-6]) + torch.tensor([2e4, 3e7, 5e-7]) * z
+    mean = (0.3 + z @ torch.tensor([0.5, -0.4, 0.8], dtype=torch.float64)).exp()
+    y = torch.poisson(mean) if family is Counted else dd.Gamma(3.0, 3.0 / mean).sample()
+    rows = torch.cat([torch.ones_like(z[:, :1]), z], 1)
+    weights = torch.zeros(4, dtype=torch.float64)
+    for _ in range(30):  # of both families' score in the weights, up to the shape
+        fitted = (rows @ weights).exp()
+        share = fitted if family is Counted else y / fitted
+        gap = y - fitted if family is Counted else y / fitted - 1
+        weights += torch.linalg.solve(rows.T @ (share[:, None] * rows), rows.T @ gap)
+    q = family(in_features=3, dtype=dtype)
+    history = fit(NegativeLogLikelihood(q), (x.to(dtype), y.to(dtype)))
+    assert history.converged, history.verdict
+    found = q.double()(x).mean.log()
+    torch.testing.assert_close(found, rows @ weights, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", [dd.Gamma, dd.Weibull, dd.Beta])
 def test_a_rate_of_your_own_settles_on_whole_data(kind: Callable[..., Any]) -> None:
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from declarative_dist.errors import ConstraintError
 from declarative_dist.families.conditional import Conditional
+from declarative_dist.families.contextual import Contextual
 from declarative_dist.fields.field import current_value, needed_values
 from declarative_dist.fields.walk import join
 from declarative_dist.fitting.clusters import cluster
@@ -81,7 +82,7 @@ def race(rows: Rows, losses: Losses, others: int) -> bool:
         least = rows.attempt(losses, start, start)
         parts = [(data, _find_places(data)) for data in losses.data]
         several = any("shares" in level for _, places in parts for level, _ in places)
-        seeds = range(SEEDINGS + others if several else any(places for _, places in parts))
+        seeds = range(SEEDINGS + others if several else losses.module is not None)
         candidates = [_move_to(rows, losses, parts, seed) for seed in seeds]
     is_one = len(candidates) == 1 and not others
     generator = torch.Generator().manual_seed(0)
@@ -105,6 +106,7 @@ def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor
     module: Any = losses.module
     values: dict[str, Tensor] = {}
     with suppress(ConstraintError), restoring(module):
+        _shrink_weights(module, losses.batch)
         for name, source, value in _suggest_from(parts, seed):
             if source.bias is None:
                 values[name] = value
@@ -112,6 +114,18 @@ def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor
                 source.bias.copy_(_constraint_of(source).inverse(value))
         module.assign(**values)
     return rows.read()
+
+
+def _shrink_weights(module: Any, batch: tuple[Any, ...]) -> None:
+    """Give the weights of a context the units of its numbers, be they dollars or metres."""
+    for part in module.modules():
+        layer: Any = getattr(part, "projection", None)
+        if isinstance(part, Contextual) and layer is not None and part.network is None:
+            context = batch[0]
+            is_seen = isinstance(context, Tensor) and context.shape[-1:] == (layer.in_features,)
+            if is_seen and layer.weight.requires_grad:
+                sizes = context.flatten(0, -2).double().square().mean(0).sqrt()
+                layer.weight /= sizes.where(sizes > 0, 1.0).to(layer.weight)
 
 
 def _sources_of(module: Any) -> list[Source]:
