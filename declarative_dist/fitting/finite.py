@@ -84,7 +84,7 @@ def error_of_step(
         numbers was not.
     """
     bad = bad_data(batch)
-    collapsed = ", ".join(saturated_fields(objective))
+    collapsed = ", ".join(field.name for field in saturated_fields(objective))
     hint = ADVICE
     if bad:
         hint = f"The batch has {bad}."

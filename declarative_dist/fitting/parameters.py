@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,16 +73,33 @@ def _subject_of(objective: nn.Module, path: str, name: str) -> str:
     return ".".join([type(objective).__name__, *steps, name])
 
 
-def saturated_fields(objective: nn.Module) -> Iterator[str]:
-    """The trainable fields with a value at the end of its band, or as near as makes no odds."""
+class Saturated(NamedTuple):
+    """A trainable field with a value at the end of its band, or as near as makes no odds.
+
+    Attributes:
+        name: its own, dotted.
+        raw: its unconstrained numbers.
+        half_way: where they were if those at the end went half the way back.
+    """
+
+    name: str
+    raw: Tensor
+    half_way: Tensor
+
+
+def saturated_fields(objective: nn.Module) -> Iterator[Saturated]:
+    """The trainable fields with a value at the end of its band."""
     for path, module, field in walk_params(objective):
         if not field.is_trained(module):
             continue
         constraint = field.resolved_constraint(module, needed_values(module, field.name))
+        raw = getattr(module, field.raw_name)
         with torch.no_grad():
-            is_saturated = constraint.is_at_end(getattr(module, field.raw_name)).any()
-        if is_saturated:
-            yield _subject_of(objective, path, field.name).partition(".")[2]
+            ends = constraint.is_at_end(raw)
+            if ends.any():
+                nearest = constraint.inverse(constraint.forward(raw)).to(raw)
+                name = _subject_of(objective, path, field.name).partition(".")[2]
+                yield Saturated(name, raw, torch.where(ends, nearest / 2, raw))
 
 
 class FieldValues:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.fitting.losses import Losses
-from declarative_dist.fitting.parameters import short_name
-from declarative_dist.optimization.ends import Ends
+from declarative_dist.fitting.parameters import Saturated, short_name
+from declarative_dist.optimization.ends import LOST, Ends
 from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 
@@ -29,7 +29,11 @@ class NotConvergedWarning(UserWarning):
 
 
 def judge_descent(
-    objective: nn.Module, search: Newton | LBFGS, losses: Losses, saturated: list[str], count: int
+    objective: nn.Module,
+    search: Newton | LBFGS,
+    losses: Losses,
+    saturated: list[Saturated],
+    count: int,
 ) -> tuple[bool | None, list[str]]:
     """Whether a descent has converged, and sentences about it.
 
@@ -37,28 +41,30 @@ def judge_descent(
         objective: what is fitted.
         search: what went down.
         losses: gives the losses of all problems.
-        saturated: the fields at the end of their band.
+        saturated: the fields with a value at the end of its band.
         count: how many steps were done.
     """
     rest = f"gradient {search.gradients.max().item():.1g}, {search.evaluations} evaluations"
-    failed, notes = ~search.converged, list[str]()
-    is_stuck = search.is_done & failed
+    named, notes = [field.name for field in saturated], list[str]()
+    beyond = _falls_beyond(search, losses, saturated)
+    failed = ~search.converged | beyond
+    is_stuck = search.is_done & failed & ~beyond
     is_coarse = torch.zeros_like(failed)
     if isinstance(search, Newton) and search.is_closed:
         rest = f"{rest.partition(',')[0]}, in closed form"
-        notes = _describe_corners(objective, search, saturated)
+        notes = _describe_corners(objective, search, named)
     elif isinstance(search, Newton):
-        ends = Ends(search, losses)
+        ends = Ends(search, losses, float(losses.has_equal_data))
         # At the end of a band rounding may hide the loss, and the band is said.
         is_coarse = ends.is_coarse & (not (saturated or losses.has_equal_data))
         lost = ends.lost & ~is_coarse[:, None]
         falls = ends.runaways if saturated else ends.runaways | lost | ends.edges
         endless = _names(objective, search, falls)
         failed |= falls.any(1)
-        notes = _describe_corners(objective, search, saturated + endless)
+        notes = _describe_corners(objective, search, named + endless)
         if endless:
             notes.append(f"the loss falls without end in {', '.join(endless)}: {_ENDLESS}")
-        flat = [n for n in _flat_fields(objective, search, ends) if n not in saturated + endless]
+        flat = [n for n in _flat_fields(objective, search, ends) if n not in named + endless]
         if flat and search.is_done:
             why = "the data do not determine it, or its range ends here"
             notes.append(f"the loss is flat in {', '.join(flat)}: {why}")
@@ -79,6 +85,20 @@ def judge_descent(
         shown = ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
         head = f"{len(failed) - len(names)} of {len(failed)} copies settled, not {shown}: {rest}"
     return False, [head, *notes]
+
+
+def _falls_beyond(search: Newton | LBFGS, losses: Losses, saturated: list[Saturated]) -> Tensor:
+    """For which problems a band ends where the loss still falls: its minimum lies beyond."""
+    falls = torch.zeros_like(search.converged)
+    rows, point = search.rows, search.rows.read()
+    for field in saturated:
+        with torch.no_grad():
+            least = rows.attempt(losses, point, point)
+            field.raw.copy_(field.half_way)
+            risen = rows.attempt(losses, rows.read(), point) - least
+            falls |= risen > LOST * (1 + least.abs())
+            rows.write(point)
+    return falls
 
 
 def _describe_corners(objective: nn.Module, newton: Newton, known: list[str]) -> list[str]:

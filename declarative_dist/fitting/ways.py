@@ -20,7 +20,7 @@ from declarative_dist.fitting.compiled import CompiledBackward
 from declarative_dist.fitting.evaluation import backward_of, begin, gradient_of, take_step
 from declarative_dist.fitting.history import History, spell_steps
 from declarative_dist.fitting.losses import Losses
-from declarative_dist.fitting.parameters import saturated_fields, trainable_of
+from declarative_dist.fitting.parameters import Saturated, saturated_fields, trainable_of
 from declarative_dist.fitting.phases import DECAY, GradientSums, Phases, fall_of
 from declarative_dist.fitting.starts import race
 from declarative_dist.fitting.verdict import NotConvergedWarning, judge_descent
@@ -81,12 +81,12 @@ class Way:
         """Take note of the steps that were done before, and say whether nothing is left to do."""
         return False
 
-    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[Saturated]) -> tuple[bool | None, list[str]]:
         """Whether the fit has converged, and sentences about it.
 
         Args:
             history: the record, of a step at least.
-            saturated: the fields at the end of their band.
+            saturated: the fields with a value at the end of its band.
         """
         losses, count = history.losses, history.step
         gradient = gradient_of(self.optimizer)
@@ -116,7 +116,7 @@ class Way:
             converged, verdict = None, f"ended by {who}: {verdict}"
         history.converged = converged
         advice = "give its constraint more room, or a prior"
-        bands = [f"{name} is held at the end of its band: {advice}" for name in saturated]
+        bands = [f"{field.name} is held at the end of its band: {advice}" for field in saturated]
         history.verdict = "; ".join([verdict, *bands, *notes])
         if converged is False and not self.has_steps:
             warnings.warn(NotConvergedWarning(history.verdict), stacklevel=3)
@@ -151,7 +151,7 @@ class DescentWay(Way):
             self.optimizer = LBFGS(newton.rows, self._tolerance)
         return self.optimizer.is_done
 
-    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[Saturated]) -> tuple[bool | None, list[str]]:
         if not self.optimizer.evaluations:  # a checkpoint has used up all steps
             return super().judge(history, saturated)
         return judge_descent(self.objective, self.optimizer, self._losses, saturated, history.step)
@@ -205,7 +205,7 @@ class NoisyWay(Way):
         self._is_settled = event == "settled"
         return self._is_settled
 
-    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[Saturated]) -> tuple[bool | None, list[str]]:
         if not self._is_settled:
             return super().judge(history, saturated)
         phases = self._phases
@@ -244,7 +244,7 @@ class GuideWay(Way):
     def observe(self, loss: float) -> bool:
         return not self._losses
 
-    def judge(self, history: History, saturated: list[str]) -> tuple[bool | None, list[str]]:
+    def judge(self, history: History, saturated: list[Saturated]) -> tuple[bool | None, list[str]]:
         found = self.optimizer.param_groups[0]
         return found["converged"], [found["verdict"]]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Closure
 
-_LOST = 2e-3
-"""How coarse a loss is, relative to one plus it, that is lost in rounding."""
+LOST = 2e-3
+"""How coarse a loss is, relative to one plus it, that is lost in rounding; a change that shows."""
 
 _LONG = 2e-3
 """A step is long that changes a number by this share of one plus its size."""
@@ -23,10 +23,13 @@ class Ends:
     Args:
         newton: what has ended.
         closure: gives the losses of all problems.
+        unit: the least size of a number at a wall. The raw numbers of an end may be far smaller
+            than the data, whose rounding it is that stops them.
     """
 
-    def __init__(self, newton: Newton, closure: Closure) -> None:
+    def __init__(self, newton: Newton, closure: Closure, unit: float = 0.0) -> None:
         self._newton, self._model, self._closure = newton, newton.model, closure
+        self._unit = unit
         self._point = newton.rows.read()
         self._size = self._point.abs().double()
         self._scale = 1 + self._model.losses.abs()
@@ -49,7 +52,7 @@ class Ends:
     @cached_property
     def lost(self) -> Tensor:
         """The numbers of problems whose loss is lost in rounding: a mask `(problems, numbers)`."""
-        is_lost = self._noise > _LOST * self._scale
+        is_lost = self._noise > LOST * self._scale
         return is_lost[:, None] & ~self._newton.held
 
     @cached_property
@@ -80,11 +83,12 @@ class Ends:
         where it ends. At a corner, or at the end of a uniform's support, it does neither.
         """
         newton, found = self._newton, torch.zeros_like(self._newton.held)
-        nudges = 8 * newton.eps * self._size.clamp_min(torch.finfo(self._point.dtype).tiny)
+        least = max(self._unit, torch.finfo(self._point.dtype).tiny)
+        nudges = 8 * newton.eps * self._size.clamp_min(least)
         for number in newton.held.any(0).nonzero().flatten().tolist():
             nudge = torch.zeros_like(nudges)
             nudge[:, number] = nudges[:, number]
-            found[:, number] = self._largest_rise([nudge, -nudge]) > _LOST * self._scale
+            found[:, number] = self._largest_rise([nudge, -nudge]) > LOST * self._scale
         return found & newton.held
 
     def _largest_rise(self, nudges: list[Tensor]) -> Tensor:
