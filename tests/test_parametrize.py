@@ -22,6 +22,7 @@ from declarative_dist import (
     Positive,
 )
 from declarative_dist.testing import check_distribution
+from tests.cases import GammaFamily
 from tests.constraints.cases import CASES, Case
 
 KINDS = ("exp-floor", "interval-tensors", "simplex", "lower-cholesky", "positive-definite")
@@ -52,6 +53,19 @@ def test_state_copies_and_removal(name: str) -> None:
     parametrize.remove_parametrizations(module, "weight")
     assert type(module.weight) is nn.Parameter
     assert torch.equal(module.weight, value)
+
+
+@pytest.mark.parametrize("copies", [(), (3,)])
+def test_a_parametrized_distribution_goes_into_torchs_wrappers(copies: tuple[int, ...]) -> None:
+    q = GammaFamily(batch_shape=copies)
+    parametrize.register_parametrization(q, "raw_concentration", Positive())
+    view, wrapped = q.expand((2, *copies)), dd.TransformedDistribution(q, [dd.ExpTransform()])
+    assert view.batch_shape == (2, *copies)
+    q.concentration = 3.0
+    assert (view().concentration == 3.0).all()
+    value = torch.full(copies, 2.0)
+    expected = dd.Gamma(3.0, q.rate).log_prob(value.log()) - value.log()
+    torch.testing.assert_close(wrapped.log_prob(value), expected)
 
 
 def test_a_layer_with_positive_weights() -> None:

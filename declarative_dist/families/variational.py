@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from operator import attrgetter, methodcaller
@@ -26,6 +25,7 @@ from declarative_dist.plain.arguments import depends_on_values
 from declarative_dist.plain.draws import is_reparametrised, rsample_and_score
 from declarative_dist.plain.indexing import choose
 from declarative_dist.plain.refusals import REFUSALS
+from declarative_dist.plain.tensors import without_cache
 from declarative_dist.plain.tracing import is_traced
 
 D_co = TypeVar("D_co", bound=Distribution, covariant=True)
@@ -275,7 +275,7 @@ class Variational(Declarative, Distribution):
             raise ConstraintError(
                 subject, expected, f"{tuple(shape)}", code="wrong-shape"
             ) from error
-        view = copy.copy(self)
+        view: Self = without_cache(self)  # torch's parametrize lets nobody call copy.copy
         vars(view)["_live_shape"], vars(view)["_is_view"] = shape, True
         return view
 
