@@ -47,7 +47,8 @@ class Body(dict[str, Any]):
     """The namespace of a class body, in which no two fields may have the same name."""
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if all(isinstance(v, Field) or is_nestable(v) for v in (self.get(name), value)):
+        both = (self[name], value) if name in self else ()
+        if both and all(isinstance(v, Field) or is_nestable(v) for v in both):
             subject, got = f"{self['__qualname__']}.{name}", f"{shorten(value)} again"
             raise DeclarationError(subject, "one field of this name", got, code="name-taken")
         super().__setitem__(name, value)

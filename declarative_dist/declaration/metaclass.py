@@ -46,7 +46,7 @@ class DeclarativeMeta(ABCMeta):
         rules.check_settings(empty, own)
 
         # The fields, declared here or inherited.
-        framework = tuple(kind for kind in cls.__mro__ if rules.is_framework(kind))
+        framework = tuple(filter(rules.is_framework, cls.__mro__))
         line = [kind for kind in reversed(cls.__mro__) if kind not in framework]
         record = replace(empty, fields=collect.collect_fields(empty, line))
         rules.check_namespace(record, own)

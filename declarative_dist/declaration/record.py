@@ -195,7 +195,7 @@ class Declaration:
 
     def chain_of(self, names: Iterable[str]) -> tuple[Field, ...]:
         """What must be computed to know some fields, each behind those that it needs."""
-        return tuple(dict.fromkeys(field for name in names for field in self.chains[name]))
+        return tuple(dict.fromkeys([field for name in names for field in self.chains[name]]))
 
     @cached_property
     def order(self) -> tuple[Field, ...]:

@@ -148,9 +148,9 @@ class Field(ABC):
 
     def check_use(self, owner: Declaration) -> None:
         """Refuse a name that neither the class base nor another field uses."""
-        needed = (field.declared_needs for field in owner.fields.values())
-        used = set(owner.arguments).union(*needed)
-        if isinstance(owner.base, type) and self.name not in used:
+        if not isinstance(owner.base, type) or self.name in owner.arguments:
+            return
+        if not any(self.name in field.declared_needs for field in owner.fields.values()):
             expected = f"an argument of {owner.base.__name__}, or a name that another field uses"
             fix = did_you_mean(self.name, owner.arguments)
             raise owner.error(self.name, expected, repr(self.name), fix, code="unknown-name")
