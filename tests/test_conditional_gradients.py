@@ -12,19 +12,13 @@ import torch.distributions as dd
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd, stack_module_state, vmap
 
-from declarative_dist import Conditional, Exp, Head, Param, PositiveDefinite, Variational
+from declarative_dist import Conditional, Exp, Head, Param, Variational
 
 
 class Policy(Conditional):
     base = dd.Normal
     loc = Head()
     scale = Param(1.0, Exp())
-
-
-class Covariance(Conditional):
-    base = dd.MultivariateNormal
-    loc = Head(shape=("d",))
-    covariance_matrix = Head(PositiveDefinite(), shape=("d", "d"))
 
 
 X = torch.linspace(-1.0, 1.0, 15).reshape(5, 3)
@@ -136,30 +130,6 @@ def test_finite_gradients_are_those_by_hand() -> None:
     dd.Normal(linear(X)[:, 0], raw.exp()).log_prob(Y).sum().backward()
     torch.testing.assert_close(policy.projection.weight.grad, linear.weight.grad)
     torch.testing.assert_close(policy.raw_scale.grad, raw.grad)
-
-
-@pytest.mark.parametrize("network", [None, nn.Linear(3, 5)])
-def test_a_covariance_under_autocast_is_computed_in_float32(network: nn.Module | None) -> None:
-    torch.manual_seed(0)
-
-    class Widened(nn.Module):
-        def __init__(self, layer: nn.Module) -> None:
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, x: Tensor) -> Tensor:
-            loc, rest = self.layer(x).float().split([2, 3], -1)
-            return {"loc": loc, "covariance_matrix": rest}
-
-    if network is None:
-        family = Covariance(in_features=3, d=2)
-    else:
-        family = Covariance(network=Widened(network), d=2)
-    with torch.autocast("cpu", torch.bfloat16):
-        covariance = family(X).covariance_matrix
-        assert covariance.dtype == torch.float32
-        torch.linalg.cholesky(covariance)
-    torch.testing.assert_close(covariance, family(X).covariance_matrix, rtol=0.05, atol=0.05)
 
 
 def test_a_free_covariance_under_autocast_is_the_one_without() -> None:

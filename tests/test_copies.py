@@ -314,9 +314,9 @@ def test_copies_equal_instances_apart(name: str, copies: tuple[int, ...]) -> Non
             torch.testing.assert_close(together[inside], apart[inside], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("copies", SHAPES, ids=str)
 @pytest.mark.parametrize("name", [name for name in MADE if name != "only constants"])
-def test_flat_maps_and_states_of_copies(name: str, copies: tuple[int, ...]) -> None:
+def test_flat_maps_and_states_of_copies(name: str) -> None:
+    copies = (2, 3)
     for many, index, one in pairs(MADE[name], copies):
         flat, single = FlatParams(many), FlatParams(one)
         vector = torch.randn(5, *copies, flat.size)

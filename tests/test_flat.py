@@ -152,15 +152,6 @@ def test_samples_are_mapped_one_by_one(kind: type[Declarative]) -> None:
                 torch.testing.assert_close(value, values[name][i, j])
 
 
-def test_values_are_inside_their_bounds() -> None:
-    latents = Bounds()
-    values = FlatParams(latents)(30 * torch.randn(200, 6))
-    top = values["low"] + values["width"] + 0.5
-    inside = (values["x"] >= values["low"][:, None]) & (values["x"] <= top[:, None])
-    assert inside.all()
-    assert (values["y"] > 2).all()
-
-
 class Inner(Declarative):
     scale = Param(2.0, Exp())
 

@@ -255,20 +255,6 @@ def refused(make: Callable[[], object], error: type[Exception] = ConstraintError
 # --- densities are sums ---------------------------------------------------------------------
 
 
-def test_eight_schools_against_scipy() -> None:
-    x = Schools().double().sample((8,))
-    value = Schools().double().log_prob(x)
-    mu, tau, theta, y = (x[name].numpy() for name in ("mu", "tau", "theta", "y"))
-    norm, half_cauchy = scipy.stats.norm, scipy.stats.halfcauchy
-    expected = (
-        norm.logpdf(mu, 0.0, 5.0)
-        + half_cauchy.logpdf(tau, scale=5.0)
-        + norm.logpdf(theta, mu[:, None], tau[:, None]).sum(-1)
-        + norm.logpdf(y, theta, ERROR.double().numpy()).sum(-1)
-    )
-    np.testing.assert_allclose(value.numpy(), expected, rtol=1e-10)
-
-
 @pytest.mark.parametrize("shape", [(), (1,), (3, 3)])
 def test_learned_constant_and_dependent_sites(shape: tuple[int, ...]) -> None:
     joint = Rich(scale=0.5)

@@ -139,17 +139,6 @@ def test_shared_sites_are_drawn_and_counted_once(batch: tuple[int, ...]) -> None
     assert level(x).batch_shape == ()
 
 
-def test_contexts_apart_are_contexts_together() -> None:
-    robot, x = arms().double(), contexts(5).double()
-    load = torch.rand(5).double() + 0.5
-    draw = robot(x, load=load).sample()
-    together = robot(x, load=load).log_prob(draw)
-    for index in range(5):
-        one = {name: value[index] for name, value in draw.items()}
-        alone = robot(x[index], load=load[index]).log_prob(one)
-        torch.testing.assert_close(together[index], alone)
-
-
 def test_snapshots_can_be_conditioned() -> None:
     robot, x = arms(), contexts(5)
     d = robot(x, load=1.0)

@@ -115,24 +115,6 @@ def test_gradients_are_those_of_the_arguments(name: str) -> None:
         assert parameter.grad.abs().sum() > 0, key
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["independent", "affine, both signs", "power, negative", "copula", "stacked", "own family"],
-)
-@pytest.mark.usefixtures("float64")
-def test_pathwise_gradients_are_those_of_the_arguments(name: str) -> None:
-    reference, leaves = with_leaves(name)
-    torch.manual_seed(2)
-    weights = spread(3, *reference.batch_shape, *reference.event_shape)
-    (reference.rsample((3,)) * weights).sum().backward()
-    q = learnable(plain(name))
-    torch.manual_seed(2)
-    (q.rsample((3,)) * weights).sum().backward()
-    for (key, parameter), leaf in zip(q.named_parameters(), leaves, strict=True):
-        (expected,) = torch.autograd.grad(value_of(q, key), parameter, leaf.grad)
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-9, msg=key)
-
-
 @pytest.mark.parametrize("fixed", [(), ("base_distribution.scale", "transforms")])
 def test_what_was_given_is_copied(fixed: tuple[str, ...]) -> None:
     scale, shift = torch.ones(3), torch.zeros(3)

@@ -202,6 +202,17 @@ def test_dimensions_of_a_prediction_sum_whether_events_or_not(kind: type[Conditi
     torch.testing.assert_close(NegativeELBO(target, q)(x), bound)
 
 
+def test_a_prediction_that_follows_no_context_keeps_its_dimensions() -> None:
+    class Free(Conditional):
+        base = dd.Normal
+        loc = Param(0.5, shape=(3,))
+        scale = 1.0
+
+    x, y = torch.randn(5, 2), torch.randn(5, 3)
+    expected = -dd.Normal(0.5, 1.0).log_prob(y).sum(-1).mean()
+    torch.testing.assert_close(NegativeLogLikelihood(Free())(x, y), expected)
+
+
 def test_a_joint_takes_a_dict_by_site() -> None:
     q = Pair(batch_shape=2)
     x = {"mu": torch.randn(5, 2), "y": torch.randn(5, 2)}

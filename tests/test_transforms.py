@@ -32,7 +32,6 @@ from tests.nests import (
     Logits,
     Shift,
     assert_is_a_loop,
-    jitter,
     made,
     mixture_of,
     refused,
@@ -368,29 +367,6 @@ def test_a_method_that_returns_no_transform(result):
 
 
 # --- in a family ----------------------------------------------------------------------------
-
-
-def test_a_family_is_the_distribution_one_builds_by_hand():
-    q = Squashed()
-    jitter(q)
-    base, shift = q.base_distribution, q.transforms[0]
-    plain = dd.TransformedDistribution(
-        dd.Normal(base.loc, base.scale),
-        [
-            dd.AffineTransform(shift.loc, shift.scale),
-            dd.AffineTransform(1.0, 2.0),
-            dd.TanhTransform(),
-        ],
-    )
-    x = torch.tensor([-0.9, 0.1, 0.99])
-    torch.testing.assert_close(q.log_prob(x), plain.log_prob(x))
-    torch.testing.assert_close(q.cdf(x), plain.cdf(x))
-    torch.testing.assert_close(q.icdf(torch.tensor(0.3)), plain.icdf(torch.tensor(0.3)))
-    torch.manual_seed(1)
-    drawn = q.rsample((4,))
-    torch.manual_seed(1)
-    torch.testing.assert_close(drawn, plain.rsample((4,)))
-    assert type(q.support) is type(plain.support)
 
 
 @pytest.mark.parametrize(
