@@ -15,4 +15,5 @@ def assert_unchanged(module: nn.Module, before: dict[str, Tensor]) -> None:
     now = module.state_dict()
     assert now.keys() == before.keys()
     for name, tensor in before.items():
+        assert now[name].dtype == tensor.dtype, name
         assert equal(now[name], tensor), name

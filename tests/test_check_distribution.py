@@ -73,17 +73,16 @@ def test_what_torch_draws_of_correlations() -> None:
     assert correlation[:, 2, 0].var().item() == pytest.approx(0.30, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [Policy(in_features=4, actions=2), Policy(actions=2, network=nn.Linear(4, 2))],
-    ids=["layer", "network"],
-)
-def test_conditional_families_pass_with_a_context(family: nn.Module) -> None:
-    check_distribution(family, torch.randn(5, 4))
+CONDITIONALS = {
+    "layer": Policy(in_features=4, actions=2),
+    "network": Policy(actions=2, network=nn.Linear(4, 2)),
+    "nested": MixtureDensity(in_features=4, k=3),
+}
 
 
-def test_nested_conditional_families_pass() -> None:
-    check_distribution(MixtureDensity(in_features=3, k=3), torch.randn(5, 3))
+@pytest.mark.parametrize("name", CONDITIONALS)
+def test_conditional_families_pass_with_a_context(name: str) -> None:
+    check_distribution(CONDITIONALS[name], torch.randn(5, 4))
 
 
 class Ends(Declarative):
@@ -119,22 +118,12 @@ def test_hand_written_modules_pass() -> None:
     check_distribution(broken.OfPlain)
 
 
-class Coin(Variational):
-    base = dd.Bernoulli
-    probs = Param(0.5)
-
-
-class FairLogits(Variational):
-    base = dd.Bernoulli
-    logits = Param(0.0)
-
-
 @pytest.mark.parametrize(
     "family",
     [
         dd.Bernoulli(0.5),
-        Coin,
-        FairLogits,
+        learnable(dd.Bernoulli(0.5)),
+        learnable(dd.Bernoulli(logits=0.0)),
         dd.MixtureSameFamily(dd.Categorical(torch.ones(2)), dd.Normal(torch.zeros(2), 1.0)),
     ],
     ids=["bernoulli", "probs", "logits", "equal parts"],

@@ -17,6 +17,7 @@ from declarative_dist import (
     learnable,
 )
 from tests.cases import GammaFamily
+from tests.states import assert_unchanged, state_of
 
 
 def test_every_member_goes_through_the_hooks() -> None:
@@ -85,10 +86,8 @@ def test_a_dtype_without_room_is_refused_and_nothing_moves() -> None:
     with pytest.raises(ConstraintError, match=r"Narrow\.loc: expected bounds.*bfloat16"):
         Narrow(dtype=torch.bfloat16)
     q = Narrow()
-    before = {name: (p.dtype, p.clone()) for name, p in q.named_parameters()}
+    before = state_of(q)
     with pytest.raises(ConstraintError, match=r"Narrow\.loc"):
         q.to(torch.bfloat16)
-    for name, parameter in q.named_parameters():
-        assert parameter.dtype == before[name][0]
-        assert torch.equal(parameter, before[name][1])
+    assert_unchanged(q, before)
     assert q.double().loc.dtype == torch.float64

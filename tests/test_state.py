@@ -249,14 +249,12 @@ def test_a_move_that_would_change_values_is_refused() -> None:
         ("scale", 1e-5, "which would become 0.001"),
     ):
         q = Outer(part=Heavy(**light | {name: value}))
-        before = copy.deepcopy(q.state_dict())
+        before = state_of(q)
         with pytest.raises(ConstraintError) as caught:
             q.half()
         assert caught.value.subject == f"Heavy.{name}"
         assert text in str(caught.value)
-        for key, tensor in q.state_dict().items():
-            assert tensor.dtype == torch.float32
-            assert torch.equal(tensor, before[key])
+        assert_unchanged(q, before)
         assert q.bfloat16().part.loc.dtype == torch.bfloat16
 
 
