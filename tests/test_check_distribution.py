@@ -21,7 +21,6 @@ from declarative_dist import (
     Interval,
     MeanFieldNormal,
     Param,
-    Variational,
     learnable,
 )
 from declarative_dist.errors import ExplainedError
