@@ -1227,6 +1227,29 @@ def test_a_condition_is_a_module() -> None:
     assert "y" in repr(twin)
 
 
+def test_data_of_a_joint_without_values_wait_for_them() -> None:
+    class Rates(Joint):
+        rate = dd.Gamma(torch.tensor(2.0), torch.tensor(1.0))
+        gap = learnable(dd.Exponential(torch.tensor(3.0)))
+
+    posterior = Rates(device="meta").condition(gap=0.5)
+    assert posterior.observed["gap"].is_meta
+    posterior.to_empty(device="cpu").joint.reset_parameters()
+    assert posterior.observed["gap"] == 0.5
+    values = {"rate": torch.tensor(1.5)}
+    torch.testing.assert_close(posterior(values), Rates().condition(gap=0.5)(values))
+
+    class Late(Joint):
+        rate = dd.Gamma(torch.tensor(2.0), torch.tensor(1.0))
+
+        @site
+        def gap(self, rate: Tensor) -> dd.Distribution:
+            return dd.Exponential(rate)
+
+    with pytest.raises(ConstraintError, match=r"Late\.gap: expected .* meta device .* to_empty"):
+        Late(device="meta").condition(gap=0.5)
+
+
 def test_data_is_copied() -> None:
     given, array = torch.ones(3), np.ones(3, dtype=np.float32)
     by_tensor, by_array = Rich().condition(y=given), Rich().condition(y=array)

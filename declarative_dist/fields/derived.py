@@ -71,6 +71,9 @@ def refused_sizes(
     elif any(words in said for words in ("is out of bounds for", "index out of range")):
         expected = "indices of entries that there are"
         fix = "Give numbers from 0 to the size less one: see the shapes."
+    elif "on meta tensors" in said:
+        expected = "tensors with values; those on the meta device have none"
+        fix = "Move it first: to_empty(device=...), then reset_parameters()."
     elif "data-dependent" in said:  # of vmap
         fix = "Leave such a check out: validate_args=False of a distribution, where it is one."
         expected = "a method without a choice that depends on numbers, since it is mapped"

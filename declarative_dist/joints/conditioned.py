@@ -73,7 +73,9 @@ class Conditioned(AtomicState):
             if name in data:
                 # The support of a site that depends on no other is known for good.
                 is_known = isinstance(current.sites[name], Distribution)
-                self.data.hold(name, _as_data(data[name], distribution, subjects[name], is_known))
+                like = draw_like(distribution)
+                given = _as_data(data[name], distribution, like, subjects[name], is_known)
+                self.data.hold(name, given, like.device)
             return self._draw(name, distribution, shape)
 
         with evaluating(self):
@@ -242,10 +244,10 @@ class Data(nn.Module):
         super().__init__()
         self._given: dict[str, Tensor] = {}
 
-    def hold(self, name: str, value: Tensor) -> None:
-        """Add the data of a site."""
+    def hold(self, name: str, value: Tensor, device: torch.device) -> None:
+        """Add the data of a site, and have them on a device, which may be the meta device."""
         self._given[name] = value
-        self.register_buffer(name, value, persistent=False)
+        self.register_buffer(name, value.to(device), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         for name, value in self._given.items():
@@ -260,10 +262,15 @@ def _follow(conditioned: Any, keys: object) -> None:
         conditioned.data._apply(lambda tensor: tensor.new_empty((), device=held.device))
 
 
-def _as_data(value: Any, distribution: Distribution, subject: str, is_known: bool) -> Tensor:
-    """Data as a tensor of its own, like a draw of its site, of one copy or of all."""
-    like = draw_like(distribution)
-    tensor = as_value(value, like.dtype, like.device, subject).detach().clone()
+def _as_data(
+    value: Any, distribution: Distribution, like: Tensor, subject: str, is_known: bool
+) -> Tensor:
+    """Data as a tensor of its own, like a draw of its site, of one copy or of all.
+
+    Where the draw has no values, on the meta device, they stay where they are.
+    """
+    device = None if like.is_meta else like.device
+    tensor = as_value(value, like.dtype, device, subject).detach().clone()
     if not is_traced(tensor) and tensor.isnan().any():
         raise ConstraintError(
             subject, "numbers", shorten(value), "Leave out what is missing.", code="not-finite"
@@ -273,7 +280,7 @@ def _as_data(value: Any, distribution: Distribution, subject: str, is_known: boo
         expected = f"shape (*batch, *event) = {tuple(whole)}"
         fix = "Declare what belongs to one event with event_dim."
         raise ConstraintError(subject, expected, shorten(tensor), fix, code="wrong-shape")
-    if is_known and distribution._validate_args and not is_traced(tensor):
+    if is_known and distribution._validate_args and not is_traced(tensor, like):
         support: Any = distribution.support
         if not support.check(tensor).all():
             expected = f"data in its support, {shorten(support)}"
