@@ -26,7 +26,7 @@ from declarative_dist import (
     learnable,
 )
 from declarative_dist.integrations.arviz import to_inference_data
-from declarative_dist.latents.ladder import step_of_weights
+from declarative_dist.latents.ladder import rung_of_weights
 from declarative_dist.posteriors.diagnosis import Diagnosis
 
 
@@ -99,7 +99,7 @@ def test_plain_draws_are_judged_beside_weighted_ones(
 )  # fmt: skip
 def test_one_ladder_for_weights(k_hat: float, share: float, count: int, step: int) -> None:
     """The shape of a tail knows no scale, so of ratios that are almost equal it is no alarm."""
-    assert step_of_weights(k_hat, share * count, count) == step
+    assert rung_of_weights(k_hat, share * count, count) == step
 
 
 @pytest.mark.parametrize("deviation", [1.0, 1.25, 1.4, 3.0])

@@ -1,25 +1,25 @@
-"""One ladder for draws, weighted or plain: good, usable or unreliable, by one set of limits."""
+"""One ladder for draws, weighted or plain: good, usable or unreliable, by the same thresholds."""
 
 from __future__ import annotations
 
 import math
 
-STEPS = "good", "usable, not good", "unreliable"
+RUNGS = "good", "usable, not good", "unreliable"
 
-Limits = tuple[float, float]
+Thresholds = tuple[float, float]
 """What a number has to be below to be good, and to be usable."""
 
-K_HAT: Limits = 0.5, 0.6
+K_HAT: Thresholds = 0.5, 0.6
 """Of the tail of weights. The second is a little below the 0.7 of the literature: a smooth weight
 hides a missing part just below it."""
 
 HEAVY = 0.55
 """Of the tail of weighted squares, from where on the standard error of an sd means nothing."""
 
-ERROR: Limits = 0.025, 0.1
+ERROR: Thresholds = 0.025, 0.1
 """Standard errors: of a mean in units of its sd, of an sd relative to it."""
 
-BIAS: Limits = 0.15, 0.4
+BIAS: Thresholds = 0.15, 0.4
 """What plain draws are off: their means in sds, their sds relative to the weighted ones."""
 
 _FEW, _ALMOST_ALL = 0.1, 0.9
@@ -27,9 +27,9 @@ _FEW, _ALMOST_ALL = 0.1, 0.9
 all weights are alike, and the shape of their tail, which knows no scale, is no alarm."""
 
 
-def step_of(number: float, limits: Limits) -> int:
+def rung_of(number: float, thresholds: Thresholds) -> int:
     """The place of a number on the ladder, 0 for good; NaN is unreliable."""
-    return 2 - sum(number < limit for limit in limits)
+    return 2 - sum(number < one for one in thresholds)
 
 
 def highest_k_hat(num_samples: int) -> float:
@@ -37,18 +37,18 @@ def highest_k_hat(num_samples: int) -> float:
     return min(1 - 1 / math.log10(max(num_samples, 11)), K_HAT[1])
 
 
-def step_of_weights(k_hat: float, ess: float, num_samples: int) -> int:
+def rung_of_weights(k_hat: float, ess: float, num_samples: int) -> int:
     """The place of weights on the ladder; at 2 the draws miss part of the target."""
     if ess < _FEW * num_samples:
         return 2
     highest = highest_k_hat(num_samples)
-    step = step_of(k_hat, (min(K_HAT[0], highest), highest))
-    return min(step, 1) if ess > _ALMOST_ALL * num_samples else step
+    rung = rung_of(k_hat, (min(K_HAT[0], highest), highest))
+    return min(rung, 1) if ess > _ALMOST_ALL * num_samples else rung
 
 
 def is_trusted(verdict: str) -> bool:
-    """Whether a verdict does not begin with the worst step."""
-    return not verdict.startswith(STEPS[2])
+    """Whether a verdict does not begin with the worst rung."""
+    return not verdict.startswith(RUNGS[2])
 
 
 def judge_plain(shift: float, stretch: float, weighted: str) -> str:
@@ -59,8 +59,8 @@ def judge_plain(shift: float, stretch: float, weighted: str) -> str:
         stretch: how far sds are, relative to the weighted ones.
         weighted: the verdict on the weighted ones.
     """
-    step = step_of(max(shift, stretch), BIAS) if is_trusted(weighted) else 2
-    off = f"{STEPS[step]}: means off by up to {shift:.2g} sd, sds by {stretch:.0%}"
-    if not step:
+    rung = rung_of(max(shift, stretch), BIAS) if is_trusted(weighted) else 2
+    off = f"{RUNGS[rung]}: means off by up to {shift:.2g} sd, sds by {stretch:.0%}"
+    if not rung:
         return f"{off}."
     return f"{off}; {'use weighted ones' if is_trusted(weighted) else 'trust neither kind'}."

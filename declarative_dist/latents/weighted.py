@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, NonFiniteError, check_count, shorten
-from declarative_dist.latents.ladder import ERROR, HEAVY, STEPS, step_of, step_of_weights
+from declarative_dist.latents.ladder import ERROR, HEAVY, RUNGS, rung_of, rung_of_weights
 from declarative_dist.latents.named import Values, as_value, check_lead
 from declarative_dist.latents.pareto import smooth, tail_shape
 
@@ -195,11 +195,11 @@ class WeightedDraws:
         coarse.
         """
         tail, mean, sd = self._worst()
-        of_weights = step_of_weights(self.k_hat, self.ess, self.num_samples)
-        of_errors = step_of(max(mean[0], sd[0]), ERROR)
+        of_weights = rung_of_weights(self.k_hat, self.ess, self.num_samples)
+        of_errors = rung_of(max(mean[0], sd[0]), ERROR)
         said, worst = list(self.doubts), max(mean, sd)[1]
         is_hopeless = any(doubt.endswith((UNSETTLED, TOO_COARSE)) for doubt in said)
-        step = 2 if is_hopeless else max(of_weights, of_errors, int(bool(said)))
+        rung = 2 if is_hopeless else max(of_weights, of_errors, int(bool(said)))
         if of_weights > 1:
             said.append(
                 "The draws miss part of the target: use other coordinates, more draws, or a "
@@ -208,7 +208,7 @@ class WeightedDraws:
         elif max(mean[0], sd[0]) == math.inf:
             said.append(f"{worst} has no finite mean and sd: trust its quantiles.")
         elif tail[0] >= HEAVY:
-            step = max(step, 1)
+            rung = max(rung, 1)
             said.append(
                 f"The spread of {tail[1]} has a heavy tail (k-hat {tail[0]:.2f} of its squares): "
                 "trust its quantiles, not its mean and sd."
@@ -219,7 +219,7 @@ class WeightedDraws:
             f"k-hat {self.k_hat:.2f}, worth {self.ess:.0f} of {self.num_samples} draws; standard "
             f"errors: of means {mean[0]:.2g} sd, of sds {sd[0]:.1%}"
         )
-        return " ".join([f"{STEPS[step]}: {figures}.", *said, *self.notes])
+        return " ".join([f"{RUNGS[rung]}: {figures}.", *said, *self.notes])
 
     def __len__(self) -> int:
         return self.num_samples
