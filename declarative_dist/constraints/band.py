@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.errors import DeclarationError, shorten
+from declarative_dist.plain.tensors import HALF
 from declarative_dist.plain.tracing import is_transforming
 
-HALF = (torch.float16, torch.bfloat16)
 FLOATING = (torch.float64, torch.float32, *HALF)
 
 Limits = Mapping[torch.dtype, tuple[float, float]]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from declarative_dist.constraints.band import HALF, promote
+from declarative_dist.constraints.band import promote
 from declarative_dist.constraints.scalar import (
     Bound,
     Scalar,
@@ -18,6 +18,7 @@ from declarative_dist.constraints.scalar import (
     is_true,
 )
 from declarative_dist.errors import ConstraintError, shorten
+from declarative_dist.plain.tensors import HALF
 
 
 class Interval(Scalar):

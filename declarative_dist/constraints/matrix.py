@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.distributions import constraints
 
-from declarative_dist.constraints.band import HALF, Guard, clamp_result, promote
+from declarative_dist.constraints.band import Guard, clamp_result, promote
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import inverse_softplus, softplus
 from declarative_dist.constraints.vector import event_size
 from declarative_dist.errors import ConstraintError
+from declarative_dist.plain.tensors import HALF
 from declarative_dist.plain.tracing import is_autocasting, is_traced
 
 

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from declarative_dist.constraints.band import GUARD, HALF, WIDEST, promote
+from declarative_dist.constraints.band import GUARD, WIDEST, promote
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.constraints.half_line import Positive, Real, inverse_softplus, softplus
 from declarative_dist.constraints.scalar import Scalar
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.supports import OrderedVector, PositiveOrderedVector
+from declarative_dist.plain.tensors import HALF
 
 INTEGERS = {64: torch.int64, 32: torch.int32, 16: torch.int16}
 """The integers by how many bits they have."""

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from declarative_dist.constraints.band import HALF
 from declarative_dist.errors import DeclarationError, shorten
 from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import declaration_of
 from declarative_dist.fields.value import Constrained, Init, as_source
-from declarative_dist.plain.tensors import floating_tensors
+from declarative_dist.plain.tensors import HALF, floating_tensors
 from declarative_dist.plain.tracing import is_autocasting
 
 if TYPE_CHECKING:

@@ -38,6 +38,8 @@ REAL = Real()
 SMALL = 64
 """How many numbers a start may have for a class to keep it, once it is checked and mapped."""
 
+_HALF_LINES = constraints.positive, constraints.nonnegative
+
 Init = float | Sequence[Any] | Tensor | Callable[[torch.Size], Tensor]
 
 
@@ -319,9 +321,6 @@ def as_source(value: Any, subject: str) -> Any:
     # known.
     means_dtype = isinstance(value, Tensor) and tensor.is_floating_point()
     return tensor if means_dtype else tensor.to(torch.float64)
-
-
-_HALF_LINES = constraints.positive, constraints.nonnegative
 
 
 def _may_leave(constraint: Constraint, wanted: Any) -> bool:

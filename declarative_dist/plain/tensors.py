@@ -22,6 +22,9 @@ from torch.distributions.utils import lazy_property
 
 from declarative_dist.plain.tracing import is_traced, unmap
 
+HALF = (torch.float16, torch.bfloat16)
+"""The dtypes of half precision."""
+
 
 def as_tensor(
     value: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None

@@ -19,13 +19,17 @@ from torch.distributions import Distribution, constraints
 from declarative_dist.errors import ConstraintError
 from declarative_dist.plain.nests import innermost
 from declarative_dist.plain.supports import bounds_of, entries_of, support_of
-from declarative_dist.plain.tensors import map_tensors, tensors_of, typical_tensor, with_checks
+from declarative_dist.plain.tensors import (
+    HALF,
+    map_tensors,
+    tensors_of,
+    typical_tensor,
+    with_checks,
+)
 from declarative_dist.wrappers.incomplete import Tails
 
 LOST = 1e-9
 """Below which probability one minus a cdf has lost more than half of its digits."""
-
-HALVES = (torch.float16, torch.bfloat16)
 
 Point = float | Tensor
 """A number, which may be infinite where a support has no end, or a tensor of them."""
@@ -296,7 +300,7 @@ def _support_of_counts(plain: Any) -> Any:
 def plain_of(distribution: Distribution, least: torch.dtype = torch.float32) -> Any:
     """The plain distribution to compute with: a live one now, in some precision at least."""
     plain: Any = distribution() if isinstance(distribution, nn.Module) else distribution
-    narrow = HALVES if least is torch.float32 else (*HALVES, torch.float32)
+    narrow = HALF if least is torch.float32 else (*HALF, torch.float32)
     if not any(tensor.dtype in narrow for _, tensor in tensors_of(plain)):
         return plain
     return map_tensors(plain, lambda _, t: t.to(least) if t.dtype in narrow else t)
@@ -318,7 +322,7 @@ def tails_of(distribution: Distribution, value: Tensor) -> Tails:
 def widen(distribution: Distribution, value: Tensor) -> tuple[Tensor, torch.dtype]:
     """A value as it is computed with, and the dtype of results: its own, unless it is integer."""
     dtype = value.dtype if value.is_floating_point() else like_of(distribution).dtype
-    return value.to(torch.float32 if dtype in HALVES else dtype), dtype
+    return value.to(torch.float32 if dtype in HALF else dtype), dtype
 
 
 def cdf(distribution: Distribution, value: Tensor) -> Tensor:
