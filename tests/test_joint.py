@@ -1250,6 +1250,17 @@ def test_data_of_a_joint_without_values_wait_for_them() -> None:
         Late(device="meta").condition(gap=0.5)
 
 
+@pytest.mark.parametrize("make", [float, np.float64, np.array])
+def test_data_keep_their_digits_through_a_move(make: Any) -> None:
+    class Times(Joint):
+        gap = dd.Normal(torch.tensor(0.0), 1.0)
+
+    for number in (0.1, 1609459230.123):
+        posterior = Times().condition(gap=make(number))
+        assert posterior.observed["gap"].dtype == torch.float32
+        assert posterior.double().observed["gap"].item() == number
+
+
 def test_data_is_copied() -> None:
     given, array = torch.ones(3), np.ones(3, dtype=np.float32)
     by_tensor, by_array = Rich().condition(y=given), Rich().condition(y=array)

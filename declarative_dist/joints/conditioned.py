@@ -20,6 +20,7 @@ from declarative_dist.latents.named import as_value
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.restoring import evaluating
 from declarative_dist.plain.supports import support_of
+from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
@@ -74,8 +75,8 @@ class Conditioned(AtomicState):
                 # The support of a site that depends on no other is known for good.
                 is_known = isinstance(current.sites[name], Distribution)
                 like = draw_like(distribution)
-                given = _as_data(data[name], distribution, like, subjects[name], is_known)
-                self.data.hold(name, given, like.device)
+                _check_data(data[name], distribution, like, subjects[name], is_known)
+                self.data.hold(name, as_tensor(data[name]).detach().clone(), like)
             return self._draw(name, distribution, shape)
 
         with evaluating(self):
@@ -244,10 +245,10 @@ class Data(nn.Module):
         super().__init__()
         self._given: dict[str, Tensor] = {}
 
-    def hold(self, name: str, value: Tensor, device: torch.device) -> None:
-        """Add the data of a site, and have them on a device, which may be the meta device."""
+    def hold(self, name: str, value: Tensor, like: Tensor) -> None:
+        """Add the data of a site with all their digits, and have them like another tensor."""
         self._given[name] = value
-        self.register_buffer(name, value.to(device), persistent=False)
+        self.register_buffer(name, value.to(like), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         for name, value in self._given.items():
@@ -262,15 +263,12 @@ def _follow(conditioned: Any, keys: object) -> None:
         conditioned.data._apply(lambda tensor: tensor.new_empty((), device=held.device))
 
 
-def _as_data(
+def _check_data(
     value: Any, distribution: Distribution, like: Tensor, subject: str, is_known: bool
-) -> Tensor:
-    """Data as a tensor of its own, like a draw of its site, of one copy or of all.
-
-    Where the draw has no values, on the meta device, they stay where they are.
-    """
+) -> None:
+    """Refuse data that are not like a draw of their site, of one copy or of all."""
     device = None if like.is_meta else like.device
-    tensor = as_value(value, like.dtype, device, subject).detach().clone()
+    tensor = as_value(value, like.dtype, device, subject)
     if not is_traced(tensor) and tensor.isnan().any():
         raise ConstraintError(
             subject, "numbers", shorten(value), "Leave out what is missing.", code="not-finite"
@@ -285,4 +283,3 @@ def _as_data(
         if not support.check(tensor).all():
             expected = f"data in its support, {shorten(support)}"
             raise ConstraintError(subject, expected, shorten(tensor), code="outside-support")
-    return tensor
