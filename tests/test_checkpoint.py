@@ -223,39 +223,29 @@ def test_an_existing_file_keeps_its_permissions(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("every", [None, 2])
-def test_of_a_loader_it_is_written_at_the_ends_of_epochs(
-    every: int | None, tmp_path: Path
+@pytest.mark.parametrize(("name", "every", "last"), [
+    ("whole", 3, 8), ("loader", None, 6), ("loader", 2, 6),
+])  # fmt: skip
+def test_it_is_written_every_so_many_steps_or_at_the_end_of_an_epoch(
+    name: str, every: int | None, last: int, tmp_path: Path
 ) -> None:
     path, steps = tmp_path / "a", []
 
-    def look(step, loss, module):
+    def look(*_):
         found = read_state(path)
         steps.append(0 if found is None else len(found["history"]["losses"]))
 
-    fit(Likelihood(), loader(), steps=8, checkpoint=path, every=every, callbacks=look)
+    fit(Likelihood(), **DATA[name](), steps=8, checkpoint=path, every=every, callbacks=look)
     assert steps == [0, 0, 0, 3, 3, 3, 6, 6]
-    look(None, None, None)
-    assert steps[-1] == 6
+    look()
+    assert steps[-1] == last
+    assert [one.name for one in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_fit_that_ends_in_its_first_epoch_says_that_it_wrote_nothing(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="has written nothing: .* at the end of an epoch"):
         fit(Likelihood(), loader(), steps=2, checkpoint=tmp_path / "a")
     assert not list(tmp_path.iterdir())
-
-
-def test_it_is_written_every_so_many_steps(tmp_path: Path) -> None:
-    path, steps = tmp_path / "a", []
-
-    def look(step, loss, module):
-        found = read_state(path)
-        steps.append(None if found is None else len(found["history"]["losses"]))
-
-    fit(Likelihood(), X, steps=8, checkpoint=path, every=3, callbacks=look)
-    assert steps == [None, None, None, 3, 3, 3, 6, 6]
-    assert len(read_state(path)["history"]["losses"]) == 8
-    assert [one.name for one in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_checkpoint_has_what_a_callback_changed(tmp_path: Path) -> None:
