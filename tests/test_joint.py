@@ -1259,6 +1259,10 @@ def test_data_keep_their_digits_through_a_move(make: Any) -> None:
         posterior = Times().condition(gap=make(number))
         assert posterior.observed["gap"].dtype == torch.float32
         assert posterior.double().observed["gap"].item() == number
+    with pytest.raises(ConstraintError, match=r"Times\.condition\(gap=\): expected .*float16"):
+        posterior.half()
+    assert posterior.observed["gap"].item() == number
+    assert posterior.joint().sites["gap"].loc.dtype == torch.float64
 
 
 def test_data_is_copied() -> None:

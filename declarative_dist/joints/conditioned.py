@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from declarative_dist.errors import ConstraintError, did_you_mean, shorten
 from declarative_dist.families.state import AtomicState
+from declarative_dist.fields.storage import check_finite
 from declarative_dist.joints.draws import draw_like
 from declarative_dist.joints.flat_sites import FlatSites
 from declarative_dist.latents.density import UnconstrainedLogDensity
@@ -230,6 +231,15 @@ class Conditioned(AtomicState):
         """
         return self.current().log_prob(values, self.observed)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        for name, given in self.data.given.items():  # checked before anything has moved
+            now = self.data.get_buffer(name)
+            dtype = fn(now.new_empty(0)).dtype
+            if dtype != now.dtype and not is_traced(given):
+                subject = f"{self.current().owner}.condition({name}=)"
+                check_finite(given, given.to(dtype), given, subject)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     def extra_repr(self) -> str:
         """The data, by site."""
         return ", ".join(f"{name}={shorten(value)}" for name, value in self.observed.items())
@@ -243,15 +253,16 @@ class Data(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._given: dict[str, Tensor] = {}
+        self.given: dict[str, Tensor] = {}
+        """By site what was given, with all digits."""
 
     def hold(self, name: str, value: Tensor, like: Tensor) -> None:
         """Add the data of a site with all their digits, and have them like another tensor."""
-        self._given[name] = value
+        self.given[name] = value
         self.register_buffer(name, value.to(like), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        for name, value in self._given.items():
+        for name, value in self.given.items():
             self._buffers[name] = value.to(fn(self.get_buffer(name)))
         return self
 
