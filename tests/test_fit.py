@@ -552,6 +552,28 @@ def test_the_optimizer_is_back_too() -> None:
     assert history.losses == by_hand(theirs, reference, always(torch.ones(3)), 3)
 
 
+def test_a_rate_that_changes_late_is_back_too() -> None:
+    class Late(torch.optim.SGD):
+        """Halves its rate from the fourth step on."""
+
+        count = 0
+
+        def step(self, closure=None):
+            loss = super().step(closure)
+            self.count += 1
+            if self.count > 3:
+                self.param_groups[0]["lr"] /= 2
+            return loss
+
+    objective = Likelihood()
+    optimizer = Late(objective.parameters(), lr=0.8, momentum=0.5)
+    data = [*[torch.ones(3)] * 5, torch.full((3,), torch.nan)]
+    Distribution.set_default_validate_args(False)
+    with pytest.raises(NonFiniteError, match="at step 6"):
+        fit(objective, data, steps=6, optimizer=optimizer)
+    assert (optimizer.count, optimizer.param_groups[0]["lr"]) == (6, 0.2)
+
+
 def test_the_groups_of_the_optimizer_are_back_too() -> None:
     class Adapting(torch.optim.SGD):
         """Changes its options in place, as optimizers that find their own rate do."""
