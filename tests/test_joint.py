@@ -1265,6 +1265,15 @@ def test_data_keep_their_digits_through_a_move(make: Any) -> None:
     assert posterior.joint().sites["gap"].loc.dtype == torch.float64
 
 
+@pytest.mark.parametrize("name", ["hold", "given", "data", "joint"])
+def test_a_site_may_have_any_free_name(name: str) -> None:
+    made = type(Joint)("Made", (Joint,), {name: dd.Normal(0.0, 1.0), "other": dd.Normal(0.0, 1.0)})
+    posterior = made().condition(**{name: 0.5}).double()
+    assert posterior.observed == {name: 0.5}
+    score = dd.Normal(0.0, 1.0).log_prob(torch.tensor([0.5, 0.0])).sum().double()
+    torch.testing.assert_close(posterior({"other": 0.0}), score, atol=1e-6, rtol=0.0)
+
+
 def test_data_is_copied() -> None:
     given, array = torch.ones(3), np.ones(3, dtype=np.float32)
     by_tensor, by_array = Rich().condition(y=given), Rich().condition(y=array)

@@ -233,7 +233,7 @@ class Conditioned(AtomicState):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         for name, given in self.data.given.items():  # checked before anything has moved
-            now = self.data.get_buffer(name)
+            now = self.observed[name]
             dtype = fn(now.new_empty(0)).dtype
             if dtype != now.dtype and not is_traced(given):
                 subject = f"{self.current().owner}.condition({name}=)"
@@ -259,11 +259,13 @@ class Data(nn.Module):
     def hold(self, name: str, value: Tensor, like: Tensor) -> None:
         """Add the data of a site with all their digits, and have them like another tensor."""
         self.given[name] = value
-        self.register_buffer(name, value.to(like), persistent=False)
+        # What register_buffer does, which refuses names that the class has, such as this one's.
+        self._buffers[name] = value.to(like)
+        self._non_persistent_buffers_set.add(name)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         for name, value in self.given.items():
-            self._buffers[name] = value.to(fn(self.get_buffer(name)))
+            self._buffers[name] = value.to(fn(self._buffers[name]))
         return self
 
 
