@@ -119,7 +119,7 @@ def test_the_whole_data_against_the_loop_by_hand(name: str) -> None:
 @pytest.mark.parametrize(("make", "lr"), [
     (torch.optim.SGD, 0.3), (lambda p, **o: torch.optim.SGD(p, **o), 0.3),
     (OPTIMIZERS["Adam"], None), (OPTIMIZERS["LBFGS"], None),
-])  # fmt: skip
+], ids=["class", "function", "Adam", "LBFGS"])  # fmt: skip
 def test_a_random_loss_against_the_loop_by_hand(make, lr) -> None:
     """An optimizer that fit makes takes the rate, and one that is made has its own."""
     mine, theirs = Reverse(), Reverse()
