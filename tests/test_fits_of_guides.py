@@ -77,8 +77,9 @@ def test_a_target_for_one_draw() -> None:
         assert values["x"].shape == (2,)
         return dd.Normal(MEAN, DEVIATION).log_prob(values["x"]).sum()
 
-    guide = FullRankNormal(Pair())
+    guide, numbers = FullRankNormal(Pair()), torch.get_rng_state()
     NegativeELBO(one, guide, num_samples=3, vectorize=True).before_fit()
+    assert torch.equal(torch.get_rng_state(), numbers)  # it draws none
     torch.testing.assert_close(guide.center, MEAN, rtol=1e-4, atol=1e-6)
 
 
