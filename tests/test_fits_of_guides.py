@@ -313,3 +313,18 @@ def test_a_target_without_a_density_at_the_draws_is_told() -> None:
     with pytest.raises(NonFiniteError, match=r"of 100 draws of the guide"):
         fit(NegativeELBO(log_joint, guide, num_samples=8), steps=50)
     assert_unchanged(guide, before)
+
+
+def test_a_noisy_fit_of_a_guide_says_what_its_draws_are_worth() -> None:
+    """A mean-field Gaussian is far too narrow where numbers go together: exact sds are 1."""
+    covariance = torch.full((2, 2), 0.995) + 0.005 * torch.eye(2)
+
+    class Together(Declarative):
+        z = Param(0.0, shape=(2,), prior=dd.MultivariateNormal(torch.zeros(2), covariance))
+
+    model = Together()
+    guide = MeanFieldNormal(model)
+    history = fit(NegativeELBO(model.log_prior, guide), lr=0.1, tolerance=0.1)
+    assert guide.sample((2000,))["z"].std(0).max() < 0.2
+    assert "Weighted draws: " in history.verdict
+    assert "Plain draws: unreliable" in history.verdict

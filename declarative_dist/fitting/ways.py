@@ -28,7 +28,8 @@ from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.posteriors.fits import can_fit_guide, fit_guide
+from declarative_dist.posteriors.fits import can_fit_guide, fit_guide, judge_guide
+from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
 from declarative_dist.randomness import draws_random_numbers
 
 NEWTON = 100
@@ -167,10 +168,12 @@ class NoisyWay(Way):
         objective: nn.Module,
         optimizer: Optimizer,
         tolerance: float | None,
+        whole: tuple[Any, ...] | None,
         *,
         compiles: bool,
     ) -> None:
         super().__init__(objective, optimizer, BUDGETS[Optimizer], compiles=compiles)
+        self._whole = whole
         self._phases = Phases() if tolerance is None else Phases(tolerance)
         self._is_settled = False
         self._gradients = GradientSums(objective)
@@ -215,7 +218,13 @@ class NoisyWay(Way):
         if moving:
             advice = "steps are too small for the way it has to go: scale the data, or raise lr"
             return False, [f"not settled: {moving} still goes one way, {advice}; {level}"]
-        return True, [f"settled: {level}, {history.step} steps"]
+        end = f"{level}, {history.step} steps"
+        guide = getattr(self.objective, "guide", None)
+        is_small = isinstance(guide, NormalGuide) and guide.flat.size <= MOST_TO_BEGIN
+        if self._whole is None or not is_small:
+            return True, [f"settled: {end}"]
+        is_good, verdict = judge_guide(self.objective, self._whole, end)
+        return is_good, [verdict.rstrip(".")]
 
 
 class GuideWay(Way):
@@ -281,7 +290,7 @@ def choose_way(
         if not _is_noisy(objective, rows, losses):
             return DescentWay(objective, rows, losses, tolerance)
     made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
-    return NoisyWay(objective, made, tolerance, compiles=compiles)
+    return NoisyWay(objective, made, tolerance, batches.whole, compiles=compiles)
 
 
 def _is_noisy(objective: nn.Module, rows: Rows, losses: Losses) -> bool:

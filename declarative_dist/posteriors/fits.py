@@ -108,13 +108,26 @@ def fit_guide(
         return GuideFit(
             modes.losses, False, f"not settled: {head}. {_describe_rise(guide, modes)}"
         )
-    with same_random_numbers(seed=0):
+    return GuideFit(modes.losses, *judge_guide(objective, batch, head))
+
+
+def judge_guide(objective: Any, batch: tuple[Any, ...], end: str) -> tuple[bool, str]:
+    """Whether weighted draws of a settled guide can be trusted, and what to make of all draws.
+
+    Args:
+        objective: a variational bound of an automatic guide.
+        batch: the data, all of them.
+        end: how the fit ended.
+    """
+    guide: NormalGuide = objective.guide
+    log_joint = call_with(objective.log_joint_of, batch)
+    with same_random_numbers(seed=0), torch.no_grad():
         draws = guide.importance_sample(log_joint, _DRAWS)
         shift, stretch = compare(guide.sample((_DRAWS,)), draws)
-    settled = "settled" if is_trusted(draws.verdict) else "settled, not to be trusted"
     plain = judge_plain(shift, stretch, draws.verdict)
-    verdict = f"{settled}: {head}. Weighted draws: {draws.verdict} Plain draws: {plain}"
-    return GuideFit(modes.losses, is_trusted(draws.verdict), verdict)
+    settled = "settled" if is_trusted(draws.verdict) else "settled, not to be trusted"
+    verdict = f"{settled}: {end}. Weighted draws: {draws.verdict} Plain draws: {plain}"
+    return is_trusted(draws.verdict), verdict
 
 
 def _describe_rise(guide: NormalGuide, modes: Modes) -> str:
