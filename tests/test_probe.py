@@ -411,3 +411,74 @@ def test_a_value_that_is_rounding_is_not_compared(steepness: float, is_found: bo
         return {"value": value + 0.01 if value.ndim else value}
 
     assert (find_difference(see, 1, nn.Identity()) is not None) is is_found
+
+
+def refuse_far(a: Tensor) -> Tensor:
+    if (a.abs() > 1).any():
+        raise RuntimeError("the solver diverged")
+    return a
+
+
+@pytest.mark.parametrize("kind", [Joint, Variational, Conditional])
+def test_a_method_need_not_take_what_lies_far_out(kind: type) -> None:
+    def base(self: Any, loc: Tensor) -> dd.Distribution:
+        return dd.Normal(refuse_far(loc / 5), 1.0)
+
+    def y(self: Any, a: Tensor) -> dd.Distribution:
+        return dd.Normal(refuse_far(a), 1.0)
+
+    if kind is Joint:
+        declared: Any = type("Far", (Joint,), {"a": dd.Normal(0.0, 0.01), "y": site(y)})
+        assert declared().condition(y=0.0)({"a": 0.0}).isfinite()
+    else:
+        options: dict[str, Any] = {"in_features": 2} if kind is Conditional else {"batch_shape": 3}
+        field = Head() if kind is Conditional else Param(0.0)
+        assert type("Far", (kind,), {"base": base, "loc": field})(**options)
+
+
+class WholeCount(dd.Distribution):
+    """Counts as integers; what their support is, it may not say."""
+
+    arg_constraints: Any = {"top": dd.constraints.positive}  # noqa: RUF012
+    has_support = True
+
+    def __init__(self, top: Any, validate_args: bool | None = None) -> None:
+        self.top = torch.as_tensor(top)
+        super().__init__(self.top.shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        if not self.has_support:
+            raise NotImplementedError
+        return dd.constraints.nonnegative_integer
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return type(self)(self.top.expand(batch_shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return torch.randint(0, 9, (*sample_shape, *self.batch_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -value.float()
+
+
+class WithoutSupport(WholeCount):
+    has_support = False
+
+
+@pytest.mark.parametrize("kind", [WholeCount, WithoutSupport])
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_counts_with_and_without_a_support_are_tried(kind: Any, is_mixed: bool) -> None:
+    class Model(Joint):
+        n = kind(9.0)
+
+        @site
+        def y(self, n: Tensor) -> dd.Distribution:
+            loc = n.float()
+            return dd.Normal(loc - loc.mean() if is_mixed else loc, 1.0)
+
+    if is_mixed:
+        with pytest.raises(ConstraintError, match="does not depend on the draws beside it"):
+            Model()
+    else:
+        assert Model().condition(y=0.0)({"n": torch.tensor(1)}).isfinite()

@@ -256,7 +256,7 @@ def check_sites(joint: Any) -> None:
             return copy_apart(joint).at_start((2,)).scores(picked, {})
 
         whole = attempt(see, block(ALL, 1))
-        if isinstance(whole, Exception) and not is_about_values(whole):
+        if isinstance(whole, Exception) and not (shift or is_about_values(whole)):
             raise whole
         return see
 
@@ -271,9 +271,11 @@ def _draw_some(joint: Any, shift: float) -> dict[str, Tensor] | None:
 
     def draw_far(name: str, distribution: Distribution, shape: torch.Size) -> Tensor:
         value = distribution.sample(shape).clone()
-        low, high = bounds_of(entries_of(support_of(distribution))) or (0.0, 0.0)
-        if shape and shift and is_open(high):
-            value[0] += shift if is_open(low) else abs(shift)
+        if shape and shift:
+            with suppress(NotImplementedError):  # one without a support stays where it is
+                low, high = bounds_of(entries_of(support_of(distribution))) or (0.0, 0.0)
+                if is_open(high):
+                    value[0] += value.new_tensor(shift if is_open(low) else abs(shift))
         return value
 
     for shape, count in (((COUNT,), 1), ((), COUNT)):
@@ -282,7 +284,7 @@ def _draw_some(joint: Any, shift: float) -> dict[str, Tensor] | None:
         except NotImplementedError:
             return None
         except REFUSALS as error:
-            if not is_about_values(error):
+            if not (shift or is_about_values(error)):  # far out a method may have other reasons
                 raise
         else:
             stacked = {n: torch.stack([draw[n][1] for draw in drawn]) for n in drawn[0]}
@@ -353,6 +355,8 @@ def _try_methods(module: Any, what: str, start: Start, rank: int) -> None:
             see = start(*tried, shift)
             if see is None:
                 return
+            if shift and isinstance(attempt(see, block(ALL, rank)), Exception):
+                continue  # methods need not take what lies that far out
             _refuse_mixing(see, rank, module, what, type(module).__name__, groups)
     known.add(branches)
 
