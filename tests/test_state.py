@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -405,3 +406,15 @@ def test_values_that_a_base_always_takes_are_built_without_its_checks(constraint
         scale = Param(1.0, constraint)
 
     assert not Family.__declaration__.has_free_input
+
+
+def test_a_module_on_the_meta_device_takes_what_is_not_known_yet() -> None:
+    class Waiting(Between):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.register_buffer("seen", torch.tensor(math.nan, device=self.raw_scale.device))
+
+    state = Waiting().state_dict()
+    empty = Waiting(device="meta")
+    empty.load_state_dict(state, assign=True)
+    assert empty.seen.isnan()

@@ -61,7 +61,7 @@ class AtomicState(nn.Module):
 
     def _check_numbers(self, name: str, loaded: Tensor, now: Tensor, subject: str) -> None:
         """Refuse NaN in a state, unless it stands for what is not known yet here too."""
-        if loaded.isnan().any() and not now.isnan().any():
+        if loaded.isnan().any() and not (now.is_meta or now.isnan().any()):
             expected, fix = "numbers, and no NaN", "Nothing changed."
             raise ConstraintError(subject, expected, shorten(loaded), fix, code="not-finite")
 

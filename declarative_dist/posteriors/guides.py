@@ -295,8 +295,9 @@ class NormalGuide(AtomicState, NamedModule):
             parameter.zero_()
 
     def _check_numbers(self, name: str, loaded: Tensor, now: Tensor, subject: str) -> None:
-        scales = Exp(guard=False) if self.is_diagonal else LowerCholesky(guard=False)
-        (scales if name == "factor" else Real()).check(loaded, subject)
+        if loaded.shape == now.shape:  # else torch says so
+            scales = Exp(guard=False) if self.is_diagonal else LowerCholesky(guard=False)
+            (scales if name == "factor" else Real()).check(loaded, subject)
 
     def extra_repr(self) -> str:
         """The sites with the shapes of their values."""
