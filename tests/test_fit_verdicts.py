@@ -25,7 +25,9 @@ from declarative_dist import (
     Variational,
     derived,
     fit,
+    learnable,
 )
+from declarative_dist.fitting import ways
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 
 
@@ -233,3 +235,58 @@ def test_a_mode_at_the_end_of_a_unit_interval_has_no_density() -> None:
 
     with pytest.warns(NotConvergedWarning, match="probs is held at the end of its band"):
         fit(NegativeLogPosterior(Coin(), total_size=20), torch.zeros(20))
+
+
+class Held(Variational):
+    """A scale that ends far above the spread of the data."""
+
+    base = dd.Normal
+    loc = Param(0.0)
+    scale = Param(1.0, Exp(guard={torch.float32: (1e-2, 1e2)}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_number_where_the_loss_is_smooth_is_at_no_corner(seed: int) -> None:
+    x = 1e-4 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
+    with pytest.warns(NotConvergedWarning, match="scale is held at the end of its band"):
+        history = fit(NegativeLogLikelihood(Held()), x)
+    assert "corner" not in history.verdict
+
+
+def test_counts_with_less_spread_than_any_answer_settle_at_its_limit() -> None:
+    x = torch.tensor([3.0, 3.0, 2.0, 3.0, 4.0, 3.0], dtype=torch.float64)
+    q = learnable(dd.NegativeBinomial(5.0, 0.5)).double()
+    history = fit(NegativeLogLikelihood(q), x)
+    assert history.converged, history.verdict
+    limit = -dd.Poisson(x.mean()).log_prob(x).mean().item()
+    assert NegativeLogLikelihood(q)(x).item() == pytest.approx(limit, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda x: x[0]])
+def test_a_context_of_any_layout_or_rank_is_fitted(change: Any) -> None:
+    class Line(Conditional):
+        base = dd.Normal
+        loc = Head()
+        scale = 1.0
+
+    x, y = features(40, 3).float(), torch.linspace(-1.0, 1.0, 40)
+    line = Line(in_features=3)
+    context = change(x)
+    targets = y if context.ndim == 2 else y[0]
+    before = NegativeLogLikelihood(line)(context, targets).item()
+    fit(NegativeLogLikelihood(line), (context, targets))
+    assert NegativeLogLikelihood(line)(context, targets).item() < before
+
+
+def test_a_verdict_that_fails_leaves_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, found = learnable(dd.Exponential(1.0)), list[float]()
+
+    def judge(objective: Any, *others: Any) -> Any:
+        found.append(q.rate.item())
+        q.rate = 7.0
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(ways, "judge_descent", judge)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(NegativeLogLikelihood(q), torch.tensor([1.0, 2.0]))
+    assert found == [q.rate.item()] == [pytest.approx(1 / 1.5, rel=1e-5)]

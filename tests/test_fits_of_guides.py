@@ -328,3 +328,33 @@ def test_a_noisy_fit_of_a_guide_says_what_its_draws_are_worth() -> None:
     assert guide.sample((2000,))["z"].std(0).max() < 0.2
     assert "Weighted draws: " in history.verdict
     assert "Plain draws: unreliable" in history.verdict
+
+
+class OwnBound(nn.Module):
+    """A loss of one's own that has a guide, and is no bound of the library's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guide = MeanFieldNormal(Numbers(size=1))
+
+    def forward(self) -> Tensor:
+        draws, log_q = self.guide.rsample_and_log_prob((64,))
+        return (log_q - dd.Normal(1.0, 0.5).log_prob(draws["x"]).sum(-1)).mean()
+
+
+@pytest.mark.parametrize("lr", [None, 0.03])
+def test_a_loss_of_your_own_may_have_a_guide(lr: float | None) -> None:
+    objective = OwnBound()
+    history = fit(objective, lr=lr)
+    assert history.converged, history.verdict
+    draws = objective.guide.sample((4000,))["x"]
+    assert draws.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert draws.std().item() == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_another_size_is_refused_in_torchs_words(kind: Any) -> None:
+    guide = kind(Pair())
+    state = kind(Numbers(size=3)).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        guide.load_state_dict(state)

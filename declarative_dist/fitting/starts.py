@@ -27,6 +27,7 @@ from declarative_dist.optimization.rows import Rows
 from declarative_dist.plain.decompose import decompose
 from declarative_dist.plain.nests import fold
 from declarative_dist.plain.restoring import restoring
+from declarative_dist.plain.tensors import is_dense
 from declarative_dist.wrappers.censored import Censored
 from declarative_dist.wrappers.truncated import Truncated
 from declarative_dist.wrappers.zero_inflated import ZeroInflated
@@ -83,7 +84,7 @@ def race(rows: Rows, losses: Losses, others: int) -> bool:
         parts = [(data, _find_places(data)) for data in losses.data]
         several = any("shares" in level for _, places in parts for level, _ in places)
         seeds = range(SEEDINGS + others if several else losses.module is not None)
-        candidates = [_move_to(rows, losses, parts, seed) for seed in seeds]
+        candidates = [_move_to(rows, start, losses, parts, seed) for seed in seeds]
     is_one = len(candidates) == 1 and not others
     generator = torch.Generator().manual_seed(0)
     for number in range(others):
@@ -101,8 +102,9 @@ def race(rows: Rows, losses: Losses, others: int) -> bool:
     return is_one and bool((best != start).all()) and not losses.has_equal_data
 
 
-def _move_to(rows: Rows, losses: Losses, parts: list[Part], seed: int) -> Tensor:
-    """Set what parts suggest; what does not go together changes nothing."""
+def _move_to(rows: Rows, start: Tensor, losses: Losses, parts: list[Part], seed: int) -> Tensor:
+    """From a start, set what parts suggest; what does not go together changes nothing."""
+    rows.write(start)
     module: Any = losses.module
     values: dict[str, Tensor] = {}
     with suppress(ConstraintError), restoring(module):
@@ -122,9 +124,9 @@ def _shrink_weights(module: Any, batch: tuple[Any, ...]) -> None:
         layer: Any = getattr(part, "projection", None)
         if isinstance(part, Contextual) and layer is not None and part.network is None:
             context = batch[0]
-            is_seen = isinstance(context, Tensor) and context.shape[-1:] == (layer.in_features,)
+            is_seen = is_dense(context) and context.shape[-1:] == (layer.in_features,)
             if is_seen and layer.weight.requires_grad:
-                sizes = context.flatten(0, -2).double().square().mean(0).sqrt()
+                sizes = context.reshape(-1, layer.in_features).double().square().mean(0).sqrt()
                 layer.weight /= sizes.where(sizes > 0, 1.0).to(layer.weight)
 
 

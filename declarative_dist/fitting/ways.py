@@ -28,8 +28,8 @@ from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
 from declarative_dist.plain.restoring import restoring
-from declarative_dist.posteriors.fits import can_fit_guide, fit_guide, judge_guide
-from declarative_dist.posteriors.guides import MOST_TO_BEGIN, NormalGuide
+from declarative_dist.posteriors.fits import can_fit_guide, fit_guide, guide_of, judge_guide
+from declarative_dist.posteriors.guides import MOST_TO_BEGIN
 from declarative_dist.randomness import draws_random_numbers
 
 NEWTON = 100
@@ -155,7 +155,10 @@ class DescentWay(Way):
     def judge(self, history: History, saturated: list[Saturated]) -> tuple[bool | None, list[str]]:
         if not self.optimizer.evaluations:  # a checkpoint has used up all steps
             return super().judge(history, saturated)
-        return judge_descent(self.objective, self.optimizer, self._losses, saturated, history.step)
+        with restoring(self.objective):
+            return judge_descent(
+                self.objective, self.optimizer, self._losses, saturated, history.step
+            )
 
 
 class NoisyWay(Way):
@@ -219,9 +222,8 @@ class NoisyWay(Way):
             advice = "steps are too small for the way it has to go: scale the data, or raise lr"
             return False, [f"not settled: {moving} still goes one way, {advice}; {level}"]
         end = f"{level}, {history.step} steps"
-        guide = getattr(self.objective, "guide", None)
-        is_small = isinstance(guide, NormalGuide) and guide.flat.size <= MOST_TO_BEGIN
-        if self._whole is None or not is_small:
+        guide = guide_of(self.objective)
+        if self._whole is None or guide is None or guide.flat.size > MOST_TO_BEGIN:
             return True, [f"settled: {end}"]
         is_good, verdict = judge_guide(self.objective, self._whole, end)
         return is_good, [verdict.rstrip(".")]

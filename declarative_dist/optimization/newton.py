@@ -134,7 +134,7 @@ class Newton(Optimizer):
                 self.held = self.held | held
         ends = done & ~self._done & self.held.any(1)
         if ends.any():  # where the others have been since, numbers that were held may gain
-            lower = model.losses - self._visible(model)
+            lower = (model.losses[:, None] - self._visible(model)).expand_as(point)
             mask, longest = self.held & ends[:, None], 1 + point.abs().double()
             freed = mask & self._can_gain(closure, new, self._slopes, longest, lower, mask)
             self.held = self.held & ~freed
@@ -271,15 +271,15 @@ class Newton(Optimizer):
         size = model.hessian.diagonal(dim1=1, dim2=2).abs()
         reach = 1 + point.abs().double()
         longest = torch.minimum(model.gradient.abs() / size, reach).nan_to_num(0.0)
-        visible = self._visible(model)
-        can_gain = model.gradient.abs() * longest > visible[:, None]
-        held = stuck[:, None] & can_gain & ~self.held
-        lower = model.losses - visible
+        promised, scale = model.gradient.abs() * longest, 1 + model.losses.abs()
+        held = stuck[:, None] & (promised > 64 * self.eps * scale[:, None]) & ~self.held
+        # Where a loss is smooth it falls by half of that.
+        lower = model.losses[:, None] - torch.minimum(promised / 8, self._visible(model))
         return held & ~self._can_gain(closure, point, model.gradient, longest, lower, held)
 
     def _visible(self, model: Model) -> Tensor:
-        """The least gain of a loss that counts: one that is nearer to its corner is at it."""
-        return max(64 * self.eps, 1e-6) * (1 + model.losses.abs())
+        """The least gain that counts, `(problems, 1)`: what is nearer to its corner is at it."""
+        return max(64 * self.eps, 1e-6) * (1 + model.losses.abs())[:, None]
 
     def _can_gain(
         self,
@@ -298,7 +298,7 @@ class Newton(Optimizer):
                 at[:, number] -= share * gradient[:, number].sign() * longest[:, number]
                 self.evaluations += 1
                 losses = self.rows.attempt(closure, at.to(point), point).double()
-                gains[:, number] |= losses < lower
+                gains[:, number] |= losses < lower[:, number]
         return gains
 
 

@@ -37,6 +37,13 @@ class GuideFit:
     verdict: str
 
 
+def guide_of(objective: Any) -> NormalGuide | None:
+    """The automatic guide of a variational bound; None of any other objective."""
+    guide = getattr(objective, "guide", None)
+    is_bound = hasattr(objective, "log_joint_of")
+    return guide if is_bound and isinstance(guide, NormalGuide) else None
+
+
 def can_fit_guide(objective: Any, batch: tuple[Any, ...] = ()) -> bool:
     """Whether `fit_guide` fits all that trains in an objective.
 
@@ -47,8 +54,8 @@ def can_fit_guide(objective: Any, batch: tuple[Any, ...] = ()) -> bool:
         objective: any objective.
         batch: the data, as the objective's forward takes it.
     """
-    guide = getattr(objective, "guide", None)
-    if not isinstance(guide, NormalGuide):
+    guide = guide_of(objective)
+    if guide is None:
         return False
     own = list(guide.parameters(recurse=False))
     trained = [p for p in objective.parameters() if p.requires_grad]
