@@ -33,7 +33,11 @@ class ConstraintTransform(Transform):
         self.constraint = constraint
         ndim = constraint.raw_event_dim
         self.domain = constraints.independent(constraints.real, ndim) if ndim else constraints.real
-        self.codomain = constraint.support
+
+    @constraints.dependent_property(is_discrete=False)
+    def codomain(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The values that the constraint gives, between the bounds that it has now."""
+        return self.constraint.support
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConstraintTransform) and self.constraint is other.constraint
