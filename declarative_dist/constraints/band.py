@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ def next_above(bound: float, dtype: torch.dtype) -> float:
     return nearest + math.ldexp(info.eps, math.frexp(nearest)[1] - 1)
 
 
-@cache
+@lru_cache(maxsize=128)
 def limits_between(low: float, high: float) -> Limits:
     """Per dtype the range strictly between two bounds; an infinite bound is no bound."""
     return {

@@ -91,9 +91,11 @@ def _falls_beyond(search: Newton | LBFGS, losses: Losses, saturated: list[Satura
     """For which problems a band ends where the loss still falls: its minimum lies beyond."""
     falls = torch.zeros_like(search.converged)
     rows, point = search.rows, search.rows.read()
-    for field in saturated:
-        with torch.no_grad():
-            least = rows.attempt(losses, point, point)
+    if not saturated:
+        return falls
+    with torch.no_grad():
+        least = rows.attempt(losses, point, point)
+        for field in saturated:
             field.raw.copy_(field.half_way)
             risen = rows.attempt(losses, rows.read(), point) - least
             falls |= risen > LOST * (1 + least.abs())
