@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeGuard
@@ -15,54 +15,7 @@ from torch import Tensor
 from declarative_dist.words import describe_absence
 
 Code = str
-"""A kind of mistake: a key of `MEANINGS`, and a file in `declarative_dist/explanations`."""
-
-MEANINGS: Mapping[Code, str] = {
-    "bad-bounds": "Bounds that leave no number between them, or are no numbers.",
-    "base-arguments": "A class that does not declare the arguments that its base takes.",
-    "biased-gradient": "An estimator whose gradient would be wrong for this distribution.",
-    "broken-promise": "A constraint or family that does not do what others rely on.",
-    "captured-parameter": "A parameter inside something that is built once and then stays.",
-    "class-not-instance": "A class in the place of an instance of it.",
-    "discrete-latent": "A guide for a variable that has no density to map from the reals.",
-    "dtype-or-device": "Numbers of another dtype, or on another device, than those here.",
-    "failed-method": "A method, part or network that failed, or returned something else.",
-    "field-order": "A field that needs itself, or a site that needs a later one.",
-    "guide-mismatch": "Two distributions over other sites, or inside other supports.",
-    "misplaced-field": "A field of a kind that has no meaning in this class.",
-    "missing-value": "A field, size, site or option without which the rest is undetermined.",
-    "mixed-contexts": "Sites of one context that predict for batches of other sizes.",
-    "mixed-draws": "Values of a draw or an independent copy that depend on its neighbours.",
-    "moving-support": "A variable whose set depends on others in a way no map can follow.",
-    "name-taken": "A name that something else has already.",
-    "no-assignment": "A value assigned to what is computed.",
-    "no-base": "A class that does not say which distribution or transform it is.",
-    "no-cdf": "A distribution without a cumulative distribution function where it needs one.",
-    "no-context": "A conditional distribution asked for before it was given a context.",
-    "no-jacobian": "A density that needs the volume change of a map that does not know it.",
-    "not-a-density": "An objective about something that has no log density or no draws.",
-    "not-a-field": "A class attribute that cannot be a field.",
-    "not-an-objective": "A fit of something that returns no loss to minimise.",
-    "not-conditioned": "A joint distribution without data where a posterior is wanted.",
-    "not-finite": "NaN or infinity where a finite number is needed.",
-    "nothing-to-learn": "A fit or a guide without any parameter or variable to learn.",
-    "outside-constraint": "A value outside the set that its field is constrained to.",
-    "outside-support": "Data or draws where a distribution has no density.",
-    "prior-mismatch": "A prior on another set, or of another shape, than its parameter.",
-    "refused-by-torch": "Arguments or a distribution that torch itself refuses.",
-    "sharded": "Something that cannot be done with parameters spread over processes.",
-    "state-mismatch": "A saved state or checkpoint of something else.",
-    "unknown-name": "A name that nothing here has.",
-    "unknown-set": "A value whose set nobody has stated.",
-    "unlearnable-argument": "A parameter for an argument that cannot be learned.",
-    "unused-argument": "An argument that would have no effect.",
-    "wrong-argument": "An argument of another kind, or with another value, than it may have.",
-    "wrong-data": "Data that is missing, empty, or not what the objective takes.",
-    "wrong-optimizer": "An optimizer that does not train these parameters.",
-    "wrong-part": "A part of another kind than its place in the distribution takes.",
-    "wrong-shape": "A shape that does not fit to the others.",
-}
-"""For each code, what was done wrong."""
+"""A kind of mistake: a file in `declarative_dist/explanations`."""
 
 
 class ExplainedError(Exception):

@@ -13,25 +13,30 @@ import textwrap
 from collections.abc import Sequence
 from importlib import resources
 
-from declarative_dist.errors import MEANINGS, Code, did_you_mean
+from declarative_dist.errors import Code, did_you_mean
+
+PAGES = resources.files("declarative_dist") / "explanations"
+"""A file for each code, with what it means in its third line."""
 
 
 def page(code: Code) -> str:
     """What a kind of error is about, an example of it, the reason, and a way out, in Markdown.
 
-    The texts are in `declarative_dist/explanations`, one file for each code.
-
     Raises:
-        KeyError: if there is no such code.
+        FileNotFoundError: if there is no such code.
 
     Example:
         >>> from declarative_dist.explain import page
         >>> print(page("bad-bounds").splitlines()[2])
         Bounds that leave no number between them, or are no numbers.
     """
-    meaning = MEANINGS[code]
-    file = resources.files("declarative_dist") / "explanations" / f"{code}.md"
-    return f"# {code}\n\n{meaning}\n\n{file.read_text(encoding='utf-8')}"
+    return (PAGES / f"{code}.md").read_text(encoding="utf-8")
+
+
+def meanings() -> dict[Code, str]:
+    """For each code, what was done wrong."""
+    codes = sorted(file.name.removesuffix(".md") for file in PAGES.iterdir())
+    return {code: page(code).splitlines()[2] for code in codes}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser("python -m declarative_dist.explain", description=__doc__)
     parser.add_argument("code", nargs="?", help="the last word of an error's message")
-    code = parser.parse_args(arguments).code
-    if code in MEANINGS:
+    code, known = parser.parse_args(arguments).code, meanings()
+    if code in known:
         text = re.sub("```python raises.*", "This goes wrong:\n\n```python", page(code))
         print(text)  # noqa: T201 (what it is for)
         return 0
     if code is not None:
-        print(f"There is no {code!r}. {did_you_mean(code, MEANINGS)}", file=sys.stderr)  # noqa: T201
+        print(f"There is no {code!r}. {did_you_mean(code, known)}", file=sys.stderr)  # noqa: T201
         return 2
-    for each, meaning in MEANINGS.items():
+    for each, meaning in known.items():
         print(textwrap.fill(f"{each:22}{meaning}", 80, subsequent_indent=" " * 22))  # noqa: T201
     return 0
 

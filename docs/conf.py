@@ -9,8 +9,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 import declarative_dist  # noqa: E402
-from declarative_dist.errors import MEANINGS  # noqa: E402
-from declarative_dist.explain import page  # noqa: E402
+from declarative_dist.explain import meanings, page  # noqa: E402
 
 project = "declarative_dist"
 author = "The authors of declarative_dist"
@@ -53,9 +52,9 @@ nitpick_ignore_regex = [
 # A page for each kind of error, from the text in the wheel, and the list of them.
 errors = ROOT / "docs" / "errors"
 errors.mkdir(exist_ok=True)
-for code in MEANINGS:
+for code in meanings():
     (errors / f"{code}.md").write_text(page(code), encoding="utf-8")
-listing = "".join(f"* [{code}](errors/{code}.md): {MEANINGS[code]}\n" for code in MEANINGS)
+listing = "".join(f"* [{code}](errors/{code}.md): {said}\n" for code, said in meanings().items())
 (errors / "list.txt").write_text(listing, encoding="utf-8")
 
 # What torch and Python call the pages that are linked from here: nothing is fetched to build.

@@ -21,7 +21,7 @@ from declarative_dist import (
     Positive,
     site,
 )
-from declarative_dist.errors import MEANINGS
+from declarative_dist.explain import meanings
 from tests.cases import CASES, Densities, MixtureDensity, Policy, Shares, Weighed
 from tests.test_given import Counts
 
@@ -66,4 +66,4 @@ def states() -> dict[str, dict[str, list[int]]]:
 
 
 if __name__ == "__main__":
-    STORED.write_text(json.dumps({"states": states(), "codes": dict(MEANINGS)}, indent=1) + "\n")
+    STORED.write_text(json.dumps({"states": states(), "codes": meanings()}, indent=1) + "\n")

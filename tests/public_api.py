@@ -15,7 +15,7 @@ from typing import Any
 
 import declarative_dist
 import declarative_dist.integrations
-from declarative_dist.errors import MEANINGS
+from declarative_dist.explain import meanings
 from declarative_dist.fields.field import Field
 from tests.cases import CASES
 
@@ -96,7 +96,7 @@ def lines() -> Iterator[str]:
             yield from lines_about(name, getattr(module, name), listed)
         yield ""
     yield "# codes of errors"
-    yield from MEANINGS
+    yield from meanings()
     yield ""
     yield "# names in saved states, of the cases that the promises are tested on"
     for name, make in CASES.items():

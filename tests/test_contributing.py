@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import declarative_dist
-from declarative_dist.errors import MEANINGS
+from declarative_dist.explain import meanings
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -153,7 +153,7 @@ def test_the_pointer_that_a_bug_report_shows_is_one() -> None:
     text = FORMS[0].read_text()
     codes = re.findall(r"declarative_dist\.explain ([\w-]+)", text)
     assert codes
-    assert set(codes) <= set(MEANINGS)
+    assert set(codes) <= set(meanings())
 
 
 # --- workflows and hooks --------------------------------------------------------------------

@@ -18,7 +18,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import declarative_dist
 from declarative_dist import Param, Positive, Variational
 from declarative_dist.errors import (
-    MEANINGS,
     ConstraintError,
     DeclarationError,
     ExplainedError,
@@ -29,6 +28,7 @@ from declarative_dist.errors import (
     first_line,
     shorten,
 )
+from declarative_dist.explain import meanings
 from declarative_dist.testing import BrokenPromiseError
 from declarative_dist.words import format_value
 
@@ -37,7 +37,7 @@ KINDS = (
     BrokenPromiseError, ConstraintError, DeclarationError, FieldError, NonFiniteError,
     StateMismatchError,
 )  # fmt: skip
-CODES = list(MEANINGS)
+CODES = list(meanings())
 
 
 class Scaled(Variational):
@@ -65,7 +65,7 @@ def codes_in_use() -> set[str]:
 
 def test_every_code_has_a_meaning() -> None:
     assert sorted(CODES) == CODES
-    for meaning in MEANINGS.values():
+    for meaning in meanings().values():
         assert meaning[0].isupper()
         assert meaning.endswith(".")
         assert "\n" not in meaning

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from declarative_dist.errors import MEANINGS
+from declarative_dist.explain import meanings
 from tests.golden import MODULES, STORED, states
 
 GOLDEN = json.loads(STORED.read_text())
@@ -28,4 +28,4 @@ def test_a_state_of_these_names_and_shapes_loads(name: str) -> None:
 
 
 def test_codes_mean_what_they_meant() -> None:
-    assert dict(MEANINGS) == GOLDEN["codes"]
+    assert meanings() == GOLDEN["codes"]

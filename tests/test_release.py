@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import declarative_dist
-from declarative_dist.errors import MEANINGS
+from declarative_dist.explain import meanings
 
 ROOT = Path(__file__).parent.parent
 VERSION = declarative_dist.__version__
@@ -123,7 +123,7 @@ def test_the_wheel_says_what_it_is(built: Path) -> None:
     assert told.get_all("Project-URL")
     needed = [line for line in told.get_all("Requires-Dist") if "extra ==" not in line]
     assert [re.split(r"[>=]", line)[0] for line in needed] == ["torch", "typing-extensions"]
-    assert len(explained) == len(MEANINGS)
+    assert len(explained) == len(meanings())
     assert tops == {"declarative_dist", f"declarative_dist-{VERSION}.dist-info"}
 
 
