@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from declarative_dist import (
     Conditional,
+    Constraint,
     Declarative,
     Exp,
     FullRankNormal,
@@ -22,6 +23,7 @@ from declarative_dist import (
     History,
     Interval,
     Joint,
+    LogInterval,
     NotConvergedWarning,
     Param,
     Positive,
@@ -532,6 +534,25 @@ def test_a_value_at_the_end_of_its_band_is_named() -> None:
     history = fit(NegativeLogLikelihood(q), dd.Normal(one(30.0), one(0.5)).sample((200,)))
     assert "loc is held at the end of its band: give its constraint more room" in history.verdict
     assert q.loc.item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("spread", "end"), [(1e-4, 1e-2), (1e3, 1e2)])
+@pytest.mark.parametrize("constraint", [Interval(1e-2, 1e2), LogInterval(1e-2, 1e2)])
+def test_a_bound_that_you_declare_is_an_answer(
+    constraint: Constraint, spread: float, end: float
+) -> None:
+    class Family(Variational):
+        base = dd.Normal
+        loc = Param(0.0)
+        scale = Param(1.0, constraint)
+
+    x = 3 + spread * torch.randn(200)
+    q = Family()
+    history = fit(NegativeLogLikelihood(q), x)
+    assert history.converged, history.verdict
+    assert "scale is held at the end of its band" in history.verdict
+    assert q.loc.item() == pytest.approx(x.mean().item(), rel=1e-5)
+    assert q.scale.item() == pytest.approx(end, rel=1e-5)
 
 
 def test_steps_are_judged_too() -> None:

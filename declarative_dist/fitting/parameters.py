@@ -17,6 +17,9 @@ from declarative_dist.posteriors.guides import NormalGuide
 LARGEST = 100
 """How many numbers a field may have for its values to be recorded."""
 
+STEP = 1 / 32
+"""The share of the way back from the end of a band that is looked at."""
+
 
 def trainable_of(objective: nn.Module) -> list[nn.Parameter]:
     """The parameters that a fit changes."""
@@ -79,12 +82,12 @@ class Saturated(NamedTuple):
     Attributes:
         name: its own, dotted.
         raw: its unconstrained numbers.
-        half_way: where they were if those at the end went half the way back.
+        back: where they were if those at the end went a little of the way back.
     """
 
     name: str
     raw: Tensor
-    half_way: Tensor
+    back: Tensor
 
 
 def saturated_fields(objective: nn.Module) -> Iterator[Saturated]:
@@ -99,7 +102,7 @@ def saturated_fields(objective: nn.Module) -> Iterator[Saturated]:
             if ends.any():
                 nearest = constraint.inverse(constraint.forward(raw)).to(raw)
                 name = _subject_of(objective, path, field.name).partition(".")[2]
-                yield Saturated(name, raw, torch.where(ends, nearest / 2, raw))
+                yield Saturated(name, raw, torch.where(ends, (1 - STEP) * nearest, raw))
 
 
 class FieldValues:

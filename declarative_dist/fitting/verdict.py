@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from declarative_dist.fitting.losses import Losses
-from declarative_dist.fitting.parameters import Saturated, short_name
+from declarative_dist.fitting.parameters import STEP, Saturated, short_name
 from declarative_dist.optimization.ends import LOST, Ends
 from declarative_dist.optimization.lbfgs import LBFGS
 from declarative_dist.optimization.newton import Newton
@@ -96,9 +96,9 @@ def _falls_beyond(search: Newton | LBFGS, losses: Losses, saturated: list[Satura
     with torch.no_grad():
         least = rows.attempt(losses, point, point)
         for field in saturated:
-            field.raw.copy_(field.half_way)
+            field.raw.copy_(field.back)
             risen = rows.attempt(losses, rows.read(), point) - least
-            falls |= risen > LOST * (1 + least.abs())
+            falls |= risen > STEP * LOST * (1 + least.abs())
             rows.write(point)
     return falls
 
