@@ -1070,12 +1070,33 @@ def test_every_promise(joint: Joint) -> None:
     check_distribution(joint, skip=skip + in_float32)
 
 
-def test_a_snapshot_is_frozen() -> None:
-    joint = Chain()
-    snapshot = joint()
-    x = joint.sample((3,))
+class ReadsSelf(Joint):
+    """A site that reads a number as it is, one by a map, and a constant."""
+
+    mu = dd.Normal(0.0, 1.0)
+    shift = Param(0.0)
+    spread = Param(1.0, Exp())
+    unit = torch.tensor(2.0)
+
+    @site
+    def y(self, mu: Tensor) -> dd.Normal:
+        return dd.Normal(mu + self.shift, self.spread * self.unit)
+
+
+@pytest.mark.parametrize("change", ["step", "assign", "load"])
+@pytest.mark.parametrize("kind", [Chain, ReadsSelf])
+def test_a_snapshot_is_frozen(kind: type[Joint], change: str) -> None:
+    joint = kind()
+    snapshot, x = joint(), joint.sample((3,))
     before = snapshot.log_prob(x)
-    joint.assign(rate=7.0)
+    before.sum().backward()
+    assert all(parameter.grad is not None for parameter in joint.parameters())
+    if change == "step":
+        torch.optim.SGD(joint.parameters(), lr=0.1).step()
+    elif change == "assign":
+        joint.assign(**({"rate": 7.0} if kind is Chain else {"shift": 3.0, "unit": 5.0}))
+    else:
+        joint.load_state_dict({name: t + 0.5 for name, t in joint.state_dict().items()})
     torch.testing.assert_close(snapshot.log_prob(x), before)
     assert not torch.allclose(joint.log_prob(x), before)
 

@@ -38,6 +38,12 @@ def test_a_hook_may_replace_the_distribution() -> None:
     assert q.sample().shape == (3,)
 
 
+def test_a_view_of_what_is_compiled_in_place() -> None:
+    q = GammaFamily()
+    q.compile(backend="eager")
+    assert q.expand((3,))().batch_shape == (3,)
+
+
 def test_nothing_is_cached_on_the_instance() -> None:
     q = GammaFamily()
     before = dict(vars(q))

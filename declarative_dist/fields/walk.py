@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.fields.field import needed_values
-from declarative_dist.plain.tensors import floating_tensors
+from declarative_dist.plain.tensors import floating_tensors, map_tensors
 
 if TYPE_CHECKING:
     from declarative_dist.fields.param import Param
@@ -68,6 +68,20 @@ def convert(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     for part, field in untouched:
         field.commit(part, field.rebuild(part, needed_values(part, field.name)))
     return module
+
+
+def copy_frozen(module: Any) -> Any:
+    """A light copy of a module that no step and no assignment changes; gradients flow through it.
+
+    It shares what a network counts, such as running means.
+    """
+    parts = [part for _, part in walk(module)]
+    own = {id(part._buffers.get(name)) for part in parts for name in part.__declaration__.fields}
+
+    def freeze(_: str, tensor: Tensor) -> Tensor:
+        return tensor.clone() if isinstance(tensor, nn.Parameter) or id(tensor) in own else tensor
+
+    return map_tensors(module, freeze)
 
 
 def own_modules(module: nn.Module) -> Iterator[nn.Module]:

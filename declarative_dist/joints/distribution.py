@@ -37,7 +37,7 @@ class JointDistribution(NamedDistribution):
     """What calling a `Joint` gives: its sites with the values that they had at that moment.
 
     Draws are dicts of tensors of shape `(*sample, *batch, *event)` by site; densities have shape
-    `(*sample, *batch)`. What a site's method reads from `self` is read when it is drawn.
+    `(*sample, *batch)`. What a site's method reads from `self` is of that moment, too.
 
     For a context, the batch is the contexts', and each has draws of its own. Only sites that do
     not depend on it are drawn once for all: then contexts are not independent, and all of them

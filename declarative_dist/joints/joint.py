@@ -17,13 +17,14 @@ from declarative_dist.fields.alignment import ndims_of
 from declarative_dist.fields.context import CONTEXT_SHAPE
 from declarative_dist.fields.given import call_names, try_kinds
 from declarative_dist.fields.kinds import predicted_kind
+from declarative_dist.fields.walk import copy_frozen
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.rule import Rule
 from declarative_dist.latents.density import UnconstrainedLogDensity
 from declarative_dist.latents.named import NamedModule, Values
 from declarative_dist.latents.weighted import WeightedDraws
-from declarative_dist.plain.tensors import copy_if_exchanged, copy_module
+from declarative_dist.plain.tensors import copy_if_exchanged
 
 
 class Joint(Contextual, NamedModule):
@@ -178,8 +179,8 @@ class Joint(Contextual, NamedModule):
 
     def _predict(self, known: dict[str, Any]) -> JointDistribution:
         declaration = self.__declaration__
-        # Sites are computed later, and from the module that they were frozen with.
-        frozen = copy_if_exchanged(self) if is_dynamo_compiling() else copy_module(self)
+        # Sites are computed later, from the module as it is now.
+        frozen = copy_if_exchanged(self) if is_dynamo_compiling() else copy_frozen(self)
         predicting = [f for f in declaration.order if f.is_part and f.needs_context]
         values = declaration.run(self, predicting, known)  # here, where networks may keep a state
         rest = [field for field in declaration.order if field not in predicting]

@@ -244,10 +244,10 @@ def _join(outer: str, key: str | int) -> str:
 
 def _is_remembered(part: Any, name: str) -> bool:
     """Whether an attribute says nothing about an object, but what was done with it last."""
-    if isinstance(part, nn.Module) and not isinstance(part, Transform):
-        return False
-    is_inverse = name == "_inv" and not isinstance(part, _InverseTransform)
-    return is_inverse or name.startswith("_cached")
+    if name != "_inv" and not name.startswith("_cached"):
+        return name == "_compiled_call_impl"  # of `module.compile()`, which calls that module
+    is_module = isinstance(part, nn.Module) and not isinstance(part, Transform)
+    return not (is_module or (name == "_inv" and isinstance(part, _InverseTransform)))
 
 
 def is_of_torch(part: Any) -> bool:
