@@ -1271,19 +1271,27 @@ def test_data_of_a_joint_without_values_wait_for_them() -> None:
         Late(device="meta").condition(gap=0.5)
 
 
+@pytest.mark.parametrize("is_alone", [False, True])
 @pytest.mark.parametrize("make", [float, np.float64, np.array])
-def test_data_keep_their_digits_through_a_move(make: Any) -> None:
+def test_data_keep_their_digits_through_a_move(make: Any, is_alone: bool) -> None:
     class Times(Joint):
         gap = dd.Normal(torch.tensor(0.0), 1.0)
+        exact = dd.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+        label = dd.Categorical(logits=torch.zeros(3))
 
     for number in (0.1, 1609459230.123):
-        posterior = Times().condition(gap=make(number))
+        posterior = Times().condition(gap=make(number), exact=make(number), label=2)
         assert posterior.observed["gap"].dtype == torch.float32
-        assert posterior.double().observed["gap"].item() == number
+        assert posterior.observed["exact"].item() == number
+        (posterior.joint if is_alone else posterior).double()
+        assert posterior.observed["gap"].item() == number
+        assert posterior.observed["label"].dtype == torch.int64
+    if is_alone:  # then its data follow at the next call
+        posterior.joint.half()
     with pytest.raises(ConstraintError, match=r"Times\.condition\(gap=\): expected .*float16"):
-        posterior.half()
-    assert posterior.observed["gap"].item() == number
-    assert posterior.joint().sites["gap"].loc.dtype == torch.float64
+        posterior({}) if is_alone else posterior.half()
+    assert is_alone or posterior.observed["gap"].item() == number
+    assert is_alone or posterior.joint().sites["gap"].loc.dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", ["hold", "given", "data", "joint"])

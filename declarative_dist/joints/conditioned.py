@@ -21,7 +21,7 @@ from declarative_dist.latents.named import as_value
 from declarative_dist.latents.weighted import WeightedDraws
 from declarative_dist.plain.restoring import evaluating
 from declarative_dist.plain.supports import support_of
-from declarative_dist.plain.tensors import as_tensor
+from declarative_dist.plain.tensors import as_tensor, typical_tensor
 from declarative_dist.plain.tracing import is_traced
 from declarative_dist.randomness import same_random_numbers
 
@@ -61,7 +61,6 @@ class Conditioned(AtomicState):
         super().__init__()
         self.joint = joint
         self.data = Data()
-        self.register_load_state_dict_post_hook(_follow)  # type: ignore[no-untyped-call]
         current = self.current()
         subjects = {name: f"{current.owner}.condition({name}=)" for name in data}
         for name, subject in subjects.items():
@@ -77,9 +76,12 @@ class Conditioned(AtomicState):
                 is_known = isinstance(current.sites[name], Distribution)
                 like = draw_like(distribution)
                 _check_data(data[name], distribution, like, subjects[name], is_known)
-                self.data.hold(name, as_tensor(data[name]).detach().clone(), like)
+                self.data.hold(name, as_tensor(data[name]).detach().clone(), like, subjects[name])
+                if dtype != like.dtype:
+                    self.data.apart.add(name)
             return self._draw(name, distribution, shape)
 
+        dtype = typical_tensor(joint).dtype
         with evaluating(self):
             current.one_draw(draw=draw)
 
@@ -93,7 +95,9 @@ class Conditioned(AtomicState):
 
     @property
     def observed(self) -> dict[str, Tensor]:
-        """The data by site."""
+        """The data by site, where the joint is now and in its dtype."""
+        if isinstance(self.joint, nn.Module):
+            self.data.follow(self.joint)
         return dict(self.data.named_buffers())
 
     @property
@@ -232,12 +236,8 @@ class Conditioned(AtomicState):
         return self.current().log_prob(values, self.observed)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        for name, given in self.data.given.items():  # checked before anything has moved
-            now = self.observed[name]
-            dtype = fn(now.new_empty(0)).dtype
-            if dtype != now.dtype and not is_traced(given):
-                subject = f"{self.current().owner}.condition({name}=)"
-                check_finite(given, given.to(dtype), given, subject)
+        for name, now in self.observed.items():  # checked before anything has moved
+            self.data.like(name, fn(now.new_empty(0)))
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
@@ -255,25 +255,37 @@ class Data(nn.Module):
         super().__init__()
         self.given: dict[str, Tensor] = {}
         """By site what was given, with all digits."""
+        self.subjects: dict[str, str] = {}
+        self.apart: set[str] = set()
+        """The sites whose dtype is another than that of the joint, as of labels."""
 
-    def hold(self, name: str, value: Tensor, like: Tensor) -> None:
+    def hold(self, name: str, value: Tensor, like: Tensor, subject: str) -> None:
         """Add the data of a site with all their digits, and have them like another tensor."""
-        self.given[name] = value
+        self.given[name], self.subjects[name] = value, subject
         # What register_buffer does, which refuses names that the class has, such as this one's.
         self._buffers[name] = value.to(like)
         self._non_persistent_buffers_set.add(name)
 
+    def like(self, name: str, other: Tensor) -> Tensor:
+        """The data of a site in the dtype and on the device of another tensor."""
+        given = self.given[name]
+        moved = given.to(other)
+        if not is_traced(given, moved):
+            check_finite(given, moved, given, self.subjects[name])
+        return moved
+
+    def follow(self, joint: nn.Module) -> None:
+        """Go where a joint is now: it may have moved alone, or been loaded by assignment."""
+        place = typical_tensor(joint)
+        for name, now in self.named_buffers():
+            dtype = now.dtype if name in self.apart else place.dtype
+            if (now.dtype, now.device) != (dtype, place.device):
+                self._buffers[name] = self.like(name, place.new_empty(0, dtype=dtype))
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        for name, value in self.given.items():
-            self._buffers[name] = value.to(fn(self._buffers[name]))
+        for name, now in self.named_buffers():
+            self._buffers[name] = self.like(name, fn(now))
         return self
-
-
-def _follow(conditioned: Any, keys: object) -> None:
-    """Bring data to where a loaded state is: `load_state_dict` may assign tensors elsewhere."""
-    held = next(iter(conditioned.joint.state_dict().values()), None)
-    if held is not None:
-        conditioned.data._apply(lambda tensor: tensor.new_empty((), device=held.device))
 
 
 def _check_data(
