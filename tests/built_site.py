@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.commands import ROOT, python
+
 BUILT = ROOT / "docs" / "_build" / "html"
 
 
@@ -22,10 +21,8 @@ def build() -> Path:
 
 def _build_if_stale() -> None:
     if not _is_current():
-        sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-j", "2"]
-        command = [*sphinx, str(ROOT / "docs"), str(BUILT)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        options = ("-q", "-W", "--keep-going", "-E", "-j", "2")
+        python("-m", "sphinx", *options, ROOT / "docs", BUILT)
 
 
 def _is_current() -> bool:

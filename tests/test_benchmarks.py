@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+from tests.commands import ROOT, python
+
+FOLDER = ROOT / "benchmarks"
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -46,8 +47,7 @@ for problem in problems.problems():
 runpy.run_path("run.py", run_name="__main__")
 """
     only = ["--blocks", "3", "--only", "Normal, 1 dims, 1 samples", "--output", tmp_path]
-    command = [sys.executable, "-c", code, *only]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=FOLDER)
+    printed = python("-c", code, *only, cwd=FOLDER)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["cores"] >= 1
     assert results["processor"]
@@ -55,7 +55,7 @@ runpy.run_path("run.py", run_name="__main__")
     others = {ratio["other"] for ratio in results["ratios"]}
     for name in ("PyroModule", "zuko", "GPyTorch", "rs-distributions"):
         assert (name in others) != (name in results["missing"])
-        assert (f"{name} is not installed" in done.stdout) == (name in results["missing"])
+        assert (f"{name} is not installed" in printed) == (name in results["missing"])
     assert {"by hand", "by hand, not validated", "parametrize"} <= others
     for ratio in results["ratios"]:
         assert 0.0 < ratio["low"] <= ratio["median"] <= ratio["high"]
@@ -93,8 +93,7 @@ def test_fits_end_at_the_answer(
     script: str, table: str, found: tuple[str, ...], tmp_path: Path
 ) -> None:
     """At the maximum that SciPy finds, and within a tenth of a standard deviation."""
-    command = [sys.executable, FOLDER / script, "--smoke", "--output", tmp_path]
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    python(FOLDER / script, "--smoke", "--output", tmp_path)
     text = (tmp_path / table).read_text()
     rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
     for name in found:

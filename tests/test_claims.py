@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from tests.running_examples import process
-
-ROOT = Path(__file__).parent.parent
+from tests.commands import ROOT, python
 
 
 def words_of(text: str) -> str:
@@ -17,9 +14,8 @@ def words_of(text: str) -> str:
 
 def test_claims_about_others_hold() -> None:
     """In a process of its own, since Pyro and zuko change torch when they are imported."""
-    done = process("-W", "ignore", ROOT / "benchmarks" / "claims.py")
-    assert done.returncode == 0, done.stderr
-    lines = [line.strip() for line in done.stdout.splitlines()]
+    printed = python("-W", "ignore", ROOT / "benchmarks" / "claims.py")
+    lines = [line.strip() for line in printed.splitlines()]
     assert not [line for line in lines if line.startswith("NO LONGER")]
     holding = {line.split()[1] for line in lines if line.startswith("holds")}
     assert holding >= {"torch:", "parametrize:", "pyro:", "zuko:"}

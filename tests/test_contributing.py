@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,24 +13,12 @@ import yaml
 
 import declarative_dist
 from declarative_dist.explain import meanings
+from tests.commands import ROOT, run
 
-ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE)
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
-
-
-def run(*command: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    tool = shutil.which(str(command[0])) or str(command[0])
-    return subprocess.run(
-        [tool, *map(str, command[1:])],
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def loaded(path: Path) -> Any:
@@ -142,11 +128,12 @@ def test_there_are_forms_for_bugs_ideas_and_questions() -> None:
     assert [path.stem for path in FORMS] == ["bug", "idea", "question"]
 
 
-def test_the_versions_that_a_bug_report_asks_for_can_be_printed() -> None:
+def test_the_versions_that_a_bug_report_asks_for_can_be_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (field,) = (field for field in loaded(FORMS[0])["body"] if field["id"] == "versions")
-    code = re.search(r'python -c "(.*)"', field["attributes"]["description"])[1]
-    done = run(sys.executable, "-c", code)
-    assert done.stdout.startswith(f"{declarative_dist.__version__} "), done.stderr
+    exec(re.search(r'python -c "(.*)"', field["attributes"]["description"])[1], {})
+    assert capsys.readouterr().out.startswith(f"{declarative_dist.__version__} ")
 
 
 def test_the_pointer_that_a_bug_report_shows_is_one() -> None:
@@ -187,9 +174,8 @@ def checkout(tmp_path: Path) -> Path:
 def hook(name: str, checkout: Path) -> subprocess.CompletedProcess[str]:
     """Run a hook as git would, with no way to the network and none of pre-commit's downloads."""
     assert run("git", "add", "--", "benchmarks", cwd=checkout).returncode == 0
-    pre_commit = Path(sys.executable).with_name("pre-commit")
     env = {"PRE_COMMIT_HOME": str(checkout / "cache"), "https_proxy": "http://127.0.0.1:1"}
-    return run(pre_commit, "run", name, "--files", "benchmarks/told.py", cwd=checkout, **env)
+    return run("pre-commit", "run", name, "--files", "benchmarks/told.py", cwd=checkout, **env)
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,6 @@ KINDS = (
 CODES = list(meanings())
 
 
-class Scaled(Variational):
-    base = torch.distributions.HalfNormal
-    scale = Param(1.0, Positive())
-
-
 class Sized(Variational):
     base = torch.distributions.HalfNormal
     scale = Param(1.0, Positive(), shape="k")
@@ -178,14 +173,3 @@ def test_a_class_body_keeps_the_code_of_what_it_refuses() -> None:
     with pytest.raises(DeclarationError) as caught:
         type("Wrong", (Variational,), {"base": torch.distributions.StudentT, "df": -1.0})
     assert caught.value.code == "outside-constraint"
-
-
-def test_what_users_read() -> None:
-    q = Scaled()
-    with pytest.raises(ConstraintError) as caught:
-        q.scale = -1.0
-    assert caught.value.code == "outside-constraint"
-    assert str(caught.value) == (
-        "Scaled.scale: expected a finite positive number, got -1.0. Give a number above 0. "
-        "(python -m declarative_dist.explain outside-constraint)"
-    )

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -21,21 +20,7 @@ from torch import nn
 
 from declarative_dist import ConstraintError, fit, learnable
 from declarative_dist.fitting.checkpoint import read_state
-
-ROOT = Path(__file__).parent.parent
-
-
-def start(code: str, *arguments: object, **options) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
+from tests.commands import ROOT, python
 
 # The import of torch is what takes long: one process has it, and forks those that are killed.
 KILLED = """
@@ -114,10 +99,7 @@ print(json.dumps({"during": during, "reached": reached, "same": same,
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_five_times_while_it_writes(tmp_path: Path) -> None:
-    process = start(KILLED, tmp_path)
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    told = json.loads(out)
+    told = json.loads(python("-c", KILLED, tmp_path))
     assert told["same"]
     assert told["during"] == 5
     assert told["reached"] == sorted(told["reached"])
@@ -171,7 +153,14 @@ main()
 
 def test_ctrl_c_of_a_terminal(tmp_path: Path) -> None:
     path = tmp_path / "fit.pt"
-    process = start(INTERRUPTED, 2, path, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, "2", path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout.readline() == "running\n"
     time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes

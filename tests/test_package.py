@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import torch.distributions as dd
@@ -13,16 +10,7 @@ import torch.distributions as dd
 import declarative_dist
 from declarative_dist import learnable
 from tests.cases import Mixture
-
-ROOT = Path(__file__).parent.parent
-
-
-def python(code: str, given: bytes = b"", warnings: str = "error") -> str:
-    """What a fresh interpreter prints."""
-    command = [sys.executable, "-W", warnings, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-    return done.stdout.decode()
+from tests.commands import python
 
 
 def test_every_public_name_exists() -> None:
@@ -61,13 +49,15 @@ class Latents(declarative_dist.Declarative):
 declarative_dist.diagnose(declarative_dist.MeanFieldNormal(Latents()), lambda v: -v["x"].square())
 print(sorted({"arviz", "numba", "scipy"} & set(sys.modules)))
 """
-    assert python(code).split() == ["[]", "True", "[]"]
+    assert python("-W", "error", "-c", code).split() == ["[]", "True", "[]"]
 
 
-def test_live_objects_survive_a_spawned_process_and_compile_there_without_a_flag() -> None:
+def test_live_objects_survive_a_spawned_process_and_compile_there_without_a_flag(
+    tmp_path: Path,
+) -> None:
     code = """
 import pickle, sys, torch
-for q in pickle.load(sys.stdin.buffer):
+for q in pickle.load(open(sys.argv[1], "rb")):
     x = q.sample((4,))
     expected = q.log_prob(x).mean()
     value = torch.compile(lambda x: q.log_prob(x).mean(), fullgraph=True, backend="aot_eager")(x)
@@ -75,12 +65,6 @@ for q in pickle.load(sys.stdin.buffer):
     print(type(q).__name__, expected.item())
 """
     objects = (learnable(dd.Gamma(2.0, 3.0)), Mixture(k=3))
-    printed = python(code, pickle.dumps(objects), "ignore").split()
+    (tmp_path / "objects").write_bytes(pickle.dumps(objects))
+    printed = python("-W", "ignore", "-c", code, tmp_path / "objects").split()
     assert printed[::2] == ["LiveGamma", "Mixture"]
-
-
-def test_readme_names_the_commands() -> None:
-    text = (ROOT / "README.md").read_text()
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    for command in re.findall(r"make (\w+)", text):
-        assert command in targets

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 
 from docs.extensions.executing import ALONE, Block, Page, blocks_of
 from tests import readme
+from tests.commands import ROOT, python
 
-ROOT = Path(__file__).parent.parent
 WRITTEN = [
     ROOT / "README.md",
     *sorted((ROOT / "declarative_dist" / "explanations").glob("*.md")),
@@ -52,10 +51,7 @@ page = Page(path)
 for block in blocks_of(path.read_text()):
     page.run(block)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    python("-c", code)
 
 
 def test_the_table_of_libraries_names_extras_and_tests_that_exist() -> None:

@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from declarative_dist import Declarative, Exp, FullRankNormal, Joint, LearnableTransform, Param
 from declarative_dist.errors import first_line
 from tests.cases import GammaFamily
+from tests.commands import python
 from tests.processes import in_processes
-from tests.running_examples import EXAMPLES, example, numbers_in, printed_by, process
+from tests.running_examples import EXAMPLES, example, numbers_in, printed_by
 from tests.sharing import (
     OBJECTIVES,
     Mixture,
@@ -368,11 +369,8 @@ def nats_by_hand(epochs: int) -> float:
 
 
 def torchrun(*arguments: str | Path) -> str:
-    done = process(
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *arguments
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return python("-W", "error", *start, *arguments)
 
 
 @pytest.mark.usefixtures("one_thread")

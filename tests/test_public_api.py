@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from torch import nn
 
-from declarative_dist.fields.param import Param
-from tests.public_api import STORED, current, difference, lines_about, members_of
+from tests.public_api import STORED, current, difference, lines_about
 
 
 def test_public_names_and_signatures_are_those_that_are_stored() -> None:
@@ -67,22 +64,6 @@ def test_what_a_listed_base_says_is_not_repeated() -> None:
         "    def grow(self, by: float = 1.0) -> Square",
     ]
     assert len(list(lines_about("Square", Square, {Square}))) == 6
-
-
-def test_functions_and_values_have_a_line_each() -> None:
-    def area(side: float, *, unit: str = "m") -> float:
-        raise NotImplementedError
-
-    assert list(lines_about("area", area, set())) == [
-        "def area(side: float, *, unit: str = 'm') -> float"
-    ]
-    assert list(lines_about("ANSWER", 42, set())) == ["ANSWER"]
-
-
-def test_members_of_others_and_of_fields_are_none_of_ours() -> None:
-    assert (
-        members_of(nn.Module) == members_of(torch.distributions.Normal) == members_of(Param) == []
-    )
 
 
 def test_a_difference_names_what_went_and_what_came() -> None:

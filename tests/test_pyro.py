@@ -7,34 +7,19 @@ about torch as it is.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.commands import python
 
 FOLDER = Path(__file__).parent / "with_pyro"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    dropped = ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST")
-    environment = {key: value for key, value in os.environ.items() if key not in dropped}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=FOLDER.parent.parent,
-        env={**environment, "TESTS_WITH_PYRO": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_with_pyro() -> None:
-    result = run("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(FOLDER))
-    assert result.returncode == 0, f"\n{result.stdout}\n{result.stderr}"
-    passed = re.search(r"(\d+) passed", result.stdout)
-    assert passed, result.stdout
-    assert int(passed[1]) > 100
+    options = ("-q", "--tb=short", "-p", "no:cacheprovider")
+    printed = python("-m", "pytest", *options, FOLDER, TESTS_WITH_PYRO="1")
+    assert int(re.search(r"(\d+) passed", printed)[1]) > 100
 
 
 def test_this_process_is_without_pyro() -> None:
@@ -59,9 +44,7 @@ for kind, members in before.items():
         if members.get(name) is not member:
             print(f"{kind.__name__.strip('_')}.{name}")
 """
-    result = run("-c", code)
-    assert result.returncode == 0, result.stderr
-    assert sorted(result.stdout.split()) == [
+    assert sorted(python("-c", code).split()) == [
         "CorrCholesky.check",
         "HalfCauchy.log_prob",
         "Transform.__getstate__",

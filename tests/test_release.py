@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import os
 import re
 import shutil
 import subprocess
@@ -19,8 +18,9 @@ import yaml
 
 import declarative_dist
 from declarative_dist.explain import meanings
+from tests import commands
+from tests.commands import ROOT
 
-ROOT = Path(__file__).parent.parent
 VERSION = declarative_dist.__version__
 FOLDERS = (
     "declarative_dist", "tests", "examples", "benchmarks", "docs", "templates", ".ci", ".github",
@@ -42,15 +42,8 @@ def workflow(name: str) -> list[str]:
 
 def run(command: str, cwd: Path, tag: str = f"v{VERSION}") -> subprocess.CompletedProcess[str]:
     """A step as the shell of a workflow runs it, with this environment's Python, offline."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        ["/bin/bash", "-e", "-c", command],
-        cwd=cwd,
-        env={**os.environ, "PATH": path, "GITHUB_REF_NAME": tag, "PIP_NO_INDEX": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    shell = ("/bin/bash", "-e", "-c", command)
+    return commands.run(*shell, cwd=cwd, GITHUB_REF_NAME=tag, PIP_NO_INDEX="1")
 
 
 @pytest.fixture(scope="module")
@@ -131,19 +124,18 @@ def test_the_wheel_installs_and_works_outside_the_checkout(tmp_path: Path, built
     (wheel,) = built.glob("*.whl")
     venv.create(tmp_path / "env", system_site_packages=False, with_pip=False)
     site = next((tmp_path / "env").glob("lib/python*/site-packages"))
-    done = run(f"python -m pip -q install --no-deps --target {site} {wheel}", tmp_path)
+    install = "python -m pip -q install --no-deps --no-compile"
+    done = run(f"{install} --target {site} {wheel}", tmp_path)
     assert done.returncode == 0, done.stderr
     # Torch comes from this environment; the package must come from the wheel.
     (site / "torch.pth").write_text(str(Path(sys.modules["torch"].__file__).parent.parent))
     code = (
-        "import declarative_dist as d, torch.distributions as dd;"
+        "import runpy, declarative_dist as d, torch.distributions as dd;"
         "q = d.learnable(dd.Gamma(2.0, 3.0)); q.rsample().backward();"
-        "print(d.__file__)"
+        "print(d.__file__); runpy.run_module('declarative_dist.explain', run_name='__main__')"
     )
-    done = run(f"{tmp_path}/env/bin/python -I -c '{code}'", tmp_path)
-    assert str(site) in done.stdout, done.stderr
-    done = run(f"{tmp_path}/env/bin/python -I -m declarative_dist.explain no-base", tmp_path)
-    assert done.stdout.startswith("# no-base\n"), done.stderr
+    done = commands.run(tmp_path / "env/bin/python", "-I", "-c", code, "no-base", cwd=tmp_path)
+    assert done.stdout.startswith(f"{site}/declarative_dist/__init__.py\n# no-base\n"), done.stderr
     assert (site / "declarative_dist" / "py.typed").exists()
 
 

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from docs.extensions.executing import Page, blocks_of
+from tests.commands import ROOT, python
 
-ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "templates" / "declarative-dist-constraints"
 PACKAGE = "declarative_dist_constraints"
 pytestmark = pytest.mark.xdist_group("template")  # it is built once
-
-
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """The output of a command that must succeed."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +27,12 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(copied: Path) -> Path:
     """Where its wheel is installed."""
-    pip = (sys.executable, "-m", "pip", "--quiet")
+    pip = ("-m", "pip", "--quiet")
     wheels, site = copied.parent / "wheels", copied.parent / "site"
     options = ("--no-deps", "--no-build-isolation", "--wheel-dir", wheels)
-    run(*pip, "wheel", *options, copied, cwd=copied)
+    python(*pip, "wheel", *options, copied, cwd=copied)
     (wheel,) = wheels.glob("*.whl")
-    run(*pip, "install", "--no-deps", "--target", site, wheel, cwd=copied)
+    python(*pip, "install", "--no-deps", "--no-compile", "--target", site, wheel, cwd=copied)
     return site
 
 
@@ -65,7 +50,7 @@ print({PACKAGE}.__file__)
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider"]))
 """
     path = f"{installed}{os.pathsep}{ROOT}"
-    printed = run(sys.executable, "-c", code, cwd=copied, PYTHONPATH=path, PYTEST_ADDOPTS="")
+    printed = python("-c", code, cwd=copied, PYTHONPATH=path)
     assert printed.startswith(str(installed))
     assert "4 passed" in printed
 
