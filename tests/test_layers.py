@@ -34,7 +34,7 @@ ROWS = (
     ("objectives", "weights data likelihood posterior estimators terms bound elbo"),
     ("fitting",
      ("history parameters progress batches finite evaluation arguments compiled snapshot "
-      "checkpoint moments losses clusters starts phases verdict ways fit")),
+      "checkpoint moments losses clusters starts phases verdict strategies fit")),
     ("display", "rows reading posterior table summary looks sites curves contours trace plot"),
     ("integrations", "arviz lightning"),
     ("", "explain"),

@@ -36,7 +36,7 @@ _SHARE = 1e-6
 _USUAL = 1e-3
 """The same as a share of what a step changes around zero."""
 
-_LARGEST = 10_000_000
+_MOST_TO_FOLLOW = 10_000_000
 """How many numbers are looked at for that."""
 
 
@@ -297,7 +297,7 @@ class Constraint(nn.Module, ABC):
         lead = raw.ndim - self.raw_event_dim
         batch, event = raw.shape[:lead], raw.shape[lead:]
         size = event.numel()
-        if not raw.numel() or size * raw.numel() > _LARGEST:
+        if not raw.numel() or size * raw.numel() > _MOST_TO_FOLLOW:
             return torch.zeros_like(raw, dtype=torch.bool)
         one = torch.eye(size, dtype=raw.dtype, device=raw.device)
         one = one.reshape(size, *(1,) * lead, *event)  # each number of an event moves by itself

@@ -71,7 +71,7 @@ class DeclarativeMeta(ABCMeta):
         record.settle()
         cls.__declaration__ = record
         for field in fields.values():
-            field.check(record)
+            field.settle(record)
         if record.is_joint:
             builds = getattr(cls, "__builds__", None) if record.predicts else None
             type.__setattr__(cls, "__predicts__", builds)

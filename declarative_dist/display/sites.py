@@ -29,7 +29,7 @@ from declarative_dist.words import describe_absence
 
 DRAWS = 10_000
 
-LARGEST = 20_000
+MOST_TO_SHOW = 20_000
 """How many numbers one draw may have."""
 
 _KINDS = (Distribution, JointDistribution, PushedNormal)
@@ -164,8 +164,11 @@ def _draw(built: Any, name: str) -> dict[str, Marginal]:
     with torch.no_grad(), same_random_numbers(seed=0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sampler's, about draws that nobody else sees
         size = sum(site.shape.numel() for site in make(built, torch.Size((1,))).values())
-        if size > LARGEST:
-            expected, got = f"a distribution of at most {LARGEST} numbers", f"{name} of {size}"
+        if size > MOST_TO_SHOW:
+            expected, got = (
+                f"a distribution of at most {MOST_TO_SHOW} numbers",
+                f"{name} of {size}",
+            )
             fix = "Plot a part of it; summary(q) reads many numbers."
             raise DeclarationError("plot", expected, got, fix, code="wrong-shape")
         sites = make(built, torch.Size((min(DRAWS, 4_000_000 // max(size, 1)),)))

@@ -53,7 +53,7 @@ branch on numbers or clamp them. The random numbers are others each time."""
 MOST = 32
 """For how many flags and constants a class is tried at most: they may change in every step."""
 
-LARGEST = 10_000_000
+MOST_TO_WIDEN = 10_000_000
 """How many numbers a module may hold to be tried in float64; a larger one is tried as it is."""
 
 
@@ -347,7 +347,7 @@ def _try_methods(module: Any, what: str, start: Start, rank: int) -> None:
         return
     with torch.no_grad(), same_random_numbers():
         tried: tuple[Any, torch.dtype | None] = (module, None)
-        if sum(tensor.numel() for tensor in tensors) <= LARGEST and _runs_wide(
+        if sum(tensor.numel() for tensor in tensors) <= MOST_TO_WIDEN and _runs_wide(
             module, start, rank
         ):
             tried = (widen(module), torch.float64)

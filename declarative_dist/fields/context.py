@@ -70,9 +70,9 @@ class FromContext(Constrained):
     origin: str
     """How it comes about, in a word."""
 
-    def check(self, owner: Declaration) -> None:
+    def settle(self, owner: Declaration) -> None:
         owner.require_conditional(self.name)
-        super().check(owner)
+        super().settle(owner)
         if len(self.shape or ()) < self.event_dim:
             sizes = ", ".join(f'"d{index + 1}"' for index in range(self.event_dim))
             expected = f"a shape of {self.event_dim} sizes or more"
@@ -173,8 +173,8 @@ class Head(FromContext):
     ) -> None:
         super().__init__(init, constraint, shape)
 
-    def check(self, owner: Declaration) -> None:
-        super().check(owner)
+    def settle(self, owner: Declaration) -> None:
+        super().settle(owner)
         chain = owner.chains[self.name]
         bound = next((field for field in chain if field.is_given), None)
         self.starts_at_zero = bound is not None

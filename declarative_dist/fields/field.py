@@ -163,8 +163,8 @@ class Field(ABC):
         """
         return self
 
-    def check(self, owner: Declaration) -> None:
-        """Refuse a field that does not go with the others, once all are specialised.
+    def settle(self, owner: Declaration) -> None:
+        """Settle what the others say of it, once all are specialised, or refuse it.
 
         It may have no meaning in this class, or need a field without a value.
         """

@@ -96,8 +96,8 @@ class Given(FromContext):
             return REAL  # as for a field without a class: any
         return super()._constraint_in(owner, argument)
 
-    def check(self, owner: Declaration) -> None:
-        super().check(owner)
+    def settle(self, owner: Declaration) -> None:
+        super().settle(owner)
         if self.name == "weights":
             owner.refuse_name(self.name, "which objectives take as weights of the data")
 

@@ -118,8 +118,8 @@ class Param(Constrained, Stored):
         field.prior = copy_value(self.prior)
         return field
 
-    def check(self, owner: Declaration) -> None:
-        super().check(owner)
+    def settle(self, owner: Declaration) -> None:
+        super().settle(owner)
         subject = owner.subject(self.name)
         for bound in owner.chains[self.name]:
             if bound.is_given or (bound.is_predicted and self.prior is not None):

@@ -91,8 +91,8 @@ class Nested(Field):
             field.part = next((k for k in built if issubclass(k, (Distribution, Transform))), None)
         return field
 
-    def check(self, owner: Declaration) -> None:
-        super().check(owner)
+    def settle(self, owner: Declaration) -> None:
+        super().settle(owner)
         if self.part is not None and self.needs_context:
             owner.require_conditional(self.name)
         built = self._kinds_in(owner)

@@ -47,12 +47,12 @@ class Site(MethodField):
         self.event_dim = event_dim
         self.shape = as_shape(shape, "site(shape=)")
 
-    def check(self, owner: Declaration) -> None:
+    def settle(self, owner: Declaration) -> None:
         if not owner.is_joint:
             kind, fix = owner.owner, f"Write class {owner.owner}(Joint)."
             expected = "a Joint around a site"
             raise owner.error(self.name, expected, kind, fix, code="misplaced-field")
-        super().check(owner)
+        super().settle(owner)
 
     def bind(self, module: nn.Module, blueprint: Blueprint, values: Mapping[str, Any]) -> None:
         vars(module)["_starts"][self.name] = blueprint.named_shape(self)

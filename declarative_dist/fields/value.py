@@ -141,8 +141,8 @@ class Constrained(Field):
     def needs(self) -> tuple[str, ...]:
         return self.constraint.names
 
-    def check(self, owner: Declaration) -> None:
-        super().check(owner)
+    def settle(self, owner: Declaration) -> None:
+        super().settle(owner)
         for name in self.needs:
             if owner.fields[name].is_part:
                 expected, got = "bounds that are numbers", f"the part {name!r}"

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from declarative_dist.families.clipping import hooks_of_others
 from declarative_dist.fitting.arguments import check_forward
 from declarative_dist.fitting.evaluation import loss_of
 from declarative_dist.fitting.parameters import trainable_of
 from declarative_dist.plain.batch import call_with
+from declarative_dist.plain.restoring import without_validation
 
 
 def compiled(objective: nn.Module) -> Callable[..., Tensor]:
@@ -78,14 +78,8 @@ class CompiledBackward:
         self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
-        before = Distribution._validate_args
-        # The first graph of a process would leave it off for good.
-        Distribution.set_default_validate_args(False)
-        try:
-            with self._tracing:
-                return self._run(batch)
-        finally:
-            Distribution.set_default_validate_args(before)
+        with without_validation(), self._tracing:
+            return self._run(batch)
 
     def _run(self, batch: tuple[Any, ...]) -> Tensor:
         parameters = list(self._objective.parameters())

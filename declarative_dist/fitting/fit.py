@@ -19,7 +19,7 @@ from declarative_dist.fitting.history import History
 from declarative_dist.fitting.parameters import FieldValues
 from declarative_dist.fitting.progress import Progress
 from declarative_dist.fitting.snapshot import Snapshot
-from declarative_dist.fitting.ways import Way, choose_way
+from declarative_dist.fitting.strategies import Strategy, choose_strategy
 from declarative_dist.plain.tensors import are_finite
 
 
@@ -142,18 +142,18 @@ def fit(
     calls = arguments.as_callbacks(callbacks)
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # and so it stays if interrupted
         batches, history = Batches(data, batch_size), History()
-        way = choose_way(
+        strategy = choose_strategy(
             objective, batches, optimizer, lr,
             steps=steps, tolerance=tolerance, compiles=compile,
         )  # fmt: skip
         bar, fields = Progress(progress, steps), FieldValues(objective)
-        snapshot = Snapshot(objective, way.optimizer, None if checkpoint is None else batches)
+        snapshot = Snapshot(objective, strategy.optimizer, None if checkpoint is None else batches)
         files = []
         if checkpoint is not None:
             files.append(Checkpoint(checkpoint, snapshot, batches, history, **writing))
         calls = (bar, *calls, *files)
         try:
-            for step, loss in _steps(way, batches, snapshot, history, restarts):
+            for step, loss in _steps(strategy, batches, snapshot, history, restarts):
                 history.add(loss, fields.read() if history.is_due(step) else None)
                 history.stopped = arguments.stops(calls, step, loss, objective)
                 if history.stopped:
@@ -168,36 +168,40 @@ def fit(
         for file in files:
             file.close()
         history.end(fields.read())
-        way.conclude(history)
+        strategy.conclude(history)
         bar.close(history.verdict)
     return history
 
 
 def _steps(
-    way: Way, batches: Batches, snapshot: Snapshot, history: History, restarts: int | None
+    strategy: Strategy,
+    batches: Batches,
+    snapshot: Snapshot,
+    history: History,
+    restarts: int | None,
 ) -> Iterator[tuple[int, float]]:
-    """Take steps until the way or the number of steps ends it; each is checked, then yielded.
+    """Take steps until the strategy or the number of steps ends it; each is checked, then yielded.
 
     Raises:
         NonFiniteError: naming the field and the index; everything is as before the step.
     """
-    limit = 0 if way.replay(history.losses) else way.limit
+    limit = 0 if strategy.replay(history.losses) else strategy.limit
     first = history.step + 1
     for step in range(first, limit + 1):
         snapshot.take(step - 1)
         batch = batches.next()
         if step == 1:
-            check_rows(way.objective, batches)
-            way.begin(batch, restarts)
-        loss = way.step(batch)
+            check_rows(strategy.objective, batches)
+            strategy.begin(batch, restarts)
+        loss = strategy.step(batch)
         if not (math.isfinite(loss) and are_finite(snapshot.parameters)):
-            error = error_of_step(way.objective, step, loss, batch)
+            error = error_of_step(strategy.objective, step, loss, batch)
             if error is not None:  # else only a sum of large numbers was not finite
                 snapshot.restore(step - 1)
-                why = "" if math.isfinite(loss) else reason_of(way.objective, batch)
+                why = "" if math.isfinite(loss) else reason_of(strategy.objective, batch)
                 error.fix = error.fix.replace(ADVICE, why or ADVICE)
                 raise error
-        is_over = way.observe(loss)
+        is_over = strategy.observe(loss)
         if is_over and step == first and history.losses[-1:] == [loss]:
             return  # the checkpoint was of a fit that was over
         yield step, loss

@@ -14,7 +14,7 @@ from declarative_dist.fields.kinds import is_declarative
 from declarative_dist.fields.walk import walk_params
 from declarative_dist.posteriors.guides import NormalGuide
 
-LARGEST = 100
+MOST_TO_WATCH = 100
 """How many numbers a field may have for its values to be recorded."""
 
 STEP = 1 / 32
@@ -130,7 +130,7 @@ class FieldValues:
         members: dict[tuple[str, Any], list[str]] = {}
         for path, module, field in walk_params(objective):
             count = sum(parameter.numel() for parameter in field.parameters_of(module))
-            if field.is_trained(module) and 0 < count <= LARGEST:
+            if field.is_trained(module) and 0 < count <= MOST_TO_WATCH:
                 subject = _subject_of(objective, path, field.name)
                 short[path, field.name] = subject.partition(".")[2]
                 members.setdefault((path, module), []).append(field.name)
@@ -154,6 +154,6 @@ class FieldValues:
                     values[name] = found[own].tolist()
             for path, guide in self._guides:
                 for site, median in guide.median.items():
-                    if median.numel() <= LARGEST:
+                    if median.numel() <= MOST_TO_WATCH:
                         values[self._names[path, site]] = median.tolist()
         return values

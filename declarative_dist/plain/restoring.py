@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 
 @contextmanager
@@ -57,6 +58,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+@contextmanager
+def without_validation() -> Iterator[None]:
+    """Compile without checks of values, which break graphs, and leave torch's switch as it was.
+
+    The first graph of a process would switch the validation of distributions off for good.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 _CONTAINERS = (dict, set)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from declarative_dist.errors import (
     DeclarationError,
@@ -18,6 +17,7 @@ from declarative_dist.errors import (
     first_line,
     shorten,
 )
+from declarative_dist.plain.restoring import without_validation
 from declarative_dist.words import format_numbers
 
 
@@ -146,14 +146,6 @@ def show(tensor: Tensor) -> str:
 
 
 def call_compiled(function: Callable[[Any], Tensor], argument: Any) -> Tensor:
-    """What a function returns when compiled whole; torch's own switches stay as they were.
-
-    The first compilation of a process switches the validation of distributions off for good, and
-    checks of values break graphs.
-    """
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
+    """What a function returns when compiled whole."""
+    with without_validation():
         return torch.compile(function, fullgraph=True)(argument)
-    finally:
-        Distribution.set_default_validate_args(before)

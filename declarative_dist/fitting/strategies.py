@@ -1,4 +1,4 @@
-"""The ways of a fit: which optimizer takes the steps, when they end, and what is said of the end.
+"""The strategies of a fit: what takes the steps, when they end, and what is said of the end.
 
 With `steps` a fit does as many as you say. Without, the objective decides: Newton's method where
 the loss of whole data is the same every time and has few numbers, L-BFGS where it has more, and
@@ -45,7 +45,7 @@ SMALL = 1e-5
 """What a gradient may be at an answer, relative to one plus the loss."""
 
 
-class Way:
+class Strategy:
     """As many steps as you say, with the optimizer that you chose.
 
     Args:
@@ -123,7 +123,7 @@ class Way:
             warnings.warn(NotConvergedWarning(history.verdict), stacklevel=3)
 
 
-class DescentWay(Way):
+class SteadyDescent(Strategy):
     """Newton's method, or L-BFGS, for all independent problems in one batch."""
 
     has_steps = False
@@ -161,7 +161,7 @@ class DescentWay(Way):
             )
 
 
-class NoisyWay(Way):
+class NoisyDescent(Strategy):
     """A rate that decays where the loss stops falling, and averages over the last phase."""
 
     has_steps = False
@@ -229,7 +229,7 @@ class NoisyWay(Way):
         return is_good, [verdict.rstrip(".")]
 
 
-class GuideWay(Way):
+class GuideSearch(Strategy):
     """The fit of an automatic guide as a whole: its first step does all, the others report it."""
 
     has_steps = False
@@ -260,7 +260,7 @@ class GuideWay(Way):
         return found["converged"], [found["verdict"]]
 
 
-def choose_way(
+def choose_strategy(
     objective: nn.Module,
     batches: Batches,
     optimizer: Any,
@@ -269,8 +269,8 @@ def choose_way(
     steps: int | None,
     tolerance: float | None,
     compiles: bool,
-) -> Way:
-    """The way of a fit.
+) -> Strategy:
+    """The strategy of a fit.
 
     Args:
         objective: what is fitted.
@@ -282,17 +282,19 @@ def choose_way(
         compiles: whether loss and gradient are one graph, which has no second derivatives.
     """
     if steps is not None:
-        return Way(objective, optimizer_of(objective, optimizer, lr), steps, compiles=compiles)
+        return Strategy(
+            objective, optimizer_of(objective, optimizer, lr), steps, compiles=compiles
+        )
     is_free = optimizer is None and lr is None
     if is_free and batches.whole is not None and can_fit_guide(objective, batches.whole):
-        return GuideWay(objective, tolerance)
+        return GuideSearch(objective, tolerance)
     if is_free and batches.whole is not None and not compiles:
         losses = Losses(objective, batches.whole)
         rows = Rows(trainable_of(objective), losses.copies)
         if not _is_noisy(objective, rows, losses):
-            return DescentWay(objective, rows, losses, tolerance)
+            return SteadyDescent(objective, rows, losses, tolerance)
     made = optimizer_of(objective, optimizer, FIRST_RATE if is_free else lr)
-    return NoisyWay(objective, made, tolerance, batches.whole, compiles=compiles)
+    return NoisyDescent(objective, made, tolerance, batches.whole, compiles=compiles)
 
 
 def _is_noisy(objective: nn.Module, rows: Rows, losses: Losses) -> bool:
