@@ -271,7 +271,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the value first": (
         lambda: NegativeLogLikelihood(arms())({"turn": torch.zeros(5, 2)}, contexts(5)),
         ConstraintError,
-        r"expected the context first, then the value, got them the other way round",
+        r"expected the context, and behind it a dict of data by site, got a tensor of shape",
     ),
     "an attribute of this name": (lambda: type("Bad", (Joint,), {"projection": Head()}),
         DeclarationError, r"Bad\.projection: expected a name that is free"),

@@ -320,6 +320,7 @@ def test_what_has_no_likelihood_is_refused(
     (Regression(in_features=2), (torch.randn(5, 2), torch.randn(5, 1)), r"\(\*batch, \*event\)"),
     (Regression(in_features=2), (torch.randn(5, 2), torch.randn(1)), r"= \(5,\), got shape \(1,"),
     (Regression(in_features=2), (torch.randn(5, 2), X.double()), "float64"),
+    (Regression(in_features=2), (X, torch.randn(5, 2)), "if this is the context and no value"),
     (Pair(), (X,), "a dict of data by site"),
     (Pair(), ({"mu": X},), "Pair"),
     (Pair(), ({"mu": X, "y": X.double()},), r"\(Pair\)\.y: expected data in torch\.float32"),
@@ -357,20 +358,6 @@ def test_a_log_likelihood_of_another_shape_is_refused(score: Any, said: str) -> 
     objective = NegativeLogPosterior(Gaussian(), total_size=5, log_likelihood=score)
     with pytest.raises(ConstraintError, match=rf"\(log_likelihood=\): expected .*\(5\).*{said}"):
         objective(X)
-
-
-@pytest.mark.parametrize("has_network", [False, True])
-def test_context_and_value_the_other_way_round(has_network: bool) -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    regression = Regression(4, network=network) if has_network else Regression(3)
-    objective, x, y = NegativeLogLikelihood(regression), torch.randn(7, 3), torch.randn(7)
-    before = {name: tensor.clone() for name, tensor in regression.state_dict().items()}
-    with pytest.raises(ConstraintError, match=r"\(7,\) and \(7, 3\).*objective\(context, value\)"):
-        objective(y, x)
-    assert all(torch.equal(t, before[name]) for name, t in regression.state_dict().items())
-    with pytest.raises((RuntimeError, ConstraintError)) as caught:
-        objective(y, torch.randn(6, 3))  # no order would do
-    assert "objective(context" not in str(caught.value)
 
 
 # Log likelihoods of each datum.

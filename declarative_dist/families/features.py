@@ -50,7 +50,9 @@ def _check_features(module: Any, features: Any, layer: Any) -> None:
     if not is_tensor or features.shape[-1] != width:
         subject = f"{type(module).__name__}.{source}"
         expected = f"features of shape (*batch, {width}), as in_features says"
-        fix = f"Write in_features={features.shape[-1]}." if is_tensor else "Give one tensor."
+        fix = "Give one tensor."
+        if is_tensor:
+            fix = f"Write in_features={features.shape[-1]}, if this is the {source} and no value."
         fix = _way_of_several(module) if isinstance(features, (tuple, list)) else fix
         raise ConstraintError(subject, expected, shorten(features), fix, code="wrong-shape")
     if features.dtype != wanted:

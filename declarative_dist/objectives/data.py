@@ -14,7 +14,6 @@ from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import Reader, as_value
 from declarative_dist.objectives.weights import Scores, Weights, check_contexts
-from declarative_dist.plain.restoring import evaluating
 from declarative_dist.plain.tensors import floating_tensors, is_dense, typical_tensor
 
 
@@ -35,10 +34,6 @@ def score_joint(
     data: dict[str, Any] = {}
     if batch and isinstance(batch[-1], Mapping):
         context, data = batch[:-1], dict(batch[-1])
-    elif any(isinstance(each, Mapping) and each.keys() <= fields.keys() for each in batch):
-        expected, got = "the context first, then the value", "them the other way round"
-        fix = "Write objective(context, values)."
-        raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
     if has_context:
         sites = {name for name, field in fields.items() if field.is_site}
         data |= {name: given[name] for name in given if name in sites}
@@ -144,30 +139,6 @@ def check_values(
     if not fits:
         got = f"shape {tuple(value.shape)}"
         raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
-
-
-def check_order(
-    module: Any, batch: tuple[Any, ...], given: Mapping[str, Any], subject: str, error: Exception
-) -> None:
-    """Say of a context that a `Conditional` refuses where the value would be one.
-
-    Raises:
-        ConstraintError: if both arguments fit the other way round.
-    """
-    if len(batch) != 2 or not all(isinstance(each, Tensor) for each in batch):
-        return
-    context, value = batch[1], batch[0]
-    try:
-        with torch.no_grad(), evaluating(module):
-            predicted = module(context, **given)
-        whole = (*predicted.batch_shape, *predicted.event_shape)
-    except (RuntimeError, ValueError):
-        return
-    if value.shape == whole:
-        expected, got = "the context first, then the value", "them the other way round"
-        got = f"{got}, of shapes {tuple(value.shape)} and {tuple(context.shape)}"
-        fix = "Write objective(context, value)."
-        raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
 
 
 def check_scores(

@@ -18,7 +18,7 @@ from declarative_dist.families.state import AtomicState
 from declarative_dist.families.variational import Variational
 from declarative_dist.joints.joint import Joint
 from declarative_dist.latents.named import score_in_support
-from declarative_dist.objectives.data import as_data, check_order, check_values, score_joint
+from declarative_dist.objectives.data import as_data, check_values, score_joint
 from declarative_dist.objectives.weights import Scores, Weights, check_contexts
 from declarative_dist.randomness import same_random_numbers
 
@@ -120,11 +120,7 @@ class DataLoss(AtomicState):
             raise ConstraintError(name, wanted, got, code="wrong-data")
         if is_conditional and weights is not None:
             check_contexts((*batch[:-1], *given.values()), name)
-        try:
-            distribution = module(*batch[:-1], **given)
-        except (RuntimeError, ConstraintError) as error:
-            check_order(module, batch, given, name, error)
-            raise
+        distribution = module(*batch[:-1], **given)
         value = as_data(batch[-1], module, name)
         problems = len(distribution.batch_shape)
         if is_conditional:
