@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.objectives import NegativeELBO
-from declarative_dist.posteriors.fits import GuideFit, can_fit_guide, fit_guide
+from declarative_dist.posteriors.fits import can_fit_guide, fit_guide
 from tests.cases import Numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,9 +35,15 @@ KINDS: list[Any] = [MeanFieldNormal, FullRankNormal]
 Line = partial(Numbers, size=2)
 
 
-def fitted(latents: Any, log_joint: Any, kind: Any = FullRankNormal) -> tuple[Any, GuideFit]:
+class Fit(NamedTuple):
+    losses: list[float]
+    converged: bool
+    verdict: str
+
+
+def fitted(latents: Any, log_joint: Any, kind: Any = FullRankNormal) -> tuple[Any, Fit]:
     guide = kind(latents)
-    return guide, fit_guide(NegativeELBO(log_joint, guide))
+    return guide, Fit(*fit_guide(NegativeELBO(log_joint, guide)))
 
 
 def between(places: list[float], heights: list[float], width: Any = 0.5) -> Any:

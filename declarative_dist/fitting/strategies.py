@@ -243,11 +243,12 @@ class GuideSearch(Strategy):
         return bool(losses)
 
     def begin(self, batch: tuple[Any, ...], restarts: int | None) -> None:
-        found = fit_guide(self.objective, batch, restarts=restarts, tolerance=self._tolerance)
-        self._losses = list(found.losses)
+        losses, converged, verdict = fit_guide(
+            self.objective, batch, restarts=restarts, tolerance=self._tolerance
+        )
+        self._losses = [*losses]
         # In a group of the optimizer, which a checkpoint has.
-        said = {"converged": found.converged, "verdict": found.verdict.rstrip(".")}
-        self.optimizer.param_groups[0].update(said)
+        self.optimizer.param_groups[0].update(converged=converged, verdict=verdict.rstrip("."))
 
     def step(self, batch: tuple[Any, ...]) -> float:
         return self._losses.pop(0)  # the loss of the next cycle of the search

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,21 +19,6 @@ from declarative_dist.randomness import same_random_numbers
 
 _DRAWS = 4000
 _RUNAWAY = 8.0
-
-
-@dataclass(frozen=True)
-class GuideFit:
-    """How the fit of a guide ended.
-
-    Args:
-        losses: minus the judged bound after each cycle.
-        converged: whether a further cycle would gain nothing, and weighted draws can be trusted.
-        verdict: what to make of it, in sentences.
-    """
-
-    losses: list[float]
-    converged: bool | None
-    verdict: str
 
 
 def guide_of(objective: Any) -> NormalGuide | None:
@@ -82,7 +66,7 @@ def fit_guide(
     *,
     restarts: int | None = None,
     tolerance: float | None = None,
-) -> GuideFit:
+) -> tuple[list[float], bool, str]:
     """Fit an automatic guide to the end, from several starts, on whole data.
 
     Args:
@@ -90,6 +74,10 @@ def fit_guide(
         batch: the data, as the objective's forward takes it.
         restarts: how many other starts to try, to which some far away are added; None for 8.
         tolerance: the search is over where a cycle gains fewer nats than this; None for 0.001.
+
+    Returns:
+        Minus the judged bound after each cycle; whether a further one would gain nothing, and
+        weighted draws can be trusted; and what to make of it, in sentences.
 
     Raises:
         NonFiniteError: if the target has no finite density where the guide starts.
@@ -112,10 +100,8 @@ def fit_guide(
     cycles = len(modes.losses) - 1
     head = f"bound {-modes.losses[-1]:.6g}, {cycles} cycles"
     if not modes.is_settled.all():
-        return GuideFit(
-            modes.losses, False, f"not settled: {head}. {_describe_rise(guide, modes)}"
-        )
-    return GuideFit(modes.losses, *judge_guide(objective, batch, head))
+        return modes.losses, False, f"not settled: {head}. {_describe_rise(guide, modes)}"
+    return modes.losses, *judge_guide(objective, batch, head)
 
 
 def judge_guide(objective: Any, batch: tuple[Any, ...], end: str) -> tuple[bool, str]:
