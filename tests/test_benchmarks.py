@@ -6,6 +6,7 @@ import importlib
 import json
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,24 @@ from tests.commands import ROOT, python
 FOLDER = ROOT / "benchmarks"
 
 
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a script with arguments, in this process."""
+
+    def run(script: str, *arguments: object) -> None:
+        monkeypatch.syspath_prepend(FOLDER)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+
+    return run
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("script", "said"), [("loop", "same Adam"), ("step", "/ hand-written")])
 def test_paired_times_are_told(
-    script: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str, said: str, start: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
-    steps = ["--steps", "5"] if script == "loop" else []
-    monkeypatch.setattr(sys, "argv", [script, "--blocks", "2", *steps])
-    runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+    start(script, "--blocks", 2, *(["--steps", 5] if script == "loop" else []))
     assert capsys.readouterr().out.count(said) == {"loop": 2, "step": 4}[script]
 
 
@@ -85,20 +95,25 @@ def test_policies_declared_and_by_hand_are_the_same(monkeypatch: pytest.MonkeyPa
             torch.testing.assert_close(one.grad, other.grad)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("script", "table", "found"), [
-    ("likelihood.py", "likelihood.md", ("Normal", "Gamma", "Poisson")),
-    ("fit_posteriors.py", "posteriors.md", ("kidiq-kidscore_momiq", "arK-arK")),
+    ("likelihood", "likelihood.md", ("Normal", "Gamma", "Poisson")),
+    ("fit_posteriors", "posteriors.md", ("kidiq-kidscore_momiq", "arK-arK")),
 ])  # fmt: skip
 def test_fits_end_at_the_answer(
-    script: str, table: str, found: tuple[str, ...], tmp_path: Path
+    script: str,
+    table: str,
+    found: tuple[str, ...],
+    start: Callable[..., None],
+    tmp_path: Path,
 ) -> None:
     """At the maximum that SciPy finds, and within a tenth of a standard deviation."""
-    python(FOLDER / script, "--smoke", "--output", tmp_path)
+    start(script, "--smoke", "--output", tmp_path)
     text = (tmp_path / table).read_text()
     rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
     for name in found:
         row = next(row for row in rows if len(row) > 2 and row[1] == name)
-        if script == "likelihood.py":
+        if script == "likelihood":
             ours, peers = float(row[2]), float(row[3] or 0.0)
             assert ours >= max(peers - 1e-9, 0.0)
         else:

@@ -902,13 +902,6 @@ def test_methods_of_a_distribution_ask_for_a_context(method: str) -> None:
             getattr(Policy(in_features=3, actions=2), method)(*arguments)
 
 
-def test_a_dtype_without_room_moves_nothing() -> None:
-    p = made(**NARROW)(in_features=2)
-    with pytest.raises(ConstraintError, match=r"Made\.loc"):
-        p.to(torch.bfloat16)
-    assert p.projection.weight.dtype == torch.float32
-
-
 # Detached snapshots.
 
 

@@ -59,14 +59,6 @@ def refused(cls, error=ConstraintError, **keywords):
 # --- values ---------------------------------------------------------------------------------
 
 
-def test_defaults_of_the_class_body():
-    q = GammaFamily()
-    assert q.rate.item() == 1.0
-    assert q.concentration.item() == pytest.approx(1.0)
-    assert q.raw_rate.item() == 0.0
-    assert q.rate.shape == ()
-
-
 def test_bare_parameters_start_at_the_default_of_their_constraint():
     class Bare(Variational):
         base = dd.Beta
@@ -76,14 +68,6 @@ def test_bare_parameters_start_at_the_default_of_their_constraint():
     q = Bare()
     assert q.concentration1.item() == pytest.approx(1.0)
     assert q.concentration0.item() == pytest.approx(3.0)
-
-
-def test_lists_in_the_class_body():
-    class Model(Declarative):
-        x = Param([[1, 2], [3, 4]])
-
-    assert Model().x.tolist() == [[1.0, 2.0], [3.0, 4.0]]
-    assert Model().x.dtype == torch.float32
 
 
 def test_values_of_another_shape_than_the_class_body():
@@ -241,13 +225,6 @@ def test_size_that_is_none(size):
 # --- batch shape ----------------------------------------------------------------------------
 
 
-def test_values_per_copy():
-    q = Diagonal(batch_shape=(10,), loc=torch.tensor([1.0, 2.0, 3.0]))
-    assert q().batch_shape == (10,)
-    assert q().event_shape == (3,)
-    torch.testing.assert_close(q.loc, torch.tensor([[1.0, 2.0, 3.0]] * 10))
-
-
 def test_value_of_the_shape_of_the_class_body_is_for_one_copy():
     class Pair(Variational):
         base = dd.Normal
@@ -256,24 +233,6 @@ def test_value_of_the_shape_of_the_class_body_is_for_one_copy():
 
     q = Pair(batch_shape=(2,), loc=[3.0, 4.0])
     assert q.loc.tolist() == [[3.0, 4.0], [3.0, 4.0]]
-
-
-def test_vector_in_the_class_body_beside_a_scalar():
-    class Vector(Variational):
-        base = dd.Normal
-        event_dim = 1
-        loc = Param(torch.zeros(3))
-        scale = Param(1.0)
-
-    q = Vector(batch_shape=(10,))
-    assert (q().batch_shape, q().event_shape) == ((10,), (3,))
-    assert Vector()().batch_shape == ()
-
-
-def test_constant_beside_a_batch_is_shared():
-    q = FixedTail(batch_shape=(10,), loc=torch.zeros(3))
-    assert q().batch_shape == (10, 3)
-    assert q().df.unique().tolist() == [4.0]
 
 
 def test_callables_make_copies_that_differ():

@@ -284,19 +284,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
     return counter
 
 
-def test_compile_happens_once_and_changes_no_number(counted) -> None:
-    mine, theirs, x = Likelihood(), Likelihood(), dd.Gamma(2.0, 3.0).sample((12,))
-    Distribution.set_default_validate_args(True)
-    torch.manual_seed(1)
-    history = fit(mine, x, steps=12, batch_size=4, compile=True)
-    assert Distribution._validate_args is True
-    assert counted.frame_count == 1
-    torch.manual_seed(1)
-    expected = fit(theirs, x, steps=12, batch_size=4)
-    assert history.losses == pytest.approx(expected.losses, rel=1e-5)
-    assert history.values.keys() == expected.values.keys()
-
-
 def test_validation_is_back_after_an_error_while_compiled(counted) -> None:
     with pytest.raises(NonFiniteError):
         fit(Likelihood(), [torch.ones(3), torch.full((3,), torch.nan)], steps=3, compile=True)

@@ -39,7 +39,6 @@ from declarative_dist import (
 )
 from declarative_dist.errors import first_line
 from declarative_dist.testing import check_distribution
-from tests.cases import Independents
 
 ERROR = tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 EFFECT = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
@@ -282,14 +281,6 @@ def test_fields_from_self_are_those_of_now() -> None:
     joint.shift = 2.0
     expected = mu + dd.Normal(x["mu"] + 2.0, 0.5).log_prob(x["y"])
     torch.testing.assert_close(joint.log_prob(x), expected)
-
-
-def test_declared_families_as_sites() -> None:
-    x = Independents().sample((3,))
-    normal = dd.Normal(0.0, 1.0)
-    expected = dd.Gamma(1.0, 1.0).log_prob(x["gamma"]) + normal.log_prob(x["vector"]).sum(-1)
-    expected = expected + normal.log_prob(x["prior"])
-    torch.testing.assert_close(Independents().log_prob(x), expected)
 
 
 # --- draws ----------------------------------------------------------------------------------

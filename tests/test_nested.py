@@ -18,7 +18,6 @@ from declarative_dist import (
     GreaterThan,
     Param,
     Variational,
-    fields_of,
     learnable,
 )
 from tests.nests import (
@@ -72,12 +71,6 @@ def test_it_is_the_mixture_that_one_builds_by_hand():
     assert type(q().mixture_distribution) is dd.Categorical
     assert type(q().component_distribution) is dd.Normal
     assert (q.batch_shape, q.event_shape) == (plain.batch_shape, plain.event_shape)
-
-
-def test_on_the_class_it_is_a_field():
-    assert fields_of(Triple)["component_distribution"] is Triple.component_distribution
-    assert "Components" in repr(Triple.component_distribution)
-    assert not isinstance(Triple.mixture_distribution, nn.Module)
 
 
 def test_any_module_may_stand_in_a_class_body():
@@ -197,14 +190,6 @@ def test_functional_call_replaces_a_tied_part_under_both_names():
 
 
 # --- what the constructor is given ----------------------------------------------------------
-
-
-def test_an_instance_is_used_as_it_is():
-    components = Components(k=3)
-    q = Triple(component_distribution=components)
-    assert q.component_distribution is components
-    components.loc = 5.0
-    assert q().component_distribution.loc.tolist() == [5.0, 5.0, 5.0]
 
 
 def test_a_class_is_instantiated():
@@ -423,16 +408,6 @@ def test_repr_shows_the_nest():
     assert "(scale): 2.0, Positive()" in lines
     assert any("ExpTransform()" in line for line in lines)
     assert "(0): Linear(in_features=2, out_features=3, bias=True)" in repr(Encoder())
-
-
-def test_spelling():
-    q = Triple()
-    with pytest.raises(AttributeError, match="Did you mean 'component_distribution'"):
-        _ = q.component_distributio
-    with pytest.raises(AttributeError, match="Did you mean 'scale'"):
-        _ = q.component_distribution.scal
-    with pytest.raises(FieldError, match="Did you mean 'loc'"):
-        q.component_distribution.lok = 1.0
 
 
 @pytest.mark.parametrize("part", [Components(k=5), dd.Normal(0.0, 1.0)])

@@ -23,8 +23,6 @@ from tests.nests import (
     Components,
     Deep,
     Encoder,
-    Grid,
-    Logits,
     Mixture,
     Shift,
     Triple,
@@ -36,18 +34,12 @@ from tests.nests import (
     refused,
     shapes,
 )
-from tests.states import assert_unchanged, state_of
 
 # --- what a class body refuses --------------------------------------------------------------
 
 
 def sub(parent, **body):
     return type(parent)("Sub", (parent,), body)
-
-
-def test_the_same_part_again_in_a_subclass_is_no_second_one():
-    q = sub(Triple, component_distribution=Components(loc=[1.0, 2.0, 3.0]))()
-    assert q.component_distribution.loc.tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("value", [
@@ -381,28 +373,7 @@ def test_a_size_that_nobody_knows():
     assert "Deep(k=" in text
 
 
-def test_a_size_that_is_none():
-    text = refused(lambda: Mixture(kk=3), DeclarationError, "Mixture(kk=)")
-    assert "Did you mean 'k'?" in text
-
-
 # --- independent copies ---------------------------------------------------------------------
-
-
-BATCHED = {
-    "classes": lambda **keywords: Mixture(k=3, **keywords),
-    "instance and class": Triple,
-    "instances": mixture_of(Weights(k=3), Components(k=3)),
-    "method": lambda **keywords: ByMethod(k=3, **keywords),
-}
-
-
-@pytest.mark.parametrize("name", BATCHED)
-def test_random_starts_differ_between_copies(name):
-    q = BATCHED[name](batch_shape=(5,))
-    loc = next(p for name, p in q.named_parameters() if name.endswith("raw_loc"))
-    assert loc.shape == (5, 3)
-    assert loc.unique().numel() == 15
 
 
 def test_a_number_stands_for_one_dimension():
@@ -420,15 +391,6 @@ def test_copies_of_an_instance_start_at_its_values():
     jitter(q)
     q.reset_parameters()
     assert q.mixture_distribution.logits.tolist() == [[0.0, 2.0, 4.0]] * 2
-
-
-def test_values_for_one_copy_or_for_all():
-    one = Mixture(batch_shape=(2,), component_distribution={"loc": torch.arange(3.0)})
-    assert one.component_distribution.loc.tolist() == [[0.0, 1.0, 2.0]] * 2
-    full = torch.arange(6.0).reshape(2, 3)
-    many = Mixture(batch_shape=(2,), component_distribution={"loc": full})
-    assert torch.equal(many.component_distribution.loc, full)
-    assert many.mixture_distribution.logits.shape == (2, 3)
 
 
 def test_copies_reach_three_levels():
@@ -461,25 +423,3 @@ def test_a_given_instance_is_not_replicated():
     assert q.batch_shape == (2,)
     with_own = Components(k=3, batch_shape=(2,))
     assert Mixture(batch_shape=(2,), component_distribution=with_own).batch_shape == (2,)
-
-
-def test_a_given_instance_that_lacks_the_batch_is_shared_by_its_copies():
-    q = Mixture(batch_shape=(2,), component_distribution=Components(k=3))
-    assert q.batch_shape == (2,)
-    assert q.component_distribution.loc.shape == (3,)
-
-
-def test_a_batch_and_a_reset():
-    q = mixture_of(Logits, Grid)(batch_shape=(4,))
-    before = state_of(q)
-    jitter(q)
-    q.reset_parameters()
-    assert_unchanged(q, before)
-
-
-def test_a_batch_on_meta():
-    q = mixture_of(Logits(), Grid)(batch_shape=(4,), device="meta")
-    q.to_empty(device="cpu")
-    q.reset_parameters()
-    expected = mixture_of(Logits(), Grid)(batch_shape=(4,))
-    assert_unchanged(q, state_of(expected))

@@ -40,16 +40,6 @@ from tests.states import assert_unchanged, state_of
 # --- moves, meta and reset ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_dtype_reaches_every_part(dtype):
-    for q in (Deep(k=2, dtype=dtype), Deep(k=2).to(dtype)):
-        assert {tensor.dtype for tensor in q.state_dict().values()} == {dtype}
-        assert q.sample().dtype == dtype
-    encoder = Encoder(dtype=dtype)
-    assert encoder.net[0].weight.dtype == dtype
-    assert encoder.net[1].num_batches_tracked.dtype == torch.int64
-
-
 @pytest.mark.parametrize("keywords", [
     {"mixture_distribution": {"logits": torch.zeros(3, dtype=torch.float64)}},
     {"mixture_distribution": Weights(k=3, dtype=torch.float64)},

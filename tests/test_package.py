@@ -19,7 +19,11 @@ def test_every_public_name_exists() -> None:
     assert set(declarative_dist.__all__) <= set(dir(declarative_dist))  # what completion offers
 
 
-def test_importing_changes_nothing_in_torch_and_needs_no_extra_and_no_new_family() -> None:
+def test_a_fresh_process(tmp_path: Path) -> None:
+    """Importing changes nothing in torch and needs no extra and no new family.
+
+    Live objects come out of a pickle, and compile without a flag.
+    """
     code = """
 import sys, torch
 from torch import distributions as dd
@@ -48,23 +52,16 @@ class Latents(declarative_dist.Declarative):
     x = declarative_dist.Param(0.0)
 declarative_dist.diagnose(declarative_dist.MeanFieldNormal(Latents()), lambda v: -v["x"].square())
 print(sorted({"arviz", "numba", "scipy"} & set(sys.modules)))
-"""
-    assert python("-W", "error", "-c", code).split() == ["[]", "True", "[]"]
-
-
-def test_live_objects_survive_a_spawned_process_and_compile_there_without_a_flag(
-    tmp_path: Path,
-) -> None:
-    code = """
-import pickle, sys, torch
+import pickle, warnings
+warnings.simplefilter("ignore")
 for q in pickle.load(open(sys.argv[1], "rb")):
     x = q.sample((4,))
     expected = q.log_prob(x).mean()
     value = torch.compile(lambda x: q.log_prob(x).mean(), fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(value, expected)
-    print(type(q).__name__, expected.item())
+    print(type(q).__name__)
 """
     objects = (learnable(dd.Gamma(2.0, 3.0)), Mixture(k=3))
     (tmp_path / "objects").write_bytes(pickle.dumps(objects))
-    printed = python("-W", "ignore", "-c", code, tmp_path / "objects").split()
-    assert printed[::2] == ["LiveGamma", "Mixture"]
+    printed = python("-W", "error", "-c", code, tmp_path / "objects").split()
+    assert printed == ["[]", "True", "[]", "LiveGamma", "Mixture"]

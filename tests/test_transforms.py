@@ -10,7 +10,7 @@ import torch.distributions as dd
 from torch import nn
 from torch.distributions import constraints
 from torch.distributions.transforms import _InverseTransform
-from torch.func import jacrev, vmap
+from torch.func import jacrev
 
 from declarative_dist import (
     ConstraintError,
@@ -35,7 +35,6 @@ from tests.nests import (
     made,
     mixture_of,
     refused,
-    shapes,
 )
 
 
@@ -163,15 +162,6 @@ def transform_of(base, **body):
 # --- a declared transform -------------------------------------------------------------------
 
 
-def test_it_is_a_module_that_builds_a_plain_transform():
-    shift = Shift(loc=1.0, scale=2.0)
-    assert isinstance(shift, nn.Module)
-    assert not isinstance(shift, dd.Transform)
-    assert type(shift()) is dd.AffineTransform
-    assert shift() is not shift()
-    assert [name for name, _ in shift.named_parameters()] == ["raw_loc", "raw_scale"]
-
-
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_keeps_its_sign(value):
     refused(lambda: Shift(scale=value), ConstraintError, "Shift.scale: expected a finite positive")
@@ -296,18 +286,6 @@ def test_event_dim(scale):
 def test_event_dim_below_that_of_the_base():
     low = transform_of(dd.StickBreakingTransform, event_dim=0)
     refused(low, ConstraintError, "Made.event_dim: expected 1")
-
-
-def test_a_users_own_transform():
-    layer = PlanarLayer(d=3)
-    assert shapes(layer) == {"raw_u": (3,), "raw_w": (3,), "raw_b": (1,)}
-    x = torch.randn(5, 3)
-    u, w, b = layer.u, layer.w, layer.b
-    torch.testing.assert_close(layer()(x), x + u * torch.tanh((w * x).sum(-1, keepdim=True) + b))
-    jacobian = vmap(jacrev(layer()._call))(x)
-    torch.testing.assert_close(
-        layer().log_abs_det_jacobian(x, layer()(x)), torch.linalg.slogdet(jacobian)[1]
-    )
 
 
 # --- what a declared transform refuses ------------------------------------------------------
@@ -708,11 +686,3 @@ def test_values_for_one_copy_or_for_all_in_a_list():
         at = torch.tensor([0.1, 0.2, 0.3])
         single = family(transforms=[{"loc": float(index)}])
         torch.testing.assert_close(many.log_prob(at.expand(4, 3))[index], single.log_prob(at))
-
-
-def test_compiled_log_prob():
-    torch._dynamo.reset()
-    q = transformed(Shift, Interval(torch.tensor(-1.0), torch.tensor(2.0)).as_transform())()
-    x = q.sample((4,))
-    compiled = torch.compile(lambda x: q.log_prob(x), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), q.log_prob(x), rtol=1e-4, atol=1e-4)
