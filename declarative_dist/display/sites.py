@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from declarative_dist.display.rows import name_of_class
+from declarative_dist.divergence import log_prob_anywhere
 from declarative_dist.errors import DeclarationError, first_line, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.fields.kinds import built_kind
@@ -108,20 +109,13 @@ class Marginal:
         density = self.density
         if density is None:
             return None
-        legal = self.draws[0].reshape(density.event_shape)
-        legal = legal if legal.is_floating_point() else legal.to(torch.get_default_dtype())
-        values = points.to(legal).reshape(len(points), *density.event_shape)
-        inside = torch.ones(len(points), dtype=torch.bool, device=legal.device)
-        if (support := _support_of(density)) is not None:
-            inside = support.check(values)
+        like = self.draws if self.draws.is_floating_point() else self.draws.float()
+        values = points.to(like).reshape(len(points), *density.event_shape)
         try:
             with torch.no_grad():
-                events = (None,) * legal.ndim
-                scores = density.log_prob(torch.where(inside[(..., *events)], values, legal))
+                return log_prob_anywhere(density, values).cpu().double()
         except (NotImplementedError, ValueError):  # it has no density, or a narrower support
             return None
-        found: Tensor = scores.where(inside, -torch.inf)
-        return found.cpu().double()
 
 
 def source_of(given: Any, subject: str) -> tuple[str, dict[str, Marginal]]:

@@ -131,7 +131,7 @@ def find_outside(distribution: Distribution, value: Tensor) -> Tensor | None:
         None if all are inside, or nothing is known.
     """
     try:
-        support: Any = distribution.support
+        support = support_of(distribution)
         is_bad: Tensor = support.check(value).logical_not()
     except (NotImplementedError, RuntimeError):
         return None
