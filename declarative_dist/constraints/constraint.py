@@ -84,9 +84,6 @@ class Constraint(nn.Module, ABC):
     dims_behind = 0
     """How many dimensions these have behind those that go with the value's own."""
 
-    takes_infinity = False
-    """Whether infinite raw numbers too give values inside."""
-
     guard: Guard | None = None
     """As it was given; None where there is none to give."""
 

@@ -72,10 +72,6 @@ class Scalar(Constraint):
     def event_dim(self) -> int:
         return 0
 
-    @property
-    def takes_infinity(self) -> bool:  # type: ignore[override]
-        return self.limits is not None
-
     def link(self, raw: Tensor) -> Tensor:
         """The smooth map between the ends, as the output of an operation of its own.
 

@@ -43,7 +43,6 @@ class Contextual(Declarative):
     _sharers: frozenset[str]
     _splits: tuple[Split, ...]
     _split_sizes: list[int]
-    _takes_infinity: bool
 
     def __init__(
         self,
@@ -84,7 +83,6 @@ class Contextual(Declarative):
         self._check_source(in_features)
         splits = tuple(head.split(self) for head in self.__declaration__.heads)
         vars(self).update(_splits=splits, _split_sizes=[split.size for split in splits])
-        vars(self)["_takes_infinity"] = all(split.takes_infinity for split in splits)
         self.projection = None
         if in_features is not None and self.__declaration__.heads:
             biases, heads = vars(self)["_biases"], self.__declaration__.heads

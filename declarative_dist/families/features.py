@@ -31,8 +31,7 @@ def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
         raise
     if torch.is_grad_enabled():
         fused = clip_gradient(fused)
-    if not module.__dict__["_takes_infinity"]:
-        fused = clamp_result(fused, *FINITE[fused.dtype])
+    fused = clamp_result(fused, *FINITE[fused.dtype])
     parts = fused.split_with_sizes(module.__dict__["_split_sizes"], -1) if splits[1:] else [fused]
     raws = {}
     for split, part in zip(splits, parts, strict=True):

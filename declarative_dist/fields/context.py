@@ -128,7 +128,6 @@ class Split(NamedTuple):
     raw_name: str
     shape: torch.Size
     size: int
-    takes_infinity: bool
 
 
 class Head(FromContext):
@@ -205,8 +204,7 @@ class Head(FromContext):
     def split(self, module: nn.Module) -> Split:
         """What it takes of the output of a layer for all heads."""
         shape: torch.Size = vars(module)["_biases"][self.name].shape
-        takes_infinity = self._forward is not None and self.constraint.takes_infinity
-        return Split(self.raw_name, shape, shape.numel(), takes_infinity)
+        return Split(self.raw_name, shape, shape.numel())
 
     def advice(self, owner: str) -> str:
         return "It is predicted from a context: train the network, or declare a Param."
