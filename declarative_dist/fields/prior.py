@@ -32,8 +32,6 @@ from declarative_dist.fields.kinds import (
 )
 from declarative_dist.plain import supports
 from declarative_dist.plain.tensors import with_checks
-from declarative_dist.plain.tracing import is_traced
-from declarative_dist.randomness import same_random_numbers
 from declarative_dist.words import format_value
 from declarative_dist.wrappers.cdfs import has_atoms
 from declarative_dist.wrappers.truncated import Truncated
@@ -145,11 +143,15 @@ def restrict(
         got = f"{describe_prior(prior)}, {got}"
         expected, fix = "a prior with a density, on a stated support", "Give one that has both."
         raise error(subject, expected, got, fix, code="prior-mismatch")
-    if _agree(distribution, support, constraint):
-        return prior
     own = _support_of(constraint)
-    is_larger = all(map(supports.ends_of, map(supports.entries_of, (own, support))))
-    is_larger = is_larger and supports.lies_within(own, support)
+    mine, theirs = supports.entries_of(own), supports.entries_of(support)
+    ends, others = supports.ends_of(mine), supports.ends_of(theirs)
+    if ends is not None and others is not None:
+        is_same, is_larger = supports.are_near(ends, others), supports.lies_within(own, support)
+    else:
+        is_same, is_larger = supports.shape_of(mine) is supports.shape_of(theirs), False
+    if is_same or isinstance(constraint, FromModule):  # only the module knows its set
+        return prior
     truncated, why = _truncate(prior, distribution, own) if is_larger else (None, "")
     if truncated is not None and not has_names:
         return truncated
@@ -185,29 +187,6 @@ def _support_of(constraint: Constraint) -> Any:
     if isinstance(constraint, FromTransform):
         return supports.push_support(constraints.real, constraint.current())
     return constraint.support
-
-
-def _agree(distribution: Distribution, support: Any, constraint: Constraint) -> bool:
-    """Whether a prior lives on the set of a constraint."""
-    if isinstance(constraint, FromModule):
-        return True  # only the module knows its set
-    mine, theirs = supports.entries_of(_support_of(constraint)), supports.entries_of(support)
-    ends, others = supports.ends_of(mine), supports.ends_of(theirs)
-    if ends is not None and others is not None:
-        return supports.are_near(ends, others)
-    shaped = [kind for kind in (mine, theirs) if supports.is_whole(kind)]
-    if len(shaped) == 2:
-        return supports.shape_of(mine) is supports.shape_of(theirs)
-    if len(shaped) == 1 and (ends or others):
-        return False
-    # Nothing else is known of these sets: draws of the one are tried in the other.
-    missing = (NotImplementedError, RuntimeError, ValueError, IndexError)
-    with torch.no_grad(), same_random_numbers(seed=0), suppress(*missing):
-        draws = distribution.sample(torch.Size((64,)))
-        values = constraint.forward(torch.randn(constraint.raw_shape(draws.shape)).to(draws))
-        inside = constraint.contains(draws).all() & support.check(values).all()
-        return is_traced(draws) or bool(inside)
-    return False  # without a sampler, or with events of other shapes
 
 
 def describe_prior(prior: Any) -> str:
