@@ -154,7 +154,7 @@ class DeclaredState(AtomicState):
             self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        exact = []
+        exact = []  # at their start, which has digits that this dtype has lost
         for _, part in walk(self) if recurse else (("", self),):
             declaration = part.__declaration__  # checked before anything has moved
             for head in declaration.heads:
@@ -163,11 +163,11 @@ class DeclaredState(AtomicState):
                 now = find_tensor(part, field.stored_name)
                 if now is not None and fn(now.new_empty(0)).dtype != now.dtype:
                     field.check_stored(part, fn(now.detach()), now.detach())
-                    if not field.is_learned and field.is_at_start(part):
+                    if field.is_at_start(part):
                         exact.append((part, field))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for part, field in exact:
-            field.reset(part, {})
+            field.commit(part, field.rebuild(part, needed_values(part, field.name)))
         return self
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:

@@ -21,6 +21,7 @@ from typing_extensions import Self
 from declarative_dist.errors import ConstraintError, FieldError, did_you_mean
 from declarative_dist.fields.blueprint import Start
 from declarative_dist.fields.kinds import describe_kind
+from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.storage import find_tensor
 from declarative_dist.plain.tensors import is_dense
 from declarative_dist.plain.tracing import is_traced
@@ -280,7 +281,7 @@ class Stored(Field):
         """Whether a tensor, or the one held now, is the start, rounded to its dtype."""
         now = find_tensor(module, self.stored_name) if tensor is None else tensor
         is_drawn = callable(self.source_of(vars(module)["_starts"][self.name]))
-        if is_drawn or not is_dense(now) or is_traced(now):
+        if is_drawn or not is_dense(now) or is_traced(now) or is_shard(now):
             return False
         try:
             start = self.rebuild(module, needed_values(module, self.name))

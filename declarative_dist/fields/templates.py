@@ -13,7 +13,7 @@ from torch import nn
 from declarative_dist.errors import DeclarationError, ExplainedError
 from declarative_dist.fields.blueprint import KEYWORDS, Blueprint
 from declarative_dist.fields.kinds import as_module, is_declarative_class, predicted_kind
-from declarative_dist.fields.walk import convert, walk
+from declarative_dist.fields.walk import walk
 
 
 def nest_values(values: Mapping[str, Any], subject: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def copy_template(
     are given are those to which a reset goes back. Only if it is replicated do independent
     copies of the instance get one of their own each.
     """
-    module: Any = convert(copy.deepcopy(template, blueprint.copies), dtype)
+    module: Any = copy.deepcopy(template, blueprint.copies).to(dtype)
     if is_replicated and blueprint.batch_shape:
         replicate(module, blueprint.batch_shape, blueprint.replicated)
     for changed, field, ready in module._prepare(values) if values else ():

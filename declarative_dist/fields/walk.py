@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from declarative_dist.constraints.constraint import Constraint
-from declarative_dist.fields.field import needed_values
-from declarative_dist.plain.tensors import floating_tensors, map_tensors
+from declarative_dist.plain.tensors import map_tensors
 
 if TYPE_CHECKING:
     from declarative_dist.fields.param import Param
@@ -56,18 +54,6 @@ def walk_params(module: nn.Module, *, priors: bool = True) -> Iterator[tuple[str
         for field in part.__declaration__.order:
             if field.is_learned:
                 yield path, part, field
-
-
-def convert(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """Move a copy to a dtype, in which the numbers it was built with get all their digits."""
-    if dtype is None or all(tensor.dtype == dtype for tensor in floating_tensors(module)):
-        return module
-    fields = [(part, field) for _, part in walk(module) for field in part.__declaration__.stored]
-    untouched = [(part, field) for part, field in fields if field.is_at_start(part)]
-    module.to(dtype=dtype)
-    for part, field in untouched:
-        field.commit(part, field.rebuild(part, needed_values(part, field.name)))
-    return module
 
 
 def copy_frozen(module: Any) -> Any:
