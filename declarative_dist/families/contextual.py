@@ -14,7 +14,7 @@ from declarative_dist.families.building import call_detached
 from declarative_dist.families.clipping import clip_gradient
 from declarative_dist.families.declarative import Declarative
 from declarative_dist.families.features import predict_raws
-from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call, Split
+from declarative_dist.fields.context import CONTEXT, CONTEXT_SHAPE, Call
 from declarative_dist.fields.given import call_names, check_batches, take_call
 from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.sharding import spread_like
@@ -41,8 +41,7 @@ class Contextual(Declarative):
     projection: nn.Linear | None
     _has_parts: bool
     _sharers: frozenset[str]
-    _splits: tuple[Split, ...]
-    _split_sizes: list[int]
+    _raw_shapes: dict[str, torch.Size]
 
     def __init__(
         self,
@@ -81,11 +80,10 @@ class Contextual(Declarative):
         if "network" not in fields:
             self.network = network
         self._check_source(in_features)
-        splits = tuple(head.split(self) for head in self.__declaration__.heads)
-        vars(self).update(_splits=splits, _split_sizes=[split.size for split in splits])
+        biases, heads = vars(self)["_biases"], self.__declaration__.heads
+        vars(self)["_raw_shapes"] = {head.raw_name: biases[head.name].shape for head in heads}
         self.projection = None
-        if in_features is not None and self.__declaration__.heads:
-            biases, heads = vars(self)["_biases"], self.__declaration__.heads
+        if in_features is not None and heads:
             starts = torch.cat([biases[head.name].flatten() for head in heads])
             self.projection = nn.Linear(
                 in_features, len(starts), device=starts.device, dtype=starts.dtype
@@ -134,9 +132,9 @@ class Contextual(Declarative):
         is_plain = not (kwargs or self.__declaration__.givens)
         call = Call(args, kwargs) if is_plain else take_call(self, args, kwargs)
         network, own = self._modules.get("network"), self.__dict__
-        if network is not None and (own["_splits"] or own["_has_parts"]):
+        if network is not None and (own["_raw_shapes"] or own["_has_parts"]):
             return self._build(call, network(*call.args, **call.keywords), is_made=True)
-        if own["_splits"]:
+        if own["_raw_shapes"]:
             return self._build(call, self._context(call))
         if call.keywords and not any(map(predicted_kind, [*self.modules()][1:])):
             self._refuse_keywords(call.keywords)
@@ -177,7 +175,7 @@ class Contextual(Declarative):
     def _build(self, call: Call, features: Any, *, is_made: bool = False) -> Any:
         """Build for a call, from its context, or features that a network made of it for all."""
         own = self.__dict__
-        known: dict[str, Any] = predict_raws(self, features) if own["_splits"] else {}
+        known: dict[str, Any] = predict_raws(self, features) if own["_raw_shapes"] else {}
         # What a network returns without a layer behind it are raw numbers, and no features.
         if is_made and own["_has_parts"] and (not known or "projection" in self._modules):
             call = Call((features,), {}, call.given, call.own)
@@ -261,7 +259,8 @@ class Contextual(Declarative):
     def _signatures(self) -> dict[str, str]:
         if predicted_kind(self) is None:
             return super()._signatures()
-        shapes = [f"{h.name}: {tuple(h.split(self).shape)}" for h in self.__declaration__.heads]
+        sizes = vars(self)["_raw_shapes"]
+        shapes = [f"{h.name}: {tuple(sizes[h.raw_name])}" for h in self.__declaration__.heads]
         if self.projection is None:  # then their names tell them apart
             return {**super()._signatures(), "heads": ", ".join(sorted(shapes))}
         return {**super()._signatures(), "heads (in order)": ", ".join(shapes)}

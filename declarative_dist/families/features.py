@@ -11,7 +11,6 @@ from torch import Tensor
 from declarative_dist.constraints.band import FLOATING, clamp_result
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.families.clipping import clip_gradient
-from declarative_dist.fields.context import Split
 
 FINITE = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in FLOATING}
 """All finite numbers of each dtype."""
@@ -19,11 +18,11 @@ FINITE = {dtype: (torch.finfo(dtype).min, torch.finfo(dtype).max) for dtype in F
 
 def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
     """The unconstrained numbers of each head, under its raw name."""
-    splits: tuple[Split, ...] = module.__dict__["_splits"]
+    shapes: Mapping[str, torch.Size] = module.__dict__["_raw_shapes"]
     layer = module._modules.get("projection")
     if layer is None:
-        given = zip(splits, _as_returned(module, features), strict=True)
-        return {s.raw_name: clip_gradient(raw.clamp(*FINITE[raw.dtype])) for s, raw in given}
+        given = zip(shapes, _as_returned(module, features), strict=True)
+        return {name: clip_gradient(raw.clamp(*FINITE[raw.dtype])) for name, raw in given}
     try:
         fused: Any = layer(features)
     except (RuntimeError, TypeError, AttributeError, IndexError):
@@ -32,12 +31,12 @@ def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
     if torch.is_grad_enabled():
         fused = clip_gradient(fused)
     fused = clamp_result(fused, *FINITE[fused.dtype])
-    parts = fused.split_with_sizes(module.__dict__["_split_sizes"], -1) if splits[1:] else [fused]
+    sizes = [shape.numel() for shape in shapes.values()]
+    parts = fused.split_with_sizes(sizes, -1) if len(sizes) > 1 else [fused]
     raws = {}
-    for split, part in zip(splits, parts, strict=True):
+    for (name, shape), part in zip(shapes.items(), parts, strict=True):
         # Numbers of shape (*batch, size) in the shape that the constraint takes.
-        is_flat = len(split.shape) == 1
-        raws[split.raw_name] = part if is_flat else part.reshape(part.shape[:-1] + split.shape)
+        raws[name] = part if len(shape) == 1 else part.reshape(part.shape[:-1] + shape)
     return raws
 
 
@@ -77,7 +76,7 @@ def _as_returned(module: Any, output: Any) -> list[Tensor]:
     is_named = isinstance(raws, Mapping) and set(raws) == {head.name for head in heads}
     for head in heads:
         raw: Any = raws[head.name] if is_named else output
-        shape = head.split(module).shape
+        shape = module.__dict__["_raw_shapes"][head.raw_name]
         is_floating = is_named and isinstance(raw, Tensor) and raw.is_floating_point()
         if not is_floating or raw.shape[max(raw.ndim - len(shape), 0) :] != shape:
             subject = f"{type(module).__name__}.{head.name if is_named else 'network'}"

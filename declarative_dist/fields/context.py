@@ -122,14 +122,6 @@ class FromContext(Constrained):
         return f"{type(self).__name__}({', '.join([*self.shown_constraint, *shape, *init])})"
 
 
-class Split(NamedTuple):
-    """What a head takes of the output of a layer that serves all heads."""
-
-    raw_name: str
-    shape: torch.Size
-    size: int
-
-
 class Head(FromContext):
     """A value predicted from a context; only in a `Conditional`.
 
@@ -200,11 +192,6 @@ class Head(FromContext):
             with torch.autocast(raw.device.type, enabled=False):
                 return constraint.forward(raw.float())
         return constraint.forward(raw)
-
-    def split(self, module: nn.Module) -> Split:
-        """What it takes of the output of a layer for all heads."""
-        shape: torch.Size = vars(module)["_biases"][self.name].shape
-        return Split(self.raw_name, shape, shape.numel())
 
     def advice(self, owner: str) -> str:
         return "It is predicted from a context: train the network, or declare a Param."

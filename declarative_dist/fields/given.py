@@ -288,9 +288,8 @@ def check_batches(module: Any, own: Mapping[str, Tensor], raws: Mapping[str, Ten
         raws: the raw numbers of its heads, by raw name.
     """
     batches = {}
-    for split in vars(module)["_splits"][:1]:
-        raw = raws[split.raw_name]
-        batches["the context"] = raw.shape[: raw.ndim - len(split.shape)]
+    for name, shape in [*vars(module)["_raw_shapes"].items()][:1]:
+        batches["the context"] = raws[name].shape[: raws[name].ndim - len(shape)]
     for field in module.__declaration__.givens:
         shape = own[field.name].shape
         batches[field.name] = shape[: len(shape) - len(field.shape_of(module))]

@@ -138,12 +138,10 @@ def _sources_of(module: Any) -> list[Source]:
     ]
     layer: Any = getattr(module, "projection", None)
     if isinstance(module, Conditional) and layer.bias.requires_grad:
-        splits = vars(module)["_splits"]
-        pieces = layer.bias.detach().split([split.size for split in splits])
-        known = {
-            split.raw_name: piece.view(split.shape)
-            for split, piece in zip(splits, pieces, strict=True)
-        }
+        shapes: dict[str, torch.Size] = vars(module)["_raw_shapes"]
+        pieces = layer.bias.detach().split([shape.numel() for shape in shapes.values()])
+        pairs = zip(shapes.items(), pieces, strict=True)
+        known = {name: piece.view(shape) for (name, shape), piece in pairs}
         sources += [
             Source(head.name, module, head, head.value(module, known), known[head.raw_name])
             for head in type(module).__declaration__.heads

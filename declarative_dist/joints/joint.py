@@ -154,7 +154,7 @@ class Joint(Contextual, NamedModule):
             fix = "Declare a Head, a Given or a Conditional in its body."
             expected = "no context, for no site depends on one"
             raise ConstraintError(subject, expected, "one", fix, code="unused-argument")
-        takes = ["context"] if vars(self)["_splits"] or vars(self)["_has_parts"] else []
+        takes = ["context"] if vars(self)["_raw_shapes"] or vars(self)["_has_parts"] else []
         takes += [f"{name}=..." for name in sorted(call_names(self))]
         call = f"{subject.lower()}({', '.join(takes)})"
         fix = f"Write {call}.sample(), {call}.condition(...) and the like."
