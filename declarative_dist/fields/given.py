@@ -179,15 +179,6 @@ class Given(FromContext):
         """Whether one of torch's sets says which values may be given."""
         return bool(self.sets) and self.declared_constraint in (None, self.sets[0])
 
-    def stand_in(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
-        """Raw numbers that differ from context to context."""
-        raw = super().stand_in(module, values)
-        lead = raw.shape[: raw.ndim - vars(module)["_biases"][self.name].ndim]
-        if not lead:
-            return raw
-        steps = torch.arange(float(lead[0]), dtype=raw.dtype, device=raw.device)
-        return raw + steps.reshape(-1, *(1,) * (raw.ndim - 1))
-
     def _imagine(self, module: nn.Module, values: Mapping[str, Any]) -> Tensor:
         """A value that stands in where there is no call: of the set, or of the kind in use."""
         raw = self.stand_in(module, values)
