@@ -50,13 +50,7 @@ class DeclaredValues(DeclaredState):
             DeclarationError: for a name that is no field.
             ConstraintError: for a value that its field refuses; nothing has changed then.
         """
-        fields = self.__declaration__.fields
-        names = {name.partition(".")[0] for name in values}.intersection(fields)
-        # Parts, and constraints with tensors of their own, which may follow their values.
-        writes_inside = any(
-            fields[name].is_part or f"raw_{name}_constraint" in self._modules for name in names
-        )
-        with restoring(*(own_modules(self) if writes_inside else (self,)), recurse=False):
+        with restoring(*own_modules(self), recurse=False):
             changes = self._prepare(values)
             for owner, field, ready in changes:
                 field.commit(owner, ready)
