@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -51,26 +52,24 @@ class Start:
         source: what the constructor was given: a number, a tensor or a callable from shapes to
             tensors; None for what the class declares.
         shape: the full shape, batch included.
-        has_dtype: whether the source is a tensor whose dtype was meant.
     """
 
     source: float | Tensor | Callable[[torch.Size], Tensor] | None
     shape: torch.Size
-    has_dtype: bool = False
 
     @classmethod
-    def of(cls, value: Any, *, has_dtype: bool) -> Start:
+    def of(cls, value: Any) -> Start:
         """The start at a value, which may change later itself."""
         if not isinstance(value, Tensor):
             return cls(value, torch.Size())
-        return cls(value.detach().clone(), value.shape, has_dtype)
+        return cls(value.detach().clone(), value.shape)
 
     def repeat(self, copies: torch.Size) -> Start:
         """The same start for independent copies, which stand in front."""
         shape = torch.Size((*copies, *self.shape))
         source = self.source
         source = source.expand(shape) if isinstance(source, Tensor) else source
-        return Start(source, shape, self.has_dtype)
+        return Start(source, shape)
 
 
 def make_value(
@@ -130,8 +129,6 @@ class Blueprint:
     batch_shape: torch.Size = torch.Size()
     device: torch.device | None = None
     dtype: torch.dtype | None = None
-    with_dtype: set[str] = dataclasses.field(default_factory=set, init=False)
-    """The fields that were given tensors whose dtype was meant."""
     copies: dict[int, Any] = dataclasses.field(default_factory=dict, init=False)
     """What nested parts were copied into, as `copy.deepcopy` remembers it."""
     replicated: dict[int, Any] = dataclasses.field(default_factory=dict, init=False)
@@ -143,8 +140,9 @@ class Blueprint:
         return self.device or torch.get_default_device()
 
     def follow(self, values: Mapping[str, Any], *, is_whole: bool) -> None:
-        """Take the dtype and the device of given tensors where they agree, unless told others.
+        """Take the dtype and the device of given tensors, unless the constructor got others.
 
+        Of several dtypes it is the one that holds the numbers of all, and of several devices none.
         Lists and numbers say nothing of either. Tensors on the meta device have no numbers: the
         instance follows them there only if they are all that it needs.
 
@@ -153,11 +151,10 @@ class Blueprint:
             is_whole: whether that is a value for every field.
         """
         tensors = list(_tensors_in(values.values()))
-        floating = {id(v): v.dtype for v in tensors if v.is_floating_point()}
-        self.with_dtype = {name for name, value in values.items() if id(value) in floating}
+        dtypes = {v.dtype for v in tensors if v.is_floating_point()}
         devices = {v.device for v in tensors if is_whole or not v.is_meta}
-        if self.dtype is None and len(set(floating.values())) == 1:
-            self.dtype = next(iter(floating.values()))
+        if self.dtype is None and dtypes:
+            self.dtype = reduce(torch.promote_types, dtypes)
         if self.device is None and len(devices) == 1:
             self.device = devices.pop()
 
@@ -208,9 +205,13 @@ class Blueprint:
                 expected += f", or {tuple(full)} with the batch in front"
             raise ConstraintError(subject, expected, shorten(source), code="wrong-shape")
         # What the constructor was given may change later; what the class holds does not.
-        if given is None:
-            return Start(None, full, field.has_dtype)
-        return Start(given.detach().clone(), full, field.name in self.with_dtype)
+        return Start(None if given is None else given.detach().clone(), full)
+
+    def dtype_of(self, field: Field) -> torch.dtype:
+        """The dtype of a field: of all values, or else of the tensor that the class holds."""
+        if self.dtype is not None:
+            return self.dtype
+        return field.init.dtype if field.has_dtype else torch.get_default_dtype()
 
     def own_shape(self, field: Field, value: Tensor) -> torch.Size:
         """The shape of one copy of a value, whose shape tells if it is for one copy or for all."""

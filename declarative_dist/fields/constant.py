@@ -66,7 +66,7 @@ class Constant(Stored):
         if is_array(init):
             init = init.clone() if isinstance(init, Tensor) else copy.deepcopy(init)
         self.init = init
-        self.has_dtype = isinstance(init, Tensor)
+        self.has_dtype = isinstance(init, Tensor) and init.is_floating_point()
 
     @property
     def event_dim(self) -> int:
@@ -154,26 +154,19 @@ class Constant(Stored):
         if self.shape is not None and not getattr(source, "ndim", 0):
             source = storage.to_tensor(source, subject, expected=self._expected).expand(own)
             self._check(source, subject)
-        start = Start.of(source, has_dtype=start.has_dtype)
-        vars(module)["_starts"][self.name] = start
-        stored = self._build(start, blueprint.dtype, blueprint.place, subject)
+        vars(module)["_starts"][self.name] = Start.of(source)
+        stored = self._build(source, blueprint.dtype_of(self), blueprint.place, subject)
         if isinstance(stored, Tensor):
             ndims_of(module)[self.name] = len(own)
         self.commit(module, stored)
 
-    def _build(
-        self, start: Start, dtype: torch.dtype | None, device: torch.device, subject: str
-    ) -> Any:
+    def _build(self, source: Any, dtype: torch.dtype, device: torch.device, subject: str) -> Any:
         """What an instance holds: a new tensor in the dtype of then, or a Python object."""
-        source: Any = start.source
         if not isinstance(source, (float, Tensor)):
             return source
         own = getattr(source, "dtype", torch.float64)
         if isinstance(source, Tensor) and not (own.is_floating_point or self._is_continuous):
             return source.to(device).clone()
-        if dtype is None:
-            is_meant = start.has_dtype and own.is_floating_point
-            dtype = own if is_meant else torch.get_default_dtype()
         tensor = storage.to_tensor(source, subject, dtype, device, self._expected)
         if dtype != own:
             self._check(tensor, subject, source)
@@ -195,7 +188,7 @@ class Constant(Stored):
         now, start = storage.find_tensor(module, self.name), vars(module)["_starts"][self.name]
         dtype = _dtype_beside(module) if now is None else now.dtype
         device = torch.get_default_device() if now is None else now.device
-        return self._build(start, dtype, device, self.subject(module))
+        return self._build(start.source, dtype, device, self.subject(module))
 
     def prepare(self, module: nn.Module, value: object, values: Mapping[str, Any]) -> Any:
         subject = self.subject(module)
@@ -204,9 +197,8 @@ class Constant(Stored):
             raise ConstraintError(subject, self._expected, "None", code="wrong-argument")
         now = storage.find_tensor(module, self.name)
         if now is None:  # a Python object, or deleted
-            start = Start.of(new, has_dtype=isinstance(value, Tensor))
-            dtype = _dtype_beside(module)
-            return self._build(start, dtype, torch.get_default_device(), subject)
+            place = _dtype_beside(module), torch.get_default_device()
+            return self._build(new, *place, subject)
         tensor = storage.to_tensor(new, subject, now.dtype, now.device, self._expected)
         own = ndims_of(module).get(self.name, 0)
         whole = storage.expand_to_copies(tensor, now, own, subject).clone()
@@ -255,7 +247,8 @@ class Constant(Stored):
         return f"Constant({shorten(self.init)}{shape})"
 
 
-def _dtype_beside(module: nn.Module) -> torch.dtype | None:
-    """The floating-point type of the other tensors of a module."""
+def _dtype_beside(module: nn.Module) -> torch.dtype:
+    """The floating-point type of the other tensors of a module, or torch's default."""
     tensors = (*module._parameters.values(), *module._buffers.values())
-    return next((t.dtype for t in tensors if t is not None and t.is_floating_point()), None)
+    dtypes = (t.dtype for t in tensors if t is not None and t.is_floating_point())
+    return next(dtypes, torch.get_default_dtype())

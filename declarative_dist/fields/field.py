@@ -297,7 +297,7 @@ class Stored(Field):
         starts = vars(module)["_starts"]
         is_drawn = callable(self.source_of(starts[self.name]))
         if is_new or not (is_drawn or self.is_at_start(module)):
-            starts[self.name] = Start.of(current_value(module, self.name), has_dtype=True)
+            starts[self.name] = Start.of(current_value(module, self.name))
 
     def export(self, module: nn.Module, values: Mapping[str, Any]) -> Any:
         value = values[self.name]

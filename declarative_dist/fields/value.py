@@ -196,10 +196,7 @@ class Constrained(Field):
     ) -> Tensor:
         """The unconstrained numbers of a new instance, which gets a constraint of its own."""
         start = vars(module)["_starts"][self.name] = blueprint.start(self)
-        dtype = blueprint.dtype
-        if dtype is None:
-            source = self.source_of(start)
-            dtype = source.dtype if start.has_dtype else torch.get_default_dtype()
+        dtype = blueprint.dtype_of(self)
         if self.owns_constraint:
             own = copy.deepcopy(self.constraint).to(device=blueprint.place, dtype=dtype)
             module.add_module(f"{self.raw_name}_constraint", own)
