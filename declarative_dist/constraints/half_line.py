@@ -221,3 +221,24 @@ def _round_down(number: float) -> float:
     """A number at or below this one that is exact in every dtype, 1 below at most."""
     spacing = min(math.ldexp(1.0, math.frexp(number)[1] - 8), 1.0)
     return math.floor(number / spacing) * spacing
+
+
+class Negative(LessThan):
+    """Numbers below zero, as far from it and from infinity as `Positive` keeps.
+
+    Example:
+        >>> import torch
+        >>> from declarative_dist.constraints.half_line import Negative
+        >>> Negative()(torch.tensor(-1e4)) < 0
+        tensor(True)
+    """
+
+    def __init__(self, *, guard: Guard = True) -> None:
+        super().__init__(0.0)
+        self.set_guard(guard)
+
+    def _set_band(self, band: Limits) -> None:
+        self._set_limits({dtype: (-high, -low) for dtype, (low, high) in band.items()})
+
+    def describe(self) -> str:
+        return "a finite negative number"

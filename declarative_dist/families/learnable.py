@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, PowerTransform, Transform
 
-from declarative_dist.constraints.half_line import LessThan, Real
+from declarative_dist.constraints.half_line import Negative, Real
 from declarative_dist.declaration.collect import infer_fields
 from declarative_dist.declaration.metaclass import DeclarativeMeta
 from declarative_dist.errors import ConstraintError, DeclarationError, did_you_mean, shorten
@@ -212,7 +212,7 @@ def _field_of(kind: str, field: Any, fixed: Names) -> Any:
     elif kind == "constant":
         new = Constant(None if callable(field.init) else field.init)
     elif kind in ("real", "negative"):
-        new = Param(constraint=Real() if kind == "real" else LessThan(0.0))
+        new = Param(constraint=Real() if kind == "real" else Negative())
     return new.with_name(field.name)
 
 
