@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from declarative_dist.errors import Code, DeclarationError, shorten
 from declarative_dist.families.conditional import Conditional
 from declarative_dist.families.variational import Variational
+from declarative_dist.joints.distribution import JointDistribution
 from declarative_dist.joints.joint import Joint
 from declarative_dist.plain.indexing import choose
 from declarative_dist.wrappers.quantiles import median_of
@@ -41,9 +42,9 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         A plain distribution. What a live one gives does not follow later updates.
 
     Raises:
-        ConstraintError: if the index does not go with the batch shape.
-        DeclarationError: if it is no distribution, such as a joint, or does not keep one of its
-            arguments.
+        ConstraintError: if the index does not go with the batch shape, or it is that of a joint
+            whose contexts share a site.
+        DeclarationError: if it is no distribution, or does not keep one of its arguments.
 
     Example:
         >>> import torch, torch.distributions as dd
@@ -52,7 +53,10 @@ def select(distribution: Distribution | nn.Module, index: Any) -> Distribution:
         >>> select(q, torch.tensor([True, False, True])).mean.tolist()
         [1.0, 3.0]
     """
-    return choose(current_of(distribution, "select", Distribution), index)
+    current = current_of(distribution, "select", (Distribution, JointDistribution))
+    is_joint = isinstance(current, JointDistribution)
+    chosen: Any = current[index] if is_joint else choose(current, index)
+    return chosen
 
 
 def median(distribution: Distribution | nn.Module) -> Tensor:

@@ -27,7 +27,7 @@ ROWS = (
     ("families",
      ("building comparison copies probe keywords priors state values declarative variational "
       "transform clipping features contextual conditional learnable")),
-    ("joints", "rule draws flat_sites conditioned distribution learned_ends joint"),
+    ("joints", "rule draws choosing flat_sites conditioned distribution learned_ends joint"),
     ("", "snapshots divergence"),
     ("posteriors",
      ("noise gaussian search modes nested sampling pushed guides diagnosis fits targets")),

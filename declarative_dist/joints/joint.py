@@ -160,6 +160,12 @@ class Joint(Contextual, NamedModule):
         fix = f"Write {call}.sample(), {call}.condition(...) and the like."
         raise FieldError(subject, "a context first", "none", fix, code="no-context")
 
+    __iter__ = None  # Python would index without end
+
+    def __getitem__(self, index: Any) -> JointDistribution:
+        """The joint distribution of the copies that an index chooses, as a plain one."""
+        return self()[index]
+
     def at_start(self, shape: Any = torch.Size()) -> JointDistribution:
         """The distribution that features of zeros predict; without a context, the current one.
 

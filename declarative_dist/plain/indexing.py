@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,43 @@ from torch.distributions import Distribution
 from declarative_dist.errors import ConstraintError, shorten
 from declarative_dist.plain.decompose import rebuild
 from declarative_dist.plain.tensors import tensors_of
+
+Pick = Callable[[Tensor, int], Tensor]
+"""From a tensor `(*batch, *own)`, and how many dimensions are its own, to the part chosen."""
+
+
+def indexer(batch: torch.Size, index: Any, subject: str, of: Any) -> tuple[Pick, torch.Size]:
+    """What an index of a batch does to tensors, and the batch shape that it leaves.
+
+    A tensor without dimensions in front of its own is the same for all of the batch, and stays.
+
+    Args:
+        batch: the batch shape.
+        index: what a tensor of that shape takes in square brackets.
+        subject: whom an error is about.
+        of: what holds the tensors, on whose device masks and indices may lie.
+
+    Raises:
+        ConstraintError: if the index does not go with the batch shape.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(part is Ellipsis for part in parts):
+        parts = (*parts, Ellipsis)
+    device = next((tensor.device for _, tensor in tensors_of(of)), None)
+    try:
+        chosen = torch.zeros((), device=device).expand(batch)[parts]  # for its errors
+    except (IndexError, TypeError) as error:
+        expected, got = f"an index of its batch shape, {tuple(batch)}", shorten(index)
+        fix = f"It says: {error}. Events are not indexed."
+        raise ConstraintError(f"{subject}[...]", expected, got, fix, code="wrong-shape") from error
+
+    def pick(tensor: Tensor, behind: int) -> Tensor:
+        if tensor.ndim <= behind:
+            return tensor
+        own = tensor.shape[tensor.ndim - behind :]
+        return tensor.expand(*batch, *own)[(*parts, *(slice(None),) * behind)]
+
+    return pick, chosen.shape
 
 
 def choose(plain: Distribution, index: Any) -> Distribution:
@@ -31,24 +69,7 @@ def choose(plain: Distribution, index: Any) -> Distribution:
         >>> choose(dd.Normal(torch.tensor([1.0, 2.0, 3.0]), 1.0), slice(1, None)).mean
         tensor([2., 3.])
     """
-    batch = plain.batch_shape
-    parts = index if isinstance(index, tuple) else (index,)
-    if not any(part is Ellipsis for part in parts):
-        parts = (*parts, Ellipsis)
-    device = next((tensor.device for _, tensor in tensors_of(plain)), None)  # of masks and indices
-    try:
-        _ = torch.zeros((), device=device).expand(batch)[parts]  # for its errors
-    except (IndexError, TypeError) as error:
-        expected, got = f"an index of its batch shape, {tuple(batch)}", shorten(index)
-        fix, subject = f"It says: {error}. Events are not indexed.", f"{type(plain).__name__}[...]"
-        raise ConstraintError(subject, expected, got, fix, code="wrong-shape") from error
-
-    def pick(tensor: Tensor, behind: int) -> Tensor:
-        if tensor.ndim <= behind:  # the same for all of the batch
-            return tensor
-        own = tensor.shape[tensor.ndim - behind :]
-        return tensor.expand(*batch, *own)[(*parts, *(slice(None),) * behind)]
-
+    pick, _ = indexer(plain.batch_shape, index, type(plain).__name__, plain)
     return rebuild(plain, pick)
 
 
