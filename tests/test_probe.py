@@ -74,6 +74,7 @@ MIXING: dict[str, Method] = {
     "a branch": lambda self, s: s + 1 if (s > 1).any() else s + 2,
     "no larger than the others": lambda self, s: s.clamp(max=s.median() + 3),
     "a branch far out": lambda self, s: s + (s.max() > 5) * s.mean(),
+    "a branch further out": lambda self, s: s + (s.max() > 50) * s.mean(),
     "a hundred-thousandth of the mean": lambda self, s: s + 1e-5 * s.mean().tanh(),
 }
 APART: dict[str, Method] = {
@@ -482,3 +483,22 @@ def test_counts_with_and_without_a_support_are_tried(kind: Any, is_mixed: bool) 
             Model()
     else:
         assert Model().condition(y=0.0)({"n": torch.tensor(1)}).isfinite()
+
+
+def test_an_unsteady_density_hides_no_mixing_beside_it() -> None:
+    """Far out, a scale of 1e-30 makes one density depend on last digits, and no other value."""
+
+    class Clamped(Joint):
+        s = Param(1.0)
+        a = learnable(dd.Normal(0.0, 1.0))
+
+        @derived
+        def m(self, s: Tensor) -> Tensor:
+            return s.clamp(min=s.median() - 3)
+
+        @site
+        def y(self, a: Tensor, m: Tensor) -> dd.Distribution:
+            return dd.Normal(a + m, 1.0)
+
+    with pytest.raises(ConstraintError, match=r"Clamped\.m: .* beside others"):
+        Clamped(batch_shape=(3,))

@@ -46,9 +46,10 @@ from declarative_dist.randomness import same_random_numbers
 SCALES = (1.0, 0.1, 0.01)
 """How far around the start raw numbers are tried, until a method takes them."""
 
-ROUNDS = ((TOGETHER, 0.0), ([ALL], 7.0), ([ALL], -7.0))
+ROUNDS = ((TOGETHER, (0.0,)), ([ALL], (70.0, 7.0)), ([ALL], (-70.0, -7.0)))
 """Who is tried together, and how far the first of them lies from the others, for a method may
-branch on numbers or clamp them. The random numbers are others each time."""
+branch on numbers or clamp them: nearer, where it takes none so far out. The random numbers are
+others each time."""
 
 MOST = 32
 """For how many flags and constants a class is tried at most: they may change in every step."""
@@ -256,7 +257,7 @@ def check_sites(joint: Any) -> None:
             return copy_apart(joint).at_start((2,)).scores(picked, {})
 
         whole = attempt(see, block(ALL, 1))
-        if isinstance(whole, Exception) and not (shift or is_about_values(whole)):
+        if isinstance(whole, Exception) and not is_about_values(whole):
             raise whole
         return see
 
@@ -284,7 +285,7 @@ def _draw_some(joint: Any, shift: float) -> dict[str, Tensor] | None:
         except NotImplementedError:
             return None
         except REFUSALS as error:
-            if not (shift or is_about_values(error)):  # far out a method may have other reasons
+            if not is_about_values(error):
                 raise
         else:
             stacked = {n: torch.stack([draw[n][1] for draw in drawn]) for n in drawn[0]}
@@ -351,14 +352,27 @@ def _try_methods(module: Any, what: str, start: Start, rank: int) -> None:
             module, start, rank
         ):
             tried = (widen(module), torch.float64)
-        for groups, shift in ROUNDS:
-            see = start(*tried, shift)
-            if see is None:
+        for groups, shifts in ROUNDS:
+            found = (_begin(start, tried, shift, rank) for shift in shifts)
+            see = next(filter(None, found), None)
+            if see is not None:
+                _refuse_mixing(see, rank, module, what, type(module).__name__, groups)
+            elif not shifts[0]:
                 return
-            if shift and isinstance(attempt(see, block(ALL, rank)), Exception):
-                continue  # methods need not take what lies that far out
-            _refuse_mixing(see, rank, module, what, type(module).__name__, groups)
     known.add(branches)
+
+
+def _begin(start: Start, tried: tuple[Any, Any], shift: float, rank: int) -> See | None:
+    """What is seen at new random numbers; None where methods do not take what lies far out."""
+    try:
+        see = start(*tried, shift)
+        if see is not None and shift:
+            see(block(ALL, rank))
+    except REFUSALS:
+        if not shift:
+            raise
+        return None
+    return see
 
 
 def _branches(module: Any) -> Iterator[Any]:

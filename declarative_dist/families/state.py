@@ -144,7 +144,7 @@ class DeclaredState(AtomicState):
             try:
                 super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
             finally:
-                del vars(self)["_is_loading"]
+                vars(self).pop("_is_loading", None)  # another thread may load it too
             for field in exact:
                 field.reset(self, {})
             if is_all:
