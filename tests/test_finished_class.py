@@ -39,6 +39,16 @@ MEMBERS = [
 ]
 
 
+def test_a_field_cannot_be_set_on_a_class_in_the_making() -> None:
+    class Adds(Variational):
+        def __init_subclass__(cls, **keywords: Any) -> None:
+            super().__init_subclass__(**keywords)
+            cls.loc = Param(7.0)
+
+    with pytest.raises(DeclarationError, match=r"Made\.loc: expected no change"):
+        type(Variational)("Made", (Adds,), {"base": dd.Normal})
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_a_class_cannot_change_after_its_body(name: str) -> None:
     q = OWN[name]()

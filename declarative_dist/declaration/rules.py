@@ -145,9 +145,10 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
     Torch's parametrizations put a property on a class that they make; that is let through.
     """
     declaration: Any = vars(cls).get("__declaration__")
-    if declaration is None or isinstance(value, property):
+    is_field = isinstance(value, Field)  # refused before the class is finished, too
+    if isinstance(value, property) or (declaration is None and not is_field):
         return
-    if name in SETTINGS or name in declaration.fields or isinstance(value, Field):
+    if is_field or name in SETTINGS or name in declaration.fields:
         expected = "no change, because a class is finished when its body ends"
         got = "its deletion" if is_deleted else shorten(value)
         fix = f"Write class Other({cls.__name__}) with another {name} in its body."

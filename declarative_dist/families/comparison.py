@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from declarative_dist.errors import first_line, shorten
-from declarative_dist.plain.refusals import REFUSALS, is_about_values
+from declarative_dist.errors import ConstraintError, first_line, shorten
+from declarative_dist.plain.refusals import FROM_THE_RIGHT, REFUSALS, is_about_values
 from declarative_dist.plain.restoring import evaluating
 from declarative_dist.randomness import draws_random_numbers
 
@@ -100,6 +100,23 @@ def find_difference(
         return found
     with evaluating(module):
         return None if is_random() else compare()
+
+
+def refuse_mixing(
+    see: See, rank: int, module: nn.Module, what: str, subject: str, groups: Any = TOGETHER
+) -> None:
+    """Refuse a module one of whose values depends on how many there are, or on those beside it."""
+    found = find_difference(see, rank, module, groups)
+    if found is None:
+        return
+    name, alone, together = found
+    raise ConstraintError(
+        f"{subject}.{name}" if name else subject,
+        f"for each of the {what} a value that does not depend on the {what} beside it",
+        f"{alone} alone, and {together} beside others",
+        f"{FROM_THE_RIGHT} and not .sum().",
+        code="mixed-draws",
+    )
 
 
 def _compare_groups(

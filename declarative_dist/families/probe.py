@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 from declarative_dist.constraints.scalar import is_open
-from declarative_dist.errors import ConstraintError
 from declarative_dist.families.comparison import (
     ALL,
     COUNT,
@@ -29,14 +28,14 @@ from declarative_dist.families.comparison import (
     See,
     attempt,
     block,
-    find_difference,
     keep,
+    refuse_mixing,
 )
 from declarative_dist.families.copies import set_copies
 from declarative_dist.fields.kinds import is_declarative, predicted_kind
 from declarative_dist.fields.sharding import is_shard
 from declarative_dist.fields.walk import walk
-from declarative_dist.plain.refusals import FROM_THE_RIGHT, REFUSALS, is_about_values
+from declarative_dist.plain.refusals import REFUSALS, is_about_values
 from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.supports import bounds_of, entries_of, support_of
 from declarative_dist.plain.tensors import copy_module, is_dense, map_tensors, with_checks
@@ -320,7 +319,7 @@ def check_target(
         if may_hide and getattr(whole, "code", "") == "wrong-shape":
             raise whole
         if not isinstance(whole, ValueError):  # the loss itself says so
-            _refuse_mixing(see, 1, module, "draws", subject)
+            refuse_mixing(see, 1, module, "draws", subject)
 
 
 Start = Callable[..., See | None]
@@ -356,7 +355,7 @@ def _try_methods(module: Any, what: str, start: Start, rank: int) -> None:
             found = (_begin(start, tried, shift, rank) for shift in shifts)
             see = next(filter(None, found), None)
             if see is not None:
-                _refuse_mixing(see, rank, module, what, type(module).__name__, groups)
+                refuse_mixing(see, rank, module, what, type(module).__name__, groups)
             elif not shifts[0]:
                 return
     known.add(branches)
@@ -395,19 +394,3 @@ def _runs_wide(module: Any, start: Start, rank: int) -> bool:
         return False
     seen = (attempt(see, index) for index in (block(ALL, rank), (0,) * rank))
     return not any(isinstance(s, Exception) and not is_about_values(s) for s in seen)
-
-
-def _refuse_mixing(
-    see: See, rank: int, module: nn.Module, what: str, subject: str, groups: Any = TOGETHER
-) -> None:
-    found = find_difference(see, rank, module, groups)
-    if found is None:
-        return
-    name, alone, together = found
-    raise ConstraintError(
-        f"{subject}.{name}" if name else subject,
-        f"for each of the {what} a value that does not depend on the {what} beside it",
-        f"{alone} alone, and {together} beside others",
-        f"{FROM_THE_RIGHT} and not .sum().",
-        code="mixed-draws",
-    )
