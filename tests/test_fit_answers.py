@@ -32,7 +32,7 @@ from declarative_dist import (
     learnable,
 )
 from declarative_dist.errors import ConstraintError, NonFiniteError
-from declarative_dist.fitting import ways
+from declarative_dist.fitting import strategies
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
@@ -567,7 +567,7 @@ def test_steps_are_judged_too() -> None:
 
 
 def test_a_budget_that_is_used_up_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ways.BUDGETS, Newton, 2)
+    monkeypatch.setitem(strategies.BUDGETS, Newton, 2)
     x = dd.Weibull(one(0.3), one(4.0)).sample((200,))
     with pytest.warns(NotConvergedWarning, match="2 steps are used up"):
         history = fit(NegativeLogLikelihood(learnable(dd.Weibull(one(1.0), one(1.0)))), x)

@@ -27,7 +27,7 @@ from declarative_dist import (
     fit,
     learnable,
 )
-from declarative_dist.fitting import ways
+from declarative_dist.fitting import strategies
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 
 
@@ -286,7 +286,7 @@ def test_a_verdict_that_fails_leaves_the_answer(monkeypatch: pytest.MonkeyPatch)
         q.rate = 7.0
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(ways, "judge_descent", judge)
+    monkeypatch.setattr(strategies, "judge_descent", judge)
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(NegativeLogLikelihood(q), torch.tensor([1.0, 2.0]))
     assert found == [q.rate.item()] == [pytest.approx(1 / 1.5, rel=1e-5)]
