@@ -12,7 +12,7 @@ PINNED = (ROOT / "constraints.txt").read_text().strip().removeprefix("torch==")
 VERSION = torch.__version__.partition("+")[0]
 
 NAMES = (
-    "benchmarks", "claims", "contributing", "diagnose",
+    "benchmarks", "contributing", "diagnose",
     "example_models", "examples", "geotorch", "inference_data", "lightning", "notebook", "pages",
     "pictures", "pyro", "release", "site", "sklearn", "template", "tensordict", "weighted", "zuko",
 )  # fmt: skip

@@ -1,9 +1,13 @@
-"""The benchmarks run, and report what they measured, on what, and what was missing."""
+"""The benchmarks run, and report what they measured, on what, and what was missing.
+
+What the documentation says of other libraries holds for those that are installed here.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -38,10 +42,28 @@ def test_paired_times_are_told(
     assert capsys.readouterr().out.count(said) == {"loop": 2, "step": 4}[script]
 
 
-def test_problems_and_one_of_them_beside_all_peers_that_are_installed(tmp_path: Path) -> None:
-    """By hand, declared and through the peers, the same numbers go in and come out."""
+def words_of(text: str) -> str:
+    """A text in one line, without marks of code and emphasis."""
+    return re.sub(r"[`*]", "", " ".join(text.split()))
+
+
+def test_the_comparison_says_what_was_tried() -> None:
+    page = words_of((ROOT / "docs" / "comparison.md").read_text()).lower()
+    claims = re.findall(r'@claim\("\w+: (.+)"\)', (FOLDER / "claims.py").read_text())
+    assert len(claims) > 10
+    for claim in claims:
+        assert words_of(claim).lower() in page
+
+
+def test_claims_about_others_hold_and_problems_run_beside_them(tmp_path: Path) -> None:
+    """In a process of its own, since some of them change torch when they are imported.
+
+    By hand, declared and through the peers, the same numbers go in and come out.
+    """
     code = """
-import runpy, sys, torch, peers, problems
+import runpy, sys, torch
+runpy.run_path("claims.py", run_name="__main__")
+import peers, problems
 found, _ = peers.installed()
 for problem in problems.problems():
     if problem.samples > 1000 or "10000 dims" in problem.name:
@@ -57,7 +79,10 @@ for problem in problems.problems():
 runpy.run_path("run.py", run_name="__main__")
 """
     only = ["--blocks", "3", "--only", "Normal, 1 dims, 1 samples", "--output", tmp_path]
-    printed = python("-c", code, *only, cwd=FOLDER)
+    printed = python("-W", "ignore", "-c", code, *only, cwd=FOLDER)
+    assert "NO LONGER HOLDS" not in printed
+    holding = set(re.findall(r"^ *holds +(\w+):", printed, re.MULTILINE))
+    assert holding >= {"torch", "parametrize", "pyro", "zuko"}
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["cores"] >= 1
     assert results["processor"]

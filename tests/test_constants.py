@@ -218,16 +218,6 @@ def test_dimension_without_a_default_must_be_given():
 # --- assignment -----------------------------------------------------------------------------
 
 
-def test_refused_shape_on_assignment():
-    q = FixedTail(df=[2.5, 3.5])
-    with pytest.raises(ConstraintError) as caught:
-        q.df = torch.ones(3)
-    assert str(caught.value).startswith(
-        "FixedTail.df: expected shape (2,), got a tensor of shape (3,"
-    )
-    assert q.df.tolist() == [2.5, 3.5]
-
-
 def test_a_buffer_is_checked_when_it_is_not_an_argument():
     module = Whitened()
     with pytest.raises(ConstraintError, match=r"^Whitened\.center: expected a finite number"):

@@ -18,7 +18,6 @@ from declarative_dist import (
     Constraint,
     Declarative,
     Exp,
-    FullRankNormal,
     Head,
     History,
     Interval,
@@ -33,7 +32,7 @@ from declarative_dist import (
 )
 from declarative_dist.errors import ConstraintError, NonFiniteError
 from declarative_dist.fitting import strategies
-from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
+from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
 from tests.cases import GammaByMean, Mixture
@@ -574,18 +573,6 @@ def test_a_budget_that_is_used_up_warns(monkeypatch: pytest.MonkeyPatch) -> None
     assert history.converged is False
 
 
-# Noisy losses
-
-
-def test_mini_batches_settle_near_the_maximum() -> None:
-    x = dd.Normal(one(170.0), one(9.0)).sample((2000,))
-    objective = NegativeLogLikelihood(learnable(dd.Normal(one(0.0), one(1.0))))
-    history = fit(objective, x, batch_size=100)
-    assert history.converged
-    assert objective.module.loc.item() == pytest.approx(x.mean().item(), abs=0.3)
-    assert objective.module.scale.item() == pytest.approx(x.std().item(), abs=0.3)
-
-
 # The rest of the loop
 
 
@@ -671,25 +658,6 @@ def test_more_numbers_than_newton_affords_go_to_lbfgs() -> None:
     history = fit(NegativeLogLikelihood(model), (x, y))
     assert history.converged, history
     torch.testing.assert_close(model.projection.weight[0].detach(), w, atol=1e-4, rtol=0)
-
-
-def test_a_guide_is_fitted_as_a_whole() -> None:
-    class Latents(Declarative):
-        loc = Param(0.0)
-        scale = Param(1.0, Positive())
-
-    def log_joint(draw: dict[str, Tensor]) -> Tensor:
-        return dd.Normal(40.0, 3.0).log_prob(draw["loc"]) + dd.LogNormal(2.0, 0.3).log_prob(
-            draw["scale"]
-        )
-
-    objective = NegativeELBO(log_joint, FullRankNormal(Latents()))
-    history = fit(objective)
-    assert history.converged, history
-    assert "Weighted draws" in history.verdict
-    draws = objective.guide.sample((4000,))
-    assert draws["loc"].mean().item() == pytest.approx(40.0, abs=0.3)
-    assert draws["loc"].std().item() == pytest.approx(3.0, rel=0.1)
 
 
 def test_an_error_of_linear_algebra_names_the_matrix() -> None:

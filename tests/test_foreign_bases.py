@@ -335,19 +335,6 @@ def test_rows_of_a_class_that_keeps_all_of_its_alternatives() -> None:
         torch.testing.assert_close(rows.probs, torch.tensor([0.7, 0.5]))
 
 
-def test_a_forward_that_returns_nothing() -> None:
-    class Silent(Variational):
-        base = dd.Normal
-
-        def forward(self) -> Any:
-            super().forward()
-
-    with pytest.raises(
-        FieldError, match=r"Silent\.forward: .* returns a distribution, got .*None"
-    ):
-        Silent().log_prob(torch.tensor(0.0))
-
-
 @pytest.mark.parametrize("name", ["logits", "probs"])
 @pytest.mark.parametrize("base", [LogitRelaxedBernoulli, ExpRelaxedCategorical])
 def test_the_distributions_inside_of_relaxed_ones_are_learned_too(base: Any, name: str) -> None:

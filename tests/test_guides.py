@@ -26,7 +26,6 @@ from declarative_dist import (
     Positive,
     Simplex,
     entropy,
-    rsample_and_log_prob,
     site,
 )
 from declarative_dist.objectives import NegativeELBO
@@ -208,12 +207,6 @@ def test_a_detached_snapshot() -> None:
     with torch.no_grad():
         guide.raw_loc.add_(1.0)
     torch.testing.assert_close(snapshot.log_prob(values), before)
-
-
-def test_scored_by_the_free_function() -> None:
-    guide = MeanFieldNormal(Scaled())
-    values, log_q = rsample_and_log_prob(guide, (3,))
-    assert (set(values), log_q.shape) == ({"scale", "weights"}, (3,))
 
 
 # --- fits --------------------------------------------------------------------------------------

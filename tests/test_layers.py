@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import declarative_dist
 
@@ -50,10 +49,12 @@ FILES = {
 }
 
 
-def imports_of(path: Path) -> set[str]:
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+
+def imports_of(tree: ast.Module) -> set[str]:
     """The modules of the package that a file imports when it runs."""
     found = set()
-    tree = ast.parse(path.read_text())
     guarded = {
         child
         for node in ast.walk(tree)
@@ -73,25 +74,27 @@ def test_every_file_has_its_place() -> None:
     assert sorted(FILES) == sorted(ORDER)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_imports_point_up_or_left(name: str) -> None:
-    for imported in imports_of(FILES[name]):
-        assert imported in ORDER[: ORDER.index(name)], f"{name} imports {imported}"
+def test_imports_point_up_or_left() -> None:
+    for at, name in enumerate(ORDER):
+        assert imports_of(TREES[name]) <= set(ORDER[:at]), name
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_no_import_hides_in_a_function(name: str) -> None:
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            inner = [n for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom))]
-            assert not inner, f"{name}.{node.name}"
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield f"{name}.{node.name}", node
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_files_and_functions_are_small(name: str) -> None:
-    text = FILES[name].read_text()
-    assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            body = (node.end_lineno or 0) - node.lineno + 1
-            assert body - (ast.get_docstring(node) or "").count("\n") <= 60, node.name
+def test_no_import_hides_in_a_function() -> None:
+    for name, function in functions():
+        inner = [n for n in ast.walk(function) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        assert not inner, name
+
+
+def test_files_and_functions_are_small() -> None:
+    for name, path in FILES.items():
+        assert path.read_text().count("\n") <= 400, name
+    for name, function in functions():
+        body = (function.end_lineno or 0) - function.lineno + 1
+        assert body - (ast.get_docstring(function) or "").count("\n") <= 60, name

@@ -1,4 +1,7 @@
-"""Every Python block of the README runs as it stands; the pages of the site run in its build."""
+"""Every Python block of the README runs as it stands; the pages of the site run in its build.
+
+The page about other libraries runs with Pyro, in `tests/with_pyro`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 
 from docs.extensions.executing import ALONE, Block, Page, blocks_of
 from tests import readme
-from tests.commands import ROOT, python
+from tests.commands import ROOT
 
 WRITTEN = [
     ROOT / "README.md",
@@ -40,18 +43,6 @@ def test_the_readme_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     for block, printed in outputs:
         shown = block["shown"] or "\n".join(re.findall(r"^print.*  # (.*)$", block["code"], re.M))
         readme.assert_alike(shown, printed)
-
-
-def test_a_page_that_imports_other_libraries_runs_in_a_process_of_its_own() -> None:
-    code = f"""
-from pathlib import Path
-from docs.extensions.executing import Page, blocks_of
-path = Path({str(INTEGRATIONS)!r})
-page = Page(path)
-for block in blocks_of(path.read_text()):
-    page.run(block)
-"""
-    python("-c", code)
 
 
 def test_the_table_of_libraries_names_extras_and_tests_that_exist() -> None:

@@ -328,22 +328,6 @@ def test_a_forward_that_calls_itself() -> None:
         Circle().log_prob(torch.tensor(0.0))
 
 
-def test_an_error_about_sizes_shows_the_shapes() -> None:
-    class Clash(Variational):
-        base = dd.Normal
-        loc = Param(torch.zeros(3))
-        width = Param(torch.ones(2), Positive())
-
-        @derived
-        def scale(self, loc: Tensor, width: Tensor) -> Tensor:
-            return loc.exp() + width
-
-    with pytest.raises(
-        ConstraintError, match=r"Clash\.scale: .*\(3,\).*\(2,\).*mu\[\.\.\., None\]"
-    ):
-        Clash()
-
-
 def test_sites_beside_a_derived_distribution_are_tried_too() -> None:
     class Beside(Joint):
         s = Param(1.0, Positive())

@@ -93,17 +93,6 @@ def test_a_class_is_constructed(kind: type[Constraint]) -> None:
     assert type(as_constraint(kind)) is kind
 
 
-@pytest.mark.parametrize(("kind", "written"), [(Interval, "low, high"), (GreaterThan, "low")])
-def test_a_class_that_needs_arguments_is_refused(kind: type[Constraint], written: str) -> None:
-    with pytest.raises(DeclarationError) as caught:
-        as_constraint(kind, "q.rate")
-    name = kind.__name__
-    assert caught.value.sentence == (
-        f"q.rate: expected {name} with its arguments, got the class {name}. "
-        f"Write {name}({written})."
-    )
-
-
 TRANSLATED = [
     (constraints.real, "Real()"),
     (constraints.real_vector, "Real()"),

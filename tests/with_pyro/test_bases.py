@@ -31,6 +31,7 @@ from declarative_dist.testing import check_distribution
 from tests.cases import PLAIN
 from tests.composites import real, spread
 from tests.test_promises import EDGES
+from tests.with_pyro.conftest import BEFORE
 
 # torch warns at the first draw of every Wishart, singular or not.
 pytestmark = pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
@@ -66,6 +67,24 @@ def names_of(q: torch.nn.Module) -> list[str]:
 @pytest.fixture(autouse=True)
 def empty_param_store() -> None:
     pyro.clear_param_store()
+
+
+def test_what_pyro_changes_in_torch() -> None:
+    """If this list grows, there is more that the other tests must be kept from."""
+    changed = [
+        f"{kind.__name__.strip('_')}.{name}"
+        for kind, members in BEFORE.items()
+        for name, member in vars(kind).items()
+        if members.get(name) is not member
+    ]
+    assert sorted(changed) == [
+        "CorrCholesky.check",
+        "HalfCauchy.log_prob",
+        "Transform.__getstate__",
+        "Transform.clear_cache",
+        "TransformedDistribution.clear_cache",
+    ]
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_no_torch_family_is_left_out() -> None:

@@ -15,7 +15,7 @@ from declarative_dist import Declarative, Joint, Param, Positive, Simplex, site
 from declarative_dist.latents.density import UnconstrainedLogDensity
 
 
-def drawn(density: UnconstrainedLogDensity, count: int = 400, warmup: int = 150) -> Any:
+def drawn(density: UnconstrainedLogDensity, count: int = 250, warmup: int = 100) -> Any:
     """Draws of a sampler that knows nothing of constraints, mapped back."""
     pyro.set_rng_seed(1)
     kernel = NUTS(potential_fn=lambda z: -density(z["vector"]))
