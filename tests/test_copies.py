@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from declarative_dist import (
     Conditional,
     ConstraintError,
+    DeclarationError,
     Declarative,
     Exp,
     GreaterThan,
@@ -452,3 +453,37 @@ def test_a_state_with_another_constant_loads_into_a_view() -> None:
     view.load_state_dict(saved)
     assert view.batch_shape == (7, 2)
     assert q.shift.item() == 3.0
+
+
+SHORT: dict[str, tuple[type, dict[str, Any]]] = {
+    "vector": (dd.Dirichlet, {"concentration": Param(1.0)}),
+    "logits": (dd.Categorical, {"logits": Param(0.0)}),
+    "diagonal": (
+        dd.LowRankMultivariateNormal,
+        {
+            "cov_diag": Param(1.0, Exp()),
+            "loc": Param(torch.zeros(2)),
+            "cov_factor": Param(torch.ones(2, 2)),
+        },
+    ),
+    "location": (
+        dd.MultivariateNormal, {"loc": Param(0.0), "scale_tril": Param(torch.eye(2))},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", SHAPES, ids=str)
+@pytest.mark.parametrize("name", SHORT)
+def test_an_event_takes_no_copies_for_its_own_dimensions(name: str, batch: Any) -> None:
+    base, fields = SHORT[name]
+    kind = type(Variational)("Short", (Variational,), {"base": base, **fields})
+    field = next(iter(fields))
+    for keywords in ({}, {"batch_shape": batch}):
+        with pytest.raises(ConstraintError, match=rf"{field}"):
+            kind(**keywords)
+
+
+def test_a_constant_without_the_dimensions_of_an_event() -> None:
+    made = {"base": dd.MultivariateNormal, "loc": 0.0, "scale_tril": Param(torch.eye(2))}
+    with pytest.raises(DeclarationError, match=r"Fixed\.loc: expected a value in Independent"):
+        type(Variational)("Fixed", (Variational,), made)

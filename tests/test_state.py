@@ -348,6 +348,22 @@ def test_a_state_of_other_than_real_numbers_changes_nothing(make: Any, assign: b
                 assert torch.equal(tensor, before[key][1])
 
 
+def test_what_a_hook_before_a_load_brings_is_checked() -> None:
+    q = GammaFamily()
+    old = {"raw_mean": torch.tensor(torch.inf), "raw_rate": torch.tensor(0.5)}
+    before = copy.deepcopy(q.state_dict())
+
+    def rename(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        state[f"{prefix}raw_concentration"] = state.pop(f"{prefix}raw_mean")
+
+    q.register_load_state_dict_pre_hook(rename)
+    with pytest.raises(ConstraintError, match=r"concentration: expected finite"):
+        q.load_state_dict(old)
+    assert all(torch.equal(q.state_dict()[name], value) for name, value in before.items())
+    q.load_state_dict({**old, "raw_mean": torch.tensor(0.25)})
+    assert q.raw_concentration.item() == 0.25
+
+
 @pytest.mark.parametrize("kind", [MeanFieldNormal, FullRankNormal])
 def test_a_guide_has_positive_scales(kind: Any) -> None:
     guide = kind(Between())

@@ -22,6 +22,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from declarative_dist.errors import ConstraintError
 from declarative_dist.fields.alignment import has_copies, ndims_of, own_ndim
 from declarative_dist.fields.blueprint import Blueprint
 from declarative_dist.fields.field import Field
@@ -106,6 +107,12 @@ def _batch_ndims(module: Any) -> dict[str, int]:
     if declaration.make is None:
         return dict.fromkeys(module._modules, 0)  # a method lines up its values itself
     own = {name: ndims.get(name, 0) - declaration.event_dims[name] for name in declaration.inputs}
+    short = next((name for name, count in own.items() if count < 0), None)
+    if short is not None:  # the base would take copies or contexts for the dimensions of an event
+        expected = f"the dimensions of one event, {declaration.event_dims[short]} or more"
+        subject, got = f"{type(module).__name__}.{short}", str(ndims.get(short, 0))
+        fix = "Give it a shape, or a value with all of its entries."
+        raise ConstraintError(subject, expected, got, fix, code="wrong-shape")
     if issubclass(declaration.base, MixtureSameFamily):
         own["component_distribution"] -= 1
     if issubclass(declaration.base, TransformedDistribution) and "transforms" in own:

@@ -226,10 +226,10 @@ class DeclaredState(AtomicState):
 
 
 def _check_loaded(module: Any, keys: object) -> None:
-    """Refuse a loaded state by its bounds and dtypes, and by fields that are parametrized."""
-    is_parametrized = "parametrizations" in module._modules
+    """Refuse a loaded state by its bounds and dtypes, and by what others have made of it."""
+    is_changed = "parametrizations" in module._modules or module._load_state_dict_pre_hooks
     for field in module.__declaration__.stored:
-        tensor = find_tensor(module, field.stored_name) if is_parametrized else None
+        tensor = find_tensor(module, field.stored_name) if is_changed else None
         if tensor is not None:
             field.check_stored(module, tensor.detach())
     for field in module.__declaration__.order:  # where the state has brought dtypes or bounds

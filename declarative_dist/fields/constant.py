@@ -135,7 +135,8 @@ class Constant(Stored):
         is_extended = isinstance(self.torch_constraint, ExtendedReal)
         is_allowed = is_extended or bool(tensor.isfinite().all())
         if is_allowed and self.torch_constraint is not None:
-            is_allowed = bool(self.torch_constraint.check(tensor).all())
+            has_event = tensor.ndim >= self.torch_constraint.event_dim
+            is_allowed = has_event and bool(self.torch_constraint.check(tensor).all())
         if not is_allowed:
             got = shorten(value)
             if origin is not None:
