@@ -228,6 +228,44 @@ def test_a_number_leaves_a_corner_that_the_others_have_moved_away_from(dtype: to
     assert found == pytest.approx(best.x.tolist(), abs=1e-3)
 
 
+class ManyWeights(Declarative):
+    weights = Param(0.0, shape=(12,), prior=dd.Laplace(0.0, 0.05))
+    noise = Param(1.0, Positive(), prior=dd.HalfCauchy(1.0))
+
+    def score(self, x: Tensor, y: Tensor) -> Tensor:
+        return dd.Normal(x @ self.weights, self.noise).log_prob(y)
+
+
+def descend_by_coordinates(x: Tensor, y: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """The mode of a linear regression under Laplace priors: closed forms, one number by one."""
+    weights, noise = x.new_zeros(x.shape[1]), x.new_ones(())
+    for _ in range(300):
+        for j in range(len(weights)):
+            along = x[:, j] @ (y - x @ weights + x[:, j] * weights[j])
+            size = (along.abs() - rate * noise**2).clamp_min(0.0)
+            weights[j] = along.sign() * size / x[:, j].square().sum()
+        # Of the square v the slope is zero where n v (1 + v) - r (1 + v) + 2 v^2 is.
+        squares, count = (y - x @ weights).square().sum(), len(y)
+        half = (count - squares) / (2 * (count + 2))
+        noise = (-half + (half**2 + squares / (count + 2)).sqrt()).sqrt()
+    return weights, noise
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_weights_end_at_their_corners(dtype: torch.dtype) -> None:
+    truth = torch.tensor([2.0, -1.0, 0.3, *[0.0] * 9], dtype=torch.float64)
+    x = torch.randn(60, 12, dtype=torch.float64)
+    y = x @ truth + 0.5 * torch.randn(60)
+    weights, noise = descend_by_coordinates(x, y, 20.0)
+    assert (weights == 0).sum() > 3
+    model = ManyWeights(dtype=dtype)
+    objective = NegativeLogPosterior(model, total_size=60, log_likelihood=ManyWeights.score)
+    history = fit(objective, (x.to(dtype), y.to(dtype)))
+    assert history.converged, history.verdict
+    torch.testing.assert_close(model.weights.detach().double(), weights, rtol=0, atol=3e-3)
+    assert model.noise.item() == pytest.approx(noise.item(), rel=1e-3)
+
+
 def test_a_mode_at_the_end_of_a_unit_interval_has_no_density() -> None:
     class Coin(Variational):
         base = dd.Bernoulli

@@ -26,8 +26,10 @@ class Newton(Optimizer):
     of the diagonal, so that every step goes down and scales do not matter; at a saddle a step goes
     along the most negative curvature. Steps are shortened by Armijo's rule for each problem alone.
     Where the gain of a step is below the rounding of the loss, a step stays if it shortens the
-    next one. Numbers that cannot follow their gradient, because the loss ends there or no longer
-    changes, are held, and the others go on.
+    next one. Where a whole step is too long, numbers stop at a corner at zero on their way (as in
+    Andrew and Gao, "Scalable training of L1-regularized log-linear models", ICML 2007). Numbers
+    that cannot follow their gradient, because of a corner, or because the loss ends there or no
+    longer changes, are held, and the others go on.
 
     Args:
         rows: the parameters.
@@ -124,6 +126,9 @@ class Newton(Optimizer):
         if searching.any():
             direction = torch.where(is_saddle[:, None], model.valley, model.step)
             new, stuck, is_finite = self._search(closure, point, new, model, direction, searching)
+            crossed = searching[:, None] & (new == 0) & (point != 0)
+            if crossed.any():
+                self.held = self.held | self._find_corners(closure, new, crossed, model)
             # Rounding may hide a gain that the model promises.
             hidden = stuck & is_finite & (model.decrement <= 1e4 * floor)
             tentative |= hidden
@@ -253,6 +258,8 @@ class Newton(Optimizer):
         is_finite = searching
         for length in LENGTHS:
             at = torch.where(searching[:, None], (point + length * direction).to(point), new)
+            if length < 1:  # a step that is too long may have crossed corners at zero
+                at = at.masked_fill(searching[:, None] & (at * point < 0), 0.0)
             self.evaluations += 1
             losses = self.rows.attempt(closure, at, point).double()
             if length == 1:
@@ -265,6 +272,19 @@ class Newton(Optimizer):
             if not searching.any():
                 break
         return new, searching, is_finite
+
+    def _find_corners(self, closure: Closure, point: Tensor, mask: Tensor, model: Model) -> Tensor:
+        """Which numbers of a mask lie at a corner at zero: their gradients jump there."""
+        nudge, slopes = 4 * self.eps * mask, list[Tensor]()
+        for sign in (1, -1):
+            self.evaluations += 1
+            with torch.enable_grad():
+                losses = self.rows.attempt(closure, point + sign * nudge, point)
+                if not losses.requires_grad:  # there is no loss
+                    return torch.zeros_like(mask)
+                slopes.append(sign * self.rows.differentiate(losses))
+        smooth = 2 * nudge * model.hessian.diagonal(dim1=1, dim2=2).abs()
+        return mask & (torch.minimum(*slopes) > smooth)
 
     def _find_held(self, closure: Closure, point: Tensor, model: Model, stuck: Tensor) -> Tensor:
         """Which numbers of the problems that are stuck gain nothing, however short their step."""
