@@ -60,8 +60,11 @@ class Conditioned(AtomicState):
     def __init__(self, joint: Joint | JointDistribution, data: Mapping[str, Any]) -> None:
         super().__init__()
         self.joint = joint
-        self.data = Data()
+        self._given: dict[str, Tensor] = {}  # the data with all digits
+        self._data: dict[str, Tensor] = {}  # like the joint; no part of the state
+        self._apart: set[str] = set()  # the sites in another dtype than it, as of labels
         current = self.current()
+        self._owner = current.owner
         subjects = {name: f"{current.owner}.condition({name}=)" for name in data}
         for name, subject in subjects.items():
             if name not in current.sites:
@@ -76,9 +79,10 @@ class Conditioned(AtomicState):
                 is_known = isinstance(current.sites[name], Distribution)
                 like = draw_like(distribution)
                 _check_data(data[name], distribution, like, subjects[name], is_known)
-                self.data.hold(name, as_tensor(data[name]).detach().clone(), like, subjects[name])
+                self._given[name] = as_tensor(data[name]).detach().clone()
+                self._data[name] = self._given[name].to(like)
                 if dtype != like.dtype:
-                    self.data.apart.add(name)
+                    self._apart.add(name)
             return self._draw(name, distribution, shape)
 
         dtype = typical_tensor(joint).dtype
@@ -96,9 +100,22 @@ class Conditioned(AtomicState):
     @property
     def observed(self) -> dict[str, Tensor]:
         """The data by site, where the joint is now and in its dtype."""
-        if isinstance(self.joint, nn.Module):
-            self.data.follow(self.joint)
-        return dict(self.data.named_buffers())
+        if isinstance(self.joint, nn.Module):  # it may have moved alone, or been loaded by assign
+            place = typical_tensor(self.joint)
+            for name, now in self._data.items():
+                dtype = now.dtype if name in self._apart else place.dtype
+                if (now.dtype, now.device) != (dtype, place.device):
+                    moved = self._like(name, place.new_empty(0, dtype=dtype))
+                    self._data = {**self._data, name: moved}
+        return dict(self._data)
+
+    def _like(self, name: str, other: Tensor) -> Tensor:
+        """The data of a site in the dtype and on the device of another tensor."""
+        given = self._given[name]
+        moved = given.to(other)
+        if not is_traced(given, moved):
+            check_finite(given, moved, given, f"{self._owner}.condition({name}=)")
+        return moved
 
     @property
     def dims(self) -> dict[str, tuple[str | None, ...]]:
@@ -236,56 +253,15 @@ class Conditioned(AtomicState):
         return self.current().log_prob(values, self.observed)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        for name, now in self.observed.items():  # checked before anything has moved
-            self.data.like(name, fn(now.new_empty(0)))
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # Refused before anything has moved; what a move loses, such as `to_empty`, is read again.
+        data = {n: self._like(n, fn(now.new_empty(0))) for n, now in self.observed.items()}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._data = data
+        return self
 
     def extra_repr(self) -> str:
         """The data, by site."""
         return ", ".join(f"{name}={shorten(value)}" for name, value in self.observed.items())
-
-
-class Data(nn.Module):
-    """Data by site, which follow the device and the dtype of what they belong to.
-
-    They are no part of its state. What a move loses, such as `to_empty`, is read again.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: dict[str, Tensor] = {}
-        """By site what was given, with all digits."""
-        self.subjects: dict[str, str] = {}
-        self.apart: set[str] = set()
-        """The sites whose dtype is another than that of the joint, as of labels."""
-
-    def hold(self, name: str, value: Tensor, like: Tensor, subject: str) -> None:
-        """Add the data of a site with all their digits, and have them like another tensor."""
-        self.given[name], self.subjects[name] = value, subject
-        # What register_buffer does, which refuses names that the class has, such as this one's.
-        self._buffers[name] = value.to(like)
-        self._non_persistent_buffers_set.add(name)
-
-    def like(self, name: str, other: Tensor) -> Tensor:
-        """The data of a site in the dtype and on the device of another tensor."""
-        given = self.given[name]
-        moved = given.to(other)
-        if not is_traced(given, moved):
-            check_finite(given, moved, given, self.subjects[name])
-        return moved
-
-    def follow(self, joint: nn.Module) -> None:
-        """Go where a joint is now: it may have moved alone, or been loaded by assignment."""
-        place = typical_tensor(joint)
-        for name, now in self.named_buffers():
-            dtype = now.dtype if name in self.apart else place.dtype
-            if (now.dtype, now.device) != (dtype, place.device):
-                self._buffers[name] = self.like(name, place.new_empty(0, dtype=dtype))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        for name, now in self.named_buffers():
-            self._buffers[name] = self.like(name, fn(now))
-        return self
 
 
 def _check_data(
