@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from declarative_dist.errors import (
     ConstraintError,
@@ -99,15 +100,11 @@ def call_with_shape(
 
 def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """The tensors among values, in the dicts and lists that nested parts take, and in modules."""
-    for value in values:
+    for value in tree_leaves(list(values)):
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, nn.Module):
             yield from itertools.chain(value.parameters(), value.buffers())
-        elif isinstance(value, Mapping):
-            yield from _tensors_in(value.values())
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors_in(v for v in value if not isinstance(v, (int, float, list)))
 
 
 @dataclass
