@@ -59,15 +59,6 @@ class Scalar(Constraint):
         if isinstance(self.low, float) and isinstance(self.high, float):
             self._set_limits(limits_between(self.low, self.high))
 
-    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, state_dict: Any, prefix: str, *others: Any
-    ) -> None:
-        for name in self._buffers:
-            loaded = state_dict.get(f"{prefix}{name}")
-            if isinstance(loaded, Tensor):
-                _check_bound(loaded.detach(), f"{type(self).__name__}({name}=)")
-        super()._load_from_state_dict(state_dict, prefix, *others)
-
     @property
     def event_dim(self) -> int:
         return 0
