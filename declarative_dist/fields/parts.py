@@ -20,8 +20,6 @@ from declarative_dist.fields.field import Field, declaration_of
 from declarative_dist.fields.given import call_names
 from declarative_dist.fields.kinds import as_module
 from declarative_dist.fields.storage import copy_tensors
-from declarative_dist.fields.walk import own_modules
-from declarative_dist.plain.restoring import restoring
 from declarative_dist.plain.tensors import copy_if_exchanged, floating_tensors, without_cache
 
 if TYPE_CHECKING:
@@ -304,9 +302,7 @@ class Nested(Field):
         return repr(self.module_of(module))
 
     def __set__(self, instance: Any, value: Any) -> None:
-        with restoring(*own_modules(instance), recurse=False):
-            super().__set__(instance, value)
-            instance._check_parts()
+        instance.assign(**{self.name: value})
 
     def __get__(self, instance: nn.Module | None, owner: type) -> Any:
         if instance is None:
