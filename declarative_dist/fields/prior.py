@@ -31,7 +31,7 @@ from declarative_dist.fields.kinds import (
     is_declarative_class,
 )
 from declarative_dist.plain import supports
-from declarative_dist.plain.tensors import with_checks
+from declarative_dist.plain.tensors import is_same, with_checks
 from declarative_dist.words import format_value
 from declarative_dist.wrappers.cdfs import has_atoms
 from declarative_dist.wrappers.truncated import Truncated
@@ -147,10 +147,12 @@ def restrict(
     mine, theirs = supports.entries_of(own), supports.entries_of(support)
     ends, others = supports.ends_of(mine), supports.ends_of(theirs)
     if ends is not None and others is not None:
-        is_same, is_larger = supports.are_near(ends, others), supports.lies_within(own, support)
+        agrees, is_larger = supports.are_near(ends, others), supports.lies_within(own, support)
     else:
-        is_same, is_larger = supports.shape_of(mine) is supports.shape_of(theirs), False
-    if is_same or isinstance(constraint, FromModule):  # only the module knows its set
+        is_kind = supports.shape_of(mine) is supports.shape_of(theirs)
+        agrees = is_kind and (supports.is_whole(mine) or is_same(mine, theirs))
+        is_larger = False
+    if agrees or isinstance(constraint, FromModule):  # only the module knows its set
         return prior
     truncated, why = _truncate(prior, distribution, own) if is_larger else (None, "")
     if truncated is not None and not has_names:
