@@ -82,7 +82,7 @@ class Conditional(Contextual):
 
     def _check_build(self, values: dict[str, Any]) -> None:
         is_class = isinstance(self.__declaration__.base, type)
-        is_open = any(field.is_open for field in self.__declaration__.givens)
+        is_open = any(not field.has_map for field in self.__declaration__.givens)
         if not (is_class or is_open):
             return
         try:

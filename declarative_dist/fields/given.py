@@ -18,7 +18,6 @@ from declarative_dist.fields.kinds import predicted_kind
 from declarative_dist.fields.value import REAL
 from declarative_dist.plain.arguments import Argument
 from declarative_dist.plain.refusals import is_about_values
-from declarative_dist.plain.supports import entries_of
 from declarative_dist.plain.tensors import as_tensor
 from declarative_dist.plain.tracing import is_traced
 
@@ -184,15 +183,8 @@ class Given(FromContext):
         raw = self.stand_in(module, values)
         if self.has_map:
             return self.resolved_constraint(module, values).forward(raw)
-        if self.is_open:
-            kind: int = vars(module)["_kinds"].get(self.name, 0)
-            return KINDS[kind](raw)
-        entries: Any = entries_of(self.sets[0])
-        if isinstance(entries, type(constraints.boolean)):
-            return raw > 0
-        low = getattr(entries, "lower_bound", 0)
-        high = getattr(entries, "upper_bound", low + 1)
-        return ((raw > 0).long() + low).clamp(max=high)
+        kind: int = vars(module)["_kinds"].get(self.name, 0)
+        return KINDS[kind](raw)
 
     def signature(self, module: nn.Module) -> None:
         """Nothing: no number in a state depends on it."""
@@ -214,12 +206,12 @@ KINDS: tuple[Callable[[Tensor], Tensor], ...] = (
     torch.sigmoid,
     lambda raw: raw,
 )
-"""What may stand in for a given value that may be anything: positive numbers, which go for a scale
-and for a mean, indices, flags, shares, numbers of either sign."""
+"""What may stand in for a given value onto whose set no map leads: positive numbers, which go for a
+scale and for a mean, indices, flags, shares, numbers of either sign."""
 
 
 def try_kinds(module: Any, attempt: Callable[[], T]) -> T:
-    """Find out which kinds of values methods take for fields that may be anything.
+    """Find out which kinds of values methods take for fields onto whose set no map leads.
 
     An index into a table is no real number, and a mask must be one of flags. All combinations are
     tried until one is taken, which then stands in.
@@ -232,7 +224,7 @@ def try_kinds(module: Any, attempt: Callable[[], T]) -> T:
         ConstraintError: if torch refuses all of them as arguments of what methods build.
         Exception: what the attempt raises with positive numbers, if it fails with all otherwise.
     """
-    fields = [field for field in module.__declaration__.givens if field.is_open]
+    fields = [field for field in module.__declaration__.givens if not field.has_map]
     if not fields:
         return attempt()
     kinds, first = vars(module)["_kinds"], None
