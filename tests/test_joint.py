@@ -1061,7 +1061,7 @@ def test_every_promise(joint: Joint) -> None:
     check_distribution(joint, skip=skip + in_float32)
 
 
-class ReadsSelf(Joint):
+class ReadsMap(Joint):
     """A site that reads a number as it is, one by a map, and a constant."""
 
     mu = dd.Normal(0.0, 1.0)
@@ -1075,7 +1075,7 @@ class ReadsSelf(Joint):
 
 
 @pytest.mark.parametrize("change", ["step", "assign", "load"])
-@pytest.mark.parametrize("kind", [Chain, ReadsSelf])
+@pytest.mark.parametrize("kind", [Chain, ReadsMap])
 def test_a_snapshot_is_frozen(kind: type[Joint], change: str) -> None:
     joint = kind()
     snapshot, x = joint(), joint.sample((3,))
