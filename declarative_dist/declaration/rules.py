@@ -148,7 +148,8 @@ def check_change(cls: type, name: str, value: object, *, is_deleted: bool = Fals
     is_field = isinstance(value, Field)  # refused before the class is finished, too
     if isinstance(value, property) or (declaration is None and not is_field):
         return
-    if is_field or name in SETTINGS or name in declaration.fields:
+    is_declared = declaration is not None and name in declaration.fields
+    if is_field or is_declared or name in SETTINGS:
         expected = "no change, because a class is finished when its body ends"
         got = "its deletion" if is_deleted else shorten(value)
         fix = f"Write class Other({cls.__name__}) with another {name} in its body."
