@@ -206,8 +206,8 @@ KINDS: tuple[Callable[[Tensor], Tensor], ...] = (
     torch.sigmoid,
     lambda raw: raw,
 )
-"""What may stand in for a given value onto whose set no map leads: positive numbers, which go for a
-scale and for a mean, indices, flags, shares, numbers of either sign."""
+"""What may stand in for a given value onto whose set no map leads: positive numbers, which go for
+a scale and for a mean, indices, flags, shares, numbers of either sign."""
 
 
 def try_kinds(module: Any, attempt: Callable[[], T]) -> T:
