@@ -318,6 +318,11 @@ class Shares(Conditional):
     logits = Head(shape=("k",))
 
 
+class Counted(Conditional):
+    base = dd.Poisson
+    rate = Head(Exp())
+
+
 class Densities(Conditional):
     """Predicted means, predicted covariances, and a floor for a derived shift."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 from pathlib import Path
@@ -27,6 +26,7 @@ from declarative_dist.fitting import checkpoint
 from declarative_dist.fitting.checkpoint import read_state
 from tests.cases import GammaFamily
 from tests.states import assert_unchanged, state_of
+from tests.test_fit import OPTIMIZERS
 
 X = dd.Gamma(2.0, 3.0).sample((10,))
 
@@ -54,14 +54,6 @@ def seed() -> None:
     torch.manual_seed(3)
     random.seed(3)
     np.random.seed(3)
-
-
-OPTIMIZERS = {
-    "Adam": functools.partial(torch.optim.Adam, lr=0.05),
-    "SGD": functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9),
-    "LBFGS": functools.partial(torch.optim.LBFGS, lr=0.5, max_iter=3),
-    "AdamW": functools.partial(torch.optim.AdamW, lr=0.05, amsgrad=True),
-}
 
 
 def loader(**options):

@@ -37,7 +37,16 @@ from declarative_dist import (
     site,
 )
 from declarative_dist.latents.flat_params import FlatParams
-from tests.cases import Bounded, FullRank, GammaByMean, NestedMixture, Squashed, TiedScale
+from tests.cases import (
+    Bounded,
+    FullRank,
+    GammaByMean,
+    Gaussian,
+    NestedMixture,
+    Squashed,
+    TiedScale,
+)
+from tests.nests import Grid, Logits
 
 SHAPES = [(3,), (2, 3)]
 
@@ -119,17 +128,6 @@ class Priors(Variational):
     )
 
 
-class Grid(Variational):
-    base = dd.Normal
-    loc = Param(torch.zeros(2, 3))
-    scale = Param(1.0)
-
-
-class Logits(Variational):
-    base = dd.Categorical
-    logits = Param(torch.zeros(3))
-
-
 class RaggedMixture(Variational):
     base = dd.MixtureSameFamily
     mixture_distribution = Logits
@@ -140,12 +138,6 @@ class Shift(LearnableTransform):
     base = dd.AffineTransform
     loc = Param(0.5)
     scale = Param(torch.tensor([1.0, 2.0, 3.0]))
-
-
-class Scalar(Variational):
-    base = dd.Normal
-    loc = Param(0.0)
-    scale = Param(1.0)
 
 
 class PlainWeights(Variational):
@@ -181,7 +173,7 @@ class BelowItsBound(Declarative):
 
 class Shifted(Variational):
     base = dd.TransformedDistribution
-    base_distribution = Scalar
+    base_distribution = Gaussian
     transforms = (Shift, dd.AffineTransform(torch.zeros(2, 3), 2.0), dd.TanhTransform())
 
 
@@ -214,7 +206,7 @@ class IndexedRate(Variational):
 class BoundedJoint(Joint):
     low = Param(0.0)
     high = Param(torch.full((2,), 3.0), GreaterThan("low"))
-    mu = Scalar
+    mu = Gaussian
 
     @site(event_dim=1)
     def y(self, mu: Tensor, low: Tensor, high: Tensor) -> dd.Distribution:

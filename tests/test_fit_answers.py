@@ -17,7 +17,6 @@ from declarative_dist import (
     Conditional,
     Constraint,
     Declarative,
-    Exp,
     Head,
     History,
     Interval,
@@ -35,7 +34,7 @@ from declarative_dist.fitting import strategies
 from declarative_dist.objectives import NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.optimization.newton import Newton
 from declarative_dist.optimization.rows import Rows
-from tests.cases import GammaByMean, Mixture
+from tests.cases import Counted, GammaByMean, Mixture
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -439,18 +438,13 @@ def test_an_end_of_the_support_that_data_determine_is_an_answer_though_they_are_
     assert q.scale.item() == pytest.approx(0.7, rel=1e-4)
 
 
-class Slopes(Conditional):
-    base = dd.Poisson
-    rate = Head(constraint=Exp())
-
-
 class Logits(Conditional):
     base = dd.Bernoulli
     logits = Head()
 
 
 @pytest.mark.parametrize(("family", "answer", "dtype"), [
-    (Slopes, 0.0, torch.float64), (Logits, 1.0, torch.float32),
+    (Counted, 0.0, torch.float64), (Logits, 1.0, torch.float32),
 ])  # fmt: skip
 def test_a_slope_that_data_leave_open_on_one_side_is_named(
     family: Any, answer: float, dtype: torch.dtype

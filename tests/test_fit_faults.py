@@ -190,7 +190,7 @@ class Noisy(nn.Module):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file left open
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.LBFGS])
 def test_interrupted_anywhere_at_all(optimizer: type, tmp_path: Path) -> None:
-    steps = 60 if optimizer is torch.optim.Adam else 15
+    steps = 120 if optimizer is torch.optim.Adam else 30
     options = {"data": torch.arange(50.0), "batch_size": 8, "steps": steps, "optimizer": optimizer}
     torch.manual_seed(1)
     expected = Noisy()

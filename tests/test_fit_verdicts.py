@@ -29,6 +29,7 @@ from declarative_dist import (
 )
 from declarative_dist.fitting import strategies
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
+from tests.cases import Counted
 
 
 def features(rows: int = 300, columns: int = 2) -> Tensor:
@@ -90,16 +91,11 @@ def test_counts_below_poisson_have_the_likelihood_that_scipy_says(dtype: torch.d
     assert history.losses[-1] == pytest.approx(-exact, abs=2e-3)
 
 
-class Events(Conditional):
-    base = dd.Poisson
-    rate = Head(Exp())
-
-
 def test_a_loss_lost_in_its_own_rounding_does_not_fall_without_end() -> None:
     torch.manual_seed(0)
     x = features().float()
     y = torch.poisson((12.5 + 0.5 * x[:, 0]).exp())
-    model = Events(in_features=2)
+    model = Counted(in_features=2)
     history = fit(NegativeLogLikelihood(model), (x, y))
     assert history.converged is not False, history.verdict
     assert "without end" not in history.verdict

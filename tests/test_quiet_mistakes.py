@@ -36,7 +36,7 @@ from declarative_dist import (
 )
 from declarative_dist.objectives import NegativeELBO, NegativeLogLikelihood, NegativeLogPosterior
 from declarative_dist.wrappers import Censored
-from tests.cases import Count, Numbers
+from tests.cases import Count, Counted, Numbers
 
 
 @pytest.mark.parametrize("unit", [1e-5, 2e-4, 2.0])
@@ -49,11 +49,6 @@ def test_learned_ends_in_float32_are_the_data_s_own(seed: int, unit: float) -> N
     width = float(x.max() - x.min())
     found = float(NegativeLogLikelihood(q)(x).detach())
     assert math.log(width) - 1e-6 <= found <= math.log(width) + 1e-4
-
-
-class Counted(Conditional):
-    base = dd.Poisson
-    rate = Head(Exp())
 
 
 class Waited(Conditional):

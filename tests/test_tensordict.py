@@ -18,16 +18,10 @@ from torchrl.modules import ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
-from declarative_dist import Conditional, Head, LogInterval, Param, Variational
+from declarative_dist import Param, Variational
+from tests.sharing import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-class Policy(Conditional):
-    base = dd.Normal
-    event_dim = 1
-    loc = Head(shape=("actions",))
-    scale = Param(1.0, LogInterval(1e-3, 10.0), shape=("actions",))
 
 
 class Gamma(Variational):

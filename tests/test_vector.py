@@ -11,15 +11,14 @@ import torch.distributions as dd
 from torch import nn, tensor
 
 from declarative_dist import (
-    Conditional,
     ConstraintError,
     Declarative,
     Exp,
-    Head,
     Param,
     Simplex,
     learnable,
 )
+from tests.cases import Policy
 
 
 class Model(Declarative):
@@ -102,12 +101,7 @@ def test_nothing_trainable_is_an_empty_vector() -> None:
 
 
 def test_networks_copies_and_dtypes() -> None:
-    class Policy(Conditional):
-        base = dd.Normal
-        loc = Head()
-        scale = Param(1.0)
-
-    policy = Policy(in_features=4, network=nn.Linear(3, 4))
+    policy = Policy(in_features=4, actions=1, network=nn.Linear(3, 4))
     assert policy.to_vector().numel() == 1 + 16 + 5
     q = learnable(dd.Gamma)(batch_shape=(2, 3), dtype=torch.float64)
     assert q.to_vector().dtype == torch.float64
