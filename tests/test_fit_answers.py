@@ -405,6 +405,7 @@ NEAR = [0.35, 0.36, 0.38, 0.41, 0.5, 0.52, 0.6, 0.9, 1.4]
     (lambda: Shifted(dtype=torch.float64), torch.tensor(NEAR, **DOUBLE), "low"),
     (lambda: learnable(dd.Gamma(1.0, 1.0)), torch.tensor([0.0, 0.7, 1.2, 1.9]), "concentration"),
     (lambda: learnable(dd.Beta(1.0, 1.0)), torch.tensor([1.0, 0.3, 0.5, 0.6]), "concentration0"),
+    (lambda: learnable(dd.Uniform(-1.0, 2.0)), torch.full((50,), 1e6), "high"),
 ])  # fmt: skip
 def test_an_infinite_density_is_no_corner(
     make: Callable[[], Variational], data: Tensor, field: str
@@ -436,6 +437,17 @@ def test_an_end_of_the_support_that_data_determine_is_an_answer_though_they_are_
     q = Tail()
     assert fit(NegativeLogLikelihood(q), torch.full((20,), 0.7)).converged
     assert q.scale.item() == pytest.approx(0.7, rel=1e-4)
+
+
+@pytest.mark.parametrize("shift", [-5.0, -2.0, 0.0])
+def test_a_uniform_ends_at_its_data_though_one_is_zero(shift: float) -> None:
+    x = 5 * torch.rand(50) + shift
+    x[:2] = torch.tensor([shift, shift + 5.0])
+    q = learnable(dd.Uniform(-9.0, 9.0))
+    history = fit(NegativeLogLikelihood(q), x)
+    assert history.converged, history.verdict
+    low, width = scipy.stats.uniform.fit(x.numpy())
+    assert [q.low.item(), q.high.item()] == pytest.approx([low, low + width], abs=1e-4)
 
 
 class Logits(Conditional):

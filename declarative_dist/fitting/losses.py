@@ -84,6 +84,12 @@ class Losses:
                 if isinstance(data.module, Variational) and has_learned_ends(data.plain)
             ]
 
+    @property
+    def unit(self) -> float:
+        """The size of data that ends of supports are learned from; of equal data 1 at least."""
+        sizes = [float(ends.abs().max()) for _, ends in self._ends]
+        return max(*sizes, float(self.has_equal_data), 0.0)
+
     def find_refused(self) -> Tensor | None:
         """Which copies have data outside of a support with learned ends, of shape `(*copies)`.
 

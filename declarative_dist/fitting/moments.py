@@ -88,7 +88,9 @@ class Sample:
     def beyond(self) -> tuple[Tensor, Tensor]:
         """Just below the smallest and just above the largest datum with a weight."""
         low, high = self.ends()
-        return low - self.grain * low.abs(), high + self.grain * high.abs()
+        # Zero has no size of its own, and a value is below its high end.
+        size = torch.where(high == 0, torch.where(low == 0, 1.0, low), high)
+        return low - self.grain * low.abs(), high + self.grain * size.abs()
 
 
 def _binary(probs: Tensor) -> Suggestion:

@@ -54,7 +54,7 @@ def judge_descent(
         rest = f"{rest.partition(',')[0]}, in closed form"
         notes = _describe_corners(objective, search, named)
     elif isinstance(search, Newton):
-        ends = Ends(search, losses, float(losses.has_equal_data))
+        ends = Ends(search, losses, losses.unit)
         # At the end of a band rounding may hide the loss, and the band is said.
         is_coarse = ends.is_coarse & (not (saturated or losses.has_equal_data))
         lost = ends.lost & ~is_coarse[:, None]
