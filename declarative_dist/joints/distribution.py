@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent
 from declarative_dist.errors import ConstraintError, first_line
 from declarative_dist.families.building import require_rsample, with_event_dim
 from declarative_dist.joints import draws
-from declarative_dist.joints.choosing import choose_sites
+from declarative_dist.joints.choosing import choose_joint
 from declarative_dist.joints.conditioned import Conditioned
 from declarative_dist.joints.rule import Rule
 from declarative_dist.latents.named import NamedDistribution, Reader, Values, score_in_support
@@ -105,7 +105,7 @@ class JointDistribution(NamedDistribution):
             ConstraintError: if the index does not go with the batch shape, or contexts share a
                 site, which is drawn once for all of them.
         """
-        return JointDistribution(self.owner, **choose_sites(self, index), local=self.local or None)
+        return choose_joint(self, index)
 
     @property
     def is_independent(self) -> bool:
