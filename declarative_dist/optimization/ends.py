@@ -41,10 +41,9 @@ class Ends:
         Their gradients vanish only because the numbers are large: the loss falls without end. A
         mask of shape `(problems, numbers)`.
         """
-        gradient, newton, size = self._model.gradient, self._newton, self._size
-        visible = max(1e-5, 1e4 * newton.eps) * self._scale[:, None]
+        gradient, size = self._model.gradient, self._size
+        visible = max(1e-5, 1e4 * self._newton.eps) * self._scale[:, None]
         mask = (gradient.abs() * size > visible) & (size > 1e3)
-        mask &= gradient.abs() > newton.grain(self._model)
         if mask.any():
             mask &= self._rise(-0.5 * size * gradient.sign() * mask)[:, None] < -visible
         return mask

@@ -157,21 +157,9 @@ class Newton(Optimizer):
         return model.losses.sum()
 
     def _is_small(self, model: Model, tolerance: float) -> Tensor:
-        """Whether gradients are below a tolerance, or below what the steps of a number change.
-
-        The latter only where no more than a trace of the loss is left to gain: far from a minimum
-        second derivatives may be large and wrong.
-        """
-        grain = self.grain(model)
+        """Whether gradients are below a tolerance."""
         scale = (1 + model.losses.abs())[:, None]
-        is_near = model.decrement[:, None] <= 0.1 * self.eps**0.5 * scale
-        least = torch.where(is_near, torch.maximum(grain, tolerance * scale), tolerance * scale)
-        return (model.gradient.abs() <= least).all(1)
-
-    def grain(self, model: Model) -> Tensor:
-        """How much gradients change when numbers change by their rounding."""
-        position = self.rows.read().abs().double()
-        return 4 * self.eps * (model.hessian.abs() @ position[..., None]).squeeze(-1)
+        return (model.gradient.abs() <= tolerance * scale).all(1)
 
     def _find_model(self, closure: Closure) -> Model:
         rows, point = self.rows, self.rows.read()
