@@ -35,19 +35,23 @@ pytestmark = [
 Line = partial(Numbers, size=2)
 
 
-def drawn(latents: Any, log_joint: Any, kind: Any = FullRankNormal) -> WeightedDraws:
+def drawn(
+    latents: Any, log_joint: Any, kind: Any = FullRankNormal, count: int = 4000
+) -> WeightedDraws:
     torch.manual_seed(0)
     guide = kind(latents)
     fit(NegativeELBO(log_joint, guide), progress=False)
-    return guide.importance_sample(log_joint, 4000)
+    return guide.importance_sample(log_joint, count)
 
 
-def of_prior(distribution: dd.Distribution, dtype: torch.dtype) -> WeightedDraws:
+def of_prior(
+    distribution: dd.Distribution, dtype: torch.dtype, count: int = 4000
+) -> WeightedDraws:
     class One(Joint):
         x = distribution
 
     posterior = One(dtype=dtype).condition()
-    return drawn(posterior, posterior)
+    return drawn(posterior, posterior, count=count)
 
 
 @pytest.mark.parametrize("distribution", [
@@ -83,7 +87,8 @@ def test_a_density_of_nan_where_mass_is_is_told() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_priors_over_many_orders_of_magnitude(dtype: torch.dtype) -> None:
-    gamma = of_prior(dd.Gamma(tensor(0.05), tensor(1.0)), dtype)
+    # Of 4,000 draws the last quantile has an error of 7 %.
+    gamma = of_prior(dd.Gamma(tensor(0.05), tensor(1.0)), dtype, count=30_000)
     assert gamma.mean()["x"].item() == pytest.approx(0.05, rel=0.1)
     low, high = gamma.quantile([0.3, 0.95])["x"].double()
     assert low.log10().item() == pytest.approx(math.log10(stats.gamma.ppf(0.3, 0.05)), abs=0.4)

@@ -193,7 +193,9 @@ def _run(search: Search, widest: Tensor) -> list[float]:
             break
         search.cycle()
         losses.append(-float(search.bounds[0].sum()))
-        which = _is_apart(search) & ~search.is_hopeless & ~is_wide
+        below = search.bounds[0] - search.bounds
+        creeps = (below > _TOLD) & (search.gains < below / 3)  # it would not be spoken of
+        which = _is_apart(search) & ~creeps & ~is_wide
         most = max(most // 2, _FINALISTS)
         which &= which.cumsum(0) <= most
         which[0] = True

@@ -1,12 +1,13 @@
-"""The Gaussian nearest to a log density: fixed draws, Newton's steps, L-BFGS, and new units.
+"""The Gaussian nearest to a log density: fixed draws, and Newton's steps in units of the last one.
 
 Draws are fixed, so the evidence lower bound is a smooth function (Burroni, Domke and Sheldon,
 "Sample average approximation for black-box variational inference", UAI 2024,
 https://arxiv.org/abs/2304.06803). Gradients at the draws hold the mean curvature as well, which
 gives steps of Newton's method (Opper and Archambeau, "The variational Gaussian approximation
-revisited", Neural Computation 21, 2009); where these lead nowhere, L-BFGS climbs. The Gaussian
-found is the unit of the next step: near the end the problem looks alike in all directions,
-whatever the units and correlations of the model. Other draws judge each cycle.
+revisited", Neural Computation 21, 2009); where a whole one leads down, a share of it is taken, of
+the precision as well as of the way. The Gaussian found is the unit of the next step: near the end
+the problem looks alike in all directions, whatever the units and correlations of the model. Other
+draws judge each cycle.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from declarative_dist.constraints.matrix import pack_strictly_lower, unpack_lower
 from declarative_dist.errors import ConstraintError
-from declarative_dist.optimization.lbfgs import Descent
 from declarative_dist.plain.refusals import LinAlgError
 from declarative_dist.posteriors.gaussian import Gaussian, pick_where
 from declarative_dist.posteriors.noise import balanced_normal
@@ -32,19 +31,17 @@ _AT_ONCE = 1024
 """So many draws are scored in one call of the density."""
 
 _BLOCK = 16
-_HOPELESS = 20.0
 _LEVEL = 0.3
 
-_JUMPS = 8
-_STEPS = 20
-"""How many steps of Newton's method, and evaluations of L-BFGS, a cycle has at most."""
+_STEPS = 16
+"""How many steps a cycle has at most."""
 
 _FIRM, _LONG, _LONGER = 100.0, 30.0, 10.0
-"""How much a step of Newton's method may change a precision, how far the first one may go, and how
-much further each one may that follows a better one."""
+"""How much a step may change a variance, how far the first one of a cycle may go, in units of the
+row, and how much further each one may that follows."""
 
 _SMALL = 3e-3
-"""A gradient, in nats per unit of the row, where L-BFGS has nothing left to do."""
+"""A gradient, in nats per unit of the row, where there is nothing left to do."""
 
 _SHRINKS = 6
 _FAR_BELOW = 10.0
@@ -62,7 +59,7 @@ class Search:
     Attributes:
         bounds: the judged evidence lower bounds, of shape `(count, *copies)`.
         gains: what the last cycle gained.
-        slopes: the largest entry of the gradient after it, in nats per unit of the row.
+        slopes: the largest entry of the gradient at its last step, in nats per unit of the row.
     """
 
     def __init__(self, density: Density, rows: Gaussian, tolerance: float, fewest: int) -> None:
@@ -84,12 +81,6 @@ class Search:
         """Which rows gain nothing any more, or have no density where they start."""
         return (self.gains < self.tolerance) | self.bounds.isinf()
 
-    @property
-    def is_hopeless(self) -> Tensor:
-        """Which rows are far below the best one, and climb on slowly."""
-        below = self.bounds[0] - self.bounds
-        return (below > _HOPELESS) & (self.gains < below / 3) & (self.slopes > _LEVEL)
-
     def keep(self, which: Tensor) -> None:
         """Go on with some rows: a mask `(count)`."""
         self.rows = self.rows[which]
@@ -97,20 +88,26 @@ class Search:
         self.slopes = self.slopes[which]
 
     def cycle(self) -> None:
-        """Climb on the fixed draws, in units of the rows, and judge the end on others."""
+        """Go uphill on the fixed draws, step by step, and judge the end on others."""
         before = self.rows
-        self._level = self._jump()
-        size = before.loc.shape[-1]
-        count = 2 * size + (0 if before.is_diagonal else size * (size - 1) // 2)
-        start = before.loc.new_zeros((*before.loc.shape[:-1], count))
-        descent = Descent(self._objective, start, tolerance=_SMALL)
-        descent.run(_STEPS)
-        found = self._rows_at(descent.point)
-        bounds = bound_of(self.density, found, 4 * self.fewest)
+        values, slopes = self._look(before)
+        share = torch.ones_like(values)
+        for count in range(_STEPS):
+            slope, bend = self._turn(slopes)
+            self.slopes = _largest(slope, bend)
+            if not (self.slopes > _SMALL).any():
+                break
+            found = self._step(slope, bend, share, _LONG * _LONGER**count)
+            new_values, new_slopes = self._look(found)
+            better = new_values < values
+            self.rows = pick_where(better, found, self.rows)
+            values = torch.where(better, new_values, values)
+            slopes = torch.where(better[..., None], new_slopes, slopes)
+            share = torch.where(better, (2 * share).clamp_max(1.0), share / 4)
+        bounds = bound_of(self.density, self.rows, 4 * self.fewest)
         better = bounds > self.bounds
         self.gains = torch.where(better, bounds - self.bounds, 0.0)
-        self.slopes = descent.gradient.abs().amax(-1)
-        self.rows = pick_where(better, found, before)
+        self.rows = pick_where(better, self.rows, before)
         self.bounds = torch.where(better, bounds, self.bounds)
         self._sort()
 
@@ -127,63 +124,35 @@ class Search:
         # The volume of a Gaussian that is too narrow for its numbers is zero: no step goes there.
         return -heights.mean(0) - rows.log_volume, slopes
 
-    def _jump(self) -> Tensor:
-        """Go where slope and curvature point to while that is better; minus the bounds there."""
-        values, slopes = self._look(self.rows)
-        for jump in range(_JUMPS):
-            found = self._newton(slopes, _LONG * _LONGER**jump)
-            new_values, new_slopes = self._look(found)
-            better = new_values < values
-            gained = torch.where(better, values - new_values, 0.0)
-            self.rows = pick_where(better, found, self.rows)
-            values = torch.where(better, new_values, values)
-            slopes = torch.where(better[..., None], new_slopes, slopes)
-            if not (gained > self.tolerance).any():
-                break
-        return values
+    def _turn(self, slopes: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean slope `(*rows, size)`, and the mean curvature, shaped as the factor.
 
-    def _newton(self, slopes: Tensor, reach: float) -> Gaussian:
-        """The Gaussian whose mean gradient is zero, if the curvature is everywhere as it is here.
-
-        The mean curvature is that of gradients against the noise, by Stein's lemma. No number goes
-        further than the reach, in units of the rows.
+        Both are by the noise, in units of the rows. The curvature is that of gradients against
+        the noise, by Stein's lemma: one in all directions where the Gaussian is the nearest.
         """
         noise = _for_all_rows(self._noise, self.rows.loc)
         turned = self.rows.pull_back(slopes)
-        slope = turned.mean(0).nan_to_num(0.0)[..., None]
         if self.rows.is_diagonal:
-            values = (turned * noise).mean(0).nan_to_num(0.0).abs().clamp(1 / _FIRM, _FIRM)
-            step, scale = slope[..., 0] / values, self.rows.scale * values.rsqrt()
+            bend = (turned * noise).mean(0)
         else:
-            both = torch.einsum("s...i,s...j->...ij", turned, noise).nan_to_num(0.0)
-            values, axes = torch.linalg.eigh(-(both + both.mT) / (2 * len(noise)))
-            values = values.abs().clamp(1 / _FIRM, _FIRM)[..., None, :]
-            axes = axes * values.rsqrt()
-            step, axes = (axes @ (axes.mT @ slope)).squeeze(-1), self.rows.scale @ axes
-            scale = torch.linalg.cholesky_ex(axes @ axes.mT).L
-        return Gaussian(self.rows.move(step.clamp(-reach, reach)), scale)
+            both = torch.einsum("s...i,s...j->...ij", turned, noise)
+            bend = (both + both.mT) / (2 * len(noise))
+        return turned.mean(0).nan_to_num(0.0, 0.0, 0.0), -bend.nan_to_num(0.0, 0.0, 0.0)
 
-    def _objective(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        """What the bound on the fixed draws has lost, and its gradient, in today's units."""
-        rows, size = self._rows_at(point), self.rows.loc.shape[-1]
-        values, slopes = self._look(rows)
-        noise = _for_all_rows(self._noise, rows.loc)
-        turned, stretch = self.rows.pull_back(slopes), point[..., size : 2 * size].exp()
-        parts = [-turned.mean(0), -(turned * noise).mean(0) * stretch - 1]
-        if not rows.is_diagonal:
-            by_entry = -torch.einsum("s...i,s...j->...ij", turned, noise) / len(noise)
-            parts.append(pack_strictly_lower(by_entry))
-        return values - self._level, torch.cat(parts, -1)
-
-    def _rows_at(self, point: Tensor) -> Gaussian:
-        """Numbers in today's units as Gaussians over vectors."""
-        size, scale = self.rows.loc.shape[-1], self.rows.scale
-        stretch = point[..., size : 2 * size].exp()
-        if self.rows.is_diagonal:
-            scale = scale * stretch
+    def _step(self, slope: Tensor, bend: Tensor, share: Tensor, reach: float) -> Gaussian:
+        """A share of the way to where the mean slope is zero, if the curvature stays as it is."""
+        values, axes = (bend, None) if self.rows.is_diagonal else torch.linalg.eigh(bend)
+        share = share[..., None]
+        firmness = 1 + share * (values.abs().clamp_min(1 / _FIRM) - 1)
+        narrower = firmness.clamp_max(_FIRM).rsqrt()
+        if axes is None:
+            step, scale = slope / firmness, self.rows.scale * narrower
         else:
-            scale = scale @ unpack_lower(stretch, point[..., 2 * size :])
-        return Gaussian(self.rows.move(point[..., :size]), scale)
+            along = (axes.mT @ slope[..., None]).squeeze(-1) / firmness
+            step = (axes @ along[..., None]).squeeze(-1)
+            wide = self.rows.scale @ (axes * narrower[..., None, :])
+            scale = torch.linalg.cholesky_ex(wide @ wide.mT).L
+        return Gaussian(self.rows.move((share * step).clamp(-reach, reach)), scale)
 
     def _shrink(self) -> None:
         """Make rows narrower whose draws are not all where the density is finite."""
@@ -195,6 +164,13 @@ class Search:
                 return
             narrow = Gaussian(self.rows.loc, self.rows.scale / 4)
             self.rows = pick_where(is_sound, self.rows, narrow)
+
+
+def _largest(slope: Tensor, bend: Tensor) -> Tensor:
+    """The largest entry of a gradient by a Gaussian's centre and factor, of shape `(*rows)`."""
+    is_diagonal = bend.shape == slope.shape
+    rest = bend - 1 if is_diagonal else (bend - torch.eye(bend.shape[-1]).to(bend)).flatten(-2)
+    return torch.maximum(slope.abs().amax(-1), rest.abs().amax(-1))
 
 
 def bound_of(density: Density, rows: Gaussian, num_samples: int = 256) -> Tensor:
