@@ -15,7 +15,7 @@ from declarative_dist.errors import FieldError
 from declarative_dist.fields.field import Field
 from declarative_dist.fields.prior import describe_prior
 from declarative_dist.fields.walk import join, walk
-from declarative_dist.latents.flat_params import trainable
+from declarative_dist.latents.flat_params import sites_of
 from declarative_dist.latents.named import Reader
 from declarative_dist.plain.tensors import is_same, typical_tensor
 
@@ -90,29 +90,19 @@ def raws_at(module: nn.Module, values: Mapping[str, Any]) -> tuple[dict[str, Ten
     Raises:
         ConstraintError: for names or shapes that do not fit, or values outside their constraint.
     """
-    owner, copies = type(module).__name__, vars(module)["_copies"]
-    found = [*trainable(module)]
-    first: dict[int, str] = {}
-    for path, _, field, raw in found:
-        first.setdefault(id(raw), join(path, field.name))
-    # All copies are one problem where a part that was given has none.
-    has_copies = all(raw.shape[: len(copies)] == copies for *_, raw in found)
-    front = copies if has_copies else torch.Size()
-    reader = Reader(owner, values, first.values(), front)
+    owner = type(module).__name__
+    sites, copies = sites_of(module)
+    reader = Reader(owner, values, sites, copies)
     is_checked = Distribution._validate_args is True
     raws: dict[str, Tensor] = {}
-    known: dict[int, Tensor] = {}
-    for path, part, field, raw in found:
-        name = join(path, field.name)
-        if first[id(raw)] == name:
-            needed = part.__declaration__.chains[field.name][:-1]
-            constraint: Constraint = field.resolved_constraint(
-                part, _values_of(part, path, needed, raws)
-            )
-            event = constraint.value_shape(raw.shape[len(front) :])
-            value = reader.read(name, event, raw.detach)
-            if is_checked:
-                constraint.check(value, f"{owner}.{name}")
-            known[id(raw)] = constraint.inverse(value)
-        raws[join(path, field.raw_name)] = known[id(raw)]
-    return raws, reader.lead[: len(reader.lead) - len(front)]
+    for name, places in sites.items():
+        path, part, field, raw = places[0]
+        needed = _values_of(part, path, part.__declaration__.chains[field.name][:-1], raws)
+        constraint: Constraint = field.resolved_constraint(part, needed)
+        event = constraint.value_shape(raw.shape[len(copies) :])
+        value = reader.read(name, event, raw.detach)
+        if is_checked:
+            constraint.check(value, f"{owner}.{name}")
+        inverse = constraint.inverse(value)
+        raws |= {join(path, field.raw_name): inverse for path, _, field, _ in places}
+    return raws, reader.lead[: len(reader.lead) - len(copies)]

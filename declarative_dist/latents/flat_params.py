@@ -48,25 +48,18 @@ class FlatParams(FlatMap):
 
     def __init__(self, latents: nn.Module, *, owns: bool = False) -> None:
         owner = type(latents).__name__
-        by_raw: dict[int, tuple[Tensor, list[tuple[str, Any, Param]]]] = {}
-        for path, part, field, raw in trainable(latents):
-            by_raw.setdefault(id(raw), (raw, []))[1].append((path, part, field))
-        found = list(by_raw.values())
-        if not found:
+        sites, copies = sites_of(latents)
+        if not sites:
             expected = "a module with trainable Params, which are the latent variables"
             fix = "Declare rate = Param(1.0, Positive()) in its class, or unfreeze() it."
             raise DeclarationError(owner, expected, "none", fix, code="nothing-to-learn")
-        copies = vars(latents)["_copies"]
-        if any(raw.shape[: len(copies)] != copies for raw, _ in found):
-            copies = torch.Size()  # a part that was given has none: all copies are one problem
         shapes, paths, dims = {}, {}, {}
-        for raw, places in found:
-            path, part, field = places[0]
-            name = join(path, field.name)
+        for name, places in sites.items():
+            _, part, field, raw = places[0]
             value = getattr(part, field.name)
             shapes[name] = (raw.shape[len(copies) :], value.shape[len(copies) :])
             check_volume(field.constraint_of(part), f"{owner}.{name}")
-            paths[name] = [(path, field.name) for path, _, field in places]
+            paths[name] = [(path, field.name) for path, _, field, _ in places]
             dims[name] = field.dims(part)
         super().__init__(owner, shapes, copies)
         self.dims = dims
@@ -116,14 +109,30 @@ class FlatParams(FlatMap):
         return field.resolved_constraint(part, declaration.run(part, needed, compute=compute))
 
 
-def trainable(latents: nn.Module) -> Iterator[tuple[str, Any, Param, Tensor]]:
-    """The trainable parameters: path of the part, the part, the field, the raw numbers.
+Place = tuple[str, Any, Param, Tensor]
+"""Where a trainable parameter is: path of the part, the part, the field, the raw numbers."""
 
-    Tied ones come once for each field that has them; the first of these is their site.
-    """
+
+def trainable(latents: nn.Module) -> Iterator[Place]:
+    """The places of trainable parameters; of tied ones each field that has them."""
     for path, part, field in walk_params(latents, priors=False):
         if field.is_trained(part):
             yield path, part, field, getattr(part, field.raw_name)
+
+
+def sites_of(latents: nn.Module) -> tuple[dict[str, list[Place]], torch.Size]:
+    """By site the fields that share its raw numbers, and the copies that are in front of all.
+
+    A site has the name of the first of its fields. Where a part that was given has no copies, all
+    of them are one problem.
+    """
+    by_raw: dict[int, list[Place]] = {}
+    for place in trainable(latents):
+        by_raw.setdefault(id(place[3]), []).append(place)
+    sites = {join(places[0][0], places[0][2].name): places for places in by_raw.values()}
+    copies: torch.Size = vars(latents)["_copies"]
+    are_apart = all(places[0][3].shape[: len(copies)] == copies for places in sites.values())
+    return sites, copies if are_apart else torch.Size()
 
 
 def _without_parameters(latents: nn.Module) -> nn.Module:
