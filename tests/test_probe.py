@@ -14,6 +14,7 @@ from declarative_dist import (
     Conditional,
     ConstraintError,
     Declarative,
+    Exp,
     FieldError,
     Head,
     Joint,
@@ -486,3 +487,22 @@ def test_an_unsteady_density_hides_no_mixing_beside_it() -> None:
 
     with pytest.raises(ConstraintError, match=r"Clamped\.m: .* beside others"):
         Clamped(batch_shape=(3,))
+
+
+def test_draws_on_an_edge_say_nothing_of_mixing() -> None:
+    """Far out, a Weibull of a tiny concentration draws zeros and infinities, which it refuses."""
+
+    class Life(Variational):
+        scale = Param(2.0, Exp(), shape=(2,))
+        concentration = Param(2.0, Exp(), shape=(2,))
+
+        def base(self, scale: Tensor, concentration: Tensor) -> dd.Distribution:
+            return dd.Weibull(scale, concentration)
+
+    class Grown(Variational):
+        base = dd.TransformedDistribution
+        base_distribution = Life
+        transforms = (dd.ExpTransform(),)
+
+    for _ in range(3):
+        assert Grown(batch_shape=(2,)).batch_shape == (2, 2)

@@ -109,6 +109,7 @@ class Probe:
             return {site: value for site, (_, value) in distribution.legal_draw().items()}
         with suppress(NotImplementedError, ValueError):  # no sampler, or not at these numbers
             draw = distribution.sample()
+            with_checks(distribution, False).log_prob(draw)  # which may lie on an edge
             leads = (d.batch_shape[: self.rank] for d in (distribution, of_two))
             has_lead = (*leads,) == (self.whole, torch.Size((2,) * self.rank))
             return {name: draw if has_lead else draw.expand(*self.whole, *draw.shape)}
