@@ -318,6 +318,22 @@ NESTS: dict[str, tuple[Make, Make]] = {
     "simplex": with_sources(lambda d: Transformed(d, Simplex().as_transform()), 2, 3),
 }
 
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        Transformed(dd.Uniform(0.0, 1.0), NUMBERS),
+        Transformed(dd.Gamma(2.0, 1.0), NUMBERS),
+        dd.VonMises(0.0, 1.0),
+    ],
+    ids=["interval", "half line", "circle"],
+)
+def test_an_estimate_is_infinite_outside_of_a_support_that_torch_states_too_large(
+    q: dd.Distribution,
+) -> None:
+    assert kl_divergence(dd.Normal(0.0, 5.0), q, num_samples=1000) == torch.inf
+
+
 SIDES = [(True, False), (False, True), (True, True)]
 
 

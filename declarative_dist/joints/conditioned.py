@@ -23,7 +23,6 @@ from declarative_dist.plain.restoring import evaluating
 from declarative_dist.plain.supports import support_of
 from declarative_dist.plain.tensors import as_tensor, typical_tensor
 from declarative_dist.plain.tracing import is_traced
-from declarative_dist.randomness import same_random_numbers
 
 if TYPE_CHECKING:
     from declarative_dist.joints.distribution import JointDistribution
@@ -123,8 +122,7 @@ class Conditioned(AtomicState):
         fields = getattr(self.joint, "__declaration__", None)
         if fields is None:
             return {}
-        with same_random_numbers():
-            drawn: dict[str, Any] = self.one_draw()
+        drawn: dict[str, Any] = self.one_draw()
         named = {name: fields.fields[name].dims(self.joint) for name in drawn}
         # Behind the copies of a site, which have names, are the dimensions of its own events.
         behind = {n: len(drawn[n][0].event_shape) - len(dims) for n, dims in named.items()}
