@@ -140,7 +140,7 @@ def _comes_back(constraint: Constraint, value: Tensor) -> Tensor:
     with torch.no_grad():
         again = constraint.forward(constraint.inverse(value))
     tolerance = torch.finfo(value.dtype).eps ** 0.5
-    close = torch.isclose(again, value, rtol=tolerance, atol=tolerance)
+    close = torch.isclose(again.to(value), value, rtol=tolerance, atol=tolerance)
     return close.flatten(-constraint.event_dim).all(-1) if constraint.event_dim else close
 
 
