@@ -163,10 +163,10 @@ class NormalGuide(AtomicState, NamedModule):
     ) -> Self:
         """Begin as the Gaussian nearest to a log joint density, in its units.
 
-        L-BFGS climbs the evidence lower bound on fixed draws, from where the guide is, so it can
-        only gain. An optimizer of a fixed rate then meets a problem without units or correlations.
-        `fit` does it by itself before the first step of a new guide; before a loop of your own,
-        call it. Random numbers of everybody else stay as they were.
+        Newton's method climbs the evidence lower bound on fixed draws, from where the guide is, so
+        it can only gain. An optimizer of a fixed rate then meets a problem without units or
+        correlations. `fit` does it by itself before the first step of a new guide; before a loop
+        of your own, call it. Random numbers of everybody else stay as they were.
 
         Args:
             log_joint: from a dict of values of shape `(*sample, *batch, *event)` to log densities

@@ -4,10 +4,10 @@ Draws are fixed, so the evidence lower bound is a smooth function (Burroni, Domk
 "Sample average approximation for black-box variational inference", UAI 2024,
 https://arxiv.org/abs/2304.06803). Gradients at the draws hold the mean curvature as well, which
 gives steps of Newton's method (Opper and Archambeau, "The variational Gaussian approximation
-revisited", Neural Computation 21, 2009); where a whole one leads down, a share of it is taken, of
-the precision as well as of the way. The Gaussian found is the unit of the next step: near the end
-the problem looks alike in all directions, whatever the units and correlations of the model. Other
-draws judge each cycle.
+revisited", Neural Computation 21, 2009). Where a whole step gains nothing, a share of it is taken:
+of the way, and of the change of the precision. The Gaussian found is the unit of the next step:
+near the end the problem looks alike in all directions, whatever the units and correlations of the
+model. Other draws judge each cycle.
 """
 
 from __future__ import annotations
