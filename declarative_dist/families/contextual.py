@@ -42,6 +42,7 @@ class Contextual(Declarative):
     _has_parts: bool
     _sharers: frozenset[str]
     _raw_shapes: dict[str, torch.Size]
+    _takes_infinity: bool
 
     def __init__(
         self,
@@ -82,6 +83,9 @@ class Contextual(Declarative):
         self._check_source(in_features)
         biases, heads = vars(self)["_biases"], self.__declaration__.heads
         vars(self)["_raw_shapes"] = {head.raw_name: biases[head.name].shape for head in heads}
+        # Single numbers that are held in a band need no clamp before that.
+        maps = (head.constraint for head in heads)
+        vars(self)["_takes_infinity"] = all(c.limits and not c.event_dim for c in maps)
         self.projection = None
         if in_features is not None and heads:
             starts = torch.cat([biases[head.name].flatten() for head in heads])

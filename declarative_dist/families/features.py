@@ -30,7 +30,8 @@ def predict_raws(module: Any, features: Any) -> dict[str, Tensor]:
         raise
     if torch.is_grad_enabled():
         fused = clip_gradient(fused)
-    fused = clamp_result(fused, *FINITE[fused.dtype])
+    if not module.__dict__["_takes_infinity"]:
+        fused = clamp_result(fused, *FINITE[fused.dtype])
     sizes = [shape.numel() for shape in shapes.values()]
     parts = fused.split_with_sizes(sizes, -1) if len(sizes) > 1 else [fused]
     raws = {}
