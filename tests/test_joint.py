@@ -1294,6 +1294,23 @@ def test_a_site_may_have_any_free_name(name: str) -> None:
     torch.testing.assert_close(posterior({"other": 0.0}), score, atol=1e-6, rtol=0.0)
 
 
+def test_an_ensemble_of_posteriors_has_data_of_its_own() -> None:
+    class Mean(Joint):
+        mu = learnable(dd.Normal(0.0, 1.0))
+
+        @site
+        def y(self, mu: Tensor) -> dd.Normal:
+            return dd.Normal(mu, 1.0)
+
+    models = [Mean().condition(y=y) for y in (0.0, 5.0)]
+    state = torch.func.stack_module_state(models)
+    empty, values = copy.deepcopy(models[0]).to("meta"), {"mu": tensor(0.5)}
+    found = torch.vmap(lambda *s: torch.func.functional_call(empty, s, (values,)))(*state)
+    normal = dd.Normal(0.0, 1.0)
+    expected = normal.log_prob(tensor(0.5)) + normal.log_prob(tensor([-0.5, 4.5]))
+    torch.testing.assert_close(found, expected)
+
+
 def test_data_is_copied() -> None:
     given, array = torch.ones(3), np.ones(3, dtype=np.float32)
     by_tensor, by_array = Rich().condition(y=given), Rich().condition(y=array)

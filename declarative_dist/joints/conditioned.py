@@ -60,7 +60,6 @@ class Conditioned(AtomicState):
         super().__init__()
         self.joint = joint
         self._given: dict[str, Tensor] = {}  # the data with all digits
-        self._data: dict[str, Tensor] = {}  # like the joint; no part of the state
         self._apart: set[str] = set()  # the sites in another dtype than it, as of labels
         current = self.current()
         self._owner = current.owner
@@ -79,7 +78,7 @@ class Conditioned(AtomicState):
                 like = draw_like(distribution)
                 _check_data(data[name], distribution, like, subjects[name], is_known)
                 self._given[name] = as_tensor(data[name]).detach().clone()
-                self._data[name] = self._given[name].to(like)
+                self._hold(name, self._given[name].to(like))
                 if dtype != like.dtype:
                     self._apart.add(name)
             return self._draw(name, distribution, shape)
@@ -99,14 +98,19 @@ class Conditioned(AtomicState):
     @property
     def observed(self) -> dict[str, Tensor]:
         """The data by site, where the joint is now and in its dtype."""
+        data = {name: getattr(self, f"data_{name}") for name in self._given}
         if isinstance(self.joint, nn.Module):  # it may have moved alone, or been loaded by assign
             place = typical_tensor(self.joint)
-            for name, now in self._data.items():
+            for name, now in data.items():
                 dtype = now.dtype if name in self._apart else place.dtype
                 if (now.dtype, now.device) != (dtype, place.device):
-                    moved = self._like(name, place.new_empty(0, dtype=dtype))
-                    self._data = {**self._data, name: moved}
-        return dict(self._data)
+                    data[name] = self._like(name, place.new_empty(0, dtype=dtype))
+                    self._hold(name, data[name])
+        return data
+
+    def _hold(self, name: str, data: Tensor) -> None:
+        """Have the data of a site as a buffer, which torch stacks, and which is not saved."""
+        self.register_buffer(f"data_{name}", data, persistent=False)
 
     def _like(self, name: str, other: Tensor) -> Tensor:
         """The data of a site in the dtype and on the device of another tensor."""
@@ -254,7 +258,8 @@ class Conditioned(AtomicState):
         # Refused before anything has moved; what a move loses, such as `to_empty`, is read again.
         data = {n: self._like(n, fn(now.new_empty(0))) for n, now in self.observed.items()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._data = data
+        for name, moved in data.items():
+            self._hold(name, moved)
         return self
 
     def extra_repr(self) -> str:
