@@ -98,14 +98,7 @@ class JointDistribution(NamedDistribution):
 
     __iter__ = None  # Python would index without end
 
-    def __getitem__(self, index: Any) -> JointDistribution:
-        """The joint distribution of the copies, or the contexts, that an index chooses.
-
-        Raises:
-            ConstraintError: if the index does not go with the batch shape, or contexts share a
-                site, which is drawn once for all of them.
-        """
-        return choose_joint(self, index)
+    __getitem__ = choose_joint
 
     @property
     def is_independent(self) -> bool:
