@@ -240,6 +240,14 @@ class Branching(Good):
         return super().forward(raw)
 
 
+class BreaksGraphs(Good):
+    """Prints while it is compiled."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return super().forward(raw)
+
+
 class Refusing(Good):
     def forward(self, raw: Tensor) -> Tensor:
         if raw.ndim == 1:
@@ -285,3 +293,14 @@ class GradientOtherwiseMapped(Good):
     def forward(self, raw: Tensor) -> Tensor:
         value = super().forward(raw)
         return value.detach() + 0 * raw if is_mapped() else value
+
+
+class OtherwiseCompiled(Good):
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw + 1 if torch.compiler.is_compiling() else raw)
+
+
+class OutsideCompiled(Good):
+    def forward(self, raw: Tensor) -> Tensor:
+        value = super().forward(raw)
+        return -value if torch.compiler.is_compiling() else value

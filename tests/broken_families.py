@@ -270,6 +270,12 @@ class Branching(OfPlain):
             return super().log_prob(value + 1 if value.sum() > 1e9 else value)
 
 
+class BreaksGraphs(Good):
+    def forward(self) -> dd.Distribution:
+        torch._dynamo.graph_break()
+        return super().forward()
+
+
 class Lonely(Joint):
     """A site with a detached mean."""
 
@@ -347,3 +353,9 @@ class BadReset(OfPlain):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.loc)
         nn.init.constant_(self.log_scale, torch.inf)
+
+
+class OtherwiseCompiled(OfPlain):
+    def forward(self) -> dd.Distribution:
+        scale = self.log_scale.exp()
+        return dd.Normal(self.loc, 2 * scale if torch.compiler.is_compiling() else scale)

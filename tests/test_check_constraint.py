@@ -117,6 +117,9 @@ EVERY = "for every finite raw number, got"
 
 OPTIONS: dict[type, dict[str, Any]] = {
     broken.Redundant: {"dtypes": [torch.float64], "skip": ["round trip"]},
+    broken.BreaksGraphs: {"compile": True},
+    broken.OtherwiseCompiled: {"compile": True},
+    broken.OutsideCompiled: {"compile": True},
 }
 """What a check is asked for beside the class."""
 
@@ -191,10 +194,13 @@ BROKEN: dict[type[Constraint], tuple[str, str]] = {
     broken.OnTheCpu: ("state", "forward"),
     broken.Unpicklable: ("copies", ""),
     broken.Branching: ("vmap", ""),
+    broken.BreaksGraphs: ("compile", ""),
     broken.WideInverse: ("round trip", "inverse"),
     broken.Aging: ("copies", "forward"),
     broken.OtherwiseMapped: ("vmap", "forward"),
     broken.GradientOtherwiseMapped: ("vmap", "forward"),
+    broken.OtherwiseCompiled: ("compile", "forward"),
+    broken.OutsideCompiled: ("compile", "forward"),
 }
 """The promise that each of the others breaks, and the member that is to blame."""
 
@@ -244,7 +250,7 @@ def test_every_promise_is_broken_by_some_example() -> None:
     (Positive(), {"skip": ["jacobean"]},
         ("check_constraint(skip=): expected names of promises, got 'jacobean'. Did you "
          "mean 'jacobian'? Known here: shapes, inside, gradient, refusal, default, round "
-         "trip, jacobian, state, copies, vmap.")),
+         "trip, jacobian, state, copies, vmap, compile.")),
 ], ids=["no constraint", "no support", "skip"])  # fmt: skip
 def test_mistakes_are_named(constraint: object, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
@@ -252,10 +258,11 @@ def test_mistakes_are_named(constraint: object, options: dict[str, Any], message
     assert caught.value.sentence == message
 
 
-def test_nothing_of_torch_is_changed() -> None:
+def test_it_passes_compiled_and_nothing_of_torch_is_changed() -> None:
     state, grad = torch.get_rng_state(), torch.is_grad_enabled()
     constraint = GreaterThan(torch.zeros(3))
-    check_constraint(constraint)
+    torch._dynamo.reset()
+    check_constraint(constraint, compile=True)
     assert torch.equal(torch.get_rng_state(), state)
     assert Distribution._validate_args
     assert torch.is_grad_enabled() == grad

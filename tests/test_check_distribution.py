@@ -187,6 +187,12 @@ GRADIENT = "expected a gradient from the log density, got"
 NOTHING = "parameters(): expected parameters to learn, got none. Declare a Param."
 RETURNED = "Return a torch.distributions object."
 
+OPTIONS: dict[type, dict[str, Any]] = {
+    broken.BreaksGraphs: {"compile": True},
+    broken.OtherwiseCompiled: {"compile": True},
+}
+"""What a check is asked for beside the class."""
+
 MESSAGES: dict[type[nn.Module], str] = {
     broken.Unlearned: f"'parameters' is broken. Unlearned.{NOTHING}",
     broken.SummedDensity: (
@@ -230,6 +236,7 @@ BROKEN: dict[type[nn.Module], tuple[str, str]] = {
     broken.InFloat32: ("dtype", "sample"),
     broken.Closure: ("state", "load_state_dict"),
     broken.Branching: ("vmap", ""),
+    broken.BreaksGraphs: ("compile", ""),
     broken.Lonely: ("gradient", "raw_spread"),
     broken.BlindPolicy: ("gradient", "projection.weight"),
     broken.Aging: ("copies", "log_scale"),
@@ -237,11 +244,17 @@ BROKEN: dict[type[nn.Module], tuple[str, str]] = {
     broken.Unmoved: ("dtype", "loc"),
     broken.WithoutReset: ("meta", ""),
     broken.BadReset: ("meta", "reset_parameters"),
+    broken.OtherwiseCompiled: ("compile", "log_prob"),
     broken.Silent: ("parameters", ""),
     broken.Tensors: ("parameters", ""),
     broken.TooHigh: ("mass", "log_prob"),
 }
 """The promise that each of the others breaks, and the member that is to blame."""
+
+
+def test_a_good_one_passes_compiled_too() -> None:
+    torch._dynamo.reset()
+    check_distribution(broken.Good, compile=True)
 
 
 @pytest.mark.parametrize("kind", [*MESSAGES, *BROKEN])
@@ -250,7 +263,7 @@ def test_the_broken_promise_is_named(kind: Any) -> None:
     family = kind(in_features=3) if is_conditional else kind
     context = (torch.ones(4, 3),) if is_conditional else ()
     with pytest.raises(BrokenPromiseError) as caught:
-        check_distribution(family, *context)
+        check_distribution(family, *context, **OPTIONS.get(kind, {}))
     if kind in MESSAGES:
         assert sentence(caught.value) == MESSAGES[kind]
         return
@@ -296,7 +309,7 @@ def test_mistakes_are_named() -> None:
     assert sentence(caught.value) == (
         "check_distribution(skip=): expected names of promises, got 'pickles'. Did you mean "
         "'pickle'? Known here: copies, parameters, shapes, support, rsample, gradient, "
-        "step, score, state, pickle, dtype, mass, meta, functional_call, vmap."
+        "step, score, state, pickle, dtype, mass, meta, functional_call, vmap, compile."
     )
 
 

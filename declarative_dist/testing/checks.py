@@ -26,6 +26,7 @@ def check_constraint(
     shape: Sequence[int] | None = None,
     dtypes: Sequence[torch.dtype] = ALL,
     raw_limit: float = float("inf"),
+    compile: bool = False,  # noqa: A002 - what torch calls it
     skip: Collection[str] = (),
 ) -> None:
     """Check that a constraint keeps what every constraint promises.
@@ -43,7 +44,8 @@ def check_constraint(
       numbers of a value that determine it;
     * `state`: its tensors move with it, and it works on the meta device;
     * `copies`: `copy.deepcopy` and `pickle` give the same map;
-    * `vmap`: it works under `torch.func.vmap` and `torch.func.grad`.
+    * `vmap`: it works under `torch.func.vmap` and `torch.func.grad`;
+    * `compile`: if asked for, `torch.compile(fullgraph=True)` gives the same values.
 
     Random numbers of torch, and its switches, are left as they were.
 
@@ -53,6 +55,7 @@ def check_constraint(
         dtypes: the dtypes that it works in.
         raw_limit: the largest raw number that it is meant for, where it promises less than every
             finite one.
+        compile: whether to compile it too, which takes seconds.
         skip: names of promises that it does not make.
 
     Raises:
@@ -83,7 +86,7 @@ moderate ones. (python -m declarative_dist.explain broken-promise)
     tried = _shape_of(found) if shape is None else torch.Size(shape)
     trial = constraint_promises.ConstraintTrial(found, tried, tuple(dtypes), raw_limit)
     with same_random_numbers():
-        check_promises(constraint_promises.PROMISES, trial, skip, "check_constraint")
+        check_promises(constraint_promises.PROMISES, trial, skip, "check_constraint", compile)
 
 
 def _shape_of(constraint: Constraint) -> torch.Size:
@@ -97,6 +100,7 @@ def _shape_of(constraint: Constraint) -> torch.Size:
 def check_distribution(
     family: object,
     *context: Any,
+    compile: bool = False,  # noqa: A002 - what torch calls it
     skip: Collection[str] = (),
     **given: Any,
 ) -> None:
@@ -123,7 +127,8 @@ def check_distribution(
       `Joint`, this is not seen: any constant factor of their density passes. Nor is it in
       float32, if you skip `dtype`;
     * `meta`: everything moves to the meta device, and `reset_parameters` brings it all back;
-    * `functional_call`, `vmap`: it works with the transforms of `torch.func`.
+    * `functional_call`, `vmap`: it works with the transforms of `torch.func`;
+    * `compile`: if asked for, `torch.compile(fullgraph=True)` gives the same densities.
 
     Torch's random numbers and switches, and the family that you give, stay as they were.
 
@@ -132,6 +137,7 @@ def check_distribution(
             `Conditional` or any module whose call gives a distribution. A plain distribution is
             made learnable first.
         *context: what a `Conditional` is called with.
+        compile: whether to compile it too, which takes seconds.
         skip: names of promises that it does not make.
         **given: what a `Conditional` is given with the context.
 
@@ -169,4 +175,4 @@ distribution without detach, item, data or numpy, or freeze it. \
         raise DeclarationError("check_distribution", expected, shorten(family))
     with same_random_numbers():
         trial = distribution_promises.FamilyTrial(family, context, given, frozenset(skip))
-        check_promises(distribution_promises.PROMISES, trial, skip, "check_distribution")
+        check_promises(distribution_promises.PROMISES, trial, skip, "check_distribution", compile)

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from declarative_dist.constraints.constraint import Constraint
 from declarative_dist.plain.supports import bounds_of
-from declarative_dist.testing.promise import Trial, show
+from declarative_dist.testing.promise import Trial, call_compiled, show
 
 LESS = "or check with raw_limit= if it is meant for moderate ones."
 
@@ -311,10 +311,23 @@ def vmap(trial: ConstraintTrial) -> None:
     trial.expect_close("forward", "the gradient {} under torch.func too", found, wanted, 1e-7)
 
 
+def compiled(trial: ConstraintTrial) -> None:
+    """The same values from torch.compile(fullgraph=True)."""
+    dtype = torch.float32 if torch.float32 in trial.dtypes else trial.dtypes[0]
+    constraint, ordinary = trial.build(dtype), trial.moderate(dtype)
+    raw = torch.cat([ordinary, trial.extreme(dtype)])
+    found = call_compiled(constraint, raw)
+    expected = f"{constraint.describe()} under torch.compile too"
+    trial.expect_all(constraint.contains(found), "forward", expected, raw, found)
+    value = constraint(ordinary)
+    trial.expect_close("forward", "{} under torch.compile too", found[: len(value)], value, 1e-5)
+
+
 PROMISES: Mapping[str, Callable[[ConstraintTrial], None]] = {
-    promise.__name__.replace("_", " "): promise
+    promise.__name__.replace("_", " ").replace("compiled", "compile"): promise
     for promise in (
         shapes, inside, gradient, refusal, default, round_trip, jacobian, state, copies, vmap,
+        compiled,
     )
 }  # fmt: skip
 """The promises by name, in the order in which they build on each other."""

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call as call_with
 
 from declarative_dist.testing.mass import mass_of
-from declarative_dist.testing.promise import Trial, show
+from declarative_dist.testing.promise import Trial, call_compiled, show
 
 BATCHES, BATCH_SIZE, DEVIATIONS = 64, 64, 6.0
 """How the mean gradient is estimated, and how many standard errors it may be from zero."""
@@ -319,11 +319,19 @@ def vmap(trial: FamilyTrial) -> None:
     trial.expect_close("log_prob", SCORES, mapped, trial.score(family, values), 1e-4)
 
 
+def compiled(trial: FamilyTrial) -> None:
+    """The same densities from torch.compile(fullgraph=True)."""
+    family = trial.copy()
+    values = trial.draw(family)
+    found = call_compiled(lambda values: trial.score(family, values), values)
+    trial.expect_close("log_prob", SCORES, found, trial.score(family, values), 1e-4)
+
+
 PROMISES: Mapping[str, Callable[[FamilyTrial], None]] = {
-    promise.__name__: promise
+    promise.__name__.replace("compiled", "compile"): promise
     for promise in (
         copies, parameters, shapes, support, rsample, gradient, step, score, state, pickle, dtype,
-        mass, meta, functional_call, vmap,
+        mass, meta, functional_call, vmap, compiled,
     )
 }  # fmt: skip
 """The promises by name, in the order in which they build on each other."""

@@ -17,6 +17,7 @@ from declarative_dist.errors import (
     first_line,
     shorten,
 )
+from declarative_dist.plain.restoring import without_validation
 from declarative_dist.words import format_numbers
 
 
@@ -107,6 +108,7 @@ def check_promises(
     trial: Trial,
     skip: Collection[str],
     caller: str,
+    compile: bool,  # noqa: A002 - as the callers call it
 ) -> None:
     """Try every promise but those in `skip`, in turn, and stop at the first that is broken.
 
@@ -118,6 +120,7 @@ def check_promises(
             subject, fix = f"{caller}(skip=)", did_you_mean(name, promises)
             expected = "names of promises"
             raise DeclarationError(subject, expected, repr(name), fix, code="unknown-name")
+    skip = skip if compile else (*skip, "compile")
     for name, promise in promises.items():
         if name in skip:
             continue
@@ -140,3 +143,9 @@ def show(tensor: Tensor) -> str:
     if tensor.numel() > 6 or tensor.is_meta:
         return shorten(tensor)
     return format_numbers(tensor.detach().tolist(), digits=7)
+
+
+def call_compiled(function: Callable[[Any], Tensor], argument: Any) -> Tensor:
+    """What a function returns when compiled whole."""
+    with without_validation():
+        return torch.compile(function, fullgraph=True)(argument)
