@@ -14,6 +14,9 @@ SUFFICIENT = 1e-4
 
 LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
 """The shares of a step that are tried, until one is good."""
+_JUMP = 1e-3
+"""By what share of its size a gradient jumps at a corner, at least."""
+
 _PATIENCE = 50
 """For how many evaluations corners are tried, before something else is."""
 
@@ -126,9 +129,9 @@ class Newton(Optimizer):
         if searching.any():
             direction = torch.where(is_saddle[:, None], model.valley, model.step)
             new, stuck, is_finite = self._search(closure, point, new, model, direction, searching)
-            crossed = searching[:, None] & (new == 0) & (point != 0)
-            if crossed.any():
-                self.held = self.held | self._find_corners(closure, new, crossed, model)
+            stopped = searching[:, None] & (new == 0) & (point != 0)
+            above, below = self._slopes_around_zero(closure, new, stopped)
+            self.held = self.held | stopped & (above > 0) & (below < 0)
             # Rounding may hide a gain that the model promises.
             hidden = stuck & is_finite & (model.decrement <= 1e4 * floor)
             tentative |= hidden
@@ -243,11 +246,15 @@ class Newton(Optimizer):
         slope = (model.gradient * direction).sum(1)
         curved = (direction * (model.hessian @ direction[..., None]).squeeze(-1)).sum(1)
         bend = curved.clamp_max(0) * (slope.abs() <= curved.abs())  # counts at a saddle only
-        is_finite = searching
+        is_finite, corners = searching, torch.zeros_like(self.held)
         for length in LENGTHS:
             at = torch.where(searching[:, None], (point + length * direction).to(point), new)
-            if length < 1:  # a step that is too long may have crossed corners at zero
-                at = at.masked_fill(searching[:, None] & (at * point < 0), 0.0)
+            if length == LENGTHS[1]:  # a step that is too long may have crossed corners
+                crossed = searching[:, None] & ((point + direction) * point < 0)
+                above, below = self._slopes_around_zero(closure, point, crossed)
+                jumps = above - below > _JUMP * (above.abs() + below.abs())
+                corners = crossed & jumps
+            at = at.masked_fill(corners & (at * point < 0), 0.0)
             self.evaluations += 1
             losses = self.rows.attempt(closure, at, point).double()
             if length == 1:
@@ -261,18 +268,16 @@ class Newton(Optimizer):
                 break
         return new, searching, is_finite
 
-    def _find_corners(self, closure: Closure, point: Tensor, mask: Tensor, model: Model) -> Tensor:
-        """Which numbers of a mask lie at a corner at zero: their gradients jump there."""
-        nudge, slopes = 4 * self.eps * mask, list[Tensor]()
-        for sign in (1, -1):
+    def _slopes_around_zero(self, closure: Closure, point: Tensor, mask: Tensor) -> list[Tensor]:
+        """Gradients just above and just below zero of the numbers of a mask; zero if unknown."""
+        slopes = [torch.zeros_like(point), torch.zeros_like(point)]
+        for at, nudge in enumerate((4 * self.eps, -4 * self.eps) if mask.any() else ()):
             self.evaluations += 1
             with torch.enable_grad():
-                losses = self.rows.attempt(closure, point + sign * nudge, point)
-                if not losses.requires_grad:  # there is no loss
-                    return torch.zeros_like(mask)
-                slopes.append(sign * self.rows.differentiate(losses))
-        smooth = 2 * nudge * model.hessian.diagonal(dim1=1, dim2=2).abs()
-        return mask & (torch.minimum(*slopes) > smooth)
+                losses = self.rows.attempt(closure, point.masked_fill(mask, nudge), point)
+                if losses.requires_grad:
+                    slopes[at] = self.rows.differentiate(losses)
+        return slopes
 
     def _find_held(self, closure: Closure, point: Tensor, model: Model, stuck: Tensor) -> Tensor:
         """Which numbers of the problems that are stuck gain nothing, however short their step."""
