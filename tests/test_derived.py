@@ -203,8 +203,9 @@ def test_derived_argument_outside_its_constraint(monkeypatch):
     q.loc = -1.0
     with pytest.raises(ValueError, match="scale"):
         q()
-    with pytest.raises(ConstraintError, match=r"^Wrong: expected arguments that Normal takes"):
-        Wrong(loc=-1.0)
+    for copies in [(), (2,)]:
+        with pytest.raises(ConstraintError, match=r"^Wrong: expected arguments that Normal takes"):
+            Wrong(loc=-1.0, batch_shape=copies)
 
 
 def test_read_on_the_class():

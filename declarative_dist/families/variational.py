@@ -126,14 +126,17 @@ class Variational(Declarative, Distribution):
     def _check_build(self, values: dict[str, Any]) -> None:
         declaration = self.__declaration__
         copies: torch.Size = vars(self)["_copies"]
-        if copies and "_is_built" not in vars(self):
-            self._expand_to(copies)
-            values = declaration.run(self, declaration.build)
+        is_new = bool(copies) and "_is_built" not in vars(self)
         if not isinstance(declaration.base, type):
+            if is_new:
+                self._expand_to(copies)
             return
         arguments = {name: values[name] for name in declaration.inputs}
         try:
             with torch.no_grad():
+                if is_new:
+                    self._expand_to(copies)
+                    arguments = declaration.base_values(self)
                 distribution = distribution_of(self, arguments)
                 if "_live_shape" in vars(self):
                     distribution.expand(vars(self)["_live_shape"])
