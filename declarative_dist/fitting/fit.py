@@ -88,7 +88,8 @@ def fit(
             of batches, it is written at the ends of epochs.
         every: write it after every so many steps, too; of an iterable, at the end of the epoch.
         resume: go on from that file, if it is there, bit for bit: module, optimizer and its
-            settings, random numbers, position in the data, history. Callbacks save what is theirs.
+            settings, random numbers, position in the data, history. Newton's method and L-BFGS
+            go on from the values, to the same answer. Callbacks save what is theirs.
         overwrite: replace that file, if it is there.
         callbacks: called after a step with its number, its loss (from before the update) and the
             objective; True from one ends the fit.
