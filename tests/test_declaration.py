@@ -339,6 +339,15 @@ def test_bound_that_names_the_other_end_of_a_uniform():
     assert (q.low.item(), q.high.item()) == pytest.approx((2.0, 3.0))
 
 
+def test_low_end_stays_below_a_high_one_that_is_bounded_by_another_field():
+    high = Param(1.0, GreaterThan("middle"))
+    q = declared("Box", base=dd.Uniform, middle=Param(0.5), low=Param(0.0), high=high)()
+    with torch.no_grad():
+        for name, raw in q.named_parameters():
+            raw.fill_(7.0 if "low" in name else -7.0)
+    assert q().low < q().high
+
+
 def test_derived_end_of_a_uniform():
     high = derived(lambda self, low, width: low + width)
     body = {"low": Param(2.0), "width": Param(3.0, Positive()), "high": high}

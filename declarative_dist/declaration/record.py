@@ -110,6 +110,17 @@ class Declaration:
         """The class body's `validate_args`, or None."""
         return getattr(self.kind, "validate_args", None)
 
+    def needs_of(self, name: str) -> set[str]:
+        """The names that a field is computed from, and these in turn, as the class body has it."""
+        needed: set[str] = set()
+        waiting = [name]
+        while waiting:
+            field = self.fields.get(waiting.pop())
+            new = set() if field is None else set(field.declared_needs) - needed
+            needed |= new
+            waiting += new
+        return needed
+
     def run(
         self,
         module: nn.Module,

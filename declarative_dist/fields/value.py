@@ -119,8 +119,11 @@ class Constrained(Field):
             return narrow(as_constraint(self.declared_constraint, subject), base, self.name)
         if argument is None:
             return Real()
-        # Whether others have a range of their own, which no value enters.
-        settled = {n: f.states_range and not f.declared_needs for n, f in owner.fields.items()}
+        # Whether others have a range of their own, which this one's value does not enter.
+        settled = {
+            name: field.states_range and self.name not in owner.needs_of(name)
+            for name, field in owner.fields.items()
+        }
         inferred = inferred_constraint(base, argument, settled)
         if inferred is not None:
             return inferred
