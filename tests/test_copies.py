@@ -479,3 +479,15 @@ def test_a_constant_without_the_dimensions_of_an_event() -> None:
     made = {"base": dd.MultivariateNormal, "loc": 0.0, "scale_tril": Param(torch.eye(2))}
     with pytest.raises(DeclarationError, match=r"Fixed\.loc: expected a value in Independent"):
         type(Variational)("Fixed", (Variational,), made)
+
+
+def test_copies_that_a_random_method_loses_are_refused() -> None:
+    # The probe compares nothing that is random.
+    class Jitter(Variational):
+        mu = Param(0.0)
+
+        def base(self, mu: Tensor) -> dd.Distribution:
+            return dd.Normal(mu.sum() + torch.rand(()), 1.0)
+
+    with pytest.raises(ConstraintError, match=r"batch_shape=\(3,\), got \(\)"):
+        Jitter(batch_shape=(3,))

@@ -153,11 +153,24 @@ class Variational(Declarative, Distribution):
         return self.forward()
 
     def _expand_to(self, copies: torch.Size) -> None:
-        """Put the independent copies in front of a distribution that lacks them."""
-        declaration, shape = self.__declaration__, self().batch_shape
-        is_shared = all_lack(self, copies, declaration.run(self, declaration.build))
-        if is_shared or shape[: len(copies)] != copies:
-            vars(self)["_live_shape"] = torch.Size((*copies, *shape))
+        """Put the independent copies in front of a distribution of which nothing has them."""
+        declaration = self.__declaration__
+        if all_lack(self, copies, declaration.run(self, declaration.build)):
+            vars(self)["_live_shape"] = torch.Size((*copies, *self().batch_shape))
+
+    def _check_whole(self) -> None:
+        """Refuse copies that got lost on the way to the distribution."""
+        copies: torch.Size = vars(self)["_copies"]
+        if not copies:
+            return
+        super()._check_whole()
+        with torch.no_grad():
+            batch_shape = self.forward().batch_shape
+        if batch_shape[: len(copies)] != copies:
+            expected = f"a batch shape that starts with batch_shape={tuple(copies)}"
+            got = f"{tuple(batch_shape)}"
+            fix = "Leave the dimensions in front of every value where they are."
+            raise ConstraintError(type(self).__name__, expected, got, fix, code="mixed-draws")
 
     def _replicate(self, copies: torch.Size, done: dict[int, Any]) -> None:
         live = vars(self).get("_live_shape")
