@@ -130,7 +130,7 @@ class Newton(Optimizer):
             direction = torch.where(is_saddle[:, None], model.valley, model.step)
             new, stuck, is_finite = self._search(closure, point, new, model, direction, searching)
             stopped = searching[:, None] & (new == 0) & (point != 0)
-            above, below = self._slopes_around_zero(closure, new, stopped)
+            above, below = self._slopes_around_zero(closure, new, stopped, point)
             self.held = self.held | stopped & (above > 0) & (below < 0)
             # Rounding may hide a gain that the model promises.
             hidden = stuck & is_finite & (model.decrement <= 1e4 * floor)
@@ -251,7 +251,7 @@ class Newton(Optimizer):
             at = torch.where(searching[:, None], (point + length * direction).to(point), new)
             if length == LENGTHS[1]:  # a step that is too long may have crossed corners
                 crossed = searching[:, None] & ((point + direction) * point < 0)
-                above, below = self._slopes_around_zero(closure, point, crossed)
+                above, below = self._slopes_around_zero(closure, point, crossed, point)
                 jumps = above - below > _JUMP * (above.abs() + below.abs())
                 corners = crossed & jumps
             at = at.masked_fill(corners & (at * point < 0), 0.0)
@@ -268,13 +268,18 @@ class Newton(Optimizer):
                 break
         return new, searching, is_finite
 
-    def _slopes_around_zero(self, closure: Closure, point: Tensor, mask: Tensor) -> list[Tensor]:
-        """Gradients just above and just below zero of the numbers of a mask; zero if unknown."""
-        slopes = [torch.zeros_like(point), torch.zeros_like(point)]
-        for at, nudge in enumerate((4 * self.eps, -4 * self.eps) if mask.any() else ()):
+    def _slopes_around_zero(
+        self, closure: Closure, point: Tensor, mask: Tensor, before: Tensor
+    ) -> list[Tensor]:
+        """Gradients just above and just below zero of the numbers of a mask; zero if unknown.
+
+        How far that is depends on where they were before, for each has a unit of its own.
+        """
+        slopes, nudge = [torch.zeros_like(point) for _ in range(2)], 4 * self.eps * before.abs()
+        for at, near in enumerate((nudge, -nudge) if mask.any() else ()):
             self.evaluations += 1
             with torch.enable_grad():
-                losses = self.rows.attempt(closure, point.masked_fill(mask, nudge), point)
+                losses = self.rows.attempt(closure, torch.where(mask, near, point), point)
                 if losses.requires_grad:
                     slopes[at] = self.rows.differentiate(losses)
         return slopes
