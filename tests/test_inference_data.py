@@ -67,7 +67,7 @@ def draws(posterior: Any) -> WeightedDraws:
 
 def test_eight_schools_with_all_groups(posterior: Any, draws: WeightedDraws) -> None:
     derived = draws.transform(effect=lambda v: v["mu"][:, None] + v["tau"][:, None] * v["z"])
-    torch.manual_seed(2)
+    torch.manual_seed(7)
     data = to_inference_data(
         derived, num_chains=2, model=posterior,
         dims={"y": ["school"], "effect": ["school"]},
@@ -81,7 +81,7 @@ def test_eight_schools_with_all_groups(posterior: Any, draws: WeightedDraws) -> 
     assert data.prior.z.dims == ("chain", "draw", "school")
     assert data.prior_predictive.y.shape == data.posterior_predictive.y.shape == (2, 1000, 8)
     values = {name: torch.as_tensor(data.posterior[name].values) for name in ("mu", "tau", "z")}
-    torch.manual_seed(2)
+    torch.manual_seed(7)
     resampled = derived.resample(2000)
     assert torch.equal(values["mu"].flatten(), resampled["mu"])
 
