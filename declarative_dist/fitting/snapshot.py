@@ -45,6 +45,7 @@ class Snapshot:
     ) -> None:
         self._objective, self._optimizer, self._batches = objective, optimizer, batches
         self._buffers = list(_changing_buffers(objective))
+        self._parts: list[Any] = []
         self._live: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._records: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -57,18 +58,31 @@ class Snapshot:
     def take(self, step: int) -> None:
         """Copy the current state, the one after this step."""
         self._step = None  # an interruption may leave the copy half made
-        self._copy_records()
+        groups = self._optimizer.param_groups
+        records = [*groups, *self._optimizer.state.values()]
+        parts = records[:]
+        for record in records:
+            parts += record.values()
+        for group in groups:
+            parts += group["params"]
+        if not _are_same(parts, self._parts):
+            is_flat = self._copy_records(records)
+            self._parts = parts if is_flat else []
         self._copy_numbers(self._copies, self._live)
         if self._batches is not None:
             self._draws = self._batches.position, random_state()
         self._step = step
 
-    def _copy_records(self) -> None:
-        """Copy what the optimizer has beside the numbers of tensors, and find those tensors."""
+    def _copy_records(self, records: list[dict[str, Any]]) -> bool:
+        """Copy what the optimizer has beside the numbers of tensors, and find those tensors.
+
+        Returns:
+            Whether only tensors can change in place.
+        """
         self._groups, self._states = self._optimizer.param_groups[:], dict(self._optimizer.state)
         self.parameters = [p for group in self._groups for p in group["params"]]
-        self._records, live = [], self.parameters + self._buffers
-        for record in (*self._groups, *self._states.values()):
+        self._records, live, is_flat = [], self.parameters + self._buffers, True
+        for record in records:
             copy = record.copy()
             self._records.append((record, copy))
             for name, value in record.items():
@@ -77,9 +91,10 @@ class Snapshot:
                 elif name == "params":
                     copy[name] = list(value)
                 elif type(value) not in _PLAIN:
-                    copy[name] = deepcopy(value)
-        if len(live) != len(self._live) or not all(map(is_, live, self._live)):
+                    copy[name], is_flat = deepcopy(value), False
+        if not _are_same(live, self._live):
             self._live, self._copies = live, [tensor.detach().clone() for tensor in live]
+        return is_flat
 
     def _copy_numbers(self, into: list[Tensor], tensors: list[Tensor]) -> None:
         """Copy the numbers of tensors in one call."""
@@ -166,6 +181,11 @@ class Snapshot:
             found[f"{name}.{key}"] = f"a {kind or type(value).__name__}"
         found["data"] = repr(self._batches)
         return found
+
+
+def _are_same(these: list[Any], those: list[Any]) -> bool:
+    """Whether two lists have the same objects, not only equal ones."""
+    return len(these) == len(those) and all(map(is_, these, those))
 
 
 def _changing_buffers(objective: nn.Module) -> Iterator[Tensor]:
