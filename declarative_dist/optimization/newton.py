@@ -14,6 +14,7 @@ SUFFICIENT = 1e-4
 
 LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
 """The shares of a step that are tried, until one is good."""
+
 _JUMP = 1e-3
 """By what share of its size a gradient jumps at a corner, at least."""
 
